@@ -1,0 +1,75 @@
+# Everything installs into .venv; `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+TARGET ?= cpu-fp32
+CHECKPOINT ?= embedded/rank
+PROFILE ?= $(if $(filter embedded/rank,$(CHECKPOINT)),tiny-rerank-v1,)
+PORT := $${NIM_HTTP_API_PORT:-8000}
+RANK_DIR := artifacts/rank$(if $(filter cpu-fp32,$(TARGET)),,-$(TARGET))
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: help install serve dev test check test-clients embedded check-1b check-real image-test build run clean
+
+help:  ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
+
+install: $(INSTALLED)  ## create .venv with everything that development needs
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into .venv (the first time takes a few minutes)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	# torch first and by name: where a CPU build is to be had, this is the line that finds it.
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) --editable '.[serve-cpu,export,dev]'
+	touch $@
+
+# Exported again only when the checkpoint is newer, not when something else was installed.
+$(RANK_DIR)/manifest.json: $(wildcard $(CHECKPOINT)/*) | $(INSTALLED)
+	@	$(BIN)/rerank-export export $(CHECKPOINT) --out $(RANK_DIR) --target $(TARGET) $(if $(PROFILE),--profile $(PROFILE))
+
+serve: $(RANK_DIR)/manifest.json  ## export the embedded checkpoint, prove it, serve it
+	@exec $(BIN)/rerank-serve --rank $(RANK_DIR)
+
+dev: $(INSTALLED)  ## serve the mock (no weights) and restart when the code changes
+	@ENABLE_MOCK_INFERENCE=1 exec $(BIN)/uvicorn --factory server.app:create_app --port $(PORT) --reload
+
+test: $(INSTALLED)  ## the tests
+	@$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## formatting, lint and types
+	@$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test-clients: $(RANK_DIR)/manifest.json  ## real clients, each in its own environment
+	@$(BIN)/python -m clients.run
+
+embedded: $(INSTALLED)  ## train the embedded checkpoint again (about an hour)
+	@$(PIP) -r embedded/requirements.txt
+	$(BIN)/python -m embedded
+
+check-1b: $(INSTALLED)  ## export, prove and serve the exact 1B shape once (16 GB of memory)
+	@$(BIN)/python -m checks.one_billion
+
+check-real: $(INSTALLED)  ## the same for real weights: make check-real CHECKPOINT=DIR
+	@$(BIN)/python -m checks.real $(CHECKPOINT)
+
+image-test: $(RANK_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
+	@tools/image-test
+
+build: $(RANK_DIR)/manifest.json  ## the CPU image with the exported model inside (needs Docker)
+	docker build -f Dockerfile.cpu --build-arg MODEL_DIR=$(RANK_DIR) -t open-rerank:cpu .
+
+run:  ## run that image (needs Docker)
+	docker run --rm -p $(PORT):8000 open-rerank:cpu
+
+clean:  ## remove what was exported and built; .venv stays
+	rm -rf artifacts build dist

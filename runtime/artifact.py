@@ -1,0 +1,161 @@
+"""Opening what lies in a directory: a finished artifact, or a bare NIM_CUSTOM_MODEL directory."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import tokenizers
+
+from runtime.engines import ENGINES, Engine, open_engine
+from runtime.errors import ArtifactError, EngineError, EngineUnavailable, ManifestError
+from runtime.manifest import (
+    MANIFEST_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+    check_files,
+    read_manifest,
+    unproven_manifest,
+)
+from runtime.profile import load_target_profile
+from runtime.text import load_tokenizer
+
+_log = logging.getLogger(__name__)
+
+# Best first; `auto` takes the first that opens.
+_PREFERENCE = ("onnxruntime-cuda", "onnxruntime-cpu")
+_BARE_PROFILE = "llama-nemotron-rerank-1b-v2"
+_BARE_PAIR_PROFILE = "bert-cross-encoder"
+_BARE_TARGETS = {"onnxruntime-cpu": "cpu-fp32", "onnxruntime-cuda": "cuda-fp16"}
+
+
+@dataclass(frozen=True)
+class OpenArtifact:
+    """What a model is made of; `proven` says whether an export proved these scores."""
+
+    manifest: Manifest
+    engine: Engine
+    tokenizer: tokenizers.Tokenizer
+    proven: bool
+
+
+def open_artifact(
+    directory: Path,
+    *,
+    manifest: Manifest | None,
+    engine: str | None,
+    profile: str | None,
+    threads: int,
+) -> OpenArtifact:
+    """Open engine and tokenizer of `directory` and check its files against the manifest.
+
+    `manifest` given: used as it is, unchecked (the exporter, before manifest.json exists).
+    `engine` None means the one of the manifest's target, "auto" the best that opens here.
+    Raises ArtifactError or EngineError.
+    """
+    if not directory.is_dir():
+        raise ArtifactError(f"found no directory {directory.name!r}, wanted an exported artifact")
+    if manifest is not None:
+        return _open_described(directory, manifest, engine, threads)
+    if not (directory / MANIFEST_FILE).is_file():
+        return _open_bare(directory, engine, profile, threads)
+    manifest = read_manifest(directory)
+    if profile is not None and profile.rsplit("/", 1)[-1] != manifest.profile:
+        raise ManifestError(
+            f"the artifact was exported with profile {manifest.profile}, found a request for "
+            f"{profile}; a profile can be named for a directory without {MANIFEST_FILE} only"
+        )
+    # Hashing reads the same pages that the session maps, so doing both at once costs little.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        hashed = pool.submit(check_files, directory, manifest)
+        try:
+            opened = _open_described(directory, manifest, engine, threads)
+        except (ArtifactError, EngineError):
+            hashed.result()  # a changed file explains more than the engine's complaint about it
+            raise
+        hashed.result()
+    return opened
+
+
+def _open_described(
+    directory: Path, manifest: Manifest, engine: str | None, threads: int
+) -> OpenArtifact:
+    wanted = engine or load_target_profile(manifest.target).engine
+    opened = _open(directory, wanted, threads)
+    if sorted(opened.input_names) != sorted(manifest.inputs):
+        raise ManifestError(
+            f"the graph takes {opened.input_names}, {MANIFEST_FILE} says {manifest.inputs}; "
+            "export the checkpoint again"
+        )
+    tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
+    return OpenArtifact(manifest, opened, tokenizer, proven=bool(manifest.files))
+
+
+def _open(directory: Path, wanted: str, threads: int) -> Engine:
+    if wanted != "auto":
+        return open_engine(wanted, directory, threads=threads)
+    refusals = []
+    for name in _PREFERENCE:
+        try:
+            engine = open_engine(name, directory, threads=threads)
+        except EngineUnavailable as error:
+            refusals.append(str(error))
+            continue
+        _log.info("auto chose engine %s%s", name, "".join(f"; {r}" for r in refusals))
+        return engine
+    raise EngineUnavailable(f"no engine can open this artifact: {'; '.join(refusals)}")
+
+
+def _open_bare(
+    directory: Path, engine: str | None, profile: str | None, threads: int
+) -> OpenArtifact:
+    """A directory with a graph and tokenizer/ only; every fact that is guessed is logged."""
+    if not any((directory / file).is_file() for _, file in ENGINES.values() if file):
+        raise ArtifactError(
+            f"found neither {MANIFEST_FILE} nor model.onnx in the directory; mount an artifact "
+            "written by rerank-export, or a directory with model.onnx and tokenizer/"
+        )
+    tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
+    opened = _open(directory, engine or "auto", threads)
+    manifest = _inferred_manifest(directory, opened, tokenizer, profile)
+    return OpenArtifact(manifest, opened, tokenizer, proven=False)
+
+
+def _inferred_manifest(
+    directory: Path, engine: Engine, tokenizer: tokenizers.Tokenizer, profile: str | None
+) -> Manifest:
+    pairs = "token_type_ids" in engine.input_names
+    name = profile or (_BARE_PAIR_PROFILE if pairs else _BARE_PROFILE)
+    pad = _pad_id(directory, tokenizer)
+    manifest = unproven_manifest(
+        name,
+        target=_BARE_TARGETS[engine.name],
+        version="unproven",
+        precision="unknown",
+        pad_id=pad,
+        inputs=engine.input_names,
+    )
+    how = "named" if profile else f"inferred from the graph's inputs {engine.input_names}"
+    _log.warning("no %s: these scores were never proven against a checkpoint", MANIFEST_FILE)
+    _log.warning("no %s: profile %s (%s)", MANIFEST_FILE, name, how)
+    _log.warning("no %s: template %r (profile)", MANIFEST_FILE, manifest.template)
+    _log.warning("no %s: at most %d tokens (profile)", MANIFEST_FILE, manifest.max_tokens)
+    _log.warning("no %s: padding %s with id %d", MANIFEST_FILE, manifest.padding_side, pad)
+    return manifest
+
+
+def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
+    """The id to pad with: the configured pad token, else EOS, else 0 (masked out anyway)."""
+    try:
+        raw = (directory / "tokenizer" / "tokenizer_config.json").read_bytes()
+        config = msgspec.json.decode(raw, type=dict[str, object])
+    except (OSError, msgspec.DecodeError):
+        return 0
+    for key in ("pad_token", "eos_token"):
+        token = config.get(key)
+        text = token.get("content") if isinstance(token, dict) else token
+        found = tokenizer.token_to_id(text) if isinstance(text, str) else None
+        if found is not None:
+            return int(found)
+    return 0

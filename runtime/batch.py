@@ -1,0 +1,91 @@
+"""Which rows run together, and how they are laid out for an engine. Pure functions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.profile import PaddingSide
+from runtime.text import Encoding
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Bounds of one engine call.
+
+    `max_rows` rows; `token_budget` rows × longest row, in tokens (a single longer row still
+    runs, alone); `padding_waste` the largest share of padding among those tokens.
+    """
+
+    max_rows: int
+    token_budget: int
+    padding_waste: float
+
+    def allow(self, rows: int, real_tokens: int, longest: int) -> bool:
+        """Whether `rows` rows of together `real_tokens` tokens may run as one call."""
+        computed = rows * longest
+        return (
+            rows <= self.max_rows
+            and computed <= self.token_budget
+            and computed - real_tokens <= self.padding_waste * computed
+        )
+
+
+def grow_batch(lengths: Sequence[int], start: int, limits: BatchLimits) -> tuple[int, int]:
+    """The slice [first, last) of ascending `lengths` that should run with row `start`.
+
+    Takes the neighbour nearest in length, shorter or longer, as long as the limits allow: rows
+    of like length waste no padding, and `start` (the oldest row) always runs.
+    """
+    first, last = start, start + 1
+    real_tokens = lengths[start]
+    while True:
+        shorter = first - 1 if first > 0 else None
+        longer = last if last < len(lengths) else None
+        rows = last - first + 1
+        fits_shorter = shorter is not None and limits.allow(
+            rows, real_tokens + lengths[shorter], lengths[last - 1]
+        )
+        fits_longer = longer is not None and limits.allow(
+            rows, real_tokens + lengths[longer], lengths[longer]
+        )
+        if not fits_shorter and not fits_longer:
+            return first, last
+        if fits_shorter and fits_longer:
+            assert shorter is not None
+            assert longer is not None
+            step_down = lengths[first] - lengths[shorter]
+            fits_longer = lengths[longer] - lengths[last - 1] < step_down
+        if fits_longer:
+            assert longer is not None
+            real_tokens += lengths[longer]
+            last += 1
+        else:
+            assert shorter is not None
+            real_tokens += lengths[shorter]
+            first -= 1
+
+
+def assemble(
+    rows: Sequence[Encoding], input_names: Sequence[str], pad_id: int, side: PaddingSide
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Named int64 arrays [rows, longest] for an engine that wants `input_names`.
+
+    Rows are padded on `side` with `pad_id`; the attention mask is 1 on real tokens. Type ids are
+    0 for rows that have none.
+    """
+    longest = max(len(row) for row in rows)
+    shape = (len(rows), longest)
+    token_ids = np.full(shape, pad_id, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    type_ids = np.zeros(shape, dtype=np.int64)
+    for index, row in enumerate(rows):
+        start = longest - len(row) if side == "left" else 0
+        span = slice(start, start + len(row))
+        token_ids[index, span] = row.token_ids
+        mask[index, span] = 1
+        if row.type_ids is not None:
+            type_ids[index, span] = row.type_ids
+    arrays = {"input_ids": token_ids, "attention_mask": mask, "token_type_ids": type_ids}
+    return {name: arrays[name] for name in input_names}

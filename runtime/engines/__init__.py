@@ -1,0 +1,61 @@
+"""Engines: things that turn named arrays into named arrays, behind one protocol and one table.
+
+A new engine is a module with an `open_engine` function and one row in `ENGINES`. Modules are
+imported only when their engine is opened: importing this package needs no engine's library.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import EngineUnavailable
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+class Engine(Protocol):
+    """What the rest of the runtime knows of an engine.
+
+    `device` is "cpu" or "cuda:N". `input_names` and `output_names` are the graph's.
+    """
+
+    name: str
+    device: str
+    input_names: list[str]
+    output_names: list[str]
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+        """Compute all outputs. Called from one thread at a time. Raises EngineError."""
+
+    def close(self) -> None:
+        """Give back memory and devices; `run` is not called afterwards."""
+
+
+# name → (module, the file of the artifact that it needs or None)
+ENGINES: dict[str, tuple[str, str | None]] = {
+    "onnxruntime-cpu": ("runtime.engines.ort", "model.onnx"),
+    "onnxruntime-cuda": ("runtime.engines.ort", "model.onnx"),
+    "mock": ("runtime.engines.mock", None),
+}
+
+
+def open_engine(name: str, directory: Path, *, threads: int = 0) -> Engine:
+    """Open the engine called `name` on the artifact in `directory`.
+
+    `threads` is the number of compute threads on a CPU; 0 means one per physical core.
+    Raises EngineUnavailable when the engine, its library or its hardware is not here: never
+    falls back to another one.
+    """
+    if name not in ENGINES:
+        raise EngineUnavailable(f"found engine {name!r}, wanted one of: {', '.join(ENGINES)}")
+    module, file = ENGINES[name]
+    if file is not None and not (directory / file).is_file():
+        raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")
+    engine: Engine = importlib.import_module(module).open_engine(
+        name, directory / (file or "."), threads
+    )
+    return engine

@@ -1,0 +1,49 @@
+"""The mock engine: deterministic scores without weights, for wiring and client tests only."""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+_SCALE = 10.0
+
+
+class MockEngine:
+    """Scores a row by a checksum of its token ids: equal pairs get equal logits, everywhere."""
+
+    name = "mock"
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.input_names = ["input_ids", "attention_mask"]
+        self.output_names = ["logits"]
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.generic]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """`logits` float32 [batch, 1] in [-10, 10); padding does not count."""
+        rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        checksums = [zlib.crc32(ids[mask == 1].astype("<i8").tobytes()) for ids, mask in rows]
+        unit = np.asarray(checksums, dtype=np.float64) / 2**32
+        return {"logits": (_SCALE * (2.0 * unit - 1.0)).astype(np.float32)[:, None]}
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def open_engine(name: str, model_file: Path, threads: int) -> MockEngine:  # noqa: ARG001
+    """The mock needs no file and no threads."""
+    return MockEngine()
+
+
+def byte_tokenizer() -> tokenizers.Tokenizer:
+    """One token per UTF-8 byte: a real tokenizer that needs no file."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: index for index, character in enumerate(alphabet)}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return tokenizer

@@ -1,0 +1,80 @@
+"""ONNX Runtime: the CPU and CUDA providers, without silent fallback between them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import EngineError, EngineUnavailable
+
+_PROVIDERS = {
+    "onnxruntime-cpu": "CPUExecutionProvider",
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+}
+_ERRORS_ONLY = 3
+
+
+class OrtEngine:
+    """One ONNX Runtime session on one provider."""
+
+    def __init__(self, name: str, session: Any) -> None:
+        self.name = name
+        self.device = "cpu" if name == "onnxruntime-cpu" else "cuda:0"
+        self.input_names = [i.name for i in session.get_inputs()]
+        self.output_names = [o.name for o in session.get_outputs()]
+        self._session = session
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.generic]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """All outputs of the graph, by name."""
+        try:
+            values = self._session.run(None, inputs)
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes
+            raise EngineError(f"{self.name} failed: {error}") from error
+        return dict(zip(self.output_names, values, strict=True))
+
+    def close(self) -> None:
+        """Drop the session; its memory goes back when the last reference is gone."""
+        self._session = None
+
+
+def open_engine(name: str, model_file: Path, threads: int) -> OrtEngine:
+    """Open `model_file` on the provider that `name` stands for, or raise EngineUnavailable."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"engine {name} needs the package onnxruntime; install the extra serve-cpu or serve-gpu"
+        ) from error
+    provider = _PROVIDERS[name]
+    if provider not in ort.get_available_providers():
+        raise EngineUnavailable(
+            f"engine {name} needs {provider}, but this onnxruntime offers "
+            f"{', '.join(ort.get_available_providers())}; install the matching extra"
+        )
+    try:
+        session = ort.InferenceSession(
+            str(model_file), sess_options=_options(ort, threads), providers=[provider]
+        )
+    except Exception as error:
+        raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
+    if session.get_providers()[0] != provider:
+        # ONNX Runtime silently falls back to the CPU when CUDA's libraries are missing.
+        raise EngineUnavailable(
+            f"engine {name} could not start {provider} (CUDA libraries or a GPU are missing); "
+            "choose another target or repair the installation"
+        )
+    return OrtEngine(name, session)
+
+
+def _options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ERRORS_ONLY
+    # Varied shapes make the arena grow without end (ONNX Runtime backend threads, peers.md 4.H).
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    return options

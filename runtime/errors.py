@@ -1,0 +1,139 @@
+"""Every error that the runtime raises on purpose, as one tree.
+
+    ServingError
+    ├── InputRejected            the caller's texts cannot be scored; sending them again won't help
+    │   ├── BlankInput           an empty or whitespace-only text
+    │   ├── ForbiddenText        a NUL character or a lone surrogate
+    │   ├── NoPassages           nothing to rank
+    │   └── InputTooLong         more tokens than the engine takes, and truncation is off
+    ├── Unavailable              the same request may succeed later; carries `retry_after_s`
+    │   ├── Overloaded           the queue is full, or the answer would come after the deadline
+    │   ├── DeadlineExceeded     the deadline passed while the request waited or ran
+    │   └── ModelClosed          the model is shutting down
+    ├── ArtifactError            the directory cannot be served
+    │   ├── ProfileError         a TOML profile is unknown or wrong
+    │   ├── ManifestError        manifest.json is unreadable or of another schema
+    │   ├── FileChanged          a file's sha256 is not the manifest's
+    │   └── GoldenMismatch       the engine or tokenizer no longer gives the recorded ids or scores
+    └── EngineError              the engine failed
+        ├── EngineUnavailable    the asked-for engine or hardware is not here
+        └── NonFiniteScore       the engine produced NaN or infinity
+
+Messages say what was found, what was wanted and what to do next, and never contain request text.
+"""
+
+
+class ServingError(Exception):
+    """Root of the tree above."""
+
+
+class InputRejected(ServingError):
+    """The request's texts cannot be scored as they are."""
+
+
+class BlankInput(InputRejected):
+    """`what` ("query" or "passages[3]") is empty or only whitespace."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} is blank; send text with at least one visible character")
+
+
+class ForbiddenText(InputRejected):
+    """`what` holds a character that no tokenizer input may hold."""
+
+    def __init__(self, what: str, character: str) -> None:
+        self.what = what
+        super().__init__(f"{what} contains {character}; remove it and send the text again")
+
+
+class NoPassages(InputRejected):
+    """An empty list of passages."""
+
+    def __init__(self) -> None:
+        super().__init__("found 0 passages, wanted at least 1")
+
+
+class InputTooLong(InputRejected):
+    """A pair has `found_tokens` tokens where the engine takes `max_tokens`, with truncation off.
+
+    The sentence is the NIM's own (wire.md 1.4): clients match on "exceeds maximum allowed".
+    """
+
+    def __init__(self, found_tokens: int, max_tokens: int) -> None:
+        self.found_tokens = found_tokens
+        self.max_tokens = max_tokens
+        super().__init__(
+            f"Input length {found_tokens} exceeds maximum allowed token size {max_tokens}"
+        )
+
+
+class Unavailable(ServingError):
+    """Not now; `retry_after_s` is the runtime's own estimate, in seconds, of when to try again."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class Overloaded(Unavailable):
+    """Refused at admission: nothing of the request was computed."""
+
+
+class DeadlineExceeded(Unavailable):
+    """The deadline passed before all rows were scored; the remaining rows are dropped."""
+
+    def __init__(self) -> None:
+        super().__init__("the request's deadline passed before it was scored; send fewer passages")
+
+
+class ModelClosed(Unavailable):
+    """The model stopped while the request waited."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is shutting down")
+
+
+class ArtifactError(ServingError):
+    """The directory cannot be served as it is."""
+
+
+class ProfileError(ArtifactError):
+    """A profile is missing, has an unknown key or a wrong value."""
+
+
+class ManifestError(ArtifactError):
+    """manifest.json cannot be used."""
+
+
+class FileChanged(ArtifactError):
+    """`name` differs from what the manifest recorded."""
+
+    def __init__(self, name: str, found: str, wanted: str) -> None:
+        self.name = name
+        super().__init__(
+            f"{name} has changed since it was exported: found {found}, wanted {wanted}; "
+            "export the checkpoint again or restore the file"
+        )
+
+
+class GoldenMismatch(ArtifactError):
+    """Recorded token ids or scores are not reproduced."""
+
+
+class EngineError(ServingError):
+    """The engine raised, hung up or answered nonsense."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine that was asked for cannot run here."""
+
+
+class NonFiniteScore(EngineError):
+    """NaN or infinity came out of the engine."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(
+            f"the engine gave NaN or infinity for {rows} row(s); the precision is unfit for "
+            "these weights: run `rerank-export verify` on the artifact"
+        )

@@ -1,0 +1,166 @@
+"""manifest.json: everything that decides an artifact's scores, written last by the exporter.
+
+A directory is a finished artifact exactly when this file is in it and agrees with the others.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from runtime.errors import FileChanged, ManifestError
+from runtime.profile import Kind, PaddingSide, load_model_profile
+
+SCHEMA = 1
+MANIFEST_FILE = "manifest.json"
+PARITY_FILE = "parity.json"
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
+
+_HASH_CHUNK_BYTES = 8 << 20
+
+
+class SpecialTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Token ids that the tokenizer adds by itself; None where it adds none."""
+
+    bos: int | None
+    eos: int | None
+    pad: int
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded answer: these texts gave these ids (unpadded) and this logit at export."""
+
+    query: str
+    passage: str
+    token_ids: list[int]
+    logit: float
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The contents of manifest.json.
+
+    `version` is a short hash of the graph and weights, so that two artifacts with the same
+    version give the same scores. `template` is None where the tokenizer joins the pair.
+    `golden_tolerance` is the largest |Δ logit| a golden may show when the artifact is opened.
+    `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
+    """
+
+    schema: int
+    kind: Kind
+    model_id: str
+    profile: str
+    target: str
+    version: str
+    template: str | None
+    special_tokens: SpecialTokens
+    padding_side: PaddingSide
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    pooling: str
+    temperature: float
+    causal: bool
+    normalize: bool
+    dimensions: int | None
+    precision: str
+    inputs: list[str]
+    outputs: list[str]
+    opset: int
+    versions: dict[str, str]
+    hardware: dict[str, str] | None
+    files: dict[str, str]
+    goldens: list[Golden]
+    golden_tolerance: float
+
+
+def unproven_manifest(
+    profile: str, *, target: str, version: str, precision: str, pad_id: int, inputs: list[str]
+) -> Manifest:
+    """A manifest for what no export described: all it knows stands in the profile.
+
+    It records no files and no goldens, so nothing can be checked against it.
+    """
+    facts = load_model_profile(profile)
+    return Manifest(
+        schema=SCHEMA,
+        kind=facts.kind,
+        model_id=facts.id,
+        profile=profile.rsplit("/", 1)[-1],
+        target=target,
+        version=version,
+        template=facts.template,
+        special_tokens=SpecialTokens(bos=None, eos=None, pad=pad_id),
+        padding_side=facts.padding_side,
+        max_tokens=facts.max_tokens,
+        pooling="unknown",
+        temperature=1.0,
+        causal=False,
+        normalize=False,
+        dimensions=None,
+        precision=precision,
+        inputs=inputs,
+        outputs=[],
+        opset=0,
+        versions={},
+        hardware=None,
+        files={},
+        goldens=[],
+        golden_tolerance=0.0,
+    )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of `directory`; ManifestError says what is wrong with it."""
+    path = directory / MANIFEST_FILE
+    try:
+        raw = path.read_bytes()
+        head = msgspec.json.decode(raw, type=dict[str, object])
+        if head.get("schema") != SCHEMA:
+            raise ManifestError(
+                f"{MANIFEST_FILE} has schema {head.get('schema')!r}, wanted {SCHEMA}; "
+                "export the checkpoint again with this version"
+            )
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except OSError as error:
+        raise ManifestError(f"cannot read {MANIFEST_FILE}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"{MANIFEST_FILE} cannot be used: {error}") from error
+    for name in manifest.files:
+        if not _stays_inside(directory, name):
+            raise ManifestError(f"{MANIFEST_FILE} names {name!r}, which lies outside the artifact")
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write manifest.json, readable by people, so that it is there whole or not at all."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    partial = directory / (MANIFEST_FILE + ".partial")
+    with partial.open("wb") as file:
+        file.write(text + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(directory / MANIFEST_FILE)
+
+
+def hash_file(path: Path) -> str:
+    """ "sha256:<hex>" of the file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def check_files(directory: Path, manifest: Manifest) -> None:
+    """Compare every file with its recorded hash; FileChanged names the first that differs."""
+    for name, wanted in manifest.files.items():
+        path = directory / name
+        found = hash_file(path) if path.is_file() else "no such file"
+        if found != wanted:
+            raise FileChanged(name, found, wanted)
+
+
+def _stays_inside(directory: Path, name: str) -> bool:
+    resolved = (directory / name).resolve()
+    return resolved.is_relative_to(directory.resolve())

@@ -1,0 +1,306 @@
+"""The scheduler: rows of all waiting requests share the engine's calls.
+
+One thread owns the engine. It takes the oldest waiting row, adds the rows nearest to it in
+length up to the batch limits, runs them, and gives each request its share. Every waiter is
+answered: with its logits, with the engine's error, at its deadline, or when the model closes.
+"""
+
+import bisect
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from runtime.batch import BatchLimits, grow_batch
+from runtime.errors import (
+    DeadlineExceeded,
+    EngineError,
+    ModelClosed,
+    NonFiniteScore,
+    Overloaded,
+    ServingError,
+)
+from runtime.postprocess import Floats
+from runtime.text import Encoding
+
+_log = logging.getLogger(__name__)
+
+# Each call's weight in the throughput estimate halves after about seven further calls.
+_THROUGHPUT_MEMORY = 0.9
+# An estimate from less engine time than this says more about noise than about the machine.
+_THROUGHPUT_MIN_S = 1.0
+
+Compute = Callable[[Sequence[Encoding]], Floats]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One request's result: `logits` float32 [n] in the order submitted, and its waiting times."""
+
+    logits: Floats
+    queue_ms: float
+    engine_ms: float
+
+
+@dataclass(frozen=True)
+class SchedulerStats:
+    """Counters since the start. `inference_count` rows and `execution_count` engine calls that
+    succeeded, `failed_count` rows whose call failed, `real_tokens` and `computed_tokens` (padding
+    included) of successful calls, `engine_s` and `queue_s` seconds summed over calls and rows."""
+
+    inference_count: int = 0
+    execution_count: int = 0
+    failed_count: int = 0
+    real_tokens: int = 0
+    computed_tokens: int = 0
+    engine_s: float = 0.0
+    queue_s: float = 0.0
+
+
+@dataclass(eq=False)
+class _Request:
+    """A submitted request; `open_rows` of its rows have no logit yet."""
+
+    future: "Future[Scored]"
+    deadline: float | None
+    submitted: float
+    logits: Floats
+    open_rows: int
+    started: float | None = None
+
+
+@dataclass(eq=False)
+class _Row:
+    request: _Request
+    index: int
+    encoding: Encoding
+    number: int = field(default=0)
+
+    def key(self) -> tuple[int, int]:
+        """Rows wait in the order of their length, then of their arrival."""
+        return len(self.encoding), self.number
+
+
+class Scheduler:
+    """A bounded queue of rows in front of one engine.
+
+    `compute` turns encodings into one float32 logit each; it is called from one thread only.
+    `queue_rows` bounds the rows that wait; a request to an idle scheduler is always admitted.
+    """
+
+    def __init__(self, compute: Compute, limits: BatchLimits, queue_rows: int) -> None:
+        self._compute = compute
+        self._limits = limits
+        self._queue_rows = queue_rows
+        self._changed = threading.Condition()
+        self._by_length: list[_Row] = []
+        self._by_age: OrderedDict[int, _Row] = OrderedDict()
+        self._waiting_tokens = 0
+        self._running_tokens = 0
+        self._next_number = 0
+        self._closed = False
+        self._stats = SchedulerStats()
+        self._recent_tokens = 0.0
+        self._recent_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
+
+    def submit(self, rows: Sequence[Encoding], deadline: float | None) -> "Future[Scored]":
+        """Queue all rows or none; cancel the future to drop the rows that still wait.
+
+        `deadline` is in seconds of time.monotonic(). Raises Overloaded when the queue is full or
+        the measured speed says that the answer would come after the deadline.
+        """
+        request = _Request(
+            future=Future(),
+            deadline=deadline,
+            submitted=time.monotonic(),
+            logits=np.zeros(len(rows), dtype=np.float32),
+            open_rows=len(rows),
+        )
+        with self._changed:
+            if self._closed:
+                raise ModelClosed
+            self._admit(len(rows), sum(map(len, rows)), deadline)
+            for index, encoding in enumerate(rows):
+                self._enqueue(_Row(request, index, encoding))
+            self._changed.notify()
+        request.future.add_done_callback(lambda f: self._forget(request) if f.cancelled() else None)
+        return request.future
+
+    def queue_depth(self) -> tuple[int, int]:
+        """Rows and tokens that wait for an engine call."""
+        with self._changed:
+            return len(self._by_length), self._waiting_tokens
+
+    def stats(self) -> SchedulerStats:
+        """A snapshot of the counters."""
+        with self._changed:
+            return self._stats
+
+    def close(self) -> None:
+        """Answer every waiter with ModelClosed and stop after the engine call that runs."""
+        with self._changed:
+            self._closed = True
+            for request in {row.request for row in self._by_length}:
+                self._fail(request, ModelClosed())
+            self._changed.notify()
+        self._thread.join(timeout=5.0)
+
+    def _admit(self, rows: int, tokens: int, deadline: float | None) -> None:
+        waiting = len(self._by_length)
+        backlog_s = self._predicted_s(self._waiting_tokens + self._running_tokens)
+        if waiting and waiting + rows > self._queue_rows:
+            raise Overloaded(
+                f"the queue holds {waiting} rows and has room for {self._queue_rows}; "
+                f"this request brings {rows}",
+                retry_after_s=max(1.0, backlog_s),
+            )
+        if deadline is None:
+            return
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded
+        needed_s = backlog_s + self._predicted_s(tokens)
+        if needed_s > left_s:
+            raise Overloaded(
+                f"the answer would take {needed_s:.0f} s, longer than the request's deadline; "
+                "send fewer or shorter passages, or raise NIM_REQUEST_TIMEOUT_S",
+                retry_after_s=max(1.0, backlog_s),
+            )
+
+    def _predicted_s(self, tokens: int) -> float:
+        """Seconds that the engine needs for `tokens`, 0 while nothing reliable is known."""
+        if self._recent_s < _THROUGHPUT_MIN_S or not self._recent_tokens:
+            return 0.0
+        return tokens * self._recent_s / self._recent_tokens
+
+    def _enqueue(self, row: _Row) -> None:
+        row.number = self._next_number
+        self._next_number += 1
+        bisect.insort(self._by_length, row, key=_Row.key)
+        self._by_age[row.number] = row
+        self._waiting_tokens += len(row.encoding)
+
+    def _dequeue(self, rows: Sequence[_Row]) -> None:
+        for row in rows:
+            del self._by_age[row.number]
+            self._waiting_tokens -= len(row.encoding)
+
+    def _forget(self, request: _Request) -> None:
+        with self._changed:
+            gone = [row for row in self._by_length if row.request is request]
+            self._dequeue(gone)
+            self._by_length = [row for row in self._by_length if row.request is not request]
+
+    def _fail(self, request: _Request, error: ServingError) -> None:
+        """Answer with `error` and drop the request's waiting rows; the lock is held."""
+        self._forget(request)
+        _answer(request.future, error)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._by_age and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                batch = self._next_batch()
+            if batch:
+                self._execute(batch)
+
+    def _next_batch(self) -> list[_Row]:
+        """Take the oldest row and its neighbours off the queue; the lock is held."""
+        now = time.monotonic()
+        oldest = next(iter(self._by_age.values()))
+        if oldest.request.deadline is not None and oldest.request.deadline <= now:
+            self._fail(oldest.request, DeadlineExceeded())
+            return []
+        start = bisect.bisect_left(self._by_length, oldest.key(), key=_Row.key)
+        lengths = [len(row.encoding) for row in self._by_length]
+        first, last = grow_batch(lengths, start, self._limits)
+        batch = self._by_length[first:last]
+        del self._by_length[first:last]
+        self._dequeue(batch)
+        self._running_tokens = sum(len(row.encoding) for row in batch)
+        return batch
+
+    def _execute(self, batch: list[_Row]) -> None:
+        started = time.monotonic()
+        error: ServingError | None = None
+        logits = np.zeros(len(batch), dtype=np.float32)
+        try:
+            logits = self._compute([row.encoding for row in batch])
+        except ServingError as known:
+            error = known
+        except (
+            Exception
+        ) as unexpected:  # one bad call must not end the thread: waiters depend on it
+            error = EngineError(f"{type(unexpected).__name__} in the engine: {unexpected}")
+            error.__cause__ = unexpected
+        finished = time.monotonic()
+        with self._changed:
+            self._running_tokens = 0
+            self._count(batch, started, finished, failed=error is not None)
+            if error is not None:
+                _log.error("engine call of %d rows failed: %s", len(batch), error)
+                for request in {row.request for row in batch}:
+                    self._fail(request, error)
+                return
+            self._deliver(batch, logits, started, finished)
+
+    def _deliver(self, batch: list[_Row], logits: Floats, started: float, finished: float) -> None:
+        finite = np.isfinite(logits)
+        for row, logit in zip(batch, logits, strict=True):
+            row.request.logits[row.index] = logit
+            row.request.open_rows -= 1
+            if row.request.started is None:
+                row.request.started = started
+        if not finite.all():
+            # Only the requests that own such a row fail: their neighbours' scores are sound.
+            for request in {row.request for row, ok in zip(batch, finite, strict=True) if not ok}:
+                _log.error("the engine gave NaN or infinity")
+                self._fail(request, NonFiniteScore(int((~finite).sum())))
+        for request in {row.request for row in batch}:
+            if request.open_rows == 0 and request.started is not None:
+                scored = Scored(
+                    logits=request.logits,
+                    queue_ms=(request.started - request.submitted) * 1e3,
+                    engine_ms=(finished - request.started) * 1e3,
+                )
+                _answer(request.future, scored)
+
+    def _count(self, batch: list[_Row], started: float, finished: float, *, failed: bool) -> None:
+        if failed:
+            self._stats = replace(self._stats, failed_count=self._stats.failed_count + len(batch))
+            return
+        lengths = [len(row.encoding) for row in batch]
+        waited = sum(started - row.request.submitted for row in batch)
+        seconds = finished - started
+        self._recent_tokens = self._recent_tokens * _THROUGHPUT_MEMORY + sum(lengths)
+        self._recent_s = self._recent_s * _THROUGHPUT_MEMORY + seconds
+        self._stats = replace(
+            self._stats,
+            inference_count=self._stats.inference_count + len(batch),
+            execution_count=self._stats.execution_count + 1,
+            real_tokens=self._stats.real_tokens + sum(lengths),
+            computed_tokens=self._stats.computed_tokens + len(batch) * max(lengths),
+            engine_s=self._stats.engine_s + seconds,
+            queue_s=self._stats.queue_s + waited,
+        )
+
+
+def _answer(future: "Future[Scored]", outcome: Scored | ServingError) -> None:
+    """Give the waiter its outcome; one that was cancelled or answered before stays as it is."""
+    try:
+        if isinstance(outcome, ServingError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except InvalidStateError:
+        pass

@@ -1,0 +1,218 @@
+"""What may lie in a directory, and what the runtime says about it."""
+
+import logging
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from runtime.engines import open_engine
+from runtime.errors import (
+    ArtifactError,
+    EngineError,
+    EngineUnavailable,
+    FileChanged,
+    GoldenMismatch,
+    ManifestError,
+)
+from runtime.manifest import (
+    Golden,
+    Manifest,
+    hash_file,
+    read_manifest,
+    unproven_manifest,
+    write_manifest,
+)
+from runtime.model import Ranker, open_ranker
+from tests.runtime.conftest import write_bare_directory
+
+GOLDEN = ("why", "because")
+
+
+def finish(directory: Path, **changes: object) -> Manifest:
+    """Turn a bare directory into an artifact with hashes and one golden."""
+    manifest = unproven_manifest(
+        "tiny-rerank-v1",
+        target="cpu-fp32",
+        version="v",
+        precision="fp32",
+        pad_id=0,
+        inputs=["input_ids", "attention_mask"],
+    )
+    ranker = open_ranker(directory, manifest=manifest)
+    row = ranker.encode(GOLDEN[0], [GOLDEN[1]]).rows[0]
+    logit = float(ranker.rank(GOLDEN[0], [GOLDEN[1]]).logits[0])
+    ranker.close()
+    files = [p for p in directory.rglob("*") if p.is_file()]
+    manifest = msgspec.structs.replace(
+        manifest,
+        files={str(p.relative_to(directory)): hash_file(p) for p in files},
+        goldens=[
+            Golden(
+                query=GOLDEN[0], passage=GOLDEN[1], token_ids=row.token_ids.tolist(), logit=logit
+            )
+        ],
+        golden_tolerance=1e-4,
+    )
+    manifest = msgspec.structs.replace(manifest, **changes)
+    write_manifest(directory, manifest)
+    return manifest
+
+
+@pytest.fixture
+def artifact(bare_directory: Path) -> Path:
+    finish(bare_directory)
+    return bare_directory
+
+
+def opened(directory: Path, **options: object) -> Ranker:
+    ranker = open_ranker(directory, **options)  # type: ignore[arg-type]
+    ranker.close()
+    return ranker
+
+
+def test_an_artifact_opens_and_reproduces_its_golden(artifact: Path) -> None:
+    ranker = open_ranker(artifact)
+    ranker.warm_up()
+    assert ranker.info.proven
+    assert ranker.info.engine == "onnxruntime-cpu"
+    assert ranker.info.model_id == "open-rerank/tiny-rerank-v1"
+    ranker.close()
+
+
+def test_an_artifact_can_be_moved(artifact: Path, tmp_path: Path) -> None:
+    moved = artifact.rename(tmp_path / "elsewhere")
+    open_ranker(moved).close()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer/tokenizer.json"])
+def test_a_changed_byte_names_the_file(artifact: Path, name: str) -> None:
+    raw = bytearray((artifact / name).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (artifact / name).write_bytes(raw)
+    with pytest.raises(FileChanged, match=name):
+        open_ranker(artifact)
+
+
+def test_a_missing_file_is_named(artifact: Path) -> None:
+    (artifact / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(FileChanged, match=r"tokenizer\.json"):
+        open_ranker(artifact)
+
+
+def test_an_engine_that_no_longer_gives_the_golden_is_refused(artifact: Path) -> None:
+    manifest = read_manifest(artifact)
+    golden = msgspec.structs.replace(manifest.goldens[0], logit=manifest.goldens[0].logit + 0.01)
+    write_manifest(artifact, msgspec.structs.replace(manifest, goldens=[golden]))
+    ranker = open_ranker(artifact)
+    with pytest.raises(GoldenMismatch, match="tolerance"):
+        ranker.warm_up()
+    ranker.close()
+
+
+def test_a_tokenizer_that_no_longer_gives_the_golden_is_refused(artifact: Path) -> None:
+    manifest = read_manifest(artifact)
+    golden = msgspec.structs.replace(manifest.goldens[0], token_ids=[1, 2, 3])
+    write_manifest(artifact, msgspec.structs.replace(manifest, goldens=[golden]))
+    ranker = open_ranker(artifact)
+    with pytest.raises(GoldenMismatch, match="token"):
+        ranker.warm_up()
+    ranker.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (b"{", "cannot be used"),
+        (b'{"schema": 99}', "schema 99, wanted 1"),
+        (b'{"schema": 1}', "missing required field"),
+        (b"[]", "cannot be used"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_says_why(artifact: Path, text: bytes, match: str) -> None:
+    (artifact / "manifest.json").write_bytes(text)
+    with pytest.raises(ManifestError, match=match):
+        open_ranker(artifact)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname"])
+def test_files_outside_the_artifact_are_refused(artifact: Path, name: str) -> None:
+    manifest = read_manifest(artifact)
+    write_manifest(artifact, msgspec.structs.replace(manifest, files={name: "sha256:0"}))
+    with pytest.raises(ManifestError, match="outside"):
+        open_ranker(artifact)
+
+
+def test_inputs_that_contradict_the_graph_are_refused(bare_directory: Path) -> None:
+    finish(bare_directory, inputs=["input_ids"])
+    with pytest.raises(ManifestError, match="attention_mask"):
+        open_ranker(bare_directory)
+
+
+def test_an_embedder_is_not_a_reranker(bare_directory: Path) -> None:
+    finish(bare_directory, kind="embed")
+    with pytest.raises(ArtifactError, match="embed"):
+        open_ranker(bare_directory)
+
+
+def test_limits_may_be_lowered_only(artifact: Path) -> None:
+    assert opened(artifact, max_tokens=100, max_rows=2).info.max_tokens == 100
+    with pytest.raises(ArtifactError, match="8192"):
+        open_ranker(artifact, max_tokens=9000)
+
+
+def test_a_bare_directory_opens_and_says_what_it_guessed(
+    bare_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        info = opened(bare_directory).info
+    assert not info.proven
+    assert info.profile == "llama-nemotron-rerank-1b-v2"
+    for guess in ("profile", "template", "8192 tokens", "padding left", "auto chose"):
+        assert guess in caplog.text
+
+
+def test_a_bare_directory_with_token_types_is_a_joined_pair(tmp_path: Path) -> None:
+    inputs = ["input_ids", "attention_mask", "token_type_ids"]
+    directory = write_bare_directory(tmp_path / "bert", inputs)
+    assert opened(directory).info.profile == "bert-cross-encoder"
+
+
+def test_a_bare_directory_with_a_named_profile(bare_directory: Path) -> None:
+    assert opened(bare_directory, profile="open-rerank/tiny-rerank-v1").info.profile == (
+        "tiny-rerank-v1"
+    )
+
+
+def test_a_profile_cannot_overrule_a_manifest(artifact: Path) -> None:
+    with pytest.raises(ManifestError, match="tiny-rerank-v1"):
+        open_ranker(artifact, profile="bert-cross-encoder")
+
+
+@pytest.mark.parametrize("content", [None, "readme.txt"])
+def test_a_directory_without_a_model_says_what_is_wanted(
+    tmp_path: Path, content: str | None
+) -> None:
+    directory = tmp_path / "empty"
+    if content:
+        directory.mkdir()
+        (directory / content).write_text("hello")
+    with pytest.raises(ArtifactError, match=r"wanted|rerank-export"):
+        open_ranker(directory)
+
+
+def test_missing_hardware_is_an_error_and_auto_goes_on(artifact: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="CUDA"):
+        open_ranker(artifact, engine="onnxruntime-cuda")
+    assert opened(artifact, engine="auto").info.engine == "onnxruntime-cpu"
+
+
+def test_an_unknown_engine_lists_the_known_ones(artifact: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="onnxruntime-cpu"):
+        open_engine("tpu", artifact)
+
+
+def test_a_graph_that_is_no_graph(bare_directory: Path) -> None:
+    (bare_directory / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(EngineError, match=r"model\.onnx"):
+        open_ranker(bare_directory)

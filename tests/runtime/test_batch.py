@@ -1,0 +1,61 @@
+"""Which rows run together, and how they are padded."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.batch import BatchLimits, assemble, grow_batch
+from runtime.text import Encoding
+
+
+def row(*ids: int, types: list[int] | None = None) -> Encoding:
+    return Encoding(
+        np.asarray(ids, dtype=np.int64), None if types is None else np.asarray(types, np.int64)
+    )
+
+
+def test_equal_lengths_fill_the_token_budget() -> None:
+    assert grow_batch([10] * 8, 3, BatchLimits(64, 50, 0.1)) == (0, 5)
+
+
+def test_a_row_above_the_budget_runs_alone() -> None:
+    assert grow_batch([5, 500], 1, BatchLimits(64, 50, 0.5)) == (1, 2)
+
+
+def test_max_rows_of_one_runs_single_rows() -> None:
+    assert grow_batch([5, 5, 5], 1, BatchLimits(1, 1000, 0.5)) == (1, 2)
+
+
+def test_the_nearest_length_comes_first() -> None:
+    assert grow_batch([1, 9, 10, 30], 2, BatchLimits(2, 1000, 0.9)) == (1, 3)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=40).map(sorted),
+    start=st.integers(0, 39),
+    limits=st.builds(BatchLimits, st.integers(1, 16), st.integers(1, 2000), st.floats(0.0, 0.9)),
+)
+def test_a_batch_holds_its_start_and_keeps_the_limits(
+    lengths: list[int], start: int, limits: BatchLimits
+) -> None:
+    start %= len(lengths)
+    first, last = grow_batch(lengths, start, limits)
+    assert first <= start < last
+    chosen = lengths[first:last]
+    assert len(chosen) == 1 or limits.allow(len(chosen), sum(chosen), max(chosen))
+
+
+def test_padding_on_either_side() -> None:
+    rows = [row(1, 2, 3), row(4)]
+    left = assemble(rows, ["input_ids", "attention_mask"], 9, "left")
+    assert left["input_ids"].tolist() == [[1, 2, 3], [9, 9, 4]]
+    assert left["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    right = assemble(rows, ["input_ids", "attention_mask"], 9, "right")
+    assert right["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
+
+
+def test_type_ids_go_only_to_engines_that_want_them() -> None:
+    rows = [row(1, 2, 3, types=[0, 1, 1]), row(4, 5, types=[0, 1])]
+    wanted = assemble(rows, ["token_type_ids", "input_ids"], 0, "right")
+    assert wanted["token_type_ids"].tolist() == [[0, 1, 1], [0, 1, 0]]
+    assert set(assemble(rows, ["input_ids"], 0, "right")) == {"input_ids"}

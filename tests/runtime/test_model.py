@@ -1,0 +1,105 @@
+"""The façade on a real ONNX Runtime session and on the mock."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.errors import DeadlineExceeded, EngineError, InputTooLong, NonFiniteScore
+from runtime.model import Ranker, mock_ranker, open_ranker
+from tests.runtime.conftest import write_bare_directory
+
+PASSAGES = ["because", "b", "a much longer passage " * 9, "ümlaut", "b"]
+
+
+@pytest.fixture
+def ranker(bare_directory: Path) -> Iterator[Ranker]:
+    opened = open_ranker(bare_directory)
+    yield opened
+    opened.close()
+
+
+def expected(ranker: Ranker, passage: str) -> float:
+    return float(ranker.encode("why", [passage]).rows[0].token_ids.sum()) / 100
+
+
+def test_scores_are_the_graphs_and_order_is_descending(ranker: Ranker) -> None:
+    ranking = ranker.rank("why", PASSAGES)
+    assert ranking.logits == pytest.approx([expected(ranker, p) for p in PASSAGES], rel=1e-6)
+    assert ranking.order.tolist() == [2, 3, 0, 1, 4]
+    assert ranking.token_counts.tolist() == [
+        len(ranker.encode("why", [p]).rows[0]) for p in PASSAGES
+    ]
+
+
+def test_scores_do_not_depend_on_neighbours(ranker: Ranker) -> None:
+    together = ranker.rank("why", PASSAGES).logits
+    alone = np.concatenate([ranker.rank("why", [p]).logits for p in PASSAGES])
+    backwards = ranker.rank("why", PASSAGES[::-1]).logits[::-1]
+    assert np.array_equal(together, alone)
+    assert np.array_equal(together, backwards)
+
+
+def test_many_async_callers_share_engine_calls(ranker: Ranker) -> None:
+    async def all_at_once() -> list[float]:
+        rankings = await asyncio.gather(*(ranker.rank_async("why", [p]) for p in PASSAGES * 20))
+        return [float(r.logits[0]) for r in rankings]
+
+    found = asyncio.run(all_at_once())
+    assert found == pytest.approx([expected(ranker, p) for p in PASSAGES * 20], rel=1e-6)
+    assert ranker.stats().execution_count < ranker.stats().inference_count
+
+
+def test_truncation_is_reported(ranker: Ranker) -> None:
+    long = "x" * 9000
+    with pytest.raises(InputTooLong, match="9025 exceeds maximum allowed token size 8192"):
+        ranker.rank("why", ["b", long])
+    ranking = ranker.rank("why", ["b", long], truncate="END")
+    assert ranking.truncated == 1
+    assert ranking.token_counts.tolist() == [26, 8192]
+
+
+def test_a_deadline_in_the_past(ranker: Ranker) -> None:
+    with pytest.raises(DeadlineExceeded):
+        ranker.rank("why", ["b"], deadline=time.monotonic() - 1)
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(ranker.rank_async("why", ["b"], deadline=time.monotonic() - 1))
+
+
+def test_infinity_is_an_error(tmp_path: Path) -> None:
+    inputs = ["input_ids", "attention_mask"]
+    ranker = open_ranker(write_bare_directory(tmp_path / "inf", inputs, divisor=0.0))
+    with pytest.raises(NonFiniteScore):
+        ranker.warm_up()
+    ranker.close()
+
+
+def test_a_graph_with_other_inputs_fails_by_name(tmp_path: Path) -> None:
+    directory = write_bare_directory(
+        tmp_path / "x", ["input_ids", "attention_mask", "pixel_values"]
+    )
+    ranker = open_ranker(directory)
+    with pytest.raises(EngineError, match="pixel_values"):
+        ranker.warm_up()
+    ranker.close()
+
+
+def test_timing_adds_up(ranker: Ranker) -> None:
+    timing = ranker.rank("why", PASSAGES).timing
+    parts = timing.tokenize_ms + timing.queue_ms + timing.engine_ms
+    assert 0 < parts <= timing.total_ms
+
+
+def test_the_mock_is_deterministic_and_says_what_it_is() -> None:
+    first, second = mock_ranker(), mock_ranker()
+    first.warm_up()
+    assert first.info.mock
+    assert not first.info.proven
+    assert np.array_equal(first.rank("why", PASSAGES).logits, second.rank("why", PASSAGES).logits)
+    assert first.rank("why", ["b"]).logits[0] == first.rank("why", PASSAGES).logits[4]
+    assert first.info.max_tokens == 8192
+    first.close()
+    second.close()

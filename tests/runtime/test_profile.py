@@ -1,0 +1,36 @@
+"""Profiles are data: all of them load, and mistakes are named."""
+
+import pytest
+
+from runtime import profile
+from runtime.engines import ENGINES
+from runtime.errors import ProfileError
+
+
+@pytest.mark.parametrize("name", profile.model_profile_names())
+def test_every_model_profile_loads(name: str) -> None:
+    facts = profile.load_model_profile(name)
+    assert facts.id.rsplit("/", 1)[-1] == name
+
+
+@pytest.mark.parametrize("name", profile.target_profile_names())
+def test_every_target_profile_loads_and_names_an_engine(name: str) -> None:
+    target = profile.load_target_profile(name)
+    assert target.name == name
+    assert target.engine in ENGINES
+
+
+def test_the_template_has_real_newlines() -> None:
+    template = profile.load_model_profile("nvidia/llama-nemotron-rerank-1b-v2").template
+    assert template == "question:{query} \n \n passage:{passage}"
+
+
+def test_an_unknown_profile_lists_the_known_ones() -> None:
+    with pytest.raises(ProfileError, match="tiny-rerank-v1"):
+        profile.load_model_profile("no-such-model")
+
+
+@pytest.mark.parametrize("name", ["../targets/cpu-fp32", "models/../x", ""])
+def test_a_profile_name_is_no_path(name: str) -> None:
+    with pytest.raises(ProfileError):
+        profile.load_target_profile(name)

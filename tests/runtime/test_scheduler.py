@@ -1,0 +1,185 @@
+"""Every waiter is answered, rows share calls, and the queue is bounded."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from runtime.batch import BatchLimits
+from runtime.errors import (
+    DeadlineExceeded,
+    EngineError,
+    ModelClosed,
+    NonFiniteScore,
+    Overloaded,
+)
+from runtime.postprocess import Floats
+from runtime.scheduler import Scheduler
+from runtime.text import Encoding
+
+LIMITS = BatchLimits(max_rows=8, token_budget=1000, padding_waste=0.4)
+
+
+def row(length: int, first: int = 1) -> Encoding:
+    return Encoding(np.asarray([first] + [1] * (length - 1), dtype=np.int64), None)
+
+
+def first_ids(rows: Sequence[Encoding]) -> Floats:
+    return np.asarray([r.token_ids[0] for r in rows], dtype=np.float32)
+
+
+class Gate:
+    """A compute function that waits until it is opened, and remembers its calls."""
+
+    def __init__(self, then: Callable[[Sequence[Encoding]], Floats] = first_ids) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.calls: list[list[int]] = []
+        self._then = then
+
+    def __call__(self, rows: Sequence[Encoding]) -> Floats:
+        self.calls.append([len(r) for r in rows])
+        self.entered.set()
+        assert self.open.wait(10)
+        return self._then(rows)
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Scheduler]]:
+    made: list[tuple[Scheduler, object]] = []
+
+    def build(compute: Callable[[Sequence[Encoding]], Floats], queue_rows: int = 100) -> Scheduler:
+        scheduler = Scheduler(compute, LIMITS, queue_rows)
+        made.append((scheduler, compute))
+        return scheduler
+
+    yield build
+    for scheduler, compute in made:
+        if isinstance(compute, Gate):
+            compute.open.set()
+        scheduler.close()
+
+
+def blocked(make: Callable[..., Scheduler], **options: int) -> tuple[Scheduler, Gate]:
+    """A scheduler whose engine is busy with one row until the gate opens."""
+    gate = Gate()
+    scheduler = make(gate, **options)
+    scheduler.submit([row(3)], None)
+    assert gate.entered.wait(5)
+    return scheduler, gate
+
+
+def test_logits_come_back_in_the_order_submitted(make: Callable[..., Scheduler]) -> None:
+    rows = [row(30, 7), row(5, 8), row(12, 9)]
+    assert make(first_ids).submit(rows, None).result(5).logits.tolist() == [7, 8, 9]
+
+
+def test_rows_of_several_requests_share_a_call(make: Callable[..., Scheduler]) -> None:
+    scheduler, gate = blocked(make)
+    futures = [scheduler.submit([row(10, i)], None) for i in range(4)]
+    gate.open.set()
+    assert [f.result(5).logits[0] for f in futures] == [0, 1, 2, 3]
+    assert gate.calls == [[3], [10, 10, 10, 10]]
+    stats = scheduler.stats()
+    assert (stats.inference_count, stats.execution_count) == (5, 2)
+
+
+def test_the_oldest_row_is_in_the_next_call(make: Callable[..., Scheduler]) -> None:
+    scheduler, gate = blocked(make)
+    old = scheduler.submit([row(400)], None)
+    young = [scheduler.submit([row(4)], None) for _ in range(20)]
+    gate.open.set()
+    old.result(5)
+    [f.result(5) for f in young]
+    assert 400 in gate.calls[1]
+
+
+def test_a_failing_engine_answers_its_waiters_and_goes_on(make: Callable[..., Scheduler]) -> None:
+    def compute(rows: Sequence[Encoding]) -> Floats:
+        if any(r.token_ids[0] == 13 for r in rows):
+            raise RuntimeError("boom")
+        return first_ids(rows)
+
+    scheduler = make(compute)
+    with pytest.raises(EngineError, match="RuntimeError"):
+        scheduler.submit([row(4, 13), row(100, 1)], None).result(5)
+    assert scheduler.submit([row(4, 2)], None).result(5).logits.tolist() == [2]
+    assert scheduler.stats().failed_count == 1
+
+
+def test_nan_fails_its_own_request_only(make: Callable[..., Scheduler]) -> None:
+    def compute(rows: Sequence[Encoding]) -> Floats:
+        found = first_ids(rows)
+        return np.where(found == 13, np.nan, found).astype(np.float32)
+
+    gate = Gate(compute)
+    scheduler = make(gate)
+    scheduler.submit([row(3)], None)
+    assert gate.entered.wait(5)
+    poisoned = scheduler.submit([row(10, 13)], None)
+    sound = scheduler.submit([row(10, 5)], None)
+    gate.open.set()
+    with pytest.raises(NonFiniteScore):
+        poisoned.result(5)
+    assert sound.result(5).logits.tolist() == [5]
+    assert gate.calls[1] == [10, 10]
+
+
+def test_a_full_queue_refuses_the_whole_request(make: Callable[..., Scheduler]) -> None:
+    scheduler, _ = blocked(make, queue_rows=4)
+    scheduler.submit([row(5)] * 3, None)
+    with pytest.raises(Overloaded) as caught:
+        scheduler.submit([row(5)] * 2, None)
+    assert caught.value.retry_after_s >= 1
+    assert scheduler.queue_depth() == (3, 15)
+
+
+def test_an_idle_scheduler_takes_any_size(make: Callable[..., Scheduler]) -> None:
+    assert len(make(first_ids, queue_rows=2).submit([row(5)] * 50, None).result(5).logits) == 50
+
+
+def test_a_request_that_cannot_be_in_time_is_refused_at_once(
+    make: Callable[..., Scheduler],
+) -> None:
+    def slow(rows: Sequence[Encoding]) -> Floats:
+        time.sleep(0.3)
+        return first_ids(rows)
+
+    scheduler = make(slow)
+    for _ in range(5):
+        scheduler.submit([row(100)], None).result(5)
+    with pytest.raises(Overloaded, match="longer than the request's deadline"):
+        scheduler.submit([row(900)] * 40, time.monotonic() + 3)
+
+
+def test_a_row_past_its_deadline_is_not_computed(make: Callable[..., Scheduler]) -> None:
+    scheduler, gate = blocked(make)
+    late = scheduler.submit([row(50)], time.monotonic() + 0.05)
+    time.sleep(0.1)
+    gate.open.set()
+    with pytest.raises(DeadlineExceeded):
+        late.result(5)
+    assert gate.calls == [[3]]
+
+
+def test_cancelling_drops_the_waiting_rows(make: Callable[..., Scheduler]) -> None:
+    scheduler, gate = blocked(make)
+    abandoned = scheduler.submit([row(50)] * 10, None)
+    assert abandoned.cancel()
+    assert scheduler.queue_depth() == (0, 0)
+    gate.open.set()
+    assert scheduler.submit([row(4, 2)], None).result(5).logits.tolist() == [2]
+    assert [50] not in gate.calls
+
+
+def test_closing_answers_everybody(make: Callable[..., Scheduler]) -> None:
+    scheduler, gate = blocked(make)
+    waiting = scheduler.submit([row(5)], None)
+    threading.Timer(0.1, gate.open.set).start()
+    scheduler.close()
+    with pytest.raises(ModelClosed):
+        waiting.result(5)
+    with pytest.raises(ModelClosed):
+        scheduler.submit([row(5)], None)

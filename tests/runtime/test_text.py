@@ -1,0 +1,177 @@
+"""Tokenising and truncation, with real tokenizers made here."""
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers, processors
+
+from runtime.engines.mock import byte_tokenizer
+from runtime.errors import (
+    ArtifactError,
+    BlankInput,
+    ForbiddenText,
+    InputTooLong,
+    NoPassages,
+    ProfileError,
+)
+from runtime.text import PairEncoder, load_tokenizer
+
+TEMPLATE = "question:{query} \n \n passage:{passage}"
+
+
+def encoder(max_tokens: int, template: str | None = TEMPLATE) -> PairEncoder:
+    """One token per byte, so that what was cut can be read off."""
+    return PairEncoder(byte_tokenizer(), template, max_tokens)
+
+
+def text_of(ids: np.ndarray) -> str:
+    tokenizer = byte_tokenizer()
+    return "".join(tokenizer.id_to_token(i) for i in ids).replace("Ġ", " ").replace("Ċ", "\n")
+
+
+@pytest.fixture
+def pair_tokenizer() -> tokenizers.Tokenizer:
+    """Words and BERT's pair layout: [CLS] query [SEP] passage [SEP] with type ids."""
+    words = ["[CLS]", "[SEP]", "[UNK]", "a", "b", "c", "d", "e", "f"]
+    tokenizer = tokenizers.Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 0), ("[SEP]", 1)],
+    )
+    return tokenizer
+
+
+def test_the_prompt_is_one_sequence_with_real_newlines() -> None:
+    row = encoder(100).encode("why", ["because"]).rows[0]
+    assert text_of(row.token_ids) == "question:why \n \n passage:because"
+    assert row.type_ids is None
+
+
+def test_braces_in_texts_are_only_text() -> None:
+    row = encoder(200).encode("{passage}{0}", ["{query.__class__}"]).rows[0]
+    assert text_of(row.token_ids) == "question:{passage}{0} \n \n passage:{query.__class__}"
+
+
+@pytest.mark.parametrize(
+    ("truncate", "max_tokens", "expected"),
+    [
+        ("END", 28, "question:why \n \n passage:bec"),
+        ("START", 28, "question:why \n \n passage:use"),
+        ("END", 20, "question:why \n \n pas"),
+        ("START", 20, "ion:why \n \n passage:"),
+    ],
+)
+def test_the_passage_gives_way_before_query_and_template(
+    truncate: str, max_tokens: int, expected: str
+) -> None:
+    found = encoder(max_tokens).encode("why", ["because", "b"], truncate)  # type: ignore[arg-type]
+    assert text_of(found.rows[0].token_ids) == expected[-max_tokens:]
+    assert len(found.rows[0]) == max_tokens
+
+
+def test_only_cut_passages_are_counted() -> None:
+    found = encoder(28).encode("why", ["because", "ok", "because of it"], "END")
+    assert found.truncated == 2
+
+
+def test_without_truncation_the_true_length_is_told() -> None:
+    with pytest.raises(InputTooLong) as caught:
+        encoder(30).encode("why", ["ok", "because"])
+    assert str(caught.value) == "Input length 32 exceeds maximum allowed token size 30"
+
+
+def test_exactly_the_limit_fits() -> None:
+    assert len(encoder(32).encode("why", ["because"]).rows[0]) == 32
+
+
+@pytest.mark.parametrize(
+    ("truncate", "tokens"),
+    [("END", [0, 3, 4, 1, 5, 6, 1]), ("START", [0, 3, 4, 1, 7, 8, 1])],
+)
+def test_a_joined_pair_keeps_its_special_tokens(
+    pair_tokenizer: tokenizers.Tokenizer, truncate: str, tokens: list[int]
+) -> None:
+    row = PairEncoder(pair_tokenizer, None, 7).encode("a b", ["c d e f"], truncate).rows[0]  # type: ignore[arg-type]
+    assert row.token_ids.tolist() == tokens
+    assert row.type_ids is not None
+    assert row.type_ids.tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_joined_pair_cuts_the_query_last(pair_tokenizer: tokenizers.Tokenizer) -> None:
+    row = PairEncoder(pair_tokenizer, None, 4).encode("a b", ["c d"], "START").rows[0]
+    assert row.token_ids.tolist() == [0, 4, 1, 1]
+
+
+def test_bos_survives_cutting_from_the_start() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens(["<s>"])
+    bos = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
+    row = PairEncoder(tokenizer, TEMPLATE, 12).encode("why", ["because"], "START").rows[0]
+    assert row.token_ids[0] == bos
+    assert text_of(row.token_ids[1:]) == " \n passage:"
+
+
+def test_truncation_left_in_the_tokenizer_file_is_ignored() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=64)
+    assert len(PairEncoder(tokenizer, TEMPLATE, 100).encode("why", ["because"]).rows[0]) == 32
+
+
+@pytest.mark.parametrize(
+    ("query", "passages", "error", "where"),
+    [
+        ("", ["a"], BlankInput, "query"),
+        (" \n\t ", ["a"], BlankInput, "query"),
+        ("q", ["a", "\u2003"], BlankInput, "passages[1]"),
+        ("q\0", ["a"], ForbiddenText, "query"),
+        ("q", ["a", "b", "\ud800"], ForbiddenText, "passages[2]"),
+    ],
+)
+def test_texts_that_cannot_be_scored_are_named(
+    query: str, passages: list[str], error: type[Exception], where: str
+) -> None:
+    with pytest.raises(error, match=where.replace("[", r"\[")):
+        encoder(100).encode(query, passages)
+
+
+def test_no_passages() -> None:
+    with pytest.raises(NoPassages):
+        encoder(100).encode("q", [])
+
+
+def test_a_template_without_a_place_for_the_passage_is_refused() -> None:
+    with pytest.raises(ProfileError, match="passage"):
+        encoder(100, "question:{query}")
+
+
+def test_an_unreadable_tokenizer_is_an_artifact_error(tmp_path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@given(
+    query=st.text(min_size=1, max_size=20),
+    passage=st.text(min_size=1, max_size=60),
+    max_tokens=st.integers(30, 80),
+    truncate=st.sampled_from(["END", "START"]),
+)
+def test_any_text_fits_after_truncation(
+    query: str, passage: str, max_tokens: int, truncate: str
+) -> None:
+    try:
+        row = encoder(max_tokens).encode(query, [passage], truncate).rows[0]  # type: ignore[arg-type]
+    except (BlankInput, ForbiddenText):
+        return
+    whole = encoder(10_000).encode(query, [passage]).rows[0]
+    assert len(row) == min(max_tokens, len(whole))

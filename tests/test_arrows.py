@@ -1,0 +1,60 @@
+"""The direction of the arrows between rooms (ARCHITECTURE.md), read from the imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED = {
+    "profiles": set(),
+    "runtime": {"profiles"},
+    "server": {"runtime"},
+    "exporter": {"runtime"},
+}
+ROOMS = {*ALLOWED, "embedded", "checks", "clients", "tests"}
+HEAVY = {"torch", "transformers", "onnx", "onnxscript", "safetensors", "huggingface_hub"}
+
+
+def imports(room: str) -> dict[Path, set[str]]:
+    found = {}
+    for path in (ROOT / room).rglob("*.py"):
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+        found[path.relative_to(ROOT)] = names
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_what_its_arrows_allow(room: str) -> None:
+    wrong = {
+        str(path): sorted(forbidden)
+        for path, names in imports(room).items()
+        if (forbidden := (names & ROOMS) - {room} - ALLOWED[room])
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ["runtime", "server"])
+def test_a_serving_room_never_names_a_training_library(room: str) -> None:
+    wrong = {str(p): sorted(names & HEAVY) for p, names in imports(room).items() if names & HEAVY}
+    assert not wrong
+
+
+def test_importing_the_server_brings_in_no_heavy_library() -> None:
+    code = "import sys, server.app, server.cli; print(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not HEAVY & set(done.stdout.split())
+
+
+def test_no_drawer_modules() -> None:
+    drawers = {"utils.py", "common.py", "helpers.py"}
+    assert not [p for room in ROOMS for p in (ROOT / room).rglob("*.py") if p.name in drawers]
