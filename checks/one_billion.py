@@ -1,0 +1,223 @@
+"""`make check-1b`: export, prove and serve a random checkpoint of the exact 1B shape, once.
+
+Prints a table of seconds, peak memory and parity. Random weights say nothing about quality; they
+show that the shape exports within its memory, gives PyTorch's scores, and is served.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import torch
+from safetensors.torch import save_file
+
+from exporter.architectures import ARCHITECTURES
+from exporter.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from exporter.parity import Parity
+from exporter.tokens import TOKENIZER_FILES
+from runtime.manifest import PARITY_FILE
+
+WORK = Path("build/check-1b")
+TOKENIZER = Path("embedded/rank")
+MAX_TOKENS = 512
+MEMORY_BOUND = 1.6
+START_S = 300.0
+
+# nvidia/llama-nemotron-rerank-1b-v2, which has the shape of Llama-3.2-1B.
+SHAPE: dict[str, Any] = {
+    "architectures": ["LlamaBidirectionalForSequenceClassification"],
+    "model_type": "llama_bidirec",
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "pooling": "avg",
+    "temperature": 1.0,
+    "num_labels": 1,
+    "torch_dtype": "bfloat16",
+    "random_weights": True,
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one run measured. Seconds; bytes; scores as the server gave them."""
+
+    write_s: float
+    export_s: float
+    ready_s: float
+    request_s: float
+    weights_bytes: int
+    peak_bytes: int
+    logits: list[float]
+    parity: Parity
+
+    @property
+    def memory_ratio(self) -> float:
+        """The export's peak memory over the size of the float32 weights."""
+        return self.peak_bytes / self.weights_bytes
+
+
+def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> Figures:
+    """Write a checkpoint of `shape` into `work`, export it in a child process, serve it once."""
+    shutil.rmtree(work, ignore_errors=True)
+    checkpoint, artifact = work / "checkpoint", work / "artifact"
+    began = time.monotonic()
+    parameters = write_checkpoint(checkpoint, shape, tokenizer)
+    wrote = time.monotonic()
+    peak = _export(checkpoint, artifact)
+    exported = time.monotonic()
+    with _served(artifact) as address:
+        ready = time.monotonic()
+        logits = _ask(address)
+        answered = time.monotonic()
+    return Figures(
+        write_s=wrote - began,
+        export_s=exported - wrote,
+        ready_s=ready - exported,
+        request_s=answered - ready,
+        weights_bytes=4 * parameters,
+        peak_bytes=peak,
+        logits=logits,
+        parity=msgspec.json.decode((artifact / PARITY_FILE).read_bytes(), type=Parity),
+    )
+
+
+def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) -> int:
+    """A seeded bfloat16 checkpoint of `shape` with the tokenizer of `tokenizer`.
+
+    Returns its number of parameters.
+    """
+    directory.mkdir(parents=True)
+    (directory / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(shape), indent=2))
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, directory / name)
+    with torch.device("meta"):
+        model = ARCHITECTURES[shape["architectures"][0]](shape)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: _random(name, parameter.shape, generator)
+        for name, parameter in model.named_parameters()
+    }
+    save_file(weights, directory / WEIGHTS_FILE)
+    return sum(weight.numel() for weight in weights.values())
+
+
+def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    if name.endswith("norm.weight"):
+        return torch.ones(shape, dtype=torch.bfloat16)
+    # The head is wider than the rest (0.02 is Llama's), so that the scores spread like trained ones.
+    deviation = 1 / shape[-1] ** 0.5 if name == "score.weight" else 0.02
+    return (torch.randn(shape, generator=generator) * deviation).to(torch.bfloat16)
+
+
+def _export(checkpoint: Path, artifact: Path) -> int:
+    """Run rerank-export in a child process; its peak resident memory in bytes."""
+    command = ["exporter.cli", "export", str(checkpoint), "--out", str(artifact)]
+    child = subprocess.Popen([sys.executable, "-m", *command, "--max-tokens", str(MAX_TOKENS)])
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        raise SystemExit(f"the export failed with exit code {child.returncode}; see above")
+    return usage.ru_maxrss * 1024
+
+
+@contextmanager
+def _served(artifact: Path) -> Iterator[str]:
+    """The address of a server of its own on `artifact`, once it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"NIM_HTTP_API_PORT": str(port)}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "server.cli", "--rank", str(artifact)], env=environment
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(address, server)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_until_ready(address: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if httpx.get(f"{address}/v1/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise SystemExit(f"the server was not ready after {START_S:.0f} s, or ended; see above")
+
+
+def _ask(address: str) -> list[float]:
+    body = {
+        "query": {"text": "What is machine learning?"},
+        "passages": [
+            {"text": "The weather is nice today"},
+            {"text": "Machine learning is a subset of AI"},
+            {"text": "Deep learning uses neural networks"},
+        ],
+    }
+    reply = httpx.post(f"{address}/v1/ranking", json=body, timeout=120)
+    reply.raise_for_status()
+    return [row["logit"] for row in reply.json()["rankings"]]
+
+
+def table(figures: Figures) -> str:
+    """The figures as lines of text, one a row."""
+    logits, ranking = figures.parity.rungs["logits"], figures.parity.rungs["ranking"]
+    gigabyte = 1e9
+    rows = {
+        "write the checkpoint": f"{figures.write_s:.1f} s",
+        "export with parity": f"{figures.export_s:.1f} s",
+        "server start to ready": f"{figures.ready_s:.1f} s",
+        "one request, 3 passages": f"{figures.request_s:.2f} s",
+        "float32 weights": f"{figures.weights_bytes / gigabyte:.2f} GB",
+        "peak memory of the export": f"{figures.peak_bytes / gigabyte:.2f} GB "
+        f"({figures.memory_ratio:.2f} × weights, bound {MEMORY_BOUND})",
+        "max |Δ logit|": f"{logits.max_abs_delta:.2g} over {logits.pairs} pairs "
+        f"(reference std {logits.reference_std:.2f})",
+        "Kendall's tau": f"{ranking.kendall_tau} over {ranking.pairs} pairs",
+        "served logits": ", ".join(f"{logit:.4f}" for logit in figures.logits),
+    }
+    return "\n".join(f"{name:<26} {value}" for name, value in rows.items())
+
+
+def main() -> int:
+    """Measure the 1B shape; 1 when the export needed more memory than its bound."""
+    figures = measure(SHAPE, TOKENIZER, WORK)
+    print(table(figures))
+    return 0 if figures.memory_ratio <= MEMORY_BOUND else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""`make check-real CHECKPOINT=DIR`: what only the real weights can show.
+
+Compares the tokens with those that the NIM is known to count, exports with parity, and measures
+nDCG@10 where a BEIR folder is at hand.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from checks.beir import read_collection, rerank
+from exporter.errors import ExportError
+from exporter.pipeline import Wish, export
+from runtime.errors import ServingError
+from runtime.manifest import TOKENIZER_FILE
+from runtime.model import Ranker, open_ranker
+from runtime.text import load_tokenizer
+
+WORK = Path("build/check-real")
+BEIR = Path("../shared/data/cranfield")
+# 20 queries × 50 passages are half an hour of the 1B model on two cores; a GPU can do them all.
+QUERIES = 20
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """Facts about the NIM's tokens.
+
+    `separator_id` stands for the space and the newlines between query and passage;
+    `token_counts` maps a number of synthetic passages to the tokens that NIM 1.10.0 reports.
+    """
+
+    separator_id: int
+    token_counts: dict[int, int]
+
+
+NIM = Expectations(separator_id=33006, token_counts={2: 58, 16: 464})
+_QUERY = "Thủ đô của Việt Nam là thành phố nào?"
+_PASSAGE = "Synthetic candidate {i}: deterministic reranking performance fixture."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison."""
+
+    what: str
+    found: object
+    wanted: object
+
+    @property
+    def passed(self) -> bool:
+        """Whether what was found is what was wanted."""
+        return self.found == self.wanted
+
+
+def check_tokens(ranker: Ranker, artifact: Path, expected: Expectations) -> list[Finding]:
+    """The separator's token and the token counts, found and wanted."""
+    findings = [
+        Finding("token of the separator", _separator(ranker, artifact), expected.separator_id)
+    ]
+    for count, wanted in expected.token_counts.items():
+        passages = [_PASSAGE.format(i=i) for i in range(count)]
+        found = sum(map(len, ranker.encode(_QUERY, passages).rows))
+        findings.append(Finding(f"tokens of {count} synthetic passages", found, wanted))
+    return findings
+
+
+def _separator(ranker: Ranker, artifact: Path) -> int | None:
+    """The one token between query and passage: after `question:a`, before ` passage:b`."""
+    tokenizer = load_tokenizer(artifact / TOKENIZER_FILE)
+    ids = ranker.encode("a", ["b"]).rows[0].token_ids.tolist()
+    for index, token in enumerate(ids):
+        before, after = tokenizer.decode(ids[:index]), tokenizer.decode(ids[index + 1 :])
+        if before == "question:a" and after.strip() == "passage:b":
+            return int(token)
+    return None
+
+
+def main(arguments: list[str] | None = None, expected: Expectations = NIM) -> int:
+    """Run all checks; 1 when one of them fails."""
+    wish = _parser().parse_args(arguments)
+    try:
+        export(wish.checkpoint, WORK, Wish(wish.profile, wish.target))
+        ranker = open_ranker(WORK)
+    except (ExportError, ServingError) as error:
+        print(f"check-real: {error}", file=sys.stderr)
+        return 1
+    try:
+        findings = check_tokens(ranker, WORK, expected)
+        for finding in findings:
+            verdict = "ok" if finding.passed else f"FAILED, wanted {finding.wanted}"
+            print(f"{finding.what:<32} {finding.found} {verdict}")
+        print(_quality(ranker, wish.beir, wish.queries))
+    finally:
+        ranker.close()
+    return 0 if all(finding.passed for finding in findings) else 1
+
+
+def _quality(ranker: Ranker, folder: Path, queries: int) -> str:
+    if not folder.is_dir():
+        return f"{'nDCG@10':<32} not measured: no folder {folder}; name one with --beir"
+    collection = read_collection(folder)
+    plain, model = rerank(ranker, collection, queries)
+    asked = min(queries, len(collection.queries))
+    return f"{'nDCG@10':<32} {model:.4f}, BM25 {plain:.4f} ({asked} queries of {folder})"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="check-real", description=__doc__)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a directory or a hub id")
+    parser.add_argument("--profile", help="model profile, when the architecture does not tell")
+    parser.add_argument("--target", default="cpu-fp32")
+    parser.add_argument("--beir", type=Path, default=BEIR, help="a folder in BEIR's layout")
+    parser.add_argument("--queries", type=int, default=QUERIES, help="how many of its queries")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

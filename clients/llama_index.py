@@ -1,0 +1,47 @@
+"""llama-index-postprocessor-nvidia-rerank: NVIDIARerank, in batches of 64."""
+
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.postprocessor.nvidia_rerank import NVIDIARerank
+
+from clients.check import OLD_MODEL, assert_ranked, get, main, own_logits
+from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
+
+
+def _assert_ranks(base_url: str, ranker: NVIDIARerank, passages: list[str]) -> None:
+    nodes = [
+        NodeWithScore(node=TextNode(text=text, id_=str(place)))
+        for place, text in enumerate(passages)
+    ]
+    ranked = ranker.postprocess_nodes(nodes, query_str=QUERY)
+    assert_ranked(
+        [int(node.node_id) for node in ranked],
+        own_logits(base_url, QUERY, passages),
+        [node.score for node in ranked],
+    )
+
+
+def with_model(base_url: str) -> None:
+    """NVIDIARerank, model named, 5 nodes"""
+    ranker = NVIDIARerank(base_url=f"{base_url}/v1", model=OLD_MODEL)
+    _assert_ranks(base_url, ranker, FIVE)
+
+
+def without_model(base_url: str) -> None:
+    """NVIDIARerank, no model: the one that /v1/models lists, 100 nodes"""
+    ranker = NVIDIARerank(base_url=f"{base_url}/v1", top_n=len(HUNDRED))
+    served = get(f"{base_url}/v1/models")["data"][0]["id"]
+    assert ranker.model == served, f"found model {ranker.model}, wanted {served}"
+    _assert_ranks(base_url, ranker, HUNDRED)
+
+
+def too_long_is_cut(base_url: str) -> None:
+    """NVIDIARerank, truncate END"""
+    passages = [*FIVE, TOO_LONG]
+    ranker = NVIDIARerank(
+        base_url=f"{base_url}/v1", model=OLD_MODEL, truncate="END", top_n=len(passages)
+    )
+    _assert_ranks(base_url, ranker, passages)
+
+
+if __name__ == "__main__":
+    main(with_model, without_model, too_long_is_cut)

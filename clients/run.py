@@ -1,0 +1,197 @@
+"""Real clients against a running server of ours."""
+
+import argparse
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+from clients.check import FAILED, PASSED
+from clients.environment import (
+    ENVIRONMENTS,
+    ROOT,
+    EnvironmentFailed,
+    end_of,
+    find_python,
+    make_environment,
+    pinned_version,
+)
+from clients.serving import (
+    ARTIFACT,
+    LOG,
+    ServerFailed,
+    caller_variables,
+    running_server,
+    serves_the_mock,
+)
+
+_CLIENT_TIMEOUT_S = 600
+_VERDICT_CHARACTERS = 80
+
+# What nv-ingest's compose files set on the reranker of smaller GPUs, with the request limit that
+# our images set beside it.
+_OVERLAY = {
+    "NGC_API_KEY": "ngcapikey",
+    "NIM_TRITON_LOG_VERBOSE": "1",
+    "NIM_TRITON_MAX_BATCH_SIZE": "1",
+    "RERANK_MAX_PASSAGES": "512",
+}
+# Clients must not phone home, nor fetch what they carry themselves.
+_QUIET = {
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """`name` is that of its module, its requirements and its environment; `variables` are set
+    for the server that it is run against; `pythons` can install it."""
+
+    name: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    pythons: tuple[str, ...] = ("3.11", "3.12", "3.13", "3.14")
+
+
+# Those that share a server stand together.
+CLIENTS = (
+    # pymilvus 2.5.10 bounds grpcio at a version without wheels for Python 3.14.
+    Client("nv_ingest", _OVERLAY, pythons=("3.11", "3.12", "3.13")),
+    Client("haystack", _OVERLAY),
+    Client("langchain"),
+    Client("llama_index"),
+    Client("litellm"),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a client fared: its checks, and why it failed or was skipped."""
+
+    client: Client
+    passed: int = 0
+    failed: int = 0
+    failure: str = ""
+    skipped: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """For the table."""
+        if self.skipped:
+            return f"skipped: {self.skipped}"
+        if self.failure:
+            return textwrap.shorten(f"FAILED: {self.failure}", _VERDICT_CHARACTERS)
+        return "passed"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the named clients, or all of them. 1 if one failed, else 0: a client whose Python is
+    missing is named and skipped."""
+    chosen = _chosen(arguments)
+    if serves_the_mock():
+        print(f"MOCK: {ARTIFACT.relative_to(ROOT)} is not there, so scores mean nothing")
+    results: list[Result] = []
+    pythons: dict[str, Path] = {}
+    for client in chosen:
+        try:
+            pythons[client.name] = _install(client)
+        except _Missing as missing:
+            results.append(Result(client, skipped=str(missing)))
+        except EnvironmentFailed as error:
+            print(f"{client.name}: {error}", flush=True)
+            results.append(Result(client, failure="its environment could not be made"))
+    ready = [client for client in chosen if client.name in pythons]
+    for variables, group in groupby(ready, key=lambda client: client.variables):
+        results += _run_together(list(group), variables, pythons)
+    _print_table(results)
+    return 1 if any(result.failure for result in results) else 0
+
+
+class _Missing(Exception):
+    """No Python that a client can be installed with."""
+
+
+def _chosen(arguments: Sequence[str] | None) -> list[Client]:
+    names = ", ".join(client.name for client in CLIENTS)
+    parser = argparse.ArgumentParser(prog="python -m clients.run", description=__doc__)
+    parser.add_argument("client", nargs="*", help=f"some of {names}; all when none is named")
+    named = parser.parse_args(arguments).client
+    if unknown := [name for name in named if name not in {c.name for c in CLIENTS}]:
+        parser.error(f"found {', '.join(unknown)}, wanted some of {names}")
+    return [client for client in CLIENTS if not named or client.name in named]
+
+
+def _install(client: Client) -> Path:
+    python = find_python(client.pythons)
+    if python is None:
+        raise _Missing(f"found no Python {' or '.join(client.pythons)}")
+    return make_environment(client.name, python)
+
+
+def _run_together(
+    clients: list[Client], variables: Mapping[str, str], pythons: Mapping[str, Path]
+) -> list[Result]:
+    shown = " ".join(f"{name}={value}" for name, value in variables.items())
+    print(f"\nserver: {shown or 'no variables set'}", flush=True)
+    try:
+        with running_server(variables) as base_url:
+            return [_run(client, pythons[client.name], base_url) for client in clients]
+    except ServerFailed as error:
+        print(error, flush=True)
+        return [Result(client, failure="the server did not become ready") for client in clients]
+
+
+def _run(client: Client, python: Path, base_url: str) -> Result:
+    """All checks of one client, in its own process."""
+    print(f"{client.name}:", flush=True)
+    log = ENVIRONMENTS / f"{client.name}.stderr"
+    status, output = _call(client, python, base_url, log)
+    passed = [line for line in output.splitlines() if line.startswith(PASSED)]
+    failed = [line for line in output.splitlines() if line.startswith(FAILED)]
+    for line in passed + failed:
+        print(f"  {line}", flush=True)
+    if not failed and passed and status == "exit status 0":
+        return Result(client, len(passed))
+    print(f"its stderr:\n{end_of(log)}\nthe server's log:\n{end_of(LOG)}", flush=True)
+    failure = failed[0].removeprefix(FAILED) if failed else status
+    return Result(client, len(passed), len(failed), failure)
+
+
+def _call(client: Client, python: Path, base_url: str, log: Path) -> tuple[str, str]:
+    """How the process ended, and its stdout."""
+    with log.open("wb") as errors:
+        try:
+            done = subprocess.run(
+                [str(python), "-W", "ignore", "-m", f"clients.{client.name}", base_url],
+                cwd=ROOT,
+                env={**caller_variables(), **_QUIET},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                timeout=_CLIENT_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired as error:
+            return f"no end within {_CLIENT_TIMEOUT_S} s", (error.stdout or b"").decode()
+    return f"exit status {done.returncode}", done.stdout.decode()
+
+
+def _print_table(results: list[Result]) -> None:
+    rows = [("client", "version", "checks", "result")]
+    for result in results:
+        checks = f"{result.passed}/{result.passed + result.failed}"
+        version = pinned_version(result.client.name)
+        rows.append((result.client.name, version, checks, result.verdict))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print()
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    skipped = sum(bool(result.skipped) for result in results)
+    failed = sum(bool(result.failure) for result in results)
+    print(f"\n{len(results) - failed - skipped} passed, {failed} failed, {skipped} skipped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

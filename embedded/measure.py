@@ -1,0 +1,147 @@
+"""nDCG@10 on a folder in BEIR's form (corpus.jsonl, queries.jsonl, qrels/test.tsv).
+
+The measure is used once, at the end: nothing is trained or chosen on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from embedded.bpe import TEMPLATE
+from embedded.groups import TOP, bm25_index, bm25_top
+from embedded.model import Ranker, load
+
+README_QUERY = "What is machine learning?"
+README_PASSAGES = (
+    "The weather is nice today",
+    "Machine learning is a subset of AI",
+    "Deep learning uses neural networks",
+)
+MAX_TOKENS = 512
+
+
+@torch.inference_mode()
+def score(ranker: Ranker, tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> np.ndarray:
+    """Logits [pairs] float32, padded on the left, at most 512 tokens a row."""
+    texts = [TEMPLATE.format(query=query, passage=passage) for query, passage in pairs]
+    ids = [encoding.ids[:MAX_TOKENS] for encoding in tokenizer.encode_batch(texts)]
+    order = np.argsort([len(row) for row in ids], kind="stable")
+    logits = np.empty(len(ids), np.float32)
+    for part in np.array_split(order, max(1, len(order) // 50)):
+        width = max(len(ids[index]) for index in part)
+        rows = torch.tensor([[1] * (width - len(ids[i])) + ids[i] for i in part])
+        mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in part])
+        logits[part] = ranker(rows, mask).numpy()
+    return logits
+
+
+def ndcg_at_10(order: np.ndarray, grades: dict[int, float], ideal: list[float]) -> float:
+    """Linear gains, log2 discounts; ``order`` holds document indices, best first."""
+    discounts = 1 / np.log2(np.arange(2, 12))
+    gains = np.array([max(0.0, grades.get(int(index), 0.0)) for index in order[:10]])
+    best = sum(g * d for g, d in zip(sorted(ideal, reverse=True)[:10], discounts, strict=False))
+    return float((gains * discounts[: len(gains)]).sum() / best)
+
+
+def _read(folder: Path) -> tuple[list[str], list[str], list[dict[int, float]]]:
+    """(document texts, queries with judgements, grades by document index for each query)."""
+
+    def lines(name: str) -> list[dict]:
+        return [json.loads(row) for row in (folder / name).read_text("utf-8").splitlines()]
+
+    corpus = lines("corpus.jsonl")
+    number = {row["_id"]: index for index, row in enumerate(corpus)}
+    grades: dict[str, dict[int, float]] = {}
+    for row in (folder / "qrels" / "test.tsv").read_text("utf-8").splitlines()[1:]:
+        query, document, grade = row.split("\t")
+        grades.setdefault(query, {})[number[document]] = float(grade)
+    queries = [row for row in lines("queries.jsonl") if row["_id"] in grades]
+    texts = [f"{row.get('title', '')} {row['text']}".strip() for row in corpus]
+    return texts, [row["text"] for row in queries], [grades[row["_id"]] for row in queries]
+
+
+def _z(scores: np.ndarray) -> np.ndarray:
+    spread = scores.std(1, keepdims=True)
+    return (scores - scores.mean(1, keepdims=True)) / np.maximum(spread, 1e-9)
+
+
+def rerank(folder: Path, ranker: Ranker, tokenizer: Tokenizer) -> dict[str, float]:
+    """Mean nDCG@10 of BM25's top 50 in five orders."""
+    texts, queries, grades = _read(folder)
+    top, bm25 = bm25_top(*bm25_index(texts), queries)
+    pairs = [(query, texts[i]) for query, row in zip(queries, top, strict=True) for i in row]
+    logits = score(ranker, tokenizer, pairs).reshape(-1, TOP)
+    oracle = np.array(
+        [[g.get(int(i), 0.0) for i in row] for row, g in zip(top, grades, strict=True)]
+    )
+    rng = np.random.default_rng(0)
+    orders = {
+        "random": rng.random(bm25.shape),
+        "BM25": bm25,
+        "model": logits,
+        "model + BM25": _z(logits) + _z(bm25),
+        "oracle": oracle,
+    }
+    figures = {}
+    for name, scores in orders.items():
+        best = np.argsort(-scores, axis=1, kind="stable")
+        values = [
+            ndcg_at_10(row[b], g, list(g.values()))
+            for row, b, g in zip(top, best, grades, strict=True)
+        ]
+        figures[name] = round(float(np.mean(values)), 4)
+    figures["logit spread"] = round(float(logits.std(1).mean()), 3)
+    return figures
+
+
+EXAMPLES = (
+    (README_QUERY, README_PASSAGES),
+    (
+        "what is AI?",
+        ("AI is artificial intelligence", "The weather is nice today", "Bananas are yellow"),
+    ),
+    (
+        "AI tools for productivity",
+        (
+            "A task management app built with React and Node.js",
+            "An AI-powered writing assistant that helps with emails",
+            "A weather widget for the desktop",
+        ),
+    ),
+)
+
+
+def examples(ranker: Ranker, tokenizer: Tokenizer) -> list[tuple[str, list[float]]]:
+    """Each example's query with the logits of its passages, two decimals."""
+    result = []
+    for query, passages in EXAMPLES:
+        for text in (query, query.lower(), query.upper()):
+            logits = score(ranker, tokenizer, [(text, passage) for passage in passages])
+            result.append((text, [round(float(value), 2) for value in logits]))
+    return result
+
+
+def main() -> None:
+    """Print the figures of one checkpoint."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("checkpoint", type=Path, nargs="?", default=Path("embedded/rank"))
+    parser.add_argument("--beir", type=Path, default=Path("../shared/data/cranfield"))
+    chosen = parser.parse_args()
+    ranker = load(chosen.checkpoint)
+    tokenizer = Tokenizer.from_file(str(chosen.checkpoint / "tokenizer.json"))
+    for query, logits in examples(ranker, tokenizer):
+        print(query, logits)
+    if chosen.beir.is_dir():
+        print(json.dumps(rerank(chosen.beir, ranker, tokenizer), indent=2))
+    else:
+        print(f"no folder {chosen.beir}: nDCG@10 not measured")
+
+
+if __name__ == "__main__":
+    main()

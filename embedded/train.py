@@ -1,0 +1,177 @@
+"""Distillation into the tiny ranker: BM25's order first, then mostly the cosines of the teacher.
+
+One step draws queries, eight candidates for each, and compares the two softmax distributions.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from embedded.groups import Material
+from embedded.initial import MARKER_TOKEN, classes
+from embedded.model import Ranker
+
+CANDIDATES = 8
+BM25_TEMPERATURE, COSINE_TEMPERATURE = 4.0, 0.07
+NEUTRAL_COSINE = 0.35  # the cosine that should get the logit 0
+BM25_ONLY = 0.12  # share of the steps before the teacher joins in
+LENGTHS = ((0.0, 80), (0.45, 112), (0.7, 160), (0.9, 224))  # (share of the steps, most tokens)
+STEP_TOKENS = 10_000
+RATE, LAST_RATE, WARM_UP, CLIP = 2e-3, 1e-4, 100, 1.0
+AVERAGE = 0.995  # decay of the averaged weights, which are the result
+
+
+@dataclass
+class Draw:
+    """One step: rows of token ids, and per group [groups, candidates] float32 of both teachers."""
+
+    rows: list[np.ndarray]
+    bm25: torch.Tensor
+    cosine: torch.Tensor
+
+
+class Source:
+    """Draws steps from the material; all randomness comes from one seeded generator."""
+
+    def __init__(
+        self,
+        material: Material,
+        passages: np.ndarray,
+        queries: np.ndarray,
+        tokenizer: Tokenizer,
+        seed: int,
+    ) -> None:
+        """``passages`` [pool, 384] and ``queries`` [queries, 384]: the teacher's unit vectors."""
+        self.material, self.passages, self.queries = material, passages, queries
+        self.rng = np.random.default_rng(seed)
+
+        def encode(texts: list[str]) -> list[np.ndarray]:
+            found = tokenizer.encode_batch(texts, add_special_tokens=False)
+            return [np.array(encoding.ids) for encoding in found]
+
+        cased = [_break_lines(text, random.Random(i)) for i, text in enumerate(material.pool)]
+        self.pool_ids = (encode(cased), encode([text.lower() for text in material.pool]))
+        self.query_ids = encode(material.queries)
+        self.before, self.after = encode(["question:", " \n \n passage:"])
+        self.bos = tokenizer.token_to_id("<|begin_of_text|>")
+        self.classes = classes(tokenizer)
+        fixed = {*self.before, *self.after, tokenizer.token_to_id(MARKER_TOKEN)}
+        used = np.bincount(np.concatenate(self.pool_ids[0]), minlength=len(self.classes))
+        letters = [tokenizer.id_to_token(i).lstrip("Ġ").isalpha() for i in range(len(used))]
+        free = np.array([i not in fixed for i in range(len(used))])
+        self.rare = np.flatnonzero(np.array(letters) & free & (used < np.median(used)))
+        self.replaceable = free & (used < np.quantile(used, 0.985))
+
+    def _candidates(self, query: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pool indices and BM25 scores [8]: own or first, three near, two far, two random."""
+        top, scores = self.material.top[query], self.material.top_scores[query]
+        near = self.rng.choice(12, 4, replace=False)
+        far = 12 + self.rng.choice(len(top) - 12, 2, replace=False)
+        places = np.concatenate([[0], near[near != 0][:3], far])
+        own = self.material.own[query]
+        chance = self.rng.integers(len(self.material.pool), size=2)
+        chosen = np.concatenate([top[places], chance])
+        found = np.concatenate([scores[places], np.zeros(2, np.float32)])
+        if own not in chosen and own in top and self.rng.random() < 0.5:
+            chosen[0], found[0] = own, scores[list(top).index(own)]
+        return chosen, found
+
+    def _replacement(self, query: np.ndarray) -> np.ndarray:
+        """Token -> token, which turns some of the query's words into rare ones, on both sides."""
+        table = np.arange(len(self.classes))
+        for token in query[self.replaceable[query]]:
+            if self.rng.random() < 0.6:
+                table[self.classes == self.classes[token]] = self.rng.choice(self.rare)
+        return table
+
+    def draw(self, groups: int, most_tokens: int) -> Draw:
+        """``groups`` queries with their candidates, each row cut at ``most_tokens``."""
+        rows, bm25, cosine = [], [], []
+        for query in self.rng.integers(len(self.query_ids), size=groups):
+            chosen, found = self._candidates(int(query))
+            pool = self.pool_ids[int(self.rng.random() < 0.4)]
+            ids = self.query_ids[query]
+            table = self._replacement(ids) if self.rng.random() < 1 / 3 else None
+            head = np.concatenate([[self.bos], self.before, ids[:40], self.after])
+            for index in chosen:
+                row = np.concatenate([head, pool[index]])[:most_tokens]
+                rows.append(row if table is None else table[row])
+            bm25.append(found)
+            cosine.append(self.passages[chosen] @ self.queries[query])
+        return Draw(rows, torch.tensor(np.array(bm25)), torch.tensor(np.array(cosine)))
+
+
+def _break_lines(text: str, rng: random.Random) -> str:
+    """One passage in six gets line breaks between its sentences, as real ones have."""
+    return text.replace(". ", rng.choice((".\n", ".\n\n"))) if rng.random() < 1 / 6 else text
+
+
+def logits_of(ranker: Ranker, rows: list[np.ndarray]) -> torch.Tensor:
+    """Logits [rows] float32; rows of like length run together, so that little is padding."""
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    parts = []
+    for part in np.array_split(order, 4):
+        width = max(len(rows[index]) for index in part)
+        ids = np.ones((len(part), width), np.int64)
+        mask = np.zeros((len(part), width), np.int64)
+        for line, index in enumerate(part):
+            ids[line, width - len(rows[index]) :] = rows[index]
+            mask[line, width - len(rows[index]) :] = 1
+        parts.append(ranker(torch.from_numpy(ids), torch.from_numpy(mask)))
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
+
+
+def loss_of(logits: torch.Tensor, draw: Draw, with_teacher: bool) -> torch.Tensor:
+    """Divergence from both teachers; a pointwise term puts the zero between yes and no."""
+    logits = logits.view_as(draw.cosine)
+    ours = torch.log_softmax(logits, -1)
+
+    def divergence(target: torch.Tensor) -> torch.Tensor:
+        return nn.functional.kl_div(ours, target.softmax(-1), reduction="batchmean")
+
+    lexical = divergence(draw.bm25 / BM25_TEMPERATURE)
+    if not with_teacher:
+        return lexical + 1e-3 * logits.square().mean()
+    relevance = torch.sigmoid((draw.cosine - NEUTRAL_COSINE) / COSINE_TEMPERATURE)
+    pointwise = nn.functional.binary_cross_entropy_with_logits(logits, relevance)
+    return 0.3 * lexical + divergence(draw.cosine / COSINE_TEMPERATURE) + 0.2 * pointwise
+
+
+def _rate(step: int, steps: int) -> float:
+    warm = min(1.0, (step + 1) / WARM_UP)
+    return warm * (LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
+
+
+def train(ranker: Ranker, source: Source, steps: int) -> Ranker:
+    """Train in place; return the averaged weights as a ranker of their own."""
+    averaged = copy.deepcopy(ranker)
+    optimizer = torch.optim.AdamW(ranker.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    began, losses = time.monotonic(), []
+    for step in range(steps):
+        most = max(length for share, length in LENGTHS if step >= share * steps)
+        draw = source.draw(max(2, STEP_TOKENS // (CANDIDATES * most)), most)
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(step, steps)
+        loss = loss_of(logits_of(ranker, draw.rows), draw, step >= BM25_ONLY * steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(ranker.parameters(), CLIP)
+        optimizer.step()
+        decay = min(AVERAGE, step / (step + 10))
+        with torch.no_grad():
+            for mean, now in zip(averaged.parameters(), ranker.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+        losses.append(loss.item())
+        if step % 100 == 0:
+            recent = sum(losses[-100:]) / len(losses[-100:])
+            print(f"step {step} loss {recent:.4f} {time.monotonic() - began:.0f} s", flush=True)
+    return averaged.eval()

@@ -1,0 +1,187 @@
+"""BertForSequenceClassification with one logit: the ms-marco-MiniLM family of cross-encoders.
+
+Parameter names are those of the checkpoints, so that a state dict loads as it is.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from exporter.architectures.base import Architecture
+from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.pooling import pool, visible
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+}
+
+
+class Embeddings(nn.Module):
+    """Words, absolute positions and token types, summed and normed."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
+        self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
+        self.token_type_embeddings = nn.Embedding(config.get("type_vocab_size", 2), hidden)
+        self.LayerNorm = _norm(config)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        words = self.word_embeddings(input_ids).float()
+        types = self.token_type_embeddings(token_type_ids).float()
+        return self.LayerNorm(words + types + self.position_embeddings(positions).float())
+
+
+class SelfAttention(nn.Module):
+    """The projections that the checkpoint calls `attention.self`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.heads = require(config, "num_attention_heads")
+        self.query = nn.Linear(hidden, hidden)
+        self.key = nn.Linear(hidden, hidden)
+        self.value = nn.Linear(hidden, hidden)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x.to(self.query.weight.dtype)
+        query, key, value = (self._split(p(x)) for p in (self.query, self.key, self.value))
+        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return found.transpose(1, 2).flatten(2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class Output(nn.Module):
+    """Projection, residual, norm; the residual stream stays float32."""
+
+    def __init__(self, config: Mapping[str, Any], inner: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inner, require(config, "hidden_size"))
+        self.LayerNorm = _norm(config)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dense(x).float() + residual)
+
+
+class AttentionBlock(nn.Module):
+    """What the checkpoint calls `attention`: `self` and `output`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = Output(config, require(config, "hidden_size"))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.output(self.self(x, mask), x)
+
+
+class Intermediate(nn.Module):
+    """The widening half of the feed-forward block."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.dense = nn.Linear(require(config, "hidden_size"), require(config, "intermediate_size"))
+        self.activation = ACTIVATIONS[one_of(config, "hidden_act", tuple(ACTIVATIONS), "gelu")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.dense(x.to(self.dense.weight.dtype)))
+
+
+class Layer(nn.Module):
+    """One encoder layer."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.attention = AttentionBlock(config)
+        self.intermediate = Intermediate(config)
+        self.output = Output(config, require(config, "intermediate_size"))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.attention(x, mask)
+        return self.output(self.intermediate(x), x)
+
+
+class Encoder(nn.Module):
+    """The layers."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        count = require(config, "num_hidden_layers")
+        self.layer = nn.ModuleList(Layer(config) for _ in range(count))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, mask)
+        return x
+
+
+class Pooler(nn.Module):
+    """The tanh layer on the first token's state."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.dense = nn.Linear(hidden, hidden)
+
+    def forward(self, first: Tensor) -> Tensor:
+        return torch.tanh(self.dense(first))
+
+
+class Bert(nn.Module):
+    """What the checkpoint calls `bert`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config)
+
+
+class BertCrossEncoder(Architecture):
+    """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → logits [batch, 1]."""
+
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    temperature = 1.0
+    causal = False
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        one_of(config, "position_embedding_type", ("absolute",), "absolute")
+        refuse_unless(config, "is_decoder", False)
+        refuse_unless(config, "temperature", 1.0)
+        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        self.position_limit = int(require(config, "max_position_embeddings"))
+        self.bert = Bert(config)
+        self.classifier = nn.Linear(require(config, "hidden_size"), 1)
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """See Architecture."""
+        embedded = self.bert.embeddings(input_ids, token_type_ids)
+        return self.bert.encoder(embedded, visible(attention_mask, causal=False))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        states = self.states(input_ids, attention_mask, token_type_ids)
+        return self.classifier(self.bert.pooler(pool(states, attention_mask, self.pooling)))
+
+    def halve(self) -> Self:
+        """See Architecture."""
+        self.bert.embeddings.word_embeddings.half()
+        for module in self.bert.encoder.modules():
+            if isinstance(module, nn.Linear):
+                module.half()
+        return self
+
+
+def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
+    return nn.LayerNorm(require(config, "hidden_size"), eps=config.get("layer_norm_eps", 1e-12))

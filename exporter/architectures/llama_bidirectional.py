@@ -1,0 +1,204 @@
+"""LlamaBidirectionalForSequenceClassification: a Llama that reads both ways, pooled to a logit.
+
+The family of llama-nemotron-rerank (model_type `llama_bidirec`). Parameter names are those of
+the checkpoints, so that a state dict loads as it is.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from exporter.architectures.base import Architecture
+from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.pooling import POOLINGS, pool, visible
+from exporter.errors import CheckpointRefused
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis; float32 in, float32 out."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention: `heads` query heads share `kv_heads` key and value heads."""
+
+    def __init__(self, hidden: int, heads: int, kv_heads: int, head_size: int, bias: bool) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(hidden, heads * head_size, bias=bias)
+        self.k_proj = nn.Linear(hidden, kv_heads * head_size, bias=bias)
+        self.v_proj = nn.Linear(hidden, kv_heads * head_size, bias=bias)
+        self.o_proj = nn.Linear(heads * head_size, hidden, bias=bias)
+        self.heads, self.kv_heads, self.head_size = heads, kv_heads, head_size
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """`x` [batch, sequence, hidden] in the weights' dtype; `cos`, `sin` float32."""
+        query = self._split(_rotate(self.q_proj(x), cos, sin, self.heads), self.heads)
+        key = self._split(_rotate(self.k_proj(x), cos, sin, self.kv_heads), self.kv_heads)
+        value = self._split(self.v_proj(x), self.kv_heads)
+        found = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, enable_gqa=self.heads != self.kv_heads
+        )
+        return self.o_proj(found.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(2, (heads, self.head_size)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """The gated feed-forward block with SiLU."""
+
+    def __init__(self, hidden: int, inner: int, bias: bool) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, inner, bias=bias)
+        self.up_proj = nn.Linear(hidden, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One decoder layer. The residual stream stays float32 whatever the weights are."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden, heads = require(config, "hidden_size"), require(config, "num_attention_heads")
+        eps = config.get("rms_norm_eps", 1e-6)
+        self.self_attn = Attention(
+            hidden,
+            heads,
+            config.get("num_key_value_heads") or heads,
+            _head_size(config),
+            config.get("attention_bias", False),
+        )
+        self.mlp = MLP(hidden, require(config, "intermediate_size"), config.get("mlp_bias", False))
+        self.input_layernorm = RMSNorm(hidden, eps)
+        self.post_attention_layernorm = RMSNorm(hidden, eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        dtype = self.mlp.up_proj.weight.dtype
+        attended = self.self_attn(self.input_layernorm(x).to(dtype), cos, sin, mask)
+        x = x + attended.float()
+        return x + self.mlp(self.post_attention_layernorm(x).to(dtype)).float()
+
+
+class Stack(nn.Module):
+    """Embeddings, layers and the final norm: what the checkpoint calls `model`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.embed_tokens = nn.Embedding(require(config, "vocab_size"), hidden)
+        self.layers = nn.ModuleList(
+            Layer(config) for _ in range(require(config, "num_hidden_layers"))
+        )
+        self.norm = RMSNorm(hidden, config.get("rms_norm_eps", 1e-6))
+
+    def forward(self, input_ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        x = self.embed_tokens(input_ids).float()
+        for layer in self.layers:
+            x = layer(x, cos, sin, mask)
+        return self.norm(x)
+
+
+class BidirectionalLlama(Architecture):
+    """input_ids, attention_mask int64 [batch, sequence] → logits float32 [batch, 1]."""
+
+    inputs = ("input_ids", "attention_mask")
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        one_of(config, "hidden_act", ("silu",), "silu")
+        refuse_unless(config, "partial_rotary_factor", 1.0)
+        self.pooling = one_of(config, "pooling", POOLINGS, "avg")
+        self.temperature = float(config.get("temperature", 1.0))
+        self.causal = _reads_one_way(config)
+        self.position_limit = int(config.get("max_position_embeddings", 2048))
+        self.model = Stack(config)
+        self.score = nn.Linear(require(config, "hidden_size"), 1, bias=False)
+        # A plain tensor, neither parameter nor buffer: no cast of the module can round it.
+        self.frequencies = rotary_frequencies(config)
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See Architecture."""
+        batch, sequence = input_ids.shape
+        positions = torch.arange(sequence, device=input_ids.device, dtype=torch.float32)
+        angles = positions.unsqueeze(1) * self.frequencies.unsqueeze(0)
+        # ONNX Runtime's RotaryEmbedding wants the batch axis spelled out, not broadcast.
+        cos = angles.cos().unsqueeze(0).expand(batch, -1, -1)
+        sin = angles.sin().unsqueeze(0).expand(batch, -1, -1)
+        return self.model(input_ids, cos, sin, visible(attention_mask, causal=self.causal))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.states(input_ids, attention_mask)
+        return self.score(pool(states, attention_mask, self.pooling)) / self.temperature
+
+    def halve(self) -> Self:
+        """See Architecture."""
+        self.model.embed_tokens.half()
+        for module in self.model.layers.modules():
+            if isinstance(module, nn.Linear):
+                module.half()
+        return self
+
+
+def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:
+    """Angles per position, float32 [head_size / 2], from either spelling of the rope settings.
+
+    transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`.
+    Rope types `default` and `llama3` are known; others are refused by name.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = rope.get("rope_theta") or config.get("rope_theta", 10000.0)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    one_of({"rope_type": kind}, "rope_type", ("default", "llama3"), "default")
+    refuse_unless(rope, "partial_rotary_factor", 1.0)
+    size = _head_size(config)
+    # On the CPU even while the module is built on the meta device: these are data, not weights.
+    steps = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float()
+    plain = 1.0 / theta ** (steps / size)
+    return plain if kind == "default" else _llama3_scaled(plain, rope)
+
+
+def _llama3_scaled(frequencies: Tensor, rope: Mapping[str, Any]) -> Tensor:
+    """Llama 3.1's scaling: long waves slowed by `factor`, short ones kept, a ramp between."""
+    factor, original = require(rope, "factor"), require(rope, "original_max_position_embeddings")
+    low, high = require(rope, "low_freq_factor"), require(rope, "high_freq_factor")
+    wavelength = 2 * math.pi / frequencies
+    ramp = (original / wavelength - low) / (high - low)
+    mixed = (1 - ramp) * frequencies / factor + ramp * frequencies
+    scaled = torch.where(wavelength > original / low, frequencies / factor, mixed)
+    return torch.where(wavelength < original / high, frequencies, scaled)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Rotary position embedding of `x` [batch, sequence, heads × size], computed in float32."""
+    return torch.onnx.ops.rotary_embedding(x.float(), cos, sin, num_heads=heads).to(x.dtype)
+
+
+def _head_size(config: Mapping[str, Any]) -> int:
+    heads = require(config, "num_attention_heads")
+    return int(config.get("head_dim") or require(config, "hidden_size") // heads)
+
+
+def _reads_one_way(config: Mapping[str, Any]) -> bool:
+    """Whether the config asks for a causal model; the family's default is both ways."""
+    causal = config.get("is_causal")
+    both_ways = config.get("use_bidirectional_attention")
+    if causal is not None and both_ways is not None and bool(causal) == bool(both_ways):
+        raise CheckpointRefused(
+            f"config.json has is_causal = {causal} and use_bidirectional_attention = {both_ways}, "
+            "which contradict each other; keep the one that the model was trained with"
+        )
+    return bool(causal) if causal is not None else both_ways is False

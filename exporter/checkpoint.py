@@ -1,0 +1,223 @@
+"""Reading a Hugging Face checkpoint: its config, weights and tokenizer, and what is refused.
+
+A checkpoint is a directory, or a hub id that is downloaded first. Only JSON, safetensors and
+tokenizer files are read; no code of the checkpoint ever runs.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors
+import torch
+
+from exporter.architectures import ARCHITECTURES
+from exporter.architectures.base import Architecture
+from exporter.errors import CheckpointRefused, WrongDirection
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# Constants that older versions of transformers saved beside the weights; recomputed here.
+_RECOMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
+_PROBE_TOKENS = 8
+# A hidden state that moves by less than this share of its size has not moved.
+_PROBE_SHARE = 1e-5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A readable, exportable checkpoint.
+
+    `source` is what the user named; `config` is config.json; `random_weights` is true for the
+    seeded checkpoints of tests and measurements, which say so in config.json
+    (`"random_weights": true`) because parity judges them by another rule.
+    """
+
+    source: str
+    directory: Path
+    config: dict[str, Any]
+    architecture: str
+    random_weights: bool
+
+
+def find_checkpoint(source: str) -> Path:
+    """The directory of `source`; a hub id that is no directory here is downloaded.
+
+    Raises CheckpointRefused when there is neither.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if not _HUB_ID.fullmatch(source):
+        raise CheckpointRefused(
+            f"found no directory {source!r}, wanted a checkpoint directory with {CONFIG_FILE}, or "
+            "a hub id such as nvidia/llama-nemotron-rerank-1b-v2"
+        )
+    return _download(source)
+
+
+def read_checkpoint(source: str) -> Checkpoint:
+    """Find `source` and read its config.json, refusing what cannot be exported faithfully."""
+    directory = find_checkpoint(source)
+    path = directory / CONFIG_FILE
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        raise CheckpointRefused(
+            f"found no {CONFIG_FILE} in {directory}, wanted a Hugging Face checkpoint; name the "
+            "directory that save_pretrained wrote"
+        ) from None
+    except msgspec.DecodeError as error:
+        raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
+    architecture = _known_architecture(config)
+    _refuse_labels(config)
+    return Checkpoint(
+        source, directory, config, architecture, bool(config.get("random_weights", False))
+    )
+
+
+def load_model(checkpoint: Checkpoint) -> Architecture:
+    """The checkpoint's model with float32 weights, in evaluation mode.
+
+    Tensors are read and widened one at a time, so that the peak stays near the float32 weights.
+    Raises CheckpointRefused for missing, unexpected, misshapen or pickled weights.
+    """
+    with torch.device("meta"):
+        model = ARCHITECTURES[checkpoint.architecture](checkpoint.config)
+    places = _weight_files(checkpoint.directory)
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    _refuse_difference(set(wanted), set(places))
+    state = {name: _read_tensor(places[name], name, shape) for name, shape in wanted.items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def probe(model: Architecture, vocabulary: int) -> None:
+    """Change the last token and see whether the first token's state moves.
+
+    It must in a bidirectional model and must not in a causal one. Some versions of transformers
+    ignore the flag without a word (4.57 does), and then only the scores tell.
+    Raises WrongDirection.
+    """
+    ids = torch.arange(_PROBE_TOKENS).remainder(vocabulary).repeat(2, 1)
+    ids[1, -1] = (ids[0, -1] + 1) % vocabulary
+    masks = [torch.ones_like(ids), torch.zeros_like(ids)][: len(model.inputs) - 1]
+    before, after = model.states(ids, *masks)[:, 0]
+    moved = bool((before - after).abs().max() > _PROBE_SHARE * before.abs().max())
+    if moved == model.causal:
+        found = "bidirectional" if moved else "causal"
+        wanted = "causal" if model.causal else "bidirectional"
+        raise WrongDirection(
+            f"the loaded model is {found}, config.json asks for a {wanted} one: changing the last "
+            f"token {'moved' if moved else 'did not move'} the first token's state; check "
+            "is_causal in config.json and the attention mask of the architecture"
+        )
+
+
+def _download(source: str) -> Path:
+    import huggingface_hub  # late: only hub ids need it
+
+    try:
+        found = huggingface_hub.snapshot_download(source, allow_patterns=list(_HUB_FILES))
+    except Exception as error:  # the hub's client raises many unrelated classes
+        raise CheckpointRefused(
+            f"found no directory {source!r}, and could not download it from the model hub "
+            f"({type(error).__name__}); check the spelling and the network, log in with `hf auth "
+            "login` if access is gated, or download the checkpoint elsewhere and name its directory"
+        ) from error
+    return Path(found)
+
+
+def _known_architecture(config: dict[str, Any]) -> str:
+    if config.get("model_type") == "llama_nemotron_vl_rerank" or "vision_config" in config:
+        raise CheckpointRefused(
+            "found a vision-language checkpoint (vision_config), wanted a text reranker; VL "
+            "rerankers are not supported"
+        )
+    if "quantization_config" in config:
+        raise CheckpointRefused(
+            "found quantised weights (quantization_config), wanted float32, float16 or bfloat16; "
+            "export the checkpoint that they were made from"
+        )
+    names = config.get("architectures") or ["none"]
+    if len(names) != 1 or names[0] not in ARCHITECTURES:
+        raise CheckpointRefused(
+            f"found the architecture {', '.join(names)}, wanted one of: {', '.join(ARCHITECTURES)}"
+        )
+    return str(names[0])
+
+
+def _refuse_labels(config: dict[str, Any]) -> None:
+    # transformers leaves both keys out of config.json for its default of two labels.
+    labels = config.get("num_labels") or len(config.get("id2label") or "12")
+    if labels != 1:
+        raise CheckpointRefused(
+            f"found num_labels = {labels}, wanted 1: a reranker gives one logit a pair; fine-tune "
+            "with one label, or set num_labels (or id2label) in config.json if the head has one"
+        )
+
+
+def _weight_files(directory: Path) -> dict[str, Path]:
+    """Tensor name → file, of a single or sharded safetensors checkpoint."""
+    if (directory / WEIGHTS_FILE).is_file():
+        files = [directory / WEIGHTS_FILE]
+    elif (directory / INDEX_FILE).is_file():
+        index = msgspec.json.decode((directory / INDEX_FILE).read_bytes())
+        files = [directory / name for name in sorted(set(index["weight_map"].values()))]
+    else:
+        pickled = sorted(p.name for p in directory.glob("pytorch_model*.bin"))
+        found = f"found {pickled[0]}" if pickled else "found no weights"
+        raise CheckpointRefused(
+            f"{found} in {directory}, wanted {WEIGHTS_FILE} or {INDEX_FILE}; pickled weights can "
+            "run code when read and are not opened: convert to safetensors "
+            "(save_pretrained writes it)"
+        )
+    return {name: file for file in files for name in _tensor_names(file)}
+
+
+def _tensor_names(file: Path) -> Iterator[str]:
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            names = opened.keys()
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointRefused(
+            f"cannot read the weights in {file.name}: {error}; copy or download it again"
+        ) from error
+    return (name for name in names if not name.endswith(_RECOMPUTED))
+
+
+def _refuse_difference(wanted: set[str], found: set[str]) -> None:
+    if wanted == found:
+        return
+    kinds = {"missing": wanted - found, "unexpected": found - wanted}
+    lists = [f"{kind}: {_first(names)}" for kind, names in kinds.items() if names]
+    raise CheckpointRefused(
+        f"the weights do not fit the architecture and config.json; {'; '.join(lists)}; export the "
+        "checkpoint as it was saved after training"
+    )
+
+
+def _first(names: set[str], limit: int = 5) -> str:
+    shown = sorted(names)[:limit]
+    return ", ".join(shown) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _read_tensor(file: Path, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    # Opened anew for every tensor: a mapping kept open would count all pages read so far.
+    with safetensors.safe_open(file, framework="pt") as opened:
+        tensor = opened.get_tensor(name)
+    if tensor.dtype not in _FLOATS or tuple(tensor.shape) != shape:
+        raise CheckpointRefused(
+            f"found {name} as {tensor.dtype} {list(tensor.shape)}, wanted a float of "
+            f"{list(shape)} as config.json says"
+        )
+    return tensor.to(torch.float32, copy=True)

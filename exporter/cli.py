@@ -1,0 +1,136 @@
+"""rerank-export: export a checkpoint, verify an artifact, inspect one.
+
+Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from exporter.errors import ExportError, ParityFailed
+from exporter.parity import Parity
+from exporter.pipeline import Wish, export, verify
+from runtime.engines import ENGINES
+from runtime.errors import ServingError
+from runtime.manifest import PARITY_FILE, Manifest, read_manifest
+from runtime.profile import model_profile_names, target_profile_names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (None: the process's own) and return the exit code."""
+    wish = _parser().parse_args(arguments)
+    try:
+        wish.run(wish)
+    except (ExportError, ServingError, OSError) as error:
+        print(f"rerank-export: {error}", file=sys.stderr)
+        if isinstance(error, ParityFailed) and error.report is not None:
+            print(f"rerank-export: the report is in {error.report}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rerank-export: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rerank-export",
+        description="Turn a Hugging Face reranker checkpoint into a proven ONNX artifact.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
+    _add_verify(commands.add_parser("verify", help="check an artifact's hashes and goldens"))
+    shown = commands.add_parser("inspect", help="print an artifact's manifest and parity")
+    shown.add_argument("directory", metavar="DIR", type=Path)
+    shown.set_defaults(run=_inspect)
+    return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a directory or a hub id")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument(
+        "--profile",
+        choices=model_profile_names(),
+        help="model profile (default: the one for the checkpoint's architecture)",
+    )
+    parser.add_argument("--target", choices=target_profile_names(), default="cpu-fp32")
+    parser.add_argument(
+        "--max-tokens", type=_positive, metavar="N", help="lower the artifact's bound of one pair"
+    )
+    _add_engine(parser)
+    parser.set_defaults(run=_export)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path)
+    parser.add_argument("--checkpoint", help="repeat all parity rungs against this checkpoint")
+    _add_engine(parser)
+    parser.set_defaults(run=_verify)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", choices=sorted(ENGINES), help="prove on this engine, not the target's own"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number above 0")
+    return int(text)
+
+
+def _export(wish: argparse.Namespace) -> None:
+    manifest = export(
+        wish.checkpoint,
+        wish.out,
+        Wish(wish.profile, wish.target, wish.max_tokens, wish.engine),
+    )
+    print(f"{wish.out}: artifact {manifest.version}, {_sentence(_parity(wish.out))}")
+
+
+def _verify(wish: argparse.Namespace) -> None:
+    manifest = verify(wish.directory, wish.checkpoint, wish.engine)
+    against = "" if wish.checkpoint is None else f", parity with {wish.checkpoint}"
+    print(f"{wish.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")
+
+
+def _inspect(wish: argparse.Namespace) -> None:
+    manifest, parity = read_manifest(wish.directory), _parity(wish.directory)
+    for name, value in _facts(manifest):
+        print(f"{name:<16} {value}")
+    print(f"{'proven on':<16} {parity.engine}, {parity.hardware}")
+    for name, rung in parity.rungs.items():
+        figures = msgspec.to_builtins(rung)
+        passed = "passed" if figures.pop("passed") else "FAILED"
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        print(f"{'  ' + name:<16} {passed}: {shown}")
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, object]]:
+    facts = msgspec.structs.asdict(manifest)
+    facts["files"] = ", ".join(manifest.files)
+    facts["goldens"] = f"{len(manifest.goldens)} pairs"
+    facts["template"] = repr(manifest.template)
+    return list(facts.items())
+
+
+def _parity(directory: Path) -> Parity:
+    return msgspec.json.decode((directory / PARITY_FILE).read_bytes(), type=Parity)
+
+
+def _sentence(parity: Parity) -> str:
+    logits, ranking = parity.rungs["logits"], parity.rungs["ranking"]
+    tau = "none to order" if ranking.kendall_tau is None else f"tau {ranking.kendall_tau:.4f}"
+    return (
+        f"proven on {parity.engine}: {logits.pairs} pairs, "
+        f"max |Δ logit| {logits.max_abs_delta:.2g} (tolerance {logits.tolerance:.2g}), {tau}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Every error that the exporter raises on purpose, as one tree.
+
+    ExportError
+    ├── CheckpointRefused    the checkpoint cannot be exported faithfully, or cannot be read
+    ├── WrongDirection       the loaded model reads in another direction than its config says
+    ├── OutputRefused        --out names something that must not be replaced
+    └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
+
+Messages say what was found, what was wanted and what to do next. Unlike the runtime's they may
+show texts: the only ones an exporter sees are its own.
+"""
+
+from pathlib import Path
+
+
+class ExportError(Exception):
+    """Root of the tree above."""
+
+
+class CheckpointRefused(ExportError):
+    """The checkpoint is unreadable, of an unknown kind, or would be exported wrongly."""
+
+
+class WrongDirection(ExportError):
+    """The probe found a causal model where a bidirectional one was wanted, or the reverse."""
+
+
+class OutputRefused(ExportError):
+    """The output directory holds something that no export wrote."""
+
+
+class ParityFailed(ExportError):
+    """A rung of the parity ladder failed; `rung` is "tokens", "logits" or "ranking".
+
+    `report` is where parity.json was kept, once that is known.
+    """
+
+    def __init__(self, rung: str, message: str) -> None:
+        self.rung = rung
+        self.report: Path | None = None
+        super().__init__(f"parity failed at the rung {rung!r}: {message}")

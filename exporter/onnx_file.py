@@ -1,0 +1,77 @@
+"""Writing model.onnx: opset 23 with RMSNormalization, RotaryEmbedding and Attention as operators.
+
+Optimisers fuse these patterns only in part, and none fuses rotary embeddings in half precision;
+so the architectures call the operators themselves and nothing is fused here.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.onnx import ONNXProgram
+
+from exporter.architectures.base import Architecture
+from runtime.manifest import MODEL_FILE
+
+OPSET = 23
+# Above this, weights go into one file beside the graph: a protobuf message ends at 2 GiB, and
+# a file beside it can be mapped into memory.
+EXTERNAL_DATA_BYTES = 512 << 20
+
+
+def write_onnx(model: Architecture, directory: Path) -> None:
+    """Write model.onnx, and model.onnx.data beside it when the weights exceed the threshold.
+
+    Inputs int64 [batch, sequence] both dynamic, output `logits` float32 [batch, 1]. The path of
+    the data inside the graph is relative, so that the directory can be moved.
+    """
+    axes = {0: "batch", 1: "sequence"}
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            # One tensor for several inputs would be taken for one input used several times.
+            tuple(torch.ones((2, 5), dtype=torch.int64) for _ in model.inputs),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(model.inputs),
+            output_names=["logits"],
+            dynamic_shapes=[axes for _ in model.inputs],
+            verbose=False,
+        )
+        assert isinstance(program, ONNXProgram)
+        _forget_origins(program)
+        size = sum(p.nbytes for p in model.parameters())
+        program.save(directory / MODEL_FILE, external_data=size > EXTERNAL_DATA_BYTES)
+        _release_weights(program)
+
+
+def _forget_origins(program: ONNXProgram) -> None:
+    """Drop stack traces: they name files of this machine and differ between two equal exports."""
+    graph = program.model.graph
+    for part in (*graph.all_nodes(), *graph.inputs, *graph.outputs):
+        part.metadata_props.clear()
+
+
+def _release_weights(program: ONNXProgram) -> None:
+    """Let go of the tensors: the converter keeps its last graph alive, and with it the weights."""
+    for value in program.model.graph.initializers.values():
+        value.const_value = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the converter's chatter about its own insides, and nothing else."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

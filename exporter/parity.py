@@ -1,0 +1,308 @@
+"""The parity ladder: does the artifact give the checkpoint's tokens, scores and order?
+
+Three rungs, each judged on real pairs of uneven length (exporter.parity_texts):
+
+tokens   the runtime's encoding against the checkpoint's own tokenizer, id by id
+logits   float32 PyTorch, one unpadded row a call, against the engine that will serve, through the
+         runtime: each pair alone, with its group, and with its group shuffled
+ranking  Kendall's tau-b over pairs of passages whose reference scores differ by more than twice
+         the logit tolerance (ties and duplicates must not turn on 1e-7), and top-k overlap
+"""
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from exporter.errors import ParityFailed
+from exporter.reference import Reference, Scores
+from exporter.tokens import Tokens
+from runtime.manifest import PARITY_FILE, SCHEMA
+from runtime.model import Ranker
+from runtime.text import Encoding, PairEncoder
+
+Precision = Literal["fp32", "fp16"]
+
+# Largest |Δ logit|, for logits up to LARGEST_LOGIT; it grows in proportion beyond.
+LOGIT_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.05}
+LARGEST_LOGIT = 25.0
+LOWEST_TAU: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.99}
+# Random weights amplify rounding chaotically, so that half precision is held to this share of
+# the reference's standard deviation instead, and their order means nothing.
+RANDOM_SHARE = 0.25
+TOP_K = 5
+
+_PACKAGES = (
+    "open-rerank",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxscript",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+
+
+class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One rung's figures; what does not apply is left out of the file.
+
+    `pairs` counts pairs of texts, on the ranking rung pairs of passages. `kendall_tau` is left
+    out where no two reference scores differ enough to be ordered. `tolerance` is the largest
+    |Δ logit| on the logits rung, the lowest tau on the ranking rung.
+    """
+
+    pairs: int
+    passed: bool
+    max_abs_delta: float | None = None
+    rms_delta: float | None = None
+    reference_std: float | None = None
+    kendall_tau: float | None = None
+    top_k_overlap: float | None = None
+    tolerance: float | None = None
+
+
+class Parity(msgspec.Struct, kw_only=True):
+    """The contents of parity.json.
+
+    `rule` says which tolerances were applied: "trained", or "random-weights" for half precision
+    of a checkpoint that declares `"random_weights": true`.
+    """
+
+    schema: int = SCHEMA
+    engine: str
+    precision: Precision
+    rule: Literal["trained", "random-weights"]
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    rungs: dict[str, Rung] = {}
+
+
+@dataclass(frozen=True)
+class EngineScores:
+    """Logits float64 [passages] per group: each pair alone, with its group, group shuffled."""
+
+    alone: list[Scores]
+    together: list[Scores]
+    shuffled: list[Scores]
+
+
+def open_report(engine: str, precision: Precision, *, random_weights: bool) -> Parity:
+    """A parity report without rungs, for climbing."""
+    random = random_weights and precision != "fp32"
+    return Parity(
+        engine=engine,
+        precision=precision,
+        rule="random-weights" if random else "trained",
+        versions=package_versions(),
+        hardware=_hardware(),
+    )
+
+
+def write_report(directory: Path, report: Parity) -> None:
+    """Write parity.json, readable by people."""
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    (directory / PARITY_FILE).write_bytes(text + b"\n")
+
+
+def climb_tokens(report: Parity, reference: Reference, encoder: PairEncoder) -> None:
+    """The first rung. Records it in `report` and raises ParityFailed when an id differs."""
+    failure = None
+    for group, wanted_rows in zip(reference.groups, reference.tokens, strict=True):
+        found_rows = encoder.encode(group.query, group.passages, "END").rows
+        for index, (found, wanted) in enumerate(zip(found_rows, wanted_rows, strict=True)):
+            failure = failure or _token_difference(group.label(index), found, wanted)
+    pairs = sum(map(len, reference.tokens))
+    report.rungs["tokens"] = Rung(pairs=pairs, passed=failure is None)
+    if failure:
+        raise ParityFailed("tokens", failure)
+
+
+def climb_scores(report: Parity, reference: Reference, ranker: Ranker) -> EngineScores:
+    """The second and third rung. Records both in `report` before raising ParityFailed."""
+    scores = _engine_scores(reference, ranker)
+    tolerance = _tolerance(report, reference)
+    failures = [
+        _climb_logits(report, reference, scores, tolerance),
+        _climb_ranking(report, reference, scores, tolerance),
+    ]
+    for rung, failure in zip(("logits", "ranking"), failures, strict=True):
+        if failure:
+            raise ParityFailed(rung, failure)
+    return scores
+
+
+def kendall_tau(
+    reference: Scores, found: Scores, gap: float
+) -> tuple[int, int, int, tuple[int, int] | None]:
+    """Concordant, discordant and tied pairs of `found` [n] where `reference` differs by > `gap`.
+
+    The last value is the discordant pair (better, worse by the reference) of the widest gap.
+    """
+    better, worse = np.nonzero(reference[:, None] - reference[None, :] > gap)
+    direction = np.sign(found[better] - found[worse])
+    wrong = np.flatnonzero(direction < 0)
+    widest = None
+    if len(wrong):
+        at = wrong[np.argmax(reference[better[wrong]] - reference[worse[wrong]])]
+        widest = int(better[at]), int(worse[at])
+    counts = (int((direction == sign).sum()) for sign in (1, -1, 0))
+    concordant, discordant, tied = counts
+    return concordant, discordant, tied, widest
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that made an artifact, of those that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _token_difference(label: str, found: Encoding, wanted: Tokens) -> str | None:
+    kinds = [("token id", found.token_ids.tolist(), wanted.token_ids)]
+    if wanted.type_ids is not None and found.type_ids is not None:
+        kinds.append(("type id", found.type_ids.tolist(), wanted.type_ids))
+    for kind, ours, theirs in kinds:
+        if ours != theirs:
+            shared = [a == b for a, b in zip(ours, theirs, strict=False)]
+            at = shared.index(False) if False in shared else len(shared)
+            return (
+                f"pair {label}: from {kind} {at} the checkpoint's tokenizer gives "
+                f"{theirs[at : at + 6]} ({len(theirs)} in all), the runtime {ours[at : at + 6]} "
+                f"({len(ours)} in all); the two must be equal. Check tokenizer.json and the profile"
+            )
+    return None
+
+
+def _engine_scores(reference: Reference, ranker: Ranker) -> EngineScores:
+    scores = EngineScores([], [], [])
+    shuffle = np.random.default_rng(0)
+    for group in reference.groups:
+        order = shuffle.permutation(len(group.passages))
+        shuffled = np.empty(len(order))
+        shuffled[order] = _rank(ranker, group.query, [group.passages[i] for i in order])
+        scores.shuffled.append(shuffled)
+        scores.together.append(_rank(ranker, group.query, group.passages))
+        alone = [_rank(ranker, group.query, [passage]) for passage in group.passages]
+        scores.alone.append(np.concatenate(alone))
+    return scores
+
+
+def _rank(ranker: Ranker, query: str, passages: "list[str] | tuple[str, ...]") -> Scores:
+    return ranker.rank(query, passages, truncate="END").logits.astype(np.float64)
+
+
+def _tolerance(report: Parity, reference: Reference) -> float:
+    if report.rule == "random-weights":
+        return RANDOM_SHARE * float(np.concatenate(reference.logits).std())
+    return LOGIT_TOLERANCE[report.precision]
+
+
+def _climb_logits(
+    report: Parity, reference: Reference, scores: EngineScores, tolerance: float
+) -> str | None:
+    wanted = np.concatenate(reference.logits)
+    labels = [g.label(i) for g in reference.groups for i in range(len(g.passages))]
+    ways = {
+        "alone": np.concatenate(scores.alone),
+        "with its group": np.concatenate(scores.together),
+        "with its group shuffled": np.concatenate(scores.shuffled),
+    }
+    deltas = np.abs(np.stack(list(ways.values())) - wanted)
+    excess = deltas / np.maximum(1.0, np.abs(wanted) / LARGEST_LOGIT)
+    way, pair = np.unravel_index(int(excess.argmax()), excess.shape)
+    passed = bool(excess[way, pair] <= tolerance)
+    report.rungs["logits"] = Rung(
+        pairs=len(wanted),
+        max_abs_delta=float(deltas.max()),
+        rms_delta=float(np.sqrt((deltas**2).mean())),
+        reference_std=float(wanted.std()),
+        tolerance=tolerance,
+        passed=passed,
+    )
+    if passed:
+        return None
+    name, found = list(ways.items())[int(way)]
+    return (
+        f"pair {labels[int(pair)]}: the checkpoint gives {wanted[pair]:.6f}, {report.engine} "
+        f"scoring it {name} gives {found[pair]:.6f}; they differ by {deltas[way, pair]:.2g}, "
+        f"tolerance {tolerance:.2g} ({report.rule}, {report.precision}). If the precision is to "
+        "blame, export with a finer target"
+    )
+
+
+def _climb_ranking(
+    report: Parity, reference: Reference, scores: EngineScores, tolerance: float
+) -> str | None:
+    concordant = discordant = tied = 0
+    failure = None
+    overlaps = []
+    for group, wanted, found in zip(
+        reference.groups, reference.logits, scores.together, strict=True
+    ):
+        *counts, widest = kendall_tau(wanted, found, 2 * tolerance)
+        concordant, discordant, tied = (
+            total + count
+            for total, count in zip((concordant, discordant, tied), counts, strict=True)
+        )
+        if len(group.passages) > TOP_K:
+            overlaps.append(_top_k_overlap(wanted, found))
+        if widest and failure is None:
+            better, worse = widest
+            failure = (
+                f"the checkpoint puts {group.label(better)} ({wanted[better]:.6f}) above "
+                f"{group.label(worse)} ({wanted[worse]:.6f}), {report.engine} gives "
+                f"{found[better]:.6f} and {found[worse]:.6f}"
+            )
+    compared = concordant + discordant + tied
+    # tau-b: the reference has no ties left after the gap; ties of the engine shrink its side.
+    tau = None
+    if compared:
+        tau = (concordant - discordant) / np.sqrt(compared * max(1, compared - tied))
+    lowest = LOWEST_TAU[report.precision]
+    gated = report.rule == "trained"
+    passed = tau is None or not gated or bool(tau >= lowest)
+    report.rungs["ranking"] = Rung(
+        pairs=compared,
+        kendall_tau=None if tau is None else float(tau),
+        top_k_overlap=float(np.mean(overlaps)),
+        tolerance=lowest if gated else None,
+        passed=passed,
+    )
+    if passed:
+        return None
+    return (
+        f"Kendall's tau is {tau:.4f} over {compared} pairs of passages, tolerance {lowest}; "
+        f"{failure or f'{tied} pairs are tied'}"
+    )
+
+
+def _top_k_overlap(wanted: Scores, found: Scores) -> float:
+    best = set(np.argsort(-wanted, kind="stable")[:TOP_K].tolist())
+    return len(best & set(np.argsort(-found, kind="stable")[:TOP_K].tolist())) / TOP_K
+
+
+def _hardware() -> dict[str, str]:
+    return {
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": str(os.cpu_count()),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

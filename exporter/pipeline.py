@@ -1,0 +1,290 @@
+"""From a checkpoint to a proven artifact: the order of work and nothing else.
+
+load → probe → reference scores → token check → ONNX → parity on the engine that will serve →
+parity.json → goldens → manifest.json, last → rename into place
+"""
+
+import gc
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import onnx
+from onnx import TensorProto, helper
+
+from exporter.architectures.base import Architecture
+from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
+from exporter.errors import CheckpointRefused
+from exporter.onnx_file import OPSET, write_onnx
+from exporter.parity import (
+    EngineScores,
+    Parity,
+    climb_scores,
+    climb_tokens,
+    open_report,
+    package_versions,
+    write_report,
+)
+from exporter.progress import stage
+from exporter.reference import Reference, reference_scores
+from exporter.tokens import CheckpointTokenizer
+from exporter.workspace import refuse_foreign, workspace
+from runtime.engines import open_engine
+from runtime.errors import ProfileError
+from runtime.manifest import (
+    MODEL_FILE,
+    PARITY_FILE,
+    SCHEMA,
+    TOKENIZER_FILE,
+    Golden,
+    Manifest,
+    check_files,
+    hash_file,
+    read_manifest,
+    write_manifest,
+)
+from runtime.model import open_ranker
+from runtime.profile import (
+    ModelProfile,
+    TargetProfile,
+    load_model_profile,
+    load_target_profile,
+    model_profile_names,
+)
+from runtime.text import PairEncoder, load_tokenizer
+
+GOLDENS = 4
+_VERSION_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What an export was asked for: profiles by name, `max_tokens` None for the profile's.
+
+    `engine` is the one to prove on, None for the target's own.
+    """
+
+    profile: str | None = None
+    target: str = "cpu-fp32"
+    max_tokens: int | None = None
+    engine: str | None = None
+
+
+def export(source: str, out: Path, wish: Wish) -> Manifest:
+    """Export the checkpoint `source` into the artifact directory `out`, proven.
+
+    Raises ExportError or ServingError; `out` then is as it was before.
+    """
+    target = load_target_profile(wish.target)
+    engine = wish.engine or target.engine
+    refuse_foreign(out)
+    _require_engine(engine)
+    checkpoint = read_checkpoint(source)
+    profile_name = wish.profile or _profile_for(checkpoint.architecture)
+    profile = load_model_profile(profile_name)
+    with workspace(out) as directory:
+        with stage("load the checkpoint"):
+            model = load_model(checkpoint)
+            probe(model, checkpoint.config["vocab_size"])
+        max_tokens = _max_tokens(wish.max_tokens, profile, model)
+        tokenizer = _tokenizer(checkpoint, profile.template, max_tokens)
+        manifest = _draft(profile_name, profile, target, model, tokenizer, max_tokens)
+        with stage("score the parity texts in PyTorch"):
+            vocabulary = checkpoint.config["vocab_size"]
+            reference = reference_scores(model, tokenizer, vocabulary, max_tokens)
+        report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
+        tokenizer.save(directory / "tokenizer")
+        try:
+            _check_tokens(directory, report, reference, manifest)
+            with stage("write the ONNX graph"):
+                write_onnx(model.halve() if target.precision == "fp16" else model, directory)
+            del model
+            gc.collect()  # the engine opens now, and two copies of the weights are too many
+            scores = _check_scores(directory, report, reference, manifest, engine)
+        finally:
+            write_report(directory, report)
+        with stage("seal the artifact"):
+            manifest = _seal(directory, manifest, report, reference, scores)
+    return manifest
+
+
+def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
+    """Check an artifact's hashes and goldens, and with a checkpoint all three rungs again.
+
+    Writes nothing. Raises ArtifactError, EngineError or ExportError naming what differs.
+    """
+    manifest = read_manifest(directory)
+    with stage("check hashes"):
+        check_files(directory, manifest)
+    with stage("check goldens"):
+        ranker = open_ranker(directory, manifest=manifest, engine=engine)
+        try:
+            ranker.warm_up()
+        finally:
+            ranker.close()
+    if source is not None:
+        _verify_against(directory, manifest, read_checkpoint(source), engine)
+    return manifest
+
+
+def _verify_against(
+    directory: Path, manifest: Manifest, checkpoint: Checkpoint, engine: str | None
+) -> None:
+    target = load_target_profile(manifest.target)
+    engine = engine or target.engine
+    with stage("score the parity texts in PyTorch"):
+        model = load_model(checkpoint)
+        probe(model, checkpoint.config["vocab_size"])
+        tokenizer = _tokenizer(checkpoint, manifest.template, manifest.max_tokens)
+        vocabulary = checkpoint.config["vocab_size"]
+        reference = reference_scores(model, tokenizer, vocabulary, manifest.max_tokens)
+    del model
+    gc.collect()
+    report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
+    _check_tokens(directory, report, reference, manifest)
+    _check_scores(directory, report, reference, manifest, engine)
+
+
+def _require_engine(name: str) -> None:
+    """Open the engine on a graph of one node: hardware that is missing shows before any work."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    same = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [same])
+    opset = helper.make_opsetid("", OPSET)
+    with tempfile.TemporaryDirectory() as directory:
+        # IR version 10 is what engines of this opset read; the library writes its newest.
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+        onnx.save(model, Path(directory) / MODEL_FILE)
+        open_engine(name, Path(directory)).close()
+
+
+def _profile_for(architecture: str) -> str:
+    names = model_profile_names()
+    fitting = [n for n in names if architecture in load_model_profile(n).architectures]
+    if len(fitting) != 1:
+        raise ProfileError(
+            f"found {len(fitting)} profiles for the architecture {architecture}, wanted one; "
+            f"choose with --profile: {', '.join(names)}"
+        )
+    return fitting[0]
+
+
+def _tokenizer(
+    checkpoint: Checkpoint, template: str | None, max_tokens: int
+) -> CheckpointTokenizer:
+    model_type = checkpoint.config.get("model_type")
+    return CheckpointTokenizer(checkpoint.directory, model_type, template, max_tokens)
+
+
+def _max_tokens(wished: int | None, profile: ModelProfile, model: Architecture) -> int:
+    limit = min(profile.max_tokens, model.position_limit)
+    if wished is not None and wished > limit:
+        raise CheckpointRefused(
+            f"found a wish for {wished} tokens, the profile and config.json allow {limit}; lower "
+            "--max-tokens"
+        )
+    return wished or limit
+
+
+def _draft(
+    name: str,
+    profile: ModelProfile,
+    target: TargetProfile,
+    model: Architecture,
+    tokenizer: CheckpointTokenizer,
+    max_tokens: int,
+) -> Manifest:
+    """The manifest as far as it is known before anything was written."""
+    return Manifest(
+        schema=SCHEMA,
+        kind=profile.kind,
+        model_id=profile.id,
+        profile=name.rsplit("/", 1)[-1],
+        target=target.name,
+        version="draft",
+        template=profile.template,
+        special_tokens=tokenizer.special_tokens(),
+        padding_side=profile.padding_side,
+        max_tokens=max_tokens,
+        pooling=model.pooling,
+        temperature=model.temperature,
+        causal=model.causal,
+        normalize=False,
+        dimensions=None,
+        precision=target.precision,
+        inputs=list(model.inputs),
+        outputs=["logits"],
+        opset=OPSET,
+        versions=package_versions(),
+        hardware=None,
+        files={},
+        goldens=[],
+        golden_tolerance=0.0,
+    )
+
+
+def _check_tokens(
+    directory: Path, report: Parity, reference: Reference, manifest: Manifest
+) -> None:
+    encoder = PairEncoder(
+        load_tokenizer(directory / TOKENIZER_FILE), manifest.template, manifest.max_tokens
+    )
+    climb_tokens(report, reference, encoder)
+
+
+def _check_scores(
+    directory: Path, report: Parity, reference: Reference, manifest: Manifest, engine: str
+) -> EngineScores:
+    with stage(f"prove parity on {engine}"):
+        ranker = open_ranker(directory, manifest=manifest, engine=engine)
+        try:
+            return climb_scores(report, reference, ranker)
+        finally:
+            ranker.close()
+
+
+def _seal(
+    directory: Path,
+    manifest: Manifest,
+    report: Parity,
+    reference: Reference,
+    scores: EngineScores,
+) -> Manifest:
+    """Record hashes and goldens, and write manifest.json."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    files = {p.relative_to(directory).as_posix(): hash_file(p) for p in paths}
+    # Reports differ from run to run; an artifact's version is what decides its scores.
+    decisive = {name: digest for name, digest in files.items() if name != PARITY_FILE}
+    sealed = msgspec.structs.replace(
+        manifest,
+        version=_digest([decisive, manifest.template, manifest.max_tokens]),
+        files=files,
+        goldens=_goldens(reference, scores),
+        golden_tolerance=report.rungs["logits"].tolerance,
+    )
+    write_manifest(directory, sealed)
+    return sealed
+
+
+def _goldens(reference: Reference, scores: EngineScores) -> list[Golden]:
+    """The first pair of the first groups, with the logit that the engine gives it alone."""
+    return [
+        Golden(
+            query=group.query,
+            passage=group.passages[0],
+            token_ids=tokens[0].token_ids,
+            logit=float(alone[0]),
+        )
+        for group, tokens, alone in zip(
+            reference.groups[:GOLDENS],
+            reference.tokens[:GOLDENS],
+            scores.alone[:GOLDENS],
+            strict=True,
+        )
+    ]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:_VERSION_DIGITS]

@@ -1,0 +1,1 @@
+"""The Litestar server: NIM's ranking, health and metadata surface over `runtime`."""

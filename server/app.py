@@ -1,0 +1,120 @@
+"""The application: the only place where routes are listed.
+
+`uvicorn --factory server.app:create_app` reads the settings from the environment.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+
+from litestar import Litestar, get
+from litestar.di import NamedDependency, Provide
+from litestar.types import ASGIApp, ControllerRouterHandler
+
+from server.auth import KeyGuard
+from server.errors import answer_with
+from server.health import Health
+from server.listen import SideListener, take_port
+from server.logs import configure_logging
+from server.metadata import Metadata
+from server.metrics import CONTENT_TYPE
+from server.observe import Observer
+from server.service import Service, give_up
+from server.settings import Settings, SettingsError, read_settings
+from server.surfaces import nim
+
+# How long a process that was told to stop goes on taking requests, so that load balancers
+# can see that it is not ready any more.
+_NOTICE_S = 0.5
+
+
+@get("/metrics", media_type=CONTENT_TYPE)
+async def _metrics(service: NamedDependency[Service]) -> bytes:
+    return service.metrics.render()
+
+
+Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+
+ROUTES: list[ControllerRouterHandler] = [Health, Metadata, nim.NimRanking]
+METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """The whole application; without `settings`, those of the environment, and logging set up.
+
+    Raises SystemExit with one line when the environment cannot be used.
+    """
+    if settings is None:
+        try:
+            settings = read_settings(os.environ)
+        except SettingsError as error:
+            raise SystemExit(str(error)) from None
+        configure_logging(settings)
+    service = Service(settings)
+    app = routed(ROUTES, service, lambda _: _running(service))
+    return Observer(KeyGuard(app, settings, nim.voice), service.metrics)
+
+
+def routed(
+    routes: list[ControllerRouterHandler], service: Service, *lifespan: Lifespan
+) -> Litestar:
+    """The router alone, without keys and counts."""
+    return Litestar(
+        route_handlers=routes,
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        exception_handlers={Exception: answer_with(nim.voice, service.settings)},
+        lifespan=lifespan,
+        openapi_config=None,
+        logging_config=None,
+        # Bodies are read and bounded in server.connection.
+        request_max_body_size=None,
+    )
+
+
+@asynccontextmanager
+async def _running(service: Service) -> AsyncIterator[None]:
+    """From an open port to a closed model."""
+    listener = _open_metrics_port(service)
+    service.start()
+    with _unready_on_sigterm(service):
+        yield
+    service.close()
+    if listener is not None:
+        await listener.close()
+
+
+def _open_metrics_port(service: Service) -> SideListener | None:
+    settings = service.settings
+    if settings.metrics_port == 0:
+        return None
+    try:
+        taken = take_port(settings.host, settings.metrics_port, "NIM_TRITON_METRICS_PORT")
+    except SettingsError as error:
+        give_up(str(error))
+        raise
+    app = routed(METRICS_ROUTES, service)
+    return SideListener(KeyGuard(app, settings, nim.voice), taken)
+
+
+@contextmanager
+def _unready_on_sigterm(service: Service) -> Iterator[None]:
+    """Let readiness flip before the server acts on SIGTERM."""
+    act = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(act):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, _: object) -> None:
+        notice_s = _NOTICE_S if service.ready else 0
+        service.stopping = True
+        loop.call_soon_threadsafe(loop.call_later, notice_s, act, number, None)
+
+    signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, act)

@@ -1,0 +1,208 @@
+"""From an error to what a caller may learn: the one table error type → status.
+
+Bodies are each surface's own; a `Failure` is what they are made of. Messages never hold request
+text, and those of unexpected errors never leave the log.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from litestar import Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from runtime.errors import (
+    DeadlineExceeded,
+    EngineError,
+    InputRejected,
+    InputTooLong,
+    Overloaded,
+    ServingError,
+    Unavailable,
+)
+from server.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+AnyRequest = Request[object, object, State]
+
+
+class RequestRefused(ServingError):
+    """The request cannot be served as it came; raised by the server, not by the model."""
+
+
+class NotValid(RequestRefused):
+    """The body is no valid request. `location` leads to the place, as in ("passages", 3, "text");
+    `problem` is its kind in one word."""
+
+    def __init__(self, problem: str, location: tuple[str | int, ...], message: str) -> None:
+        self.problem = problem
+        self.location = location
+        steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in location]
+        place = "".join(steps).lstrip(".") or "the body"
+        super().__init__(f"{place}: {message}")
+
+
+class KeyWanted(RequestRefused):
+    """No bearer, or not one of the accepted ones."""
+
+    def __init__(self) -> None:
+        super().__init__("found no accepted key, wanted the header Authorization: Bearer <key>")
+
+
+class UnknownModel(RequestRefused):
+    """A model name that is not served here."""
+
+    def __init__(self, served_name: str) -> None:
+        super().__init__(
+            f"found the name of a model that is not served here, wanted {served_name}; "
+            "GET /v1/models lists what is served"
+        )
+
+
+class BodyTooLarge(RequestRefused):
+    """More bytes than NIM_HTTP_BODY_LIMIT_BYTES."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"found a body of more than {limit_bytes} bytes, which is the most that this server "
+            "takes; send fewer passages in one request"
+        )
+
+
+class BodyTooSlow(RequestRefused):
+    """The body did not arrive in time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"the request's body did not arrive within {timeout_s:g} seconds")
+
+
+class WrongContentType(RequestRefused):
+    """A body that is not plain JSON."""
+
+
+class ClientGone(RequestRefused):
+    """The caller hung up; nobody reads the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the client closed the connection")
+
+
+class NotReady(Unavailable):
+    """The model is not loaded yet."""
+
+    def __init__(self) -> None:
+        super().__init__("the model is not ready yet; GET /v1/health/ready says when it is")
+
+
+# The first class of an error's ancestry that is in here decides.
+STATUSES: Mapping[type[BaseException], int] = {
+    NotValid: 400,
+    InputRejected: 400,
+    KeyWanted: 401,
+    UnknownModel: 404,
+    BodyTooSlow: 408,
+    BodyTooLarge: 413,
+    WrongContentType: 415,
+    InputTooLong: 422,  # RERANK_TOO_LONG_STATUS
+    ClientGone: 499,  # as nginx logs it; never sent
+    EngineError: 500,
+    Overloaded: 503,  # RERANK_OVERLOAD_STATUS
+    Unavailable: 503,
+    DeadlineExceeded: 504,
+    Exception: 500,
+}
+
+_HINTS = {
+    404: "there is no such route here",
+    405: "this route does not take this method",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a surface may tell. `location` and `problem` are set for invalid requests only."""
+
+    status: int
+    message: str
+    problem: str | None = None
+    location: tuple[str | int, ...] = ()
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Voice = Callable[[Failure], bytes]
+
+
+def explain(error: Exception, settings: Settings) -> Failure:
+    """What a caller may learn of `error`."""
+    if isinstance(error, HTTPException):
+        return _routing_failure(error)
+    status = _status(error, settings)
+    if isinstance(error, NotValid):
+        return Failure(status, str(error), error.problem, error.location)
+    if isinstance(error, InputRejected) and not isinstance(error, InputTooLong):
+        return Failure(status, str(error), "value_error", _location(error))
+    if isinstance(error, Unavailable):
+        wait_s = max(1, round(error.retry_after_s))
+        return Failure(status, str(error), headers={"retry-after": str(wait_s)})
+    if isinstance(error, BodyTooLarge | BodyTooSlow):
+        return Failure(status, str(error), headers={"connection": "close"})
+    if isinstance(error, KeyWanted):
+        return Failure(status, str(error), headers={"www-authenticate": "Bearer"})
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Failure(status, str(error))
+    return Failure(status, "the server failed to answer; its log says why")
+
+
+def answer_with(
+    voice: Voice, settings: Settings
+) -> Callable[[AnyRequest, Exception], Response[bytes]]:
+    """An exception handler of Litestar's that speaks with `voice`."""
+
+    def handler(_: AnyRequest, error: Exception) -> Response[bytes]:
+        log_failure(error, settings)
+        failure = explain(error, settings)
+        return Response(
+            voice(failure),
+            status_code=failure.status,
+            media_type="application/json",
+            headers=failure.headers,
+        )
+
+    return handler
+
+
+def log_failure(error: Exception, settings: Settings) -> None:
+    """Log what the caller is not told: failures of the server itself."""
+    if isinstance(error, HTTPException):
+        return
+    if isinstance(error, EngineError):
+        _log.error("%s: %s", type(error).__name__, error)
+    elif _status(error, settings) == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("unexpected %s", type(error).__name__, exc_info=error)
+
+
+def _status(error: Exception, settings: Settings) -> int:
+    table = {
+        **STATUSES,
+        InputTooLong: settings.too_long_status,
+        Overloaded: settings.overload_status,
+    }
+    return next(table[kind] for kind in type(error).__mro__ if kind in table)
+
+
+def _routing_failure(error: HTTPException) -> Failure:
+    status = error.status_code
+    message = _HINTS.get(status, HTTPStatus(status).phrase.lower())
+    return Failure(status, message, headers=dict(error.headers or {}))
+
+
+def _location(error: InputRejected) -> tuple[str | int, ...]:
+    """ "passages[3]" of a rejected text as ("passages", 3, "text")."""
+    what = getattr(error, "what", None)
+    if not isinstance(what, str):
+        return ("passages",)
+    name, _, index = what.partition("[")
+    return (name, int(index[:-1]), "text") if index else (name, "text")

@@ -1,0 +1,25 @@
+"""Model names that a NIM client may use for what is served."""
+
+# NVIDIA renamed its rerankers; clients, charts and blueprints hold names of both generations.
+NIM_RANK_IDS = (
+    "nvidia/llama-3.2-nv-rerankqa-1b-v2",
+    "nvidia/llama-nemotron-rerank-1b-v2",
+    "nvidia/llama-3.2-nemoretriever-500m-rerank-v2",
+    "nvidia/llama-nemotron-rerank-500m-v2",
+)
+
+
+class AcceptedNames:
+    """The served name and NVIDIA's, with or without organisation, dots or underscores."""
+
+    def __init__(self, served: str) -> None:
+        ids = [_plain(name) for name in (served, *NIM_RANK_IDS)]
+        self._names = frozenset(ids) | {name.rsplit("/", 1)[-1] for name in ids}
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _plain(name) in self._names
+
+
+def _plain(name: str) -> str:
+    """One spelling: NVIDIA's hosted paths write dots as underscores."""
+    return name.replace(".", "_")

@@ -1,0 +1,204 @@
+"""Settings: the only reader of the environment.
+
+A value that cannot be read stops the start; the message names the variable, what was found and
+what is wanted. An empty value counts as not set, as compose files write `${NAME:-}`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from runtime.errors import ServingError
+from server.variables import (
+    NVIDIA_ONNX_PROFILES,
+    OPTIONS,
+    VARIABLES,
+    NotWanted,
+    Variable,
+    asks_for_nothing,
+)
+
+# NVIDIA's reranker has max_batch_size 64 in its Triton configuration.
+_MODEL_MAX_BATCH = 64
+# What NVIDIA's compose file sets where nobody chose a key.
+_DUMMY_KEY = "ngcapikey"
+_SHOWN_CHARACTERS = 80
+# Settings that decide how the model is opened; a model that cannot be opened is told with them.
+_MODEL_FIELDS = ("model_dir", "model_profile", "engine", "max_tokens", "max_rows")
+_KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
+
+
+class SettingsError(ServingError):
+    """A setting cannot be used; the message begins with its name."""
+
+    def __init__(self, name: str, found: str, wanted: str) -> None:
+        self.name = name
+        super().__init__(f"{name}: found {found}, wanted {wanted}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the server runs with.
+
+    `model_dir` is None only for the mock. `engine` as in `runtime.model.open_ranker`; None for
+    `max_rows` and `max_tokens` leaves the artifact's own. `keys` are the accepted bearers; none
+    means that nobody is asked. `notices` are lines to log at start, `model_wishes` the variables
+    that decide how the model is opened, as NAME=value.
+    """
+
+    model_dir: Path | None = None
+    mock: bool = False
+    model_profile: str | None = None
+    engine: str | None = None
+    served_name: str | None = None
+    model_version: str | None = None
+    max_rows: int | None = None
+    max_passages: int = _MODEL_MAX_BATCH
+    max_tokens: int | None = None
+    body_limit_bytes: int = 64 << 20
+    request_timeout_s: int = 120
+    queue_rows: int = 8192
+    overload_status: int = 503
+    too_long_status: int = 422
+    host: str = "0.0.0.0"
+    port: int = 8000
+    metrics_port: int = 8002
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    log_level: str = "INFO"
+    json_logs: bool = False
+    notices: tuple[str, ...] = ()
+    model_wishes: tuple[str, ...] = ()
+
+
+class _Choice(NamedTuple):
+    row: Variable
+    value: object
+
+
+def read_settings(
+    environ: Mapping[str, str], options: Mapping[str, str] = MappingProxyType({})
+) -> Settings:
+    """Settings from `environ`; `options` of the command line (--rank, --host, --port) go first.
+
+    Raises SettingsError.
+    """
+    given = {name: value.strip() for name, value in environ.items() if value.strip()}
+    given |= options
+    _refuse(given)
+    chosen = _choose(given)
+    _check_model_dir(chosen)
+    keys = _accepted_keys(chosen)
+    wishes = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
+    return _assemble(
+        {name: choice.value for name, choice in chosen.items()},
+        keys=keys,
+        notices=tuple(_notices(given, chosen, keys)),
+        model_wishes=tuple(wishes),
+    )
+
+
+def environment_table() -> str:
+    """The table of all variables in Markdown, for the README."""
+    lines = ["| variable | | default | effect |", "|---|---|---|---|"]
+    for row in VARIABLES:
+        default = f"`{row.default}`" if row.default.isalnum() else row.default
+        lines.append(f"| `{row.name}` | {row.fate} | {default} | {row.effect} |")
+    return "\n".join(lines) + "\n"
+
+
+def _refuse(given: Mapping[str, str]) -> None:
+    for row in VARIABLES:
+        value = given.get(row.name, "")
+        if row.fate == "refused" and value and not asks_for_nothing(value):
+            raise SettingsError(row.name, _shown(value), f"it not set: {row.effect}")
+
+
+def _choose(given: Mapping[str, str]) -> dict[str, _Choice]:
+    """The row and value that count for each field: of synonyms, the first one that is set."""
+    chosen: dict[str, _Choice] = {}
+    for row in (*OPTIONS, *VARIABLES):
+        if row.field is None or row.read is None or row.name not in given or row.field in chosen:
+            continue
+        try:
+            chosen[row.field] = _Choice(row, row.read(given[row.name]))
+        except NotWanted as error:
+            raise SettingsError(row.name, _shown(given[row.name]), str(error)) from None
+    return chosen
+
+
+def _check_model_dir(chosen: Mapping[str, _Choice]) -> None:
+    if "mock" in chosen and chosen["mock"].value:
+        return
+    if "model_dir" not in chosen:
+        raise SettingsError(
+            "NIM_CUSTOM_MODEL",
+            "nothing to serve",
+            "an artifact directory here, in RERANK_MODEL_DIR or as --rank DIR "
+            "(or ENABLE_MOCK_INFERENCE=1)",
+        )
+    row, path = chosen["model_dir"]
+    if not Path(str(path)).is_dir():
+        raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
+
+
+def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
+    """The bearers to accept; none when nobody is to be asked."""
+    if "require_auth" not in chosen or not chosen["require_auth"].value:
+        return ()
+    found = [str(chosen[name].value) for name in _KEY_FIELDS if name in chosen]
+    if not found:
+        raise SettingsError(
+            "NIM_REQUIRE_AUTH",
+            "true without a key",
+            "one of NGC_API_KEY, NVIDIA_API_KEY, NIM_NGC_API_KEY as well",
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def _notices(
+    given: Mapping[str, str], chosen: Mapping[str, _Choice], keys: tuple[str, ...]
+) -> Iterator[str]:
+    for name in sorted(given):
+        row = next((v for v in VARIABLES if v.matches(name)), None)
+        if row is not None and row.fate == "tolerated":
+            yield f"{name} has no effect: {row.effect}"
+        elif row is not None and row.field is not None and row.field in chosen:
+            winner = chosen[row.field].row.name
+            if winner != name and given[winner] != given[name]:
+                yield f"{name} has no effect: {winner} is set as well"
+    if given.get("NIM_MODEL_PROFILE") in NVIDIA_ONNX_PROFILES:
+        yield (
+            "NIM_MODEL_PROFILE names NVIDIA's ONNX fp16 profile: an ONNX artifact is served, on "
+            "the hardware and in the precision that it was exported for"
+        )
+    if _DUMMY_KEY in keys:
+        yield "NIM_REQUIRE_AUTH accepts the key of NVIDIA's examples; choose another one"
+
+
+def _assemble(
+    values: dict[str, object],
+    keys: tuple[str, ...],
+    notices: tuple[str, ...],
+    model_wishes: tuple[str, ...],
+) -> Settings:
+    """Settle the fields that depend on each other."""
+    for name in (*_KEY_FIELDS, "require_auth"):
+        values.pop(name, None)
+    bind = values.pop("bind", None)
+    if isinstance(bind, tuple):
+        values = {"host": bind[0], "port": bind[1], **values}
+    rows = values.get("max_rows", _MODEL_MAX_BATCH)
+    if "max_passages" not in values and isinstance(rows, int):
+        values["max_passages"] = min(_MODEL_MAX_BATCH, rows)
+    return Settings(
+        **values,  # type: ignore[arg-type]  # the table's readers give the fields' types
+        keys=keys,
+        notices=notices,
+        model_wishes=model_wishes,
+    )
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…")

@@ -1,0 +1,1 @@
+"""Public HTTP contracts, one file each; `server.app` lists them."""

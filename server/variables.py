@@ -1,0 +1,354 @@
+"""The one table of environment variables: every name a NIM user may set, and what it does here.
+
+Options of the command line are rows as well: they are synonyms that go first.
+
+The names are those of NVIDIA's documentation for the 1.x and 2.x retrieval NIMs, of the images,
+compose files and Kubernetes operator that set them, and our own (RERANK_*).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from runtime.profile import load_target_profile, model_profile_names, target_profile_names
+
+Fate = Literal["honoured", "tolerated", "refused"]
+
+# ONNX fp16 for rerank 1.5 … 1.10 and for embedding 1.13; many published run scripts pin them.
+NVIDIA_ONNX_PROFILES = (
+    "f7391ddbcb95b2406853526b8e489fedf20083a2420563ca3e65358ff417b10f",
+    "e28f17c9c13a99055d065f88d725bf93c23b3aab14acd68f16323de1353fc528",
+)
+
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_MAX_PORT = 65535
+_MAX_DIGITS = 12
+
+
+class NotWanted(ValueError):
+    """A value that cannot be read; the text says what is wanted."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One row: `field` of Settings and `read` are set exactly when it is honoured.
+
+    Rows with the same `field` are synonyms; the first one that is set counts. A name ending in
+    "*" stands for every variable with that beginning.
+    """
+
+    name: str
+    fate: Fate
+    effect: str
+    default: str = ""
+    field: str | None = None
+    read: Callable[[str], object] | None = None
+
+    def matches(self, name: str) -> bool:
+        """Whether this row speaks about the variable called `name`."""
+        if self.name.endswith("*"):
+            return name.startswith(self.name[:-1])
+        return name == self.name
+
+
+def asks_for_nothing(value: str) -> bool:
+    """A refused variable that is switched off does no harm."""
+    return value.lower() in _FALSE
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool:
+    if value.lower() in _TRUE:
+        return True
+    if value.lower() in _FALSE:
+        return False
+    raise NotWanted(f"one of {', '.join(_TRUE + _FALSE)}")
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    wanted = f"a whole number from {low}" + (f" to {high}" if high is not None else " up")
+
+    def read(value: str) -> int:
+        if not (value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS):
+            raise NotWanted(wanted)
+        number = int(value)
+        if number < low or (high is not None and number > high):
+            raise NotWanted(wanted)
+        return number
+
+    return read
+
+
+def _one_of(*numbers: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if value not in map(str, numbers):
+            raise NotWanted(" or ".join(map(str, numbers)))
+        return int(value)
+
+    return read
+
+
+def _level(value: str) -> str:
+    if value.upper() not in _LEVELS:
+        raise NotWanted(f"one of {', '.join(_LEVELS)}")
+    return value.upper()
+
+
+def _log_format(value: str) -> bool:
+    if value.lower() not in ("pretty", "compact", "json"):
+        raise NotWanted("Pretty, compact or json")
+    return value.lower() == "json"
+
+
+def _address(value: str) -> tuple[str, int]:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host:
+        raise NotWanted("host:port, such as 0.0.0.0:8000")
+    return host.strip("[]"), _whole(1, _MAX_PORT)(port)
+
+
+def _model_profile(value: str) -> str:
+    if value.rsplit("/", 1)[-1] not in model_profile_names():
+        raise NotWanted(f"one of {', '.join(model_profile_names())}")
+    return value
+
+
+def _engine_choice(value: str) -> str | None:
+    """The engine that a NIM_MODEL_PROFILE pins; None leaves the artifact's own."""
+    if value == "auto":
+        return value
+    if value in NVIDIA_ONNX_PROFILES:
+        return None
+    if value not in target_profile_names():
+        raise NotWanted(
+            f"auto, one of {', '.join(target_profile_names())}, or one of NVIDIA's ONNX profile "
+            f"ids {', '.join(NVIDIA_ONNX_PROFILES)}"
+        )
+    return load_target_profile(value).engine
+
+
+def _honoured(
+    name: str, field: str, read: Callable[[str], object], effect: str, default: str = ""
+) -> Variable:
+    return Variable(name, "honoured", effect, default, field, read)
+
+
+def _tolerated(name: str, why: str) -> Variable:
+    return Variable(name, "tolerated", why)
+
+
+def _refused(name: str, why: str) -> Variable:
+    return Variable(name, "refused", why)
+
+
+_PORT = _whole(1, _MAX_PORT)
+_PORT_OR_OFF = _whole(0, _MAX_PORT)
+_POSITIVE = _whole(1)
+
+_NO_TRITON = "no Triton runs here; the engine lives in the server's process"
+_NO_DOWNLOAD = "nothing is downloaded at start"
+_NO_TRACING = "this version sends no traces"
+_ARTIFACT_DECIDES = "the artifact decides"
+_NO_SECOND_PORT = "this version opens no such port"
+_ONE_PROCESS = "one process serves all requests and uses every core"
+_BATCHING = "rows of waiting requests share engine calls without a waiting window"
+_KEY = "a bearer that NIM_REQUIRE_AUTH accepts; otherwise unused"
+_SEVERITY = "least severe message logged: DEBUG, INFO, WARNING, ERROR or CRITICAL"
+_LOWER_TOKENS = "lowers the tokens of one query and passage; above the artifact's bound: no start"
+
+OPTIONS: tuple[Variable, ...] = (
+    _honoured("--rank", "model_dir", Path, "directory to serve"),
+    _honoured("--host", "host", _text, "address to listen on"),
+    _honoured("--port", "port", _PORT, "port to listen on"),
+)
+
+VARIABLES: tuple[Variable, ...] = (
+    # What is served
+    _honoured("NIM_CUSTOM_MODEL", "model_dir", Path, "directory to serve"),
+    _honoured("RERANK_MODEL_DIR", "model_dir", Path, "directory to serve; images set it"),
+    _honoured(
+        "RERANK_MODEL_PROFILE",
+        "model_profile",
+        _model_profile,
+        "model profile of a directory without manifest.json",
+        "inferred, and logged",
+    ),
+    _honoured(
+        "NIM_MODEL_PROFILE",
+        "engine",
+        _engine_choice,
+        "a target profile, `auto` (best engine that fits here), or NVIDIA's ids of ONNX profiles, "
+        "which leave the artifact's own target",
+        "the artifact's target",
+    ),
+    _honoured(
+        "ENABLE_MOCK_INFERENCE",
+        "mock",
+        _flag,
+        "deterministic scores without weights, for development",
+        "false",
+    ),
+    _honoured(
+        "NIM_SERVED_MODEL_NAME",
+        "served_name",
+        _text,
+        "name in /v1/models and in requests, besides NVIDIA's names",
+        "the artifact's model id",
+    ),
+    _honoured("NIM_SERVER_SERVED_MODEL_NAME", "served_name", _text, "as NIM_SERVED_MODEL_NAME"),
+    _honoured(
+        "MODEL_VERSION",
+        "model_version",
+        _text,
+        "the part of shortName after the colon in /v1/metadata",
+        "the artifact's version",
+    ),
+    # Limits
+    _honoured(
+        "NIM_TRITON_MAX_BATCH_SIZE",
+        "max_rows",
+        _POSITIVE,
+        "rows of one engine call; also passages of one request unless RERANK_MAX_PASSAGES is set",
+        "64",
+    ),
+    _honoured("NIM_TRITON_MODEL_BATCH_SIZE", "max_rows", _POSITIVE, "as NIM_TRITON_MAX_BATCH_SIZE"),
+    _honoured(
+        "RERANK_MAX_PASSAGES",
+        "max_passages",
+        _POSITIVE,
+        "passages of one request, split over engine calls",
+        "min(64, NIM_TRITON_MAX_BATCH_SIZE)",
+    ),
+    _honoured("MAX_SEQUENCE_LENGTH", "max_tokens", _POSITIVE, _LOWER_TOKENS, "the artifact's"),
+    _honoured("NIM_TRITON_MAX_SEQ_LENGTH", "max_tokens", _POSITIVE, "as MAX_SEQUENCE_LENGTH"),
+    _honoured(
+        "NIM_HTTP_BODY_LIMIT_BYTES",
+        "body_limit_bytes",
+        _POSITIVE,
+        "bytes of one request body; above: 413",
+        "67108864",
+    ),
+    _honoured(
+        "NIM_REQUEST_TIMEOUT_S",
+        "request_timeout_s",
+        _POSITIVE,
+        "seconds from a request's arrival to its answer; after that: 504",
+        "120",
+    ),
+    _honoured(
+        "NIM_SERVER_REQUEST_TIMEOUT_S", "request_timeout_s", _POSITIVE, "as NIM_REQUEST_TIMEOUT_S"
+    ),
+    _honoured(
+        "NIM_MAX_QUEUE_SIZE",
+        "queue_rows",
+        _POSITIVE,
+        "passages that may wait for the engine; above: RERANK_OVERLOAD_STATUS",
+        "8192",
+    ),
+    _honoured("NIM_SERVER_MAX_QUEUE_SIZE", "queue_rows", _POSITIVE, "as NIM_MAX_QUEUE_SIZE"),
+    _honoured(
+        "RERANK_OVERLOAD_STATUS",
+        "overload_status",
+        _one_of(503, 429),
+        "status when the queue is full: 503 or 429",
+        "503",
+    ),
+    _honoured(
+        "RERANK_TOO_LONG_STATUS",
+        "too_long_status",
+        _one_of(422, 400),
+        "status when a text is too long: 422 (NIM ≥ 1.9.1) or 400 (older; Elasticsearch)",
+        "422",
+    ),
+    # Listening
+    _honoured("NIM_HTTP_API_PORT", "port", _PORT, "port of the API (rerank-serve)", "8000"),
+    _honoured("NIM_SERVER_PORT", "port", _PORT, "as NIM_HTTP_API_PORT"),
+    _honoured(
+        "NIM_BIND_ADDR",
+        "bind",
+        _address,
+        "host:port to listen on (rerank-serve); NIM_HTTP_API_PORT replaces its port",
+        "0.0.0.0:8000",
+    ),
+    _honoured("NIM_SERVER_BIND_ADDR", "bind", _address, "as NIM_BIND_ADDR"),
+    _honoured(
+        "NIM_TRITON_METRICS_PORT",
+        "metrics_port",
+        _PORT_OR_OFF,
+        "second port with /metrics; 0 = off",
+        "8002",
+    ),
+    # Access
+    _honoured(
+        "NIM_REQUIRE_AUTH",
+        "require_auth",
+        _flag,
+        "ask for a bearer on every route but health",
+        "false",
+    ),
+    _honoured("NGC_API_KEY", "ngc_key", _text, _KEY),
+    _honoured("NVIDIA_API_KEY", "nvidia_key", _text, _KEY),
+    _honoured("NIM_NGC_API_KEY", "nim_key", _text, _KEY),
+    # Logging
+    _honoured("NIM_LOG_LEVEL", "log_level", _level, _SEVERITY, "INFO"),
+    _honoured("LOG_LEVEL", "log_level", _level, "as NIM_LOG_LEVEL"),
+    _honoured("NIM_JSONL_LOGGING", "json_logs", _flag, "one JSON object a line", "false"),
+    _honoured("NIM_LOGGING_JSONL", "json_logs", _flag, "as NIM_JSONL_LOGGING"),
+    _honoured("LOG_FORMAT", "json_logs", _log_format, "json as NIM_JSONL_LOGGING=1, else text"),
+    # Would promise something that is not kept
+    _refused("NIM_TLS_CERT_PATH", "this server speaks plain HTTP; end TLS in a proxy before it"),
+    _refused("NIM_TLS_KEY_PATH", "this server speaks plain HTTP; end TLS in a proxy before it"),
+    _refused(
+        "NIM_MODEL_PATH",
+        "a checkpoint cannot be served; run rerank-export on it and set NIM_CUSTOM_MODEL",
+    ),
+    _refused(
+        "NIM_ENGINE_MODEL_PATH",
+        "a checkpoint cannot be served; run rerank-export on it and set NIM_CUSTOM_MODEL",
+    ),
+    _refused("NIM_ENGINE_MODEL_DOWNLOAD_ONLY", f"{_NO_DOWNLOAD}, so there is no such job to do"),
+    # Harmless
+    _tolerated("NIM_CACHE_PATH", _NO_DOWNLOAD),
+    _tolerated("NIM_IGNORE_MODEL_DOWNLOAD_FAIL", _NO_DOWNLOAD),
+    _tolerated("NIM_MANIFEST_ALLOW_UNSAFE", _NO_DOWNLOAD),
+    _tolerated("NIM_REPOSITORY_OVERRIDE", _NO_DOWNLOAD),
+    _tolerated("NIM_MODEL_DOWNLOAD_PROVIDER", _NO_DOWNLOAD),
+    _tolerated("NIM_ENGINE_MODEL_NAME", _NO_DOWNLOAD),
+    _tolerated("HF_TOKEN", _NO_DOWNLOAD),
+    _tolerated("OUTLINES_CACHE_DIR", "a cache of the language-model NIM; set by the operator"),
+    _tolerated("NIM_CPU_ONLY", f"{_ARTIFACT_DECIDES} where it runs; see NIM_MODEL_PROFILE"),
+    _tolerated("NIM_PRECISION", f"{_ARTIFACT_DECIDES}; see /v1/metadata"),
+    _tolerated("NIM_TRT_ENGINE_HOST_CODE_ALLOWED", "no plan with host code is loaded"),
+    _tolerated("NIM_HTTP_MAX_WORKERS", _ONE_PROCESS),
+    _tolerated("NIM_NUM_TOKENIZERS", _ONE_PROCESS),
+    _tolerated("NIM_NUM_MODEL_INSTANCES", _ONE_PROCESS),
+    _tolerated("NIM_ENGINE_COUNT", _ONE_PROCESS),
+    _tolerated("OMP_NUM_THREADS", "the engine uses threads of its own, one per core"),
+    _tolerated("NIM_TRITON_DYNAMIC_BATCHING_MAX_QUEUE_DELAY_MICROSECONDS", _BATCHING),
+    _tolerated("NIM_TRITON_PERFORMANCE_MODE", _BATCHING),
+    _tolerated("NIM_MAX_WAIT_MS", _BATCHING),
+    _tolerated("NIM_PIPELINE_MAX_BATCH_SIZE", f"{_BATCHING}; see NIM_TRITON_MAX_BATCH_SIZE"),
+    _tolerated("NIM_ADMISSION_SIZE", "see NIM_MAX_QUEUE_SIZE"),
+    _tolerated("TRITON_HTTP_ENDPOINT", _NO_TRITON),
+    _tolerated("TRITON_METRICS_PORT", _NO_TRITON),
+    _tolerated("NIM_TRITON_LOG_VERBOSE", _NO_TRITON),
+    _tolerated("NIM_TRITON_RATE_LIMIT", _NO_TRITON),
+    _tolerated("NIM_HTTP_TRITON_PORT", _NO_SECOND_PORT),
+    _tolerated("NIM_TRITON_GRPC_PORT", _NO_SECOND_PORT),
+    _tolerated("NIM_GRPC_API_PORT", _NO_SECOND_PORT),
+    _tolerated("NIM_GRPC_BIND_ADDR", _NO_SECOND_PORT),
+    _tolerated("NIM_SERVER_GRPC_BIND_ADDR", _NO_SECOND_PORT),
+    _tolerated("NIM_ENABLE_OTEL", _NO_TRACING),
+    _tolerated("NIM_OTEL_*", _NO_TRACING),
+    _tolerated("OTEL_*", _NO_TRACING),
+    _tolerated("TRITON_OTEL_URL", _NO_TRACING),
+    _tolerated("TRITON_OTEL_RATE", _NO_TRACING),
+    _tolerated("RUST_LOG", "see NIM_LOG_LEVEL"),
+    _tolerated("SHOW_CONFIG", "/v1/metadata shows what is served"),
+)

@@ -1,0 +1,182 @@
+"""Reading checkpoints, and every refusal by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from exporter.checkpoint import find_checkpoint, load_model, probe, read_checkpoint
+from exporter.errors import CheckpointRefused, WrongDirection
+from tests.tiny_checkpoints import write_bert, write_llama
+
+
+def load(directory: Path) -> Any:
+    return load_model(read_checkpoint(str(directory)))
+
+
+def edit_config(directory: Path, **changes: Any) -> None:
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if v != "absent"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"pooling": "weighted"}, "pooling = 'weighted'"),
+        ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
+        ({"num_labels": 2}, "num_labels = 2"),
+        ({"id2label": {"0": "no", "1": "yes"}}, "num_labels = 2"),
+        ({"id2label": "absent"}, "num_labels = 2"),
+        ({"model_type": "llama_nemotron_vl_rerank"}, "vision-language"),
+        ({"vision_config": {}}, "vision-language"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+        ({"architectures": ["GPT2Model"]}, "GPT2Model"),
+        ({"architectures": "absent"}, "architecture none"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type = 'yarn'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "factor"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        ({"is_causal": True, "use_bidirectional_attention": True}, "contradict"),
+        ({"hidden_size": "absent"}, "hidden_size"),
+        ({"intermediate_size": 64}, "mlp"),
+        ({"num_hidden_layers": 1}, "unexpected: model.layers.1."),
+        ({"num_hidden_layers": 3}, "missing: model.layers.2."),
+    ],
+)
+def test_refusals_of_a_llama_name_the_cause(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    write_llama(tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(CheckpointRefused, match=".*") as refused:
+        load(tmp_path)
+    assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_act": "swish"}, "hidden_act = 'swish'"),
+        ({"position_embedding_type": "relative_key"}, "relative_key"),
+        ({"is_decoder": True}, "is_decoder = True"),
+        ({"pooling": "avg"}, "pooling = 'avg'"),
+    ],
+)
+def test_refusals_of_a_bert_name_the_cause(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    write_bert(tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(CheckpointRefused) as refused:
+        load(tmp_path)
+    assert named in str(refused.value)
+
+
+def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointRefused, match="convert to safetensors"):
+        load(tmp_path)
+
+
+def test_broken_safetensors_are_named(tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not a header")
+    with pytest.raises(CheckpointRefused, match=r"model\.safetensors"):
+        load(tmp_path)
+
+
+def test_a_directory_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointRefused, match=r"no config\.json"):
+        read_checkpoint(str(tmp_path))
+
+
+def test_shards_give_the_weights_of_a_single_file(tmp_path: Path) -> None:
+    whole, parts = write_llama(tmp_path / "whole"), write_llama(tmp_path / "parts")
+    weights = load_file(parts / "model.safetensors")
+    (parts / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: weights[name] for name in held}, parts / file)
+    index = {"weight_map": {name: file for file, held in shards.items() for name in held}}
+    (parts / "model.safetensors.index.json").write_text(json.dumps(index))
+    found, wanted = load(parts).state_dict(), load(whole).state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    (parts / "b.safetensors").unlink()
+    with pytest.raises(CheckpointRefused, match=r"b\.safetensors"):
+        load(parts)
+
+
+def test_bfloat16_weights_are_widened_and_old_constants_ignored(tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    weights = {k: v.bfloat16() for k, v in load_file(tmp_path / "model.safetensors").items()}
+    constant = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(weights | constant, tmp_path / "model.safetensors")
+    model = load(tmp_path)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert torch.equal(model.score.weight, weights["score.weight"].float())
+
+
+@pytest.mark.parametrize(
+    ("changes", "causal"),
+    [
+        ({}, False),
+        ({"is_causal": False}, False),
+        ({"is_causal": True}, True),
+        ({"use_bidirectional_attention": False}, True),
+        ({"use_bidirectional_attention": True}, False),
+    ],
+)
+def test_the_direction_is_the_configs_and_probed(
+    tmp_path: Path, changes: dict[str, Any], causal: bool
+) -> None:
+    model = load(write_llama(tmp_path, **changes))
+    assert model.causal is causal
+    probe(model, 300)
+    model.causal = not causal
+    visible_now = model.states
+    model.causal = causal
+    model.states = lambda *inputs: _with(model, not causal, visible_now, inputs)
+    with pytest.raises(WrongDirection, match="bidirectional"):
+        probe(model, 300)
+
+
+def _with(model: Any, causal: bool, states: Any, inputs: Any) -> torch.Tensor:
+    """States of a model that silently reads in another direction than it says."""
+    said, model.causal = model.causal, causal
+    try:
+        return states(*inputs)
+    finally:
+        model.causal = said
+
+
+def test_a_hub_id_fetches_data_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        asked[name] = allow_patterns
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert find_checkpoint("nvidia/llama-3.2-nv-rerankqa-1b-v2") == tmp_path
+    (patterns,) = asked.values()
+    assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in patterns)
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(CheckpointRefused, match="download the checkpoint elsewhere"):
+        find_checkpoint("nvidia/llama-nemotron-rerank-1b-v2")
+
+
+def test_a_name_that_is_neither_is_refused() -> None:
+    with pytest.raises(CheckpointRefused, match="found no directory"):
+        find_checkpoint("/no/such/checkpoint")

@@ -1,0 +1,82 @@
+"""Exit codes and messages of rerank-export."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from exporter import cli
+from exporter.cli import main
+
+
+def test_export_verify_inspect(
+    tiny_llama_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert main(["export", str(tiny_llama_checkpoint), "--out", out, "--max-tokens", "128"]) == 0
+    said = capsys.readouterr()
+    assert "proven on onnxruntime-cpu" in said.out
+    for stage in ("load the checkpoint", "write the ONNX graph", "prove parity"):
+        assert f"rerank-export: {stage}" in said.err
+    assert main(["verify", out]) == 0
+    assert "intact" in capsys.readouterr().out
+    assert main(["inspect", out]) == 0
+    shown = capsys.readouterr().out
+    assert "max_tokens       128" in shown
+    assert "kendall_tau 1" in shown
+
+
+def test_a_changed_byte_is_named_without_a_traceback(
+    rank_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    content = bytearray((copy / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.onnx").write_bytes(content)
+    assert main(["verify", str(copy)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("rerank-export: model.onnx has changed")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "/no/such/checkpoint", "--out", "OUT"],
+        ["export", "/no/such/checkpoint", "--out", "OUT", "--target", "cuda-fp16"],
+        ["verify", "/no/such/artifact"],
+        ["inspect", "/no/such/artifact"],
+    ],
+)
+def test_known_errors_are_one_line_and_exit_1(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
+    assert main(given) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rerank-export: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["export", "somewhere"],
+        ["export", "somewhere", "--out", "x", "--target", "no-such"],
+        ["export", "somewhere", "--out", "x", "--max-tokens", "0"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_an_interrupt_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "export", interrupted)
+    assert main(["export", "somewhere", "--out", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -1,0 +1,138 @@
+"""The three rungs, on figures made by hand and on real artifacts that were tampered with."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exporter.errors import ParityFailed
+from exporter.parity import climb_scores, climb_tokens, kendall_tau, open_report
+from exporter.parity_texts import Group, parity_groups
+from exporter.reference import Reference
+from exporter.tokens import CheckpointTokenizer, Tokens
+from runtime.text import PairEncoder, load_tokenizer
+
+TEMPLATE = "question:{query} \n \n passage:{passage}"
+PASSAGES = tuple(f"passage {i}" for i in range(8))
+WANTED = np.linspace(-4, 4, 8)
+
+
+def reference(logits: np.ndarray) -> Reference:
+    group = Group("group", "query", PASSAGES)
+    return Reference((group,), [[Tokens([0], None)] * len(PASSAGES)], [logits])
+
+
+class FixedRanker:
+    """Scores by passage, as an engine would that gives `logits`."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self._logits = dict(zip(PASSAGES, logits, strict=True))
+
+    def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
+        return SimpleNamespace(logits=np.asarray([self._logits[p] for p in passages], np.float32))
+
+
+def climb(
+    found: np.ndarray, wanted: np.ndarray = WANTED, precision: Any = "fp32", random: bool = False
+) -> Any:
+    report = open_report("onnxruntime-cpu", precision, random_weights=random)
+    try:
+        climb_scores(report, reference(wanted), FixedRanker(found))
+    except ParityFailed as error:
+        return report, error
+    return report, None
+
+
+def test_equal_scores_pass_both_rungs() -> None:
+    report, error = climb(WANTED)
+    assert error is None
+    assert report.rungs["logits"].max_abs_delta < 1e-6
+    assert report.rungs["ranking"].kendall_tau == 1.0
+    assert report.rungs["ranking"].pairs == 28
+    assert report.rungs["ranking"].top_k_overlap == 1.0
+
+
+def test_a_logit_off_tolerance_names_rung_pair_scores_and_tolerance() -> None:
+    report, error = climb(WANTED + np.eye(8)[3] * 0.002)
+    assert error.rung == "logits"
+    assert not report.rungs["logits"].passed
+    for part in ("group[3]", f"{WANTED[3]:.6f}", f"{WANTED[3] + 0.002:.6f}", "0.001"):
+        assert part in str(error)
+
+
+def test_the_tolerance_grows_beyond_the_largest_logit() -> None:
+    assert climb(WANTED * 25 + 0.0015, WANTED * 25)[1] is not None
+    assert climb(np.full(8, 100.0) + 0.0035, np.full(8, 100.0))[1] is None
+
+
+def test_a_swapped_pair_fails_the_ranking_rung_in_half_precision() -> None:
+    close = np.asarray([0.0, 0.11, 0.22, 0.33, 0.44, 0.55, 0.66, 0.77])
+    swapped = close[[1, 0, 2, 3, 4, 5, 6, 7]]
+    report, error = climb(swapped, close, "fp16")
+    assert not report.rungs["ranking"].passed
+    assert report.rungs["ranking"].kendall_tau == pytest.approx(26 / 28)
+    assert error is not None
+
+
+def test_random_weights_in_half_precision_are_held_to_their_deviation_only() -> None:
+    swapped = WANTED[[1, 0, 2, 3, 4, 5, 6, 7]] * 0.5 + WANTED * 0.5
+    report, error = climb(swapped, precision="fp16", random=True)
+    assert error is None
+    assert report.rule == "random-weights"
+    assert report.rungs["logits"].tolerance == pytest.approx(0.25 * WANTED.std())
+    assert climb(WANTED + 1.0, precision="fp16", random=True)[1].rung == "logits"
+    assert climb(swapped, precision="fp32", random=True)[1].rung == "logits"
+
+
+def test_ties_and_near_ties_are_not_ordered() -> None:
+    wanted = np.asarray([1.0, 1.0, 1.0000001, 2.0])
+    assert kendall_tau(wanted, wanted[[2, 1, 0, 3]], 0.002) == (3, 0, 0, None)
+    assert kendall_tau(wanted, np.asarray([1.0, 2.5, 1.0, 2.0]), 0.002) == (2, 1, 0, (3, 1))
+    report, error = climb(np.full(8, 0.5), np.full(8, 0.5))
+    assert error is None
+    assert report.rungs["ranking"].kendall_tau is None
+
+
+def test_the_texts_reach_what_they_are_for() -> None:
+    groups = parity_groups(64)
+    passages = [p for group in groups for p in group.passages]
+    text = "".join([*passages, *(g.query for g in groups)])
+    assert any(len(g.passages) == 1 for g in groups)
+    for needle in ("<|begin_of_text|>", "passage:", "{query}", "\u0301", "京", "ủ", "\u200d", "ש"):
+        assert needle in text
+    assert max(len(p.split()) for p in passages) >= 64
+
+
+def encoder(directory: Path, max_tokens: int) -> PairEncoder:
+    return PairEncoder(load_tokenizer(directory / "tokenizer.json"), TEMPLATE, max_tokens)
+
+
+def checkpoint_tokens(directory: Path, max_tokens: int) -> Reference:
+    tokenizer = CheckpointTokenizer(directory, "llama_bidirec", TEMPLATE, max_tokens)
+    groups = parity_groups(max_tokens)
+    tokens = [[tokenizer.encode(g.query, p) for p in g.passages] for g in groups]
+    return Reference(groups, tokens, [])
+
+
+@pytest.mark.parametrize("max_tokens", [48, 512])
+def test_the_runtime_tokenises_and_cuts_like_transformers(
+    tiny_llama_checkpoint: Path, max_tokens: int
+) -> None:
+    wanted = checkpoint_tokens(tiny_llama_checkpoint, max_tokens)
+    assert len(wanted.tokens[-1][0].token_ids) == max_tokens
+    report = open_report("onnxruntime-cpu", "fp32", random_weights=False)
+    climb_tokens(report, wanted, encoder(tiny_llama_checkpoint, max_tokens))
+    assert report.rungs["tokens"].passed
+
+
+def test_another_limit_is_seen_at_the_tokens_rung(tiny_llama_checkpoint: Path) -> None:
+    report = open_report("onnxruntime-cpu", "fp32", random_weights=False)
+    with pytest.raises(ParityFailed, match=r"at the limit\[0\].*512 in all.*511 in all"):
+        climb_tokens(
+            report,
+            checkpoint_tokens(tiny_llama_checkpoint, 512),
+            encoder(tiny_llama_checkpoint, 511),
+        )
+    assert not report.rungs["tokens"].passed

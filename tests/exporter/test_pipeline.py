@@ -1,0 +1,202 @@
+"""Whole exports: what lies in an artifact, and what a failed or killed export leaves."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from exporter import pipeline
+from exporter.errors import CheckpointRefused, ParityFailed
+from exporter.pipeline import Wish, export, verify
+from runtime.errors import EngineUnavailable, FileChanged, GoldenMismatch, ProfileError
+from runtime.manifest import read_manifest
+from runtime.model import open_ranker
+from tests.tiny_checkpoints import write_llama
+
+
+def test_an_artifact_holds_what_decides_its_scores(rank_artifact: Path) -> None:
+    manifest = read_manifest(rank_artifact)
+    assert manifest.profile == "llama-nemotron-rerank-1b-v2"
+    assert manifest.template == "question:{query} \n \n passage:{passage}"
+    assert (manifest.special_tokens.bos, manifest.special_tokens.eos) == (0, None)
+    assert (manifest.pooling, manifest.temperature, manifest.causal) == ("avg", 1.0, False)
+    assert (manifest.precision, manifest.opset, manifest.max_tokens) == ("fp32", 23, 1024)
+    assert manifest.inputs == ["input_ids", "attention_mask"]
+    assert "torch" in manifest.versions
+    assert sorted(manifest.files) == [
+        "model.onnx",
+        "parity.json",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    ]
+    assert len(manifest.goldens) == 4
+    assert manifest.goldens[0].token_ids[0] == 0
+
+
+def test_parity_json_has_its_three_rungs(rank_artifact: Path) -> None:
+    parity = json.loads((rank_artifact / "parity.json").read_text())
+    assert parity["schema"] == 1
+    assert (parity["engine"], parity["precision"]) == ("onnxruntime-cpu", "fp32")
+    assert list(parity["rungs"]) == ["tokens", "logits", "ranking"]
+    assert all(rung["passed"] for rung in parity["rungs"].values())
+    logits = parity["rungs"]["logits"]
+    assert logits["max_abs_delta"] <= 1e-5 < logits["tolerance"] == 1e-3
+    assert parity["rungs"]["ranking"]["kendall_tau"] == 1.0
+    assert parity["versions"]["transformers"]
+    assert parity["hardware"]["machine"]
+
+
+def test_a_bert_artifact_tells_query_from_passage(pair_artifact: Path) -> None:
+    manifest = read_manifest(pair_artifact)
+    assert manifest.inputs == ["input_ids", "attention_mask", "token_type_ids"]
+    assert (manifest.template, manifest.pooling, manifest.max_tokens) == (None, "cls", 512)
+    ranker = open_ranker(pair_artifact)
+    try:
+        there = ranker.rank("deep learning", ["the sheep"]).logits[0]
+        back = ranker.rank("the sheep", ["deep learning"]).logits[0]
+    finally:
+        ranker.close()
+    assert abs(there - back) > 1e-3
+
+
+def test_an_artifact_can_be_moved(rank_artifact: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(rank_artifact, tmp_path / "elsewhere")
+    verify(moved, None, None)
+
+
+def test_equal_exports_have_equal_versions(
+    rank_artifact: Path, tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    again = export(str(tiny_llama_checkpoint), tmp_path / "again", Wish())
+    assert again.version == read_manifest(rank_artifact).version
+    lowered = export(str(tiny_llama_checkpoint), tmp_path / "lowered", Wish(max_tokens=64))
+    assert lowered.version != again.version
+    assert lowered.max_tokens == 64
+
+
+def test_verify_with_the_checkpoint_climbs_all_rungs(
+    rank_artifact: Path, tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    verify(rank_artifact, str(tiny_llama_checkpoint), None)
+    other = write_llama(tmp_path / "other", seed=1)
+    with pytest.raises(ParityFailed) as failed:
+        verify(rank_artifact, str(other), None)
+    assert failed.value.rung == "logits"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer/tokenizer.json", "parity.json"])
+def test_verify_names_a_file_with_one_byte_changed(
+    rank_artifact: Path, tmp_path: Path, name: str
+) -> None:
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(FileChanged) as changed:
+        verify(copy, None, None)
+    assert changed.value.name == name
+
+
+def test_verify_sees_a_golden_that_no_longer_holds(rank_artifact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["goldens"][0]["logit"] += 0.5
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GoldenMismatch):
+        verify(copy, None, None)
+
+
+def test_weights_that_change_on_the_way_fail_at_the_logits_rung(
+    tiny_llama_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = pipeline.write_onnx
+
+    def tamper(model: Any, directory: Path) -> None:
+        with torch.no_grad():
+            model.score.weight *= 1.5
+        honest(model, directory)
+
+    monkeypatch.setattr(pipeline, "write_onnx", tamper)
+    out = tmp_path / "out"
+    with pytest.raises(ParityFailed, match="pair .* the checkpoint gives .* tolerance") as failed:
+        export(str(tiny_llama_checkpoint), out, Wish())
+    assert failed.value.rung == "logits"
+    assert not out.exists()
+    report = json.loads(failed.value.report.read_text())
+    assert report["rungs"]["tokens"]["passed"]
+    assert not report["rungs"]["logits"]["passed"]
+
+
+def test_a_tokenizer_that_the_runtime_reads_otherwise_fails_at_the_tokens_rung(
+    tiny_llama_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = pipeline.load_tokenizer
+
+    def without_bos(path: Path) -> Any:
+        changed = json.loads(path.read_text())
+        changed["post_processor"] = None
+        path.write_text(json.dumps(changed))
+        return honest(path)
+
+    monkeypatch.setattr(pipeline, "load_tokenizer", without_bos)
+    with pytest.raises(ParityFailed, match=r"pair single\[0\]: from token id 0") as failed:
+        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish())
+    assert list(json.loads(failed.value.report.read_text())["rungs"]) == ["tokens"]
+
+
+def test_missing_hardware_is_an_error_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable):
+        export("/no/such/checkpoint", tmp_path / "out", Wish(target="cuda-fp16"))
+
+
+def test_more_tokens_than_the_checkpoint_has_are_refused(
+    tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointRefused, match="1024"):
+        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(max_tokens=4096))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_profile_is_refused(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="no-such"):
+        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(profile="no-such"))
+
+
+def test_a_checkpoint_that_gives_nan_is_refused(tmp_path: Path) -> None:
+    write_llama(tmp_path / "broken", temperature=float(np.finfo(np.float32).tiny) * 1e-30)
+    with pytest.raises(CheckpointRefused, match="the checkpoint itself gives"):
+        export(str(tmp_path / "broken"), tmp_path / "out", Wish())
+
+
+def test_a_tokenizer_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
+    write_llama(tmp_path / "small", vocab_size=100)
+    with pytest.raises(CheckpointRefused, match="vocab_size = 100"):
+        export(str(tmp_path / "small"), tmp_path / "out", Wish())
+
+
+def test_a_killed_export_leaves_nothing_that_looks_finished(
+    tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "exporter.cli", "export", str(tiny_llama_checkpoint)]
+    child = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
+    partial = tmp_path / f".out.partial-{child.pid}"
+    deadline = time.monotonic() + 60
+    while not partial.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert [p.name for p in tmp_path.iterdir()] == [partial.name]
+    assert not (partial / "manifest.json").exists()
+    export(str(tiny_llama_checkpoint), out, Wish())
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,203 @@
+"""Servers as users run them: processes on free ports, asked over HTTP."""
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from runtime.engines.mock import byte_tokenizer
+
+# The mock counts bytes, so these limits are easy to reach.
+MAX_TOKENS = 200
+BODY_LIMIT_BYTES = 100_000
+_CLI = "import sys; from server.cli import main; sys.exit(main())"
+_PATIENCE_S = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """One server process; `log` is everything that it has written so far."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
+        self.port = free_port()
+        self.metrics_port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
+        settings = {
+            "PATH": os.environ["PATH"],
+            "NIM_HTTP_API_PORT": str(self.port),
+            "NIM_TRITON_METRICS_PORT": str(self.metrics_port),
+            "NIM_BIND_ADDR": "127.0.0.1:1",
+            **environment,
+        }
+        self._log_file = folder / f"server-{self.port}.log"
+        command = [
+            sys.executable,
+            *(a.format(port=self.port) for a in arguments or ("-c", _CLI)),
+        ]
+        with self._log_file.open("wb") as out:
+            self.process = subprocess.Popen(command, env=settings, stdout=out, stderr=out)
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text()
+
+    def get(self, path: str, **options: object) -> httpx.Response:
+        return httpx.get(self.url + path, **options)  # type: ignore[arg-type]
+
+    def wait_for(self, path: str, status: int) -> "Server":
+        """Until GET `path` answers `status`; fails at once when the process has ended."""
+        end = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log
+            with contextlib.suppress(httpx.TransportError):
+                if self.get(path).status_code == status:
+                    return self
+            time.sleep(0.02)
+        raise AssertionError(f"no {status} from {path} in time:\n{self.log}")
+
+    def ready(self) -> "Server":
+        return self.wait_for("/v1/health/ready", 200)
+
+    def exit_code(self) -> int:
+        return self.process.wait(_PATIENCE_S)
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.exit_code()
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts servers that end with the test."""
+    servers: list[Server] = []
+
+    def begin(environment: dict[str, str], *arguments: str) -> Server:
+        servers.append(Server(tmp_path, environment, *arguments))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ready server with made-up scores and small limits."""
+    server = Server(
+        tmp_path_factory.mktemp("mock"),
+        {
+            "ENABLE_MOCK_INFERENCE": "1",
+            "MAX_SEQUENCE_LENGTH": str(MAX_TOKENS),
+            "NIM_HTTP_BODY_LIMIT_BYTES": str(BODY_LIMIT_BYTES),
+            "NIM_REQUEST_TIMEOUT_S": "2",
+            "MODEL_VERSION": "1.2.3",
+            "NGC_API_KEY": "ngcapikey",
+            "NIM_TRITON_LOG_VERBOSE": "1",
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+    yield server.ready()
+    assert server.stop() == 0, server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.fixture
+def client(mock_server: Server) -> Iterator[httpx.Client]:
+    """A client of `mock_server` that proves, after each test, that the next request works."""
+    with httpx.Client(base_url=mock_server.url) as opened:
+        yield opened
+        body = {"query": {"text": "still"}, "passages": [{"text": "there"}]}
+        assert opened.post("/v1/ranking", json=body).status_code == 200
+
+
+# Rows of so many tokens make the engine of `bare_directory` give NaN, and fail.
+NAN_TOKENS = 150
+FAIL_TOKENS = 200
+
+
+def write_bare_directory(directory: Path, *, work: int = 1) -> Path:
+    """What NIM_CUSTOM_MODEL mounts: model.onnx and tokenizer/ (one token a byte).
+
+    A row's logit is its number of tokens. Every engine call multiplies two square matrices of
+    size `work`.
+    """
+    (directory / "tokenizer").mkdir(parents=True)
+    byte_tokenizer().save(str(directory / "tokenizer" / "tokenizer.json"))
+    table = [math.nan if count == NAN_TOKENS else float(count) for count in range(FAIL_TOKENS)]
+    nodes = [
+        helper.make_node("Add", ["input_ids", "attention_mask"], ["sum"]),
+        helper.make_node("Min", ["sum", "attention_mask"], ["real"]),
+        helper.make_node("ReduceSum", ["real", "row_axis"], ["count"], keepdims=1),
+        helper.make_node("Gather", ["table", "count"], ["scores"]),
+        helper.make_node("ReduceMin", ["scores"], ["scalar"], keepdims=0),
+        helper.make_node("Expand", ["scalar", "square"], ["matrix"]),
+        helper.make_node("MatMul", ["matrix", "matrix"], ["product"]),
+        helper.make_node("ReduceMax", ["product"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "zero"], ["nothing"]),
+        helper.make_node("Add", ["scores", "nothing"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "count_of_tokens",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
+            for name in ("input_ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])],
+        [
+            helper.make_tensor("row_axis", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("table", TensorProto.FLOAT, [FAIL_TOKENS], table),
+            helper.make_tensor("square", TensorProto.INT64, [2], [work, work]),
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, str(directory / "model.onnx"))
+    return directory
+
+
+@pytest.fixture
+def bare_directory(tmp_path: Path) -> Path:
+    """A model that counts tokens."""
+    return write_bare_directory(tmp_path / "bare")
+
+
+@pytest.fixture(scope="session")
+def slow_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, taking a good part of a second for every engine call."""
+    return write_bare_directory(tmp_path_factory.mktemp("slow") / "bare", work=2500)
+
+
+@pytest.fixture(scope="session")
+def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ready server that asks for one of two keys."""
+    keys = {"NGC_API_KEY": "key-one", "NVIDIA_API_KEY": "key-zwei-ü"}
+    server = Server(
+        tmp_path_factory.mktemp("guarded"),
+        {"ENABLE_MOCK_INFERENCE": "1", "NIM_REQUIRE_AUTH": "true", **keys},
+    )
+    yield server.ready()
+    assert server.stop() == 0
+    assert not any(key in server.log for key in keys.values())

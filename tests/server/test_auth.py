@@ -1,0 +1,112 @@
+"""Bearer keys: every route asks but health, whatever is mounted later."""
+
+from typing import Any
+
+import httpx
+import pytest
+from litestar.routes import HTTPRoute
+
+from server.app import METRICS_ROUTES, ROUTES, routed
+from server.auth import OPEN_PATHS
+from server.service import Service
+from server.settings import read_settings
+
+
+def route_paths(routes: list[Any]) -> list[tuple[str, str]]:
+    """Method and a concrete path of every route."""
+    found = []
+    service = Service(read_settings({"ENABLE_MOCK_INFERENCE": "1"}))
+    for route in routed(routes, service).routes:
+        assert isinstance(route, HTTPRoute)
+        path = route.path.replace("{org:str}", "nvidia").replace("{model:str}", "m")
+        found += [(method, path) for method in sorted(route.methods) if method != "OPTIONS"]
+    return found
+
+
+ALL = route_paths(ROUTES)
+UNKNOWN = [("GET", "/docs"), ("GET", "/"), ("POST", "/v1/nothing"), ("DELETE", "/v1/ranking")]
+SNEAKY = [
+    ("POST", "//v1/ranking"),
+    ("POST", "/v1/health/../ranking"),
+    ("POST", "/health/../v1/ranking"),
+    ("POST", "/v1/ranking/"),
+    ("GET", "/v1/health/live/../../models"),
+    ("GET", "/v1/models?x=/health"),
+]
+REFUSED_HEADERS = [
+    [],
+    [("authorization", "")],
+    [("authorization", "Bearer")],
+    [("authorization", "Bearer wrong")],
+    [("authorization", "Bearer key-on")],
+    [("authorization", "Bearer key-one-more")],
+    [("authorization", "Basic key-one")],
+    [("authorization", "key-one")],
+    [("authorization", "Bearer **********")],
+    [("authorization", "Bearer key-one"), ("authorization", "Bearer key-one")],
+    [("authorization", "Bearer " + "x" * 30_000)],
+    [("authorization", b"Bearer \xff\xfe")],
+    [("x-api-key", "key-one")],
+]
+
+
+def assert_asks_for_a_key(response: httpx.Response) -> None:
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    if response.request.method == "HEAD":
+        return
+    found = response.json()
+    assert found["type"] == "invalid_request_error"
+    assert "key-one" not in response.text
+
+
+@pytest.mark.parametrize(("method", "path"), [r for r in ALL if r[1] not in OPEN_PATHS])
+def test_every_route_asks(guarded_server: Any, method: str, path: str) -> None:
+    assert_asks_for_a_key(httpx.request(method, guarded_server.url + path))
+
+
+@pytest.mark.parametrize(("method", "path"), UNKNOWN + SNEAKY)
+def test_so_do_unknown_routes_and_odd_spellings(
+    guarded_server: Any, method: str, path: str
+) -> None:
+    with httpx.Client() as client:
+        request = client.build_request(method, guarded_server.url)
+        request.url = request.url.copy_with(raw_path=path.encode())
+        assert_asks_for_a_key(client.send(request))
+
+
+@pytest.mark.parametrize(("method", "path"), [r for r in ALL if r[1] in OPEN_PATHS])
+def test_health_is_open(guarded_server: Any, method: str, path: str) -> None:
+    assert httpx.request(method, guarded_server.url + path).status_code == 200
+
+
+def test_every_open_path_is_a_route() -> None:
+    assert {path for _, path in ALL} >= OPEN_PATHS
+
+
+@pytest.mark.parametrize(("method", "path"), route_paths(METRICS_ROUTES))
+def test_the_metrics_port_asks_as_well(guarded_server: Any, method: str, path: str) -> None:
+    url = guarded_server.metrics_url + path
+    assert_asks_for_a_key(httpx.request(method, url))
+    key = {"authorization": "Bearer key-one"}
+    assert httpx.request(method, url, headers=key).status_code == 200
+
+
+@pytest.mark.parametrize("headers", REFUSED_HEADERS)
+def test_what_is_no_key(guarded_server: Any, headers: list[tuple[str, str]]) -> None:
+    assert_asks_for_a_key(httpx.get(guarded_server.url + "/v1/models", headers=headers))
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer key-one", "bearer key-one", "BEARER  key-one", "Bearer key-zwei-ü"]
+)
+def test_what_is_a_key(guarded_server: Any, value: str) -> None:
+    headers = {"authorization": value.encode()}
+    response = httpx.get(guarded_server.url + "/v1/models", headers=headers)
+    assert response.status_code == 200
+
+
+def test_without_the_setting_any_placeholder_is_welcome(client: httpx.Client) -> None:
+    for value in ("Bearer **********", "Bearer NO_API_KEY_PROVIDED", "nonsense"):
+        response = client.get("/v1/models", headers={"authorization": value})
+        assert response.status_code == 200

@@ -1,0 +1,152 @@
+"""Raw sockets: framing faults, slow and vanished clients; the server goes on after each."""
+
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+BODY_LIMIT_BYTES = 100_000  # of the mock server, see conftest
+REQUEST_TIMEOUT_S = 2
+BODY = json.dumps({"query": {"text": "q"}, "passages": [{"text": "p"}]}).encode()
+
+
+def connect(client: httpx.Client) -> socket.socket:
+    url = client.base_url
+    return socket.create_connection((url.host, url.port or 80), timeout=10)
+
+
+def head(*headers: str, path: str = "/v1/ranking") -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "host: x", "content-type: application/json", *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def reply(connection: socket.socket) -> tuple[int, bytes]:
+    """Status and everything that came until the server closed or fell silent."""
+    received = b""
+    connection.settimeout(0.5)
+    try:
+        while part := connection.recv(65536):
+            received += part
+            if b"\r\n\r\n" in received:
+                connection.settimeout(0.2)
+    except (TimeoutError, ConnectionResetError):
+        pass
+    status = int(received.split(b" ", 2)[1]) if received else 0
+    return status, received
+
+
+def test_a_chunked_body_over_the_limit_is_refused(client: httpx.Client) -> None:
+    chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
+    with connect(client) as connection:
+        connection.sendall(head("transfer-encoding: chunked") + chunk * 4 + b"0\r\n\r\n")
+        status, received = reply(connection)
+    assert status == 413
+    assert b"connection: close" in received.lower()
+
+
+def send_without_end(connection: socket.socket, chunk: bytes, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        connection.sendall(chunk)
+        time.sleep(0.01)
+
+
+def test_an_endless_chunked_body_is_cut_off(client: httpx.Client) -> None:
+    chunk = b"8000\r\n" + b" " * 0x8000 + b"\r\n"
+    began = time.monotonic()
+    with connect(client) as connection:
+        connection.sendall(head("transfer-encoding: chunked"))
+        with pytest.raises(OSError, match=r"."):
+            send_without_end(connection, chunk, seconds=8)
+    assert time.monotonic() - began < 5
+
+
+def test_a_large_announced_body_is_refused_without_being_asked_for(client: httpx.Client) -> None:
+    with connect(client) as connection:
+        connection.sendall(head("content-length: 99999999999", "expect: 100-continue"))
+        status, received = reply(connection)
+    assert status == 413
+    assert b"100 Continue" not in received
+
+
+def test_expect_100_continue(client: httpx.Client) -> None:
+    with connect(client) as connection:
+        connection.sendall(head(f"content-length: {len(BODY)}", "expect: 100-continue"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        connection.sendall(BODY)
+        assert reply(connection)[0] == 200
+
+
+def test_many_small_chunks_are_one_body(client: httpx.Client) -> None:
+    chunks = b"".join(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in BODY)
+    with connect(client) as connection:
+        connection.sendall(head("transfer-encoding: chunked") + chunks + b"0\r\n\r\n")
+        assert reply(connection)[0] == 200
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "1, 2", "9" * 40])
+def test_a_content_length_that_is_no_length(client: httpx.Client, length: str) -> None:
+    with connect(client) as connection:
+        connection.sendall(head(f"content-length: {length}") + BODY)
+        status, received = reply(connection)
+    assert 400 <= status < 500
+    assert b"Traceback" not in received
+
+
+def test_a_content_length_that_is_too_small_cuts_the_body(client: httpx.Client) -> None:
+    with connect(client) as connection:
+        connection.sendall(head("content-length: 10") + BODY)
+        assert reply(connection)[0] == 400
+
+
+def test_a_body_that_never_comes_is_waited_for_no_longer_than_allowed(
+    client: httpx.Client,
+) -> None:
+    with connect(client) as connection:
+        connection.sendall(head(f"content-length: {len(BODY) + 10}") + BODY)
+        connection.settimeout(REQUEST_TIMEOUT_S + 3)
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_leaves_in_the_middle(client: httpx.Client) -> None:
+    with connect(client) as connection:
+        connection.sendall(head(f"content-length: {len(BODY) + 10}") + BODY)
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    ["POST //v1//ranking HTTP/1.1", "POST /v1/ranking/ HTTP/1.1", "POST /v1/ranking?x=1 HTTP/1.1"],
+)
+def test_spellings_of_a_path(client: httpx.Client, request_line: str) -> None:
+    raw = head(f"content-length: {len(BODY)}").replace(b"POST /v1/ranking HTTP/1.1", b"LINE")
+    with connect(client) as connection:
+        connection.sendall(raw.replace(b"LINE", request_line.encode()) + BODY)
+        assert reply(connection)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x16\x03\x01\x02\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/ranking HTTP/1.1\r\nhost: \xff\r\n\r\n",
+        b"POST /v1/ranking HTTP/1.1\r\nhost: x\r\ncontent-type: \xff\xfe\r\n"
+        b"content-length: 2\r\n\r\n{}",
+        b"POST /v1%00/ranking HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
+    ],
+)
+def test_bytes_that_are_hardly_http(client: httpx.Client, raw: bytes) -> None:
+    with connect(client) as connection:
+        connection.sendall(raw)
+        status, received = reply(connection)
+    assert status == 0 or 400 <= status < 500
+    assert b"Traceback" not in received
+
+
+def test_two_requests_on_one_connection(client: httpx.Client) -> None:
+    one = head(f"content-length: {len(BODY)}") + BODY
+    with connect(client) as connection:
+        connection.sendall(one + one)
+        assert reply(connection)[1].count(b"HTTP/1.1 200") == 2

@@ -1,0 +1,92 @@
+"""An engine that fails or is slow: every request is answered, and nothing inside is shown."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+Start = Callable[..., Any]
+
+PROMPT = len("question:q \n \n passage:")
+NAN_TOKENS = 150  # of the model of conftest
+FAIL_TOKENS = 200
+
+
+def body(*lengths: int) -> dict[str, Any]:
+    """A request whose pairs have these numbers of tokens."""
+    return {"query": {"text": "q"}, "passages": [{"text": "x" * (n - PROMPT)} for n in lengths]}
+
+
+def pending(server: Any) -> float:
+    text = server.get("/v1/metrics").text
+    (line,) = [x for x in text.splitlines() if x.startswith("nv_inference_pending_request_count")]
+    return float(line.split()[-1])
+
+
+@pytest.mark.parametrize("tokens", [NAN_TOKENS, FAIL_TOKENS + 1])
+def test_what_goes_wrong_inside_stays_inside(
+    start: Start, bare_directory: Path, tokens: int
+) -> None:
+    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}).ready()
+    url = server.url + "/v1/ranking"
+    failed = httpx.post(url, json=body(tokens))
+    assert failed.status_code == 500
+    found = failed.json()
+    assert found["type"] == "invalid_request_error"
+    assert found["message"] == "the server failed to answer; its log says why"
+    assert httpx.post(url, json=body(50, 60)).status_code == 200
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+    assert ("NonFiniteScore" in server.log) == (tokens == NAN_TOKENS)
+    assert ("EngineError" in server.log) == (tokens != NAN_TOKENS)
+
+
+@pytest.fixture
+def slow_server(start: Start, slow_directory: Path) -> Iterator[Any]:
+    """One row a call, a short queue, two seconds for a request."""
+    yield start(
+        {
+            "NIM_CUSTOM_MODEL": str(slow_directory),
+            "NIM_TRITON_MAX_BATCH_SIZE": "1",
+            "RERANK_MAX_PASSAGES": "64",
+            "NIM_MAX_QUEUE_SIZE": "40",
+            "NIM_REQUEST_TIMEOUT_S": "2",
+            "RERANK_OVERLOAD_STATUS": "429",
+        }
+    ).ready()
+
+
+def test_a_deadline_passes_and_nothing_is_left_waiting(slow_server: Any) -> None:
+    late = httpx.post(slow_server.url + "/v1/ranking", json=body(*[50] * 30), timeout=10)
+    assert late.status_code == 504
+    assert late.json()["type"] == "invalid_request_error"
+    assert int(late.headers["retry-after"]) >= 1
+    assert pending(slow_server) == 0
+
+
+def test_a_full_queue_refuses_at_once(slow_server: Any) -> None:
+    url = slow_server.url + "/v1/ranking"
+    first = threading.Thread(target=httpx.post, args=(url,), kwargs={"json": body(*[50] * 30)})
+    first.start()
+    while pending(slow_server) == 0:
+        time.sleep(0.01)
+    began = time.monotonic()
+    refused = httpx.post(url, json=body(*[50] * 30))
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert time.monotonic() - began < 1
+    first.join()
+
+
+def test_rows_of_a_client_that_hangs_up_are_dropped(slow_server: Any) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(slow_server.url + "/v1/ranking", json=body(*[50] * 30), timeout=0.5)
+    end = time.monotonic() + 1
+    while pending(slow_server) > 0:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert "POST /v1/ranking 499" in slow_server.log

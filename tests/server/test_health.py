@@ -1,0 +1,34 @@
+"""Health routes of a ready server; what they say while it loads stands in test_lifecycle."""
+
+import httpx
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/health/live", {"object": "health.response", "message": "Service is live."}),
+        ("/v1/health/ready", {"object": "health.response", "message": "Service is ready."}),
+        ("/health", {"status": "ok", "model_loaded": True, "device": "cpu"}),
+    ],
+)
+def test_bodies(client: httpx.Client, path: str, body: dict[str, object]) -> None:
+    response = client.get(path)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == body
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
+def test_kserve_says_nothing(client: httpx.Client, path: str) -> None:
+    response = client.get(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/health/live", "/v1/health/ready", "/health", "/v2/health/live", "/v2/health/ready"],
+)
+def test_head(client: httpx.Client, path: str) -> None:
+    response = client.head(path)
+    assert (response.status_code, response.content) == (200, b"")

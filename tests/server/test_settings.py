@@ -1,0 +1,215 @@
+"""Settings: every variable is read as the table says, and a bad value names itself."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from server.settings import SettingsError, environment_table, read_settings
+from server.variables import NVIDIA_ONNX_PROFILES, VARIABLES
+
+MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
+
+BAD_VALUES = {
+    "ENABLE_MOCK_INFERENCE": ["maybe", "2"],
+    "NIM_CUSTOM_MODEL": ["/no/such/directory"],
+    "RERANK_MODEL_DIR": ["/no/such/directory"],
+    "RERANK_MODEL_PROFILE": ["no-such-profile", "../models"],
+    "NIM_MODEL_PROFILE": ["fp8", "0" * 64],
+    "NIM_TRITON_MAX_BATCH_SIZE": ["0", "-1", "1.5", "many", "9" * 5000, "٣"],
+    "NIM_TRITON_MODEL_BATCH_SIZE": ["0"],
+    "RERANK_MAX_PASSAGES": ["0", "all"],
+    "MAX_SEQUENCE_LENGTH": ["0", "8k"],
+    "NIM_TRITON_MAX_SEQ_LENGTH": ["none"],
+    "NIM_HTTP_BODY_LIMIT_BYTES": ["64MB", "0"],
+    "NIM_REQUEST_TIMEOUT_S": ["0", "2m"],
+    "NIM_SERVER_REQUEST_TIMEOUT_S": ["never"],
+    "NIM_MAX_QUEUE_SIZE": ["-5"],
+    "NIM_SERVER_MAX_QUEUE_SIZE": ["x"],
+    "RERANK_OVERLOAD_STATUS": ["500", "0503"],
+    "RERANK_TOO_LONG_STATUS": ["413"],
+    "NIM_HTTP_API_PORT": ["0", "65536", "http"],
+    "NIM_SERVER_PORT": ["0"],
+    "NIM_BIND_ADDR": ["8000", ":8000", "host:port"],
+    "NIM_SERVER_BIND_ADDR": ["localhost"],
+    "NIM_TRITON_METRICS_PORT": ["65536", "off"],
+    "NIM_REQUIRE_AUTH": ["true", "perhaps"],
+    "NIM_LOG_LEVEL": ["TRACE"],
+    "LOG_LEVEL": ["loud"],
+    "NIM_JSONL_LOGGING": ["json"],
+    "NIM_LOGGING_JSONL": ["2"],
+    "LOG_FORMAT": ["xml"],
+    "NIM_TLS_CERT_PATH": ["/cert.pem"],
+    "NIM_TLS_KEY_PATH": ["/key.pem"],
+    "NIM_MODEL_PATH": ["/model"],
+    "NIM_ENGINE_MODEL_PATH": ["/model"],
+    "NIM_ENGINE_MODEL_DOWNLOAD_ONLY": ["1"],
+}
+ANY_TEXT = {
+    "NIM_SERVED_MODEL_NAME",
+    "NIM_SERVER_SERVED_MODEL_NAME",
+    "MODEL_VERSION",
+    "NGC_API_KEY",
+    "NVIDIA_API_KEY",
+    "NIM_NGC_API_KEY",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(n, v) for n, values in BAD_VALUES.items() for v in values]
+)
+def test_a_bad_value_stops_the_start_and_names_itself(name: str, value: str) -> None:
+    mock = {} if name.endswith(("_DIR", "CUSTOM_MODEL")) else MOCK
+    with pytest.raises(SettingsError) as caught:
+        read_settings({**mock, name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name}: found ")
+    assert "wanted " in message
+    assert "\n" not in message
+    assert len(message) < 500
+
+
+def test_every_variable_that_can_be_wrong_is_tried_above() -> None:
+    untried = {v.name for v in VARIABLES if v.fate != "tolerated"} - set(BAD_VALUES) - ANY_TEXT
+    assert not untried
+
+
+def test_nothing_to_serve_is_said() -> None:
+    with pytest.raises(SettingsError, match=r"NIM_CUSTOM_MODEL.*--rank DIR"):
+        read_settings({})
+
+
+def test_empty_means_not_set() -> None:
+    names = {v.name: " " for v in VARIABLES if not v.name.endswith("*")}
+    assert read_settings({**names, **MOCK}) == read_settings(MOCK)
+
+
+def test_what_nvidia_s_compose_files_set_does_not_upset_the_start() -> None:
+    settings = read_settings(
+        MOCK
+        | {
+            "NGC_API_KEY": "ngcapikey",
+            "NIM_TRITON_LOG_VERBOSE": "1",
+            "NIM_TRITON_MAX_BATCH_SIZE": "1",
+            "OMP_NUM_THREADS": "1",
+            "NIM_CACHE_PATH": "/model-store",
+            "NIM_SERVER_PORT": "8000",
+            "NIM_HTTP_API_PORT": "8000",
+            "NIM_JSONL_LOGGING": "1",
+            "NIM_ENABLE_OTEL": "true",
+            "NIM_OTEL_SERVICE_NAME": "reranker",
+        }
+    )
+    assert settings.keys == ()
+    assert (settings.max_rows, settings.max_passages) == (1, 1)
+    assert settings.json_logs
+    told = {notice.split()[0] for notice in settings.notices}
+    assert told == {
+        "NIM_TRITON_LOG_VERBOSE",
+        "OMP_NUM_THREADS",
+        "NIM_CACHE_PATH",
+        "NIM_ENABLE_OTEL",
+        "NIM_OTEL_SERVICE_NAME",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "passages"),
+    [
+        ({}, None, 64),
+        ({"NIM_TRITON_MAX_BATCH_SIZE": "8"}, 8, 8),
+        ({"NIM_TRITON_MAX_BATCH_SIZE": "128"}, 128, 64),
+        ({"RERANK_MAX_PASSAGES": "512"}, None, 512),
+        ({"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512"}, 1, 512),
+        ({"NIM_TRITON_MODEL_BATCH_SIZE": "4"}, 4, 4),
+    ],
+)
+def test_rows_of_a_call_and_passages_of_a_request(
+    given: dict[str, str], rows: int | None, passages: int
+) -> None:
+    settings = read_settings({**MOCK, **given})
+    assert (settings.max_rows, settings.max_passages) == (rows, passages)
+
+
+def test_where_the_artifact_is(tmp_path: Path) -> None:
+    option, custom, baked = (tmp_path / name for name in ("option", "custom", "baked"))
+    for directory in (option, custom, baked):
+        directory.mkdir()
+    environment = {"RERANK_MODEL_DIR": str(baked)}
+    assert read_settings(environment).model_dir == baked
+    environment["NIM_CUSTOM_MODEL"] = str(custom)
+    assert read_settings(environment).model_dir == custom
+    assert read_settings(environment, {"--rank": str(option)}).model_dir == option
+    with pytest.raises(SettingsError, match=r"^--rank: "):
+        read_settings({}, {"--rank": str(tmp_path / "missing")})
+
+
+def test_an_image_s_own_directory_may_be_missing_when_another_is_named(tmp_path: Path) -> None:
+    environment = {"RERANK_MODEL_DIR": "/not/mounted", "NIM_CUSTOM_MODEL": str(tmp_path)}
+    assert read_settings(environment).model_dir == tmp_path
+
+
+def test_the_first_synonym_counts_and_the_other_is_told() -> None:
+    settings = read_settings({**MOCK, "NIM_LOG_LEVEL": "info", "LOG_LEVEL": "DEBUG"})
+    assert settings.log_level == "INFO"
+    assert settings.notices == ("LOG_LEVEL has no effect: NIM_LOG_LEVEL is set as well",)
+
+
+@pytest.mark.parametrize(
+    ("given", "listens"),
+    [
+        ({}, ("0.0.0.0", 8000)),
+        ({"NIM_SERVER_PORT": "9000"}, ("0.0.0.0", 9000)),
+        ({"NIM_BIND_ADDR": "127.0.0.1:9000"}, ("127.0.0.1", 9000)),
+        ({"NIM_BIND_ADDR": "[::1]:9000"}, ("::1", 9000)),
+        ({"NIM_BIND_ADDR": "127.0.0.1:9000", "NIM_HTTP_API_PORT": "9001"}, ("127.0.0.1", 9001)),
+    ],
+)
+def test_where_it_listens(given: dict[str, str], listens: tuple[str, int]) -> None:
+    settings = read_settings({**MOCK, **given})
+    assert (settings.host, settings.port) == listens
+
+
+def test_options_go_before_variables() -> None:
+    environment = {**MOCK, "NIM_HTTP_API_PORT": "9000", "NIM_BIND_ADDR": "127.0.0.1:9001"}
+    settings = read_settings(environment, {"--host": "::1", "--port": "9002"})
+    assert (settings.host, settings.port) == ("::1", 9002)
+    with pytest.raises(SettingsError, match=r"^--port: "):
+        read_settings(environment, {"--port": "99999"})
+
+
+@pytest.mark.parametrize(
+    ("profile", "engine"),
+    [("auto", "auto"), ("cpu-fp32", "onnxruntime-cpu"), (NVIDIA_ONNX_PROFILES[0], None)],
+)
+def test_a_model_profile_pins_the_engine(profile: str, engine: str | None) -> None:
+    settings = read_settings({**MOCK, "NIM_MODEL_PROFILE": profile})
+    assert settings.engine == engine
+    assert any("on the hardware" in n for n in settings.notices) == (engine is None)
+
+
+def test_keys_are_asked_for_only_when_wanted_and_never_shown() -> None:
+    keys = {"NGC_API_KEY": "secret-1", "NVIDIA_API_KEY": "secret-2", "NIM_NGC_API_KEY": "secret-1"}
+    assert read_settings({**MOCK, **keys}).keys == ()
+    settings = read_settings({**MOCK, **keys, "NIM_REQUIRE_AUTH": "true"})
+    assert settings.keys == ("secret-1", "secret-2")
+    assert "secret" not in repr(settings)
+
+
+def test_the_key_of_nvidia_s_examples_is_warned_of() -> None:
+    dummy = {"NGC_API_KEY": "ngcapikey", "NIM_REQUIRE_AUTH": "true"}
+    assert any("NIM_REQUIRE_AUTH" in n for n in read_settings({**MOCK, **dummy}).notices)
+
+
+def test_refused_variables_may_be_switched_off() -> None:
+    assert read_settings({**MOCK, "NIM_ENGINE_MODEL_DOWNLOAD_ONLY": "0"})
+
+
+def test_the_table_names_every_variable_once() -> None:
+    names = re.findall(
+        r"^\| `([^`]+)` \| (?:honoured|tolerated|refused) \|", environment_table(), re.M
+    )
+    assert names == [v.name for v in VARIABLES]
+    assert len(set(names)) == len(names)
+    assert all(v.effect for v in VARIABLES)
+    assert all((v.field is None) == (v.read is None) == (v.fate != "honoured") for v in VARIABLES)

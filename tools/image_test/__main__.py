@@ -1,0 +1,45 @@
+"""Builds Dockerfile.cpu and runs it, without Docker: python -m tools.image_test [ARTIFACT]
+
+ARTIFACT (inside this repository) is baked in and asked; without one the image serves the mock.
+
+Needs root on a Debian-like system, debootstrap (makes a Debian 12 base) and buildah (runs the
+Dockerfile in a chroot). The image then runs as an orchestrator would run it: an unprivileged
+user, a read-only root, no network but its own loopback. Packages come by way of this machine's
+pip and apt settings, which the image must not remember. Base, wheels and layers are kept under
+build/image-test; remove that directory to begin anew.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from tools.image_test.build import CACHE, ROOT, Image, Unbuildable, build_image, check_host
+from tools.image_test.checks import Report, check_contents, check_runs
+
+
+def main() -> int:
+    # As an exception, so that containers and mounts are taken down on every way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    artifact = Path(sys.argv[1]).resolve().relative_to(ROOT) if len(sys.argv) > 1 else None
+    report = Report()
+    try:
+        check_host(artifact)
+        with build_image(artifact) as image:
+            _describe(image)
+            check_contents(report, image)
+            check_runs(report, image, artifact)
+    except Unbuildable as error:
+        report.add("the image is built", ok=False, found=str(error))
+    sys.stdout.write(f"{report.passed} passed, {report.failed} failed\n")
+    return 1 if report.failed else 0
+
+
+def _describe(image: Image) -> None:
+    sys.stdout.write(
+        f"built in {image.build_s:.0f} s: {image.size_mb} MB, {image.size_mb - image.base_mb} MB "
+        f"of it on top of the base (cache: {CACHE.relative_to(ROOT)})\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

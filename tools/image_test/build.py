@@ -1,0 +1,219 @@
+"""The image: a Debian base by debootstrap, wheels by this machine's pip, layers by buildah."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / "build" / "image-test"
+
+_SUITE = "bookworm"
+_BASE = "localhost/open-rerank-base"
+_NAME = "localhost/open-rerank-cpu"
+_TOOLS = {
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
+    "apt-get": "apt",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+}
+
+
+class Unbuildable(Exception):
+    """There is no image; the text says what is missing or which step failed."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A built image: its configuration and history, and its root file system, mounted."""
+
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    rootfs: Path
+    size_mb: int
+    base_mb: int
+    build_s: float
+
+
+def check_host(artifact: Path | None) -> None:
+    """Raises Unbuildable, naming everything that this machine lacks."""
+    if os.geteuid() != 0:
+        raise Unbuildable("found an ordinary user, wanted root (debootstrap and chroot need it)")
+    lacking = sorted({package for tool, package in _TOOLS.items() if shutil.which(tool) is None})
+    if lacking:
+        raise Unbuildable(f"missing tools: apt-get update && apt-get install {' '.join(lacking)}")
+    if artifact is not None and not (ROOT / artifact / "manifest.json").is_file():
+        raise Unbuildable(f"no manifest.json in {artifact}: export an artifact first (make serve)")
+
+
+@contextmanager
+def build_image(artifact: Path | None) -> Iterator[Image]:
+    """Builds Dockerfile.cpu with `artifact` baked in. Raises Unbuildable."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    _make_base()
+    wheels = _download_wheels()
+    began = time.monotonic()
+    _say("building Dockerfile.cpu")
+    _build(wheels, artifact)
+    build_s = time.monotonic() - began
+    facts = json.loads(_buildah("inspect", "--type=image", _NAME))
+    with _mounted(_BASE) as base:
+        base_mb = _size_mb(base)
+    with _mounted(_NAME) as rootfs:
+        yield Image(
+            config=facts["Docker"]["config"],
+            history=facts["Docker"]["history"],
+            rootfs=rootfs,
+            size_mb=_size_mb(rootfs),
+            base_mb=base_mb,
+            build_s=build_s,
+        )
+
+
+def _make_base() -> None:
+    if _buildah("images", "--quiet", "--filter", f"reference={_BASE}").strip():
+        return
+    _say(f"making the base image (Debian {_SUITE}, about two minutes)")
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="base-") as directory:
+        root = Path(directory)
+        mirrors = _debian_mirrors()
+        # In its own mount namespace: whatever it mounts is gone with it, even when interrupted.
+        _run(
+            [
+                *("unshare", "--mount", "debootstrap", "--variant=minbase"),
+                *("--include=ca-certificates,python3,python3-venv", _SUITE, directory),
+                *([mirrors["Debian"]] if "Debian" in mirrors else []),
+            ]
+        )
+        if mirrors:
+            (root / "etc/apt/sources.list").write_text("".join(_sources(mirrors)))
+        for cache in ("var/cache/apt", "var/lib/apt/lists"):
+            shutil.rmtree(root / cache)
+            (root / cache).mkdir()
+        container = _buildah("from", "scratch").strip()
+        try:
+            _buildah("add", container, directory, "/")
+            _buildah("commit", container, _BASE)
+        finally:
+            _buildah("rm", container)
+
+
+def _debian_mirrors() -> dict[str, str]:
+    """This machine's mirrors by their label: Debian, Debian-Security. Empty on other systems."""
+    form = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
+    targets = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+    rows = [line.split("|") for line in targets.splitlines()]
+    return {label: uri for origin, label, uri in rows if origin == "Debian"}
+
+
+def _sources(mirrors: dict[str, str]) -> Iterator[str]:
+    for label, suite in (
+        ("Debian", _SUITE),
+        ("Debian", f"{_SUITE}-updates"),
+        ("Debian-Security", f"{_SUITE}-security"),
+    ):
+        if label in mirrors:
+            yield f"deb {mirrors[label]} {suite} main\n"
+
+
+def _download_wheels() -> Path:
+    """Downloads outside of the build: no index address or certificate comes near the image."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["serve-cpu"],
+    ]
+    constraints = (ROOT / "constraints.txt").read_bytes()
+    digest = hashlib.sha256(json.dumps(wanted).encode() + constraints).hexdigest()[:12]
+    wheels = CACHE / f"wheels-{digest}"
+    if not wheels.is_dir():
+        _say("downloading wheels")
+        unfinished = wheels.with_suffix(".part")
+        _run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(unfinished)),
+                *("--python-version=3.11", "--only-binary=:all:"),
+                *("--constraint", str(ROOT / "constraints.txt"), *wanted),
+            ]
+        )
+        unfinished.rename(wheels)
+    return wheels
+
+
+def _build(wheels: Path, artifact: Path | None) -> None:
+    with _served(wheels) as address, tempfile.NamedTemporaryFile("w", dir=CACHE) as settings:
+        settings.write(f"[global]\nno-index = true\nfind-links = {address}\n")
+        settings.flush()
+        _buildah(
+            *("build", "--layers", "--format=docker", "--isolation=chroot", "--pull-never"),
+            f"--file={ROOT / 'Dockerfile.cpu'}",
+            f"--build-arg=BASE_IMAGE={_BASE}",
+            f"--build-arg=MODEL_DIR={artifact or ''}",
+            f"--secret=id=pip.conf,src={settings.name}",
+            *(f"--tag={_NAME}", str(ROOT)),
+        )
+
+
+@contextmanager
+def _served(directory: Path) -> Iterator[str]:
+    """The directory over HTTP on the loopback: a mounted one would leave its mount point behind."""
+    handler = partial(_QuietHandler, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing to say about each wheel."""
+
+
+@contextmanager
+def _mounted(image: str) -> Iterator[Path]:
+    container = _buildah("from", "--pull-never", image).strip()
+    try:
+        yield Path(_buildah("mount", container).strip())
+    finally:
+        _buildah("rm", container)
+
+
+def _size_mb(root: Path) -> int:
+    return int(_run(["du", "--summarize", "--block-size=1000000", str(root)]).split()[0])
+
+
+def _buildah(*args: str) -> str:
+    store = ["--storage-driver=vfs", f"--root={CACHE / 'storage'}", f"--runroot={CACHE / 'run'}"]
+    return _run(["buildah", *store, *args])
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
+        raise Unbuildable(f"{command[0]} exited with {done.returncode}:\n{tail}")
+    return done.stdout
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text} …\n")
+    sys.stdout.flush()

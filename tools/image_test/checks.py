@@ -1,0 +1,167 @@
+"""What is expected of the image: from its contents, and from two runs of it."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tools.image_test.build import CACHE, ROOT, Image
+from tools.image_test.container import Container
+
+_READY_S = 60
+_STOP_S = 15
+_QUESTION = {
+    "query": {"text": "What is machine learning?"},
+    "passages": [
+        {"text": "The weather is nice today"},
+        {"text": "Machine learning is a subset of AI"},
+        {"text": "Deep learning uses neural networks"},
+    ],
+}
+_ORDER = [1, 2, 0]
+
+
+class Report:
+    """Counts checks and prints each as it comes."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed = 0
+
+    def add(self, what: str, *, ok: bool, found: object = "") -> bool:
+        self.passed += ok
+        self.failed += not ok
+        sys.stdout.write(f"  ok    {what}\n" if ok else f"  FAIL  {what}: found {found}\n")
+        sys.stdout.flush()
+        return ok
+
+
+def check_contents(report: Report, image: Image) -> None:
+    """Configuration, and what must not have been left behind."""
+    config = image.config
+    report.add("the user is 1000:1000", ok=config["User"] == "1000:1000", found=config["User"])
+    ports = sorted(config["ExposedPorts"])
+    report.add(
+        "ports 8000, 8001 and 8002 are exposed",
+        ok=ports == ["8000/tcp", "8001/tcp", "8002/tcp"],
+        found=ports,
+    )
+    env = dict(entry.split("=", 1) for entry in config["Env"])
+    limits = {name: env.get(name) for name in ("RERANK_MAX_PASSAGES", "EMBED_MAX_INPUTS")}
+    report.add(
+        "requests may be as large as the real NIM's",
+        ok=limits == {"RERANK_MAX_PASSAGES": "512", "EMBED_MAX_INPUTS": "8192"},
+        found=limits,
+    )
+    remembered = json.dumps([config, image.history])
+    traces = [host for host in _registry_hosts() if host in remembered]
+    report.add("no registry's name is in the configuration or history", ok=not traces, found=traces)
+    left = [
+        str(path.relative_to(image.rootfs))
+        for pattern in ("etc/pip.conf", "run/*", "src", "root/.*/pip", "var/lib/apt/lists/*")
+        for path in image.rootfs.glob(pattern)
+    ]
+    report.add(
+        "no pip settings, wheels, sources or package lists are left", ok=not left, found=left
+    )
+
+
+def check_runs(report: Report, image: Image, artifact: Path | None) -> None:
+    """As configured with the artifact baked in; then with any user, port and mounted artifact."""
+    mock = {"ENABLE_MOCK_INFERENCE": "1"} if artifact is None else {}
+    with Container(image.rootfs, image.config, CACHE / "run.log", env=mock) as container:
+        if _check_ready(report, container, image, "as configured"):
+            _check_answer(report, container, 8000, expect_order=artifact is not None)
+            _check_confinement(report, container)
+        _check_stop(report, container)
+    other = {"NIM_HTTP_API_PORT": "8123", **(mock or {"NIM_CUSTOM_MODEL": "/mnt"})}
+    mounted = ROOT / artifact if artifact else None
+    with Container(
+        image.rootfs,
+        image.config,
+        CACHE / "run-other.log",
+        user="54321:0",
+        mounted=mounted,
+        env=other,
+    ) as container:
+        if _check_ready(report, container, image, "any user, port 8123, mounted artifact"):
+            _check_answer(report, container, 8123, expect_order=artifact is not None)
+        _check_stop(report, container)
+
+
+def _check_ready(report: Report, container: Container, image: Image, what: str) -> bool:
+    health = image.config["Healthcheck"]["Test"]
+    command = ["sh", "-c", *health[1:]] if health[0] == "CMD-SHELL" else health[1:]
+    began = time.monotonic()
+    done: subprocess.CompletedProcess[str] | None = None
+    while container.running and time.monotonic() - began < _READY_S:
+        if container.pid is not None:
+            done = container.run(*command)
+            if done.returncode == 0:
+                break
+        time.sleep(0.2)
+    ready = done is not None and done.returncode == 0
+    return report.add(
+        f"{what}: the image's own health check (curl inside) succeeds"
+        + (f" after {time.monotonic() - began:.1f} s" if ready else ""),
+        ok=ready,
+        found=f"{done.stderr.strip() if done else 'no process'}\n{container.output[-4000:]}",
+    )
+
+
+def _check_answer(report: Report, container: Container, port: int, *, expect_order: bool) -> None:
+    done = container.run(
+        *("curl", "-fsS", "--max-time", "30", f"http://127.0.0.1:{port}/v1/ranking"),
+        *("-H", "Content-Type: application/json", "--data-binary", "@-"),
+        given=json.dumps(_QUESTION),
+    )
+    try:
+        order = [item["index"] for item in json.loads(done.stdout)["rankings"]]
+    except (ValueError, KeyError, TypeError):
+        order = []
+    # The mock knows no weather from learning: its order only has to be one.
+    report.add(
+        f"POST /v1/ranking answers {order}",
+        ok=order == _ORDER if expect_order else sorted(order) == [0, 1, 2],
+        found=done.stdout or done.stderr,
+    )
+
+
+def _check_confinement(report: Report, container: Container) -> None:
+    uids = re.findall(r"^Uid:\s+(.*)$", Path(f"/proc/{container.pid}/status").read_text(), re.M)
+    report.add("the server runs as 1000", ok=set(uids[0].split()) == {"1000"}, found=uids)
+    written = container.run("sh", "-c", "touch /opt/model/x /opt/venv/x /x")
+    report.add("nothing outside /tmp can be written", ok=written.returncode != 0)
+    importable = [
+        name
+        for name in ("torch", "transformers", "onnx", "pip")
+        if container.run("python", "-c", f"import {name}").returncode == 0
+    ]
+    report.add("torch, transformers, onnx and pip are absent", ok=not importable, found=importable)
+    served = container.run("python", "-c", "import server, runtime, onnxruntime")
+    report.add("python inside is the server's own", ok=not served.returncode, found=served.stderr)
+    compilers = container.run("sh", "-c", "command -v gcc cc g++ make")
+    report.add("no compiler is inside", ok=not compilers.stdout, found=compilers.stdout)
+
+
+def _check_stop(report: Report, container: Container) -> None:
+    code, seconds = container.stop()
+    report.add(
+        f"SIGTERM ends it with exit code 0 after {seconds:.1f} s",
+        ok=code == 0 and seconds < _STOP_S,
+        found=f"exit code {code}\n{container.output[-4000:]}",
+    )
+
+
+def _registry_hosts() -> set[str]:
+    """The hosts in this machine's pip and apt settings."""
+    settings = "".join(
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        for command in (
+            [sys.executable, "-m", "pip", "config", "list"],
+            ["apt-get", "indextargets", "--format", "$(REPO_URI)"],
+        )
+    )
+    return set(re.findall(r"https?://(?:[^@/\s]*@)?([^/:'\s]+)", settings))
