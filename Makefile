@@ -16,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help install serve dev test check test-clients embedded check-1b check-real image-test build run clean
+.PHONY: help install serve dev test check test-clients docs embedded check-1b check-real image-test build run clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
@@ -52,6 +52,9 @@ check: $(INSTALLED)  ## formatting, lint and types
 test-clients: $(RANK_DIR)/manifest.json  ## real clients, each in its own environment
 	@$(BIN)/python -m clients.run
 
+docs: $(INSTALLED)  ## write the generated parts of the README
+	@$(BIN)/python -m tools.write_readme
+
 embedded: $(INSTALLED)  ## train the embedded checkpoint again (about an hour)
 	@$(PIP) -r embedded/requirements.txt
 	$(BIN)/python -m embedded
@@ -63,7 +66,7 @@ check-real: $(INSTALLED)  ## the same for real weights: make check-real CHECKPOI
 	@$(BIN)/python -m checks.real $(CHECKPOINT)
 
 image-test: $(RANK_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
-	@tools/image-test
+	@$(BIN)/python -m tools.image_test $(RANK_DIR)
 
 build: $(RANK_DIR)/manifest.json  ## the CPU image with the exported model inside (needs Docker)
 	docker build -f Dockerfile.cpu --build-arg MODEL_DIR=$(RANK_DIR) -t open-rerank:cpu .

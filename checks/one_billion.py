@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,20 +132,25 @@ def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) ->
 def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
     if name.endswith("norm.weight"):
         return torch.ones(shape, dtype=torch.bfloat16)
-    # The head is wider than the rest (0.02 is Llama's), so that the scores spread like trained ones.
+    # 0.02 is Llama's own start; the head is wider, so that scores spread like trained ones.
     deviation = 1 / shape[-1] ** 0.5 if name == "score.weight" else 0.02
     return (torch.randn(shape, generator=generator) * deviation).to(torch.bfloat16)
 
 
 def _export(checkpoint: Path, artifact: Path) -> int:
     """Run rerank-export in a child process; its peak resident memory in bytes."""
-    command = ["exporter.cli", "export", str(checkpoint), "--out", str(artifact)]
-    child = subprocess.Popen([sys.executable, "-m", *command, "--max-tokens", str(MAX_TOKENS)])
+    command = [_script("rerank-export"), "export", str(checkpoint), "--out", str(artifact)]
+    child = subprocess.Popen([*command, "--max-tokens", str(MAX_TOKENS)])
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         raise SystemExit(f"the export failed with exit code {child.returncode}; see above")
     return usage.ru_maxrss * 1024
+
+
+def _script(name: str) -> str:
+    """A console command of this environment, as a user would start it."""
+    return str(Path(sysconfig.get_path("scripts")) / name)
 
 
 @contextmanager
@@ -154,9 +160,8 @@ def _served(artifact: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"NIM_HTTP_API_PORT": str(port)}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "server.cli", "--rank", str(artifact)], env=environment
-    )
+    command = [_script("rerank-serve"), "--rank", str(artifact)]
+    server = subprocess.Popen(command, env=environment)
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_until_ready(address, server)

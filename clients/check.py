@@ -4,7 +4,6 @@ Standard library only, because it runs inside each client's environment.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -81,9 +80,7 @@ def main(*checks: Check) -> None:
             print(f"{FAILED}{name}: {type(error).__name__}: {error}", flush=True)
         else:
             print(f"{PASSED}{name}", flush=True)
-    sys.stdout.flush()
-    # Some clients leave threads or processes behind that would keep the interpreter alive.
-    os._exit(1 if failed else 0)
+    sys.exit(1 if failed else 0)
 
 
 def _own_logit(base_url: str, query: str, passage: str) -> float:

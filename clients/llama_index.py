@@ -1,5 +1,6 @@
 """llama-index-postprocessor-nvidia-rerank: NVIDIARerank, in batches of 64."""
 
+import httpx
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.postprocessor.nvidia_rerank import NVIDIARerank
 
@@ -37,8 +38,13 @@ def without_model(base_url: str) -> None:
 def too_long_is_cut(base_url: str) -> None:
     """NVIDIARerank, truncate END"""
     passages = [*FIVE, TOO_LONG]
+    # Its own client gives up after httpx's 5 seconds, which a long text on a CPU may take.
     ranker = NVIDIARerank(
-        base_url=f"{base_url}/v1", model=OLD_MODEL, truncate="END", top_n=len(passages)
+        base_url=f"{base_url}/v1",
+        model=OLD_MODEL,
+        truncate="END",
+        top_n=len(passages),
+        http_client=httpx.Client(timeout=60),
     )
     _assert_ranks(base_url, ranker, passages)
 

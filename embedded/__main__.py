@@ -28,14 +28,10 @@ def _vectors(material: groups.Material) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trained(table: np.ndarray, source: train.Source, seed: int) -> dict[str, torch.Tensor]:
-    """The weights after training. One thread: repeatable, and no waiting on shared cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """The weights after training."""
     ranker = Ranker()
     initial.start(ranker, table, seed)
-    weights = train.train(ranker, source, STEPS).state_dict()
-    torch.set_num_threads(threads)
-    return weights
+    return train.train(ranker, source, STEPS).state_dict()
 
 
 def _write(folder: Path, tokenizer: Tokenizer, weights: dict[str, torch.Tensor]) -> Ranker:
@@ -65,9 +61,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/embedded"))
     parser.add_argument("--out", type=Path, default=Path("embedded/rank"))
     parser.add_argument("--seed", type=int, default=1)
+    # More threads than free cores wait for each other: 4 s a step instead of 1 on a busy machine.
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--beir", type=Path, default=Path("../shared/data/cranfield"))
     chosen = parser.parse_args()
     seed, work = chosen.seed, chosen.work
+    torch.set_num_threads(chosen.threads)
     stages = Stages(work / f"seed-{seed}")
 
     sources = stages.keep("fetch", lambda: texts.fetch(work))

@@ -30,7 +30,8 @@ ranks; it is no match for a large model. English only.
 - Logits are centred so that 0 is about the line between relevant and not.
 - Training saw rows of at most {longest} tokens; longer ones work, untested beyond 512.
 
-Made by `python -m embedded --seed {seed}` (`make embedded`) on {hardware}, training on one thread.
+Made by `python -m embedded --seed {seed}` (`make embedded`) on {hardware}.
+Other work shared the machine; times are wall times.
 Rounding differs between machines, so a new run gives a like, not the same, file.
 
 | stage | seconds |
@@ -91,7 +92,7 @@ def write(
         parameters=parameters,
         vocabulary=vocabulary,
         longest=longest,
-        hardware=f"{cores} shared {platform.machine()} cores, no accelerator",
+        hardware=f"{cores} {platform.machine()} cores, no accelerator",
         stages=_rows([*seconds.items(), ("together", round(sum(seconds.values())))]),
         figures=_rows(list(figures.items())) if figures else "| not measured | - |",
         examples=_rows([(query, ", ".join(map(str, row))) for query, row in examples]),

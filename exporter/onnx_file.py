@@ -22,8 +22,10 @@ OPSET = 23
 EXTERNAL_DATA_BYTES = 512 << 20
 
 
-def write_onnx(model: Architecture, directory: Path) -> None:
+def move_to_onnx(model: Architecture, directory: Path) -> None:
     """Write model.onnx, and model.onnx.data beside it when the weights exceed the threshold.
+
+    The model is empty afterwards: its weights' memory is given back.
 
     Inputs int64 [batch, sequence] both dynamic, output `logits` float32 [batch, 1]. The path of
     the data inside the graph is relative, so that the directory can be moved.
@@ -45,7 +47,15 @@ def write_onnx(model: Architecture, directory: Path) -> None:
         _forget_origins(program)
         size = sum(p.nbytes for p in model.parameters())
         program.save(directory / MODEL_FILE, external_data=size > EXTERNAL_DATA_BYTES)
-        _release_weights(program)
+    _give_back(program, model)
+
+
+def _give_back(program: ONNXProgram, model: Architecture) -> None:
+    """Empty both by hand: the converter keeps its last graph alive, and with it every tensor."""
+    for value in program.model.graph.initializers.values():
+        value.const_value = None
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0)
 
 
 def _forget_origins(program: ONNXProgram) -> None:
@@ -53,12 +63,6 @@ def _forget_origins(program: ONNXProgram) -> None:
     graph = program.model.graph
     for part in (*graph.all_nodes(), *graph.inputs, *graph.outputs):
         part.metadata_props.clear()
-
-
-def _release_weights(program: ONNXProgram) -> None:
-    """Let go of the tensors: the converter keeps its last graph alive, and with it the weights."""
-    for value in program.model.graph.initializers.values():
-        value.const_value = None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ load → probe → reference scores → token check → ONNX → parity on the e
 parity.json → goldens → manifest.json, last → rename into place
 """
 
-import gc
 import hashlib
 import tempfile
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from onnx import TensorProto, helper
 from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused
-from exporter.onnx_file import OPSET, write_onnx
+from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.parity import (
     EngineScores,
     Parity,
@@ -99,9 +98,7 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         try:
             _check_tokens(directory, report, reference, manifest)
             with stage("write the ONNX graph"):
-                write_onnx(model.halve() if target.precision == "fp16" else model, directory)
-            del model
-            gc.collect()  # the engine opens now, and two copies of the weights are too many
+                move_to_onnx(model.halve() if target.precision == "fp16" else model, directory)
             scores = _check_scores(directory, report, reference, manifest, engine)
         finally:
             write_report(directory, report)
@@ -140,8 +137,7 @@ def _verify_against(
         tokenizer = _tokenizer(checkpoint, manifest.template, manifest.max_tokens)
         vocabulary = checkpoint.config["vocab_size"]
         reference = reference_scores(model, tokenizer, vocabulary, manifest.max_tokens)
-    del model
-    gc.collect()
+    del model  # before the engine opens: two copies of the weights are too many
     report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
     _check_tokens(directory, report, reference, manifest)
     _check_scores(directory, report, reference, manifest, engine)

@@ -45,27 +45,25 @@ def open_artifact(
     *,
     manifest: Manifest | None,
     engine: str | None,
+    target: str | None,
     profile: str | None,
     threads: int,
 ) -> OpenArtifact:
     """Open engine and tokenizer of `directory` and check its files against the manifest.
 
     `manifest` given: used as it is, unchecked (the exporter, before manifest.json exists).
-    `engine` None means the one of the manifest's target, "auto" the best that opens here.
-    Raises ArtifactError or EngineError.
+    `engine` None means the one of the target, "auto" the best that opens here. `target` is what
+    the artifact must have been exported for; None takes whatever it was. Raises ArtifactError or
+    EngineError.
     """
     if not directory.is_dir():
         raise ArtifactError(f"found no directory {directory.name!r}, wanted an exported artifact")
     if manifest is not None:
         return _open_described(directory, manifest, engine, threads)
     if not (directory / MANIFEST_FILE).is_file():
-        return _open_bare(directory, engine, profile, threads)
+        return _open_bare(directory, engine, target, profile, threads)
     manifest = read_manifest(directory)
-    if profile is not None and profile.rsplit("/", 1)[-1] != manifest.profile:
-        raise ManifestError(
-            f"the artifact was exported with profile {manifest.profile}, found a request for "
-            f"{profile}; a profile can be named for a directory without {MANIFEST_FILE} only"
-        )
+    _check_wishes(manifest, target, profile)
     # Hashing reads the same pages that the session maps, so doing both at once costs little.
     with ThreadPoolExecutor(max_workers=1) as pool:
         hashed = pool.submit(check_files, directory, manifest)
@@ -74,15 +72,34 @@ def open_artifact(
         except (ArtifactError, EngineError):
             hashed.result()  # a changed file explains more than the engine's complaint about it
             raise
-        hashed.result()
+        try:
+            hashed.result()
+        except ArtifactError:
+            opened.engine.close()
+            raise
     return opened
+
+
+def _check_wishes(manifest: Manifest, target: str | None, profile: str | None) -> None:
+    if profile is not None and profile.rsplit("/", 1)[-1] != manifest.profile:
+        raise ManifestError(
+            f"the artifact was exported with profile {manifest.profile}, found a request for "
+            f"{profile}; a profile can be named for a directory without {MANIFEST_FILE} only"
+        )
+    if target is not None and target != manifest.target:
+        raise ManifestError(
+            f"the artifact was exported for target {manifest.target}, found a request for "
+            f"{target}; export the checkpoint with --target {target}"
+        )
 
 
 def _open_described(
     directory: Path, manifest: Manifest, engine: str | None, threads: int
 ) -> OpenArtifact:
-    wanted = engine or load_target_profile(manifest.target).engine
-    opened = _open(directory, wanted, threads)
+    own = load_target_profile(manifest.target).engine
+    opened = _open(directory, engine or own, threads)
+    if opened.name != own:
+        _log.warning("exported for engine %s, runs on %s: slower or less exact", own, opened.name)
     if sorted(opened.input_names) != sorted(manifest.inputs):
         raise ManifestError(
             f"the graph takes {opened.input_names}, {MANIFEST_FILE} says {manifest.inputs}; "
@@ -108,7 +125,7 @@ def _open(directory: Path, wanted: str, threads: int) -> Engine:
 
 
 def _open_bare(
-    directory: Path, engine: str | None, profile: str | None, threads: int
+    directory: Path, engine: str | None, target: str | None, profile: str | None, threads: int
 ) -> OpenArtifact:
     """A directory with a graph and tokenizer/ only; every fact that is guessed is logged."""
     if not any((directory / file).is_file() for _, file in ENGINES.values() if file):
@@ -117,20 +134,25 @@ def _open_bare(
             "written by rerank-export, or a directory with model.onnx and tokenizer/"
         )
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
-    opened = _open(directory, engine or "auto", threads)
-    manifest = _inferred_manifest(directory, opened, tokenizer, profile)
+    own = load_target_profile(target).engine if target else "auto"
+    opened = _open(directory, engine or own, threads)
+    manifest = _inferred_manifest(directory, opened, tokenizer, target, profile)
     return OpenArtifact(manifest, opened, tokenizer, proven=False)
 
 
 def _inferred_manifest(
-    directory: Path, engine: Engine, tokenizer: tokenizers.Tokenizer, profile: str | None
+    directory: Path,
+    engine: Engine,
+    tokenizer: tokenizers.Tokenizer,
+    target: str | None,
+    profile: str | None,
 ) -> Manifest:
     pairs = "token_type_ids" in engine.input_names
     name = profile or (_BARE_PAIR_PROFILE if pairs else _BARE_PROFILE)
     pad = _pad_id(directory, tokenizer)
     manifest = unproven_manifest(
         name,
-        target=_BARE_TARGETS[engine.name],
+        target=target or _BARE_TARGETS[engine.name],
         version="unproven",
         precision="unknown",
         pad_id=pad,

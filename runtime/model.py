@@ -170,6 +170,7 @@ def open_ranker(
     *,
     manifest: Manifest | None = None,
     engine: str | None = None,
+    target: str | None = None,
     profile: str | None = None,
     max_tokens: int | None = None,
     max_rows: int | None = None,
@@ -178,12 +179,18 @@ def open_ranker(
 ) -> Ranker:
     """Open the reranker in `directory`: an artifact, or a bare NIM_CUSTOM_MODEL directory.
 
-    `engine`, `profile` and `manifest` as in `runtime.artifact.open_artifact`. `max_tokens` and
-    `max_rows` may lower the artifact's bounds. `threads` compute threads on a CPU, 0 = all cores.
+    `manifest`, `engine`, `target` and `profile` as in `runtime.artifact.open_artifact`.
+    `max_tokens` and `max_rows` may lower the artifact's bounds. `threads` compute threads on a
+    CPU, 0 = all cores.
     Raises ArtifactError or EngineError.
     """
     opened = open_artifact(
-        directory, manifest=manifest, engine=engine, profile=profile, threads=threads
+        directory,
+        manifest=manifest,
+        engine=engine,
+        target=target,
+        profile=profile,
+        threads=threads,
     )
     return _ranker(opened, max_tokens, max_rows, queue_rows)
 

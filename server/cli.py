@@ -56,5 +56,6 @@ def _parser() -> argparse.ArgumentParser:
         "environment variables; README lists them.",
     )
     for option in OPTIONS:
-        parser.add_argument(option.name, dest=option.name, help=option.effect)
+        word = option.name.removeprefix("--").upper()
+        parser.add_argument(option.name, dest=option.name, metavar=word, help=option.effect)
     return parser

@@ -13,6 +13,7 @@ from server.errors import NotReady
 from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
+from server.variables import AUTO
 
 _log = logging.getLogger(__name__)
 
@@ -115,9 +116,11 @@ def _open(settings: Settings) -> Ranker:
             max_rows=settings.max_rows,
             queue_rows=settings.queue_rows,
         )
+    auto = settings.target == AUTO
     return open_ranker(
         settings.model_dir,
-        engine=settings.engine,
+        engine="auto" if auto else None,
+        target=None if auto else settings.target,
         profile=settings.model_profile,
         max_tokens=settings.max_tokens,
         max_rows=settings.max_rows,

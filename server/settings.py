@@ -26,7 +26,7 @@ _MODEL_MAX_BATCH = 64
 _DUMMY_KEY = "ngcapikey"
 _SHOWN_CHARACTERS = 80
 # Settings that decide how the model is opened; a model that cannot be opened is told with them.
-_MODEL_FIELDS = ("model_dir", "model_profile", "engine", "max_tokens", "max_rows")
+_MODEL_FIELDS = ("model_dir", "model_profile", "target", "max_tokens", "max_rows")
 _KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
 
 
@@ -42,16 +42,17 @@ class SettingsError(ServingError):
 class Settings:
     """What the server runs with.
 
-    `model_dir` is None only for the mock. `engine` as in `runtime.model.open_ranker`; None for
-    `max_rows` and `max_tokens` leaves the artifact's own. `keys` are the accepted bearers; none
-    means that nobody is asked. `notices` are lines to log at start, `model_wishes` the variables
-    that decide how the model is opened, as NAME=value.
+    `model_dir` is None only for the mock. `target` is what the artifact must have been exported
+    for, AUTO for the best engine that fits, None for the artifact's own. None for `max_rows` and
+    `max_tokens` leaves the artifact's own. `keys` are the accepted bearers; none means that
+    nobody is asked. `notices` are lines to log at start, `model_wishes` the variables that decide
+    how the model is opened, as NAME=value.
     """
 
     model_dir: Path | None = None
     mock: bool = False
     model_profile: str | None = None
-    engine: str | None = None
+    target: str | None = None
     served_name: str | None = None
     model_version: str | None = None
     max_rows: int | None = None
@@ -171,7 +172,7 @@ def _notices(
     if given.get("NIM_MODEL_PROFILE") in NVIDIA_ONNX_PROFILES:
         yield (
             "NIM_MODEL_PROFILE names NVIDIA's ONNX fp16 profile: an ONNX artifact is served, on "
-            "the hardware and in the precision that it was exported for"
+            "the best hardware here and in the precision that it was exported in"
         )
     if _DUMMY_KEY in keys:
         yield "NIM_REQUIRE_AUTH accepts the key of NVIDIA's examples; choose another one"

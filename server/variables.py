@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runtime.profile import load_target_profile, model_profile_names, target_profile_names
+from runtime.profile import model_profile_names, target_profile_names
 
 Fate = Literal["honoured", "tolerated", "refused"]
 
@@ -21,6 +21,7 @@ NVIDIA_ONNX_PROFILES = (
     "e28f17c9c13a99055d065f88d725bf93c23b3aab14acd68f16323de1353fc528",
 )
 
+AUTO = "auto"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -119,18 +120,16 @@ def _model_profile(value: str) -> str:
     return value
 
 
-def _engine_choice(value: str) -> str | None:
-    """The engine that a NIM_MODEL_PROFILE pins; None leaves the artifact's own."""
-    if value == "auto":
-        return value
-    if value in NVIDIA_ONNX_PROFILES:
-        return None
+def _target(value: str) -> str:
+    """What a NIM_MODEL_PROFILE asks for; NVIDIA's ids pin ONNX, not the hardware: AUTO."""
+    if value == AUTO or value in NVIDIA_ONNX_PROFILES:
+        return AUTO
     if value not in target_profile_names():
         raise NotWanted(
-            f"auto, one of {', '.join(target_profile_names())}, or one of NVIDIA's ONNX profile "
+            f"{AUTO}, one of {', '.join(target_profile_names())}, or one of NVIDIA's ONNX profile "
             f"ids {', '.join(NVIDIA_ONNX_PROFILES)}"
         )
-    return load_target_profile(value).engine
+    return value
 
 
 def _honoured(
@@ -181,10 +180,10 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _honoured(
         "NIM_MODEL_PROFILE",
-        "engine",
-        _engine_choice,
-        "a target profile, `auto` (best engine that fits here), or NVIDIA's ids of ONNX profiles, "
-        "which leave the artifact's own target",
+        "target",
+        _target,
+        "the target that the artifact must have been exported for; `auto` and NVIDIA's ids of "
+        "ONNX profiles: the best engine that fits here",
         "the artifact's target",
     ),
     _honoured(

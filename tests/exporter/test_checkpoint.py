@@ -52,7 +52,7 @@ def test_refusals_of_a_llama_name_the_cause(
 ) -> None:
     write_llama(tmp_path)
     edit_config(tmp_path, **changes)
-    with pytest.raises(CheckpointRefused, match=".*") as refused:
+    with pytest.raises(CheckpointRefused) as refused:
         load(tmp_path)
     assert named in str(refused.value)
 

@@ -119,16 +119,16 @@ def test_verify_sees_a_golden_that_no_longer_holds(rank_artifact: Path, tmp_path
 def test_weights_that_change_on_the_way_fail_at_the_logits_rung(
     tiny_llama_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = pipeline.write_onnx
+    honest = pipeline.move_to_onnx
 
     def tamper(model: Any, directory: Path) -> None:
         with torch.no_grad():
             model.score.weight *= 1.5
         honest(model, directory)
 
-    monkeypatch.setattr(pipeline, "write_onnx", tamper)
+    monkeypatch.setattr(pipeline, "move_to_onnx", tamper)
     out = tmp_path / "out"
-    with pytest.raises(ParityFailed, match="pair .* the checkpoint gives .* tolerance") as failed:
+    with pytest.raises(ParityFailed, match=r"pair .* the checkpoint gives .* tolerance") as failed:
         export(str(tiny_llama_checkpoint), out, Wish())
     assert failed.value.rung == "logits"
     assert not out.exists()

@@ -15,6 +15,13 @@ def fill(directory: Path, text: str = "new") -> None:
     (directory / "manifest.json").write_text(text)
 
 
+def fail(out: Path, error: BaseException) -> None:
+    with workspace(out) as partial:
+        fill(partial)
+        (partial / "parity.json").write_text("{}")
+        raise error
+
+
 def names(directory: Path) -> list[str]:
     return sorted(p.name for p in directory.iterdir())
 
@@ -34,16 +41,14 @@ def test_the_directory_appears_at_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_nothing_is_left_of_work_that_failed(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), workspace(tmp_path / "out") as partial:
-        fill(partial)
-        raise error
+    with pytest.raises(error):
+        fail(tmp_path / "out", error())
     assert names(tmp_path) == []
 
 
 def test_a_failed_parity_keeps_its_report(tmp_path: Path) -> None:
-    with pytest.raises(ParityFailed) as failed, workspace(tmp_path / "out") as partial:
-        (partial / "parity.json").write_text("{}")
-        raise ParityFailed("logits", "pair x")
+    with pytest.raises(ParityFailed) as failed:
+        fail(tmp_path / "out", ParityFailed("logits", "pair x"))
     assert failed.value.report == tmp_path / "out.failed-parity.json"
     assert names(tmp_path) == ["out.failed-parity.json"]
 

@@ -2,27 +2,23 @@
 
 from pathlib import Path
 
-import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.engines.mock import byte_tokenizer
+from tests.small_graphs import INPUTS, write_graph
 
 
 @pytest.fixture
 def bare_directory(tmp_path: Path) -> Path:
     """model.onnx (logit = sum of the real token ids / 100) and tokenizer/ (one token a byte)."""
-    return write_bare_directory(tmp_path / "bare", ["input_ids", "attention_mask"])
+    return write_bare_directory(tmp_path / "bare")
 
 
-def write_bare_directory(directory: Path, inputs: list[str], divisor: float = 100.0) -> Path:
-    """Write such a directory; further `inputs` are added to the sum."""
-    (directory / "tokenizer").mkdir(parents=True)
-    byte_tokenizer().save(str(directory / "tokenizer" / "tokenizer.json"))
-    shape = ["batch", "sequence"]
-    nodes = [helper.make_node("Mul", ["input_ids", "attention_mask"], ["real"])]
+def write_bare_directory(directory: Path, *more_inputs: str, divisor: float = 100.0) -> Path:
+    """Write such a directory; further inputs are added to the sum."""
+    nodes = [helper.make_node("Mul", INPUTS, ["real"])]
     summed = "real"
-    for name in inputs[2:]:
+    for name in more_inputs:
         nodes.append(helper.make_node("Add", [summed, name], [f"with_{name}"]))
         summed = f"with_{name}"
     nodes += [
@@ -30,16 +26,8 @@ def write_bare_directory(directory: Path, inputs: list[str], divisor: float = 10
         helper.make_node("ReduceSum", ["floats", "axis"], ["sum"], keepdims=1),
         helper.make_node("Div", ["sum", "divisor"], ["logits"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "sum_of_ids",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in inputs],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])],
-        [
-            helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
-            helper.make_tensor("divisor", TensorProto.FLOAT, [], [divisor]),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, str(directory / "model.onnx"))
-    return directory
+    constants = [
+        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("divisor", TensorProto.FLOAT, [], [divisor]),
+    ]
+    return write_graph(directory, nodes, constants, (*INPUTS, *more_inputs))

@@ -173,8 +173,7 @@ def test_a_bare_directory_opens_and_says_what_it_guessed(
 
 
 def test_a_bare_directory_with_token_types_is_a_joined_pair(tmp_path: Path) -> None:
-    inputs = ["input_ids", "attention_mask", "token_type_ids"]
-    directory = write_bare_directory(tmp_path / "bert", inputs)
+    directory = write_bare_directory(tmp_path / "bert", "token_type_ids")
     assert opened(directory).info.profile == "bert-cross-encoder"
 
 
@@ -187,6 +186,26 @@ def test_a_bare_directory_with_a_named_profile(bare_directory: Path) -> None:
 def test_a_profile_cannot_overrule_a_manifest(artifact: Path) -> None:
     with pytest.raises(ManifestError, match="tiny-rerank-v1"):
         open_ranker(artifact, profile="bert-cross-encoder")
+
+
+def test_another_target_than_the_artifacts_is_refused(artifact: Path) -> None:
+    assert opened(artifact, target="cpu-fp32").info.target == "cpu-fp32"
+    with pytest.raises(ManifestError, match="--target cuda-fp16"):
+        open_ranker(artifact, target="cuda-fp16")
+
+
+def test_a_named_target_decides_the_engine_of_a_bare_directory(bare_directory: Path) -> None:
+    assert opened(bare_directory, target="cpu-fp32").info.target == "cpu-fp32"
+    with pytest.raises(EngineUnavailable, match="CUDA"):
+        open_ranker(bare_directory, target="cuda-fp16")
+
+
+def test_an_engine_other_than_the_targets_is_told(
+    bare_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish(bare_directory, target="cuda-fp16")
+    assert opened(bare_directory, engine="auto").info.engine == "onnxruntime-cpu"
+    assert "exported for engine onnxruntime-cuda, runs on onnxruntime-cpu" in caplog.text
 
 
 @pytest.mark.parametrize("content", [None, "readme.txt"])

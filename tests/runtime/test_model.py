@@ -70,17 +70,14 @@ def test_a_deadline_in_the_past(ranker: Ranker) -> None:
 
 
 def test_infinity_is_an_error(tmp_path: Path) -> None:
-    inputs = ["input_ids", "attention_mask"]
-    ranker = open_ranker(write_bare_directory(tmp_path / "inf", inputs, divisor=0.0))
+    ranker = open_ranker(write_bare_directory(tmp_path / "inf", divisor=0.0))
     with pytest.raises(NonFiniteScore):
         ranker.warm_up()
     ranker.close()
 
 
 def test_a_graph_with_other_inputs_fails_by_name(tmp_path: Path) -> None:
-    directory = write_bare_directory(
-        tmp_path / "x", ["input_ids", "attention_mask", "pixel_values"]
-    )
+    directory = write_bare_directory(tmp_path / "x", "pixel_values")
     ranker = open_ranker(directory)
     with pytest.raises(EngineError, match="pixel_values"):
         ranker.warm_up()

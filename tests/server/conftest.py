@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
-import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from runtime.engines.mock import byte_tokenizer
+from tests.small_graphs import write_graph
 
 # The mock counts bytes, so these limits are easy to reach.
 MAX_TOKENS = 200
@@ -41,6 +41,7 @@ class Server:
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
         settings = {
             "PATH": os.environ["PATH"],
+            "PYTHONWARNINGS": "error",
             "NIM_HTTP_API_PORT": str(self.port),
             "NIM_TRITON_METRICS_PORT": str(self.metrics_port),
             "NIM_BIND_ADDR": "127.0.0.1:1",
@@ -51,6 +52,8 @@ class Server:
             sys.executable,
             *(a.format(port=self.port) for a in arguments or ("-c", _CLI)),
         ]
+        # One client: every new one reads the machine's certificates again.
+        self.http = httpx.Client(base_url=self.url)
         with self._log_file.open("wb") as out:
             self.process = subprocess.Popen(command, env=settings, stdout=out, stderr=out)
 
@@ -58,8 +61,16 @@ class Server:
     def log(self) -> str:
         return self._log_file.read_text()
 
-    def get(self, path: str, **options: object) -> httpx.Response:
-        return httpx.get(self.url + path, **options)  # type: ignore[arg-type]
+    def get(self, path: str) -> httpx.Response:
+        return self.http.get(path)
+
+    def rank(self, body: object, **options: Any) -> httpx.Response:
+        return self.http.post("/v1/ranking", json=body, **options)
+
+    def end(self) -> None:
+        self.http.close()
+        self.process.kill()
+        self.process.wait()
 
     def wait_for(self, path: str, status: int) -> "Server":
         """Until GET `path` answers `status`; fails at once when the process has ended."""
@@ -98,8 +109,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     for server in servers:
-        server.process.kill()
-        server.process.wait()
+        server.end()
 
 
 @pytest.fixture(scope="session")
@@ -120,16 +130,16 @@ def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )
     yield server.ready()
     assert server.stop() == 0, server.log
+    server.end()
     assert "Traceback" not in server.log
 
 
 @pytest.fixture
 def client(mock_server: Server) -> Iterator[httpx.Client]:
     """A client of `mock_server` that proves, after each test, that the next request works."""
-    with httpx.Client(base_url=mock_server.url) as opened:
-        yield opened
-        body = {"query": {"text": "still"}, "passages": [{"text": "there"}]}
-        assert opened.post("/v1/ranking", json=body).status_code == 200
+    yield mock_server.http
+    body = {"query": {"text": "still"}, "passages": [{"text": "there"}]}
+    assert mock_server.rank(body).status_code == 200
 
 
 # Rows of so many tokens make the engine of `bare_directory` give NaN, and fail.
@@ -143,8 +153,6 @@ def write_bare_directory(directory: Path, *, work: int = 1) -> Path:
     A row's logit is its number of tokens. Every engine call multiplies two square matrices of
     size `work`.
     """
-    (directory / "tokenizer").mkdir(parents=True)
-    byte_tokenizer().save(str(directory / "tokenizer" / "tokenizer.json"))
     table = [math.nan if count == NAN_TOKENS else float(count) for count in range(FAIL_TOKENS)]
     nodes = [
         helper.make_node("Add", ["input_ids", "attention_mask"], ["sum"]),
@@ -158,24 +166,13 @@ def write_bare_directory(directory: Path, *, work: int = 1) -> Path:
         helper.make_node("Mul", ["largest", "zero"], ["nothing"]),
         helper.make_node("Add", ["scores", "nothing"], ["logits"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "count_of_tokens",
-        [
-            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"])
-            for name in ("input_ids", "attention_mask")
-        ],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])],
-        [
-            helper.make_tensor("row_axis", TensorProto.INT64, [1], [1]),
-            helper.make_tensor("table", TensorProto.FLOAT, [FAIL_TOKENS], table),
-            helper.make_tensor("square", TensorProto.INT64, [2], [work, work]),
-            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, str(directory / "model.onnx"))
-    return directory
+    constants = [
+        helper.make_tensor("row_axis", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("table", TensorProto.FLOAT, [FAIL_TOKENS], table),
+        helper.make_tensor("square", TensorProto.INT64, [2], [work, work]),
+        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+    ]
+    return write_graph(directory, nodes, constants)
 
 
 @pytest.fixture
@@ -186,8 +183,8 @@ def bare_directory(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def slow_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, taking a good part of a second for every engine call."""
-    return write_bare_directory(tmp_path_factory.mktemp("slow") / "bare", work=2500)
+    """The same, taking tens of milliseconds for every engine call."""
+    return write_bare_directory(tmp_path_factory.mktemp("slow") / "bare", work=1200)
 
 
 @pytest.fixture(scope="session")
@@ -200,4 +197,5 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     )
     yield server.ready()
     assert server.stop() == 0
+    server.end()
     assert not any(key in server.log for key in keys.values())

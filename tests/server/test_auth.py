@@ -62,22 +62,21 @@ def assert_asks_for_a_key(response: httpx.Response) -> None:
 
 @pytest.mark.parametrize(("method", "path"), [r for r in ALL if r[1] not in OPEN_PATHS])
 def test_every_route_asks(guarded_server: Any, method: str, path: str) -> None:
-    assert_asks_for_a_key(httpx.request(method, guarded_server.url + path))
+    assert_asks_for_a_key(guarded_server.http.request(method, path))
 
 
 @pytest.mark.parametrize(("method", "path"), UNKNOWN + SNEAKY)
 def test_so_do_unknown_routes_and_odd_spellings(
     guarded_server: Any, method: str, path: str
 ) -> None:
-    with httpx.Client() as client:
-        request = client.build_request(method, guarded_server.url)
-        request.url = request.url.copy_with(raw_path=path.encode())
-        assert_asks_for_a_key(client.send(request))
+    request = guarded_server.http.build_request(method, "/")
+    request.url = request.url.copy_with(raw_path=path.encode())
+    assert_asks_for_a_key(guarded_server.http.send(request))
 
 
 @pytest.mark.parametrize(("method", "path"), [r for r in ALL if r[1] in OPEN_PATHS])
 def test_health_is_open(guarded_server: Any, method: str, path: str) -> None:
-    assert httpx.request(method, guarded_server.url + path).status_code == 200
+    assert guarded_server.http.request(method, path).status_code == 200
 
 
 def test_every_open_path_is_a_route() -> None:
@@ -94,7 +93,7 @@ def test_the_metrics_port_asks_as_well(guarded_server: Any, method: str, path: s
 
 @pytest.mark.parametrize("headers", REFUSED_HEADERS)
 def test_what_is_no_key(guarded_server: Any, headers: list[tuple[str, str]]) -> None:
-    assert_asks_for_a_key(httpx.get(guarded_server.url + "/v1/models", headers=headers))
+    assert_asks_for_a_key(guarded_server.http.get("/v1/models", headers=headers))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_what_is_no_key(guarded_server: Any, headers: list[tuple[str, str]]) -> 
 )
 def test_what_is_a_key(guarded_server: Any, value: str) -> None:
     headers = {"authorization": value.encode()}
-    response = httpx.get(guarded_server.url + "/v1/models", headers=headers)
+    response = guarded_server.http.get("/v1/models", headers=headers)
     assert response.status_code == 200
 
 

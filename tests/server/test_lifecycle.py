@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +44,7 @@ def test_a_model_that_loads_slowly(start: Start, bare_directory: Path) -> None:
     health = server.get("/health")
     assert (health.status_code, health.json()["model_loaded"]) == (503, False)
     for response in (
-        httpx.post(server.url + "/v1/ranking", json=BODY),
+        server.rank(BODY),
         server.get("/v1/models"),
         server.get("/v1/metadata"),
     ):
@@ -96,7 +94,7 @@ def test_a_bare_directory_is_served_with_raw_logits(start: Start, bare_directory
         "--rank",
         str(bare_directory),
     ).ready()
-    found = httpx.post(server.url + "/v1/ranking", json=BODY).json()
+    found = server.rank(BODY).json()
     prompt = len("question:q \n \n passage:")
     assert found["rankings"] == [
         {"index": 2, "logit": prompt + 3.0},
@@ -106,7 +104,7 @@ def test_a_bare_directory_is_served_with_raw_logits(start: Start, bare_directory
     model = server.get("/v1/metadata").json()["modelInfo"][0]
     assert (model["mock"], model["proven"], model["maxBatchSize"]) == (False, False, 100)
     many = {**BODY, "passages": [{"text": "x" * (i + 1)} for i in range(100)]}
-    ranked = httpx.post(server.url + "/v1/ranking", json=many).json()["rankings"]
+    ranked = server.rank(many).json()["rankings"]
     assert [r["index"] for r in ranked] == list(range(99, -1, -1))
 
 
@@ -154,7 +152,7 @@ def test_the_metrics_port_can_be_off(start: Start) -> None:
 
 def test_plain_uvicorn(start: Start) -> None:
     server = start({**MOCK, "NIM_JSONL_LOGGING": "1"}, *UVICORN).ready()
-    assert httpx.post(server.url + "/v1/ranking", json=BODY).status_code == 200
+    assert server.rank(BODY).status_code == 200
     assert httpx.get(server.metrics_url + "/metrics").status_code == 200
     server.stop()
     lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
@@ -220,12 +218,26 @@ def test_kill_leaves_nothing_behind(start: Start) -> None:
     again = {"NIM_HTTP_API_PORT": str(server.port)}
     again["NIM_TRITON_METRICS_PORT"] = str(server.metrics_port)
     successor = start({**MOCK, **again})
-    successor.url = server.url
+    successor.http.base_url = server.url
     successor.ready()
 
 
-def test_importing_the_server_brings_in_nothing_heavy() -> None:
-    heavy = ("torch", "transformers", "onnx", "onnxruntime", "exporter")
-    code = f"import sys, server.app, server.cli; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_settings_that_change_answers(start: Start) -> None:
+    server = start(
+        {
+            **MOCK,
+            "NIM_SERVED_MODEL_NAME": "acme/my.ranker",
+            "RERANK_TOO_LONG_STATUS": "400",
+            "NIM_TRITON_MAX_SEQ_LENGTH": "40",
+            "NIM_TRITON_MAX_BATCH_SIZE": "2",
+        }
+    ).ready()
+    assert server.get("/v1/models").json()["data"][0]["id"] == "acme/my.ranker"
+    two = {**BODY, "passages": BODY["passages"][:2]}
+    for name in ("acme/my.ranker", "my_ranker", "nvidia/llama-3.2-nv-rerankqa-1b-v2"):
+        assert server.rank({**two, "model": name}).status_code == 200
+    assert server.rank(BODY).status_code == 400
+    too_long = server.rank({**two, "passages": [{"text": "x" * 40}]})
+    assert too_long.status_code == 400
+    assert "exceeds maximum allowed token size 40" in too_long.json()["message"]
+    assert too_long.json()["type"] == "invalid_request_error"

@@ -179,13 +179,13 @@ def test_options_go_before_variables() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "engine"),
-    [("auto", "auto"), ("cpu-fp32", "onnxruntime-cpu"), (NVIDIA_ONNX_PROFILES[0], None)],
+    ("profile", "target"),
+    [("auto", "auto"), ("cpu-fp32", "cpu-fp32"), (NVIDIA_ONNX_PROFILES[0], "auto")],
 )
-def test_a_model_profile_pins_the_engine(profile: str, engine: str | None) -> None:
+def test_a_model_profile_names_the_target(profile: str, target: str) -> None:
     settings = read_settings({**MOCK, "NIM_MODEL_PROFILE": profile})
-    assert settings.engine == engine
-    assert any("on the hardware" in n for n in settings.notices) == (engine is None)
+    assert settings.target == target
+    assert any("best hardware" in n for n in settings.notices) == (len(profile) == 64)
 
 
 def test_keys_are_asked_for_only_when_wanted_and_never_shown() -> None:

@@ -1,5 +1,6 @@
 """The image: a Debian base by debootstrap, wheels by this machine's pip, layers by buildah."""
 
+import functools
 import hashlib
 import json
 import os
@@ -12,7 +13,6 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -24,6 +24,7 @@ CACHE = ROOT / "build" / "image-test"
 _SUITE = "bookworm"
 _BASE = "localhost/open-rerank-base"
 _NAME = "localhost/open-rerank-cpu"
+_STAGE = "localhost/open-rerank-cpu-build"
 _TOOLS = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",
@@ -66,6 +67,7 @@ def check_host(artifact: Path | None) -> None:
 def build_image(artifact: Path | None) -> Iterator[Image]:
     """Builds Dockerfile.cpu with `artifact` baked in. Raises Unbuildable."""
     CACHE.mkdir(parents=True, exist_ok=True)
+    _buildah("rm", "--all")  # what a killed run left
     _make_base()
     wheels = _download_wheels()
     began = time.monotonic()
@@ -161,20 +163,24 @@ def _build(wheels: Path, artifact: Path | None) -> None:
     with _served(wheels) as address, tempfile.NamedTemporaryFile("w", dir=CACHE) as settings:
         settings.write(f"[global]\nno-index = true\nfind-links = {address}\n")
         settings.flush()
-        _buildah(
-            *("build", "--layers", "--format=docker", "--isolation=chroot", "--pull-never"),
+        options = [
+            # Docker's format: the other one has no health check.
+            *("--layers", "--format=docker", "--isolation=chroot", "--pull-never"),
             f"--file={ROOT / 'Dockerfile.cpu'}",
             f"--build-arg=BASE_IMAGE={_BASE}",
-            f"--build-arg=MODEL_DIR={artifact or ''}",
             f"--secret=id=pip.conf,src={settings.name}",
-            *(f"--tag={_NAME}", str(ROOT)),
-        )
+        ]
+        # Named, so that pruning leaves its layers to the next run.
+        _buildah("build", *options, "--target=build", f"--tag={_STAGE}", str(ROOT))
+        options.append(f"--build-arg=MODEL_DIR={artifact or ''}")
+        _buildah("build", *options, f"--tag={_NAME}", str(ROOT))
+    _buildah("rmi", "--prune")
 
 
 @contextmanager
 def _served(directory: Path) -> Iterator[str]:
     """The directory over HTTP on the loopback: a mounted one would leave its mount point behind."""
-    handler = partial(_QuietHandler, directory=str(directory))
+    handler = functools.partial(_QuietHandler, directory=str(directory))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -202,8 +208,20 @@ def _size_mb(root: Path) -> int:
 
 
 def _buildah(*args: str) -> str:
-    store = ["--storage-driver=vfs", f"--root={CACHE / 'storage'}", f"--runroot={CACHE / 'run'}"]
-    return _run(["buildah", *store, *args])
+    return _run([*_buildah_in(_storage_driver()), *args])
+
+
+@functools.cache
+def _storage_driver() -> str:
+    """Overlay where the kernel allows it; else vfs, which copies everything but works anywhere."""
+    probe = [*_buildah_in("overlay"), "info"]
+    works = subprocess.run(probe, capture_output=True, check=False).returncode == 0
+    return "overlay" if works else "vfs"
+
+
+def _buildah_in(driver: str) -> list[str]:
+    store = CACHE / driver
+    return ["buildah", f"--storage-driver={driver}", f"--root={store}", f"--runroot={store}-run"]
 
 
 def _run(command: list[str]) -> str:

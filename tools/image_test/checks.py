@@ -56,11 +56,11 @@ def check_contents(report: Report, image: Image) -> None:
         found=limits,
     )
     remembered = json.dumps([config, image.history])
-    traces = [host for host in _registry_hosts() if host in remembered]
-    report.add("no registry's name is in the configuration or history", ok=not traces, found=traces)
+    traces = re.findall(r"PIP_\w+|\w+://(?!127\.0\.0\.1)[^\s\"]+", remembered)
+    report.add("no registry is in the configuration or history", ok=not traces, found=traces)
     left = [
         str(path.relative_to(image.rootfs))
-        for pattern in ("etc/pip.conf", "run/*", "src", "root/.*/pip", "var/lib/apt/lists/*")
+        for pattern in ("etc/pip.conf", "run/secrets", "src", "root/.*/pip", "var/lib/apt/lists/*")
         for path in image.rootfs.glob(pattern)
     ]
     report.add(
@@ -132,8 +132,8 @@ def _check_answer(report: Report, container: Container, port: int, *, expect_ord
 def _check_confinement(report: Report, container: Container) -> None:
     uids = re.findall(r"^Uid:\s+(.*)$", Path(f"/proc/{container.pid}/status").read_text(), re.M)
     report.add("the server runs as 1000", ok=set(uids[0].split()) == {"1000"}, found=uids)
-    written = container.run("sh", "-c", "touch /opt/model/x /opt/venv/x /x")
-    report.add("nothing outside /tmp can be written", ok=written.returncode != 0)
+    written = container.run("sh", "-c", "touch /tmp/x && ! touch /opt/model/x")
+    report.add("only /tmp can be written", ok=not written.returncode, found=written.stderr)
     importable = [
         name
         for name in ("torch", "transformers", "onnx", "pip")
@@ -153,15 +153,3 @@ def _check_stop(report: Report, container: Container) -> None:
         ok=code == 0 and seconds < _STOP_S,
         found=f"exit code {code}\n{container.output[-4000:]}",
     )
-
-
-def _registry_hosts() -> set[str]:
-    """The hosts in this machine's pip and apt settings."""
-    settings = "".join(
-        subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        for command in (
-            [sys.executable, "-m", "pip", "config", "list"],
-            ["apt-get", "indextargets", "--format", "$(REPO_URI)"],
-        )
-    )
-    return set(re.findall(r"https?://(?:[^@/\s]*@)?([^/:'\s]+)", settings))

@@ -1,0 +1,52 @@
+"""BM25, nDCG and reranking on a collection small enough to judge by eye."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from checks.beir import Bm25, ndcg, read_collection, rerank
+
+TEXTS = ("the cat sat", "wings and lift of aircraft", "lift of a delta wing", "bread")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = [f'{{"_id": "d{i}", "title": "", "text": "{text}"}}' for i, text in enumerate(TEXTS)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
+    queries = '{"_id": "q1", "text": "lift of wing"}\n{"_id": "q2", "text": "never judged"}'
+    (tmp_path / "queries.jsonl").write_text(queries)
+    (tmp_path / "qrels").mkdir()
+    judged = "query-id\tcorpus-id\tscore\nq1\td1\t4\nq1\td2\t1\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(judged)
+    return tmp_path
+
+
+class LongestFirst:
+    def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
+        return SimpleNamespace(order=np.argsort([-len(p) for p in passages], kind="stable"))
+
+
+def test_unjudged_queries_are_left_out(folder: Path) -> None:
+    collection = read_collection(folder)
+    assert collection.queries == ["lift of wing"]
+    assert collection.grades == [{1: 4.0, 2: 1.0}]
+
+
+def test_bm25_prefers_texts_with_more_and_rarer_words() -> None:
+    assert Bm25(TEXTS).best("lift of wing", 2) == [2, 1]
+
+
+def test_ndcg_is_one_for_the_ideal_order_and_discounts_others() -> None:
+    assert ndcg([1, 2, 0], {1: 4.0, 2: 1.0}) == 1.0
+    assert ndcg([2, 1], {1: 4.0, 2: 1.0}) == pytest.approx(
+        (1 + 4 / np.log2(3)) / (4 + 1 / np.log2(3))
+    )
+    assert ndcg([0, 3], {1: 4.0}) == 0.0
+
+
+def test_reranking_is_measured_against_bm25(folder: Path) -> None:
+    plain, model = rerank(LongestFirst(), read_collection(folder), queries=5)
+    assert plain < model == 1.0

@@ -1,0 +1,52 @@
+"""The logic of check-real, on the tiny checkpoint: it passes its own facts, not the NIM's."""
+
+from pathlib import Path
+
+import pytest
+
+from checks import real
+from checks.real import NIM, Expectations, check_tokens, main
+from runtime.model import open_ranker
+from runtime.text import load_tokenizer
+
+
+@pytest.fixture
+def own_facts(rank_artifact: Path) -> Expectations:
+    """What the tiny tokenizer gives where the NIM's gives 33006, 58 and 464."""
+    tokenizer = load_tokenizer(rank_artifact / "tokenizer" / "tokenizer.json")
+    text = "question:Thủ đô của Việt Nam là thành phố nào? \n \n passage:"
+    passage = "Synthetic candidate {}: deterministic reranking performance fixture."
+    counts = [len(tokenizer.encode(text + passage.format(i)).ids) for i in range(16)]
+    (separator,) = tokenizer.encode(" \n \n", add_special_tokens=False).ids
+    return Expectations(separator, {2: sum(counts[:2]), 16: sum(counts)})
+
+
+def test_own_facts_pass_and_the_nims_fail(rank_artifact: Path, own_facts: Expectations) -> None:
+    ranker = open_ranker(rank_artifact)
+    try:
+        assert all(f.passed for f in check_tokens(ranker, rank_artifact, own_facts))
+        assert not any(f.passed for f in check_tokens(ranker, rank_artifact, NIM))
+    finally:
+        ranker.close()
+
+
+def test_a_whole_run(
+    tiny_llama_checkpoint: Path,
+    own_facts: Expectations,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(real, "WORK", tmp_path / "work")
+    arguments = [str(tiny_llama_checkpoint), "--beir", str(tmp_path / "none")]
+    assert main(arguments, own_facts) == 0
+    said = capsys.readouterr().out
+    assert "FAILED" not in said
+    assert "not measured" in said
+    assert main(arguments) == 1
+    assert "FAILED, wanted 33006" in capsys.readouterr().out
+
+
+def test_an_export_that_fails_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["/no/such/checkpoint"]) == 1
+    assert "check-real: found no directory" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""A finished artifact behind the server: the wire carries what the runtime computes."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.manifest import read_manifest
+from runtime.model import open_ranker
+
+Start = Callable[..., Any]
+
+QUERY = "What is machine learning?"
+PASSAGES = [
+    "The weather is nice today",
+    "Machine learning is a subset of AI",
+    "Deep learning uses neural networks",
+    "Thủ đô của Việt Nam là thành phố Hà Nội.",
+]
+BODY = {"query": {"text": QUERY}, "passages": [{"text": p} for p in PASSAGES]}
+
+
+def test_the_answer_is_the_runtime_s(start: Start, rank_artifact: Path) -> None:
+    ranker = open_ranker(rank_artifact)
+    wanted = ranker.rank(QUERY, PASSAGES)
+    ranker.close()
+    server = start({"NIM_CUSTOM_MODEL": str(rank_artifact)}).ready()
+    found = server.rank(BODY).json()
+    assert [r["index"] for r in found["rankings"]] == wanted.order.tolist()
+    logits = [float(wanted.logits[i]) for i in wanted.order]
+    assert [r["logit"] for r in found["rankings"]] == pytest.approx(logits, abs=1e-4)
+    assert found["usage"]["total_tokens"] == wanted.token_counts.sum()
+    many = [BODY["passages"][i % 4] for i in range(100)]  # type: ignore[index]
+    refused = server.rank({**BODY, "passages": many})
+    assert refused.status_code == 400
+
+
+def test_what_it_says_of_itself(start: Start, rank_artifact: Path) -> None:
+    manifest = read_manifest(rank_artifact)
+    server = start({"RERANK_MODEL_DIR": str(rank_artifact)}).ready()
+    model = server.get("/v1/metadata").json()["modelInfo"][0]
+    assert model["shortName"] == f"{manifest.model_id.rsplit('/', 1)[-1]}:{manifest.version}"
+    assert (model["proven"], model["mock"]) == (True, False)
+    assert (model["engine"], model["device"]) == ("onnxruntime-cpu", "cpu")
+    text = server.get("/v1/manifest").json()["manifest_file"]
+    for name, checksum in manifest.files.items():
+        assert f'"{name}":\n        checksum: "{checksum}"' in text
+
+
+def test_one_row_a_call_and_many_passages(start: Start, rank_artifact: Path) -> None:
+    given = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512"}
+    server = start({"NIM_CUSTOM_MODEL": str(rank_artifact), **given}).ready()
+    passages = [{"text": f"{PASSAGES[i % 4]} {i}"} for i in range(100)]
+    found = server.rank({**BODY, "passages": passages}).json()
+    assert sorted(r["index"] for r in found["rankings"]) == list(range(100))
+
+
+def test_a_changed_file_is_never_served(start: Start, rank_artifact: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(rank_artifact, changed)
+    with (changed / "tokenizer" / "tokenizer.json").open("ab") as file:
+        file.write(b"\n")
+    server = start({"NIM_CUSTOM_MODEL": str(changed)})
+    assert server.exit_code() == 1
+    assert "tokenizer/tokenizer.json has changed" in server.log
