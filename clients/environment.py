@@ -15,6 +15,7 @@ ENVIRONMENTS = ROOT / ".venvs"
 
 _PROGRESS_S = 10
 _LOG_LINES = 15
+_LINE_CHARACTERS = 400
 _SHOW_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
@@ -36,8 +37,9 @@ def pinned_version(client: str) -> str:
 
 
 def end_of(log: Path) -> str:
-    """Its last lines."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+    """Its last lines, none of them longer than a few on a screen."""
+    lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+    return "\n".join(line[:_LINE_CHARACTERS] for line in lines)
 
 
 def find_python(wanted: tuple[str, ...]) -> str | None:

@@ -51,7 +51,7 @@ _QUIET = {
 @dataclass(frozen=True)
 class Client:
     """`name` is that of its module, its requirements and its environment; `variables` are set
-    for the server that it is run against; `pythons` can install it."""
+    for the server that it is run against; `pythons` are those that its packages admit."""
 
     name: str
     variables: Mapping[str, str] = field(default_factory=lambda: _SHORT)

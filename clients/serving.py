@@ -74,7 +74,9 @@ def _await_ready(process: subprocess.Popen[bytes], base_url: str) -> None:
                 return
         except URLError:
             time.sleep(0.1)
-    raise ServerFailed(f"the server did not become ready in {_START_S} s:\n{end_of(LOG)}")
+    status = process.poll()
+    how = f"did not become ready in {_START_S} s" if status is None else f"ended with {status}"
+    raise ServerFailed(f"the server {how}:\n{end_of(LOG)}")
 
 
 def _free_port() -> int:

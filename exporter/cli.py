@@ -73,8 +73,9 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
+    readers = sorted(name for name, (_, file) in ENGINES.items() if file)
     parser.add_argument(
-        "--engine", choices=sorted(ENGINES), help="prove on this engine, not the target's own"
+        "--engine", choices=readers, help="prove on this engine, not the target's own"
     )
 
 

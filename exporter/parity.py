@@ -22,6 +22,7 @@ import numpy as np
 from exporter.errors import ParityFailed
 from exporter.reference import Reference, Scores
 from exporter.tokens import Tokens
+from runtime.errors import NonFiniteScore
 from runtime.manifest import PARITY_FILE, SCHEMA
 from runtime.model import Ranker
 from runtime.text import Encoding, PairEncoder
@@ -125,8 +126,13 @@ def climb_tokens(report: Parity, reference: Reference, encoder: PairEncoder) -> 
 
 def climb_scores(report: Parity, reference: Reference, ranker: Ranker) -> EngineScores:
     """The second and third rung. Records both in `report` before raising ParityFailed."""
-    scores = _engine_scores(reference, ranker)
     tolerance = _tolerance(report, reference)
+    try:
+        scores = _engine_scores(reference, ranker)
+    except NonFiniteScore as error:
+        pairs = sum(map(len, reference.tokens))
+        report.rungs["logits"] = Rung(pairs=pairs, tolerance=tolerance, passed=False)
+        raise ParityFailed("logits", str(error)) from error
     failures = [
         _climb_logits(report, reference, scores, tolerance),
         _climb_ranking(report, reference, scores, tolerance),

@@ -7,10 +7,14 @@ import pytest
 
 from exporter import cli
 from exporter.cli import main
+from runtime.manifest import read_manifest
 
 
 def test_export_verify_inspect(
-    tiny_llama_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llama_checkpoint: Path,
+    rank_artifact: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = str(tmp_path / "out")
     assert main(["export", str(tiny_llama_checkpoint), "--out", out, "--max-tokens", "128"]) == 0
@@ -24,6 +28,7 @@ def test_export_verify_inspect(
     shown = capsys.readouterr().out
     assert "max_tokens       128" in shown
     assert "kendall_tau 1" in shown
+    assert read_manifest(rank_artifact).version not in shown  # another limit, other scores
 
 
 def test_a_changed_byte_is_named_without_a_traceback(

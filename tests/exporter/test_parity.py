@@ -12,6 +12,7 @@ from exporter.parity import climb_scores, climb_tokens, kendall_tau, open_report
 from exporter.parity_texts import Group, parity_groups
 from exporter.reference import Reference
 from exporter.tokens import CheckpointTokenizer, Tokens
+from runtime.errors import NonFiniteScore
 from runtime.text import PairEncoder, load_tokenizer
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
@@ -60,6 +61,17 @@ def test_a_logit_off_tolerance_names_rung_pair_scores_and_tolerance() -> None:
     assert not report.rungs["logits"].passed
     for part in ("group[3]", f"{WANTED[3]:.6f}", f"{WANTED[3] + 0.002:.6f}", "0.001"):
         assert part in str(error)
+
+
+def test_nan_from_the_engine_fails_the_logits_rung() -> None:
+    class Overflowing(FixedRanker):
+        def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
+            raise NonFiniteScore(len(passages))
+
+    report = open_report("onnxruntime-cpu", "fp16", random_weights=False)
+    with pytest.raises(ParityFailed, match="NaN or infinity"):
+        climb_scores(report, reference(WANTED), Overflowing(WANTED))
+    assert not report.rungs["logits"].passed
 
 
 def test_the_tolerance_grows_beyond_the_largest_logit() -> None:

@@ -59,7 +59,9 @@ def check_host(artifact: Path | None) -> None:
     lacking = sorted({package for tool, package in _TOOLS.items() if shutil.which(tool) is None})
     if lacking:
         raise Unbuildable(f"missing tools: apt-get update && apt-get install {' '.join(lacking)}")
-    if artifact is not None and not (ROOT / artifact / "manifest.json").is_file():
+    if artifact is not None and not artifact.is_relative_to(ROOT):
+        raise Unbuildable(f"{artifact} lies outside of the build context, {ROOT}: copy it there")
+    if artifact is not None and not (artifact / "manifest.json").is_file():
         raise Unbuildable(f"no manifest.json in {artifact}: export an artifact first (make serve)")
 
 
@@ -172,7 +174,7 @@ def _build(wheels: Path, artifact: Path | None) -> None:
         ]
         # Named, so that pruning leaves its layers to the next run.
         _buildah("build", *options, "--target=build", f"--tag={_STAGE}", str(ROOT))
-        options.append(f"--build-arg=MODEL_DIR={artifact or ''}")
+        options.append(f"--build-arg=MODEL_DIR={artifact.relative_to(ROOT) if artifact else ''}")
         _buildah("build", *options, f"--tag={_NAME}", str(ROOT))
     _buildah("rmi", "--prune")
 

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from tools.image_test.build import CACHE, ROOT, Image
+from tools.image_test.build import CACHE, Image
 from tools.image_test.container import Container
 
 _READY_S = 60
@@ -77,7 +77,8 @@ def check_runs(report: Report, image: Image, artifact: Path | None) -> None:
             _check_confinement(report, container)
         _check_stop(report, container)
     other = {"NIM_HTTP_API_PORT": "8123", **(mock or {"NIM_CUSTOM_MODEL": "/mnt"})}
-    mounted = ROOT / artifact if artifact else None
+    # The baked copy once more: unlike the original it is readable by everybody for certain.
+    mounted = image.rootfs / "opt/model" if artifact else None
     with Container(
         image.rootfs,
         image.config,
@@ -107,7 +108,7 @@ def _check_ready(report: Report, container: Container, image: Image, what: str) 
         f"{what}: the image's own health check (curl inside) succeeds"
         + (f" after {time.monotonic() - began:.1f} s" if ready else ""),
         ok=ready,
-        found=f"{done.stderr.strip() if done else 'no process'}\n{container.output[-4000:]}",
+        found=f"{done.stderr.strip() if done else 'no process'}\n{container.last_words}",
     )
 
 
@@ -151,5 +152,5 @@ def _check_stop(report: Report, container: Container) -> None:
     report.add(
         f"SIGTERM ends it with exit code 0 after {seconds:.1f} s",
         ok=code == 0 and seconds < _STOP_S,
-        found=f"exit code {code}\n{container.output[-4000:]}",
+        found=f"exit code {code}\n{container.last_words}",
     )

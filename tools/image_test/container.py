@@ -99,8 +99,9 @@ class Container:
         return self._outside.poll() is None
 
     @property
-    def output(self) -> str:
-        return self._log.read_text(errors="replace")
+    def last_words(self) -> str:
+        """The end of what the command has printed so far."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])
 
     def run(self, *command: str, given: str = "") -> subprocess.CompletedProcess[str]:
         """Runs a command inside, as the same user with the same environment."""
