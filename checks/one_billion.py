@@ -159,8 +159,12 @@ def _served(artifact: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {"NIM_HTTP_API_PORT": str(port)}
-    command = [_script("rerank-serve"), "--rank", str(artifact)]
+    environment = os.environ | {
+        "NIM_HTTP_API_PORT": str(port),
+        "NIM_TRITON_METRICS_PORT": "0",
+        "NIM_LOG_LEVEL": "WARNING",  # the wait for ready would fill the screen
+    }
+    command = [_script("rerank-serve"), "--rank", str(artifact), "--host", "127.0.0.1"]
     server = subprocess.Popen(command, env=environment)
     address = f"http://127.0.0.1:{port}"
     try:

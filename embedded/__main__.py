@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from tokenizers import Tokenizer
 from embedded import bpe, card, groups, initial, measure, teacher, texts, train
 from embedded.model import SHAPE, Ranker, load, save
 from embedded.stages import Stages
+from embedded.texts import Passage
 
 POOL, QUERIES_PER_PASSAGE, STEPS = 16_000, 2, 1_500
+SHORT_POOL, SHORT_STEPS = 12_000, 1_000
+BM25_ONLY = 0.12  # share of the first training's steps before the teacher joins in
 TOKENIZER_PASSAGES, LSA_PASSAGES = 40_000, 60_000
 
 
@@ -27,11 +31,26 @@ def _vectors(material: groups.Material) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _trained(table: np.ndarray, source: train.Source, seed: int) -> dict[str, torch.Tensor]:
-    """The weights after training."""
+def _short(passages: list[Passage], seed: int) -> groups.Material:
+    """Short queries over short passages, from texts that the first training did not prefer."""
+    short = groups.shorten(passages[::-1], random.Random(seed))
+    return groups.make(short, SHORT_POOL, 1, seed, groups.make_short_query)
+
+
+def _first(table: np.ndarray, source: train.Source, seed: int) -> dict[str, torch.Tensor]:
+    """The weights after the first training, which starts from the made weights."""
     ranker = Ranker()
     initial.start(ranker, table, seed)
-    return train.train(ranker, source, STEPS).state_dict()
+    return train.train(ranker, source, STEPS, bm25_only=BM25_ONLY).state_dict()
+
+
+def _second(
+    weights: dict[str, torch.Tensor], source: train.Source, short: train.Source
+) -> dict[str, torch.Tensor]:
+    """The weights after the second training, half of it on short texts."""
+    ranker = Ranker()
+    ranker.load_state_dict(weights)
+    return train.train(ranker, source, SHORT_STEPS, bm25_only=0, short=short).state_dict()
 
 
 def _write(folder: Path, tokenizer: Tokenizer, weights: dict[str, torch.Tensor]) -> Ranker:
@@ -79,7 +98,12 @@ def main() -> None:
     material = stages.keep("groups", lambda: groups.make(passages, POOL, QUERIES_PER_PASSAGE, seed))
     vectors = stages.keep("teacher", lambda: _vectors(material))
     source = train.Source(material, *vectors, tokenizer, seed)
-    weights = stages.keep("training", lambda: _trained(table, source, seed))
+    weights = stages.keep("training", lambda: _first(table, source, seed))
+    few = stages.keep("short groups", lambda: _short(passages, seed))
+    few_vectors = stages.keep("short teacher", lambda: _vectors(few))
+    source = train.Source(material, *vectors, tokenizer, seed + 1)
+    short = train.Source(few, *few_vectors, tokenizer, seed)
+    weights = stages.keep("second training", lambda: _second(weights, source, short))
 
     new = chosen.out.with_name(chosen.out.name + ".new")
     ranker = _write(new, tokenizer, weights)

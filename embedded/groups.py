@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import bm25s
@@ -91,6 +92,30 @@ def make_query(passage: Passage, rng: random.Random) -> str:
     return _question(kept, rng)
 
 
+def make_short_query(passage: Passage, rng: random.Random) -> str:
+    """The headword, or one to five words of the text in their order: what people type."""
+    if passage.headword and rng.random() < 0.6:
+        words = passage.headword.split()
+    else:
+        words = passage.text.split()
+        start = rng.randrange(max(1, len(words) - 8))
+        words = words[start : start + 8]
+        kept = sorted(rng.sample(range(len(words)), min(len(words), rng.randint(1, 5))))
+        words = [words[index] for index in kept]
+    return _question(words, rng)
+
+
+def shorten(passages: list[Passage], rng: random.Random) -> list[Passage]:
+    """One sentence (5 to 25 words) of every passage that has one: passages as short as queries."""
+    short = []
+    for passage in passages:
+        sentences = [s for s in _SENTENCE.split(passage.text) if 5 <= len(s.split()) <= 25]
+        if sentences:
+            sentence = sentences[0] if passage.headword else rng.choice(sentences)
+            short.append(Passage(passage.source, sentence, passage.headword))
+    return short
+
+
 def bm25_index(pool: list[str]) -> tuple[bm25s.BM25, Stemmer.Stemmer]:
     """BM25 (k1 1.5, b 0.75) with English stopwords removed and stemming."""
     stemmer = Stemmer.Stemmer("english")
@@ -111,12 +136,18 @@ def bm25_top(
     return found.astype(np.int32), scores.astype(np.float32)
 
 
-def make(passages: list[Passage], size: int, per_passage: int, seed: int) -> Material:
-    """The whole material for one training run."""
+def make(
+    passages: list[Passage],
+    size: int,
+    per_passage: int,
+    seed: int,
+    query_of: Callable[[Passage, random.Random], str] = make_query,
+) -> Material:
+    """The material of one part of the training."""
     rng = random.Random(seed)
     pool = choose_pool(passages, size)
     texts = [passage.text for passage in pool]
     own = np.repeat(np.arange(len(pool)), per_passage)
-    queries = [make_query(pool[index], rng) for index in own]
+    queries = [query_of(pool[index], rng) for index in own]
     top, scores = bm25_top(*bm25_index(texts), queries)
     return Material(texts, queries, own, top, scores)

@@ -23,8 +23,8 @@ from embedded.model import Ranker
 CANDIDATES = 8
 BM25_TEMPERATURE, COSINE_TEMPERATURE = 4.0, 0.07
 NEUTRAL_COSINE = 0.35  # the cosine that should get the logit 0
-BM25_ONLY = 0.12  # share of the steps before the teacher joins in
 LENGTHS = ((0.0, 80), (0.45, 112), (0.7, 160), (0.9, 224))  # (share of the steps, most tokens)
+SHORT_LENGTH = 72  # most tokens of a row from the short passages
 STEP_TOKENS = 10_000
 RATE, LAST_RATE, WARM_UP, CLIP = 2e-3, 1e-4, 100, 1.0
 AVERAGE = 0.995  # decay of the averaged weights, which are the result
@@ -151,25 +151,36 @@ def _rate(step: int, steps: int) -> float:
     return warm * (LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
-def train(ranker: Ranker, source: Source, steps: int) -> Ranker:
-    """Train in place; return the averaged weights as a ranker of their own."""
+def _average(averaged: Ranker, ranker: Ranker, decay: float) -> None:
+    with torch.no_grad():
+        for mean, now in zip(averaged.parameters(), ranker.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+
+
+def train(
+    ranker: Ranker, source: Source, steps: int, *, bm25_only: float, short: Source | None = None
+) -> Ranker:
+    """Train in place; return the averaged weights as a ranker of their own.
+
+    The first ``bm25_only`` of the steps learn BM25's order alone. With ``short``, every other step
+    draws from it.
+    """
     averaged = copy.deepcopy(ranker)
     optimizer = torch.optim.AdamW(ranker.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     began, losses = time.monotonic(), []
     for step in range(steps):
-        most = max(length for share, length in LENGTHS if step >= share * steps)
-        draw = source.draw(max(2, STEP_TOKENS // (CANDIDATES * most)), most)
+        now, most = source, max(length for share, length in LENGTHS if step >= share * steps)
+        if short is not None and step % 2:
+            now, most = short, SHORT_LENGTH
+        draw = now.draw(max(2, STEP_TOKENS // (CANDIDATES * most)), most)
         for group in optimizer.param_groups:
             group["lr"] = _rate(step, steps)
-        loss = loss_of(logits_of(ranker, draw.rows), draw, step >= BM25_ONLY * steps)
+        loss = loss_of(logits_of(ranker, draw.rows), draw, step >= bm25_only * steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(ranker.parameters(), CLIP)
         optimizer.step()
-        decay = min(AVERAGE, step / (step + 10))
-        with torch.no_grad():
-            for mean, now in zip(averaged.parameters(), ranker.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
+        _average(averaged, ranker, min(AVERAGE, step / (step + 10)))
         losses.append(loss.item())
         if step % 100 == 0:
             recent = sum(losses[-100:]) / len(losses[-100:])

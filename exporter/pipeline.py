@@ -87,6 +87,7 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         with stage("load the checkpoint"):
             model = load_model(checkpoint)
             probe(model, checkpoint.config["vocab_size"])
+        _refuse_other_family(profile, profile_name, model)
         max_tokens = _max_tokens(wish.max_tokens, profile, model)
         tokenizer = _tokenizer(checkpoint, profile.template, max_tokens)
         manifest = _draft(profile_name, profile, target, model, tokenizer, max_tokens)
@@ -165,6 +166,16 @@ def _profile_for(architecture: str) -> str:
             f"choose with --profile: {', '.join(names)}"
         )
     return fitting[0]
+
+
+def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) -> None:
+    """A template is for models that read one sequence, type ids are for those that read two."""
+    if (profile.template is None) != ("token_type_ids" in model.inputs):
+        raise ProfileError(
+            f"profile {name} {'has no' if profile.template is None else 'has a'} template, but the "
+            f"checkpoint's model reads {', '.join(model.inputs)}; leave --profile out, or name one "
+            "of this family"
+        )
 
 
 def _tokenizer(

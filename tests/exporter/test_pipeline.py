@@ -162,6 +162,15 @@ def test_an_unknown_profile_is_refused(tiny_llama_checkpoint: Path, tmp_path: Pa
         export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(profile="no-such"))
 
 
+def test_a_profile_of_another_family_is_refused(
+    tiny_llama_checkpoint: Path, tiny_bert_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ProfileError, match="has no template"):
+        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(profile="bert-cross-encoder"))
+    with pytest.raises(ProfileError, match="has a template"):
+        export(str(tiny_bert_checkpoint), tmp_path / "out", Wish(profile="tiny-rerank-v1"))
+
+
 def test_a_checkpoint_that_gives_nan_is_refused(tmp_path: Path) -> None:
     write_llama(tmp_path / "broken", temperature=float(np.finfo(np.float32).tiny) * 1e-30)
     with pytest.raises(CheckpointRefused, match="the checkpoint itself gives"):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,12 +70,14 @@ def check_host(artifact: Path | None) -> None:
 def build_image(artifact: Path | None) -> Iterator[Image]:
     """Builds Dockerfile.cpu with `artifact` baked in. Raises Unbuildable."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    _buildah("rm", "--all")  # what a killed run left
     _make_base()
     wheels = _download_wheels()
     began = time.monotonic()
     _say("building Dockerfile.cpu")
-    _build(wheels, artifact)
+    try:
+        _build(wheels, artifact)
+    finally:
+        _buildah("rm", "--all")  # an interrupted build leaves its containers mounted
     build_s = time.monotonic() - began
     facts = json.loads(_buildah("inspect", "--type=image", _NAME))
     with _mounted(_BASE) as base:
@@ -227,11 +230,24 @@ def _buildah_in(driver: str) -> list[str]:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
-        raise Unbuildable(f"{command[0]} exited with {done.returncode}:\n{tail}")
-    return done.stdout
+    # Its own process group: an interrupted build ends with all the processes that it started.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate()
+        raise
+    if process.returncode:
+        tail = "\n".join((output + errors).splitlines()[-40:])
+        raise Unbuildable(f"{command[0]} exited with {process.returncode}:\n{tail}")
+    return output
 
 
 def _say(text: str) -> None:
