@@ -7,8 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 TARGET ?= cpu-fp32
-CHECKPOINT ?= embedded/rank
-PROFILE ?= $(if $(filter embedded/rank,$(CHECKPOINT)),tiny-rerank-v1,)
+CHECKPOINT ?=
 PORT := $${NIM_HTTP_API_PORT:-8000}
 RANK_DIR := artifacts/rank$(if $(filter cpu-fp32,$(TARGET)),,-$(TARGET))
 
@@ -32,8 +31,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 # Exported again only when the checkpoint is newer, not when something else was installed.
-$(RANK_DIR)/manifest.json: $(wildcard $(CHECKPOINT)/*) | $(INSTALLED)
-	@	$(BIN)/rerank-export export $(CHECKPOINT) --out $(RANK_DIR) --target $(TARGET) $(if $(PROFILE),--profile $(PROFILE))
+$(RANK_DIR)/manifest.json: $(wildcard embedded/rank/*.json embedded/rank/*.safetensors) | $(INSTALLED)
+	@$(BIN)/rerank-export export embedded/rank --out $(RANK_DIR) --target $(TARGET) --profile tiny-rerank-v1
 
 serve: $(RANK_DIR)/manifest.json  ## export the embedded checkpoint, prove it, serve it
 	@exec $(BIN)/rerank-serve --rank $(RANK_DIR)

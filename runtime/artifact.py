@@ -1,13 +1,16 @@
 """Opening what lies in a directory: a finished artifact, or a bare NIM_CUSTOM_MODEL directory."""
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import tokenizers
 
+from runtime.batch import INPUT_NAMES
 from runtime.engines import ENGINES, Engine, open_engine
 from runtime.errors import ArtifactError, EngineError, EngineUnavailable, ManifestError
 from runtime.manifest import (
@@ -47,7 +50,6 @@ def open_artifact(
     engine: str | None,
     target: str | None,
     profile: str | None,
-    threads: int,
 ) -> OpenArtifact:
     """Open engine and tokenizer of `directory` and check its files against the manifest.
 
@@ -59,25 +61,32 @@ def open_artifact(
     if not directory.is_dir():
         raise ArtifactError(f"found no directory {directory.name!r}, wanted an exported artifact")
     if manifest is not None:
-        return _open_described(directory, manifest, engine, threads)
+        return _open_described(directory, manifest, engine)
     if not (directory / MANIFEST_FILE).is_file():
-        return _open_bare(directory, engine, target, profile, threads)
+        return _open_bare(directory, engine, target, profile)
     manifest = read_manifest(directory)
     _check_wishes(manifest, target, profile)
     # Hashing reads the same pages that the session maps, so doing both at once costs little.
     with ThreadPoolExecutor(max_workers=1) as pool:
         hashed = pool.submit(check_files, directory, manifest)
         try:
-            opened = _open_described(directory, manifest, engine, threads)
+            opened = _open_described(directory, manifest, engine)
         except (ArtifactError, EngineError):
             hashed.result()  # a changed file explains more than the engine's complaint about it
             raise
-        try:
+        with closed_on_error(opened.engine):
             hashed.result()
-        except ArtifactError:
-            opened.engine.close()
-            raise
     return opened
+
+
+@contextmanager
+def closed_on_error(engine: Engine) -> Iterator[None]:
+    """Close `engine` when the block raises: nobody will hold it then."""
+    try:
+        yield
+    except BaseException:
+        engine.close()
+        raise
 
 
 def _check_wishes(manifest: Manifest, target: str | None, profile: str | None) -> None:
@@ -93,29 +102,30 @@ def _check_wishes(manifest: Manifest, target: str | None, profile: str | None) -
         )
 
 
-def _open_described(
-    directory: Path, manifest: Manifest, engine: str | None, threads: int
-) -> OpenArtifact:
+def _open_described(directory: Path, manifest: Manifest, engine: str | None) -> OpenArtifact:
+    tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
     own = load_target_profile(manifest.target).engine
-    opened = _open(directory, engine or own, threads)
+    opened = _open(directory, engine or own)
     if opened.name != own:
         _log.warning("exported for engine %s, runs on %s: slower or less exact", own, opened.name)
-    if sorted(opened.input_names) != sorted(manifest.inputs):
-        raise ManifestError(
-            f"the graph takes {opened.input_names}, {MANIFEST_FILE} says {manifest.inputs}; "
-            "export the checkpoint again"
-        )
-    tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
+    found = [sorted(opened.input_names), sorted(opened.output_names)]
+    wanted = [sorted(manifest.inputs), sorted(manifest.outputs)]
+    with closed_on_error(opened):
+        if found != wanted:
+            raise ManifestError(
+                f"the graph has inputs and outputs {found}, {MANIFEST_FILE} says {wanted}; "
+                "export the checkpoint again"
+            )
     return OpenArtifact(manifest, opened, tokenizer, proven=bool(manifest.files))
 
 
-def _open(directory: Path, wanted: str, threads: int) -> Engine:
+def _open(directory: Path, wanted: str) -> Engine:
     if wanted != "auto":
-        return open_engine(wanted, directory, threads=threads)
+        return open_engine(wanted, directory)
     refusals = []
     for name in _PREFERENCE:
         try:
-            engine = open_engine(name, directory, threads=threads)
+            engine = open_engine(name, directory)
         except EngineUnavailable as error:
             refusals.append(str(error))
             continue
@@ -125,7 +135,7 @@ def _open(directory: Path, wanted: str, threads: int) -> Engine:
 
 
 def _open_bare(
-    directory: Path, engine: str | None, target: str | None, profile: str | None, threads: int
+    directory: Path, engine: str | None, target: str | None, profile: str | None
 ) -> OpenArtifact:
     """A directory with a graph and tokenizer/ only; every fact that is guessed is logged."""
     if not any((directory / file).is_file() for _, file in ENGINES.values() if file):
@@ -135,8 +145,9 @@ def _open_bare(
         )
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
     own = load_target_profile(target).engine if target else "auto"
-    opened = _open(directory, engine or own, threads)
-    manifest = _inferred_manifest(directory, opened, tokenizer, target, profile)
+    opened = _open(directory, engine or own)
+    with closed_on_error(opened):
+        manifest = _inferred_manifest(directory, opened, tokenizer, target, profile)
     return OpenArtifact(manifest, opened, tokenizer, proven=False)
 
 
@@ -147,6 +158,11 @@ def _inferred_manifest(
     target: str | None,
     profile: str | None,
 ) -> Manifest:
+    if unknown := set(engine.input_names) - set(INPUT_NAMES):
+        raise ArtifactError(
+            f"the graph takes {', '.join(sorted(unknown))}, wanted only {', '.join(INPUT_NAMES)}; "
+            "export the checkpoint with rerank-export"
+        )
     pairs = "token_type_ids" in engine.input_names
     name = profile or (_BARE_PAIR_PROFILE if pairs else _BARE_PROFILE)
     pad = _pad_id(directory, tokenizer)
@@ -157,6 +173,7 @@ def _inferred_manifest(
         precision="unknown",
         pad_id=pad,
         inputs=engine.input_names,
+        outputs=engine.output_names,
     )
     how = "named" if profile else f"inferred from the graph's inputs {engine.input_names}"
     _log.warning("no %s: these scores were never proven against a checkpoint", MANIFEST_FILE)
@@ -172,7 +189,7 @@ def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
     try:
         raw = (directory / "tokenizer" / "tokenizer_config.json").read_bytes()
         config = msgspec.json.decode(raw, type=dict[str, object])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return 0
     for key in ("pad_token", "eos_token"):
         token = config.get(key)

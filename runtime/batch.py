@@ -9,6 +9,9 @@ import numpy.typing as npt
 from runtime.profile import PaddingSide
 from runtime.text import Encoding
 
+# The graph inputs that `assemble` can fill.
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
 
 @dataclass(frozen=True)
 class BatchLimits:
@@ -70,7 +73,7 @@ def grow_batch(lengths: Sequence[int], start: int, limits: BatchLimits) -> tuple
 def assemble(
     rows: Sequence[Encoding], input_names: Sequence[str], pad_id: int, side: PaddingSide
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Named int64 arrays [rows, longest] for an engine that wants `input_names`.
+    """Named int64 arrays [rows, longest] for an engine that wants `input_names` (of INPUT_NAMES).
 
     Rows are padded on `side` with `pad_id`; the attention mask is 1 on real tokens. Type ids are
     0 for rows that have none.
@@ -87,5 +90,5 @@ def assemble(
         mask[index, span] = 1
         if row.type_ids is not None:
             type_ids[index, span] = row.type_ids
-    arrays = {"input_ids": token_ids, "attention_mask": mask, "token_type_ids": type_ids}
+    arrays = dict(zip(INPUT_NAMES, (token_ids, mask, type_ids), strict=True))
     return {name: arrays[name] for name in input_names}

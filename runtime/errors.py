@@ -57,7 +57,7 @@ class NoPassages(InputRejected):
 class InputTooLong(InputRejected):
     """A pair has `found_tokens` tokens where the engine takes `max_tokens`, with truncation off.
 
-    The sentence is the NIM's own (wire.md 1.4): clients match on "exceeds maximum allowed".
+    The sentence is the NIM's own: langchain's tests and Elasticsearch match on it.
     """
 
     def __init__(self, found_tokens: int, max_tokens: int) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from runtime.errors import FileChanged, ManifestError
+from runtime.errors import ArtifactError, FileChanged, ManifestError
 from runtime.profile import Kind, PaddingSide, load_model_profile
 
 SCHEMA = 1
@@ -75,7 +75,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def unproven_manifest(
-    profile: str, *, target: str, version: str, precision: str, pad_id: int, inputs: list[str]
+    profile: str,
+    *,
+    target: str,
+    version: str,
+    precision: str,
+    pad_id: int,
+    inputs: list[str],
+    outputs: list[str],
 ) -> Manifest:
     """A manifest for what no export described: all it knows stands in the profile.
 
@@ -100,7 +107,7 @@ def unproven_manifest(
         dimensions=None,
         precision=precision,
         inputs=inputs,
-        outputs=[],
+        outputs=outputs,
         opset=0,
         versions={},
         hardware=None,
@@ -124,7 +131,7 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except OSError as error:
         raise ManifestError(f"cannot read {MANIFEST_FILE}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ManifestError(f"{MANIFEST_FILE} cannot be used: {error}") from error
     for name in manifest.files:
         if not _stays_inside(directory, name):
@@ -153,12 +160,35 @@ def hash_file(path: Path) -> str:
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
-    """Compare every file with its recorded hash; FileChanged names the first that differs."""
+    """Compare every file with its recorded hash; FileChanged names the first that differs.
+
+    Raises ManifestError when something that decides scores was never recorded, and ArtifactError
+    when a file cannot be read.
+    """
+    decisive = [TOKENIZER_FILE, PARITY_FILE, *(p.name for p in directory.glob("model.*"))]
+    if unrecorded := [name for name in decisive if name not in manifest.files]:
+        raise ManifestError(
+            f"{MANIFEST_FILE} records no hash of {', '.join(unrecorded)}; export the checkpoint "
+            "again"
+        )
+    if not manifest.goldens:
+        raise ManifestError(f"{MANIFEST_FILE} records no goldens; export the checkpoint again")
     for name, wanted in manifest.files.items():
-        path = directory / name
-        found = hash_file(path) if path.is_file() else "no such file"
+        found = _hash_or_reason(directory / name, name)
         if found != wanted:
             raise FileChanged(name, found, wanted)
+
+
+def _hash_or_reason(path: Path, name: str) -> str:
+    try:
+        return hash_file(path)
+    except FileNotFoundError:
+        return "no such file"
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read {name}: {error.strerror}; make it readable for user id {os.getuid()}, "
+            "as which this process runs"
+        ) from error
 
 
 def _stays_inside(directory: Path, name: str) -> bool:

@@ -8,13 +8,12 @@ ranker.rank("What is machine learning?", ["…", "…"]).order
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from runtime.artifact import OpenArtifact, open_artifact
+from runtime.artifact import OpenArtifact, closed_on_error, open_artifact
 from runtime.batch import BatchLimits, assemble
 from runtime.engines import open_engine
 from runtime.engines.mock import byte_tokenizer
@@ -60,9 +59,15 @@ class Ranker:
         limits = BatchLimits(info.max_rows, target.token_budget, target.padding_waste)
         self._scheduler = Scheduler(self._compute, limits, queue_rows)
 
-    def encode(self, query: str, passages: Sequence[str], truncate: Truncate = "NONE") -> Encodings:
-        """Tokenise as `rank` does, without scoring. Raises InputRejected."""
-        return self._encoder.encode(query, passages, truncate)
+    def encode(
+        self,
+        query: str,
+        passages: Sequence[str],
+        truncate: Truncate = "NONE",
+        deadline: float | None = None,
+    ) -> Encodings:
+        """Tokenise as `rank` does, without scoring. Raises InputRejected or DeadlineExceeded."""
+        return self._encoder.encode(query, passages, truncate, deadline)
 
     def rank(
         self,
@@ -77,7 +82,7 @@ class Ranker:
         Raises InputRejected, Unavailable or EngineError.
         """
         began = time.monotonic()
-        encodings = self.encode(query, passages, truncate)
+        encodings = self.encode(query, passages, truncate, deadline)
         encoded = time.monotonic()
         future = self._scheduler.submit(encodings.rows, deadline)
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -101,10 +106,17 @@ class Ranker:
         Cancelling the task drops the request's rows that still wait.
         """
         began = time.monotonic()
-        encodings = await asyncio.to_thread(self.encode, query, passages, truncate)
-        encoded = time.monotonic()
-        future = self._scheduler.submit(encodings.rows, deadline)
-        scored = await _wait(future, deadline)
+        left = None if deadline is None else max(0.0, deadline - began)
+        try:
+            async with asyncio.timeout(left):
+                encodings = await asyncio.to_thread(
+                    self.encode, query, passages, truncate, deadline
+                )
+                encoded = time.monotonic()
+                future = self._scheduler.submit(encodings.rows, deadline)
+                scored = await asyncio.wrap_future(future)
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
         return _ranking(encodings, scored, began, encoded)
 
     def warm_up(self) -> None:
@@ -130,9 +142,12 @@ class Ranker:
         return self._scheduler.stats()
 
     def close(self) -> None:
-        """Answer every waiter with ModelClosed and give the engine's memory back."""
-        self._scheduler.close()
-        self._engine.close()
+        """Answer every waiter with ModelClosed and give the engine's memory back.
+
+        An engine that hangs keeps its memory: closing it while it computes is not safe.
+        """
+        if self._scheduler.close():
+            self._engine.close()
 
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
         inputs = assemble(
@@ -141,7 +156,7 @@ class Ranker:
             self._manifest.special_tokens.pad,
             self._manifest.padding_side,
         )
-        found = self._engine.run(inputs)[self._engine.output_names[0]]
+        found = self._engine.run(inputs)[self._manifest.outputs[0]]
         if found.size != len(rows):
             raise EngineError(
                 f"{self._engine.name} gave an output of shape {list(found.shape)} for "
@@ -175,14 +190,12 @@ def open_ranker(
     max_tokens: int | None = None,
     max_rows: int | None = None,
     queue_rows: int = DEFAULT_QUEUE_ROWS,
-    threads: int = 0,
 ) -> Ranker:
     """Open the reranker in `directory`: an artifact, or a bare NIM_CUSTOM_MODEL directory.
 
     `manifest`, `engine`, `target` and `profile` as in `runtime.artifact.open_artifact`.
-    `max_tokens` and `max_rows` may lower the artifact's bounds. `threads` compute threads on a
-    CPU, 0 = all cores.
-    Raises ArtifactError or EngineError.
+    `max_tokens` and `max_rows` may lower the artifact's bounds. Raises ArtifactError or
+    EngineError.
     """
     opened = open_artifact(
         directory,
@@ -190,9 +203,9 @@ def open_ranker(
         engine=engine,
         target=target,
         profile=profile,
-        threads=threads,
     )
-    return _ranker(opened, max_tokens, max_rows, queue_rows)
+    with closed_on_error(opened.engine):
+        return _ranker(opened, max_tokens, max_rows, queue_rows)
 
 
 def mock_ranker(
@@ -211,6 +224,7 @@ def mock_ranker(
         precision="none",
         pad_id=0,
         inputs=engine.input_names,
+        outputs=engine.output_names,
     )
     opened = OpenArtifact(manifest, engine, byte_tokenizer(), proven=False)
     return _ranker(opened, max_tokens, max_rows, queue_rows)
@@ -244,15 +258,6 @@ def _ranker(
         proven=opened.proven,
     )
     return Ranker(opened, info, queue_rows)
-
-
-async def _wait(future: "Future[Scored]", deadline: float | None) -> Scored:
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    try:
-        async with asyncio.timeout(left):
-            return await asyncio.wrap_future(future)
-    except TimeoutError as error:
-        raise DeadlineExceeded from error
 
 
 def _ranking(encodings: Encodings, scored: Scored, began: float, encoded: float) -> Ranking:

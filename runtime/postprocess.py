@@ -42,8 +42,3 @@ class Ranking:
 def descending(logits: Floats) -> Ints:
     """Indexes that sort `logits` [n] downwards, equal ones in their given order."""
     return np.argsort(-logits, kind="stable").astype(np.int64)
-
-
-def relevance(logits: Floats) -> npt.NDArray[np.float64]:
-    """Sigmoid of the logits [n], in float64 so that strong positives do not tie at 1.0."""
-    return 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))

@@ -27,13 +27,12 @@ from runtime.errors import (
 )
 from runtime.postprocess import Floats
 from runtime.text import Encoding
+from runtime.throughput import Throughput
 
 _log = logging.getLogger(__name__)
 
-# Each call's weight in the throughput estimate halves after about seven further calls.
-_THROUGHPUT_MEMORY = 0.9
-# An estimate from less engine time than this says more about noise than about the machine.
-_THROUGHPUT_MIN_S = 1.0
+# How long `close` waits for the engine call that runs.
+_CLOSE_PATIENCE_S = 5.0
 
 Compute = Callable[[Sequence[Encoding]], Floats]
 
@@ -101,12 +100,11 @@ class Scheduler:
         self._by_length: list[_Row] = []
         self._by_age: OrderedDict[int, _Row] = OrderedDict()
         self._waiting_tokens = 0
-        self._running_tokens = 0
+        self._running: list[_Row] = []
         self._next_number = 0
         self._closed = False
         self._stats = SchedulerStats()
-        self._recent_tokens = 0.0
-        self._recent_s = 0.0
+        self._throughput = Throughput()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
@@ -123,6 +121,9 @@ class Scheduler:
             logits=np.zeros(len(rows), dtype=np.float32),
             open_rows=len(rows),
         )
+        if not rows:
+            request.future.set_result(Scored(request.logits, queue_ms=0.0, engine_ms=0.0))
+            return request.future
         with self._changed:
             if self._closed:
                 raise ModelClosed
@@ -143,18 +144,28 @@ class Scheduler:
         with self._changed:
             return self._stats
 
-    def close(self) -> None:
-        """Answer every waiter with ModelClosed and stop after the engine call that runs."""
+    def close(self) -> bool:
+        """Answer every waiter with ModelClosed, after the engine call that runs.
+
+        False when that call did not end in time: its waiters are answered all the same, but the
+        engine is still in use.
+        """
         with self._changed:
             self._closed = True
             for request in {row.request for row in self._by_length}:
                 self._fail(request, ModelClosed())
             self._changed.notify()
-        self._thread.join(timeout=5.0)
+        self._thread.join(_CLOSE_PATIENCE_S)
+        with self._changed:
+            for request in {row.request for row in self._running}:
+                self._fail(request, ModelClosed())
+        return not self._thread.is_alive()
 
     def _admit(self, rows: int, tokens: int, deadline: float | None) -> None:
+        now = time.monotonic()
         waiting = len(self._by_length)
-        backlog_s = self._predicted_s(self._waiting_tokens + self._running_tokens)
+        running_tokens = sum(len(row.encoding) for row in self._running)
+        backlog_s = self._throughput.predicted_s(self._waiting_tokens + running_tokens, now)
         if waiting and waiting + rows > self._queue_rows:
             raise Overloaded(
                 f"the queue holds {waiting} rows and has room for {self._queue_rows}; "
@@ -163,22 +174,15 @@ class Scheduler:
             )
         if deadline is None:
             return
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
+        if deadline <= now:
             raise DeadlineExceeded
-        needed_s = backlog_s + self._predicted_s(tokens)
-        if needed_s > left_s:
+        needed_s = backlog_s + self._throughput.predicted_s(tokens, now)
+        if needed_s > deadline - now:
             raise Overloaded(
                 f"the answer would take {needed_s:.0f} s, longer than the request's deadline; "
                 "send fewer or shorter passages, or raise NIM_REQUEST_TIMEOUT_S",
                 retry_after_s=max(1.0, backlog_s),
             )
-
-    def _predicted_s(self, tokens: int) -> float:
-        """Seconds that the engine needs for `tokens`, 0 while nothing reliable is known."""
-        if self._recent_s < _THROUGHPUT_MIN_S or not self._recent_tokens:
-            return 0.0
-        return tokens * self._recent_s / self._recent_tokens
 
     def _enqueue(self, row: _Row) -> None:
         row.number = self._next_number
@@ -227,15 +231,17 @@ class Scheduler:
         batch = self._by_length[first:last]
         del self._by_length[first:last]
         self._dequeue(batch)
-        self._running_tokens = sum(len(row.encoding) for row in batch)
+        self._running = batch
         return batch
 
     def _execute(self, batch: list[_Row]) -> None:
         started = time.monotonic()
         error: ServingError | None = None
-        logits = np.zeros(len(batch), dtype=np.float32)
+        logits = np.zeros(0, dtype=np.float32)
         try:
             logits = self._compute([row.encoding for row in batch])
+            if len(logits) != len(batch):
+                raise EngineError(f"found {len(logits)} logits for {len(batch)} rows")
         except ServingError as known:
             error = known
         except (
@@ -245,27 +251,33 @@ class Scheduler:
             error.__cause__ = unexpected
         finished = time.monotonic()
         with self._changed:
-            self._running_tokens = 0
+            self._running = []
             self._count(batch, started, finished, failed=error is not None)
-            if error is not None:
-                _log.error("engine call of %d rows failed: %s", len(batch), error)
+            if error is None:
+                error = self._deliver(batch, logits, started, finished)
+            else:
                 for request in {row.request for row in batch}:
                     self._fail(request, error)
-                return
-            self._deliver(batch, logits, started, finished)
+        if error is not None:  # outside the lock: writing a log may block
+            _log.error("engine call of %d rows failed: %s", len(batch), error)
 
-    def _deliver(self, batch: list[_Row], logits: Floats, started: float, finished: float) -> None:
-        finite = np.isfinite(logits)
-        for row, logit in zip(batch, logits, strict=True):
+    def _deliver(
+        self, batch: list[_Row], logits: Floats, started: float, finished: float
+    ) -> NonFiniteScore | None:
+        """Give the rows their logits and answer the requests that are complete.
+
+        Only the requests that own a row without a finite logit fail: their neighbours' scores are
+        sound. Returns their error.
+        """
+        broken = ~np.isfinite(logits)
+        error = NonFiniteScore(int(broken.sum())) if broken.any() else None
+        for row, logit, bad in zip(batch, logits, broken, strict=True):
             row.request.logits[row.index] = logit
             row.request.open_rows -= 1
             if row.request.started is None:
                 row.request.started = started
-        if not finite.all():
-            # Only the requests that own such a row fail: their neighbours' scores are sound.
-            for request in {row.request for row, ok in zip(batch, finite, strict=True) if not ok}:
-                _log.error("the engine gave NaN or infinity")
-                self._fail(request, NonFiniteScore(int((~finite).sum())))
+            if bad and error is not None:
+                self._fail(row.request, error)
         for request in {row.request for row in batch}:
             if request.open_rows == 0 and request.started is not None:
                 scored = Scored(
@@ -274,6 +286,7 @@ class Scheduler:
                     engine_ms=(finished - request.started) * 1e3,
                 )
                 _answer(request.future, scored)
+        return error
 
     def _count(self, batch: list[_Row], started: float, finished: float, *, failed: bool) -> None:
         if failed:
@@ -282,8 +295,7 @@ class Scheduler:
         lengths = [len(row.encoding) for row in batch]
         waited = sum(started - row.request.submitted for row in batch)
         seconds = finished - started
-        self._recent_tokens = self._recent_tokens * _THROUGHPUT_MEMORY + sum(lengths)
-        self._recent_s = self._recent_s * _THROUGHPUT_MEMORY + seconds
+        self._throughput.record(sum(lengths), seconds, finished)
         self._stats = replace(
             self._stats,
             inference_count=self._stats.inference_count + len(batch),

@@ -3,7 +3,8 @@
 The tokenizer is the artifact's own tokenizer.json; nothing here adds a token that it would not.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ import tokenizers
 from runtime.errors import (
     ArtifactError,
     BlankInput,
+    DeadlineExceeded,
     ForbiddenText,
     InputTooLong,
     NoPassages,
@@ -23,6 +25,15 @@ from runtime.errors import (
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
+_Pair = str | tuple[str, str]
+
+# Tokens of real text have about four characters. Text that needs more than this many for each
+# token of the limit is looked at in parts: a tokenised character costs some 200 bytes of memory.
+_LONG_CHARS_PER_TOKEN = 32
+# Texts tokenised at a time: enough to use every core, few enough to bound memory and to notice
+# a deadline.
+_CHUNK_CHARS = 1 << 20
+_PIECE_CHARS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -62,33 +73,73 @@ class PairEncoder:
         self._template = None if template is None else _split_template(template)
         self.max_tokens = max_tokens
 
-    def encode(self, query: str, passages: Sequence[str], truncate: Truncate = "NONE") -> Encodings:
+    def encode(
+        self,
+        query: str,
+        passages: Sequence[str],
+        truncate: Truncate = "NONE",
+        deadline: float | None = None,
+    ) -> Encodings:
         """Encode every pair; special tokens are counted.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
         left, from the same side of what comes before it. Raises InputTooLong for the first pair
-        over `max_tokens` when `truncate` is NONE, and InputRejected for texts that cannot be
-        encoded.
+        over `max_tokens` when `truncate` is NONE, InputRejected for texts that cannot be encoded,
+        and DeadlineExceeded when time.monotonic() passes `deadline` on the way.
         """
         check_texts(query, passages)
-        found = self._tokenizer.encode_batch_fast([self._pair(query, p) for p in passages])
+        near = [self._near(passage, truncate) for passage in passages]
+        cut = {index for index, text in enumerate(near) if text is not passages[index]}
+        query = self._near(query, truncate)
         rows: list[Encoding] = []
-        truncated = 0
-        for encoding, passage in zip(found, passages, strict=True):
-            row = self._row(encoding)
-            if len(row) > self.max_tokens:
-                if truncate == "NONE":
-                    raise InputTooLong(len(row), self.max_tokens)
-                row = self._cut(query, passage, from_end=truncate == "END")
-                truncated += 1
-            rows.append(row)
-        return Encodings(rows, truncated)
+        for chunk in _chunks(query, near):
+            if deadline is not None and time.monotonic() > deadline:
+                raise DeadlineExceeded
+            if truncate == "NONE":
+                self._refuse_vast(query, chunk)
+            found = self._encode_chunk(query, chunk)
+            long = [index for index, row in enumerate(found) if len(row) > self.max_tokens]
+            if long and truncate == "NONE":
+                raise InputTooLong(len(found[long[0]]), self.max_tokens)
+            for index, row in zip(long, self._cut(query, chunk, long, truncate), strict=True):
+                found[index] = row
+                cut.add(len(rows) + index)
+            rows += found
+        return Encodings(rows, len(cut))
 
-    def _pair(self, query: str, passage: str) -> str | tuple[str, str]:
+    def _near(self, text: str, truncate: Truncate) -> str:
+        """What of a vast text lies near enough to the kept side to matter; `text` if it is not."""
+        limit = self.max_tokens * _LONG_CHARS_PER_TOKEN
+        if truncate == "NONE" or len(text) <= limit:
+            return text
+        return text[:limit] if truncate == "END" else text[-limit:]
+
+    def _refuse_vast(self, query: str, passages: Sequence[str]) -> None:
+        """Raise InputTooLong for a vast pair without tokenising it as a whole.
+
+        Its length is counted piece by piece, with the pieces cut before a blank, where
+        tokenizers cut too.
+        """
+        limit = self.max_tokens * _LONG_CHARS_PER_TOKEN
+        for passage in passages:
+            if len(query) + len(passage) <= limit:
+                continue
+            first, *rest = _pieces(passage)
+            count = len(self._encode_chunk(query, [first])[0])
+            for piece in rest:
+                count += len(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+            if count > self.max_tokens:
+                raise InputTooLong(count, self.max_tokens)
+
+    def _pair(self, query: str, passage: str) -> _Pair:
         if self._template is None:
             return query, passage
         before, between, after = self._template
         return f"{before}{query}{between}{passage}{after}"
+
+    def _encode_chunk(self, query: str, passages: Sequence[str]) -> list[Encoding]:
+        pairs = [self._pair(query, passage) for passage in passages]
+        return [self._row(found) for found in self._tokenizer.encode_batch_fast(pairs)]
 
     def _row(self, encoding: tokenizers.Encoding) -> Encoding:
         type_ids = None
@@ -96,9 +147,22 @@ class PairEncoder:
             type_ids = np.asarray(encoding.type_ids, dtype=np.int64)
         return Encoding(np.asarray(encoding.ids, dtype=np.int64), type_ids)
 
-    def _cut(self, query: str, passage: str, *, from_end: bool) -> Encoding:
-        pair = self._pair(query, passage)
-        (encoding,) = self._tokenizer.encode_batch([pair])  # with offsets, unlike the fast form
+    def _cut(
+        self, query: str, passages: Sequence[str], long: Sequence[int], truncate: Truncate
+    ) -> list[Encoding]:
+        """The pairs with the passages numbered `long`, cut to `max_tokens`."""
+        if not long:
+            return []
+        pairs = [self._pair(query, passages[index]) for index in long]
+        encodings = self._tokenizer.encode_batch(pairs)  # with offsets, unlike the fast form
+        return [
+            self._cut_one(encoding, query, passages[index], from_end=truncate == "END")
+            for encoding, index in zip(encodings, long, strict=True)
+        ]
+
+    def _cut_one(
+        self, encoding: tokenizers.Encoding, query: str, passage: str, *, from_end: bool
+    ) -> Encoding:
         row = self._row(encoding)
         in_passage = self._passage_tokens(encoding, query, passage)
         special = np.asarray(encoding.special_tokens_mask, dtype=bool) & ~in_passage
@@ -136,6 +200,30 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
             f"cannot read tokenizer/{path.name}: {error}; copy the checkpoint's tokenizer files "
             "into the folder tokenizer/"
         ) from error
+
+
+def _chunks(query: str, passages: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Consecutive passages whose pairs have about _CHUNK_CHARS characters together."""
+    start = size = 0
+    for index, passage in enumerate(passages):
+        length = len(query) + len(passage)
+        if index > start and size + length > _CHUNK_CHARS:
+            yield passages[start:index]
+            start, size = index, 0
+        size += length
+    yield passages[start:]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """`text` in pieces of about _PIECE_CHARS characters, each but the first with a leading blank
+    where the text has one in reach."""
+    start = 0
+    while start < len(text):
+        end = start + _PIECE_CHARS
+        blank = text.rfind(" ", start + 1, end) if end < len(text) else -1
+        end = blank if blank > 0 else end
+        yield text[start:end]
+        start = end
 
 
 def check_texts(query: str, passages: Sequence[str]) -> None:

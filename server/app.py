@@ -81,7 +81,8 @@ async def _running(service: Service) -> AsyncIterator[None]:
     service.start()
     with _unready_on_sigterm(service):
         yield
-    service.close()
+    # Closing waits for the engine call that runs; probes are answered meanwhile.
+    await asyncio.to_thread(service.close)
     if listener is not None:
         await listener.close()
 
@@ -94,7 +95,6 @@ def _open_metrics_port(service: Service) -> SideListener | None:
         taken = take_port(settings.host, settings.metrics_port, "NIM_TRITON_METRICS_PORT")
     except SettingsError as error:
         give_up(str(error))
-        raise
     app = routed(METRICS_ROUTES, service)
     return SideListener(KeyGuard(app, settings, nim.voice), taken)
 

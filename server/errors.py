@@ -176,7 +176,7 @@ def answer_with(
 
 def log_failure(error: Exception, settings: Settings) -> None:
     """Log what the caller is not told: failures of the server itself."""
-    if isinstance(error, HTTPException):
+    if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return
     if isinstance(error, EngineError):
         _log.error("%s: %s", type(error).__name__, error)

@@ -9,10 +9,15 @@ NIM_RANK_IDS = (
 )
 
 
+# The hosted service's organisation, which its paths always name.
+_ORG = "nvidia"
+
+
 class AcceptedNames:
     """The served name and NVIDIA's, with or without organisation, dots or underscores."""
 
     def __init__(self, served: str) -> None:
+        served = served if "/" in served else f"{_ORG}/{served}"
         ids = [_plain(name) for name in (served, *NIM_RANK_IDS)]
         self._names = frozenset(ids) | {name.rsplit("/", 1)[-1] for name in ids}
 

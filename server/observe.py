@@ -6,13 +6,14 @@ import time
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
+from runtime.postprocess import Ranking
 from server.metrics import OTHER_ROUTE, Metrics
 
 _log = logging.getLogger(__name__)
 
 _NO_ANSWER = 499
 _FIRST_ERROR = 400
-# Where a surface leaves the counts of one request, in the scope's state.
+# Where a surface leaves a request's Ranking, in the scope's state.
 RANKED = "ranked"
 
 
@@ -45,8 +46,18 @@ class Observer:
     def _record(self, scope: HTTPScope, status: int, seconds: float) -> None:
         route = scope.get("path_template") or OTHER_ROUTE
         self._metrics.observe(route, status, seconds)
-        ranked = scope.get("state", {}).get(RANKED, "")
+        ranking = scope.get("state", {}).get(RANKED)
         # Probes come every few seconds and say nothing new while all is well.
         probe = scope["method"] in ("GET", "HEAD") and status < _FIRST_ERROR
         level = logging.DEBUG if probe else logging.INFO
-        _log.log(level, "%s %s %d%s %.1f ms", scope["method"], route, status, ranked, seconds * 1e3)
+        told = "" if ranking is None else _told(ranking)
+        _log.log(level, "%s %s %d%s %.1f ms", scope["method"], route, status, told, seconds * 1e3)
+
+
+def _told(ranking: Ranking) -> str:
+    timing = ranking.timing
+    return (
+        f" passages={len(ranking.logits)} tokens={ranking.token_counts.sum()}"
+        f" tokenize_ms={timing.tokenize_ms:.1f} queue_ms={timing.queue_ms:.1f}"
+        f" engine_ms={timing.engine_ms:.1f}"
+    )

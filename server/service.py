@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from functools import cached_property
+from typing import NoReturn
 
 from runtime.errors import ServingError
 from runtime.model import Ranker, mock_ranker, open_ranker
@@ -98,7 +99,7 @@ class Service:
             self._ranker = ranker
 
 
-def give_up(reason: str) -> None:
+def give_up(reason: str) -> NoReturn:
     """Log `reason` and end the process with status 1, from any thread.
 
     Nothing was served yet, so nothing is lost; a process that stays alive without ever becoming

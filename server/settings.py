@@ -85,6 +85,9 @@ def read_settings(
 
     Raises SettingsError.
     """
+    for name, value in environ.items():
+        if _knows(name) and not _is_text(value):
+            raise SettingsError(name, "bytes that are not UTF-8", "text")
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     given |= options
     _refuse(given)
@@ -107,6 +110,18 @@ def environment_table() -> str:
         default = f"`{row.default}`" if row.default.isalnum() else row.default
         lines.append(f"| `{row.name}` | {row.fate} | {default} | {row.effect} |")
     return "\n".join(lines) + "\n"
+
+
+def _knows(name: str) -> bool:
+    return any(row.matches(name) for row in VARIABLES)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse(given: Mapping[str, str]) -> None:

@@ -213,7 +213,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_TRITON_MAX_BATCH_SIZE",
         "max_rows",
         _POSITIVE,
-        "rows of one engine call; also passages of one request unless RERANK_MAX_PASSAGES is set",
+        "rows of one engine call, at most the target's; also passages of one request unless "
+        "RERANK_MAX_PASSAGES is set",
         "64",
     ),
     _honoured("NIM_TRITON_MODEL_BATCH_SIZE", "max_rows", _POSITIVE, "as NIM_TRITON_MAX_BATCH_SIZE"),

@@ -43,10 +43,9 @@ ENGINES: dict[str, tuple[str, str | None]] = {
 }
 
 
-def open_engine(name: str, directory: Path, *, threads: int = 0) -> Engine:
+def open_engine(name: str, directory: Path) -> Engine:
     """Open the engine called `name` on the artifact in `directory`.
 
-    `threads` is the number of compute threads on a CPU; 0 means one per physical core.
     Raises EngineUnavailable when the engine, its library or its hardware is not here: never
     falls back to another one.
     """
@@ -55,7 +54,5 @@ def open_engine(name: str, directory: Path, *, threads: int = 0) -> Engine:
     module, file = ENGINES[name]
     if file is not None and not (directory / file).is_file():
         raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")
-    engine: Engine = importlib.import_module(module).open_engine(
-        name, directory / (file or "."), threads
-    )
+    engine: Engine = importlib.import_module(module).open_engine(name, directory / (file or "."))
     return engine

@@ -35,8 +35,8 @@ class MockEngine:
         """Nothing to give back."""
 
 
-def open_engine(name: str, model_file: Path, threads: int) -> MockEngine:  # noqa: ARG001
-    """The mock needs no file and no threads."""
+def open_engine(name: str, model_file: Path) -> MockEngine:  # noqa: ARG001
+    """The mock needs no file."""
     return MockEngine()
 
 

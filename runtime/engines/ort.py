@@ -41,7 +41,7 @@ class OrtEngine:
         self._session = None
 
 
-def open_engine(name: str, model_file: Path, threads: int) -> OrtEngine:
+def open_engine(name: str, model_file: Path) -> OrtEngine:
     """Open `model_file` on the provider that `name` stands for, or raise EngineUnavailable."""
     try:
         import onnxruntime as ort
@@ -57,7 +57,7 @@ def open_engine(name: str, model_file: Path, threads: int) -> OrtEngine:
         )
     try:
         session = ort.InferenceSession(
-            str(model_file), sess_options=_options(ort, threads), providers=[provider]
+            str(model_file), sess_options=_options(ort), providers=[provider]
         )
     except Exception as error:
         raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
@@ -70,11 +70,10 @@ def open_engine(name: str, model_file: Path, threads: int) -> OrtEngine:
     return OrtEngine(name, session)
 
 
-def _options(ort: Any, threads: int) -> Any:
+def _options(ort: Any) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
-    # Varied shapes make the arena grow without end (ONNX Runtime backend threads, peers.md 4.H).
+    # Varied shapes make the arena grow without end, and on a CPU it gains no speed.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     return options

@@ -1,12 +1,15 @@
 """What may lie in a directory, and what the runtime says about it."""
 
 import logging
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from runtime import manifest as manifest_module
 from runtime.engines import open_engine
+from runtime.engines.ort import OrtEngine
 from runtime.errors import (
     ArtifactError,
     EngineError,
@@ -18,6 +21,7 @@ from runtime.errors import (
 from runtime.manifest import (
     Golden,
     Manifest,
+    check_files,
     hash_file,
     read_manifest,
     unproven_manifest,
@@ -38,11 +42,13 @@ def finish(directory: Path, **changes: object) -> Manifest:
         precision="fp32",
         pad_id=0,
         inputs=["input_ids", "attention_mask"],
+        outputs=["logits"],
     )
     ranker = open_ranker(directory, manifest=manifest)
     row = ranker.encode(GOLDEN[0], [GOLDEN[1]]).rows[0]
     logit = float(ranker.rank(GOLDEN[0], [GOLDEN[1]]).logits[0])
     ranker.close()
+    (directory / "parity.json").write_text("{}")
     files = [p for p in directory.rglob("*") if p.is_file()]
     manifest = msgspec.structs.replace(
         manifest,
@@ -127,6 +133,7 @@ def test_a_tokenizer_that_no_longer_gives_the_golden_is_refused(artifact: Path) 
         (b'{"schema": 99}', "schema 99, wanted 1"),
         (b'{"schema": 1}', "missing required field"),
         (b"[]", "cannot be used"),
+        (b'{"schema": 1, "kind": "\xff"}', "cannot be used"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_says_why(artifact: Path, text: bytes, match: str) -> None:
@@ -141,6 +148,54 @@ def test_files_outside_the_artifact_are_refused(artifact: Path, name: str) -> No
     write_manifest(artifact, msgspec.structs.replace(manifest, files={name: "sha256:0"}))
     with pytest.raises(ManifestError, match="outside"):
         open_ranker(artifact)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer/tokenizer.json", "parity.json"])
+def test_a_file_without_a_recorded_hash_is_refused(artifact: Path, name: str) -> None:
+    manifest = read_manifest(artifact)
+    files = {path: digest for path, digest in manifest.files.items() if path != name}
+    write_manifest(artifact, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(ManifestError, match=name):
+        open_ranker(artifact)
+
+
+def test_an_artifact_without_goldens_is_refused(bare_directory: Path) -> None:
+    finish(bare_directory, goldens=[])
+    with pytest.raises(ManifestError, match="goldens"):
+        open_ranker(bare_directory)
+
+
+def test_weights_beside_the_graph_must_be_recorded(artifact: Path) -> None:
+    (artifact / "model.onnx.data").write_bytes(b"weights")
+    with pytest.raises(ManifestError, match=r"model\.onnx\.data"):
+        open_ranker(artifact)
+
+
+def test_an_unreadable_file_names_the_user(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(artifact)
+
+    # Tests may run as root, whom no permission stops: the system call itself has to refuse.
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(manifest_module.Path, "open", refuse)
+    with pytest.raises(ArtifactError, match=f"Permission denied; .*{os.getuid()}"):
+        check_files(artifact, manifest)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kind": "embed"}, {"outputs": ["embeddings"]}, {"template": "no places"}, {"goldens": []}],
+)
+def test_a_failed_open_closes_its_engine(
+    bare_directory: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    finish(bare_directory, **changes)
+    engines: list[OrtEngine] = []
+    monkeypatch.setattr(OrtEngine, "close", lambda self: engines.append(self))
+    with pytest.raises(ArtifactError):
+        open_ranker(bare_directory)
+    assert len(engines) == 1
 
 
 def test_inputs_that_contradict_the_graph_are_refused(bare_directory: Path) -> None:

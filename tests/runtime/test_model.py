@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.errors import DeadlineExceeded, EngineError, InputTooLong, NonFiniteScore
+from runtime.errors import ArtifactError, DeadlineExceeded, InputTooLong, NonFiniteScore
 from runtime.model import Ranker, mock_ranker, open_ranker
 from tests.runtime.conftest import write_bare_directory
 
@@ -76,12 +76,19 @@ def test_infinity_is_an_error(tmp_path: Path) -> None:
     ranker.close()
 
 
-def test_a_graph_with_other_inputs_fails_by_name(tmp_path: Path) -> None:
+def test_a_graph_with_other_inputs_is_refused_by_name(tmp_path: Path) -> None:
     directory = write_bare_directory(tmp_path / "x", "pixel_values")
-    ranker = open_ranker(directory)
-    with pytest.raises(EngineError, match="pixel_values"):
-        ranker.warm_up()
-    ranker.close()
+    with pytest.raises(ArtifactError, match="pixel_values"):
+        open_ranker(directory)
+
+
+def test_the_deadline_covers_tokenising(ranker: Ranker) -> None:
+    """100 MB of text take seconds; the answer comes at the deadline and the work stops."""
+    passages = ["word " * 200_000] * 100
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(ranker.rank_async("why", passages, truncate="END", deadline=began + 0.3))
+    assert ranker.queue_depth() == (0, 0)
 
 
 def test_timing_adds_up(ranker: Ranker) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
+from runtime import scheduler as scheduler_module
 from runtime.batch import BatchLimits
 from runtime.errors import (
     DeadlineExceeded,
@@ -144,14 +145,40 @@ def test_a_request_that_cannot_be_in_time_is_refused_at_once(
     make: Callable[..., Scheduler],
 ) -> None:
     def slow(rows: Sequence[Encoding]) -> Floats:
-        time.sleep(0.3)
+        time.sleep(0.02)
         return first_ids(rows)
 
     scheduler = make(slow)
-    for _ in range(5):
+    for _ in range(10):
         scheduler.submit([row(100)], None).result(5)
     with pytest.raises(Overloaded, match="longer than the request's deadline"):
         scheduler.submit([row(900)] * 40, time.monotonic() + 3)
+
+
+def test_an_engine_that_gives_too_few_logits_is_an_error(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(lambda rows: first_ids(rows)[1:])
+    for _ in range(2):
+        with pytest.raises(EngineError, match="0 logits for 1 rows"):
+            scheduler.submit([row(5)], None).result(5)
+
+
+def test_no_rows_are_answered_at_once(make: Callable[..., Scheduler]) -> None:
+    assert make(first_ids).submit([], None).result(1).logits.shape == (0,)
+
+
+def test_an_engine_that_hangs_leaves_nobody_waiting(
+    make: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_module, "_CLOSE_PATIENCE_S", 0.1)
+    gate = Gate()
+    scheduler = make(gate)
+    running = scheduler.submit([row(3)], None)
+    assert gate.entered.wait(5)
+    waiting = scheduler.submit([row(5)], None)
+    assert not scheduler.close()
+    for future in (running, waiting):
+        with pytest.raises(ModelClosed):
+            future.result(1)
 
 
 def test_a_row_past_its_deadline_is_not_computed(make: Callable[..., Scheduler]) -> None:

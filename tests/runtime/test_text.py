@@ -1,5 +1,7 @@
 """Tokenising and truncation, with real tokenizers made here."""
 
+import time
+
 import numpy as np
 import pytest
 import tokenizers
@@ -11,6 +13,7 @@ from runtime.engines.mock import byte_tokenizer
 from runtime.errors import (
     ArtifactError,
     BlankInput,
+    DeadlineExceeded,
     ForbiddenText,
     InputTooLong,
     NoPassages,
@@ -158,6 +161,34 @@ def test_an_unreadable_tokenizer_is_an_artifact_error(tmp_path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("truncate", ["END", "START"])
+def test_a_vast_text_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
+    """Only the part that matters is tokenised, with the same result."""
+    vast = "".join(f"word{i} " for i in range(20_000))
+    row = encoder(60).encode("why", [vast], truncate).rows[0]  # type: ignore[arg-type]
+    whole = encoder(10**6).encode("why", [vast]).rows[0].token_ids
+    template = len("question:why \n \n passage:")
+    kept = whole[:60] if truncate == "END" else np.r_[whole[:template], whole[-60 + template :]]
+    assert row.token_ids.tolist() == kept.tolist()
+
+
+def test_a_vast_texts_true_length_is_told() -> None:
+    vast = "word " * 200_000
+    with pytest.raises(InputTooLong, match=f"Input length {len(vast) + 25} exceeds"):
+        encoder(60).encode("why", ["short", vast])
+
+
+def test_a_vast_query_is_bounded_too() -> None:
+    found = encoder(60).encode("why " * 500_000, ["because"] * 50, "END")
+    assert found.truncated == 50
+    assert {len(row) for row in found.rows} == {60}
+
+
+def test_a_deadline_ends_the_encoding() -> None:
+    with pytest.raises(DeadlineExceeded):
+        encoder(60).encode("why", ["because"], deadline=time.monotonic() - 1)
 
 
 @given(

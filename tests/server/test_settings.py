@@ -188,6 +188,11 @@ def test_a_model_profile_names_the_target(profile: str, target: str) -> None:
     assert any("best hardware" in n for n in settings.notices) == (len(profile) == 64)
 
 
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(SettingsError, match="^NGC_API_KEY: found bytes"):
+        read_settings({**MOCK, "NGC_API_KEY": "\udcff"})
+
+
 def test_keys_are_asked_for_only_when_wanted_and_never_shown() -> None:
     keys = {"NGC_API_KEY": "secret-1", "NVIDIA_API_KEY": "secret-2", "NIM_NGC_API_KEY": "secret-1"}
     assert read_settings({**MOCK, **keys}).keys == ()

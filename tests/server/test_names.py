@@ -1,0 +1,17 @@
+"""Which names a client may use."""
+
+import pytest
+
+from server.names import AcceptedNames
+
+
+@pytest.mark.parametrize("served", ["ranker-v2", "nvidia/ranker-v2"])
+@pytest.mark.parametrize("asked", ["ranker-v2", "nvidia/ranker-v2", "ranker-v2".replace(".", "_")])
+def test_a_served_name_has_the_hosted_organisation_or_none(served: str, asked: str) -> None:
+    """The hosted service's paths, which litellm calls on any server, always name one."""
+    assert asked in AcceptedNames(served)
+
+
+def test_another_organisation_is_another_model() -> None:
+    assert "nvidia/ranker" not in AcceptedNames("acme/ranker")
+    assert "ranker" in AcceptedNames("acme/ranker")
