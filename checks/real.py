@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None, expected: Expectations = NIM) -> in
     """Run all checks; 1 when one of them fails."""
     wish = _parser().parse_args(arguments)
     try:
-        export(wish.checkpoint, WORK, Wish(wish.profile, wish.target))
+        export(wish.checkpoint, WORK, Wish(wish.profile, wish.target, wish.max_tokens))
         ranker = open_ranker(WORK)
     except (ExportError, ServingError) as error:
         print(f"check-real: {error}", file=sys.stderr)
@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a directory or a hub id")
     parser.add_argument("--profile", help="model profile, when the architecture does not tell")
     parser.add_argument("--target", default="cpu-fp32")
+    parser.add_argument(
+        "--max-tokens", type=int, help="less than the profile's, on a machine with less memory"
+    )
     parser.add_argument("--beir", type=Path, default=BEIR, help="a folder in BEIR's layout")
     parser.add_argument("--queries", type=int, default=QUERIES, help="how many of its queries")
     return parser

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-HEARTBEAT_S = 10.0
+# Each wait for a heartbeat is twice the one before: a long job needs no line every few seconds.
+FIRST_HEARTBEAT_S = 5.0
+LONGEST_WAIT_S = 60.0
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Say how long the block took; while it runs, say so every `HEARTBEAT_S` seconds."""
+    """Say how long the block took; while it runs, say now and then that it does."""
     began = time.monotonic()
     done = threading.Event()
     pulse = threading.Thread(target=_beat, args=(name, began, done), daemon=True)
@@ -25,8 +27,10 @@ def stage(name: str) -> Iterator[None]:
 
 
 def _beat(name: str, began: float, done: threading.Event) -> None:
-    while not done.wait(HEARTBEAT_S):
+    wait_s = FIRST_HEARTBEAT_S
+    while not done.wait(wait_s):
         _say(f"{name} … {time.monotonic() - began:.0f} s so far")
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """The logic of check-real, on the tiny checkpoint: it passes its own facts, not the NIM's."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,31 @@ def test_a_whole_run(
     monkeypatch.setattr(real, "export", lambda *_: None)  # once is enough
     assert main(arguments) == 1
     assert "FAILED, wanted 33006" in capsys.readouterr().out
+
+
+def test_the_embedded_checkpoint_from_export_to_ndcg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every step on trained weights; only the NIM's own tokens are not to be found in them."""
+    monkeypatch.setattr(real, "WORK", tmp_path / "work")
+    texts = {
+        "weather": "The weather is nice today",
+        "learning": "Machine learning is a subset of AI",
+        "deep": "Deep learning uses neural networks",
+    }
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    corpus = [json.dumps({"_id": name, "title": "", "text": text}) for name, text in texts.items()]
+    (beir / "corpus.jsonl").write_text("\n".join(corpus))
+    query = {"_id": "q", "text": "What is machine learning?"}
+    (beir / "queries.jsonl").write_text(json.dumps(query))
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tlearning\t1\n")
+    checkpoint = Path(__file__).parents[2] / "embedded" / "rank"
+    embedded = [str(checkpoint), "--profile", "tiny-rerank-v1", "--max-tokens", "256"]
+    assert main([*embedded, "--beir", str(beir)]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED, wanted 33006" in said
+    assert "nDCG@10                          1.0000" in said
 
 
 def test_an_export_that_fails_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,14 +155,12 @@ def test_two_requests_on_one_connection(client: httpx.Client) -> None:
 def test_an_offer_to_upgrade_does_not_lose_the_body(client: httpx.Client) -> None:
     """Java's HTTP client offers HTTP/2 with every plain request."""
     body = b'{"query":{"text":"q"},"passages":[{"text":"p"}]}'
-    connection = connect(client)
-    connection.sendall(
-        head(
-            "Connection: Upgrade, HTTP2-Settings",
-            "Upgrade: h2c",
-            "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA",
-            f"Content-Length: {len(body)}",
-        )
-        + body
+    offer = head(
+        "Connection: Upgrade, HTTP2-Settings",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA",
+        f"Content-Length: {len(body)}",
     )
-    assert reply(connection)[0] == 200
+    with connect(client) as connection:
+        connection.sendall(offer + body)
+        assert reply(connection)[0] == 200

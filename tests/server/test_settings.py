@@ -189,7 +189,7 @@ def test_a_model_profile_names_the_target(profile: str, target: str) -> None:
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
-    with pytest.raises(SettingsError, match="^NGC_API_KEY: found bytes"):
+    with pytest.raises(SettingsError, match=r"^NGC_API_KEY: found bytes"):
         read_settings({**MOCK, "NGC_API_KEY": "\udcff"})
 
 
