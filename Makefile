@@ -13,18 +13,19 @@ RANK_DIR := artifacts/rank$(if $(filter cpu-fp32,$(TARGET)),,-$(TARGET))
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-PIP := $(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt
+PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
 .PHONY: help install serve dev test check test-clients docs embedded check-1b check-real image-test build run clean
 
 help:  ## this list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## create .venv with everything that development needs
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into .venv (the first time takes a few minutes)"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	# Without Debian's python3-venv the first command leaves an environment that has no pip.
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	# torch first and by name: where a CPU build is to be had, this is the line that finds it.
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) --editable '.[serve-cpu,export,dev]'
@@ -62,7 +63,7 @@ check-1b: $(INSTALLED)  ## export, prove and serve the exact 1B shape once (16 G
 	@$(BIN)/python -m checks.one_billion
 
 check-real: $(INSTALLED)  ## the same for real weights: make check-real CHECKPOINT=DIR
-	@$(BIN)/python -m checks.real $(CHECKPOINT)
+	@$(BIN)/python -m checks.real "$(CHECKPOINT)"
 
 image-test: $(RANK_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
 	@$(BIN)/python -m tools.image_test $(RANK_DIR)
