@@ -18,6 +18,7 @@ from runtime.manifest import (
     TOKENIZER_FILE,
     Manifest,
     check_files,
+    proven_engine,
     read_manifest,
     unproven_manifest,
 )
@@ -76,7 +77,18 @@ def open_artifact(
             raise
         with closed_on_error(opened.engine):
             hashed.result()
+            _tell_unproven_engine(directory, opened.engine)
     return opened
+
+
+def _tell_unproven_engine(directory: Path, engine: Engine) -> None:
+    proven = proven_engine(directory)
+    if proven != engine.name:
+        _log.warning(
+            "proven on engine %s, runs on %s: run `rerank-export verify` with the checkpoint here",
+            proven,
+            engine.name,
+        )
 
 
 @contextmanager
@@ -104,10 +116,7 @@ def _check_wishes(manifest: Manifest, target: str | None, profile: str | None) -
 
 def _open_described(directory: Path, manifest: Manifest, engine: str | None) -> OpenArtifact:
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
-    own = load_target_profile(manifest.target).engine
-    opened = _open(directory, engine or own)
-    if opened.name != own:
-        _log.warning("exported for engine %s, runs on %s: slower or less exact", own, opened.name)
+    opened = _open(directory, engine or load_target_profile(manifest.target).engine)
     found = [sorted(opened.input_names), sorted(opened.output_names)]
     wanted = [sorted(manifest.inputs), sorted(manifest.outputs)]
     with closed_on_error(opened):

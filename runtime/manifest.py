@@ -139,6 +139,29 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+class _ParityHead(msgspec.Struct, frozen=True):
+    """What the runtime needs of parity.json; the exporter knows the rest."""
+
+    schema: int
+    engine: str
+
+
+def proven_engine(directory: Path) -> str:
+    """The engine on which the export proved the artifact; ManifestError for an unknown schema."""
+    try:
+        head = msgspec.json.decode((directory / PARITY_FILE).read_bytes(), type=_ParityHead)
+    except OSError as error:
+        raise ManifestError(f"cannot read {PARITY_FILE}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{PARITY_FILE} cannot be used: {error}") from error
+    if head.schema != SCHEMA:
+        raise ManifestError(
+            f"{PARITY_FILE} has schema {head.schema}, wanted {SCHEMA}; export the checkpoint again "
+            "with this version"
+        )
+    return head.engine
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json, readable by people, so that it is there whole or not at all."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)

@@ -1,5 +1,6 @@
 """What may lie in a directory, and what the runtime says about it."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -33,7 +34,7 @@ from tests.runtime.conftest import write_bare_directory
 GOLDEN = ("why", "because")
 
 
-def finish(directory: Path, **changes: object) -> Manifest:
+def finish(directory: Path, *, proven_on: str = "onnxruntime-cpu", **changes: object) -> Manifest:
     """Turn a bare directory into an artifact with hashes and one golden."""
     manifest = unproven_manifest(
         "tiny-rerank-v1",
@@ -48,7 +49,7 @@ def finish(directory: Path, **changes: object) -> Manifest:
     row = ranker.encode(GOLDEN[0], [GOLDEN[1]]).rows[0]
     logit = float(ranker.rank(GOLDEN[0], [GOLDEN[1]]).logits[0])
     ranker.close()
-    (directory / "parity.json").write_text("{}")
+    (directory / "parity.json").write_text(json.dumps({"schema": 1, "engine": proven_on}))
     files = [p for p in directory.rglob("*") if p.is_file()]
     manifest = msgspec.structs.replace(
         manifest,
@@ -255,12 +256,22 @@ def test_a_named_target_decides_the_engine_of_a_bare_directory(bare_directory: P
         open_ranker(bare_directory, target="cuda-fp16")
 
 
-def test_an_engine_other_than_the_targets_is_told(
+def test_an_engine_other_than_the_proven_one_is_told(
     bare_directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    finish(bare_directory, target="cuda-fp16")
+    finish(bare_directory, proven_on="onnxruntime-cuda", target="cuda-fp16")
     assert opened(bare_directory, engine="auto").info.engine == "onnxruntime-cpu"
-    assert "exported for engine onnxruntime-cuda, runs on onnxruntime-cpu" in caplog.text
+    assert "proven on engine onnxruntime-cuda, runs on onnxruntime-cpu" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"schema": 2, "engine": "onnxruntime-cpu"}'])
+def test_a_parity_report_that_cannot_be_read_is_refused(artifact: Path, text: str) -> None:
+    (artifact / "parity.json").write_text(text)
+    manifest = read_manifest(artifact)
+    files = {**manifest.files, "parity.json": hash_file(artifact / "parity.json")}
+    write_manifest(artifact, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(ManifestError, match=r"parity\.json"):
+        open_ranker(artifact)
 
 
 @pytest.mark.parametrize("content", [None, "readme.txt"])
