@@ -17,9 +17,7 @@ from embedded.model import SHAPE, Ranker, load, save
 from embedded.stages import Stages
 from embedded.texts import Passage
 
-POOL, QUERIES_PER_PASSAGE, STEPS = 16_000, 2, 1_500
-SHORT_POOL, SHORT_STEPS = 12_000, 1_000
-BM25_ONLY = 0.12  # share of the first training's steps before the teacher joins in
+POOL, QUERIES_PER_PASSAGE, SHORT_POOL = 16_000, 2, 12_000
 TOKENIZER_PASSAGES, LSA_PASSAGES = 40_000, 60_000
 
 
@@ -41,16 +39,16 @@ def _first(table: np.ndarray, source: train.Source, seed: int) -> dict[str, torc
     """The weights after the first training, which starts from the made weights."""
     ranker = Ranker()
     initial.start(ranker, table, seed)
-    return train.train(ranker, source, STEPS, bm25_only=BM25_ONLY).state_dict()
+    return train.train(ranker, train.FIRST, source).state_dict()
 
 
 def _second(
     weights: dict[str, torch.Tensor], source: train.Source, short: train.Source
 ) -> dict[str, torch.Tensor]:
-    """The weights after the second training, half of it on short texts."""
+    """The weights after the second training, longer rows, with short texts mixed in."""
     ranker = Ranker()
     ranker.load_state_dict(weights)
-    return train.train(ranker, source, SHORT_STEPS, bm25_only=0, short=short).state_dict()
+    return train.train(ranker, train.SECOND, source, short).state_dict()
 
 
 def _write(folder: Path, tokenizer: Tokenizer, weights: dict[str, torch.Tensor]) -> Ranker:
@@ -117,7 +115,7 @@ def main() -> None:
         seed=seed,
         parameters=sum(weight.numel() for weight in ranker.parameters()),
         vocabulary=tokenizer.get_vocab_size(),
-        longest=train.LENGTHS[-1][1],
+        longest=train.SECOND.lengths[-1][1],
         cores=os.cpu_count() or 1,
         seconds=stages.seconds(),
         figures=figures,

@@ -1,6 +1,6 @@
 """nDCG@10 on a folder in BEIR's form (corpus.jsonl, queries.jsonl, qrels/test.tsv).
 
-The measure is used once, at the end: nothing is trained or chosen on it.
+A sanity measure of a finished checkpoint: nothing is trained on it and no setting searched on it.
 """
 
 from __future__ import annotations

@@ -23,10 +23,8 @@ from embedded.model import Ranker
 CANDIDATES = 8
 BM25_TEMPERATURE, COSINE_TEMPERATURE = 4.0, 0.07
 NEUTRAL_COSINE = 0.35  # the cosine that should get the logit 0
-LENGTHS = ((0.0, 80), (0.45, 112), (0.7, 160), (0.9, 224))  # (share of the steps, most tokens)
-SHORT_LENGTH = 72  # most tokens of a row from the short passages
-STEP_TOKENS = 10_000
-RATE, LAST_RATE, WARM_UP, CLIP = 2e-3, 1e-4, 100, 1.0
+SHORT_LENGTH, SHORT_EVERY = 72, 4  # most tokens of a row from the short passages; how often
+LAST_RATE, WARM_UP, CLIP = 1e-4, 100, 1.0
 AVERAGE = 0.995  # decay of the averaged weights, which are the result
 
 
@@ -37,6 +35,32 @@ class Draw:
     rows: list[np.ndarray]
     bm25: torch.Tensor
     cosine: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training: ``lengths`` holds (share of the steps, most tokens of a row from there on)."""
+
+    steps: int
+    rate: float
+    bm25_only: float  # share of the steps before the teacher joins in
+    step_tokens: int  # of all rows of a step, padding counted
+    lengths: tuple[tuple[float, int], ...]
+
+    def most_tokens(self, step: int) -> int:
+        """The longest row of a step."""
+        return max(length for share, length in self.lengths if step >= share * self.steps)
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate: a short warm-up, then half a cosine."""
+        warm = min(1.0, (step + 1) / WARM_UP)
+        fall = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return warm * (LAST_RATE + (self.rate - LAST_RATE) * fall)
+
+
+# Short rows are cheap and teach to match; long ones let the student see what the teachers saw.
+FIRST = Plan(1500, 2e-3, 0.12, 10_000, ((0.0, 80), (0.45, 112), (0.7, 160), (0.9, 224)))
+SECOND = Plan(1000, 1.2e-3, 0.0, 16_000, ((0.0, 192), (0.5, 288)))
 
 
 class Source:
@@ -146,36 +170,28 @@ def loss_of(logits: torch.Tensor, draw: Draw, with_teacher: bool) -> torch.Tenso
     return 0.3 * lexical + divergence(draw.cosine / COSINE_TEMPERATURE) + 0.2 * pointwise
 
 
-def _rate(step: int, steps: int) -> float:
-    warm = min(1.0, (step + 1) / WARM_UP)
-    return warm * (LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2)
-
-
 def _average(averaged: Ranker, ranker: Ranker, decay: float) -> None:
     with torch.no_grad():
         for mean, now in zip(averaged.parameters(), ranker.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
 
 
-def train(
-    ranker: Ranker, source: Source, steps: int, *, bm25_only: float, short: Source | None = None
-) -> Ranker:
+def train(ranker: Ranker, plan: Plan, source: Source, short: Source | None = None) -> Ranker:
     """Train in place; return the averaged weights as a ranker of their own.
 
-    The first ``bm25_only`` of the steps learn BM25's order alone. With ``short``, every other step
-    draws from it.
+    With ``short``, every fourth step draws from it.
     """
     averaged = copy.deepcopy(ranker)
     optimizer = torch.optim.AdamW(ranker.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     began, losses = time.monotonic(), []
-    for step in range(steps):
-        now, most = source, max(length for share, length in LENGTHS if step >= share * steps)
-        if short is not None and step % 2:
+    for step in range(plan.steps):
+        now, most = source, plan.most_tokens(step)
+        if short is not None and step % SHORT_EVERY == 0:
             now, most = short, SHORT_LENGTH
-        draw = now.draw(max(2, STEP_TOKENS // (CANDIDATES * most)), most)
+        draw = now.draw(max(2, plan.step_tokens // (CANDIDATES * most)), most)
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step, steps)
-        loss = loss_of(logits_of(ranker, draw.rows), draw, step >= bm25_only * steps)
+            group["lr"] = plan.rate_at(step)
+        loss = loss_of(logits_of(ranker, draw.rows), draw, step >= plan.bm25_only * plan.steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(ranker.parameters(), CLIP)
