@@ -1,22 +1,18 @@
 """nDCG@10 of a ranker over BM25's candidates, on a folder in BEIR's layout."""
 
 import json
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import bm25s
 import numpy as np
-import numpy.typing as npt
 
 from runtime.model import Ranker
 
 CANDIDATES = 50
 DEPTH = 10
-# The usual constants of BM25.
-_K1, _B = 1.2, 0.75
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -44,30 +40,17 @@ def read_collection(folder: Path) -> Collection:
     )
 
 
-class Bm25:
-    """Plain BM25 over lower-cased words, no stemming and no stop words."""
+def candidates(texts: Sequence[str], queries: Sequence[str]) -> list[list[int]]:
+    """Per query the indexes of BM25's best CANDIDATES texts, best first (English stop words)."""
+    index = bm25s.BM25()
+    index.index(_tokens(texts), show_progress=False)
+    depth = min(CANDIDATES, len(texts))
+    found, _ = index.retrieve(_tokens(queries), k=depth, show_progress=False)
+    return [[int(i) for i in row] for row in found]
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        counts = [Counter(_words(text)) for text in texts]
-        lengths = np.asarray([sum(count.values()) for count in counts], dtype=np.float64)
-        self._norm = _K1 * (1 - _B + _B * lengths / lengths.mean())
-        self._found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for index, count in enumerate(counts):
-            for word, times in count.items():
-                self._found[word].append((index, times))
 
-    def best(self, query: str, count: int) -> list[int]:
-        """Indexes of the `count` best texts, best first."""
-        total = len(self._norm)
-        scores = np.zeros(total)
-        for word in _words(query):
-            if word not in self._found:
-                continue
-            where, times = np.asarray(self._found[word]).T
-            rarity = np.log(1 + (total - len(where) + 0.5) / (len(where) + 0.5))
-            scores[where] += rarity * times * (_K1 + 1) / (times + self._norm[where])
-        order: npt.NDArray[np.int64] = np.argsort(-scores, kind="stable")[:count]
-        return order.tolist()
+def _tokens(texts: Sequence[str]) -> list[list[str]]:
+    return bm25s.tokenize(list(texts), stopwords="en", show_progress=False, return_ids=False)
 
 
 def ndcg(order: Sequence[int], grades: Mapping[int, float]) -> float:
@@ -80,20 +63,17 @@ def ndcg(order: Sequence[int], grades: Mapping[int, float]) -> float:
 
 def rerank(ranker: Ranker, collection: Collection, queries: int) -> tuple[float, float]:
     """Mean nDCG@10 of BM25 and of the ranker over BM25's candidates, for the first `queries`."""
-    bm25 = Bm25(collection.texts)
+    asked = collection.queries[:queries]
     figures = []
-    for query, grades in list(zip(collection.queries, collection.grades, strict=True))[:queries]:
-        candidates = bm25.best(query, CANDIDATES)
-        found = ranker.rank(query, [collection.texts[i] for i in candidates], truncate="END")
-        reranked = [candidates[i] for i in found.order]
-        figures.append((ndcg(candidates, grades), ndcg(reranked, grades)))
+    for query, grades, found in zip(
+        asked, collection.grades, candidates(collection.texts, asked), strict=False
+    ):
+        ranking = ranker.rank(query, [collection.texts[i] for i in found], truncate="END")
+        reranked = [found[i] for i in ranking.order]
+        figures.append((ndcg(found, grades), ndcg(reranked, grades)))
     plain, model = np.mean(figures, axis=0)
     return float(plain), float(model)
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from checks.beir import ndcg, read_collection
 from embedded.bpe import TEMPLATE
 from embedded.groups import TOP, bm25_index, bm25_top
 from embedded.model import Ranker, load
@@ -41,31 +42,6 @@ def score(ranker: Ranker, tokenizer: Tokenizer, pairs: list[tuple[str, str]]) ->
     return logits
 
 
-def ndcg_at_10(order: np.ndarray, grades: dict[int, float], ideal: list[float]) -> float:
-    """Linear gains, log2 discounts; ``order`` holds document indices, best first."""
-    discounts = 1 / np.log2(np.arange(2, 12))
-    gains = np.array([max(0.0, grades.get(int(index), 0.0)) for index in order[:10]])
-    best = sum(g * d for g, d in zip(sorted(ideal, reverse=True)[:10], discounts, strict=False))
-    return float((gains * discounts[: len(gains)]).sum() / best)
-
-
-def _read(folder: Path) -> tuple[list[str], list[str], list[dict[int, float]]]:
-    """(document texts, queries with judgements, grades by document index for each query)."""
-
-    def lines(name: str) -> list[dict]:
-        return [json.loads(row) for row in (folder / name).read_text("utf-8").splitlines()]
-
-    corpus = lines("corpus.jsonl")
-    number = {row["_id"]: index for index, row in enumerate(corpus)}
-    grades: dict[str, dict[int, float]] = {}
-    for row in (folder / "qrels" / "test.tsv").read_text("utf-8").splitlines()[1:]:
-        query, document, grade = row.split("\t")
-        grades.setdefault(query, {})[number[document]] = float(grade)
-    queries = [row for row in lines("queries.jsonl") if row["_id"] in grades]
-    texts = [f"{row.get('title', '')} {row['text']}".strip() for row in corpus]
-    return texts, [row["text"] for row in queries], [grades[row["_id"]] for row in queries]
-
-
 def _z(scores: np.ndarray) -> np.ndarray:
     spread = scores.std(1, keepdims=True)
     return (scores - scores.mean(1, keepdims=True)) / np.maximum(spread, 1e-9)
@@ -73,7 +49,8 @@ def _z(scores: np.ndarray) -> np.ndarray:
 
 def rerank(folder: Path, ranker: Ranker, tokenizer: Tokenizer) -> dict[str, float]:
     """Mean nDCG@10 of BM25's top 50 in five orders."""
-    texts, queries, grades = _read(folder)
+    collection = read_collection(folder)
+    texts, queries, grades = collection.texts, collection.queries, collection.grades
     top, bm25 = bm25_top(*bm25_index(texts), queries)
     pairs = [(query, texts[i]) for query, row in zip(queries, top, strict=True) for i in row]
     logits = score(ranker, tokenizer, pairs).reshape(-1, TOP)
@@ -91,10 +68,7 @@ def rerank(folder: Path, ranker: Ranker, tokenizer: Tokenizer) -> dict[str, floa
     figures = {}
     for name, scores in orders.items():
         best = np.argsort(-scores, axis=1, kind="stable")
-        values = [
-            ndcg_at_10(row[b], g, list(g.values()))
-            for row, b, g in zip(top, best, grades, strict=True)
-        ]
+        values = [ndcg(row[b].tolist(), g) for row, b, g in zip(top, best, grades, strict=True)]
         figures[name] = round(float(np.mean(values)), 4)
     figures["logit spread"] = round(float(logits.std(1).mean()), 3)
     return figures

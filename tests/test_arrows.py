@@ -14,8 +14,8 @@ ALLOWED = {
     "server": {"runtime"},
     "exporter": {"runtime"},
     # Never shipped; only `tools` may look at the server, to write what the README says of it.
-    "embedded": {"exporter", "runtime"},
-    "checks": {"embedded", "exporter", "runtime"},
+    "embedded": {"checks", "exporter", "runtime"},
+    "checks": {"exporter", "runtime"},
     "clients": set(),
     "tools": {"server", "runtime"},
 }
