@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 
 from exporter.errors import ExportError, ParityFailed
-from exporter.parity import Parity
-from exporter.pipeline import Wish, export, verify
+from exporter.progress import stage
+from exporter.report import Parity, read_report
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
-from runtime.manifest import PARITY_FILE, Manifest, read_manifest
+from runtime.manifest import Manifest, read_manifest
 from runtime.profile import model_profile_names, target_profile_names
 
 
@@ -28,6 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rerank-export: {error}", file=sys.stderr)
         if isinstance(error, ParityFailed) and error.report is not None:
             print(f"rerank-export: the report is in {error.report}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(
+            f"rerank-export: the package {error.name} is not here; install the extra `export`",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("rerank-export: interrupted; nothing was written", file=sys.stderr)
@@ -86,22 +92,27 @@ def _positive(text: str) -> int:
 
 
 def _export(wish: argparse.Namespace) -> None:
+    # PyTorch takes seconds to import: help, wrong usage and `inspect` need not wait for it.
+    with stage("load PyTorch"):
+        from exporter.pipeline import Wish, export
     manifest = export(
         wish.checkpoint,
         wish.out,
         Wish(wish.profile, wish.target, wish.max_tokens, wish.engine),
     )
-    print(f"{wish.out}: artifact {manifest.version}, {_sentence(_parity(wish.out))}")
+    print(f"{wish.out}: artifact {manifest.version}, {_sentence(read_report(wish.out))}")
 
 
 def _verify(wish: argparse.Namespace) -> None:
+    with stage("load PyTorch"):
+        from exporter.pipeline import verify
     manifest = verify(wish.directory, wish.checkpoint, wish.engine)
     against = "" if wish.checkpoint is None else f", parity with {wish.checkpoint}"
     print(f"{wish.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")
 
 
 def _inspect(wish: argparse.Namespace) -> None:
-    manifest, parity = read_manifest(wish.directory), _parity(wish.directory)
+    manifest, parity = read_manifest(wish.directory), read_report(wish.directory)
     for name, value in _facts(manifest):
         print(f"{name:<16} {value}")
     print(f"{'proven on':<16} {parity.engine}, {parity.hardware}")
@@ -117,19 +128,17 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
     facts["files"] = ", ".join(manifest.files)
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
     facts["template"] = repr(manifest.template)
+    facts["special_tokens"] = msgspec.to_builtins(manifest.special_tokens)
     return list(facts.items())
-
-
-def _parity(directory: Path) -> Parity:
-    return msgspec.json.decode((directory / PARITY_FILE).read_bytes(), type=Parity)
 
 
 def _sentence(parity: Parity) -> str:
     logits, ranking = parity.rungs["logits"], parity.rungs["ranking"]
     tau = "none to order" if ranking.kendall_tau is None else f"tau {ranking.kendall_tau:.4f}"
+    allowed = "" if logits.tolerance is None else f" (tolerance {logits.tolerance:.2g})"
     return (
         f"proven on {parity.engine}: {logits.pairs} pairs, "
-        f"max |Δ logit| {logits.max_abs_delta:.2g} (tolerance {logits.tolerance:.2g}), {tau}"
+        f"max |Δ logit| {logits.max_abs_delta:.2g}{allowed}, {tau}"
     )
 
 

@@ -4,6 +4,8 @@
     ├── CheckpointRefused    the checkpoint cannot be exported faithfully, or cannot be read
     ├── WrongDirection       the loaded model reads in another direction than its config says
     ├── OutputRefused        --out names something that must not be replaced
+    ├── ReportRefused        parity.json is unreadable or of another schema
+    ├── ManifestWrong        manifest.json claims something that is not so
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
 
 Messages say what was found, what was wanted and what to do next. Unlike the runtime's they may
@@ -27,6 +29,19 @@ class WrongDirection(ExportError):
 
 class OutputRefused(ExportError):
     """The output directory holds something that no export wrote."""
+
+
+class ReportRefused(ExportError):
+    """parity.json cannot be used."""
+
+
+class ManifestWrong(ExportError):
+    """A fact in manifest.json differs from the files or the checkpoint."""
+
+    def __init__(self, fact: str, found: object, wanted: object) -> None:
+        super().__init__(
+            f"manifest.json says {fact} = {found!r}, wanted {wanted!r}; export the checkpoint again"
+        )
 
 
 class ParityFailed(ExportError):

@@ -3,6 +3,7 @@
 Each group is one query with its passages, so that order can be judged as well as scores.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -124,6 +125,10 @@ _GROUPS = (
     ),
 )
 
+# A checkpoint may have hundreds of added tokens, most of them reserved and alike.
+_ADDED_TOKENS = 10
+_ADDED_IN_PASSAGE = 4
+
 
 def _at_limit(max_tokens: int) -> Group:
     # Every word is at least one token, so this many words cannot fit.
@@ -134,3 +139,14 @@ def _at_limit(max_tokens: int) -> Group:
         "Did the ferry reach the island?",
         (" ".join(words * count), "It did, an hour late.", _STORY * 3),
     )
+
+
+def added_tokens_group(tokens: Sequence[str]) -> tuple[Group, ...]:
+    """A checkpoint's own added tokens inside passages: the first and last ones, some a passage."""
+    few = len(tokens) <= 2 * _ADDED_TOKENS
+    chosen = tokens if few else [*tokens[:_ADDED_TOKENS], *tokens[-_ADDED_TOKENS:]]
+    passages = [
+        "Here stand " + " and ".join(chosen[i : i + _ADDED_IN_PASSAGE]) + " in a text."
+        for i in range(0, len(chosen), _ADDED_IN_PASSAGE)
+    ]
+    return (Group("added tokens", "which tokens were added", tuple(passages)),) if passages else ()

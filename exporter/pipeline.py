@@ -15,19 +15,19 @@ from onnx import TensorProto, helper
 
 from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
-from exporter.errors import CheckpointRefused
+from exporter.errors import CheckpointRefused, ManifestWrong
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.parity import (
     EngineScores,
-    Parity,
     climb_scores,
     climb_tokens,
+    golden_tolerance,
     open_report,
     package_versions,
-    write_report,
 )
 from exporter.progress import stage
 from exporter.reference import Reference, reference_scores
+from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.tokens import CheckpointTokenizer
 from exporter.workspace import refuse_foreign, workspace
 from runtime.engines import open_engine
@@ -39,6 +39,7 @@ from runtime.manifest import (
     TOKENIZER_FILE,
     Golden,
     Manifest,
+    SpecialTokens,
     check_files,
     hash_file,
     read_manifest,
@@ -56,6 +57,20 @@ from runtime.text import PairEncoder, load_tokenizer
 
 GOLDENS = 4
 _VERSION_DIGITS = 12
+# What the checkpoint and the profiles decide, in a manifest.
+_FACTS = (
+    "kind",
+    "model_id",
+    "template",
+    "special_tokens",
+    "padding_side",
+    "pooling",
+    "temperature",
+    "causal",
+    "precision",
+    "inputs",
+    "outputs",
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +105,12 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         _refuse_other_family(profile, profile_name, model)
         max_tokens = _max_tokens(wish.max_tokens, profile, model)
         tokenizer = _tokenizer(checkpoint, profile.template, max_tokens)
-        manifest = _draft(profile_name, profile, target, model, tokenizer, max_tokens)
+        specials = _special_tokens(profile, tokenizer, checkpoint.config["vocab_size"])
+        manifest = _draft(profile_name, profile, target, model, specials, max_tokens)
         with stage("score the parity texts in PyTorch"):
             vocabulary = checkpoint.config["vocab_size"]
             reference = reference_scores(model, tokenizer, vocabulary, max_tokens)
+        _refuse_tiny_limit(reference, max_tokens)
         report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
         tokenizer.save(directory / "tokenizer")
         try:
@@ -105,7 +122,18 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
             write_report(directory, report)
         with stage("seal the artifact"):
             manifest = _seal(directory, manifest, report, reference, scores)
+        with stage("open it as a server does"):
+            _open_once(directory, engine)
     return manifest
+
+
+def _open_once(directory: Path, engine: str) -> None:
+    """The reader's own path, before anybody relies on it: hashes, engine, goldens."""
+    ranker = open_ranker(directory, engine=engine)
+    try:
+        ranker.warm_up()
+    finally:
+        ranker.close()
 
 
 def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
@@ -116,12 +144,11 @@ def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
     manifest = read_manifest(directory)
     with stage("check hashes"):
         check_files(directory, manifest)
+    if manifest.version != (wanted := _version(manifest)):
+        raise ManifestWrong("version", manifest.version, wanted)
+    require_passed(read_report(directory))
     with stage("check goldens"):
-        ranker = open_ranker(directory, manifest=manifest, engine=engine)
-        try:
-            ranker.warm_up()
-        finally:
-            ranker.close()
+        _open_once(directory, engine or load_target_profile(manifest.target).engine)
     if source is not None:
         _verify_against(directory, manifest, read_checkpoint(source), engine)
     return manifest
@@ -137,11 +164,29 @@ def _verify_against(
         probe(model, checkpoint.config["vocab_size"])
         tokenizer = _tokenizer(checkpoint, manifest.template, manifest.max_tokens)
         vocabulary = checkpoint.config["vocab_size"]
+        _compare_facts(manifest, target, model, tokenizer, vocabulary)
         reference = reference_scores(model, tokenizer, vocabulary, manifest.max_tokens)
     del model  # before the engine opens: two copies of the weights are too many
     report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
     _check_tokens(directory, report, reference, manifest)
     _check_scores(directory, report, reference, manifest, engine)
+
+
+def _compare_facts(
+    manifest: Manifest,
+    target: TargetProfile,
+    model: Architecture,
+    tokenizer: CheckpointTokenizer,
+    vocabulary: int,
+) -> None:
+    """Raise ManifestWrong for the first fact that the checkpoint does not bear out."""
+    profile = load_model_profile(manifest.profile)
+    specials = _special_tokens(profile, tokenizer, vocabulary)
+    max_tokens = _max_tokens(manifest.max_tokens, profile, model)
+    wanted = _draft(manifest.profile, profile, target, model, specials, max_tokens)
+    for fact in _FACTS:
+        if getattr(manifest, fact) != getattr(wanted, fact):
+            raise ManifestWrong(fact, getattr(manifest, fact), getattr(wanted, fact))
 
 
 def _require_engine(name: str) -> None:
@@ -185,6 +230,28 @@ def _tokenizer(
     return CheckpointTokenizer(checkpoint.directory, model_type, template, max_tokens)
 
 
+def _special_tokens(
+    profile: ModelProfile, tokenizer: CheckpointTokenizer, vocabulary: int
+) -> SpecialTokens:
+    """The tokenizer's special tokens, refused when the family's are others.
+
+    Both sides of every comparison would read the same wrong prompt.
+    """
+    specials = tokenizer.special_tokens(vocabulary)
+    facts = (
+        ("beginning", specials.bos, profile.adds_bos),
+        ("end", specials.eos, profile.adds_eos),
+    )
+    for where, token, wanted in facts:
+        if (token is not None) != wanted:
+            raise CheckpointRefused(
+                f"the tokenizer adds {'no token' if token is None else f'token {token}'} at the "
+                f"{where} of a pair, but this family wants {'one' if wanted else 'none'}; check "
+                "the post-processor in tokenizer.json, or name another --profile"
+            )
+    return specials
+
+
 def _max_tokens(wished: int | None, profile: ModelProfile, model: Architecture) -> int:
     limit = min(profile.max_tokens, model.position_limit)
     if wished is not None and wished > limit:
@@ -200,7 +267,7 @@ def _draft(
     profile: ModelProfile,
     target: TargetProfile,
     model: Architecture,
-    tokenizer: CheckpointTokenizer,
+    specials: SpecialTokens,
     max_tokens: int,
 ) -> Manifest:
     """The manifest as far as it is known before anything was written."""
@@ -212,7 +279,7 @@ def _draft(
         target=target.name,
         version="draft",
         template=profile.template,
-        special_tokens=tokenizer.special_tokens(),
+        special_tokens=specials,
         padding_side=profile.padding_side,
         max_tokens=max_tokens,
         pooling=model.pooling,
@@ -262,36 +329,48 @@ def _seal(
     """Record hashes and goldens, and write manifest.json."""
     paths = sorted(p for p in directory.rglob("*") if p.is_file())
     files = {p.relative_to(directory).as_posix(): hash_file(p) for p in paths}
-    # Reports differ from run to run; an artifact's version is what decides its scores.
-    decisive = {name: digest for name, digest in files.items() if name != PARITY_FILE}
     sealed = msgspec.structs.replace(
         manifest,
-        version=_digest([decisive, manifest.template, manifest.max_tokens]),
         files=files,
-        goldens=_goldens(reference, scores),
-        golden_tolerance=report.rungs["logits"].tolerance,
+        goldens=_goldens(reference, scores, manifest.max_tokens),
+        golden_tolerance=golden_tolerance(report),
     )
+    sealed = msgspec.structs.replace(sealed, version=_version(sealed))
     write_manifest(directory, sealed)
     return sealed
 
 
-def _goldens(reference: Reference, scores: EngineScores) -> list[Golden]:
-    """The first pair of the first groups, with the logit that the engine gives it alone."""
-    return [
-        Golden(
-            query=group.query,
-            passage=group.passages[0],
-            token_ids=tokens[0].token_ids,
-            logit=float(alone[0]),
+def _refuse_tiny_limit(reference: Reference, max_tokens: int) -> None:
+    rows = [row for group in reference.tokens for row in group]
+    if all(len(row.token_ids) >= max_tokens for row in rows):
+        raise CheckpointRefused(
+            f"found a limit of {max_tokens} tokens, into which no parity text fits uncut; raise "
+            "--max-tokens"
         )
-        for group, tokens, alone in zip(
-            reference.groups[:GOLDENS],
-            reference.tokens[:GOLDENS],
-            scores.alone[:GOLDENS],
-            strict=True,
-        )
-    ]
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:_VERSION_DIGITS]
+def _goldens(reference: Reference, scores: EngineScores, max_tokens: int) -> list[Golden]:
+    """The first uncut pair of the first groups, with the logit that the engine gives it alone.
+
+    Whoever opens the artifact encodes goldens without truncation, so a cut one would not fit.
+    """
+    goldens = []
+    for group, tokens, alone in zip(reference.groups, reference.tokens, scores.alone, strict=True):
+        fitting = [i for i, row in enumerate(tokens) if len(row.token_ids) < max_tokens]
+        if fitting and len(goldens) < GOLDENS:
+            goldens.append(
+                Golden(
+                    query=group.query,
+                    passage=group.passages[fitting[0]],
+                    token_ids=tokens[fitting[0]].token_ids,
+                    logit=float(alone[fitting[0]]),
+                )
+            )
+    return goldens
+
+
+def _version(manifest: Manifest) -> str:
+    """A short hash of what decides the scores; reports, which differ from run to run, are not."""
+    decisive = {name: digest for name, digest in manifest.files.items() if name != PARITY_FILE}
+    digest = hashlib.sha256(msgspec.json.encode([decisive, manifest.template, manifest.max_tokens]))
+    return digest.hexdigest()[:_VERSION_DIGITS]

@@ -13,8 +13,9 @@ LONGEST_WAIT_S = 60.0
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Say how long the block took; while it runs, say now and then that it does."""
+    """Say when the block starts, now and then that it still runs, and how long it took."""
     began = time.monotonic()
+    _say(f"{name} …")
     done = threading.Event()
     pulse = threading.Thread(target=_beat, args=(name, began, done), daemon=True)
     pulse.start()

@@ -8,7 +8,7 @@ import torch
 
 from exporter.architectures.base import Architecture
 from exporter.errors import CheckpointRefused
-from exporter.parity_texts import Group, parity_groups
+from exporter.parity_texts import Group, added_tokens_group, parity_groups
 from exporter.tokens import CheckpointTokenizer, Tokens
 
 Scores = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ def reference_scores(
     Raises CheckpointRefused when the checkpoint itself gives NaN or infinity, or its tokenizer
     an id past the `vocabulary` of its embeddings.
     """
-    groups = parity_groups(max_tokens)
+    groups = (*parity_groups(max_tokens), *added_tokens_group(tokenizer.added_tokens()))
     tokens = [[tokenizer.encode(g.query, p) for p in g.passages] for g in groups]
     largest = max(max(row.token_ids) for rows in tokens for row in rows)
     if largest >= vocabulary:

@@ -55,8 +55,16 @@ class CheckpointTokenizer:
             found = self._tokenizer(text, truncation=True, max_length=self._max_tokens)
         return Tokens(found["input_ids"], None)
 
-    def special_tokens(self) -> SpecialTokens:
-        """The ids that the tokenizer adds before and after a text, and the one to pad with."""
+    def added_tokens(self) -> list[str]:
+        """Texts that stand for one token each: special ones, and those added to the vocabulary."""
+        return sorted({*self._tokenizer.get_added_vocab(), *self._tokenizer.all_special_tokens})
+
+    def special_tokens(self, vocabulary: int) -> SpecialTokens:
+        """The ids that the tokenizer adds before and after a text, and the one to pad with.
+
+        A pad token past the `vocabulary` of the embeddings, added without resizing them, would
+        fail in the engine; EOS or 0 pad as well, as padding is masked.
+        """
         bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         full = self._tokenizer("a")["input_ids"]
         before, after = _around(full, bare)
@@ -64,7 +72,7 @@ class CheckpointTokenizer:
         return SpecialTokens(
             bos=before[0] if before else None,
             eos=after[-1] if after else None,
-            pad=next(pad for pad in pads if pad is not None),
+            pad=next(pad for pad in pads if pad is not None and pad < vocabulary),
         )
 
     def save(self, directory: Path) -> None:

@@ -130,7 +130,9 @@ def read_manifest(directory: Path) -> Manifest:
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
     except OSError as error:
-        raise ManifestError(f"cannot read {MANIFEST_FILE}: {error.strerror}") from error
+        raise ManifestError(
+            f"cannot read {path}: {error.strerror}; wanted an artifact written by rerank-export"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ManifestError(f"{MANIFEST_FILE} cannot be used: {error}") from error
     for name in manifest.files:

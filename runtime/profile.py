@@ -19,13 +19,16 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `template` holds `{query}` and `{passage}` for families that read one sequence; None means
     that the tokenizer joins the pair itself (BERT). `architectures` are the names in config.json
-    that select this profile when none is named. `max_tokens` bounds one encoded pair.
+    that select this profile when none is named. `max_tokens` bounds one encoded pair. `adds_bos`
+    and `adds_eos` say whether the family's tokenizer puts special tokens around a pair.
     """
 
     id: str
     kind: Kind
     architectures: tuple[str, ...] = ()
     template: str | None = None
+    adds_bos: bool
+    adds_eos: bool
     max_tokens: int
     padding_side: PaddingSide
 

@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter.errors import ParityFailed
-from exporter.parity import climb_scores, climb_tokens, kendall_tau, open_report
-from exporter.parity_texts import Group, parity_groups
+from exporter.errors import ParityFailed, ReportRefused
+from exporter.parity import (
+    climb_scores,
+    climb_tokens,
+    golden_tolerance,
+    kendall_tau,
+    open_report,
+)
+from exporter.parity_texts import Group, added_tokens_group, parity_groups
 from exporter.reference import Reference
+from exporter.report import read_report, require_passed
 from exporter.tokens import CheckpointTokenizer, Tokens
 from runtime.errors import NonFiniteScore
 from runtime.text import PairEncoder, load_tokenizer
@@ -76,7 +83,7 @@ def test_nan_from_the_engine_fails_the_logits_rung() -> None:
 
 def test_the_tolerance_grows_beyond_the_largest_logit() -> None:
     assert climb(WANTED * 25 + 0.0015, WANTED * 25)[1] is not None
-    assert climb(np.full(8, 100.0) + 0.0035, np.full(8, 100.0))[1] is None
+    assert climb(WANTED + 100.0035, WANTED + 100.0)[1] is None
 
 
 def test_a_swapped_pair_fails_the_ranking_rung_in_half_precision() -> None:
@@ -102,9 +109,45 @@ def test_ties_and_near_ties_are_not_ordered() -> None:
     wanted = np.asarray([1.0, 1.0, 1.0000001, 2.0])
     assert kendall_tau(wanted, wanted[[2, 1, 0, 3]], 0.002) == (3, 0, 0, None)
     assert kendall_tau(wanted, np.asarray([1.0, 2.5, 1.0, 2.0]), 0.002) == (2, 1, 0, (3, 1))
-    report, error = climb(np.full(8, 0.5), np.full(8, 0.5))
+
+
+@pytest.mark.parametrize("wanted", [np.full(8, 0.5), WANTED * 1e-3], ids=["equal", "nearly"])
+def test_scores_that_barely_differ_prove_nothing(wanted: np.ndarray) -> None:
+    """Any graph would be within the tolerance, a causal one too."""
+    report, error = climb(wanted, wanted)
+    assert error.rung == "ranking"
+    assert "barely differ" in str(error)
+    assert not report.rungs["ranking"].passed
+
+
+def test_half_precision_of_trained_weights_is_held_to_the_order_alone() -> None:
+    report, error = climb(WANTED + 0.2, precision="fp16")
     assert error is None
-    assert report.rungs["ranking"].kendall_tau is None
+    assert report.rungs["logits"].tolerance is None
+    assert report.rungs["logits"].max_abs_delta == pytest.approx(0.2, abs=1e-6)
+    assert golden_tolerance(report) == pytest.approx(0.4, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 9}', '{"schema": 1}'])
+def test_a_report_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "parity.json").write_text(text)
+    with pytest.raises(ReportRefused, match=r"parity\.json"):
+        read_report(tmp_path)
+
+
+def test_a_report_with_a_rung_missing_or_failed_is_no_proof() -> None:
+    report, _ = climb(WANTED)
+    with pytest.raises(ParityFailed, match="tokens"):
+        require_passed(report)
+
+
+def test_added_tokens_become_passages() -> None:
+    (group,) = added_tokens_group([f"<{i}>" for i in range(300)])
+    text = " ".join(group.passages)
+    assert "<0>" in text
+    assert "<299>" in text
+    assert text.count("<") == 20
+    assert added_tokens_group([]) == ()
 
 
 def test_the_texts_reach_what_they_are_for() -> None:

@@ -10,15 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from exporter import pipeline
-from exporter.errors import CheckpointRefused, ParityFailed
+from exporter.errors import CheckpointRefused, ExportError, ManifestWrong, ParityFailed
 from exporter.pipeline import Wish, export, verify
 from runtime.errors import EngineUnavailable, FileChanged, GoldenMismatch, ProfileError
-from runtime.manifest import read_manifest
+from runtime.manifest import read_manifest, write_manifest
 from runtime.model import open_ranker
 from tests.tiny_checkpoints import write_llama
 
@@ -200,3 +201,58 @@ def test_a_killed_export_leaves_nothing_that_looks_finished(
     again = export(str(tiny_llama_checkpoint), out, Wish())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert again.version == read_manifest(rank_artifact).version
+
+
+def test_a_small_limit_still_makes_an_artifact_that_opens(
+    tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Goldens are never cut texts: whoever opens the artifact does not cut them."""
+    export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(max_tokens=64))
+    manifest = verify(tmp_path / "out", None, None)
+    assert manifest.goldens
+    assert all(len(golden.token_ids) < 64 for golden in manifest.goldens)
+
+
+def test_a_limit_that_fits_no_text_is_refused(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointRefused, match="raise --max-tokens"):
+        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(max_tokens=12))
+
+
+def test_a_tokenizer_without_bos_is_refused(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_llama_checkpoint, tmp_path / "copy")
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = None
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointRefused, match="no token at the beginning"):
+        export(str(copy), tmp_path / "out", Wish(max_tokens=128))
+
+
+def test_a_token_that_only_transformers_adds_is_seen(
+    tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    """It stands in tokenizer_config.json, which the runtime does not read."""
+    copy = shutil.copytree(tiny_llama_checkpoint, tmp_path / "copy")
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config["additional_special_tokens"] = ["<extra_1>"]
+    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError):
+        export(str(copy), tmp_path / "out", Wish(max_tokens=128))
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"), [("pooling", "last"), ("temperature", 9.0), ("causal", True)]
+)
+def test_verify_sees_a_manifest_that_claims_otherwise(
+    rank_artifact: Path, tiny_llama_checkpoint: Path, tmp_path: Path, fact: str, value: object
+) -> None:
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    write_manifest(copy, msgspec.structs.replace(read_manifest(copy), **{fact: value}))
+    with pytest.raises(ManifestWrong, match=fact):
+        verify(copy, str(tiny_llama_checkpoint), None)
+
+
+def test_verify_sees_a_version_that_is_not_the_files(rank_artifact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    write_manifest(copy, msgspec.structs.replace(read_manifest(copy), version="deadbeef"))
+    with pytest.raises(ManifestWrong, match="version"):
+        verify(copy, None, None)

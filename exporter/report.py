@@ -1,0 +1,78 @@
+"""parity.json: what was proven, with figures. Read without PyTorch."""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from exporter.errors import ParityFailed, ReportRefused
+from runtime.manifest import PARITY_FILE, SCHEMA
+
+Precision = Literal["fp32", "fp16"]
+RUNGS = ("tokens", "logits", "ranking")
+
+
+class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One rung's figures; what does not apply is left out of the file.
+
+    `pairs` counts pairs of texts, on the ranking rung pairs of passages. `kendall_tau` is left
+    out where no two reference scores differ enough to be ordered. `tolerance` is the largest
+    |Δ logit| on the logits rung, the lowest tau on the ranking rung; left out where the figure is
+    only reported.
+    """
+
+    pairs: int
+    passed: bool
+    max_abs_delta: float | None = None
+    rms_delta: float | None = None
+    reference_std: float | None = None
+    kendall_tau: float | None = None
+    top_k_overlap: float | None = None
+    tolerance: float | None = None
+
+
+class Parity(msgspec.Struct, kw_only=True):
+    """The contents of parity.json.
+
+    `rule` says which tolerances were applied: "trained", or "random-weights" for half precision
+    of a checkpoint that declares `"random_weights": true`.
+    """
+
+    schema: int = SCHEMA
+    engine: str
+    precision: Precision
+    rule: Literal["trained", "random-weights"]
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    rungs: dict[str, Rung] = {}
+
+
+def write_report(directory: Path, report: Parity) -> None:
+    """Write parity.json, readable by people."""
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    (directory / PARITY_FILE).write_bytes(text + b"\n")
+
+
+def read_report(directory: Path) -> Parity:
+    """The parity.json of an artifact. Raises ReportRefused when it cannot be read."""
+    path = directory / PARITY_FILE
+    try:
+        raw = path.read_bytes()
+        schema = msgspec.json.decode(raw, type=dict[str, object]).get("schema")
+        if schema != SCHEMA:
+            raise ReportRefused(
+                f"{path} has schema {schema!r}, wanted {SCHEMA}; export the checkpoint again with "
+                "this version"
+            )
+        return msgspec.json.decode(raw, type=Parity)
+    except OSError as error:
+        raise ReportRefused(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ReportRefused(f"{path} cannot be used ({error}); export again") from error
+
+
+def require_passed(report: Parity) -> None:
+    """Raise ParityFailed unless the report has all three rungs, passed."""
+    for name in RUNGS:
+        if name not in report.rungs or not report.rungs[name].passed:
+            raise ParityFailed(name, "parity.json does not say that it passed; export again")
