@@ -75,7 +75,7 @@ def read_checkpoint(source: str) -> Checkpoint:
             f"found no {CONFIG_FILE} in {directory}, wanted a Hugging Face checkpoint; name the "
             "directory that save_pretrained wrote"
         ) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
     architecture = _known_architecture(config)
     _refuse_labels(config)
@@ -90,8 +90,14 @@ def load_model(checkpoint: Checkpoint) -> Architecture:
     Tensors are read and widened one at a time, so that the peak stays near the float32 weights.
     Raises CheckpointRefused for missing, unexpected, misshapen or pickled weights.
     """
-    with torch.device("meta"):
-        model = ARCHITECTURES[checkpoint.architecture](checkpoint.config)
+    try:
+        with torch.device("meta"):
+            model = ARCHITECTURES[checkpoint.architecture](checkpoint.config)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointRefused(
+            f"config.json holds a value that the architecture cannot use ({error}); compare it "
+            "with the config.json of the base model"
+        ) from error
     places = _weight_files(checkpoint.directory)
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
     _refuse_difference(set(wanted), set(places))
@@ -112,6 +118,11 @@ def probe(model: Architecture, vocabulary: int) -> None:
     ids[1, -1] = (ids[0, -1] + 1) % vocabulary
     masks = [torch.ones_like(ids), torch.zeros_like(ids)][: len(model.inputs) - 1]
     before, after = model.states(ids, *masks)[:, 0]
+    if not (torch.isfinite(before).all() and torch.isfinite(after).all()):
+        raise CheckpointRefused(
+            "the checkpoint gives NaN or infinity for an ordinary text; its weights are broken, "
+            "train or download it again"
+        )
     moved = bool((before - after).abs().max() > _PROBE_SHARE * before.abs().max())
     if moved == model.causal:
         found = "bidirectional" if moved else "causal"
@@ -149,6 +160,8 @@ def _known_architecture(config: dict[str, Any]) -> str:
             "export the checkpoint that they were made from"
         )
     names = config.get("architectures") or ["none"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointRefused(f"found architectures = {names!r}, wanted a list of one name")
     if len(names) != 1 or names[0] not in ARCHITECTURES:
         raise CheckpointRefused(
             f"found the architecture {', '.join(names)}, wanted one of: {', '.join(ARCHITECTURES)}"
@@ -158,7 +171,10 @@ def _known_architecture(config: dict[str, Any]) -> str:
 
 def _refuse_labels(config: dict[str, Any]) -> None:
     # transformers leaves both keys out of config.json for its default of two labels.
-    labels = config.get("num_labels") or len(config.get("id2label") or "12")
+    named = config.get("id2label")
+    if named is not None and not isinstance(named, dict):
+        raise CheckpointRefused(f"found id2label = {named!r}, wanted an object with one label")
+    labels = config.get("num_labels") or len(named or "12")
     if labels != 1:
         raise CheckpointRefused(
             f"found num_labels = {labels}, wanted 1: a reranker gives one logit a pair; fine-tune "
@@ -169,10 +185,9 @@ def _refuse_labels(config: dict[str, Any]) -> None:
 def _weight_files(directory: Path) -> dict[str, Path]:
     """Tensor name → file, of a single or sharded safetensors checkpoint."""
     if (directory / WEIGHTS_FILE).is_file():
-        files = [directory / WEIGHTS_FILE]
+        file = directory / WEIGHTS_FILE
     elif (directory / INDEX_FILE).is_file():
-        index = msgspec.json.decode((directory / INDEX_FILE).read_bytes())
-        files = [directory / name for name in sorted(set(index["weight_map"].values()))]
+        return _sharded_files(directory)
     else:
         pickled = sorted(p.name for p in directory.glob("pytorch_model*.bin"))
         found = f"found {pickled[0]}" if pickled else "found no weights"
@@ -181,7 +196,28 @@ def _weight_files(directory: Path) -> dict[str, Path]:
             "run code when read and are not opened: convert to safetensors "
             "(save_pretrained writes it)"
         )
-    return {name: file for file in files for name in _tensor_names(file)}
+    return dict.fromkeys(_tensor_names(file), file)
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def _sharded_files(directory: Path) -> dict[str, Path]:
+    """Tensor name → the shard that the index names for it, which lies in the checkpoint."""
+    try:
+        index = msgspec.json.decode((directory / INDEX_FILE).read_bytes(), type=_Index)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointRefused(
+            f"{INDEX_FILE} cannot be used ({error}); copy or download it again"
+        ) from error
+    for shard in index.weight_map.values():
+        if Path(shard).name != shard or shard in ("", ".", ".."):
+            raise CheckpointRefused(
+                f"{INDEX_FILE} names {shard!r}, wanted the name of a file in the checkpoint"
+            )
+    held = {shard: set(_tensor_names(directory / shard)) for shard in index.weight_map.values()}
+    return {name: directory / s for name, s in index.weight_map.items() if name in held[s]}
 
 
 def _tensor_names(file: Path) -> Iterator[str]:

@@ -74,7 +74,7 @@ class Layer(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         hidden, heads = require(config, "hidden_size"), require(config, "num_attention_heads")
-        eps = config.get("rms_norm_eps", 1e-6)
+        eps = config.get("rms_norm_eps") or 1e-6
         self.self_attn = Attention(
             hidden,
             heads,
@@ -103,7 +103,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(
             Layer(config) for _ in range(require(config, "num_hidden_layers"))
         )
-        self.norm = RMSNorm(hidden, config.get("rms_norm_eps", 1e-6))
+        self.norm = RMSNorm(hidden, config.get("rms_norm_eps") or 1e-6)
 
     def forward(self, input_ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         x = self.embed_tokens(input_ids).float()
@@ -122,7 +122,7 @@ class BidirectionalLlama(Architecture):
         one_of(config, "hidden_act", ("silu",), "silu")
         refuse_unless(config, "partial_rotary_factor", 1.0)
         self.pooling = one_of(config, "pooling", POOLINGS, "avg")
-        self.temperature = float(config.get("temperature", 1.0))
+        self.temperature = _temperature(config)
         self.causal = _reads_one_way(config)
         self.position_limit = int(config.get("max_position_embeddings", 2048))
         self.model = Stack(config)
@@ -160,6 +160,7 @@ def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:
     Rope types `default` and `llama3` are known; others are refused by name.
     """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    _refuse_contradictions(config, rope)
     theta = rope.get("rope_theta") or config.get("rope_theta", 10000.0)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     one_of({"rope_type": kind}, "rope_type", ("default", "llama3"), "default")
@@ -169,6 +170,28 @@ def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:
     steps = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float()
     plain = 1.0 / theta ** (steps / size)
     return plain if kind == "default" else _llama3_scaled(plain, rope)
+
+
+def _refuse_contradictions(config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
+    """Versions of transformers settle these differently, so no reading of them is safe."""
+    outer = {**(config.get("rope_scaling") or {})}
+    for key in ("rope_theta", "original_max_position_embeddings"):
+        outer.setdefault(key, config.get(key))
+    for key, found in outer.items():
+        if found is not None and rope.get(key) is not None and rope[key] != found:
+            raise CheckpointRefused(
+                f"config.json says both {found!r} and {rope[key]!r} for {key}; keep the one that "
+                "the model was trained with"
+            )
+
+
+def _temperature(config: Mapping[str, Any]) -> float:
+    found = config.get("temperature")
+    if found is None:
+        return 1.0
+    if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
+        raise CheckpointRefused(f"config.json has temperature = {found!r}, wanted a number above 0")
+    return float(found)
 
 
 def _llama3_scaled(frequencies: Tensor, rope: Mapping[str, Any]) -> Tensor:

@@ -42,6 +42,26 @@ def edit_config(directory: Path, **changes: Any) -> None:
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ({"is_causal": True, "use_bidirectional_attention": True}, "contradict"),
         ({"hidden_size": "absent"}, "hidden_size"),
+        ({"hidden_size": "64"}, "config.json holds a value"),
+        ({"rope_scaling": [1]}, "config.json holds a value"),
+        ({"max_position_embeddings": None}, "config.json holds a value"),
+        ({"architectures": "LlamaModel"}, "architectures = 'LlamaModel'"),
+        ({"architectures": [1]}, "architectures = [1]"),
+        ({"id2label": 5}, "id2label = 5"),
+        ({"temperature": 0}, "temperature = 0"),
+        ({"temperature": "hot"}, "temperature = 'hot'"),
+        (
+            {
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+                "rope_theta": 5e5,
+                "rope_scaling": None,
+            },
+            "rope_theta",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "llama3"}},
+            "rope_type",
+        ),
         ({"intermediate_size": 64}, "mlp"),
         ({"num_hidden_layers": 1}, "unexpected: model.layers.1."),
         ({"num_hidden_layers": 3}, "missing: model.layers.2."),
@@ -180,3 +200,44 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
 def test_a_name_that_is_neither_is_refused() -> None:
     with pytest.raises(CheckpointRefused, match="found no directory"):
         find_checkpoint("/no/such/checkpoint")
+
+
+@pytest.mark.parametrize(
+    "text", [b"{", b"{}", b'{"weight_map": {"a": 1}}', b'{"weight_map": "\xff"}']
+)
+def test_an_index_that_cannot_be_used_is_named(tmp_path: Path, text: bytes) -> None:
+    write_llama(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_bytes(text)
+    with pytest.raises(CheckpointRefused, match=r"index\.json"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", ".."])
+def test_shards_outside_the_checkpoint_are_not_opened(tmp_path: Path, shard: str) -> None:
+    write_llama(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    index = {"weight_map": {"score.weight": shard}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointRefused, match="name of a file in the checkpoint"):
+        load(tmp_path)
+
+
+def test_a_tensor_comes_from_the_shard_that_the_index_names(tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    save_file(weights, tmp_path / "a.safetensors")
+    save_file({"score.weight": weights["score.weight"] + 1}, tmp_path / "b.safetensors")
+    index = {"weight_map": dict.fromkeys(weights, "a.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(load(tmp_path).score.weight, weights["score.weight"].float())
+
+
+def test_weights_that_are_no_numbers_are_not_taken_for_a_causal_model(tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"] *= float("nan")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointRefused, match="NaN or infinity"):
+        probe(load(tmp_path), 100)

@@ -20,9 +20,9 @@ def llama(directory: Path) -> CheckpointTokenizer:
 def test_special_tokens_of_both_families(
     tiny_llama_checkpoint: Path, tiny_bert_checkpoint: Path
 ) -> None:
-    special = llama(tiny_llama_checkpoint).special_tokens()
+    special = llama(tiny_llama_checkpoint).special_tokens(10_000)
     assert (special.bos, special.eos, special.pad) == (0, None, 1)
-    special = CheckpointTokenizer(tiny_bert_checkpoint, "bert", None, 64).special_tokens()
+    special = CheckpointTokenizer(tiny_bert_checkpoint, "bert", None, 64).special_tokens(10_000)
     assert (special.bos, special.eos, special.pad) == (2, 3, 0)
 
 
@@ -64,3 +64,7 @@ def test_a_tokenizers_own_code_never_runs(tiny_llama_checkpoint: Path, tmp_path:
     with pytest.raises(CheckpointRefused):
         llama(hostile)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_pad_token_past_the_embeddings_is_not_used(tiny_llama_checkpoint: Path) -> None:
+    assert llama(tiny_llama_checkpoint).special_tokens(vocabulary=1).pad == 0

@@ -1,18 +1,33 @@
 """A directory appears whole or not at all."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from exporter import workspace as module
 from exporter.errors import OutputRefused, ParityFailed
-from exporter.workspace import workspace
+from exporter.workspace import refuse_foreign, workspace
+from runtime.manifest import read_manifest, unproven_manifest, write_manifest
 
 
-def fill(directory: Path, text: str = "new") -> None:
-    (directory / "manifest.json").write_text(text)
+def fill(directory: Path, version: str = "new") -> None:
+    """An artifact as far as this room looks: a manifest that knows the other files."""
+    (directory / "model.onnx").write_text(version)
+    manifest = unproven_manifest(
+        "tiny-rerank-v1",
+        target="cpu-fp32",
+        version=version,
+        precision="fp32",
+        pad_id=0,
+        inputs=[],
+        outputs=[],
+    )
+    write_manifest(directory, msgspec.structs.replace(manifest, files={"model.onnx": "sha256:"}))
+
+
+def version(directory: Path) -> str:
+    return read_manifest(directory).version
 
 
 def fail(out: Path, error: BaseException) -> None:
@@ -26,10 +41,18 @@ def names(directory: Path) -> list[str]:
     return sorted(p.name for p in directory.iterdir())
 
 
-def dead_pid() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
+def replace_with_new(out: Path) -> None:
+    with workspace(out) as partial:
+        fill(partial)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An artifact of an earlier export."""
+    directory = tmp_path / "out"
+    directory.mkdir()
+    fill(directory, "old")
+    return directory
 
 
 def test_the_directory_appears_at_the_end(tmp_path: Path) -> None:
@@ -53,44 +76,87 @@ def test_a_failed_parity_keeps_its_report(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out.failed-parity.json"]
 
 
-def test_an_artifact_is_replaced_and_kept_when_the_new_one_fails(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    fill(out, "old")
-    with pytest.raises(RuntimeError), workspace(out):
-        raise RuntimeError
-    assert (out / "manifest.json").read_text() == "old"
-    with workspace(out) as partial:
-        fill(partial)
-    assert (out / "manifest.json").read_text() == "new"
+def test_an_artifact_is_replaced_and_kept_when_the_new_one_fails(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParityFailed):
+        fail(out, ParityFailed("logits", "pair x"))
+    assert version(out) == "old"
+    replace_with_new(out)
+    assert version(out) == "new"
     assert names(tmp_path) == ["out"]
 
 
-def test_what_no_export_wrote_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputRefused, match=r"no manifest\.json"), workspace(tmp_path):
-        raise AssertionError
-    file = tmp_path / "thesis.txt"
-    with pytest.raises(OutputRefused), workspace(file):
-        raise AssertionError
-    assert file.read_text() == "years of work"
+@pytest.mark.parametrize("name", ["thesis.txt", "manifest.json"])
+def test_what_no_export_wrote_is_not_touched(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "web" / name
+    file.parent.mkdir()
+    file.write_text('{"name": "a web application"}')
+    for place in (file.parent, file):
+        with pytest.raises(OutputRefused):
+            replace_with_new(place)
+    assert file.exists()
+
+
+def test_a_users_own_file_in_an_artifact_is_not_touched(out: Path) -> None:
+    (out / "notes.txt").write_text("years of work")
+    with pytest.raises(OutputRefused, match=r"notes\.txt"):
+        replace_with_new(out)
+    assert (out / "notes.txt").exists()
+
+
+def test_a_mount_point_is_refused_before_any_work() -> None:
+    with pytest.raises(OutputRefused, match="mount point"):
+        refuse_foreign(Path("/proc"))
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_link_is_followed(tmp_path: Path, present: bool) -> None:
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    if present:
+        real.mkdir(parents=True)
+    link.symlink_to(real)
+    for _ in range(2):
+        replace_with_new(link)
+        assert link.is_symlink()
+        assert version(real) == "new"
+    assert names(tmp_path) == ["disk", "link"]
+    assert names(real.parent) == ["real"]
+
+
+def test_a_rename_that_fails_leaves_the_old_artifact(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if ".partial-" in self.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(module.Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replace_with_new(out)
+    assert version(out) == "old"
+    assert names(tmp_path) == ["out"]
 
 
 def test_leftovers_of_the_dead_are_cleared_and_of_the_living_kept(tmp_path: Path) -> None:
-    dead = dead_pid()
-    (tmp_path / f".out.partial-{dead}").mkdir()
-    (tmp_path / f".out.partial-{os.getppid()}").mkdir()
-    (tmp_path / f".other.partial-{dead}").mkdir()
-    with workspace(tmp_path / "out") as partial:
-        fill(partial)
-    kept = {f".out.partial-{os.getppid()}", f".other.partial-{dead}", "out"}
-    assert set(names(tmp_path)) == kept
+    (tmp_path / ".out.partial-0dead").mkdir()
+    (tmp_path / ".other.partial-0dead").mkdir()
+    with workspace(tmp_path / "out") as living:
+        fill(living)
+        replace_with_new(tmp_path / "out")
+        assert set(names(tmp_path)) == {living.name, ".other.partial-0dead", "out"}
 
 
-def test_an_artifact_that_was_being_replaced_comes_back(tmp_path: Path) -> None:
-    old = tmp_path / f".out.old-{dead_pid()}"
-    old.mkdir()
-    fill(old, "old")
-    with pytest.raises(RuntimeError), workspace(tmp_path / "out"):
+def test_an_artifact_that_was_being_replaced_comes_back(out: Path, tmp_path: Path) -> None:
+    out.rename(tmp_path / ".out.old-0dead")
+    with pytest.raises(RuntimeError), workspace(out):
         raise RuntimeError
-    assert (tmp_path / "out" / "manifest.json").read_text() == "old"
+    assert version(out) == "old"
+
+
+def test_the_report_of_a_failure_goes_with_the_next_success(tmp_path: Path) -> None:
+    with pytest.raises(ParityFailed):
+        fail(tmp_path / "out", ParityFailed("logits", "pair x"))
+    replace_with_new(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
