@@ -42,8 +42,8 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of manifest.json.
 
-    `version` is a short hash of graph, weights, tokenizer, template and limit, so that two artifacts
-    with the same version give the same scores. `template` is None where the tokenizer joins the pair.
+    `version` is a short hash of graph, weights, tokenizer, template and limit: two artifacts with
+    one version give the same scores. `template` is None where the tokenizer joins the pair.
     `golden_tolerance` is the largest |Δ logit| a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
     """
