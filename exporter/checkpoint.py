@@ -56,7 +56,7 @@ def find_checkpoint(source: str) -> Path:
     path = Path(source)
     if path.is_dir():
         return path
-    if not _HUB_ID.fullmatch(source):
+    if source.startswith(".") or not _HUB_ID.fullmatch(source):
         raise CheckpointRefused(
             f"found no directory {source!r}, wanted a checkpoint directory with {CONFIG_FILE}, or "
             "a hub id such as nvidia/llama-nemotron-rerank-1b-v2"

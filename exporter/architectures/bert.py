@@ -159,6 +159,7 @@ class BertCrossEncoder(Architecture):
         super().__init__()
         one_of(config, "position_embedding_type", ("absolute",), "absolute")
         refuse_unless(config, "is_decoder", False)
+        refuse_unless(config, "type_vocab_size", 2)
         refuse_unless(config, "temperature", 1.0)
         self.pooling = one_of(config, "pooling", ("cls",), "cls")
         self.position_limit = int(require(config, "max_position_embeddings"))

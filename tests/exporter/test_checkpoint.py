@@ -83,6 +83,7 @@ def test_refusals_of_a_llama_name_the_cause(
         ({"hidden_act": "swish"}, "hidden_act = 'swish'"),
         ({"position_embedding_type": "relative_key"}, "relative_key"),
         ({"is_decoder": True}, "is_decoder = True"),
+        ({"type_vocab_size": 1}, "type_vocab_size = 1"),
         ({"pooling": "avg"}, "pooling = 'avg'"),
     ],
 )
@@ -197,9 +198,10 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monkey
         find_checkpoint("nvidia/llama-nemotron-rerank-1b-v2")
 
 
-def test_a_name_that_is_neither_is_refused() -> None:
-    with pytest.raises(CheckpointRefused, match="found no directory"):
-        find_checkpoint("/no/such/checkpoint")
+@pytest.mark.parametrize("source", ["/no/such/checkpoint", "./nosuch", "../nosuch"])
+def test_a_name_that_is_neither_is_refused(source: str) -> None:
+    with pytest.raises(CheckpointRefused, match=r"found no directory .*, wanted"):
+        find_checkpoint(source)
 
 
 @pytest.mark.parametrize(
