@@ -25,7 +25,7 @@ def head(*headers: str, path: str = "/v1/ranking") -> bytes:
 def reply(connection: socket.socket) -> tuple[int, bytes]:
     """Status and everything that came until the server closed or fell silent."""
     received = b""
-    connection.settimeout(0.5)
+    connection.settimeout(10)
     try:
         while part := connection.recv(65536):
             received += part
