@@ -9,7 +9,7 @@ from pathlib import Path
 import bm25s
 import numpy as np
 
-from runtime.model import Ranker
+from runtime.ranker import Ranker
 
 CANDIDATES = 50
 DEPTH = 10

@@ -14,7 +14,8 @@ from exporter.errors import ExportError
 from exporter.pipeline import Wish, export
 from runtime.errors import ServingError
 from runtime.manifest import TOKENIZER_FILE
-from runtime.model import Ranker, open_ranker
+from runtime.opening import open_ranker
+from runtime.ranker import Ranker
 from runtime.text import load_tokenizer
 
 WORK = Path("build/check-real")

@@ -22,7 +22,7 @@ from exporter.reference import Reference, Scores
 from exporter.report import Parity, Precision, Rung
 from exporter.tokens import Tokens
 from runtime.errors import NonFiniteScore
-from runtime.model import Ranker
+from runtime.ranker import Ranker
 from runtime.text import Encoding, PairEncoder
 
 # Largest |Δ logit|, for logits up to LARGEST_LOGIT; it grows in proportion beyond. For fp16 of

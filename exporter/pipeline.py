@@ -45,7 +45,7 @@ from runtime.manifest import (
     read_manifest,
     write_manifest,
 )
-from runtime.model import open_ranker
+from runtime.opening import open_ranker
 from runtime.profile import (
     ModelProfile,
     TargetProfile,

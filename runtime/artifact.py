@@ -31,6 +31,11 @@ _log = logging.getLogger(__name__)
 _PREFERENCE = ("onnxruntime-cuda", "onnxruntime-cpu")
 _BARE_PROFILE = "llama-nemotron-rerank-1b-v2"
 _BARE_PAIR_PROFILE = "bert-cross-encoder"
+_BARE_EMBED_PROFILE = "llama-nemotron-embed-1b-v2"
+# The output by which an embedder's graph is known.
+EMBEDDINGS_OUTPUT = "embeddings"
+# NVIDIA's recipe exports embedders with the wished size as an input; it is always the full one.
+DIMENSIONS_INPUT = "dimensions"
 _BARE_TARGETS = {"onnxruntime-cpu": "cpu-fp32", "onnxruntime-cuda": "cuda-fp16"}
 
 
@@ -167,13 +172,13 @@ def _inferred_manifest(
     target: str | None,
     profile: str | None,
 ) -> Manifest:
-    if unknown := set(engine.input_names) - set(INPUT_NAMES):
+    known = {*INPUT_NAMES, DIMENSIONS_INPUT}
+    if unknown := set(engine.input_names) - known:
         raise ArtifactError(
             f"the graph takes {', '.join(sorted(unknown))}, wanted only {', '.join(INPUT_NAMES)}; "
             "export the checkpoint with rerank-export"
         )
-    pairs = "token_type_ids" in engine.input_names
-    name = profile or (_BARE_PAIR_PROFILE if pairs else _BARE_PROFILE)
+    name = profile or _profile_of(engine)
     pad = _pad_id(directory, tokenizer)
     manifest = unproven_manifest(
         name,
@@ -184,13 +189,21 @@ def _inferred_manifest(
         inputs=engine.input_names,
         outputs=engine.output_names,
     )
-    how = "named" if profile else f"inferred from the graph's inputs {engine.input_names}"
+    ends = f"inputs {engine.input_names} and outputs {engine.output_names}"
+    how = "named" if profile else f"inferred from the graph's {ends}"
     _log.warning("no %s: these scores were never proven against a checkpoint", MANIFEST_FILE)
     _log.warning("no %s: profile %s (%s)", MANIFEST_FILE, name, how)
-    _log.warning("no %s: template %r (profile)", MANIFEST_FILE, manifest.template)
+    prompt = manifest.prefixes if manifest.kind == "embed" else manifest.template
+    _log.warning("no %s: kind %s, prompt %r (profile)", MANIFEST_FILE, manifest.kind, prompt)
     _log.warning("no %s: at most %d tokens (profile)", MANIFEST_FILE, manifest.max_tokens)
     _log.warning("no %s: padding %s with id %d", MANIFEST_FILE, manifest.padding_side, pad)
     return manifest
+
+
+def _profile_of(engine: Engine) -> str:
+    if EMBEDDINGS_OUTPUT in engine.output_names:
+        return _BARE_EMBED_PROFILE
+    return _BARE_PAIR_PROFILE if "token_type_ids" in engine.input_names else _BARE_PROFILE
 
 
 def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:

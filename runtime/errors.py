@@ -5,6 +5,8 @@
     │   ├── BlankInput           an empty or whitespace-only text
     │   ├── ForbiddenText        a NUL character or a lone surrogate
     │   ├── NoPassages           nothing to rank
+    │   ├── NoInputs             nothing to embed
+    │   ├── InputTypeWanted      the model embeds queries and passages differently
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           the queue is full, or the answer would come after the deadline
@@ -52,6 +54,23 @@ class NoPassages(InputRejected):
 
     def __init__(self) -> None:
         super().__init__("found 0 passages, wanted at least 1")
+
+
+class NoInputs(InputRejected):
+    """An empty list of texts."""
+
+    def __init__(self) -> None:
+        super().__init__("found 0 inputs, wanted at least 1")
+
+
+class InputTypeWanted(InputRejected):
+    """Neither query nor passage was said to a model that tells them apart.
+
+    The sentence is the NIM's own: clients match on it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("'input_type' parameter is required for asymmetric models")
 
 
 class InputTooLong(InputRejected):

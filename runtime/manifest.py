@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from runtime.errors import ArtifactError, FileChanged, ManifestError
+from runtime.postprocess import InputType
 from runtime.profile import Kind, PaddingSide, load_model_profile
 
 SCHEMA = 1
@@ -39,12 +40,24 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     logit: float
 
 
+class VectorGolden(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded answer of an embedder: this text, embedded as `input_type`, gave these ids
+    (unpadded) and this vector at export."""
+
+    text: str
+    input_type: InputType | None
+    token_ids: list[int]
+    vector: list[float]
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of manifest.json.
 
     `version` is a short hash of graph, weights, tokenizer, template and limit: two artifacts with
     one version give the same scores. `template` is None where the tokenizer joins the pair.
-    `golden_tolerance` is the largest |Δ logit| a golden may show when the artifact is opened.
+    Embedders have `prefixes` (by input type, none for symmetric models), `dimensions` and
+    `vector_goldens` instead of a template and `goldens`. `golden_tolerance` is the largest
+    |Δ logit|, or |Δ| of a vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
     """
 
@@ -72,6 +85,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, str]
     goldens: list[Golden]
     golden_tolerance: float
+    prefixes: dict[str, str] = {}
+    vector_goldens: list[VectorGolden] = []
 
 
 def unproven_manifest(
@@ -83,6 +98,7 @@ def unproven_manifest(
     pad_id: int,
     inputs: list[str],
     outputs: list[str],
+    dimensions: int | None = None,
 ) -> Manifest:
     """A manifest for what no export described: all it knows stands in the profile.
 
@@ -104,7 +120,7 @@ def unproven_manifest(
         temperature=1.0,
         causal=False,
         normalize=False,
-        dimensions=None,
+        dimensions=dimensions or facts.dimensions,
         precision=precision,
         inputs=inputs,
         outputs=outputs,
@@ -114,6 +130,7 @@ def unproven_manifest(
         files={},
         goldens=[],
         golden_tolerance=0.0,
+        prefixes=facts.prefixes,
     )
 
 
@@ -196,7 +213,7 @@ def check_files(directory: Path, manifest: Manifest) -> None:
             f"{MANIFEST_FILE} records no hash of {', '.join(unrecorded)}; export the checkpoint "
             "again"
         )
-    if not manifest.goldens:
+    if not (manifest.goldens or manifest.vector_goldens):
         raise ManifestError(f"{MANIFEST_FILE} records no goldens; export the checkpoint again")
     for name, wanted in manifest.files.items():
         found = _hash_or_reason(directory / name, name)

@@ -1,12 +1,14 @@
-"""From logits to answers: order, relevance, timing as plain values."""
+"""From an engine's outputs to answers: order, relevance, shorter vectors, timing."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+InputType = Literal["query", "passage"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,43 @@ class Ranking:
     timing: Timing
 
 
+@dataclass(frozen=True)
+class Embeddings:
+    """The answer to one embedding request over n texts.
+
+    `vectors` float32 [n, d] in the order of the texts; `token_counts` int64 [n] tokens of each
+    text as embedded, prefix and special tokens included; `truncated` texts cut.
+    """
+
+    vectors: Floats
+    token_counts: Ints
+    truncated: int
+    timing: Timing
+
+
 def descending(logits: Floats) -> Ints:
     """Indexes that sort `logits` [n] downwards, equal ones in their given order."""
     return np.argsort(-logits, kind="stable").astype(np.int64)
+
+
+def relevance(logits: Floats) -> npt.NDArray[np.float64]:
+    """The sigmoid of `logits` [n], float64, without overflow at either end."""
+    wide = logits.astype(np.float64)
+    small = np.exp(-np.abs(wide))
+    return np.where(wide >= 0, 1.0, small) / (1.0 + small)
+
+
+def unit(vectors: Floats) -> Floats:
+    """`vectors` [n, d] divided by their length; zeros stay zeros."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+
+
+def shorten(vectors: Floats, dimensions: int) -> Floats:
+    """The first `dimensions` components of `vectors` [n, d], divided by their length (Matryoshka).
+
+    From `dimensions` ≥ d on, the vectors as they are.
+    """
+    if dimensions >= vectors.shape[1]:
+        return vectors
+    return unit(vectors[:, :dimensions])

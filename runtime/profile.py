@@ -19,8 +19,11 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `template` holds `{query}` and `{passage}` for families that read one sequence; None means
     that the tokenizer joins the pair itself (BERT). `architectures` are the names in config.json
-    that select this profile when none is named. `max_tokens` bounds one encoded pair. `adds_bos`
-    and `adds_eos` say whether the family's tokenizer puts special tokens around a pair.
+    that select this profile when none is named. `max_tokens` bounds one encoded pair or text.
+    `adds_bos` and `adds_eos` say whether the family's tokenizer puts special tokens around it.
+
+    For embedders: `prefixes` maps input types to what stands before every text of that type (none:
+    the model is symmetric), `dimensions` is the size of a vector where the family has only one.
     """
 
     id: str
@@ -31,6 +34,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     adds_eos: bool
     max_tokens: int
     padding_side: PaddingSide
+    prefixes: dict[str, str] = {}
+    dimensions: int | None = None
 
 
 class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

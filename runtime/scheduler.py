@@ -39,9 +39,10 @@ Compute = Callable[[Sequence[Encoding]], Floats]
 
 @dataclass(frozen=True)
 class Scored:
-    """One request's result: `logits` float32 [n] in the order submitted, and its waiting times."""
+    """One request's result: `outputs` float32 [n] (logits) or [n, d] (vectors) in the order
+    submitted, and its waiting times."""
 
-    logits: Floats
+    outputs: Floats
     queue_ms: float
     engine_ms: float
 
@@ -63,13 +64,15 @@ class SchedulerStats:
 
 @dataclass(eq=False)
 class _Request:
-    """A submitted request; `open_rows` of its rows have no logit yet."""
+    """A submitted request of `rows` rows; `open_rows` of them have no output yet. `outputs` is
+    made when the first of them arrive, whose shape nobody knows before."""
 
     future: "Future[Scored]"
     deadline: float | None
     submitted: float
-    logits: Floats
+    rows: int
     open_rows: int
+    outputs: Floats | None = None
     started: float | None = None
 
 
@@ -80,6 +83,14 @@ class _Row:
     encoding: Encoding
     number: int = field(default=0)
 
+    def take(self, output: Floats) -> None:
+        """Store this row's share of an engine call."""
+        if self.request.outputs is None:
+            shape = (self.request.rows, *output.shape)
+            self.request.outputs = np.empty(shape, dtype=np.float32)
+        self.request.outputs[self.index] = output
+        self.request.open_rows -= 1
+
     def key(self) -> tuple[int, int]:
         """Rows wait in the order of their length, then of their arrival."""
         return len(self.encoding), self.number
@@ -88,7 +99,7 @@ class _Row:
 class Scheduler:
     """A bounded queue of rows in front of one engine.
 
-    `compute` turns encodings into one float32 logit each; it is called from one thread only.
+    `compute` turns n encodings into float32 [n] or [n, d]; it is called from one thread only.
     `queue_rows` bounds the rows that wait; a request to an idle scheduler is always admitted.
     """
 
@@ -118,11 +129,12 @@ class Scheduler:
             future=Future(),
             deadline=deadline,
             submitted=time.monotonic(),
-            logits=np.zeros(len(rows), dtype=np.float32),
+            rows=len(rows),
             open_rows=len(rows),
         )
         if not rows:
-            request.future.set_result(Scored(request.logits, queue_ms=0.0, engine_ms=0.0))
+            nothing = np.empty(0, dtype=np.float32)
+            request.future.set_result(Scored(nothing, queue_ms=0.0, engine_ms=0.0))
             return request.future
         with self._changed:
             if self._closed:
@@ -237,11 +249,11 @@ class Scheduler:
     def _execute(self, batch: list[_Row]) -> None:
         started = time.monotonic()
         error: ServingError | None = None
-        logits = np.zeros(0, dtype=np.float32)
+        outputs = np.empty(0, dtype=np.float32)
         try:
-            logits = self._compute([row.encoding for row in batch])
-            if len(logits) != len(batch):
-                raise EngineError(f"found {len(logits)} logits for {len(batch)} rows")
+            outputs = self._compute([row.encoding for row in batch])
+            if len(outputs) != len(batch):
+                raise EngineError(f"found {len(outputs)} outputs for {len(batch)} rows")
         except ServingError as known:
             error = known
         except (
@@ -254,7 +266,7 @@ class Scheduler:
             self._running = []
             self._count(batch, started, finished, failed=error is not None)
             if error is None:
-                error = self._deliver(batch, logits, started, finished)
+                error = self._deliver(batch, outputs, started, finished)
             else:
                 for request in {row.request for row in batch}:
                     self._fail(request, error)
@@ -262,30 +274,30 @@ class Scheduler:
             _log.error("engine call of %d rows failed: %s", len(batch), error)
 
     def _deliver(
-        self, batch: list[_Row], logits: Floats, started: float, finished: float
+        self, batch: list[_Row], outputs: Floats, started: float, finished: float
     ) -> NonFiniteScore | None:
-        """Give the rows their logits and answer the requests that are complete.
+        """Give the rows their outputs and answer the requests that are complete.
 
-        Only the requests that own a row without a finite logit fail: their neighbours' scores are
+        Only the requests that own a row with NaN or infinity fail: their neighbours' scores are
         sound. Returns their error.
         """
-        broken = ~np.isfinite(logits)
-        error = NonFiniteScore(int(broken.sum())) if broken.any() else None
-        for row, logit, bad in zip(batch, logits, broken, strict=True):
-            row.request.logits[row.index] = logit
-            row.request.open_rows -= 1
+        broken = [not np.isfinite(output).all() for output in outputs]
+        error = NonFiniteScore(sum(broken)) if any(broken) else None
+        for row, output, bad in zip(batch, outputs, broken, strict=True):
+            row.take(output)
             if row.request.started is None:
                 row.request.started = started
             if bad and error is not None:
                 self._fail(row.request, error)
         for request in {row.request for row in batch}:
-            if request.open_rows == 0 and request.started is not None:
-                scored = Scored(
-                    logits=request.logits,
-                    queue_ms=(request.started - request.submitted) * 1e3,
-                    engine_ms=(finished - request.started) * 1e3,
-                )
-                _answer(request.future, scored)
+            if request.open_rows or request.started is None or request.outputs is None:
+                continue
+            scored = Scored(
+                outputs=request.outputs,
+                queue_ms=(request.started - request.submitted) * 1e3,
+                engine_ms=(finished - request.started) * 1e3,
+            )
+            _answer(request.future, scored)
         return error
 
     def _count(self, batch: list[_Row], started: float, finished: float, *, failed: bool) -> None:

@@ -4,7 +4,7 @@ The tokenizer is the artifact's own tokenizer.json; nothing here adds a token th
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,12 @@ from runtime.errors import (
     DeadlineExceeded,
     ForbiddenText,
     InputTooLong,
+    InputTypeWanted,
+    NoInputs,
     NoPassages,
     ProfileError,
 )
+from runtime.postprocess import InputType
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
@@ -88,6 +91,12 @@ class PairEncoder:
         and DeadlineExceeded when time.monotonic() passes `deadline` on the way.
         """
         check_texts(query, passages)
+        return self.encode_checked(query, passages, truncate, deadline)
+
+    def encode_checked(
+        self, query: str, passages: Sequence[str], truncate: Truncate, deadline: float | None
+    ) -> Encodings:
+        """`encode` for texts that the caller has looked at; the query may be empty."""
         near = [self._near(passage, truncate) for passage in passages]
         cut = {index for index, text in enumerate(near) if text is not passages[index]}
         query = self._near(query, truncate)
@@ -189,6 +198,63 @@ class PairEncoder:
         added = np.asarray([s is None for s in encoding.sequence_ids], dtype=bool)
         inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= start + len(passage))
         return np.asarray(inside & ~added, dtype=bool)
+
+
+class TextEncoder:
+    """Turns texts into encodings of at most `max_tokens` tokens, for embedders.
+
+    `prefixes` maps input types to what is put before a text; it is cut last.
+    """
+
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, prefixes: Mapping[str, str], max_tokens: int
+    ) -> None:
+        # One sequence of prefix and text is a pair with an empty template around it.
+        self._pairs = PairEncoder(tokenizer, "{query}{passage}", max_tokens)
+        self._prefixes = prefixes
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        input_type: InputType | None,
+        truncate: Truncate = "NONE",
+        deadline: float | None = None,
+    ) -> Encodings:
+        """Encode every text; special tokens and prefix are counted.
+
+        A model without prefixes takes every `input_type` alike. Raises as PairEncoder.encode does,
+        and InputTypeWanted.
+        """
+        if self._prefixes and input_type is None:
+            raise InputTypeWanted
+        if not texts:
+            raise NoInputs
+        for index, text in enumerate(texts):
+            _check_text(f"input[{index}]", text)
+        prefix = self._prefixes.get(input_type, "") if input_type else ""
+        return self._pairs.encode_checked(prefix, texts, truncate, deadline)
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a text: `special` when the tokenizer added it, else characters `start` to
+    `stop` of the text."""
+
+    id: int
+    text: str
+    special: bool
+    start: int
+    stop: int
+
+
+def tokens_of(
+    tokenizer: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool
+) -> list[Token]:
+    """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
+    _check_text("inputs", text)
+    found = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    parts = zip(found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True)
+    return [Token(i, token, bool(special), *span) for i, token, special, span in parts]
 
 
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:

@@ -14,16 +14,17 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from server import health, metadata, pages
 from server.auth import KeyGuard
 from server.errors import answer_with
-from server.health import Health
 from server.listen import SideListener, take_port
 from server.logs import configure_logging
-from server.metadata import Metadata
 from server.metrics import CONTENT_TYPE
 from server.observe import Observer
+from server.openapi import document
 from server.service import Service, give_up
 from server.settings import Settings, SettingsError, read_settings
+from server.surface import Surface, voice_chooser
 from server.surfaces import nim
 
 # How long a process that was told to stop goes on taking requests, so that load balancers
@@ -38,7 +39,16 @@ async def _metrics(service: NamedDependency[Service]) -> bytes:
 
 Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
-ROUTES: list[ControllerRouterHandler] = [Health, Metadata, nim.NimRanking]
+SURFACES: tuple[Surface, ...] = (
+    health.SURFACE,
+    metadata.SURFACE,
+    nim.SURFACE,
+    pages.OPENAPI,
+    pages.PAGES,
+)
+# What no surface claims is answered as a NIM would.
+voice_of = voice_chooser(SURFACES, nim.voice)
+
 METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
 
 
@@ -54,23 +64,49 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             raise SystemExit(str(error)) from None
         configure_logging(settings)
     service = Service(settings)
-    app = routed(ROUTES, service, lambda _: _running(service))
-    return Observer(KeyGuard(app, settings, nim.voice), service.metrics)
+    surfaces = open_surfaces(settings)
+    app = routed(
+        [controller for surface in surfaces for controller in surface.controllers],
+        service,
+        lambda _: _running(service),
+        openapi=_describe(surfaces, settings),
+    )
+    return Observer(KeyGuard(app, settings, voice_of), service.metrics)
+
+
+def open_surfaces(settings: Settings) -> list[Surface]:
+    """The surfaces that the settings do not turn off."""
+    return [surface for surface in SURFACES if settings.ui or surface is not pages.PAGES]
 
 
 def routed(
-    routes: list[ControllerRouterHandler], service: Service, *lifespan: Lifespan
+    routes: list[ControllerRouterHandler],
+    service: Service,
+    *lifespan: Lifespan,
+    openapi: bytes = b"",
 ) -> Litestar:
-    """The router alone, without keys and counts."""
+    """The router alone, without keys and counts; `openapi` is what describes the routes."""
     return Litestar(
         route_handlers=routes,
-        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
-        exception_handlers={Exception: answer_with(nim.voice, service.settings)},
+        dependencies={
+            "service": Provide(lambda: service, sync_to_thread=False),
+            "openapi_document": Provide(lambda: openapi, sync_to_thread=False),
+        },
+        exception_handlers={Exception: answer_with(voice_of, service.settings)},
         lifespan=lifespan,
         openapi_config=None,
         logging_config=None,
         # Bodies are read and bounded in server.connection.
         request_max_body_size=None,
+    )
+
+
+def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
+    return document(
+        [operation for surface in surfaces for operation in surface.operations],
+        title="Open reranker and embedder",
+        version=metadata.version(),
+        keys=bool(settings.keys),
     )
 
 
@@ -96,7 +132,7 @@ def _open_metrics_port(service: Service) -> SideListener | None:
     except SettingsError as error:
         give_up(str(error))
     app = routed(METRICS_ROUTES, service)
-    return SideListener(KeyGuard(app, settings, nim.voice), taken)
+    return SideListener(KeyGuard(app, settings, voice_of), taken)
 
 
 @contextmanager

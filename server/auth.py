@@ -5,6 +5,7 @@ never checks bearers, and its clients send placeholders: hence off by default.
 """
 
 import hmac
+from collections.abc import Callable, Sequence
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
@@ -17,36 +18,51 @@ OPEN_PATHS = frozenset(
 )
 
 
-class KeyGuard:
-    """Lets a request through to `app` when it carries one of the accepted keys."""
+class Keys:
+    """The accepted keys; none means that nobody is asked."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, voice: Voice) -> None:
-        self._app = app
+    def __init__(self, settings: Settings) -> None:
         self._keys = [key.encode() for key in settings.keys]
-        failure = explain(KeyWanted(), settings)
-        self._status = failure.status
-        self._body = voice(failure)
-        headers = {**failure.headers, "content-type": "application/json"}
-        headers["content-length"] = str(len(self._body))
-        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 or hand the request on."""
-        if scope["type"] != ScopeType.HTTP or self._admits(scope):
-            await self._app(scope, receive, send)
-            return
-        await send(
-            {"type": "http.response.start", "status": self._status, "headers": self._headers}
-        )
-        await send({"type": "http.response.body", "body": self._body, "more_body": False})
-
-    def _admits(self, scope: HTTPScope) -> bool:
-        if not self._keys or scope["path"].rstrip("/") in OPEN_PATHS:
+    def admit(self, given: Sequence[bytes]) -> bool:
+        """Whether `given`, the values of all authorization headers, are one accepted bearer."""
+        if not self._keys:
             return True
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) != 1:
             return False
         scheme, _, key = given[0].partition(b" ")
         # Every key is compared, so that the time taken tells nothing about which one is near.
         matches = [hmac.compare_digest(key.strip(), wanted) for wanted in self._keys]
         return scheme.lower() == b"bearer" and any(matches)
+
+
+class KeyGuard:
+    """Lets a request through to `app` when it carries one of the accepted keys."""
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, voice_of: Callable[[Scope], Voice]
+    ) -> None:
+        self._app = app
+        self._keys = Keys(settings)
+        self._voice_of = voice_of
+        self._failure = explain(KeyWanted(), settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401 or hand the request on."""
+        if scope["type"] != ScopeType.HTTP or self._admits(scope):
+            await self._app(scope, receive, send)
+            return
+        spoken = self._voice_of(scope)(self._failure)
+        headers = {
+            **self._failure.headers,
+            "content-type": "application/json",
+            "content-length": str(len(spoken.body)),
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": spoken.status, "headers": raw})
+        await send({"type": "http.response.body", "body": spoken.body, "more_body": False})
+
+    def _admits(self, scope: HTTPScope) -> bool:
+        if scope["path"].rstrip("/") in OPEN_PATHS:
+            return True
+        return self._keys.admit([v for name, v in scope["headers"] if name == b"authorization"])

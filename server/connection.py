@@ -18,12 +18,12 @@ T = TypeVar("T")
 _LINGER_S = 1.0
 
 
-async def read_json_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> bytes:
-    """The body's bytes, at most `limit_bytes`, which must say that they are JSON or nothing.
+async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> bytes:
+    """The body's bytes, at most `limit_bytes`.
 
-    Raises WrongContentType, BodyTooLarge, BodyTooSlow or ClientGone.
+    Raises WrongContentType for a compressed body, BodyTooLarge, BodyTooSlow or ClientGone.
     """
-    _check_content_type(request)
+    _refuse_encoding(request)
     announced = int(request.headers.get("content-length", "0"))
     if announced > limit_bytes:
         if "expect" not in request.headers:
@@ -53,10 +53,14 @@ async def answer_or_leave(request: AnyRequest, work: Coroutine[Any, Any, T]) -> 
         gone.cancel()
 
 
-def _check_content_type(request: AnyRequest) -> None:
+def _refuse_encoding(request: AnyRequest) -> None:
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise WrongContentType("found a compressed body, wanted plain JSON without an encoding")
+        raise WrongContentType("found a compressed body, wanted one without Content-Encoding")
+
+
+def check_json(request: AnyRequest) -> None:
+    """Raise WrongContentType for a body that says that it is something else than JSON."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # Some clients name no type at all; one that names another type is told, as it is curl's
     # default (form data) more often than intent.

@@ -6,12 +6,14 @@ text, and those of unexpected errors never leave the log.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from typing import NamedTuple
 
 from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.types import Scope
 
 from runtime.errors import (
     DeadlineExceeded,
@@ -52,6 +54,15 @@ class KeyWanted(RequestRefused):
         super().__init__("found no accepted key, wanted the header Authorization: Bearer <key>")
 
 
+class NotServed(RequestRefused):
+    """A request for a kind of model that this process does not serve."""
+
+    def __init__(self, what: str, option: str) -> None:
+        super().__init__(
+            f"this server serves no {what}; start it with {option} DIR, or ask one that does"
+        )
+
+
 class UnknownModel(RequestRefused):
     """A model name that is not served here."""
 
@@ -68,7 +79,7 @@ class BodyTooLarge(RequestRefused):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(
             f"found a body of more than {limit_bytes} bytes, which is the most that this server "
-            "takes; send fewer passages in one request"
+            "takes; send fewer texts in one request"
         )
 
 
@@ -102,6 +113,7 @@ STATUSES: Mapping[type[BaseException], int] = {
     NotValid: 400,
     InputRejected: 400,
     KeyWanted: 401,
+    NotServed: 404,
     UnknownModel: 404,
     BodyTooSlow: 408,
     BodyTooLarge: 413,
@@ -123,27 +135,41 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Failure:
-    """What a surface may tell. `location` and `problem` are set for invalid requests only."""
+    """What a surface may tell of an error of type `kind`. `location` and `problem` are set for
+    invalid requests only."""
 
     status: int
     message: str
     problem: str | None = None
     location: tuple[str | int, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
+    kind: type[Exception] = Exception
 
 
-Voice = Callable[[Failure], bytes]
+class Spoken(NamedTuple):
+    """A failure in a surface's words: its status, and a JSON body."""
+
+    status: int
+    body: bytes
+
+
+Voice = Callable[[Failure], Spoken]
 
 
 def explain(error: Exception, settings: Settings) -> Failure:
     """What a caller may learn of `error`."""
+    failure = _explain(error, settings)
+    return replace(failure, kind=type(error))
+
+
+def _explain(error: Exception, settings: Settings) -> Failure:
     if isinstance(error, HTTPException):
         return _routing_failure(error)
     status = _status(error, settings)
     if isinstance(error, NotValid):
         return Failure(status, str(error), error.problem, error.location)
     if isinstance(error, InputRejected) and not isinstance(error, InputTooLong):
-        return Failure(status, str(error), "value_error", _location(error))
+        return Failure(status, str(error), "value_error")
     if isinstance(error, Unavailable):
         wait_s = max(1, round(error.retry_after_s))
         return Failure(status, str(error), headers={"retry-after": str(wait_s)})
@@ -157,16 +183,17 @@ def explain(error: Exception, settings: Settings) -> Failure:
 
 
 def answer_with(
-    voice: Voice, settings: Settings
+    voice_of: Callable[[Scope], Voice], settings: Settings
 ) -> Callable[[AnyRequest, Exception], Response[bytes]]:
-    """An exception handler of Litestar's that speaks with `voice`."""
+    """An exception handler of Litestar's that speaks with the voice of the request's surface."""
 
-    def handler(_: AnyRequest, error: Exception) -> Response[bytes]:
+    def handler(request: AnyRequest, error: Exception) -> Response[bytes]:
         log_failure(error, settings)
         failure = explain(error, settings)
+        spoken = voice_of(request.scope)(failure)
         return Response(
-            voice(failure),
-            status_code=failure.status,
+            spoken.body,
+            status_code=spoken.status,
             media_type="application/json",
             headers=failure.headers,
         )
@@ -197,12 +224,3 @@ def _routing_failure(error: HTTPException) -> Failure:
     status = error.status_code
     message = _HINTS.get(status, HTTPStatus(status).phrase.lower())
     return Failure(status, message, headers=dict(error.headers or {}))
-
-
-def _location(error: InputRejected) -> tuple[str | int, ...]:
-    """ "passages[3]" of a rejected text as ("passages", 3, "text")."""
-    what = getattr(error, "what", None)
-    if not isinstance(what, str):
-        return ("passages",)
-    name, _, index = what.partition("[")
-    return (name, int(index[:-1]), "text") if index else (name, "text")

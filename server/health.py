@@ -1,12 +1,38 @@
 """Health: NIM's, KServe v2's and the plain one. Live at once; ready after a real inference."""
 
+from typing import Literal
+
+import msgspec
 from litestar import Controller, HttpMethod, MediaType, Response, route
 from litestar.di import NamedDependency
 
+from server.openapi import Operation
 from server.service import Service
+from server.surface import Surface
+from server.surfaces import nim
 
 _PROBE = [HttpMethod.GET, HttpMethod.HEAD]
 _UNAVAILABLE = 503
+
+
+class HealthReply(msgspec.Struct):
+    """NIM's health body. The embedding NIM spells `object` with a hyphen."""
+
+    object: Literal["health.response", "health-response"]
+    message: str
+
+
+class PlainHealth(msgspec.Struct):
+    """GET /health; `device` is null while the model loads."""
+
+    status: Literal["ok", "loading", "stopping"]
+    model_loaded: bool
+    device: str | None
+
+
+def _spelling(service: Service) -> Literal["health.response", "health-response"]:
+    embeds = service.loaded and service.primary.model.info.kind == "embed"
+    return "health-response" if embeds else "health.response"
 
 
 def _status(ready: bool) -> int:
@@ -21,16 +47,16 @@ class Health(Controller):
     """Open without a key (server.auth). nv-ingest reads 200 as ready and 503 as not yet."""
 
     @route("/v1/health/live", http_method=_PROBE)
-    async def live(self) -> Response[dict[str, str]]:
+    async def live(self, service: NamedDependency[Service]) -> Response[HealthReply]:
         """The process answers."""
-        return Response({"object": "health.response", "message": "Service is live."})
+        return Response(HealthReply(_spelling(service), "Service is live."))
 
     @route("/v1/health/ready", http_method=_PROBE)
-    async def ready(self, service: NamedDependency[Service]) -> Response[dict[str, str]]:
+    async def ready(self, service: NamedDependency[Service]) -> Response[HealthReply]:
         """The model answers."""
         state = "ready" if service.ready else "not ready"
         return Response(
-            {"object": "health.response", "message": f"Service is {state}."},
+            HealthReply(_spelling(service), f"Service is {state}."),
             status_code=_status(service.ready),
         )
 
@@ -45,15 +71,46 @@ class Health(Controller):
         return _empty(_status(service.ready))
 
     @route("/health", http_method=_PROBE)
-    async def health(self, service: NamedDependency[Service]) -> Response[dict[str, object]]:
+    async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
         """Status, whether the model is loaded, and where it runs."""
         loaded = service.loaded
-        status = "ok" if service.ready else "stopping" if loaded else "loading"
+        status: Literal["ok", "loading", "stopping"] = "stopping" if loaded else "loading"
         return Response(
-            {
-                "status": status,
-                "model_loaded": loaded,
-                "device": service.ranker.info.device if loaded else None,
-            },
+            PlainHealth(
+                status="ok" if service.ready else status,
+                model_loaded=loaded,
+                device=service.primary.model.info.device if loaded else None,
+            ),
             status_code=_status(service.ready),
         )
+
+
+def _probe(path: str, summary: str, reply: object, example: object, error: object) -> Operation:
+    return Operation(
+        method="GET",
+        path=path,
+        tag="Health",
+        summary=summary,
+        reply=reply,
+        reply_example=example,
+        error=error,
+        statuses=() if path.endswith("/live") else (_UNAVAILABLE,),
+        open=True,
+    )
+
+
+_READY = {"object": "health.response", "message": "Service is ready."}
+_PLAIN = {"status": "ok", "model_loaded": True, "device": "cpu"}
+
+SURFACE = Surface(
+    controllers=(Health,),
+    operations=(
+        _probe("/v1/health/live", "The process answers", HealthReply, _READY, None),
+        _probe("/v1/health/ready", "The model answers", HealthReply, _READY, HealthReply),
+        _probe("/v2/health/live", "KServe v2: the process answers", None, None, None),
+        _probe("/v2/health/ready", "KServe v2: the model answers", None, None, None),
+        _probe("/health", "Status and device", PlainHealth, _PLAIN, PlainHealth),
+    ),
+    voice=nim.voice,
+    paths=("/health", "/v1/health/"),
+)

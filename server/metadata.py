@@ -3,21 +3,24 @@
 import hashlib
 from functools import cache
 from importlib.metadata import distribution
+from typing import Any
 
 import msgspec
 from litestar import Controller, get
 from litestar.di import NamedDependency
 
 from runtime.manifest import MANIFEST_FILE, read_manifest
-from runtime.model import ModelInfo
 from server.metrics import CONTENT_TYPE
-from server.service import Service
+from server.openapi import Operation
+from server.service import Served, Service
+from server.surface import Surface
+from server.surfaces import nim
 
 PACKAGE = "open-rerank"
 # The version of NIM's API whose shapes these are.
 _API = "3.1.0"
 
-Body = dict[str, object]
+Body = dict[str, Any]
 
 
 class Metadata(Controller):
@@ -25,34 +28,27 @@ class Metadata(Controller):
 
     @get("/v1/models")
     async def models(self, service: NamedDependency[Service]) -> Body:
-        """One entry: clients and the Kubernetes operator take the first, or the only one."""
-        name = service.served_name
-        entry = {
-            "id": name,
-            "object": "model",
-            "created": 0,
-            "owned_by": name.split("/")[0] if "/" in name else PACKAGE,
-            "root": name,
-        }
-        return {"object": "list", "data": [entry]}
+        """One entry a model: clients take the first, the Kubernetes operator the only one or
+        the first whose root is its id."""
+        return {"object": "list", "data": [_entry(served.name) for served in service.all_served]}
 
     @get("/v1/metadata")
     async def metadata(self, service: NamedDependency[Service]) -> Body:
         """nv-ingest reads `version` and splits `shortName` at the colon."""
-        info = service.ranker.info
+        info = service.primary.model.info
         return {
             "assetInfo": [""],
             "licenseInfo": _license(),
-            "modelInfo": [_model(service, info)],
+            "modelInfo": [_model(service, served) for served in service.all_served],
             "repository_override": "",
             "selectedModelProfileId": info.target,
-            "version": _version(),
+            "version": version(),
         }
 
     @get("/v1/version")
-    async def version(self) -> Body:
+    async def release(self) -> Body:
         """Our release, and the API it follows."""
-        return {"release": _version(), "api": _API}
+        return {"release": version(), "api": _API}
 
     @get("/v1/manifest")
     async def manifest(self, service: NamedDependency[Service]) -> Body:
@@ -70,14 +66,30 @@ class Metadata(Controller):
         return service.metrics.render()
 
 
-def _model(service: Service, info: ModelInfo) -> Body:
-    name = service.served_name
-    version = service.settings.model_version or info.version
+def _entry(name: str) -> Body:
     return {
-        "modelUrl": f"artifact://{name}:{version}",
-        "shortName": f"{name.rsplit('/', 1)[-1]}:{version}",
-        "maxBatchSize": service.settings.max_passages,
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": name.split("/")[0] if "/" in name else PACKAGE,
+        "root": name,
+    }
+
+
+def _model(service: Service, served: Served) -> Body:
+    info = served.model.info
+    version = service.settings.model_version or info.version
+    limits = {
+        "rank": service.settings.max_passages,
+        "embed": service.settings.embed_max_inputs,
+    }
+    return {
+        "modelUrl": f"artifact://{served.name}:{version}",
+        "shortName": f"{served.name.rsplit('/', 1)[-1]}:{version}",
+        "kind": info.kind,
+        "maxBatchSize": limits[info.kind],
         "maxTokens": info.max_tokens,
+        "dimensions": info.dimensions,
         "engine": info.engine,
         "device": info.device,
         "precision": info.precision,
@@ -88,30 +100,33 @@ def _model(service: Service, info: ModelInfo) -> Body:
 
 def _manifest_yaml(service: Service) -> str:
     """YAML; every value is written as JSON, which YAML reads as it is."""
-    info = service.ranker.info
-    files = _files(service)
     lines = [
         "schema_version: '2.0'",
         "profile_selection_criteria: auto",
-        f"model: {_quoted(service.served_name)}",
-        f"release: {_quoted(_version())}",
+        f"model: {_quoted(service.primary.name)}",
+        f"release: {_quoted(version())}",
         "profiles:",
-        f"- id: {_quoted(info.target)}",
-        "  tags:",
-        f"    backend: {_quoted(info.engine)}",
-        f"    model_type: {_quoted(info.kind)}",
-        f"    precision: {_quoted(info.precision)}",
-        "  workspace:",
-        "    files:" if files else "    files: {}",
     ]
-    for name, checksum in sorted(files.items()):
-        lines += [f"      {_quoted(name)}:", f"        checksum: {_quoted(checksum)}"]
+    for served in service.all_served:
+        info = served.model.info
+        files = _files(served)
+        lines += [
+            f"- id: {_quoted(info.target)}",
+            "  tags:",
+            f"    backend: {_quoted(info.engine)}",
+            f"    model_type: {_quoted(info.kind)}",
+            f"    precision: {_quoted(info.precision)}",
+            "  workspace:",
+            "    files:" if files else "    files: {}",
+        ]
+        for name, checksum in sorted(files.items()):
+            lines += [f"      {_quoted(name)}:", f"        checksum: {_quoted(checksum)}"]
     return "\n".join(lines) + "\n"
 
 
-def _files(service: Service) -> dict[str, str]:
-    directory = service.settings.model_dir
-    if service.ranker.info.mock or directory is None or not (directory / MANIFEST_FILE).is_file():
+def _files(served: Served) -> dict[str, str]:
+    directory = served.directory
+    if directory is None or not (directory / MANIFEST_FILE).is_file():
         return {}
     return read_manifest(directory).files
 
@@ -121,7 +136,8 @@ def _quoted(value: str) -> str:
 
 
 @cache
-def _version() -> str:
+def version() -> str:
+    """The version of this software."""
     return distribution(PACKAGE).version
 
 
@@ -137,3 +153,37 @@ def _license() -> Body:
         "type": "file",
         "content": content,
     }
+
+
+class ModelList(msgspec.Struct):
+    """GET /v1/models."""
+
+    object: str
+    data: list[dict[str, Any]]
+
+
+def _operation(path: str, summary: str, reply: object = Body, **more: Any) -> Operation:
+    return Operation(
+        method="GET",
+        path=path,
+        tag="Metadata",
+        summary=summary,
+        reply=reply,
+        error=nim.ErrorReply,
+        **more,
+    )
+
+
+SURFACE = Surface(
+    controllers=(Metadata,),
+    operations=(
+        _operation("/v1/models", "The served models", ModelList, statuses=(503,)),
+        _operation("/v1/metadata", "What is served, in NIM's shape", statuses=(503,)),
+        _operation("/v1/version", "Release and API version"),
+        _operation("/v1/manifest", "The artifact as a NIM manifest", statuses=(503,)),
+        _operation("/v1/license", "The licence of this software"),
+        _operation("/v1/metrics", "Prometheus metrics", str, media_type=CONTENT_TYPE),
+    ),
+    voice=nim.voice,
+    paths=(),
+)

@@ -1,6 +1,7 @@
 """Prometheus metrics under the names that NIM 1.10.0 (/v1/metrics) and its Triton (:8002) use."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,22 +16,30 @@ from prometheus_client import (
 from prometheus_client.core import UntypedMetricFamily
 from prometheus_client.registry import Collector
 
-from runtime.model import Ranker
+if TYPE_CHECKING:
+    from server.service import Served
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER_ROUTE = "other"
 
+_TEXTS = {
+    "request_success": "Requests answered",
+    "request_failure": "Requests not answered",
+    "count": "Rows computed",
+    "exec_count": "Engine calls",
+    "queue_duration_us": "Rows' time in the queue",
+    "compute_infer_duration_us": "Time in the engine",
+    "pending_request_count": "Rows that wait",
+}
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
-    """The counters of one server process; `rankings_*` count what the model was asked."""
+    """The counters of one server process; `served` gives the loaded models."""
 
-    def __init__(self, ranker: Callable[[], Ranker | None]) -> None:
+    def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
         # Gauges of start times, which NIM's list does not have.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.rankings_answered = 0
-        self.rankings_failed = 0
         self._registry = CollectorRegistry()
         for collector in (GCCollector, PlatformCollector, ProcessCollector):
             collector(registry=self._registry)
@@ -44,7 +53,7 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self._registry,
         )
-        self._registry.register(_InferenceCounters(self, ranker))
+        self._registry.register(_InferenceCounters(served))
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request; `route` is a route's template or OTHER_ROUTE."""
@@ -62,25 +71,29 @@ class _InferenceCounters(Collector):
     They are untyped because the client library would append _total to a counter's name.
     """
 
-    def __init__(self, metrics: Metrics, ranker: Callable[[], Ranker | None]) -> None:
-        self._metrics = metrics
-        self._ranker = ranker
+    def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
+        self._served = served
 
     def collect(self) -> Iterator[UntypedMetricFamily]:
-        ranker = self._ranker()
-        if ranker is None:
-            return
-        stats = ranker.stats()
-        labels = {"model": ranker.info.model_id, "version": ranker.info.version}
-        for name, text, value in (
-            ("request_success", "Ranking requests scored", self._metrics.rankings_answered),
-            ("request_failure", "Ranking requests not scored", self._metrics.rankings_failed),
-            ("count", "Passages scored", stats.inference_count),
-            ("exec_count", "Engine calls", stats.execution_count),
-            ("queue_duration_us", "Passages' time in the queue", stats.queue_s * 1e6),
-            ("compute_infer_duration_us", "Time in the engine", stats.engine_s * 1e6),
-            ("pending_request_count", "Passages that wait", ranker.queue_depth()[0]),
-        ):
-            family = UntypedMetricFamily(f"nv_inference_{name}", text, labels=list(labels))
-            family.add_metric(list(labels.values()), float(value))
-            yield family
+        families = {
+            name: UntypedMetricFamily(f"nv_inference_{name}", text, labels=["model", "version"])
+            for name, text in _TEXTS.items()
+        }
+        for served in list(self._served()):
+            info = served.model.info
+            for name, value in _values(served).items():
+                families[name].add_metric([info.model_id, info.version], float(value))
+        yield from (family for family in families.values() if family.samples)
+
+
+def _values(served: "Served") -> dict[str, float]:
+    stats, tally = served.model.stats(), served.tally
+    return {
+        "request_success": tally.answered,
+        "request_failure": tally.failed,
+        "count": stats.inference_count,
+        "exec_count": stats.execution_count,
+        "queue_duration_us": stats.queue_s * 1e6,
+        "compute_infer_duration_us": stats.engine_s * 1e6,
+        "pending_request_count": served.model.queue_depth()[0],
+    }

@@ -1,24 +1,36 @@
 """Model names that a NIM client may use for what is served."""
 
-# NVIDIA renamed its rerankers; clients, charts and blueprints hold names of both generations.
-NIM_RANK_IDS = (
-    "nvidia/llama-3.2-nv-rerankqa-1b-v2",
-    "nvidia/llama-nemotron-rerank-1b-v2",
-    "nvidia/llama-3.2-nemoretriever-500m-rerank-v2",
-    "nvidia/llama-nemotron-rerank-500m-v2",
-)
+from collections.abc import Mapping
 
+from runtime.profile import Kind
+
+# NVIDIA renamed its models; clients, charts and blueprints hold names of both generations.
+NIM_IDS: Mapping[Kind, tuple[str, ...]] = {
+    "rank": (
+        "nvidia/llama-3.2-nv-rerankqa-1b-v2",
+        "nvidia/llama-nemotron-rerank-1b-v2",
+        "nvidia/llama-3.2-nemoretriever-500m-rerank-v2",
+        "nvidia/llama-nemotron-rerank-500m-v2",
+    ),
+    "embed": (
+        "nvidia/llama-3.2-nv-embedqa-1b-v2",
+        "nvidia/llama-nemotron-embed-1b-v2",
+        "nvidia/llama-3.2-nemoretriever-300m-embed-v2",
+        "nvidia/llama-nemotron-embed-300m-v2",
+    ),
+}
 
 # The hosted service's organisation, which its paths always name.
 _ORG = "nvidia"
 
 
 class AcceptedNames:
-    """The served name and NVIDIA's, with or without organisation, dots or underscores."""
+    """The served name and NVIDIA's of its kind, with or without organisation, dots or
+    underscores."""
 
-    def __init__(self, served: str) -> None:
+    def __init__(self, served: str, kind: Kind) -> None:
         served = served if "/" in served else f"{_ORG}/{served}"
-        ids = [_plain(name) for name in (served, *NIM_RANK_IDS)]
+        ids = [_plain(name) for name in (served, *NIM_IDS[kind])]
         self._names = frozenset(ids) | {name.rsplit("/", 1)[-1] for name in ids}
 
     def __contains__(self, name: object) -> bool:

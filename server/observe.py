@@ -2,19 +2,20 @@
 
 import logging
 import time
+from collections.abc import Sequence
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
-from runtime.postprocess import Ranking
+from runtime.postprocess import Embeddings, Ranking, Timing
 from server.metrics import OTHER_ROUTE, Metrics
 
 _log = logging.getLogger(__name__)
 
 _NO_ANSWER = 499
 _FIRST_ERROR = 400
-# Where a surface leaves a request's Ranking, in the scope's state.
-RANKED = "ranked"
+# Where a request's answers of the models are left for its log line, in the scope's state.
+ANSWERED = "answered"
 
 
 class Observer:
@@ -46,18 +47,25 @@ class Observer:
     def _record(self, scope: HTTPScope, status: int, seconds: float) -> None:
         route = scope.get("path_template") or OTHER_ROUTE
         self._metrics.observe(route, status, seconds)
-        ranking = scope.get("state", {}).get(RANKED)
+        answers = scope.get("state", {}).get(ANSWERED)
         # Probes come every few seconds and say nothing new while all is well.
         probe = scope["method"] in ("GET", "HEAD") and status < _FIRST_ERROR
         level = logging.DEBUG if probe else logging.INFO
-        told = "" if ranking is None else _told(ranking)
+        told = _told(answers) if answers else ""
         _log.log(level, "%s %s %d%s %.1f ms", scope["method"], route, status, told, seconds * 1e3)
 
 
-def _told(ranking: Ranking) -> str:
-    timing = ranking.timing
+def slowest(answers: Sequence[Ranking | Embeddings]) -> Timing:
+    """The timing that stands for all answers of one request: they ran at the same time."""
+    return max((answer.timing for answer in answers), key=lambda timing: timing.total_ms)
+
+
+def _told(answers: Sequence[Ranking | Embeddings]) -> str:
+    """Rows and tokens in all, and the timing of the slowest answer."""
+    timing = slowest(answers)
+    counts = [answer.token_counts for answer in answers]
     return (
-        f" passages={len(ranking.logits)} tokens={ranking.token_counts.sum()}"
+        f" rows={sum(map(len, counts))} tokens={sum(int(found.sum()) for found in counts)}"
         f" tokenize_ms={timing.tokenize_ms:.1f} queue_ms={timing.queue_ms:.1f}"
         f" engine_ms={timing.engine_ms:.1f}"
     )

@@ -1,22 +1,48 @@
-"""What the routes share: settings, metrics, and the model from loading to shutdown."""
+"""What the routes share: settings, metrics, and the models from loading to shutdown."""
 
 import logging
 import os
 import threading
-from functools import cached_property
-from typing import NoReturn
+import time
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn, TypeVar, cast
 
+from runtime.embedder import Embedder
 from runtime.errors import ServingError
-from runtime.model import Ranker, mock_ranker, open_ranker
-from runtime.postprocess import Ranking
+from runtime.model import Model
+from runtime.opening import Bounds, mock_model, open_model
+from runtime.postprocess import Embeddings, InputType, Ranking
+from runtime.profile import Kind, load_model_profile
+from runtime.ranker import Ranker
 from runtime.text import Truncate
-from server.errors import NotReady
+from server.errors import NotReady, NotServed
 from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
+from server.tally import Tally
 from server.variables import AUTO
 
 _log = logging.getLogger(__name__)
+
+_WORDS: Mapping[Kind, tuple[str, str]] = {
+    "rank": ("reranker", "--rank"),
+    "embed": ("embedder", "--embed"),
+}
+Answer = TypeVar("Answer", Ranking, Embeddings)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded model: the name that /v1/models lists, those that requests may use, where it came
+    from (None: made up), and what it was asked."""
+
+    model: Model
+    name: str
+    accepted_names: AcceptedNames
+    directory: Path | None
+    tally: Tally = field(default_factory=Tally)
 
 
 class Service:
@@ -26,20 +52,14 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stopping = False
-        self._ranker: Ranker | None = None
-        self.metrics = Metrics(lambda: self._ranker)
-
-    @property
-    def ranker(self) -> Ranker:
-        """The loaded model; NotReady before a real inference has succeeded."""
-        if self._ranker is None:
-            raise NotReady
-        return self._ranker
+        self._served: dict[Kind, Served] = {}
+        self._all_loaded = False
+        self.metrics = Metrics(lambda: self._served.values())
 
     @property
     def loaded(self) -> bool:
-        """Whether `ranker` is there."""
-        return self._ranker is not None
+        """Whether every model answered a real inference."""
+        return self._all_loaded
 
     @property
     def ready(self) -> bool:
@@ -47,17 +67,37 @@ class Service:
         return self.loaded and not self.stopping
 
     @property
-    def served_name(self) -> str:
-        """The name that /v1/models lists."""
-        return self.settings.served_name or self.ranker.info.model_id
+    def all_served(self) -> list[Served]:
+        """Every model, the reranker first; NotReady before all are loaded."""
+        if not self._all_loaded:
+            raise NotReady
+        return [self._served[kind] for kind in _WORDS if kind in self._served]
 
-    @cached_property
-    def accepted_names(self) -> AcceptedNames:
-        """The names that a request may use."""
-        return AcceptedNames(self.served_name)
+    @property
+    def primary(self) -> Served:
+        """The model that health and metadata speak of."""
+        return self.all_served[0]
+
+    def served(self, kind: Kind) -> Served:
+        """The model of `kind`; NotReady while models load, NotServed when there is none."""
+        if not self._all_loaded:
+            raise NotReady
+        if kind not in self._served:
+            raise NotServed(*_WORDS[kind])
+        return self._served[kind]
+
+    @property
+    def ranker(self) -> Ranker:
+        """The reranker. Raises as `served` does."""
+        return cast(Ranker, self.served("rank").model)
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder. Raises as `served` does."""
+        return cast(Embedder, self.served("embed").model)
 
     def start(self) -> None:
-        """Log what was asked for and load the model in a thread of its own.
+        """Log what was asked for and load the models in a thread of its own.
 
         The thread is a daemon: a process that is told to end does not wait for a model to load.
         """
@@ -66,28 +106,40 @@ class Service:
         threading.Thread(target=self._load, name="model-loader", daemon=True).start()
 
     async def rank(
-        self, query: str, passages: list[str], truncate: Truncate, deadline: float
+        self, query: str, passages: Sequence[str], truncate: Truncate, deadline: float
     ) -> Ranking:
         """`Ranker.rank_async`, counted."""
-        ranker = self.ranker
-        try:
-            ranking = await ranker.rank_async(query, passages, truncate=truncate, deadline=deadline)
-        except BaseException:
-            self.metrics.rankings_failed += 1
-            raise
-        self.metrics.rankings_answered += 1
-        return ranking
+        work = self.ranker.rank_async(query, passages, truncate=truncate, deadline=deadline)
+        return await _counted(self.served("rank").tally, work)
+
+    async def embed(
+        self,
+        texts: Sequence[str],
+        input_type: InputType | None,
+        truncate: Truncate,
+        dimensions: int | None,
+        deadline: float,
+    ) -> Embeddings:
+        """`Embedder.embed_async`, counted."""
+        work = self.embedder.embed_async(
+            texts,
+            input_type=input_type,
+            truncate=truncate,
+            dimensions=dimensions,
+            deadline=deadline,
+        )
+        return await _counted(self.served("embed").tally, work)
 
     def close(self) -> None:
-        """Answer whoever still waits and give the model back."""
+        """Answer whoever still waits and give the models back."""
         self.stopping = True
-        if self._ranker is not None:
-            self._ranker.close()
+        for served in self._served.values():
+            served.model.close()
 
     def _load(self) -> None:
         try:
-            ranker = _open(self.settings)
-            ranker.warm_up()
+            for model, directory in _open_all(self.settings):
+                self._add(model, directory)
         except ServingError as error:
             given = ", ".join(self.settings.model_wishes) or "nothing else"
             give_up(f"cannot serve the model: {error} (given: {given})")
@@ -95,8 +147,16 @@ class Service:
             _log.exception("loading the model failed unexpectedly")
             give_up("cannot serve the model")
         else:
-            _log_model(ranker)
-            self._ranker = ranker
+            self._all_loaded = True
+
+    def _add(self, model: Model, directory: Path | None) -> None:
+        model.warm_up()
+        _log_model(model)
+        # The reranker comes first, and a name that was set is the first model's.
+        own = self.settings.served_name if not self._served else None
+        name = own or model.info.model_id
+        kind = model.info.kind
+        self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 
 def give_up(reason: str) -> NoReturn:
@@ -110,33 +170,70 @@ def give_up(reason: str) -> NoReturn:
     os._exit(1)
 
 
-def _open(settings: Settings) -> Ranker:
-    if settings.model_dir is None or settings.mock:
-        return mock_ranker(
-            max_tokens=settings.max_tokens,
-            max_rows=settings.max_rows,
-            queue_rows=settings.queue_rows,
-        )
-    auto = settings.target == AUTO
-    return open_ranker(
-        settings.model_dir,
-        engine="auto" if auto else None,
-        target=None if auto else settings.target,
-        profile=settings.model_profile,
+async def _counted(tally: Tally, work: Awaitable[Answer]) -> Answer:
+    began = time.monotonic()
+    try:
+        answer = await work
+    except BaseException:
+        tally.count_failure(time.monotonic() - began)
+        raise
+    tally.count_success(time.monotonic() - began, answer.timing)
+    return answer
+
+
+def _open_all(settings: Settings) -> Iterator[tuple[Model, Path | None]]:
+    """Every model that the settings name and its directory, the reranker first."""
+    bounds = Bounds(
         max_tokens=settings.max_tokens,
         max_rows=settings.max_rows,
         queue_rows=settings.queue_rows,
     )
+    if settings.mock:
+        yield mock_model("rank", **bounds), None
+        yield mock_model("embed", **bounds), None
+        return
+    auto = settings.target == AUTO
+    directories = _directories(settings)
+    for kind, directory in directories:
+        model = open_model(
+            directory,
+            kind=kind,
+            engine="auto" if auto else None,
+            target=None if auto else settings.target,
+            profile=_profile_for(kind, settings, alone=len(directories) == 1),
+            **bounds,
+        )
+        yield model, directory
 
 
-def _log_model(ranker: Ranker) -> None:
-    info = ranker.info
+def _directories(settings: Settings) -> list[tuple[Kind | None, Path]]:
+    """What to open, as which kind; None where only the directory itself can tell."""
+    named: list[tuple[Kind | None, Path | None]] = [
+        (None, settings.custom_dir),
+        ("rank", settings.rank_dir),
+        ("embed", settings.embed_dir),
+    ]
+    return [(kind, directory) for kind, directory in named if directory is not None]
+
+
+def _profile_for(kind: Kind | None, settings: Settings, *, alone: bool) -> str | None:
+    """RERANK_MODEL_PROFILE where it is meant: of two models, it can describe one."""
+    name = settings.model_profile
+    if name is None or alone or load_model_profile(name).kind == kind:
+        return name
+    return None
+
+
+def _log_model(model: Model) -> None:
+    info = model.info
     if info.mock:
         _log.warning("ENABLE_MOCK_INFERENCE: scores are made up; no model is loaded")
     _log.info(
-        "ready: %s version %s, engine %s on %s, precision %s, at most %d tokens, %d rows a call",
+        "ready: %s version %s (%s), engine %s on %s, precision %s, at most %d tokens, %d rows a "
+        "call",
         info.model_id,
         info.version,
+        info.kind,
         info.engine,
         info.device,
         info.precision,

@@ -22,11 +22,14 @@ from server.variables import (
 
 # NVIDIA's reranker has max_batch_size 64 in its Triton configuration.
 _MODEL_MAX_BATCH = 64
+# Inputs of one embedding request where nothing is set.
+_EMBED_MAX_INPUTS = 30
 # What NVIDIA's compose file sets where nobody chose a key.
 _DUMMY_KEY = "ngcapikey"
 _SHOWN_CHARACTERS = 80
 # Settings that decide how the model is opened; a model that cannot be opened is told with them.
-_MODEL_FIELDS = ("model_dir", "model_profile", "target", "max_tokens", "max_rows")
+_DIR_FIELDS = ("custom_dir", "rank_dir", "embed_dir")
+_MODEL_FIELDS = (*_DIR_FIELDS, "model_profile", "target", "max_tokens", "max_rows")
 _KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
 
 
@@ -42,14 +45,17 @@ class SettingsError(ServingError):
 class Settings:
     """What the server runs with.
 
-    `model_dir` is None only for the mock. `target` is what the artifact must have been exported
-    for, AUTO for the best engine that fits, None for the artifact's own. None for `max_rows` and
-    `max_tokens` leaves the artifact's own. `keys` are the accepted bearers; none means that
-    nobody is asked. `notices` are lines to log at start, `model_wishes` the variables that decide
-    how the model is opened, as NAME=value.
+    `rank_dir` and `embed_dir` are what is served; `custom_dir` is of a kind that only a look into
+    it tells, and then stands alone. All are None only for the mock. `target` is what the artifact
+    must have been exported for, AUTO for the best engine that fits, None for the artifact's own.
+    None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are
+    the accepted bearers; none means that nobody is asked. `notices` are lines to log at start,
+    `model_wishes` the variables that decide how the model is opened, as NAME=value.
     """
 
-    model_dir: Path | None = None
+    custom_dir: Path | None = None
+    rank_dir: Path | None = None
+    embed_dir: Path | None = None
     mock: bool = False
     model_profile: str | None = None
     target: str | None = None
@@ -57,6 +63,7 @@ class Settings:
     model_version: str | None = None
     max_rows: int | None = None
     max_passages: int = _MODEL_MAX_BATCH
+    embed_max_inputs: int = _EMBED_MAX_INPUTS
     max_tokens: int | None = None
     body_limit_bytes: int = 64 << 20
     request_timeout_s: int = 120
@@ -66,6 +73,9 @@ class Settings:
     host: str = "0.0.0.0"
     port: int = 8000
     metrics_port: int = 8002
+    grpc_port: int = 8001
+    triton_port: int = 0
+    ui: bool = True
     keys: tuple[str, ...] = field(default=(), repr=False)
     log_level: str = "INFO"
     json_logs: bool = False
@@ -81,7 +91,7 @@ class _Choice(NamedTuple):
 def read_settings(
     environ: Mapping[str, str], options: Mapping[str, str] = MappingProxyType({})
 ) -> Settings:
-    """Settings from `environ`; `options` of the command line (--rank, --host, --port) go first.
+    """Settings from `environ`; `options` of the command line (--rank, --embed …) go first.
 
     Raises SettingsError.
     """
@@ -91,8 +101,8 @@ def read_settings(
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     given |= options
     _refuse(given)
-    chosen = _choose(given)
-    _check_model_dir(chosen)
+    chosen = _choose(_without_other_models(given))
+    _check_model_dirs(chosen)
     keys = _accepted_keys(chosen)
     wishes = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
     return _assemble(
@@ -144,19 +154,37 @@ def _choose(given: Mapping[str, str]) -> dict[str, _Choice]:
     return chosen
 
 
-def _check_model_dir(chosen: Mapping[str, _Choice]) -> None:
+def _without_other_models(given: Mapping[str, str]) -> dict[str, str]:
+    """`given` with one source of models: the command line, else NIM_CUSTOM_MODEL, else ours.
+
+    Images set RERANK_MODEL_DIR; whoever mounts a model of their own wants that one alone.
+    """
+    rows = [row for row in (*OPTIONS, *VARIABLES) if row.field in _DIR_FIELDS]
+    sources = (
+        [row.name for row in OPTIONS if row.field in _DIR_FIELDS],
+        [row.name for row in rows if row.field == "custom_dir"],
+    )
+    for source in sources:
+        if any(name in given for name in source):
+            others = {row.name for row in rows} - set(source)
+            return {name: value for name, value in given.items() if name not in others}
+    return dict(given)
+
+
+def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
     if "mock" in chosen and chosen["mock"].value:
         return
-    if "model_dir" not in chosen:
+    found = [chosen[name] for name in _DIR_FIELDS if name in chosen]
+    if not found:
         raise SettingsError(
             "NIM_CUSTOM_MODEL",
             "nothing to serve",
-            "an artifact directory here, in RERANK_MODEL_DIR or as --rank DIR "
-            "(or ENABLE_MOCK_INFERENCE=1)",
+            "an artifact directory here, in RERANK_MODEL_DIR or EMBED_MODEL_DIR, or as --rank DIR "
+            "or --embed DIR (or ENABLE_MOCK_INFERENCE=1)",
         )
-    row, path = chosen["model_dir"]
-    if not Path(str(path)).is_dir():
-        raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
+    for row, path in found:
+        if not Path(str(path)).is_dir():
+            raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
 
 
 def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
@@ -184,6 +212,8 @@ def _notices(
             winner = chosen[row.field].row.name
             if winner != name and given[winner] != given[name]:
                 yield f"{name} has no effect: {winner} is set as well"
+        elif row is not None and row.field in _DIR_FIELDS:
+            yield f"{name} has no effect: another model was named to be served"
     if given.get("NIM_MODEL_PROFILE") in NVIDIA_ONNX_PROFILES:
         yield (
             "NIM_MODEL_PROFILE names NVIDIA's ONNX fp16 profile: an ONNX artifact is served, on "
@@ -205,9 +235,10 @@ def _assemble(
     bind = values.pop("bind", None)
     if isinstance(bind, tuple):
         values = {"host": bind[0], "port": bind[1], **values}
-    rows = values.get("max_rows", _MODEL_MAX_BATCH)
-    if "max_passages" not in values and isinstance(rows, int):
-        values["max_passages"] = min(_MODEL_MAX_BATCH, rows)
+    rows = values.get("max_rows")
+    if isinstance(rows, int):
+        values.setdefault("max_passages", min(_MODEL_MAX_BATCH, rows))
+        values.setdefault("embed_max_inputs", rows)
     return Settings(
         **values,  # type: ignore[arg-type]  # the table's readers give the fields' types
         keys=keys,

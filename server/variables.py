@@ -154,23 +154,30 @@ _NO_TRITON = "no Triton runs here; the engine lives in the server's process"
 _NO_DOWNLOAD = "nothing is downloaded at start"
 _NO_TRACING = "this version sends no traces"
 _ARTIFACT_DECIDES = "the artifact decides"
-_NO_SECOND_PORT = "this version opens no such port"
+_GRPC_PORT = "see NIM_TRITON_GRPC_PORT"
 _ONE_PROCESS = "one process serves all requests and uses every core"
 _BATCHING = "rows of waiting requests share engine calls without a waiting window"
 _KEY = "a bearer that NIM_REQUIRE_AUTH accepts; otherwise unused"
 _SEVERITY = "least severe message logged: DEBUG, INFO, WARNING, ERROR or CRITICAL"
-_LOWER_TOKENS = "lowers the tokens of one query and passage; above the artifact's bound: no start"
+_LOWER_TOKENS = "lowers the tokens of one pair or text; above the artifact's bound: no start"
 
 OPTIONS: tuple[Variable, ...] = (
-    _honoured("--rank", "model_dir", Path, "directory to serve"),
+    _honoured("--rank", "rank_dir", Path, "reranker to serve"),
+    _honoured("--embed", "embed_dir", Path, "embedder to serve, alone or beside a reranker"),
     _honoured("--host", "host", _text, "address to listen on"),
     _honoured("--port", "port", _PORT, "port to listen on"),
 )
 
 VARIABLES: tuple[Variable, ...] = (
     # What is served
-    _honoured("NIM_CUSTOM_MODEL", "model_dir", Path, "directory to serve"),
-    _honoured("RERANK_MODEL_DIR", "model_dir", Path, "directory to serve; images set it"),
+    _honoured(
+        "NIM_CUSTOM_MODEL",
+        "custom_dir",
+        Path,
+        "directory to serve, reranker or embedder; replaces RERANK_MODEL_DIR and EMBED_MODEL_DIR",
+    ),
+    _honoured("RERANK_MODEL_DIR", "rank_dir", Path, "reranker to serve; images set it"),
+    _honoured("EMBED_MODEL_DIR", "embed_dir", Path, "embedder to serve, alone or beside it"),
     _honoured(
         "RERANK_MODEL_PROFILE",
         "model_profile",
@@ -197,7 +204,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_SERVED_MODEL_NAME",
         "served_name",
         _text,
-        "name in /v1/models and in requests, besides NVIDIA's names",
+        "name in /v1/models and in requests, besides NVIDIA's names; of the reranker where an "
+        "embedder is served as well",
         "the artifact's model id",
     ),
     _honoured("NIM_SERVER_SERVED_MODEL_NAME", "served_name", _text, "as NIM_SERVED_MODEL_NAME"),
@@ -213,8 +221,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_TRITON_MAX_BATCH_SIZE",
         "max_rows",
         _POSITIVE,
-        "rows of one engine call, at most the target's; also passages of one request unless "
-        "RERANK_MAX_PASSAGES is set",
+        "rows of one engine call, at most the target's; also texts of one request unless "
+        "RERANK_MAX_PASSAGES or EMBED_MAX_INPUTS is set",
         "64",
     ),
     _honoured("NIM_TRITON_MODEL_BATCH_SIZE", "max_rows", _POSITIVE, "as NIM_TRITON_MAX_BATCH_SIZE"),
@@ -224,6 +232,13 @@ VARIABLES: tuple[Variable, ...] = (
         _POSITIVE,
         "passages of one request, split over engine calls",
         "min(64, NIM_TRITON_MAX_BATCH_SIZE)",
+    ),
+    _honoured(
+        "EMBED_MAX_INPUTS",
+        "embed_max_inputs",
+        _POSITIVE,
+        "texts of one embedding request, split over engine calls",
+        "NIM_TRITON_MAX_BATCH_SIZE, else 30",
     ),
     _honoured("MAX_SEQUENCE_LENGTH", "max_tokens", _POSITIVE, _LOWER_TOKENS, "the artifact's"),
     _honoured("NIM_TRITON_MAX_SEQ_LENGTH", "max_tokens", _POSITIVE, "as MAX_SEQUENCE_LENGTH"),
@@ -284,6 +299,24 @@ VARIABLES: tuple[Variable, ...] = (
         "second port with /metrics; 0 = off",
         "8002",
     ),
+    _honoured(
+        "NIM_TRITON_GRPC_PORT",
+        "grpc_port",
+        _PORT_OR_OFF,
+        "port of the KServe v2 gRPC service; 0 = off",
+        "8001",
+    ),
+    _honoured("NIM_GRPC_API_PORT", "grpc_port", _PORT_OR_OFF, "as NIM_TRITON_GRPC_PORT"),
+    _honoured(
+        "NIM_HTTP_TRITON_PORT",
+        "triton_port",
+        _PORT_OR_OFF,
+        "second port with the KServe v2 routes, which the API port has as well; 0 = off",
+        "0",
+    ),
+    _honoured(
+        "RERANK_UI", "ui", _flag, "the page to try it at / and the documentation at /docs", "true"
+    ),
     # Access
     _honoured(
         "NIM_REQUIRE_AUTH",
@@ -339,11 +372,8 @@ VARIABLES: tuple[Variable, ...] = (
     _tolerated("TRITON_METRICS_PORT", _NO_TRITON),
     _tolerated("NIM_TRITON_LOG_VERBOSE", _NO_TRITON),
     _tolerated("NIM_TRITON_RATE_LIMIT", _NO_TRITON),
-    _tolerated("NIM_HTTP_TRITON_PORT", _NO_SECOND_PORT),
-    _tolerated("NIM_TRITON_GRPC_PORT", _NO_SECOND_PORT),
-    _tolerated("NIM_GRPC_API_PORT", _NO_SECOND_PORT),
-    _tolerated("NIM_GRPC_BIND_ADDR", _NO_SECOND_PORT),
-    _tolerated("NIM_SERVER_GRPC_BIND_ADDR", _NO_SECOND_PORT),
+    _tolerated("NIM_GRPC_BIND_ADDR", _GRPC_PORT),
+    _tolerated("NIM_SERVER_GRPC_BIND_ADDR", _GRPC_PORT),
     _tolerated("NIM_ENABLE_OTEL", _NO_TRACING),
     _tolerated("NIM_OTEL_*", _NO_TRACING),
     _tolerated("OTEL_*", _NO_TRACING),

@@ -9,27 +9,36 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from runtime.postprocess import unit
+
 _SCALE = 10.0
+DIMENSIONS = 64
 
 
 class MockEngine:
-    """Scores a row by a checksum of its token ids: equal pairs get equal logits, everywhere."""
+    """Scores and embeds a row by a checksum of its token ids: equal rows get equal outputs,
+    everywhere."""
 
     name = "mock"
     device = "cpu"
 
     def __init__(self) -> None:
         self.input_names = ["input_ids", "attention_mask"]
-        self.output_names = ["logits"]
+        self.output_names = ["logits", "embeddings"]
 
     def run(
         self, inputs: Mapping[str, npt.NDArray[np.generic]]
     ) -> dict[str, npt.NDArray[np.generic]]:
-        """`logits` float32 [batch, 1] in [-10, 10); padding does not count."""
+        """`logits` float32 [batch, 1] in [-10, 10) and `embeddings` float32 [batch, 64] of
+        length 1; padding does not count."""
         rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         checksums = [zlib.crc32(ids[mask == 1].astype("<i8").tobytes()) for ids, mask in rows]
-        unit = np.asarray(checksums, dtype=np.float64) / 2**32
-        return {"logits": (_SCALE * (2.0 * unit - 1.0)).astype(np.float32)[:, None]}
+        shares = np.asarray(checksums, dtype=np.float64) / 2**32
+        drawn = [np.random.default_rng(seed).standard_normal(DIMENSIONS) for seed in checksums]
+        return {
+            "logits": (_SCALE * (2.0 * shares - 1.0)).astype(np.float32)[:, None],
+            "embeddings": unit(np.asarray(drawn, dtype=np.float32)),
+        }
 
     def close(self) -> None:
         """Nothing to give back."""

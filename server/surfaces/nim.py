@@ -5,9 +5,7 @@ llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.
 nv-ingest-client 26.3.0, Elasticsearch (which refuses any further key inside a ranking).
 """
 
-import re
-import time
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 from litestar import Controller, Response, post
@@ -17,10 +15,11 @@ from msgspec import UNSET, UnsetType
 
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
-from server.connection import answer_or_leave, read_json_body
-from server.errors import AnyRequest, Failure, NotValid, UnknownModel
-from server.observe import RANKED
+from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
+from server.exchange import Exchange
+from server.openapi import Operation
 from server.service import Service
+from server.surface import Surface
 
 
 # Request. Unknown fields are ignored: litellm sends top_k.
@@ -28,7 +27,7 @@ class Text(msgspec.Struct):
     """A query or passage. `image` exists for vision models only."""
 
     text: str | UnsetType = UNSET
-    image: object = None
+    image: Any = None
 
 
 class RankingRequest(msgspec.Struct):
@@ -66,24 +65,6 @@ class RankingReply(msgspec.Struct):
 _TRUNCATES = get_args(Truncate)
 _DECODER = msgspec.json.Decoder(RankingRequest)
 _ENCODER = msgspec.json.Encoder()
-# msgspec ends its messages with the place, as in "… - at `$.passages[3].text`".
-_PLACE = re.compile(r"^(?P<message>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
-_MISSING = re.compile(r"missing required field `(\w+)`")
-_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-
-
-def decode(body: bytes) -> RankingRequest:
-    """The request in `body`; NotValid says where it is wrong, without repeating it."""
-    try:
-        return _DECODER.decode(body)
-    except msgspec.ValidationError as error:
-        raise _misfit(str(error)) from None
-    except msgspec.DecodeError as error:
-        raise NotValid("json_invalid", (), str(error)) from None
-    except UnicodeDecodeError:
-        raise NotValid("json_invalid", (), "found bytes that are not UTF-8") from None
-    except RecursionError:
-        raise NotValid("json_invalid", (), "found JSON that is nested too deeply") from None
 
 
 def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
@@ -118,34 +99,33 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
     return text.text
 
 
-def _misfit(message: str) -> NotValid:
-    found = _PLACE.match(message)
-    path = found["path"] if found else None
-    location = tuple(int(i) if i else name for name, i in _STEP.findall(path or ""))
-    text = found["message"] if found else message
-    if missing := _MISSING.search(text):
-        return NotValid("missing", (*location, missing[1]), f"wanted the field `{missing[1]}`")
-    return NotValid("type_error", location, text)
-
-
 # Error voice
-def voice(failure: Failure) -> bytes:
+class ErrorReply(msgspec.Struct):
+    """NIM's error bodies in one: `error` is in those that are no validation error."""
+
+    message: str
+    detail: dict[str, Any]
+    type: str
+    error: str | UnsetType = UNSET
+    object: str = "error"
+
+
+def voice(failure: Failure) -> Spoken:
     """NIM's two error bodies.
 
     `message` and `error` both hold the text: Astra and langchain read the one, older clients of
     the hosted service the other; `detail` must not be null for langchain.
     """
-    body: dict[str, object] = {"object": "error", "message": failure.message}
     if failure.problem is not None:
-        body["detail"] = {
+        detail = {
             "type": failure.problem,
             "loc": ["body", *failure.location],
             "msg": failure.message,
         }
-        body["type"] = "request_validation_error"
+        reply = ErrorReply(failure.message, detail, "request_validation_error")
     else:
-        body |= {"error": failure.message, "detail": {}, "type": "invalid_request_error"}
-    return _ENCODER.encode(body)
+        reply = ErrorReply(failure.message, {}, "invalid_request_error", error=failure.message)
+    return Spoken(failure.status, _ENCODER.encode(reply))
 
 
 # Controller
@@ -170,24 +150,66 @@ class NimRanking(Controller):
 
 
 async def _rank(request: AnyRequest, service: Service, path_model: str | None) -> Response[bytes]:
-    settings = service.settings
-    deadline = time.monotonic() + settings.request_timeout_s
-    body = await read_json_body(request, settings.body_limit_bytes, settings.request_timeout_s)
-    asked = decode(body)
+    exchange = Exchange(request, service)
+    asked = await exchange.json(_DECODER)
+    served = service.served("rank")
     for name in (path_model, asked.model):
-        if name is not None and name not in service.accepted_names:
-            raise UnknownModel(service.served_name)
-    if len(asked.passages) > settings.max_passages:
-        raise NotValid(
-            "too_long",
-            ("passages",),
-            f"found {len(asked.passages)} passages, wanted at most {settings.max_passages}; "
-            "RERANK_MAX_PASSAGES raises the limit",
-        )
+        if name is not None and name not in served.accepted_names:
+            raise UnknownModel(served.name)
+    exchange.check_count(len(asked.passages), ("passages",))
     query, passages = texts_of(asked)
-    ranking = await answer_or_leave(
-        request, service.rank(query, passages, truncate_of(asked), deadline)
+    ranking = await exchange.rank(
+        query, passages, truncate_of(asked), passages_at=("passages",), inside=("text",)
     )
-    request.scope["state"][RANKED] = ranking
-    headers = {"x-truncated-passages": str(ranking.truncated)} if ranking.truncated else {}
-    return Response(encode(ranking), media_type="application/json", headers=headers)
+    return exchange.reply(encode(ranking))
+
+
+# Documentation
+_REQUEST = {
+    "model": "nvidia/llama-nemotron-rerank-1b-v2",
+    "query": {"text": "which way should i go?"},
+    "passages": [
+        {"text": "two roads diverged in a yellow wood"},
+        {"text": "then took the other, as just as fair"},
+    ],
+    "truncate": "END",
+}
+_REPLY = {
+    "rankings": [{"index": 0, "logit": 0.47}, {"index": 1, "logit": -0.65}],
+    "usage": {"prompt_tokens": 42, "total_tokens": 42},
+}
+STATUSES = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+
+
+def _operation(path: str, summary: str, **parameters: str) -> Operation:
+    return Operation(
+        method="POST",
+        path=path,
+        tag="NIM",
+        summary=summary,
+        description="Passages by descending logit. Headers: x-truncated-passages when any was cut.",
+        request=RankingRequest,
+        request_example=_REQUEST,
+        reply=RankingReply,
+        reply_example=_REPLY,
+        error=ErrorReply,
+        statuses=STATUSES,
+        parameters=parameters,
+    )
+
+
+SURFACE = Surface(
+    controllers=(NimRanking,),
+    operations=(
+        _operation("/v1/ranking", "Rank passages for a query"),
+        _operation("/v1/retrieval/nvidia/reranking", "Rank: the hosted service's older path"),
+        _operation(
+            "/v1/retrieval/{org}/{model}/reranking",
+            "Rank: the hosted service's path",
+            org="nvidia",
+            model="llama-3_2-nv-rerankqa-1b-v2",
+        ),
+    ),
+    voice=voice,
+    paths=("/v1/ranking", "/v1/retrieval/"),
+)

@@ -7,7 +7,7 @@ import pytest
 
 from checks import real
 from checks.real import NIM, Expectations, check_tokens, main
-from runtime.model import open_ranker
+from runtime.opening import open_ranker
 from runtime.text import load_tokenizer
 
 

@@ -20,7 +20,7 @@ from exporter.errors import CheckpointRefused, ExportError, ManifestWrong, Parit
 from exporter.pipeline import Wish, export, verify
 from runtime.errors import EngineUnavailable, FileChanged, GoldenMismatch, ProfileError
 from runtime.manifest import read_manifest, write_manifest
-from runtime.model import open_ranker
+from runtime.opening import open_ranker
 from tests.tiny_checkpoints import write_llama
 
 

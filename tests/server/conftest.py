@@ -37,6 +37,7 @@ class Server:
     def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
         self.port = free_port()
         self.metrics_port = free_port()
+        self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
         settings = {
@@ -44,6 +45,7 @@ class Server:
             "PYTHONWARNINGS": "error",
             "NIM_HTTP_API_PORT": str(self.port),
             "NIM_TRITON_METRICS_PORT": str(self.metrics_port),
+            "NIM_TRITON_GRPC_PORT": str(self.grpc_port),
             "NIM_BIND_ADDR": "127.0.0.1:1",
             **environment,
         }

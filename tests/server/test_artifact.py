@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.manifest import read_manifest
-from runtime.model import open_ranker
+from runtime.opening import open_ranker
 
 Start = Callable[..., Any]
 

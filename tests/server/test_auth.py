@@ -1,12 +1,13 @@
 """Bearer keys: every route asks but health, whatever is mounted later."""
 
+import re
 from typing import Any
 
 import httpx
 import pytest
 from litestar.routes import HTTPRoute
 
-from server.app import METRICS_ROUTES, ROUTES, routed
+from server.app import METRICS_ROUTES, SURFACES, routed
 from server.auth import OPEN_PATHS
 from server.service import Service
 from server.settings import read_settings
@@ -18,13 +19,13 @@ def route_paths(routes: list[Any]) -> list[tuple[str, str]]:
     service = Service(read_settings({"ENABLE_MOCK_INFERENCE": "1"}))
     for route in routed(routes, service).routes:
         assert isinstance(route, HTTPRoute)
-        path = route.path.replace("{org:str}", "nvidia").replace("{model:str}", "m")
+        path = re.sub(r"\{\w+:str\}", "m", route.path)
         found += [(method, path) for method in sorted(route.methods) if method != "OPTIONS"]
     return found
 
 
-ALL = route_paths(ROUTES)
-UNKNOWN = [("GET", "/docs"), ("GET", "/"), ("POST", "/v1/nothing"), ("DELETE", "/v1/ranking")]
+ALL = route_paths([controller for surface in SURFACES for controller in surface.controllers])
+UNKNOWN = [("GET", "/redoc"), ("POST", "/v1/nothing"), ("DELETE", "/v1/ranking")]
 SNEAKY = [
     ("POST", "//v1/ranking"),
     ("POST", "/v1/health/../ranking"),

@@ -130,7 +130,7 @@ def test_spellings_of_a_path(client: httpx.Client, request_line: str) -> None:
     "raw",
     [
         b"\x16\x03\x01\x02\x00",
-        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /nowhere HTTP/9.9\r\n\r\n",
         b"POST /v1/ranking HTTP/1.1\r\nhost: \xff\r\n\r\n",
         b"POST /v1/ranking HTTP/1.1\r\nhost: x\r\ncontent-type: \xff\xfe\r\n"
         b"content-length: 2\r\n\r\n{}",

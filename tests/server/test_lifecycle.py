@@ -158,7 +158,7 @@ def test_plain_uvicorn(start: Start) -> None:
     lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     assert {"time", "level", "logger", "message"} == set(lines[-1])
     (line,) = [entry["message"] for entry in lines if "/v1/ranking" in entry["message"]]
-    assert line.startswith("POST /v1/ranking 200 passages=3 tokens=")
+    assert line.startswith("POST /v1/ranking 200 rows=3 tokens=")
     assert '"POST /v1/ranking HTTP/1.1"' not in server.log
 
 

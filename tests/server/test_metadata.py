@@ -6,12 +6,16 @@ from importlib.metadata import version
 import httpx
 
 MODEL = "nvidia/llama-nemotron-rerank-1b-v2"
+EMBEDDER = "nvidia/llama-nemotron-embed-1b-v2"
 
 
 def test_models(client: httpx.Client) -> None:
     found = client.get("/v1/models").json()
-    entry = {"id": MODEL, "object": "model", "created": 0, "owned_by": "nvidia", "root": MODEL}
-    assert found == {"object": "list", "data": [entry]}
+    entries = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "nvidia", "root": name}
+        for name in (MODEL, EMBEDDER)
+    ]
+    assert found == {"object": "list", "data": entries}
 
 
 def test_metadata(client: httpx.Client) -> None:
@@ -27,7 +31,10 @@ def test_metadata(client: httpx.Client) -> None:
     assert found["assetInfo"] == [""]
     assert found["repository_override"] == ""
     assert found["version"] == version("open-rerank")
-    model = found["modelInfo"][0]
+    model, embedder = found["modelInfo"]
+    assert (model["kind"], embedder["kind"]) == ("rank", "embed")
+    assert embedder["dimensions"] == 64
+    assert embedder["maxBatchSize"] == 30
     assert model["modelUrl"] == f"artifact://{MODEL}:1.2.3"
     assert model["shortName"] == "llama-nemotron-rerank-1b-v2:1.2.3"
     assert model["shortName"].split(":")[0] == "llama-nemotron-rerank-1b-v2"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import SettingsError, environment_table, read_settings
+from server.settings import Settings, SettingsError, environment_table, read_settings
 from server.variables import NVIDIA_ONNX_PROFILES, VARIABLES
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
@@ -14,11 +14,13 @@ BAD_VALUES = {
     "ENABLE_MOCK_INFERENCE": ["maybe", "2"],
     "NIM_CUSTOM_MODEL": ["/no/such/directory"],
     "RERANK_MODEL_DIR": ["/no/such/directory"],
+    "EMBED_MODEL_DIR": ["/no/such/directory"],
     "RERANK_MODEL_PROFILE": ["no-such-profile", "../models"],
     "NIM_MODEL_PROFILE": ["fp8", "0" * 64],
     "NIM_TRITON_MAX_BATCH_SIZE": ["0", "-1", "1.5", "many", "9" * 5000, "٣"],
     "NIM_TRITON_MODEL_BATCH_SIZE": ["0"],
     "RERANK_MAX_PASSAGES": ["0", "all"],
+    "EMBED_MAX_INPUTS": ["0", "many"],
     "MAX_SEQUENCE_LENGTH": ["0", "8k"],
     "NIM_TRITON_MAX_SEQ_LENGTH": ["none"],
     "NIM_HTTP_BODY_LIMIT_BYTES": ["64MB", "0"],
@@ -33,6 +35,10 @@ BAD_VALUES = {
     "NIM_BIND_ADDR": ["8000", ":8000", "host:port"],
     "NIM_SERVER_BIND_ADDR": ["localhost"],
     "NIM_TRITON_METRICS_PORT": ["65536", "off"],
+    "NIM_TRITON_GRPC_PORT": ["65536", "off"],
+    "NIM_GRPC_API_PORT": ["-1"],
+    "NIM_HTTP_TRITON_PORT": ["x"],
+    "RERANK_UI": ["maybe"],
     "NIM_REQUIRE_AUTH": ["true", "perhaps"],
     "NIM_LOG_LEVEL": ["TRACE"],
     "LOG_LEVEL": ["loud"],
@@ -114,39 +120,56 @@ def test_what_nvidia_s_compose_files_set_does_not_upset_the_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "rows", "passages"),
+    ("given", "rows", "passages", "inputs"),
     [
-        ({}, None, 64),
-        ({"NIM_TRITON_MAX_BATCH_SIZE": "8"}, 8, 8),
-        ({"NIM_TRITON_MAX_BATCH_SIZE": "128"}, 128, 64),
-        ({"RERANK_MAX_PASSAGES": "512"}, None, 512),
-        ({"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512"}, 1, 512),
-        ({"NIM_TRITON_MODEL_BATCH_SIZE": "4"}, 4, 4),
+        ({}, None, 64, 30),
+        ({"NIM_TRITON_MAX_BATCH_SIZE": "8"}, 8, 8, 8),
+        ({"NIM_TRITON_MAX_BATCH_SIZE": "128"}, 128, 64, 128),
+        ({"RERANK_MAX_PASSAGES": "512"}, None, 512, 30),
+        ({"EMBED_MAX_INPUTS": "8192"}, None, 64, 8192),
+        ({"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512"}, 1, 512, 1),
+        ({"NIM_TRITON_MODEL_BATCH_SIZE": "4"}, 4, 4, 4),
     ],
 )
-def test_rows_of_a_call_and_passages_of_a_request(
-    given: dict[str, str], rows: int | None, passages: int
+def test_rows_of_a_call_and_texts_of_a_request(
+    given: dict[str, str], rows: int | None, passages: int, inputs: int
 ) -> None:
     settings = read_settings({**MOCK, **given})
-    assert (settings.max_rows, settings.max_passages) == (rows, passages)
+    found = (settings.max_rows, settings.max_passages, settings.embed_max_inputs)
+    assert found == (rows, passages, inputs)
 
 
-def test_where_the_artifact_is(tmp_path: Path) -> None:
-    option, custom, baked = (tmp_path / name for name in ("option", "custom", "baked"))
-    for directory in (option, custom, baked):
+def directories(settings: Settings) -> tuple[Path | None, Path | None, Path | None]:
+    return settings.custom_dir, settings.rank_dir, settings.embed_dir
+
+
+def test_where_the_models_are(tmp_path: Path) -> None:
+    option, custom, rank, embed = (tmp_path / n for n in ("option", "custom", "rank", "embed"))
+    for directory in (option, custom, rank, embed):
         directory.mkdir()
-    environment = {"RERANK_MODEL_DIR": str(baked)}
-    assert read_settings(environment).model_dir == baked
+    environment = {"RERANK_MODEL_DIR": str(rank)}
+    assert directories(read_settings(environment)) == (None, rank, None)
+    environment["EMBED_MODEL_DIR"] = str(embed)
+    assert directories(read_settings(environment)) == (None, rank, embed)
     environment["NIM_CUSTOM_MODEL"] = str(custom)
-    assert read_settings(environment).model_dir == custom
-    assert read_settings(environment, {"--rank": str(option)}).model_dir == option
-    with pytest.raises(SettingsError, match=r"^--rank: "):
-        read_settings({}, {"--rank": str(tmp_path / "missing")})
+    replaced = read_settings(environment)
+    assert directories(replaced) == (custom, None, None)
+    assert {notice.split()[0] for notice in replaced.notices} == {
+        "RERANK_MODEL_DIR",
+        "EMBED_MODEL_DIR",
+    }
+    given = {"--rank": str(option)}
+    assert directories(read_settings(environment, given)) == (None, option, None)
+    given["--embed"] = str(embed)
+    assert directories(read_settings(environment, given)) == (None, option, embed)
+    for name in ("--rank", "--embed"):
+        with pytest.raises(SettingsError, match=f"^{name}: "):
+            read_settings({}, {name: str(tmp_path / "missing")})
 
 
 def test_an_image_s_own_directory_may_be_missing_when_another_is_named(tmp_path: Path) -> None:
     environment = {"RERANK_MODEL_DIR": "/not/mounted", "NIM_CUSTOM_MODEL": str(tmp_path)}
-    assert read_settings(environment).model_dir == tmp_path
+    assert read_settings(environment).custom_dir == tmp_path
 
 
 def test_the_first_synonym_counts_and_the_other_is_told() -> None:

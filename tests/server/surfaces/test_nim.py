@@ -141,7 +141,7 @@ def test_as_many_passages_as_allowed_and_one_more(client: httpx.Client) -> None:
     assert len(found["rankings"]) == 64
     response = client.post("/v1/ranking", json=body(*map(str, range(65))))
     assert_validation_error(response, "passages")
-    assert "found 65 passages, wanted at most 64" in response.json()["message"]
+    assert "found 65 texts, wanted at most 64" in response.json()["message"]
 
 
 def test_a_body_as_large_as_allowed_and_one_byte_more(client: httpx.Client) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from runtime.errors import ArtifactError, DeadlineExceeded, InputTooLong, NonFiniteScore
-from runtime.model import Ranker, mock_ranker, open_ranker
+from runtime.opening import mock_model, open_ranker
+from runtime.ranker import Ranker
 from tests.runtime.conftest import write_bare_directory
 
 PASSAGES = ["because", "b", "a much longer passage " * 9, "ümlaut", "b"]
@@ -98,7 +99,7 @@ def test_timing_adds_up(ranker: Ranker) -> None:
 
 
 def test_the_mock_is_deterministic_and_says_what_it_is() -> None:
-    first, second = mock_ranker(), mock_ranker()
+    first, second = mock_model("rank"), mock_model("rank")
     first.warm_up()
     assert first.info.mock
     assert not first.info.proven

@@ -1,0 +1,124 @@
+"""An embedder: turns texts into vectors."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
+from runtime.errors import EngineError, GoldenMismatch
+from runtime.manifest import VectorGolden
+from runtime.model import Computed, Model, ModelInfo
+from runtime.postprocess import Embeddings, Floats, InputType, shorten, unit
+from runtime.text import Encoding, Encodings, TextEncoder, Truncate
+
+_MATRIX_AXES = 2
+
+
+class Embedder(Model):
+    """An embedder behind its scheduler; every method may be called from any thread."""
+
+    def __init__(self, opened: OpenArtifact, info: ModelInfo, queue_rows: int) -> None:
+        self._encoder = TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
+        names = opened.manifest.outputs
+        self._output = EMBEDDINGS_OUTPUT if EMBEDDINGS_OUTPUT in names else names[0]
+        # A graph that no export described may or may not normalise; doing it twice is harmless.
+        self._normalizes = not opened.proven
+        super().__init__(opened, info, queue_rows)
+        if info.dimensions is None:
+            (row,) = self.encode(["size"], "passage", "END").rows
+            self.info = replace(info, dimensions=self._compute([row]).shape[1])
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        input_type: InputType | None,
+        truncate: Truncate = "NONE",
+        deadline: float | None = None,
+    ) -> Encodings:
+        """Tokenise as `embed` does. Raises InputRejected or DeadlineExceeded."""
+        return self._encoder.encode(texts, input_type, truncate, deadline)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        input_type: InputType | None = None,
+        truncate: Truncate = "NONE",
+        dimensions: int | None = None,
+        deadline: float | None = None,
+    ) -> Embeddings:
+        """A vector for every text, of `dimensions` components (None, or more than there are: all).
+
+        `deadline` in seconds of time.monotonic(). Raises InputRejected, Unavailable or
+        EngineError.
+        """
+        computed = self._run(lambda: self.encode(texts, input_type, truncate, deadline), deadline)
+        return _embeddings(computed, dimensions)
+
+    async def embed_async(
+        self,
+        texts: Sequence[str],
+        *,
+        input_type: InputType | None = None,
+        truncate: Truncate = "NONE",
+        dimensions: int | None = None,
+        deadline: float | None = None,
+    ) -> Embeddings:
+        """`embed` for an event loop; cancelling the task drops the rows that still wait."""
+        computed = await self._run_async(
+            lambda: self.encode(texts, input_type, truncate, deadline), deadline
+        )
+        return _embeddings(computed, dimensions)
+
+    def warm_up(self) -> None:
+        """See Model."""
+        goldens = self._manifest.vector_goldens
+        goldens = [g for g in goldens if len(g.token_ids) <= self.info.max_tokens]
+        for golden in goldens:
+            self._check_golden(golden)
+        if not goldens:
+            self.embed(
+                ["A short text.", "Another one, a little longer."],
+                input_type="passage",
+                truncate="END",
+            )
+
+    def _compute(self, rows: Sequence[Encoding]) -> Floats:
+        names = [name for name in self._engine.input_names if name != DIMENSIONS_INPUT]
+        inputs = self._assembled(rows, names)
+        if DIMENSIONS_INPUT in self._engine.input_names:
+            inputs[DIMENSIONS_INPUT] = np.full(len(rows), self.info.dimensions, dtype=np.int64)
+        found = self._engine.run(inputs)[self._output]
+        wanted = self.info.dimensions
+        if found.ndim != _MATRIX_AXES or (wanted is not None and found.shape[1] != wanted):
+            raise EngineError(
+                f"{self._engine.name} gave an output of shape {list(found.shape)} for "
+                f"{len(rows)} rows, wanted [{len(rows)}, {wanted or 'dimensions'}]: one pooled "
+                "vector a row"
+            )
+        vectors = found.astype(np.float32)
+        return unit(vectors) if self._normalizes else vectors
+
+    def _check_golden(self, golden: VectorGolden) -> None:
+        ids = self.encode([golden.text], golden.input_type).rows[0].token_ids.tolist()
+        self._require_ids(ids, golden.token_ids)
+        (vector,) = self.embed([golden.text], input_type=golden.input_type).vectors
+        recorded = np.asarray(golden.vector, dtype=np.float64)
+        far = float(np.abs(vector - recorded).max()) if vector.shape == recorded.shape else np.inf
+        if far > self._manifest.golden_tolerance:
+            raise GoldenMismatch(
+                f"engine {self.info.engine} gives a vector that differs by {far:.2g} from the one "
+                f"that the export recorded (tolerance {self._manifest.golden_tolerance}); run "
+                "`rerank-export verify` on the artifact"
+            )
+
+
+def _embeddings(computed: Computed, dimensions: int | None) -> Embeddings:
+    vectors = computed.outputs
+    return Embeddings(
+        vectors=vectors if dimensions is None else shorten(vectors, dimensions),
+        token_counts=computed.token_counts,
+        truncated=computed.encodings.truncated,
+        timing=computed.timing,
+    )

@@ -1,0 +1,125 @@
+"""Opening a model: the façade that servers and the exporter use.
+
+ranker = open_ranker(Path("artifacts/rank"))
+ranker.warm_up()
+ranker.rank("What is machine learning?", ["…", "…"]).order
+"""
+
+from pathlib import Path
+from typing import TypedDict, Unpack, cast
+
+from runtime.artifact import OpenArtifact, closed_on_error, open_artifact
+from runtime.embedder import Embedder
+from runtime.engines import open_engine
+from runtime.engines.mock import DIMENSIONS, byte_tokenizer
+from runtime.errors import ArtifactError
+from runtime.manifest import Manifest, unproven_manifest
+from runtime.model import Model, ModelInfo
+from runtime.profile import Kind, load_target_profile
+from runtime.ranker import Ranker
+
+DEFAULT_QUEUE_ROWS = 8192
+
+_WORDS: dict[Kind, str] = {"rank": "a reranker", "embed": "an embedder"}
+_MOCK_PROFILES: dict[Kind, str] = {
+    "rank": "llama-nemotron-rerank-1b-v2",
+    "embed": "llama-nemotron-embed-1b-v2",
+}
+
+
+class Bounds(TypedDict, total=False):
+    """What may be bounded: `max_tokens` of a row and `max_rows` of an engine call, both at most
+    the artifact's and the target's, and `queue_rows` that wait."""
+
+    max_tokens: int | None
+    max_rows: int | None
+    queue_rows: int
+
+
+class Wishes(Bounds, total=False):
+    """How to open a directory: see `runtime.artifact.open_artifact`."""
+
+    manifest: Manifest | None
+    engine: str | None
+    target: str | None
+    profile: str | None
+
+
+def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishes]) -> Model:
+    """Open the model in `directory`: an artifact, or a bare NIM_CUSTOM_MODEL directory.
+
+    `kind` None takes whichever it is. Raises ArtifactError or EngineError.
+    """
+    opened = open_artifact(
+        directory,
+        manifest=wishes.get("manifest"),
+        engine=wishes.get("engine"),
+        target=wishes.get("target"),
+        profile=wishes.get("profile"),
+    )
+    with closed_on_error(opened.engine):
+        found = opened.manifest.kind
+        if kind is not None and found != kind:
+            raise ArtifactError(
+                f"found {_WORDS[found]} (kind {found}), wanted {_WORDS[kind]}; rerank-serve takes "
+                "rerankers with --rank DIR and embedders with --embed DIR"
+            )
+        return _model(opened, wishes)
+
+
+def open_ranker(directory: Path, **wishes: Unpack[Wishes]) -> Ranker:
+    """`open_model` for a reranker."""
+    return cast(Ranker, open_model(directory, "rank", **wishes))
+
+
+def open_embedder(directory: Path, **wishes: Unpack[Wishes]) -> Embedder:
+    """`open_model` for an embedder."""
+    return cast(Embedder, open_model(directory, "embed", **wishes))
+
+
+def mock_model(kind: Kind, **bounds: Unpack[Bounds]) -> Model:
+    """A model with deterministic outputs and no weights; its tokens are UTF-8 bytes."""
+    engine = open_engine("mock", Path())
+    manifest = unproven_manifest(
+        _MOCK_PROFILES[kind],
+        target="cpu-fp32",
+        version="mock",
+        precision="none",
+        pad_id=0,
+        inputs=engine.input_names,
+        outputs=engine.output_names,
+        dimensions=DIMENSIONS if kind == "embed" else None,
+    )
+    opened = OpenArtifact(manifest, engine, byte_tokenizer(), proven=False)
+    return _model(opened, bounds)
+
+
+def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
+    manifest, engine = opened.manifest, opened.engine
+    max_tokens, max_rows = bounds.get("max_tokens"), bounds.get("max_rows")
+    if max_tokens is not None and max_tokens > manifest.max_tokens:
+        raise ArtifactError(
+            f"found a wish for {max_tokens} tokens, the artifact takes at most "
+            f"{manifest.max_tokens}; lower the setting or export with a larger maximum"
+        )
+    target = load_target_profile(manifest.target)
+    info = ModelInfo(
+        kind=manifest.kind,
+        model_id=manifest.model_id,
+        version=manifest.version,
+        profile=manifest.profile,
+        target=manifest.target,
+        engine=engine.name,
+        device=engine.device,
+        precision=manifest.precision,
+        pooling=manifest.pooling,
+        max_tokens=max_tokens or manifest.max_tokens,
+        max_rows=min(max_rows or target.max_rows, target.max_rows),
+        template=manifest.template,
+        mock=engine.name == "mock",
+        proven=opened.proven,
+        dimensions=manifest.dimensions,
+        asymmetric=bool(manifest.prefixes),
+    )
+    made: type[Ranker | Embedder] = Ranker if manifest.kind == "rank" else Embedder
+    return made(opened, info, bounds.get("queue_rows", DEFAULT_QUEUE_ROWS))

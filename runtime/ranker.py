@@ -1,0 +1,102 @@
+"""A reranker: scores passages for a query."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from runtime.artifact import OpenArtifact
+from runtime.errors import EngineError, GoldenMismatch
+from runtime.manifest import Golden
+from runtime.model import Computed, Model, ModelInfo
+from runtime.postprocess import Floats, Ranking, descending
+from runtime.text import Encoding, Encodings, PairEncoder, Truncate
+
+
+class Ranker(Model):
+    """A reranker behind its scheduler; every method may be called from any thread."""
+
+    def __init__(self, opened: OpenArtifact, info: ModelInfo, queue_rows: int) -> None:
+        self._encoder = PairEncoder(opened.tokenizer, info.template, info.max_tokens)
+        super().__init__(opened, info, queue_rows)
+
+    def encode(
+        self,
+        query: str,
+        passages: Sequence[str],
+        truncate: Truncate = "NONE",
+        deadline: float | None = None,
+    ) -> Encodings:
+        """Tokenise as `rank` does, without scoring. Raises InputRejected or DeadlineExceeded."""
+        return self._encoder.encode(query, passages, truncate, deadline)
+
+    def rank(
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        truncate: Truncate = "NONE",
+        deadline: float | None = None,
+    ) -> Ranking:
+        """Score every passage for the query; `deadline` in seconds of time.monotonic().
+
+        Raises InputRejected, Unavailable or EngineError.
+        """
+        return _ranking(
+            self._run(lambda: self.encode(query, passages, truncate, deadline), deadline)
+        )
+
+    async def rank_async(
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        truncate: Truncate = "NONE",
+        deadline: float | None = None,
+    ) -> Ranking:
+        """`rank` for an event loop; cancelling the task drops the rows that still wait."""
+        return _ranking(
+            await self._run_async(
+                lambda: self.encode(query, passages, truncate, deadline), deadline
+            )
+        )
+
+    def warm_up(self) -> None:
+        """See Model."""
+        goldens = [g for g in self._manifest.goldens if len(g.token_ids) <= self.info.max_tokens]
+        for golden in goldens:
+            self._check_golden(golden)
+        if not goldens:
+            self.rank(
+                "ready?", ["A short passage.", "Another one, a little longer."], truncate="END"
+            )
+
+    def _compute(self, rows: Sequence[Encoding]) -> Floats:
+        inputs = self._assembled(rows, self._engine.input_names)
+        found = self._engine.run(inputs)[self._manifest.outputs[0]]
+        if found.size != len(rows):
+            raise EngineError(
+                f"{self._engine.name} gave an output of shape {list(found.shape)} for "
+                f"{len(rows)} rows, wanted one logit a row; a reranker has num_labels = 1"
+            )
+        return found.reshape(len(rows)).astype(np.float32)
+
+    def _check_golden(self, golden: Golden) -> None:
+        ids = self.encode(golden.query, [golden.passage]).rows[0].token_ids.tolist()
+        self._require_ids(ids, golden.token_ids)
+        logit = float(self.rank(golden.query, [golden.passage]).logits[0])
+        if abs(logit - golden.logit) > self._manifest.golden_tolerance:
+            raise GoldenMismatch(
+                f"engine {self.info.engine} gives {logit:.6f} for a golden text, the export "
+                f"recorded {golden.logit:.6f} (tolerance {self._manifest.golden_tolerance}); "
+                "run `rerank-export verify` on the artifact"
+            )
+
+
+def _ranking(computed: Computed) -> Ranking:
+    return Ranking(
+        logits=computed.outputs,
+        order=descending(computed.outputs),
+        token_counts=computed.token_counts,
+        truncated=computed.encodings.truncated,
+        timing=computed.timing,
+    )

@@ -1,0 +1,39 @@
+"""Reading a JSON body into a struct: what does not fit is a NotValid that names the place."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from server.errors import NotValid
+
+T = TypeVar("T")
+
+# msgspec ends its messages with the place, as in "… - at `$.passages[3].text`".
+_PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+
+
+def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+    """The value in `body`; NotValid says where it is wrong, without repeating it."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _misfit(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise NotValid("json_invalid", (), str(error)) from None
+    except UnicodeDecodeError:
+        raise NotValid("json_invalid", (), "found bytes that are not UTF-8") from None
+    except RecursionError:
+        raise NotValid("json_invalid", (), "found JSON that is nested too deeply") from None
+
+
+def _misfit(message: str) -> NotValid:
+    found = _PLACE.match(message)
+    path = found["path"] if found else None
+    location = tuple(int(i) if i else name for name, i in _STEP.findall(path or ""))
+    text = found["message"] if found else message
+    if missing := _MISSING.search(text):
+        return NotValid("missing", (*location, missing[1]), f"wanted the field `{missing[1]}`")
+    return NotValid("type_error", location, text)

@@ -1,0 +1,98 @@
+// What the page can speak: how a ranking is asked for, and how the answer is read.
+//
+// `needs` is the kind of model; `requests` gives [path, body] for each request to send; `read`
+// turns the replies into items {index, logit, relevance, tokens} and the tokens of all texts.
+
+const sigmoid = (logit) => 1 / (1 + Math.exp(-logit));
+const logitOf = (relevance) => Math.log(relevance / (1 - relevance));
+const byLogit = (index, logit, tokens) => ({ index, logit, relevance: sigmoid(logit), tokens });
+const byRelevance = ({ index, relevance_score: relevance }) => ({
+  index,
+  relevance,
+  logit: logitOf(relevance),
+});
+const direction = { NONE: {}, END: { truncate: true }, START: { truncate: true, truncation_direction: "left" } };
+
+function column(name, texts) {
+  return { name, shape: [texts.length, 1], datatype: "BYTES", data: texts };
+}
+
+function readKserve(reply) {
+  const data = Object.fromEntries(reply.outputs.map((output) => [output.name, output.data]));
+  const items = data.index.map((index, row) => byLogit(index, data.logit[row], data.token_count[row]));
+  return { items, tokens: data.token_count.reduce((sum, count) => sum + count, 0) };
+}
+
+function readEmbeddings([query, passages]) {
+  const [asked] = query.data;
+  const items = passages.data.map(({ index, embedding }) => {
+    const cosine = embedding.reduce((sum, value, place) => sum + value * asked.embedding[place], 0);
+    return { index, cosine };
+  });
+  return { items, tokens: query.usage.total_tokens + passages.usage.total_tokens };
+}
+
+export const dialects = {
+  nim: {
+    title: "NIM · POST /v1/ranking",
+    needs: "rank",
+    requests: (query, passages, truncate) => [
+      ["/v1/ranking", { query: { text: query }, passages: passages.map((text) => ({ text })), truncate }],
+    ],
+    read: ([reply]) => ({
+      items: reply.rankings.map(({ index, logit }) => byLogit(index, logit)),
+      tokens: reply.usage.total_tokens,
+    }),
+  },
+  rerank: {
+    title: "Simple · POST /rerank",
+    needs: "rank",
+    requests: (query, documents, truncate) => [
+      ["/rerank", { query, documents, truncate, return_documents: false }],
+    ],
+    read: ([reply]) => ({
+      items: reply.scores.map((logit, index) => byLogit(index, logit)),
+      tokens: reply.usage.total_tokens,
+    }),
+  },
+  cohere: {
+    title: "Cohere v1, Jina, vLLM · POST /v1/rerank",
+    needs: "rank",
+    requests: (query, documents, truncate) => [["/v1/rerank", { query, documents, truncate }]],
+    read: ([reply]) => ({
+      items: reply.results.map(byRelevance),
+      tokens: reply.usage.total_tokens,
+    }),
+  },
+  tei: {
+    title: "TEI · POST /rerank with texts",
+    needs: "rank",
+    requests: (query, texts, truncate) => [
+      ["/rerank", { query, texts, raw_scores: true, ...direction[truncate] }],
+    ],
+    read: ([reply]) => ({ items: reply.map(({ index, score }) => byLogit(index, score)) }),
+  },
+  kserve: {
+    title: "KServe v2 · POST /v2/models/…/infer",
+    needs: "rank",
+    requests: (query, passages, truncate, model) => [
+      [
+        `/v2/models/${model.replace(/[^A-Za-z0-9]/g, "_")}/infer`,
+        {
+          inputs: [column("query", passages.map(() => query)), column("passage", passages)],
+          parameters: { truncate },
+        },
+      ],
+    ],
+    read: ([reply]) => readKserve(reply),
+  },
+  embeddings: {
+    title: "Embeddings and cosine · POST /v1/embeddings",
+    needs: "embed",
+    requests: (query, passages, truncate) => [
+      ["/v1/embeddings", { input: [query], input_type: "query", truncate }],
+      ["/v1/embeddings", { input: passages, input_type: "passage", truncate }],
+    ],
+    read: readEmbeddings,
+  },
+};

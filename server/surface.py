@@ -1,0 +1,42 @@
+"""What a surface is: one public HTTP contract, its routes, its error voice, its documentation."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from litestar.types import ControllerRouterHandler, Scope
+
+from server.errors import Voice
+from server.openapi import Operation
+
+# Where a request that speaks another voice than its path's leaves it, in the scope's state.
+VOICE = "voice"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surface:
+    """`paths` are those whose failures speak with `voice`, unknown routes below them included;
+    one that ends in "/" stands for every path that begins with it."""
+
+    controllers: tuple[ControllerRouterHandler, ...]
+    operations: tuple[Operation, ...]
+    voice: Voice
+    paths: tuple[str, ...]
+
+
+def voice_chooser(surfaces: Sequence[Surface], default: Voice) -> Callable[[Scope], Voice]:
+    """A function that finds the voice for a request: its own, else its path's, else `default`."""
+    voices = {path: surface.voice for surface in surfaces for path in surface.paths}
+    prefixes = sorted((path for path in voices if path.endswith("/")), key=len, reverse=True)
+
+    def choose(scope: Scope) -> Voice:
+        chosen: Voice | None = scope.get("state", {}).get(VOICE)
+        if chosen is not None:
+            return chosen
+        path = re.sub("/+", "/", scope["path"]).rstrip("/")
+        if path in voices:
+            return voices[path]
+        found = next((prefix for prefix in prefixes if f"{path}/".startswith(prefix)), None)
+        return default if found is None else voices[found]
+
+    return choose
