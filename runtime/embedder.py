@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
-from runtime.errors import EngineError, GoldenMismatch
+from runtime.errors import ArtifactError, EngineError, GoldenMismatch
 from runtime.manifest import VectorGolden
 from runtime.model import Computed, Model, ModelInfo
 from runtime.postprocess import Embeddings, Floats, InputType, shorten, unit
@@ -26,8 +26,7 @@ class Embedder(Model):
         self._normalizes = not opened.proven
         super().__init__(opened, info, queue_rows)
         if info.dimensions is None:
-            (row,) = self.encode(["size"], "passage", "END").rows
-            self.info = replace(info, dimensions=self._compute([row]).shape[1])
+            self.info = replace(info, dimensions=self._find_dimensions())
 
     def encode(
         self,
@@ -84,6 +83,20 @@ class Embedder(Model):
                 truncate="END",
             )
 
+    def _find_dimensions(self) -> int:
+        if DIMENSIONS_INPUT in self._engine.input_names:
+            self.close()
+            raise ArtifactError(
+                f"the graph takes {DIMENSIONS_INPUT}, but no profile says how many there are; name "
+                "one that does with RERANK_MODEL_PROFILE"
+            )
+        (row,) = self.encode(["size"], "passage", "END").rows
+        try:
+            return int(self._compute([row]).shape[1])
+        except EngineError:
+            self.close()
+            raise
+
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
         names = [name for name in self._engine.input_names if name != DIMENSIONS_INPUT]
         inputs = self._assembled(rows, names)
@@ -95,7 +108,7 @@ class Embedder(Model):
             raise EngineError(
                 f"{self._engine.name} gave an output of shape {list(found.shape)} for "
                 f"{len(rows)} rows, wanted [{len(rows)}, {wanted or 'dimensions'}]: one pooled "
-                "vector a row"
+                "vector a row; RERANK_MODEL_PROFILE names another profile"
             )
         vectors = found.astype(np.float32)
         return unit(vectors) if self._normalizes else vectors

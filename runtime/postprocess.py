@@ -9,6 +9,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 InputType = Literal["query", "passage"]
+EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def relevance(logits: Floats) -> npt.NDArray[np.float64]:
 
 
 def unit(vectors: Floats) -> Floats:
-    """`vectors` [n, d] divided by their length; zeros stay zeros."""
+    """`vectors` [n, d] divided by their length; zeros stay zeros, infinity becomes NaN."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        return (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 
 def shorten(vectors: Floats, dimensions: int) -> Floats:
@@ -81,3 +83,22 @@ def shorten(vectors: Floats, dimensions: int) -> Floats:
     if dimensions >= vectors.shape[1]:
         return vectors
     return unit(vectors[:, :dimensions])
+
+
+def quantized(vectors: Floats, embedding_type: EmbeddingType) -> npt.NDArray[np.generic]:
+    """`vectors` [n, d] in fewer bits.
+
+    int8 scales each vector so that its largest component is ±127, which keeps cosines; uint8 is
+    that plus 128. ubinary packs the signs, 8 components a byte, the first in the highest bit and
+    zeros after the last; binary is that minus 128, as int8. float gives `vectors`.
+    """
+    if embedding_type == "float":
+        return vectors
+    if embedding_type in ("ubinary", "binary"):
+        packed = np.packbits(vectors > 0, axis=1)
+        return (
+            packed if embedding_type == "ubinary" else (packed.astype(np.int16) - 128).astype("i1")
+        )
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    whole = np.rint(vectors / np.where(largest > 0, largest, 1.0) * 127)
+    return whole.astype("i1") if embedding_type == "int8" else (whole + 128).astype("u1")

@@ -189,14 +189,17 @@ class PairEncoder:
     def _passage_tokens(
         self, encoding: tokenizers.Encoding, query: str, passage: str
     ) -> npt.NDArray[np.bool_]:
-        """Which tokens lie wholly inside the passage; one that holds template text does not."""
+        """Which tokens lie wholly inside the passage; one that holds template text does not,
+        but for the blank before a first word, which most tokenizers take with the word."""
         if self._template is None:
             return np.asarray([s == 1 for s in encoding.sequence_ids], dtype=bool)
         before, between, _ = self._template
-        start = len(before) + len(query) + len(between)
+        ahead = f"{before}{query}{between}"
+        start = len(ahead)
         offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         added = np.asarray([s is None for s in encoding.sequence_ids], dtype=bool)
-        inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= start + len(passage))
+        inside = (offsets[:, 0] >= len(ahead.rstrip())) & (offsets[:, 1] > start)
+        inside &= offsets[:, 1] <= start + len(passage)
         return np.asarray(inside & ~added, dtype=bool)
 
 

@@ -25,7 +25,7 @@ from server.openapi import document
 from server.service import Service, give_up
 from server.settings import Settings, SettingsError, read_settings
 from server.surface import Surface, voice_chooser
-from server.surfaces import nim
+from server.surfaces import nim, openai
 
 # How long a process that was told to stop goes on taking requests, so that load balancers
 # can see that it is not ready any more.
@@ -43,6 +43,7 @@ SURFACES: tuple[Surface, ...] = (
     health.SURFACE,
     metadata.SURFACE,
     nim.SURFACE,
+    openai.SURFACE,
     pages.OPENAPI,
     pages.PAGES,
 )

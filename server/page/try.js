@@ -135,7 +135,7 @@ function row(item, place, text, share) {
   figures.append(element("span", "place", `${place + 1}.`));
   figures.append(...shown.map((part) => element("span", "", part)));
   if (item.tokens !== undefined) figures.append(element("span", "", `${item.tokens} tokens`));
-  figures.append(element("span", "", `line ${item.index + 1}`));
+  figures.append(element("span", "", `passage ${item.index + 1}`));
   const track = element("div", "track");
   const bar = element("div", "bar");
   bar.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;

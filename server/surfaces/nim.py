@@ -5,13 +5,13 @@ llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.
 nv-ingest-client 26.3.0, Elasticsearch (which refuses any further key inside a ranking).
 """
 
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
@@ -20,6 +20,8 @@ from server.exchange import Exchange
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
+
+_TRUNCATES = get_args(Truncate)
 
 
 # Request. Unknown fields are ignored: litellm sends top_k.
@@ -36,7 +38,7 @@ class RankingRequest(msgspec.Struct):
     query: Text
     passages: list[Text]
     model: str | None = None
-    truncate: str | None = None
+    truncate: Annotated[str, Meta(extra_json_schema={"enum": list(_TRUNCATES)})] | None = None
 
 
 # Reply
@@ -62,7 +64,6 @@ class RankingReply(msgspec.Struct):
 
 
 # Mapping
-_TRUNCATES = get_args(Truncate)
 _DECODER = msgspec.json.Decoder(RankingRequest)
 _ENCODER = msgspec.json.Encoder()
 

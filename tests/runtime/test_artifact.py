@@ -28,7 +28,8 @@ from runtime.manifest import (
     unproven_manifest,
     write_manifest,
 )
-from runtime.model import Ranker, open_ranker
+from runtime.opening import open_ranker
+from runtime.ranker import Ranker
 from tests.runtime.conftest import write_bare_directory
 
 GOLDEN = ("why", "because")
@@ -143,6 +144,14 @@ def test_a_manifest_that_cannot_be_used_says_why(artifact: Path, text: bytes, ma
         open_ranker(artifact)
 
 
+def test_a_rerankers_manifest_from_before_there_were_embedders_opens(artifact: Path) -> None:
+    path = artifact / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["prefixes"], fields["vector_goldens"]
+    path.write_text(json.dumps(fields))
+    assert opened(artifact).info.proven
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname"])
 def test_files_outside_the_artifact_are_refused(artifact: Path, name: str) -> None:
     manifest = read_manifest(artifact)
@@ -224,7 +233,7 @@ def test_a_bare_directory_opens_and_says_what_it_guessed(
         info = opened(bare_directory).info
     assert not info.proven
     assert info.profile == "llama-nemotron-rerank-1b-v2"
-    for guess in ("profile", "template", "8192 tokens", "padding left", "auto chose"):
+    for guess in ("profile", "question:{query}", "8192 tokens", "padding left", "auto chose"):
         assert guess in caplog.text
 
 

@@ -25,6 +25,12 @@ def test_the_template_has_real_newlines() -> None:
     assert template == "question:{query} \n \n passage:{passage}"
 
 
+def test_an_embedders_prefixes_end_in_one_blank() -> None:
+    facts = profile.load_model_profile("nvidia/llama-nemotron-embed-1b-v2")
+    assert facts.kind == "embed"
+    assert facts.prefixes == {"query": "query: ", "passage": "passage: "}
+
+
 def test_an_unknown_profile_lists_the_known_ones() -> None:
     with pytest.raises(ProfileError, match="tiny-rerank-v1"):
         profile.load_model_profile("no-such-model")

@@ -72,16 +72,51 @@ def blocked(make: Callable[..., Scheduler], **options: int) -> tuple[Scheduler, 
     return scheduler, gate
 
 
-def test_logits_come_back_in_the_order_submitted(make: Callable[..., Scheduler]) -> None:
+def test_outputs_come_back_in_the_order_submitted(make: Callable[..., Scheduler]) -> None:
     rows = [row(30, 7), row(5, 8), row(12, 9)]
-    assert make(first_ids).submit(rows, None).result(5).logits.tolist() == [7, 8, 9]
+    assert make(first_ids).submit(rows, None).result(5).outputs.tolist() == [7, 8, 9]
+
+
+def first_ids_and_lengths(rows: Sequence[Encoding]) -> Floats:
+    return np.asarray([[r.token_ids[0], len(r)] for r in rows], dtype=np.float32)
+
+
+def test_vectors_of_several_calls_come_back_in_the_order_submitted(
+    make: Callable[..., Scheduler],
+) -> None:
+    gate = Gate(first_ids_and_lengths)
+    gate.open.set()
+    rows = [row(900, 7), row(5, 8), row(300, 9)]
+    outputs = make(gate).submit(rows, None).result(5).outputs
+    assert len(gate.calls) == 3  # lengths too far apart to share one
+    assert outputs.tolist() == [[7, 900], [8, 5], [9, 300]]
+    assert outputs.dtype == np.float32
+
+
+def test_one_infinite_component_fails_its_own_request_only(make: Callable[..., Scheduler]) -> None:
+    def compute(rows: Sequence[Encoding]) -> Floats:
+        found = first_ids_and_lengths(rows)
+        found[found[:, 0] == 13, 1] = np.inf
+        return found
+
+    gate = Gate(compute)
+    scheduler = make(gate)
+    scheduler.submit([row(3)], None)
+    assert gate.entered.wait(5)
+    poisoned = scheduler.submit([row(10, 4), row(10, 13)], None)
+    sound = scheduler.submit([row(10, 5)], None)
+    gate.open.set()
+    with pytest.raises(NonFiniteScore):
+        poisoned.result(5)
+    assert sound.result(5).outputs.tolist() == [[5, 10]]
+    assert gate.calls[1] == [10, 10, 10]
 
 
 def test_rows_of_several_requests_share_a_call(make: Callable[..., Scheduler]) -> None:
     scheduler, gate = blocked(make)
     futures = [scheduler.submit([row(10, i)], None) for i in range(4)]
     gate.open.set()
-    assert [f.result(5).logits[0] for f in futures] == [0, 1, 2, 3]
+    assert [f.result(5).outputs[0] for f in futures] == [0, 1, 2, 3]
     assert gate.calls == [[3], [10, 10, 10, 10]]
     stats = scheduler.stats()
     assert (stats.inference_count, stats.execution_count) == (5, 2)
@@ -106,7 +141,7 @@ def test_a_failing_engine_answers_its_waiters_and_goes_on(make: Callable[..., Sc
     scheduler = make(compute)
     with pytest.raises(EngineError, match="RuntimeError"):
         scheduler.submit([row(4, 13), row(100, 1)], None).result(5)
-    assert scheduler.submit([row(4, 2)], None).result(5).logits.tolist() == [2]
+    assert scheduler.submit([row(4, 2)], None).result(5).outputs.tolist() == [2]
     assert scheduler.stats().failed_count == 1
 
 
@@ -124,7 +159,7 @@ def test_nan_fails_its_own_request_only(make: Callable[..., Scheduler]) -> None:
     gate.open.set()
     with pytest.raises(NonFiniteScore):
         poisoned.result(5)
-    assert sound.result(5).logits.tolist() == [5]
+    assert sound.result(5).outputs.tolist() == [5]
     assert gate.calls[1] == [10, 10]
 
 
@@ -138,7 +173,7 @@ def test_a_full_queue_refuses_the_whole_request(make: Callable[..., Scheduler]) 
 
 
 def test_an_idle_scheduler_takes_any_size(make: Callable[..., Scheduler]) -> None:
-    assert len(make(first_ids, queue_rows=2).submit([row(5)] * 50, None).result(5).logits) == 50
+    assert len(make(first_ids, queue_rows=2).submit([row(5)] * 50, None).result(5).outputs) == 50
 
 
 def test_a_request_that_cannot_be_in_time_is_refused_at_once(
@@ -155,15 +190,15 @@ def test_a_request_that_cannot_be_in_time_is_refused_at_once(
         scheduler.submit([row(900)] * 40, time.monotonic() + 3)
 
 
-def test_an_engine_that_gives_too_few_logits_is_an_error(make: Callable[..., Scheduler]) -> None:
+def test_an_engine_that_gives_too_few_outputs_is_an_error(make: Callable[..., Scheduler]) -> None:
     scheduler = make(lambda rows: first_ids(rows)[1:])
     for _ in range(2):
-        with pytest.raises(EngineError, match="0 logits for 1 rows"):
+        with pytest.raises(EngineError, match="0 outputs for 1 rows"):
             scheduler.submit([row(5)], None).result(5)
 
 
 def test_no_rows_are_answered_at_once(make: Callable[..., Scheduler]) -> None:
-    assert make(first_ids).submit([], None).result(1).logits.shape == (0,)
+    assert make(first_ids).submit([], None).result(1).outputs.shape == (0,)
 
 
 def test_an_engine_that_hangs_leaves_nobody_waiting(
@@ -197,7 +232,7 @@ def test_cancelling_drops_the_waiting_rows(make: Callable[..., Scheduler]) -> No
     assert abandoned.cancel()
     assert scheduler.queue_depth() == (0, 0)
     gate.open.set()
-    assert scheduler.submit([row(4, 2)], None).result(5).logits.tolist() == [2]
+    assert scheduler.submit([row(4, 2)], None).result(5).outputs.tolist() == [2]
     assert [50] not in gate.calls
 
 

@@ -16,17 +16,34 @@ from runtime.errors import (
     DeadlineExceeded,
     ForbiddenText,
     InputTooLong,
+    InputTypeWanted,
+    NoInputs,
     NoPassages,
     ProfileError,
 )
-from runtime.text import PairEncoder, load_tokenizer
+from runtime.text import PairEncoder, TextEncoder, load_tokenizer, tokens_of
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
+PREFIXES = {"query": "query: ", "passage": "passage: "}
 
 
 def encoder(max_tokens: int, template: str | None = TEMPLATE) -> PairEncoder:
     """One token per byte, so that what was cut can be read off."""
     return PairEncoder(byte_tokenizer(), template, max_tokens)
+
+
+def text_encoder(max_tokens: int, prefixes: dict[str, str] = PREFIXES) -> TextEncoder:
+    return TextEncoder(byte_tokenizer(), prefixes, max_tokens)
+
+
+def with_bos(tokenizer: tokenizers.Tokenizer) -> int:
+    """Let `tokenizer` put <s> before every sequence; the id of that token."""
+    tokenizer.add_special_tokens(["<s>"])
+    bos = tokenizer.token_to_id("<s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
+    return bos
 
 
 def text_of(ids: np.ndarray) -> str:
@@ -113,11 +130,7 @@ def test_a_joined_pair_cuts_the_query_last(pair_tokenizer: tokenizers.Tokenizer)
 
 def test_bos_survives_cutting_from_the_start() -> None:
     tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens(["<s>"])
-    bos = tokenizer.token_to_id("<s>")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", bos)]
-    )
+    bos = with_bos(tokenizer)
     row = PairEncoder(tokenizer, TEMPLATE, 12).encode("why", ["because"], "START").rows[0]
     assert row.token_ids[0] == bos
     assert text_of(row.token_ids[1:]) == " \n passage:"
@@ -206,3 +219,123 @@ def test_any_text_fits_after_truncation(
         return
     whole = encoder(10_000).encode(query, [passage]).rows[0]
     assert len(row) == min(max_tokens, len(whole))
+
+
+@pytest.mark.parametrize(
+    ("input_type", "expected"),
+    [("query", "query:  two blanks "), ("passage", "passage:  two blanks ")],
+)
+def test_a_prefix_ends_in_one_space_and_the_text_keeps_its_own(
+    input_type: str, expected: str
+) -> None:
+    row = text_encoder(100).encode([" two blanks "], input_type).rows[0]  # type: ignore[arg-type]
+    assert text_of(row.token_ids) == expected
+    assert row.type_ids is None
+
+
+@pytest.mark.parametrize("input_type", ["query", "passage", None])
+def test_a_symmetric_model_puts_nothing_before_a_text(input_type: str | None) -> None:
+    row = text_encoder(100, {}).encode(["because"], input_type).rows[0]  # type: ignore[arg-type]
+    assert text_of(row.token_ids) == "because"
+
+
+def test_an_asymmetric_model_wants_to_know_the_type() -> None:
+    with pytest.raises(InputTypeWanted) as caught:
+        text_encoder(100).encode(["because"], None)
+    assert str(caught.value) == "'input_type' parameter is required for asymmetric models"
+
+
+@pytest.mark.parametrize(
+    ("truncate", "max_tokens", "expected"),
+    [
+        ("END", 10, "query: bec"),
+        ("START", 10, "query: use"),
+        ("END", 4, "quer"),
+        ("START", 4, "ry: "),
+    ],
+)
+def test_the_text_gives_way_before_its_prefix(
+    truncate: str, max_tokens: int, expected: str
+) -> None:
+    found = text_encoder(max_tokens).encode(["because", "b"], "query", truncate)  # type: ignore[arg-type]
+    assert text_of(found.rows[0].token_ids) == expected
+    assert found.truncated == (1 if max_tokens == 10 else 2)
+
+
+def test_a_text_without_prefix_is_cut_after_its_bos() -> None:
+    tokenizer = byte_tokenizer()
+    bos = with_bos(tokenizer)
+    row = TextEncoder(tokenizer, {}, 4).encode(["because"], None, "START").rows[0]
+    assert row.token_ids[0] == bos
+    assert text_of(row.token_ids[1:]) == "use"
+
+
+def test_a_texts_length_counts_its_prefix() -> None:
+    assert len(text_encoder(14).encode(["because"], "query").rows[0]) == 14
+    with pytest.raises(InputTooLong) as caught:
+        text_encoder(13).encode(["ok", "because"], "query")
+    assert str(caught.value) == "Input length 14 exceeds maximum allowed token size 13"
+
+
+@pytest.mark.parametrize("truncate", ["END", "START"])
+def test_a_vast_input_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
+    vast = "".join(f"word{i} " for i in range(20_000))
+    row = text_encoder(60).encode([vast], "passage", truncate).rows[0]  # type: ignore[arg-type]
+    kept = vast[: 60 - len("passage: ")] if truncate == "END" else vast[-60 + len("passage: ") :]
+    assert text_of(row.token_ids) == f"passage: {kept}"
+
+
+def test_a_vast_inputs_true_length_is_told() -> None:
+    vast = "word " * 200_000
+    with pytest.raises(InputTooLong, match=f"Input length {len(vast) + 7} exceeds"):
+        text_encoder(60).encode(["short", vast], "query")
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "where"),
+    [
+        (["a", "b", "c", ""], BlankInput, "input[3]"),
+        ([" \n\u2003"], BlankInput, "input[0]"),
+        (["a", "q\0"], ForbiddenText, "input[1]"),
+        (["\udfff"], ForbiddenText, "input[0]"),
+    ],
+)
+def test_inputs_that_cannot_be_embedded_are_named(
+    texts: list[str], error: type[BlankInput | ForbiddenText], where: str
+) -> None:
+    with pytest.raises(error) as caught:
+        text_encoder(100).encode(texts, "query")
+    assert caught.value.what == where
+
+
+def test_no_inputs() -> None:
+    with pytest.raises(NoInputs, match="found 0 inputs"):
+        text_encoder(100).encode([], "query")
+
+
+def test_a_deadline_ends_the_encoding_of_texts() -> None:
+    with pytest.raises(DeadlineExceeded):
+        text_encoder(60).encode(["because"], "query", deadline=time.monotonic() - 1)
+
+
+def test_tokens_say_where_they_stand_and_which_were_added(
+    pair_tokenizer: tokenizers.Tokenizer,
+) -> None:
+    text = "a ü b"
+    found = tokens_of(pair_tokenizer, text, add_special_tokens=True)
+    assert [(t.id, t.text, t.special) for t in found] == [
+        (0, "[CLS]", True),
+        (3, "a", False),
+        (2, "[UNK]", False),
+        (4, "b", False),
+        (1, "[SEP]", True),
+    ]
+    assert [text[t.start : t.stop] for t in found if not t.special] == ["a", "ü", "b"]
+    alone = tokens_of(pair_tokenizer, text, add_special_tokens=False)
+    assert alone == [token for token in found if not token.special]
+
+
+@pytest.mark.parametrize(("text", "error"), [(" ", BlankInput), ("a\0", ForbiddenText)])
+def test_a_text_that_has_no_tokens_is_refused(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        tokens_of(byte_tokenizer(), text, add_special_tokens=True)

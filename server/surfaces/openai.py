@@ -1,0 +1,258 @@
+"""POST /v1/embeddings: the embedding NIM's surface, which OpenAI's clients speak too.
+
+Shapes as NIM 1.13.0 answers and its clients need them: OpenAI SDK 3.52 (base64 by default),
+langchain-nvidia-ai-endpoints 1.5.0, llama-index-embeddings-nvidia 0.6.0, nvidia-haystack 3.0.0
+(reads `usage`), nv-ingest-client 26.3.0.
+"""
+
+import asyncio
+import binascii
+from functools import partial
+from typing import Annotated, Any, TypeVar, get_args
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+from litestar import Controller, Response, post
+from litestar.di import NamedDependency
+from msgspec import Meta
+
+from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
+from runtime.text import Truncate
+from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
+from server.exchange import Exchange
+from server.openapi import Operation
+from server.service import Service
+from server.surface import Surface
+from server.surfaces import nim
+
+_INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
+_TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
+_FORMATS = ("float", "base64")
+_MODALITIES = ("text",)
+_TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
+
+
+def _words(*words: str) -> Meta:
+    """What the documentation says of a field that is checked here, in our own words."""
+    return Meta(extra_json_schema={"enum": list(words)})
+
+
+# Request. Unknown fields are ignored; null stands for a field's default (litellm sends it).
+class EmbeddingRequest(msgspec.Struct):
+    """The body of an embedding request."""
+
+    input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
+    model: str | None = None
+    input_type: Annotated[str, _words(*_INPUT_TYPES)] | None = None
+    encoding_format: Annotated[str, _words(*_FORMATS)] | None = None
+    embedding_type: Annotated[str, _words(*_TYPES)] | None = None
+    dimensions: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
+    truncate: Annotated[str, _words(*_TRUNCATES)] | None = None
+    modality: str | list[str] | None = None
+    user: str | None = None
+
+
+# Reply
+class Embedding(msgspec.Struct):
+    """One text's vector: numbers, or base64 of their little-endian bytes."""
+
+    index: int
+    embedding: list[float] | str
+    object: str = "embedding"
+
+
+class Usage(msgspec.Struct):
+    """Tokens of all texts, prefixes and special tokens included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingReply(msgspec.Struct):
+    """The vectors in the order of the texts. `model` is the name that was asked for."""
+
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    object: str = "list"
+
+
+# Mapping
+Word = TypeVar("Word", bound=str)
+_DECODER = msgspec.json.Decoder(EmbeddingRequest)
+_ENCODER = msgspec.json.Encoder()
+# More numbers than this are written in a thread, so that other requests go on meanwhile.
+_MANY_NUMBERS = 50_000
+
+
+def texts_of(request: EmbeddingRequest) -> list[str]:
+    """The texts, of which one may come without a list."""
+    return [request.input] if isinstance(request.input, str) else request.input
+
+
+def input_type_of(request: EmbeddingRequest) -> tuple[str | None, InputType | None]:
+    """The model's name without its suffix, and what the texts are, by field or suffix."""
+    name, said = request.model, _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    for kind in _INPUT_TYPES:
+        if name is not None and name.endswith(f"-{kind}"):
+            if said not in (None, kind):
+                message = f"found {said!r} and a model name that ends in -{kind}; send one of them"
+                raise NotValid("value_error", ("input_type",), message)
+            return name.removesuffix(f"-{kind}"), kind
+    return name, said
+
+
+def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> bytes:
+    """The reply's bytes."""
+    kind = _one_of(request.embedding_type, _TYPES, "embedding_type") or "float"
+    rows = quantized(embeddings.vectors, kind)
+    write = _base64 if request.encoding_format == "base64" else _numbers
+    data = [
+        {"index": index, "embedding": msgspec.Raw(write(row)), "object": "embedding"}
+        for index, row in enumerate(rows)
+    ]
+    tokens = int(embeddings.token_counts.sum())
+    reply = {"object": "list", "data": data, "model": model, "usage": Usage(tokens, tokens)}
+    return _ENCODER.encode(reply)
+
+
+def _base64(row: npt.NDArray[np.generic]) -> bytes:
+    little = row.astype(row.dtype.newbyteorder("<"), copy=False)
+    return b'"%b"' % binascii.b2a_base64(little.tobytes(), newline=False)
+
+
+def _numbers(row: npt.NDArray[np.generic]) -> bytes:
+    # Writes float32 with the fewest digits that read back as the same float32.
+    return orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _one_of(found: str | None, known: tuple[Word, ...], field: str) -> Word | None:
+    if found is not None and found not in known:
+        raise NotValid("literal_error", (field,), f"wanted one of {', '.join(known)}")
+    return found
+
+
+def _check(request: EmbeddingRequest) -> None:
+    """Refuse what is documented and cannot be done here."""
+    _one_of(request.encoding_format, _FORMATS, "encoding_format")
+    _one_of(request.embedding_type, _TYPES, "embedding_type")
+    if request.dimensions is not None and request.dimensions < 1:
+        raise NotValid("greater_than", ("dimensions",), "wanted a whole number of 1 or more")
+    modality = request.modality
+    for found in [modality] if isinstance(modality, str) else modality or []:
+        if found not in _MODALITIES:
+            raise NotValid("literal_error", ("modality",), "this model embeds text only")
+
+
+# Error voice
+class ErrorDetail(msgspec.Struct):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(msgspec.Struct):
+    """NIM's error body with OpenAI's inside, so that the clients of both show the text."""
+
+    message: str
+    detail: dict[str, Any]
+    type: str
+    error: ErrorDetail
+    object: str = "error"
+
+
+def voice(failure: Failure) -> Spoken:
+    """NIM's error body plus OpenAI's `error`."""
+    status, body = nim.voice(failure)
+    told = msgspec.json.decode(body)
+    param = ".".join(map(str, failure.location)) or None
+    told["error"] = ErrorDetail(failure.message, told["type"], param, failure.problem)
+    return Spoken(status, _ENCODER.encode(told))
+
+
+# Controller
+class OpenAiEmbeddings(Controller):
+    """One operation."""
+
+    @post("/v1/embeddings", status_code=200)
+    async def embed(
+        self, request: AnyRequest, service: NamedDependency[Service]
+    ) -> Response[bytes]:
+        """Embed texts."""
+        exchange = Exchange(request, service)
+        asked = await _read(exchange)
+        served = service.served("embed")
+        name, input_type = input_type_of(asked)
+        names = {asked.model, name} - {None}
+        if names and not any(found in served.accepted_names for found in names):
+            raise UnknownModel(served.name)
+        _check(asked)
+        embeddings = await exchange.embed(
+            texts_of(asked),
+            input_type,
+            _one_of(asked.truncate, _TRUNCATES, "truncate") or "NONE",
+            asked.dimensions,
+        )
+        write = partial(encode, embeddings, asked, asked.model or served.name)
+        many = embeddings.vectors.size > _MANY_NUMBERS
+        return exchange.reply(await asyncio.to_thread(write) if many else write())
+
+
+async def _read(exchange: Exchange) -> EmbeddingRequest:
+    try:
+        return await exchange.json(_DECODER)
+    except NotValid as error:
+        if error.location[:1] == ("input",):
+            message = (
+                "wanted a text or a list of texts; token ids are not taken, as the model has a "
+                "tokenizer of its own (langchain-openai: check_embedding_ctx_length=False)"
+            )
+            raise NotValid(error.problem, error.location, message) from error
+        raise
+
+
+# Documentation
+_REQUEST = {
+    "model": "nvidia/llama-nemotron-embed-1b-v2",
+    "input": ["two roads diverged in a yellow wood"],
+    "input_type": "passage",
+    "truncate": "END",
+    "dimensions": 4,
+}
+_REPLY = {
+    "object": "list",
+    "data": [{"index": 0, "embedding": [0.5, -0.5, 0.5, 0.5], "object": "embedding"}],
+    "model": "nvidia/llama-nemotron-embed-1b-v2",
+    "usage": {"prompt_tokens": 11, "total_tokens": 11},
+}
+
+SURFACE = Surface(
+    controllers=(OpenAiEmbeddings,),
+    operations=(
+        Operation(
+            method="POST",
+            path="/v1/embeddings",
+            tag="Embeddings",
+            summary="Embed texts",
+            description=(
+                "`input_type` may be the ending of the model's name instead (-query, -passage). "
+                "`dimensions` keeps the first components and normalises them again. int8 scales "
+                "each vector to a largest component of ±127, uint8 adds 128, ubinary packs signs, "
+                "binary is that minus 128. Headers: x-truncated-passages when any text was cut."
+            ),
+            request=EmbeddingRequest,
+            request_example=_REQUEST,
+            reply=EmbeddingReply,
+            reply_example=_REPLY,
+            error=ErrorReply,
+            statuses=nim.STATUSES,
+        ),
+    ),
+    voice=voice,
+    paths=("/v1/embeddings",),
+)

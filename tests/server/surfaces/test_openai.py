@@ -1,0 +1,250 @@
+"""POST /v1/embeddings: formats, types, dimensions, input types, and every kind of bad input."""
+
+import base64
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from runtime.opening import mock_model
+from runtime.postprocess import quantized, shorten
+from tests.server.conftest import Server
+
+PATH = "/v1/embeddings"
+MODEL = "nvidia/llama-nemotron-embed-1b-v2"
+DIMENSIONS = 64  # of the mock
+MAX_TOKENS = 200  # of the mock server, see conftest
+TEXTS = ["one", "a second text", "ünï 𝔠ode"]
+
+
+def post(client: httpx.Client, **body: Any) -> httpx.Response:
+    return client.post(PATH, json={"input": TEXTS, "input_type": "passage", **body})
+
+
+def vectors(response: httpx.Response, dtype: str = "float32") -> np.ndarray:
+    assert response.status_code == 200, response.text
+    items = response.json()["data"]
+    assert [item["index"] for item in items] == list(range(len(items)))
+    assert {item["object"] for item in items} == {"embedding"}
+    return np.asarray([item["embedding"] for item in items], dtype=dtype)
+
+
+def assert_error(response: httpx.Response, status: int, param: str | None) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    found: dict[str, Any] = response.json()
+    assert set(found) == {"object", "message", "detail", "type", "error"}
+    assert set(found["error"]) == {"message", "type", "param", "code"}
+    assert found["error"]["message"] == found["message"]
+    assert found["error"]["param"] == param
+    return found
+
+
+@pytest.fixture(scope="module")
+def wanted() -> Iterator[np.ndarray]:
+    """What the runtime itself gives for TEXTS as passages."""
+    model = mock_model("embed")
+    yield model.embed(TEXTS, input_type="passage").vectors  # type: ignore[attr-defined]
+    model.close()
+
+
+def test_the_reply_is_the_nim_s(client: httpx.Client, wanted: np.ndarray) -> None:
+    response = post(client, model=MODEL)
+    found = response.json()
+    assert list(found) == ["object", "data", "model", "usage"]
+    assert (found["object"], found["model"]) == ("list", MODEL)
+    tokens = sum(len(f"passage: {text}".encode()) for text in TEXTS)
+    assert found["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    np.testing.assert_array_equal(vectors(response), wanted)
+    np.testing.assert_allclose(np.linalg.norm(wanted, axis=1), 1, atol=1e-6)
+
+
+def test_one_text_needs_no_list(client: httpx.Client, wanted: np.ndarray) -> None:
+    np.testing.assert_array_equal(vectors(post(client, input=TEXTS[0])), wanted[:1])
+
+
+def test_queries_and_passages_differ(client: httpx.Client, wanted: np.ndarray) -> None:
+    assert not np.allclose(vectors(post(client, input_type="query")), wanted)
+
+
+@pytest.mark.parametrize("name", [MODEL, "nvidia/llama-3.2-nv-embedqa-1b-v2"])
+@pytest.mark.parametrize("said", [{}, {"input_type": None}, {"input_type": "passage"}])
+def test_the_ending_of_the_name_is_an_input_type(
+    client: httpx.Client, wanted: np.ndarray, name: str, said: dict[str, Any]
+) -> None:
+    model = f"{name}-passage"
+    response = client.post(PATH, json={"input": TEXTS, "model": model, **said})
+    np.testing.assert_array_equal(vectors(response), wanted)
+    assert response.json()["model"] == model
+
+
+def test_an_input_type_that_contradicts_the_name(client: httpx.Client) -> None:
+    response = post(client, model=f"{MODEL}-query", input_type="passage")
+    assert_error(response, 400, "input_type")
+
+
+def test_an_asymmetric_model_wants_an_input_type(client: httpx.Client) -> None:
+    found = assert_error(client.post(PATH, json={"input": "a"}), 400, None)
+    assert found["message"] == "'input_type' parameter is required for asymmetric models"
+
+
+@pytest.mark.parametrize("model", [{}, {"model": None}])
+def test_no_model_is_the_served_one(client: httpx.Client, model: dict[str, None]) -> None:
+    assert post(client, **model).json()["model"] == MODEL
+
+
+@pytest.mark.parametrize("model", ["", "other", "nvidia/llama-nemotron-rerank-1b-v2"])
+def test_another_model_is_not_here(client: httpx.Client, model: str) -> None:
+    assert_error(post(client, model=model), 404, None)
+
+
+@pytest.mark.parametrize("spelling", [{}, {"encoding_format": None}, {"encoding_format": "float"}])
+def test_float_is_the_default(
+    client: httpx.Client, wanted: np.ndarray, spelling: dict[str, Any]
+) -> None:
+    np.testing.assert_array_equal(vectors(post(client, **spelling)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("float", "<f4"), ("int8", "i1"), ("uint8", "u1"), ("binary", "i1"), ("ubinary", "u1")],
+)
+@pytest.mark.parametrize("dimensions", [None, 20])
+def test_types_as_numbers_and_as_bytes(
+    client: httpx.Client, wanted: np.ndarray, kind: Any, dtype: str, dimensions: int | None
+) -> None:
+    short = wanted if dimensions is None else shorten(wanted, dimensions)
+    expected = quantized(short, kind)
+    body = {"embedding_type": kind, "dimensions": dimensions}
+    np.testing.assert_array_equal(vectors(post(client, **body), dtype), expected)
+    items = post(client, **body, encoding_format="base64").json()["data"]
+    raw = [np.frombuffer(base64.b64decode(item["embedding"]), dtype) for item in items]
+    np.testing.assert_array_equal(np.stack(raw), expected)
+
+
+@pytest.mark.parametrize("dimensions", [1, 16, DIMENSIONS - 1])
+def test_fewer_dimensions_are_the_first_ones_made_unit(
+    client: httpx.Client, wanted: np.ndarray, dimensions: int
+) -> None:
+    found = vectors(post(client, dimensions=dimensions))
+    np.testing.assert_allclose(found, shorten(wanted, dimensions), rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [DIMENSIONS, DIMENSIONS + 1, 102400, 10**30])
+def test_more_dimensions_than_there_are(
+    client: httpx.Client, wanted: np.ndarray, dimensions: int
+) -> None:
+    np.testing.assert_array_equal(vectors(post(client, dimensions=dimensions)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"dimensions": 0}, "dimensions"),
+        ({"dimensions": -1}, "dimensions"),
+        ({"dimensions": True}, "dimensions"),
+        ({"dimensions": 16.5}, "dimensions"),
+        ({"dimensions": "16"}, "dimensions"),
+        ({"input_type": "document"}, "input_type"),
+        ({"input_type": 1}, "input_type"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"encoding_format": ["float"]}, "encoding_format"),
+        ({"embedding_type": "float16"}, "embedding_type"),
+        ({"truncate": "MIDDLE"}, "truncate"),
+        ({"truncate": "end"}, "truncate"),
+        ({"modality": "image"}, "modality"),
+        ({"modality": ["text", "image"]}, "modality"),
+        ({"input": []}, "input"),
+        ({"input": [1, 2, 3]}, "input.0"),
+        ({"input": [[1, 2], [3]]}, "input.0"),
+        ({"input": ["a", 7]}, "input.1"),
+        ({"input": ["a", None]}, "input.1"),
+        ({"input": None}, "input"),
+        ({"input": {"text": "a"}}, "input"),
+        ({"input": ["a", " "]}, "input.1"),
+        ({"input": ""}, "input.0"),
+        ({"input": ["a\0b"]}, "input.0"),
+        ({"input": ["a"] * 31}, "input"),
+        ({"model": 5}, "model"),
+    ],
+)
+def test_bad_input_is_named(client: httpx.Client, body: dict[str, Any], param: str) -> None:
+    assert_error(post(client, **body), 400, param)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"a"', b"\xff", b"{}", b"[" * 5000])
+def test_bodies_that_are_no_request(client: httpx.Client, raw: bytes) -> None:
+    response = client.post(PATH, content=raw, headers={"content-type": "application/json"})
+    assert_error(response, 400, "input" if raw == b"{}" else None)
+
+
+def test_token_ids_are_told_what_to_do(client: httpx.Client) -> None:
+    found = assert_error(post(client, input=[[101, 102]]), 400, "input.0")
+    assert "check_embedding_ctx_length=False" in found["message"]
+
+
+def test_too_long(client: httpx.Client) -> None:
+    text = "x" * MAX_TOKENS
+    found = assert_error(post(client, input=text), 422, None)
+    length = MAX_TOKENS + len("passage: ")
+    sentence = f"Input length {length} exceeds maximum allowed token size {MAX_TOKENS}"
+    assert found["message"] == sentence
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("END", "a" * 191), ("START", "b" * 191)])
+def test_texts_are_cut_on_one_side_and_counted(
+    client: httpx.Client, truncate: str, kept: str
+) -> None:
+    long = "a" * 191 + "b" * 191
+    response = post(client, input=["short", long], truncate=truncate)
+    assert response.headers["x-truncated-passages"] == "1"
+    np.testing.assert_array_equal(vectors(response)[1:], vectors(post(client, input=[kept])))
+
+
+def test_what_nvidia_documents_and_does_not_matter_here(
+    client: httpx.Client, wanted: np.ndarray
+) -> None:
+    extra = {"user": "someone", "modality": ["text"], "truncate": None, "unknown": {"x": [1]}}
+    np.testing.assert_array_equal(vectors(post(client, **extra)), wanted)
+
+
+def test_the_server_tells_its_timing(client: httpx.Client) -> None:
+    told = post(client).headers["server-timing"]
+    assert [part.split(";")[0] for part in told.split(", ")] == ["tokenize", "queue", "engine"]
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 405), ("DELETE", 405)])
+def test_other_methods_speak_the_same_voice(client: httpx.Client, method: str, status: int) -> None:
+    assert_error(client.request(method, PATH), status, None)
+
+
+def test_many_requests_at_once_get_their_own_vectors(
+    mock_server: Server, client: httpx.Client
+) -> None:
+    texts = [f"text {number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda text: post(client, input=text), texts))
+    model = mock_model("embed")
+    expected = model.embed(texts, input_type="passage").vectors  # type: ignore[attr-defined]
+    model.close()
+    np.testing.assert_array_equal(np.concatenate([vectors(reply) for reply in replies]), expected)
+
+
+def test_a_request_may_be_as_large_as_allowed(start: Any) -> None:
+    server = start({"ENABLE_MOCK_INFERENCE": "1", "EMBED_MAX_INPUTS": "2000"}).ready()
+    texts = [f"text {number}" for number in range(2000)]
+    found = vectors(post(server.http, input=texts))
+    assert found.shape == (2000, DIMENSIONS)
+    assert len(np.unique(found, axis=0)) == 2000
+    refused = assert_error(post(server.http, input=[*texts, "one more"]), 400, "input")
+    assert "EMBED_MAX_INPUTS" in refused["message"]
+
+
+def test_a_reranker_alone_embeds_nothing(start: Any, bare_directory: Any) -> None:
+    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}).ready()
+    found = assert_error(post(server.http), 404, None)
+    assert "--embed DIR" in found["message"]
