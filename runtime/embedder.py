@@ -23,7 +23,8 @@ class Embedder(Model):
         names = opened.manifest.outputs
         self._output = EMBEDDINGS_OUTPUT if EMBEDDINGS_OUTPUT in names else names[0]
         # A graph that no export described may or may not normalise; doing it twice is harmless.
-        self._normalizes = not opened.proven
+        # One whose pooling is known says so itself, and parity must see what it gives.
+        self._normalizes = opened.manifest.pooling == "unknown"
         super().__init__(opened, info, queue_rows)
         if info.dimensions is None:
             self.info = replace(info, dimensions=self._find_dimensions())

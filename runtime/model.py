@@ -20,8 +20,9 @@ from runtime.text import Encoding, Encodings, Token, tokens_of
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is served. `max_tokens` bounds one pair or text, `max_rows` one engine call; `version`
-    is the artifact's content hash; `proven` says whether an export proved these scores.
+    """What is served. `max_tokens` bounds one pair or text, `max_rows` and `token_budget` (rows ×
+    longest row) one engine call; `version` is the artifact's content hash; `proven` says whether
+    an export proved these scores.
 
     Of an embedder: `dimensions` is the size of its vectors, `asymmetric` whether it tells queries
     from passages.
@@ -38,6 +39,7 @@ class ModelInfo:
     pooling: str
     max_tokens: int
     max_rows: int
+    token_budget: int
     template: str | None
     mock: bool
     proven: bool

@@ -115,6 +115,7 @@ def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
         pooling=manifest.pooling,
         max_tokens=max_tokens or manifest.max_tokens,
         max_rows=min(max_rows or target.max_rows, target.max_rows),
+        token_budget=target.token_budget,
         template=manifest.template,
         mock=engine.name == "mock",
         proven=opened.proven,

@@ -25,7 +25,7 @@ from server.openapi import document
 from server.service import Service, give_up
 from server.settings import Settings, SettingsError, read_settings
 from server.surface import Surface, voice_chooser
-from server.surfaces import nim, openai
+from server.surfaces import cohere, nim, openai, rerank, tei, vllm
 
 # How long a process that was told to stop goes on taking requests, so that load balancers
 # can see that it is not ready any more.
@@ -44,6 +44,10 @@ SURFACES: tuple[Surface, ...] = (
     metadata.SURFACE,
     nim.SURFACE,
     openai.SURFACE,
+    rerank.SURFACE,
+    *cohere.SURFACES,
+    vllm.SURFACE,
+    tei.SURFACE,
     pages.OPENAPI,
     pages.PAGES,
 )

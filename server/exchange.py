@@ -36,6 +36,7 @@ class Exchange:
         self._request = request
         self._service = service
         self._answers: list[Ranking | Embeddings] = []
+        self._cut = 0
 
     def speak(self, voice: Voice) -> None:
         """Let failures of this request speak with `voice` instead of its path's."""
@@ -51,9 +52,13 @@ class Exchange:
         check_json(self._request)
         return await self.body()
 
+    def decode(self, decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+        """The JSON in `body` as `decoder` reads it; NotValid names the place that does not fit."""
+        return decode(decoder, body)
+
     async def json(self, decoder: "msgspec.json.Decoder[T]") -> T:
         """The JSON body as `decoder` reads it; NotValid names the place that does not fit."""
-        return decode(decoder, await self.json_body())
+        return self.decode(decoder, await self.json_body())
 
     async def rank(
         self,
@@ -102,6 +107,10 @@ class Exchange:
         limit = self._service.settings.max_passages
         _check_count(passages, limit, at, "RERANK_MAX_PASSAGES")
 
+    def count_truncated(self, texts: int) -> None:
+        """Tell of `texts` that were cut before they came to a model."""
+        self._cut += texts
+
     def reply(
         self,
         body: bytes,
@@ -111,7 +120,7 @@ class Exchange:
     ) -> Response[bytes]:
         """The answer, with `x-truncated-passages` when texts were cut, and `server-timing`."""
         told = {}
-        if truncated := sum(answer.truncated for answer in self._answers):
+        if truncated := self._cut + sum(answer.truncated for answer in self._answers):
             told["x-truncated-passages"] = str(truncated)
         if self._answers:
             told["server-timing"] = _server_timing(slowest(self._answers))

@@ -13,15 +13,16 @@ import msgspec
 
 _REF = "#/components/schemas/{name}"
 JSON = "application/json"
+_Schemas = dict[int, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """One method on one path, as a reader of the documentation needs it.
 
-    `request` and `reply` are types that msgspec can describe, None for no body. `error` is the
-    surface's error body and `statuses` all that it may answer with besides 200. `parameters` are
-    path parameters, each with an example. `open` routes never ask for a key.
+    `request` and `reply` are types that msgspec can describe, or tuples of alternatives, None for
+    no body. `error` is the surface's error body and `statuses` all that it may answer with besides
+    200. `parameters` are path parameters, each with an example. `open` routes never ask for a key.
     """
 
     method: str
@@ -43,13 +44,13 @@ class Operation:
 def document(operations: Iterable[Operation], *, title: str, version: str, keys: bool) -> bytes:
     """The document as JSON, OpenAPI 3.1; `keys` says whether bearers are asked for."""
     listed = list(operations)
-    types = [t for op in listed for t in (op.request, op.reply, op.error) if t is not None]
-    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    # Types such as dict[str, int] cannot be dictionary keys by value; their places can.
-    schema_of = {id(t): schema for t, schema in zip(types, schemas, strict=True)}
+    types = [t for op in listed for body in (op.request, op.reply, op.error) for t in _each(body)]
+    found, components = msgspec.json.schema_components(types, ref_template=_REF)
+    # Not every type can be a dictionary's key; its identity can.
+    schemas = {id(t): schema for t, schema in zip(types, found, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
     for op in listed:
-        described = _operation(op, schema_of, keys=keys and not op.open)
+        described = _operation(op, schemas, keys=keys and not op.open)
         paths.setdefault(op.path, {})[op.method.lower()] = described
     body: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -62,14 +63,14 @@ def document(operations: Iterable[Operation], *, title: str, version: str, keys:
     return msgspec.json.encode(body)
 
 
-def _operation(op: Operation, schema_of: dict[int, Any], *, keys: bool) -> dict[str, Any]:
+def _operation(op: Operation, schemas: _Schemas, *, keys: bool) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": f"{op.method.lower()}_{op.path.strip('/') or 'root'}".translate(
             str.maketrans("/{}.-", "_____")
         ),
         "tags": [op.tag],
         "summary": op.summary,
-        "responses": _responses(op, schema_of, keys=keys),
+        "responses": _responses(op, schemas, keys=keys),
     }
     if op.description:
         described["description"] = op.description
@@ -85,28 +86,36 @@ def _operation(op: Operation, schema_of: dict[int, Any], *, keys: bool) -> dict[
             for name, example in op.parameters.items()
         ]
     if op.request is not None:
-        content = _content(schema_of[id(op.request)], op.request_example)
+        content = _content(op.request, op.request_example, schemas)
         described["requestBody"] = {"required": True, "content": {JSON: content}}
     if keys:
         described["security"] = [{"bearer": []}]
     return described
 
 
-def _responses(op: Operation, schema_of: dict[int, Any], *, keys: bool) -> dict[str, Any]:
+def _responses(op: Operation, schemas: _Schemas, *, keys: bool) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": "The answer"}
     if op.reply is not None:
-        answer["content"] = {op.media_type: _content(schema_of[id(op.reply)], op.reply_example)}
+        answer["content"] = {op.media_type: _content(op.reply, op.reply_example, schemas)}
     responses: dict[str, Any] = {"200": answer}
     for status in sorted({*op.statuses, *([401] if keys else [])}):
         failed: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if op.error is not None:
-            failed["content"] = {JSON: _content(schema_of[id(op.error)], None)}
+            failed["content"] = {JSON: _content(op.error, None, schemas)}
         responses[str(status)] = failed
     return responses
 
 
-def _content(schema: Any, example: object) -> dict[str, Any]:
-    content = {"schema": schema}
+def _content(body: Any, example: object, schemas: _Schemas) -> dict[str, Any]:
+    described = [schemas[id(t)] for t in _each(body)]
+    content = {"schema": described[0] if len(described) == 1 else {"anyOf": described}}
     if example is not None:
         content["example"] = example
     return content
+
+
+def _each(body: Any) -> tuple[Any, ...]:
+    """The alternatives of a body; msgspec describes no union of structs."""
+    if body is None:
+        return ()
+    return body if isinstance(body, tuple) else (body,)

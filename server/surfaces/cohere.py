@@ -1,0 +1,337 @@
+"""POST /v1/rerank (Cohere v1, Jina, vLLM: one superset answer) and /v2/rerank (Cohere's alone).
+
+Shapes as cohere 5.21, Jina's API and vLLM's server have them. Cohere and Jina cut documents that
+are too long, so END is the default here; x-truncated-passages tells how many were.
+"""
+
+import asyncio
+import math
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Response, post
+from litestar.di import NamedDependency
+from msgspec import UNSET, Meta, UnsetType
+
+from runtime.model import Model
+from runtime.postprocess import Ranking, relevance
+from server.errors import AnyRequest, Failure, NotValid, Spoken
+from server.exchange import Exchange
+from server.openapi import Operation
+from server.service import Service
+from server.surface import Surface
+from server.surfaces.documents import (
+    Document,
+    Documents,
+    TopN,
+    Truncation,
+    best,
+    check_top_n,
+    texts_of,
+    truncate_of,
+    truncate_prompt,
+)
+from server.surfaces.nim import STATUSES
+
+# A search unit of Cohere's is one query with up to so many documents.
+_UNIT_DOCUMENTS = 100
+
+
+# Request. `model` is ignored, and so are unknown fields.
+class RerankV1(msgspec.Struct):
+    """Cohere v1's body with Jina's and vLLM's fields."""
+
+    query: str
+    documents: Documents
+    model: str | None = None
+    top_n: TopN | None = None
+    return_documents: bool | None = None
+    rank_fields: list[str] | None = None
+    max_chunks_per_doc: Annotated[int, Meta(extra_json_schema={"const": 1})] | None = None
+    truncate: Truncation | None = None
+    truncate_prompt_tokens: int | None = None
+    use_activation: bool | None = None
+
+
+class RerankV2(msgspec.Struct):
+    """Cohere v2's body."""
+
+    query: str
+    documents: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
+    model: str | None = None
+    top_n: TopN | None = None
+    max_tokens_per_doc: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
+
+
+# Reply
+class DocumentText(msgspec.Struct):
+    """A document as it was scored."""
+
+    text: str
+
+
+class ResultV1(msgspec.Struct):
+    """One document; `relevance_score` is the logit's sigmoid, or the logit with
+    `use_activation: false`."""
+
+    index: int
+    relevance_score: float
+    document: DocumentText | UnsetType = UNSET
+
+
+class ResultV2(msgspec.Struct):
+    """One document; `relevance_score` is the logit's sigmoid."""
+
+    index: int
+    relevance_score: float
+
+
+class ApiVersion(msgspec.Struct):
+    """Which API the answer follows."""
+
+    version: str
+
+
+class BilledUnits(msgspec.Struct):
+    """What Cohere would count; nothing is billed here."""
+
+    search_units: int
+
+
+class Meta1(msgspec.Struct):
+    """Cohere's `meta`."""
+
+    api_version: ApiVersion
+    billed_units: BilledUnits
+
+
+class RerankUsage(msgspec.Struct):
+    """Tokens of all pairs; the query counts once for every document."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class ReplyV1(msgspec.Struct):
+    """The superset: Cohere reads id, results and meta, Jina and vLLM model, usage and results."""
+
+    id: str
+    model: str
+    usage: RerankUsage
+    meta: Meta1
+    results: list[ResultV1]
+
+
+class ReplyV2(msgspec.Struct):
+    """Cohere v2's answer."""
+
+    id: str
+    results: list[ResultV2]
+    meta: Meta1
+
+
+# Mapping
+_V1 = msgspec.json.Decoder(RerankV1)
+_V2 = msgspec.json.Decoder(RerankV2)
+_ENCODER = msgspec.json.Encoder()
+
+
+def usage_of(ranking: Ranking) -> RerankUsage:
+    """The tokens of a ranking."""
+    tokens = int(ranking.token_counts.sum())
+    return RerankUsage(tokens, tokens)
+
+
+def new_id() -> str:
+    """An id for one answer."""
+    return uuid.uuid4().hex
+
+
+def _meta(version: str, documents: Sequence[Document]) -> Meta1:
+    units = math.ceil(len(documents) / _UNIT_DOCUMENTS)
+    return Meta1(ApiVersion(version), BilledUnits(units))
+
+
+def _encode_v1(ranking: Ranking, asked: RerankV1, texts: list[str], model: str) -> bytes:
+    scores = ranking.logits if asked.use_activation is False else relevance(ranking.logits)
+    shown = asked.return_documents is not False
+    results = [
+        ResultV1(i, float(scores[i]), DocumentText(texts[i]) if shown else UNSET)
+        for i in best(ranking.order.tolist(), asked.top_n)
+    ]
+    meta = _meta("1", asked.documents)
+    return _ENCODER.encode(ReplyV1(new_id(), model, usage_of(ranking), meta, results))
+
+
+def _encode_v2(ranking: Ranking, asked: RerankV2) -> bytes:
+    scores = relevance(ranking.logits)
+    results = [ResultV2(i, float(scores[i])) for i in best(ranking.order.tolist(), asked.top_n)]
+    return _ENCODER.encode(ReplyV2(new_id(), results, _meta("2", asked.documents)))
+
+
+def _check_v1(asked: RerankV1) -> None:
+    check_top_n(asked.top_n)
+    if asked.max_chunks_per_doc not in (None, 1):
+        message = "this server scores a document as one text; leave it out, or send 1"
+        raise NotValid("value_error", ("max_chunks_per_doc",), message)
+
+
+def _first_tokens(model: Model, documents: Sequence[str], most: int) -> list[str]:
+    """The documents without what lies behind their first `most` tokens."""
+    cut = []
+    for text in documents:
+        # No tokenizer here makes more tokens than bytes.
+        if len(text.encode(errors="replace")) > most and not text.isspace():
+            tokens = model.tokenize(text, add_special_tokens=False)
+            text = text[: tokens[most - 1].stop] if len(tokens) > most else text
+        cut.append(text)
+    return cut
+
+
+# Error voice
+class ErrorDetail(msgspec.Struct):
+    """vLLM's error object."""
+
+    message: str
+    type: str
+    code: int
+
+
+class ErrorV1(msgspec.Struct):
+    """One body for three families: Cohere reads `message`, Jina `detail`, vLLM `error`."""
+
+    message: str
+    detail: str
+    error: ErrorDetail
+
+
+class ErrorV2(msgspec.Struct):
+    """Cohere's error body."""
+
+    message: str
+
+
+def error_type(failure: Failure) -> str:
+    """vLLM's word for a failure."""
+    words = {404: "NotFoundError", 401: "AuthenticationError", 503: "ServiceUnavailableError"}
+    return words.get(failure.status, "BadRequestError" if failure.status < 500 else "InternalError")
+
+
+def voice(failure: Failure) -> Spoken:
+    """The superset."""
+    detail = ErrorDetail(failure.message, error_type(failure), failure.status)
+    return Spoken(
+        failure.status, _ENCODER.encode(ErrorV1(failure.message, failure.message, detail))
+    )
+
+
+def voice_v2(failure: Failure) -> Spoken:
+    """Cohere's."""
+    return Spoken(failure.status, _ENCODER.encode(ErrorV2(failure.message)))
+
+
+# Controller
+class CohereRerank(Controller):
+    """Two generations."""
+
+    @post("/v1/rerank", status_code=200)
+    async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
+        """Cohere v1, Jina, vLLM."""
+        exchange = Exchange(request, service)
+        asked = await exchange.json(_V1)
+        served = service.served("rank")
+        _check_v1(asked)
+        texts = texts_of(asked.documents, asked.rank_fields)
+        truncate = truncate_prompt(
+            asked.truncate_prompt_tokens,
+            served.model.info.max_tokens,
+            truncate_of(asked.truncate, "END"),
+        )
+        ranking = await exchange.rank(asked.query, texts, truncate)
+        return exchange.reply(_encode_v1(ranking, asked, texts, served.name))
+
+    @post("/v2/rerank", status_code=200)
+    async def v2(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
+        """Cohere v2."""
+        exchange = Exchange(request, service)
+        asked = await exchange.json(_V2)
+        check_top_n(asked.top_n)
+        exchange.check_count(len(asked.documents), ("documents",))
+        texts = asked.documents
+        if (most := asked.max_tokens_per_doc) is not None:
+            if most < 1:
+                raise NotValid("greater_than", ("max_tokens_per_doc",), "wanted 1 or more")
+            texts = await asyncio.to_thread(_first_tokens, service.ranker, texts, most)
+            pairs = zip(texts, asked.documents, strict=True)
+            exchange.count_truncated(sum(cut != whole for cut, whole in pairs))
+        ranking = await exchange.rank(asked.query, texts, "END")
+        return exchange.reply(_encode_v2(ranking, asked))
+
+
+# Documentation
+_REQUEST: dict[str, Any] = {
+    "model": "rerank-v3.5",
+    "query": "What is machine learning?",
+    "documents": ["The weather is nice today", "Machine learning is a subset of AI"],
+    "top_n": 1,
+}
+_META = {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}}
+_RESULT = {"index": 1, "relevance_score": 0.62}
+_USAGE = {"prompt_tokens": 30, "total_tokens": 30}
+
+
+def _operation(path: str, summary: str, **told: Any) -> Operation:
+    return Operation(
+        method="POST",
+        path=path,
+        tag="Rerank dialects",
+        summary=summary,
+        request_example=_REQUEST,
+        statuses=STATUSES,
+        **told,
+    )
+
+
+SURFACES = (
+    Surface(
+        controllers=(CohereRerank,),
+        operations=(
+            _operation(
+                "/v1/rerank",
+                "Rerank as Cohere v1, Jina and vLLM do",
+                description="`document` is left out with return_documents: false.",
+                request=RerankV1,
+                reply=ReplyV1,
+                reply_example={
+                    "id": "0f6b",
+                    "model": "nvidia/llama-nemotron-rerank-1b-v2",
+                    "usage": _USAGE,
+                    "meta": _META,
+                    "results": [
+                        _RESULT | {"document": {"text": "Machine learning is a subset of AI"}}
+                    ],
+                },
+                error=ErrorV1,
+            ),
+        ),
+        voice=voice,
+        paths=("/v1/rerank",),
+    ),
+    Surface(
+        controllers=(),
+        operations=(
+            _operation(
+                "/v2/rerank",
+                "Rerank as Cohere v2 does",
+                request=RerankV2,
+                reply=ReplyV2,
+                reply_example={"id": "0f6b", "results": [_RESULT], "meta": _META},
+                error=ErrorV2,
+            ),
+        ),
+        voice=voice_v2,
+        paths=("/v2/rerank",),
+    ),
+)

@@ -1,0 +1,318 @@
+"""Text Embeddings Inference: POST /embed, POST /tokenize, GET /info, and its voice on /rerank.
+
+Shapes and statuses as the router of text-embeddings-inference 1.9.3 has them. Token ids as inputs
+are not taken: the model has a tokenizer of its own.
+"""
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
+from msgspec import Meta
+
+from runtime.errors import EngineError, NoPassages, Overloaded, Unavailable
+from runtime.model import Model
+from runtime.postprocess import InputType, Ranking, descending, relevance
+from runtime.text import Token, Truncate
+from server.errors import AnyRequest, Failure, NotServed, NotValid, Spoken
+from server.exchange import Exchange
+from server.metadata import version
+from server.openapi import Operation
+from server.service import Service
+from server.surface import Surface
+
+Direction = Annotated[str, Meta(extra_json_schema={"enum": ["left", "right", "Left", "Right"]})]
+Texts = Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
+PromptName = Annotated[str, Meta(extra_json_schema={"enum": ["query", "passage", "document"]})]
+
+_PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
+
+
+# Requests. Unknown fields are ignored.
+class TextsRequest(msgspec.Struct):
+    """TEI's ranking request: POST /rerank with `texts`."""
+
+    query: str
+    texts: Texts
+    raw_scores: bool = False
+    return_text: bool = False
+    truncate: bool | None = False
+    truncation_direction: Direction | None = None
+
+
+class EmbedRequest(msgspec.Struct):
+    """POST /embed. `prompt_name` says what the texts are: query, passage or document."""
+
+    inputs: str | Texts
+    normalize: Annotated[bool, Meta(extra_json_schema={"const": True})] | None = True
+    truncate: bool | None = False
+    truncation_direction: Direction | None = None
+    prompt_name: PromptName | None = None
+    dimensions: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
+
+
+class TokenizeRequest(msgspec.Struct):
+    """POST /tokenize: texts as they are, without template or prefix."""
+
+    inputs: str | Texts
+    add_special_tokens: bool = True
+
+
+# Replies
+class Rank(msgspec.Struct, omit_defaults=True):
+    """One text: the logit's sigmoid, or the logit with raw_scores; `text` with return_text."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class SimpleToken(msgspec.Struct):
+    """One token; those that the tokenizer added have no place in the text."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class Info(msgspec.Struct):
+    """GET /info."""
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    model_type: dict[str, dict[str, Any]]
+    max_concurrent_requests: int
+    max_input_length: int
+    max_batch_tokens: int
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int
+    version: str
+
+
+# Mapping
+_TEXTS = msgspec.json.Decoder(TextsRequest)
+_EMBED = msgspec.json.Decoder(EmbedRequest)
+_TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
+_ENCODER = msgspec.json.Encoder()
+
+
+def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
+    """TEI's two fields in our word."""
+    side = (direction or "right").lower()
+    if side not in ("left", "right"):
+        raise NotValid("literal_error", ("truncation_direction",), "wanted left or right")
+    if not truncate:
+        return "NONE"
+    return "END" if side == "right" else "START"
+
+
+def _encode_ranks(ranking: Ranking, asked: TextsRequest) -> bytes:
+    scores = ranking.logits if asked.raw_scores else relevance(ranking.logits)
+    ranks = [
+        Rank(i, float(scores[i]), asked.texts[i] if asked.return_text else None)
+        for i in descending(ranking.logits).tolist()
+    ]
+    return _ENCODER.encode(ranks)
+
+
+def _listed(inputs: str | list[str]) -> list[str]:
+    return [inputs] if isinstance(inputs, str) else inputs
+
+
+def _input_type(name: str | None) -> InputType | None:
+    if name is not None and name not in _PROMPTS:
+        raise NotValid("literal_error", ("prompt_name",), f"wanted one of {', '.join(_PROMPTS)}")
+    return None if name is None else _PROMPTS[name]
+
+
+def _check_embed(asked: EmbedRequest) -> None:
+    if asked.normalize is False:
+        message = "vectors come with length 1 from this server; leave it out, or send true"
+        raise NotValid("value_error", ("normalize",), message)
+    if asked.dimensions is not None and asked.dimensions < 1:
+        raise NotValid("greater_than", ("dimensions",), "wanted 1 or more")
+
+
+def _tokenize(model: Model, texts: list[str], *, special: bool) -> list[list[SimpleToken]]:
+    found = []
+    for text in texts:
+        tokens = model.tokenize(text, add_special_tokens=special)
+        found.append([_simple(token, text) for token in tokens])
+    return found
+
+
+def _simple(token: Token, text: str) -> SimpleToken:
+    if token.special:
+        return SimpleToken(token.id, token.text, special=True, start=None, stop=None)
+    return SimpleToken(
+        token.id,
+        text[token.start : token.stop],
+        special=False,
+        start=token.start,
+        stop=token.stop,
+    )
+
+
+def _info(service: Service) -> Info:
+    info = service.primary.model.info
+    settings = service.settings
+    embeds = info.kind == "embed"
+    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    return Info(
+        model_id=service.primary.name,
+        model_sha=None if info.mock else info.version,
+        model_dtype=info.precision,
+        model_type={"embedding": {"pooling": info.pooling}} if embeds else {"reranker": labels},
+        max_concurrent_requests=settings.queue_rows,
+        max_input_length=info.max_tokens,
+        max_batch_tokens=info.token_budget,
+        max_client_batch_size=settings.embed_max_inputs if embeds else settings.max_passages,
+        auto_truncate=False,
+        tokenization_workers=1,
+        version=version(),
+    )
+
+
+# Error voice
+class ErrorReply(msgspec.Struct):
+    """TEI's error body."""
+
+    error: str
+    error_type: str
+
+
+# The first class of an error's ancestry that is in here decides: TEI's own status and word.
+_KINDS: dict[type[Exception], tuple[int, str]] = {
+    NoPassages: (400, "Empty"),
+    NotValid: (422, "Validation"),
+    NotServed: (424, "Backend"),
+    EngineError: (424, "Backend"),
+    Overloaded: (429, "Overloaded"),
+    Unavailable: (503, "Unhealthy"),
+}
+_REJECTED = 422
+
+
+def voice(failure: Failure) -> Spoken:
+    """TEI's error body and statuses."""
+    if failure.problem == "too_short":
+        status, word = _KINDS[NoPassages]
+    else:
+        known = next((_KINDS[kind] for kind in failure.kind.__mro__ if kind in _KINDS), None)
+        rejected = failure.status in (400, _REJECTED)
+        otherwise = (_REJECTED if rejected else failure.status, "Validation")
+        status, word = known or otherwise
+    return Spoken(status, _ENCODER.encode(ErrorReply(failure.message, word)))
+
+
+# Controller
+async def rank_texts(exchange: Exchange, body: bytes) -> Response[bytes]:
+    """POST /rerank with `texts`."""
+    exchange.speak(voice)
+    asked = exchange.decode(_TEXTS, body)
+    truncate = truncate_of(asked.truncate, asked.truncation_direction)
+    ranking = await exchange.rank(asked.query, asked.texts, truncate, passages_at=("texts",))
+    return exchange.reply(_encode_ranks(ranking, asked))
+
+
+class TeiRoutes(Controller):
+    """What belongs to TEI alone."""
+
+    @post("/embed", status_code=200)
+    async def embed(
+        self, request: AnyRequest, service: NamedDependency[Service]
+    ) -> Response[bytes]:
+        """Embed texts: a bare list of vectors."""
+        exchange = Exchange(request, service)
+        asked = await exchange.json(_EMBED)
+        _check_embed(asked)
+        embeddings = await exchange.embed(
+            _listed(asked.inputs),
+            _input_type(asked.prompt_name),
+            truncate_of(asked.truncate, asked.truncation_direction),
+            asked.dimensions,
+            input_at=("inputs",),
+        )
+        body = await asyncio.to_thread(
+            orjson.dumps, embeddings.vectors, None, orjson.OPT_SERIALIZE_NUMPY
+        )
+        return exchange.reply(body)
+
+    @post("/tokenize", status_code=200)
+    async def tokenize(
+        self, request: AnyRequest, service: NamedDependency[Service]
+    ) -> Response[bytes]:
+        """The tokens of texts."""
+        exchange = Exchange(request, service)
+        asked = await exchange.json(_TOKENIZE)
+        texts = _listed(asked.inputs)
+        exchange.check_count(len(texts), ("inputs",))
+        model = service.primary.model
+        found = await asyncio.to_thread(_tokenize, model, texts, special=asked.add_special_tokens)
+        return exchange.reply(_ENCODER.encode(found))
+
+    @get("/info")
+    async def info(self, service: NamedDependency[Service]) -> Response[Info]:
+        """What is served."""
+        return Response(_info(service))
+
+
+# Documentation
+STATUSES = (400, 404, 408, 413, 415, 422, 424, 429, 500, 503)
+
+
+def _operation(path: str, summary: str, request: Any, reply: Any, *examples: object) -> Operation:
+    asked, answered = examples
+    return Operation(
+        method="POST",
+        path=path,
+        tag="TEI",
+        summary=summary,
+        request=request,
+        request_example=asked,
+        reply=reply,
+        reply_example=answered,
+        error=ErrorReply,
+        statuses=STATUSES,
+    )
+
+
+SURFACE = Surface(
+    controllers=(TeiRoutes,),
+    operations=(
+        _operation(
+            "/embed",
+            "Embed texts as TEI does",
+            EmbedRequest,
+            list[list[float]],
+            {"inputs": "two roads diverged", "prompt_name": "passage", "dimensions": 4},
+            [[0.5, -0.5, 0.5, 0.5]],
+        ),
+        _operation(
+            "/tokenize",
+            "Tokens of texts",
+            TokenizeRequest,
+            list[list[SimpleToken]],
+            {"inputs": "roads", "add_special_tokens": False},
+            [[{"id": 812, "text": "roads", "special": False, "start": 0, "stop": 5}]],
+        ),
+        Operation(
+            method="GET",
+            path="/info",
+            tag="TEI",
+            summary="What is served, in TEI's shape",
+            reply=Info,
+            error=ErrorReply,
+            statuses=(503,),
+        ),
+    ),
+    voice=voice,
+    paths=("/embed", "/tokenize", "/info"),
+)

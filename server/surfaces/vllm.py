@@ -1,0 +1,199 @@
+"""POST /score and /v1/score: vLLM's scoring of one text against another.
+
+Shapes as vLLM's pooling entrypoints have them: 1:1, 1:N and N:N, in the older spelling (text_1,
+text_2) and the newer one (queries, documents).
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from litestar import Controller, Response, post
+from litestar.di import NamedDependency
+
+from runtime.postprocess import Floats, relevance
+from runtime.text import Truncate
+from server.errors import AnyRequest, Failure, NotValid, Spoken
+from server.exchange import Exchange
+from server.openapi import Operation
+from server.service import Service
+from server.surface import Surface
+from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, new_id
+from server.surfaces.documents import truncate_prompt
+from server.surfaces.nim import STATUSES
+
+Texts = str | list[str]
+
+
+# Request. `model` is ignored, and so are unknown fields.
+class ScoreRequest(msgspec.Struct):
+    """Two sides, each a text or a list; `use_activation: false` gives logits."""
+
+    text_1: Texts | None = None
+    text_2: Texts | None = None
+    queries: Texts | None = None
+    documents: Texts | None = None
+    model: str | None = None
+    truncate_prompt_tokens: int | None = None
+    use_activation: bool | None = None
+    activation: bool | None = None
+
+
+# Reply
+class Score(msgspec.Struct):
+    """One pair's score: the logit's sigmoid, or the logit."""
+
+    index: int
+    score: float
+    object: str = "score"
+
+
+class ScoreReply(msgspec.Struct):
+    """Scores in the order of the pairs; `created` in seconds since 1970."""
+
+    id: str
+    created: int
+    model: str
+    data: list[Score]
+    usage: RerankUsage
+    object: str = "list"
+
+
+# Mapping
+_DECODER = msgspec.json.Decoder(ScoreRequest)
+_ENCODER = msgspec.json.Encoder()
+
+
+def _sides(asked: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]:
+    """Both sides with the names of their fields."""
+    spellings = (("text_1", "text_2"), ("queries", "documents"))
+    for first, second in spellings:
+        one, two = getattr(asked, first), getattr(asked, second)
+        if one is None and two is None:
+            continue
+        for name, found in ((first, one), (second, two)):
+            if found is None:
+                raise NotValid("missing", (name,), f"wanted the field `{name}`")
+        return (first, one), (second, two)
+    raise NotValid("missing", ("text_1",), "wanted the fields text_1 and text_2")
+
+
+def _pairs(first: Texts, second: Texts, name: str) -> list[tuple[str, str]]:
+    seconds = [second] if isinstance(second, str) else second
+    if isinstance(first, str) or len(first) == 1:
+        one = first if isinstance(first, str) else first[0]
+        return [(one, text) for text in seconds]
+    if len(first) != len(seconds):
+        message = f"found {len(first)} and {len(seconds)} texts, wanted one, or as many of both"
+        raise NotValid("value_error", (name,), message)
+    return list(zip(first, seconds, strict=True))
+
+
+# Error voice
+class ErrorReply(msgspec.Struct):
+    """vLLM's error body."""
+
+    error: ErrorDetail
+
+
+def voice(failure: Failure) -> Spoken:
+    """vLLM's."""
+    detail = ErrorDetail(failure.message, error_type(failure), failure.status)
+    return Spoken(failure.status, _ENCODER.encode(ErrorReply(detail)))
+
+
+# Controller
+class Scores(Controller):
+    """One operation on two paths."""
+
+    @post(["/score", "/v1/score"], status_code=200)
+    async def score(
+        self, request: AnyRequest, service: NamedDependency[Service]
+    ) -> Response[bytes]:
+        """Score pairs of texts."""
+        exchange = Exchange(request, service)
+        asked = await exchange.json(_DECODER)
+        served = service.served("rank")
+        (first, one), (second, two) = _sides(asked)
+        pairs = _pairs(one, two, second)
+        exchange.check_count(len(pairs), (second,))
+        tokens = asked.truncate_prompt_tokens
+        truncate = truncate_prompt(tokens, served.model.info.max_tokens, "NONE")
+        logits, count = await _score(exchange, pairs, truncate, (first, second))
+        raw = False in (asked.use_activation, asked.activation)
+        scores = logits if raw else relevance(logits)
+        data = [Score(index, score) for index, score in enumerate(scores.tolist())]
+        usage = RerankUsage(count, count)
+        reply = ScoreReply(new_id(), int(time.time()), served.name, data, usage)
+        return exchange.reply(_ENCODER.encode(reply))
+
+
+async def _score(
+    exchange: Exchange,
+    pairs: Sequence[tuple[str, str]],
+    truncate: Truncate,
+    names: tuple[str, str],
+) -> tuple[Floats, int]:
+    """Logits [pairs] and the tokens of all; each different query is ranked at the same time."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, (query, _) in enumerate(pairs):
+        places[query].append(index)
+    asked = [
+        exchange.rank(
+            query,
+            [pairs[i][1] for i in found],
+            truncate,
+            query_at=(names[0],),
+            passages_at=(names[1],),
+        )
+        for query, found in places.items()
+    ]
+    logits = np.empty(len(pairs), dtype=np.float32)
+    tokens = 0
+    for found, ranking in zip(places.values(), await asyncio.gather(*asked), strict=True):
+        logits[found] = ranking.logits
+        tokens += int(ranking.token_counts.sum())
+    return logits, tokens
+
+
+# Documentation
+_REQUEST = {
+    "text_1": "What is machine learning?",
+    "text_2": ["The weather is nice today", "Machine learning is a subset of AI"],
+}
+_REPLY: dict[str, Any] = {
+    "id": "0f6b",
+    "object": "list",
+    "created": 1700000000,
+    "model": "nvidia/llama-nemotron-rerank-1b-v2",
+    "data": [
+        {"index": 0, "object": "score", "score": 0.21},
+        {"index": 1, "object": "score", "score": 0.62},
+    ],
+    "usage": {"prompt_tokens": 30, "total_tokens": 30},
+}
+
+SURFACE = Surface(
+    controllers=(Scores,),
+    operations=tuple(
+        Operation(
+            method="POST",
+            path=path,
+            tag="Rerank dialects",
+            summary="Score pairs of texts as vLLM does",
+            request=ScoreRequest,
+            request_example=_REQUEST,
+            reply=ScoreReply,
+            reply_example=_REPLY,
+            error=ErrorReply,
+            statuses=STATUSES,
+        )
+        for path in ("/score", "/v1/score")
+    ),
+    voice=voice,
+    paths=("/score", "/v1/score"),
+)

@@ -1,0 +1,121 @@
+"""One score behind every surface: the same pairs, asked in every dialect, against real weights."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import Server
+
+QUERY = "How do vaccines protect against infection?"
+PASSAGES = [
+    "Memory cells formed after vaccination answer a later infection within hours.",
+    "No.",
+    "北京是中华人民共和国的首都，位于华北平原的北部。",
+    "The train to the coast leaves from platform four, " * 8,
+    "cafe\u0301 🤔 tabs\tand\nnew lines",
+]
+TOLERANCE = 1e-6
+
+Ask = Callable[[Server], list[float]]
+
+
+def post(server: Server, path: str, body: dict[str, Any]) -> Any:
+    response = server.http.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def by_index(items: list[dict[str, Any]], score: str) -> list[float]:
+    assert sorted(item["index"] for item in items) == list(range(len(PASSAGES)))
+    return [item[score] for item in sorted(items, key=lambda item: item["index"])]
+
+
+def nim(path: str) -> Ask:
+    body = {"query": {"text": QUERY}, "passages": [{"text": text} for text in PASSAGES]}
+    return lambda server: by_index(post(server, path, body)["rankings"], "logit")
+
+
+def results(path: str, **more: Any) -> Ask:
+    body = {"query": QUERY, "documents": PASSAGES, **more}
+    return lambda server: by_index(post(server, path, body)["results"], "relevance_score")
+
+
+def tei(**more: Any) -> Ask:
+    body = {"query": QUERY, "texts": PASSAGES, **more}
+    return lambda server: by_index(post(server, "/rerank", body), "score")
+
+
+def score(path: str, queries: str | list[str], **more: Any) -> Ask:
+    body = {"text_1": queries, "text_2": PASSAGES, **more}
+    return lambda server: by_index(post(server, path, body)["data"], "score")
+
+
+def simple_scores(server: Server) -> list[float]:
+    found: list[float] = post(server, "/rerank", {"query": QUERY, "documents": PASSAGES})["scores"]
+    return found
+
+
+LOGITS: dict[str, Ask] = {
+    "nim": nim("/v1/ranking"),
+    "nim hosted, older": nim("/v1/retrieval/nvidia/reranking"),
+    "nim hosted": nim("/v1/retrieval/nvidia/llama-3_2-nv-rerankqa-1b-v2/reranking"),
+    "simple scores": simple_scores,
+    "simple raw": results("/rerank", raw_scores=True),
+    "vllm rerank": results("/v1/rerank", use_activation=False),
+    "tei raw": tei(raw_scores=True),
+    "score one to many": score("/score", QUERY, use_activation=False),
+    "score many to many": score("/v1/score", [QUERY] * len(PASSAGES), use_activation=False),
+}
+RELEVANCES: dict[str, Ask] = {
+    "simple": results("/rerank"),
+    "cohere v1": results("/v1/rerank"),
+    "cohere v2": results("/v2/rerank"),
+    "tei": tei(),
+    "score": score("/score", QUERY),
+}
+
+
+@pytest.fixture(scope="module")
+def server(rank_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The tiny Llama, whose scores depend on every token."""
+    one = Server(tmp_path_factory.mktemp("one"), {"RERANK_MODEL_DIR": str(rank_artifact)})
+    yield one.ready()
+    one.end()
+
+
+@pytest.fixture(scope="module")
+def wanted(server: Server) -> list[float]:
+    """Each passage alone, so that no batch and no order has a share in it."""
+    found = []
+    for text in PASSAGES:
+        body = {"query": {"text": QUERY}, "passages": [{"text": text}]}
+        found.append(post(server, "/v1/ranking", body)["rankings"][0]["logit"])
+    assert len(set(found)) == len(PASSAGES)
+    return found
+
+
+@pytest.mark.parametrize("dialect", LOGITS)
+def test_logits(server: Server, wanted: list[float], dialect: str) -> None:
+    assert LOGITS[dialect](server) == pytest.approx(wanted, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("dialect", RELEVANCES)
+def test_relevances(server: Server, wanted: list[float], dialect: str) -> None:
+    found = RELEVANCES[dialect](server)
+    assert [math.log(p / (1 - p)) for p in found] == pytest.approx(wanted, abs=TOLERANCE)
+
+
+def test_every_rerank_route_is_asked_here(server: Server) -> None:
+    """A new dialect must join: every documented POST route that takes a query is in the tables."""
+    asked = {"/v1/ranking", "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"}
+    asked |= {"/v1/retrieval/nvidia/reranking", "/v1/retrieval/{org}/{model}/reranking"}
+    embeds = {"/v1/embeddings", "/embed", "/tokenize"}
+    paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    posts = {path for path, methods in paths.items() if "post" in methods}
+    assert {path for path in posts if not path.startswith("/v2/models")} - {
+        "/v2/repository/index"
+    } == asked | embeds
