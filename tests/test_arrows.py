@@ -13,10 +13,13 @@ ALLOWED = {
     "runtime": {"profiles"},
     "server": {"runtime"},
     "exporter": {"runtime"},
+    # A distribution of its own, for other people's environments.
+    "rerank_client": set(),
     # Never shipped; only `tools` may look at the server, to write what the README says of it.
     "embedded": {"checks", "exporter", "runtime"},
     "checks": {"exporter", "runtime"},
     "clients": set(),
+    "examples": {"rerank_client"},
     "tools": {"server", "runtime"},
 }
 ROOMS = {*ALLOWED, "tests"}

@@ -1,0 +1,61 @@
+"""Where requests go, and with which headers."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import httpx
+
+from rerank_client.errors import RerankError
+
+DEFAULT_URL = "http://localhost:8000"
+_VARIABLE = "RERANK_URL"
+_LAST_PORT = 65535
+_FIRST_PRINTABLE, _LAST_PRINTABLE = "!", "~"
+
+
+@dataclass(frozen=True)
+class Target:
+    """`url` is that of POST /rerank; `name` is the same without user and password, for messages."""
+
+    url: str = field(repr=False)
+    name: str
+    headers: Mapping[str, str] = field(repr=False)
+
+
+def find_target(base_url: str | None, api_key: str | None) -> Target:
+    """From the arguments of a client; RERANK_URL stands in for `base_url`, else localhost:8000.
+
+    Raises RerankError for an address that is not HTTP's and for a key that no header can carry.
+    """
+    source = "base_url" if base_url else _VARIABLE
+    url = _http_url(source, base_url or os.environ.get(_VARIABLE) or DEFAULT_URL)
+    url = url.copy_with(path=url.path.rstrip("/") + "/rerank", query=None, fragment=None)
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    if api_key:
+        headers["authorization"] = f"Bearer {_token(api_key)}"
+    return Target(str(url), str(url.copy_with(userinfo=b"")), headers)
+
+
+def _http_url(source: str, text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text.strip())
+    except httpx.InvalidURL as error:
+        message = f"{source} is not a URL ({error}); wanted one like {DEFAULT_URL}"
+        raise RerankError(message) from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise RerankError(
+            f"{source} does not begin with http:// or https:// and a host; "
+            f"wanted one like {DEFAULT_URL}"
+        )
+    if url.port is not None and url.port > _LAST_PORT:
+        raise RerankError(f"{source} has port {url.port}, wanted at most {_LAST_PORT}")
+    return url
+
+
+def _token(api_key: str) -> str:
+    """Without the line end that a key read from a file has; the key is never shown."""
+    token = api_key.strip()
+    if not all(_FIRST_PRINTABLE <= character <= _LAST_PRINTABLE for character in token):
+        raise RerankError("api_key holds characters that a bearer token cannot: wanted ASCII")
+    return token

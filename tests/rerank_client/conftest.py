@@ -1,0 +1,74 @@
+"""A scripted server, and both clients behind one blocking face."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from rerank_client import AsyncRerankClient, RerankClient, RerankResult
+from tests.rerank_client.scripted_server import ScriptedServer
+
+
+class AsyncFromOutside:
+    """An AsyncRerankClient in an event loop of its own."""
+
+    def __init__(self, *, sleep: Callable[[float], object], **options: Any) -> None:
+        async def pause(seconds: float) -> None:
+            sleep(seconds)
+
+        self._runner = asyncio.Runner()
+        self.client = AsyncRerankClient(**options, sleep=pause)
+
+    def rerank(self, *arguments: Any, **options: Any) -> RerankResult:
+        return self._runner.run(self.client.rerank(*arguments, **options))
+
+    def rerank_or_keep_order(self, *arguments: Any, **options: Any) -> RerankResult:
+        return self._runner.run(self.client.rerank_or_keep_order(*arguments, **options))
+
+    def close(self) -> None:
+        self._runner.run(self.client.aclose())
+        self._runner.close()
+
+
+Asker = RerankClient | AsyncFromOutside
+MakeAsker = Callable[..., Asker]
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    scripted = ScriptedServer()
+    yield scripted
+    scripted.close()
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """Seconds that the client wanted to wait, in order."""
+    return []
+
+
+@pytest.fixture(params=[RerankClient, AsyncFromOutside], ids=["sync", "async"])
+def make_asker(
+    request: pytest.FixtureRequest, server: ScriptedServer, waits: list[float]
+) -> Iterator[MakeAsker]:
+    """Makes clients that note their waits instead of waiting. Closed before the server is."""
+    with ExitStack() as opened:
+
+        def make(**options: Any) -> Asker:
+            asker: Asker = request.param(**{"base_url": server.url, **options}, sleep=waits.append)
+            opened.callback(asker.close)
+            return asker
+
+        yield make
+
+
+@pytest.fixture
+def asker(make_asker: MakeAsker) -> Asker:
+    return make_asker()
+
+
+@pytest.fixture(autouse=True)
+def _no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RERANK_URL", raising=False)

@@ -1,0 +1,132 @@
+"""A real HTTP server that answers what a script says, one step for each request."""
+
+import json
+import socket
+import socketserver
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+_POLL_S = 0.01
+
+
+@dataclass(frozen=True)
+class Say:
+    """One HTTP answer."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def bytes(self) -> bytes:
+        headers = {"content-length": str(len(self.body)), **self.headers}
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return "\r\n".join([*lines, "", ""]).encode() + self.body
+
+
+@dataclass(frozen=True)
+class Raw:
+    """These bytes, whatever they are; then the connection ends."""
+
+    data: bytes = b""
+
+
+class Hang:
+    """No answer; the connection ends when the server does."""
+
+
+Step = Say | Raw | Hang
+
+
+def ranking(scores: Sequence[float]) -> Say:
+    """What the reranking server answers for these logits."""
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    reply = {"id": "r", "model": "m", "scores": list(scores), "ranked_indices": order}
+    return Say(200, json.dumps(reply).encode(), {"content-type": "application/json"})
+
+
+def dead_url() -> str:
+    """An address at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came in; header names in lower case. `connection` counts from 0."""
+
+    connection: int
+    line: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class ScriptedServer:
+    """Serves on a free port until `close`; the last step answers all further requests."""
+
+    def __init__(self) -> None:
+        self.script: list[Step] = []
+        self.requests: list[Request] = []
+        self.connections = 0
+        self.ended = threading.Event()
+        self._tcp = _Tcp(self)
+        self.url = f"http://127.0.0.1:{self._tcp.server_address[1]}"
+        self._thread = threading.Thread(target=self._tcp.serve_forever, args=(_POLL_S,))
+        self._thread.start()
+
+    def next_step(self, request: Request) -> Step:
+        step = self.script[min(len(self.requests), len(self.script) - 1)]
+        self.requests.append(request)
+        return step
+
+    def close(self) -> None:
+        """The clients must have closed theirs: each connection's thread is waited for."""
+        self.ended.set()
+        self._tcp.shutdown()
+        self._thread.join()
+        self._tcp.server_close()
+
+
+class _Tcp(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+
+    def __init__(self, scripted: ScriptedServer) -> None:
+        self.scripted = scripted
+        super().__init__(("127.0.0.1", 0), _Connection)
+
+
+class _Connection(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        assert isinstance(self.server, _Tcp)
+        scripted = self.server.scripted
+        number = scripted.connections
+        scripted.connections += 1
+        while request := self._request(number):
+            step = scripted.next_step(request)
+            if isinstance(step, Say):
+                self.wfile.write(step.bytes())
+                continue
+            if isinstance(step, Raw):
+                self.wfile.write(step.data)
+            else:
+                scripted.ended.wait()
+            return
+
+    def _request(self, number: int) -> Request | None:
+        line = self.rfile.readline().decode().strip()
+        if not line:
+            return None
+        headers = {}
+        while header := self.rfile.readline().decode().strip():
+            name, _, value = header.partition(":")
+            headers[name.lower()] = value.strip()
+        body = self.rfile.read(int(headers.get("content-length", 0)))
+        return Request(number, line, headers, body)
