@@ -7,8 +7,13 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 
 from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
@@ -17,6 +22,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from server import health, metadata, pages
 from server.auth import KeyGuard
 from server.errors import answer_with
+from server.kserve.grpc_service import GrpcServer
 from server.listen import SideListener, take_port
 from server.logs import configure_logging
 from server.metrics import CONTENT_TYPE
@@ -25,7 +31,7 @@ from server.openapi import document
 from server.service import Service, give_up
 from server.settings import Settings, SettingsError, read_settings
 from server.surface import Surface, voice_chooser
-from server.surfaces import cohere, nim, openai, rerank, tei, vllm
+from server.surfaces import cohere, kserve, nim, openai, rerank, tei, vllm
 
 # How long a process that was told to stop goes on taking requests, so that load balancers
 # can see that it is not ready any more.
@@ -48,6 +54,7 @@ SURFACES: tuple[Surface, ...] = (
     *cohere.SURFACES,
     vllm.SURFACE,
     tei.SURFACE,
+    kserve.SURFACE,
     pages.OPENAPI,
     pages.PAGES,
 )
@@ -55,6 +62,7 @@ SURFACES: tuple[Surface, ...] = (
 voice_of = voice_chooser(SURFACES, nim.voice)
 
 METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
+TRITON_ROUTES = [*health.SURFACE.controllers, *kserve.SURFACE.controllers]
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -117,27 +125,37 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
 
 @asynccontextmanager
 async def _running(service: Service) -> AsyncIterator[None]:
-    """From an open port to a closed model."""
-    listener = _open_metrics_port(service)
-    service.start()
-    with _unready_on_sigterm(service):
-        yield
-    # Closing waits for the engine call that runs; probes are answered meanwhile.
-    await asyncio.to_thread(service.close)
-    if listener is not None:
-        await listener.close()
+    """From open ports to closed models."""
+    async with AsyncExitStack() as stack:
+        for close in await _open_ports(service):
+            stack.push_async_callback(close)
+        service.start()
+        with _unready_on_sigterm(service):
+            yield
+        # Closing waits for the engine call that runs; probes are answered meanwhile.
+        await asyncio.to_thread(service.close)
 
 
-def _open_metrics_port(service: Service) -> SideListener | None:
+async def _open_ports(service: Service) -> list[Callable[[], Awaitable[None]]]:
+    """Listen beside the API's port wherever the settings say so; what closes each listener."""
     settings = service.settings
-    if settings.metrics_port == 0:
-        return None
+    closers: list[Callable[[], Awaitable[None]]] = []
     try:
-        taken = take_port(settings.host, settings.metrics_port, "NIM_TRITON_METRICS_PORT")
+        for port, setting, routes in (
+            (settings.metrics_port, "NIM_TRITON_METRICS_PORT", METRICS_ROUTES),
+            (settings.triton_port, "NIM_HTTP_TRITON_PORT", TRITON_ROUTES),
+        ):
+            if port:
+                taken = take_port(settings.host, port, setting)
+                app = KeyGuard(routed(routes, service), settings, voice_of)
+                closers.append(SideListener(app, taken).close)
+        if settings.grpc_port:
+            grpc = GrpcServer(service)
+            await grpc.start(settings.host, settings.grpc_port)
+            closers.append(grpc.stop)
     except SettingsError as error:
         give_up(str(error))
-    app = routed(METRICS_ROUTES, service)
-    return SideListener(KeyGuard(app, settings, voice_of), taken)
+    return closers
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """One request's connection: reading its body within bounds, and noticing that the caller left."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from server.errors import (
     AnyRequest,
@@ -36,7 +36,7 @@ async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> 
         raise BodyTooSlow(timeout_s) from error
 
 
-async def answer_or_leave(request: AnyRequest, work: Coroutine[Any, Any, T]) -> T:
+async def answer_or_leave(request: AnyRequest, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the caller hangs up.
 
     To be called when the body has been read. Raises ClientGone, or what `work` raises.

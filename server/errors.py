@@ -68,7 +68,7 @@ class UnknownModel(RequestRefused):
 
     def __init__(self, served_name: str) -> None:
         super().__init__(
-            f"found the name of a model that is not served here, wanted {served_name}; "
+            f"found a model that is not served here, wanted {served_name}; "
             "GET /v1/models lists what is served"
         )
 
@@ -110,6 +110,7 @@ class NotReady(Unavailable):
 
 # The first class of an error's ancestry that is in here decides.
 STATUSES: Mapping[type[BaseException], int] = {
+    RequestRefused: 400,
     NotValid: 400,
     InputRejected: 400,
     KeyWanted: 401,

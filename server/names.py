@@ -1,6 +1,6 @@
 """Model names that a NIM client may use for what is served."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from runtime.profile import Kind
 
@@ -32,6 +32,9 @@ class AcceptedNames:
         served = served if "/" in served else f"{_ORG}/{served}"
         ids = [_plain(name) for name in (served, *NIM_IDS[kind])]
         self._names = frozenset(ids) | {name.rsplit("/", 1)[-1] for name in ids}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _plain(name) in self._names

@@ -22,7 +22,8 @@ class Operation:
 
     `request` and `reply` are types that msgspec can describe, or tuples of alternatives, None for
     no body. `error` is the surface's error body and `statuses` all that it may answer with besides
-    200. `parameters` are path parameters, each with an example. `open` routes never ask for a key.
+    200, which `answers` says it does. `parameters` are path parameters, each with an example.
+    `open` routes never ask for a key.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Operation:
     statuses: tuple[int, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     media_type: str = JSON
+    answers: bool = True
     open: bool = False
 
 
@@ -97,7 +99,7 @@ def _responses(op: Operation, schemas: _Schemas, *, keys: bool) -> dict[str, Any
     answer: dict[str, Any] = {"description": "The answer"}
     if op.reply is not None:
         answer["content"] = {op.media_type: _content(op.reply, op.reply_example, schemas)}
-    responses: dict[str, Any] = {"200": answer}
+    responses: dict[str, Any] = {"200": answer} if op.answers else {}
     for status in sorted({*op.statuses, *([401] if keys else [])}):
         failed: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if op.error is not None:

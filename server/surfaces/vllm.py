@@ -4,19 +4,14 @@ Shapes as vLLM's pooling entrypoints have them: 1:1, 1:N and N:N, in the older s
 text_2) and the newer one (queries, documents).
 """
 
-import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
-from runtime.postprocess import Floats, relevance
-from runtime.text import Truncate
+from runtime.postprocess import relevance
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
 from server.openapi import Operation
@@ -120,44 +115,18 @@ class Scores(Controller):
         served = service.served("rank")
         (first, one), (second, two) = _sides(asked)
         pairs = _pairs(one, two, second)
-        exchange.check_count(len(pairs), (second,))
         tokens = asked.truncate_prompt_tokens
         truncate = truncate_prompt(tokens, served.model.info.max_tokens, "NONE")
-        logits, count = await _score(exchange, pairs, truncate, (first, second))
+        logits, counts = await exchange.rank_pairs(
+            pairs, truncate, query_at=(first,), passages_at=(second,)
+        )
         raw = False in (asked.use_activation, asked.activation)
         scores = logits if raw else relevance(logits)
         data = [Score(index, score) for index, score in enumerate(scores.tolist())]
-        usage = RerankUsage(count, count)
+        tokens_used = int(counts.sum())
+        usage = RerankUsage(tokens_used, tokens_used)
         reply = ScoreReply(new_id(), int(time.time()), served.name, data, usage)
         return exchange.reply(_ENCODER.encode(reply))
-
-
-async def _score(
-    exchange: Exchange,
-    pairs: Sequence[tuple[str, str]],
-    truncate: Truncate,
-    names: tuple[str, str],
-) -> tuple[Floats, int]:
-    """Logits [pairs] and the tokens of all; each different query is ranked at the same time."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for index, (query, _) in enumerate(pairs):
-        places[query].append(index)
-    asked = [
-        exchange.rank(
-            query,
-            [pairs[i][1] for i in found],
-            truncate,
-            query_at=(names[0],),
-            passages_at=(names[1],),
-        )
-        for query, found in places.items()
-    ]
-    logits = np.empty(len(pairs), dtype=np.float32)
-    tokens = 0
-    for found, ranking in zip(places.values(), await asyncio.gather(*asked), strict=True):
-        logits[found] = ranking.logits
-        tokens += int(ranking.token_counts.sum())
-    return logits, tokens
 
 
 # Documentation

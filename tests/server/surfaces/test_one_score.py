@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.server.conftest import Server
+from tests.server.surfaces.test_kserve import GRPC, HTTP, Triton
 
 QUERY = "How do vaccines protect against infection?"
 PASSAGES = [
@@ -59,7 +60,28 @@ def simple_scores(server: Server) -> list[float]:
     return found
 
 
+def kserve(transport: str, *, binary: bool = True) -> Ask:
+    def ask(server: Server) -> list[float]:
+        one = Triton(server, transport)
+        options = {} if transport == GRPC else {"binary_data": binary}
+        tensors = [
+            one.texts("query", [QUERY], **options),
+            one.texts("passage", PASSAGES, **options),
+        ]
+        name = one.client.get_model_repository_index()
+        model = name.models[0].name if transport == GRPC else name[0]["name"]
+        outputs = [one.library.InferRequestedOutput("logit", **options)]
+        found = one.client.infer(model, tensors, outputs=outputs).as_numpy("logit")
+        one.client.close()
+        return [float(logit) for logit in found.ravel()]
+
+    return ask
+
+
 LOGITS: dict[str, Ask] = {
+    "kserve json": kserve(HTTP, binary=False),
+    "kserve binary": kserve(HTTP),
+    "kserve grpc": kserve(GRPC),
     "nim": nim("/v1/ranking"),
     "nim hosted, older": nim("/v1/retrieval/nvidia/reranking"),
     "nim hosted": nim("/v1/retrieval/nvidia/llama-3_2-nv-rerankqa-1b-v2/reranking"),
@@ -116,6 +138,5 @@ def test_every_rerank_route_is_asked_here(server: Server) -> None:
     embeds = {"/v1/embeddings", "/embed", "/tokenize"}
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
     posts = {path for path, methods in paths.items() if "post" in methods}
-    assert {path for path in posts if not path.startswith("/v2/models")} - {
-        "/v2/repository/index"
-    } == asked | embeds
+    assert {path for path in posts if not path.startswith("/v2/")} == asked | embeds
+    assert "/v2/models/{model}/infer" in posts

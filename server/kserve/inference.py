@@ -1,0 +1,131 @@
+"""One inference: texts in as named tensors, outputs as named tensors, whatever the transport.
+
+Outputs stay in the order of the rows that came, because KServe's row i of an output belongs to
+row i of the input; so `index` is the row's own number.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+
+from runtime.postprocess import EmbeddingType, InputType, quantized
+from runtime.text import Truncate
+from server.call import Call
+from server.errors import NotValid
+from server.kserve.models import KserveModel
+from server.kserve.tensors import Output, TextTensor
+
+Word = TypeVar("Word", bound=str)
+Parameters = Mapping[str, Any]
+
+_TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
+_INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
+_TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
+_MODALITY = "modality"
+
+
+async def infer(
+    call: Call,
+    model: KserveModel,
+    tensors: Sequence[TextTensor],
+    parameters: Parameters,
+    wanted: Sequence[str],
+) -> list[Output]:
+    """The outputs named in `wanted`, all for none. Raises NotValid and what `call` raises."""
+    _check_outputs(model, wanted)
+    inputs = _by_name(model, tensors)
+    run = _rank if model.kind == "rank" else _embed
+    outputs = {output.name: output for output in await run(call, inputs, parameters)}
+    return [outputs[name] for name in wanted or [facts.name for facts in model.outputs]]
+
+
+async def _rank(
+    call: Call, inputs: Mapping[str, TextTensor], parameters: Parameters
+) -> list[Output]:
+    queries, passages = inputs["query"].texts, inputs["passage"].texts
+    if len(queries) == 1:
+        queries = queries * len(passages)
+    if len(queries) != len(passages):
+        message = f"found {len(queries)} queries for {len(passages)} passages, wanted 1 or as many"
+        raise NotValid("value_error", ("query",), message)
+    truncate = _word(parameters, "truncate", _TRUNCATES, "NONE")
+    logits, counts = await call.rank_pairs(
+        list(zip(queries, passages, strict=True)),
+        truncate,
+        query_at=("query",),
+        passages_at=("passage",),
+    )
+    rows = np.arange(len(passages), dtype=np.int32)
+    return [
+        Output("index", rows[:, None]),
+        Output("logit", logits[:, None]),
+        Output("token_count", counts.astype(np.int32)),
+    ]
+
+
+async def _embed(
+    call: Call, inputs: Mapping[str, TextTensor], parameters: Parameters
+) -> list[Output]:
+    if _MODALITY in inputs and set(inputs[_MODALITY].texts) != {"text"}:
+        raise NotValid("literal_error", (_MODALITY,), "this model embeds text only")
+    kind = _word(parameters, "embedding_type", _TYPES, "float")
+    embeddings = await call.embed(
+        inputs["text"].texts,
+        _word(parameters, "input_type", _INPUT_TYPES, "query"),
+        _word(parameters, "truncate", _TRUNCATES, "NONE"),
+        _dimensions(parameters),
+        input_at=("text",),
+    )
+    return [
+        Output("token_count", embeddings.token_counts.astype(np.int32)),
+        Output("embeddings", quantized(embeddings.vectors, kind)),
+    ]
+
+
+def _by_name(model: KserveModel, tensors: Sequence[TextTensor]) -> dict[str, TextTensor]:
+    known = [facts.name for facts in model.inputs]
+    optional = [_MODALITY] if model.kind == "embed" else []
+    found: dict[str, TextTensor] = {}
+    for tensor in tensors:
+        if tensor.name not in (*known, *optional):
+            message = f"found another input, wanted {' and '.join(known)}"
+            raise NotValid("value_error", ("inputs",), message)
+        if tensor.name in found:
+            raise NotValid("value_error", ("inputs",), f"found {tensor.name} twice")
+        found[tensor.name] = tensor
+    if missing := [name for name in known if name not in found]:
+        raise NotValid("missing", ("inputs",), f"wanted the input {' and '.join(missing)}")
+    return found
+
+
+def _check_outputs(model: KserveModel, wanted: Sequence[str]) -> None:
+    known = [facts.name for facts in model.outputs]
+    if not set(wanted) <= set(known):
+        message = f"found another output, wanted one of {', '.join(known)}"
+        raise NotValid("value_error", ("outputs",), message)
+    if len(set(wanted)) != len(wanted):
+        raise NotValid("value_error", ("outputs",), "found an output twice")
+
+
+def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: Word) -> Word:
+    found = parameters.get(name)
+    if found is None:
+        return default
+    if found not in known:
+        message = f"wanted one of {', '.join(known)}"
+        raise NotValid("literal_error", ("parameters", name), message)
+    return next(word for word in known if word == found)
+
+
+def _dimensions(parameters: Parameters) -> int | None:
+    found = parameters.get("dimensions")
+    if found is None:
+        return None
+    # Clients of string-only parameters write the number as text.
+    number = int(found) if isinstance(found, str) and found.isascii() and found.isdigit() else found
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise NotValid(
+            "greater_than", ("parameters", "dimensions"), "wanted a whole number of 1 or more"
+        )
+    return number

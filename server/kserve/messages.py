@@ -1,0 +1,198 @@
+"""The protocol buffers of KServe v2 over gRPC, as much of them as is served here.
+
+Names, numbers and types are the protocol's (package `inference`: the Open Inference Protocol's
+grpc_predict_v2 and Triton's grpc_service and model_config). They are built in a pool of their own,
+so that a process which also holds Triton's client library has no two definitions of one name.
+"""
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+_Field = descriptor_pb2.FieldDescriptorProto
+_PACKAGE = "inference"
+_SCALARS = {
+    "bool": _Field.TYPE_BOOL,
+    "bytes": _Field.TYPE_BYTES,
+    "double": _Field.TYPE_DOUBLE,
+    "float": _Field.TYPE_FLOAT,
+    "int32": _Field.TYPE_INT32,
+    "int64": _Field.TYPE_INT64,
+    "string": _Field.TYPE_STRING,
+    "uint32": _Field.TYPE_UINT32,
+    "uint64": _Field.TYPE_UINT64,
+}
+# "name number type"; a type that ends in [] is repeated, {} is a map from string, and one with a
+# capital letter is another message of this table.
+_MESSAGES = {
+    "ServerLiveRequest": (),
+    "ServerLiveResponse": ("live 1 bool",),
+    "ServerReadyRequest": (),
+    "ServerReadyResponse": ("ready 1 bool",),
+    "ModelReadyRequest": ("name 1 string", "version 2 string"),
+    "ModelReadyResponse": ("ready 1 bool",),
+    "ServerMetadataRequest": (),
+    "ServerMetadataResponse": ("name 1 string", "version 2 string", "extensions 3 string[]"),
+    "ModelMetadataRequest": ("name 1 string", "version 2 string"),
+    "TensorMetadata": ("name 1 string", "datatype 2 string", "shape 3 int64[]"),
+    "ModelMetadataResponse": (
+        "name 1 string",
+        "versions 2 string[]",
+        "platform 3 string",
+        "inputs 4 TensorMetadata[]",
+        "outputs 5 TensorMetadata[]",
+    ),
+    # A oneof on the wire is its fields, of which one is set.
+    "InferParameter": (
+        "bool_param 1 bool?",
+        "int64_param 2 int64?",
+        "string_param 3 string?",
+        "double_param 4 double?",
+        "uint64_param 5 uint64?",
+    ),
+    "InferTensorContents": (
+        "bool_contents 1 bool[]",
+        "int_contents 2 int32[]",
+        "int64_contents 3 int64[]",
+        "uint_contents 4 uint32[]",
+        "uint64_contents 5 uint64[]",
+        "fp32_contents 6 float[]",
+        "fp64_contents 7 double[]",
+        "bytes_contents 8 bytes[]",
+    ),
+    "InferInputTensor": (
+        "name 1 string",
+        "datatype 2 string",
+        "shape 3 int64[]",
+        "parameters 4 InferParameter{}",
+        "contents 5 InferTensorContents",
+    ),
+    "InferRequestedOutputTensor": ("name 1 string", "parameters 2 InferParameter{}"),
+    "ModelInferRequest": (
+        "model_name 1 string",
+        "model_version 2 string",
+        "id 3 string",
+        "parameters 4 InferParameter{}",
+        "inputs 5 InferInputTensor[]",
+        "outputs 6 InferRequestedOutputTensor[]",
+        "raw_input_contents 7 bytes[]",
+    ),
+    "InferOutputTensor": (
+        "name 1 string",
+        "datatype 2 string",
+        "shape 3 int64[]",
+        "parameters 4 InferParameter{}",
+        "contents 5 InferTensorContents",
+    ),
+    "ModelInferResponse": (
+        "model_name 1 string",
+        "model_version 2 string",
+        "id 3 string",
+        "parameters 4 InferParameter{}",
+        "outputs 5 InferOutputTensor[]",
+        "raw_output_contents 6 bytes[]",
+    ),
+    "ModelConfigRequest": ("name 1 string", "version 2 string"),
+    # data_type is an enumeration, which on the wire is its number: see CONFIG_TYPES.
+    "ModelInput": ("name 1 string", "data_type 2 int32", "dims 4 int64[]"),
+    "ModelOutput": ("name 1 string", "data_type 2 int32", "dims 3 int64[]"),
+    "ModelDynamicBatching": ("preferred_batch_size 1 int32[]",),
+    "ModelConfig": (
+        "name 1 string",
+        "platform 2 string",
+        "max_batch_size 4 int32",
+        "input 5 ModelInput[]",
+        "output 6 ModelOutput[]",
+        "dynamic_batching 11 ModelDynamicBatching",
+        "backend 17 string",
+    ),
+    "ModelConfigResponse": ("config 1 ModelConfig",),
+    "ModelStatisticsRequest": ("name 1 string", "version 2 string"),
+    "StatisticDuration": ("count 1 uint64", "ns 2 uint64"),
+    "InferStatistics": (
+        "success 1 StatisticDuration",
+        "fail 2 StatisticDuration",
+        "queue 3 StatisticDuration",
+        "compute_input 4 StatisticDuration",
+        "compute_infer 5 StatisticDuration",
+        "compute_output 6 StatisticDuration",
+        "cache_hit 7 StatisticDuration",
+        "cache_miss 8 StatisticDuration",
+    ),
+    "ModelStatistics": (
+        "name 1 string",
+        "version 2 string",
+        "last_inference 3 uint64",
+        "inference_count 4 uint64",
+        "execution_count 5 uint64",
+        "inference_stats 6 InferStatistics",
+    ),
+    "ModelStatisticsResponse": ("model_stats 1 ModelStatistics[]",),
+    "RepositoryIndexRequest": ("repository_name 1 string", "ready 2 bool"),
+    "ModelIndex": ("name 1 string", "version 2 string", "state 3 string", "reason 4 string"),
+    "RepositoryIndexResponse": ("models 1 ModelIndex[]",),
+}
+CONFIG_TYPES = {
+    "TYPE_UINT8": 2,
+    "TYPE_INT8": 6,
+    "TYPE_INT32": 8,
+    "TYPE_FP32": 11,
+    "TYPE_STRING": 13,
+}
+
+
+class Messages:
+    """The message classes by name: `Messages()["ModelInferRequest"]`."""
+
+    def __init__(self) -> None:
+        file = descriptor_pb2.FileDescriptorProto(
+            name="kserve_v2.proto", package=_PACKAGE, syntax="proto3"
+        )
+        for name, fields in _MESSAGES.items():
+            _describe(file.message_type.add(name=name), fields)
+        pool = descriptor_pool.DescriptorPool()
+        pool.Add(file)
+        self._classes = {
+            name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+            for name in _MESSAGES
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._classes[name]
+
+
+def _describe(message: Any, fields: tuple[str, ...]) -> None:
+    for described in fields:
+        name, number, kind = described.split()
+        field = message.field.add(name=name, number=int(number), label=_Field.LABEL_OPTIONAL)
+        if kind.endswith("{}"):
+            field.label = _Field.LABEL_REPEATED
+            field.type = _Field.TYPE_MESSAGE
+            field.type_name = f".{_PACKAGE}.{message.name}.{_add_entry(message, name, kind[:-2])}"
+            continue
+        if kind.endswith("[]"):
+            field.label = _Field.LABEL_REPEATED
+        if kind.endswith("?"):  # proto3's own way of telling absent from zero
+            field.proto3_optional = True
+            field.oneof_index = len(message.oneof_decl)
+            message.oneof_decl.add(name=f"_{name}")
+        _type(field, kind.rstrip("[]?"))
+
+
+def _type(field: Any, kind: str) -> None:
+    if kind in _SCALARS:
+        field.type = _SCALARS[kind]
+    else:
+        field.type = _Field.TYPE_MESSAGE
+        field.type_name = f".{_PACKAGE}.{kind}"
+
+
+def _add_entry(message: Any, name: str, kind: str) -> str:
+    """The message that stands for one entry of a map, as protocol buffers spell it."""
+    entry = message.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
+    entry.options.map_entry = True
+    key = entry.field.add(name="key", number=1, label=_Field.LABEL_OPTIONAL)
+    key.type = _Field.TYPE_STRING
+    value = entry.field.add(name="value", number=2, label=_Field.LABEL_OPTIONAL)
+    _type(value, kind)
+    return str(entry.name)

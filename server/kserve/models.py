@@ -1,0 +1,135 @@
+"""The served models as a Triton repository shows them: names, tensors, configuration, statistics.
+
+Tensor names are those of NVIDIA's retrieval NIMs.
+"""
+
+import re
+from dataclasses import dataclass
+
+from runtime.profile import Kind
+from server.errors import UnknownModel
+from server.service import Served, Service
+
+VERSION = "1"
+SERVER_NAME = "open-rerank"
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+PLATFORM = "open_rerank"
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """An input or output: its KServe datatype and its shape, -1 for what varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def config_type(self) -> str:
+        """The datatype as a Triton configuration spells it."""
+        return "TYPE_STRING" if self.datatype == "BYTES" else f"TYPE_{self.datatype}"
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape without the batch."""
+        return self.shape[1:]
+
+
+@dataclass(frozen=True)
+class Duration:
+    """How often, and nanoseconds in all."""
+
+    count: int
+    ns: int
+
+
+@dataclass(frozen=True)
+class KserveModel:
+    """One served model under its public name."""
+
+    name: str
+    kind: Kind
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    max_batch_size: int
+    served: Served
+
+    def statistics(self) -> "Statistics":
+        """The counters now."""
+        return _statistics(self.served)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Triton's figures of one model: `inference_count` rows in `execution_count` engine calls;
+    `stages` by Triton's names. `last_inference_ms` since 1970, 0 before the first."""
+
+    last_inference_ms: int
+    inference_count: int
+    execution_count: int
+    stages: dict[str, Duration]
+
+
+def all_models(service: Service) -> list[KserveModel]:
+    """Every served model, the reranker first. Raises NotReady."""
+    return [_model(service, served) for served in service.all_served]
+
+
+def find(service: Service, name: str, version: str | None) -> KserveModel:
+    """The model of that name. Raises NotReady or UnknownModel."""
+    models = all_models(service)
+    for model in models:
+        names = {public_name(known) for known in model.served.accepted_names}
+        if name == model.name or public_name(name) in names:
+            if version in (None, "", VERSION):
+                return model
+            raise UnknownModel(f"version {VERSION} or none")
+    raise UnknownModel(" or ".join(model.name for model in models))
+
+
+def public_name(name: str) -> str:
+    """As NIM 1.x names its Triton models: every other character is an underscore."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name)
+
+
+def _model(service: Service, served: Served) -> KserveModel:
+    info = served.model.info
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    if info.kind == "rank":
+        inputs = (TensorFacts("query", "BYTES", (-1, 1)), TensorFacts("passage", "BYTES", (-1, 1)))
+        outputs = (
+            TensorFacts("index", "INT32", (-1, 1)),
+            TensorFacts("logit", "FP32", (-1, 1)),
+            TensorFacts("token_count", "INT32", (-1,)),
+        )
+        most = service.settings.max_passages
+    else:
+        inputs = (TensorFacts("text", "BYTES", (-1, 1)),)
+        outputs = (
+            TensorFacts("token_count", "INT32", (-1,)),
+            TensorFacts("embeddings", "FP32", (-1, info.dimensions or -1)),
+        )
+        most = service.settings.embed_max_inputs
+    return KserveModel(public_name(served.name), info.kind, inputs, outputs, most, served)
+
+
+def _statistics(served: Served) -> Statistics:
+    stats, tally = served.model.stats(), served.tally
+
+    def spent(count: int, seconds: float) -> Duration:
+        return Duration(count, int(seconds * 1e9))
+
+    stages = {
+        "success": spent(tally.answered, tally.answered_s),
+        "fail": spent(tally.failed, tally.failed_s),
+        "queue": spent(tally.answered, tally.queue_s),
+        "compute_input": spent(tally.answered, tally.tokenize_s),
+        "compute_infer": spent(tally.answered, tally.engine_s),
+        # Writing an answer is not measured; it counts as no time rather than as a guess.
+        "compute_output": Duration(tally.answered, 0),
+        "cache_hit": Duration(0, 0),
+        "cache_miss": Duration(0, 0),
+    }
+    last_ms = int(tally.last_at * 1e3)
+    return Statistics(last_ms, stats.inference_count, stats.execution_count, stages)

@@ -1,0 +1,527 @@
+"""KServe v2 over HTTP and gRPC, through Triton's own client library and as raw bytes."""
+
+import json
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # gevent speaks of its own affairs when it is imported
+    import tritonclient.grpc as triton_grpc
+    import tritonclient.http as triton_http
+    from tritonclient.utils import InferenceServerException
+
+from tests.server.conftest import Server, free_port
+
+RANK = "nvidia_llama_nemotron_rerank_1b_v2"
+EMBED = "nvidia_llama_nemotron_embed_1b_v2"
+INFER = f"/v2/models/{RANK}/infer"
+QUERY, PASSAGES = "which one?", ["first", "second, a little longer", "ünï 𝔠ode"]
+MAX_TOKENS = 200  # of the mock server, see conftest
+HTTP, GRPC = "http", "grpc"
+BOTH = pytest.mark.parametrize("transport", [HTTP, GRPC])
+
+
+class Triton:
+    """One of Triton's two clients, with the inputs that both build alike."""
+
+    def __init__(self, server: Server, transport: str) -> None:
+        self.library = triton_http if transport == HTTP else triton_grpc
+        port = server.port if transport == HTTP else server.grpc_port
+        self.client = self.library.InferenceServerClient(f"127.0.0.1:{port}")
+
+    def texts(self, name: str, texts: list[str], *, flat: bool = False, **options: Any) -> Any:
+        rows = [text.encode() for text in texts]
+        array = np.array(rows if flat else [[row] for row in rows], dtype=object)
+        tensor = self.library.InferInput(name, array.shape, "BYTES")
+        tensor.set_data_from_numpy(array, **options)
+        return tensor
+
+    def rank(self, query: list[str], passages: list[str], **options: Any) -> Any:
+        tensors = [self.texts("query", query), self.texts("passage", passages)]
+        return self.client.infer(RANK, tensors, **options)
+
+    def embed(self, texts: list[str], **options: Any) -> Any:
+        return self.client.infer(EMBED, [self.texts("text", texts)], **options)
+
+    def plain(self, answer: Any) -> Any:
+        """An answer of either library as plain JSON."""
+        if self.library is triton_http:
+            return answer
+        from google.protobuf.json_format import MessageToDict
+
+        return MessageToDict(answer, preserving_proto_field_name=True)
+
+
+@pytest.fixture
+def triton(mock_server: Server) -> Iterator[Callable[[str], Triton]]:
+    made: list[Triton] = []
+
+    def make(transport: str) -> Triton:
+        made.append(Triton(mock_server, transport))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.client.close()
+
+
+def logits(client: httpx.Client, query: str = QUERY) -> list[float]:
+    body = {"query": {"text": query}, "passages": [{"text": text} for text in PASSAGES]}
+    rankings = client.post("/v1/ranking", json=body).json()["rankings"]
+    return [r["logit"] for r in sorted(rankings, key=lambda r: r["index"])]
+
+
+def vectors(client: httpx.Client, **more: Any) -> np.ndarray:
+    body = {"input": PASSAGES, "input_type": "query", **more}
+    data = client.post("/v1/embeddings", json=body).json()["data"]
+    return np.asarray([item["embedding"] for item in data], dtype=np.float32)
+
+
+@BOTH
+def test_who_is_there(triton: Any, transport: str) -> None:
+    client = triton(transport).client
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(RANK)
+    assert client.is_model_ready(EMBED, "1")
+    assert not _ready(client, "nobody")
+    assert not _ready(client, RANK, "2")
+
+
+def _ready(client: Any, *model: str) -> bool:
+    try:
+        return bool(client.is_model_ready(*model))
+    except InferenceServerException:
+        return False
+
+
+@BOTH
+def test_metadata_and_configuration(triton: Any, transport: str) -> None:
+    one = triton(transport)
+    assert one.plain(one.client.get_server_metadata())["name"] == "open-rerank"
+    metadata = one.plain(one.client.get_model_metadata(RANK))
+    assert metadata["versions"] == ["1"]
+    names = [[tensor["name"] for tensor in metadata[end]] for end in ("inputs", "outputs")]
+    assert names == [["query", "passage"], ["index", "logit", "token_count"]]
+    config = one.plain(one.client.get_model_config(EMBED))
+    config = config.get("config", config)
+    assert config["max_batch_size"] == 30
+    assert config["input"][0]["data_type"] == "TYPE_STRING"
+    assert [int(size) for size in config["output"][1]["dims"]] == [64]
+    assert "dynamic_batching" in config
+
+
+@BOTH
+def test_the_repository_lists_both_models(triton: Any, transport: str) -> None:
+    one = triton(transport)
+    index = one.plain(one.client.get_model_repository_index())
+    models = index["models"] if transport == GRPC else index
+    assert [(m["name"], m["version"], m["state"]) for m in models] == [
+        (RANK, "1", "READY"),
+        (EMBED, "1", "READY"),
+    ]
+
+
+@BOTH
+@pytest.mark.parametrize("queries", [[QUERY], [QUERY] * 3])
+def test_rank(triton: Any, client: httpx.Client, transport: str, queries: list[str]) -> None:
+    result = triton(transport).rank(queries, PASSAGES, request_id="seven")
+    assert result.as_numpy("logit").dtype == np.float32
+    assert result.as_numpy("logit").tolist() == [[logit] for logit in logits(client)]
+    assert result.as_numpy("index").tolist() == [[0], [1], [2]]
+    tokens = [len(f"question:{QUERY} \n \n passage:{text}".encode()) for text in PASSAGES]
+    assert result.as_numpy("token_count").tolist() == tokens
+    found = result.get_response()
+    assert (found["id"] if transport == HTTP else found.id) == "seven"
+
+
+@BOTH
+def test_every_row_may_have_a_query_of_its_own(
+    triton: Any, client: httpx.Client, transport: str
+) -> None:
+    queries = ["one", "two", "one"]
+    found = triton(transport).rank(queries, PASSAGES).as_numpy("logit").ravel()
+    assert found.tolist() == [logits(client, query)[row] for row, query in enumerate(queries)]
+
+
+@BOTH
+def test_embed(triton: Any, client: httpx.Client, transport: str) -> None:
+    one = triton(transport)
+    np.testing.assert_array_equal(one.embed(PASSAGES).as_numpy("embeddings"), vectors(client))
+    wish = {"input_type": "passage", "dimensions": 8}
+    found = one.embed(PASSAGES, parameters=wish)
+    np.testing.assert_allclose(found.as_numpy("embeddings"), vectors(client, **wish), rtol=1e-6)
+    assert found.as_numpy("token_count").shape == (3,)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("int8", np.int8), ("ubinary", np.uint8), ("float", np.float32)]
+)
+def test_embed_in_fewer_bits(
+    triton: Any, client: httpx.Client, transport: str, kind: str, dtype: type
+) -> None:
+    found = triton(transport).embed(PASSAGES, parameters={"embedding_type": kind})
+    assert found.as_numpy("embeddings").dtype == dtype
+    wanted = vectors(client, embedding_type=kind).astype(dtype)
+    np.testing.assert_array_equal(found.as_numpy("embeddings"), wanted)
+
+
+@BOTH
+def test_outputs_are_those_that_were_asked_for(triton: Any, transport: str) -> None:
+    one = triton(transport)
+    outputs = [one.library.InferRequestedOutput("logit")]
+    result = one.rank([QUERY], PASSAGES, outputs=outputs)
+    assert result.as_numpy("logit") is not None
+    assert result.as_numpy("index") is None
+
+
+@BOTH
+def test_long_texts_are_cut_when_that_is_asked(triton: Any, transport: str) -> None:
+    long = "x" * 2 * MAX_TOKENS
+    with pytest.raises(InferenceServerException, match="exceeds maximum allowed token size"):
+        triton(transport).rank([QUERY], [long])
+    found = triton(transport).rank([QUERY], [long], parameters={"truncate": "END"})
+    assert found.as_numpy("token_count").tolist() == [MAX_TOKENS]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("binary_reply", [False, True])
+def test_json_and_bytes_in_both_directions(
+    triton: Any, client: httpx.Client, binary: bool, binary_reply: bool
+) -> None:
+    one = triton(HTTP)
+    tensors = [
+        one.texts("query", [QUERY], binary_data=binary),
+        one.texts("passage", PASSAGES, binary_data=binary, flat=True),
+    ]
+    outputs = [triton_http.InferRequestedOutput("logit", binary_data=binary_reply)]
+    found = one.client.infer(RANK, tensors, outputs=outputs).as_numpy("logit").ravel().tolist()
+    assert found == logits(client)
+
+
+@BOTH
+def test_statistics_show_batching(start: Any, slow_directory: Any, transport: str) -> None:
+    server = start({"NIM_CUSTOM_MODEL": str(slow_directory)}).ready()
+    before = server.get("/v2/models/stats").json()["model_stats"][0]
+
+    def ask(number: int) -> None:
+        own = Triton(server, transport)
+        own.rank([QUERY], [f"text {number:02}"])
+        own.client.close()
+
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(ask, range(24)))
+    own = Triton(server, transport)
+    found = own.plain(own.client.get_inference_statistics(RANK))["model_stats"][0]
+    own.client.close()
+    rows = int(found["inference_count"]) - before["inference_count"]
+    calls = int(found["execution_count"]) - before["execution_count"]
+    assert rows == 24
+    assert calls < 24
+    stages = found["inference_stats"]
+    assert int(stages["success"]["count"]) == 24
+    assert int(stages["compute_infer"]["ns"]) > 0
+    assert int(found["last_inference"]) > int(before["last_inference"])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"query": ["q"]}, "passage"),
+        ({"passage": ["p"]}, "query"),
+        ({"query": ["q"], "passages": ["p"]}, "another input"),
+        ({"query": ["q", "r"], "passage": ["p"]}, "2 queries for 1 passages"),
+        ({"query": ["q"], "passage": ["p", " "]}, r"passage\[1\]"),
+        ({"query": [" "], "passage": ["p"]}, "query"),
+        ({"query": ["q"], "passage": ["p"] * 65}, "RERANK_MAX_PASSAGES"),
+    ],
+)
+def test_wrong_inputs(
+    triton: Any, transport: str, tensors: dict[str, list[str]], message: str
+) -> None:
+    one = triton(transport)
+    with pytest.raises(InferenceServerException, match=message):
+        one.client.infer(RANK, [one.texts(name, texts) for name, texts in tensors.items()])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"truncate": "MIDDLE"},
+        {"input_type": "poem"},
+        {"dimensions": 0},
+        {"dimensions": -1},
+        {"dimensions": "many"},
+        {"dimensions": True},
+        {"embedding_type": "float16"},
+    ],
+)
+def test_wrong_parameters(triton: Any, transport: str, parameters: dict[str, Any]) -> None:
+    (name,) = parameters
+    with pytest.raises(InferenceServerException, match=f"parameters.{name}"):
+        triton(transport).embed(["a"], parameters=parameters)
+
+
+@BOTH
+@pytest.mark.parametrize("model", ["nobody", EMBED + "x"])
+def test_another_model(triton: Any, transport: str, model: str) -> None:
+    one = triton(transport)
+    with pytest.raises(InferenceServerException, match="not served here"):
+        one.client.infer(model, [one.texts("text", ["a"])])
+
+
+def test_a_model_has_nvidia_s_names_too(triton: Any) -> None:
+    one = triton(GRPC)
+    for name in ("nvidia/llama-3.2-nv-rerankqa-1b-v2", "llama_nemotron_rerank_1b_v2"):
+        assert one.client.is_model_ready(name)
+
+
+# Raw HTTP
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    passage = {"name": "passage", "shape": [2, 1], "datatype": "BYTES", "data": ["a", "b"]}
+    query = {"name": "query", "shape": [1, 1], "datatype": "BYTES", "data": [["q"]]}
+    return {"inputs": [query, {**passage, **changes}]}
+
+
+def assert_refused(response: httpx.Response, status: int = 400) -> str:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert set(response.json()) == {"error"}
+    return str(response.json()["error"])
+
+
+@pytest.mark.parametrize("data", [["a", "b"], [["a"], ["b"]]])
+@pytest.mark.parametrize("shape", [[2], [2, 1]])
+def test_data_may_be_flat_or_nested(
+    client: httpx.Client, data: list[Any], shape: list[int]
+) -> None:
+    response = client.post(INFER, json=body(data=data, shape=shape))
+    assert response.status_code == 200, response.text
+    outputs = {output["name"]: output for output in response.json()["outputs"]}
+    assert outputs["logit"]["shape"] == [2, 1]
+    assert len(outputs["logit"]["data"]) == 2
+    assert outputs["token_count"]["datatype"] == "INT32"
+
+
+@pytest.mark.parametrize("path", [INFER, f"/v2/models/{RANK}/versions/1/infer"])
+def test_versions(client: httpx.Client, path: str) -> None:
+    assert client.post(path, json=body()).json()["model_version"] == "1"
+    assert_refused(client.post(path.replace("/infer", "/nothing"), json=body()), 404)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [3, 1]},
+        {"shape": [1, 2]},
+        {"shape": [2, 1, 1]},
+        {"shape": []},
+        {"shape": [0]},
+        {"shape": [-1, 1]},
+        {"shape": [2**62, 1]},
+        {"shape": ["2"]},
+        {"shape": None},
+        {"datatype": "FP32"},
+        {"datatype": "bytes"},
+        {"datatype": 5},
+        {"data": None},
+        {"data": "a"},
+        {"data": ["a", 2]},
+        {"data": ["a", None]},
+        {"data": [[["a"]], [["b"]]]},
+        {"data": [], "shape": [0, 1]},
+        {"name": 5},
+        {"parameters": {"binary_data_size": 3}},
+        {"parameters": {"binary_data_size": -1}},
+        {"parameters": {"binary_data_size": "3"}},
+        {"parameters": {"binary_data_size": True}},
+        {"parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}},
+        {"parameters": []},
+    ],
+)
+def test_a_wrong_tensor(client: httpx.Client, changes: dict[str, Any]) -> None:
+    assert_refused(client.post(INFER, json=body(**changes)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"outputs": [{"name": "scores"}]},
+        {"outputs": [{"name": "logit"}, {"name": "logit"}]},
+        {"outputs": [{"name": "logit", "parameters": {"classification": 2}}]},
+        {"outputs": {}},
+        {"parameters": {"truncate": 5}},
+        {"parameters": "END"},
+        {"id": 5},
+        {"inputs": []},
+        {"inputs": [body()["inputs"][0]] * 2},
+    ],
+)
+def test_a_wrong_request(client: httpx.Client, more: dict[str, Any]) -> None:
+    assert_refused(client.post(INFER, json={**body(), **more}))
+
+
+def test_a_wrong_query_among_many_is_named(client: httpx.Client) -> None:
+    queries = {"name": "query", "shape": [3], "datatype": "BYTES", "data": ["q", "r", "q"]}
+    passages = {"name": "passage", "shape": [3], "datatype": "BYTES", "data": ["a", "b", " "]}
+    response = client.post(INFER, json={"inputs": [queries, passages]})
+    assert "passage[2]" in assert_refused(response)
+
+
+def elements(*texts: bytes) -> bytes:
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def binary(raw: bytes, size: int | None = None, shape: int = 2) -> tuple[bytes, bytes]:
+    """The JSON and the raw tensor of a request whose passages come as bytes."""
+    changes = {"shape": [shape, 1], "parameters": {"binary_data_size": size or len(raw)}}
+    asked = body(**changes)
+    del asked["inputs"][1]["data"]
+    return json.dumps(asked).encode(), raw
+
+
+def send(client: httpx.Client, head: bytes, raw: bytes, length: str | None) -> httpx.Response:
+    headers = {"content-type": "application/octet-stream"}
+    if length is not None:
+        headers["Inference-Header-Content-Length"] = length
+    return client.post(INFER, content=head + raw, headers=headers)
+
+
+def test_binary_inputs(client: httpx.Client) -> None:
+    head, raw = binary(elements(b"a", "bé".encode()))
+    assert send(client, head, raw, str(len(head))).status_code == 200
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "", "1e3", "99999999", "9" * 30, "٣"])
+def test_a_header_length_that_is_none(client: httpx.Client, length: str) -> None:
+    head, raw = binary(elements(b"a", b"b"))
+    headers = {"Inference-Header-Content-Length": length.encode()}
+    response = client.post(INFER, content=head + raw, headers=headers)
+    assert_refused(response)
+
+
+@pytest.mark.parametrize("off", [-1, 1, 5])
+def test_a_header_length_that_is_wrong(client: httpx.Client, off: int) -> None:
+    head, raw = binary(elements(b"a", b"b"))
+    assert_refused(send(client, head, raw, str(len(head) + off)))
+
+
+@pytest.mark.parametrize(
+    ("raw", "size"),
+    [
+        (b"", 1),
+        (elements(b"a", b"b"), 4),
+        (elements(b"a", b"b"), 1000),
+        (elements(b"a", b"b") + b"x", None),
+        (elements(b"a", b"b") + b"\0\0", None),
+        (elements(b"a"), None),
+        (elements(b"a", b"b", b"c"), None),
+        (struct.pack("<I", 2**32 - 1) + b"a", None),
+        (struct.pack("<I", 100) + b"a", None),
+        (elements(b"a", b"\xff\xfe"), None),
+        (elements(b"a", b""), None),
+    ],
+)
+def test_raw_elements_that_do_not_fit(client: httpx.Client, raw: bytes, size: int | None) -> None:
+    head, tail = binary(raw, size)
+    assert_refused(send(client, head, tail, str(len(head))))
+
+
+def test_bytes_that_belong_to_no_input(client: httpx.Client) -> None:
+    head = json.dumps(body()).encode()
+    assert_refused(send(client, head, b"rest", str(len(head))))
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 5000])
+def test_bodies_that_are_no_request(client: httpx.Client, raw: bytes) -> None:
+    assert_refused(client.post(INFER, content=raw))
+
+
+@pytest.mark.parametrize("action", ["load", "unload"])
+def test_models_are_not_managed_here(client: httpx.Client, action: str) -> None:
+    assert "--rank" in assert_refused(client.post(f"/v2/repository/models/{RANK}/{action}"))
+
+
+def test_unknown_routes_and_methods_speak_the_same_voice(client: httpx.Client) -> None:
+    assert_refused(client.get("/v2/nothing"), 404)
+    assert_refused(client.get("/v2/models/nobody"), 404)
+    assert_refused(client.get(INFER), 405)
+
+
+# Ports and keys
+
+
+def test_the_second_port_has_these_routes_alone(start: Any) -> None:
+    port = free_port()
+    server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_HTTP_TRITON_PORT": str(port)}).ready()
+    url = f"http://127.0.0.1:{port}"
+    assert httpx.post(url + INFER, json=body()).status_code == 200
+    assert httpx.get(f"{url}/v2/health/ready").status_code == 200
+    assert httpx.get(f"{url}/v1/models").status_code == 404
+    assert server.stop() == 0
+
+
+def test_a_port_that_is_taken_is_named(start: Any, mock_server: Server) -> None:
+    taken = {"NIM_TRITON_GRPC_PORT": str(mock_server.grpc_port)}
+    server = start({"ENABLE_MOCK_INFERENCE": "1", **taken})
+    assert server.exit_code() == 1
+    assert "NIM_TRITON_GRPC_PORT: found port" in server.log
+
+
+def test_grpc_can_be_off(start: Any) -> None:
+    server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_TRITON_GRPC_PORT": "0"}).ready()
+    assert "gRPC" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (None, grpc.StatusCode.UNAUTHENTICATED),
+        ("Bearer wrong", grpc.StatusCode.UNAUTHENTICATED),
+        ("Bearer key-one", grpc.StatusCode.OK),
+    ],
+)
+def test_keys_are_asked_for_over_grpc(
+    guarded_server: Server, given: str | None, code: grpc.StatusCode
+) -> None:
+    one = Triton(guarded_server, GRPC)
+    headers = {} if given is None else {"authorization": given}
+    assert one.client.is_server_live()
+    assert one.client.is_server_ready()
+    if code is grpc.StatusCode.OK:
+        assert one.client.get_model_metadata(RANK, headers=headers).name == RANK
+    else:
+        with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+            one.client.get_model_metadata(RANK, headers=headers)
+    one.client.close()
+
+
+def test_an_engine_that_fails_tells_nothing_over_grpc(start: Any, bare_directory: Any) -> None:
+    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}).ready()
+    one = Triton(server, GRPC)
+    with pytest.raises(InferenceServerException, match=r"INTERNAL.*log says why"):
+        one.rank([QUERY], ["x" * 400])
+    assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
+    one.client.close()
+
+
+def test_a_deadline_of_the_caller_counts(start: Any, slow_directory: Any) -> None:
+    server = start({"NIM_CUSTOM_MODEL": str(slow_directory)}).ready()
+    one = Triton(server, GRPC)
+    with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
+        one.rank([QUERY], PASSAGES * 20, client_timeout=0.001)
+    assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
+    one.client.close()
