@@ -169,7 +169,7 @@ def _operation(path: str, summary: str, reply: object = Body, **more: Any) -> Op
         tag="Metadata",
         summary=summary,
         reply=reply,
-        error=nim.ErrorReply,
+        error=nim.NimError,
         **more,
     )
 

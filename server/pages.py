@@ -104,7 +104,7 @@ PAGES = Surface(
             "A script or style sheet of the pages",
             "text/css; charset=utf-8",
             reply=str,
-            error=nim.ErrorReply,
+            error=nim.NimError,
             statuses=(404,),
             parameters={"name": "page.css"},
         ),

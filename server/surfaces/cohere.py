@@ -100,7 +100,7 @@ class BilledUnits(msgspec.Struct):
     search_units: int
 
 
-class Meta1(msgspec.Struct):
+class CohereMeta(msgspec.Struct):
     """Cohere's `meta`."""
 
     api_version: ApiVersion
@@ -120,7 +120,7 @@ class ReplyV1(msgspec.Struct):
     id: str
     model: str
     usage: RerankUsage
-    meta: Meta1
+    meta: CohereMeta
     results: list[ResultV1]
 
 
@@ -129,7 +129,7 @@ class ReplyV2(msgspec.Struct):
 
     id: str
     results: list[ResultV2]
-    meta: Meta1
+    meta: CohereMeta
 
 
 # Mapping
@@ -149,9 +149,9 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def _meta(version: str, documents: Sequence[Document]) -> Meta1:
+def _meta(version: str, documents: Sequence[Document]) -> CohereMeta:
     units = math.ceil(len(documents) / _UNIT_DOCUMENTS)
-    return Meta1(ApiVersion(version), BilledUnits(units))
+    return CohereMeta(ApiVersion(version), BilledUnits(units))
 
 
 def _encode_v1(ranking: Ranking, asked: RerankV1, texts: list[str], model: str) -> bytes:
@@ -199,7 +199,7 @@ class ErrorDetail(msgspec.Struct):
     code: int
 
 
-class ErrorV1(msgspec.Struct):
+class RerankError(msgspec.Struct):
     """One body for three families: Cohere reads `message`, Jina `detail`, vLLM `error`."""
 
     message: str
@@ -207,7 +207,7 @@ class ErrorV1(msgspec.Struct):
     error: ErrorDetail
 
 
-class ErrorV2(msgspec.Struct):
+class CohereError(msgspec.Struct):
     """Cohere's error body."""
 
     message: str
@@ -223,13 +223,13 @@ def voice(failure: Failure) -> Spoken:
     """The superset."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
     return Spoken(
-        failure.status, _ENCODER.encode(ErrorV1(failure.message, failure.message, detail))
+        failure.status, _ENCODER.encode(RerankError(failure.message, failure.message, detail))
     )
 
 
 def voice_v2(failure: Failure) -> Spoken:
     """Cohere's."""
-    return Spoken(failure.status, _ENCODER.encode(ErrorV2(failure.message)))
+    return Spoken(failure.status, _ENCODER.encode(CohereError(failure.message)))
 
 
 # Controller
@@ -313,7 +313,7 @@ SURFACES = (
                         _RESULT | {"document": {"text": "Machine learning is a subset of AI"}}
                     ],
                 },
-                error=ErrorV1,
+                error=RerankError,
             ),
         ),
         voice=voice,
@@ -328,7 +328,7 @@ SURFACES = (
                 request=RerankV2,
                 reply=ReplyV2,
                 reply_example={"id": "0f6b", "results": [_RESULT], "meta": _META},
-                error=ErrorV2,
+                error=CohereError,
             ),
         ),
         voice=voice_v2,

@@ -275,7 +275,7 @@ def _statistics(model: KserveModel) -> ModelStatistics:
 
 
 # Error voice
-class ErrorReply(msgspec.Struct):
+class KserveError(msgspec.Struct):
     """KServe's error body."""
 
     error: str
@@ -297,7 +297,7 @@ def voice(failure: Failure) -> Spoken:
     """KServe's; a text that is too long is a bad request here."""
     long = issubclass(failure.kind, InputTooLong)
     status = _BAD_REQUEST if long else failure.status
-    return Spoken(status, _ENCODER.encode(ErrorReply(failure.message)))
+    return Spoken(status, _ENCODER.encode(KserveError(failure.message)))
 
 
 # Controller
@@ -426,7 +426,7 @@ _MODEL_STATUSES = (404, 503)
 
 def _operation(method: str, path: str, summary: str, **told: Any) -> Operation:
     return Operation(
-        method=method, path=path, tag="KServe v2", summary=summary, error=ErrorReply, **told
+        method=method, path=path, tag="KServe v2", summary=summary, error=KserveError, **told
     )
 
 

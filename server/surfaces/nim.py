@@ -101,7 +101,7 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
 
 
 # Error voice
-class ErrorReply(msgspec.Struct):
+class NimError(msgspec.Struct):
     """NIM's error bodies in one: `error` is in those that are no validation error."""
 
     message: str
@@ -123,9 +123,9 @@ def voice(failure: Failure) -> Spoken:
             "loc": ["body", *failure.location],
             "msg": failure.message,
         }
-        reply = ErrorReply(failure.message, detail, "request_validation_error")
+        reply = NimError(failure.message, detail, "request_validation_error")
     else:
-        reply = ErrorReply(failure.message, {}, "invalid_request_error", error=failure.message)
+        reply = NimError(failure.message, {}, "invalid_request_error", error=failure.message)
     return Spoken(failure.status, _ENCODER.encode(reply))
 
 
@@ -193,7 +193,7 @@ def _operation(path: str, summary: str, **parameters: str) -> Operation:
         request_example=_REQUEST,
         reply=RankingReply,
         reply_example=_REPLY,
-        error=ErrorReply,
+        error=NimError,
         statuses=STATUSES,
         parameters=parameters,
     )

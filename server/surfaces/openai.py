@@ -63,7 +63,7 @@ class Embedding(msgspec.Struct):
     object: str = "embedding"
 
 
-class Usage(msgspec.Struct):
+class EmbeddingUsage(msgspec.Struct):
     """Tokens of all texts, prefixes and special tokens included."""
 
     prompt_tokens: int
@@ -75,7 +75,7 @@ class EmbeddingReply(msgspec.Struct):
 
     data: list[Embedding]
     model: str
-    usage: Usage
+    usage: EmbeddingUsage
     object: str = "list"
 
 
@@ -114,7 +114,12 @@ def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> byt
         for index, row in enumerate(rows)
     ]
     tokens = int(embeddings.token_counts.sum())
-    reply = {"object": "list", "data": data, "model": model, "usage": Usage(tokens, tokens)}
+    reply = {
+        "object": "list",
+        "data": data,
+        "model": model,
+        "usage": EmbeddingUsage(tokens, tokens),
+    }
     return _ENCODER.encode(reply)
 
 
@@ -147,7 +152,7 @@ def _check(request: EmbeddingRequest) -> None:
 
 
 # Error voice
-class ErrorDetail(msgspec.Struct):
+class OpenAiErrorDetail(msgspec.Struct):
     """OpenAI's error object."""
 
     message: str
@@ -156,13 +161,13 @@ class ErrorDetail(msgspec.Struct):
     code: str | None
 
 
-class ErrorReply(msgspec.Struct):
+class OpenAiError(msgspec.Struct):
     """NIM's error body with OpenAI's inside, so that the clients of both show the text."""
 
     message: str
     detail: dict[str, Any]
     type: str
-    error: ErrorDetail
+    error: OpenAiErrorDetail
     object: str = "error"
 
 
@@ -171,7 +176,7 @@ def voice(failure: Failure) -> Spoken:
     status, body = nim.voice(failure)
     told = msgspec.json.decode(body)
     param = ".".join(map(str, failure.location)) or None
-    told["error"] = ErrorDetail(failure.message, told["type"], param, failure.problem)
+    told["error"] = OpenAiErrorDetail(failure.message, told["type"], param, failure.problem)
     return Spoken(status, _ENCODER.encode(told))
 
 
@@ -249,7 +254,7 @@ SURFACE = Surface(
             request_example=_REQUEST,
             reply=EmbeddingReply,
             reply_example=_REPLY,
-            error=ErrorReply,
+            error=OpenAiError,
             statuses=nim.STATUSES,
         ),
     ),

@@ -18,7 +18,7 @@ from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import tei
-from server.surfaces.cohere import DocumentText, ErrorV1, RerankUsage, new_id, usage_of, voice
+from server.surfaces.cohere import DocumentText, RerankError, RerankUsage, new_id, usage_of, voice
 from server.surfaces.documents import (
     Documents,
     TopN,
@@ -172,7 +172,7 @@ SURFACE = Surface(
             request_example=_REQUEST,
             reply=(DocumentsReply, list[tei.Rank]),
             reply_example=_REPLY,
-            error=(ErrorV1, tei.ErrorReply),
+            error=(RerankError, tei.TeiError),
             statuses=(*tei.STATUSES, 504),
         ),
     ),

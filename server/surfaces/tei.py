@@ -181,7 +181,7 @@ def _info(service: Service) -> Info:
 
 
 # Error voice
-class ErrorReply(msgspec.Struct):
+class TeiError(msgspec.Struct):
     """TEI's error body."""
 
     error: str
@@ -209,7 +209,7 @@ def voice(failure: Failure) -> Spoken:
         rejected = failure.status in (400, _REJECTED)
         otherwise = (_REJECTED if rejected else failure.status, "Validation")
         status, word = known or otherwise
-    return Spoken(status, _ENCODER.encode(ErrorReply(failure.message, word)))
+    return Spoken(status, _ENCODER.encode(TeiError(failure.message, word)))
 
 
 # Controller
@@ -279,7 +279,7 @@ def _operation(path: str, summary: str, request: Any, reply: Any, *examples: obj
         request_example=asked,
         reply=reply,
         reply_example=answered,
-        error=ErrorReply,
+        error=TeiError,
         statuses=STATUSES,
     )
 
@@ -309,7 +309,7 @@ SURFACE = Surface(
             tag="TEI",
             summary="What is served, in TEI's shape",
             reply=Info,
-            error=ErrorReply,
+            error=TeiError,
             statuses=(503,),
         ),
     ),

@@ -89,7 +89,7 @@ def _pairs(first: Texts, second: Texts, name: str) -> list[tuple[str, str]]:
 
 
 # Error voice
-class ErrorReply(msgspec.Struct):
+class ScoreError(msgspec.Struct):
     """vLLM's error body."""
 
     error: ErrorDetail
@@ -98,7 +98,7 @@ class ErrorReply(msgspec.Struct):
 def voice(failure: Failure) -> Spoken:
     """vLLM's."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
-    return Spoken(failure.status, _ENCODER.encode(ErrorReply(detail)))
+    return Spoken(failure.status, _ENCODER.encode(ScoreError(detail)))
 
 
 # Controller
@@ -158,7 +158,7 @@ SURFACE = Surface(
             request_example=_REQUEST,
             reply=ScoreReply,
             reply_example=_REPLY,
-            error=ErrorReply,
+            error=ScoreError,
             statuses=STATUSES,
         )
         for path in ("/score", "/v1/score")
