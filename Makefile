@@ -9,13 +9,15 @@ PYTHON ?= python3
 TARGET ?= cpu-fp32
 CHECKPOINT ?=
 PORT := $${NIM_HTTP_API_PORT:-8000}
-RANK_DIR := artifacts/rank$(if $(filter cpu-fp32,$(TARGET)),,-$(TARGET))
+SUFFIX := $(if $(filter cpu-fp32,$(TARGET)),,-$(TARGET))
+RANK_DIR := artifacts/rank$(SUFFIX)
+EMBED_DIR := artifacts/embed$(SUFFIX)
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve dev test check test-clients docs embedded check-1b check-real image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +37,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(RANK_DIR)/manifest.json: $(wildcard embedded/rank/*.json embedded/rank/*.safetensors) | $(INSTALLED)
 	@$(BIN)/rerank-export export embedded/rank --out $(RANK_DIR) --target $(TARGET) --profile tiny-rerank-v1
 
+$(EMBED_DIR)/manifest.json: $(wildcard embedded/embed/*.json embedded/embed/*.safetensors) | $(INSTALLED)
+	@$(BIN)/rerank-export export embedded/embed --out $(EMBED_DIR) --target $(TARGET) --profile tiny-embed-v1
+
 serve: $(RANK_DIR)/manifest.json  ## export the embedded checkpoint, prove it, serve it
 	@exec $(BIN)/rerank-serve --rank $(RANK_DIR)
+
+serve-embed: $(EMBED_DIR)/manifest.json  ## the same for the embedded embedder
+	@exec $(BIN)/rerank-serve --embed $(EMBED_DIR)
 
 dev: $(INSTALLED)  ## serve the mock (no weights) and restart when the code changes
 	@ENABLE_MOCK_INFERENCE=1 exec $(BIN)/uvicorn --factory server.app:create_app --port $(PORT) --reload
@@ -51,8 +59,14 @@ check: $(INSTALLED)  ## formatting, lint and types
 	# The client's own promise is older than the repository's.
 	$(BIN)/mypy --python-version 3.10 --package rerank_client
 
-test-clients: $(RANK_DIR)/manifest.json  ## real clients, each in its own environment
+test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## real clients, each in its own environment
 	@$(BIN)/python -m clients.run
+
+test-contract: .venvs/contract/.installed  ## schemathesis against /openapi.json, on every route
+	@$(BIN)/python -m checks.contract
+
+test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## the page in headless Chromium
+	@$(BIN)/python -m checks.page
 
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
@@ -66,6 +80,19 @@ check-1b: $(INSTALLED)  ## export, prove and serve the exact 1B shape once (16 G
 
 check-real: $(INSTALLED)  ## the same for real weights: make check-real CHECKPOINT=DIR
 	@$(BIN)/python -m checks.real "$(CHECKPOINT)"
+
+# An environment of its own for a check, made anew when its pins change.
+.venvs/%/.installed: checks/requirements/%.txt constraints.txt | $(INSTALLED)
+	@echo "installing into .venvs/$* (the first time takes a few minutes)"
+	$(BIN)/python -m venv --clear .venvs/$*
+	.venvs/$*/bin/pip --disable-pip-version-check install --progress-bar off -r $<
+	touch $@
+
+check-minilm: .venvs/minilm/.installed  ## real all-MiniLM-L6-v2, served, against sentence-transformers
+	@$(BIN)/python -m checks.minilm
+
+check-optimum: .venvs/optimum/.installed  ## the graph that optimum makes of a BERT cross-encoder, against ours
+	@$(BIN)/python -m checks.optimum
 
 image-test: $(RANK_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
 	@$(BIN)/python -m tools.image_test $(RANK_DIR)

@@ -1,14 +1,17 @@
-"""nDCG@10 of a ranker over BM25's candidates, on a folder in BEIR's layout."""
+"""nDCG@10 of a model over BM25's candidates, on a folder in BEIR's layout."""
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import bm25s
 import numpy as np
 
+from runtime.embedder import Embedder
+from runtime.model import Model
 from runtime.ranker import Ranker
 
 CANDIDATES = 50
@@ -61,18 +64,28 @@ def ndcg(order: Sequence[int], grades: Mapping[int, float]) -> float:
     return float(gains @ discounts[: len(gains)] / (ideal @ discounts[: len(ideal)]))
 
 
-def rerank(ranker: Ranker, collection: Collection, queries: int) -> tuple[float, float]:
-    """Mean nDCG@10 of BM25 and of the ranker over BM25's candidates, for the first `queries`."""
+def rerank(model: Model, collection: Collection, queries: int) -> tuple[float, float]:
+    """Mean nDCG@10 of BM25 and of the model over BM25's candidates, for the first `queries`."""
     asked = collection.queries[:queries]
     figures = []
     for query, grades, found in zip(
         asked, collection.grades, candidates(collection.texts, asked), strict=False
     ):
-        ranking = ranker.rank(query, [collection.texts[i] for i in found], truncate="END")
-        reranked = [found[i] for i in ranking.order]
+        passages = [collection.texts[i] for i in found]
+        reranked = [found[i] for i in _order(model, query, passages)]
         figures.append((ndcg(found, grades), ndcg(reranked, grades)))
-    plain, model = np.mean(figures, axis=0)
-    return float(plain), float(model)
+    plain, better = np.mean(figures, axis=0)
+    return float(plain), float(better)
+
+
+def _order(model: Model, query: str, passages: Sequence[str]) -> Sequence[int]:
+    """Indexes of the passages, best first: by logit, or by cosine to the query."""
+    if not isinstance(model, Embedder):
+        return cast(Ranker, model).rank(query, passages, truncate="END").order.tolist()
+    asked = model.embed([query], input_type="query", truncate="END").vectors[0]
+    found = model.embed(passages, input_type="passage", truncate="END").vectors
+    cosines = found @ asked / np.linalg.norm(found, axis=1)
+    return np.argsort(-cosines, kind="stable").tolist()
 
 
 def _lines(path: Path) -> list[dict[str, str]]:

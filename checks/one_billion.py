@@ -6,13 +6,9 @@ show that the shape exports within its memory, gives PyTorch's scores, and is se
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import sysconfig
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,8 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
-from exporter.architectures import ARCHITECTURES
+from checks.serving import script, served
+from exporter.architectures import CROSS_ENCODERS
 from exporter.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from exporter.parity import Parity
 from exporter.tokens import TOKENIZER_FILES
@@ -32,7 +29,6 @@ WORK = Path("build/check-1b")
 TOKENIZER = Path("embedded/rank")
 MAX_TOKENS = 512
 MEMORY_BOUND = 1.6
-START_S = 300.0
 
 # nvidia/llama-nemotron-rerank-1b-v2, which has the shape of Llama-3.2-1B.
 SHAPE: dict[str, Any] = {
@@ -92,7 +88,7 @@ def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> Figures:
     wrote = time.monotonic()
     peak = _export(checkpoint, artifact)
     exported = time.monotonic()
-    with _served(artifact) as address:
+    with served(rank=artifact) as address:
         ready = time.monotonic()
         logits = _ask(address)
         answered = time.monotonic()
@@ -119,7 +115,7 @@ def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) ->
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, directory / name)
     with torch.device("meta"):
-        model = ARCHITECTURES[shape["architectures"][0]](shape)
+        model = CROSS_ENCODERS[shape["architectures"][0]](shape)
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: _random(name, parameter.shape, generator)
@@ -139,52 +135,13 @@ def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.T
 
 def _export(checkpoint: Path, artifact: Path) -> int:
     """Run rerank-export in a child process; its peak resident memory in bytes."""
-    command = [_script("rerank-export"), "export", str(checkpoint), "--out", str(artifact)]
+    command = [script("rerank-export"), "export", str(checkpoint), "--out", str(artifact)]
     child = subprocess.Popen([*command, "--max-tokens", str(MAX_TOKENS)])
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         raise SystemExit(f"the export failed with exit code {child.returncode}; see above")
     return usage.ru_maxrss * 1024
-
-
-def _script(name: str) -> str:
-    """A console command of this environment, as a user would start it."""
-    return str(Path(sysconfig.get_path("scripts")) / name)
-
-
-@contextmanager
-def _served(artifact: Path) -> Iterator[str]:
-    """The address of a server of its own on `artifact`, once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "NIM_HTTP_API_PORT": str(port),
-        "NIM_TRITON_METRICS_PORT": "0",
-        "NIM_LOG_LEVEL": "WARNING",  # the wait for ready would fill the screen
-    }
-    command = [_script("rerank-serve"), "--rank", str(artifact), "--host", "127.0.0.1"]
-    server = subprocess.Popen(command, env=environment)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(address, server)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait_until_ready(address: str, server: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if httpx.get(f"{address}/v1/health/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise SystemExit(f"the server was not ready after {START_S:.0f} s, or ended; see above")
 
 
 def _ask(address: str) -> list[float]:

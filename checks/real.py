@@ -1,7 +1,7 @@
 """`make check-real CHECKPOINT=DIR`: what only the real weights can show.
 
-Compares the tokens with those that the NIM is known to count, exports with parity, and measures
-nDCG@10 where a BEIR folder is at hand.
+Compares the tokens with those that the NIM of that kind is known to count, exports with parity,
+and measures nDCG@10 where a BEIR folder is at hand. Takes rerankers and embedders.
 """
 
 import argparse
@@ -12,9 +12,11 @@ from pathlib import Path
 from checks.beir import read_collection, rerank
 from exporter.errors import ExportError
 from exporter.pipeline import Wish, export
+from runtime.embedder import Embedder
 from runtime.errors import ServingError
 from runtime.manifest import TOKENIZER_FILE
-from runtime.opening import open_ranker
+from runtime.model import Model
+from runtime.opening import open_model
 from runtime.ranker import Ranker
 from runtime.text import load_tokenizer
 
@@ -26,7 +28,7 @@ QUERIES = 20
 
 @dataclass(frozen=True)
 class Expectations:
-    """Facts about the NIM's tokens.
+    """Facts about the reranking NIM's tokens.
 
     `separator_id` stands for the space and the newlines between query and passage;
     `token_counts` maps a number of synthetic passages to the tokens that NIM 1.10.0 reports.
@@ -36,9 +38,22 @@ class Expectations:
     token_counts: dict[int, int]
 
 
+@dataclass(frozen=True)
+class VectorExpectations:
+    """Facts about the embedding NIM: the size of a vector, and the tokens that NIM 1.13.0 reports
+    for so many synthetic passages."""
+
+    dimensions: int
+    token_counts: dict[int, int]
+
+
 NIM = Expectations(separator_id=33006, token_counts={2: 58, 16: 464})
+EMBED_NIM = VectorExpectations(dimensions=2048, token_counts={1: 17, 16: 272})
+# Embedders of other families have no known answers.
+_EMBED_PROFILE = "llama-nemotron-embed-1b-v2"
 _QUERY = "Thủ đô của Việt Nam là thành phố nào?"
 _PASSAGE = "Synthetic candidate {i}: deterministic reranking performance fixture."
+_TEXT = "Synthetic passage {i}: service availability is measured without company data."
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,16 @@ def check_tokens(ranker: Ranker, artifact: Path, expected: Expectations) -> list
     return findings
 
 
+def check_texts(embedder: Embedder, expected: VectorExpectations) -> list[Finding]:
+    """The size of a vector and the token counts of passages, found and wanted."""
+    findings = [Finding("components of a vector", embedder.info.dimensions, expected.dimensions)]
+    for count, wanted in expected.token_counts.items():
+        texts = [_TEXT.format(i=i) for i in range(count)]
+        found = sum(map(len, embedder.encode(texts, "passage").rows))
+        findings.append(Finding(f"tokens of {count} synthetic passages", found, wanted))
+    return findings
+
+
 def _separator(ranker: Ranker, artifact: Path) -> int | None:
     """The one token between query and passage: after `question:a`, before ` passage:b`."""
     tokenizer = load_tokenizer(artifact / TOKENIZER_FILE)
@@ -78,31 +103,46 @@ def _separator(ranker: Ranker, artifact: Path) -> int | None:
     return None
 
 
-def main(arguments: list[str] | None = None, expected: Expectations = NIM) -> int:
+def main(
+    arguments: list[str] | None = None,
+    expected: Expectations = NIM,
+    vectors_expected: VectorExpectations = EMBED_NIM,
+) -> int:
     """Run all checks; 1 when one of them fails."""
     wish = _parser().parse_args(arguments)
     try:
         export(wish.checkpoint, WORK, Wish(wish.profile, wish.target, wish.max_tokens))
-        ranker = open_ranker(WORK)
+        model = open_model(WORK)
     except (ExportError, ServingError) as error:
         print(f"check-real: {error}", file=sys.stderr)
         return 1
     try:
-        findings = check_tokens(ranker, WORK, expected)
+        findings = _findings(model, expected, vectors_expected)
         for finding in findings:
             verdict = "ok" if finding.passed else f"FAILED, wanted {finding.wanted}"
             print(f"{finding.what:<32} {finding.found} {verdict}")
-        print(_quality(ranker, wish.beir, wish.queries))
+        print(_quality(model, wish.beir, wish.queries))
     finally:
-        ranker.close()
+        model.close()
     return 0 if all(finding.passed for finding in findings) else 1
 
 
-def _quality(ranker: Ranker, folder: Path, queries: int) -> str:
+def _findings(
+    model: Model, expected: Expectations, vectors_expected: VectorExpectations
+) -> list[Finding]:
+    if isinstance(model, Ranker):
+        return check_tokens(model, WORK, expected)
+    if isinstance(model, Embedder) and model.info.profile == _EMBED_PROFILE:
+        return check_texts(model, vectors_expected)
+    print(f"{'tokens':<32} not compared: no known answers for profile {model.info.profile}")
+    return []
+
+
+def _quality(served: Model, folder: Path, queries: int) -> str:
     if not folder.is_dir():
         return f"{'nDCG@10':<32} not measured: no folder {folder}; name one with --beir"
     collection = read_collection(folder)
-    plain, model = rerank(ranker, collection, queries)
+    plain, model = rerank(served, collection, queries)
     asked = min(queries, len(collection.queries))
     return f"{'nDCG@10':<32} {model:.4f}, BM25 {plain:.4f} ({asked} queries of {folder})"
 

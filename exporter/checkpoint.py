@@ -14,9 +14,12 @@ import msgspec
 import safetensors
 import torch
 
-from exporter.architectures import ARCHITECTURES
+from exporter.architectures import BODIES, CROSS_ENCODERS
 from exporter.architectures.base import Architecture
+from exporter.architectures.embedding import EmbeddingModel
+from exporter.embedding_files import VectorFacts, transformer_directory, vector_facts
 from exporter.errors import CheckpointRefused, WrongDirection
+from runtime.profile import Kind
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -36,9 +39,10 @@ _PROBE_SHARE = 1e-5
 class Checkpoint:
     """A readable, exportable checkpoint.
 
-    `source` is what the user named; `config` is config.json; `random_weights` is true for the
-    seeded checkpoints of tests and measurements, which say so in config.json
-    (`"random_weights": true`) because parity judges them by another rule.
+    `source` is what the user named; `directory` holds weights and tokenizer; `config` is
+    config.json; `vectors` says how an embedder makes its vectors (None for a reranker);
+    `random_weights` is true for the seeded checkpoints of tests and measurements, which say so in
+    config.json (`"random_weights": true`) because parity judges them by another rule.
     """
 
     source: str
@@ -46,6 +50,12 @@ class Checkpoint:
     config: dict[str, Any]
     architecture: str
     random_weights: bool
+    vectors: VectorFacts | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Whether this is a reranker or an embedder."""
+        return "rank" if self.vectors is None else "embed"
 
 
 def find_checkpoint(source: str) -> Path:
@@ -66,7 +76,8 @@ def find_checkpoint(source: str) -> Path:
 
 def read_checkpoint(source: str) -> Checkpoint:
     """Find `source` and read its config.json, refusing what cannot be exported faithfully."""
-    directory = find_checkpoint(source)
+    root = find_checkpoint(source)
+    directory = transformer_directory(root)
     path = directory / CONFIG_FILE
     try:
         config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -78,10 +89,13 @@ def read_checkpoint(source: str) -> Checkpoint:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
     architecture = _known_architecture(config)
-    _refuse_labels(config)
-    return Checkpoint(
-        source, directory, config, architecture, bool(config.get("random_weights", False))
-    )
+    random_weights = bool(config.get("random_weights", False))
+    vectors = None
+    if architecture in BODIES:
+        vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
+    else:
+        _refuse_labels(config)
+    return Checkpoint(source, directory, config, architecture, random_weights, vectors)
 
 
 def load_model(checkpoint: Checkpoint) -> Architecture:
@@ -92,16 +106,15 @@ def load_model(checkpoint: Checkpoint) -> Architecture:
     """
     try:
         with torch.device("meta"):
-            model = ARCHITECTURES[checkpoint.architecture](checkpoint.config)
+            model = _build(checkpoint)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointRefused(
             f"config.json holds a value that the architecture cannot use ({error}); compare it "
             "with the config.json of the base model"
         ) from error
-    places = _weight_files(checkpoint.directory)
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    _refuse_difference(set(wanted), set(places))
-    state = {name: _read_tensor(places[name], name, shape) for name, shape in wanted.items()}
+    places = _places(model, _weight_files(checkpoint.directory), set(wanted))
+    state = {name: _read_tensor(*places[name], shape) for name, shape in wanted.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -134,6 +147,14 @@ def probe(model: Architecture, vocabulary: int) -> None:
         )
 
 
+def _build(checkpoint: Checkpoint) -> Architecture:
+    vectors = checkpoint.vectors
+    if vectors is None:
+        return CROSS_ENCODERS[checkpoint.architecture](checkpoint.config)
+    body = BODIES[checkpoint.architecture](checkpoint.config)
+    return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize)
+
+
 def _download(source: str) -> Path:
     import huggingface_hub  # late: only hub ids need it
 
@@ -162,9 +183,10 @@ def _known_architecture(config: dict[str, Any]) -> str:
     names = config.get("architectures") or ["none"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointRefused(f"found architectures = {names!r}, wanted a list of one name")
-    if len(names) != 1 or names[0] not in ARCHITECTURES:
+    known = (*CROSS_ENCODERS, *BODIES)
+    if len(names) != 1 or names[0] not in known:
         raise CheckpointRefused(
-            f"found the architecture {', '.join(names)}, wanted one of: {', '.join(ARCHITECTURES)}"
+            f"found the architecture {', '.join(names)}, wanted one of: {', '.join(known)}"
         )
     return str(names[0])
 
@@ -231,15 +253,22 @@ def _tensor_names(file: Path) -> Iterator[str]:
     return (name for name in names if not name.endswith(_RECOMPUTED))
 
 
-def _refuse_difference(wanted: set[str], found: set[str]) -> None:
-    if wanted == found:
-        return
-    kinds = {"missing": wanted - found, "unexpected": found - wanted}
+def _places(
+    model: Architecture, files: dict[str, Path], wanted: set[str]
+) -> dict[str, tuple[Path, str]]:
+    """Parameter → file and name of its tensor. Raises CheckpointRefused unless all fit."""
+    named = [(model.place(name), name) for name in files]
+    names = {parameter: name for parameter, name in named if parameter is not None}
+    unexpected = {name for parameter, name in named if parameter and names[parameter] != name}
+    unexpected |= {name for parameter, name in names.items() if parameter not in wanted}
+    kinds = {"missing": wanted - set(names), "unexpected": unexpected}
     lists = [f"{kind}: {_first(names)}" for kind, names in kinds.items() if names]
-    raise CheckpointRefused(
-        f"the weights do not fit the architecture and config.json; {'; '.join(lists)}; export the "
-        "checkpoint as it was saved after training"
-    )
+    if lists:
+        raise CheckpointRefused(
+            f"the weights do not fit the architecture and config.json; {'; '.join(lists)}; export "
+            "the checkpoint as it was saved after training"
+        )
+    return {parameter: (files[name], name) for parameter, name in names.items()}
 
 
 def _first(names: set[str], limit: int = 5) -> str:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rerank-export",
-        description="Turn a Hugging Face reranker checkpoint into a proven ONNX artifact.",
+        description="Turn a Hugging Face checkpoint (reranker or embedder) into a proven artifact.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
@@ -65,7 +65,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", choices=target_profile_names(), default="cpu-fp32")
     parser.add_argument(
-        "--max-tokens", type=_positive, metavar="N", help="lower the artifact's bound of one pair"
+        "--max-tokens",
+        type=_positive,
+        metavar="N",
+        help="lower the artifact's bound of one pair or text",
     )
     _add_engine(parser)
     parser.set_defaults(run=_export)
@@ -100,7 +103,8 @@ def _export(wish: argparse.Namespace) -> None:
         wish.out,
         Wish(wish.profile, wish.target, wish.max_tokens, wish.engine),
     )
-    print(f"{wish.out}: artifact {manifest.version}, {_sentence(read_report(wish.out))}")
+    sentence = _sentence(manifest, read_report(wish.out))
+    print(f"{wish.out}: artifact {manifest.version}, {sentence}")
 
 
 def _verify(wish: argparse.Namespace) -> None:
@@ -127,18 +131,20 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
     facts = msgspec.structs.asdict(manifest)
     facts["files"] = ", ".join(manifest.files)
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
+    facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
     facts["template"] = repr(manifest.template)
     facts["special_tokens"] = msgspec.to_builtins(manifest.special_tokens)
     return list(facts.items())
 
 
-def _sentence(parity: Parity) -> str:
+def _sentence(manifest: Manifest, parity: Parity) -> str:
     logits, ranking = parity.rungs["logits"], parity.rungs["ranking"]
     tau = "none to order" if ranking.kendall_tau is None else f"tau {ranking.kendall_tau:.4f}"
     allowed = "" if logits.tolerance is None else f" (tolerance {logits.tolerance:.2g})"
+    what, delta = ("pairs", "logit") if manifest.kind == "rank" else ("texts", "component")
     return (
-        f"proven on {parity.engine}: {logits.pairs} pairs, "
-        f"max |Δ logit| {logits.max_abs_delta:.2g}{allowed}, {tau}"
+        f"proven on {parity.engine}: {logits.pairs} {what}, "
+        f"max |Δ {delta}| {logits.max_abs_delta:.2g}{allowed}, {tau}"
     )
 
 

@@ -27,8 +27,9 @@ def move_to_onnx(model: Architecture, directory: Path) -> None:
 
     The model is empty afterwards: its weights' memory is given back.
 
-    Inputs int64 [batch, sequence] both dynamic, output `logits` float32 [batch, 1]. The path of
-    the data inside the graph is relative, so that the directory can be moved.
+    Inputs int64 [batch, sequence] both dynamic, one output float32: `logits` [batch, 1] or
+    `embeddings` [batch, dimensions]. The path of the data inside the graph is relative, so that
+    the directory can be moved.
     """
     axes = {0: "batch", 1: "sequence"}
     with _quiet():
@@ -39,7 +40,7 @@ def move_to_onnx(model: Architecture, directory: Path) -> None:
             dynamo=True,
             opset_version=OPSET,
             input_names=list(model.inputs),
-            output_names=["logits"],
+            output_names=[model.output],
             dynamic_shapes=[axes for _ in model.inputs],
             verbose=False,
         )

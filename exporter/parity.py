@@ -1,6 +1,7 @@
 """The parity ladder: does the artifact give the checkpoint's tokens, scores and order?
 
-Three rungs, each judged on real pairs of uneven length (exporter.parity_texts):
+This is a reranker's ladder, exporter.vector_parity an embedder's. Three rungs, each judged on real
+pairs of uneven length (exporter.parity_texts):
 
 tokens   the runtime's encoding against the checkpoint's own tokenizer, id by id
 logits   float32 PyTorch, one unpadded row a call, against the engine that will serve, through the
@@ -12,12 +13,14 @@ ranking  Kendall's tau-b over pairs of passages whose reference scores differ by
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from exporter.errors import ParityFailed
+from exporter.parity_texts import Group
 from exporter.reference import Reference, Scores
 from exporter.report import Parity, Precision, Rung
 from exporter.tokens import Tokens
@@ -82,13 +85,19 @@ def golden_tolerance(report: Parity) -> float:
 
 def climb_tokens(report: Parity, reference: Reference, encoder: PairEncoder) -> None:
     """The first rung. Records it in `report` and raises ParityFailed when an id differs."""
-    failure = None
+    compared = []
     for group, wanted_rows in zip(reference.groups, reference.tokens, strict=True):
         found_rows = encoder.encode(group.query, group.passages, "END").rows
-        for index, (found, wanted) in enumerate(zip(found_rows, wanted_rows, strict=True)):
-            failure = failure or _token_difference(group.label(index), found, wanted)
-    pairs = sum(map(len, reference.tokens))
-    report.rungs["tokens"] = Rung(pairs=pairs, passed=failure is None)
+        labels = map(group.label, range(len(wanted_rows)))
+        compared += zip(labels, found_rows, wanted_rows, strict=True)
+    compare_tokens(report, compared)
+
+
+def compare_tokens(report: Parity, compared: Sequence[tuple[str, Encoding, Tokens]]) -> None:
+    """Record the first rung over (label, the runtime's tokens, the checkpoint's)."""
+    differences = (_token_difference(*one) for one in compared)
+    failure = next((found for found in differences if found), None)
+    report.rungs["tokens"] = Rung(pairs=len(compared), passed=failure is None)
     if failure:
         raise ParityFailed("tokens", failure)
 
@@ -102,14 +111,19 @@ def climb_scores(report: Parity, reference: Reference, ranker: Ranker) -> Engine
         pairs = sum(map(len, reference.tokens))
         report.rungs["logits"] = Rung(pairs=pairs, tolerance=tolerance, passed=False)
         raise ParityFailed("logits", str(error)) from error
-    failures = [
-        _climb_logits(report, reference, scores, tolerance),
-        _climb_ranking(report, reference, scores, tolerance),
-    ]
-    for rung, failure in zip(("logits", "ranking"), failures, strict=True):
+    orders = zip(reference.groups, reference.logits, scores.together, strict=True)
+    raise_failures(
+        logits=_climb_logits(report, reference, scores, tolerance),
+        ranking=climb_ranking(report, list(orders), tolerance),
+    )
+    return scores
+
+
+def raise_failures(**failures: str | None) -> None:
+    """Raise ParityFailed for the first rung, by name, that has a failure."""
+    for rung, failure in failures.items():
         if failure:
             raise ParityFailed(rung, failure)
-    return scores
 
 
 def kendall_tau(
@@ -216,15 +230,18 @@ def _climb_logits(
     )
 
 
-def _climb_ranking(
-    report: Parity, reference: Reference, scores: EngineScores, tolerance: float
+def climb_ranking(
+    report: Parity, orders: Sequence[tuple[Group, Scores, Scores]], tolerance: float
 ) -> str | None:
+    """The third rung over (group, the checkpoint's scores, the engine's), float64 [passages] each.
+
+    Reference scores within twice the `tolerance` count as tied. Records the rung and returns what
+    failed, if anything did.
+    """
     concordant = discordant = tied = 0
     failure = None
     overlaps = []
-    for group, wanted, found in zip(
-        reference.groups, reference.logits, scores.together, strict=True
-    ):
+    for group, wanted, found in orders:
         *counts, widest = kendall_tau(wanted, found, 2 * tolerance)
         concordant, discordant, tied = (
             total + count
@@ -246,7 +263,7 @@ def _climb_ranking(
         tau = (concordant - discordant) / np.sqrt(compared * max(1, compared - tied))
     lowest = LOWEST_TAU[report.precision]
     gated = report.rule == "trained"
-    spread = float(np.concatenate(reference.logits).std())
+    spread = float(np.concatenate([wanted for _, wanted, _ in orders]).std())
     flat = tau is None or spread < LEAST_SPREAD * tolerance
     passed = not gated or (not flat and bool(tau >= lowest))
     report.rungs["ranking"] = Rung(
@@ -261,7 +278,7 @@ def _climb_ranking(
     if flat:
         return (
             f"the checkpoint's own scores barely differ (deviation {spread:.2g}, wanted at least "
-            f"{LEAST_SPREAD * tolerance:.2g}), so nothing can be proven; is its head trained?"
+            f"{LEAST_SPREAD * tolerance:.2g}), so nothing can be proven; is it trained?"
         )
     return (
         f"Kendall's tau is {tau:.4f} over {compared} pairs of passages, tolerance {lowest}; "

@@ -1,7 +1,7 @@
 """From a checkpoint to a proven artifact: the order of work and nothing else.
 
-load → probe → reference scores → token check → ONNX → parity on the engine that will serve →
-parity.json → goldens → manifest.json, last → rename into place
+load → probe → the checkpoint's answers → token check → ONNX → parity on the engine that will
+serve → parity.json → goldens → manifest.json, last → rename into place
 """
 
 import hashlib
@@ -17,16 +17,9 @@ from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, ManifestWrong
 from exporter.onnx_file import OPSET, move_to_onnx
-from exporter.parity import (
-    EngineScores,
-    climb_scores,
-    climb_tokens,
-    golden_tolerance,
-    open_report,
-    package_versions,
-)
+from exporter.parity import open_report, package_versions
 from exporter.progress import stage
-from exporter.reference import Reference, reference_scores
+from exporter.proof import Proof, make_proof
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.tokens import CheckpointTokenizer
 from exporter.workspace import refuse_foreign, workspace
@@ -37,7 +30,6 @@ from runtime.manifest import (
     PARITY_FILE,
     SCHEMA,
     TOKENIZER_FILE,
-    Golden,
     Manifest,
     SpecialTokens,
     check_files,
@@ -45,7 +37,7 @@ from runtime.manifest import (
     read_manifest,
     write_manifest,
 )
-from runtime.opening import open_ranker
+from runtime.opening import open_model
 from runtime.profile import (
     ModelProfile,
     TargetProfile,
@@ -53,20 +45,22 @@ from runtime.profile import (
     load_target_profile,
     model_profile_names,
 )
-from runtime.text import PairEncoder, load_tokenizer
+from runtime.text import load_tokenizer
 
-GOLDENS = 4
 _VERSION_DIGITS = 12
 # What the checkpoint and the profiles decide, in a manifest.
 _FACTS = (
     "kind",
     "model_id",
     "template",
+    "prefixes",
     "special_tokens",
     "padding_side",
     "pooling",
     "temperature",
     "causal",
+    "normalize",
+    "dimensions",
     "precision",
     "inputs",
     "outputs",
@@ -98,30 +92,29 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
     checkpoint = read_checkpoint(source)
     profile_name = wish.profile or _profile_for(checkpoint.architecture)
     profile = load_model_profile(profile_name)
+    _refuse_other_kind(profile, profile_name, checkpoint)
     with workspace(out) as directory:
         with stage("load the checkpoint"):
             model = load_model(checkpoint)
             probe(model, checkpoint.config["vocab_size"])
         _refuse_other_family(profile, profile_name, model)
-        max_tokens = _max_tokens(wish.max_tokens, profile, model)
+        max_tokens = _max_tokens(wish.max_tokens, profile, model, checkpoint)
         tokenizer = _tokenizer(checkpoint, profile.template, max_tokens)
-        specials = _special_tokens(profile, tokenizer, checkpoint.config["vocab_size"])
-        manifest = _draft(profile_name, profile, target, model, specials, max_tokens)
-        with stage("score the parity texts in PyTorch"):
-            vocabulary = checkpoint.config["vocab_size"]
-            reference = reference_scores(model, tokenizer, vocabulary, max_tokens)
-        _refuse_tiny_limit(reference, max_tokens)
+        manifest = _draft(profile_name, target, checkpoint, model, tokenizer, max_tokens)
+        with stage("ask PyTorch about the parity texts"):
+            proof = make_proof(manifest, model, tokenizer, checkpoint.config["vocab_size"])
+        _refuse_tiny_limit(proof, max_tokens)
         report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
         tokenizer.save(directory / "tokenizer")
         try:
-            _check_tokens(directory, report, reference, manifest)
+            _check_tokens(directory, report, proof)
             with stage("write the ONNX graph"):
                 move_to_onnx(model.halve() if target.precision == "fp16" else model, directory)
-            scores = _check_scores(directory, report, reference, manifest, engine)
+            _check_outputs(directory, report, proof, manifest, engine)
         finally:
             write_report(directory, report)
         with stage("seal the artifact"):
-            manifest = _seal(directory, manifest, report, reference, scores)
+            manifest = _seal(directory, manifest, report, proof)
         with stage("open it as a server does"):
             _open_once(directory, engine)
     return manifest
@@ -129,11 +122,11 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
 
 def _open_once(directory: Path, engine: str) -> None:
     """The reader's own path, before anybody relies on it: hashes, engine, goldens."""
-    ranker = open_ranker(directory, engine=engine)
+    model = open_model(directory, engine=engine)
     try:
-        ranker.warm_up()
+        model.warm_up()
     finally:
-        ranker.close()
+        model.close()
 
 
 def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
@@ -159,31 +152,25 @@ def _verify_against(
 ) -> None:
     target = load_target_profile(manifest.target)
     engine = engine or target.engine
-    with stage("score the parity texts in PyTorch"):
+    profile = load_model_profile(manifest.profile)
+    _refuse_other_kind(profile, manifest.profile, checkpoint)
+    with stage("ask PyTorch about the parity texts"):
         model = load_model(checkpoint)
-        probe(model, checkpoint.config["vocab_size"])
-        tokenizer = _tokenizer(checkpoint, manifest.template, manifest.max_tokens)
         vocabulary = checkpoint.config["vocab_size"]
-        _compare_facts(manifest, target, model, tokenizer, vocabulary)
-        reference = reference_scores(model, tokenizer, vocabulary, manifest.max_tokens)
+        probe(model, vocabulary)
+        tokenizer = _tokenizer(checkpoint, manifest.template, manifest.max_tokens)
+        max_tokens = _max_tokens(manifest.max_tokens, profile, model, checkpoint)
+        wanted = _draft(manifest.profile, target, checkpoint, model, tokenizer, max_tokens)
+        _compare_facts(manifest, wanted)
+        proof = make_proof(manifest, model, tokenizer, vocabulary)
     del model  # before the engine opens: two copies of the weights are too many
     report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
-    _check_tokens(directory, report, reference, manifest)
-    _check_scores(directory, report, reference, manifest, engine)
+    _check_tokens(directory, report, proof)
+    _check_outputs(directory, report, proof, manifest, engine)
 
 
-def _compare_facts(
-    manifest: Manifest,
-    target: TargetProfile,
-    model: Architecture,
-    tokenizer: CheckpointTokenizer,
-    vocabulary: int,
-) -> None:
+def _compare_facts(manifest: Manifest, wanted: Manifest) -> None:
     """Raise ManifestWrong for the first fact that the checkpoint does not bear out."""
-    profile = load_model_profile(manifest.profile)
-    specials = _special_tokens(profile, tokenizer, vocabulary)
-    max_tokens = _max_tokens(manifest.max_tokens, profile, model)
-    wanted = _draft(manifest.profile, profile, target, model, specials, max_tokens)
     for fact in _FACTS:
         if getattr(manifest, fact) != getattr(wanted, fact):
             raise ManifestWrong(fact, getattr(manifest, fact), getattr(wanted, fact))
@@ -213,14 +200,34 @@ def _profile_for(architecture: str) -> str:
     return fitting[0]
 
 
+def _refuse_other_kind(profile: ModelProfile, name: str, checkpoint: Checkpoint) -> None:
+    if profile.kind != checkpoint.kind:
+        words = {"rank": "rerankers", "embed": "embedders"}
+        raise ProfileError(
+            f"profile {name} is for {words[profile.kind]}, but {checkpoint.architecture} is one of "
+            f"the {words[checkpoint.kind]}; leave --profile out, or name one of its kind"
+        )
+
+
 def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) -> None:
-    """A template is for models that read one sequence, type ids are for those that read two."""
-    if (profile.template is None) != ("token_type_ids" in model.inputs):
+    """A template is for models that read one text; the others' tokenizer joins the pair."""
+    if (profile.template is not None) != model.templated:
         raise ProfileError(
             f"profile {name} {'has no' if profile.template is None else 'has a'} template, but the "
-            f"checkpoint's model reads {', '.join(model.inputs)}; leave --profile out, or name one "
-            "of this family"
+            f"checkpoint's model reads {'one text' if model.templated else 'two texts'}; leave "
+            "--profile out, or name one of this family"
         )
+
+
+def _prefixes(profile: ModelProfile, name: str, checkpoint: Checkpoint) -> dict[str, str]:
+    """What is put before texts, by input type: the profile's, or else the checkpoint's own."""
+    own = checkpoint.vectors.prefixes if checkpoint.vectors else {}
+    if own and profile.prefixes and own != profile.prefixes:
+        raise CheckpointRefused(
+            f"config_sentence_transformers.json has the prompts {own}, profile {name} has "
+            f"{profile.prefixes}; name the --profile of this family, or correct the file"
+        )
+    return own or profile.prefixes
 
 
 def _tokenizer(
@@ -246,31 +253,36 @@ def _special_tokens(
         if (token is not None) != wanted:
             raise CheckpointRefused(
                 f"the tokenizer adds {'no token' if token is None else f'token {token}'} at the "
-                f"{where} of a pair, but this family wants {'one' if wanted else 'none'}; check "
+                f"{where} of a text, but this family wants {'one' if wanted else 'none'}; check "
                 "the post-processor in tokenizer.json, or name another --profile"
             )
     return specials
 
 
-def _max_tokens(wished: int | None, profile: ModelProfile, model: Architecture) -> int:
+def _max_tokens(
+    wished: int | None, profile: ModelProfile, model: Architecture, checkpoint: Checkpoint
+) -> int:
     limit = min(profile.max_tokens, model.position_limit)
+    if checkpoint.vectors and checkpoint.vectors.max_tokens:
+        limit = min(limit, checkpoint.vectors.max_tokens)
     if wished is not None and wished > limit:
         raise CheckpointRefused(
-            f"found a wish for {wished} tokens, the profile and config.json allow {limit}; lower "
-            "--max-tokens"
+            f"found a wish for {wished} tokens, the profile and the checkpoint allow {limit}; "
+            "lower --max-tokens"
         )
     return wished or limit
 
 
 def _draft(
     name: str,
-    profile: ModelProfile,
     target: TargetProfile,
+    checkpoint: Checkpoint,
     model: Architecture,
-    specials: SpecialTokens,
+    tokenizer: CheckpointTokenizer,
     max_tokens: int,
 ) -> Manifest:
     """The manifest as far as it is known before anything was written."""
+    profile = load_model_profile(name)
     return Manifest(
         schema=SCHEMA,
         kind=profile.kind,
@@ -279,98 +291,63 @@ def _draft(
         target=target.name,
         version="draft",
         template=profile.template,
-        special_tokens=specials,
+        special_tokens=_special_tokens(profile, tokenizer, checkpoint.config["vocab_size"]),
         padding_side=profile.padding_side,
         max_tokens=max_tokens,
         pooling=model.pooling,
         temperature=model.temperature,
         causal=model.causal,
-        normalize=False,
-        dimensions=None,
+        normalize=model.normalize,
+        dimensions=model.dimensions,
         precision=target.precision,
         inputs=list(model.inputs),
-        outputs=["logits"],
+        outputs=[model.output],
         opset=OPSET,
         versions=package_versions(),
         hardware=None,
         files={},
         goldens=[],
         golden_tolerance=0.0,
+        prefixes=_prefixes(profile, name, checkpoint),
     )
 
 
-def _check_tokens(
-    directory: Path, report: Parity, reference: Reference, manifest: Manifest
+def _check_tokens(directory: Path, report: Parity, proof: Proof) -> None:
+    proof.climb_tokens(report, load_tokenizer(directory / TOKENIZER_FILE))
+
+
+def _check_outputs(
+    directory: Path, report: Parity, proof: Proof, manifest: Manifest, engine: str
 ) -> None:
-    encoder = PairEncoder(
-        load_tokenizer(directory / TOKENIZER_FILE), manifest.template, manifest.max_tokens
-    )
-    climb_tokens(report, reference, encoder)
-
-
-def _check_scores(
-    directory: Path, report: Parity, reference: Reference, manifest: Manifest, engine: str
-) -> EngineScores:
     with stage(f"prove parity on {engine}"):
-        ranker = open_ranker(directory, manifest=manifest, engine=engine)
+        model = open_model(directory, manifest=manifest, engine=engine)
         try:
-            return climb_scores(report, reference, ranker)
+            proof.climb_outputs(report, model)
         finally:
-            ranker.close()
+            model.close()
 
 
-def _seal(
-    directory: Path,
-    manifest: Manifest,
-    report: Parity,
-    reference: Reference,
-    scores: EngineScores,
-) -> Manifest:
+def _seal(directory: Path, manifest: Manifest, report: Parity, proof: Proof) -> Manifest:
     """Record hashes and goldens, and write manifest.json."""
     paths = sorted(p for p in directory.rglob("*") if p.is_file())
     files = {p.relative_to(directory).as_posix(): hash_file(p) for p in paths}
-    sealed = msgspec.structs.replace(
-        manifest,
-        files=files,
-        goldens=_goldens(reference, scores, manifest.max_tokens),
-        golden_tolerance=golden_tolerance(report),
-    )
+    sealed = msgspec.structs.replace(manifest, files=files, **proof.goldens(report))
     sealed = msgspec.structs.replace(sealed, version=_version(sealed))
     write_manifest(directory, sealed)
     return sealed
 
 
-def _refuse_tiny_limit(reference: Reference, max_tokens: int) -> None:
-    rows = [row for group in reference.tokens for row in group]
-    if all(len(row.token_ids) >= max_tokens for row in rows):
+def _refuse_tiny_limit(proof: Proof, max_tokens: int) -> None:
+    if all(len(row.token_ids) >= max_tokens for row in proof.rows()):
         raise CheckpointRefused(
             f"found a limit of {max_tokens} tokens, into which no parity text fits uncut; raise "
             "--max-tokens"
         )
 
 
-def _goldens(reference: Reference, scores: EngineScores, max_tokens: int) -> list[Golden]:
-    """The first uncut pair of the first groups, with the logit that the engine gives it alone.
-
-    Whoever opens the artifact encodes goldens without truncation, so a cut one would not fit.
-    """
-    goldens = []
-    for group, tokens, alone in zip(reference.groups, reference.tokens, scores.alone, strict=True):
-        fitting = [i for i, row in enumerate(tokens) if len(row.token_ids) < max_tokens]
-        if fitting and len(goldens) < GOLDENS:
-            goldens.append(
-                Golden(
-                    query=group.query,
-                    passage=group.passages[fitting[0]],
-                    token_ids=tokens[fitting[0]].token_ids,
-                    logit=float(alone[fitting[0]]),
-                )
-            )
-    return goldens
-
-
 def _version(manifest: Manifest) -> str:
     """A short hash of what decides the scores; reports, which differ from run to run, are not."""
     decisive = {name: digest for name, digest in manifest.files.items() if name != PARITY_FILE}
-    digest = hashlib.sha256(msgspec.json.encode([decisive, manifest.template, manifest.max_tokens]))
+    prompt = manifest.template if manifest.kind == "rank" else manifest.prefixes
+    digest = hashlib.sha256(msgspec.json.encode([decisive, prompt, manifest.max_tokens]))
     return digest.hexdigest()[:_VERSION_DIGITS]

@@ -1,5 +1,7 @@
-"""What the checkpoint itself answers: its tokens and its float32 scores, one pair at a time."""
+"""What the checkpoint itself answers, one row at a time: its tokens, and its float32 scores or
+vectors."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +12,10 @@ from exporter.architectures.base import Architecture
 from exporter.errors import CheckpointRefused
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
 from exporter.tokens import CheckpointTokenizer, Tokens
+from runtime.postprocess import InputType
 
 Scores = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,32 @@ class Reference:
     logits: list[Scores]
 
 
+@dataclass(frozen=True)
+class Text:
+    """One input of an embedder; `input_type` is None for models that tell no types apart.
+
+    `label` is how reports call it.
+    """
+
+    label: str
+    text: str
+    input_type: InputType | None
+
+
+@dataclass(frozen=True)
+class VectorReference:
+    """The texts of the parity groups with the checkpoint's answers.
+
+    `texts[g][0]` is the query of `groups[g]`, passage p follows as `texts[g][p + 1]`; `tokens`
+    and the rows of `vectors[g]` float64 [texts, dimensions] belong to them.
+    """
+
+    groups: tuple[Group, ...]
+    texts: list[list[Text]]
+    tokens: list[list[Tokens]]
+    vectors: list[Vectors]
+
+
 def reference_scores(
     model: Architecture, tokenizer: CheckpointTokenizer, vocabulary: int, max_tokens: int
 ) -> Reference:
@@ -34,28 +64,72 @@ def reference_scores(
     Raises CheckpointRefused when the checkpoint itself gives NaN or infinity, or its tokenizer
     an id past the `vocabulary` of its embeddings.
     """
-    groups = (*parity_groups(max_tokens), *added_tokens_group(tokenizer.added_tokens()))
+    groups = _groups(tokenizer, max_tokens)
     tokens = [[tokenizer.encode(g.query, p) for p in g.passages] for g in groups]
+    _refuse_unknown_ids(tokens, vocabulary)
+    logits = [np.asarray([_answer(model, row).item() for row in rows]) for rows in tokens]
+    for group, found in zip(groups, logits, strict=True):
+        _refuse_broken(found, [group.label(i) for i in range(len(found))])
+    return Reference(groups, tokens, logits)
+
+
+def reference_vectors(
+    model: Architecture,
+    tokenizer: CheckpointTokenizer,
+    prefixes: Mapping[str, str],
+    vocabulary: int,
+    max_tokens: int,
+) -> VectorReference:
+    """`reference_scores` for an embedder: its vectors of every query and passage.
+
+    `prefixes` maps input types to what is put before a text; empty for symmetric models.
+    """
+    groups = _groups(tokenizer, max_tokens)
+    texts = [_texts(group, asymmetric=bool(prefixes)) for group in groups]
+    tokens = [
+        [tokenizer.encode_text(prefixes.get(t.input_type or "", "") + t.text) for t in row]
+        for row in texts
+    ]
+    _refuse_unknown_ids(tokens, vocabulary)
+    vectors = [np.stack([_answer(model, row)[0] for row in rows]) for rows in tokens]
+    for row, found in zip(texts, vectors, strict=True):
+        _refuse_broken(found.sum(axis=1), [text.label for text in row])
+    return VectorReference(groups, texts, tokens, vectors)
+
+
+def _groups(tokenizer: CheckpointTokenizer, max_tokens: int) -> tuple[Group, ...]:
+    return (*parity_groups(max_tokens), *added_tokens_group(tokenizer.added_tokens()))
+
+
+def _texts(group: Group, *, asymmetric: bool) -> list[Text]:
+    query = Text(f"{group.name}[query]", group.query, "query" if asymmetric else None)
+    kind: InputType | None = "passage" if asymmetric else None
+    return [query, *(Text(group.label(i), p, kind) for i, p in enumerate(group.passages))]
+
+
+def _refuse_unknown_ids(tokens: Iterable[Iterable[Tokens]], vocabulary: int) -> None:
     largest = max(max(row.token_ids) for rows in tokens for row in rows)
     if largest >= vocabulary:
         raise CheckpointRefused(
             f"the tokenizer gives the id {largest}, but config.json has vocab_size = {vocabulary}; "
             "tokenizer and weights are not of one checkpoint"
         )
-    logits = [np.asarray([_logit(model, row) for row in rows]) for rows in tokens]
-    for group, found in zip(groups, logits, strict=True):
-        for index in np.flatnonzero(~np.isfinite(found)):
-            raise CheckpointRefused(
-                f"the checkpoint itself gives {found[index]} for {group.label(int(index))}; its "
-                "weights are broken, train or download it again"
-            )
-    return Reference(groups, tokens, logits)
+
+
+def _refuse_broken(found: Scores, labels: list[str]) -> None:
+    for index in np.flatnonzero(~np.isfinite(found)):
+        raise CheckpointRefused(
+            f"the checkpoint itself gives {found[index]} for {labels[int(index)]}; its weights "
+            "are broken, train or download it again"
+        )
 
 
 @torch.inference_mode()
-def _logit(model: Architecture, tokens: Tokens) -> float:
+def _answer(model: Architecture, tokens: Tokens) -> npt.NDArray[np.float64]:
+    """The model's output for one row, float64 [1, components]."""
     ids = torch.tensor([tokens.token_ids])
-    inputs = [ids, torch.ones_like(ids)]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if tokens.type_ids is not None:
-        inputs.append(torch.tensor([tokens.type_ids]))
-    return float(model(*inputs))
+        inputs["token_type_ids"] = torch.tensor([tokens.type_ids])
+    found = model(*(inputs[name] for name in model.inputs))
+    return np.asarray(found.numpy(), dtype=np.float64)

@@ -15,10 +15,11 @@ RUNGS = ("tokens", "logits", "ranking")
 class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One rung's figures; what does not apply is left out of the file.
 
-    `pairs` counts pairs of texts, on the ranking rung pairs of passages. `kendall_tau` is left
-    out where no two reference scores differ enough to be ordered. `tolerance` is the largest
-    |Δ logit| on the logits rung, the lowest tau on the ranking rung; left out where the figure is
-    only reported.
+    `pairs` counts pairs of texts (an embedder's texts, one by one), on the ranking rung pairs of
+    passages. `kendall_tau` is left out where no two reference scores differ enough to be ordered.
+    `tolerance` is the largest |Δ logit| on the logits rung (of an embedder the largest |Δ| of a
+    component, for vectors of length 1), the lowest tau on the ranking rung; left out where the
+    figure is only reported. `lowest_cosine` is an embedder's: between a vector and its reference.
     """
 
     pairs: int
@@ -26,6 +27,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_abs_delta: float | None = None
     rms_delta: float | None = None
     reference_std: float | None = None
+    lowest_cosine: float | None = None
     kendall_tau: float | None = None
     top_k_overlap: float | None = None
     tolerance: float | None = None

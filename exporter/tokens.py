@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig
+import msgspec
+from tokenizers import models
+from transformers import (
+    CONFIG_MAPPING,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from exporter.errors import CheckpointRefused
 from runtime.manifest import SpecialTokens
@@ -18,14 +25,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 @dataclass(frozen=True)
 class Tokens:
-    """One pair as the checkpoint's tokenizer sees it: ids, and type ids where the pair has them."""
+    """One pair or text as the checkpoint's tokenizer sees it; type ids where it has them."""
 
     token_ids: list[int]
     type_ids: list[int] | None
 
 
 class CheckpointTokenizer:
-    """Builds and encodes pairs the way transformers' users do, sharing no code with the runtime."""
+    """Encodes pairs and texts as transformers' users do, sharing no code with the runtime."""
 
     def __init__(
         self, directory: Path, model_type: str | None, template: str | None, max_tokens: int
@@ -54,6 +61,14 @@ class CheckpointTokenizer:
             text = head.replace("{query}", query) + passage + tail
             found = self._tokenizer(text, truncation=True, max_length=self._max_tokens)
         return Tokens(found["input_ids"], None)
+
+    def encode_text(self, text: str) -> Tokens:
+        """The tokens of one text, its prefix included, unpadded and cut at its end."""
+        with _quiet():
+            found = self._tokenizer(
+                text, truncation=True, max_length=self._max_tokens, return_token_type_ids=True
+            )
+        return Tokens(found["input_ids"], found["token_type_ids"])
 
     def added_tokens(self) -> list[str]:
         """Texts that stand for one token each: special ones, and those added to the vocabulary."""
@@ -89,8 +104,12 @@ def _load(directory: Path, model_type: str | None) -> Any:
     # AutoTokenizer reads config.json first and stumbles over model types it does not know, such
     # as llama_bidirec; with an empty config it goes by tokenizer_config.json alone.
     config = None if model_type in CONFIG_MAPPING else PreTrainedConfig()
+    # transformers 5 makes Unigram tokenizers anew from their vocabulary, with a normalizer of its
+    # own; the versions that these models were trained with took tokenizer.json as it is.
+    unigram = _is_unigram(directory / "tokenizer.json")
+    kind: Any = PreTrainedTokenizerFast if unigram else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = kind.from_pretrained(
             directory, config=config, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # a broken tokenizer surfaces as many unrelated classes
@@ -103,7 +122,36 @@ def _load(directory: Path, model_type: str | None) -> Any:
             f"found the slow tokenizer {type(tokenizer).__name__}, wanted one with tokenizer.json; "
             "convert it with transformers and save it into the checkpoint"
         )
+    _refuse_without_vocabulary(directory, tokenizer)
     return tokenizer
+
+
+class _TokenizerModel(msgspec.Struct):
+    type: str | None = None
+
+
+class _TokenizerFile(msgspec.Struct):
+    model: _TokenizerModel
+
+
+def _is_unigram(path: Path) -> bool:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_TokenizerFile).model.type == "Unigram"
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False  # none, or one about which transformers will complain
+
+
+def _refuse_without_vocabulary(directory: Path, tokenizer: Any) -> None:
+    """transformers makes a tokenizer out of nothing, in which every word is unknown."""
+    names = {"tokenizer.json"}
+    if not isinstance(tokenizer.backend_tokenizer.model, models.Unigram):
+        names.update(tokenizer.vocab_files_names.values())
+    if not any((directory / name).is_file() for name in names):
+        raise CheckpointRefused(
+            f"found no vocabulary of the tokenizer in {directory}, wanted "
+            f"{', '.join(sorted(names))}; save it there with the version of transformers that it "
+            "was trained with"
+        )
 
 
 def _around(full: Sequence[int], bare: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from exporter.architectures import ARCHITECTURES
+from exporter.architectures import BODIES, CROSS_ENCODERS
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
-_SENTENCES = (
+SENTENCES = (
     "question:what is machine learning \n \n passage:Machine learning is a subset of AI",
     "The weather is nice today, said the farmer, and went to look after the sheep.",
     "Deep learning uses neural networks with many layers of weights.",
@@ -69,8 +69,8 @@ def write_llama(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
     tokenizer = _llama_tokenizer()
     config = LLAMA | {"vocab_size": tokenizer.get_vocab_size()} | changes
     special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
-    _write_tokenizer(directory, tokenizer, "PreTrainedTokenizerFast", **special)
-    return _write(directory, config, seed)
+    write_tokenizer(directory, tokenizer, "PreTrainedTokenizerFast", **special)
+    return write_checkpoint(directory, config, seed)
 
 
 def write_bert(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
@@ -78,8 +78,43 @@ def write_bert(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
     tokenizer = _bert_tokenizer()
     config = BERT | {"vocab_size": tokenizer.get_vocab_size()} | changes
     special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
-    _write_tokenizer(directory, tokenizer, "BertTokenizer", **special)
-    return _write(directory, config, seed)
+    write_tokenizer(directory, tokenizer, "BertTokenizer", **special)
+    return write_checkpoint(directory, config, seed)
+
+
+def write_llama_embedder(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """A bidirectional Llama without a head, as llama-nemotron's embedders are saved."""
+    return write_llama(
+        directory, seed=seed, **{"architectures": ["LlamaBidirectionalModel"]} | changes
+    )
+
+
+def write_sentence_transformers(
+    directory: Path,
+    *,
+    pooling: str = "mean",
+    normalize: bool = True,
+    prompts: dict[str, str] | None = None,
+    seed: int = 0,
+    **changes: Any,
+) -> Path:
+    """A BERT in sentence-transformers' layout; `pooling` is its name for one ("mean", "cls")."""
+    write_bert(directory, seed=seed, **{"architectures": ["BertModel"]} | changes)
+    types = ["Transformer", "Pooling", "Normalize"][: 3 if normalize else 2]
+    modules = [
+        {"idx": i, "path": f"{i}_{t}" if i else "", "type": f"sentence_transformers.models.{t}"}
+        for i, t in enumerate(types)
+    ]
+    modes = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+    (directory / "1_Pooling").mkdir()
+    for name, content in (
+        ("modules.json", modules),
+        ("1_Pooling/config.json", {mode: pooling == word for mode, word in modes.items()}),
+        ("sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": False}),
+        ("config_sentence_transformers.json", {"prompts": prompts or {}}),
+    ):
+        (directory / name).write_bytes(msgspec.json.encode(content))
+    return directory
 
 
 def write_config(directory: Path, config: dict[str, Any]) -> None:
@@ -91,7 +126,8 @@ def write_config(directory: Path, config: dict[str, Any]) -> None:
 def random_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
     """Weights for `config`: norms near one, everything else spread so that scores differ."""
     generator = torch.Generator().manual_seed(seed)
-    model = ARCHITECTURES[config["architectures"][0]](config)
+    (name,) = config["architectures"]
+    model = (CROSS_ENCODERS | BODIES)[name](config)
     weights = {}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -101,13 +137,13 @@ def random_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
     return weights
 
 
-def _write(directory: Path, config: dict[str, Any], seed: int) -> Path:
+def write_checkpoint(directory: Path, config: dict[str, Any], seed: int) -> Path:
     write_config(directory, config)
     save_file(random_weights(config, seed), directory / "model.safetensors")
     return directory
 
 
-def _write_tokenizer(
+def write_tokenizer(
     directory: Path, tokenizer: tokenizers.Tokenizer, kind: str, **special: str
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
@@ -127,7 +163,7 @@ def _llama_tokenizer() -> tokenizers.Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_SENTENCES, trainer)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
     bos = tokenizer.token_to_id(BOS)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, bos)]
@@ -145,7 +181,7 @@ def _bert_tokenizer() -> tokenizers.Tokenizer:
         special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_SENTENCES, trainer)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     return tokenizer

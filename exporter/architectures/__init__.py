@@ -1,17 +1,32 @@
 """The architectures that can be exported, by their name in config.json.
 
 Each is written here as plain tensor functions: a checkpoint's own code never runs. A new
-architecture is one file with a class like those below and one row in `ARCHITECTURES`.
+architecture is one file with classes like those below and one row in `CROSS_ENCODERS`, and one
+in `BODIES` where checkpoints without a head serve as embedding models.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from exporter.architectures.base import Architecture
-from exporter.architectures.bert import BertCrossEncoder
-from exporter.architectures.llama_bidirectional import BidirectionalLlama
+from exporter.architectures.base import Architecture, Body
+from exporter.architectures.bert import Bert, BertCrossEncoder
+from exporter.architectures.deberta import DebertaCrossEncoder
+from exporter.architectures.llama_bidirectional import BidirectionalLlama, LlamaCrossEncoder
+from exporter.architectures.modernbert import ModernBert, ModernBertCrossEncoder
+from exporter.architectures.xlm_roberta import Roberta, RobertaCrossEncoder
 
-ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], Architecture]] = {
+CROSS_ENCODERS: dict[str, Callable[[Mapping[str, Any]], Architecture]] = {
     "BertForSequenceClassification": BertCrossEncoder,
-    "LlamaBidirectionalForSequenceClassification": BidirectionalLlama,
+    "DebertaV2ForSequenceClassification": DebertaCrossEncoder,
+    "LlamaBidirectionalForSequenceClassification": LlamaCrossEncoder,
+    "ModernBertForSequenceClassification": ModernBertCrossEncoder,
+    "RobertaForSequenceClassification": RobertaCrossEncoder,
+    "XLMRobertaForSequenceClassification": RobertaCrossEncoder,
+}
+BODIES: dict[str, type[Body]] = {
+    "BertModel": Bert,
+    "LlamaBidirectionalModel": BidirectionalLlama,
+    "ModernBertModel": ModernBert,
+    "RobertaModel": Roberta,
+    "XLMRobertaModel": Roberta,
 }

@@ -1,4 +1,4 @@
-"""What every architecture offers the exporter."""
+"""What every architecture offers the exporter: a body that reads, and a head that answers."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Self
@@ -6,28 +6,84 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 
-class Architecture(nn.Module, ABC):
-    """A cross-encoder: `inputs` int64 [batch, sequence] each → logits float32 [batch, 1].
+class Body(nn.Module, ABC):
+    """An encoder without a head: `inputs` int64 [batch, sequence] each → final hidden states.
 
     Built from config.json (a mapping); CheckpointRefused names what it asks that is not here.
-    `inputs` are the graph's inputs in order; `pooling`, `temperature` and `causal` are the facts
-    that the manifest records; `position_limit` is the longest row, in tokens, that the weights
-    can place.
+    `inputs` are the graph's inputs in order, `input_ids` and `attention_mask` first; `hidden` is
+    the size of a state; `causal` says which way it reads; `position_limit` is the longest row, in
+    tokens, that the weights can place. `prefix` is what checkpoints with a head put before this
+    body's parameter names, `unused` the beginnings of names (behind the prefix) of weights that
+    checkpoints without a head carry and no state depends on. `pools` is true for families whose
+    config.json names the pooling of their embedders, which always normalise; elsewhere the
+    sentence-transformers files beside it say both.
     """
 
     inputs: tuple[str, ...]
-    pooling: str
-    temperature: float
+    hidden: int
     causal: bool
     position_limit: int
+    prefix: str
+    unused: tuple[str, ...] = ()
+    pools: bool = False
 
     @abstractmethod
-    def states(self, *inputs: Any) -> Tensor:
+    def forward(self, *inputs: Any) -> Tensor:
         """Final hidden states float32 [batch, sequence, hidden]."""
 
     @abstractmethod
-    def halve(self) -> Self:
+    def halve(self) -> None:
         """Round embeddings and the layers' linear weights to float16, in place.
 
-        Norms, pooling, head, rotary angles and the residual stream stay float32.
+        Norms, rotary angles and the residual stream stay float32.
         """
+
+
+class Architecture(nn.Module, ABC):
+    """A body with its head: `inputs` int64 [batch, sequence] each → `output` float32.
+
+    Cross-encoders give `logits` [batch, 1], embedding models `embeddings` [batch, dimensions].
+    `pooling`, `temperature` and `normalize` are facts that the manifest records; `dimensions` is
+    None where the answer is a logit. `templated` is true for cross-encoders that read query and
+    passage as one text; for the others the tokenizer joins the pair.
+    """
+
+    output: str = "logits"
+    templated: bool = False
+    pooling: str
+    temperature: float = 1.0
+    normalize: bool = False
+    dimensions: int | None = None
+
+    @property
+    @abstractmethod
+    def body(self) -> Body:
+        """What turns tokens into states; its parameters are named as in the checkpoints."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The graph's inputs, in order."""
+        return self.body.inputs
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only those before it."""
+        return self.body.causal
+
+    @property
+    def position_limit(self) -> int:
+        """The longest row, in tokens, that the weights can place."""
+        return self.body.position_limit
+
+    def states(self, *inputs: Any) -> Tensor:
+        """Final hidden states float32 [batch, sequence, hidden]."""
+        return self.body(*inputs)
+
+    def halve(self) -> Self:
+        """Round the body to float16, in place; pooling and head stay float32."""
+        self.body.halve()
+        return self
+
+    def place(self, name: str) -> str | None:
+        """The parameter that the checkpoint's tensor `name` is for; None for one not needed."""
+        return name

@@ -1,17 +1,17 @@
-"""BertForSequenceClassification with one logit: the ms-marco-MiniLM family of cross-encoders.
+"""BERT: the body of many embedding models, and the ms-marco-MiniLM family of cross-encoders.
 
 Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exporter.architectures.base import Architecture
+from exporter.architectures.base import Architecture, Body
 from exporter.architectures.config import one_of, refuse_unless, require
 from exporter.architectures.pooling import pool, visible
 
@@ -138,50 +138,62 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(first))
 
 
-class Bert(nn.Module):
-    """What the checkpoint calls `bert`."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
-        self.pooler = Pooler(config)
-
-
-class BertCrossEncoder(Architecture):
-    """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → logits [batch, 1]."""
+class Bert(Body):
+    """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → states."""
 
     inputs = ("input_ids", "attention_mask", "token_type_ids")
-    temperature = 1.0
     causal = False
+    prefix = "bert."
+    unused = ("pooler.",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         one_of(config, "position_embedding_type", ("absolute",), "absolute")
         refuse_unless(config, "is_decoder", False)
         refuse_unless(config, "type_vocab_size", 2)
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        self.hidden = int(require(config, "hidden_size"))
         self.position_limit = int(require(config, "max_position_embeddings"))
-        self.bert = Bert(config)
-        self.classifier = nn.Linear(require(config, "hidden_size"), 1)
-
-    def states(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """See Architecture."""
-        embedded = self.bert.embeddings(input_ids, token_type_ids)
-        return self.bert.encoder(embedded, visible(attention_mask, causal=False))
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        states = self.states(input_ids, attention_mask, token_type_ids)
-        return self.classifier(self.bert.pooler(pool(states, attention_mask, self.pooling)))
+        embedded = self.embeddings(input_ids, token_type_ids)
+        return self.encoder(embedded, visible(attention_mask, causal=False))
 
-    def halve(self) -> Self:
-        """See Architecture."""
-        self.bert.embeddings.word_embeddings.half()
-        for module in self.bert.encoder.modules():
+    def halve(self) -> None:
+        """See Body."""
+        self.embeddings.word_embeddings.half()
+        for module in self.encoder.modules():
             if isinstance(module, nn.Linear):
                 module.half()
-        return self
+
+
+class PooledBert(Bert):
+    """A BERT with the pooler that its classifier reads, as cross-encoders are saved."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.pooler = Pooler(config)
+
+
+class BertCrossEncoder(Architecture):
+    """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → logits [batch, 1]."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        refuse_unless(config, "temperature", 1.0)
+        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        self.bert = PooledBert(config)
+        self.classifier = nn.Linear(self.bert.hidden, 1)
+
+    @property
+    def body(self) -> Body:
+        """See Architecture."""
+        return self.bert
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        states = self.bert(input_ids, attention_mask, token_type_ids)
+        return self.classifier(self.bert.pooler(pool(states, attention_mask, self.pooling)))
 
 
 def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:

@@ -1,18 +1,18 @@
-"""LlamaBidirectionalForSequenceClassification: a Llama that reads both ways, pooled to a logit.
+"""A Llama that reads both ways: the body of llama-nemotron's rerankers and embedders.
 
-The family of llama-nemotron-rerank (model_type `llama_bidirec`). Parameter names are those of
+The family of model_type `llama_bidirec`. Parameter names are those of
 the checkpoints, so that a state dict loads as it is.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exporter.architectures.base import Architecture
+from exporter.architectures.base import Architecture, Body
 from exporter.architectures.config import one_of, refuse_unless, require
 from exporter.architectures.pooling import POOLINGS, pool, visible
 from exporter.errors import CheckpointRefused
@@ -93,64 +93,69 @@ class Layer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x).to(dtype)).float()
 
 
-class Stack(nn.Module):
-    """Embeddings, layers and the final norm: what the checkpoint calls `model`."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        hidden = require(config, "hidden_size")
-        self.embed_tokens = nn.Embedding(require(config, "vocab_size"), hidden)
-        self.layers = nn.ModuleList(
-            Layer(config) for _ in range(require(config, "num_hidden_layers"))
-        )
-        self.norm = RMSNorm(hidden, config.get("rms_norm_eps") or 1e-6)
-
-    def forward(self, input_ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        x = self.embed_tokens(input_ids).float()
-        for layer in self.layers:
-            x = layer(x, cos, sin, mask)
-        return self.norm(x)
-
-
-class BidirectionalLlama(Architecture):
-    """input_ids, attention_mask int64 [batch, sequence] → logits float32 [batch, 1]."""
+class BidirectionalLlama(Body):
+    """input_ids, attention_mask int64 [batch, sequence] → states."""
 
     inputs = ("input_ids", "attention_mask")
+    prefix = "model."
+    pools = True
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         one_of(config, "hidden_act", ("silu",), "silu")
         refuse_unless(config, "partial_rotary_factor", 1.0)
-        self.pooling = one_of(config, "pooling", POOLINGS, "avg")
-        self.temperature = _temperature(config)
         self.causal = _reads_one_way(config)
+        self.hidden = int(require(config, "hidden_size"))
         self.position_limit = int(config.get("max_position_embeddings", 2048))
-        self.model = Stack(config)
-        self.score = nn.Linear(require(config, "hidden_size"), 1, bias=False)
+        self.embed_tokens = nn.Embedding(require(config, "vocab_size"), self.hidden)
+        self.layers = nn.ModuleList(
+            Layer(config) for _ in range(require(config, "num_hidden_layers"))
+        )
+        self.norm = RMSNorm(self.hidden, config.get("rms_norm_eps") or 1e-6)
         # A plain tensor, neither parameter nor buffer: no cast of the module can round it.
         self.frequencies = rotary_frequencies(config)
 
-    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """See Architecture."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         batch, sequence = input_ids.shape
         positions = torch.arange(sequence, device=input_ids.device, dtype=torch.float32)
         angles = positions.unsqueeze(1) * self.frequencies.unsqueeze(0)
         # ONNX Runtime's RotaryEmbedding wants the batch axis spelled out, not broadcast.
         cos = angles.cos().unsqueeze(0).expand(batch, -1, -1)
         sin = angles.sin().unsqueeze(0).expand(batch, -1, -1)
-        return self.model(input_ids, cos, sin, visible(attention_mask, causal=self.causal))
+        mask = visible(attention_mask, causal=self.causal)
+        x = self.embed_tokens(input_ids).float()
+        for layer in self.layers:
+            x = layer(x, cos, sin, mask)
+        return self.norm(x)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.states(input_ids, attention_mask)
-        return self.score(pool(states, attention_mask, self.pooling)) / self.temperature
-
-    def halve(self) -> Self:
-        """See Architecture."""
-        self.model.embed_tokens.half()
-        for module in self.model.layers.modules():
+    def halve(self) -> None:
+        """See Body."""
+        self.embed_tokens.half()
+        for module in self.layers.modules():
             if isinstance(module, nn.Linear):
                 module.half()
-        return self
+
+
+class LlamaCrossEncoder(Architecture):
+    """input_ids, attention_mask int64 [batch, sequence] → logits float32 [batch, 1]."""
+
+    templated = True
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.pooling = one_of(config, "pooling", POOLINGS, "avg")
+        self.temperature = _temperature(config)
+        self.model = BidirectionalLlama(config)
+        self.score = nn.Linear(self.model.hidden, 1, bias=False)
+
+    @property
+    def body(self) -> Body:
+        """See Architecture."""
+        return self.model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.model(input_ids, attention_mask)
+        return self.score(pool(states, attention_mask, self.pooling)) / self.temperature
 
 
 def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from checks.beir import candidates, ndcg, read_collection, rerank
+from runtime.opening import open_embedder
 
 TEXTS = ("the cat sat", "wings and lift of aircraft", "lift of a delta wing", "bread")
 
@@ -50,3 +51,17 @@ def test_ndcg_is_one_for_the_ideal_order_and_discounts_others() -> None:
 def test_reranking_is_measured_against_bm25(folder: Path) -> None:
     plain, model = rerank(LongestFirst(), read_collection(folder), queries=5)
     assert plain < model == 1.0
+
+
+def test_an_embedder_orders_by_cosine(folder: Path, embed_artifact: Path) -> None:
+    collection = read_collection(folder)
+    embedder = open_embedder(embed_artifact)
+    try:
+        _, model = rerank(embedder, collection, queries=5)
+        asked = embedder.embed(collection.queries, input_type="query").vectors
+        found = embedder.embed(collection.texts, input_type="passage").vectors
+    finally:
+        embedder.close()
+    among = candidates(collection.texts, collection.queries)[0]
+    order = sorted(among, key=lambda i: -float(found[i] @ asked[0]))
+    assert model == pytest.approx(ndcg(order, collection.grades[0]))

@@ -6,9 +6,18 @@ from pathlib import Path
 import pytest
 
 from checks import real
-from checks.real import NIM, Expectations, check_tokens, main
-from runtime.opening import open_ranker
+from checks.real import (
+    EMBED_NIM,
+    NIM,
+    Expectations,
+    VectorExpectations,
+    check_texts,
+    check_tokens,
+    main,
+)
+from runtime.opening import open_embedder, open_ranker
 from runtime.text import load_tokenizer
+from tests.tiny_checkpoints import write_sentence_transformers
 
 
 @pytest.fixture
@@ -20,6 +29,24 @@ def own_facts(rank_artifact: Path) -> Expectations:
     counts = [len(tokenizer.encode(text + passage.format(i)).ids) for i in range(16)]
     (separator,) = tokenizer.encode(" \n \n", add_special_tokens=False).ids
     return Expectations(separator, {2: sum(counts[:2]), 16: sum(counts)})
+
+
+@pytest.fixture
+def beir(tmp_path: Path) -> Path:
+    """Three texts and one judged query in BEIR's layout."""
+    texts = {
+        "weather": "The weather is nice today",
+        "learning": "Machine learning is a subset of AI",
+        "deep": "Deep learning uses neural networks",
+    }
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [json.dumps({"_id": name, "title": "", "text": text}) for name, text in texts.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(corpus))
+    query = {"_id": "q", "text": "What is machine learning?"}
+    (folder / "queries.jsonl").write_text(json.dumps(query))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tlearning\t1\n")
+    return folder
 
 
 def test_own_facts_pass_and_the_nims_fail(rank_artifact: Path, own_facts: Expectations) -> None:
@@ -49,23 +76,59 @@ def test_a_whole_run(
     assert "FAILED, wanted 33006" in capsys.readouterr().out
 
 
-def test_the_embedded_checkpoint_from_export_to_ndcg(
+@pytest.fixture
+def own_vector_facts(embed_artifact: Path) -> VectorExpectations:
+    """What the tiny embedder gives where the NIM has 2048 components, 17 and 272 tokens."""
+    tokenizer = load_tokenizer(embed_artifact / "tokenizer" / "tokenizer.json")
+    text = "passage: Synthetic passage {}: service availability is measured without company data."
+    counts = [len(tokenizer.encode(text.format(i)).ids) for i in range(16)]
+    return VectorExpectations(64, {1: counts[0], 16: sum(counts)})
+
+
+def test_an_embedders_own_facts_pass_and_the_nims_fail(
+    embed_artifact: Path, own_vector_facts: VectorExpectations
+) -> None:
+    embedder = open_embedder(embed_artifact)
+    try:
+        assert all(f.passed for f in check_texts(embedder, own_vector_facts))
+        assert not any(f.passed for f in check_texts(embedder, EMBED_NIM))
+    finally:
+        embedder.close()
+
+
+def test_a_whole_run_of_an_embedder(
+    tiny_embed_checkpoint: Path,
+    own_vector_facts: VectorExpectations,
+    beir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(real, "WORK", tmp_path / "work")
+    arguments = [str(tiny_embed_checkpoint), "--beir", str(beir), "--max-tokens", "128"]
+    assert main(arguments, vectors_expected=own_vector_facts) == 0
+    said = capsys.readouterr().out
+    assert "FAILED" not in said
+    assert "(1 queries of" in said
+    monkeypatch.setattr(real, "export", lambda *_: None)
+    assert main(arguments) == 1
+    assert "FAILED, wanted 2048" in capsys.readouterr().out
+
+
+def test_an_embedder_without_known_answers_is_still_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(real, "WORK", tmp_path / "work")
+    checkpoint = write_sentence_transformers(tmp_path / "sentences")
+    assert main([str(checkpoint), "--beir", str(tmp_path / "none")]) == 0
+    assert "no known answers for profile sentence-transformers" in capsys.readouterr().out
+
+
+def test_the_embedded_checkpoint_from_export_to_ndcg(
+    beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every step on trained weights; only the NIM's own tokens are not to be found in them."""
     monkeypatch.setattr(real, "WORK", tmp_path / "work")
-    texts = {
-        "weather": "The weather is nice today",
-        "learning": "Machine learning is a subset of AI",
-        "deep": "Deep learning uses neural networks",
-    }
-    beir = tmp_path / "beir"
-    (beir / "qrels").mkdir(parents=True)
-    corpus = [json.dumps({"_id": name, "title": "", "text": text}) for name, text in texts.items()]
-    (beir / "corpus.jsonl").write_text("\n".join(corpus))
-    query = {"_id": "q", "text": "What is machine learning?"}
-    (beir / "queries.jsonl").write_text(json.dumps(query))
-    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tlearning\t1\n")
     checkpoint = Path(__file__).parents[2] / "embedded" / "rank"
     embedded = [str(checkpoint), "--profile", "tiny-rerank-v1", "--max-tokens", "256"]
     assert main([*embedded, "--beir", str(beir)]) == 1

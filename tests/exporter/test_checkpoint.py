@@ -159,21 +159,20 @@ def test_the_direction_is_the_configs_and_probed(
     model = load(write_llama(tmp_path, **changes))
     assert model.causal is causal
     probe(model, 300)
-    model.causal = not causal
-    visible_now = model.states
-    model.causal = causal
-    model.states = lambda *inputs: _with(model, not causal, visible_now, inputs)
+    body = model.body
+    honest = body.forward
+    body.forward = lambda *inputs: _with(body, not causal, honest, inputs)
     with pytest.raises(WrongDirection, match="bidirectional"):
         probe(model, 300)
 
 
-def _with(model: Any, causal: bool, states: Any, inputs: Any) -> torch.Tensor:
-    """States of a model that silently reads in another direction than it says."""
-    said, model.causal = model.causal, causal
+def _with(body: Any, causal: bool, forward: Any, inputs: Any) -> torch.Tensor:
+    """States of a body that silently reads in another direction than it says."""
+    said, body.causal = body.causal, causal
     try:
-        return states(*inputs)
+        return forward(*inputs)
     finally:
-        model.causal = said
+        body.causal = said
 
 
 def test_a_hub_id_fetches_data_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

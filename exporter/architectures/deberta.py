@@ -1,0 +1,262 @@
+"""DebertaV2ForSequenceClassification with one logit: DeBERTa v2 and v3, as in mxbai-rerank.
+
+Attention adds to each pair of tokens what each says to the other's distance (content to position,
+position to content). Parameter names are those of the checkpoints.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.architectures.base import Architecture, Body
+from exporter.architectures.bert import ACTIVATIONS, Intermediate, Output
+from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.pooling import pool, visible
+from exporter.errors import CheckpointRefused
+
+_ATTENTION_TYPES = ("c2p", "p2c")
+# Content to content, content to position, position to content.
+_TERMS = 1 + len(_ATTENTION_TYPES)
+
+
+class Embeddings(nn.Module):
+    """Words, with token types where the checkpoint has them, normed. Positions come later."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
+        types = config.get("type_vocab_size") or 0
+        self.token_type_embeddings = nn.Embedding(types, hidden) if types else None
+        self.LayerNorm = _norm(config)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        x = self.word_embeddings(input_ids).float()
+        if self.token_type_embeddings is not None:
+            x = x + self.token_type_embeddings(token_type_ids).float()
+        return self.LayerNorm(x)
+
+
+class SelfAttention(nn.Module):
+    """What the checkpoint calls `attention.self`; distances share its query and key weights."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.heads = require(config, "num_attention_heads")
+        self.query_proj = nn.Linear(hidden, hidden)
+        self.key_proj = nn.Linear(hidden, hidden)
+        self.value_proj = nn.Linear(hidden, hidden)
+        self.scale = 1 / math.sqrt(hidden // self.heads * _TERMS)
+
+    def forward(self, x: Tensor, distances: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+        """`distances` [rows, hidden] embeds distances; `places` int64 [batch, heads, sequence,
+        sequence] says which row is the distance from query to key; `mask` is added to scores."""
+        dtype = self.query_proj.weight.dtype
+        x, distances = x.to(dtype), distances.to(dtype).unsqueeze(0)
+        # Queries are scaled rather than what they give: those tensors are far larger.
+        query = self._split(self.query_proj(x)) * self.scale
+        key, value = self._split(self.key_proj(x)), self._split(self.value_proj(x))
+        far_query = self._split(self.query_proj(distances)) * self.scale
+        far_key = self._split(self.key_proj(distances))
+        scores = query @ key.transpose(2, 3) + mask
+        scores = scores + (query @ far_key.transpose(2, 3)).gather(3, places)
+        scores = scores + (far_query @ key.transpose(2, 3)).gather(2, places)
+        return (scores.softmax(3) @ value).transpose(1, 2).flatten(2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class AttentionBlock(nn.Module):
+    """What the checkpoint calls `attention`: `self` and `output`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = Output(config, require(config, "hidden_size"))
+
+    def forward(self, x: Tensor, distances: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+        return self.output(self.self(x, distances, places, mask), x)
+
+
+class Layer(nn.Module):
+    """One encoder layer. The residual stream stays float32 whatever the weights are."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.attention = AttentionBlock(config)
+        self.intermediate = Intermediate(config)
+        self.output = Output(config, require(config, "intermediate_size"))
+
+    def forward(self, x: Tensor, distances: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+        x = self.attention(x, distances, places, mask)
+        return self.output(self.intermediate(x), x)
+
+
+class Encoder(nn.Module):
+    """The layers and the embeddings of distances that they share."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        span = _span(config)
+        self.layer = nn.ModuleList(
+            Layer(config) for _ in range(require(config, "num_hidden_layers"))
+        )
+        self.rel_embeddings = nn.Embedding(2 * span, require(config, "hidden_size"))
+        self.LayerNorm = _norm(config)
+        # A plain tensor: data, not weights. Looked up, as a logarithm computed by an engine may
+        # fall on the other side of a bucket's edge.
+        self.places = distance_places(config)
+        self.longest = require(config, "max_position_embeddings")
+        self.heads = require(config, "num_attention_heads")
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        distances = self.LayerNorm(self.rel_embeddings.weight)
+        positions = torch.arange(x.shape[1], device=x.device)
+        apart = positions.unsqueeze(1) - positions.unsqueeze(0)
+        places = self.places[apart + self.longest - 1].expand(x.shape[0], self.heads, -1, -1)
+        dtype = self.layer[0].attention.self.query_proj.weight.dtype
+        hidden = torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        for layer in self.layer:
+            x = layer(x, distances, places, hidden)
+        return x
+
+
+class Deberta(Body):
+    """input_ids, attention_mask and, where the checkpoint has token types, token_type_ids int64
+    [batch, sequence] → states."""
+
+    causal = False
+    prefix = "deberta."
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        _refuse_variants(config)
+        self.hidden = int(require(config, "hidden_size"))
+        self.position_limit = int(require(config, "max_position_embeddings"))
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        typed = self.embeddings.token_type_embeddings is not None
+        self.inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        embedded = self.embeddings(input_ids, token_type_ids)
+        return self.encoder(embedded, visible(attention_mask, causal=False))
+
+    def halve(self) -> None:
+        """See Body."""
+        self.embeddings.word_embeddings.half()
+        for module in self.encoder.layer.modules():
+            if isinstance(module, nn.Linear):
+                module.half()
+
+
+class Pooler(nn.Module):
+    """The layer on the first token's state."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.dense = nn.Linear(hidden, hidden)
+        names = tuple(ACTIVATIONS)
+        self.activation = ACTIVATIONS[one_of(config, "pooler_hidden_act", names, "gelu")]
+
+    def forward(self, first: Tensor) -> Tensor:
+        return self.activation(self.dense(first))
+
+
+class DebertaCrossEncoder(Architecture):
+    """The inputs of Deberta → logits float32 [batch, 1]."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        refuse_unless(config, "temperature", 1.0)
+        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        self.deberta = Deberta(config)
+        self.pooler = Pooler(config)
+        self.classifier = nn.Linear(self.deberta.hidden, 1)
+
+    @property
+    def body(self) -> Body:
+        """See Architecture."""
+        return self.deberta
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        states = self.deberta(input_ids, attention_mask, token_type_ids)
+        return self.classifier(self.pooler(pool(states, attention_mask, self.pooling)))
+
+    def place(self, name: str) -> str | None:
+        """See Architecture; absolute positions were trained elsewhere and are not read here."""
+        return None if name == "deberta.embeddings.position_embeddings.weight" else name
+
+
+def distance_places(config: Mapping[str, Any]) -> Tensor:
+    """Rows of the distance embeddings, int64 [2 × longest - 1], for distances from
+    -(longest - 1) to longest - 1.
+
+    Half of the buckets are one distance each, the others grow with the logarithm.
+    """
+    longest, span = require(config, "max_position_embeddings"), _span(config)
+    # On the CPU even while the module is built on the meta device.
+    apart = torch.arange(1 - longest, longest, device="cpu")
+    buckets = config.get("position_buckets") or -1
+    if buckets > 0:
+        middle = buckets // 2
+        # All in float32, as in training: a logarithm rounded otherwise changes buckets.
+        reach = torch.log(torch.tensor((_reach(config) - 1) / middle, device="cpu"))
+        far = torch.log(apart.abs().clamp(min=middle) / middle) / reach
+        far = torch.ceil(far * (middle - 1)) + middle
+        apart = torch.where(apart.abs() <= middle, apart, (far * apart.sign()).long())
+    return (apart + span).clamp(0, 2 * span - 1)
+
+
+def _span(config: Mapping[str, Any]) -> int:
+    """How many embeddings there are for distances in one direction."""
+    buckets = config.get("position_buckets") or -1
+    return int(buckets) if buckets > 0 else _reach(config)
+
+
+def _reach(config: Mapping[str, Any]) -> int:
+    """The largest distance that is told from larger ones."""
+    found = config.get("max_relative_positions") or -1
+    return int(found) if found > 0 else int(require(config, "max_position_embeddings"))
+
+
+def _refuse_variants(config: Mapping[str, Any]) -> None:
+    # Absent keys stand for what transformers takes them for, which is often not what is here.
+    settled = {
+        "relative_attention": False,
+        "position_biased_input": True,
+        "share_att_key": False,
+        "norm_rel_ebd": "none",
+        **{key: value for key, value in config.items() if value is not None},
+    }
+    refuse_unless(settled, "relative_attention", True)
+    refuse_unless(settled, "position_biased_input", False)
+    refuse_unless(settled, "share_att_key", True)
+    refuse_unless(settled, "norm_rel_ebd", "layer_norm")
+    refuse_unless(config, "conv_kernel_size", 0)
+    for key in ("embedding_size", "pooler_hidden_size"):
+        refuse_unless(config, key, require(config, "hidden_size"))
+    head_size = require(config, "hidden_size") // require(config, "num_attention_heads")
+    refuse_unless(config, "attention_head_size", head_size)
+    refuse_unless(config, "is_decoder", False)
+    kinds = config.get("pos_att_type") or []
+    found = kinds.split("|") if isinstance(kinds, str) else kinds
+    if sorted(kind.strip().lower() for kind in found) != sorted(_ATTENTION_TYPES):
+        raise CheckpointRefused(
+            f"config.json has pos_att_type = {kinds!r}, wanted both of "
+            f"{' and '.join(_ATTENTION_TYPES)}: the exporter does not implement one alone"
+        )
+
+
+def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
+    return nn.LayerNorm(require(config, "hidden_size"), eps=config.get("layer_norm_eps", 1e-7))

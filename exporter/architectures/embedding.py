@@ -1,0 +1,42 @@
+"""Embedding models: a body, pooled to one vector a text, of length 1 where that is asked."""
+
+from torch import Tensor
+from torch.nn import functional
+
+from exporter.architectures.base import Architecture, Body
+from exporter.architectures.pooling import pool
+
+
+class EmbeddingModel(Architecture):
+    """`inputs` of the body → embeddings float32 [batch, hidden].
+
+    Pooling and normalisation run in float32 whatever the body's weights are. A shorter vector
+    (Matryoshka) is a matter of whoever serves: the graph gives all components.
+    """
+
+    output = "embeddings"
+
+    def __init__(self, body: Body, pooling: str, *, normalize: bool) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.normalize = normalize
+        self.dimensions = body.hidden
+        self.trunk = body
+
+    @property
+    def body(self) -> Body:
+        """See Architecture."""
+        return self.trunk
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        types = () if token_type_ids is None else (token_type_ids,)
+        states = self.trunk(input_ids, attention_mask, *types)
+        vectors = pool(states, attention_mask, self.pooling)
+        return functional.normalize(vectors, dim=1) if self.normalize else vectors
+
+    def place(self, name: str) -> str | None:
+        """See Architecture: checkpoints are saved with the body's prefix or without it."""
+        inner = name.removeprefix(self.trunk.prefix)
+        return None if inner.startswith(self.trunk.unused) else f"trunk.{inner}"

@@ -1,0 +1,235 @@
+"""ModernBERT: the body of gte-modernbert, and the gte-reranker-modernbert cross-encoders.
+
+Layers that see all tokens alternate with layers that see a window of neighbours, each kind with
+rotary angles of its own. Norms come first and most have no bias. Parameter names are those of the
+checkpoints.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from exporter.architectures.base import Architecture, Body
+from exporter.architectures.bert import ACTIVATIONS
+from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.pooling import pool, visible
+from exporter.errors import CheckpointRefused
+
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+_THETA_KEYS = {GLOBAL: "global_rope_theta", LOCAL: "local_rope_theta"}
+_THETAS = {GLOBAL: 160_000.0, LOCAL: 10_000.0}
+_POOLINGS = {"cls": "cls", "mean": "avg"}
+
+
+class Attention(nn.Module):
+    """Self-attention with one projection for query, key and value, and rotary positions."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden, bias = require(config, "hidden_size"), config.get("attention_bias", False)
+        self.heads = require(config, "num_attention_heads")
+        self.Wqkv = nn.Linear(hidden, 3 * hidden, bias=bias)
+        self.Wo = nn.Linear(hidden, hidden, bias=bias)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        """`x` [batch, sequence, hidden] in the weights' dtype; `cos`, `sin` float32."""
+        query, key, value = self.Wqkv(x).chunk(3, dim=-1)
+        query, key = (_rotate(part, cos, sin, self.heads) for part in (query, key))
+        query, key, value = (self._split(part) for part in (query, key, value))
+        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.Wo(found.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """The gated feed-forward block with one projection for value and gate."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden, inner = require(config, "hidden_size"), require(config, "intermediate_size")
+        bias = config.get("mlp_bias", False)
+        self.Wi = nn.Linear(hidden, 2 * inner, bias=bias)
+        self.Wo = nn.Linear(inner, hidden, bias=bias)
+        self.activation = ACTIVATIONS[_activation(config, "hidden_activation")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.Wi(x).chunk(2, dim=-1)
+        return self.Wo(self.activation(value) * gate)
+
+
+class Layer(nn.Module):
+    """One encoder layer of `kind`. The residual stream stays float32 whatever the weights are."""
+
+    def __init__(self, config: Mapping[str, Any], kind: str, *, first: bool) -> None:
+        super().__init__()
+        self.kind = kind
+        # The embeddings' own norm stands before the first layer.
+        self.attn_norm = nn.Identity() if first else _norm(config)
+        self.attn = Attention(config)
+        self.mlp_norm = _norm(config)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        dtype = self.mlp.Wi.weight.dtype
+        x = x + self.attn(self.attn_norm(x).to(dtype), cos, sin, mask).float()
+        return x + self.mlp(self.mlp_norm(x).to(dtype)).float()
+
+
+class Embeddings(nn.Module):
+    """Words, normed."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.tok_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
+        self.norm = _norm(config)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.norm(self.tok_embeddings(input_ids).float())
+
+
+class ModernBert(Body):
+    """input_ids, attention_mask int64 [batch, sequence] → states, after the final norm."""
+
+    inputs = ("input_ids", "attention_mask")
+    causal = False
+    prefix = "model."
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        refuse_unless(config, "is_decoder", False)
+        self.hidden = int(require(config, "hidden_size"))
+        self.position_limit = int(require(config, "max_position_embeddings"))
+        kinds = layer_kinds(config)
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(
+            Layer(config, kind, first=index == 0) for index, kind in enumerate(kinds)
+        )
+        self.final_norm = _norm(config)
+        self.reach = int(config.get("local_attention", 128)) // 2
+        # Plain tensors, neither parameters nor buffers: no cast of the module can round them.
+        self.frequencies = {kind: _frequencies(config, kind) for kind in sorted(set(kinds))}
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        batch, sequence = input_ids.shape
+        positions = torch.arange(sequence, device=input_ids.device)
+        near = (positions.unsqueeze(1) - positions.unsqueeze(0)).abs() <= self.reach
+        all_real = visible(attention_mask, causal=False)
+        masks = {GLOBAL: all_real, LOCAL: all_real & near}
+        angles = {
+            kind: _angles(positions, frequencies, batch)
+            for kind, frequencies in self.frequencies.items()
+        }
+        x = self.embeddings(input_ids)
+        for layer in self.layers:
+            x = layer(x, *angles[layer.kind], masks[layer.kind])
+        return self.final_norm(x)
+
+    def halve(self) -> None:
+        """See Body."""
+        self.embeddings.tok_embeddings.half()
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                module.half()
+
+
+class Head(nn.Module):
+    """What the checkpoint calls `head`: a layer between pooling and logit."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.dense = nn.Linear(hidden, hidden, bias=config.get("classifier_bias", False))
+        self.activation = ACTIVATIONS[_activation(config, "classifier_activation")]
+        self.norm = _norm(config)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(pooled)))
+
+
+class ModernBertCrossEncoder(Architecture):
+    """input_ids, attention_mask int64 [batch, sequence] → logits float32 [batch, 1]."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        refuse_unless(config, "temperature", 1.0)
+        self.pooling = _POOLINGS[one_of(config, "classifier_pooling", tuple(_POOLINGS), "cls")]
+        self.model = ModernBert(config)
+        self.head = Head(config)
+        self.classifier = nn.Linear(self.model.hidden, 1)
+
+    @property
+    def body(self) -> Body:
+        """See Architecture."""
+        return self.model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.model(input_ids, attention_mask)
+        return self.classifier(self.head(pool(states, attention_mask, self.pooling)))
+
+
+def layer_kinds(config: Mapping[str, Any]) -> list[str]:
+    """GLOBAL or LOCAL for each layer, from either spelling.
+
+    transformers 5 writes `layer_types`, version 4 `global_attn_every_n_layers`.
+    """
+    count = require(config, "num_hidden_layers")
+    kinds = config.get("layer_types")
+    if kinds is None:
+        every = config.get("global_attn_every_n_layers", 3)
+        return [LOCAL if index % every else GLOBAL for index in range(count)]
+    if len(kinds) != count:
+        raise CheckpointRefused(
+            f"config.json has {len(kinds)} layer_types and num_hidden_layers = {count}; complete it"
+        )
+    return [one_of({"layer_types": kind}, "layer_types", (GLOBAL, LOCAL), GLOBAL) for kind in kinds]
+
+
+def _frequencies(config: Mapping[str, Any], kind: str) -> Tensor:
+    """Angles per position, float32 [head_size / 2], from either spelling of the rope settings.
+
+    transformers 5 writes `rope_parameters` for each kind, version 4 two thetas.
+    """
+    refuse_unless(config, "rope_scaling", {})
+    rope = (config.get("rope_parameters") or {kind: {}}).get(kind)
+    if rope is None:
+        raise CheckpointRefused(
+            f"config.json has rope_parameters without {kind!r}, wanted those of each kind of layer"
+        )
+    one_of(rope, "rope_type", ("default",), "default")
+    refuse_unless(rope, "partial_rotary_factor", 1.0)
+    # Version 4 takes the global angles where the local ones are null.
+    outer = config.get(_THETA_KEYS[kind], _THETAS[kind]) or require(config, _THETA_KEYS[GLOBAL])
+    theta = rope.get("rope_theta") or outer
+    refuse_unless(config, _THETA_KEYS[kind], theta)
+    size = require(config, "hidden_size") // require(config, "num_attention_heads")
+    # On the CPU even while the module is built on the meta device: these are data, not weights.
+    steps = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float()
+    return 1.0 / theta ** (steps / size)
+
+
+def _angles(positions: Tensor, frequencies: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 [batch, sequence, head_size / 2]."""
+    angles = positions.float().unsqueeze(1) * frequencies.unsqueeze(0)
+    # ONNX Runtime's RotaryEmbedding wants the batch axis spelled out, not broadcast.
+    cos = angles.cos().unsqueeze(0).expand(batch, -1, -1)
+    return cos, angles.sin().unsqueeze(0).expand(batch, -1, -1)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Rotary position embedding of `x` [batch, sequence, heads × size], computed in float32."""
+    return torch.onnx.ops.rotary_embedding(x.float(), cos, sin, num_heads=heads).to(x.dtype)
+
+
+def _activation(config: Mapping[str, Any], key: str) -> str:
+    return one_of(config, key, tuple(ACTIVATIONS), "gelu")
+
+
+def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
+    hidden, eps = require(config, "hidden_size"), config.get("norm_eps", 1e-5)
+    return nn.LayerNorm(hidden, eps=eps, bias=config.get("norm_bias", False))

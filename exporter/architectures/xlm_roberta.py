@@ -1,0 +1,117 @@
+"""XLM-RoBERTa and RoBERTa: the bodies of bge-m3 and its kin, and the bge-reranker cross-encoders.
+
+BERT's layers behind embeddings that count positions from the padding id on and use one token
+type. Parameter names are those of the checkpoints, so that a state dict loads as it is.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exporter.architectures.base import Architecture, Body
+from exporter.architectures.bert import Encoder
+from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.pooling import pool, visible
+
+
+class Embeddings(nn.Module):
+    """Words, counted positions and the one token type, summed and normed."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
+        self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
+        self.token_type_embeddings = nn.Embedding(config.get("type_vocab_size", 2), hidden)
+        self.LayerNorm = nn.LayerNorm(hidden, eps=config.get("layer_norm_eps", 1e-12))
+        self.padding_idx = _padding_idx(config)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """float32 [batch, sequence, hidden]."""
+        words = self.word_embeddings(input_ids).float()
+        places = self.position_embeddings(self.positions(input_ids, attention_mask)).float()
+        # The tokenizers of this family give no type ids, so that every token is of the first type.
+        return self.LayerNorm(words + self.token_type_embeddings.weight[0].float() + places)
+
+    def positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 [batch, sequence]: tokens count from padding_idx + 1 on, whichever side is padded.
+
+        A pad token that stands in a text stays at padding_idx and is not counted, as in training.
+        """
+        counted = attention_mask * (input_ids != self.padding_idx)
+        return counted.cumsum(dim=1) * counted + self.padding_idx
+
+
+class Roberta(Body):
+    """input_ids, attention_mask int64 [batch, sequence] → states."""
+
+    inputs = ("input_ids", "attention_mask")
+    causal = False
+    prefix = "roberta."
+    unused = ("pooler.",)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        one_of(config, "position_embedding_type", ("absolute",), "absolute")
+        refuse_unless(config, "is_decoder", False)
+        self.hidden = int(require(config, "hidden_size"))
+        # The rows up to padding_idx are no token's place.
+        self.position_limit = require(config, "max_position_embeddings") - _padding_idx(config) - 1
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        embedded = self.embeddings(input_ids, attention_mask)
+        return self.encoder(embedded, visible(attention_mask, causal=False))
+
+    def halve(self) -> None:
+        """See Body."""
+        self.embeddings.word_embeddings.half()
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear):
+                module.half()
+
+
+class Head(nn.Module):
+    """What the checkpoint calls `classifier`: a tanh layer and the logit."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        hidden = require(config, "hidden_size")
+        self.dense = nn.Linear(hidden, hidden)
+        self.out_proj = nn.Linear(hidden, 1)
+
+    def forward(self, first: Tensor) -> Tensor:
+        return self.out_proj(torch.tanh(self.dense(first)))
+
+
+class RobertaCrossEncoder(Architecture):
+    """input_ids, attention_mask int64 [batch, sequence] → logits float32 [batch, 1]."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        refuse_unless(config, "temperature", 1.0)
+        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        self.roberta = Roberta(config)
+        self.classifier = Head(config)
+
+    @property
+    def body(self) -> Body:
+        """See Architecture."""
+        return self.roberta
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.roberta(input_ids, attention_mask)
+        return self.classifier(pool(states, attention_mask, self.pooling))
+
+    def place(self, name: str) -> str | None:
+        """See Architecture; older versions of transformers saved a pooler that nothing reads."""
+        return None if name.startswith("roberta.pooler.") else name
+
+
+def _padding_idx(config: Mapping[str, Any]) -> int:
+    """The id whose embedding position stands for padding; the family's default is 1."""
+    found = config.get("pad_token_id")
+    return 1 if found is None else int(found)

@@ -1,0 +1,161 @@
+"""How each kind of model is proven: one object holds the checkpoint's answers and climbs.
+
+The pipeline makes it before anything is written, sends it up the ladder, and asks it for goldens.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import tokenizers
+
+from exporter.architectures.base import Architecture
+from exporter.parity import EngineScores, climb_scores, climb_tokens, golden_tolerance
+from exporter.reference import Text, Vectors, reference_scores, reference_vectors
+from exporter.report import Parity
+from exporter.tokens import CheckpointTokenizer, Tokens
+from exporter.vector_parity import climb_text_tokens, climb_vectors, vector_golden_tolerance
+from runtime.embedder import Embedder
+from runtime.manifest import Golden, Manifest, VectorGolden
+from runtime.model import Model
+from runtime.profile import Kind
+from runtime.ranker import Ranker
+from runtime.text import PairEncoder, TextEncoder
+
+GOLDENS = 4
+
+
+class Proof(ABC):
+    """A checkpoint's own answers to the parity texts, which an artifact must give as well."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Tokens]:
+        """The tokens of every parity text or pair."""
+
+    @abstractmethod
+    def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
+        """The first rung: records it in `report` and raises ParityFailed."""
+
+    @abstractmethod
+    def climb_outputs(self, report: Parity, model: Model) -> None:
+        """The other rungs, through the runtime's `model`; likewise."""
+
+    @abstractmethod
+    def goldens(self, report: Parity) -> Mapping[str, Any]:
+        """Fields of the manifest: recorded answers of the engine, after all rungs.
+
+        They are never cut texts: whoever opens the artifact encodes them without truncation.
+        """
+
+
+def make_proof(
+    manifest: Manifest, model: Architecture, tokenizer: CheckpointTokenizer, vocabulary: int
+) -> Proof:
+    """Ask the checkpoint's `model` for everything that a proof of this draft needs."""
+    return _PROOFS[manifest.kind](manifest, model, tokenizer, vocabulary)
+
+
+class RankProof(Proof):
+    """Logits of pairs."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        model: Architecture,
+        tokenizer: CheckpointTokenizer,
+        vocabulary: int,
+    ) -> None:
+        self._manifest = manifest
+        self._reference = reference_scores(model, tokenizer, vocabulary, manifest.max_tokens)
+        self._scores = EngineScores([], [], [])
+
+    def rows(self) -> Iterator[Tokens]:
+        """See Proof."""
+        return (row for rows in self._reference.tokens for row in rows)
+
+    def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
+        """See Proof."""
+        encoder = PairEncoder(tokenizer, self._manifest.template, self._manifest.max_tokens)
+        climb_tokens(report, self._reference, encoder)
+
+    def climb_outputs(self, report: Parity, model: Model) -> None:
+        """See Proof."""
+        self._scores = climb_scores(report, self._reference, cast(Ranker, model))
+
+    def goldens(self, report: Parity) -> Mapping[str, Any]:
+        """See Proof: the first uncut pair of the first groups, scored alone."""
+        goldens = [
+            Golden(
+                query=group.query,
+                passage=group.passages[index],
+                token_ids=tokens[index].token_ids,
+                logit=float(alone[index]),
+            )
+            for group, tokens, alone in zip(
+                self._reference.groups, self._reference.tokens, self._scores.alone, strict=True
+            )
+            for index in _uncut(tokens, self._manifest.max_tokens)[:1]
+        ]
+        return {"goldens": goldens[:GOLDENS], "golden_tolerance": golden_tolerance(report)}
+
+
+class EmbedProof(Proof):
+    """Vectors of texts."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        model: Architecture,
+        tokenizer: CheckpointTokenizer,
+        vocabulary: int,
+    ) -> None:
+        self._manifest = manifest
+        self._reference = reference_vectors(
+            model, tokenizer, manifest.prefixes, vocabulary, manifest.max_tokens
+        )
+        self._alone: list[Vectors] = []
+
+    def rows(self) -> Iterator[Tokens]:
+        """See Proof."""
+        return (row for rows in self._reference.tokens for row in rows)
+
+    def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
+        """See Proof."""
+        encoder = TextEncoder(tokenizer, self._manifest.prefixes, self._manifest.max_tokens)
+        climb_text_tokens(report, self._reference, encoder)
+
+    def climb_outputs(self, report: Parity, model: Model) -> None:
+        """See Proof."""
+        self._alone = climb_vectors(report, self._reference, cast(Embedder, model)).alone
+
+    def goldens(self, report: Parity) -> Mapping[str, Any]:
+        """See Proof: query and passage of the first groups, as far as they are uncut."""
+        goldens = [
+            _vector_golden(texts[index], tokens[index], alone[index])
+            for texts, tokens, alone in zip(
+                self._reference.texts, self._reference.tokens, self._alone, strict=True
+            )
+            for index in _uncut(tokens, self._manifest.max_tokens)[:2]
+        ]
+        return {
+            "vector_goldens": goldens[:GOLDENS],
+            "golden_tolerance": vector_golden_tolerance(report, self._reference),
+        }
+
+
+_PROOFS: dict[
+    Kind, Callable[[Manifest, Architecture, CheckpointTokenizer, int], RankProof | EmbedProof]
+] = {"rank": RankProof, "embed": EmbedProof}
+
+
+def _vector_golden(text: Text, tokens: Tokens, vector: Vectors) -> VectorGolden:
+    return VectorGolden(
+        text=text.text,
+        input_type=text.input_type,
+        token_ids=tokens.token_ids,
+        vector=vector.tolist(),
+    )
+
+
+def _uncut(tokens: list[Tokens], max_tokens: int) -> list[int]:
+    return [index for index, row in enumerate(tokens) if len(row.token_ids) < max_tokens]

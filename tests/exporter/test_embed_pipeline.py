@@ -1,0 +1,234 @@
+"""Whole exports of embedders: what lies in the artifact, and what is not let through."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from exporter import pipeline
+from exporter.cli import main
+from exporter.errors import CheckpointRefused, ManifestWrong, ParityFailed
+from exporter.pipeline import Wish, export, verify
+from runtime.errors import GoldenMismatch, ProfileError
+from runtime.manifest import Manifest, read_manifest, write_manifest
+from runtime.opening import open_embedder
+from tests.tiny_checkpoints import (
+    write_llama,
+    write_llama_embedder,
+    write_sentence_transformers,
+)
+
+SHORT = Wish(max_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def sentence_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT pooled by its first token, not normalised, with a prompt for queries."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "sentences"
+    prompts = {"query": "find: ", "document": ""}
+    return write_sentence_transformers(folder, pooling="cls", normalize=False, prompts=prompts)
+
+
+@pytest.fixture(scope="module")
+def sentence_artifact(sentence_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("artifacts") / "sentences"
+    export(str(sentence_checkpoint), out, Wish())
+    return out
+
+
+def test_an_embedders_artifact_holds_what_decides_its_vectors(embed_artifact: Path) -> None:
+    manifest = read_manifest(embed_artifact)
+    assert (manifest.kind, manifest.profile) == ("embed", "llama-nemotron-embed-1b-v2")
+    assert manifest.model_id == "nvidia/llama-nemotron-embed-1b-v2"
+    assert manifest.prefixes == {"query": "query: ", "passage": "passage: "}
+    assert manifest.template is None
+    assert (manifest.pooling, manifest.normalize, manifest.dimensions) == ("avg", True, 64)
+    assert manifest.inputs == ["input_ids", "attention_mask"]
+    assert manifest.outputs == ["embeddings"]
+    assert manifest.goldens == []
+    assert len(manifest.vector_goldens) == 4
+    assert {golden.input_type for golden in manifest.vector_goldens} == {"query", "passage"}
+    for golden in manifest.vector_goldens:
+        assert np.linalg.norm(golden.vector) == pytest.approx(1.0, abs=1e-6)
+        assert golden.token_ids[0] == 0
+
+
+def test_its_parity_counts_texts_and_is_tight(embed_artifact: Path) -> None:
+    rungs = json.loads((embed_artifact / "parity.json").read_text())["rungs"]
+    assert list(rungs) == ["tokens", "logits", "ranking"]
+    assert all(rung["passed"] for rung in rungs.values())
+    assert rungs["logits"]["max_abs_delta"] <= 1e-6 < rungs["logits"]["tolerance"] == 1e-5
+    assert rungs["logits"]["lowest_cosine"] > 1 - 1e-9
+    assert rungs["ranking"]["kendall_tau"] == 1.0
+    assert rungs["ranking"]["pairs"] > 100
+
+
+def test_a_sentence_transformers_folder_becomes_an_artifact(sentence_artifact: Path) -> None:
+    manifest = read_manifest(sentence_artifact)
+    assert (manifest.profile, manifest.padding_side) == ("sentence-transformers", "right")
+    assert (manifest.pooling, manifest.normalize, manifest.dimensions) == ("cls", False, 64)
+    assert manifest.prefixes == {"query": "find: ", "passage": ""}
+    assert manifest.max_tokens == 256
+    assert manifest.inputs == ["input_ids", "attention_mask", "token_type_ids"]
+
+
+def test_vectors_that_are_not_normalised_stay_so_when_served(sentence_artifact: Path) -> None:
+    embedder = open_embedder(sentence_artifact)
+    try:
+        embedder.warm_up()
+        vectors = embedder.embed(["a sheep", "deep learning"], input_type="query").vectors
+    finally:
+        embedder.close()
+    assert np.all(np.linalg.norm(vectors, axis=1) > 2)
+
+
+def test_a_symmetric_model_is_proven_and_served_without_input_types(tmp_path: Path) -> None:
+    checkpoint = write_sentence_transformers(tmp_path / "plain")
+    manifest = export(str(checkpoint), tmp_path / "out", Wish())
+    assert manifest.prefixes == {}
+    assert all(golden.input_type is None for golden in manifest.vector_goldens)
+    verify(tmp_path / "out", str(checkpoint), None)
+
+
+def test_verify_climbs_all_rungs(
+    embed_artifact: Path, tiny_embed_checkpoint: Path, tmp_path: Path
+) -> None:
+    verify(embed_artifact, str(tiny_embed_checkpoint), None)
+    other = write_llama_embedder(tmp_path / "other", seed=1)
+    with pytest.raises(ParityFailed) as failed:
+        verify(embed_artifact, str(other), None)
+    assert failed.value.rung == "logits"
+
+
+def test_verify_sees_a_vector_golden_that_no_longer_holds(
+    embed_artifact: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(embed_artifact, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["vector_goldens"][2]["vector"][5] += 0.01
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GoldenMismatch):
+        verify(copy, None, None)
+
+
+@pytest.mark.parametrize(("fact", "value"), [("pooling", "cls"), ("normalize", False)])
+def test_verify_sees_a_manifest_that_claims_otherwise(
+    embed_artifact: Path, tiny_embed_checkpoint: Path, tmp_path: Path, fact: str, value: object
+) -> None:
+    copy = shutil.copytree(embed_artifact, tmp_path / "copy")
+    write_manifest(copy, msgspec.structs.replace(read_manifest(copy), **{fact: value}))
+    with pytest.raises(ManifestWrong, match=fact):
+        verify(copy, str(tiny_embed_checkpoint), None)
+
+
+def test_other_prefixes_are_another_version(embed_artifact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(embed_artifact, tmp_path / "copy")
+    changed = msgspec.structs.replace(read_manifest(copy), prefixes={"query": "", "passage": ""})
+    write_manifest(copy, changed)
+    with pytest.raises(ManifestWrong, match="version"):
+        verify(copy, None, None)
+
+
+def _pool_the_first(model: Any) -> None:
+    model.pooling = "cls"
+
+
+def _leave_long(model: Any) -> None:
+    model.normalize = False
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("tamper", [_pool_the_first, _leave_long])
+def test_a_graph_that_pools_or_normalises_otherwise_is_caught(
+    tiny_embed_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tamper: Callable[[Any], None],
+    precision: str,
+) -> None:
+    honest = pipeline.move_to_onnx
+
+    def tampered(model: Any, directory: Path) -> None:
+        tamper(model)
+        honest(model, directory)
+
+    monkeypatch.setattr(pipeline, "move_to_onnx", tampered)
+    half = Wish(max_tokens=128, target="cuda-fp16", engine="onnxruntime-cpu")
+    with pytest.raises(ParityFailed, match=r"text .* the checkpoint gives .* tolerance") as failed:
+        export(str(tiny_embed_checkpoint), tmp_path / "out", SHORT if precision == "fp32" else half)
+    assert failed.value.rung == "logits"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_runtime_that_forgets_the_prefix_fails_at_the_tokens_rung(
+    tiny_embed_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = pipeline.make_proof
+
+    def without_prefixes(manifest: Manifest, *rest: Any) -> Any:
+        proof = honest(manifest, *rest)
+        proof._manifest = msgspec.structs.replace(manifest, prefixes={})  # type: ignore[attr-defined]
+        return proof
+
+    monkeypatch.setattr(pipeline, "make_proof", without_prefixes)
+    with pytest.raises(ParityFailed, match=r"pair single\[query\]: from token id 1") as failed:
+        export(str(tiny_embed_checkpoint), tmp_path / "out", SHORT)
+    assert failed.value.rung == "tokens"
+
+
+def test_random_weights_in_half_precision_pass_by_their_own_rule(
+    tiny_embed_checkpoint: Path, tmp_path: Path
+) -> None:
+    wish = Wish(max_tokens=128, target="cuda-fp16", engine="onnxruntime-cpu")
+    manifest = export(str(tiny_embed_checkpoint), tmp_path / "out", wish)
+    assert manifest.precision == "fp16"
+    assert manifest.golden_tolerance >= 5e-3
+    report = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert report["rule"] == "random-weights"
+    assert 1e-5 < report["rungs"]["logits"]["max_abs_delta"] < 1e-2
+
+
+def test_profiles_of_the_other_kind_are_refused(
+    tiny_embed_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ProfileError, match=r"is for rerankers, but LlamaBidirectionalModel"):
+        export(str(tiny_embed_checkpoint), tmp_path / "out", Wish(profile="tiny-rerank-v1"))
+    ranker = write_llama(tmp_path / "ranker")
+    with pytest.raises(ProfileError, match="is for embedders"):
+        export(str(ranker), tmp_path / "out", Wish(profile="tiny-embed-v1"))
+
+
+def test_prompts_that_contradict_the_profile_are_refused(tmp_path: Path) -> None:
+    prompts = {"query": "find: ", "document": "text: "}
+    files = write_sentence_transformers(tmp_path / "files", prompts=prompts)
+    llama = write_llama_embedder(tmp_path / "llama")
+    (llama / "1_Pooling").mkdir()
+    for name in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
+        shutil.copyfile(files / name, llama / name)
+    with pytest.raises(CheckpointRefused, match=r"'find: '.*'query: '"):
+        export(str(llama), tmp_path / "out", SHORT)
+
+
+def test_the_checkpoints_maximum_bounds_the_wish(sentence_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointRefused, match="256; lower --max-tokens"):
+        export(str(sentence_checkpoint), tmp_path / "out", Wish(max_tokens=300))
+
+
+def test_the_command_line_speaks_of_texts(
+    tiny_embed_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    wish = ["export", str(tiny_embed_checkpoint), "--profile", "tiny-embed-v1", "--out", out]
+    assert main([*wish, "--max-tokens", "128"]) == 0
+    said = capsys.readouterr().out
+    assert "texts, max |Δ component|" in said
+    assert read_manifest(tmp_path / "out").model_id == "open-rerank/tiny-embed-v1"
+    assert main(["inspect", out]) == 0
+    said = capsys.readouterr().out
+    assert "vector_goldens   4 texts" in said
+    assert "lowest_cosine" in said

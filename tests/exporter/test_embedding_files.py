@@ -1,0 +1,259 @@
+"""sentence-transformers' files: what is read from them, and what is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from exporter.checkpoint import load_model, read_checkpoint
+from exporter.embedding_files import VectorFacts
+from exporter.errors import CheckpointRefused
+from tests.tiny_checkpoints import write_llama_embedder, write_sentence_transformers
+
+MODULE = "sentence_transformers.sentence_transformer.modules.{}"
+
+
+def facts(directory: Path) -> VectorFacts | None:
+    return read_checkpoint(str(directory)).vectors
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def write_modules(directory: Path, *types: str) -> None:
+    folders = ["", "1_Pooling", "2_Rest", "3_Rest"]
+    modules = [
+        {"idx": i, "name": str(i), "path": folders[i], "type": t} for i, t in enumerate(types)
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+
+
+@pytest.mark.parametrize(("word", "pooling"), [("mean", "avg"), ("cls", "cls")])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pooling_and_normalisation_are_the_modules(
+    tmp_path: Path, word: str, pooling: str, normalize: bool
+) -> None:
+    write_sentence_transformers(tmp_path, pooling=word, normalize=normalize)
+    assert facts(tmp_path) == VectorFacts(pooling, normalize, 256, {})
+
+
+def test_what_version_6_writes_means_the_same(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    names = ("transformer.Transformer", "pooling.Pooling", "normalize.Normalize")
+    write_modules(tmp_path, *(MODULE.format(name) for name in names))
+    pooling = {"embedding_dimension": 64, "pooling_mode": "cls", "include_prompt": True}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    task = {"transformer_task": "feature-extraction"}
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(task))
+    change(tmp_path / "tokenizer_config.json", model_max_length=128)
+    assert facts(tmp_path) == VectorFacts("cls", True, 128, {})
+
+
+def test_a_tokenizer_without_a_limit_lowers_nothing(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "sentence_bert_config.json").unlink()
+    change(tmp_path / "tokenizer_config.json", model_max_length=None)
+    found = facts(tmp_path)
+    assert found is not None
+    assert found.max_tokens is None
+
+
+def test_the_transformer_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).rename(tmp_path / "0_Transformer" / name)
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    checkpoint = read_checkpoint(str(tmp_path))
+    assert checkpoint.directory == tmp_path / "0_Transformer"
+    assert load_model(checkpoint).dimensions == 64
+
+
+@pytest.mark.parametrize(
+    ("prompts", "prefixes"),
+    [
+        (
+            {"query": "query: ", "document": "passage: "},
+            {"query": "query: ", "passage": "passage: "},
+        ),
+        ({"query": "find: "}, {"query": "find: ", "passage": ""}),
+        ({"query": "", "document": ""}, {}),
+        ({"clustering": "cluster: "}, {}),
+        ({"document": "d: ", "passage": "d: "}, {"query": "", "passage": "d: "}),
+    ],
+)
+def test_prompts_become_prefixes(
+    tmp_path: Path, prompts: dict[str, str], prefixes: dict[str, str]
+) -> None:
+    write_sentence_transformers(tmp_path, prompts=prompts)
+    found = facts(tmp_path)
+    assert found is not None
+    assert found.prefixes == prefixes
+
+
+@pytest.mark.parametrize(
+    ("types", "named"),
+    [
+        (("Transformer", "Pooling", "Dense", "Normalize"), "has the module Dense"),
+        (("Transformer", "Pooling", "Normalize", "Dense"), "has the module Dense"),
+        (("Transformer", "WeightedLayerPooling"), "has the module WeightedLayerPooling"),
+        (("Transformer",), "has the modules Transformer, wanted"),
+        (("Transformer", "Normalize", "Pooling"), "Transformer, Normalize, Pooling, wanted"),
+        ((), "has the modules none"),
+    ],
+)
+def test_other_modules_are_refused_by_name(
+    tmp_path: Path, types: tuple[str, ...], named: str
+) -> None:
+    write_sentence_transformers(tmp_path)
+    write_modules(tmp_path, *(MODULE.format(name) for name in types))
+    with pytest.raises(CheckpointRefused) as refused:
+        facts(tmp_path)
+    assert named in str(refused.value)
+
+
+def test_a_checkpoints_own_code_is_refused_by_name(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    write_modules(tmp_path, "custom_st.Transformer", MODULE.format("Pooling"))
+    with pytest.raises(CheckpointRefused, match=r"the module custom_st\.Transformer"):
+        facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"pooling_mode": "lasttoken"}, "pools by lasttoken"),
+        ({"pooling_mode": ["mean", "max"]}, "pools by mean, max"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls_token, mean_tok"),
+        ({"pooling_mode_weightedmean_tokens": True}, "pools by weightedmean_tokens"),
+        ({}, "pools by nothing"),
+        ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt = false"),
+    ],
+)
+def test_other_poolings_are_refused_by_name(
+    tmp_path: Path, config: dict[str, Any], named: str
+) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointRefused) as refused:
+        facts(tmp_path)
+    assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "named"),
+    [
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length = 0"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"passage": "a: ", "document": "b: "}},
+            "both 'a: ' and 'b: '",
+        ),
+        ("config_sentence_transformers.json", {"prompts": ["query"]}, "wanted texts by name"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"sts": "s: "}, "default_prompt_name": "sts"},
+            "default_prompt_name = 'sts'",
+        ),
+    ],
+)
+def test_settings_that_would_give_other_vectors_are_refused(
+    tmp_path: Path, file: str, values: dict[str, Any], named: str
+) -> None:
+    write_sentence_transformers(tmp_path)
+    change(tmp_path / file, **values)
+    with pytest.raises(CheckpointRefused) as refused:
+        facts(tmp_path)
+    assert named in str(refused.value)
+
+
+def test_a_bert_without_these_files_says_what_is_missing(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "modules.json").unlink()
+    with pytest.raises(CheckpointRefused, match=r"no modules\.json"):
+        facts(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[{}]", '{"a": 1}'])
+def test_modules_that_cannot_be_read_are_named(tmp_path: Path, text: str) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "modules.json").write_text(text)
+    with pytest.raises(CheckpointRefused, match=r"modules\.json cannot be used"):
+        facts(tmp_path)
+
+
+def test_a_module_without_its_folder_is_named(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(CheckpointRefused, match=r"config\.json in .*1_Pooling"):
+        facts(tmp_path)
+
+
+def test_a_module_outside_the_checkpoint_is_not_opened(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path / "inside")
+    modules = json.loads((tmp_path / "inside" / "modules.json").read_text())
+    modules[1]["path"] = "../outside"
+    (tmp_path / "inside" / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CheckpointRefused, match="wanted a folder in the checkpoint"):
+        facts(tmp_path / "inside")
+
+
+def test_a_llama_says_its_own_pooling_and_always_normalises(tmp_path: Path) -> None:
+    write_llama_embedder(tmp_path / "plain", pooling="last")
+    assert facts(tmp_path / "plain") == VectorFacts("last", True, None, {})
+    write_llama_embedder(tmp_path / "odd", pooling="max")
+    with pytest.raises(CheckpointRefused, match="pooling = 'max'"):
+        facts(tmp_path / "odd")
+
+
+def test_a_llama_and_its_modules_may_not_contradict_each_other(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path / "files", pooling="cls", normalize=False)
+    llama = write_llama_embedder(tmp_path / "llama", pooling="cls")
+    (llama / "1_Pooling").mkdir()
+    for name in ("modules.json", "1_Pooling/config.json"):
+        (llama / name).write_bytes((tmp_path / "files" / name).read_bytes())
+    assert facts(llama) == VectorFacts("cls", True, 512, {})
+    change(llama / "config.json", pooling="avg")
+    with pytest.raises(CheckpointRefused, match=r"'avg', the Pooling module .* says 'cls'"):
+        facts(llama)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_weights_load_with_and_without_the_prefix_and_without_the_pooler(
+    tmp_path: Path, kind: str
+) -> None:
+    write = write_sentence_transformers if kind == "bert" else write_llama_embedder
+    prefix = "bert." if kind == "bert" else "model."
+    write(tmp_path)
+    plain = load_model(read_checkpoint(str(tmp_path))).state_dict()
+    weights = {prefix + k: v for k, v in load_file(tmp_path / "model.safetensors").items()}
+    if kind == "bert":
+        weights["bert.pooler.dense.weight"] = torch.ones(64, 64)
+    save_file(weights, tmp_path / "model.safetensors")
+    found = load_model(read_checkpoint(str(tmp_path))).state_dict()
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
+
+
+def test_a_tensor_saved_under_both_names_is_refused(tmp_path: Path) -> None:
+    write_llama_embedder(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["model.norm.weight"] = weights["norm.weight"] + 1
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointRefused, match=r"unexpected: .*norm\.weight"):
+        load_model(read_checkpoint(str(tmp_path)))
+
+
+def test_a_head_on_an_embedder_is_refused(tmp_path: Path) -> None:
+    write_llama_embedder(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors") | {"score.weight": torch.ones(1, 64)}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointRefused, match=r"unexpected: score\.weight"):
+        load_model(read_checkpoint(str(tmp_path)))
