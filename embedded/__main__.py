@@ -6,14 +6,16 @@ import argparse
 import os
 import random
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from embedded import bpe, card, groups, initial, measure, teacher, texts, train
-from embedded.model import SHAPE, Ranker, load, save
+from embedded import bpe, card, groups, initial, measure, teacher, texts, train, train_embedder
+from embedded.model import SHAPE, Embedder, Ranker, save
 from embedded.stages import Stages
 from embedded.texts import Passage
 
@@ -39,7 +41,7 @@ def _first(table: np.ndarray, source: train.Source, seed: int) -> dict[str, torc
     """The weights after the first training, which starts from the made weights."""
     ranker = Ranker()
     initial.start(ranker, table, seed)
-    return train.train(ranker, train.FIRST, source).state_dict()
+    return train.train(ranker, train.FIRST, source, bm25_only=train.BM25_ONLY).state_dict()
 
 
 def _second(
@@ -51,15 +53,12 @@ def _second(
     return train.train(ranker, train.SECOND, source, short).state_dict()
 
 
-def _write(folder: Path, tokenizer: Tokenizer, weights: dict[str, torch.Tensor]) -> Ranker:
-    """Write the checkpoint and read it back, so that what is measured is what is stored."""
+def _write(folder: Path, tokenizer: Tokenizer, model: Ranker | Embedder) -> None:
+    """Write the checkpoint into a new folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    ranker = Ranker()
-    ranker.load_state_dict(weights)
-    save(ranker, folder)
+    save(model, folder)
     bpe.save(tokenizer, folder, SHAPE["max_position_embeddings"])
-    return load(folder)
 
 
 def _replace(new: Path, place: Path) -> None:
@@ -73,19 +72,40 @@ def _replace(new: Path, place: Path) -> None:
 
 
 def main() -> None:
-    """Make the embedded checkpoint from Debian documentation."""
+    """Make the embedded checkpoints, ranker and embedder, from Debian documentation."""
     parser = argparse.ArgumentParser(prog="python -m embedded", description=main.__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/embedded"))
-    parser.add_argument("--out", type=Path, default=Path("embedded/rank"))
+    parser.add_argument("--out", type=Path, default=Path("embedded"))
     parser.add_argument("--seed", type=int, default=1)
     # More threads than free cores wait for each other: 4 s a step instead of 1 on a busy machine.
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--beir", type=Path, default=Path("../shared/data/cranfield"))
     chosen = parser.parse_args()
-    seed, work = chosen.seed, chosen.work
     torch.set_num_threads(chosen.threads)
-    stages = Stages(work / f"seed-{seed}")
+    stages = Stages(chosen.work / f"seed-{chosen.seed}")
+    shared = _shared(stages, chosen.work, chosen.seed)
+    _make_ranker(stages, shared, chosen)
+    _make_embedder(stages, shared, chosen)
 
+
+@dataclass
+class _Shared:
+    """What both trainings start from."""
+
+    sources: dict[str, str]
+    passages: list[Passage]
+    tokenizer: Tokenizer
+    table: np.ndarray
+    material: groups.Material
+    vectors: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def texts(self) -> list[str]:
+        """The passages as LSA and rarity count them."""
+        return [passage.text for passage in self.passages[:LSA_PASSAGES]]
+
+
+def _shared(stages: Stages, work: Path, seed: int) -> _Shared:
     sources = stages.keep("fetch", lambda: texts.fetch(work))
     passages = stages.keep("passages", lambda: texts.collect(work, seed))
     plain = [passage.text for passage in passages]
@@ -95,36 +115,87 @@ def main() -> None:
     )
     material = stages.keep("groups", lambda: groups.make(passages, POOL, QUERIES_PER_PASSAGE, seed))
     vectors = stages.keep("teacher", lambda: _vectors(material))
-    source = train.Source(material, *vectors, tokenizer, seed)
-    weights = stages.keep("training", lambda: _first(table, source, seed))
-    few = stages.keep("short groups", lambda: _short(passages, seed))
+    return _Shared(sources, passages, tokenizer, table, material, vectors)
+
+
+def _make_ranker(stages: Stages, shared: _Shared, chosen: argparse.Namespace) -> None:
+    seed, tokenizer = chosen.seed, shared.tokenizer
+    source = train.Source(shared.material, *shared.vectors, tokenizer, seed)
+    weights = stages.keep("training", lambda: _first(shared.table, source, seed))
+    few = stages.keep("short groups", lambda: _short(shared.passages, seed))
     few_vectors = stages.keep("short teacher", lambda: _vectors(few))
-    source = train.Source(material, *vectors, tokenizer, seed + 1)
+    source = train.Source(shared.material, *shared.vectors, tokenizer, seed + 1)
     short = train.Source(few, *few_vectors, tokenizer, seed)
     weights = stages.keep("second training", lambda: _second(weights, source, short))
 
-    new = chosen.out.with_name(chosen.out.name + ".new")
-    ranker = _write(new, tokenizer, weights)
-    figures = {}
-    if chosen.beir.is_dir():
-        figures = stages.keep("measure", lambda: measure.rerank(chosen.beir, ranker, tokenizer))
-    else:
-        print(f"no folder {chosen.beir}: nDCG@10 not measured")
+    ranker = Ranker().eval()
+    ranker.load_state_dict(weights)
+    new = chosen.out / "rank.new"
+    _write(new, tokenizer, ranker)
+    figures = _measured(
+        stages, "measure", chosen.beir, lambda: measure.rerank(chosen.beir, ranker, tokenizer)
+    )
     examples = measure.examples(ranker, tokenizer)
-    text = card.write(
-        seed=seed,
-        parameters=sum(weight.numel() for weight in ranker.parameters()),
-        vocabulary=tokenizer.get_vocab_size(),
+    text = card.write_ranker(
+        common=_common(stages, shared, ranker, seed),
         longest=train.SECOND.lengths[-1][1],
-        cores=os.cpu_count() or 1,
-        seconds=stages.seconds(),
         figures=figures,
         examples=examples,
-        sources=sources,
     )
     (new / "README.md").write_text(text, encoding="utf-8")
-    _replace(new, chosen.out)
+    _replace(new, chosen.out / "rank")
     print(figures, *examples, sep="\n")
+
+
+def _make_embedder(stages: Stages, shared: _Shared, chosen: argparse.Namespace) -> None:
+    tokenizer = shared.tokenizer
+    pairs = train_embedder.Pairs(shared.material, *shared.vectors, tokenizer, chosen.seed)
+    words = stages.keep(
+        "words",
+        lambda: train_embedder.train_words(shared.table, tokenizer, shared.texts, pairs),
+    )
+    weights = stages.keep(
+        "whole embedder", lambda: train_embedder.train_whole(words, pairs).state_dict()
+    )
+
+    embedder = Embedder().eval()
+    embedder.load_state_dict(weights)
+    new = chosen.out / "embed.new"
+    _write(new, tokenizer, embedder)
+    figures = _measured(
+        stages,
+        "measure embedder",
+        chosen.beir,
+        lambda: measure.retrieve(chosen.beir, embedder, tokenizer),
+    )
+    text = card.write_embedder(
+        common=_common(stages, shared, embedder, chosen.seed),
+        longest=train_embedder.WHOLE.lengths[-1][1],
+        figures=figures,
+    )
+    (new / "README.md").write_text(text, encoding="utf-8")
+    _replace(new, chosen.out / "embed")
+    print(figures)
+
+
+def _measured(
+    stages: Stages, name: str, beir: Path, make: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    if beir.is_dir():
+        return stages.keep(name, make)
+    print(f"no folder {beir}: nDCG@10 not measured")
+    return {}
+
+
+def _common(stages: Stages, shared: _Shared, model: torch.nn.Module, seed: int) -> card.Common:
+    return card.Common(
+        seed=seed,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        vocabulary=shared.tokenizer.get_vocab_size(),
+        cores=os.cpu_count() or 1,
+        seconds=stages.seconds(),
+        sources=shared.sources,
+    )
 
 
 if __name__ == "__main__":

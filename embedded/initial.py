@@ -52,11 +52,22 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
+def _idf(counts: csr_matrix) -> np.ndarray:
+    passages = counts.shape[0]
+    return np.log((1 + passages) / (1 + np.asarray((counts > 0).sum(0)).ravel()))
+
+
+def idf_of(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
+    """How rare each token is, by its class: log of texts over texts that hold it [vocabulary]."""
+    folded = classes(tokenizer)
+    return _idf(_counts(tokenizer, texts, folded))[folded]
+
+
 def embeddings(tokenizer: Tokenizer, texts: list[str], seed: int) -> np.ndarray:
     """[vocabulary, hidden] float32: 0.6 LSA + 0.8 random per class, and the named dimensions."""
     folded = classes(tokenizer)
     counts = _counts(tokenizer, texts, folded)
-    idf = np.log((1 + len(texts)) / (1 + np.asarray((counts > 0).sum(0)).ravel()))
+    idf = _idf(counts)
     counts.data = 1 + np.log(counts.data)
     weighted = counts @ diags(idf.astype(np.float32))
     svd = TruncatedSVD(MEANING + 1, random_state=seed, n_iter=4).fit(weighted)

@@ -16,7 +16,9 @@ from tokenizers import Tokenizer
 from checks.beir import ndcg, read_collection
 from embedded.bpe import TEMPLATE
 from embedded.groups import TOP, bm25_index, bm25_top
-from embedded.model import Ranker, load
+from embedded.model import Embedder, Ranker, load, load_embedder
+from embedded.rows import run
+from embedded.train_embedder import SIZES
 
 README_QUERY = "What is machine learning?"
 README_PASSAGES = (
@@ -74,6 +76,35 @@ def rerank(folder: Path, ranker: Ranker, tokenizer: Tokenizer) -> dict[str, floa
     return figures
 
 
+@torch.inference_mode()
+def embed(embedder: Embedder, tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
+    """Vectors [texts, 128] float32, not normalised; at most 512 tokens a text."""
+    rows = [np.array(found.ids[:MAX_TOKENS]) for found in tokenizer.encode_batch(texts)]
+    parts = [run(embedder, rows[i : i + 200]) for i in range(0, len(rows), 200)]
+    return torch.cat(parts)
+
+
+def retrieve(folder: Path, embedder: Embedder, tokenizer: Tokenizer) -> dict[str, float]:
+    """Mean nDCG@10 of the whole collection ranked by cosine, at every size, and by BM25."""
+    collection = read_collection(folder)
+    texts, queries, grades = collection.texts, collection.queries, collection.grades
+    passages = embed(embedder, tokenizer, [f"passage: {text}" for text in texts])
+    asked = embed(embedder, tokenizer, [f"query: {query}" for query in queries])
+    orders: dict[str, list[list[int]]] = {}
+    for size in SIZES:
+        parts = (torch.nn.functional.normalize(v[:, :size], dim=-1) for v in (asked, passages))
+        queries_cut, passages_cut = parts
+        near = (queries_cut @ passages_cut.T).topk(10).indices
+        orders[f"{size} dimensions"] = near.tolist()
+    rng = np.random.default_rng(0)
+    orders["random"] = [rng.permutation(len(texts))[:10].tolist() for _ in queries]
+    orders["BM25"] = bm25_top(*bm25_index(texts), queries)[0][:, :10].tolist()
+    return {
+        name: round(float(np.mean([ndcg(row, g) for row, g in zip(found, grades, strict=True)])), 4)
+        for name, found in orders.items()
+    }
+
+
 EXAMPLES = (
     (README_QUERY, README_PASSAGES),
     (
@@ -107,14 +138,17 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="?", default=Path("embedded/rank"))
     parser.add_argument("--beir", type=Path, default=Path("../shared/data/cranfield"))
     chosen = parser.parse_args()
-    ranker = load(chosen.checkpoint)
     tokenizer = Tokenizer.from_file(str(chosen.checkpoint / "tokenizer.json"))
-    for query, logits in examples(ranker, tokenizer):
-        print(query, logits)
-    if chosen.beir.is_dir():
-        print(json.dumps(rerank(chosen.beir, ranker, tokenizer), indent=2))
+    if not chosen.beir.is_dir():
+        raise SystemExit(f"no folder {chosen.beir}: nothing to measure on")
+    if "num_labels" in json.loads((chosen.checkpoint / "config.json").read_bytes()):
+        ranker = load(chosen.checkpoint)
+        for query, logits in examples(ranker, tokenizer):
+            print(query, logits)
+        figures = rerank(chosen.beir, ranker, tokenizer)
     else:
-        print(f"no folder {chosen.beir}: nDCG@10 not measured")
+        figures = retrieve(chosen.beir, load_embedder(chosen.checkpoint), tokenizer)
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

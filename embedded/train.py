@@ -5,10 +5,7 @@ One step draws queries, eight candidates for each, and compares the two softmax 
 
 from __future__ import annotations
 
-import copy
-import math
 import random
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +15,14 @@ from torch import nn
 
 from embedded.groups import Material
 from embedded.initial import MARKER_TOKEN, classes
+from embedded.loop import Plan, fit
 from embedded.model import Ranker
+from embedded.rows import run
 
 CANDIDATES = 8
 BM25_TEMPERATURE, COSINE_TEMPERATURE = 4.0, 0.07
 NEUTRAL_COSINE = 0.35  # the cosine that should get the logit 0
 SHORT_LENGTH, SHORT_EVERY = 72, 4  # most tokens of a row from the short passages; how often
-LAST_RATE, WARM_UP, CLIP = 1e-4, 100, 1.0
-AVERAGE = 0.995  # decay of the averaged weights, which are the result
 
 
 @dataclass
@@ -37,30 +34,10 @@ class Draw:
     cosine: torch.Tensor
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One training: ``lengths`` holds (share of the steps, most tokens of a row from there on)."""
-
-    steps: int
-    rate: float
-    bm25_only: float  # share of the steps before the teacher joins in
-    step_tokens: int  # of all rows of a step, padding counted
-    lengths: tuple[tuple[float, int], ...]
-
-    def most_tokens(self, step: int) -> int:
-        """The longest row of a step."""
-        return max(length for share, length in self.lengths if step >= share * self.steps)
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate: a short warm-up, then half a cosine."""
-        warm = min(1.0, (step + 1) / WARM_UP)
-        fall = (1 + math.cos(math.pi * step / self.steps)) / 2
-        return warm * (LAST_RATE + (self.rate - LAST_RATE) * fall)
-
-
 # Short rows are cheap and teach to match; long ones let the student see what the teachers saw.
-FIRST = Plan(1500, 2e-3, 0.12, 10_000, ((0.0, 80), (0.45, 112), (0.7, 160), (0.9, 224)))
-SECOND = Plan(1000, 1.2e-3, 0.0, 16_000, ((0.0, 192), (0.5, 288)))
+FIRST = Plan(1500, 2e-3, 10_000, ((0.0, 80), (0.45, 112), (0.7, 160), (0.9, 224)))
+SECOND = Plan(1000, 1.2e-3, 16_000, ((0.0, 192), (0.5, 288)))
+BM25_ONLY = 0.12  # share of the first training's steps before the teacher joins in
 
 
 class Source:
@@ -82,7 +59,7 @@ class Source:
             found = tokenizer.encode_batch(texts, add_special_tokens=False)
             return [np.array(encoding.ids) for encoding in found]
 
-        cased = [_break_lines(text, random.Random(i)) for i, text in enumerate(material.pool)]
+        cased = [break_lines(text, random.Random(i)) for i, text in enumerate(material.pool)]
         self.pool_ids = (encode(cased), encode([text.lower() for text in material.pool]))
         self.query_ids = encode(material.queries)
         self.before, self.after = encode(["question:", " \n \n passage:"])
@@ -134,24 +111,9 @@ class Source:
         return Draw(rows, torch.tensor(np.array(bm25)), torch.tensor(np.array(cosine)))
 
 
-def _break_lines(text: str, rng: random.Random) -> str:
+def break_lines(text: str, rng: random.Random) -> str:
     """One passage in six gets line breaks between its sentences, as real ones have."""
     return text.replace(". ", rng.choice((".\n", ".\n\n"))) if rng.random() < 1 / 6 else text
-
-
-def logits_of(ranker: Ranker, rows: list[np.ndarray]) -> torch.Tensor:
-    """Logits [rows] float32; rows of like length run together, so that little is padding."""
-    order = np.argsort([len(row) for row in rows], kind="stable")
-    parts = []
-    for part in np.array_split(order, 4):
-        width = max(len(rows[index]) for index in part)
-        ids = np.ones((len(part), width), np.int64)
-        mask = np.zeros((len(part), width), np.int64)
-        for line, index in enumerate(part):
-            ids[line, width - len(rows[index]) :] = rows[index]
-            mask[line, width - len(rows[index]) :] = 1
-        parts.append(ranker(torch.from_numpy(ids), torch.from_numpy(mask)))
-    return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
 
 
 def loss_of(logits: torch.Tensor, draw: Draw, with_teacher: bool) -> torch.Tensor:
@@ -170,35 +132,20 @@ def loss_of(logits: torch.Tensor, draw: Draw, with_teacher: bool) -> torch.Tenso
     return 0.3 * lexical + divergence(draw.cosine / COSINE_TEMPERATURE) + 0.2 * pointwise
 
 
-def _average(averaged: Ranker, ranker: Ranker, decay: float) -> None:
-    with torch.no_grad():
-        for mean, now in zip(averaged.parameters(), ranker.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
-
-
-def train(ranker: Ranker, plan: Plan, source: Source, short: Source | None = None) -> Ranker:
+def train(
+    ranker: Ranker, plan: Plan, source: Source, short: Source | None = None, bm25_only: float = 0.0
+) -> Ranker:
     """Train in place; return the averaged weights as a ranker of their own.
 
-    With ``short``, every fourth step draws from it.
+    With ``short``, every fourth step draws from it. ``bm25_only`` is the share of the steps before
+    the teacher joins in.
     """
-    averaged = copy.deepcopy(ranker)
-    optimizer = torch.optim.AdamW(ranker.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    began, losses = time.monotonic(), []
-    for step in range(plan.steps):
+
+    def loss_at(step: int) -> torch.Tensor:
         now, most = source, plan.most_tokens(step)
         if short is not None and step % SHORT_EVERY == 0:
             now, most = short, SHORT_LENGTH
         draw = now.draw(max(2, plan.step_tokens // (CANDIDATES * most)), most)
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate_at(step)
-        loss = loss_of(logits_of(ranker, draw.rows), draw, step >= plan.bm25_only * plan.steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(ranker.parameters(), CLIP)
-        optimizer.step()
-        _average(averaged, ranker, min(AVERAGE, step / (step + 10)))
-        losses.append(loss.item())
-        if step % 100 == 0:
-            recent = sum(losses[-100:]) / len(losses[-100:])
-            print(f"step {step} loss {recent:.4f} {time.monotonic() - began:.0f} s", flush=True)
-    return averaged.eval()
+        return loss_of(run(ranker, draw.rows), draw, step >= bm25_only * plan.steps)
+
+    return fit(ranker, plan, loss_at)

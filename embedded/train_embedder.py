@@ -1,0 +1,157 @@
+"""Distillation into the tiny embedder, from 16 dimensions up (Matryoshka).
+
+One step draws queries with their own passage and three of BM25's, and compares, for every query,
+the softmax over all passages of the step with that of the teacher's cosines, at 16, 32, 64 and 128
+dimensions at once. No passage needs to be called wrong: the teacher says how near each is.
+
+Words first: a vector for every token, whose mean is the text's. That trains a hundred times faster
+than the whole model, and the model gives exactly that mean while its layers add nothing. Then the
+layers are trained, gently, under words that stay: trained together, they drown the words.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from embedded.groups import Material
+from embedded.initial import MEANING, idf_of
+from embedded.loop import Plan, fit
+from embedded.model import SHAPE, Embedder
+from embedded.rows import run
+from embedded.train import break_lines
+
+SIZES = (16, 32, 64, 128)
+PASSAGES = 4  # of each query: its own, and BM25's
+TEMPERATURE = 0.05  # of both, the teacher's cosines and ours
+OWN = 0.2  # share of the target that the query's own passage gets beside the teacher's view
+QUERY_TOKENS = 48
+LAST_NEAR = 20  # BM25's candidates come from its first so many
+
+WORDS = Plan(1500, 8e-3, 130_000, ((0.0, 128),))
+WHOLE = Plan(160, 3e-4, 13_000, ((0.0, 64), (0.7, 128)))
+
+# How much longer token vectors are than what a layer adds at first; the norms take it out again.
+LOUD = 16.0
+# The last dimension carries no meaning, see `install`.
+_NOTHING = SHAPE["hidden_size"] - 1
+
+
+class Pairs:
+    """Draws steps; all randomness comes from one seeded generator."""
+
+    def __init__(
+        self,
+        material: Material,
+        passages: np.ndarray,
+        queries: np.ndarray,
+        tokenizer: Tokenizer,
+        seed: int,
+    ) -> None:
+        """``passages`` [pool, 384] and ``queries`` [queries, 384]: the teacher's unit vectors."""
+        self.material, self.passages, self.queries = material, passages, queries
+        self.rng = np.random.default_rng(seed)
+
+        def encode(texts: list[str], prefix: str) -> list[np.ndarray]:
+            found = tokenizer.encode_batch([prefix + text for text in texts])
+            return [np.array(encoding.ids) for encoding in found]
+
+        cased = [break_lines(text, random.Random(i)) for i, text in enumerate(material.pool)]
+        lower = [text.lower() for text in material.pool]
+        self.pool_ids = (encode(cased, "passage: "), encode(lower, "passage: "))
+        self.query_ids = encode(material.queries, "query: ")
+
+    def draw(
+        self, queries: int, most_tokens: int
+    ) -> tuple[list[np.ndarray], list[np.ndarray], torch.Tensor]:
+        """Rows of queries [q] and of passages [4 q], and the target [q, 4 q], rows summing to 1."""
+        asked = self.rng.integers(len(self.query_ids), size=queries)
+        near = self.rng.integers(LAST_NEAR, size=(queries, PASSAGES - 1))
+        chosen = np.concatenate(
+            [self.material.own[asked][:, None], self.material.top[asked[:, None], near]], axis=1
+        ).ravel()
+        case = self.rng.random(len(chosen)) < 0.4
+        rows = [self.pool_ids[int(c)][i][:most_tokens] for i, c in zip(chosen, case, strict=True)]
+        cosine = torch.from_numpy(self.queries[asked] @ self.passages[chosen].T)
+        own = torch.from_numpy(chosen[None, :] == self.material.own[asked][:, None]).float()
+        target = (cosine / TEMPERATURE).softmax(-1)
+        target = (1 - OWN) * target + OWN * own / own.sum(-1, keepdim=True)
+        return [self.query_ids[i][:QUERY_TOKENS] for i in asked], rows, target
+
+
+def loss_of(queries: torch.Tensor, passages: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The mean over all sizes of the divergence from the target."""
+    parts = []
+    for size in SIZES:
+        asked = nn.functional.normalize(queries[:, :size], dim=-1)
+        found = nn.functional.normalize(passages[:, :size], dim=-1)
+        ours = (asked @ found.T / TEMPERATURE).log_softmax(-1)
+        parts.append(nn.functional.kl_div(ours, target, reduction="batchmean"))
+    return torch.stack(parts).mean()
+
+
+def train_words(
+    table: np.ndarray, tokenizer: Tokenizer, texts: list[str], pairs: Pairs
+) -> np.ndarray:
+    """A vector for every token, float32 [vocabulary, 127], from LSA vectors as long as rare."""
+    rarity = np.clip(idf_of(tokenizer, texts) / 8.0, 0.02, 1.0)[:, None]
+    first = np.zeros((len(table), _NOTHING), np.float32)
+    first[:, :MEANING] = table[:, :MEANING] * rarity
+    first[tokenizer.token_to_id("<|begin_of_text|>")] = 0
+    words = nn.EmbeddingBag.from_pretrained(torch.from_numpy(first), freeze=False, mode="mean")
+    return fit(words, WORDS, _loss(pairs, WORDS, lambda rows: words(*_flat(rows)))).weight.numpy(
+        force=True
+    )
+
+
+def install(embedder: Embedder, words: np.ndarray) -> None:
+    """Make the embedder give the mean of `words`.
+
+    Its norms make every token equally long; so each token gets the rest of a common length in the
+    last dimension, which the last norm leaves out. The layers add nothing yet.
+    """
+    longest = np.linalg.norm(words, axis=1).max()
+    rows = np.zeros((len(words), SHAPE["hidden_size"]), np.float32)
+    rows[:, :_NOTHING] = words * (0.999 / longest)
+    rows[:, _NOTHING] = np.sqrt(1 - np.square(rows).sum(1))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in embedder.named_parameters():
+            if "o_proj" in name or "down_proj" in name:
+                weight.zero_()
+            elif weight.dim() == 2:
+                noise = torch.randn(weight.shape, generator=generator)
+                weight.copy_(noise / weight.shape[1] ** 0.5)
+        embedder.embed_tokens.weight.copy_(torch.from_numpy(LOUD * rows))
+        embedder.norm.weight[_NOTHING] = 0
+
+
+def train_whole(words: np.ndarray, pairs: Pairs) -> Embedder:
+    """The whole model: the words, and layers trained above them."""
+    embedder = Embedder()
+    install(embedder, words)
+    for kept in (embedder.embed_tokens.weight, embedder.norm.weight):
+        kept.requires_grad_(False)
+    return fit(embedder, WHOLE, _loss(pairs, WHOLE, lambda rows: run(embedder, rows)))
+
+
+def _loss(
+    pairs: Pairs, plan: Plan, vectors: Callable[[list[np.ndarray]], torch.Tensor]
+) -> Callable[[int], torch.Tensor]:
+    def loss_at(step: int) -> torch.Tensor:
+        most = plan.most_tokens(step)
+        queries, passages, target = pairs.draw(plan.step_tokens // (PASSAGES * most), most)
+        return loss_of(vectors(queries), vectors(passages), target)
+
+    return loss_at
+
+
+def _flat(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    """All tokens in one row, and where each text begins."""
+    starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
+    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts)
