@@ -4,6 +4,8 @@ Standard library only, because it runs inside each client's environment.
 """
 
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -12,12 +14,20 @@ from urllib.request import Request, urlopen
 
 OLD_MODEL = "nvidia/llama-3.2-nv-rerankqa-1b-v2"
 NEW_MODEL = "nvidia/llama-nemotron-rerank-1b-v2"
+OLD_EMBEDDER = "nvidia/llama-3.2-nv-embedqa-1b-v2"
+NEW_EMBEDDER = "nvidia/llama-nemotron-embed-1b-v2"
+# As Triton names the served models, whatever name was asked for.
+TRITON_RANKER = "nvidia_llama_nemotron_rerank_1b_v2"
+TRITON_EMBEDDER = "nvidia_llama_nemotron_embed_1b_v2"
+# Where the server's gRPC port is told to the client's process.
+GRPC_VARIABLE = "OPEN_RERANK_GRPC"
 
 PASSED = "check passed: "
 FAILED = "check failed: "
 
 # Logits of one passage may differ that much between batches; closer ones count as ties.
 _TOLERANCE = 1e-3
+_VECTOR_TOLERANCE = 1e-5
 _TIMEOUT_S = 120
 
 Check = Callable[[str], None]
@@ -33,6 +43,49 @@ def own_logits(base_url: str, query: str, passages: Sequence[str]) -> list[float
     """What the server itself says, asked one passage at a time, so that no client's batches and
     no order of passages can have a share in it."""
     return [_own_logit(base_url, query, passage) for passage in passages]
+
+
+def own_relevances(base_url: str, query: str, passages: Sequence[str]) -> list[float]:
+    """The sigmoid of `own_logits`."""
+    return [1 / (1 + math.exp(-logit)) for logit in own_logits(base_url, query, passages)]
+
+
+def own_vectors(
+    base_url: str, texts: Sequence[str], input_type: str, dimensions: int | None = None
+) -> list[list[float]]:
+    """What the server itself says, asked one text at a time."""
+    return [_own_vector(base_url, text, input_type, dimensions) for text in texts]
+
+
+def assert_vectors(found: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]]) -> None:
+    """The same vectors in the same order."""
+    if [len(vector) for vector in found] != [len(vector) for vector in wanted]:
+        raise AssertionError(
+            f"found {len(found)} vectors of {len(found[0])}, wanted {len(wanted)} of "
+            f"{len(wanted[0])}"
+        )
+    for place, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
+        far = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+        if far > _VECTOR_TOLERANCE:
+            raise AssertionError(f"vector {place} differs by {far}")
+
+
+def assert_says(call: Callable[[], object], *words: str) -> None:
+    """`call` must fail with an exception whose text, or whose cause's, holds all `words`."""
+    try:
+        call()
+    except Exception as error:
+        text = f"{error!r} {error} {error.__cause__!r} {error.__cause__}"
+        missing = [word for word in words if word not in text]
+        if missing:
+            raise AssertionError(f"found no {missing} in {text[:400]!r}") from error
+    else:
+        raise AssertionError("found no error")
+
+
+def grpc_address() -> str:
+    """host:port of the server's gRPC."""
+    return os.environ[GRPC_VARIABLE]
 
 
 def assert_ranked(
@@ -85,10 +138,16 @@ def main(*checks: Check) -> None:
 
 def _own_logit(base_url: str, query: str, passage: str) -> float:
     body = {"query": {"text": query}, "passages": [{"text": passage}], "truncate": "END"}
-    request = Request(
-        f"{base_url}/v1/ranking",
-        data=json.dumps(body).encode(),
-        headers={"content-type": "application/json"},
-    )
-    (ranking,) = get(request)["rankings"]
+    (ranking,) = _post(f"{base_url}/v1/ranking", body)["rankings"]
     return float(ranking["logit"])
+
+
+def _own_vector(base_url: str, text: str, input_type: str, dimensions: int | None) -> list[float]:
+    body = {"input": text, "input_type": input_type, "truncate": "END", "dimensions": dimensions}
+    (item,) = _post(f"{base_url}/v1/embeddings", body)["data"]
+    return [float(value) for value in item["embedding"]]
+
+
+def _post(url: str, body: object) -> Any:
+    headers = {"content-type": "application/json"}
+    return get(Request(url, data=json.dumps(body).encode(), headers=headers))

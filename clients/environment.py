@@ -30,6 +30,8 @@ def requirements(client: str) -> Path:
 
 def pinned_version(client: str) -> str:
     """Name and version of the first pin: the client itself."""
+    if own := re.search(r"^-e \./(\w+)$", requirements(client).read_text(), re.M):
+        return f"{own[1]} (this checkout)"
     pins = re.search(r"^([\w-]+)(?:\[.*\])?==(\S+)$", requirements(client).read_text(), re.M)
     if pins is None:
         raise EnvironmentFailed(f"{requirements(client)}: found no pin, wanted name==version")
@@ -92,7 +94,9 @@ def _run(client: str, command: list[str]) -> None:
     log = ENVIRONMENTS / f"{client}.install"
     started = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(["nice", *command], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            ["nice", *command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+        )
         while (status := _status_within(process, _PROGRESS_S)) is None:
             spent_s = time.monotonic() - started
             print(f"{client}: making its environment, {spent_s:.0f} s", flush=True)

@@ -1,9 +1,24 @@
-"""nvidia-haystack: NvidiaRanker, all documents in one request."""
+"""nvidia-haystack: NvidiaRanker, all documents in one request, and both embedders."""
 
 from haystack import Document
+from haystack_integrations.components.embedders.nvidia import (
+    NvidiaDocumentEmbedder,
+    NvidiaTextEmbedder,
+)
 from haystack_integrations.components.rankers.nvidia import NvidiaRanker
 
-from clients.check import NEW_MODEL, OLD_MODEL, assert_ranked, assert_too_long, main, own_logits
+from clients.check import (
+    NEW_EMBEDDER,
+    NEW_MODEL,
+    OLD_EMBEDDER,
+    OLD_MODEL,
+    assert_ranked,
+    assert_too_long,
+    assert_vectors,
+    main,
+    own_logits,
+    own_vectors,
+)
 from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
 
 
@@ -48,5 +63,30 @@ def too_long_is_refused(base_url: str) -> None:
     assert_too_long(lambda: ranker.run(QUERY, documents))
 
 
+def embeds_a_query(base_url: str) -> None:
+    """NvidiaTextEmbedder"""
+    embedder = NvidiaTextEmbedder(OLD_EMBEDDER, api_url=f"{base_url}/v1", api_key=None)
+    embedder.warm_up()
+    found = embedder.run(QUERY)
+    assert_vectors([found["embedding"]], own_vectors(base_url, [QUERY], "query"))
+    assert found["meta"]["usage"]["total_tokens"] > 0, found["meta"]
+
+
+def embeds_documents(base_url: str) -> None:
+    """NvidiaDocumentEmbedder, 100 documents in batches of 32"""
+    embedder = NvidiaDocumentEmbedder(NEW_EMBEDDER, api_url=f"{base_url}/v1", api_key=None)
+    embedder.warm_up()
+    documents = embedder.run(_documents(HUNDRED))["documents"]
+    found = [document.embedding for document in documents]
+    assert_vectors(found, own_vectors(base_url, HUNDRED, "passage"))
+
+
 if __name__ == "__main__":
-    main(with_model, without_model, too_long_is_cut, too_long_is_refused)
+    main(
+        with_model,
+        without_model,
+        too_long_is_cut,
+        too_long_is_refused,
+        embeds_a_query,
+        embeds_documents,
+    )

@@ -1,10 +1,19 @@
-"""litellm: the provider nvidia_nim, on both of its paths."""
+"""litellm: nvidia_nim on both of its ranking paths and to embed; five other rerank providers."""
 
 from typing import Any
 
 import litellm
 
-from clients.check import assert_ranked, assert_too_long, main, own_logits
+from clients.check import (
+    OLD_EMBEDDER,
+    assert_ranked,
+    assert_too_long,
+    assert_vectors,
+    main,
+    own_logits,
+    own_relevances,
+    own_vectors,
+)
 from clients.texts import FIVE, QUERY, TOO_LONG
 
 _HOSTED_PATH = "nvidia_nim/nvidia/llama-3_2-nv-rerankqa-1b-v2"
@@ -63,5 +72,45 @@ def too_long_is_refused(base_url: str) -> None:
     )
 
 
+def dialects(base_url: str) -> None:
+    """rerank as cohere, jina_ai, hosted_vllm, infinity and huggingface"""
+    wanted = own_relevances(base_url, QUERY, FIVE)
+    for model, path, options in (
+        ("cohere/any", "", {}),
+        ("jina_ai/any", "/v1/rerank", {}),
+        ("hosted_vllm/any", "", {}),
+        ("infinity/any", "", {"return_documents": False}),
+        ("huggingface/any", "", {}),
+    ):
+        results = _rerank(base_url + path, model, FIVE, **options)
+        scores = [result["relevance_score"] for result in results]
+        try:
+            assert_ranked([result["index"] for result in results], wanted, scores)
+        except AssertionError as error:
+            raise AssertionError(f"{model}: {error}") from error
+
+
+def embeds(base_url: str) -> None:
+    """embedding as nvidia_nim, encoding_format null and an input_type"""
+    reply = litellm.embedding(
+        model=f"nvidia_nim/{OLD_EMBEDDER}",
+        input=FIVE,
+        api_base=f"{base_url}/v1",
+        api_key="unused",
+        input_type="passage",
+        encoding_format=None,
+    )
+    found = [item["embedding"] for item in reply.data]
+    assert_vectors(found, own_vectors(base_url, FIVE, "passage"))
+
+
 if __name__ == "__main__":
-    main(hosted_path, ranking_path, unknown_field, too_long_is_cut, too_long_is_refused)
+    main(
+        hosted_path,
+        ranking_path,
+        unknown_field,
+        too_long_is_cut,
+        too_long_is_refused,
+        dialects,
+        embeds,
+    )

@@ -1,10 +1,22 @@
-"""llama-index-postprocessor-nvidia-rerank: NVIDIARerank, in batches of 64."""
+"""llama-index: NVIDIARerank in batches of 64, NVIDIAEmbedding."""
+
+import asyncio
 
 import httpx
 from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.embeddings.nvidia import NVIDIAEmbedding
 from llama_index.postprocessor.nvidia_rerank import NVIDIARerank
 
-from clients.check import OLD_MODEL, assert_ranked, get, main, own_logits
+from clients.check import (
+    OLD_EMBEDDER,
+    OLD_MODEL,
+    assert_ranked,
+    assert_vectors,
+    get,
+    main,
+    own_logits,
+    own_vectors,
+)
 from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
 
 
@@ -49,5 +61,19 @@ def too_long_is_cut(base_url: str) -> None:
     _assert_ranks(base_url, ranker, passages)
 
 
+def embeds(base_url: str) -> None:
+    """NVIDIAEmbedding: a query, 100 texts, asynchronously too (base64 on the wire)"""
+    embedder = NVIDIAEmbedding(
+        base_url=f"{base_url}/v1", model=OLD_EMBEDDER, truncate="END", embed_batch_size=40
+    )
+    query = own_vectors(base_url, [QUERY], "query")
+    passages = own_vectors(base_url, HUNDRED, "passage")
+    # Its synchronous query path asks for a passage.
+    as_passage = own_vectors(base_url, [QUERY], "passage")
+    assert_vectors([embedder.get_query_embedding(QUERY)], as_passage)
+    assert_vectors([asyncio.run(embedder.aget_query_embedding(QUERY))], query)
+    assert_vectors(embedder.get_text_embedding_batch(HUNDRED), passages)
+
+
 if __name__ == "__main__":
-    main(with_model, without_model, too_long_is_cut)
+    main(with_model, without_model, too_long_is_cut, embeds)

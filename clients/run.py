@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from clients.check import FAILED, PASSED
+from clients.check import FAILED, GRPC_VARIABLE, PASSED
 from clients.environment import (
     ENVIRONMENTS,
     ROOT,
@@ -20,8 +20,8 @@ from clients.environment import (
     pinned_version,
 )
 from clients.serving import (
-    ARTIFACT,
     LOG,
+    Address,
     ServerFailed,
     caller_variables,
     running_server,
@@ -32,7 +32,7 @@ _CLIENT_TIMEOUT_S = 600
 _VERDICT_CHARACTERS = 80
 
 # Users of small GPUs pin this; here it keeps the texts that are cut cheap on a CPU.
-_SHORT = {"NIM_TRITON_MAX_SEQ_LENGTH": "2048"}
+_SHORT = {"NIM_TRITON_MAX_SEQ_LENGTH": "2048", "EMBED_MAX_INPUTS": "8192"}
 # What nv-ingest's compose files set on the reranker of small GPUs, with the request limit that
 # our images set beside it.
 _OVERLAY = _SHORT | {
@@ -66,6 +66,11 @@ CLIENTS = (
     Client("langchain"),
     Client("llama_index"),
     Client("litellm"),
+    Client("openai"),
+    Client("cohere"),
+    Client("triton"),
+    Client("rerank_client"),
+    Client("nemo_retriever", pythons=("3.12",)),
 )
 
 
@@ -94,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing is named and skipped."""
     chosen = _chosen(arguments)
     if serves_the_mock():
-        print(f"MOCK: {ARTIFACT.relative_to(ROOT)} is not there, so scores mean nothing")
+        print("MOCK: artifacts/rank and artifacts/embed are not both there; scores mean nothing")
     results: list[Result] = []
     pythons: dict[str, Path] = {}
     for client in chosen:
@@ -139,18 +144,18 @@ def _run_together(
     shown = " ".join(f"{name}={value}" for name, value in variables.items())
     print(f"\nserver: {shown}", flush=True)
     try:
-        with running_server(variables) as base_url:
-            return [_run(client, pythons[client.name], base_url) for client in clients]
+        with running_server(variables) as address:
+            return [_run(client, pythons[client.name], address) for client in clients]
     except ServerFailed as error:
         print(error, flush=True)
         return [Result(client, failure="the server did not become ready") for client in clients]
 
 
-def _run(client: Client, python: Path, base_url: str) -> Result:
+def _run(client: Client, python: Path, address: Address) -> Result:
     """All checks of one client, in its own process."""
     print(f"{client.name}:", flush=True)
     output, errors = (ENVIRONMENTS / f"{client.name}.{kind}" for kind in ("stdout", "stderr"))
-    problem = _call(client, python, base_url, output, errors)
+    problem = _call(client, python, address, output, errors)
     lines = output.read_text(errors="replace").splitlines()
     passed = [line for line in lines if line.startswith(PASSED)]
     failed = [line for line in lines if line.startswith(FAILED)]
@@ -163,13 +168,13 @@ def _run(client: Client, python: Path, base_url: str) -> Result:
     return Result(client, len(passed), len(failed), failure)
 
 
-def _call(client: Client, python: Path, base_url: str, output: Path, errors: Path) -> str:
+def _call(client: Client, python: Path, address: Address, output: Path, errors: Path) -> str:
     """What went wrong with the process, if anything.
 
     Files take what it says: nv-ingest leaves a child behind that would keep a pipe open.
     """
-    command = [str(python), "-W", "ignore", "-m", f"clients.{client.name}", base_url]
-    environment = {**caller_variables(), **_QUIET}
+    command = [str(python), "-W", "ignore", "-m", f"clients.{client.name}", address.base_url]
+    environment = {**caller_variables(), **_QUIET, GRPC_VARIABLE: address.grpc}
     with output.open("wb") as out, errors.open("wb") as err:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
         try:

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 from clients.environment import ENVIRONMENTS, ROOT, end_of
 
-ARTIFACT = ROOT / "artifacts" / "rank"
+ARTIFACTS = {kind: ROOT / "artifacts" / kind for kind in ("rank", "embed")}
 LOG = ENVIRONMENTS / "server.log"
 
 _HOST = "127.0.0.1"
@@ -26,8 +27,8 @@ class ServerFailed(Exception):
 
 
 def serves_the_mock() -> bool:
-    """Whether there is no artifact to serve."""
-    return not (ARTIFACT / "manifest.json").is_file()
+    """Whether an artifact is missing."""
+    return not all((path / "manifest.json").is_file() for path in ARTIFACTS.values())
 
 
 def caller_variables() -> dict[str, str]:
@@ -35,14 +36,22 @@ def caller_variables() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens: `base_url` for HTTP, `grpc` as host:port."""
+
+    base_url: str
+    grpc: str
+
+
 @contextmanager
-def running_server(variables: Mapping[str, str]) -> Iterator[str]:
-    """The base URL of a ready server with `variables` in its environment. Raises ServerFailed."""
-    base_url = f"http://{_HOST}:{_free_port()}"
-    process = _start(base_url, variables)
+def running_server(variables: Mapping[str, str]) -> Iterator[Address]:
+    """A ready server with `variables` in its environment. Raises ServerFailed."""
+    address = Address(f"http://{_HOST}:{_free_port()}", f"{_HOST}:{_free_port()}")
+    process = _start(address, variables)
     try:
-        _await_ready(process, base_url)
-        yield base_url
+        _await_ready(process, address.base_url)
+        yield address
     finally:
         process.terminate()
         try:
@@ -52,12 +61,17 @@ def running_server(variables: Mapping[str, str]) -> Iterator[str]:
             process.wait()
 
 
-def _start(base_url: str, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(address: Address, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     command = [str(Path(sys.executable).parent / "rerank-serve"), "--host", _HOST]
     model = {"ENABLE_MOCK_INFERENCE": "1"} if serves_the_mock() else {}
     if not model:
-        command += ["--rank", str(ARTIFACT)]
-    ports = {"NIM_HTTP_API_PORT": base_url.rpartition(":")[2], "NIM_TRITON_METRICS_PORT": "0"}
+        for kind, path in ARTIFACTS.items():
+            command += [f"--{kind}", str(path)]
+    ports = {
+        "NIM_HTTP_API_PORT": address.base_url.rpartition(":")[2],
+        "NIM_TRITON_GRPC_PORT": address.grpc.rpartition(":")[2],
+        "NIM_TRITON_METRICS_PORT": "0",
+    }
     environment = {**caller_variables(), **ports, **model, **variables}
     LOG.parent.mkdir(exist_ok=True)
     with LOG.open("wb") as log:

@@ -1,0 +1,89 @@
+"""Triton's client library, over HTTP and gRPC: rank, embed, configuration, statistics."""
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+
+from clients.check import (
+    TRITON_EMBEDDER,
+    TRITON_RANKER,
+    assert_says,
+    assert_vectors,
+    grpc_address,
+    main,
+    own_logits,
+    own_vectors,
+)
+from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
+
+
+def _clients(base_url: str) -> list:
+    """The library and a client of each transport."""
+    address = base_url.removeprefix("http://")
+    # Its HTTP client gives up after 60 s of network silence unless told otherwise.
+    return [
+        (tritonclient.http, tritonclient.http.InferenceServerClient(address, network_timeout=300)),
+        (tritonclient.grpc, tritonclient.grpc.InferenceServerClient(grpc_address())),
+    ]
+
+
+def _column(library, name: str, texts: list[str]):
+    array = np.array([[text.encode()] for text in texts], dtype=object)
+    tensor = library.InferInput(name, array.shape, "BYTES")
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def ranks(base_url: str) -> None:
+    """infer on the ranker, 60 passages"""
+    passages = HUNDRED[:60]
+    wanted = own_logits(base_url, QUERY, passages)
+    for library, client in _clients(base_url):
+        tensors = [_column(library, "query", [QUERY]), _column(library, "passage", passages)]
+        found = client.infer(TRITON_RANKER, tensors, parameters={"truncate": "END"})
+        logits = found.as_numpy("logit").ravel()
+        assert np.abs(logits - wanted).max() < 1e-3, library.__name__
+        assert found.as_numpy("index").ravel().tolist() == list(range(60))
+
+
+def embeds(base_url: str) -> None:
+    """infer on the embedder, 100 texts, input_type passage, dimensions 16"""
+    wanted = own_vectors(base_url, HUNDRED, "passage", 16)
+    for library, client in _clients(base_url):
+        found = client.infer(
+            TRITON_EMBEDDER,
+            [_column(library, "text", HUNDRED)],
+            parameters={"input_type": "passage", "dimensions": 16},
+        )
+        assert_vectors(found.as_numpy("embeddings").tolist(), wanted)
+
+
+def tells(base_url: str) -> None:
+    """live, ready, metadata, config, statistics, repository"""
+    for library, client in _clients(base_url):
+        assert client.is_server_live(), library.__name__
+        assert client.is_server_ready(), library.__name__
+        assert client.is_model_ready(TRITON_RANKER), library.__name__
+        client.get_server_metadata()
+        client.get_model_metadata(TRITON_EMBEDDER)
+        client.get_model_config(TRITON_EMBEDDER)
+        client.get_inference_statistics(TRITON_RANKER)
+        client.get_model_repository_index()
+
+
+def errors(base_url: str) -> None:
+    """errors come as InferenceServerException with words"""
+    for library, client in _clients(base_url):
+        tensors = [
+            _column(library, "query", [QUERY]),
+            _column(library, "passage", [*FIVE, TOO_LONG]),
+        ]
+        assert_says(
+            lambda client=client, tensors=tensors: client.infer(TRITON_RANKER, tensors),
+            "InferenceServerException",
+            "exceeds maximum allowed token size",
+        )
+
+
+if __name__ == "__main__":
+    main(tells, ranks, embeds, errors)
