@@ -208,8 +208,9 @@ def _open_all(settings: Settings) -> Iterator[tuple[Model, Path | None]]:
 
 def _directories(settings: Settings) -> list[tuple[Kind | None, Path]]:
     """What to open, as which kind; None where only the directory itself can tell."""
+    alone = settings.embed_dir is None
     named: list[tuple[Kind | None, Path | None]] = [
-        (None, settings.custom_dir),
+        (None if alone else "rank", settings.custom_dir),
         ("rank", settings.rank_dir),
         ("embed", settings.embed_dir),
     ]

@@ -46,9 +46,9 @@ class Settings:
     """What the server runs with.
 
     `rank_dir` and `embed_dir` are what is served; `custom_dir` is of a kind that only a look into
-    it tells, and then stands alone. All are None only for the mock. `target` is what the artifact
-    must have been exported for, AUTO for the best engine that fits, None for the artifact's own.
-    None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are
+    it tells, but a reranker beside an embedder. All are None only for the mock. `target` is what
+    the artifact must have been exported for, AUTO for the best engine that fits, None for the
+    artifact's own. None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are
     the accepted bearers; none means that nobody is asked. `notices` are lines to log at start,
     `model_wishes` the variables that decide how the model is opened, as NAME=value.
     """
@@ -162,7 +162,7 @@ def _without_other_models(given: Mapping[str, str]) -> dict[str, str]:
     rows = [row for row in (*OPTIONS, *VARIABLES) if row.field in _DIR_FIELDS]
     sources = (
         [row.name for row in OPTIONS if row.field in _DIR_FIELDS],
-        [row.name for row in rows if row.field == "custom_dir"],
+        ["NIM_CUSTOM_MODEL"],
     )
     for source in sources:
         if any(name in given for name in source):

@@ -176,7 +176,13 @@ VARIABLES: tuple[Variable, ...] = (
         Path,
         "directory to serve, reranker or embedder; replaces RERANK_MODEL_DIR and EMBED_MODEL_DIR",
     ),
-    _honoured("RERANK_MODEL_DIR", "rank_dir", Path, "reranker to serve; images set it"),
+    _honoured(
+        "RERANK_MODEL_DIR",
+        "custom_dir",
+        Path,
+        "directory to serve, reranker or embedder; beside EMBED_MODEL_DIR the reranker; images set "
+        "it",
+    ),
     _honoured("EMBED_MODEL_DIR", "embed_dir", Path, "embedder to serve, alone or beside it"),
     _honoured(
         "RERANK_MODEL_PROFILE",

@@ -148,9 +148,9 @@ def test_where_the_models_are(tmp_path: Path) -> None:
     for directory in (option, custom, rank, embed):
         directory.mkdir()
     environment = {"RERANK_MODEL_DIR": str(rank)}
-    assert directories(read_settings(environment)) == (None, rank, None)
+    assert directories(read_settings(environment)) == (rank, None, None)
     environment["EMBED_MODEL_DIR"] = str(embed)
-    assert directories(read_settings(environment)) == (None, rank, embed)
+    assert directories(read_settings(environment)) == (rank, None, embed)
     environment["NIM_CUSTOM_MODEL"] = str(custom)
     replaced = read_settings(environment)
     assert directories(replaced) == (custom, None, None)
