@@ -48,9 +48,9 @@ class Settings:
     `rank_dir` and `embed_dir` are what is served; `custom_dir` is of a kind that only a look into
     it tells, but a reranker beside an embedder. All are None only for the mock. `target` is what
     the artifact must have been exported for, AUTO for the best engine that fits, None for the
-    artifact's own. None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are
-    the accepted bearers; none means that nobody is asked. `notices` are lines to log at start,
-    `model_wishes` the variables that decide how the model is opened, as NAME=value.
+    artifact's own. None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is
+    off. `keys` are the accepted bearers; none means that nobody is asked. `notices` are lines to
+    log at start, `model_wishes` the variables that decide how the model is opened, as NAME=value.
     """
 
     custom_dir: Path | None = None
