@@ -260,6 +260,14 @@ def tokens_of(
     return [Token(i, token, bool(special), *span) for i, token, special, span in parts]
 
 
+def first_tokens(tokenizer: tokenizers.Tokenizer, text: str, count: int) -> str:
+    """`text` up to the end of its first `count` tokens; of a vast text only what lies near is
+    looked at."""
+    near = text[: count * _LONG_CHARS_PER_TOKEN]
+    offsets = tokenizer.encode(near, add_special_tokens=False).offsets
+    return near if len(offsets) <= count else text[: offsets[count - 1][1]]
+
+
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """The tokenizer in `path` (tokenizer.json); ArtifactError when it cannot be read."""
     try:

@@ -1,4 +1,4 @@
-"""`rerank-serve`: serve an artifact."""
+"""`rerank-serve`: serve artifacts."""
 
 import argparse
 import os
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rerank-serve",
-        description="Serve a reranker on NIM's HTTP surface. Everything else is set by "
-        "environment variables; README lists them.",
+        description="Serve a reranker, an embedder or both on the surfaces of NVIDIA's NIMs and "
+        "others. Everything else is set by environment variables; README lists them.",
     )
     for option in OPTIONS:
         word = option.name.removeprefix("--").upper()

@@ -18,7 +18,8 @@ ALLOWED = {
     # Never shipped; only `tools` may look at the server, to write what the README says of it.
     "embedded": {"checks", "exporter", "runtime"},
     "checks": {"exporter", "runtime"},
-    "clients": set(),
+    # As a package that is installed into a client's environment, like the others.
+    "clients": {"rerank_client"},
     "examples": {"rerank_client"},
     "tools": {"server", "runtime"},
 }

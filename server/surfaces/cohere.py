@@ -180,14 +180,7 @@ def _check_v1(asked: RerankV1) -> None:
 
 def _first_tokens(model: Model, documents: Sequence[str], most: int) -> list[str]:
     """The documents without what lies behind their first `most` tokens."""
-    cut = []
-    for text in documents:
-        # No tokenizer here makes more tokens than bytes.
-        if len(text.encode(errors="replace")) > most and not text.isspace():
-            tokens = model.tokenize(text, add_special_tokens=False)
-            text = text[: tokens[most - 1].stop] if len(tokens) > most else text
-        cut.append(text)
-    return cut
+    return [model.first_tokens(text, most) for text in documents]
 
 
 # Error voice

@@ -22,7 +22,8 @@ def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None)
 
     Raises NotValid for an object without any of them, or with one that is no text.
     """
-    return [_text(found, index, fields or _FIELD) for index, found in enumerate(documents)]
+    names = tuple(dict.fromkeys(fields or _FIELD))  # a field named twice is still one text
+    return [_text(found, index, names) for index, found in enumerate(documents)]
 
 
 def _text(document: Document, index: int, fields: Sequence[str]) -> str:

@@ -28,6 +28,8 @@ Direction = Annotated[str, Meta(extra_json_schema={"enum": ["left", "right", "Le
 Texts = Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
 PromptName = Annotated[str, Meta(extra_json_schema={"enum": ["query", "passage", "document"]})]
 
+# Every token comes back as a JSON object some ten times as long as its text.
+_MOST_CHARACTERS = 1 << 20
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
 
 
@@ -254,6 +256,9 @@ class TeiRoutes(Controller):
         asked = await exchange.json(_TOKENIZE)
         texts = _listed(asked.inputs)
         exchange.check_count(len(texts), ("inputs",))
+        if (characters := sum(map(len, texts))) > _MOST_CHARACTERS:
+            message = f"found {characters} characters, wanted at most {_MOST_CHARACTERS} together"
+            raise NotValid("too_long", ("inputs",), message)
         model = service.primary.model
         found = await asyncio.to_thread(_tokenize, model, texts, special=asked.add_special_tokens)
         return exchange.reply(_ENCODER.encode(found))

@@ -104,6 +104,11 @@ def test_v1_is_a_superset(client: httpx.Client) -> None:
     ]
 
 
+def test_a_field_that_is_named_often_is_one_text(client: httpx.Client) -> None:
+    body = {"query": QUERY, "documents": [{"title": "a"}], "rank_fields": ["title"] * 9}
+    assert good(client, V1, body)["results"][0]["document"] == {"text": "a"}
+
+
 def test_v1_without_documents(client: httpx.Client) -> None:
     found = good(client, V1, {**DOCUMENTS, "return_documents": False})
     assert all(set(r) == {"index", "relevance_score"} for r in found["results"])
@@ -212,6 +217,21 @@ def test_tokenize(client: httpx.Client) -> None:
     assert set(first) == {"id", "text", "special", "start", "stop"}
     assert (first["text"], first["special"], first["start"], first["stop"]) == ("a", False, 0, 1)
     assert [len(tokens) for tokens in found] == [3, 1]
+
+
+def test_vast_texts_are_not_tokenized(start: Any) -> None:
+    server = start({"ENABLE_MOCK_INFERENCE": "1"}).ready()
+    response = server.http.post("/tokenize", json={"inputs": ["x" * (1 << 19)] * 3})
+    assert "1048576" in assert_tei(response, 422)
+
+
+def test_of_vast_documents_only_the_beginning_is_looked_at(start: Any) -> None:
+    server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_REQUEST_TIMEOUT_S": "20"}).ready()
+    documents = ["x" * 1_000_000] * 40
+    body = {"query": QUERY, "documents": documents, "max_tokens_per_doc": 5}
+    response = server.http.post(V2, json=body, timeout=20)
+    assert response.status_code == 200
+    assert response.headers["x-truncated-passages"] == "40"
 
 
 def test_info(client: httpx.Client) -> None:
