@@ -7,15 +7,18 @@ texts that cannot be scored are the same in every dialect.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 
 from runtime.errors import InputRejected
 from runtime.postprocess import Embeddings, Floats, InputType, Ints, Ranking
+from runtime.profile import Kind
 from runtime.text import Truncate
 from server.errors import NotValid
+from server.observe import slowest
 from server.service import Service
 
 Answer = TypeVar("Answer", Ranking, Embeddings)
@@ -50,8 +53,10 @@ class Call:
         `query_at`, or `passages_at` and its index, each followed by `inside`."""
         self.check_count(len(passages), passages_at)
         places = {"query": (*query_at, *inside), "passages": passages_at}
-        work = self.service.rank(query, passages, truncate, self.deadline)
-        return await self._answer(work, places, inside)
+        ranker = self.service.ranker
+        with self._counted("rank"):
+            work = ranker.rank_async(query, passages, truncate=truncate, deadline=self.deadline)
+            return await self._answer(work, places, inside)
 
     async def rank_pairs(
         self,
@@ -68,21 +73,20 @@ class Call:
         for index, (query, _) in enumerate(pairs):
             rows[query].append(index)
         places = {"query": query_at, "passages": passages_at}
-        asked = [
-            asyncio.ensure_future(
-                self._answer(
-                    self.service.rank(query, [pairs[i][1] for i in found], truncate, self.deadline),
-                    places,
-                    rows=found,
-                )
-            )
-            for query, found in rows.items()
-        ]
-        try:
-            rankings = await asyncio.gather(*asked)
-        finally:
-            for task in asked:  # of a request that failed, the other queries too
-                task.cancel()
+        ranker = self.service.ranker
+
+        def ask(query: str, found: list[int]) -> Awaitable[Ranking]:
+            texts = [pairs[index][1] for index in found]
+            work = ranker.rank_async(query, texts, truncate=truncate, deadline=self.deadline)
+            return self._answer(work, places, rows=found)
+
+        with self._counted("rank"):
+            asked = [asyncio.ensure_future(ask(query, found)) for query, found in rows.items()]
+            try:
+                rankings = await asyncio.gather(*asked)
+            finally:
+                for task in asked:  # of a request that failed, the other queries too
+                    task.cancel()
         logits = np.empty(len(pairs), dtype=np.float32)
         counts = np.empty(len(pairs), dtype=np.int64)
         for found, ranking in zip(rows.values(), rankings, strict=True):
@@ -101,13 +105,34 @@ class Call:
         """Embed the texts; one that cannot be embedded is reported at `input_at` and its index."""
         limit = self.service.settings.embed_max_inputs
         _check_count(len(texts), limit, input_at, "EMBED_MAX_INPUTS")
-        work = self.service.embed(texts, input_type, truncate, dimensions, self.deadline)
-        return await self._answer(work, {"input": input_at})
+        embedder = self.service.embedder
+        with self._counted("embed"):
+            work = embedder.embed_async(
+                texts,
+                input_type=input_type,
+                truncate=truncate,
+                dimensions=dimensions,
+                deadline=self.deadline,
+            )
+            return await self._answer(work, {"input": input_at})
 
     def check_count(self, passages: int, at: Place) -> None:
         """Raise NotValid unless one request may have so many passages."""
         limit = self.service.settings.max_passages
         _check_count(passages, limit, at, "RERANK_MAX_PASSAGES")
+
+    @contextmanager
+    def _counted(self, kind: Kind) -> Iterator[None]:
+        """Count the block as one request to the model of `kind`, however many answers it takes."""
+        tally = self.service.served(kind).tally
+        began, before = time.monotonic(), len(self.answers)
+        try:
+            yield
+        except BaseException:
+            tally.count_failure(time.monotonic() - began)
+            raise
+        timing = slowest(self.answers[before:])
+        tally.count_success(time.monotonic() - began, timing)
 
     async def _wait(self, work: Awaitable[Answer]) -> Answer:
         """The result of `work`, while the caller is there to take it."""

@@ -3,20 +3,17 @@
 import logging
 import os
 import threading
-import time
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeVar, cast
+from typing import NoReturn, cast
 
 from runtime.embedder import Embedder
 from runtime.errors import ServingError
 from runtime.model import Model
 from runtime.opening import Bounds, mock_model, open_model
-from runtime.postprocess import Embeddings, InputType, Ranking
 from runtime.profile import Kind, load_model_profile
 from runtime.ranker import Ranker
-from runtime.text import Truncate
 from server.errors import NotReady, NotServed
 from server.metrics import Metrics
 from server.names import AcceptedNames
@@ -30,7 +27,6 @@ _WORDS: Mapping[Kind, tuple[str, str]] = {
     "rank": ("reranker", "--rank"),
     "embed": ("embedder", "--embed"),
 }
-Answer = TypeVar("Answer", Ranking, Embeddings)
 
 
 @dataclass(frozen=True)
@@ -105,31 +101,6 @@ class Service:
             _log.warning("%s", notice)
         threading.Thread(target=self._load, name="model-loader", daemon=True).start()
 
-    async def rank(
-        self, query: str, passages: Sequence[str], truncate: Truncate, deadline: float
-    ) -> Ranking:
-        """`Ranker.rank_async`, counted."""
-        work = self.ranker.rank_async(query, passages, truncate=truncate, deadline=deadline)
-        return await _counted(self.served("rank").tally, work)
-
-    async def embed(
-        self,
-        texts: Sequence[str],
-        input_type: InputType | None,
-        truncate: Truncate,
-        dimensions: int | None,
-        deadline: float,
-    ) -> Embeddings:
-        """`Embedder.embed_async`, counted."""
-        work = self.embedder.embed_async(
-            texts,
-            input_type=input_type,
-            truncate=truncate,
-            dimensions=dimensions,
-            deadline=deadline,
-        )
-        return await _counted(self.served("embed").tally, work)
-
     def close(self) -> None:
         """Answer whoever still waits and give the models back."""
         self.stopping = True
@@ -168,17 +139,6 @@ def give_up(reason: str) -> NoReturn:
     _log.critical("%s", reason)
     logging.shutdown()
     os._exit(1)
-
-
-async def _counted(tally: Tally, work: Awaitable[Answer]) -> Answer:
-    began = time.monotonic()
-    try:
-        answer = await work
-    except BaseException:
-        tally.count_failure(time.monotonic() - began)
-        raise
-    tally.count_success(time.monotonic() - began, answer.timing)
-    return answer
 
 
 def _open_all(settings: Settings) -> Iterator[tuple[Model, Path | None]]:

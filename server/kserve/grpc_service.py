@@ -1,7 +1,8 @@
 """GRPCInferenceService: the same models and inferences over gRPC.
 
 nv-ingest's embedding client asks for ModelConfig and then infers; Triton's client library knows
-the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get.
+the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get, and with the same
+headers as metadata (retry-after).
 """
 
 import logging
@@ -133,7 +134,9 @@ class GrpcServer:
             except Exception as error:
                 log_failure(error, self._service.settings)
                 code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-                await context.abort(code, explain(error, self._service.settings).message)
+                failure = explain(error, self._service.settings)
+                context.set_trailing_metadata(tuple(failure.headers.items()))
+                await context.abort(code, failure.message)
             finally:
                 seconds = time.monotonic() - began
                 self._service.metrics.observe(f"grpc {name}", code.name, seconds)

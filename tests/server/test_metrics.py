@@ -69,6 +69,17 @@ def test_counters_count(client: httpx.Client) -> None:
         assert total(after, prefix) - total(before, prefix) == more, prefix
 
 
+def test_many_queries_in_one_request_are_one_request(client: httpx.Client) -> None:
+    before = values(client.get("/v1/metrics").text)
+    body = {"text_1": ["q", "r", "s"], "text_2": ["a", "b", "c"]}
+    client.post("/score", json=body)
+    client.post("/score", json={**body, "text_2": ["a", "b", " "]})
+    after = values(client.get("/v1/metrics").text)
+    for name, more in (("request_success", 1), ("request_failure", 1)):
+        prefix = f"nv_inference_{name}"
+        assert total(after, prefix) - total(before, prefix) == more, name
+
+
 def test_callers_cannot_make_labels(client: httpx.Client) -> None:
     for index in range(20):
         client.get(f"/made/up/{index}")
