@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
-    AsyncExitStack,
     asynccontextmanager,
     contextmanager,
 )
@@ -126,14 +125,13 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
 @asynccontextmanager
 async def _running(service: Service) -> AsyncIterator[None]:
     """From open ports to closed models."""
-    async with AsyncExitStack() as stack:
-        for close in await _open_ports(service):
-            stack.push_async_callback(close)
-        service.start()
-        with _unready_on_sigterm(service):
-            yield
-        # Closing waits for the engine call that runs; probes are answered meanwhile.
-        await asyncio.to_thread(service.close)
+    closers = await _open_ports(service)
+    service.start()
+    with _unready_on_sigterm(service):
+        yield
+    # Requests that run are answered first, on these ports as on the API's.
+    await asyncio.gather(*(close() for close in closers))
+    await asyncio.to_thread(service.close)
 
 
 async def _open_ports(service: Service) -> list[Callable[[], Awaitable[None]]]:
@@ -148,7 +146,7 @@ async def _open_ports(service: Service) -> list[Callable[[], Awaitable[None]]]:
             if port:
                 taken = take_port(settings.host, port, setting)
                 app = KeyGuard(routed(routes, service), settings, voice_of)
-                closers.append(SideListener(app, taken).close)
+                closers.append(SideListener(app, taken, settings.request_timeout_s).close)
         if settings.grpc_port:
             grpc = GrpcServer(service)
             await grpc.start(settings.host, settings.grpc_port)

@@ -43,16 +43,17 @@ class _SideServer(uvicorn.Server):
 
 
 class SideListener:
-    """Serves `app` on an own socket inside the running event loop."""
+    """Serves `app` on an own socket inside the running event loop; requests that run when it
+    closes have `patience_s` seconds to be answered."""
 
-    def __init__(self, app: ASGIApp, taken: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, taken: socket.socket, patience_s: int) -> None:
         config = uvicorn.Config(
             app,
             lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=patience_s,
         )
         self._server = _SideServer(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[taken]))

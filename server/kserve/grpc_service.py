@@ -52,7 +52,6 @@ _log = logging.getLogger(__name__)
 
 _SERVICE = "inference.GRPCInferenceService"
 _OPEN = frozenset({"ServerLive", "ServerReady"})
-_GRACE_S = 1.0
 # The first class of an error's ancestry that is in here decides.
 _CODES: dict[type[BaseException], grpc.StatusCode] = {
     NotValid: grpc.StatusCode.INVALID_ARGUMENT,
@@ -103,8 +102,8 @@ class GrpcServer:
         _log.info("listening on %s port %d (gRPC)", host, port)
 
     async def stop(self) -> None:
-        """Refuse new calls, and end those that run after a moment."""
-        await self._server.stop(_GRACE_S)
+        """Refuse new calls, and wait until those that run are answered."""
+        await self._server.stop(self._service.settings.request_timeout_s)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         answers: dict[str, Answer] = {

@@ -525,3 +525,16 @@ def test_a_deadline_of_the_caller_counts(start: Any, slow_directory: Any) -> Non
         one.rank([QUERY], PASSAGES * 20, client_timeout=0.001)
     assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
     one.client.close()
+
+
+def test_calls_that_run_are_answered_before_the_end(start: Any, slow_directory: Any) -> None:
+    batches = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "64"}
+    server = start({"NIM_CUSTOM_MODEL": str(slow_directory), **batches}).ready()
+    one = Triton(server, GRPC)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(one.rank, [QUERY], [f"text {number:02}" for number in range(12)])
+        while server.get("/v2/models/stats").json()["model_stats"][0]["execution_count"] < 4:
+            assert not answer.done()
+        assert server.stop() == 0
+        assert answer.result().as_numpy("logit").shape == (12, 1)
+    one.client.close()
