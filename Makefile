@@ -94,8 +94,8 @@ check-minilm: .venvs/minilm/.installed  ## real all-MiniLM-L6-v2, served, agains
 check-optimum: .venvs/optimum/.installed  ## the graph that optimum makes of a BERT cross-encoder, against ours
 	@$(BIN)/python -m checks.optimum
 
-image-test: $(RANK_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
-	@$(BIN)/python -m tools.image_test $(RANK_DIR)
+image-test: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
+	@$(BIN)/python -m tools.image_test $(RANK_DIR) $(EMBED_DIR)
 
 build: $(RANK_DIR)/manifest.json  ## the CPU image with the exported model inside (needs Docker)
 	docker build -f Dockerfile.cpu --build-arg MODEL_DIR=$(RANK_DIR) -t open-rerank:cpu .

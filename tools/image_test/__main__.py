@@ -1,6 +1,7 @@
-"""Builds Dockerfile.cpu and runs it, without Docker: python -m tools.image_test [ARTIFACT]
+"""Builds Dockerfile.cpu and runs it, without Docker: python -m tools.image_test [ARTIFACT [EMBEDDER]]
 
 ARTIFACT (inside this repository) is baked in and asked; without one the image serves the mock.
+EMBEDDER is mounted and asked afterwards.
 
 Needs root on a Debian-like system, debootstrap (makes a Debian 12 base) and buildah (runs the
 Dockerfile in a chroot). The image then runs as an orchestrator would run it: an unprivileged
@@ -14,13 +15,13 @@ import sys
 from pathlib import Path
 
 from tools.image_test.build import CACHE, ROOT, Image, Unbuildable, build_image, check_host
-from tools.image_test.checks import Report, check_contents, check_runs
+from tools.image_test.checks import Report, check_contents, check_embedder, check_runs
 
 
 def main() -> int:
     # As an exception, so that containers and mounts are taken down on every way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    artifact = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
+    artifact, embedder = [*(Path(name).resolve() for name in sys.argv[1:3]), None, None][:2]
     report = Report()
     try:
         check_host(artifact)
@@ -28,6 +29,8 @@ def main() -> int:
             _describe(image)
             check_contents(report, image)
             check_runs(report, image, artifact)
+            if embedder is not None:
+                check_embedder(report, image, embedder)
     except Unbuildable as error:
         report.add("the image is built", ok=False, found=str(error))
     sys.stdout.write(f"{report.passed} passed, {report.failed} failed\n")

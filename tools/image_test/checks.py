@@ -92,6 +92,20 @@ def check_runs(report: Report, image: Image, artifact: Path | None) -> None:
         _check_stop(report, container)
 
 
+def check_embedder(report: Report, image: Image, embedder: Path) -> None:
+    """The same image with an embedder mounted, as nv-ingest's embedding service runs it."""
+    with Container(
+        image.rootfs,
+        image.config,
+        CACHE / "run-embed.log",
+        mounted=embedder,
+        env={"NIM_CUSTOM_MODEL": "/mnt"},
+    ) as container:
+        if _check_ready(report, container, image, "mounted embedder"):
+            _check_vectors(report, container)
+        _check_stop(report, container)
+
+
 def _check_ready(report: Report, container: Container, image: Image, what: str) -> bool:
     health = image.config["Healthcheck"]["Test"]
     command = ["sh", "-c", *health[1:]] if health[0] == "CMD-SHELL" else health[1:]
@@ -126,6 +140,23 @@ def _check_answer(report: Report, container: Container, port: int, *, expect_ord
     report.add(
         f"POST /v1/ranking answers {order}",
         ok=order == _ORDER if expect_order else sorted(order) == [0, 1, 2],
+        found=done.stdout or done.stderr,
+    )
+
+
+def _check_vectors(report: Report, container: Container) -> None:
+    done = container.run(
+        *("curl", "-fsS", "--max-time", "30", "http://127.0.0.1:8000/v1/embeddings"),
+        *("-H", "Content-Type: application/json", "--data-binary", "@-"),
+        given=json.dumps({"input": ["a", "b"], "input_type": "passage", "dimensions": 16}),
+    )
+    try:
+        sizes = [len(item["embedding"]) for item in json.loads(done.stdout)["data"]]
+    except (ValueError, KeyError, TypeError):
+        sizes = []
+    report.add(
+        f"POST /v1/embeddings answers vectors of {sizes}",
+        ok=sizes == [16, 16],
         found=done.stdout or done.stderr,
     )
 
