@@ -1,4 +1,6 @@
-"""Builds Dockerfile.cpu and runs it, without Docker: python -m tools.image_test [ARTIFACT [EMBEDDER]]
+"""Builds Dockerfile.cpu and runs it, without Docker.
+
+python -m tools.image_test [ARTIFACT [EMBEDDER]]
 
 ARTIFACT (inside this repository) is baked in and asked; without one the image serves the mock.
 EMBEDDER is mounted and asked afterwards.
