@@ -17,6 +17,9 @@ from server.surface import VOICE
 
 T = TypeVar("T")
 
+# More numbers than this are written in a thread, so that other requests go on meanwhile.
+MANY_NUMBERS = 50_000
+
 
 class Exchange(Call):
     """A call that came as an HTTP request; a caller who hangs up takes the work along."""

@@ -43,7 +43,7 @@ from server.kserve.models import (
     all_models,
     find,
 )
-from server.kserve.tensors import Output, TextTensor, from_elements, from_raw
+from server.kserve.tensors import Declared, Output, TextTensor, from_elements, from_raw
 from server.metadata import version
 from server.service import Service
 from server.settings import SettingsError
@@ -263,13 +263,12 @@ def _tensors(request: Any) -> list[TextTensor]:
         message = f"found {len(raw)} raw contents for {len(request.inputs)} inputs"
         raise NotValid("value_error", ("raw_input_contents",), f"{message}, wanted one for each")
     found = []
-    for place, given in enumerate(request.inputs):
+    for index, given in enumerate(request.inputs):
+        declared = Declared(("inputs", index), given.name, given.datatype, given.shape)
         if raw:
-            tensor = from_raw(given.name, given.datatype, given.shape, memoryview(raw[place]))
+            found.append(from_raw(declared, memoryview(raw[index])))
         else:
-            elements = given.contents.bytes_contents
-            tensor = from_elements(given.name, given.datatype, given.shape, elements)
-        found.append(tensor)
+            found.append(from_elements(declared, given.contents.bytes_contents))
     return found
 
 

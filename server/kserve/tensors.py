@@ -52,69 +52,80 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     return next(name for name, code in _DATATYPES.items() if np.dtype(code) == dtype)
 
 
-def from_json(name: str, datatype: str, shape: Sequence[int], data: Any) -> TextTensor:
+@dataclass(frozen=True)
+class Declared:
+    """What a request says of the tensor at `place` of its body. Its name is the caller's own, so
+    complaints tell the place instead."""
+
+    place: tuple[str | int, ...]
+    name: str
+    datatype: str
+    shape: Sequence[int]
+
+
+def from_json(declared: Declared, data: Any) -> TextTensor:
     """A tensor whose `data` are texts, flat or nested as the shape is. Raises NotValid."""
-    _check(name, datatype, shape)
-    texts = list(_flat(data, name))
-    _check_count(name, shape, len(texts))
-    return TextTensor(name, tuple(shape), texts)
+    _check(declared)
+    return _tensor(declared, list(_flat(data, declared)))
 
 
-def from_elements(
-    name: str, datatype: str, shape: Sequence[int], elements: Sequence[bytes]
-) -> TextTensor:
+def from_elements(declared: Declared, elements: Sequence[bytes]) -> TextTensor:
     """A tensor whose elements came one by one (gRPC's typed contents)."""
-    _check(name, datatype, shape)
-    _check_count(name, shape, len(elements))
-    return TextTensor(name, tuple(shape), [_text(element, name) for element in elements])
+    _check(declared)
+    return _tensor(declared, [_text(element, declared) for element in elements])
 
 
-def from_raw(name: str, datatype: str, shape: Sequence[int], raw: memoryview) -> TextTensor:
+def from_raw(declared: Declared, raw: memoryview) -> TextTensor:
     """A tensor of length-prefixed texts. Raises NotValid for lengths that do not fit."""
-    _check(name, datatype, shape)
+    _check(declared)
     texts = []
     place = 0
     while place < len(raw):
         if place + _LENGTH.size > len(raw):
-            raise NotValid("value_error", (name,), "found bytes behind the last element")
+            raise _wrong(declared, "found bytes behind the last element")
         (length,) = _LENGTH.unpack_from(raw, place)
         place += _LENGTH.size
         if length > len(raw) - place:
             message = f"found an element of {length} bytes, but only {len(raw) - place} are left"
-            raise NotValid("value_error", (name,), message)
-        texts.append(_text(bytes(raw[place : place + length]), name))
+            raise _wrong(declared, message)
+        texts.append(_text(bytes(raw[place : place + length]), declared))
         place += length
-    _check_count(name, shape, len(texts))
-    return TextTensor(name, tuple(shape), texts)
+    return _tensor(declared, texts)
 
 
-def _check(name: str, datatype: str, shape: Sequence[int]) -> None:
-    if datatype != BYTES:
-        raise NotValid("value_error", (name,), f"wanted the datatype {BYTES}")
+def _wrong(declared: Declared, message: str) -> NotValid:
+    return NotValid("value_error", declared.place, message)
+
+
+def _check(declared: Declared) -> None:
+    if declared.datatype != BYTES:
+        raise _wrong(declared, f"wanted the datatype {BYTES}")
+    shape = declared.shape
     column = len(shape) <= 1 or (len(shape) == _MOST_AXES and shape[1] == 1)
     if not shape or not column or shape[0] < 1:
-        raise NotValid("value_error", (name,), "wanted the shape [n] or [n, 1] with n of 1 or more")
+        raise _wrong(declared, "wanted the shape [n] or [n, 1] with n of 1 or more")
 
 
-def _check_count(name: str, shape: Sequence[int], found: int) -> None:
-    if (wanted := math.prod(shape)) != found:
-        raise NotValid("value_error", (name,), f"found {found} elements, the shape says {wanted}")
+def _tensor(declared: Declared, texts: list[str]) -> TextTensor:
+    if (wanted := math.prod(declared.shape)) != len(texts):
+        raise _wrong(declared, f"found {len(texts)} elements, the shape says {wanted}")
+    return TextTensor(declared.name, tuple(declared.shape), texts)
 
 
-def _flat(data: Any, name: str, depth: int = _MOST_AXES) -> Iterator[str]:
+def _flat(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Iterator[str]:
     if not isinstance(data, list):
-        raise NotValid("type_error", (name,), "wanted a list of texts as data")
+        raise _wrong(declared, "wanted a list of texts as data")
     for item in data:
         if isinstance(item, str):
             yield item
         elif isinstance(item, list) and depth > 1:
-            yield from _flat(item, name, depth - 1)
+            yield from _flat(item, declared, depth - 1)
         else:
-            raise NotValid("type_error", (name,), "wanted texts as data, nested as the shape is")
+            raise _wrong(declared, "wanted texts as data, nested as the shape is")
 
 
-def _text(element: bytes, name: str) -> str:
+def _text(element: bytes, declared: Declared) -> str:
     try:
         return element.decode()
     except UnicodeDecodeError:
-        raise NotValid("value_error", (name,), "found bytes that are not UTF-8") from None
+        raise _wrong(declared, "found bytes that are not UTF-8") from None

@@ -29,13 +29,14 @@ def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None)
 def _text(document: Document, index: int, fields: Sequence[str]) -> str:
     if isinstance(document, str):
         return document
-    found = [name for name in fields if name in document]
+    # Fields other than `text` are the caller's own words, which answers do not repeat.
+    which = "the field text" if fields == _FIELD else "one of the rank_fields"
+    found = [document[name] for name in fields if name in document]
     if not found:
-        raise NotValid("missing", ("documents", index), f"wanted the field {' or '.join(fields)}")
-    for name in found:
-        if not isinstance(document[name], str):
-            raise NotValid("type_error", ("documents", index, name), "wanted a text")
-    return "\n".join(document[name] for name in found)
+        raise NotValid("missing", ("documents", index), f"wanted {which}")
+    if not all(isinstance(value, str) for value in found):
+        raise NotValid("type_error", ("documents", index), f"wanted a text as {which}")
+    return "\n".join(found)
 
 
 def best(order: Sequence[int], top_n: int | None) -> Sequence[int]:

@@ -4,6 +4,8 @@ The Open Inference Protocol's REST form, with Triton's configuration, statistics
 binary tensor data extensions. Triton's client library 2.73 works unchanged.
 """
 
+import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from runtime.errors import InputTooLong
 from server.errors import AnyRequest, Failure, NotValid, RequestRefused, Spoken
-from server.exchange import Exchange
+from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import infer
 from server.kserve.models import (
     EXTENSIONS,
@@ -25,7 +27,7 @@ from server.kserve.models import (
     all_models,
     find,
 )
-from server.kserve.tensors import Output, TextTensor, from_json, from_raw
+from server.kserve.tensors import Declared, Output, TextTensor, from_json, from_raw
 from server.metadata import version as software_version
 from server.openapi import Operation
 from server.service import Service
@@ -193,23 +195,23 @@ def _split(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
 
 def _tensors(request: InferRequest, raw: memoryview) -> list[TextTensor]:
     found = []
-    for given in request.inputs:
-        size = (given.parameters or {}).get("binary_data_size")
-        for word in given.parameters or {}:
-            if word.startswith("shared_memory"):
-                raise NotValid("value_error", (given.name,), "shared memory is not served here")
+    for index, given in enumerate(request.inputs):
+        declared = Declared(("inputs", index), given.name, given.datatype, given.shape)
+        parameters = given.parameters or {}
+        if any(word.startswith("shared_memory") for word in parameters):
+            raise NotValid("value_error", declared.place, "shared memory is not served here")
+        size = parameters.get("binary_data_size")
         if size is None:
             data = None if given.data is UNSET else given.data
-            found.append(from_json(given.name, given.datatype, given.shape, data))
+            found.append(from_json(declared, data))
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(raw):
             message = f"wanted binary_data_size from 0 to the {len(raw)} bytes that are left"
-            raise NotValid("value_error", (given.name,), message)
+            raise NotValid("value_error", declared.place, message)
         if given.data is not UNSET:
-            raise NotValid(
-                "value_error", (given.name,), "found data and binary_data_size, wanted one"
-            )
-        found.append(from_raw(given.name, given.datatype, given.shape, raw[:size]))
+            message = "found data and binary_data_size, wanted one of them"
+            raise NotValid("value_error", declared.place, message)
+        found.append(from_raw(declared, raw[:size]))
         raw = raw[size:]
     if len(raw):
         raise NotValid("value_error", (), f"found {len(raw)} bytes that belong to no input")
@@ -226,7 +228,7 @@ def _wants_binary(request: InferRequest, name: str) -> bool:
 def _refuse_classification(request: InferRequest) -> None:
     for output in request.outputs or ():
         if (output.parameters or {}).get("classification"):
-            raise NotValid("value_error", (output.name,), "classification is not served here")
+            raise NotValid("value_error", ("outputs",), "classification is not served here")
 
 
 def _encode(
@@ -397,7 +399,9 @@ class KserveRoutes(Controller):
         wanted = [output.name for output in asked.outputs or ()]
         tensors = _tensors(asked, raw)
         outputs = await infer(exchange, found, tensors, asked.parameters or {}, wanted)
-        reply, headers = _encode(asked, found, outputs)
+        write = partial(_encode, asked, found, outputs)
+        many = sum(output.values.size for output in outputs) > MANY_NUMBERS
+        reply, headers = await asyncio.to_thread(write) if many else write()
         return exchange.reply(
             reply, media_type=_BINARY if headers else "application/json", headers=headers
         )

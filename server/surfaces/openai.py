@@ -21,7 +21,7 @@ from msgspec import Meta
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from runtime.text import Truncate
 from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
-from server.exchange import Exchange
+from server.exchange import MANY_NUMBERS, Exchange
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
@@ -83,8 +83,6 @@ class EmbeddingReply(msgspec.Struct):
 Word = TypeVar("Word", bound=str)
 _DECODER = msgspec.json.Decoder(EmbeddingRequest)
 _ENCODER = msgspec.json.Encoder()
-# More numbers than this are written in a thread, so that other requests go on meanwhile.
-_MANY_NUMBERS = 50_000
 
 
 def texts_of(request: EmbeddingRequest) -> list[str]:
@@ -204,7 +202,7 @@ class OpenAiEmbeddings(Controller):
             asked.dimensions,
         )
         write = partial(encode, embeddings, asked, asked.model or served.name)
-        many = embeddings.vectors.size > _MANY_NUMBERS
+        many = embeddings.vectors.size > MANY_NUMBERS
         return exchange.reply(await asyncio.to_thread(write) if many else write())
 
 

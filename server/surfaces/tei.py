@@ -142,12 +142,12 @@ def _check_embed(asked: EmbedRequest) -> None:
         raise NotValid("greater_than", ("dimensions",), "wanted 1 or more")
 
 
-def _tokenize(model: Model, texts: list[str], *, special: bool) -> list[list[SimpleToken]]:
+def _tokenize(model: Model, texts: list[str], *, special: bool) -> bytes:
     found = []
     for text in texts:
         tokens = model.tokenize(text, add_special_tokens=special)
         found.append([_simple(token, text) for token in tokens])
-    return found
+    return _ENCODER.encode(found)
 
 
 def _simple(token: Token, text: str) -> SimpleToken:
@@ -260,8 +260,8 @@ class TeiRoutes(Controller):
             message = f"found {characters} characters, wanted at most {_MOST_CHARACTERS} together"
             raise NotValid("too_long", ("inputs",), message)
         model = service.primary.model
-        found = await asyncio.to_thread(_tokenize, model, texts, special=asked.add_special_tokens)
-        return exchange.reply(_ENCODER.encode(found))
+        special = asked.add_special_tokens
+        return exchange.reply(await asyncio.to_thread(_tokenize, model, texts, special=special))
 
     @get("/info")
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:

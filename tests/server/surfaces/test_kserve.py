@@ -538,3 +538,11 @@ def test_calls_that_run_are_answered_before_the_end(start: Any, slow_directory: 
         assert server.stop() == 0
         assert answer.result().as_numpy("logit").shape == (12, 1)
     one.client.close()
+
+
+def test_a_caller_s_own_names_do_not_come_back(client: httpx.Client) -> None:
+    name = "secret-name" * 1000
+    for changes in ({"name": name}, {"name": name, "datatype": "FP32"}):
+        assert "secret" not in assert_refused(client.post(INFER, json=body(**changes)))
+    outputs = [{"name": name, "parameters": {"classification": 1}}]
+    assert "secret" not in assert_refused(client.post(INFER, json={**body(), "outputs": outputs}))
