@@ -174,15 +174,73 @@ def _operation(path: str, summary: str, reply: object = Body, **more: Any) -> Op
     )
 
 
+_NAME = "nvidia/llama-nemotron-rerank-1b-v2"
+_LICENSE_EXAMPLE = {
+    "name": "LICENSE",
+    "path": "LICENSE",
+    "sha": "2b8b815229aa8a61e483fb4ba0588b8b6c491890",
+    "size": 11358,
+    "url": "",
+    "type": "file",
+    "content": "Apache License …",
+}
+_MODEL_EXAMPLE = {
+    "modelUrl": f"artifact://{_NAME}:9b80352abec3",
+    "shortName": "llama-nemotron-rerank-1b-v2:9b80352abec3",
+    "kind": "rank",
+    "maxBatchSize": 64,
+    "maxTokens": 8192,
+    "dimensions": None,
+    "engine": "onnxruntime-cpu",
+    "device": "cpu",
+    "precision": "fp32",
+    "proven": True,
+    "mock": False,
+}
+_METADATA_EXAMPLE = {
+    "assetInfo": [""],
+    "licenseInfo": _LICENSE_EXAMPLE,
+    "modelInfo": [_MODEL_EXAMPLE],
+    "repository_override": "",
+    "selectedModelProfileId": "cpu-fp32",
+    "version": "0.1.0",
+}
+
 SURFACE = Surface(
     controllers=(Metadata,),
     operations=(
-        _operation("/v1/models", "The served models", ModelList, statuses=(503,)),
-        _operation("/v1/metadata", "What is served, in NIM's shape", statuses=(503,)),
-        _operation("/v1/version", "Release and API version"),
-        _operation("/v1/manifest", "The artifact as a NIM manifest", statuses=(503,)),
-        _operation("/v1/license", "The licence of this software"),
-        _operation("/v1/metrics", "Prometheus metrics", str, media_type=CONTENT_TYPE),
+        _operation(
+            "/v1/models",
+            "The served models",
+            ModelList,
+            reply_example={"object": "list", "data": [_entry(_NAME)]},
+            statuses=(503,),
+        ),
+        _operation(
+            "/v1/metadata",
+            "What is served, in NIM's shape",
+            reply_example=_METADATA_EXAMPLE,
+            statuses=(503,),
+        ),
+        _operation(
+            "/v1/version",
+            "Release and API version",
+            reply_example={"release": "0.1.0", "api": _API},
+        ),
+        _operation(
+            "/v1/manifest",
+            "The artifact as a NIM manifest",
+            reply_example={"manifest_file": "schema_version: '2.0'\n…", "repository_override": ""},
+            statuses=(503,),
+        ),
+        _operation("/v1/license", "The licence of this software", reply_example=_LICENSE_EXAMPLE),
+        _operation(
+            "/v1/metrics",
+            "Prometheus metrics",
+            str,
+            reply_example='request_count_total{route="/v1/ranking",status="200"} 1.0\n',
+            media_type=CONTENT_TYPE,
+        ),
     ),
     voice=nim.voice,
     paths=(),

@@ -90,7 +90,15 @@ def _operation(path: str, summary: str, media_type: str, **more: Any) -> Operati
 
 OPENAPI = Surface(
     controllers=(OpenApi,),
-    operations=(_operation("/openapi.json", "This document", "application/json", reply=dict),),
+    operations=(
+        _operation(
+            "/openapi.json",
+            "This document",
+            "application/json",
+            reply=dict,
+            reply_example={"openapi": "3.1.0"},
+        ),
+    ),
     voice=nim.voice,
     paths=(),
 )

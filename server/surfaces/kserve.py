@@ -424,6 +424,55 @@ _RANK_REPLY = {
         {"name": "token_count", "datatype": "INT32", "shape": [2], "data": [12, 12]},
     ],
 }
+_SERVER_REPLY = {
+    "name": SERVER_NAME,
+    "version": "0.1.0",
+    "extensions": list(EXTENSIONS),
+}
+_METADATA_REPLY = {
+    "name": "nvidia_llama_nemotron_embed_1b_v2",
+    "versions": [VERSION],
+    "platform": PLATFORM,
+    "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1, 1]}],
+    "outputs": [
+        {"name": "token_count", "datatype": "INT32", "shape": [-1]},
+        {"name": "embeddings", "datatype": "FP32", "shape": [-1, 2048]},
+    ],
+}
+_CONFIG_REPLY = {
+    "name": "nvidia_llama_nemotron_embed_1b_v2",
+    "platform": PLATFORM,
+    "backend": PLATFORM,
+    "max_batch_size": 30,
+    "input": [{"name": "text", "data_type": "TYPE_STRING", "dims": [1]}],
+    "output": [
+        {"name": "token_count", "data_type": "TYPE_INT32", "dims": []},
+        {"name": "embeddings", "data_type": "TYPE_FP32", "dims": [2048]},
+    ],
+    "dynamic_batching": {},
+}
+_STATISTICS_REPLY = {
+    "model_stats": [
+        {
+            "name": "nvidia_llama_nemotron_rerank_1b_v2",
+            "version": VERSION,
+            "last_inference": 1700000000000,
+            "inference_count": 24,
+            "execution_count": 3,
+            "inference_stats": {"success": {"count": 24, "ns": 480000000}},
+            "batch_stats": [],
+            "memory_usage": [],
+        }
+    ]
+}
+_INDEX_REPLY = [
+    {
+        "name": "nvidia_llama_nemotron_rerank_1b_v2",
+        "version": VERSION,
+        "state": "READY",
+        "reason": "",
+    }
+]
 _MODEL = {"model": "nvidia_llama_nemotron_rerank_1b_v2"}
 _MODEL_STATUSES = (404, 503)
 
@@ -456,11 +505,31 @@ def _refused(path: str, summary: str) -> Operation:
 SURFACE = Surface(
     controllers=(KserveRoutes,),
     operations=(
-        _operation("GET", "/v2", "What answers here", reply=ServerReply),
-        *_of_a_model("GET", "", "A model's inputs and outputs", reply=ModelReply),
+        _operation(
+            "GET", "/v2", "What answers here", reply=ServerReply, reply_example=_SERVER_REPLY
+        ),
+        *_of_a_model(
+            "GET",
+            "",
+            "A model's inputs and outputs",
+            reply=ModelReply,
+            reply_example=_METADATA_REPLY,
+        ),
         *_of_a_model("GET", "/ready", "Whether a model is ready"),
-        *_of_a_model("GET", "/config", "A model's configuration", reply=ConfigReply),
-        *_of_a_model("GET", "/stats", "A model's counters", reply=StatisticsReply),
+        *_of_a_model(
+            "GET",
+            "/config",
+            "A model's configuration",
+            reply=ConfigReply,
+            reply_example=_CONFIG_REPLY,
+        ),
+        *_of_a_model(
+            "GET",
+            "/stats",
+            "A model's counters",
+            reply=StatisticsReply,
+            reply_example=_STATISTICS_REPLY,
+        ),
         *_of_a_model(
             "POST",
             "/infer",
@@ -481,6 +550,7 @@ SURFACE = Surface(
             "/v2/models/stats",
             "The counters of all models",
             reply=StatisticsReply,
+            reply_example=_STATISTICS_REPLY,
             statuses=(503,),
         ),
         _operation(
@@ -490,6 +560,7 @@ SURFACE = Surface(
             request=IndexRequest,
             request_example={"ready": True},
             reply=list[IndexEntry],
+            reply_example=_INDEX_REPLY,
             statuses=(400, 408, 413, 415, 503),
         ),
         _refused("/v2/repository/models/{model}/load", "Refused: models load at the start"),

@@ -314,6 +314,21 @@ SURFACE = Surface(
             tag="TEI",
             summary="What is served, in TEI's shape",
             reply=Info,
+            reply_example={
+                "model_id": "nvidia/llama-nemotron-rerank-1b-v2",
+                "model_sha": "9b80352abec3",
+                "model_dtype": "fp32",
+                "model_type": {
+                    "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+                },
+                "max_concurrent_requests": 8192,
+                "max_input_length": 8192,
+                "max_batch_tokens": 1024,
+                "max_client_batch_size": 64,
+                "auto_truncate": False,
+                "tokenization_workers": 1,
+                "version": "0.1.0",
+            },
             error=TeiError,
             statuses=(503,),
         ),

@@ -65,6 +65,8 @@ def test_examples_are_of_their_types(operation: Operation) -> None:
         if example is not None:
             assert any(fits(example, kind) for kind in alternatives(body)), label(operation)
     assert (operation.request is None) == (operation.request_example is None)
+    if operation.tag != "Pages" or operation.media_type == "application/json":
+        assert (operation.reply is None) == (operation.reply_example is None)
 
 
 def fits(example: object, kind: Any) -> bool:
