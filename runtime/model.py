@@ -15,7 +15,7 @@ from runtime.errors import DeadlineExceeded, GoldenMismatch
 from runtime.postprocess import Floats, Ints, Timing
 from runtime.profile import Kind, load_target_profile
 from runtime.scheduler import Scheduler, SchedulerStats, Scored
-from runtime.text import Encoding, Encodings, Token, first_tokens, tokens_of
+from runtime.text import Encoding, Encodings, Token, tokens_of
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,6 @@ class Model(ABC):
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[Token]:
         """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
         return tokens_of(self._tokenizer, text, add_special_tokens=add_special_tokens)
-
-    def first_tokens(self, text: str, count: int) -> str:
-        """`text` up to the end of its first `count` tokens."""
-        return first_tokens(self._tokenizer, text, count)
 
     def queue_depth(self) -> tuple[int, int]:
         """Rows and tokens that wait for an engine call."""

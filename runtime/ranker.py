@@ -25,9 +25,10 @@ class Ranker(Model):
         passages: Sequence[str],
         truncate: Truncate = "NONE",
         deadline: float | None = None,
+        passage_tokens: int | None = None,
     ) -> Encodings:
         """Tokenise as `rank` does, without scoring. Raises InputRejected or DeadlineExceeded."""
-        return self._encoder.encode(query, passages, truncate, deadline)
+        return self._encoder.encode(query, passages, truncate, deadline, passage_tokens)
 
     def rank(
         self,
@@ -36,13 +37,17 @@ class Ranker(Model):
         *,
         truncate: Truncate = "NONE",
         deadline: float | None = None,
+        passage_tokens: int | None = None,
     ) -> Ranking:
         """Score every passage for the query; `deadline` in seconds of time.monotonic().
 
-        Raises InputRejected, Unavailable or EngineError.
+        `passage_tokens` keeps the first tokens of each passage only. Raises InputRejected,
+        Unavailable or EngineError.
         """
         return _ranking(
-            self._run(lambda: self.encode(query, passages, truncate, deadline), deadline)
+            self._run(
+                lambda: self.encode(query, passages, truncate, deadline, passage_tokens), deadline
+            )
         )
 
     async def rank_async(
@@ -52,11 +57,12 @@ class Ranker(Model):
         *,
         truncate: Truncate = "NONE",
         deadline: float | None = None,
+        passage_tokens: int | None = None,
     ) -> Ranking:
         """`rank` for an event loop; cancelling the task drops the rows that still wait."""
         return _ranking(
             await self._run_async(
-                lambda: self.encode(query, passages, truncate, deadline), deadline
+                lambda: self.encode(query, passages, truncate, deadline, passage_tokens), deadline
             )
         )
 

@@ -82,8 +82,11 @@ class PairEncoder:
         passages: Sequence[str],
         truncate: Truncate = "NONE",
         deadline: float | None = None,
+        passage_tokens: int | None = None,
     ) -> Encodings:
         """Encode every pair; special tokens are counted.
+
+        Of each passage only the first `passage_tokens` tokens are looked at; None: all of them.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
         left, from the same side of what comes before it. Raises InputTooLong for the first pair
@@ -91,19 +94,24 @@ class PairEncoder:
         and DeadlineExceeded when time.monotonic() passes `deadline` on the way.
         """
         check_texts(query, passages)
-        return self.encode_checked(query, passages, truncate, deadline)
+        return self.encode_checked(query, passages, truncate, deadline, passage_tokens)
 
     def encode_checked(
-        self, query: str, passages: Sequence[str], truncate: Truncate, deadline: float | None
+        self,
+        query: str,
+        passages: Sequence[str],
+        truncate: Truncate,
+        deadline: float | None,
+        passage_tokens: int | None = None,
     ) -> Encodings:
         """`encode` for texts that the caller has looked at; the query may be empty."""
-        near = [self._near(passage, truncate) for passage in passages]
-        cut = {index for index, text in enumerate(near) if text is not passages[index]}
+        begun = self._beginnings(passages, passage_tokens, deadline)
+        near = [self._near(passage, truncate) for passage in begun]
+        cut = {index for index, text in enumerate(near) if len(text) < len(passages[index])}
         query = self._near(query, truncate)
         rows: list[Encoding] = []
         for chunk in _chunks(query, near):
-            if deadline is not None and time.monotonic() > deadline:
-                raise DeadlineExceeded
+            _check_deadline(deadline)
             if truncate == "NONE":
                 self._refuse_vast(query, chunk)
             found = self._encode_chunk(query, chunk)
@@ -115,6 +123,20 @@ class PairEncoder:
                 cut.add(len(rows) + index)
             rows += found
         return Encodings(rows, len(cut))
+
+    def _beginnings(
+        self, passages: Sequence[str], tokens: int | None, deadline: float | None
+    ) -> Sequence[str]:
+        """The passages up to the end of their first `tokens` tokens."""
+        if tokens is None:
+            return passages
+        # What lies behind the engine's bound is cut anyway, and need not be tokenised for that.
+        most = min(tokens, self.max_tokens)
+        begun = []
+        for passage in passages:
+            _check_deadline(deadline)
+            begun.append(first_tokens(self._tokenizer, passage, most))
+        return begun
 
     def _near(self, text: str, truncate: Truncate) -> str:
         """What of a vast text lies near enough to the kept side to matter; `text` if it is not."""
@@ -277,6 +299,11 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
             f"cannot read tokenizer/{path.name}: {error}; copy the checkpoint's tokenizer files "
             "into the folder tokenizer/"
         ) from error
+
+
+def _check_deadline(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise DeadlineExceeded
 
 
 def _chunks(query: str, passages: Sequence[str]) -> Iterator[Sequence[str]]:

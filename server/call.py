@@ -9,20 +9,78 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from runtime.errors import InputRejected
-from runtime.postprocess import Embeddings, Floats, InputType, Ints, Ranking
+from runtime.errors import BlankInput, ForbiddenText
+from runtime.postprocess import Embeddings, Floats, InputType, Ints, Ranking, Timing
 from runtime.profile import Kind
 from runtime.text import Truncate
 from server.errors import NotValid
 from server.observe import slowest
 from server.service import Service
+from server.settings import Settings
 
 Answer = TypeVar("Answer", Ranking, Embeddings)
 Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the caller's body: a list of texts, or one text `alone`. Where a text is wrapped
+    in objects, `inside` leads to it."""
+
+    name: str
+    inside: Place = ()
+    alone: bool = False
+
+    def place(self, index: int) -> Place:
+        """Where text number `index` stands."""
+        return (self.name, *(() if self.alone else (index,)), *self.inside)
+
+
+class Limit(NamedTuple):
+    """How many texts one request may have, and the variable that says so."""
+
+    texts: int
+    variable: str
+
+    def check(self, found: int, at: Place) -> None:
+        """Raise NotValid unless one request may have `found` texts."""
+        if found == 0:
+            raise NotValid("too_short", at, "found no texts, wanted at least 1")
+        if found > self.texts:
+            raise NotValid(
+                "too_long",
+                at,
+                f"found {found} texts, wanted at most {self.texts} in one request; "
+                f"{self.variable} raises the limit",
+            )
+
+
+def limit_of(settings: Settings, kind: Kind) -> Limit:
+    """What one request to the model of `kind` may hold."""
+    if kind == "rank":
+        return Limit(settings.max_passages, "RERANK_MAX_PASSAGES")
+    return Limit(settings.embed_max_inputs, "EMBED_MAX_INPUTS")
+
+
+@contextmanager
+def placing(rows: Sequence[int], **fields: Field) -> Iterator[None]:
+    """Tell of a text that cannot be scored where it stands in the caller's own body.
+
+    `fields` have the runtime's names. The block's text number i is number `rows[i]` of the
+    caller's; its query is that of the first of these rows.
+    """
+    try:
+        yield
+    except (BlankInput, ForbiddenText) as error:
+        name, _, number = error.what.partition("[")  # as in "query" and "passages[3]"
+        index = int(number[:-1]) if number else 0
+        message = f"this text{str(error).removeprefix(error.what)}"
+        raise NotValid("value_error", fields[name].place(rows[index]), message) from error
 
 
 class Call:
@@ -45,40 +103,48 @@ class Call:
         passages: Sequence[str],
         truncate: Truncate = "NONE",
         *,
-        query_at: Place = ("query",),
-        passages_at: Place = ("documents",),
-        inside: Place = (),
+        query_at: Field = Field("query", alone=True),
+        passages_at: Field = Field("documents"),
+        passage_tokens: int | None = None,
     ) -> Ranking:
-        """Score the passages. A text that cannot be scored is reported at its place in the body:
-        `query_at`, or `passages_at` and its index, each followed by `inside`."""
-        self.check_count(len(passages), passages_at)
-        places = {"query": (*query_at, *inside), "passages": passages_at}
+        """Score the passages, of each at most its first `passage_tokens` tokens."""
+        self.check_count("rank", len(passages), passages_at)
         ranker = self.service.ranker
-        with self._counted("rank"):
-            work = ranker.rank_async(query, passages, truncate=truncate, deadline=self.deadline)
-            return await self._answer(work, places, inside)
+        with (
+            self._counted("rank"),
+            placing(range(len(passages)), query=query_at, passages=passages_at),
+        ):
+            return await self._answer(
+                ranker.rank_async(
+                    query,
+                    passages,
+                    truncate=truncate,
+                    deadline=self.deadline,
+                    passage_tokens=passage_tokens,
+                )
+            )
 
     async def rank_pairs(
         self,
         pairs: Sequence[tuple[str, str]],
         truncate: Truncate,
         *,
-        query_at: Place,
-        passages_at: Place,
+        queries_at: Field,
+        passages_at: Field,
     ) -> tuple[Floats, Ints]:
         """Logits float32 [n] and token counts int64 [n] of n (query, passage) pairs; those of one
         query are ranked together, and all queries at the same time."""
-        self.check_count(len(pairs), passages_at)
+        self.check_count("rank", len(pairs), passages_at)
         rows: dict[str, list[int]] = defaultdict(list)
         for index, (query, _) in enumerate(pairs):
             rows[query].append(index)
-        places = {"query": query_at, "passages": passages_at}
         ranker = self.service.ranker
 
-        def ask(query: str, found: list[int]) -> Awaitable[Ranking]:
+        async def ask(query: str, found: list[int]) -> Ranking:
             texts = [pairs[index][1] for index in found]
             work = ranker.rank_async(query, texts, truncate=truncate, deadline=self.deadline)
-            return self._answer(work, places, rows=found)
+            with placing(found, query=queries_at, passages=passages_at):
+                return await self._answer(work)
 
         with self._counted("rank"):
             asked = [asyncio.ensure_future(ask(query, found)) for query, found in rows.items()]
@@ -100,26 +166,35 @@ class Call:
         truncate: Truncate = "NONE",
         dimensions: int | None = None,
         *,
-        input_at: Place = ("input",),
+        input_at: Field,
     ) -> Embeddings:
-        """Embed the texts; one that cannot be embedded is reported at `input_at` and its index."""
-        limit = self.service.settings.embed_max_inputs
-        _check_count(len(texts), limit, input_at, "EMBED_MAX_INPUTS")
+        """Embed the texts."""
+        self.check_count("embed", len(texts), input_at)
         embedder = self.service.embedder
-        with self._counted("embed"):
-            work = embedder.embed_async(
-                texts,
-                input_type=input_type,
-                truncate=truncate,
-                dimensions=dimensions,
-                deadline=self.deadline,
+        with self._counted("embed"), placing(range(len(texts)), input=input_at):
+            return await self._answer(
+                embedder.embed_async(
+                    texts,
+                    input_type=input_type,
+                    truncate=truncate,
+                    dimensions=dimensions,
+                    deadline=self.deadline,
+                )
             )
-            return await self._answer(work, {"input": input_at})
 
-    def check_count(self, passages: int, at: Place) -> None:
-        """Raise NotValid unless one request may have so many passages."""
-        limit = self.service.settings.max_passages
-        _check_count(passages, limit, at, "RERANK_MAX_PASSAGES")
+    def check_count(self, kind: Kind, texts: int, at: Field) -> None:
+        """Raise NotValid unless one request to the model of `kind` may have so many texts."""
+        limit_of(self.service.settings, kind).check(texts, (at.name,))
+
+    def headers(self) -> dict[str, str]:
+        """What the answers tell besides: x-truncated-passages when texts were cut, and
+        server-timing."""
+        told = {}
+        if truncated := sum(answer.truncated for answer in self.answers):
+            told["x-truncated-passages"] = str(truncated)
+        if self.answers:
+            told["server-timing"] = _server_timing(slowest(self.answers))
+        return told
 
     @contextmanager
     def _counted(self, kind: Kind) -> Iterator[None]:
@@ -138,44 +213,18 @@ class Call:
         """The result of `work`, while the caller is there to take it."""
         return await work
 
-    async def _answer(
-        self,
-        work: Awaitable[Answer],
-        places: dict[str, Place],
-        inside: Place = (),
-        rows: Sequence[int] | None = None,
-    ) -> Answer:
-        """The answer of `work`, noted; `rows` are the places of its texts among the caller's."""
-        try:
-            answer = await self._wait(work)
-        except InputRejected as error:
-            raise _placed(error, places, inside, rows) from error
+    async def _answer(self, work: Awaitable[Answer]) -> Answer:
+        """The answer of `work`, noted."""
+        answer = await self._wait(work)
         self.answers.append(answer)
         return answer
 
 
-def _check_count(found: int, limit: int, at: Place, variable: str) -> None:
-    if found == 0:
-        raise NotValid("too_short", at, "found no texts, wanted at least 1")
-    if found > limit:
-        raise NotValid(
-            "too_long",
-            at,
-            f"found {found} texts, wanted at most {limit} in one request; {variable} raises the "
-            "limit",
-        )
-
-
-def _placed(
-    error: InputRejected, places: dict[str, Place], inside: Place, rows: Sequence[int] | None
-) -> InputRejected | NotValid:
-    """`error` with the place that the caller knows; "passages[3]" is the runtime's own word."""
-    what = getattr(error, "what", None)
-    if not isinstance(what, str):
-        return error
-    name, _, number = what.partition("[")
-    place = places.get(name, (name,))
-    if number:
-        index = int(number[:-1])
-        place = (*place, index if rows is None else rows[index], *inside)
-    return NotValid("value_error", place, f"this text{str(error).removeprefix(what)}")
+def _server_timing(timing: Timing) -> str:
+    """The stages in the words of the header that browsers draw (W3C Server Timing)."""
+    stages = {
+        "tokenize": timing.tokenize_ms,
+        "queue": timing.queue_ms,
+        "engine": timing.engine_ms,
+    }
+    return ", ".join(f"{name};dur={spent:.3f}" for name, spent in stages.items())

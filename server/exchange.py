@@ -6,12 +6,11 @@ from typing import TypeVar
 import msgspec
 from litestar import Response
 
-from runtime.postprocess import Timing
 from server.call import Answer, Call
 from server.connection import answer_or_leave, check_json, read_body
 from server.errors import AnyRequest, Voice
 from server.json_body import decode
-from server.observe import ANSWERED, slowest
+from server.observe import ANSWERED
 from server.service import Service
 from server.surface import VOICE
 
@@ -27,7 +26,6 @@ class Exchange(Call):
     def __init__(self, request: AnyRequest, service: Service) -> None:
         super().__init__(service)
         self._request = request
-        self._cut = 0
         request.scope["state"][ANSWERED] = self.answers
 
     def speak(self, voice: Voice) -> None:
@@ -52,10 +50,6 @@ class Exchange(Call):
         """The JSON body as `decoder` reads it; NotValid names the place that does not fit."""
         return self.decode(decoder, await self.json_body())
 
-    def count_truncated(self, texts: int) -> None:
-        """Tell of `texts` that were cut before they came to a model."""
-        self._cut += texts
-
     def reply(
         self,
         body: bytes,
@@ -63,23 +57,8 @@ class Exchange(Call):
         media_type: str = "application/json",
         headers: dict[str, str] | None = None,
     ) -> Response[bytes]:
-        """The answer, with `x-truncated-passages` when texts were cut, and `server-timing`."""
-        told = {}
-        if truncated := self._cut + sum(answer.truncated for answer in self.answers):
-            told["x-truncated-passages"] = str(truncated)
-        if self.answers:
-            told["server-timing"] = _server_timing(slowest(self.answers))
-        return Response(body, media_type=media_type, headers={**told, **(headers or {})})
+        """The answer, with what `headers()` tells and `headers`."""
+        return Response(body, media_type=media_type, headers={**self.headers(), **(headers or {})})
 
     async def _wait(self, work: Awaitable[Answer]) -> Answer:
         return await answer_or_leave(self._request, work)
-
-
-def _server_timing(timing: Timing) -> str:
-    """The stages in the words of the header that browsers draw (W3C Server Timing)."""
-    stages = {
-        "tokenize": timing.tokenize_ms,
-        "queue": timing.queue_ms,
-        "engine": timing.engine_ms,
-    }
-    return ", ".join(f"{name};dur={spent:.3f}" for name, spent in stages.items())

@@ -10,6 +10,7 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 
 from runtime.manifest import MANIFEST_FILE, read_manifest
+from server.call import limit_of
 from server.metrics import CONTENT_TYPE
 from server.openapi import Operation
 from server.service import Served, Service
@@ -79,15 +80,11 @@ def _entry(name: str) -> Body:
 def _model(service: Service, served: Served) -> Body:
     info = served.model.info
     version = service.settings.model_version or info.version
-    limits = {
-        "rank": service.settings.max_passages,
-        "embed": service.settings.embed_max_inputs,
-    }
     return {
         "modelUrl": f"artifact://{served.name}:{version}",
         "shortName": f"{served.name.rsplit('/', 1)[-1]}:{version}",
         "kind": info.kind,
-        "maxBatchSize": limits[info.kind],
+        "maxBatchSize": limit_of(service.settings, info.kind).texts,
         "maxTokens": info.max_tokens,
         "dimensions": info.dimensions,
         "engine": info.engine,

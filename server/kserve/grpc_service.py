@@ -1,13 +1,13 @@
 """GRPCInferenceService: the same models and inferences over gRPC.
 
 nv-ingest's embedding client asks for ModelConfig and then infers; Triton's client library knows
-the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get, and with the same
-headers as metadata (retry-after).
+the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get. What HTTP tells in
+headers is trailing metadata here (x-truncated-passages, server-timing, retry-after).
 """
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -22,7 +22,7 @@ from runtime.errors import (
     Unavailable,
 )
 from server.auth import Keys
-from server.call import Call
+from server.call import Call, Limit
 from server.errors import (
     KeyWanted,
     NotServed,
@@ -32,7 +32,7 @@ from server.errors import (
     explain,
     log_failure,
 )
-from server.kserve.inference import infer
+from server.kserve.inference import Wanted, infer
 from server.kserve.messages import CONFIG_TYPES, Messages
 from server.kserve.models import (
     EXTENSIONS,
@@ -127,7 +127,9 @@ class GrpcServer:
             code = grpc.StatusCode.CANCELLED
             try:
                 self._admit(name, context)
-                reply = await answer(request, Call(self._service, context.time_remaining()))
+                call = Call(self._service, context.time_remaining())
+                reply = await answer(request, call)
+                context.set_trailing_metadata(tuple(call.headers().items()))
                 code = grpc.StatusCode.OK
                 return reply
             except Exception as error:
@@ -170,7 +172,8 @@ class GrpcServer:
         return reply(name=SERVER_NAME, version=version(), extensions=EXTENSIONS)
 
     async def _model_ready(self, request: Any, call: Call) -> Any:
-        find(call.service, request.name, request.version)
+        if call.service.loaded:  # until then nobody knows the names
+            find(call.service, request.name, request.version)
         return self._messages["ModelReadyResponse"](ready=call.service.ready)
 
     async def _model_metadata(self, request: Any, call: Call) -> Any:
@@ -204,7 +207,7 @@ class GrpcServer:
             name=model.name,
             platform=PLATFORM,
             backend=PLATFORM,
-            max_batch_size=model.max_batch_size,
+            max_batch_size=model.limit.texts,
             dynamic_batching=self._messages["ModelDynamicBatching"](),
             **ends,
         )
@@ -241,8 +244,9 @@ class GrpcServer:
 
     async def _model_infer(self, request: Any, call: Call) -> Any:
         model = find(call.service, request.model_name, request.model_version)
-        wanted = [output.name for output in request.outputs]
-        outputs = await infer(call, model, _tensors(request), _parameters(request), wanted)
+        wanted = (Wanted(output.name, _parameters(output)) for output in request.outputs)
+        tensors = _tensors(request, model.limit)
+        outputs = await infer(call, model, tensors, _parameters(request), wanted)
         return self._messages["ModelInferResponse"](
             model_name=model.name,
             model_version=VERSION,
@@ -256,25 +260,25 @@ class GrpcServer:
         return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
 
 
-def _tensors(request: Any) -> list[TextTensor]:
+def _tensors(request: Any, limit: Limit) -> Iterator[TextTensor]:
     """The inputs, whose elements come as raw bytes of all of them, or in each one's contents."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         message = f"found {len(raw)} raw contents for {len(request.inputs)} inputs"
         raise NotValid("value_error", ("raw_input_contents",), f"{message}, wanted one for each")
-    found = []
     for index, given in enumerate(request.inputs):
-        declared = Declared(("inputs", index), given.name, given.datatype, given.shape)
+        place, parameters = ("inputs", index), _parameters(given)
+        declared = Declared(place, given.name, given.datatype, given.shape, parameters, limit)
         if raw:
-            found.append(from_raw(declared, memoryview(raw[index])))
+            yield from_raw(declared, memoryview(raw[index]))
         else:
-            found.append(from_elements(declared, given.contents.bytes_contents))
-    return found
+            yield from_elements(declared, given.contents.bytes_contents)
 
 
-def _parameters(request: Any) -> dict[str, Any]:
+def _parameters(message: Any) -> dict[str, Any]:
+    """The parameters of a request, or of one of its tensors."""
     found: dict[str, Any] = {}
-    for name, parameter in request.parameters.items():
+    for name, parameter in message.parameters.items():
         fields = [field for field in _PARAMETER_FIELDS if parameter.HasField(field)]
         found[name] = getattr(parameter, fields[0]) if fields else None
     return found

@@ -4,17 +4,18 @@ Outputs stay in the order of the rows that came, because KServe's row i of an ou
 row i of the input; so `index` is the row's own number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 import numpy as np
 
 from runtime.postprocess import EmbeddingType, InputType, quantized
 from runtime.text import Truncate
-from server.call import Call
+from server.call import Call, Field
 from server.errors import NotValid
 from server.kserve.models import KserveModel
-from server.kserve.tensors import Output, TextTensor
+from server.kserve.tensors import Output, TextTensor, refuse_shared_memory
 
 Word = TypeVar("Word", bound=str)
 Parameters = Mapping[str, Any]
@@ -23,21 +24,34 @@ _TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _MODALITY = "modality"
+# Python itself refuses to read more than 4300.
+_MOST_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An output that a request names."""
+
+    name: str
+    parameters: Parameters
 
 
 async def infer(
     call: Call,
     model: KserveModel,
-    tensors: Sequence[TextTensor],
+    tensors: Iterable[TextTensor],
     parameters: Parameters,
-    wanted: Sequence[str],
+    wanted: Iterable[Wanted],
 ) -> list[Output]:
-    """The outputs named in `wanted`, all for none. Raises NotValid and what `call` raises."""
-    _check_outputs(model, wanted)
+    """The outputs that are wanted, all for none. Raises NotValid and what `call` raises.
+
+    `tensors` and `wanted` are taken one by one, none behind the first that does not belong there.
+    """
+    names = _output_names(model, wanted)
     inputs = _by_name(model, tensors)
     run = _rank if model.kind == "rank" else _embed
     outputs = {output.name: output for output in await run(call, inputs, parameters)}
-    return [outputs[name] for name in wanted or [facts.name for facts in model.outputs]]
+    return [outputs[name] for name in names]
 
 
 async def _rank(
@@ -53,8 +67,8 @@ async def _rank(
     logits, counts = await call.rank_pairs(
         list(zip(queries, passages, strict=True)),
         truncate,
-        query_at=("query",),
-        passages_at=("passage",),
+        queries_at=Field("query"),
+        passages_at=Field("passage"),
     )
     rows = np.arange(len(passages), dtype=np.int32)
     return [
@@ -75,7 +89,7 @@ async def _embed(
         _word(parameters, "input_type", _INPUT_TYPES, "query"),
         _word(parameters, "truncate", _TRUNCATES, "NONE"),
         _dimensions(parameters),
-        input_at=("text",),
+        input_at=Field("text"),
     )
     return [
         Output("token_count", embeddings.token_counts.astype(np.int32)),
@@ -83,7 +97,7 @@ async def _embed(
     ]
 
 
-def _by_name(model: KserveModel, tensors: Sequence[TextTensor]) -> dict[str, TextTensor]:
+def _by_name(model: KserveModel, tensors: Iterable[TextTensor]) -> dict[str, TextTensor]:
     known = [facts.name for facts in model.inputs]
     optional = [_MODALITY] if model.kind == "embed" else []
     found: dict[str, TextTensor] = {}
@@ -99,13 +113,22 @@ def _by_name(model: KserveModel, tensors: Sequence[TextTensor]) -> dict[str, Tex
     return found
 
 
-def _check_outputs(model: KserveModel, wanted: Sequence[str]) -> None:
+def _output_names(model: KserveModel, wanted: Iterable[Wanted]) -> list[str]:
     known = [facts.name for facts in model.outputs]
-    if not set(wanted) <= set(known):
-        message = f"found another output, wanted one of {', '.join(known)}"
-        raise NotValid("value_error", ("outputs",), message)
-    if len(set(wanted)) != len(wanted):
-        raise NotValid("value_error", ("outputs",), "found an output twice")
+    found: list[str] = []
+    for index, output in enumerate(wanted):
+        place = ("outputs", index)
+        refuse_shared_memory(place, output.parameters)
+        if output.parameters.get("classification"):
+            message = "classification is not served here; leave it out for the values themselves"
+            raise NotValid("value_error", place, message)
+        if output.name not in known:
+            message = f"found another output, wanted one of {', '.join(known)}"
+            raise NotValid("value_error", place, message)
+        if output.name in found:
+            raise NotValid("value_error", place, f"found {output.name} twice")
+        found.append(output.name)
+    return found or known
 
 
 def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: Word) -> Word:
@@ -118,12 +141,18 @@ def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: W
     return next(word for word in known if word == found)
 
 
+def whole_number(text: str) -> int | None:
+    """The number that `text` spells in ASCII digits; None for what is none, or out of reason."""
+    known = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return int(text) if known else None
+
+
 def _dimensions(parameters: Parameters) -> int | None:
     found = parameters.get("dimensions")
     if found is None:
         return None
     # Clients of string-only parameters write the number as text.
-    number = int(found) if isinstance(found, str) and found.isascii() and found.isdigit() else found
+    number = whole_number(found) if isinstance(found, str) else found
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise NotValid(
             "greater_than", ("parameters", "dimensions"), "wanted a whole number of 1 or more"

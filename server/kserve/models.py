@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from runtime.profile import Kind
+from server.call import Limit, limit_of
 from server.errors import UnknownModel
 from server.service import Served, Service
 
@@ -45,13 +46,13 @@ class Duration:
 
 @dataclass(frozen=True)
 class KserveModel:
-    """One served model under its public name."""
+    """One served model under its public name; one request to it may hold `limit` rows."""
 
     name: str
     kind: Kind
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
-    max_batch_size: int
+    limit: Limit
     served: Served
 
     def statistics(self) -> "Statistics":
@@ -103,15 +104,14 @@ def _model(service: Service, served: Served) -> KserveModel:
             TensorFacts("logit", "FP32", (-1, 1)),
             TensorFacts("token_count", "INT32", (-1,)),
         )
-        most = service.settings.max_passages
     else:
         inputs = (TensorFacts("text", "BYTES", (-1, 1)),)
         outputs = (
             TensorFacts("token_count", "INT32", (-1,)),
             TensorFacts("embeddings", "FP32", (-1, info.dimensions or -1)),
         )
-        most = service.settings.embed_max_inputs
-    return KserveModel(public_name(served.name), info.kind, inputs, outputs, most, served)
+    limit = limit_of(service.settings, info.kind)
+    return KserveModel(public_name(served.name), info.kind, inputs, outputs, limit, served)
 
 
 def _statistics(served: Served) -> Statistics:

@@ -6,13 +6,15 @@ Open Inference Protocol and Triton's binary tensor data extension.
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from server.call import Limit, Place
 from server.errors import NotValid
 
 BYTES = "BYTES"
@@ -54,31 +56,43 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a request says of the tensor at `place` of its body. Its name is the caller's own, so
-    complaints tell the place instead."""
+    """What a request says of the tensor at `place` of its body, and how many texts it may hold.
+    Its name is the caller's own, so complaints tell the place instead."""
 
-    place: tuple[str | int, ...]
+    place: Place
     name: str
     datatype: str
     shape: Sequence[int]
+    parameters: Mapping[str, Any]
+    limit: Limit
 
 
 def from_json(declared: Declared, data: Any) -> TextTensor:
     """A tensor whose `data` are texts, flat or nested as the shape is. Raises NotValid."""
     _check(declared)
-    return _tensor(declared, list(_flat(data, declared)))
+    return _tensor(declared, _flat(data, declared))
 
 
 def from_elements(declared: Declared, elements: Sequence[bytes]) -> TextTensor:
     """A tensor whose elements came one by one (gRPC's typed contents)."""
     _check(declared)
-    return _tensor(declared, [_text(element, declared) for element in elements])
+    return _tensor(declared, (_text(element, declared) for element in elements))
 
 
 def from_raw(declared: Declared, raw: memoryview) -> TextTensor:
     """A tensor of length-prefixed texts. Raises NotValid for lengths that do not fit."""
     _check(declared)
-    texts = []
+    return _tensor(declared, _unpacked(raw, declared))
+
+
+def refuse_shared_memory(place: Place, parameters: Mapping[str, Any]) -> None:
+    """Raise NotValid for a tensor that is meant to travel through memory of the server's."""
+    if any(word.startswith("shared_memory") for word in parameters):
+        message = "shared memory is not served here; let the tensor travel in the message"
+        raise NotValid("value_error", place, message)
+
+
+def _unpacked(raw: memoryview, declared: Declared) -> Iterator[str]:
     place = 0
     while place < len(raw):
         if place + _LENGTH.size > len(raw):
@@ -88,9 +102,8 @@ def from_raw(declared: Declared, raw: memoryview) -> TextTensor:
         if length > len(raw) - place:
             message = f"found an element of {length} bytes, but only {len(raw) - place} are left"
             raise _wrong(declared, message)
-        texts.append(_text(bytes(raw[place : place + length]), declared))
+        yield _text(bytes(raw[place : place + length]), declared)
         place += length
-    return _tensor(declared, texts)
 
 
 def _wrong(declared: Declared, message: str) -> NotValid:
@@ -98,18 +111,25 @@ def _wrong(declared: Declared, message: str) -> NotValid:
 
 
 def _check(declared: Declared) -> None:
+    refuse_shared_memory(declared.place, declared.parameters)
     if declared.datatype != BYTES:
         raise _wrong(declared, f"wanted the datatype {BYTES}")
     shape = declared.shape
     column = len(shape) <= 1 or (len(shape) == _MOST_AXES and shape[1] == 1)
     if not shape or not column or shape[0] < 1:
         raise _wrong(declared, "wanted the shape [n] or [n, 1] with n of 1 or more")
+    declared.limit.check(shape[0], declared.place)
 
 
-def _tensor(declared: Declared, texts: list[str]) -> TextTensor:
-    if (wanted := math.prod(declared.shape)) != len(texts):
-        raise _wrong(declared, f"found {len(texts)} elements, the shape says {wanted}")
-    return TextTensor(declared.name, tuple(declared.shape), texts)
+def _tensor(declared: Declared, texts: Iterable[str]) -> TextTensor:
+    """The tensor, of whose `texts` no more are unpacked than it takes to see that there are too
+    many."""
+    wanted = math.prod(declared.shape)
+    found = list(islice(texts, wanted + 1))
+    if len(found) != wanted:
+        count = "more" if len(found) > wanted else len(found)
+        raise _wrong(declared, f"found {count} elements, the shape says {wanted}")
+    return TextTensor(declared.name, tuple(declared.shape), found)
 
 
 def _flat(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Iterator[str]:
@@ -118,7 +138,7 @@ def _flat(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Iterator[st
     for item in data:
         if isinstance(item, str):
             yield item
-        elif isinstance(item, list) and depth > 1:
+        elif isinstance(item, list) and item and depth > 1:  # no walk through empty ones
             yield from _flat(item, declared, depth - 1)
         else:
             raise _wrong(declared, "wanted texts as data, nested as the shape is")

@@ -4,7 +4,6 @@ Shapes as cohere 5.21, Jina's API and vLLM's server have them. Cohere and Jina c
 are too long, so END is the default here; x-truncated-passages tells how many were.
 """
 
-import asyncio
 import math
 import uuid
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET, Meta, UnsetType
 
-from runtime.model import Model
 from runtime.postprocess import Ranking, relevance
+from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
 from server.openapi import Operation
@@ -178,9 +177,10 @@ def _check_v1(asked: RerankV1) -> None:
         raise NotValid("value_error", ("max_chunks_per_doc",), message)
 
 
-def _first_tokens(model: Model, documents: Sequence[str], most: int) -> list[str]:
-    """The documents without what lies behind their first `most` tokens."""
-    return [model.first_tokens(text, most) for text in documents]
+def _check_v2(asked: RerankV2) -> None:
+    check_top_n(asked.top_n)
+    if asked.max_tokens_per_doc is not None and asked.max_tokens_per_doc < 1:
+        raise NotValid("greater_than", ("max_tokens_per_doc",), "wanted 1 or more")
 
 
 # Error voice
@@ -236,6 +236,7 @@ class CohereRerank(Controller):
         asked = await exchange.json(_V1)
         served = service.served("rank")
         _check_v1(asked)
+        exchange.check_count("rank", len(asked.documents), Field("documents"))
         texts = texts_of(asked.documents, asked.rank_fields)
         truncate = truncate_prompt(
             asked.truncate_prompt_tokens,
@@ -250,16 +251,10 @@ class CohereRerank(Controller):
         """Cohere v2."""
         exchange = Exchange(request, service)
         asked = await exchange.json(_V2)
-        check_top_n(asked.top_n)
-        exchange.check_count(len(asked.documents), ("documents",))
-        texts = asked.documents
-        if (most := asked.max_tokens_per_doc) is not None:
-            if most < 1:
-                raise NotValid("greater_than", ("max_tokens_per_doc",), "wanted 1 or more")
-            texts = await asyncio.to_thread(_first_tokens, service.ranker, texts, most)
-            pairs = zip(texts, asked.documents, strict=True)
-            exchange.count_truncated(sum(cut != whole for cut, whole in pairs))
-        ranking = await exchange.rank(asked.query, texts, "END")
+        _check_v2(asked)
+        ranking = await exchange.rank(
+            asked.query, asked.documents, "END", passage_tokens=asked.max_tokens_per_doc
+        )
         return exchange.reply(_encode_v2(ranking, asked))
 
 

@@ -1,6 +1,6 @@
 """What the rerank dialects share: documents as texts or objects, and the best of a ranking."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -22,16 +22,19 @@ def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None)
 
     Raises NotValid for an object without any of them, or with one that is no text.
     """
-    names = tuple(dict.fromkeys(fields or _FIELD))  # a field named twice is still one text
-    return [_text(found, index, names) for index, found in enumerate(documents)]
+    names = dict.fromkeys(fields or _FIELD)  # a field named twice is still one text
+    ranks = {name: rank for rank, name in enumerate(names)}
+    # Fields other than `text` are the caller's own words, which answers do not repeat.
+    which = "the field text" if tuple(names) == _FIELD else "one of the rank_fields"
+    return [_text(found, index, ranks, which) for index, found in enumerate(documents)]
 
 
-def _text(document: Document, index: int, fields: Sequence[str]) -> str:
+def _text(document: Document, index: int, ranks: Mapping[str, int], which: str) -> str:
     if isinstance(document, str):
         return document
-    # Fields other than `text` are the caller's own words, which answers do not repeat.
-    which = "the field text" if fields == _FIELD else "one of the rank_fields"
-    found = [document[name] for name in fields if name in document]
+    # Its own fields are walked, and not all that were named: a body may hold many of both.
+    named = sorted((name for name in document if name in ranks), key=ranks.__getitem__)
+    found = [document[name] for name in named]
     if not found:
         raise NotValid("missing", ("documents", index), f"wanted {which}")
     if not all(isinstance(value, str) for value in found):
@@ -61,11 +64,12 @@ def truncate_of(said: str | None, default: Truncate) -> Truncate:
 
 
 def truncate_prompt(tokens: int | None, max_tokens: int, otherwise: Truncate) -> Truncate:
-    """vLLM's `truncate_prompt_tokens`: -1 or the model's bound and more cut texts there."""
+    """vLLM's `truncate_prompt_tokens`: -1 or the model's bound and more cut texts there, at the
+    end unless the start was asked for."""
     if tokens is None:
         return otherwise
     if tokens == -1 or tokens >= max_tokens:
-        return "END"
+        return "START" if otherwise == "START" else "END"
     raise NotValid(
         "value_error",
         ("truncate_prompt_tokens",),

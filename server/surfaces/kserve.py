@@ -5,6 +5,7 @@ binary tensor data extensions. Triton's client library 2.73 works unchanged.
 """
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,10 +14,11 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from msgspec import UNSET, Meta, UnsetType
 
-from runtime.errors import InputTooLong
+from runtime.errors import InputTooLong, ModelClosed
+from server.call import Limit
 from server.errors import AnyRequest, Failure, NotValid, RequestRefused, Spoken
 from server.exchange import MANY_NUMBERS, Exchange
-from server.kserve.inference import infer
+from server.kserve.inference import Wanted, infer, whole_number
 from server.kserve.models import (
     EXTENSIONS,
     PLATFORM,
@@ -36,7 +38,6 @@ from server.surfaces.nim import STATUSES
 
 _HEADER_LENGTH = "inference-header-content-length"
 _BINARY = "application/octet-stream"
-_MOST_DIGITS = 12
 Parameters = dict[str, Any]
 
 
@@ -184,38 +185,32 @@ def _split(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
     """The JSON, and the raw tensors behind it."""
     if header is None:
         return body, memoryview(b"")
-    digits = header.strip()
-    known = digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS
-    if not known or int(digits) > len(body):
+    size = whole_number(header.strip())
+    if size is None or size > len(body):
         message = f"wanted a number of bytes up to the body's {len(body)}"
         raise NotValid("value_error", ("Inference-Header-Content-Length",), message)
-    size = int(digits)
     return body[:size], memoryview(body)[size:]
 
 
-def _tensors(request: InferRequest, raw: memoryview) -> list[TextTensor]:
-    found = []
+def _tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterator[TextTensor]:
     for index, given in enumerate(request.inputs):
-        declared = Declared(("inputs", index), given.name, given.datatype, given.shape)
-        parameters = given.parameters or {}
-        if any(word.startswith("shared_memory") for word in parameters):
-            raise NotValid("value_error", declared.place, "shared memory is not served here")
+        place, parameters = ("inputs", index), given.parameters or {}
+        declared = Declared(place, given.name, given.datatype, given.shape, parameters, limit)
         size = parameters.get("binary_data_size")
         if size is None:
             data = None if given.data is UNSET else given.data
-            found.append(from_json(declared, data))
+            yield from_json(declared, data)
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(raw):
             message = f"wanted binary_data_size from 0 to the {len(raw)} bytes that are left"
-            raise NotValid("value_error", declared.place, message)
+            raise NotValid("value_error", place, message)
         if given.data is not UNSET:
             message = "found data and binary_data_size, wanted one of them"
-            raise NotValid("value_error", declared.place, message)
-        found.append(from_raw(declared, raw[:size]))
+            raise NotValid("value_error", place, message)
+        yield from_raw(declared, raw[:size])
         raw = raw[size:]
     if len(raw):
         raise NotValid("value_error", (), f"found {len(raw)} bytes that belong to no input")
-    return found
 
 
 def _wants_binary(request: InferRequest, name: str) -> bool:
@@ -223,12 +218,6 @@ def _wants_binary(request: InferRequest, name: str) -> bool:
         if output.name == name and "binary_data" in (output.parameters or {}):
             return bool((output.parameters or {})["binary_data"])
     return bool((request.parameters or {}).get("binary_data_output", False))
-
-
-def _refuse_classification(request: InferRequest) -> None:
-    for output in request.outputs or ():
-        if (output.parameters or {}).get("classification"):
-            raise NotValid("value_error", ("outputs",), "classification is not served here")
 
 
 def _encode(
@@ -333,8 +322,10 @@ class KserveRoutes(Controller):
     async def ready(
         self, request: AnyRequest, service: NamedDependency[Service]
     ) -> Response[bytes]:
-        """Empty 200."""
+        """Empty 200 while the model should be asked."""
         _named(request, service)
+        if service.stopping:
+            raise ModelClosed
         return Response(b"", media_type="text/plain")
 
     @get(_versioned("/config"))
@@ -348,7 +339,7 @@ class KserveRoutes(Controller):
                 name=found.name,
                 platform=PLATFORM,
                 backend=PLATFORM,
-                max_batch_size=found.max_batch_size,
+                max_batch_size=found.limit.texts,
                 input=[_config_tensor(t) for t in found.inputs],
                 output=[_config_tensor(t) for t in found.outputs],
                 dynamic_batching={},
@@ -395,9 +386,8 @@ class KserveRoutes(Controller):
         found = _named(request, service)
         head, raw = _split(body, request.headers.get(_HEADER_LENGTH))
         asked = exchange.decode(_DECODER, head)
-        _refuse_classification(asked)
-        wanted = [output.name for output in asked.outputs or ()]
-        tensors = _tensors(asked, raw)
+        wanted = (Wanted(o.name, o.parameters or {}) for o in asked.outputs or ())
+        tensors = _tensors(asked, raw, found.limit)
         outputs = await infer(exchange, found, tensors, asked.parameters or {}, wanted)
         write = partial(_encode, asked, found, outputs)
         many = sum(output.values.size for output in outputs) > MANY_NUMBERS

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
+from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
 from server.exchange import Exchange
 from server.openapi import Operation
@@ -22,6 +23,8 @@ from server.service import Service
 from server.surface import Surface
 
 _TRUNCATES = get_args(Truncate)
+_QUERY = Field("query", inside=("text",), alone=True)
+_PASSAGES = Field("passages", inside=("text",))
 
 
 # Request. Unknown fields are ignored: litellm sends top_k.
@@ -157,10 +160,10 @@ async def _rank(request: AnyRequest, service: Service, path_model: str | None) -
     for name in (path_model, asked.model):
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
-    exchange.check_count(len(asked.passages), ("passages",))
+    exchange.check_count("rank", len(asked.passages), _PASSAGES)
     query, passages = texts_of(asked)
     ranking = await exchange.rank(
-        query, passages, truncate_of(asked), passages_at=("passages",), inside=("text",)
+        query, passages, truncate_of(asked), query_at=_QUERY, passages_at=_PASSAGES
     )
     return exchange.reply(encode(ranking))
 

@@ -7,6 +7,7 @@ langchain-nvidia-ai-endpoints 1.5.0, llama-index-embeddings-nvidia 0.6.0, nvidia
 
 import asyncio
 import binascii
+from collections.abc import Container
 from functools import partial
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -20,6 +21,7 @@ from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from runtime.text import Truncate
+from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
 from server.openapi import Operation
@@ -90,11 +92,16 @@ def texts_of(request: EmbeddingRequest) -> list[str]:
     return [request.input] if isinstance(request.input, str) else request.input
 
 
-def input_type_of(request: EmbeddingRequest) -> tuple[str | None, InputType | None]:
-    """The model's name without its suffix, and what the texts are, by field or suffix."""
+def input_type_of(
+    request: EmbeddingRequest, accepted: Container[str]
+) -> tuple[str | None, InputType | None]:
+    """The model's name without its suffix, and what the texts are, by field or suffix. The end of
+    a name that is `accepted` as it stands is no suffix."""
     name, said = request.model, _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    if name is None or name in accepted:
+        return name, said
     for kind in _INPUT_TYPES:
-        if name is not None and name.endswith(f"-{kind}"):
+        if name.endswith(f"-{kind}"):
             if said not in (None, kind):
                 message = f"found {said!r} and a model name that ends in -{kind}; send one of them"
                 raise NotValid("value_error", ("input_type",), message)
@@ -190,9 +197,8 @@ class OpenAiEmbeddings(Controller):
         exchange = Exchange(request, service)
         asked = await _read(exchange)
         served = service.served("embed")
-        name, input_type = input_type_of(asked)
-        names = {asked.model, name} - {None}
-        if names and not any(found in served.accepted_names for found in names):
+        name, input_type = input_type_of(asked, served.accepted_names)
+        if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
         _check(asked)
         embeddings = await exchange.embed(
@@ -200,6 +206,7 @@ class OpenAiEmbeddings(Controller):
             input_type,
             _one_of(asked.truncate, _TRUNCATES, "truncate") or "NONE",
             asked.dimensions,
+            input_at=Field("input", alone=isinstance(asked.input, str)),
         )
         write = partial(encode, embeddings, asked, asked.model or served.name)
         many = embeddings.vectors.size > MANY_NUMBERS

@@ -12,6 +12,7 @@ from litestar.di import NamedDependency
 from msgspec import UNSET, UnsetType
 
 from runtime.postprocess import Ranking, relevance
+from server.call import Field
 from server.errors import AnyRequest, NotValid
 from server.exchange import Exchange
 from server.openapi import Operation
@@ -47,9 +48,12 @@ class DocumentsRequest(msgspec.Struct):
     use_activation: bool | None = None
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Which(msgspec.Struct):
-    documents: msgspec.Raw | UnsetType = UNSET
-    texts: msgspec.Raw | UnsetType = UNSET
+    documents: msgspec.Raw = _NULL
+    texts: msgspec.Raw = _NULL
 
 
 # Reply
@@ -111,11 +115,10 @@ class Rerank(Controller):
         exchange = Exchange(request, service)
         body = await exchange.json_body()
         which = exchange.decode(_WHICH, body)
-        both = which.documents is not UNSET and which.texts is not UNSET
-        if both:
+        if which.documents != _NULL and which.texts != _NULL:
             message = "found `documents` and `texts`, wanted one of them"
             raise NotValid("value_error", (), message)
-        if which.texts is not UNSET:
+        if which.texts != _NULL:
             return await tei.rank_texts(exchange, body)
         return await _rank_documents(exchange, body, service)
 
@@ -124,6 +127,7 @@ async def _rank_documents(exchange: Exchange, body: bytes, service: Service) -> 
     asked = exchange.decode(_DOCUMENTS, body)
     served = service.served("rank")
     check_top_n(asked.top_n)
+    exchange.check_count("rank", len(asked.documents), Field("documents"))
     texts = texts_of(asked.documents)
     truncate = truncate_prompt(
         asked.truncate_prompt_tokens,

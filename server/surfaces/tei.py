@@ -13,10 +13,11 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
-from runtime.errors import EngineError, NoPassages, Overloaded, Unavailable
+from runtime.errors import EngineError, InputTypeWanted, NoPassages, Overloaded, Unavailable
 from runtime.model import Model
 from runtime.postprocess import InputType, Ranking, descending, relevance
 from runtime.text import Token, Truncate
+from server.call import Field, limit_of, placing
 from server.errors import AnyRequest, Failure, NotServed, NotValid, Spoken
 from server.exchange import Exchange
 from server.metadata import version
@@ -31,6 +32,7 @@ PromptName = Annotated[str, Meta(extra_json_schema={"enum": ["query", "passage",
 # Every token comes back as a JSON object some ten times as long as its text.
 _MOST_CHARACTERS = 1 << 20
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
+_PROMPT_WANTED = f"wanted one of {', '.join(_PROMPTS)}"
 
 
 # Requests. Unknown fields are ignored.
@@ -124,13 +126,15 @@ def _encode_ranks(ranking: Ranking, asked: TextsRequest) -> bytes:
     return _ENCODER.encode(ranks)
 
 
-def _listed(inputs: str | list[str]) -> list[str]:
-    return [inputs] if isinstance(inputs, str) else inputs
+def _listed(inputs: str | list[str]) -> tuple[list[str], Field]:
+    """The texts, and where they stand."""
+    alone = isinstance(inputs, str)
+    return [inputs] if isinstance(inputs, str) else inputs, Field("inputs", alone=alone)
 
 
 def _input_type(name: str | None) -> InputType | None:
     if name is not None and name not in _PROMPTS:
-        raise NotValid("literal_error", ("prompt_name",), f"wanted one of {', '.join(_PROMPTS)}")
+        raise NotValid("literal_error", ("prompt_name",), _PROMPT_WANTED)
     return None if name is None else _PROMPTS[name]
 
 
@@ -142,10 +146,11 @@ def _check_embed(asked: EmbedRequest) -> None:
         raise NotValid("greater_than", ("dimensions",), "wanted 1 or more")
 
 
-def _tokenize(model: Model, texts: list[str], *, special: bool) -> bytes:
+def _tokenize(model: Model, texts: list[str], at: Field, *, special: bool) -> bytes:
     found = []
-    for text in texts:
-        tokens = model.tokenize(text, add_special_tokens=special)
+    for index, text in enumerate(texts):
+        with placing([index], inputs=at):
+            tokens = model.tokenize(text, add_special_tokens=special)
         found.append([_simple(token, text) for token in tokens])
     return _ENCODER.encode(found)
 
@@ -175,7 +180,7 @@ def _info(service: Service) -> Info:
         max_concurrent_requests=settings.queue_rows,
         max_input_length=info.max_tokens,
         max_batch_tokens=info.token_budget,
-        max_client_batch_size=settings.embed_max_inputs if embeds else settings.max_passages,
+        max_client_batch_size=limit_of(settings, info.kind).texts,
         auto_truncate=False,
         tokenization_workers=1,
         version=version(),
@@ -220,7 +225,7 @@ async def rank_texts(exchange: Exchange, body: bytes) -> Response[bytes]:
     exchange.speak(voice)
     asked = exchange.decode(_TEXTS, body)
     truncate = truncate_of(asked.truncate, asked.truncation_direction)
-    ranking = await exchange.rank(asked.query, asked.texts, truncate, passages_at=("texts",))
+    ranking = await exchange.rank(asked.query, asked.texts, truncate, passages_at=Field("texts"))
     return exchange.reply(_encode_ranks(ranking, asked))
 
 
@@ -235,13 +240,18 @@ class TeiRoutes(Controller):
         exchange = Exchange(request, service)
         asked = await exchange.json(_EMBED)
         _check_embed(asked)
-        embeddings = await exchange.embed(
-            _listed(asked.inputs),
-            _input_type(asked.prompt_name),
-            truncate_of(asked.truncate, asked.truncation_direction),
-            asked.dimensions,
-            input_at=("inputs",),
-        )
+        texts, at = _listed(asked.inputs)
+        try:
+            embeddings = await exchange.embed(
+                texts,
+                _input_type(asked.prompt_name),
+                truncate_of(asked.truncate, asked.truncation_direction),
+                asked.dimensions,
+                input_at=at,
+            )
+        except InputTypeWanted as error:
+            message = f"this model embeds queries and passages differently; {_PROMPT_WANTED}"
+            raise NotValid("missing", ("prompt_name",), message) from error
         body = await asyncio.to_thread(
             orjson.dumps, embeddings.vectors, None, orjson.OPT_SERIALIZE_NUMPY
         )
@@ -254,14 +264,14 @@ class TeiRoutes(Controller):
         """The tokens of texts."""
         exchange = Exchange(request, service)
         asked = await exchange.json(_TOKENIZE)
-        texts = _listed(asked.inputs)
-        exchange.check_count(len(texts), ("inputs",))
+        texts, at = _listed(asked.inputs)
+        model = service.primary.model
+        exchange.check_count(model.info.kind, len(texts), at)
         if (characters := sum(map(len, texts))) > _MOST_CHARACTERS:
             message = f"found {characters} characters, wanted at most {_MOST_CHARACTERS} together"
             raise NotValid("too_long", ("inputs",), message)
-        model = service.primary.model
         special = asked.add_special_tokens
-        return exchange.reply(await asyncio.to_thread(_tokenize, model, texts, special=special))
+        return exchange.reply(await asyncio.to_thread(_tokenize, model, texts, at, special=special))
 
     @get("/info")
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:

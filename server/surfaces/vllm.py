@@ -12,6 +12,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
 from runtime.postprocess import relevance
+from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
 from server.openapi import Operation
@@ -118,7 +119,10 @@ class Scores(Controller):
         tokens = asked.truncate_prompt_tokens
         truncate = truncate_prompt(tokens, served.model.info.max_tokens, "NONE")
         logits, counts = await exchange.rank_pairs(
-            pairs, truncate, query_at=(first,), passages_at=(second,)
+            pairs,
+            truncate,
+            queries_at=Field(first, alone=isinstance(one, str)),
+            passages_at=Field(second, alone=isinstance(two, str)),
         )
         raw = False in (asked.use_activation, asked.activation)
         scores = logits if raw else relevance(logits)

@@ -199,6 +199,45 @@ def test_a_vast_query_is_bounded_too() -> None:
     assert {len(row) for row in found.rows} == {60}
 
 
+def test_of_each_passage_the_first_tokens_are_looked_at() -> None:
+    passages = ["because of it", "because", "ok"]
+    found = encoder(100).encode("why", passages, passage_tokens=4)
+    prompt = "question:why \n \n passage:"
+    assert [text_of(row.token_ids) for row in found.rows] == [
+        f"{prompt}{passage[:4]}" for passage in passages
+    ]
+    assert found.truncated == 2
+
+
+def test_a_passage_that_is_cut_twice_counts_once() -> None:
+    found = encoder(28).encode("why", ["because of it", "bec"], "END", passage_tokens=5)
+    assert [text_of(row.token_ids)[-3:] for row in found.rows] == ["bec", "bec"]
+    assert found.truncated == 1
+
+
+def test_what_is_left_of_a_passage_may_be_blank() -> None:
+    found = encoder(100).encode("why", ["   because"], passage_tokens=2)
+    assert text_of(found.rows[0].token_ids).endswith("passage:  ")
+    with pytest.raises(BlankInput, match=r"passages\[0\]"):
+        encoder(100).encode("why", ["   "], passage_tokens=2)
+    with pytest.raises(ForbiddenText, match=r"passages\[0\]"):
+        encoder(100).encode("why", ["a\ud800"], passage_tokens=2)
+
+
+def test_no_more_first_tokens_than_the_engine_takes() -> None:
+    vast = "".join(f"word{i} " for i in range(20_000))
+    found = encoder(60).encode("why", [vast], "END", passage_tokens=10**30)
+    plain = encoder(60).encode("why", [vast], "END")
+    assert found.rows[0].token_ids.tolist() == plain.rows[0].token_ids.tolist()
+    assert found.truncated == 1
+
+
+def test_a_deadline_ends_the_search_for_first_tokens() -> None:
+    past = time.monotonic() - 1
+    with pytest.raises(DeadlineExceeded):
+        encoder(60).encode("why", ["because"], "END", past, passage_tokens=3)
+
+
 def test_a_deadline_ends_the_encoding() -> None:
     with pytest.raises(DeadlineExceeded):
         encoder(60).encode("why", ["because"], deadline=time.monotonic() - 1)

@@ -9,14 +9,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+
+from server.kserve.messages import Messages
 
 Start = Callable[..., Any]
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 UVICORN = ("-m", "uvicorn", "--factory", "server.app:create_app", "--port", "{port}")
 BODY = {"query": {"text": "q"}, "passages": [{"text": "bb"}, {"text": "a"}, {"text": "ccc"}]}
+
+
+KSERVE_NAME = "nvidia_llama_nemotron_rerank_1b_v2"
+
+
+def grpc_ready(server: Any) -> bool:
+    """What gRPC's ModelReady says; any other status than OK raises."""
+    messages = Messages()
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        ask = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelReady",
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=messages["ModelReadyResponse"].FromString,
+        )
+        return bool(ask(messages["ModelReadyRequest"](name=KSERVE_NAME), timeout=10).ready)
 
 
 def block(directory: Path) -> Path:
@@ -41,6 +59,8 @@ def test_a_model_that_loads_slowly(start: Start, bare_directory: Path) -> None:
     assert server.get("/v1/health/ready").status_code == 503
     assert server.get("/v1/health/ready").json()["message"] == "Service is not ready."
     assert server.get("/v2/health/ready").status_code == 503
+    assert server.get(f"/v2/models/{KSERVE_NAME}/ready").status_code == 503
+    assert not grpc_ready(server)
     health = server.get("/health")
     assert (health.status_code, health.json()["model_loaded"]) == (503, False)
     for response in (
@@ -53,6 +73,7 @@ def test_a_model_that_loads_slowly(start: Start, bare_directory: Path) -> None:
         assert response.json()["type"] == "invalid_request_error"
     unblock(pipe)
     server.ready()
+    assert grpc_ready(server)
     assert server.stop() == 0
 
 
@@ -184,6 +205,10 @@ def test_sigterm_flips_readiness_and_lets_requests_finish(start: Start) -> None:
         time.sleep(0.1)
         assert server.get("/v1/health/ready").status_code == 503
         assert server.get("/v1/health/live").status_code == 200
+        stopping = server.get(f"/v2/models/{KSERVE_NAME}/ready")
+        assert stopping.status_code == 503
+        assert set(stopping.json()) == {"error"}
+        assert not grpc_ready(server)
         time.sleep(1)
         assert server.process.poll() is None
         connection.sendall(body[10:])

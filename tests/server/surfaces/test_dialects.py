@@ -140,6 +140,31 @@ def test_v2_cuts_documents_at_max_tokens_per_doc(client: httpx.Client) -> None:
     assert [found[index] for index in range(3)] == pytest.approx(wanted)
 
 
+def test_a_document_that_is_cut_twice_counts_once(client: httpx.Client) -> None:
+    body = {"query": QUERY, "documents": ["x" * 500, "short"], "max_tokens_per_doc": 300}
+    response = client.post(V2, json=body)
+    assert response.status_code == 200
+    assert response.headers["x-truncated-passages"] == "1"
+
+
+def test_a_document_may_begin_with_blanks(client: httpx.Client) -> None:
+    body = {"query": QUERY, "documents": ["   hello"], "max_tokens_per_doc": 1}
+    assert len(good(client, V2, body)["results"]) == 1
+    assert "documents[0]" in assert_v2(client.post(V2, json={**body, "documents": ["  "]}), 400)
+
+
+def test_many_rank_fields_of_many_documents(start: Any) -> None:
+    """The deadline would pass while each document is asked for each of the fields."""
+    limits = {"RERANK_MAX_PASSAGES": "1000", "NIM_REQUEST_TIMEOUT_S": "3"}
+    server = start({"ENABLE_MOCK_INFERENCE": "1", **limits}).ready()
+    fields = [f"f{number}" for number in range(200_001)]
+    documents = [{"f2": "b", "f1": "a", "g": 5}] * 1000
+    body = {"query": QUERY, "documents": documents, "rank_fields": fields, "top_n": 1}
+    response = server.http.post(V1, json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    assert response.json()["results"][0]["document"] == {"text": "a\nb"}
+
+
 @pytest.mark.parametrize("path", [V1, V2])
 def test_cohere_cuts_what_is_too_long(client: httpx.Client, path: str) -> None:
     response = client.post(path, json={"query": QUERY, "documents": ["short", "x" * 500]})
@@ -169,6 +194,21 @@ def test_score_pairs_each_with_each(client: httpx.Client) -> None:
     assert found == [logits(client, [text], query)[0] for query, text in pairs]
 
 
+@pytest.mark.parametrize("path", [SIMPLE, V1])
+@pytest.mark.parametrize("tokens_said", [-1, MAX_TOKENS])
+def test_texts_are_cut_where_it_was_said(client: httpx.Client, path: str, tokens_said: int) -> None:
+    room = MAX_TOKENS - len(f"question:{QUERY} \n \n passage:")
+    body = {
+        "query": QUERY,
+        "documents": ["a" * room + "b" * room],
+        "truncate_prompt_tokens": tokens_said,
+        "use_activation": False,
+    }
+    for said, kept in ({}, "a"), ({"truncate": "NONE"}, "a"), ({"truncate": "START"}, "b"):
+        found = good(client, path, {**body, **said})["results"][0]["relevance_score"]
+        assert found == logits(client, [kept * room])[0]
+
+
 def test_score_one_to_one(client: httpx.Client) -> None:
     found = good(client, SCORE, {"text_1": QUERY, "text_2": TEXTS[0]})
     assert len(found["data"]) == 1
@@ -185,6 +225,15 @@ def test_tei_is_a_bare_list(client: httpx.Client, raw: bool) -> None:
     assert all(set(r) == {"index", "score"} for r in found)
     scores = [wanted[i] if raw else sigmoid(wanted[i]) for i in order(wanted)]
     assert [r["score"] for r in found] == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("null", [{"documents": None}, {"model": None, "documents": None}])
+def test_null_documents_are_none(client: httpx.Client, null: dict[str, None]) -> None:
+    assert len(good(client, SIMPLE, {**TEI, **null})) == 3
+
+
+def test_null_texts_are_none(client: httpx.Client) -> None:
+    assert "scores" in good(client, SIMPLE, {**DOCUMENTS, "texts": None})
 
 
 def test_tei_returns_texts(client: httpx.Client) -> None:
@@ -223,6 +272,24 @@ def test_vast_texts_are_not_tokenized(start: Any) -> None:
     server = start({"ENABLE_MOCK_INFERENCE": "1"}).ready()
     response = server.http.post("/tokenize", json={"inputs": ["x" * (1 << 19)] * 3})
     assert "1048576" in assert_tei(response, 422)
+
+
+def test_the_deadline_covers_the_first_tokens(start: Any) -> None:
+    """However many tokens are asked for, those that the model cannot take are not looked for."""
+    limits = {"MAX_SEQUENCE_LENGTH": "200", "NIM_REQUEST_TIMEOUT_S": "3"}
+    server = start({"ENABLE_MOCK_INFERENCE": "1", **limits}).ready()
+    body = {"query": QUERY, "documents": ["x " * 8_000_000], "max_tokens_per_doc": 10**9}
+    response = server.http.post(V2, json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-truncated-passages"] == "1"
+
+
+def test_an_embedder_s_own_limit_counts_texts_to_tokenize(start: Any, embed_artifact: Any) -> None:
+    settings = {"EMBED_MODEL_DIR": str(embed_artifact), "EMBED_MAX_INPUTS": "70"}
+    server = start(settings).ready()
+    assert len(good(server.http, "/tokenize", {"inputs": ["a"] * 65})) == 65
+    refused = assert_tei(server.http.post("/tokenize", json={"inputs": ["a"] * 71}), 422)
+    assert "EMBED_MAX_INPUTS" in refused
 
 
 def test_of_vast_documents_only_the_beginning_is_looked_at(start: Any) -> None:
@@ -325,6 +392,10 @@ def test_wrong_documents(
         (SIMPLE, {"truncate_prompt_tokens": 10}, "truncate_prompt_tokens"),
         (SIMPLE, {"return_documents": "yes"}, "return_documents"),
         (SIMPLE, {"texts": ["a"]}, "`documents` and `texts`"),
+        (SIMPLE, {"documents": None, "texts": None}, "documents"),
+        # What a body may hold is counted before it is looked at.
+        (SIMPLE, {"documents": [{"title": "a"}] * 65}, "RERANK_MAX_PASSAGES"),
+        (V1, {"documents": [{"title": "a"}] * 65}, "RERANK_MAX_PASSAGES"),
         (V1, {"rank_fields": "title"}, "rank_fields"),
         (V1, {"rank_fields": ["year"], "documents": [{"year": 1999}]}, "documents[0]"),
         (V1, {"max_chunks_per_doc": 5}, "max_chunks_per_doc"),
@@ -360,6 +431,48 @@ def test_more_than_there_are_is_all(client: httpx.Client, path: str, top_n: int)
 )
 def test_wrong_scores(client: httpx.Client, body: dict[str, Any], named: str) -> None:
     assert named in assert_vllm(client.post(SCORE, json=body), 400)
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"text_1": " ", "text_2": "c"}, "text_1"),
+        ({"text_1": [" "], "text_2": "c"}, "text_1[0]"),
+        ({"text_1": " ", "text_2": ["c", "d"]}, "text_1"),
+        ({"text_1": ["a", " "], "text_2": ["c", "d"]}, "text_1[1]"),
+        ({"text_1": ["a", " ", "b", " "], "text_2": ["c"] * 4}, "text_1[1]"),
+        ({"text_1": "a", "text_2": " "}, "text_2"),
+        ({"text_1": "a", "text_2": [" "]}, "text_2[0]"),
+        ({"text_1": ["a", "b", "a"], "text_2": ["c", "d", " "]}, "text_2[2]"),
+        ({"queries": ["a", "\0"], "documents": ["c", "d"]}, "queries[1]"),
+    ],
+)
+def test_a_text_is_named_where_it_stands(
+    client: httpx.Client, body: dict[str, Any], place: str
+) -> None:
+    assert assert_vllm(client.post(SCORE, json=body), 400).startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "inputs", "place"),
+    [
+        (path, inputs, place)
+        for path in (EMBED, "/tokenize")
+        for inputs, place in ((["a", " "], "inputs[1]"), ([" "], "inputs[0]"), (" ", "inputs"))
+    ],
+)
+def test_an_input_is_named_where_it_stands(
+    client: httpx.Client, path: str, inputs: str | list[str], place: str
+) -> None:
+    response = client.post(path, json={"inputs": inputs, "prompt_name": "query"})
+    assert assert_tei(response, 422).startswith(f"{place}: ")
+
+
+def test_what_is_missing_is_named_in_tei_s_words(client: httpx.Client) -> None:
+    message = assert_tei(client.post(EMBED, json={"inputs": "abc"}), 422)
+    assert message.startswith("prompt_name: ")
+    assert message.endswith("query, passage, document")
+    assert "input_type" not in message
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     import tritonclient.http as triton_http
     from tritonclient.utils import InferenceServerException
 
+from server.kserve.messages import Messages
 from tests.server.conftest import Server, free_port
 
 RANK = "nvidia_llama_nemotron_rerank_1b_v2"
@@ -26,6 +27,7 @@ INFER = f"/v2/models/{RANK}/infer"
 QUERY, PASSAGES = "which one?", ["first", "second, a little longer", "ünï 𝔠ode"]
 MAX_TOKENS = 200  # of the mock server, see conftest
 HTTP, GRPC = "http", "grpc"
+MESSAGES = Messages()
 BOTH = pytest.mark.parametrize("transport", [HTTP, GRPC])
 
 
@@ -193,6 +195,97 @@ def test_long_texts_are_cut_when_that_is_asked(triton: Any, transport: str) -> N
     assert found.as_numpy("token_count").tolist() == [MAX_TOKENS]
 
 
+def asked_over_grpc(**tensors: tuple[int, bytes]) -> Any:
+    """A ModelInferRequest whose tensors have so many rows, and these raw bytes."""
+    request = MESSAGES["ModelInferRequest"](model_name=RANK)
+    for name, (rows, raw) in tensors.items():
+        request.inputs.add(name=name, datatype="BYTES", shape=[rows, 1])
+        request.raw_input_contents.append(raw)
+    return request
+
+
+def infer_over_grpc(server: Server, request: Any) -> tuple[Any, dict[str, str]]:
+    """The reply, and the metadata behind it."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        ask = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=MESSAGES["ModelInferResponse"].FromString,
+        )
+        reply, call = ask.with_call(request, timeout=10)
+        return reply, dict(call.trailing_metadata())
+
+
+def test_cut_texts_are_counted_over_grpc(mock_server: Server, client: httpx.Client) -> None:
+    rows = elements(b"short", b"x" * 2 * MAX_TOKENS, b"y" * 2 * MAX_TOKENS)
+    request = asked_over_grpc(query=(1, elements(b"q")), passage=(3, rows))
+    request.parameters["truncate"].string_param = "END"
+    _, told = infer_over_grpc(mock_server, request)
+    assert told["x-truncated-passages"] == "2"
+    assert told["server-timing"].startswith("tokenize;dur=")
+    request = asked_over_grpc(query=(1, elements(b"q")), passage=(1, elements(b"short")))
+    assert "x-truncated-passages" not in infer_over_grpc(mock_server, request)[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "raw", "message"),
+    [
+        (65, b"none of them is looked at", "RERANK_MAX_PASSAGES"),
+        (2, b"\1\0\0\0a" * 2 + b"\0\0\0\0" + b"\1\0\0\0\xff", "found more elements"),
+    ],
+)
+def test_no_more_is_unpacked_than_may_be(
+    mock_server: Server, client: httpx.Client, rows: int, raw: bytes, message: str
+) -> None:
+    head, tail = binary(raw, shape=rows)
+    assert message in assert_refused(send(client, head, tail, str(len(head))))
+    request = asked_over_grpc(query=(1, elements(b"q")), passage=(rows, raw))
+    with pytest.raises(grpc.RpcError, match=message):
+        infer_over_grpc(mock_server, request)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": [65], "data": ["a", 5]}, "RERANK_MAX_PASSAGES"),
+        ({"data": ["a", "b", "c", 5]}, "found more elements"),
+        ({"data": ["a", [], "b"]}, "nested as the shape is"),
+    ],
+)
+def test_no_more_json_is_walked_than_may_be(
+    client: httpx.Client, changes: dict[str, Any], message: str
+) -> None:
+    assert message in assert_refused(client.post(INFER, json=body(**changes)))
+
+
+def test_no_input_is_looked_at_behind_one_that_does_not_belong(client: httpx.Client) -> None:
+    query, passage = body()["inputs"]
+    broken = {**passage, "shape": [5, 5]}
+    for more, message in (({**query, "name": "other"}, "another input"), (query, "query twice")):
+        response = client.post(INFER, json={"inputs": [query, more, broken]})
+        assert message in assert_refused(response)
+
+
+@pytest.mark.parametrize(
+    ("end", "wish"),
+    [
+        ("outputs", {"classification": {"int64_param": 2}}),
+        ("outputs", {"shared_memory_region": {"string_param": "r"}}),
+        ("inputs", {"shared_memory_region": {"string_param": "r"}}),
+    ],
+)
+def test_what_is_not_served_is_refused_over_grpc(
+    mock_server: Server, client: httpx.Client, end: str, wish: dict[str, dict[str, Any]]
+) -> None:
+    request = asked_over_grpc(query=(1, elements(b"q")), passage=(1, elements(b"p")))
+    request.outputs.add(name="logit")
+    for name, value in wish.items():
+        getattr(request, end)[0].parameters[name].MergeFrom(MESSAGES["InferParameter"](**value))
+    with pytest.raises(grpc.RpcError, match=f"{end}.0.: .* not served here") as caught:
+        infer_over_grpc(mock_server, request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("binary_reply", [False, True])
 def test_json_and_bytes_in_both_directions(
@@ -242,7 +335,8 @@ def test_statistics_show_batching(start: Any, slow_directory: Any, transport: st
         ({"query": ["q"], "passages": ["p"]}, "another input"),
         ({"query": ["q", "r"], "passage": ["p"]}, "2 queries for 1 passages"),
         ({"query": ["q"], "passage": ["p", " "]}, r"passage\[1\]"),
-        ({"query": [" "], "passage": ["p"]}, "query"),
+        ({"query": [" "], "passage": ["p"]}, r"query\[0\]"),
+        ({"query": ["q", " "], "passage": ["p", "p"]}, r"query\[1\]"),
         ({"query": ["q"], "passage": ["p"] * 65}, "RERANK_MAX_PASSAGES"),
     ],
 )
@@ -263,6 +357,7 @@ def test_wrong_inputs(
         {"dimensions": 0},
         {"dimensions": -1},
         {"dimensions": "many"},
+        {"dimensions": "9" * 5000},
         {"dimensions": True},
         {"embedding_type": "float16"},
     ],
@@ -362,6 +457,7 @@ def test_a_wrong_tensor(client: httpx.Client, changes: dict[str, Any]) -> None:
         {"outputs": [{"name": "scores"}]},
         {"outputs": [{"name": "logit"}, {"name": "logit"}]},
         {"outputs": [{"name": "logit", "parameters": {"classification": 2}}]},
+        {"outputs": [{"name": "logit", "parameters": {"shared_memory_region": "r"}}]},
         {"outputs": {}},
         {"parameters": {"truncate": 5}},
         {"parameters": "END"},

@@ -6,11 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
 from runtime.opening import mock_model
 from runtime.postprocess import quantized, shorten
+from server.names import AcceptedNames
+from server.surfaces.openai import EmbeddingRequest, input_type_of
 from tests.server.conftest import Server
 
 PATH = "/v1/embeddings"
@@ -84,6 +87,34 @@ def test_the_ending_of_the_name_is_an_input_type(
 def test_an_input_type_that_contradicts_the_name(client: httpx.Client) -> None:
     response = post(client, model=f"{MODEL}-query", input_type="passage")
     assert_error(response, 400, "input_type")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("acme/long-passage", ("acme/long-passage", "query")),
+        ("long-passage", ("long-passage", "query")),
+        ("acme/long-passage-query", ("acme/long-passage", "query")),
+        (None, (None, "query")),
+    ],
+)
+def test_a_served_name_may_end_like_an_input_type(
+    asked: str | None, found: tuple[str | None, str]
+) -> None:
+    body = msgspec.convert({"input": "a", "model": asked, "input_type": "query"}, EmbeddingRequest)
+    assert input_type_of(body, AcceptedNames("acme/long-passage", "embed")) == found
+
+
+def test_a_server_whose_name_ends_like_an_input_type(start: Any, embed_artifact: Any) -> None:
+    name = "acme/long-passage"
+    settings = {"EMBED_MODEL_DIR": str(embed_artifact), "NIM_SERVED_MODEL_NAME": name}
+    server = start(settings).ready()
+    body = {"input": TEXTS, "model": name}
+    queries = vectors(server.http.post(PATH, json={**body, "input_type": "query"}))
+    passages = vectors(server.http.post(PATH, json={**body, "input_type": "passage"}))
+    assert not np.allclose(queries, passages)
+    suffix = vectors(server.http.post(PATH, json={"input": TEXTS, "model": f"{name}-query"}))
+    np.testing.assert_array_equal(suffix, queries)
 
 
 def test_an_asymmetric_model_wants_an_input_type(client: httpx.Client) -> None:
@@ -166,7 +197,9 @@ def test_more_dimensions_than_there_are(
         ({"input": None}, "input"),
         ({"input": {"text": "a"}}, "input"),
         ({"input": ["a", " "]}, "input.1"),
-        ({"input": ""}, "input.0"),
+        ({"input": ""}, "input"),
+        ({"input": " "}, "input"),
+        ({"input": [" "]}, "input.0"),
         ({"input": ["a\0b"]}, "input.0"),
         ({"input": ["a"] * 31}, "input"),
         ({"model": 5}, "model"),
