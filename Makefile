@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 TARGET ?= cpu-fp32
 CHECKPOINT ?=
+BENCH ?=
 PORT := $${NIM_HTTP_API_PORT:-8000}
 SUFFIX := $(if $(filter cpu-fp32,$(TARGET)),,-$(TARGET))
 RANK_DIR := artifacts/rank$(SUFFIX)
@@ -17,7 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum bench image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	# torch first and by name: where a CPU build is to be had, this is the line that finds it.
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) --editable '.[serve-cpu,export,dev]'
+	$(PIP) --editable '.[serve-cpu,openvino,export,dev]'
 	touch $@
 
 # Exported again only when the checkpoint is newer, not when something else was installed.
@@ -93,6 +94,16 @@ check-minilm: .venvs/minilm/.installed  ## real all-MiniLM-L6-v2, served, agains
 
 check-optimum: .venvs/optimum/.installed  ## the graph that optimum makes of a BERT cross-encoder, against ours
 	@$(BIN)/python -m checks.optimum
+
+bench: $(INSTALLED)  ## speed and fidelity beside the peers (under 90 minutes): make bench BENCH=--quick
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+# Made by the bench when a candidate is due, so that one that cannot be installed stops no other.
+.venvs/bench-%/.installed: benchmarks/requirements/%.txt | $(INSTALLED)
+	@echo "installing into .venvs/bench-$* (the first time takes a few minutes)"
+	$(BIN)/python -m venv --clear .venvs/bench-$*
+	.venvs/bench-$*/bin/pip --disable-pip-version-check install --progress-bar off -r $<
+	touch $@
 
 image-test: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
 	@$(BIN)/python -m tools.image_test $(RANK_DIR) $(EMBED_DIR)

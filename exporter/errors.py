@@ -6,6 +6,7 @@
     ├── OutputRefused        --out names something that must not be replaced
     ├── ReportRefused        parity.json is unreadable or of another schema
     ├── ManifestWrong        manifest.json claims something that is not so
+    ├── QuantizationFailed   the graph could not be made coarser
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
 
 Messages say what was found, what was wanted and what to do next. Unlike the runtime's they may
@@ -42,6 +43,10 @@ class ManifestWrong(ExportError):
         super().__init__(
             f"manifest.json says {fact} = {found!r}, wanted {wanted!r}; export the checkpoint again"
         )
+
+
+class QuantizationFailed(ExportError):
+    """The float32 graph has no form in this precision that would be worth serving."""
 
 
 class ParityFailed(ExportError):

@@ -20,6 +20,7 @@ from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.parity import open_report, package_versions
 from exporter.progress import stage
 from exporter.proof import Proof, make_proof
+from exporter.quantization.step import quantize
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.tokens import CheckpointTokenizer
 from exporter.workspace import refuse_foreign, workspace
@@ -110,6 +111,9 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
             _check_tokens(directory, report, proof)
             with stage("write the ONNX graph"):
                 move_to_onnx(model.halve() if target.precision == "fp16" else model, directory)
+            if target.precision == "int8":
+                with stage("calibrate and round to int8"):
+                    quantize(directory, manifest)
             _check_outputs(directory, report, proof, manifest, engine)
         finally:
             write_report(directory, report)

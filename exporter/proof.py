@@ -10,7 +10,9 @@ from typing import Any, cast
 import tokenizers
 
 from exporter.architectures.base import Architecture
-from exporter.parity import EngineScores, climb_scores, climb_tokens, golden_tolerance
+from exporter.library_texts import candidate_groups
+from exporter.parity import COARSE, EngineScores, climb_scores, climb_tokens, golden_tolerance
+from exporter.parity_texts import Group
 from exporter.reference import Text, Vectors, reference_scores, reference_vectors
 from exporter.report import Parity
 from exporter.tokens import CheckpointTokenizer, Tokens
@@ -66,7 +68,9 @@ class RankProof(Proof):
         vocabulary: int,
     ) -> None:
         self._manifest = manifest
-        self._reference = reference_scores(model, tokenizer, vocabulary, manifest.max_tokens)
+        self._reference = reference_scores(
+            model, tokenizer, vocabulary, manifest.max_tokens, _more_groups(manifest)
+        )
         self._scores = EngineScores([], [], [])
 
     def rows(self) -> Iterator[Tokens]:
@@ -111,7 +115,12 @@ class EmbedProof(Proof):
     ) -> None:
         self._manifest = manifest
         self._reference = reference_vectors(
-            model, tokenizer, manifest.prefixes, vocabulary, manifest.max_tokens
+            model,
+            tokenizer,
+            manifest.prefixes,
+            vocabulary,
+            manifest.max_tokens,
+            _more_groups(manifest),
         )
         self._alone: list[Vectors] = []
 
@@ -146,6 +155,11 @@ class EmbedProof(Proof):
 _PROOFS: dict[
     Kind, Callable[[Manifest, Architecture, CheckpointTokenizer, int], RankProof | EmbedProof]
 ] = {"rank": RankProof, "embed": EmbedProof}
+
+
+def _more_groups(manifest: Manifest) -> tuple[Group, ...]:
+    """The passages that only coarse precisions have trouble with."""
+    return candidate_groups() if manifest.precision in COARSE else ()
 
 
 def _vector_golden(text: Text, tokens: Tokens, vector: Vectors) -> VectorGolden:

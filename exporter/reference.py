@@ -1,7 +1,7 @@
 """What the checkpoint itself answers, one row at a time: its tokens, and its float32 scores or
 vectors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,14 +57,20 @@ class VectorReference:
 
 
 def reference_scores(
-    model: Architecture, tokenizer: CheckpointTokenizer, vocabulary: int, max_tokens: int
+    model: Architecture,
+    tokenizer: CheckpointTokenizer,
+    vocabulary: int,
+    max_tokens: int,
+    more: Sequence[Group] = (),
 ) -> Reference:
     """Tokenise and score every parity pair without the runtime: unpadded, one row a call.
+
+    `more` groups follow those that every artifact is proven on.
 
     Raises CheckpointRefused when the checkpoint itself gives NaN or infinity, or its tokenizer
     an id past the `vocabulary` of its embeddings.
     """
-    groups = _groups(tokenizer, max_tokens)
+    groups = (*_groups(tokenizer, max_tokens), *more)
     tokens = [[tokenizer.encode(g.query, p) for p in g.passages] for g in groups]
     _refuse_unknown_ids(tokens, vocabulary)
     logits = [np.asarray([_answer(model, row).item() for row in rows]) for rows in tokens]
@@ -79,12 +85,13 @@ def reference_vectors(
     prefixes: Mapping[str, str],
     vocabulary: int,
     max_tokens: int,
+    more: Sequence[Group] = (),
 ) -> VectorReference:
     """`reference_scores` for an embedder: its vectors of every query and passage.
 
     `prefixes` maps input types to what is put before a text; empty for symmetric models.
     """
-    groups = _groups(tokenizer, max_tokens)
+    groups = (*_groups(tokenizer, max_tokens), *more)
     texts = [_texts(group, asymmetric=bool(prefixes)) for group in groups]
     tokens = [
         [tokenizer.encode_text(prefixes.get(t.input_type or "", "") + t.text) for t in row]

@@ -7,8 +7,8 @@ import msgspec
 
 from exporter.errors import ParityFailed, ReportRefused
 from runtime.manifest import PARITY_FILE, SCHEMA
+from runtime.profile import Precision
 
-Precision = Literal["fp32", "fp16"]
 RUNGS = ("tokens", "logits", "ranking")
 
 
@@ -19,7 +19,8 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     passages. `kendall_tau` is left out where no two reference scores differ enough to be ordered.
     `tolerance` is the largest |Δ logit| on the logits rung (of an embedder the largest |Δ| of a
     component, for vectors of length 1), the lowest tau on the ranking rung; left out where the
-    figure is only reported. `lowest_cosine` is an embedder's: between a vector and its reference.
+    figure is only reported. `batch_max_abs_delta` is how far an output moved with the rows beside
+    it. `lowest_cosine` is an embedder's: between a vector and its reference.
     """
 
     pairs: int
@@ -31,6 +32,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kendall_tau: float | None = None
     top_k_overlap: float | None = None
     tolerance: float | None = None
+    batch_max_abs_delta: float | None = None
 
 
 class Parity(msgspec.Struct, kw_only=True):

@@ -37,6 +37,8 @@ EMBEDDINGS_OUTPUT = "embeddings"
 # NVIDIA's recipe exports embedders with the wished size as an input; it is always the full one.
 DIMENSIONS_INPUT = "dimensions"
 _BARE_TARGETS = {"onnxruntime-cpu": "cpu-fp32", "onnxruntime-cuda": "cuda-fp16"}
+# Graphs that only the engine that they were written for computes well, or at all.
+_BOUND_PRECISIONS = {"bf16", "int8"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def _check_wishes(manifest: Manifest, target: str | None, profile: str | None) -
 
 def _open_described(directory: Path, manifest: Manifest, engine: str | None) -> OpenArtifact:
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
-    opened = _open(directory, engine or load_target_profile(manifest.target).engine)
+    target = load_target_profile(manifest.target)
+    bound = engine == "auto" and target.precision in _BOUND_PRECISIONS
+    opened = _open(directory, target.engine if bound or engine is None else engine)
     found = [sorted(opened.input_names), sorted(opened.output_names)]
     wanted = [sorted(manifest.inputs), sorted(manifest.outputs)]
     with closed_on_error(opened):

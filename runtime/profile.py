@@ -12,6 +12,7 @@ from runtime.errors import ProfileError
 
 Kind = Literal["rank", "embed"]
 PaddingSide = Literal["left", "right"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +49,7 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     name: str
     engine: str
-    precision: Literal["fp32", "fp16"]
+    precision: Precision
     max_rows: int
     token_budget: int
     padding_waste: float

@@ -39,6 +39,8 @@ class Engine(Protocol):
 ENGINES: dict[str, tuple[str, str | None]] = {
     "onnxruntime-cpu": ("runtime.engines.ort", "model.onnx"),
     "onnxruntime-cuda": ("runtime.engines.ort", "model.onnx"),
+    "openvino-fp32": ("runtime.engines.openvino", "model.onnx"),
+    "openvino-bf16": ("runtime.engines.openvino", "model.onnx"),
     "mock": ("runtime.engines.mock", None),
 }
 

@@ -73,7 +73,8 @@ def open_engine(name: str, model_file: Path) -> OrtEngine:
 def _options(ort: Any) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    # Varied shapes make the arena grow without end, and on a CPU it gains no speed.
-    options.enable_cpu_mem_arena = False
+    # The arena keeps the pages of large intermediate values between calls: without it the C
+    # library maps and unmaps them each time, a third of a large call. What it keeps is bounded
+    # because batches are (BatchLimits). Patterns would be planned anew for every shape.
     options.enable_mem_pattern = False
     return options

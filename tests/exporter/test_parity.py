@@ -9,6 +9,7 @@ import pytest
 
 from exporter.errors import ParityFailed, ReportRefused
 from exporter.parity import (
+    climb_ranking,
     climb_scores,
     climb_tokens,
     golden_tolerance,
@@ -191,3 +192,16 @@ def test_another_limit_is_seen_at_the_tokens_rung(tiny_llama_checkpoint: Path) -
             encoder(tiny_llama_checkpoint, 511),
         )
     assert not report.rungs["tokens"].passed
+
+
+def test_int8_must_keep_the_best_passages() -> None:
+    wanted = np.linspace(-4, 4, 40)
+    found = wanted.copy()
+    found[[30, 31]], found[[28, 29]] = wanted[[28, 29]], wanted[[30, 31]]
+    group = Group("group", "query", tuple(f"passage {i}" for i in range(40)))
+    report = open_report("onnxruntime-cpu", "int8", random_weights=False)
+    failure = climb_ranking(report, [(group, wanted, found)], 1e-3)
+    assert report.rungs["ranking"].top_k_overlap == 0.8
+    assert (report.rungs["ranking"].kendall_tau or 0) > 0.98
+    assert failure is not None
+    assert "80% are still among the best, wanted 90%" in failure

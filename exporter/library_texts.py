@@ -1,0 +1,59 @@
+"""Real texts that lie on every machine with Python: the paragraphs of its own language reference.
+
+Coarse precisions are calibrated on some of them and proven on others. Passages that share words
+with their query are near each other in score, so that a lost order shows.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from functools import cache
+from pydoc_data.topics import topics
+
+from exporter.parity_texts import Group
+
+_FEWEST_WORDS, _MOST_WORDS = 20, 120
+_QUERY_WORDS = 12
+_QUERIES, _CANDIDATES = 8, 24
+_CALIBRATION = 64
+
+
+@cache
+def paragraphs() -> tuple[str, ...]:
+    """All paragraphs of 20 to 120 words, in an order that is mixed and always the same."""
+    found = [
+        " ".join(paragraph.split())
+        for name in sorted(topics)
+        for paragraph in re.split(r"\n\s*\n", topics[name])
+    ]
+    fitting = [p for p in dict.fromkeys(found) if _FEWEST_WORDS <= len(p.split()) <= _MOST_WORDS]
+    random.Random(0).shuffle(fitting)
+    return tuple(fitting)
+
+
+def candidate_groups() -> tuple[Group, ...]:
+    """Queries with those of the other paragraphs that share most words with them.
+
+    A query is how a paragraph begins; that paragraph itself is not among its passages.
+    """
+    texts = paragraphs()[_CALIBRATION:]
+    words = [set(re.findall(r"\w{4,}", text.lower())) for text in texts]
+    groups = []
+    for number in range(_QUERIES):
+        query = _beginning(texts[number])
+        wanted = set(re.findall(r"\w{4,}", query.lower()))
+        others = [i for i in range(len(texts)) if i != number]
+        others.sort(key=lambda i: -len(words[i] & wanted) / len(words[i] | wanted))
+        passages = tuple(texts[i] for i in others[:_CANDIDATES])
+        groups.append(Group(f"candidates {number}", query, passages))
+    return tuple(groups)
+
+
+def calibration_pairs() -> Sequence[tuple[str, str]]:
+    """Queries and passages, each taken from another paragraph; none is among the candidates."""
+    texts = paragraphs()[:_CALIBRATION]
+    return [(_beginning(texts[i - 1]), text) for i, text in enumerate(texts)]
+
+
+def _beginning(text: str) -> str:
+    return " ".join(text.split()[:_QUERY_WORDS])

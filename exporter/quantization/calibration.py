@@ -1,0 +1,81 @@
+"""What flows into the linear layers of a float32 graph on real texts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import GraphProto, TensorProto, helper, numpy_helper
+
+from exporter.quantization.graph import Floats
+from runtime.manifest import MODEL_FILE
+
+_ERRORS_ONLY = 3
+_GRAPH_FILE = "calibration.onnx"
+_AXES = "calibration.axes"
+
+Inputs = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The smallest and the largest value that each channel took, float32 [channels]."""
+
+    lowest: Floats
+    highest: Floats
+
+
+def watch(directory: Path, sources: Sequence[str], texts: Iterable[Inputs]) -> dict[str, Range]:
+    """Run model.onnx of `directory` on `texts`, one unpadded row each, and watch `sources`.
+
+    `sources` names values float32 [1, sequence, channels] of the graph.
+    """
+    model = onnx.load(directory / MODEL_FILE, load_external_data=False)
+    _add_outputs(model.graph, sources)
+    path = directory / _GRAPH_FILE  # beside the weights, which it refers to
+    try:
+        onnx.save(model, path)
+        return _observe(path, sources, texts)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _observe(path: Path, sources: Sequence[str], texts: Iterable[Inputs]) -> dict[str, Range]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    session = onnxruntime.InferenceSession(
+        str(path), sess_options=options, providers=["CPUExecutionProvider"]
+    )
+    ranges: dict[str, Range] = {}
+    wanted = [output for name in sources for output in _outputs(name)]
+    for inputs in texts:
+        found = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+        for name in sources:
+            low, high = (found[output] for output in _outputs(name))
+            known = ranges.get(name, Range(low, high))
+            ranges[name] = Range(np.minimum(known.lowest, low), np.maximum(known.highest, high))
+    return ranges
+
+
+def _outputs(source: str) -> tuple[str, str]:
+    return f"{source}.lowest", f"{source}.highest"
+
+
+def _add_outputs(graph: GraphProto, sources: Sequence[str]) -> None:
+    """The extremes of every source's channels, over its rows and tokens."""
+    graph.initializer.append(numpy_helper.from_array(np.asarray([0, 1], np.int64), _AXES))
+    for name in sources:
+        lowest, highest = _outputs(name)
+        graph.node.extend(
+            (
+                helper.make_node("ReduceMin", [name, _AXES], [lowest], keepdims=0),
+                helper.make_node("ReduceMax", [name, _AXES], [highest], keepdims=0),
+            )
+        )
+        graph.output.extend(
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+            for output in (lowest, highest)
+        )

@@ -1,0 +1,120 @@
+"""The linear layers of an ONNX graph, who makes and reads each value, and how to change it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+Floats = npt.NDArray[np.float32]
+
+# What lies between a linear layer and the scores of attention, without changing what it carries.
+_PASSING = {"Add", "Expand", "Reshape", "RotaryEmbedding", "Slice", "Split", "Transpose"}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A product of activations with a constant matrix float32 [inputs, outputs].
+
+    `source` is the value that it reads, `weight` the initializer, `result` the value it makes,
+    which names the layer: no two nodes make the same.
+    """
+
+    source: str
+    weight: str
+    result: str
+
+
+class Graph:
+    """A graph that is read as it was, and rewritten at once by `finish`."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._graph: GraphProto = model.graph
+        self._after: dict[str, list[NodeProto]] = defaultdict(list)
+        self._instead: dict[str, list[NodeProto]] = {}
+        self._tensors = {t.name: t for t in self._graph.initializer}
+        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
+        self.maker: dict[str, NodeProto] = {}
+        for node in self._graph.node:
+            for name in node.input:
+                self.readers[name].append(node)
+            for name in node.output:
+                self.maker[name] = node
+
+    def linears(self) -> list[Linear]:
+        """The linear layers in the order of the graph; constants times constants are none."""
+        return [
+            Linear(source=node.input[0], weight=node.input[1], result=node.output[0])
+            for node in self._graph.node
+            if node.op_type == "MatMul"
+            and node.input[0] not in self._tensors
+            and self._is_matrix(node.input[1])
+        ]
+
+    def asking(self) -> set[str]:
+        """Results of the linear layers that make the queries and keys of attention."""
+        linears = {linear.result for linear in self.linears()}
+        found: set[str] = set()
+        for node in self._graph.node:
+            if node.op_type == "Attention":
+                ways = list(node.input[:2])
+                while ways:
+                    name = ways.pop()
+                    maker = self.maker.get(name)
+                    if name in linears:
+                        found.add(name)
+                    elif maker is not None and maker.op_type in _PASSING:
+                        ways += maker.input
+        return found
+
+    def array(self, tensor: str) -> Floats:
+        """An initializer; it shares the graph's memory and cannot be written."""
+        return numpy_helper.to_array(self._tensors[tensor])
+
+    def add_tensor(self, name: str, values: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
+        """Add an initializer and return its name."""
+        tensor = numpy_helper.from_array(np.asarray(values, dtype), name)
+        self._tensors[name] = tensor
+        return name
+
+    def insert(self, after: str, nodes: Sequence[NodeProto]) -> None:
+        """Put `nodes` behind the node that makes the value `after`, and behind earlier ones."""
+        self._after[after] += nodes
+
+    def replace(self, result: str, nodes: Sequence[NodeProto]) -> None:
+        """Put `nodes`, the last of which makes `result`, where it has been made so far."""
+        self._instead[result] = list(nodes)
+
+    def finish(self) -> None:
+        """Carry all changes out, and drop the initializers that nobody reads any more."""
+        ordered: list[NodeProto] = []
+        for node in self._graph.node:
+            ordered += self._instead.get(node.output[0], [node])
+            for name in node.output:
+                ordered += self._after[name]
+        nodes = [_copy(node) for node in ordered]
+        read = {name for node in nodes for name in node.input}
+        kept = [tensor for name, tensor in self._tensors.items() if name in read]
+        del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
+        self._graph.node.extend(nodes)
+        while kept:  # one by one: two copies of all weights are too many
+            self._graph.initializer.append(kept.pop())
+
+    def _is_matrix(self, name: str) -> bool:
+        tensor = self._tensors.get(name)
+        return (
+            tensor is not None and len(tensor.dims) == 2 and tensor.data_type == TensorProto.FLOAT
+        )
+
+
+def node(operator: str, inputs: Sequence[str], output: str, **attributes: int) -> NodeProto:
+    """A node with one output."""
+    return helper.make_node(operator, list(inputs), [output], **attributes)
+
+
+def _copy(original: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(original)
+    return copy

@@ -1,0 +1,69 @@
+"""OpenVINO on the CPU, with the precision of its arithmetic said and not guessed.
+
+Left alone, OpenVINO computes a float32 graph in bf16 wherever the hardware has it, and says
+nothing; so each precision is an engine of its own.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import EngineError, EngineUnavailable
+
+_PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
+
+
+class OpenVinoEngine:
+    """One compiled model with one request, on the CPU."""
+
+    def __init__(self, name: str, compiled: Any) -> None:
+        self.name = name
+        self.device = "cpu"
+        self.input_names = [i.get_any_name() for i in compiled.inputs]
+        self.output_names = [o.get_any_name() for o in compiled.outputs]
+        self._request = compiled.create_infer_request()
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.generic]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """All outputs of the graph, by name."""
+        try:
+            found = self._request.infer(dict(inputs), share_inputs=True)
+            return {name: np.array(found[name]) for name in self.output_names}
+        except Exception as error:  # OpenVINO raises RuntimeError and its own classes
+            raise EngineError(f"{self.name} failed: {error}") from error
+
+    def close(self) -> None:
+        """Drop the request; its memory goes back when the last reference is gone."""
+        self._request = None
+
+
+def open_engine(name: str, model_file: Path) -> OpenVinoEngine:
+    """Compile `model_file` for the CPU in the precision that `name` says, or raise
+    EngineUnavailable."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"engine {name} needs the package openvino; install the extra openvino"
+        ) from error
+    core = openvino.Core()
+    precision = _PRECISIONS[name]
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in able:
+        raise EngineUnavailable(
+            f"engine {name} needs a CPU with bf16 arithmetic (AVX512-BF16 or AMX), this one has "
+            f"{', '.join(able)}; choose the target cpu-fp32 or cpu-int8"
+        )
+    wish = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    try:
+        compiled = core.compile_model(str(model_file), "CPU", wish)
+    except Exception as error:
+        raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
+    found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if found != precision:
+        raise EngineUnavailable(f"engine {name} computes in {found}, wanted {precision}")
+    return OpenVinoEngine(name, compiled)
