@@ -70,6 +70,23 @@ def grow_batch(lengths: Sequence[int], start: int, limits: BatchLimits) -> tuple
             first -= 1
 
 
+def distinct(rows: Sequence[Encoding]) -> tuple[list[Encoding], npt.NDArray[np.int64]]:
+    """The rows without repetitions, and for each of `rows` its place among them.
+
+    Retrievers often return a passage twice; it is computed once and scores exactly alike.
+    """
+    places: dict[tuple[bytes, bytes], int] = {}
+    found: list[Encoding] = []
+    index = np.empty(len(rows), np.int64)
+    for number, row in enumerate(rows):
+        type_ids = b"" if row.type_ids is None else row.type_ids.tobytes()
+        place = places.setdefault((row.token_ids.tobytes(), type_ids), len(found))
+        if place == len(found):
+            found.append(row)
+        index[number] = place
+    return found, index
+
+
 def assemble(
     rows: Sequence[Encoding], input_names: Sequence[str], pad_id: int, side: PaddingSide
 ) -> dict[str, npt.NDArray[np.generic]]:

@@ -18,14 +18,16 @@ _MATRIX_AXES = 2
 class Embedder(Model):
     """An embedder behind its scheduler; every method may be called from any thread."""
 
-    def __init__(self, opened: OpenArtifact, info: ModelInfo, queue_rows: int) -> None:
+    def __init__(
+        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+    ) -> None:
         self._encoder = TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
         names = opened.manifest.outputs
         self._output = EMBEDDINGS_OUTPUT if EMBEDDINGS_OUTPUT in names else names[0]
         # A graph that no export described may or may not normalise; doing it twice is harmless.
         # One whose pooling is known says so itself, and parity must see what it gives.
         self._normalizes = opened.manifest.pooling == "unknown"
-        super().__init__(opened, info, queue_rows)
+        super().__init__(opened, info, queue_rows, window_s)
         if info.dimensions is None:
             self.info = replace(info, dimensions=self._find_dimensions())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.artifact import OpenArtifact
-from runtime.batch import BatchLimits, assemble
+from runtime.batch import BatchLimits, assemble, distinct
 from runtime.errors import DeadlineExceeded, GoldenMismatch
 from runtime.postprocess import Floats, Ints, Timing
 from runtime.profile import Kind, load_target_profile
@@ -64,14 +64,16 @@ class Computed:
 class Model(ABC):
     """A model behind its scheduler; every method may be called from any thread."""
 
-    def __init__(self, opened: OpenArtifact, info: ModelInfo, queue_rows: int) -> None:
+    def __init__(
+        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+    ) -> None:
         self.info = info
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
         target = load_target_profile(info.target)
         limits = BatchLimits(info.max_rows, target.token_budget, target.padding_waste)
-        self._scheduler = Scheduler(self._compute, limits, queue_rows)
+        self._scheduler = Scheduler(self._compute, limits, queue_rows, window_s)
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -114,13 +116,14 @@ class Model(ABC):
         began = time.monotonic()
         encodings = encode()
         encoded = time.monotonic()
-        future = self._scheduler.submit(encodings.rows, deadline)
+        rows, places = distinct(encodings.rows)
+        future = self._scheduler.submit(rows, deadline)
         try:
             scored = future.result(_left(deadline))
         except TimeoutError as error:
             future.cancel()
             raise DeadlineExceeded from error
-        return _computed(encodings, scored, began, encoded)
+        return _computed(encodings, scored, places, began, encoded)
 
     async def _run_async(self, encode: Callable[[], Encodings], deadline: float | None) -> Computed:
         """`_run` for an event loop: encodes in a worker thread and waits without one."""
@@ -129,11 +132,12 @@ class Model(ABC):
             async with asyncio.timeout(_left(deadline)):
                 encodings = await asyncio.to_thread(encode)
                 encoded = time.monotonic()
-                future: Future[Scored] = self._scheduler.submit(encodings.rows, deadline)
+                rows, places = distinct(encodings.rows)
+                future: Future[Scored] = self._scheduler.submit(rows, deadline)
                 scored = await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise DeadlineExceeded from error
-        return _computed(encodings, scored, began, encoded)
+        return _computed(encodings, scored, places, began, encoded)
 
     def _require_ids(self, found: list[int], recorded: list[int]) -> None:
         if found != recorded:
@@ -147,11 +151,13 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _computed(encodings: Encodings, scored: Scored, began: float, encoded: float) -> Computed:
+def _computed(
+    encodings: Encodings, scored: Scored, places: Ints, began: float, encoded: float
+) -> Computed:
     timing = Timing(
         tokenize_ms=(encoded - began) * 1e3,
         queue_ms=scored.queue_ms,
         engine_ms=scored.engine_ms,
         total_ms=(time.monotonic() - began) * 1e3,
     )
-    return Computed(encodings, scored.outputs, timing)
+    return Computed(encodings, scored.outputs[places], timing)

@@ -29,11 +29,13 @@ _MOCK_PROFILES: dict[Kind, str] = {
 
 class Bounds(TypedDict, total=False):
     """What may be bounded: `max_tokens` of a row and `max_rows` of an engine call, both at most
-    the artifact's and the target's, and `queue_rows` that wait."""
+    the artifact's and the target's, `queue_rows` that wait, and the seconds that one waits for
+    company (`window_s`)."""
 
     max_tokens: int | None
     max_rows: int | None
     queue_rows: int
+    window_s: float
 
 
 class Wishes(Bounds, total=False):
@@ -123,4 +125,5 @@ def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
         asymmetric=bool(manifest.prefixes),
     )
     made: type[Ranker | Embedder] = Ranker if manifest.kind == "rank" else Embedder
-    return made(opened, info, bounds.get("queue_rows", DEFAULT_QUEUE_ROWS))
+    queue_rows = bounds.get("queue_rows", DEFAULT_QUEUE_ROWS)
+    return made(opened, info, queue_rows, bounds.get("window_s", 0.0))

@@ -15,9 +15,11 @@ from runtime.text import Encoding, Encodings, PairEncoder, Truncate
 class Ranker(Model):
     """A reranker behind its scheduler; every method may be called from any thread."""
 
-    def __init__(self, opened: OpenArtifact, info: ModelInfo, queue_rows: int) -> None:
+    def __init__(
+        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+    ) -> None:
         self._encoder = PairEncoder(opened.tokenizer, info.template, info.max_tokens)
-        super().__init__(opened, info, queue_rows)
+        super().__init__(opened, info, queue_rows, window_s)
 
     def encode(
         self,

@@ -101,12 +101,17 @@ class Scheduler:
 
     `compute` turns n encodings into float32 [n] or [n, d]; it is called from one thread only.
     `queue_rows` bounds the rows that wait; a request to an idle scheduler is always admitted.
+    `window_s` is how long a row may wait for company while the engine is idle and the batch not
+    full.
     """
 
-    def __init__(self, compute: Compute, limits: BatchLimits, queue_rows: int) -> None:
+    def __init__(
+        self, compute: Compute, limits: BatchLimits, queue_rows: int, window_s: float = 0.0
+    ) -> None:
         self._compute = compute
         self._limits = limits
         self._queue_rows = queue_rows
+        self._window_s = window_s
         self._changed = threading.Condition()
         self._by_length: list[_Row] = []
         self._by_age: OrderedDict[int, _Row] = OrderedDict()
@@ -222,13 +227,23 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._by_age and not self._closed:
-                    self._changed.wait()
+                while not self._closed and (pause_s := self._pause_s()) != 0:
+                    self._changed.wait(pause_s)
                 if self._closed:
                     return
                 batch = self._next_batch()
             if batch:
                 self._execute(batch)
+
+    def _pause_s(self) -> float | None:
+        """How long to wait before the next batch; None: until a row comes. The lock is held."""
+        if not self._by_age:
+            return None
+        limits = self._limits
+        if len(self._by_age) >= limits.max_rows or self._waiting_tokens >= limits.token_budget:
+            return 0
+        oldest = next(iter(self._by_age.values()))
+        return max(0.0, oldest.request.submitted + self._window_s - time.monotonic())
 
     def _next_batch(self) -> list[_Row]:
         """Take the oldest row and its neighbours off the queue; the lock is held."""

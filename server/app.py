@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import (
@@ -70,6 +72,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     Raises SystemExit with one line when the environment cannot be used.
     """
     if settings is None:
+        _refuse_workers()
         try:
             settings = read_settings(os.environ)
         except SettingsError as error:
@@ -84,6 +87,22 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         openapi=_describe(surfaces, settings),
     )
     return Observer(KeyGuard(app, settings, voice_of), service.metrics)
+
+
+def _refuse_workers() -> None:
+    """End uvicorn when it runs several workers: each would open the model for itself.
+
+    Its supervisor would start a worker that gives up again and again, so that it is told as well.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid is None or "--reload" in sys.argv:
+        return
+    os.kill(parent.pid, signal.SIGTERM)
+    raise SystemExit(
+        "found several uvicorn workers, each of which would hold the model's memory and fight for "
+        "the cores; one process serves all requests and uses every core: leave --workers and "
+        "WEB_CONCURRENCY out"
+    )
 
 
 def open_surfaces(settings: Settings) -> list[Surface]:

@@ -147,6 +147,7 @@ def _open_all(settings: Settings) -> Iterator[tuple[Model, Path | None]]:
         max_tokens=settings.max_tokens,
         max_rows=settings.max_rows,
         queue_rows=settings.queue_rows,
+        window_s=settings.batch_window_us * 1e-6,
     )
     if settings.mock:
         yield mock_model("rank", **bounds), None

@@ -68,6 +68,7 @@ class Settings:
     body_limit_bytes: int = 64 << 20
     request_timeout_s: int = 120
     queue_rows: int = 8192
+    batch_window_us: int = 0
     overload_status: int = 503
     too_long_status: int = 422
     host: str = "0.0.0.0"

@@ -27,6 +27,7 @@ _FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _MAX_PORT = 65535
 _MAX_DIGITS = 12
+_LONGEST_WINDOW_US = 1_000_000
 
 
 class NotWanted(ValueError):
@@ -272,6 +273,14 @@ VARIABLES: tuple[Variable, ...] = (
         "passages that may wait for the engine; above: RERANK_OVERLOAD_STATUS",
         "8192",
     ),
+    _honoured(
+        "NIM_TRITON_DYNAMIC_BATCHING_MAX_QUEUE_DELAY_MICROSECONDS",
+        "batch_window_us",
+        _whole(0, _LONGEST_WINDOW_US),
+        "how long a passage waits for company while the engine is idle; rows of waiting requests "
+        "share engine calls anyway",
+        "0",
+    ),
     _honoured("NIM_SERVER_MAX_QUEUE_SIZE", "queue_rows", _POSITIVE, "as NIM_MAX_QUEUE_SIZE"),
     _honoured(
         "RERANK_OVERLOAD_STATUS",
@@ -369,7 +378,6 @@ VARIABLES: tuple[Variable, ...] = (
     _tolerated("NIM_NUM_MODEL_INSTANCES", _ONE_PROCESS),
     _tolerated("NIM_ENGINE_COUNT", _ONE_PROCESS),
     _tolerated("OMP_NUM_THREADS", "the engine uses threads of its own, one per core"),
-    _tolerated("NIM_TRITON_DYNAMIC_BATCHING_MAX_QUEUE_DELAY_MICROSECONDS", _BATCHING),
     _tolerated("NIM_TRITON_PERFORMANCE_MODE", _BATCHING),
     _tolerated("NIM_MAX_WAIT_MS", _BATCHING),
     _tolerated("NIM_PIPELINE_MAX_BATCH_SIZE", f"{_BATCHING}; see NIM_TRITON_MAX_BATCH_SIZE"),

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.batch import BatchLimits, assemble, grow_batch
+from runtime.batch import BatchLimits, assemble, distinct, grow_batch
 from runtime.text import Encoding
 
 
@@ -59,3 +59,14 @@ def test_type_ids_go_only_to_engines_that_want_them() -> None:
     wanted = assemble(rows, ["token_type_ids", "input_ids"], 0, "right")
     assert wanted["token_type_ids"].tolist() == [[0, 1, 1], [0, 1, 0]]
     assert set(assemble(rows, ["input_ids"], 0, "right")) == {"input_ids"}
+
+
+def test_repeated_rows_are_found_by_tokens_and_types() -> None:
+    a, b = np.asarray([1, 2]), np.asarray([1, 3])
+    types = np.asarray([0, 1])
+    rows = [Encoding(a, None), Encoding(b, None), Encoding(a.copy(), None), Encoding(a, types)]
+    found, places = distinct(rows)
+    assert [id(row) for row in found] == [id(rows[0]), id(rows[1]), id(rows[3])]
+    assert places.tolist() == [0, 1, 0, 2]
+    nothing, nowhere = distinct([])
+    assert (nothing, nowhere.tolist()) == ([], [])

@@ -108,3 +108,12 @@ def test_the_mock_is_deterministic_and_says_what_it_is() -> None:
     assert first.info.max_tokens == 8192
     first.close()
     second.close()
+
+
+def test_a_repeated_passage_is_computed_once(ranker: Ranker) -> None:
+    before = ranker.stats().inference_count
+    ranking = ranker.rank("a question", ["one", "two", "one", "one"])
+    assert ranker.stats().inference_count - before == 2
+    assert ranking.logits[0] == ranking.logits[2] == ranking.logits[3]
+    assert ranking.logits[1] == ranker.rank("a question", ["two"]).logits[0]
+    assert len(ranking.token_counts) == 4

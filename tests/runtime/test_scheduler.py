@@ -245,3 +245,32 @@ def test_closing_answers_everybody(make: Callable[..., Scheduler]) -> None:
         waiting.result(5)
     with pytest.raises(ModelClosed):
         scheduler.submit([row(5)], None)
+
+
+def test_within_the_window_rows_wait_for_company() -> None:
+    calls: list[int] = []
+
+    def compute(rows: Sequence[Encoding]) -> Floats:
+        calls.append(len(rows))
+        return first_ids(rows)
+
+    scheduler = Scheduler(compute, LIMITS, 100, window_s=0.5)
+    try:
+        futures = [scheduler.submit([row(10)], None) for _ in range(3)]
+        for future in futures:
+            future.result(5)
+        assert calls == [3]
+        # A full batch has nobody to wait for.
+        began = time.monotonic()
+        scheduler.submit([row(10)] * LIMITS.max_rows, None).result(5)
+        assert time.monotonic() - began < 0.4
+    finally:
+        scheduler.close()
+
+
+def test_closing_does_not_wait_for_the_window() -> None:
+    scheduler = Scheduler(first_ids, LIMITS, 100, window_s=60.0)
+    future = scheduler.submit([row(10)], None)
+    assert scheduler.close()
+    with pytest.raises(ModelClosed):
+        future.result(0)

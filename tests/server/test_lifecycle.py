@@ -183,6 +183,16 @@ def test_plain_uvicorn(start: Start) -> None:
     assert '"POST /v1/ranking HTTP/1.1"' not in server.log
 
 
+@pytest.mark.parametrize("how", ["--workers", "WEB_CONCURRENCY"])
+def test_several_workers_are_refused(start: Start, how: str) -> None:
+    asked = (("--workers", "2"), {}) if how == "--workers" else ((), {"WEB_CONCURRENCY": "2"})
+    arguments, variables = asked
+    server = start({**MOCK, **variables}, *UVICORN, *arguments)
+    server.exit_code()
+    assert "found several uvicorn workers" in server.log
+    assert "leave --workers and WEB_CONCURRENCY out" in server.log
+
+
 def test_the_log_holds_no_text_and_no_query_string(start: Start) -> None:
     server = start({**MOCK, "NIM_LOG_LEVEL": "DEBUG"}).ready()
     body = {"query": {"text": "Zq7text"}, "passages": [{"text": "Zq7text"}]}
