@@ -12,7 +12,7 @@ import msgspec
 
 from exporter.errors import ExportError, ParityFailed
 from exporter.progress import stage
-from exporter.report import Parity, read_report
+from exporter.report import AUTO, Parity, read_report
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
 from runtime.manifest import Manifest, read_manifest
@@ -63,7 +63,13 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         choices=model_profile_names(),
         help="model profile (default: the one for the checkpoint's architecture)",
     )
-    parser.add_argument("--target", choices=target_profile_names(), default="cpu-fp32")
+    parser.add_argument(
+        "--target",
+        choices=[*target_profile_names(), AUTO],
+        default="cpu-fp32",
+        help=f"where it will run (default: %(default)s); {AUTO}: the fastest CPU target that is "
+        "proven here, found by trying",
+    )
     parser.add_argument(
         "--max-tokens",
         type=_positive,
@@ -97,12 +103,11 @@ def _positive(text: str) -> int:
 def _export(wish: argparse.Namespace) -> None:
     # PyTorch takes seconds to import: help, wrong usage and `inspect` need not wait for it.
     with stage("load PyTorch"):
+        from exporter.auto import export_fastest
         from exporter.pipeline import Wish, export
-    manifest = export(
-        wish.checkpoint,
-        wish.out,
-        Wish(wish.profile, wish.target, wish.max_tokens, wish.engine),
-    )
+    wanted = Wish(wish.profile, wish.target, wish.max_tokens, wish.engine)
+    run = export_fastest if wish.target == AUTO else export
+    manifest = run(wish.checkpoint, wish.out, wanted)
     sentence = _sentence(manifest, read_report(wish.out))
     print(f"{wish.out}: artifact {manifest.version}, {sentence}")
 
@@ -125,6 +130,9 @@ def _inspect(wish: argparse.Namespace) -> None:
         passed = "passed" if figures.pop("passed") else "FAILED"
         shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         print(f"{'  ' + name:<16} {passed}: {shown}")
+    for one in parity.candidates or ():
+        speed = f"fell out: {one.refused}" if one.refused else f"{one.tokens_per_s:.0f} tokens/s"
+        print(f"{'candidate':<16} {one.target}, {speed}")
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, object]]:

@@ -15,7 +15,7 @@ LONGEST_WAIT_S = 60.0
 def stage(name: str) -> Iterator[None]:
     """Say when the block starts, now and then that it still runs, and how long it took."""
     began = time.monotonic()
-    _say(f"{name} …")
+    tell(f"{name} …")
     done = threading.Event()
     pulse = threading.Thread(target=_beat, args=(name, began, done), daemon=True)
     pulse.start()
@@ -24,16 +24,17 @@ def stage(name: str) -> Iterator[None]:
     finally:
         done.set()
         pulse.join()
-    _say(f"{name}: {time.monotonic() - began:.1f} s")
+    tell(f"{name}: {time.monotonic() - began:.1f} s")
 
 
 def _beat(name: str, began: float, done: threading.Event) -> None:
     wait_s = FIRST_HEARTBEAT_S
     while not done.wait(wait_s):
-        _say(f"{name} … {time.monotonic() - began:.0f} s so far")
+        tell(f"{name} … {time.monotonic() - began:.0f} s so far")
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
-def _say(line: str) -> None:
+def tell(line: str) -> None:
+    """One line on standard error."""
     sys.stderr.write(f"rerank-export: {line}\n")
     sys.stderr.flush()

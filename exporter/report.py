@@ -9,6 +9,8 @@ from exporter.errors import ParityFailed, ReportRefused
 from runtime.manifest import PARITY_FILE, SCHEMA
 from runtime.profile import Precision
 
+# The target that is chosen by trying.
+AUTO = "cpu-auto"
 RUNGS = ("tokens", "logits", "ranking")
 
 
@@ -35,11 +37,20 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch_max_abs_delta: float | None = None
 
 
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A target that `--target cpu-auto` tried: its speed on this machine, or why it fell out."""
+
+    target: str
+    tokens_per_s: float | None = None
+    refused: str | None = None
+
+
 class Parity(msgspec.Struct, kw_only=True):
     """The contents of parity.json.
 
     `rule` says which tolerances were applied: "trained", or "random-weights" for half precision
-    of a checkpoint that declares `"random_weights": true`.
+    of a checkpoint that declares `"random_weights": true`. `candidates` are what this target was
+    chosen among, where the export chose it.
     """
 
     schema: int = SCHEMA
@@ -49,6 +60,7 @@ class Parity(msgspec.Struct, kw_only=True):
     versions: dict[str, str]
     hardware: dict[str, str]
     rungs: dict[str, Rung] = {}
+    candidates: list[Candidate] | msgspec.UnsetType = msgspec.UNSET
 
 
 def write_report(directory: Path, report: Parity) -> None:

@@ -1,0 +1,77 @@
+"""Ours and the graphs of raw engines: exported from the checkpoint in child processes."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.environments import ROOT, PeerMissing, interpreter
+from benchmarks.models import BenchModel
+from benchmarks.progress import say, stage
+from runtime.profile import target_profile_names
+
+PLAIN_INT8 = "plain-int8"
+_SOURCES = ("exporter", "profiles")
+
+
+def prepare_graphs(model: BenchModel, names: Iterable[str]) -> dict[str, Path | str]:
+    """Per name (a target, or PLAIN_INT8) its folder, or the reason why it could not be made."""
+    found: dict[str, Path | str] = {}
+    for name in names:
+        folder = model.folder / f"artifact-{name}"
+        make = _quantize_plainly if name == PLAIN_INT8 else partial(_export, target=name)
+        try:
+            make(model, folder)
+        except PeerMissing as missing:
+            say(f"{model.name}: {missing}")
+            found[name] = str(missing)
+        else:
+            found[name] = folder
+    return found
+
+
+def _export(model: BenchModel, folder: Path, target: str) -> None:
+    if target not in target_profile_names():
+        raise PeerMissing(f"there is no target profile {target}")
+    manifest = folder / "manifest.json"
+    if manifest.is_file() and manifest.stat().st_mtime > _newest_source(model):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("rerank-export")), "export"]
+    command += [str(model.checkpoint), "--out", str(folder), "--target", target]
+    command += ["--profile", model.profile, "--max-tokens", str(model.max_tokens)]
+    _run(command, f"export {model.name} for {target}", folder.with_suffix(".log"))
+
+
+def _quantize_plainly(model: BenchModel, folder: Path) -> None:
+    source = folder.with_name("artifact-cpu-fp32")
+    if not (source / "manifest.json").is_file():
+        raise PeerMissing("there is no float32 graph to quantise")
+    made = folder / "model.onnx"
+    if made.is_file() and made.stat().st_mtime > (source / "manifest.json").stat().st_mtime:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [str(interpreter("onnxruntime")), "-m", "benchmarks.candidates.plain_int8"]
+    command += [str(source), str(folder)]
+    _run(command, f"quantise {model.name} plainly", folder.with_suffix(".log"))
+
+
+def _run(command: list[str], what: str, log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with stage(what), log.open("wb") as output:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode != 0:
+        lines = log.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        raise PeerMissing(f"{what} failed: {last.strip()[:300]}")
+
+
+def _newest_source(model: BenchModel) -> float:
+    """When the checkpoint, or the code or data that decide an artifact, last changed."""
+    files = [f for room in _SOURCES for f in (ROOT / room).rglob("*") if f.suffix != ".pyc"]
+    files.append(model.checkpoint / "config.json")
+    return max(file.stat().st_mtime for file in files if file.is_file())

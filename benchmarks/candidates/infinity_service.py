@@ -1,0 +1,39 @@
+"""infinity on its torch engine; the pair is joined by sentence-transformers inside it.
+
+It knows no template: where the family has one, the bench hands over the head of it as the query.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.protocol import read_setting
+
+
+def main() -> None:
+    """Become infinity's own command."""
+    setting = read_setting()
+    os.environ |= {
+        "DO_NOT_TRACK": "1",
+        "INFINITY_ANONYMOUS_USAGE_STATS": "0",
+        "OMP_NUM_THREADS": str(setting.threads),
+    }
+    program = str(Path(sys.executable).with_name("infinity_emb"))
+    options = {
+        "--model-id": setting.checkpoint,
+        "--served-model-name": "bench",
+        "--engine": "torch",
+        "--device": "cpu",
+        "--dtype": setting.options["dtype"],
+        "--host": "127.0.0.1",
+        "--port": str(setting.port),
+        "--log-level": "warning",
+    }
+    # Its own warm-up computes 32 rows of the longest kind: minutes at 1B.
+    flags = ["--no-model-warmup", "--no-bettertransformer", "--no-compile", "--trust-remote-code"]
+    words = [word for pair in options.items() for word in pair]
+    os.execv(program, [program, "v2", *words, *flags])
+
+
+if __name__ == "__main__":
+    main()

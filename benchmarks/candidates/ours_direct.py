@@ -1,0 +1,21 @@
+"""Ours without the server: the runtime's façade in a process of its own."""
+
+from pathlib import Path
+
+from benchmarks.protocol import Score, Setting, answer_lines
+from runtime.opening import open_ranker
+
+
+def load(setting: Setting) -> Score:
+    """The artifact, warmed up as the server does."""
+    ranker = open_ranker(Path(setting.graph))
+    ranker.warm_up()
+
+    def score(query: str, passages: list[str]) -> list[float]:
+        return [float(one) for one in ranker.rank(query, passages, truncate="END").logits]
+
+    return score
+
+
+if __name__ == "__main__":
+    answer_lines(load)

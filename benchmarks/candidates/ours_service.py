@@ -1,0 +1,27 @@
+"""Ours: rerank-serve over HTTP."""
+
+import os
+import sys
+from pathlib import Path
+
+from benchmarks.protocol import read_setting
+
+
+def main() -> None:
+    """Become rerank-serve."""
+    setting = read_setting()
+    os.environ |= {
+        "NIM_HTTP_API_PORT": str(setting.port),
+        "NIM_TRITON_METRICS_PORT": "0",
+        "NIM_TRITON_GRPC_PORT": "0",
+        "NIM_LOG_LEVEL": "WARNING",
+        "RERANK_MAX_PASSAGES": "512",
+        # Slow points are to be measured, not refused for their deadline.
+        "NIM_REQUEST_TIMEOUT_S": "600",
+    }
+    program = str(Path(sys.executable).with_name("rerank-serve"))
+    os.execv(program, [program, "--host", "127.0.0.1", "--rank", setting.graph])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The environments of the candidates, made by the Makefile's rule when they are due."""
+
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+
+from benchmarks.progress import stage
+
+ROOT = Path(__file__).resolve().parent.parent
+_KEPT = ("PATH", "HOME", "TMPDIR", "LANG")
+_REQUIREMENTS = Path(__file__).with_name("requirements")
+
+
+class PeerMissing(Exception):
+    """Something that a candidate needs is not here; the message says what."""
+
+
+@cache
+def require_environment(name: str) -> Path:
+    """The interpreter of .venvs/`name`. Raises PeerMissing."""
+    stamp = f".venvs/{name}/.installed"
+    made = (ROOT / stamp).is_file()
+    with nullcontext() if made else stage(f"environment {name}"):
+        log = ROOT / "build" / "benchmarks" / f"install-{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            done = subprocess.run(
+                ["make", stamp], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
+            )
+    if done.returncode != 0:
+        raise PeerMissing(f"its environment could not be made; see {log.relative_to(ROOT)}")
+    return ROOT / ".venvs" / name / "bin" / "python"
+
+
+def interpreter(peer: str | None) -> Path:
+    """The interpreter of a peer's environment; of this one for None. Raises PeerMissing."""
+    return Path(sys.executable) if peer is None else require_environment(f"bench-{peer}")
+
+
+def pinned(peer: str) -> str:
+    """Name and version of a peer's first pin: the peer itself."""
+    lines = (_REQUIREMENTS / f"{peer}.txt").read_text().splitlines()
+    return next(line for line in lines if "==" in line).replace("==", " ")
+
+
+def child_variables() -> dict[str, str]:
+    """What a candidate gets of the caller's environment, and nothing that could steer it."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    cache_folder = ROOT / "build" / "benchmarks" / "hf"
+    return kept | {
+        "HF_HOME": str(cache_folder),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+    }

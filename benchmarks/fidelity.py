@@ -1,0 +1,88 @@
+"""How near scores are to the reference, in numbers and in order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.results import Fidelity
+from checks.beir import candidates, ndcg, read_collection
+
+CRANFIELD = Path("../shared/data/cranfield")
+# Reference scores nearer than this are ties: they must not turn on rounding.
+TIE = 2e-3
+_TOP = 10
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One query of a collection, BM25's passages for it with their numbers in the collection, and
+    the grades of all of the collection by number."""
+
+    query: str
+    passages: list[str]
+    numbers: list[int]
+    grades: dict[int, float]
+
+
+def judged_queries(folder: Path, count: int) -> list[Judged]:
+    """The first `count` judged queries of `folder`; none where it is not there."""
+    if not folder.is_dir() or not count:
+        return []
+    collection = read_collection(folder)
+    asked = collection.queries[:count]
+    found = candidates(collection.texts, asked)
+    return [
+        Judged(query, [collection.texts[number] for number in numbers], numbers, grades)
+        for query, numbers, grades in zip(asked, found, collection.grades, strict=False)
+    ]
+
+
+def compare(reference: Sequence[float], found: Sequence[float]) -> Fidelity:
+    """Of the bench's own passages."""
+    wanted, have = np.asarray(reference, dtype=np.float64), np.asarray(found, dtype=np.float64)
+    best = min(_TOP, len(wanted))
+    shared = set(np.argsort(-wanted)[:best].tolist()) & set(np.argsort(-have)[:best].tolist())
+    return Fidelity(
+        pairs=len(wanted),
+        max_abs_delta=float(np.abs(wanted - have).max()),
+        reference_std=float(wanted.std()),
+        tau=kendall_tau(wanted, have),
+        top10=len(shared) / best,
+    )
+
+
+def add_collection(
+    fidelity: Fidelity,
+    judged: Sequence[Judged],
+    reference: Sequence[Sequence[float]],
+    found: Sequence[Sequence[float]],
+) -> None:
+    """Fill in what the queries of a collection say; scores by query."""
+    taus, figures = [], []
+    for one, wanted, have in zip(judged, reference, found, strict=True):
+        taus.append(kendall_tau(np.asarray(wanted), np.asarray(have)))
+        figures.append((_ndcg(one, wanted), _ndcg(one, have)))
+    plain, theirs = np.mean(figures, axis=0)
+    fidelity.cranfield_tau = float(np.mean(taus))
+    fidelity.ndcg = float(theirs)
+    fidelity.ndcg_drift = float(theirs - plain)
+
+
+def kendall_tau(reference: Scores, found: Scores) -> float:
+    """Kendall's tau-b over the pairs that the reference tells apart; 1.0 where there are none."""
+    better, worse = np.nonzero(reference[:, None] - reference[None, :] > TIE)
+    direction = np.sign(found[better] - found[worse])
+    told = np.count_nonzero(direction)
+    if not len(direction):
+        return 1.0
+    return float(direction.sum() / np.sqrt(len(direction) * told)) if told else 0.0
+
+
+def _ndcg(judged: Judged, scores: Sequence[float]) -> float:
+    order = np.argsort(-np.asarray(scores), kind="stable").tolist()
+    return ndcg([judged.numbers[place] for place in order], judged.grades)

@@ -1,0 +1,136 @@
+"""What a run finds, as it is written to results.json."""
+
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One repeat of a load: mean `seconds` for all of it, of each request `latencies_s`, the
+    `logits` of all pairs in order, and the cores that other processes kept busy meanwhile."""
+
+    seconds: float
+    latencies_s: list[float]
+    logits: list[float]
+    foreign_cores: float
+
+
+class Measured(msgspec.Struct):
+    """What one candidate did: its samples, or why there are none (or no more)."""
+
+    samples: list[Sample] = []
+    failure: str = ""
+
+
+class Point(msgspec.Struct):
+    """One load: `passages` a request, `tokens` of all requests, `clients` at a time.
+
+    `flops` are the operations of all its real tokens; `axis` and `value` place it in a series;
+    `measured` is by candidate, in the order of the table.
+    """
+
+    scenario: str
+    model: str
+    label: str
+    passages: int
+    requests: int
+    clients: int
+    tokens: int
+    flops: float
+    axis: str = ""
+    value: int = 0
+    measured: dict[str, Measured] = {}
+
+
+class Fidelity(msgspec.Struct):
+    """How near a candidate's scores are to PyTorch's in fp32, one row a call.
+
+    `max_abs_delta`, `tau` (Kendall's tau-b) and `top10` (share of the reference's first ten) over
+    `pairs` passages of the bench; `cranfield_tau`, `ndcg` and `ndcg_drift` (nDCG@10, less the
+    reference's) over BM25's candidates for some queries of Cranfield.
+    """
+
+    pairs: int
+    max_abs_delta: float
+    reference_std: float
+    tau: float
+    top10: float
+    cranfield_tau: float | None = None
+    ndcg: float | None = None
+    ndcg_drift: float | None = None
+
+
+class ModelFacts(msgspec.Struct):
+    """Of one model: its `title`; `ceilings` of the machine's matrix products in its shapes, FLOP/s
+    by precision; and by candidate start times, peak memory and fidelity."""
+
+    title: str
+    ceilings: dict[str, float] = {}
+    start_s: dict[str, list[float]] = {}
+    peak_rss_bytes: dict[str, int] = {}
+    fidelity: dict[str, Fidelity] = {}
+    fidelity_failures: dict[str, str] = {}
+
+
+class CandidateFacts(msgspec.Struct):
+    """A row of the table: what it is, whether it is `ours`."""
+
+    version: str
+    precision: str
+    ours: bool
+    serves: bool
+    note: str
+
+
+class Results(msgspec.Struct):
+    """A whole run."""
+
+    began: str
+    commit: str
+    options: str
+    machine: dict[str, str]
+    candidates: dict[str, CandidateFacts]
+    models: dict[str, ModelFacts] = {}
+    points: list[Point] = []
+    skipped: dict[str, str] = {}
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Median, smallest and largest of some repeats."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The spread of at least one value."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def rates(point: Point, name: str) -> list[float]:
+    """Real tokens a second of a candidate, by repeat."""
+    measured = point.measured.get(name)
+    return [point.tokens / sample.seconds for sample in measured.samples] if measured else []
+
+
+def ratio(point: Point, ours: str, peer: str) -> Spread | None:
+    """How many times as fast `ours` is as `peer`, repeat by repeat; None where one has none.
+
+    Both took turns in each repeat, so that what slowed the machine slowed both.
+    """
+    pairs = list(zip(rates(point, ours), rates(point, peer), strict=False))
+    return spread([mine / theirs for mine, theirs in pairs]) if pairs else None
+
+
+def best(point: Point, candidates: Sequence[str], count: int) -> list[str]:
+    """The `count` fastest of the named candidates, fastest first."""
+    ranked = [(statistics.median(found), n) for n in candidates if (found := rates(point, n))]
+    return [name for _, name in sorted(ranked, reverse=True)[:count]]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below or at which `share` of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

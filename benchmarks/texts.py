@@ -1,0 +1,102 @@
+"""The texts: made of the sentences that the exporter proves artifacts on, to exact token counts."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.parity_texts import parity_groups
+from runtime.text import PairEncoder, load_tokenizer
+
+QUERY = "How do vaccines protect against infection?"
+SHORTEST, LONGEST = 30, 512
+_SEED = 1
+# Groups of odd characters would make a text's tokens depend on its neighbours.
+_GROUPS = ("uneven", "near lengths", "special tokens", "template text")
+_SPECIAL = ("[", "<", "{", "%")
+# One token each in most vocabularies, whatever stands before.
+_FILLERS = (" the", " a", " of", ".", ",")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Passages for QUERY and the tokens of each pair, template and special tokens included."""
+
+    passages: list[str]
+    token_counts: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of all pairs."""
+        return sum(self.token_counts)
+
+
+class TextMaker:
+    """Makes passages whose pairs with QUERY have a wanted number of tokens."""
+
+    def __init__(self, tokenizer_file: Path, template: str | None, max_tokens: int) -> None:
+        self._encoder = PairEncoder(load_tokenizer(tokenizer_file), template, 10 * max_tokens)
+
+    def make(self, lengths: Sequence[int]) -> Texts:
+        """One passage per length, all different; the same lengths give the same texts.
+
+        Raises ValueError for a length that no passage has, such as one below the query's own.
+        """
+        randomness = random.Random(_SEED)
+        passages = [self._passage(length, randomness) for length in lengths]
+        return Texts(passages, self.count(passages))
+
+    def count(self, passages: Sequence[str]) -> list[int]:
+        """Tokens of each pair."""
+        return [len(row) for row in self._encoder.encode(QUERY, passages).rows]
+
+    def _passage(self, tokens: int, randomness: random.Random) -> str:
+        words = _words(tokens, randomness)
+        low, high = 1, len(words)
+        while low < high:  # the most words that fit
+            middle = (low + high + 1) // 2
+            if self._tokens(" ".join(words[:middle])) <= tokens:
+                low = middle
+            else:
+                high = middle - 1
+        text = " ".join(words[:low])
+        while (found := self._tokens(text)) < tokens:
+            text = self._one_more(text, found)
+        if found != tokens:
+            raise ValueError(f"found {found} tokens in the shortest pair, wanted {tokens}")
+        return text
+
+    def _one_more(self, text: str, found: int) -> str:
+        for filler in _FILLERS:
+            if self._tokens(text + filler) == found + 1:
+                return text + filler
+        raise ValueError(f"no filler adds one token to a pair of {found}")
+
+    def _tokens(self, passage: str) -> int:
+        return self.count([passage])[0]
+
+
+def mixed_lengths(count: int, longest: int = LONGEST) -> list[int]:
+    """`count` lengths between SHORTEST and `longest`, evenly on a logarithmic scale, shuffled:
+    many short passages and few long ones, as retrievers find them."""
+    last = max(1, count - 1)
+    step = math.log(longest / SHORTEST) / last
+    lengths = [round(SHORTEST * math.exp(step * i)) for i in range(count)]
+    random.Random(_SEED).shuffle(lengths)
+    return lengths
+
+
+def _words(count: int, randomness: random.Random) -> list[str]:
+    """At least `count` words of whole passages in random order."""
+    passages = [
+        passage
+        for group in parity_groups(1)
+        if group.name in _GROUPS
+        for passage in group.passages
+        if not any(mark in passage for mark in _SPECIAL)
+    ]
+    words: list[str] = []
+    while len(words) < count:
+        words += randomness.choice(passages).split()
+    return words
