@@ -1,12 +1,10 @@
-"""Telling the user where the bench is: lines on standard error, and a heartbeat in long stages."""
+"""Telling the user where the bench is: the export's stages, with the time of day."""
 
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-_BEAT_S = 30.0
+from exporter import progress
 
 
 def say(line: str) -> None:
@@ -15,22 +13,6 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-@contextmanager
-def stage(name: str) -> Iterator[None]:
+def stage(name: str) -> AbstractContextManager[None]:
     """Say when the block starts, now and then that it still runs, and how long it took."""
-    began = time.monotonic()
-    say(f"{name} …")
-    done = threading.Event()
-    pulse = threading.Thread(target=_beat, args=(name, began, done), daemon=True)
-    pulse.start()
-    try:
-        yield
-    finally:
-        done.set()
-        pulse.join()
-    say(f"{name}: {time.monotonic() - began:.1f} s")
-
-
-def _beat(name: str, began: float, done: threading.Event) -> None:
-    while not done.wait(_BEAT_S):
-        say(f"{name} … {time.monotonic() - began:.0f} s so far")
+    return progress.stage(name, say)
