@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, ManifestWrong
+from exporter.long_rows import LONG, bound_attention
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.parity import open_report, package_versions
 from exporter.progress import stage
@@ -114,6 +115,8 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
             if target.precision == "int8":
                 with stage("calibrate and round to int8"):
                     quantize(directory, manifest)
+            if target.engine == "onnxruntime-cpu" and max_tokens > LONG:
+                bound_attention(directory)
             _check_outputs(directory, report, proof, manifest, engine)
         finally:
             write_report(directory, report)

@@ -17,8 +17,9 @@ FAIL_TOKENS = 200
 
 
 def body(*lengths: int) -> dict[str, Any]:
-    """A request whose pairs have these numbers of tokens."""
-    return {"query": {"text": "q"}, "passages": [{"text": "x" * (n - PROMPT)} for n in lengths]}
+    """A request whose pairs have these numbers of tokens and are all different."""
+    passages = [f"{i:02}".ljust(n - PROMPT, "x") for i, n in enumerate(lengths)]
+    return {"query": {"text": "q"}, "passages": [{"text": passage} for passage in passages]}
 
 
 def pending(server: Any) -> float:
