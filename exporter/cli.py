@@ -101,6 +101,11 @@ def _positive(text: str) -> int:
 
 
 def _export(wish: argparse.Namespace) -> None:
+    if wish.target == AUTO and wish.engine is not None:
+        raise ExportError(
+            f"found --engine {wish.engine} beside --target {AUTO}, which chooses the engine; "
+            "leave one of them out"
+        )
     # PyTorch takes seconds to import: help, wrong usage and `inspect` need not wait for it.
     with stage("load PyTorch"):
         from exporter.auto import export_fastest

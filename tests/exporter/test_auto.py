@@ -93,6 +93,14 @@ def test_on_the_command_line_with_real_measurements(
     assert "tokens/s" in capsys.readouterr().out
 
 
+def test_an_engine_cannot_be_named_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = ["--target", "cpu-auto", "--engine", "onnxruntime-cpu"]
+    assert main(["export", "anything", "--out", str(tmp_path / "out"), *wish]) == 1
+    assert "leave one of them out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_candidates_are_targets_of_the_cpu(name: str) -> None:
     assert load_target_profile(name).engine.startswith(("onnxruntime-cpu", "openvino-"))
