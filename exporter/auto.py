@@ -4,23 +4,22 @@ Each candidate climbs the same rungs as any export, then ranks real texts for a 
 measured, and why a candidate fell out, stands in parity.json of the one that is kept.
 """
 
+import shutil
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
 import msgspec
 
-from exporter.errors import ExportError
+from exporter.errors import ExportError, NothingFits
 from exporter.library_texts import candidate_groups
 from exporter.pipeline import Wish, export
 from exporter.progress import stage, tell
 from exporter.report import Candidate, read_report, write_report
-from exporter.workspace import refuse_foreign, workspace
+from exporter.workspace import workspace
 from runtime.embedder import Embedder
 from runtime.errors import ServingError
 from runtime.manifest import (
-    MANIFEST_FILE,
     PARITY_FILE,
     Manifest,
     hash_file,
@@ -37,28 +36,22 @@ _MEASURE_S = 15.0
 _FEWEST_ROUNDS = 3
 
 
-class NothingFits(ExportError):
-    """No CPU target could be proven on this machine."""
-
-
 def export_fastest(source: str, out: Path, wish: Wish) -> Manifest:
     """Export `source` into `out` for the fastest of CANDIDATES that is proven here.
 
     `wish.target` and `wish.engine` are not looked at. Raises as `export` does, and NothingFits.
     """
-    refuse_foreign(out)
     tried: list[Candidate] = []
-    out.resolve().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.auto-", dir=out.resolve().parent) as made:
+    with workspace(out) as directory:
         for target in CANDIDATES:
             tell(f"candidate {target}")
-            tried.append(_try(source, Path(made) / target, wish, target))
+            tried.append(_try(source, directory / target, wish, target))
         fastest = max(tried, key=lambda one: one.tokens_per_s or 0.0)
         if fastest.tokens_per_s is None:
             reasons = "; ".join(f"{one.target}: {one.refused}" for one in tried)
             raise NothingFits(f"found no target that can be proven on this machine: {reasons}")
         tell(f"keep {fastest.target}: {fastest.tokens_per_s:.0f} tokens a second")
-        return _keep(Path(made) / fastest.target, out, tried)
+        return _keep(directory, fastest.target, tried)
 
 
 def _try(source: str, directory: Path, wish: Wish, target: str) -> Candidate:
@@ -88,28 +81,29 @@ def _tokens_per_s(directory: Path) -> float:
 
 
 def _one_round(model: Model) -> None:
-    for group in candidate_groups():
+    for group in candidate_groups(model.info.max_tokens):
         if isinstance(model, Ranker):
             model.rank(group.query, group.passages, truncate="END")
         elif isinstance(model, Embedder):
             model.embed(group.passages, input_type="passage", truncate="END")
 
 
-def _keep(chosen: Path, out: Path, tried: list[Candidate]) -> Manifest:
-    """Put `chosen` at `out` with the comparison in its parity.json."""
-    with workspace(out) as directory:
-        for path in sorted(chosen.rglob("*")):
-            place = directory / path.relative_to(chosen)
-            if path.is_dir():
-                place.mkdir()
-            else:
-                path.rename(place)
-        report = read_report(directory)
-        report.candidates = tried
-        write_report(directory, report)
-        manifest = read_manifest(directory)
-        files = {**manifest.files, PARITY_FILE: hash_file(directory / PARITY_FILE)}
-        manifest = msgspec.structs.replace(manifest, files=files)
-        (directory / MANIFEST_FILE).unlink()
-        write_manifest(directory, manifest)
+def _keep(directory: Path, target: str, tried: list[Candidate]) -> Manifest:
+    """Leave in `directory` what was exported for `target`, with the comparison in parity.json."""
+    chosen = (directory / target).rename(directory / "chosen")
+    for path in list(directory.iterdir()):
+        if path.is_file():
+            path.unlink()  # the report of a candidate that failed
+        elif path != chosen:
+            shutil.rmtree(path)
+    for path in list(chosen.iterdir()):
+        path.rename(directory / path.name)
+    chosen.rmdir()
+    report = read_report(directory)
+    report.candidates = tried
+    write_report(directory, report)
+    manifest = read_manifest(directory)
+    files = {**manifest.files, PARITY_FILE: hash_file(directory / PARITY_FILE)}
+    manifest = msgspec.structs.replace(manifest, files=files)
+    write_manifest(directory, manifest)
     return manifest

@@ -7,6 +7,7 @@
     ├── ReportRefused        parity.json is unreadable or of another schema
     ├── ManifestWrong        manifest.json claims something that is not so
     ├── QuantizationFailed   the graph could not be made coarser
+    ├── NothingFits          no CPU target can be proven on this machine
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
 
 Messages say what was found, what was wanted and what to do next. Unlike the runtime's they may
@@ -47,6 +48,10 @@ class ManifestWrong(ExportError):
 
 class QuantizationFailed(ExportError):
     """The float32 graph has no form in this precision that would be worth serving."""
+
+
+class NothingFits(ExportError):
+    """Every target that `--target cpu-auto` tried fell out."""
 
 
 class ParityFailed(ExportError):

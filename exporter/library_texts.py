@@ -13,7 +13,8 @@ from pydoc_data.topics import topics
 from exporter.parity_texts import Group
 
 _FEWEST_WORDS, _MOST_WORDS = 20, 120
-_QUERY_WORDS = 12
+# A query must leave room for a passage, whatever the limit is.
+_QUERY_WORDS, _TOKENS_PER_QUERY_WORD = 12, 16
 _QUERIES, _CANDIDATES = 8, 24
 _CALIBRATION = 64
 
@@ -31,16 +32,17 @@ def paragraphs() -> tuple[str, ...]:
     return tuple(fitting)
 
 
-def candidate_groups() -> tuple[Group, ...]:
+def candidate_groups(max_tokens: int) -> tuple[Group, ...]:
     """Queries with those of the other paragraphs that share most words with them.
 
-    A query is how a paragraph begins; that paragraph itself is not among its passages.
+    A query is how a paragraph begins, shorter where `max_tokens` of a pair are few; that paragraph
+    itself is not among its passages.
     """
     texts = paragraphs()[_CALIBRATION:]
     words = [set(re.findall(r"\w{4,}", text.lower())) for text in texts]
     groups = []
     for number in range(_QUERIES):
-        query = _beginning(texts[number])
+        query = _beginning(texts[number], max_tokens)
         wanted = set(re.findall(r"\w{4,}", query.lower()))
         others = [i for i in range(len(texts)) if i != number]
         others.sort(key=lambda i: -len(words[i] & wanted) / len(words[i] | wanted))
@@ -49,11 +51,12 @@ def candidate_groups() -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def calibration_pairs() -> Sequence[tuple[str, str]]:
+def calibration_pairs(max_tokens: int) -> Sequence[tuple[str, str]]:
     """Queries and passages, each taken from another paragraph; none is among the candidates."""
     texts = paragraphs()[:_CALIBRATION]
-    return [(_beginning(texts[i - 1]), text) for i, text in enumerate(texts)]
+    return [(_beginning(texts[i - 1], max_tokens), text) for i, text in enumerate(texts)]
 
 
-def _beginning(text: str) -> str:
-    return " ".join(text.split()[:_QUERY_WORDS])
+def _beginning(text: str, max_tokens: int) -> str:
+    words = min(_QUERY_WORDS, max(1, max_tokens // _TOKENS_PER_QUERY_WORD))
+    return " ".join(text.split()[:words])

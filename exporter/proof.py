@@ -159,7 +159,7 @@ _PROOFS: dict[
 
 def _more_groups(manifest: Manifest) -> tuple[Group, ...]:
     """The passages that only coarse precisions have trouble with."""
-    return candidate_groups() if manifest.precision in COARSE else ()
+    return candidate_groups(manifest.max_tokens) if manifest.precision in COARSE else ()
 
 
 def _vector_golden(text: Text, tokens: Tokens, vector: Vectors) -> VectorGolden:

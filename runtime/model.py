@@ -114,9 +114,8 @@ class Model(ABC):
     def _run(self, encode: Callable[[], Encodings], deadline: float | None) -> Computed:
         """Encode and compute, blocking; `deadline` in seconds of time.monotonic()."""
         began = time.monotonic()
-        encodings = encode()
+        encodings, rows, places = _encoded(encode)
         encoded = time.monotonic()
-        rows, places = distinct(encodings.rows)
         future = self._scheduler.submit(rows, deadline)
         try:
             scored = future.result(_left(deadline))
@@ -130,9 +129,8 @@ class Model(ABC):
         began = time.monotonic()
         try:
             async with asyncio.timeout(_left(deadline)):
-                encodings = await asyncio.to_thread(encode)
+                encodings, rows, places = await asyncio.to_thread(_encoded, encode)
                 encoded = time.monotonic()
-                rows, places = distinct(encodings.rows)
                 future: Future[Scored] = self._scheduler.submit(rows, deadline)
                 scored = await asyncio.wrap_future(future)
         except TimeoutError as error:
@@ -145,6 +143,12 @@ class Model(ABC):
                 f"the tokenizer gives {found[:12]}… for a golden text, the export recorded "
                 f"{recorded[:12]}…; the tokenizer files or library changed"
             )
+
+
+def _encoded(encode: Callable[[], Encodings]) -> tuple[Encodings, list[Encoding], Ints]:
+    """All rows, those that differ, and the place of each of all among these."""
+    encodings = encode()
+    return encodings, *distinct(encodings.rows)
 
 
 def _left(deadline: float | None) -> float | None:

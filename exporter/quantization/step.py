@@ -12,6 +12,7 @@ import onnxruntime
 
 from exporter.errors import QuantizationFailed
 from exporter.library_texts import calibration_pairs
+from exporter.onnx_file import EXTERNAL_DATA_BYTES
 from exporter.quantization.calibration import Inputs, watch
 from exporter.quantization.graph import Graph
 from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
@@ -20,8 +21,6 @@ from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
 
 _ERRORS_ONLY = 3
-# As for float32 graphs: a protobuf message ends at 2 GiB.
-_EXTERNAL_DATA_BYTES = 512 << 20
 
 
 def quantize(directory: Path, manifest: Manifest) -> None:
@@ -40,7 +39,7 @@ def quantize(directory: Path, manifest: Manifest) -> None:
     onnx.save(
         model,
         path,
-        save_as_external_data=size > _EXTERNAL_DATA_BYTES,
+        save_as_external_data=size > EXTERNAL_DATA_BYTES,
         location=f"{path.name}.data",
     )
     _require_fusion(path, manifest, products)
@@ -56,11 +55,11 @@ def _rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
     if manifest.kind == "rank":
         pairs = PairEncoder(tokenizer, manifest.template, manifest.max_tokens)
-        for query, passage in calibration_pairs():
+        for query, passage in calibration_pairs(manifest.max_tokens):
             yield from pairs.encode(query, [passage], "END").rows
         return
     texts = TextEncoder(tokenizer, manifest.prefixes, manifest.max_tokens)
-    for query, passage in calibration_pairs():
+    for query, passage in calibration_pairs(manifest.max_tokens):
         yield from texts.encode([query], "query", "END").rows
         yield from texts.encode([passage], "passage", "END").rows
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from exporter import auto
-from exporter.auto import CANDIDATES, NothingFits, export_fastest
+from exporter.auto import CANDIDATES, export_fastest
 from exporter.cli import main
-from exporter.errors import OutputRefused, ParityFailed
+from exporter.errors import NothingFits, OutputRefused, ParityFailed
 from exporter.pipeline import Wish, verify
 from exporter.report import Candidate, read_report
 from runtime.manifest import read_manifest

@@ -251,7 +251,7 @@ def test_every_token_sees_the_others(tmp_path: Path, write: Any) -> None:
     probe(load(directory), vocabulary(directory))
 
 
-@pytest.mark.parametrize("target", ["cpu-fp32", "cuda-fp16"])
+@pytest.mark.parametrize("target", ["cpu-fp32", "cuda-fp16", "cpu-int8"])
 @pytest.mark.parametrize("write", [write_xlm_roberta, write_modernbert, write_deberta])
 def test_the_whole_way(tmp_path: Path, write: Any, target: str) -> None:
     directory = write(tmp_path / "checkpoint", num_hidden_layers=2)
