@@ -18,7 +18,7 @@ from runtime.manifest import (
     TOKENIZER_FILE,
     Manifest,
     check_files,
-    proven_engine,
+    proven_engines,
     read_manifest,
     unproven_manifest,
 )
@@ -89,11 +89,11 @@ def open_artifact(
 
 
 def _tell_unproven_engine(directory: Path, engine: Engine) -> None:
-    proven = proven_engine(directory)
-    if proven != engine.name:
+    proven = proven_engines(directory)
+    if engine.name not in proven:
         _log.warning(
             "proven on engine %s, runs on %s: run `rerank-export verify` with the checkpoint here",
-            proven,
+            ", ".join(proven),
             engine.name,
         )
 

@@ -12,12 +12,13 @@ import msgspec
 
 from runtime.errors import ArtifactError, FileChanged, ManifestError
 from runtime.postprocess import InputType
-from runtime.profile import Kind, PaddingSide, load_model_profile
+from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_profile
 
 SCHEMA = 1
 MANIFEST_FILE = "manifest.json"
 PARITY_FILE = "parity.json"
 MODEL_FILE = "model.onnx"
+PLAN_FILE = "model.plan"
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 
 _HASH_CHUNK_BYTES = 8 << 20
@@ -50,6 +51,36 @@ class VectorGolden(msgspec.Struct, frozen=True, kw_only=True):
     vector: list[float]
 
 
+class PlanHardware(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine that a TensorRT plan was built on, and for.
+
+    `gpu` is the device's name, `compute_capability` like "9.0", `cpu_architecture` like "x86_64",
+    `driver` NVIDIA's driver version, `tensorrt` the full version of the library.
+    """
+
+    gpu: str
+    compute_capability: str
+    cpu_architecture: str
+    driver: str
+    tensorrt: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What model.plan was built for; its sha256 stands among `Manifest.files`.
+
+    `target` is the target profile, `shapes` its optimisation profiles in the plan's own order: the
+    longest sequence among them bounds a row on this engine, whatever `Manifest.max_tokens` allows.
+    `version_compatible` plans also run on later versions of TensorRT's same major version.
+    `goldens` and `vector_goldens` of the manifest hold for the plan within `golden_tolerance`.
+    """
+
+    target: str
+    precision: Precision
+    shapes: list[Shapes]
+    version_compatible: bool
+    golden_tolerance: float
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of manifest.json.
 
@@ -59,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `vector_goldens` instead of a template and `goldens`. `golden_tolerance` is the largest
     |Δ logit|, or |Δ| of a vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
+    `plan` and `hardware` describe model.plan, and are None exactly where there is none.
     """
 
     schema: int
@@ -81,12 +113,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     outputs: list[str]
     opset: int
     versions: dict[str, str]
-    hardware: dict[str, str] | None
+    hardware: PlanHardware | None
     files: dict[str, str]
     goldens: list[Golden]
     golden_tolerance: float
     prefixes: dict[str, str] = {}
     vector_goldens: list[VectorGolden] = []
+    plan: Plan | None = None
 
 
 def unproven_manifest(
@@ -163,10 +196,14 @@ class _ParityHead(msgspec.Struct, frozen=True):
 
     schema: int
     engine: str
+    plan: "_ParityHead | None" = None
 
 
-def proven_engine(directory: Path) -> str:
-    """The engine on which the export proved the artifact; ManifestError for an unknown schema."""
+def proven_engines(directory: Path) -> list[str]:
+    """The engines on which the artifact was proven: the export's, then the plan's if it has one.
+
+    ManifestError for an unknown schema.
+    """
     try:
         head = msgspec.json.decode((directory / PARITY_FILE).read_bytes(), type=_ParityHead)
     except OSError as error:
@@ -178,7 +215,7 @@ def proven_engine(directory: Path) -> str:
             f"{PARITY_FILE} has schema {head.schema}, wanted {SCHEMA}; export the checkpoint again "
             "with this version"
         )
-    return head.engine
+    return [head.engine, *([head.plan.engine] if head.plan else [])]
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -4,7 +4,7 @@ A new model or target is a new file; no code knows a profile by name. Unknown ke
 """
 
 from importlib import resources
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -12,7 +12,8 @@ from runtime.errors import ProfileError
 
 Kind = Literal["rank", "embed"]
 PaddingSide = Literal["left", "right"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,12 +40,36 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dimensions: int | None = None
 
 
+class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One optimisation profile: least, best and most rows (`batch`) and tokens a row (`sequence`).
+
+    An engine that is compiled for shapes takes no others, and is fastest at the best ones.
+    """
+
+    batch: tuple[_Count, _Count, _Count]
+    sequence: tuple[_Count, _Count, _Count]
+
+    def __post_init__(self) -> None:
+        for axis, found in (("batch", self.batch), ("sequence", self.sequence)):
+            if list(found) != sorted(found):
+                raise ValueError(f"{axis} = {list(found)}, wanted least <= best <= most")
+
+    def holds(self, rows: int, tokens: int) -> bool:
+        """Whether a batch of `rows` rows of `tokens` tokens each lies within."""
+        least_rows, _, most_rows = self.batch
+        least_tokens, _, most_tokens = self.sequence
+        return least_rows <= rows <= most_rows and least_tokens <= tokens <= most_tokens
+
+
 class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where and how an artifact runs.
 
     `engine` is a row of `runtime.engines.ENGINES`; `max_rows` bounds rows per engine call;
     `token_budget` bounds rows × longest row of one call, in tokens; `padding_waste` is the
     largest share of padding that a call of several rows may carry.
+
+    For targets of TensorRT: `shapes` are its optimisation profiles, the first for short rows;
+    `version_compatible` builds plans that later versions of the same major version also run.
     """
 
     name: str
@@ -53,6 +78,8 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_rows: int
     token_budget: int
     padding_waste: float
+    shapes: tuple[Shapes, ...] = ()
+    version_compatible: bool = False
 
 
 _Profile = TypeVar("_Profile", ModelProfile, TargetProfile)

@@ -1,5 +1,6 @@
 """Profiles are data: all of them load, and mistakes are named."""
 
+import msgspec
 import pytest
 
 from runtime import profile
@@ -40,3 +41,26 @@ def test_an_unknown_profile_lists_the_known_ones() -> None:
 def test_a_profile_name_is_no_path(name: str) -> None:
     with pytest.raises(ProfileError):
         profile.load_target_profile(name)
+
+
+def test_the_shapes_of_a_plan_are_the_recipes() -> None:
+    (shapes,) = profile.load_target_profile("tensorrt-fp16").shapes
+    assert (shapes.batch, shapes.sequence) == ((1, 16, 64), (3, 256, 512))
+    assert shapes.holds(64, 512)
+    assert not shapes.holds(65, 512)
+    assert not shapes.holds(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"),
+    [("tensorrt-fp16", 512), ("tensorrt-fp16-4096", 4096), ("tensorrt-fp16-8192", 8192)],
+)
+def test_sequence_profiles_are_data_and_hold_their_token_budget(name: str, longest: int) -> None:
+    target = profile.load_target_profile(name)
+    assert max(shapes.sequence[2] for shapes in target.shapes) == longest
+    assert all(s.batch[2] * s.sequence[2] <= target.token_budget for s in target.shapes)
+
+
+def test_shapes_out_of_order_are_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="least <= best <= most"):
+        msgspec.convert({"batch": [1, 16, 8], "sequence": [3, 256, 512]}, profile.Shapes)
