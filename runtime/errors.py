@@ -11,7 +11,9 @@
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           the queue is full, or the answer would come after the deadline
     │   ├── DeadlineExceeded     the deadline passed while the request waited or ran
-    │   └── ModelClosed          the model is shutting down
+    │   ├── ModelClosed          the model is shutting down
+    │   ├── OutOfMemory          the device has no memory for this call
+    │   └── DeviceLost           the device failed for good: only a new process helps
     ├── ArtifactError            the directory cannot be served
     │   ├── ProfileError         a TOML profile is unknown or wrong
     │   ├── ManifestError        manifest.json is unreadable or of another schema
@@ -111,6 +113,14 @@ class ModelClosed(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the model is shutting down")
+
+
+class OutOfMemory(Unavailable):
+    """The device has no memory for an engine call; a smaller one may find room."""
+
+
+class DeviceLost(Unavailable):
+    """Every later call on the device fails too, until the process starts anew."""
 
 
 class ArtifactError(ServingError):

@@ -6,6 +6,7 @@ imported only when their engine is opened: importing this package needs no engin
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,39 +14,89 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import EngineUnavailable
+from runtime.shapes import Shape, ShapeRange
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+Outputs = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """What an engine is opened for. CPU engines need none of it.
+
+    `inputs` are the graph's, all int64 [rows, tokens], and `precision` is its own; `max_rows` and
+    `max_tokens` bound a call; `shapes` are what to compile for, where the engine compiles; calls of
+    up to `graph_tokens` computed tokens replay captured CUDA graphs (0: none). `cache` is where
+    compiled engines are kept between starts, `memory_bytes` the most memory of the GPU that calls
+    may take (None: no bound), and `host_code` says that a plan may bring code for the CPU along.
+    """
+
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    precision: str = "fp32"
+    max_rows: int = 64
+    max_tokens: int = 8192
+    shapes: tuple[ShapeRange, ...] = ()
+    graph_tokens: int = 0
+    cache: Path | None = None
+    memory_bytes: int | None = None
+    host_code: bool = False
 
 
 class Engine(Protocol):
     """What the rest of the runtime knows of an engine.
 
-    `device` is "cpu" or "cuda:N". `input_names` and `output_names` are the graph's.
+    `device` is "cpu" or "cuda:N". `input_names` and `output_names` are the graph's. `shapes` bound
+    what it takes; none means that it takes every shape.
     """
 
     name: str
     device: str
     input_names: list[str]
     output_names: list[str]
+    shapes: tuple[ShapeRange, ...]
 
-    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
-        """Compute all outputs. Called from one thread at a time. Raises EngineError."""
+    def shape_for(self, rows: int, tokens: int) -> Shape:
+        """The shape, at least this one, in which it computes such a call: its inputs are to be
+        padded to it."""
+
+    def run(self, inputs: Arrays) -> Outputs:
+        """Compute all outputs. Called from one thread at a time.
+
+        Raises OutOfMemory, DeviceLost or EngineError.
+        """
 
     def close(self) -> None:
         """Give back memory and devices; `run` is not called afterwards."""
 
 
+class AnyShape:
+    """The two answers of an engine that computes every shape as it comes."""
+
+    shapes: tuple[ShapeRange, ...] = ()
+
+    def shape_for(self, rows: int, tokens: int) -> Shape:
+        """The shape itself."""
+        return rows, tokens
+
+
+MODEL_FILE = "model.onnx"
+PLAN_FILE = "model.plan"
+
 # name → (module, the file of the artifact that it needs or None)
 ENGINES: dict[str, tuple[str, str | None]] = {
-    "onnxruntime-cpu": ("runtime.engines.ort", "model.onnx"),
-    "onnxruntime-cuda": ("runtime.engines.ort", "model.onnx"),
-    "openvino-fp32": ("runtime.engines.openvino", "model.onnx"),
-    "openvino-bf16": ("runtime.engines.openvino", "model.onnx"),
+    "tensorrt": ("runtime.engines.tensorrt", PLAN_FILE),
+    "onnxruntime-tensorrt": ("runtime.engines.ort", MODEL_FILE),
+    "onnxruntime-cuda": ("runtime.engines.ort", MODEL_FILE),
+    "onnxruntime-cpu": ("runtime.engines.ort", MODEL_FILE),
+    "openvino-fp32": ("runtime.engines.openvino", MODEL_FILE),
+    "openvino-bf16": ("runtime.engines.openvino", MODEL_FILE),
     "mock": ("runtime.engines.mock", None),
 }
+# Those that need an NVIDIA GPU.
+GPU_ENGINES = ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda")
 
 
-def open_engine(name: str, directory: Path) -> Engine:
+def open_engine(name: str, directory: Path, setup: EngineSetup | None = None) -> Engine:
     """Open the engine called `name` on the artifact in `directory`.
 
     Raises EngineUnavailable when the engine, its library or its hardware is not here: never
@@ -56,5 +107,6 @@ def open_engine(name: str, directory: Path) -> Engine:
     module, file = ENGINES[name]
     if file is not None and not (directory / file).is_file():
         raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")
-    engine: Engine = importlib.import_module(module).open_engine(name, directory / (file or "."))
+    opener = importlib.import_module(module).open_engine
+    engine: Engine = opener(name, directory / (file or "."), setup or EngineSetup())
     return engine

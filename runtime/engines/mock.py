@@ -9,13 +9,14 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
+from runtime.engines import AnyShape, EngineSetup
 from runtime.postprocess import unit
 
 _SCALE = 10.0
 DIMENSIONS = 64
 
 
-class MockEngine:
+class MockEngine(AnyShape):
     """Scores and embeds a row by a checksum of its token ids: equal rows get equal outputs,
     everywhere."""
 
@@ -44,7 +45,7 @@ class MockEngine:
         """Nothing to give back."""
 
 
-def open_engine(name: str, model_file: Path) -> MockEngine:  # noqa: ARG001
+def open_engine(name: str, model_file: Path, setup: EngineSetup) -> MockEngine:  # noqa: ARG001
     """The mock needs no file."""
     return MockEngine()
 

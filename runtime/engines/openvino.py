@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from runtime.engines import AnyShape, EngineSetup
 from runtime.errors import EngineError, EngineUnavailable
 
 _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(AnyShape):
     """One compiled model with one request, on the CPU."""
 
     def __init__(self, name: str, compiled: Any) -> None:
@@ -41,7 +42,11 @@ class OpenVinoEngine:
         self._request = None
 
 
-def open_engine(name: str, model_file: Path) -> OpenVinoEngine:
+def open_engine(
+    name: str,
+    model_file: Path,
+    setup: EngineSetup,  # noqa: ARG001
+) -> OpenVinoEngine:
     """Compile `model_file` for the CPU in the precision that `name` says, or raise
     EngineUnavailable."""
     try:

@@ -1,34 +1,68 @@
-"""ONNX Runtime: the CPU and CUDA providers, without silent fallback between them."""
+"""ONNX Runtime: the CPU, CUDA and TensorRT providers, without silent fallback between them.
 
-from collections.abc import Mapping
+ONNX Runtime falls back in three ways: a provider whose libraries cannot be loaded is left out, one
+that fails while it computes is replaced, and an operator without a kernel for the GPU runs on the
+CPU. Here the first stops the start, the second is switched off, and the third stops the start when
+the operator is one that does the work.
+
+Options of the providers: onnxruntime.ai/docs/execution-providers, checked against the libraries of
+onnxruntime-gpu 1.31.1.
+"""
+
+import contextlib
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
+from runtime.engines.faults import understood
 from runtime.errors import EngineError, EngineUnavailable
+from runtime.shapes import Shape, ShapeRange, bucket
 
+_log = logging.getLogger(__name__)
+
+_CPU, _CUDA, _TENSORRT = (
+    "CPUExecutionProvider",
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+)
+# Best first: what TensorRT does not take goes to CUDA.
 _PROVIDERS = {
-    "onnxruntime-cpu": "CPUExecutionProvider",
-    "onnxruntime-cuda": "CUDAExecutionProvider",
+    "onnxruntime-cpu": (_CPU,),
+    "onnxruntime-cuda": (_CUDA,),
+    "onnxruntime-tensorrt": (_TENSORRT, _CUDA),
+}
+_MISSING = {
+    _CUDA: "the libraries of CUDA 13 and cuDNN 9, and a GPU with its driver",
+    _TENSORRT: "libnvinfer.so.10 and libnvonnxparser.so.10 of TensorRT 10 on LD_LIBRARY_PATH",
 }
 _ERRORS_ONLY = 3
+# The work of a model; the rest (shapes, masks, indices) may be on the CPU.
+_HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
+_RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
+# Run option: the number of the captured graph to replay, and the one that means none.
+_GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
-class OrtEngine:
-    """One ONNX Runtime session on one provider."""
+class OrtEngine(AnyShape):
+    """One ONNX Runtime session on the CPU."""
+
+    device = "cpu"
 
     def __init__(self, name: str, session: Any) -> None:
         self.name = name
-        self.device = "cpu" if name == "onnxruntime-cpu" else "cuda:0"
         self.input_names = [i.name for i in session.get_inputs()]
         self.output_names = [o.name for o in session.get_outputs()]
         self._session = session
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.generic]]
-    ) -> dict[str, npt.NDArray[np.generic]]:
+    def run(self, inputs: Arrays) -> Outputs:
         """All outputs of the graph, by name."""
         try:
             values = self._session.run(None, inputs)
@@ -41,7 +75,117 @@ class OrtEngine:
         self._session = None
 
 
-def open_engine(name: str, model_file: Path) -> OrtEngine:
+class OrtGpuEngine(OrtEngine):
+    """One session on an NVIDIA GPU, with bound inputs and outputs.
+
+    With `graph_tokens` small calls are padded to a few shapes, each of which has a captured CUDA
+    graph over buffers of its own: launching hundreds of small kernels takes longer than they do.
+    """
+
+    device = "cuda:0"
+    _memory = "cuda"
+
+    def __init__(self, name: str, session: Any, ort: Any, setup: EngineSetup) -> None:
+        super().__init__(name, session)
+        self.shapes = _compiled_shapes(name, setup)
+        self._ort = ort
+        self._setup = setup
+        self._graph_tokens = setup.graph_tokens if self._can_capture() else 0
+        self._captured: dict[Shape, _Captured] = {}
+
+    def shape_for(self, rows: int, tokens: int) -> Shape:
+        """See Engine: a bucket where a captured graph serves it, the least of the shapes else."""
+        if self.shapes:
+            return self.shapes[0].padded(rows, tokens)
+        shape = bucket(rows, tokens, self._setup.max_rows)
+        return shape if self._is_captured(shape) else (rows, tokens)
+
+    def run(self, inputs: Arrays) -> Outputs:
+        """All outputs of the graph, by name. Raises as Engine says."""
+        try:
+            shape = _shape_of(inputs)
+            if shape is not None and self._is_captured(shape):
+                return self._replay(shape, inputs)
+            return self._bound(inputs)
+        except Exception as error:  # ONNX Runtime raises its own unrelated classes
+            raise understood(self.name, error) from error
+
+    def close(self) -> None:
+        """See OrtEngine."""
+        self._captured.clear()
+        super().close()
+
+    def _bound(self, inputs: Arrays) -> Outputs:
+        binding = self._session.io_binding()
+        for name in self.input_names:
+            binding.bind_cpu_input(name, np.ascontiguousarray(inputs[name]))
+        for name in self.output_names:
+            binding.bind_output(name, self._memory, 0)
+        self._session.run_with_iobinding(binding, self._run_options(_NO_GRAPH))
+        return dict(zip(self.output_names, binding.copy_outputs_to_cpu(), strict=True))
+
+    def _replay(self, shape: Shape, inputs: Arrays) -> Outputs:
+        """Run the graph of `shape`; the first time ONNX Runtime captures it."""
+        captured = self._captured.get(shape)
+        if captured is None:
+            captured = self._buffers(shape, inputs)
+            self._captured[shape] = captured
+        for name in self.input_names:
+            captured.inputs[name].update_inplace(np.ascontiguousarray(inputs[name]))
+        self._session.run_with_iobinding(captured.binding, captured.options)
+        return {name: value.numpy() for name, value in captured.outputs.items()}
+
+    def _buffers(self, shape: Shape, inputs: Arrays) -> "_Captured":
+        value = self._ort.OrtValue
+        binding = self._session.io_binding()
+        held = {
+            name: value.ortvalue_from_numpy(np.ascontiguousarray(inputs[name]), self._memory, 0)
+            for name in self.input_names
+        }
+        given = {
+            one.name: value.ortvalue_from_shape_and_type(
+                [shape[0], *one.shape[1:]], _TYPES[one.type], self._memory, 0
+            )
+            for one in self._session.get_outputs()
+        }
+        for name, one in held.items():
+            binding.bind_ortvalue_input(name, one)
+        for name, one in given.items():
+            binding.bind_ortvalue_output(name, one)
+        number = str(len(self._captured) + 1)
+        return _Captured(binding, self._run_options(number), held, given)
+
+    def _run_options(self, graph: str) -> Any:
+        if not self._graph_tokens:
+            return None
+        options = self._ort.RunOptions()
+        options.add_run_config_entry(_GRAPH_ID, graph)
+        return options
+
+    def _is_captured(self, shape: Shape) -> bool:
+        rows, tokens = shape
+        return rows * tokens <= self._graph_tokens and shape == bucket(
+            rows, tokens, self._setup.max_rows
+        )
+
+    def _can_capture(self) -> bool:
+        """Whether the outputs' sizes are known before a call: a graph writes to fixed places."""
+        return all(
+            one.type in _TYPES and all(isinstance(size, int) for size in one.shape[1:])
+            for one in self._session.get_outputs()
+        )
+
+
+class _Captured:
+    """A captured graph's binding, its run options, and the buffers that it reads and writes."""
+
+    def __init__(
+        self, binding: Any, options: Any, inputs: dict[str, Any], outputs: dict[str, Any]
+    ) -> None:
+        self.binding, self.options, self.inputs, self.outputs = binding, options, inputs, outputs
+
+
+def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
     """Open `model_file` on the provider that `name` stands for, or raise EngineUnavailable."""
     try:
         import onnxruntime as ort
@@ -49,32 +193,158 @@ def open_engine(name: str, model_file: Path) -> OrtEngine:
         raise EngineUnavailable(
             f"engine {name} needs the package onnxruntime; install the extra serve-cpu or serve-gpu"
         ) from error
-    provider = _PROVIDERS[name]
-    if provider not in ort.get_available_providers():
+    wanted = _PROVIDERS[name]
+    if missing := [one for one in wanted if one not in ort.get_available_providers()]:
         raise EngineUnavailable(
-            f"engine {name} needs {provider}, but this onnxruntime offers "
+            f"engine {name} needs {missing[0]}, but this onnxruntime offers "
             f"{', '.join(ort.get_available_providers())}; install the matching extra"
         )
-    try:
-        session = ort.InferenceSession(
-            str(model_file), sess_options=_options(ort), providers=[provider]
-        )
-    except Exception as error:
-        raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
-    if session.get_providers()[0] != provider:
-        # ONNX Runtime silently falls back to the CPU when CUDA's libraries are missing.
+    options = _session_options(ort, name)
+    providers = provider_options(name, setup)
+    with _libraries(ort, name):
+        try:
+            session = ort.InferenceSession(
+                str(model_file), sess_options=options, providers=providers, enable_fallback=0
+            )
+        except Exception as error:
+            raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
+    _refuse_fallback(name, wanted, session)
+    if name == "onnxruntime-cpu":
+        return OrtEngine(name, session)
+    _refuse_cpu_work(name, session)
+    return OrtGpuEngine(name, session, ort, setup)
+
+
+def provider_options(name: str, setup: EngineSetup) -> list[tuple[str, dict[str, str]]]:
+    """The providers of engine `name`, best first, and their options.
+
+    Raises EngineUnavailable for a setup that the provider cannot honour.
+    """
+    if name == "onnxruntime-cpu":
+        return [(_CPU, {})]
+    cuda = {
+        "device_id": "0",
+        # Grow by what is asked: doubling wastes up to half of the card on the largest call.
+        "arena_extend_strategy": "kSameAsRequested",
+        # TensorFloat-32 would round what the graph keeps in float32, the score head above all.
+        "use_tf32": "0",
+        # Foreign graphs in half precision: sum up the fused norm in float32.
+        "enable_skip_layer_norm_strict_mode": "1",
+        "enable_cuda_graph": "1" if setup.graph_tokens and name == "onnxruntime-cuda" else "0",
+    }
+    if setup.memory_bytes is not None:
+        cuda["gpu_mem_limit"] = str(setup.memory_bytes)
+    if name == "onnxruntime-cuda":
+        return [(_CUDA, cuda)]
+    return [(_TENSORRT, _tensorrt_options(name, setup)), (_CUDA, cuda)]
+
+
+def _tensorrt_options(name: str, setup: EngineSetup) -> dict[str, str]:
+    shapes = _compiled_shapes(name, setup)
+    if len(shapes) != 1:
         raise EngineUnavailable(
-            f"engine {name} could not start {provider} (CUDA libraries or a GPU are missing); "
-            "choose another target or repair the installation"
+            f"engine {name} compiles for one range of shapes, found {len(shapes)}; choose the "
+            "target ort-tensorrt-fp16, or a plan for several ranges"
         )
-    return OrtEngine(name, session)
+    (one,) = shapes
+    options = {
+        "device_id": "0",
+        "trt_fp16_enable": _flag(setup.precision == "fp16"),
+        "trt_bf16_enable": _flag(setup.precision == "bf16"),
+        # Without these the engine would be built again for every new shape.
+        "trt_profile_min_shapes": _shape_list(setup.inputs, one, 0),
+        "trt_profile_opt_shapes": _shape_list(setup.inputs, one, 1),
+        "trt_profile_max_shapes": _shape_list(setup.inputs, one, 2),
+        "trt_layer_norm_fp32_fallback": "1",
+        "trt_context_memory_sharing_enable": "1",
+    }
+    if setup.cache is not None:
+        options |= {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(setup.cache),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(setup.cache),
+        }
+    return options
 
 
-def _options(ort: Any) -> Any:
+def _flag(on: bool) -> str:
+    return "1" if on else "0"
+
+
+def _shape_list(input_names: Sequence[str], one: ShapeRange, place: int) -> str:
+    return ",".join(f"{name}:{one.batch[place]}x{one.sequence[place]}" for name in input_names)
+
+
+def _compiled_shapes(name: str, setup: EngineSetup) -> tuple[ShapeRange, ...]:
+    if name != "onnxruntime-tensorrt":
+        return ()
+    return tuple(one.lowered(setup.max_rows, setup.max_tokens) for one in setup.shapes)
+
+
+def _session_options(ort: Any, name: str) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     # The arena keeps the pages of large intermediate values between calls: without it the C
     # library maps and unmaps them each time, a third of a large call. What it keeps is bounded
     # because batches are (BatchLimits). Patterns would be planned anew for every shape.
     options.enable_mem_pattern = False
+    if name != "onnxruntime-cpu":
+        options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
     return options
+
+
+@contextlib.contextmanager
+def _libraries(ort: Any, name: str) -> Iterator[None]:
+    """Load CUDA's libraries from their Python packages, where they are installed as such.
+
+    ONNX Runtime prints what it cannot load; the log is the place for that.
+    """
+    if name == "onnxruntime-cpu":
+        yield
+        return
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        ort.preload_dlls()
+        yield
+    for line in printed.getvalue().splitlines():
+        _log.debug("onnxruntime: %s", line)
+
+
+def _refuse_fallback(name: str, wanted: Sequence[str], session: Any) -> None:
+    found = session.get_providers()
+    for place, provider in enumerate(wanted):
+        if place >= len(found) or found[place] != provider:
+            what = _MISSING.get(provider, "another onnxruntime")
+            raise EngineUnavailable(
+                f"engine {name} could not start {provider} and would have run on "
+                f"{', '.join(found)}; wanted {what}; repair the installation or choose another "
+                "target"
+            )
+
+
+def _refuse_cpu_work(name: str, session: Any) -> None:
+    """Refuse operators that do the work and were left to the CPU; tell of the others."""
+    left = Counter(
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == _CPU
+        for node in part.get_nodes()
+    )
+    heavy = [f"{op} × {count}" for op, count in sorted(left.items()) if _HEAVY.search(op)]
+    if heavy:
+        raise EngineUnavailable(
+            f"engine {name} has no kernel on the GPU for {', '.join(heavy)} and would have "
+            "computed them on the CPU; export the checkpoint for the target cuda-fp16"
+        )
+    if left:
+        _log.info("%s: on the CPU: %s", name, ", ".join(f"{o} × {n}" for o, n in left.items()))
+
+
+def _shape_of(inputs: Arrays) -> Shape | None:
+    """(rows, tokens) where all inputs share it."""
+    shapes = {array.shape for array in inputs.values()}
+    if len(shapes) != 1:
+        return None
+    shape = shapes.pop()
+    return (int(shape[0]), int(shape[1])) if len(shape) == 2 else None

@@ -1,0 +1,128 @@
+"""Memory and streams of a GPU through the CUDA runtime library, as far as a plan needs them.
+
+A dozen calls by ctypes: TensorRT and ONNX Runtime bring libcudart along anyway, while cuda-python
+would add a package of bindings that must match the toolkit, and PyTorch a gigabyte. Signatures:
+docs.nvidia.com/cuda/cuda-runtime-api.
+"""
+
+import ctypes
+import importlib.metadata
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.errors import EngineUnavailable
+
+_LIBRARIES = ("libcudart.so.13", "libcudart.so.12")
+_TO_DEVICE, _TO_HOST = 1, 2
+_NO_BLOCKING = 1
+
+
+class CudaFailed(Exception):
+    """A call returned `code`, a cudaError_t."""
+
+    def __init__(self, call: str, code: int, text: str) -> None:
+        self.code = code
+        super().__init__(f"{call}: CUDA error {code}: {text}")
+
+
+class Cuda:
+    """The calls, each of which raises CudaFailed. Addresses are plain numbers; 0 is none."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        library.cudaGetErrorString.restype = ctypes.c_char_p
+
+    def allocate(self, size_bytes: int) -> int:
+        """The address of new memory on the device."""
+        return self._address("cudaMalloc", size_bytes)
+
+    def free(self, address: int) -> None:
+        """Give device memory back; 0 is ignored."""
+        self._call("cudaFree", ctypes.c_void_p(address))
+
+    def allocate_pinned(self, size_bytes: int) -> int:
+        """The address of new page-locked host memory, which the device reads by itself."""
+        return self._address("cudaMallocHost", size_bytes)
+
+    def free_pinned(self, address: int) -> None:
+        """Give host memory back; 0 is ignored."""
+        self._call("cudaFreeHost", ctypes.c_void_p(address))
+
+    def create_stream(self) -> int:
+        """A stream that does not wait for the default one."""
+        found = ctypes.c_void_p()
+        self._call("cudaStreamCreateWithFlags", ctypes.byref(found), ctypes.c_uint(_NO_BLOCKING))
+        return found.value or 0
+
+    def destroy_stream(self, stream: int) -> None:
+        """Give a stream back."""
+        self._call("cudaStreamDestroy", ctypes.c_void_p(stream))
+
+    def to_device(self, device: int, host: int, size_bytes: int, stream: int) -> None:
+        """Copy pinned host memory to the device, in the order of `stream`."""
+        self._copy(device, host, size_bytes, _TO_DEVICE, stream)
+
+    def to_host(self, host: int, device: int, size_bytes: int, stream: int) -> None:
+        """Copy from the device to pinned host memory, in the order of `stream`."""
+        self._copy(host, device, size_bytes, _TO_HOST, stream)
+
+    def wait(self, stream: int) -> None:
+        """Return when everything in `stream` is done; failures of kernels come out here."""
+        self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
+
+    def _copy(self, to: int, source: int, size_bytes: int, kind: int, stream: int) -> None:
+        self._call(
+            "cudaMemcpyAsync",
+            ctypes.c_void_p(to),
+            ctypes.c_void_p(source),
+            ctypes.c_size_t(size_bytes),
+            ctypes.c_int(kind),
+            ctypes.c_void_p(stream),
+        )
+
+    def _address(self, call: str, size_bytes: int) -> int:
+        found = ctypes.c_void_p()
+        self._call(call, ctypes.byref(found), ctypes.c_size_t(size_bytes))
+        return found.value or 0
+
+    def _call(self, name: str, *arguments: object) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code:
+            text = self._library.cudaGetErrorString(code)
+            # An error that is not sticky stays the "last" one until it is asked for.
+            self._library.cudaGetLastError()
+            raise CudaFailed(name, code, text.decode(errors="replace") if text else "unknown")
+
+
+def host_array(
+    address: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[np.generic]:
+    """The host memory at `address` as an array; it must outlive the array."""
+    memory = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
+    return np.ndarray(shape, dtype, buffer=memory)
+
+
+def open_cuda() -> Cuda:
+    """The CUDA runtime of this machine, or EngineUnavailable."""
+    for name in (*_LIBRARIES, *_from_packages()):
+        try:
+            return Cuda(ctypes.CDLL(name))
+        except OSError:
+            continue
+    raise EngineUnavailable(
+        f"found none of {', '.join(_LIBRARIES)}, wanted the CUDA runtime; install CUDA 13 or the "
+        "package nvidia-cuda-runtime"
+    )
+
+
+def _from_packages() -> Iterator[str]:
+    """The library inside NVIDIA's Python packages, which are on no library path."""
+    for package in ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"):
+        try:
+            files = importlib.metadata.files(package) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        yield from (str(f.locate()) for f in files if f.name.startswith("libcudart.so"))

@@ -1,0 +1,257 @@
+"""TensorRT plans, run natively: one context an optimisation profile, pinned buffers, one stream.
+
+Written to the Python API of TensorRT 10 and 11, which are one here (docs.nvidia.com/deeplearning/
+tensorrt/latest/_static/python-api); names and signatures were checked against the bindings
+10.16.1.11 and 11.4.0.106. The contexts share one block of scratch memory, as calls never overlap;
+it grows to what the shapes that were seen need, not to what the largest would.
+"""
+
+import logging
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.engines import Arrays, EngineSetup, Outputs
+from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
+from runtime.engines.faults import is_sticky, understood
+from runtime.errors import DeviceLost, EngineError, EngineUnavailable, ServingError
+from runtime.shapes import Shape, ShapeRange, cheapest, longest, needed
+
+_log = logging.getLogger(__name__)
+
+_OLDEST = 10
+_MESSAGES_KEPT = 8
+
+
+class TensorRtEngine:
+    """One plan on the first visible GPU."""
+
+    name = "tensorrt"
+    device = "cuda:0"
+
+    def __init__(self, trt: Any, cuda: Cuda, plan: Any, log: Any, setup: EngineSetup) -> None:
+        self._trt, self._cuda, self._plan, self._log = trt, cuda, plan, log
+        names = [plan.get_tensor_name(i) for i in range(plan.num_io_tensors)]
+        is_input = {n: plan.get_tensor_mode(n) == trt.TensorIOMode.INPUT for n in names}
+        self.input_names = [name for name in names if is_input[name]]
+        self.output_names = [name for name in names if not is_input[name]]
+        self._types = {name: np.dtype(trt.nptype(plan.get_tensor_dtype(name))) for name in names}
+        ranges = [self._range(i) for i in range(plan.num_optimization_profiles)]
+        bound = min(setup.max_tokens, longest(ranges) or setup.max_tokens)
+        kept = needed(ranges, bound)
+        self.shapes = tuple(ranges[place] for place in kept)
+        self._stream = cuda.create_stream()
+        self._memory_bytes = setup.memory_bytes
+        self._scratch = _Block(cuda.allocate, cuda.free)
+        self._device = {name: _Block(cuda.allocate, cuda.free) for name in names}
+        self._pinned = {name: _Block(cuda.allocate_pinned, cuda.free_pinned) for name in names}
+        self._scratch_bytes: dict[tuple[int, Shape], int] = {}
+        self._contexts = [self._context(place) for place in kept]
+
+    def shape_for(self, rows: int, tokens: int) -> Shape:
+        """See Engine: a profile's least shape is the least that it computes."""
+        place = cheapest(self.shapes, rows, tokens)
+        return (rows, tokens) if place is None else self.shapes[place].padded(rows, tokens)
+
+    def run(self, inputs: Arrays) -> Outputs:
+        """All outputs of the plan, by name. Raises as Engine says."""
+        rows, tokens = inputs[self.input_names[0]].shape
+        place = cheapest(self.shapes, rows, tokens)
+        if place is None:
+            raise EngineError(
+                f"tensorrt: found a call of {rows} rows and {tokens} tokens, wanted one within "
+                f"{[(s.batch, s.sequence) for s in self.shapes]} (least, best, most)"
+            )
+        try:
+            return self._execute(place, (rows, tokens), inputs)
+        except CudaFailed as error:
+            raise _meaning(error) from error
+
+    def close(self) -> None:
+        """Give back contexts, plan, buffers and stream, in this order."""
+        self._contexts.clear()
+        self._plan = None
+        for block in (self._scratch, *self._device.values(), *self._pinned.values()):
+            block.give_back()
+        self._cuda.destroy_stream(self._stream)
+
+    def _execute(self, place: int, shape: Shape, inputs: Arrays) -> Outputs:
+        context, stream = self._contexts[place], self._stream
+        for name in self.input_names:
+            self._bind_input(context, name, inputs[name])
+        self._give_scratch(context, place, shape)
+        sizes = {name: self._bind_output(context, name) for name in self.output_names}
+        self._check(context.execute_async_v3(stream), "execute_async_v3")
+        for name, (_, size) in sizes.items():
+            self._cuda.to_host(self._pinned[name].address, self._device[name].address, size, stream)
+        self._cuda.wait(stream)
+        return {
+            # The pinned memory is used again by the next call.
+            name: host_array(self._pinned[name].address, found, self._types[name]).copy()
+            for name, (found, _) in sizes.items()
+        }
+
+    def _bind_input(self, context: Any, name: str, given: np.ndarray) -> None:
+        array = np.ascontiguousarray(given, dtype=self._types[name])
+        pinned = self._pinned[name].of_size(array.nbytes)
+        host_array(pinned, array.shape, array.dtype)[...] = array
+        device = self._device[name].of_size(array.nbytes)
+        self._cuda.to_device(device, pinned, array.nbytes, self._stream)
+        self._check(context.set_input_shape(name, tuple(array.shape)), f"set_input_shape {name}")
+        self._check(context.set_tensor_address(name, device), f"set_tensor_address {name}")
+
+    def _bind_output(self, context: Any, name: str) -> tuple[tuple[int, ...], int]:
+        """Its shape and size in bytes, which follow from the inputs' shapes."""
+        shape = tuple(int(size) for size in context.get_tensor_shape(name))
+        if any(size < 0 for size in shape):
+            raise understood(self.name, f"output {name} has the unknown shape {shape}")
+        size = int(np.prod(shape)) * self._types[name].itemsize
+        self._pinned[name].of_size(size)
+        device = self._device[name].of_size(size)
+        self._check(context.set_tensor_address(name, device), f"set_tensor_address {name}")
+        return shape, size
+
+    def _give_scratch(self, context: Any, place: int, shape: Shape) -> None:
+        """Let the context use the shared block, as large as this shape needs."""
+        key = (place, shape)
+        if key not in self._scratch_bytes:
+            self._scratch_bytes[key] = int(context.update_device_memory_size_for_shapes())
+        wanted = self._scratch_bytes[key]
+        if self._memory_bytes is not None and wanted > self._memory_bytes:
+            raise understood(
+                self.name,
+                f"out of memory: the call needs {wanted} bytes of scratch memory, "
+                f"RERANK_GPU_MEMORY_BYTES allows {self._memory_bytes}",
+            )
+        address = self._scratch.of_size(wanted)
+        context.set_device_memory(address, self._scratch.size_bytes)
+
+    def _context(self, place: int) -> Any:
+        """A context for the plan's profile `place`, without scratch memory yet."""
+        context = self._plan.create_execution_context(
+            self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        if context is None:
+            raise understood(self.name, self._log.told("no execution context"))
+        done = context.set_optimization_profile_async(place, self._stream)
+        self._check(done, f"set_optimization_profile_async {place}")
+        self._cuda.wait(self._stream)
+        return context
+
+    def _range(self, place: int) -> ShapeRange:
+        """The plan's profile `place`; all inputs are [rows, tokens]."""
+        least, best, most = self._plan.get_tensor_profile_shape(self.input_names[0], place)
+        return ShapeRange(
+            (int(least[0]), int(best[0]), int(most[0])), (int(least[1]), int(best[1]), int(most[1]))
+        )
+
+    def _check(self, done: bool, call: str) -> None:
+        """TensorRT returns False and tells its logger why."""
+        if not done:
+            raise understood(self.name, self._log.told(f"{call} failed"))
+
+
+class _Block:
+    """Memory that grows to the largest size that was asked for."""
+
+    def __init__(self, allocate: Any, free: Any) -> None:
+        self._allocate, self._free = allocate, free
+        self.address, self.size_bytes = 0, 0
+
+    def of_size(self, size_bytes: int) -> int:
+        """The address of at least `size_bytes`; what was in it may be gone."""
+        if size_bytes > self.size_bytes:
+            self.give_back()
+            self.address = self._allocate(size_bytes)
+            self.size_bytes = size_bytes
+        return self.address
+
+    def give_back(self) -> None:
+        """Free it; it can grow again."""
+        address, self.address, self.size_bytes = self.address, 0, 0
+        if address:
+            self._free(address)
+
+
+def open_engine(name: str, plan_file: Path, setup: EngineSetup) -> TensorRtEngine:
+    """Load the plan, or raise EngineUnavailable when TensorRT or the GPU is not here, EngineError
+    when TensorRT refuses the plan."""
+    try:
+        import tensorrt as trt
+    except (ImportError, OSError) as error:
+        raise EngineUnavailable(
+            f"engine {name} needs the package tensorrt with its libraries (found: {error}); "
+            "install TensorRT 10 or 11 for CUDA 13, or choose the target cuda-fp16"
+        ) from error
+    if int(trt.__version__.split(".")[0]) < _OLDEST:
+        raise EngineUnavailable(
+            f"engine {name} found TensorRT {trt.__version__}, wanted {_OLDEST} or newer"
+        )
+    return load_plan(trt, open_cuda(), plan_file, setup)
+
+
+def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> TensorRtEngine:
+    """`open_engine` with the module of TensorRT's bindings and the CUDA runtime at hand."""
+    log = _logger(trt)
+    runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = setup.host_code
+    # Mapped: a plan is as large as its weights, and is read once.
+    with (
+        plan_file.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        plan = runtime.deserialize_cuda_engine(content)
+    if plan is None:
+        raise EngineError(
+            f"tensorrt {trt.__version__} cannot load {plan_file.name}: "
+            f"{log.told('it was built for another machine or version')}; build it here with "
+            "`rerank-export build`"
+        )
+    try:
+        return TensorRtEngine(trt, cuda, plan, log, setup)
+    except CudaFailed as error:
+        raise _meaning(error) from error
+    except TypeError as error:  # of nptype, for types that numpy does not have
+        raise EngineError(
+            f"tensorrt: {plan_file.name} has an input or output of an unknown type; "
+            "its inputs are to be int64 and its outputs float32"
+        ) from error
+
+
+def _meaning(error: CudaFailed) -> ServingError:
+    if is_sticky(error.code):
+        return DeviceLost(f"tensorrt lost the GPU: {error}; this process must be started again")
+    return understood("tensorrt", error)
+
+
+def _logger(trt: Any) -> Any:
+    """TensorRT's logger, which sends what it is told to ours and keeps the last complaints."""
+    severities = trt.ILogger.Severity
+    levels = {
+        severities.INTERNAL_ERROR: logging.ERROR,
+        severities.ERROR: logging.ERROR,
+        severities.WARNING: logging.WARNING,
+        severities.INFO: logging.DEBUG,
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # a class of the bindings
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.complaints: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            level = levels.get(severity)
+            if level is None:
+                return
+            if level == logging.ERROR:
+                self.complaints = [*self.complaints, msg][-_MESSAGES_KEPT:]
+            _log.log(level, "TensorRT: %s", msg)
+
+        def told(self, otherwise: str) -> str:
+            """What it complained of since it was last asked."""
+            found, self.complaints = "; ".join(self.complaints), []
+            return found or otherwise
+
+    return Logger()
