@@ -11,8 +11,8 @@ import msgspec
 import tokenizers
 
 from runtime.batch import INPUT_NAMES
-from runtime.engines import ENGINES, Engine, open_engine
-from runtime.errors import ArtifactError, EngineError, EngineUnavailable, ManifestError
+from runtime.engines import ENGINES, Engine
+from runtime.errors import ArtifactError, EngineError, ManifestError
 from runtime.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -22,13 +22,19 @@ from runtime.manifest import (
     read_manifest,
     unproven_manifest,
 )
-from runtime.profile import load_target_profile
+from runtime.profile import TargetProfile, load_target_profile
+from runtime.selection import (
+    AUTO,
+    Allowance,
+    default_engine,
+    open_best,
+    serving_target,
+    usual_target,
+)
 from runtime.text import load_tokenizer
 
 _log = logging.getLogger(__name__)
 
-# Best first; `auto` takes the first that opens.
-_PREFERENCE = ("onnxruntime-cuda", "onnxruntime-cpu")
 _BARE_PROFILE = "llama-nemotron-rerank-1b-v2"
 _BARE_PAIR_PROFILE = "bert-cross-encoder"
 _BARE_EMBED_PROFILE = "llama-nemotron-embed-1b-v2"
@@ -36,18 +42,17 @@ _BARE_EMBED_PROFILE = "llama-nemotron-embed-1b-v2"
 EMBEDDINGS_OUTPUT = "embeddings"
 # NVIDIA's recipe exports embedders with the wished size as an input; it is always the full one.
 DIMENSIONS_INPUT = "dimensions"
-_BARE_TARGETS = {"onnxruntime-cpu": "cpu-fp32", "onnxruntime-cuda": "cuda-fp16"}
-# Graphs that only the engine that they were written for computes well, or at all.
-_BOUND_PRECISIONS = {"bf16", "int8"}
 
 
 @dataclass(frozen=True)
 class OpenArtifact:
-    """What a model is made of; `proven` says whether an export proved these scores."""
+    """What a model is made of; `target` has the limits of its engine calls, `proven` says whether
+    an export proved these scores."""
 
     manifest: Manifest
     engine: Engine
     tokenizer: tokenizers.Tokenizer
+    target: TargetProfile
     proven: bool
 
 
@@ -58,27 +63,28 @@ def open_artifact(
     engine: str | None,
     target: str | None,
     profile: str | None,
+    allowed: Allowance,
 ) -> OpenArtifact:
     """Open engine and tokenizer of `directory` and check its files against the manifest.
 
     `manifest` given: used as it is, unchecked (the exporter, before manifest.json exists).
-    `engine` None means the one of the target, "auto" the best that opens here. `target` is what
-    the artifact must have been exported for; None takes whatever it was. Raises ArtifactError or
-    EngineError.
+    `engine` None means the one of the plan, else of the target; AUTO and ONNX the best that fits
+    here (`runtime.selection`). `target` is what graph or plan must have been made for; None takes
+    whatever it was. Raises ArtifactError or EngineError.
     """
     if not directory.is_dir():
         raise ArtifactError(f"found no directory {directory.name!r}, wanted an exported artifact")
     if manifest is not None:
-        return _open_described(directory, manifest, engine)
+        return _open_described(directory, manifest, engine, target, allowed)
     if not (directory / MANIFEST_FILE).is_file():
-        return _open_bare(directory, engine, target, profile)
+        return _open_bare(directory, engine, target, profile, allowed)
     manifest = read_manifest(directory)
     _check_wishes(manifest, target, profile)
     # Hashing reads the same pages that the session maps, so doing both at once costs little.
     with ThreadPoolExecutor(max_workers=1) as pool:
         hashed = pool.submit(check_files, directory, manifest)
         try:
-            opened = _open_described(directory, manifest, engine)
+            opened = _open_described(directory, manifest, engine, target, allowed)
         except (ArtifactError, EngineError):
             hashed.result()  # a changed file explains more than the engine's complaint about it
             raise
@@ -114,18 +120,30 @@ def _check_wishes(manifest: Manifest, target: str | None, profile: str | None) -
             f"the artifact was exported with profile {manifest.profile}, found a request for "
             f"{profile}; a profile can be named for a directory without {MANIFEST_FILE} only"
         )
-    if target is not None and target != manifest.target:
+    made_for = [manifest.target, *([manifest.plan.target] if manifest.plan else [])]
+    if target is not None and target not in made_for:
         raise ManifestError(
-            f"the artifact was exported for target {manifest.target}, found a request for "
+            f"the artifact was made for target {' and '.join(made_for)}, found a request for "
             f"{target}; export the checkpoint with --target {target}"
+            + (
+                f", or build the plan: rerank-export build DIR --target {target}"
+                if load_target_profile(target).engine == "tensorrt"
+                else ""
+            )
         )
 
 
-def _open_described(directory: Path, manifest: Manifest, engine: str | None) -> OpenArtifact:
+def _open_described(
+    directory: Path,
+    manifest: Manifest,
+    engine: str | None,
+    target: str | None,
+    allowed: Allowance,
+) -> OpenArtifact:
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
-    target = load_target_profile(manifest.target)
-    bound = engine == "auto" and target.precision in _BOUND_PRECISIONS
-    opened = _open(directory, target.engine if bound or engine is None else engine)
+    own = load_target_profile(manifest.target)
+    wish = engine or default_engine(manifest, target)
+    opened = open_best(directory, wish, manifest, own, allowed)
     found = [sorted(opened.input_names), sorted(opened.output_names)]
     wanted = [sorted(manifest.inputs), sorted(manifest.outputs)]
     with closed_on_error(opened):
@@ -134,39 +152,48 @@ def _open_described(directory: Path, manifest: Manifest, engine: str | None) -> 
                 f"the graph has inputs and outputs {found}, {MANIFEST_FILE} says {wanted}; "
                 "export the checkpoint again"
             )
-    return OpenArtifact(manifest, opened, tokenizer, proven=bool(manifest.files))
+    return OpenArtifact(
+        _of_plan(manifest) if opened.name == "tensorrt" else manifest,
+        opened,
+        tokenizer,
+        serving_target(opened.name, manifest),
+        proven=bool(manifest.files),
+    )
 
 
-def _open(directory: Path, wanted: str) -> Engine:
-    if wanted != "auto":
-        return open_engine(wanted, directory)
-    refusals = []
-    for name in _PREFERENCE:
-        try:
-            engine = open_engine(name, directory)
-        except EngineUnavailable as error:
-            refusals.append(str(error))
-            continue
-        _log.info("auto chose engine %s%s", name, "".join(f"; {r}" for r in refusals))
-        return engine
-    raise EngineUnavailable(f"no engine can open this artifact: {'; '.join(refusals)}")
+def _of_plan(manifest: Manifest) -> Manifest:
+    """The manifest as it holds for the plan, which has a target and a precision of its own."""
+    plan = manifest.plan
+    if plan is None:
+        return manifest
+    return msgspec.structs.replace(
+        manifest,
+        target=plan.target,
+        precision=plan.precision,
+        golden_tolerance=plan.golden_tolerance,
+    )
 
 
 def _open_bare(
-    directory: Path, engine: str | None, target: str | None, profile: str | None
+    directory: Path,
+    engine: str | None,
+    target: str | None,
+    profile: str | None,
+    allowed: Allowance,
 ) -> OpenArtifact:
     """A directory with a graph and tokenizer/ only; every fact that is guessed is logged."""
     if not any((directory / file).is_file() for _, file in ENGINES.values() if file):
         raise ArtifactError(
-            f"found neither {MANIFEST_FILE} nor model.onnx in the directory; mount an artifact "
-            "written by rerank-export, or a directory with model.onnx and tokenizer/"
+            f"found none of {MANIFEST_FILE}, model.onnx and model.plan in the directory; mount an "
+            "artifact written by rerank-export, or a directory with one of these and tokenizer/"
         )
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
-    own = load_target_profile(target).engine if target else "auto"
-    opened = _open(directory, engine or own)
+    own = load_target_profile(target) if target else None
+    opened = open_best(directory, engine or (own.engine if own else AUTO), None, own, allowed)
     with closed_on_error(opened):
         manifest = _inferred_manifest(directory, opened, tokenizer, target, profile)
-    return OpenArtifact(manifest, opened, tokenizer, proven=False)
+    limits = serving_target(opened.name, manifest)
+    return OpenArtifact(manifest, opened, tokenizer, limits, proven=False)
 
 
 def _inferred_manifest(
@@ -186,7 +213,7 @@ def _inferred_manifest(
     pad = _pad_id(directory, tokenizer)
     manifest = unproven_manifest(
         name,
-        target=target or _BARE_TARGETS[engine.name],
+        target=target or usual_target(engine.name),
         version="unproven",
         precision="unknown",
         pad_id=pad,

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.profile import PaddingSide
+from runtime.shapes import Shape, ShapeRange, cheapest
 from runtime.text import Encoding
 
 # The graph inputs that `assemble` can fill.
@@ -18,12 +19,14 @@ class BatchLimits:
     """Bounds of one engine call.
 
     `max_rows` rows; `token_budget` rows × longest row, in tokens (a single longer row still
-    runs, alone); `padding_waste` the largest share of padding among those tokens.
+    runs, alone); `padding_waste` the largest share of padding among those tokens; `shapes` what
+    the engine was compiled for (none: every shape).
     """
 
     max_rows: int
     token_budget: int
     padding_waste: float
+    shapes: tuple[ShapeRange, ...] = ()
 
     def allow(self, rows: int, real_tokens: int, longest: int) -> bool:
         """Whether `rows` rows of together `real_tokens` tokens may run as one call."""
@@ -32,6 +35,7 @@ class BatchLimits:
             rows <= self.max_rows
             and computed <= self.token_budget
             and computed - real_tokens <= self.padding_waste * computed
+            and (not self.shapes or cheapest(self.shapes, rows, longest) is not None)
         )
 
 
@@ -88,15 +92,21 @@ def distinct(rows: Sequence[Encoding]) -> tuple[list[Encoding], npt.NDArray[np.i
 
 
 def assemble(
-    rows: Sequence[Encoding], input_names: Sequence[str], pad_id: int, side: PaddingSide
+    rows: Sequence[Encoding],
+    input_names: Sequence[str],
+    pad_id: int,
+    side: PaddingSide,
+    shape: Shape | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Named int64 arrays [rows, longest] for an engine that wants `input_names` (of INPUT_NAMES).
 
     Rows are padded on `side` with `pad_id`; the attention mask is 1 on real tokens. Type ids are
-    0 for rows that have none.
+    0 for rows that have none. A larger `shape` is filled up: with longer padding, and with copies
+    of the first row, since a row of nothing but padding has no score.
     """
-    longest = max(len(row) for row in rows)
-    shape = (len(rows), longest)
+    shape = shape or (len(rows), max(len(row) for row in rows))
+    longest = shape[1]
+    rows = [*rows, *[rows[0]] * (shape[0] - len(rows))]
     token_ids = np.full(shape, pad_id, dtype=np.int64)
     mask = np.zeros(shape, dtype=np.int64)
     type_ids = np.zeros(shape, dtype=np.int64)

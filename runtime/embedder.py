@@ -104,7 +104,8 @@ class Embedder(Model):
         names = [name for name in self._engine.input_names if name != DIMENSIONS_INPUT]
         inputs = self._assembled(rows, names)
         if DIMENSIONS_INPUT in self._engine.input_names:
-            inputs[DIMENSIONS_INPUT] = np.full(len(rows), self.info.dimensions, dtype=np.int64)
+            computed = len(inputs[names[0]])
+            inputs[DIMENSIONS_INPUT] = np.full(computed, self.info.dimensions, dtype=np.int64)
         found = self._engine.run(inputs)[self._output]
         wanted = self.info.dimensions
         if found.ndim != _MATRIX_AXES or (wanted is not None and found.shape[1] != wanted):
@@ -113,7 +114,7 @@ class Embedder(Model):
                 f"{len(rows)} rows, wanted [{len(rows)}, {wanted or 'dimensions'}]: one pooled "
                 "vector a row; RERANK_MODEL_PROFILE names another profile"
             )
-        vectors = found.astype(np.float32)
+        vectors = found[: len(rows)].astype(np.float32)
         return unit(vectors) if self._normalizes else vectors
 
     def _check_golden(self, golden: VectorGolden) -> None:

@@ -118,9 +118,18 @@ class ModelClosed(Unavailable):
 class OutOfMemory(Unavailable):
     """The device has no memory for an engine call; a smaller one may find room."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "the device has no memory for this request; send shorter texts, or lower "
+            "NIM_TRITON_MAX_SEQ_LENGTH on the server"
+        )
+
 
 class DeviceLost(Unavailable):
     """Every later call on the device fails too, until the process starts anew."""
+
+    def __init__(self) -> None:
+        super().__init__("the device failed and needs a new process; ask again in a while")
 
 
 class ArtifactError(ServingError):

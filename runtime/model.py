@@ -13,7 +13,7 @@ from runtime.artifact import OpenArtifact
 from runtime.batch import BatchLimits, assemble, distinct
 from runtime.errors import DeadlineExceeded, GoldenMismatch
 from runtime.postprocess import Floats, Ints, Timing
-from runtime.profile import Kind, load_target_profile
+from runtime.profile import Kind
 from runtime.scheduler import Scheduler, SchedulerStats, Scored
 from runtime.text import Encoding, Encodings, Token, tokens_of
 
@@ -71,8 +71,9 @@ class Model(ABC):
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
-        target = load_target_profile(info.target)
-        limits = BatchLimits(info.max_rows, target.token_budget, target.padding_waste)
+        limits = BatchLimits(
+            info.max_rows, info.token_budget, opened.target.padding_waste, self._engine.shapes
+        )
         self._scheduler = Scheduler(self._compute, limits, queue_rows, window_s)
 
     @abstractmethod
@@ -95,6 +96,11 @@ class Model(ABC):
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
 
+    @property
+    def lost(self) -> bool:
+        """Whether the device failed for good: only a new process helps."""
+        return self._scheduler.lost
+
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back.
 
@@ -108,8 +114,11 @@ class Model(ABC):
         """Float32 [n] or [n, d] for n encodings; the scheduler's thread calls it."""
 
     def _assembled(self, rows: Sequence[Encoding], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The inputs called `names`, in the shape that the engine computes: it may have more rows
+        than were given."""
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
-        return dict(assemble(rows, names, pad, side))
+        shape = self._engine.shape_for(len(rows), max(map(len, rows)))
+        return dict(assemble(rows, names, pad, side, shape))
 
     def _run(self, encode: Callable[[], Encodings], deadline: float | None) -> Computed:
         """Encode and compute, blocking; `deadline` in seconds of time.monotonic()."""

@@ -17,6 +17,8 @@ from runtime.manifest import Manifest, unproven_manifest
 from runtime.model import Model, ModelInfo
 from runtime.profile import Kind, load_target_profile
 from runtime.ranker import Ranker
+from runtime.selection import Allowance
+from runtime.shapes import longest
 
 DEFAULT_QUEUE_ROWS = 8192
 
@@ -39,12 +41,16 @@ class Bounds(TypedDict, total=False):
 
 
 class Wishes(Bounds, total=False):
-    """How to open a directory: see `runtime.artifact.open_artifact`."""
+    """How to open a directory: see `runtime.artifact.open_artifact`, and `EngineSetup` for `cache`,
+    `memory_bytes` and `host_code`."""
 
     manifest: Manifest | None
     engine: str | None
     target: str | None
     profile: str | None
+    cache: Path | None
+    memory_bytes: int | None
+    host_code: bool
 
 
 def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishes]) -> Model:
@@ -58,6 +64,13 @@ def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishe
         engine=wishes.get("engine"),
         target=wishes.get("target"),
         profile=wishes.get("profile"),
+        allowed=Allowance(
+            max_rows=wishes.get("max_rows"),
+            max_tokens=wishes.get("max_tokens"),
+            cache=wishes.get("cache"),
+            memory_bytes=wishes.get("memory_bytes"),
+            host_code=wishes.get("host_code", False),
+        ),
     )
     with closed_on_error(opened.engine):
         found = opened.manifest.kind
@@ -92,19 +105,21 @@ def mock_model(kind: Kind, **bounds: Unpack[Bounds]) -> Model:
         outputs=engine.output_names,
         dimensions=DIMENSIONS if kind == "embed" else None,
     )
-    opened = OpenArtifact(manifest, engine, byte_tokenizer(), proven=False)
+    target = load_target_profile(manifest.target)
+    opened = OpenArtifact(manifest, engine, byte_tokenizer(), target, proven=False)
     return _model(opened, bounds)
 
 
 def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
-    manifest, engine = opened.manifest, opened.engine
+    manifest, engine, target = opened.manifest, opened.engine, opened.target
     max_tokens, max_rows = bounds.get("max_tokens"), bounds.get("max_rows")
-    if max_tokens is not None and max_tokens > manifest.max_tokens:
+    longest_row = min(manifest.max_tokens, longest(engine.shapes) or manifest.max_tokens)
+    if max_tokens is not None and max_tokens > longest_row:
         raise ArtifactError(
             f"found a wish for {max_tokens} tokens, the artifact takes at most "
-            f"{manifest.max_tokens}; lower the setting or export with a larger maximum"
+            f"{longest_row} on engine {engine.name}; lower the setting or export with a larger "
+            "maximum"
         )
-    target = load_target_profile(manifest.target)
     info = ModelInfo(
         kind=manifest.kind,
         model_id=manifest.model_id,
@@ -115,7 +130,7 @@ def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
         device=engine.device,
         precision=manifest.precision,
         pooling=manifest.pooling,
-        max_tokens=max_tokens or manifest.max_tokens,
+        max_tokens=max_tokens or longest_row,
         max_rows=min(max_rows or target.max_rows, target.max_rows),
         token_budget=target.token_budget,
         template=manifest.template,

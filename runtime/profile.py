@@ -68,6 +68,13 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `token_budget` bounds rows × longest row of one call, in tokens; `padding_waste` is the
     largest share of padding that a call of several rows may carry.
 
+    `weights` is what the linear layers and embeddings of the graph are stored and computed in,
+    `operators` whether the graph holds ONNX's own operators alone, or those for which ONNX
+    Runtime's CUDA provider has fast kernels.
+
+    Of targets for CUDA, calls of up to `graph_tokens` computed tokens replay captured CUDA graphs
+    (0: none).
+
     For targets of TensorRT: `shapes` are its optimisation profiles, the first for short rows;
     `version_compatible` builds plans that later versions of the same major version also run.
     """
@@ -78,6 +85,9 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_rows: int
     token_budget: int
     padding_waste: float
+    weights: Literal["float32", "float16", "bfloat16"] = "float32"
+    operators: Literal["onnx", "onnxruntime-cuda"] = "onnx"
+    graph_tokens: int = 0
     shapes: tuple[Shapes, ...] = ()
     version_compatible: bool = False
 

@@ -81,12 +81,12 @@ class Ranker(Model):
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
         inputs = self._assembled(rows, self._engine.input_names)
         found = self._engine.run(inputs)[self._manifest.outputs[0]]
-        if found.size != len(rows):
+        if found.size != len(inputs[self._engine.input_names[0]]):
             raise EngineError(
                 f"{self._engine.name} gave an output of shape {list(found.shape)} for "
                 f"{len(rows)} rows, wanted one logit a row; a reranker has num_labels = 1"
             )
-        return found.reshape(len(rows)).astype(np.float32)
+        return found.reshape(-1)[: len(rows)].astype(np.float32)
 
     def _check_golden(self, golden: Golden) -> None:
         ids = self.encode(golden.query, [golden.passage]).rows[0].token_ids.tolist()

@@ -19,9 +19,11 @@ import numpy as np
 from runtime.batch import BatchLimits, grow_batch
 from runtime.errors import (
     DeadlineExceeded,
+    DeviceLost,
     EngineError,
     ModelClosed,
     NonFiniteScore,
+    OutOfMemory,
     Overloaded,
     ServingError,
 )
@@ -119,6 +121,7 @@ class Scheduler:
         self._running: list[_Row] = []
         self._next_number = 0
         self._closed = False
+        self._lost = False
         self._stats = SchedulerStats()
         self._throughput = Throughput()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -128,7 +131,8 @@ class Scheduler:
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
         `deadline` is in seconds of time.monotonic(). Raises Overloaded when the queue is full or
-        the measured speed says that the answer would come after the deadline.
+        the measured speed says that the answer would come after the deadline, and DeviceLost when
+        an earlier call found the device gone.
         """
         request = _Request(
             future=Future(),
@@ -144,6 +148,8 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise ModelClosed
+            if self._lost:
+                raise DeviceLost
             self._admit(len(rows), sum(map(len, rows)), deadline)
             for index, encoding in enumerate(rows):
                 self._enqueue(_Row(request, index, encoding))
@@ -155,6 +161,11 @@ class Scheduler:
         """Rows and tokens that wait for an engine call."""
         with self._changed:
             return len(self._by_length), self._waiting_tokens
+
+    @property
+    def lost(self) -> bool:
+        """Whether an engine call found the device gone for good."""
+        return self._lost
 
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
@@ -266,7 +277,7 @@ class Scheduler:
         error: ServingError | None = None
         outputs = np.empty(0, dtype=np.float32)
         try:
-            outputs = self._compute([row.encoding for row in batch])
+            outputs = self._compute_fitting([row.encoding for row in batch])
             if len(outputs) != len(batch):
                 raise EngineError(f"found {len(outputs)} outputs for {len(batch)} rows")
         except ServingError as known:
@@ -285,8 +296,34 @@ class Scheduler:
             else:
                 for request in {row.request for row in batch}:
                     self._fail(request, error)
+            if isinstance(error, DeviceLost):
+                self._lose(error)
         if error is not None:  # outside the lock: writing a log may block
             _log.error("engine call of %d rows failed: %s", len(batch), error)
+
+    def _compute_fitting(self, rows: Sequence[Encoding]) -> Floats:
+        """Compute all rows; where the device has no memory for them at once, by halves.
+
+        Later batches are cut to what fitted: finding the bound again each time costs a failed call.
+        """
+        try:
+            return self._compute(rows)
+        except OutOfMemory:
+            if len(rows) == 1:
+                raise
+        half = len(rows) // 2
+        budget = max(1, half * max(map(len, rows)))
+        _log.warning("no memory for %d rows: calls have at most %d tokens now", len(rows), budget)
+        self._limits = replace(self._limits, token_budget=min(budget, self._limits.token_budget))
+        return np.concatenate(
+            [self._compute_fitting(rows[:half]), self._compute_fitting(rows[half:])]
+        )
+
+    def _lose(self, error: DeviceLost) -> None:
+        """Answer everyone who waits: no later call can succeed. The lock is held."""
+        self._lost = True
+        for request in {row.request for row in self._by_length}:
+            self._fail(request, error)
 
     def _deliver(
         self, batch: list[_Row], outputs: Floats, started: float, finished: float

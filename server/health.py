@@ -48,8 +48,12 @@ class Health(Controller):
 
     @route("/v1/health/live", http_method=_PROBE)
     async def live(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """The process answers."""
-        return Response(HealthReply(_spelling(service), "Service is live."))
+        """The process answers, and could answer requests: 503 asks for a restart."""
+        state = "live" if service.alive else "not live"
+        return Response(
+            HealthReply(_spelling(service), f"Service is {state}."),
+            status_code=_status(service.alive),
+        )
 
     @route("/v1/health/ready", http_method=_PROBE)
     async def ready(self, service: NamedDependency[Service]) -> Response[HealthReply]:
@@ -61,9 +65,9 @@ class Health(Controller):
         )
 
     @route("/v2/health/live", http_method=_PROBE)
-    async def kserve_live(self) -> Response[bytes]:
-        """KServe v2: empty 200."""
-        return _empty(200)
+    async def kserve_live(self, service: NamedDependency[Service]) -> Response[bytes]:
+        """KServe v2: empty 200 or 503."""
+        return _empty(_status(service.alive))
 
     @route("/v2/health/ready", http_method=_PROBE)
     async def kserve_ready(self, service: NamedDependency[Service]) -> Response[bytes]:
@@ -94,7 +98,7 @@ def _probe(path: str, summary: str, reply: object, example: object, error: objec
         reply=reply,
         reply_example=example,
         error=error,
-        statuses=() if path.endswith("/live") else (_UNAVAILABLE,),
+        statuses=(_UNAVAILABLE,),
         open=True,
     )
 
@@ -105,7 +109,7 @@ _PLAIN = {"status": "ok", "model_loaded": True, "device": "cpu"}
 SURFACE = Surface(
     controllers=(Health,),
     operations=(
-        _probe("/v1/health/live", "The process answers", HealthReply, _READY, None),
+        _probe("/v1/health/live", "The process answers", HealthReply, _READY, HealthReply),
         _probe("/v1/health/ready", "The model answers", HealthReply, _READY, HealthReply),
         _probe("/v2/health/live", "KServe v2: the process answers", None, None, None),
         _probe("/v2/health/ready", "KServe v2: the model answers", None, None, None),

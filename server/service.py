@@ -14,12 +14,12 @@ from runtime.model import Model
 from runtime.opening import Bounds, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
 from runtime.ranker import Ranker
+from runtime.selection import AUTO, ONNX
 from server.errors import NotReady, NotServed
 from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
 from server.tally import Tally
-from server.variables import AUTO
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +58,14 @@ class Service:
         return self._all_loaded
 
     @property
+    def alive(self) -> bool:
+        """Whether this process can still answer; a device that is lost takes a new one."""
+        return not any(served.model.lost for served in self._served.values())
+
+    @property
     def ready(self) -> bool:
         """Whether requests should be sent here."""
-        return self.loaded and not self.stopping
+        return self.loaded and self.alive and not self.stopping
 
     @property
     def all_served(self) -> list[Served]:
@@ -153,15 +158,18 @@ def _open_all(settings: Settings) -> Iterator[tuple[Model, Path | None]]:
         yield mock_model("rank", **bounds), None
         yield mock_model("embed", **bounds), None
         return
-    auto = settings.target == AUTO
+    choice = settings.target if settings.target in (AUTO, ONNX) else None
     directories = _directories(settings)
     for kind, directory in directories:
         model = open_model(
             directory,
             kind=kind,
-            engine="auto" if auto else None,
-            target=None if auto else settings.target,
+            engine=choice,
+            target=None if choice else settings.target,
             profile=_profile_for(kind, settings, alone=len(directories) == 1),
+            cache=settings.cache_dir,
+            memory_bytes=settings.gpu_memory_bytes,
+            host_code=settings.host_code,
             **bounds,
         )
         yield model, directory

@@ -29,7 +29,11 @@ _DUMMY_KEY = "ngcapikey"
 _SHOWN_CHARACTERS = 80
 # Settings that decide how the model is opened; a model that cannot be opened is told with them.
 _DIR_FIELDS = ("custom_dir", "rank_dir", "embed_dir")
-_MODEL_FIELDS = (*_DIR_FIELDS, "model_profile", "target", "max_tokens", "max_rows")
+_MODEL_FIELDS = (
+    *_DIR_FIELDS,
+    *("model_profile", "target", "max_tokens", "max_rows"),
+    *("cache_dir", "gpu_memory_bytes", "host_code"),
+)
 _KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
 
 
@@ -47,10 +51,11 @@ class Settings:
 
     `rank_dir` and `embed_dir` are what is served; `custom_dir` is of a kind that only a look into
     it tells, but a reranker beside an embedder. All are None only for the mock. `target` is what
-    the artifact must have been exported for, AUTO for the best engine that fits, None for the
-    artifact's own. None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is
-    off. `keys` are the accepted bearers; none means that nobody is asked. `notices` are lines to
-    log at start, `model_wishes` the variables that decide how the model is opened, as NAME=value.
+    the artifact must have been made for, AUTO or ONNX for the best engine that fits, None for the
+    artifact's own. `cache_dir`, `gpu_memory_bytes` and `host_code` are for engines on a GPU. None
+    for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are the
+    accepted bearers; none means that nobody is asked. `notices` are lines to log at start,
+    `model_wishes` the variables that decide how the model is opened, as NAME=value.
     """
 
     custom_dir: Path | None = None
@@ -65,6 +70,9 @@ class Settings:
     max_passages: int = _MODEL_MAX_BATCH
     embed_max_inputs: int = _EMBED_MAX_INPUTS
     max_tokens: int | None = None
+    cache_dir: Path | None = None
+    gpu_memory_bytes: int | None = None
+    host_code: bool = False
     body_limit_bytes: int = 64 << 20
     request_timeout_s: int = 120
     queue_rows: int = 8192

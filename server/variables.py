@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.profile import model_profile_names, target_profile_names
+from runtime.selection import AUTO, ONNX
 
 Fate = Literal["honoured", "tolerated", "refused"]
 
@@ -21,7 +22,6 @@ NVIDIA_ONNX_PROFILES = (
     "e28f17c9c13a99055d065f88d725bf93c23b3aab14acd68f16323de1353fc528",
 )
 
-AUTO = "auto"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -122,8 +122,10 @@ def _model_profile(value: str) -> str:
 
 
 def _target(value: str) -> str:
-    """What a NIM_MODEL_PROFILE asks for; NVIDIA's ids pin ONNX, not the hardware: AUTO."""
-    if value == AUTO or value in NVIDIA_ONNX_PROFILES:
+    """What a NIM_MODEL_PROFILE asks for; NVIDIA's ids pin the format, not the hardware: ONNX."""
+    if value in NVIDIA_ONNX_PROFILES:
+        return ONNX
+    if value == AUTO:
         return AUTO
     if value not in target_profile_names():
         raise NotWanted(
@@ -196,9 +198,32 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_MODEL_PROFILE",
         "target",
         _target,
-        "the target that the artifact must have been exported for; `auto` and NVIDIA's ids of "
-        "ONNX profiles: the best engine that fits here",
-        "the artifact's target",
+        "the target that graph or plan must have been made for; `auto`: the plan if it fits, else "
+        "TensorRT or CUDA in ONNX Runtime, else the CPU; NVIDIA's ids of ONNX profiles: the graph, "
+        "never the plan",
+        "the plan's target where there is one, else the graph's",
+    ),
+    _honoured(
+        "NIM_CACHE_PATH",
+        "cache_dir",
+        Path,
+        "directory for compiled engines and their timings, kept between starts; nothing is "
+        "downloaded",
+    ),
+    _honoured(
+        "RERANK_GPU_MEMORY_BYTES",
+        "gpu_memory_bytes",
+        _POSITIVE,
+        "most memory of the GPU for ONNX Runtime's arena (weights included) or for a plan's calls "
+        "(weights not); a call that needs more is halved, then answered with 503",
+        "no bound",
+    ),
+    _honoured(
+        "NIM_TRT_ENGINE_HOST_CODE_ALLOWED",
+        "host_code",
+        _flag,
+        "load plans that bring code for the CPU along, as version-compatible ones do",
+        "false",
     ),
     _honoured(
         "ENABLE_MOCK_INFERENCE",
@@ -362,7 +387,6 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _refused("NIM_ENGINE_MODEL_DOWNLOAD_ONLY", f"{_NO_DOWNLOAD}, so there is no such job to do"),
     # Harmless
-    _tolerated("NIM_CACHE_PATH", _NO_DOWNLOAD),
     _tolerated("NIM_IGNORE_MODEL_DOWNLOAD_FAIL", _NO_DOWNLOAD),
     _tolerated("NIM_MANIFEST_ALLOW_UNSAFE", _NO_DOWNLOAD),
     _tolerated("NIM_REPOSITORY_OVERRIDE", _NO_DOWNLOAD),
@@ -372,7 +396,6 @@ VARIABLES: tuple[Variable, ...] = (
     _tolerated("OUTLINES_CACHE_DIR", "a cache of the language-model NIM; set by the operator"),
     _tolerated("NIM_CPU_ONLY", f"{_ARTIFACT_DECIDES} where it runs; see NIM_MODEL_PROFILE"),
     _tolerated("NIM_PRECISION", f"{_ARTIFACT_DECIDES}; see /v1/metadata"),
-    _tolerated("NIM_TRT_ENGINE_HOST_CODE_ALLOWED", "no plan with host code is loaded"),
     _tolerated("NIM_HTTP_MAX_WORKERS", _ONE_PROCESS),
     _tolerated("NIM_NUM_TOKENIZERS", _ONE_PROCESS),
     _tolerated("NIM_NUM_MODEL_INSTANCES", _ONE_PROCESS),

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import EngineUnavailable
+from runtime.gpu import find_gpu
 from runtime.shapes import Shape, ShapeRange
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -104,6 +105,12 @@ def open_engine(name: str, directory: Path, setup: EngineSetup | None = None) ->
     """
     if name not in ENGINES:
         raise EngineUnavailable(f"found engine {name!r}, wanted one of: {', '.join(ENGINES)}")
+    if name in GPU_ENGINES and find_gpu() is None:
+        raise EngineUnavailable(
+            f"engine {name} needs an NVIDIA GPU and none is visible: no driver (libcuda.so.1) or "
+            "no device; in a container: docker run --gpus all; without a GPU choose the target "
+            "cpu-fp32"
+        )
     module, file = ENGINES[name]
     if file is not None and not (directory / file).is_file():
         raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")

@@ -102,7 +102,7 @@ def host_array(
 ) -> npt.NDArray[np.generic]:
     """The host memory at `address` as an array; it must outlive the array."""
     memory = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
-    return np.ndarray(shape, dtype, buffer=memory)
+    return np.frombuffer(memoryview(memory), dtype).reshape(shape)
 
 
 def open_cuda() -> Cuda:

@@ -4,9 +4,12 @@ ONNX Runtime and TensorRT raise plain exceptions; the numbers in them are those 
 (docs.nvidia.com/cuda/cuda-runtime-api), where some leave the context unusable ("sticky").
 """
 
+import logging
 import re
 
 from runtime.errors import DeviceLost, EngineError, OutOfMemory, ServingError
+
+_log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = re.compile(
     # CUDA's own code; cuBLAS' and cuDNN's; ONNX Runtime's arena; TensorRT's allocator.
@@ -32,13 +35,15 @@ def is_sticky(code: int) -> bool:
 
 
 def understood(engine: str, error: Exception | str) -> ServingError:
-    """The runtime's own error for what `engine` raised or logged while it computed."""
+    """The runtime's own error for what `engine` raised or logged while it computed.
+
+    Callers of the server may read OutOfMemory and DeviceLost: the particulars go to the log.
+    """
     text = str(error)
     if _STICKY_WORDS.search(text) or any(is_sticky(int(n)) for n in _CODE.findall(text)):
-        return DeviceLost(f"{engine} lost the GPU: {text}; this process must be started again")
+        _log.error("%s lost the GPU: %s", engine, text)
+        return DeviceLost()
     if _OUT_OF_MEMORY.search(text):
-        return OutOfMemory(
-            f"{engine} found no memory for the call: {text}; lower NIM_TRITON_MAX_BATCH_SIZE or "
-            "NIM_TRITON_MAX_SEQ_LENGTH"
-        )
+        _log.warning("%s found no memory for a call: %s", engine, text)
+        return OutOfMemory()
     return EngineError(f"{engine} failed: {text}")

@@ -175,21 +175,30 @@ class _Block:
             self._free(address)
 
 
-def open_engine(name: str, plan_file: Path, setup: EngineSetup) -> TensorRtEngine:
+def open_engine(name: str, plan_file: Path, setup: EngineSetup) -> TensorRtEngine:  # noqa: ARG001
     """Load the plan, or raise EngineUnavailable when TensorRT or the GPU is not here, EngineError
     when TensorRT refuses the plan."""
+    return load_plan(_bindings(), open_cuda(), plan_file, setup)
+
+
+def tensorrt_version() -> str:
+    """The version of TensorRT here, like "10.16.1.11", or EngineUnavailable."""
+    return str(_bindings().__version__)
+
+
+def _bindings() -> Any:
     try:
-        import tensorrt as trt
+        import tensorrt
     except (ImportError, OSError) as error:
         raise EngineUnavailable(
-            f"engine {name} needs the package tensorrt with its libraries (found: {error}); "
+            f"engine tensorrt needs the package tensorrt with its libraries (found: {error}); "
             "install TensorRT 10 or 11 for CUDA 13, or choose the target cuda-fp16"
         ) from error
-    if int(trt.__version__.split(".")[0]) < _OLDEST:
+    if int(tensorrt.__version__.split(".")[0]) < _OLDEST:
         raise EngineUnavailable(
-            f"engine {name} found TensorRT {trt.__version__}, wanted {_OLDEST} or newer"
+            f"engine tensorrt found TensorRT {tensorrt.__version__}, wanted {_OLDEST} or newer"
         )
-    return load_plan(trt, open_cuda(), plan_file, setup)
+    return tensorrt
 
 
 def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> TensorRtEngine:
@@ -222,7 +231,8 @@ def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> Tens
 
 def _meaning(error: CudaFailed) -> ServingError:
     if is_sticky(error.code):
-        return DeviceLost(f"tensorrt lost the GPU: {error}; this process must be started again")
+        _log.error("tensorrt lost the GPU: %s", error)
+        return DeviceLost()
     return understood("tensorrt", error)
 
 

@@ -1,0 +1,216 @@
+"""Which engine opens an artifact: the one that was asked for, or the best that fits here.
+
+Asked-for hardware that is missing is an error. Two wishes leave a choice: AUTO (the plan if it fits
+this machine, else ONNX Runtime's TensorRT provider, else its CUDA provider) and ONNX (what NVIDIA's
+two known profile ids mean: the graph, by CUDA). Either goes to the CPU only for an artifact that
+was made for the CPU, or where there is no GPU.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from runtime.engines import GPU_ENGINES, PLAN_FILE, Engine, EngineSetup, open_engine
+from runtime.engines.tensorrt import tensorrt_version
+from runtime.errors import EngineUnavailable
+from runtime.gpu import Gpu, find_gpu
+from runtime.manifest import Manifest
+from runtime.profile import TargetProfile, load_target_profile
+from runtime.shapes import ShapeRange
+
+_log = logging.getLogger(__name__)
+
+AUTO, ONNX = "auto", "onnx"
+# The target whose limits hold for an engine that is not the artifact's own.
+_USUAL_TARGETS = {
+    "tensorrt": "tensorrt-fp16",
+    "onnxruntime-tensorrt": "ort-tensorrt-fp16",
+    "onnxruntime-cuda": "cuda-fp16",
+    "onnxruntime-cpu": "cpu-fp32",
+}
+# Graphs that only the engine that they were written for computes well, or at all.
+_BOUND_PRECISIONS = {"bf16", "int8", "fp8"}
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What whoever opens an artifact allows: the most rows and tokens of a call (None: the
+    artifact's), and what EngineSetup says of `cache`, `memory_bytes` and `host_code`."""
+
+    max_rows: int | None = None
+    max_tokens: int | None = None
+    cache: Path | None = None
+    memory_bytes: int | None = None
+    host_code: bool = False
+
+
+def default_engine(manifest: Manifest, target: str | None) -> str:
+    """The engine of an artifact for which none was named: its plan's, where it has one, unless
+    the target that was asked for is the graph's."""
+    if manifest.plan is not None and target in (None, manifest.plan.target):
+        return "tensorrt"
+    return load_target_profile(manifest.target).engine
+
+
+def open_best(
+    directory: Path,
+    wish: str,
+    manifest: Manifest | None,
+    own: TargetProfile | None,
+    allowed: Allowance,
+) -> Engine:
+    """Open the engine called `wish`, or for AUTO and ONNX the best that fits.
+
+    `manifest` and `own`, the target it names, are None for a directory that nothing describes.
+    Raises EngineUnavailable with the reasons, and EngineError when an engine fails.
+    """
+    gpu = find_gpu()
+    if wish not in (AUTO, ONNX):
+        return _open(directory, wish, manifest, own, allowed, gpu)
+    names = candidates(wish, own, has_plan=(directory / PLAN_FILE).is_file(), gpu=gpu)
+    refusals: list[str] = []
+    for name in names:
+        try:
+            engine = _open(directory, name, manifest, own, allowed, gpu)
+        except EngineUnavailable as error:
+            refusals.append(str(error))
+            continue
+        _log.info("auto chose engine %s%s", name, "".join(f"; {r}" for r in refusals))
+        return engine
+    raise EngineUnavailable(f"no engine can open this artifact: {'; '.join(refusals)}")
+
+
+def candidates(
+    wish: str, own: TargetProfile | None, *, has_plan: bool, gpu: Gpu | None
+) -> list[str]:
+    """Engines to try for the wish AUTO or ONNX, best first."""
+    plan = ["tensorrt"] if has_plan and wish == AUTO and gpu else []
+    if own is not None and own.precision in _BOUND_PRECISIONS:
+        return list(dict.fromkeys([*plan, own.engine]))
+    found = [*plan, *(_on_gpu(wish, own) if gpu else [])]
+    if own is not None and own.engine not in GPU_ENGINES:
+        return [*found, own.engine]
+    return found if gpu else ["onnxruntime-cpu"]
+
+
+def _on_gpu(wish: str, own: TargetProfile | None) -> list[str]:
+    """Engines for the graph. TensorRT has to be told the graph's precision, and knows ONNX's own
+    operators only."""
+    for_tensorrt = wish == AUTO and own is not None and own.operators == "onnx"
+    return [*(["onnxruntime-tensorrt"] if for_tensorrt else []), "onnxruntime-cuda"]
+
+
+def serving_target(engine: str, manifest: Manifest) -> TargetProfile:
+    """The target whose limits hold when `engine` runs the artifact."""
+    if engine == "tensorrt" and manifest.plan is not None:
+        return load_target_profile(manifest.plan.target)
+    own = load_target_profile(manifest.target)
+    if own.engine == engine or engine not in _USUAL_TARGETS:
+        return own
+    usual = load_target_profile(_USUAL_TARGETS[engine])
+    return msgspec.structs.replace(usual, precision=own.precision)
+
+
+def usual_target(engine: str) -> str:
+    """The target to name for an engine that runs what nothing describes."""
+    return _USUAL_TARGETS[engine]
+
+
+def plan_misfit(manifest: Manifest, gpu: Gpu, version: str, *, host_code: bool) -> str | None:
+    """Why the artifact's plan does not fit a machine with this GPU and TensorRT; None: it fits.
+
+    A plan holds kernels for one compute capability, as its manifest records. It runs on its own
+    version of TensorRT, or on later ones of the same major version when it was built to be
+    compatible with them, which takes code for the CPU inside the plan.
+    """
+    plan, built = manifest.plan, manifest.hardware
+    if plan is None or built is None:
+        return None
+    for what, wanted, found in (
+        ("compute capability", built.compute_capability, gpu.compute_capability),
+        ("CPU architecture", built.cpu_architecture, gpu.cpu_architecture),
+    ):
+        if wanted != found:
+            return f"it was built for {what} {wanted} ({built.gpu}), found {found} ({gpu.name})"
+    if not _version_fits(built.tensorrt, version, compatible=plan.version_compatible):
+        return f"it was built with TensorRT {built.tensorrt}, found {version}"
+    if plan.version_compatible and built.tensorrt != version and not host_code:
+        return (
+            f"it was built with TensorRT {built.tensorrt}, found {version}, and brings code of its "
+            "own for that, which NIM_TRT_ENGINE_HOST_CODE_ALLOWED=1 would allow"
+        )
+    return None
+
+
+def _version_fits(built: str, found: str, *, compatible: bool) -> bool:
+    if built == found:
+        return True
+    before, now = _numbers(built), _numbers(found)
+    return compatible and before[0] == now[0] and before <= now
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def _open(
+    directory: Path,
+    name: str,
+    manifest: Manifest | None,
+    own: TargetProfile | None,
+    allowed: Allowance,
+    gpu: Gpu | None,
+) -> Engine:
+    if name == "tensorrt" and manifest is not None:
+        _refuse_misfit(directory, manifest, allowed, gpu)
+    return open_engine(name, directory, setup_for(name, manifest, own, allowed))
+
+
+def setup_for(
+    engine: str, manifest: Manifest | None, own: TargetProfile | None, allowed: Allowance
+) -> EngineSetup:
+    """What `engine` is opened for: the target's shapes and limits, lowered to the allowed."""
+    if manifest is not None:
+        target = serving_target(engine, manifest)
+    elif engine in _USUAL_TARGETS:
+        target = own or load_target_profile(_USUAL_TARGETS[engine])
+    else:
+        return EngineSetup()
+    most = min((n for n in (allowed.max_tokens, manifest and manifest.max_tokens) if n), default=0)
+    setup = EngineSetup(
+        precision=target.precision,
+        max_rows=min(allowed.max_rows or target.max_rows, target.max_rows),
+        shapes=tuple(ShapeRange(one.batch, one.sequence) for one in target.shapes),
+        graph_tokens=target.graph_tokens,
+        cache=allowed.cache,
+        memory_bytes=allowed.memory_bytes,
+        host_code=allowed.host_code,
+    )
+    setup = replace(setup, max_tokens=most) if most else setup
+    return replace(setup, inputs=tuple(manifest.inputs)) if manifest is not None else setup
+
+
+def _refuse_misfit(
+    directory: Path, manifest: Manifest, allowed: Allowance, gpu: Gpu | None
+) -> None:
+    plan = manifest.plan
+    target = plan.target if plan is not None else manifest.target
+    build = f"rerank-export build {directory} --target {target}"
+    if not (directory / PLAN_FILE).is_file():
+        raise EngineUnavailable(
+            f"target {target} needs {PLAN_FILE}, which is not in the artifact; build it: {build}"
+        )
+    if gpu is None:
+        return  # open_engine says what is missing
+    misfit = plan_misfit(manifest, gpu, tensorrt_version(), host_code=allowed.host_code)
+    if misfit is not None:
+        raise EngineUnavailable(f"{PLAN_FILE} does not fit: {misfit}; build it here: {build}")
+    if manifest.hardware is not None and manifest.hardware.gpu != gpu.name:
+        _log.warning(
+            "%s was built on %s and runs on %s: it fits, but may be slower than one built here",
+            PLAN_FILE,
+            manifest.hardware.gpu,
+            gpu.name,
+        )
