@@ -11,8 +11,10 @@ from pathlib import Path
 
 import msgspec
 import onnx
+import torch
 from onnx import TensorProto, helper
 
+from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, ManifestWrong
@@ -111,7 +113,7 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         try:
             _check_tokens(directory, report, proof)
             with stage("write the ONNX graph"):
-                move_to_onnx(model.halve() if target.precision == "fp16" else model, directory)
+                _write_graph(model, target, directory)
             if target.precision == "int8":
                 with stage("calibrate and round to int8"):
                     quantize(directory, manifest)
@@ -125,6 +127,14 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         with stage("open it as a server does"):
             _open_once(directory, engine)
     return manifest
+
+
+def _write_graph(model: Architecture, target: TargetProfile, directory: Path) -> None:
+    if target.weights != "float32":
+        model.halve(getattr(torch, target.weights))
+    move_to_onnx(model, directory)
+    if target.operators == "onnxruntime-cuda":
+        onnxruntime_cuda.adapt(directory)
 
 
 def _open_once(directory: Path, engine: str) -> None:
@@ -309,7 +319,7 @@ def _draft(
         precision=target.precision,
         inputs=list(model.inputs),
         outputs=[model.output],
-        opset=OPSET,
+        opset=onnxruntime_cuda.OPSET if target.operators == "onnxruntime-cuda" else OPSET,
         versions=package_versions(),
         hardware=None,
         files={},

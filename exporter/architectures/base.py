@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -32,8 +33,8 @@ class Body(nn.Module, ABC):
         """Final hidden states float32 [batch, sequence, hidden]."""
 
     @abstractmethod
-    def halve(self) -> None:
-        """Round embeddings and the layers' linear weights to float16, in place.
+    def halve(self, dtype: torch.dtype) -> None:
+        """Round embeddings and the layers' linear weights to float16 or bfloat16, in place.
 
         Norms, rotary angles and the residual stream stay float32.
         """
@@ -79,9 +80,9 @@ class Architecture(nn.Module, ABC):
         """Final hidden states float32 [batch, sequence, hidden]."""
         return self.body(*inputs)
 
-    def halve(self) -> Self:
-        """Round the body to float16, in place; pooling and head stay float32."""
-        self.body.halve()
+    def halve(self, dtype: torch.dtype) -> Self:
+        """Round the body to `dtype`, in place; pooling and head stay float32."""
+        self.body.halve(dtype)
         return self
 
     def place(self, name: str) -> str | None:

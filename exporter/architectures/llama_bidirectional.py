@@ -128,12 +128,12 @@ class BidirectionalLlama(Body):
             x = layer(x, cos, sin, mask)
         return self.norm(x)
 
-    def halve(self) -> None:
+    def halve(self, dtype: torch.dtype) -> None:
         """See Body."""
-        self.embed_tokens.half()
+        self.embed_tokens.to(dtype)
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
-                module.half()
+                module.to(dtype)
 
 
 class LlamaCrossEncoder(Architecture):

@@ -130,12 +130,12 @@ class ModernBert(Body):
             x = layer(x, *angles[layer.kind], masks[layer.kind])
         return self.final_norm(x)
 
-    def halve(self) -> None:
+    def halve(self, dtype: torch.dtype) -> None:
         """See Body."""
-        self.embeddings.tok_embeddings.half()
+        self.embeddings.tok_embeddings.to(dtype)
         for module in self.layers.modules():
             if isinstance(module, nn.Linear):
-                module.half()
+                module.to(dtype)
 
 
 class Head(nn.Module):

@@ -66,12 +66,12 @@ class Roberta(Body):
         embedded = self.embeddings(input_ids, attention_mask)
         return self.encoder(embedded, visible(attention_mask, causal=False))
 
-    def halve(self) -> None:
+    def halve(self, dtype: torch.dtype) -> None:
         """See Body."""
-        self.embeddings.word_embeddings.half()
+        self.embeddings.word_embeddings.to(dtype)
         for module in self.encoder.modules():
             if isinstance(module, nn.Linear):
-                module.half()
+                module.to(dtype)
 
 
 class Head(nn.Module):

@@ -76,7 +76,7 @@ def test_half_precision_keeps_vectors_in_float32_and_of_length_one(tmp_path: Pat
     model = load(write_llama_embedder(tmp_path))
     ids, mask = batch(2, 12, 7)
     exact = model(ids, mask)
-    rounded = model.halve()(ids, mask)
+    rounded = model.halve(torch.float16)(ids, mask)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded.norm(dim=1), torch.ones(2), atol=1e-6, rtol=0)
     assert 1e-7 < (rounded - exact).abs().max() < 1e-2

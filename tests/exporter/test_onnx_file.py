@@ -9,7 +9,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto
 
 from exporter import onnx_file
 from exporter.checkpoint import load_model, read_checkpoint
@@ -18,13 +17,6 @@ from exporter.onnx_file import move_to_onnx
 
 def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
-def input_types(graph: onnx.GraphProto, op_type: str) -> set[int]:
-    """Element types of everything that the nodes of `op_type` read."""
-    types = {i.name: i.data_type for i in graph.initializer}
-    types |= {v.name: v.type.tensor_type.elem_type for v in graph.value_info}
-    return {types[n] for node in graph.node if node.op_type == op_type for n in node.input}
 
 
 def test_llama_becomes_fused_operators_without_repeated_heads(rank_artifact: Path) -> None:
@@ -68,18 +60,6 @@ def test_the_graph_agrees_with_pytorch_for_any_shape_and_padding(
         found = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
         with torch.inference_mode():
             np.testing.assert_allclose(found, model(ids, mask).numpy(), atol=5e-6)
-
-
-def test_half_precision_keeps_norms_rotary_and_head_in_float32(half_artifact: Path) -> None:
-    graph = onnx.load(half_artifact / "model.onnx").graph
-    for op_type in ("RMSNormalization", "RotaryEmbedding", "Cos", "Sin", "ReduceSum", "Div"):
-        assert input_types(graph, op_type) <= {TensorProto.FLOAT, TensorProto.INT64}, op_type
-    weights = {i.name: i.data_type for i in graph.initializer}
-    assert weights["score.weight"] == TensorProto.FLOAT
-    assert weights["model.embed_tokens.weight"] == TensorProto.FLOAT16
-    assert TensorProto.FLOAT16 in input_types(graph, "Attention")
-    large = [i for i in graph.initializer if len(i.dims) == 2 and min(i.dims) > 1]
-    assert {i.data_type for i in large} == {TensorProto.FLOAT16}
 
 
 def test_weights_over_the_threshold_go_into_one_relocatable_file(

@@ -1,0 +1,231 @@
+"""The graph in the operators for which ONNX Runtime's CUDA provider has fast kernels.
+
+Its kernel of ONNX's Attention runs flash attention only where no mask is given (fp16 or bf16, from
+compute capability 8.0 on); with a mask it falls back to slower kernels, and to one that stores all
+scores when the row's length is no multiple of 4 (onnxruntime/core/providers/cuda/llm/attention.cc,
+release 1.31). Opset 24 can say instead how many keys each row has, and that needs no mask: so rows
+are turned until their padding stands at the end. The kernel also wants heads unmoved, as the
+linear layers leave them, and would move transposed ones back.
+
+A sum with its norm becomes one of ONNX Runtime's own operators, in float32: the half-precision
+ones have overflowed in the past (github.com/microsoft/onnxruntime/issues/29034).
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
+
+
+from exporter.errors import ExportError
+from runtime.manifest import MODEL_FILE
+
+OPSET = 24
+CONTRIB = "com.microsoft"
+_NORMS = {
+    "RMSNormalization": "SkipSimplifiedLayerNormalization",
+    "LayerNormalization": "SkipLayerNormalization",
+}
+# A mask that is made with these alone lets every query see all real keys, and itself. Windows and
+# causal masks compare with more than Equal.
+_PLAIN_MASK = {
+    "Cast",
+    "Concat",
+    "Constant",
+    "Equal",
+    "Expand",
+    "Or",
+    "Range",
+    "Shape",
+    "Squeeze",
+    "Unsqueeze",
+}
+_HEADS_MOVED = [0, 2, 1, 3]
+
+
+def adapt(directory: Path) -> None:
+    """Rewrite model.onnx of `directory`; weights beside it stay as they are."""
+    path = directory / MODEL_FILE
+    model = onnx.load(path, load_external_data=False)
+    use_fast_kernels(model)
+    onnx.save(model, path)
+
+
+def use_fast_kernels(model: ModelProto) -> None:
+    """Rewrite attention and norms of `model`, at opset 23, in place; it is at opset 24 then.
+
+    Attention with a mask that is more than padding stays as it is.
+    """
+    if [(one.domain, one.version) for one in model.opset_import] != [("", OPSET - 1)]:
+        raise ExportError(f"found opset {model.opset_import}, wanted {OPSET - 1} and no other")
+    graph = _Graph(model.graph)
+    changed = [graph.forget_mask(node) for node in model.graph.node]
+    for node in model.graph.node:
+        graph.join_sum(node)
+    if any(changed):
+        _turn_rows(model.graph)
+    _drop_unread(model.graph)
+    model.opset_import[0].version = OPSET
+    model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+
+
+class _Graph:
+    """The graph as it was, and how to change one node of it."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._maker = {name: node for node in graph.node for name in node.output}
+        self._readers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self._readers[name].append(node)
+        self._shapes = {v.name: _shape(v) for v in graph.value_info}
+
+    def forget_mask(self, node: NodeProto) -> bool:
+        """Let an Attention node go by lengths; false where it must keep its mask."""
+        if node.op_type != "Attention" or len(node.input) != 4:
+            return False
+        moved = [self._before_moving(name) for name in node.input[:3]]
+        result = self._after_moving(node.output[0])
+        if result is None or None in moved or not self._ancestors(node.input[3]) <= _PLAIN_MASK:
+            return False
+        heads = [self._shapes[name][1] for name in node.input[:2]]
+        # Neither mask nor past keys and values; the last is nonpad_kv_seqlen.
+        node.input[:] = [*(name for name in moved if name), "", "", "", "rows.lengths"]
+        node.output[0] = result.output[0]
+        result.output[0] += ".moved"  # nobody reads it any more
+        node.attribute.append(helper.make_attribute("q_num_heads", heads[0]))
+        node.attribute.append(helper.make_attribute("kv_num_heads", heads[1]))
+        return True
+
+    def join_sum(self, node: NodeProto) -> None:
+        """Make a norm and the sum that it reads one node, which gives both."""
+        total = self._maker.get(node.input[0]) if node.op_type in _NORMS else None
+        if total is None or total.op_type != "Add" or _attribute(node, "axis", -1) != -1:
+            return
+        shapes = [self._shapes.get(name) for name in total.input]
+        if None in shapes or shapes[0] != shapes[1]:
+            return
+        epsilon = _attribute(node, "epsilon", 1e-5)
+        name = total.output[0]
+        joined = helper.make_node(
+            _NORMS[node.op_type],
+            [*total.input, *node.input[1:]],
+            [node.output[0], "", "", name],
+            domain=CONTRIB,
+            epsilon=epsilon,
+        )
+        total.output[0] = f"{name}.apart"  # nobody reads it any more
+        node.CopyFrom(joined)
+
+    def _before_moving(self, name: str) -> str | None:
+        """The value [batch, sequence, heads × size] that Reshape and Transpose made `name` of."""
+        moving = self._maker.get(name)
+        if moving is None or moving.op_type != "Transpose":
+            return None
+        parting = self._maker.get(moving.input[0])
+        if parting is None or parting.op_type != "Reshape":
+            return None
+        return parting.input[0] if _attribute(moving, "perm", []) == _HEADS_MOVED else None
+
+    def _after_moving(self, name: str) -> NodeProto | None:
+        """The Reshape that joins the heads of `name` again, behind a Transpose."""
+        for op_type in ("Transpose", "Reshape"):
+            readers = self._readers[name]
+            if len(readers) != 1 or readers[0].op_type != op_type:
+                return None
+            name = readers[0].output[0]
+        return readers[0]
+
+    def _ancestors(self, name: str) -> set[str]:
+        """Types of all nodes that `name` is computed with."""
+        found: set[str] = set()
+        ways, seen = [name], {name}
+        while ways:
+            maker = self._maker.get(ways.pop())
+            if maker is not None:
+                found.add(maker.op_type)
+                ways += [one for one in maker.input if one not in seen]
+                seen.update(maker.input)
+        return found
+
+
+def _turn_rows(graph: GraphProto) -> None:
+    """Give everything rows that begin with a real token, and attention their lengths.
+
+    Rows are turned as a whole, so that left padding comes to stand at the end. A row without any
+    real token counts as one of a single token: its answer is finite, and nobody's.
+    """
+    for name, value in (
+        ("rows.zero", np.asarray(0, np.int64)),
+        ("rows.one", np.asarray(1, np.int64)),
+        ("rows.axis", np.asarray([1], np.int64)),
+        ("rows.scalar", np.asarray([], np.int64)),
+    ):
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    make = helper.make_node
+    mask = next(i.name for i in graph.input if i.name == "attention_mask")
+    nodes = [
+        make("Shape", [mask], ["rows.shape"], start=1, end=2),
+        make("Reshape", ["rows.shape", "rows.scalar"], ["rows.length"], allowzero=1),
+        make("Range", ["rows.zero", "rows.length", "rows.one"], ["rows.places"]),
+        make("Cast", ["rows.places"], ["rows.places.float"], to=TensorProto.FLOAT),
+        make("Cast", ["rows.length"], ["rows.length.float"], to=TensorProto.FLOAT),
+        make("Cast", [mask], ["rows.real"], to=TensorProto.BOOL),
+        # The provider reduces floats on the device in every release, whole numbers not.
+        make("Where", ["rows.real", "rows.places.float", "rows.length.float"], ["rows.candidates"]),
+        make("ReduceMin", ["rows.candidates", "rows.axis"], ["rows.first.float"], keepdims=1),
+        make("Cast", ["rows.first.float"], ["rows.first"], to=TensorProto.INT64),
+        make("Add", ["rows.places", "rows.first"], ["rows.far"]),
+        make("Sub", ["rows.far", "rows.length"], ["rows.near"]),
+        make("Less", ["rows.far", "rows.length"], ["rows.inside"]),
+        make("Where", ["rows.inside", "rows.far", "rows.near"], ["rows.order"]),
+    ]
+    turned = {i.name: f"rows.{i.name}" for i in graph.input}
+    nodes += [
+        make("GatherElements", [name, "rows.order"], [new], axis=1) for name, new in turned.items()
+    ]
+    nodes += [
+        make("ReduceSum", [turned[mask], "rows.axis"], ["rows.count"], keepdims=0),
+        make("Max", ["rows.count", "rows.one"], ["rows.lengths"]),
+    ]
+    for node in graph.node:
+        node.input[:] = [turned.get(name, name) for name in node.input]
+    old = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *old])
+
+
+def _drop_unread(graph: GraphProto) -> None:
+    """Remove nodes and constants that nothing reads, and what was known of their values."""
+    read = {o.name for o in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if read.intersection(node.output):
+            kept.append(node)
+            read.update(node.input)
+    made = {name for node in kept for name in node.output}
+    for values, wanted in ((graph.initializer, read), (graph.value_info, made)):
+        staying = [value for value in values if value.name in wanted]
+        del values[:]
+        values.extend(staying)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+
+
+def _shape(value: ValueInfoProto) -> list[int | str]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def _attribute(node: NodeProto, name: str, default: object) -> object:
+    found = next((a for a in node.attribute if a.name == name), None)
+    return default if found is None else helper.get_attribute_value(found)

@@ -1,0 +1,190 @@
+"""Half precision: which values of a graph are in it, and the operators of the CUDA provider."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import ModelProto, TensorProto
+
+from exporter.checkpoint import load_model, read_checkpoint
+from exporter.errors import ExportError
+from exporter.onnx_file import move_to_onnx
+from exporter.onnxruntime_cuda import adapt, use_fast_kernels
+from exporter.pipeline import Wish, export
+from runtime.manifest import read_manifest
+from tests.tiny_checkpoints import write_bert, write_llama, write_llama_embedder
+from tests.tiny_encoders import write_deberta, write_modernbert, write_xlm_roberta
+
+HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+# What may compute in half precision, and nothing else: products and what stands between them.
+IN_HALF = {"Add", "Attention", "Cast", "Gather", "Gelu", "MatMul", "Mul", "Reshape", "Sigmoid"} | {
+    "Transpose"
+}
+
+
+def write_graph(checkpoint: Path, directory: Path, dtype: torch.dtype) -> Path:
+    model = load_model(read_checkpoint(str(checkpoint)))
+    directory.mkdir()
+    move_to_onnx(model if dtype == torch.float32 else model.halve(dtype), directory)
+    return directory
+
+
+def types(model: ModelProto) -> dict[str, int]:
+    graph = model.graph
+    found = {i.name: i.data_type for i in graph.initializer}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        found[value.name] = value.type.tensor_type.elem_type
+    return found
+
+
+def operators(model: ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize(
+    ("write", "dtype"),
+    [
+        (write_llama, torch.float16),
+        (write_llama, torch.bfloat16),
+        (write_llama_embedder, torch.float16),
+        (write_bert, torch.float16),
+    ],
+)
+def test_only_products_are_in_half_precision(
+    tmp_path: Path, write: Any, dtype: torch.dtype
+) -> None:
+    directory = write_graph(write(tmp_path / "checkpoint"), tmp_path / "graph", dtype)
+    assert_only_products_are_halves(directory, dtype)
+    adapt(directory)
+    assert_only_products_are_halves(directory, dtype)
+    weights = {i.name for i in onnx.load(directory / "model.onnx").graph.initializer}
+    head = [n for n in weights if n.startswith(("score", "classifier", "bert.pooler"))]
+    assert bool(head) == (write is not write_llama_embedder)
+
+
+def assert_only_products_are_halves(directory: Path, dtype: torch.dtype) -> None:
+    model = onnx.load(directory / "model.onnx")
+    known = types(model)
+    half = {name for name, kind in known.items() if kind in HALVES}
+    weights = {i.name for i in model.graph.initializer}
+    wanted = {torch.float16: TensorProto.FLOAT16, torch.bfloat16: TensorProto.BFLOAT16}
+    assert {known[name] for name in half} == {wanted[dtype]}
+    for node in model.graph.node:
+        if half.isdisjoint([*node.input, *node.output]):
+            continue
+        assert node.op_type in IN_HALF, node.op_type
+        if node.op_type == "Add":  # a layer's bias: the residual stream is float32
+            assert weights.intersection(node.input)
+        if node.op_type == "Cast":  # each way between the two is written down
+            assert len(half.intersection([*node.input, *node.output])) == 1
+    norms = {"RMSNormalization", "LayerNormalization"}
+    norms |= {"SkipSimplifiedLayerNormalization", "SkipLayerNormalization"}
+    assert sum(operators(model)[name] for name in norms) == 5
+    assert not any(n.startswith(("score", "classifier", "bert.pooler")) for n in half)
+    products = [n.input[1] for n in model.graph.node if n.op_type == "MatMul"]
+    assert {name for name in products if name in weights} <= half
+    assert len(half & set(products)) >= 12
+
+
+@pytest.mark.parametrize(
+    ("write", "attentions", "sums"),
+    [
+        (write_llama, 2, 4),
+        (write_llama_embedder, 2, 4),
+        (write_bert, 2, 4),
+        (write_xlm_roberta, 3, 7),
+        (write_modernbert, 2, None),
+        (write_deberta, 0, None),
+    ],
+)
+def test_the_fast_operators_give_the_same_on_either_side_of_the_padding(
+    tmp_path: Path, write: Any, attentions: int, sums: int | None
+) -> None:
+    checkpoint = write(tmp_path / "checkpoint")
+    directory = write_graph(checkpoint, tmp_path / "graph", torch.float32)
+    plain = onnx.load(directory / "model.onnx")
+    adapt(directory)
+    fast = onnx.load(directory / "model.onnx")
+    onnx.checker.check_model(fast)
+    assert [(o.domain, o.version) for o in fast.opset_import] == [("", 24), ("com.microsoft", 1)]
+    by_lengths = [n for n in fast.graph.node if n.op_type == "Attention" and not n.input[3]]
+    assert len(by_lengths) == attentions
+    if sums is not None:
+        assert operators(fast)["Transpose"] == 0
+        found = operators(fast)
+        assert found["SkipSimplifiedLayerNormalization"] + found["SkipLayerNormalization"] == sums
+    wanted, session = (
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"])
+        for m in (plain, fast)
+    )
+    generator = np.random.default_rng(0)
+    for rows, length in ((1, 1), (1, 3), (3, 7), (7, 30), (2, 90)):
+        ids = generator.integers(5, 80, (rows, length))
+        real = length - np.arange(rows) * (length // (rows + 1))
+        right = (np.arange(length) < real[:, None]).astype(np.int64)
+        order = (np.arange(length) + real[:, None]) % length
+        (first,) = wanted.run(None, inputs(session, ids, right))
+        (second,) = session.run(None, inputs(session, ids, right))
+        np.testing.assert_allclose(second, first, atol=1e-5)
+        if attentions and write is not write_modernbert:
+            left = np.take_along_axis(right, order, 1)
+            (third,) = session.run(None, inputs(session, np.take_along_axis(ids, order, 1), left))
+            np.testing.assert_allclose(third, second, atol=1e-6)
+
+
+def test_a_row_without_real_tokens_is_finite_and_disturbs_no_other(tmp_path: Path) -> None:
+    directory = write_graph(write_llama(tmp_path / "c"), tmp_path / "graph", torch.float32)
+    adapt(directory)
+    session = onnxruntime.InferenceSession(directory / "model.onnx")
+    ids = np.arange(10).reshape(2, 5) + 2
+    mask = np.asarray([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
+    (both,) = session.run(None, inputs(session, ids, mask))
+    (alone,) = session.run(None, inputs(session, ids[:1, :3], mask[:1, :3]))
+    assert np.isfinite(both).all()
+    np.testing.assert_allclose(both[:1], alone, atol=1e-6)
+
+
+def test_a_causal_model_keeps_its_mask(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "c", is_causal=True)
+    directory = write_graph(checkpoint, tmp_path / "graph", torch.float32)
+    adapt(directory)
+    model = onnx.load(directory / "model.onnx")
+    assert all(n.input[3] for n in model.graph.node if n.op_type == "Attention")
+    assert not any(n.op_type == "GatherElements" for n in model.graph.node)
+
+
+def test_a_graph_of_another_opset_is_refused() -> None:
+    model = ModelProto()
+    model.opset_import.add(domain="", version=18)
+    with pytest.raises(ExportError, match="wanted 23"):
+        use_fast_kernels(model)
+
+
+@pytest.mark.parametrize("write", [write_llama_embedder, write_bert])
+def test_the_whole_way_in_float16(tmp_path: Path, write: Any) -> None:
+    wish = Wish(target="cuda-fp16", engine="onnxruntime-cpu", max_tokens=64)
+    export(str(write(tmp_path / "checkpoint")), tmp_path / "out", wish)
+    manifest = read_manifest(tmp_path / "out")
+    assert (manifest.precision, manifest.opset) == ("fp16", 24)
+
+
+def test_the_same_for_tensorrt_holds_onnxs_own_operators(
+    tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    wish = Wish(target="tensorrt-fp16", engine="onnxruntime-cpu", max_tokens=64)
+    export(str(tiny_llama_checkpoint), tmp_path / "out", wish)
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 23)]
+
+
+def inputs(
+    session: onnxruntime.InferenceSession, ids: np.ndarray, mask: np.ndarray
+) -> dict[str, np.ndarray]:
+    values = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids % 2}
+    return {i.name: values[i.name] for i in session.get_inputs()}
