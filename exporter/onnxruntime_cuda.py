@@ -26,7 +26,6 @@ from onnx import (
     numpy_helper,
 )
 
-
 from exporter.errors import ExportError
 from runtime.manifest import MODEL_FILE
 
