@@ -1,5 +1,7 @@
 """`make check-1b`: export, prove and serve a random checkpoint of the exact 1B shape, once.
 
+It is exported in half precision as well, for the GPU, and that graph proven on the CPU.
+
 Prints a table of seconds, peak memory and parity. Random weights say nothing about quality; they
 show that the shape exports within its memory, gives PyTorch's scores, and is served.
 """
@@ -21,9 +23,8 @@ from safetensors.torch import save_file
 from checks.serving import script, served
 from exporter.architectures import CROSS_ENCODERS
 from exporter.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from exporter.parity import Parity
+from exporter.report import Parity, read_report
 from exporter.tokens import TOKENIZER_FILES
-from runtime.manifest import PARITY_FILE
 
 WORK = Path("build/check-1b")
 TOKENIZER = Path("embedded/rank")
@@ -72,6 +73,9 @@ class Figures:
     peak_bytes: int
     logits: list[float]
     parity: Parity
+    half_s: float
+    half_peak_bytes: int
+    half: Parity
 
     @property
     def memory_ratio(self) -> float:
@@ -82,7 +86,7 @@ class Figures:
 def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> Figures:
     """Write a checkpoint of `shape` into `work`, export it in a child process, serve it once."""
     shutil.rmtree(work, ignore_errors=True)
-    checkpoint, artifact = work / "checkpoint", work / "artifact"
+    checkpoint, artifact, half = work / "checkpoint", work / "artifact", work / "half"
     began = time.monotonic()
     parameters = write_checkpoint(checkpoint, shape, tokenizer)
     wrote = time.monotonic()
@@ -92,6 +96,8 @@ def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> Figures:
         ready = time.monotonic()
         logits = _ask(address)
         answered = time.monotonic()
+    half_peak = _export(checkpoint, half, "--target", "cuda-fp16", "--engine", "onnxruntime-cpu")
+    halved = time.monotonic()
     return Figures(
         write_s=wrote - began,
         export_s=exported - wrote,
@@ -100,7 +106,10 @@ def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> Figures:
         weights_bytes=4 * parameters,
         peak_bytes=peak,
         logits=logits,
-        parity=msgspec.json.decode((artifact / PARITY_FILE).read_bytes(), type=Parity),
+        parity=read_report(artifact),
+        half_s=halved - answered,
+        half_peak_bytes=half_peak,
+        half=read_report(half),
     )
 
 
@@ -133,10 +142,10 @@ def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.T
     return (torch.randn(shape, generator=generator) * deviation).to(torch.bfloat16)
 
 
-def _export(checkpoint: Path, artifact: Path) -> int:
+def _export(checkpoint: Path, artifact: Path, *wishes: str) -> int:
     """Run rerank-export in a child process; its peak resident memory in bytes."""
     command = [script("rerank-export"), "export", str(checkpoint), "--out", str(artifact)]
-    child = subprocess.Popen([*command, "--max-tokens", str(MAX_TOKENS)])
+    child = subprocess.Popen([*command, "--max-tokens", str(MAX_TOKENS), *wishes])
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
@@ -161,6 +170,7 @@ def _ask(address: str) -> list[float]:
 def table(figures: Figures) -> str:
     """The figures as lines of text, one a row."""
     logits, ranking = figures.parity.rungs["logits"], figures.parity.rungs["ranking"]
+    half = figures.half.rungs["logits"]
     gigabyte = 1e9
     rows = {
         "write the checkpoint": f"{figures.write_s:.1f} s",
@@ -174,6 +184,10 @@ def table(figures: Figures) -> str:
         f"(reference std {logits.reference_std:.2f})",
         "Kendall's tau": f"{ranking.kendall_tau} over {ranking.pairs} pairs",
         "served logits": ", ".join(f"{logit:.4f}" for logit in figures.logits),
+        "export in float16": f"{figures.half_s:.1f} s, "
+        f"peak memory {figures.half_peak_bytes / gigabyte:.2f} GB",
+        "max |Δ logit| in float16": f"{half.max_abs_delta:.2g}, rms {half.rms_delta:.2g} over "
+        f"{half.pairs} pairs, tau {figures.half.rungs['ranking'].kendall_tau}",
     }
     return "\n".join(f"{name:<26} {value}" for name, value in rows.items())
 

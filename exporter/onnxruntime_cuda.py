@@ -165,28 +165,30 @@ def _turn_rows(graph: GraphProto) -> None:
     real token counts as one of a single token: its answer is finite, and nobody's.
     """
     for name, value in (
-        ("rows.zero", np.asarray(0, np.int64)),
-        ("rows.one", np.asarray(1, np.int64)),
-        ("rows.axis", np.asarray([1], np.int64)),
-        ("rows.scalar", np.asarray([], np.int64)),
+        ("rows.begin", 0),
+        ("rows.step", 1),
+        ("rows.axis", [1]),
+        ("rows.all", [0]),
+        ("rows.none", 0),
+        ("rows.one", 1),
     ):
-        graph.initializer.append(numpy_helper.from_array(value, name))
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
     make = helper.make_node
     mask = next(i.name for i in graph.input if i.name == "attention_mask")
+    # What comes from Shape lives on the host; only Range reads it there. Whatever else needs the
+    # length takes it from `places`, because captured CUDA graphs allow no copies to the device.
     nodes = [
         make("Shape", [mask], ["rows.shape"], start=1, end=2),
-        make("Reshape", ["rows.shape", "rows.scalar"], ["rows.length"], allowzero=1),
-        make("Range", ["rows.zero", "rows.length", "rows.one"], ["rows.places"]),
-        make("Cast", ["rows.places"], ["rows.places.float"], to=TensorProto.FLOAT),
-        make("Cast", ["rows.length"], ["rows.length.float"], to=TensorProto.FLOAT),
+        make("Squeeze", ["rows.shape"], ["rows.length"]),
+        make("Range", ["rows.begin", "rows.length", "rows.step"], ["rows.places"]),
+        make("ReduceMax", ["rows.places", "rows.all"], ["rows.last"], keepdims=1),
         make("Cast", [mask], ["rows.real"], to=TensorProto.BOOL),
-        # The provider reduces floats on the device in every release, whole numbers not.
-        make("Where", ["rows.real", "rows.places.float", "rows.length.float"], ["rows.candidates"]),
-        make("ReduceMin", ["rows.candidates", "rows.axis"], ["rows.first.float"], keepdims=1),
-        make("Cast", ["rows.first.float"], ["rows.first"], to=TensorProto.INT64),
+        make("Where", ["rows.real", "rows.places", "rows.last"], ["rows.candidates"]),
+        make("ReduceMin", ["rows.candidates", "rows.axis"], ["rows.first"], keepdims=1),
         make("Add", ["rows.places", "rows.first"], ["rows.far"]),
-        make("Sub", ["rows.far", "rows.length"], ["rows.near"]),
-        make("Less", ["rows.far", "rows.length"], ["rows.inside"]),
+        make("LessOrEqual", ["rows.far", "rows.last"], ["rows.inside"]),
+        make("Sub", ["rows.far", "rows.last"], ["rows.beyond"]),
+        make("Sub", ["rows.beyond", "rows.one"], ["rows.near"]),
         make("Where", ["rows.inside", "rows.far", "rows.near"], ["rows.order"]),
     ]
     turned = {i.name: f"rows.{i.name}" for i in graph.input}
@@ -195,7 +197,8 @@ def _turn_rows(graph: GraphProto) -> None:
     ]
     nodes += [
         make("ReduceSum", [turned[mask], "rows.axis"], ["rows.count"], keepdims=0),
-        make("Max", ["rows.count", "rows.one"], ["rows.lengths"]),
+        make("LessOrEqual", ["rows.count", "rows.none"], ["rows.empty"]),
+        make("Where", ["rows.empty", "rows.one", "rows.count"], ["rows.lengths"]),
     ]
     for node in graph.node:
         node.input[:] = [turned.get(name, name) for name in node.input]

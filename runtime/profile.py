@@ -54,12 +54,6 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if list(found) != sorted(found):
                 raise ValueError(f"{axis} = {list(found)}, wanted least <= best <= most")
 
-    def holds(self, rows: int, tokens: int) -> bool:
-        """Whether a batch of `rows` rows of `tokens` tokens each lies within."""
-        least_rows, _, most_rows = self.batch
-        least_tokens, _, most_tokens = self.sequence
-        return least_rows <= rows <= most_rows and least_tokens <= tokens <= most_tokens
-
 
 class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where and how an artifact runs.

@@ -26,7 +26,10 @@ def test_a_tiny_shape_is_exported_proven_and_served(
         # embeddings and head; projections; feed-forward; norms
         [512 * 64 + 64, 64 * (64 + 32 + 32 + 64), 3 * 64 * 128, 3 * 64]
     )
+    assert figures.half.precision == "fp16"
+    assert all(rung.passed for rung in figures.half.rungs.values())
     assert "peak memory of the export" in table(figures)
+    assert "max |Δ logit| in float16" in table(figures)
 
 
 def test_the_shape_has_the_models_parameters() -> None:

@@ -149,6 +149,23 @@ def test_a_row_without_real_tokens_is_finite_and_disturbs_no_other(tmp_path: Pat
     np.testing.assert_allclose(both[:1], alone, atol=1e-6)
 
 
+def test_nothing_is_copied_from_host_to_device(tmp_path: Path) -> None:
+    """Captured CUDA graphs allow no copies: what comes from Shape may only give sizes."""
+    directory = write_graph(write_llama(tmp_path / "c"), tmp_path / "graph", torch.float16)
+    adapt(directory)
+    graph = onnx.load(directory / "model.onnx").graph
+    constant = {i.name for i in graph.initializer}
+    host: set[str] = set()
+    for node in graph.node:
+        read = [name for name in node.input if name and name not in constant]
+        if node.op_type == "Shape" or (read and host.issuperset(read) and node.op_type != "Range"):
+            host.update(node.output)
+        elif crossing := host.intersection(read):
+            sizes = {"Range": node.input, "Expand": node.input[1:], "Reshape": node.input[1:]}
+            assert crossing <= set(sizes.get(node.op_type, ())), node.op_type
+    assert host
+
+
 def test_a_causal_model_keeps_its_mask(tmp_path: Path) -> None:
     checkpoint = write_llama(tmp_path / "c", is_causal=True)
     directory = write_graph(checkpoint, tmp_path / "graph", torch.float32)

@@ -46,9 +46,6 @@ def test_a_profile_name_is_no_path(name: str) -> None:
 def test_the_shapes_of_a_plan_are_the_recipes() -> None:
     (shapes,) = profile.load_target_profile("tensorrt-fp16").shapes
     assert (shapes.batch, shapes.sequence) == ((1, 16, 64), (3, 256, 512))
-    assert shapes.holds(64, 512)
-    assert not shapes.holds(65, 512)
-    assert not shapes.holds(1, 2)
 
 
 @pytest.mark.parametrize(
