@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.batch import BatchLimits, assemble, distinct, grow_batch
+from runtime.shapes import ShapeRange
 from runtime.text import Encoding
 
 
@@ -70,3 +71,18 @@ def test_repeated_rows_are_found_by_tokens_and_types() -> None:
     assert places.tolist() == [0, 1, 0, 2]
     nothing, nowhere = distinct([])
     assert (nothing, nowhere.tolist()) == ([], [])
+
+
+def test_batches_are_cut_to_what_the_engine_was_compiled_for() -> None:
+    shapes = (ShapeRange((1, 2, 4), (3, 8, 16)), ShapeRange((1, 1, 2), (3, 32, 64)))
+    limits = BatchLimits(64, 10_000, 0.9, shapes)
+    assert grow_batch([10] * 8, 0, limits) == (0, 4)
+    assert grow_batch([30] * 8, 0, limits) == (0, 2)
+    # A long row takes no more neighbours than its own profile has rows for.
+    assert grow_batch([10, 11, 12, 40], 3, limits) == (2, 4)
+
+
+def test_a_larger_shape_is_filled_with_padding_and_copies() -> None:
+    found = assemble([row(5, 6), row(7)], ("input_ids", "attention_mask"), 9, "left", (3, 4))
+    assert found["input_ids"].tolist() == [[9, 9, 5, 6], [9, 9, 9, 7], [9, 9, 5, 6]]
+    assert found["attention_mask"].tolist() == [[0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1]]

@@ -11,9 +11,11 @@ from runtime import scheduler as scheduler_module
 from runtime.batch import BatchLimits
 from runtime.errors import (
     DeadlineExceeded,
+    DeviceLost,
     EngineError,
     ModelClosed,
     NonFiniteScore,
+    OutOfMemory,
     Overloaded,
 )
 from runtime.postprocess import Floats
@@ -274,3 +276,58 @@ def test_closing_does_not_wait_for_the_window() -> None:
     assert scheduler.close()
     with pytest.raises(ModelClosed):
         future.result(0)
+
+
+def test_a_batch_without_memory_is_halved_and_the_bound_is_kept(
+    make: Callable[..., Scheduler],
+) -> None:
+    calls: list[int] = []
+
+    def compute(rows: Sequence[Encoding]) -> Floats:
+        calls.append(len(rows))
+        if len(rows) > 2:
+            raise OutOfMemory
+        return first_ids(rows)
+
+    scheduler = make(compute)
+    rows = [row(10, first) for first in range(2, 10)]
+    found = scheduler.submit(rows, None).result(10)
+    assert found.outputs.tolist() == list(range(2, 10))
+    assert sorted(calls, reverse=True)[:3] == [8, 4, 4]
+    calls.clear()
+    scheduler.submit(rows, None).result(10)
+    assert max(calls) <= 2
+
+
+def test_a_row_that_never_fits_is_unavailable_and_others_go_on(
+    make: Callable[..., Scheduler],
+) -> None:
+    def compute(rows: Sequence[Encoding]) -> Floats:
+        if max(map(len, rows)) > 50:
+            raise OutOfMemory
+        return first_ids(rows)
+
+    scheduler = make(compute)
+    with pytest.raises(OutOfMemory):
+        scheduler.submit([row(60)], None).result(10)
+    assert scheduler.submit([row(10)], None).result(10).outputs.tolist() == [1]
+    assert not scheduler.lost
+
+
+def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Scheduler]) -> None:
+    def fail(rows: Sequence[Encoding]) -> Floats:
+        raise DeviceLost
+
+    gate = Gate(fail)
+    scheduler = make(gate)
+    running = scheduler.submit([row(5)], None)
+    assert gate.entered.wait(10)
+    waiting = scheduler.submit([row(500)], None)
+    gate.open.set()
+    for future in (running, waiting):
+        with pytest.raises(DeviceLost):
+            future.result(10)
+    assert scheduler.lost
+    assert len(gate.calls) == 1
+    with pytest.raises(DeviceLost):
+        scheduler.submit([row(5)], None)

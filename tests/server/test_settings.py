@@ -23,6 +23,8 @@ BAD_VALUES = {
     "EMBED_MAX_INPUTS": ["0", "many"],
     "MAX_SEQUENCE_LENGTH": ["0", "8k"],
     "NIM_TRITON_MAX_SEQ_LENGTH": ["none"],
+    "RERANK_GPU_MEMORY_BYTES": ["8GB", "0"],
+    "NIM_TRT_ENGINE_HOST_CODE_ALLOWED": ["perhaps"],
     "NIM_HTTP_BODY_LIMIT_BYTES": ["64MB", "0"],
     "NIM_REQUEST_TIMEOUT_S": ["0", "2m"],
     "NIM_SERVER_REQUEST_TIMEOUT_S": ["never"],
@@ -53,6 +55,7 @@ BAD_VALUES = {
     "NIM_ENGINE_MODEL_DOWNLOAD_ONLY": ["1"],
 }
 ANY_TEXT = {
+    "NIM_CACHE_PATH",
     "NIM_SERVED_MODEL_NAME",
     "NIM_SERVER_SERVED_MODEL_NAME",
     "MODEL_VERSION",
@@ -114,7 +117,6 @@ def test_what_nvidia_s_compose_files_set_does_not_upset_the_start() -> None:
     assert told == {
         "NIM_TRITON_LOG_VERBOSE",
         "OMP_NUM_THREADS",
-        "NIM_CACHE_PATH",
         "NIM_ENABLE_OTEL",
         "NIM_OTEL_SERVICE_NAME",
     }
@@ -204,7 +206,7 @@ def test_options_go_before_variables() -> None:
 
 @pytest.mark.parametrize(
     ("profile", "target"),
-    [("auto", "auto"), ("cpu-fp32", "cpu-fp32"), (NVIDIA_ONNX_PROFILES[0], "auto")],
+    [("auto", "auto"), ("cpu-fp32", "cpu-fp32"), (NVIDIA_ONNX_PROFILES[0], "onnx")],
 )
 def test_a_model_profile_names_the_target(profile: str, target: str) -> None:
     settings = read_settings({**MOCK, "NIM_MODEL_PROFILE": profile})

@@ -1,0 +1,217 @@
+"""ONNX Runtime's GPU engines, as far as the CPU can show: options, bound buffers, refusals.
+
+The binding runs for real, with its buffers in the CPU's memory.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from runtime.engines import EngineSetup, open_engine
+from runtime.engines import ort as engine_module
+from runtime.engines.ort import OrtGpuEngine, provider_options
+from runtime.errors import DeviceLost, EngineError, EngineUnavailable, OutOfMemory
+from runtime.gpu import Gpu
+from runtime.shapes import ShapeRange
+
+SHAPES = (ShapeRange((1, 16, 64), (3, 256, 512)),)
+ROWS = {
+    "input_ids": np.asarray([[5, 6, 7], [8, 9, 0]], np.int64),
+    "attention_mask": np.asarray([[1, 1, 1], [1, 1, 0]], np.int64),
+}
+
+
+class OnCpu(OrtGpuEngine):
+    """The GPU engine over a session of the CPU provider."""
+
+    _memory = "cpu"
+
+
+def on_cpu(directory: Path, setup: EngineSetup) -> OnCpu:
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(
+        str(directory / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    return OnCpu("onnxruntime-cuda", session, ort, setup)
+
+
+def test_cuda_keeps_float32_as_it_is_and_grows_by_what_is_asked() -> None:
+    ((provider, options),) = provider_options("onnxruntime-cuda", EngineSetup())
+    assert provider == "CUDAExecutionProvider"
+    assert options == {
+        "device_id": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",
+        "enable_skip_layer_norm_strict_mode": "1",
+        "enable_cuda_graph": "0",
+    }
+
+
+def test_cuda_graphs_and_the_memory_bound_are_passed_on() -> None:
+    setup = EngineSetup(graph_tokens=1024, memory_bytes=4 << 30)
+    ((_, options),) = provider_options("onnxruntime-cuda", setup)
+    assert options["enable_cuda_graph"] == "1"
+    assert options["gpu_mem_limit"] == str(4 << 30)
+
+
+def test_tensorrt_is_told_its_shapes_precision_and_caches(tmp_path: Path) -> None:
+    setup = EngineSetup(precision="fp16", shapes=SHAPES, max_tokens=400, cache=tmp_path)
+    (first, options), (second, _) = provider_options("onnxruntime-tensorrt", setup)
+    assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert options["trt_profile_min_shapes"] == "input_ids:1x3,attention_mask:1x3"
+    assert options["trt_profile_opt_shapes"] == "input_ids:16x256,attention_mask:16x256"
+    # NIM_TRITON_MAX_SEQ_LENGTH lowers what memory is reserved for.
+    assert options["trt_profile_max_shapes"] == "input_ids:64x400,attention_mask:64x400"
+    assert (options["trt_fp16_enable"], options["trt_bf16_enable"]) == ("1", "0")
+    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(tmp_path)
+    assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
+
+
+def test_tensorrt_without_a_cache_keeps_none() -> None:
+    (_, options), _ = provider_options("onnxruntime-tensorrt", EngineSetup(shapes=SHAPES))
+    assert not [name for name in options if "cache" in name]
+
+
+def test_tensorrt_takes_one_range_of_shapes() -> None:
+    with pytest.raises(EngineUnavailable, match="one range of shapes, found 2"):
+        provider_options("onnxruntime-tensorrt", EngineSetup(shapes=SHAPES * 2))
+
+
+def test_bound_buffers_give_what_a_plain_run_gives(bare_directory: Path) -> None:
+    plain = open_engine("onnxruntime-cpu", bare_directory)
+    bound = on_cpu(bare_directory, EngineSetup())
+    assert bound.run(ROWS)["logits"].tolist() == plain.run(ROWS)["logits"].tolist()
+    assert bound.shape_for(2, 3) == (2, 3)
+    assert (bound.device, bound.shapes) == ("cuda:0", ())
+    bound.close()
+
+
+def test_small_calls_go_through_one_set_of_buffers_a_bucket(bare_directory: Path) -> None:
+    engine = on_cpu(bare_directory, EngineSetup(graph_tokens=64, max_rows=8))
+    assert engine.shape_for(3, 10) == (4, 16)
+    assert engine.shape_for(3, 17) == (3, 17)
+    ids = np.arange(64, dtype=np.int64).reshape(4, 16)
+    for step in range(3):
+        given = {"input_ids": ids + step, "attention_mask": np.ones((4, 16), np.int64)}
+        wanted = (ids + step).sum(1, keepdims=True) / 100
+        assert np.allclose(engine.run(given)["logits"], wanted)
+    assert list(engine._captured) == [(4, 16)]
+    assert engine.run(ROWS)["logits"].shape == (2, 1)
+    assert list(engine._captured) == [(4, 16)]
+
+
+def test_each_captured_graph_has_a_number_of_its_own(bare_directory: Path) -> None:
+    engine = on_cpu(bare_directory, EngineSetup(graph_tokens=64, max_rows=8))
+    for rows in (1, 2, 4):
+        shape = (rows, 16)
+        engine.run(
+            {"input_ids": np.ones(shape, np.int64), "attention_mask": np.ones(shape, np.int64)}
+        )
+    numbers = [
+        one.options.get_run_config_entry("gpu_graph_id") for one in engine._captured.values()
+    ]
+    assert numbers == ["1", "2", "3"]
+
+
+class Session:
+    """What the engine asks of a session, with chosen providers, assignment and failure."""
+
+    def __init__(self, providers: Sequence[str], on_the_cpu: Sequence[str] = ()) -> None:
+        self.providers, self.on_the_cpu = providers, on_the_cpu
+
+    def get_providers(self) -> Sequence[str]:
+        return self.providers
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        nodes = [SimpleNamespace(op_type=op) for op in self.on_the_cpu]
+        return [SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: nodes)]
+
+    def get_inputs(self) -> list[Any]:
+        return []
+
+    def get_outputs(self) -> list[Any]:
+        return []
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str, session: Session) -> Any:
+    """Open engine `name` where ONNX Runtime is a GPU build that makes `session`."""
+    gpu = Gpu("NVIDIA H100", "9.0", "x86_64", "580")
+    monkeypatch.setattr("runtime.engines.find_gpu", lambda: gpu)
+    monkeypatch.setattr(
+        ort,
+        "get_available_providers",
+        lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    made: dict[str, Any] = {}
+
+    def session_for(path: str, **options: Any) -> Session:
+        made.update(options)
+        return session
+
+    monkeypatch.setattr(ort, "InferenceSession", session_for)
+    engine = open_engine(name, directory, EngineSetup(shapes=SHAPES))
+    assert made["enable_fallback"] == 0
+    return engine
+
+
+def test_a_provider_that_was_left_out_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path
+) -> None:
+    with pytest.raises(EngineUnavailable, match=r"could not start CUDAExec.*CUDA 13 and cuDNN 9"):
+        opened(monkeypatch, bare_directory, "onnxruntime-cuda", Session(["CPUExecutionProvider"]))
+
+
+def test_tensorrt_that_is_missing_names_its_libraries(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path
+) -> None:
+    session = Session(["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(EngineUnavailable, match=r"TensorrtExec.*libnvinfer\.so\.10"):
+        opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session)
+
+
+def test_work_that_was_left_to_the_cpu_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path
+) -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    session = Session(providers, ["Attention", "Attention", "Shape"])
+    with pytest.raises(EngineUnavailable, match="no kernel on the GPU for Attention × 2"):
+        opened(monkeypatch, bare_directory, "onnxruntime-cuda", session)
+    session = Session(providers, ["Shape", "Range"])
+    engine = opened(monkeypatch, bare_directory, "onnxruntime-cuda", session)
+    assert isinstance(engine, OrtGpuEngine)
+
+
+def test_the_real_assignment_is_read(bare_directory: Path) -> None:
+    engine = on_cpu(bare_directory, EngineSetup())
+    # The graph's own nodes are light; with a heavy one they would be refused.
+    engine_module._refuse_cpu_work("onnxruntime-cuda", engine._session)
+    parts = engine._session.get_provider_graph_assignment_info()
+    assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
+    assert "ReduceSum" in {node.op_type for part in parts for node in part.get_nodes()}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA failure 2: out of memory", OutOfMemory),
+        ("CUDA failure 700: an illegal memory access was encountered", DeviceLost),
+        ("bad input", EngineError),
+    ],
+)
+def test_a_failed_call_is_understood(
+    bare_directory: Path, monkeypatch: pytest.MonkeyPatch, text: str, kind: type[Exception]
+) -> None:
+    engine = on_cpu(bare_directory, EngineSetup())
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(engine._session, "run_with_iobinding", fail)
+    with pytest.raises(kind):
+        engine.run(ROWS)
