@@ -1,7 +1,7 @@
 """The run as Markdown. Pure functions."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from benchmarks.results import (
     Fidelity,
@@ -14,6 +14,7 @@ from benchmarks.results import (
     ratio,
     spread,
 )
+from benchmarks.tables import number, table
 
 # Other processes at more than this make a figure doubtful; it is shown.
 _NOISE_CORES = 0.15
@@ -36,28 +37,6 @@ def shown(value: Spread, digits: int = 3) -> str:
     if value.low == value.high:
         return middle
     return f"{middle} ({number(value.low, digits)}–{number(value.high, digits)})"
-
-
-def number(value: float, digits: int = 3) -> str:
-    """A few significant digits, never an exponent."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:.0f}"
-    text = f"{value:.{digits}g}"
-    return f"{value:.9f}".rstrip("0") if "e" in text else text
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; nothing without rows."""
-    if not rows:
-        return ""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _head(results: Results) -> str:

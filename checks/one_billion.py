@@ -20,6 +20,7 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
+from checks.random_weights import SHAPE, random_weight
 from checks.serving import script, served
 from exporter.architectures import CROSS_ENCODERS
 from exporter.checkpoint import CONFIG_FILE, WEIGHTS_FILE
@@ -30,35 +31,6 @@ WORK = Path("build/check-1b")
 TOKENIZER = Path("embedded/rank")
 MAX_TOKENS = 512
 MEMORY_BOUND = 1.6
-
-# nvidia/llama-nemotron-rerank-1b-v2, which has the shape of Llama-3.2-1B.
-SHAPE: dict[str, Any] = {
-    "architectures": ["LlamaBidirectionalForSequenceClassification"],
-    "model_type": "llama_bidirec",
-    "hidden_act": "silu",
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "rope_scaling": {
-        "rope_type": "llama3",
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    },
-    "pooling": "avg",
-    "temperature": 1.0,
-    "num_labels": 1,
-    "torch_dtype": "bfloat16",
-    "random_weights": True,
-}
 
 
 @dataclass(frozen=True)
@@ -127,19 +99,11 @@ def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) ->
         model = CROSS_ENCODERS[shape["architectures"][0]](shape)
     generator = torch.Generator().manual_seed(0)
     weights = {
-        name: _random(name, parameter.shape, generator)
+        name: random_weight(name, parameter.shape, generator)
         for name, parameter in model.named_parameters()
     }
     save_file(weights, directory / WEIGHTS_FILE)
     return sum(weight.numel() for weight in weights.values())
-
-
-def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    if name.endswith("norm.weight"):
-        return torch.ones(shape, dtype=torch.bfloat16)
-    # 0.02 is Llama's own start; the head is wider, so that scores spread like trained ones.
-    deviation = 1 / shape[-1] ** 0.5 if name == "score.weight" else 0.02
-    return (torch.randn(shape, generator=generator) * deviation).to(torch.bfloat16)
 
 
 def _export(checkpoint: Path, artifact: Path, *wishes: str) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch.onnx import ONNXProgram
 
 from exporter.architectures.base import Architecture
-from runtime.manifest import MODEL_FILE
+from runtime.engines import MODEL_FILE
 
 OPSET = 23
 # Above this, weights go into one file beside the graph: a protobuf message ends at 2 GiB, and

@@ -27,7 +27,7 @@ from onnx import (
 )
 
 from exporter.errors import ExportError
-from runtime.manifest import MODEL_FILE
+from runtime.engines import MODEL_FILE
 
 OPSET = 24
 CONTRIB = "com.microsoft"

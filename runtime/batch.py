@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.profile import PaddingSide
 from runtime.shapes import Shape, ShapeRange, cheapest
 from runtime.text import Encoding
+
+if TYPE_CHECKING:  # the benches batch where nothing reads profiles
+    from runtime.profile import PaddingSide
 
 # The graph inputs that `assemble` can fill.
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -95,7 +98,7 @@ def assemble(
     rows: Sequence[Encoding],
     input_names: Sequence[str],
     pad_id: int,
-    side: PaddingSide,
+    side: "PaddingSide",
     shape: Shape | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Named int64 arrays [rows, longest] for an engine that wants `input_names` (of INPUT_NAMES).

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import msgspec
 
+from runtime.engines import MODEL_FILE as MODEL_FILE
+from runtime.engines import PLAN_FILE as PLAN_FILE
 from runtime.errors import ArtifactError, FileChanged, ManifestError
 from runtime.postprocess import InputType
 from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_profile
@@ -17,8 +19,6 @@ from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_pro
 SCHEMA = 1
 MANIFEST_FILE = "manifest.json"
 PARITY_FILE = "parity.json"
-MODEL_FILE = "model.onnx"
-PLAN_FILE = "model.plan"
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 
 _HASH_CHUNK_BYTES = 8 << 20

@@ -2,9 +2,10 @@
 
 import pytest
 
-from benchmarks.report import markdown, number, shown, table
+from benchmarks.report import markdown, shown
 from benchmarks.results import (
     CandidateFacts,
+from benchmarks.tables import number, table
     Fidelity,
     Measured,
     ModelFacts,

@@ -1,0 +1,43 @@
+"""The exact shape of the 1B models, and seeded weights for it."""
+
+from typing import Any
+
+import torch
+
+# nvidia/llama-nemotron-rerank-1b-v2, which has the shape of Llama-3.2-1B.
+SHAPE: dict[str, Any] = {
+    "architectures": ["LlamaBidirectionalForSequenceClassification"],
+    "model_type": "llama_bidirec",
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "pooling": "avg",
+    "temperature": 1.0,
+    "num_labels": 1,
+    "torch_dtype": "bfloat16",
+    "random_weights": True,
+}
+
+
+def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """The bfloat16 weight called `name`, drawn from `generator`."""
+    if name.endswith("norm.weight"):
+        return torch.ones(shape, dtype=torch.bfloat16)
+    # 0.02 is Llama's own start; the head is wider, so that scores spread like trained ones.
+    deviation = 1 / shape[-1] ** 0.5 if name == "score.weight" else 0.02
+    return (torch.randn(shape, generator=generator) * deviation).to(torch.bfloat16)
