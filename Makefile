@@ -18,7 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum bench image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum check-tensorrt bench image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ check-minilm: .venvs/minilm/.installed  ## real all-MiniLM-L6-v2, served, agains
 
 check-optimum: .venvs/optimum/.installed  ## the graph that optimum makes of a BERT cross-encoder, against ours
 	@$(BIN)/python -m checks.optimum
+
+check-tensorrt: .venvs/tensorrt-10/.installed .venvs/tensorrt-11/.installed  ## our calls of TensorRT's API against its real bindings
+	@$(BIN)/python -m checks.tensorrt_names
 
 bench: $(INSTALLED)  ## speed and fidelity beside the peers (under 90 minutes): make bench BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)

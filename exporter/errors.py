@@ -7,6 +7,7 @@
     ├── ReportRefused        parity.json is unreadable or of another schema
     ├── ManifestWrong        manifest.json claims something that is not so
     ├── QuantizationFailed   the graph could not be made coarser
+    ├── PlanFailed           TensorRT cannot compile the graph
     ├── NothingFits          no CPU target can be proven on this machine
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
 
@@ -48,6 +49,10 @@ class ManifestWrong(ExportError):
 
 class QuantizationFailed(ExportError):
     """The float32 graph has no form in this precision that would be worth serving."""
+
+
+class PlanFailed(ExportError):
+    """TensorRT cannot compile the graph."""
 
 
 class NothingFits(ExportError):

@@ -1,0 +1,188 @@
+"""`make check-tensorrt`: every name and call of TensorRT's API that we use, against real bindings.
+
+The bindings are in the package registry, their libraries are not. Empty libraries with the few
+functions that the bindings import let them load: classes, enumerations and signatures are then the
+real ones, and our subclasses are made of them. Nothing is computed. Needs a C compiler.
+"""
+
+import ast
+import importlib
+import inspect
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+VERSIONS = ("10", "11")
+SOURCES = (Path("exporter/tensorrt_plan.py"), Path("runtime/engines/tensorrt.py"))
+LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+# What the bindings import from the libraries.
+FUNCTIONS = (
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "initLibNvInferPlugins",
+)
+# The class of what our sources call so.
+CLASSES = {
+    "_plan": "ICudaEngine",
+    "builder": "Builder",
+    "config": "IBuilderConfig",
+    "context": "IExecutionContext",
+    "e": "ParserError",
+    "network": "INetworkDefinition",
+    "parser": "OnnxParser",
+    "plan": "ICudaEngine",
+    "profile": "IOptimizationProfile",
+    "runtime": "Runtime",
+}
+# `plan` of the builder is a path.
+OTHERS = {"exporter/tensorrt_plan.py": {"plan"}}
+WORK = Path("build/check-tensorrt")
+
+
+@dataclass(frozen=True)
+class Use:
+    """An attribute of an object of the API; `call` where it is called with these arguments."""
+
+    where: str
+    owner: str
+    name: str
+    call: ast.Call | None
+
+
+def uses(source: str, text: str) -> Iterator[Use]:
+    """What the module `source` uses: names of the bindings (owner "") and of their objects."""
+    tree = ast.parse(text)
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        where, call = f"{source}:{node.lineno}", calls.get(id(node))
+        chain = _chain(node)
+        if len(chain) > 1 and chain[0] in ("trt", "_trt"):
+            yield Use(where, "", ".".join(chain[1:]), call)
+        elif len(chain) == 2 and chain[0] in CLASSES.keys() - OTHERS.get(source, set()):
+            yield Use(where, CLASSES[chain[0]], chain[1], call)
+
+
+def _chain(node: ast.expr) -> list[str]:
+    """["trt", "BuilderFlag", "TF32"] of trt.BuilderFlag.TF32; a leading self is left out."""
+    if isinstance(node, ast.Name):
+        return [] if node.id == "self" else [node.id]
+    if isinstance(node, ast.Attribute):
+        before = _chain(node.value)
+        ours = isinstance(node.value, ast.Name) and node.value.id == "self"
+        return [*before, node.attr] if before or ours else []
+    return []
+
+
+def complaint(use: Use, bindings: Any) -> str | None:
+    """What is wrong with `use`, or None."""
+    found: Any = bindings
+    for name in ([use.owner] if use.owner else []) + use.name.split("."):
+        if not hasattr(found, name):
+            return f"{use.where}: {use.owner or 'tensorrt'} has no {use.name}"
+        found = getattr(found, name)
+    if use.call is None or not callable(found):
+        return None
+    ways = signatures(found.__init__ if isinstance(found, type) else found)
+    if use.name.endswith("__init__"):  # called of the class: self is given
+        ways = [[("self", True), *way] for way in ways]
+    given, named = len(use.call.args), {k.arg for k in use.call.keywords}
+    starred = any(isinstance(argument, ast.Starred) for argument in use.call.args)
+    if any(_fits(way, given, named, starred) for way in ways):
+        return None
+    return f"{use.where}: {use.name} takes {ways}, called with {given} arguments and {named or ''}"
+
+
+def signatures(function: Any) -> list[list[tuple[str, bool]]]:
+    """(name, must be given) of each parameter behind self, for each overload, from pybind11's
+    docstring; of a function in Python, its own."""
+    if isinstance(function, FunctionType):
+        parameters = inspect.signature(function).parameters.values()
+        return [[(p.name, p.default is p.empty) for p in parameters]]
+    lines = re.findall(r"\((self[^)]*(?:\([^)]*\)[^)]*)*)\) ->", function.__doc__ or "")
+    return [
+        [(name, "=" not in rest) for name, rest in re.findall(r"(\w+): ([^,]+)", line)][1:]
+        for line in lines
+    ]
+
+
+def _fits(way: list[tuple[str, bool]], given: int, named: set[str | None], starred: bool) -> bool:
+    names = [name for name, _ in way]
+    if starred:
+        return named <= set(names)
+    wanted = [name for name, must in way[given:] if must]
+    return given <= len(way) and named <= set(names[given:]) and set(wanted) <= named
+
+
+def subclasses(bindings: ModuleType) -> None:
+    """Make the loggers and the monitor from the real classes, and use them as TensorRT would."""
+    plan = importlib.import_module("exporter.tensorrt_plan")
+    engine = importlib.import_module("runtime.engines.tensorrt")
+    heard: list[str] = []
+    monitor = plan._monitor(bindings, heard.append)
+    monitor.phase_start("Building", None, 3)
+    assert monitor.step_complete("Building", 0) is True
+    monitor.phase_finish("Building")
+    assert heard == ["Building: 3 steps", "Building: step 1 of 3"], heard
+    for log, told in ((plan._logger(bindings), ()), (engine._logger(bindings), ("nothing",))):
+        log.log(bindings.ILogger.Severity.ERROR, "complaint")
+        assert log.told(*told) == "complaint"
+
+
+def libraries(directory: Path, version: str) -> None:
+    """Empty libraries of TensorRT `version`, for the loader alone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    code = directory / "empty.c"
+    code.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS))
+    for name in LIBRARIES:
+        target = directory / f"lib{name}.so.{version}"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", target, code], check=True)
+
+
+def compare() -> int:
+    """In the child process: 1 when anything we use is not there, or otherwise."""
+    logging.disable()
+    bindings = importlib.import_module("tensorrt_bindings")
+    sys.modules["tensorrt"] = bindings
+    found = [use for path in SOURCES for use in uses(str(path), path.read_text())]
+    wrong = [text for use in found if (text := complaint(use, bindings))]
+    subclasses(bindings)
+    calls = sum(use.call is not None for use in found)
+    print(f"TensorRT {bindings.__version__}: {len(found)} names, {calls} calls, {len(wrong)} wrong")
+    print("".join(f"  {text}\n" for text in wrong), end="")
+    return 1 if wrong or not found else 0
+
+
+def main() -> int:
+    """Compare with each version in a process of its own."""
+    failures = 0
+    for version in VERSIONS:
+        place = (WORK / version).resolve()
+        libraries(place, version)
+        (packages,) = Path(f".venvs/tensorrt-{version}/lib").glob("python*/site-packages")
+        paths = [str(Path.cwd()), str(packages.resolve())]
+        environment = os.environ | {
+            "LD_LIBRARY_PATH": str(place),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        command = [sys.executable, "-m", "checks.tensorrt_names", "compare"]
+        failures += subprocess.run(command, env=environment, check=False).returncode != 0
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(compare() if sys.argv[1:] == ["compare"] else main())

@@ -1,0 +1,233 @@
+"""Compiling an ONNX graph into a TensorRT plan, on the machine and for the GPU that will run it.
+
+Written to the Python API of TensorRT 10.15 and later and of 11 (docs.nvidia.com/deeplearning/
+tensorrt/latest/_static/python-api); `make check-tensorrt` compares every name and signature with
+the bindings 10.16.1.11 and 11.4.0.106. The network is strongly typed, TensorRT 11's only mode: each
+value has the type that the graph gives it. Needs neither PyTorch nor the package onnx, so that a
+serving image can build.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import PlanFailed
+from runtime.errors import EngineUnavailable
+from runtime.gpu import Gpu, find_gpu
+from runtime.manifest import PlanHardware
+from runtime.profile import TargetProfile
+
+# The first whose parser knows RMSNormalization and RotaryEmbedding.
+OLDEST = (10, 15)
+# The least compute capability whose tensor cores multiply fp8.
+_FP8_CAPABILITY = (8, 9)
+_COMPLAINTS_KEPT = 8
+_SAY_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The module of TensorRT's bindings, and the GPU that it compiles for."""
+
+    trt: Any
+    gpu: Gpu
+
+    def facts(self) -> PlanHardware:
+        """What the manifest records."""
+        return PlanHardware(
+            gpu=self.gpu.name,
+            compute_capability=self.gpu.compute_capability,
+            cpu_architecture=self.gpu.cpu_architecture,
+            driver=self.gpu.driver,
+            tensorrt=str(self.trt.__version__),
+        )
+
+
+def this_machine(target: TargetProfile) -> Machine:
+    """TensorRT and the GPU here; EngineUnavailable says what `target` needs that is not here."""
+    try:
+        import tensorrt
+    except (ImportError, OSError) as error:
+        raise EngineUnavailable(
+            f"building a plan needs the package tensorrt with its libraries (found: {error}); "
+            "install TensorRT 10.15 or newer for CUDA 13 from NVIDIA"
+        ) from error
+    gpu = find_gpu()
+    if gpu is None:
+        raise EngineUnavailable(
+            "building a plan found no NVIDIA GPU, wanted the one that will run it; build on that "
+            "machine"
+        )
+    machine = Machine(tensorrt, gpu)
+    refuse_machine(machine, target)
+    return machine
+
+
+def refuse_machine(machine: Machine, target: TargetProfile) -> None:
+    """Raise EngineUnavailable when TensorRT is too old, or the GPU cannot compute the precision."""
+    version = str(machine.trt.__version__)
+    if _numbers(version)[:2] < OLDEST:
+        raise EngineUnavailable(
+            f"found TensorRT {version}, wanted 10.15 or newer, whose parser knows the graph's "
+            "operators; install a newer one"
+        )
+    capability = machine.gpu.compute_capability
+    if target.precision == "fp8" and _numbers(capability) < _FP8_CAPABILITY:
+        raise EngineUnavailable(
+            f"target {target.name} needs compute capability 8.9, found {machine.gpu.name} with "
+            f"{capability}; choose tensorrt-fp16"
+        )
+
+
+def compile_plan(
+    machine: Machine,
+    graph: Path,
+    plan: Path,
+    target: TargetProfile,
+    *,
+    timing_cache: Path | None,
+    say: Callable[[str], None],
+) -> None:
+    """Write `plan` from the ONNX file `graph`, for every shape that `target` names.
+
+    Measurements of kernels are taken from `timing_cache` and added to it; one of another GPU or
+    version is started anew. `say` hears how far the build is. Raises PlanFailed naming the node
+    that TensorRT cannot parse, or saying what it complained of.
+    """
+    trt = machine.trt
+    log = _logger(trt)
+    builder = trt.Builder(log)
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    _parse(trt, network, log, graph)
+    config = builder.create_builder_config()
+    # Float32 is there for exactness: norms, pooling and head must not be rounded to 10 bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if target.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    _add_profiles(builder, network, config, target)
+    _use_timing_cache(config, timing_cache, say)
+    monitor = _monitor(trt, say)
+    config.progress_monitor = monitor
+    serialized = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    if serialized is None:
+        raise PlanFailed(f"TensorRT {trt.__version__} could not build {plan.name}: {log.told()}")
+    plan.write_bytes(serialized)
+    if timing_cache is not None:
+        _keep_timing_cache(config, timing_cache)
+
+
+def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
+    """Weights beside the graph are found by its path."""
+    parser = trt.OnnxParser(network, log)
+    if parser.parse_from_file(str(graph)):
+        return
+    errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    told = "; ".join(
+        f"node {e.node()} {e.node_name()!r} ({e.node_operator()}): {e.desc()}" for e in errors
+    )
+    raise PlanFailed(
+        f"TensorRT {trt.__version__} cannot parse {graph.name}: {told or log.told()}; use a newer "
+        "TensorRT, or another target"
+    )
+
+
+def _add_profiles(builder: Any, network: Any, config: Any, target: TargetProfile) -> None:
+    names = [network.get_input(i).name for i in range(network.num_inputs)]
+    for shapes in target.shapes:
+        profile = builder.create_optimization_profile()
+        for name in names:
+            profile.set_shape(name, *zip(shapes.batch, shapes.sequence, strict=True))
+        if config.add_optimization_profile(profile) < 0:
+            raise PlanFailed(
+                f"TensorRT refuses the shapes batch {list(shapes.batch)} × sequence "
+                f"{list(shapes.sequence)} of target {target.name}; correct its [[shapes]]"
+            )
+
+
+def _use_timing_cache(config: Any, path: Path | None, say: Callable[[str], None]) -> None:
+    """Give the builder an empty cache where there is none that fits."""
+    if path is None:
+        return
+    for content in (path.read_bytes() if path.exists() else b"", b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+        say(f"the timing cache {path} is of another GPU or version; starting a new one")
+    raise PlanFailed("TensorRT takes not even an empty timing cache; leave --timing-cache out")
+
+
+def _keep_timing_cache(config: Any, path: Path) -> None:
+    """Whole or not at all: another build may read it."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(config.get_timing_cache().serialize())
+    partial.rename(path)
+
+
+def _monitor(trt: Any, say: Callable[[str], None]) -> Any:
+    """TensorRT's progress monitor: says now and then how far the outermost phase is.
+
+    TensorRT calls it from threads of its own; an exception there would be lost.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a class of the bindings
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.interrupted = False
+            self._lock = threading.Lock()
+            self._steps: dict[str, int] = {}
+            self._said = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                if not parent_phase:
+                    self._steps[phase_name] = num_steps
+                    say(f"{phase_name}: {num_steps} steps")
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                with self._lock:
+                    now = time.monotonic()
+                    steps = self._steps.get(phase_name)
+                    if steps and now - self._said >= _SAY_EVERY_S:
+                        self._said = now
+                        say(f"{phase_name}: step {step + 1} of {steps}")
+            except KeyboardInterrupt:
+                self.interrupted = True
+            return not self.interrupted  # False ends the build
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._steps.pop(phase_name, None)
+
+    return Monitor()
+
+
+def _logger(trt: Any) -> Any:
+    """TensorRT's logger; keeps the last complaints for error messages."""
+    complaints = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # a class of the bindings
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._complaints: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in complaints:
+                self._complaints = [*self._complaints, msg][-_COMPLAINTS_KEPT:]
+
+        def told(self) -> str:
+            return "; ".join(self._complaints) or "it gave no reason"
+
+    return Logger()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
