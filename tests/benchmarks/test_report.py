@@ -5,7 +5,6 @@ import pytest
 from benchmarks.report import markdown, shown
 from benchmarks.results import (
     CandidateFacts,
-from benchmarks.tables import number, table
     Fidelity,
     Measured,
     ModelFacts,
@@ -14,6 +13,7 @@ from benchmarks.tables import number, table
     Sample,
     Spread,
 )
+from benchmarks.tables import number, table
 
 
 def sample(seconds: float, foreign_cores: float = 0.0) -> Sample:
