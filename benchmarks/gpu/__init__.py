@@ -1,0 +1,1 @@
+"""`make bench-gpu`: ours and PyTorch on one NVIDIA GPU. Never shipped."""

@@ -1,0 +1,286 @@
+"""`make bench-gpu`: 1 query × 100 passages on the GPU, ours and PyTorch, as a table and JSON.
+
+All candidates get the same token ids and the same weights, and are measured in turns; each turn is
+a whole request, from rows in the caller's memory to logits there.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.candidates import (
+    Candidate,
+    CannotRun,
+    Score,
+    failure_of,
+    ours,
+    pytorch,
+    wanted_logits,
+)
+from benchmarks.gpu.ceiling import measure_ceilings
+from benchmarks.gpu.loads import Load, make_loads
+from benchmarks.models import flops, matrix_shapes
+from benchmarks.tables import number, table
+from checks.gpu.brought import use_brought
+from checks.gpu.models import CONFIGS, Exported, adapted, export
+from checks.gpu.plans import build_plan
+from runtime.errors import EngineUnavailable
+from runtime.gpu import find_gpu
+
+RESULTS = Path(__file__).parents[1] / "results" / "gpu"
+_BATCHES = (16, 32, 64, 100)
+_BUDGETS = (4096, 8192, 16384, 32768)
+_GRAPH_TOKENS = 2048
+_CEILING_ROWS = 64 * 512
+_WARM_RUNS = 3
+
+
+@dataclass
+class Measured:
+    """One candidate on one load: seconds of every request, and how far its logits are from
+    PyTorch's in float32. `failure` says why there are none."""
+
+    candidate: str
+    precision: str
+    ours: bool
+    load: str
+    seconds: list[float] = field(default_factory=list)
+    max_delta: float | None = None
+    failure: str = ""
+
+
+@dataclass
+class Sizes:
+    """How much is measured: passages of a request, seconds for each candidate and load, turns."""
+
+    passages: int = 100
+    seconds: float = 2.0
+    turns: int = 2
+    batches: Sequence[int] = _BATCHES
+    budgets: Sequence[int] = _BUDGETS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and write; 0 unless nothing could be measured."""
+    wish = _parser().parse_args(arguments)
+    use_brought()
+    if wish.device == "cuda" and not torch.cuda.is_available():
+        sys.stdout.write(
+            "no GPU found: PyTorch sees no CUDA device; wanted one NVIDIA GPU with its driver\n"
+        )
+        return 1
+    sizes = Sizes(passages=6, seconds=0.0, turns=1, batches=(4,), budgets=(256,))
+    sizes = sizes if wish.quick else Sizes()
+    config = CONFIGS[wish.model]
+    loads = make_loads(sizes.passages, config["vocab_size"])
+    ceilings = measure_ceilings(
+        matrix_shapes(config), _CEILING_ROWS if wish.device == "cuda" else 64, wish.device
+    )
+    facts = _facts(wish.device, wish.model)
+    found: list[Measured] = []
+
+    def save() -> str:
+        """After every turn, so that a run that is cut short keeps what it found."""
+        text = report(facts, loads, found, ceilings, config)
+        wish.out.mkdir(parents=True, exist_ok=True)
+        (wish.out / "report.md").write_text(text)
+        content = {"machine": facts, "ceilings": ceilings, "measured": [asdict(m) for m in found]}
+        (wish.out / "results.json").write_text(json.dumps(content, indent=1))
+        return text
+
+    with tempfile.TemporaryDirectory() as work:
+        candidates = _candidates(wish.model, wish.device, sizes, Path(work))
+        wanted = {load.name: wanted_logits(wish.model, load.rows, wish.device) for load in loads}
+        for turn in range(sizes.turns):
+            for candidate in candidates if turn % 2 == 0 else reversed(candidates):
+                _take_turn(candidate, loads, wanted, sizes, found)
+                save()
+    sys.stdout.write(save())
+    return 0 if any(m.seconds for m in found) else 1
+
+
+def _candidates(model: str, device: str, sizes: Sizes, work: Path) -> list[Candidate]:
+    plain = export(model, "float16", work / "float16")
+    fast = adapted(plain)
+    on_gpu = device == "cuda"
+    ort, title = ("onnxruntime-cuda", "ORT-CUDA") if on_gpu else ("onnxruntime-cpu", "ORT-CPU")
+    found = [
+        pytorch(model, dtype, batch, device)
+        for dtype in (torch.float16, torch.bfloat16)
+        for batch in sizes.batches
+    ]
+    found += [
+        ours(ort, f"{title} fp16", fast, budget, graph_tokens)
+        for graph_tokens in (0, _GRAPH_TOKENS)
+        for budget in sizes.budgets
+    ]
+    found.append(ours(ort, f"{title} fp16, ONNX's operators", plain, sizes.budgets[-1], 0))
+    if on_gpu:
+        _build(plain)
+        found += [
+            ours(engine, name, plain, budget, 0)
+            for engine, name in (
+                ("onnxruntime-tensorrt", "ORT-TensorRT fp16"),
+                ("tensorrt", "TensorRT plan fp16"),
+            )
+            for budget in sizes.budgets
+        ]
+    return found
+
+
+def _build(exported: Exported) -> None:
+    """Compile a plan where TensorRT is here; its candidates say what is missing where it is not."""
+    try:
+        build_plan(exported)
+    except EngineUnavailable as error:
+        _say(f"no plan: {error}")
+
+
+def _take_turn(
+    candidate: Candidate,
+    loads: Sequence[Load],
+    wanted: dict[str, np.ndarray],
+    sizes: Sizes,
+    found: list[Measured],
+) -> None:
+    """Open the candidate, measure all loads, close it; what fails is noted once."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        try:
+            score: Score = stack.enter_context(candidate.opened())
+            for load in loads:
+                entry = _entry(candidate, load, found)
+                if not entry.failure:
+                    _measure(score, load, wanted[load.name], sizes, entry)
+        except Exception as error:
+            # Whatever goes wrong is this candidate's result; the others go on.
+            for load in loads:
+                entry = _entry(candidate, load, found)
+                entry.failure = entry.failure or failure_of(error)
+            missing = isinstance(error, CannotRun)
+            _say(f"{candidate.name}: {'not here' if missing else 'failed'}: {failure_of(error)}")
+            return
+    _say(f"{candidate.name}: {time.monotonic() - began:.0f} s")
+
+
+def _entry(candidate: Candidate, load: Load, found: list[Measured]) -> Measured:
+    for entry in found:
+        if (entry.candidate, entry.load) == (candidate.name, load.name):
+            return entry
+    found.append(Measured(candidate.name, candidate.precision, candidate.ours, load.name))
+    return found[-1]
+
+
+def _measure(score: Score, load: Load, wanted: np.ndarray, sizes: Sizes, entry: Measured) -> None:
+    for _ in range(_WARM_RUNS):
+        logits = score(load.rows)
+    entry.max_delta = float(np.abs(logits - wanted).max())
+    end = time.perf_counter() + sizes.seconds
+    while True:
+        start = time.perf_counter()
+        score(load.rows)
+        now = time.perf_counter()
+        entry.seconds.append(now - start)
+        if now >= end:
+            return
+
+
+def report(
+    facts: dict[str, str],
+    loads: Sequence[Load],
+    found: Sequence[Measured],
+    ceilings: dict[str, float],
+    config: dict[str, object],
+) -> str:
+    """The run as Markdown."""
+    lines = ["# GPU benchmark", "", ", ".join(f"{k} {v}" for k, v in facts.items()) + ".", ""]
+    rates = ", ".join(f"{k} {number(v / 1e12)} TFLOP/s" for k, v in ceilings.items())
+    lines += [f"Matrix products of one layer, measured: {rates}.", ""]
+    for load in loads:
+        operations = sum(flops(config, len(row)) for row in load.rows)
+        entries = [entry for entry in found if entry.load == load.name]
+        best = max((_pairs(e, load) for e in entries if e.seconds and not e.ours), default=0.0)
+        rows = [_row(entry, load, operations, ceilings, best) for entry in entries]
+        head = [
+            "candidate",
+            "pairs/s",
+            "× best PyTorch",
+            "p50 ms",
+            "p99 ms",
+            "of ceiling",
+            "max |Δ|",
+        ]
+        lines += [f"## {load.name}, {load.tokens} tokens", "", table(head, rows), ""]
+    return "\n".join(lines)
+
+
+def _row(
+    entry: Measured, load: Load, operations: float, ceilings: dict[str, float], best: float
+) -> list[str]:
+    if not entry.seconds:
+        return [entry.candidate, entry.failure, "", "", "", "", ""]
+    pairs = _pairs(entry, load)
+    ceiling = ceilings.get(entry.precision)
+    share = operations / fmean(entry.seconds) / ceiling if ceiling else 0.0
+    p50, p99 = np.percentile(entry.seconds, [50, 99]) * 1e3
+    return [
+        entry.candidate,
+        number(pairs),
+        number(pairs / best) if best else "",
+        number(float(p50)),
+        number(float(p99)),
+        f"{100 * share:.0f} %" if ceiling else "",
+        f"{entry.max_delta:.2g}" if entry.max_delta is not None else "",
+    ]
+
+
+def _pairs(entry: Measured, load: Load) -> float:
+    return len(load.rows) / fmean(entry.seconds)
+
+
+def _facts(device: str, model: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    def known(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "missing"
+
+    gpu = find_gpu() if device == "cuda" else None
+    packages = ("torch", "transformers", "onnxruntime-gpu", "tensorrt")
+    return {
+        "model": f"{model} (random weights)",
+        "device": f"{gpu.name} (driver {gpu.driver})" if gpu else "CPU",
+        "Python": platform.python_version(),
+        **{package: known(package) for package in packages},
+    }
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"bench-gpu {time.strftime('%H:%M:%S')}  {line}\n")
+    sys.stderr.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--model", choices=tuple(CONFIGS), default="1b")
+    parser.add_argument("--quick", action="store_true", help="does it work? a few passages, once")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

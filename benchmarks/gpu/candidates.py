@@ -1,0 +1,149 @@
+"""Who is measured: PyTorch as people run it, and our engines behind our own batching."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.llama_bidirec import (
+    LlamaBidirectionalConfig,
+    LlamaBidirectionalForSequenceClassification,
+)
+from checks.gpu.models import CONFIGS, Exported, make_model
+from runtime.batch import BatchLimits, assemble
+from runtime.engines import EngineSetup, open_engine
+from runtime.errors import EngineUnavailable, ServingError
+from runtime.scheduler import Scheduler
+from runtime.shapes import ShapeRange
+from runtime.text import Encoding
+
+Score = Callable[[Sequence[Encoding]], np.ndarray]
+
+_MAX_ROWS = 128
+_WASTE = 0.25
+# One profile for all loads; a target for mixed lengths would have several.
+_PROFILES = (ShapeRange((1, 16, _MAX_ROWS), (3, 256, 512)),)
+
+
+class CannotRun(Exception):
+    """The machine lacks what a candidate needs; the text says what."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`opened` gives what scores rows, ready to be called, as a context."""
+
+    name: str
+    precision: str
+    ours: bool
+    opened: Callable[[], Any]
+
+
+def pytorch(model: str, dtype: torch.dtype, batch: int, device: str) -> Candidate:
+    """transformers with sdpa, batches of `batch` rows sorted by length, padded to their longest."""
+
+    @contextmanager
+    def opened() -> Iterator[Score]:
+        network = _network(model, dtype, device)
+
+        def score(rows: Sequence[Encoding]) -> np.ndarray:
+            order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+            found = np.empty(len(rows), np.float32)
+            with torch.inference_mode():
+                parts = [order[i : i + batch] for i in range(0, len(order), batch)]
+                logits = [network(**_tensors([rows[i] for i in p], device)).logits for p in parts]
+                for part, values in zip(parts, logits, strict=True):
+                    found[part] = values[:, 0].float().cpu().numpy()
+            return found
+
+        yield score
+
+    name = f"PyTorch {_short(dtype)} sdpa, {batch} rows"
+    return Candidate(name, _short(dtype), ours=False, opened=opened)
+
+
+def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens: int) -> Candidate:
+    """An engine behind the scheduler that serves, calls of at most `budget` tokens."""
+
+    @contextmanager
+    def opened() -> Iterator[Score]:
+        with ExitStack() as stack:
+            setup = EngineSetup(
+                precision=exported.precision,
+                max_rows=_MAX_ROWS,
+                shapes=_PROFILES,
+                graph_tokens=graph_tokens,
+                cache=exported.directory,
+            )
+            try:
+                running = open_engine(engine, exported.directory, setup)
+            except EngineUnavailable as error:
+                raise CannotRun(str(error)) from error
+            stack.callback(running.close)
+
+            def compute(rows: Sequence[Encoding]) -> np.ndarray:
+                shape = running.shape_for(len(rows), max(map(len, rows)))
+                inputs = assemble(rows, running.input_names, 0, "right", shape)
+                found = running.run(inputs)[running.output_names[0]]
+                return found.reshape(-1)[: len(rows)].astype(np.float32)
+
+            limits = BatchLimits(_MAX_ROWS, budget, _WASTE, running.shapes)
+            scheduler = Scheduler(compute, limits, queue_rows=1 << 16)
+            stack.callback(scheduler.close)
+            yield lambda rows: scheduler.submit(rows, None).result().outputs
+
+    graphs = f", graphs to {graph_tokens}" if graph_tokens else ""
+    name = f"{title}, {budget} tokens{graphs}"
+    return Candidate(name, exported.precision, ours=True, opened=opened)
+
+
+def wanted_logits(model: str, rows: Sequence[Encoding], device: str) -> np.ndarray:
+    """PyTorch in float32, one unpadded row a call."""
+    candidate = pytorch(model, torch.float32, 1, device)
+    with candidate.opened() as score:
+        found: np.ndarray = score(rows)
+    return found
+
+
+def failure_of(error: Exception) -> str:
+    """One line for the report."""
+    known = isinstance(error, CannotRun | ServingError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:300]
+
+
+def _network(model: str, dtype: torch.dtype, device: str) -> torch.nn.Module:
+    """The same weights as the exported graphs', in transformers' own modelling code."""
+    config = LlamaBidirectionalConfig(**CONFIGS[model])
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        network = LlamaBidirectionalForSequenceClassification(config)
+    network.load_state_dict(_weights(model), assign=True)
+    rotary = network.model.rotary_emb
+    network.model.rotary_emb = type(rotary)(config=config)
+    network = network.to(device)
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return network.eval()
+
+
+@cache
+def _weights(model: str) -> dict[str, torch.Tensor]:
+    """Drawn once: of the 1B shape that takes longer than measuring."""
+    return make_model(model).state_dict()
+
+
+def _tensors(rows: Sequence[Encoding], device: str) -> dict[str, torch.Tensor]:
+    arrays = assemble(rows, ("input_ids", "attention_mask"), 0, "right")
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        for name, array in arrays.items()
+    }
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]

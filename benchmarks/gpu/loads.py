@@ -1,0 +1,45 @@
+"""What is sent: one query's pairs, as token ids that every candidate gets alike."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.texts import QUERY, TextMaker, mixed_lengths
+from runtime.text import Encoding, PairEncoder, load_tokenizer
+
+_ROOT = Path(__file__).resolve().parents[2]
+_TOKENIZER = _ROOT / "embedded" / "rank" / "tokenizer.json"
+_TEMPLATE = "question:{query} \n \n passage:{passage}"
+_LONGEST = 512
+
+
+@dataclass(frozen=True)
+class Load:
+    """Rows of one request."""
+
+    name: str
+    rows: tuple[Encoding, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of all rows."""
+        return sum(map(len, self.rows))
+
+
+def make_loads(passages: int, vocabulary: int) -> list[Load]:
+    """`passages` of mixed lengths, as many of 256 tokens, and 64 (at most) of 512.
+
+    Token ids are taken modulo `vocabulary`, for models smaller than the tokenizer's.
+    """
+    lengths = {
+        f"{passages} mixed": mixed_lengths(passages),
+        f"{passages} × 256": [256] * passages,
+        f"{min(64, passages)} × 512": [512] * min(64, passages),
+    }
+    maker = TextMaker(_TOKENIZER, _TEMPLATE, _LONGEST)
+    encoder = PairEncoder(load_tokenizer(_TOKENIZER), _TEMPLATE, _LONGEST)
+    loads = []
+    for name, wanted in lengths.items():
+        encodings = encoder.encode(QUERY, maker.make(wanted).passages).rows
+        rows = tuple(Encoding(row.token_ids % vocabulary, None) for row in encodings)
+        loads.append(Load(name, rows))
+    return loads

@@ -1,0 +1,316 @@
+"""The checks themselves, in order. Each returns what it found in a line, raises AssertionError
+when that is wrong, and NotHere when the machine has not got what it is about."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from checks.gpu.models import (
+    CONFIGS,
+    Exported,
+    Operators,
+    Weights,
+    adapted,
+    export,
+    laid_out,
+    make_model,
+    make_rows,
+    reference,
+)
+from checks.gpu.plans import build_plan
+from runtime.engines import Engine, EngineSetup, open_engine
+from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
+from runtime.errors import EngineUnavailable, OutOfMemory
+from runtime.gpu import find_gpu
+from runtime.shapes import ShapeRange
+
+# Uneven, with lengths that are no multiple of 4 or 8 and one at each end of a profile.
+LENGTHS = [3, 5, 17, 31, 32, 63, 64, 100, 127, 200, 255, 256, 300, 511, 512]
+_TINY_LENGTHS = [3, 5, 17, 32, 40]
+# Random weights spread logits by about 1; half precision is held to a share of that spread, the
+# sum of errors over the layers.
+_TOLERANCE = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.25}
+_TAU = {"fp32": 1.0, "fp16": 0.97, "bf16": 0.9}
+_MEGABYTE = 1e6
+_PROFILE = ShapeRange((1, 16, 64), (3, 256, 512))
+_HUGE_BYTES = 1 << 50
+
+
+class NotHere(Exception):
+    """The machine lacks what the check is about; the text says what."""
+
+
+@dataclass
+class Machine:
+    """Where the checks run: `device` "cuda" or "cpu", the `model` of CONFIGS, a folder to work in.
+
+    Graphs are exported once each.
+    """
+
+    device: str
+    model: str
+    work: Path
+    graphs: dict[tuple[str, str], Exported] = field(default_factory=dict)
+    references: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> str:
+        """ONNX Runtime's engine for the device."""
+        return "onnxruntime-cuda" if self.device == "cuda" else "onnxruntime-cpu"
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """The rows that engines are compared on."""
+        lengths = _TINY_LENGTHS if self.device == "cpu" else LENGTHS
+        return make_rows(lengths, CONFIGS[self.model]["vocab_size"])
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """PyTorch's logits of `rows` in float32."""
+        if 0 not in self.references:
+            self.references[0] = reference(make_model(self.model), self.rows, self.device)
+        return self.references[0]
+
+    def graph(self, weights: Weights, operators: Operators) -> Exported:
+        """The exported graph."""
+        key = (weights, operators)
+        if key not in self.graphs:
+            self.graphs[key] = (
+                export(self.model, weights, self.work / f"{self.model}-{weights}")
+                if operators == "onnx"
+                else adapted(self.graph(weights, "onnx"))
+            )
+        return self.graphs[key]
+
+    def opened(self, name: str, exported: Exported, **setup: object) -> Engine:
+        """The engine on a graph; NotHere where it is not installed."""
+        try:
+            return open_engine(
+                name,
+                exported.directory,
+                EngineSetup(precision=exported.precision, **setup),  # type: ignore[arg-type]
+            )
+        except EngineUnavailable as error:
+            raise NotHere(str(error)) from error
+
+
+def driver_and_pytorch_agree(machine: Machine) -> str:
+    """The runtime's own look at the GPU is PyTorch's."""
+    found = find_gpu()
+    if machine.device == "cpu":
+        return "on the CPU"
+    assert found is not None
+    major, minor = torch.cuda.get_device_capability(0)
+    assert found.name == torch.cuda.get_device_name(0), found
+    assert found.compute_capability == f"{major}.{minor}", found
+    return f"{found.name}, {found.compute_capability}, driver {found.driver}"
+
+
+def cuda_memory(machine: Machine) -> str:
+    """Pinned memory to the device and back, and life after an allocation that cannot be."""
+    _needs_gpu(machine)
+    cuda: Cuda = open_cuda()
+    wanted = np.arange(1000, dtype=np.int64)
+    stream = cuda.create_stream()
+    there, here = cuda.allocate_pinned(wanted.nbytes), cuda.allocate_pinned(wanted.nbytes)
+    device = cuda.allocate(wanted.nbytes)
+    host_array(there, wanted.shape, wanted.dtype)[...] = wanted
+    assert _code_of(lambda: cuda.allocate(_HUGE_BYTES)) == 2
+    cuda.to_device(device, there, wanted.nbytes, stream)
+    cuda.to_host(here, device, wanted.nbytes, stream)
+    cuda.wait(stream)
+    assert (host_array(here, wanted.shape, wanted.dtype) == wanted).all()
+    cuda.free(device)
+    for address in (there, here):
+        cuda.free_pinned(address)
+    cuda.destroy_stream(stream)
+    return "8000 bytes there and back; too much is refused with code 2"
+
+
+def onnx_fp32(machine: Machine) -> str:
+    """ONNX's own operators in float32."""
+    return _agrees(machine, machine.engine, machine.graph("float32", "onnx"))
+
+
+def onnx_fp16(machine: Machine) -> str:
+    """ONNX's own operators in half precision: what TensorRT gets."""
+    return _agrees(machine, machine.engine, machine.graph("float16", "onnx"))
+
+
+def cuda_fp16(machine: Machine) -> str:
+    """The graph of target cuda-fp16."""
+    return _agrees(machine, machine.engine, machine.graph("float16", "onnxruntime-cuda"))
+
+
+def cuda_bf16(machine: Machine) -> str:
+    """The graph of target cuda-bf16."""
+    _needs_gpu(machine)
+    return _agrees(machine, machine.engine, machine.graph("bfloat16", "onnxruntime-cuda"))
+
+
+def cuda_graphs(machine: Machine) -> str:
+    """Captured graphs give what plain calls give, also for other inputs of the same shape."""
+    exported = machine.graph("float16", "onnxruntime-cuda")
+    with closing(machine.opened(machine.engine, exported)) as engine:
+        pairs = [_calls(engine, machine, shift) for shift in range(3)]
+    with closing(machine.opened(machine.engine, exported, graph_tokens=4096)) as engine:
+        for shift, wanted in enumerate(pairs):
+            found = _calls(engine, machine, shift)
+            assert np.abs(found - wanted).max() <= 1e-3, (shift, found, wanted)
+    return "3 inputs a shape, captured and plain alike"
+
+
+def neighbours(machine: Machine) -> str:
+    """A row's score alone, in a batch, and padded on either side."""
+    exported = machine.graph("float16", "onnxruntime-cuda")
+    with closing(machine.opened(machine.engine, exported)) as engine:
+        alone = np.asarray([_logits(engine, [row])[0] for row in machine.rows])
+        sides = [_logits(engine, machine.rows, side) for side in ("left", "right")]
+    far = max(float(np.abs(found - alone).max()) for found in sides)
+    spread = float(machine.wanted.std())
+    assert far <= _TOLERANCE["fp16"] * spread, (far, spread)
+    return f"at most {far:.2g} apart"
+
+
+def out_of_memory(machine: Machine) -> str:
+    """A call beyond the arena's limit is refused as such, and a smaller one computes after it."""
+    _needs_gpu(machine)
+    exported = machine.graph("float16", "onnxruntime-cuda")
+    size = sum(file.stat().st_size for file in exported.directory.iterdir())
+    vocabulary = CONFIGS[machine.model]["vocab_size"]
+    room = size + (256 << 20)
+    with closing(machine.opened(machine.engine, exported, memory_bytes=room)) as engine:
+        small = make_rows([64] * 2, vocabulary)
+        before = _logits(engine, small)
+        try:
+            for rows in (64, 512, 4096):
+                engine.run(laid_out(make_rows([512] * rows, vocabulary)))
+        except OutOfMemory:
+            assert (_logits(engine, small) == before).all()
+            return f"{rows} × 512 tokens refused within {room / _MEGABYTE:.0f} MB, 2 × 64 computed"
+    raise AssertionError(f"nothing was refused within {room} bytes")
+
+
+def lost_device(machine: Machine) -> str:
+    """After a fault of the GPU the next call says that the device is lost."""
+    _needs_gpu(machine)
+    exported = machine.graph("float16", "onnxruntime-cuda")
+    machine.opened(machine.engine, exported).close()
+    done = subprocess.run(
+        [sys.executable, "-m", "checks.gpu.lost", str(exported.directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip().endswith("DeviceLost"), done.stdout + done.stderr[-2000:]
+    return "a kernel's assertion is recognised"
+
+
+def memory(machine: Machine) -> str:
+    """Memory of the GPU for one row of 512, 4096 and 8192 tokens, and for 64 of 512."""
+    _needs_gpu(machine)
+    exported = machine.graph("float16", "onnxruntime-cuda")
+    vocabulary = CONFIGS[machine.model]["vocab_size"]
+    torch.cuda.empty_cache()
+    before = torch.cuda.mem_get_info()[0]
+    found = []
+    for rows, tokens in ((1, 512), (1, 4096), (1, 8192), (64, 512)):
+        with closing(machine.opened(machine.engine, exported)) as engine:
+            engine.run(laid_out(make_rows([tokens] * rows, vocabulary)))
+            taken = before - torch.cuda.mem_get_info()[0]
+        found.append(f"{rows} × {tokens}: {taken / _MEGABYTE:.0f} MB")
+    return ", ".join(found)
+
+
+def onnxruntime_tensorrt(machine: Machine) -> str:
+    """ONNX Runtime's TensorRT provider on the graph of target ort-tensorrt-fp16."""
+    _needs_gpu(machine)
+    return _agrees(
+        machine,
+        "onnxruntime-tensorrt",
+        machine.graph("float16", "onnx"),
+        shapes=(_PROFILE,),
+        cache=machine.work,
+    )
+
+
+def native_plan(machine: Machine) -> str:
+    """A plan, built and run."""
+    _needs_gpu(machine)
+    exported = machine.graph("float16", "onnx")
+    try:
+        build_plan(exported)
+    except EngineUnavailable as error:
+        raise NotHere(str(error)) from error
+    return _agrees(machine, "tensorrt", exported)
+
+
+CHECKS: tuple[Callable[[Machine], str], ...] = (
+    driver_and_pytorch_agree,
+    cuda_memory,
+    onnx_fp32,
+    onnx_fp16,
+    cuda_fp16,
+    cuda_bf16,
+    neighbours,
+    cuda_graphs,
+    memory,
+    out_of_memory,
+    lost_device,
+    onnxruntime_tensorrt,
+    native_plan,
+)
+
+
+def tau(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Kendall's tau over all pairs; no two of random logits are equal."""
+    pairs = np.triu_indices(len(wanted), 1)
+    agree = np.sign(np.subtract.outer(found, found)) == np.sign(np.subtract.outer(wanted, wanted))
+    return float(2 * agree[pairs].mean() - 1)
+
+
+def _agrees(machine: Machine, name: str, exported: Exported, **setup: object) -> str:
+    """Compare an engine with PyTorch in float32 on rows of uneven length."""
+    with closing(machine.opened(name, exported, **setup)) as engine:
+        found = _logits(engine, machine.rows)
+    assert np.isfinite(found).all(), found
+    delta, spread = float(np.abs(found - machine.wanted).max()), float(machine.wanted.std())
+    order = tau(found, machine.wanted)
+    line = f"max |Δ| {delta:.2g} of std {spread:.2g}, tau {order:.3f}"
+    assert delta <= _TOLERANCE[exported.precision] * spread, line
+    assert order >= _TAU[exported.precision], line
+    return line
+
+
+def _logits(engine: Engine, rows: list[list[int]], side: str = "right") -> np.ndarray:
+    return engine.run(laid_out(rows, side))[engine.output_names[0]].reshape(-1).astype(np.float64)
+
+
+def _calls(engine: Engine, machine: Machine, shift: int) -> np.ndarray:
+    """Logits of full batches in shapes that are buckets: 1 × 16, 2 × 32, 4 × 64."""
+    vocabulary = CONFIGS[machine.model]["vocab_size"]
+    found = []
+    for rows, tokens in ((1, 16), (2, 32), (4, 64)):
+        drawn = make_rows([tokens] * (rows + shift), vocabulary)[shift:]
+        found.append(_logits(engine, drawn))
+    return np.concatenate(found)
+
+
+def _code_of(call: Callable[[], object]) -> int:
+    """The code with which a CUDA call fails; 0 when it does not."""
+    try:
+        call()
+    except CudaFailed as error:
+        return error.code
+    return 0
+
+
+def _needs_gpu(machine: Machine) -> None:
+    if machine.device == "cpu":
+        raise NotHere("no GPU found")

@@ -1,0 +1,56 @@
+"""`make bench-gpu` where there is no GPU, and its arithmetic."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu.__main__ import Measured, main, report
+from benchmarks.gpu.loads import make_loads
+from benchmarks.models import flops
+from checks.gpu.models import CONFIGS
+
+
+def test_without_a_gpu_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([]) == 1
+    assert capsys.readouterr().out.startswith("no GPU found")
+
+
+def test_a_tiny_run_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--device", "cpu", "--model", "tiny", "--quick", "--out", str(tmp_path)]
+    assert main(options) == 0
+    measured = json.loads((tmp_path / "results.json").read_text())["measured"]
+    # Two of PyTorch and three of ours, on three loads.
+    assert len(measured) == 15
+    assert [one["failure"] for one in measured if one["failure"]] == []
+    assert max(one["max_delta"] for one in measured) < 0.05
+    assert (tmp_path / "report.md").read_text() == capsys.readouterr().out
+
+
+def test_loads_are_what_their_names_say() -> None:
+    mixed, even, long = make_loads(5, 512)
+    assert {len(row) for row in even.rows} == {256}
+    assert {len(row) for row in long.rows} == {512}
+    assert sorted(len(row) for row in mixed.rows)[0] == 30
+    assert max(int(row.token_ids.max()) for row in mixed.rows) < 512
+
+
+def test_the_report_compares_with_the_best_pytorch_and_the_ceiling() -> None:
+    (load, *_) = make_loads(5, 512)
+    config = CONFIGS["tiny"]
+    operations = sum(flops(config, len(row)) for row in load.rows)
+    found = [
+        Measured("PyTorch slow", "fp16", ours=False, load=load.name, seconds=[2.0]),
+        Measured("PyTorch fast", "bf16", ours=False, load=load.name, seconds=[1.0, 1.0]),
+        Measured("ours", "fp16", ours=True, load=load.name, seconds=[0.5], max_delta=0.01),
+        Measured("absent", "fp16", ours=True, load=load.name, failure="no libnvinfer"),
+    ]
+    ceilings = {"fp16": 4 * operations, "bf16": operations}
+    text = report({"device": "a card"}, [load], found, ceilings, config)
+    assert "| ours | 10 | 2 | 500 | 500 | 50 % | 0.01 |" in text
+    assert "| PyTorch fast | 5 | 1 | 1000 | 1000 | 100 % |  |" in text
+    assert "| absent | no libnvinfer |" in text

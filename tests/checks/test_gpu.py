@@ -1,0 +1,106 @@
+"""`make test-gpu` where there is no GPU: it says so, and what needs none runs on the CPU."""
+
+import io
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from checks.gpu.__main__ import main
+from checks.gpu.brought import use_brought
+from checks.gpu.cases import tau
+from checks.gpu.models import laid_out
+
+ROOT = Path(__file__).resolve().parents[2]
+# Modules that the machine with the GPU may not have.
+_WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+ABSENT = {"msgspec", "litestar", "pytest", "onnxruntime", "tensorrt"}
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name.split(".")[0] in ABSENT else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+"""
+
+
+def test_without_a_gpu_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main([]) == 1
+    assert capsys.readouterr().out.startswith("no GPU found")
+
+
+def test_what_needs_no_gpu_runs_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["onnx_fp16", "cuda_fp16", "neighbours", "cuda_graphs", "memory"]
+    assert main(["--device", "cpu", "--model", "tiny", "--only", *chosen]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    states = {line.split()[0]: line[26:35].strip() for line in lines[1:-1]}
+    assert states == {**dict.fromkeys(chosen, "passed"), "memory": "not here"}
+    assert lines[-1] == "4 passed, 0 FAILED, 1 not here"
+
+
+def test_a_check_that_fails_is_told_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(machine: object) -> str:
+        raise RuntimeError("no kernel image")
+
+    def sound(machine: object) -> str:
+        return "fine"
+
+    monkeypatch.setattr("checks.gpu.cases.CHECKS", (broken, sound))
+    assert main(["--device", "cpu", "--model", "tiny"]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED" in out
+    assert "RuntimeError: no kernel image" in out
+    assert out.splitlines()[-1] == "1 passed, 1 FAILED, 0 not here"
+
+
+@pytest.mark.parametrize("module", ["checks.gpu.cases", "benchmarks.gpu.__main__"])
+def test_a_bare_machine_can_import_it(module: str) -> None:
+    code = f"{_WITHOUT}\nimport {module}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_wheels_and_pieces_that_were_brought_along_are_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert use_brought(tmp_path / "nothing") == []
+    with zipfile.ZipFile(tmp_path / "one-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("brought_one.py", "value = 1\n")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz") as tar:
+        content = b"value = 2\n"
+        info = tarfile.TarInfo("brought_two.py")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    data = packed.getvalue()
+    (tmp_path / "two.tar.xz.00").write_bytes(data[:50])
+    (tmp_path / "two.tar.xz.01").write_bytes(data[50:])
+    wanted = ["one-1.0-py3-none-any.whl", "two.tar.xz.00"]
+    assert use_brought(tmp_path) == use_brought(tmp_path) == wanted
+    for name in ("brought_one", "brought_two"):
+        assert (tmp_path / "site" / f"{name}.py").is_file()
+    assert sys.path[0] == str(tmp_path / "site")
+
+
+def test_tau_counts_pairs() -> None:
+    assert tau(np.asarray([1.0, 2.0, 3.0]), np.asarray([10.0, 20.0, 30.0])) == 1.0
+    assert tau(np.asarray([3.0, 2.0, 1.0]), np.asarray([10.0, 20.0, 30.0])) == -1.0
+
+
+def test_rows_are_padded_on_either_side() -> None:
+    assert laid_out([[1, 2], [3]], "left")["input_ids"].tolist() == [[1, 2], [0, 3]]
+    assert laid_out([[1, 2], [3]])["attention_mask"].tolist() == [[1, 1], [1, 0]]
