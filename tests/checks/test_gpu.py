@@ -24,9 +24,9 @@ from importlib.machinery import PathFinder
 
 ABSENT = {"msgspec", "litestar", "pytest", "onnxruntime", "tensorrt"}
 
-class Finder:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
         return None if name.split(".")[0] in ABSENT else PathFinder.find_spec(name, path, target)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
