@@ -1,4 +1,4 @@
-"""rerank-export: export a checkpoint, verify an artifact, inspect one.
+"""rerank-export: export a checkpoint, verify an artifact, inspect one, build a plan.
 
 Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -16,7 +16,7 @@ from exporter.report import AUTO, Parity, read_report
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
 from runtime.manifest import Manifest, read_manifest
-from runtime.profile import model_profile_names, target_profile_names
+from runtime.profile import load_target_profile, model_profile_names, target_profile_names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
     _add_verify(commands.add_parser("verify", help="check an artifact's hashes and goldens"))
+    _add_build(commands.add_parser("build", help="build a TensorRT plan for this machine's GPU"))
     shown = commands.add_parser("inspect", help="print an artifact's manifest and parity")
     shown.add_argument("directory", metavar="DIR", type=Path)
     shown.set_defaults(run=_inspect)
@@ -85,6 +86,22 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="repeat all parity rungs against this checkpoint")
     _add_engine(parser)
     parser.set_defaults(run=_verify)
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    plans = [n for n in target_profile_names() if load_target_profile(n).engine == "tensorrt"]
+    parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact of rerank-export")
+    parser.add_argument("--target", choices=plans, required=True, help="precision and shapes")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="write the artifact with its plan there instead"
+    )
+    parser.add_argument(
+        "--timing-cache",
+        metavar="FILE",
+        type=Path,
+        help="keep measurements of kernels there, which makes the next build faster",
+    )
+    parser.set_defaults(run=_build)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -125,16 +142,26 @@ def _verify(wish: argparse.Namespace) -> None:
     print(f"{wish.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")
 
 
+def _build(wish: argparse.Namespace) -> None:
+    from exporter.building import build
+
+    out = wish.out or wish.directory
+    manifest = build(wish.directory, wish.target, out, wish.timing_cache)
+    sentence = _sentence(manifest, read_report(out).plan)
+    print(f"{out}: artifact {manifest.version} with a plan, {sentence}")
+
+
 def _inspect(wish: argparse.Namespace) -> None:
     manifest, parity = read_manifest(wish.directory), read_report(wish.directory)
     for name, value in _facts(manifest):
         print(f"{name:<16} {value}")
-    print(f"{'proven on':<16} {parity.engine}, {parity.hardware}")
-    for name, rung in parity.rungs.items():
-        figures = msgspec.to_builtins(rung)
-        passed = "passed" if figures.pop("passed") else "FAILED"
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        print(f"{'  ' + name:<16} {passed}: {shown}")
+    for report in (parity, *([parity.plan] if parity.plan else [])):
+        print(f"{'proven on':<16} {report.engine}, {report.hardware}")
+        for name, rung in report.rungs.items():
+            figures = msgspec.to_builtins(rung)
+            passed = "passed" if figures.pop("passed") else "FAILED"
+            shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            print(f"{'  ' + name:<16} {passed}: {shown}")
     for one in parity.candidates or ():
         speed = f"fell out: {one.refused}" if one.refused else f"{one.tokens_per_s:.0f} tokens/s"
         print(f"{'candidate':<16} {one.target}, {speed}")

@@ -20,11 +20,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from exporter.answers import Reference, Scores, Tokens
 from exporter.errors import ParityFailed
 from exporter.parity_texts import Group
-from exporter.reference import Reference, Scores
 from exporter.report import Parity, Precision, Rung
-from exporter.tokens import Tokens
 from runtime.errors import NonFiniteScore
 from runtime.ranker import Ranker
 from runtime.text import Encoding, PairEncoder

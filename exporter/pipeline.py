@@ -4,7 +4,6 @@ load → probe → the checkpoint's answers → token check → ONNX → parity 
 serve → parity.json → goldens → manifest.json, last → rename into place
 """
 
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from onnx import TensorProto, helper
 
 from exporter import onnxruntime_cuda
+from exporter.answers import write_reference
 from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, ManifestWrong
@@ -24,22 +24,21 @@ from exporter.parity import open_report, package_versions
 from exporter.progress import stage
 from exporter.proof import Proof, make_proof
 from exporter.quantization.step import quantize
+from exporter.reference import ask
 from exporter.report import Parity, read_report, require_passed, write_report
+from exporter.seal import open_once, seal, version_of
 from exporter.tokens import CheckpointTokenizer
 from exporter.workspace import refuse_foreign, workspace
 from runtime.engines import open_engine
 from runtime.errors import ProfileError
 from runtime.manifest import (
     MODEL_FILE,
-    PARITY_FILE,
     SCHEMA,
     TOKENIZER_FILE,
     Manifest,
     SpecialTokens,
     check_files,
-    hash_file,
     read_manifest,
-    write_manifest,
 )
 from runtime.opening import open_model
 from runtime.profile import (
@@ -51,7 +50,6 @@ from runtime.profile import (
 )
 from runtime.text import load_tokenizer
 
-_VERSION_DIGITS = 12
 # What the checkpoint and the profiles decide, in a manifest.
 _FACTS = (
     "kind",
@@ -90,7 +88,7 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
     Raises ExportError or ServingError; `out` then is as it was before.
     """
     target = load_target_profile(wish.target)
-    engine = wish.engine or target.engine
+    engine = wish.engine or proving_engine(target)
     refuse_foreign(out)
     _require_engine(engine)
     checkpoint = read_checkpoint(source)
@@ -102,11 +100,12 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
             model = load_model(checkpoint)
             probe(model, checkpoint.config["vocab_size"])
         _refuse_other_family(profile, profile_name, model)
-        max_tokens = _max_tokens(wish.max_tokens, profile, model, checkpoint)
+        max_tokens = _max_tokens(wish.max_tokens, profile, target, model, checkpoint)
         tokenizer = _tokenizer(checkpoint, profile.template, max_tokens)
         manifest = _draft(profile_name, target, checkpoint, model, tokenizer, max_tokens)
         with stage("ask PyTorch about the parity texts"):
-            proof = make_proof(manifest, model, tokenizer, checkpoint.config["vocab_size"])
+            answers = ask(manifest, model, tokenizer, checkpoint.config["vocab_size"])
+        proof = make_proof(manifest, answers)
         _refuse_tiny_limit(proof, max_tokens)
         report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
         tokenizer.save(directory / "tokenizer")
@@ -123,9 +122,10 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         finally:
             write_report(directory, report)
         with stage("seal the artifact"):
-            manifest = _seal(directory, manifest, report, proof)
+            write_reference(directory, answers)
+            manifest = seal(directory, msgspec.structs.replace(manifest, **proof.goldens(report)))
         with stage("open it as a server does"):
-            _open_once(directory, engine)
+            open_once(directory, engine)
     return manifest
 
 
@@ -137,13 +137,10 @@ def _write_graph(model: Architecture, target: TargetProfile, directory: Path) ->
         onnxruntime_cuda.adapt(directory)
 
 
-def _open_once(directory: Path, engine: str) -> None:
-    """The reader's own path, before anybody relies on it: hashes, engine, goldens."""
-    model = open_model(directory, engine=engine)
-    try:
-        model.warm_up()
-    finally:
-        model.close()
+def proving_engine(target: TargetProfile) -> str:
+    """What a graph for `target` is proven on: the target's own engine, which for a plan is none
+    yet. ONNX Runtime's CPU provider then stands in, and the plan climbs the rungs once built."""
+    return target.engine if target.engine != "tensorrt" else "onnxruntime-cpu"
 
 
 def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
@@ -154,11 +151,15 @@ def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
     manifest = read_manifest(directory)
     with stage("check hashes"):
         check_files(directory, manifest)
-    if manifest.version != (wanted := _version(manifest)):
+    if manifest.version != (wanted := version_of(manifest)):
         raise ManifestWrong("version", manifest.version, wanted)
     require_passed(read_report(directory))
     with stage("check goldens"):
-        _open_once(directory, engine or load_target_profile(manifest.target).engine)
+        open_once(
+            directory,
+            engine
+            or (None if manifest.plan else proving_engine(load_target_profile(manifest.target))),
+        )
     if source is not None:
         _verify_against(directory, manifest, read_checkpoint(source), engine)
     return manifest
@@ -168,7 +169,7 @@ def _verify_against(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, engine: str | None
 ) -> None:
     target = load_target_profile(manifest.target)
-    engine = engine or target.engine
+    engine = engine or proving_engine(target)
     profile = load_model_profile(manifest.profile)
     _refuse_other_kind(profile, manifest.profile, checkpoint)
     with stage("ask PyTorch about the parity texts"):
@@ -176,10 +177,10 @@ def _verify_against(
         vocabulary = checkpoint.config["vocab_size"]
         probe(model, vocabulary)
         tokenizer = _tokenizer(checkpoint, manifest.template, manifest.max_tokens)
-        max_tokens = _max_tokens(manifest.max_tokens, profile, model, checkpoint)
+        max_tokens = _max_tokens(manifest.max_tokens, profile, target, model, checkpoint)
         wanted = _draft(manifest.profile, target, checkpoint, model, tokenizer, max_tokens)
         _compare_facts(manifest, wanted)
-        proof = make_proof(manifest, model, tokenizer, vocabulary)
+        proof = make_proof(manifest, ask(manifest, model, tokenizer, vocabulary))
     del model  # before the engine opens: two copies of the weights are too many
     report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
     _check_tokens(directory, report, proof)
@@ -277,14 +278,20 @@ def _special_tokens(
 
 
 def _max_tokens(
-    wished: int | None, profile: ModelProfile, model: Architecture, checkpoint: Checkpoint
+    wished: int | None,
+    profile: ModelProfile,
+    target: TargetProfile,
+    model: Architecture,
+    checkpoint: Checkpoint,
 ) -> int:
     limit = min(profile.max_tokens, model.position_limit)
+    if target.shapes:
+        limit = min(limit, max(shapes.sequence[2] for shapes in target.shapes))
     if checkpoint.vectors and checkpoint.vectors.max_tokens:
         limit = min(limit, checkpoint.vectors.max_tokens)
     if wished is not None and wished > limit:
         raise CheckpointRefused(
-            f"found a wish for {wished} tokens, the profile and the checkpoint allow {limit}; "
+            f"found a wish for {wished} tokens; profile, target and checkpoint allow {limit}; "
             "lower --max-tokens"
         )
     return wished or limit
@@ -344,27 +351,9 @@ def _check_outputs(
             model.close()
 
 
-def _seal(directory: Path, manifest: Manifest, report: Parity, proof: Proof) -> Manifest:
-    """Record hashes and goldens, and write manifest.json."""
-    paths = sorted(p for p in directory.rglob("*") if p.is_file())
-    files = {p.relative_to(directory).as_posix(): hash_file(p) for p in paths}
-    sealed = msgspec.structs.replace(manifest, files=files, **proof.goldens(report))
-    sealed = msgspec.structs.replace(sealed, version=_version(sealed))
-    write_manifest(directory, sealed)
-    return sealed
-
-
 def _refuse_tiny_limit(proof: Proof, max_tokens: int) -> None:
     if all(len(row.token_ids) >= max_tokens for row in proof.rows()):
         raise CheckpointRefused(
             f"found a limit of {max_tokens} tokens, into which no parity text fits uncut; raise "
             "--max-tokens"
         )
-
-
-def _version(manifest: Manifest) -> str:
-    """A short hash of what decides the scores; reports, which differ from run to run, are not."""
-    decisive = {name: digest for name, digest in manifest.files.items() if name != PARITY_FILE}
-    prompt = manifest.template if manifest.kind == "rank" else manifest.prefixes
-    digest = hashlib.sha256(msgspec.json.encode([decisive, prompt, manifest.max_tokens]))
-    return digest.hexdigest()[:_VERSION_DIGITS]

@@ -4,23 +4,18 @@ The pipeline makes it before anything is written, sends it up the ladder, and as
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import tokenizers
 
-from exporter.architectures.base import Architecture
-from exporter.library_texts import candidate_groups
-from exporter.parity import COARSE, EngineScores, climb_scores, climb_tokens, golden_tolerance
-from exporter.parity_texts import Group
-from exporter.reference import Text, Vectors, reference_scores, reference_vectors
+from exporter.answers import Reference, Text, Tokens, VectorReference, Vectors
+from exporter.parity import EngineScores, climb_scores, climb_tokens, golden_tolerance
 from exporter.report import Parity
-from exporter.tokens import CheckpointTokenizer, Tokens
 from exporter.vector_parity import climb_text_tokens, climb_vectors, vector_golden_tolerance
 from runtime.embedder import Embedder
 from runtime.manifest import Golden, Manifest, VectorGolden
 from runtime.model import Model
-from runtime.profile import Kind
 from runtime.ranker import Ranker
 from runtime.text import PairEncoder, TextEncoder
 
@@ -50,27 +45,19 @@ class Proof(ABC):
         """
 
 
-def make_proof(
-    manifest: Manifest, model: Architecture, tokenizer: CheckpointTokenizer, vocabulary: int
-) -> Proof:
-    """Ask the checkpoint's `model` for everything that a proof of this draft needs."""
-    return _PROOFS[manifest.kind](manifest, model, tokenizer, vocabulary)
+def make_proof(manifest: Manifest, reference: Reference | VectorReference) -> Proof:
+    """What proves an artifact of this draft by these answers."""
+    if isinstance(reference, Reference):
+        return RankProof(manifest, reference)
+    return EmbedProof(manifest, reference)
 
 
 class RankProof(Proof):
     """Logits of pairs."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        model: Architecture,
-        tokenizer: CheckpointTokenizer,
-        vocabulary: int,
-    ) -> None:
+    def __init__(self, manifest: Manifest, reference: Reference) -> None:
         self._manifest = manifest
-        self._reference = reference_scores(
-            model, tokenizer, vocabulary, manifest.max_tokens, _more_groups(manifest)
-        )
+        self._reference = reference
         self._scores = EngineScores([], [], [])
 
     def rows(self) -> Iterator[Tokens]:
@@ -106,22 +93,9 @@ class RankProof(Proof):
 class EmbedProof(Proof):
     """Vectors of texts."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        model: Architecture,
-        tokenizer: CheckpointTokenizer,
-        vocabulary: int,
-    ) -> None:
+    def __init__(self, manifest: Manifest, reference: VectorReference) -> None:
         self._manifest = manifest
-        self._reference = reference_vectors(
-            model,
-            tokenizer,
-            manifest.prefixes,
-            vocabulary,
-            manifest.max_tokens,
-            _more_groups(manifest),
-        )
+        self._reference = reference
         self._alone: list[Vectors] = []
 
     def rows(self) -> Iterator[Tokens]:
@@ -150,16 +124,6 @@ class EmbedProof(Proof):
             "vector_goldens": goldens[:GOLDENS],
             "golden_tolerance": vector_golden_tolerance(report, self._reference),
         }
-
-
-_PROOFS: dict[
-    Kind, Callable[[Manifest, Architecture, CheckpointTokenizer, int], RankProof | EmbedProof]
-] = {"rank": RankProof, "embed": EmbedProof}
-
-
-def _more_groups(manifest: Manifest) -> tuple[Group, ...]:
-    """The passages that only coarse precisions have trouble with."""
-    return candidate_groups(manifest.max_tokens) if manifest.precision in COARSE else ()
 
 
 def _vector_golden(text: Text, tokens: Tokens, vector: Vectors) -> VectorGolden:

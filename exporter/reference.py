@@ -2,58 +2,33 @@
 vectors."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from exporter.answers import Reference, Scores, Text, Tokens, VectorReference
 from exporter.architectures.base import Architecture
 from exporter.errors import CheckpointRefused
+from exporter.library_texts import candidate_groups
+from exporter.parity import COARSE
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
-from exporter.tokens import CheckpointTokenizer, Tokens
+from exporter.tokens import CheckpointTokenizer
+from runtime.manifest import Manifest
 from runtime.postprocess import InputType
 
-Scores = npt.NDArray[np.float64]
-Vectors = npt.NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Reference:
-    """The parity groups with the checkpoint's answers.
-
-    `tokens[g][p]` and `logits[g]` float64 [passages] belong to passage p of `groups[g]`.
-    """
-
-    groups: tuple[Group, ...]
-    tokens: list[list[Tokens]]
-    logits: list[Scores]
-
-
-@dataclass(frozen=True)
-class Text:
-    """One input of an embedder; `input_type` is None for models that tell no types apart.
-
-    `label` is how reports call it.
-    """
-
-    label: str
-    text: str
-    input_type: InputType | None
-
-
-@dataclass(frozen=True)
-class VectorReference:
-    """The texts of the parity groups with the checkpoint's answers.
-
-    `texts[g][0]` is the query of `groups[g]`, passage p follows as `texts[g][p + 1]`; `tokens`
-    and the rows of `vectors[g]` float64 [texts, dimensions] belong to them.
-    """
-
-    groups: tuple[Group, ...]
-    texts: list[list[Text]]
-    tokens: list[list[Tokens]]
-    vectors: list[Vectors]
+def ask(
+    manifest: Manifest, model: Architecture, tokenizer: CheckpointTokenizer, vocabulary: int
+) -> Reference | VectorReference:
+    """Ask the checkpoint's `model` for everything that a proof of this draft needs."""
+    # The passages that only coarse precisions have trouble with.
+    more = candidate_groups(manifest.max_tokens) if manifest.precision in COARSE else ()
+    if manifest.kind == "rank":
+        return reference_scores(model, tokenizer, vocabulary, manifest.max_tokens, more)
+    return reference_vectors(
+        model, tokenizer, manifest.prefixes, vocabulary, manifest.max_tokens, more
+    )
 
 
 def reference_scores(

@@ -50,7 +50,7 @@ class Parity(msgspec.Struct, kw_only=True):
 
     `rule` says which tolerances were applied: "trained", or "random-weights" for half precision
     of a checkpoint that declares `"random_weights": true`. `candidates` are what this target was
-    chosen among, where the export chose it.
+    chosen among, where the export chose it. `plan` is what was proven of model.plan.
     """
 
     schema: int = SCHEMA
@@ -61,6 +61,7 @@ class Parity(msgspec.Struct, kw_only=True):
     hardware: dict[str, str]
     rungs: dict[str, Rung] = {}
     candidates: list[Candidate] | msgspec.UnsetType = msgspec.UNSET
+    plan: "Parity | msgspec.UnsetType" = msgspec.UNSET
 
 
 def write_report(directory: Path, report: Parity) -> None:

@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused
 from runtime.manifest import SpecialTokens
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One pair or text as the checkpoint's tokenizer sees it; type ids where it has them."""
-
-    token_ids: list[int]
-    type_ids: list[int] | None
 
 
 class CheckpointTokenizer:

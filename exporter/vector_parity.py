@@ -12,6 +12,7 @@ from typing import cast
 
 import numpy as np
 
+from exporter.answers import Scores, Text, VectorReference, Vectors
 from exporter.errors import ParityFailed
 from exporter.parity import (
     RANDOM_SHARE,
@@ -21,7 +22,6 @@ from exporter.parity import (
     dependence,
     raise_failures,
 )
-from exporter.reference import Scores, Text, VectorReference, Vectors
 from exporter.report import Parity, Precision, Rung
 from runtime.embedder import Embedder
 from runtime.errors import NonFiniteScore

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exporter.answers import Reference, Tokens
 from exporter.errors import ParityFailed, ReportRefused
 from exporter.parity import (
     climb_ranking,
@@ -17,9 +18,8 @@ from exporter.parity import (
     open_report,
 )
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
-from exporter.reference import Reference
 from exporter.report import read_report, require_passed
-from exporter.tokens import CheckpointTokenizer, Tokens
+from exporter.tokens import CheckpointTokenizer
 from runtime.errors import NonFiniteScore
 from runtime.text import PairEncoder, load_tokenizer
 

@@ -36,6 +36,7 @@ def test_an_artifact_holds_what_decides_its_scores(rank_artifact: Path) -> None:
     assert sorted(manifest.files) == [
         "model.onnx",
         "parity.json",
+        "reference.json",
         "tokenizer/special_tokens_map.json",
         "tokenizer/tokenizer.json",
         "tokenizer/tokenizer_config.json",

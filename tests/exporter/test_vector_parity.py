@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from exporter.answers import Text, Tokens, VectorReference
 from exporter.errors import ParityFailed
 from exporter.parity import open_report
 from exporter.parity_texts import Group
-from exporter.reference import Text, VectorReference
-from exporter.tokens import Tokens
 from exporter.vector_parity import climb_vectors, cosines, vector_golden_tolerance
 from runtime.errors import NonFiniteScore
 

@@ -1,0 +1,151 @@
+"""reference.json: what the checkpoint itself answered to the parity texts.
+
+It travels with the artifact, so that a plan can be proven where it is built, without the
+checkpoint and without PyTorch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from exporter.errors import ReportRefused
+from exporter.parity_texts import Group
+from runtime.manifest import SCHEMA
+from runtime.postprocess import InputType
+
+REFERENCE_FILE = "reference.json"
+
+Scores = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One pair or text as the checkpoint's tokenizer sees it; type ids where it has them."""
+
+    token_ids: list[int]
+    type_ids: list[int] | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The parity groups with the checkpoint's answers.
+
+    `tokens[g][p]` and `logits[g]` float64 [passages] belong to passage p of `groups[g]`.
+    """
+
+    groups: tuple[Group, ...]
+    tokens: list[list[Tokens]]
+    logits: list[Scores]
+
+    def within(self, max_tokens: int) -> "Reference":
+        """The groups without any row of more than `max_tokens`."""
+        kept = _short_groups(self.tokens, max_tokens)
+        return Reference(
+            tuple(self.groups[g] for g in kept),
+            [self.tokens[g] for g in kept],
+            [self.logits[g] for g in kept],
+        )
+
+
+@dataclass(frozen=True)
+class Text:
+    """One input of an embedder; `input_type` is None for models that tell no types apart.
+
+    `label` is how reports call it.
+    """
+
+    label: str
+    text: str
+    input_type: InputType | None
+
+
+@dataclass(frozen=True)
+class VectorReference:
+    """The texts of the parity groups with the checkpoint's answers.
+
+    `texts[g][0]` is the query of `groups[g]`, passage p follows as `texts[g][p + 1]`; `tokens`
+    and the rows of `vectors[g]` float64 [texts, dimensions] belong to them.
+    """
+
+    groups: tuple[Group, ...]
+    texts: list[list[Text]]
+    tokens: list[list[Tokens]]
+    vectors: list[Vectors]
+
+    def within(self, max_tokens: int) -> "VectorReference":
+        """The groups without any row of more than `max_tokens`."""
+        kept = _short_groups(self.tokens, max_tokens)
+        return VectorReference(
+            tuple(self.groups[g] for g in kept),
+            [self.texts[g] for g in kept],
+            [self.tokens[g] for g in kept],
+            [self.vectors[g] for g in kept],
+        )
+
+
+class _RankFile(msgspec.Struct, tag_field="kind", tag="rank", frozen=True):
+    schema: int
+    groups: tuple[Group, ...]
+    tokens: list[list[Tokens]]
+    logits: list[list[float]]
+
+
+class _EmbedFile(msgspec.Struct, tag_field="kind", tag="embed", frozen=True):
+    """`vectors` hold little-endian float32, which is what the checkpoint computed in."""
+
+    schema: int
+    groups: tuple[Group, ...]
+    texts: list[list[Text]]
+    tokens: list[list[Tokens]]
+    vectors: list[list[bytes]]
+
+
+def write_reference(directory: Path, reference: Reference | VectorReference) -> None:
+    """Write reference.json."""
+    content: _RankFile | _EmbedFile
+    if isinstance(reference, Reference):
+        logits = [found.tolist() for found in reference.logits]
+        content = _RankFile(SCHEMA, reference.groups, reference.tokens, logits)
+    else:
+        vectors = [[row.astype("<f4").tobytes() for row in rows] for rows in reference.vectors]
+        content = _EmbedFile(SCHEMA, reference.groups, reference.texts, reference.tokens, vectors)
+    (directory / REFERENCE_FILE).write_bytes(msgspec.json.encode(content))
+
+
+def read_reference(directory: Path) -> Reference | VectorReference:
+    """The reference.json of an artifact. Raises ReportRefused when it cannot be read."""
+    path = directory / REFERENCE_FILE
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_RankFile | _EmbedFile)
+    except OSError as error:
+        raise ReportRefused(
+            f"cannot read {path}: {error.strerror}; wanted the checkpoint's answers, export it "
+            "again with this version"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ReportRefused(f"{path} cannot be used ({error}); export again") from error
+    if found.schema != SCHEMA:
+        raise ReportRefused(
+            f"{path} has schema {found.schema}, wanted {SCHEMA}; export the checkpoint again with "
+            "this version"
+        )
+    if isinstance(found, _RankFile):
+        logits = [np.asarray(row, np.float64) for row in found.logits]
+        return Reference(found.groups, found.tokens, logits)
+    vectors = [
+        np.stack([np.frombuffer(row, "<f4").astype(np.float64) for row in rows])
+        for rows in found.vectors
+    ]
+    return VectorReference(found.groups, found.texts, found.tokens, vectors)
+
+
+def _short_groups(tokens: list[list[Tokens]], max_tokens: int) -> list[int]:
+    return [
+        number
+        for number, rows in enumerate(tokens)
+        if all(len(row.token_ids) <= max_tokens for row in rows)
+    ]

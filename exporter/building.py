@@ -1,0 +1,142 @@
+"""`rerank-export build`: a TensorRT plan for this machine, beside the graph it was made of, proven.
+
+Needs neither the checkpoint nor PyTorch: the checkpoint's answers lie in the artifact. The order:
+refuse what cannot be built → compile → the rungs on the plan → parity.json → manifest.json, last →
+rename into place.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from exporter.answers import read_reference
+from exporter.errors import PlanFailed
+from exporter.parity import open_report
+from exporter.progress import stage, tell
+from exporter.proof import Proof, make_proof
+from exporter.report import Parity, read_report, require_passed, write_report
+from exporter.seal import open_once, seal
+from exporter.tensorrt_plan import Machine, compile_plan, this_machine
+from exporter.workspace import refuse_foreign, workspace
+from runtime.manifest import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    PARITY_FILE,
+    PLAN_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+    Plan,
+    check_files,
+    read_manifest,
+)
+from runtime.opening import open_model
+from runtime.profile import TargetProfile, load_target_profile
+from runtime.text import load_tokenizer
+
+ENGINE = "tensorrt"
+
+
+def build(directory: Path, target_name: str, out: Path, timing_cache: Path | None) -> Manifest:
+    """Build model.plan for `target_name` from the artifact `directory`, into the artifact `out`.
+
+    `out` may be `directory`. Raises ExportError or ServingError; `out` then is as it was before.
+    """
+    target = load_target_profile(target_name)
+    manifest = read_manifest(directory)
+    _refuse(manifest, target)
+    machine = this_machine(target)
+    refuse_foreign(out)
+    with stage("check hashes"):
+        check_files(directory, manifest)
+    require_passed(read_report(directory))
+    longest = max(shapes.sequence[2] for shapes in target.shapes)
+    reference = read_reference(directory).within(min(longest, manifest.max_tokens))
+    with workspace(out) as place:
+        _bring(directory, manifest, place)
+        with stage(f"compile {PLAN_FILE} for {machine.gpu.name}"):
+            compile_plan(
+                machine,
+                place / MODEL_FILE,
+                place / PLAN_FILE,
+                target,
+                timing_cache=timing_cache,
+                say=tell,
+            )
+        draft = _draft(manifest, target, machine)
+        report = _prove(place, draft, target, make_proof(draft, reference))
+        with stage("seal the artifact"):
+            sealed = seal(place, _with_tolerance(draft, report))
+        with stage("open it as a server does"):
+            open_once(place, ENGINE)
+    return sealed
+
+
+def _refuse(manifest: Manifest, target: TargetProfile) -> None:
+    if target.engine != ENGINE:
+        raise PlanFailed(
+            f"target {target.name} runs on {target.engine} and has no plan; name a target of "
+            "TensorRT"
+        )
+    own = load_target_profile(manifest.target)
+    same = (own.precision, own.weights, own.operators)
+    if same != (target.precision, target.weights, target.operators):
+        raise PlanFailed(
+            f"the graph was exported for {own.name} ({own.precision}, {own.operators} operators), "
+            f"wanted {target.precision} in ONNX's own operators; export the checkpoint with "
+            f"--target {target.name} first"
+        )
+
+
+def _bring(directory: Path, manifest: Manifest, place: Path) -> None:
+    """All files but what is made anew; linked where that can be done, for they are large."""
+    for name in manifest.files:
+        if name in (PLAN_FILE, PARITY_FILE, MANIFEST_FILE):
+            continue
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(directory / name, place / name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(directory / name, place / name)
+    shutil.copyfile(directory / PARITY_FILE, place / PARITY_FILE)
+
+
+def _draft(manifest: Manifest, target: TargetProfile, machine: Machine) -> Manifest:
+    plan = Plan(
+        target=target.name,
+        precision=target.precision,
+        shapes=list(target.shapes),
+        version_compatible=target.version_compatible,
+        golden_tolerance=manifest.golden_tolerance,
+    )
+    return msgspec.structs.replace(manifest, plan=plan, hardware=machine.facts())
+
+
+def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) -> Parity:
+    """Climb the rungs on the plan and add them to parity.json; the plan's report."""
+    whole = read_report(place)
+    random = whole.rule == "random-weights"
+    whole.plan = open_report(ENGINE, target.precision, random_weights=random)
+    whole.plan.hardware |= msgspec.to_builtins(draft.hardware)
+    try:
+        proof.climb_tokens(whole.plan, load_tokenizer(place / TOKENIZER_FILE))
+        with stage(f"prove parity on {ENGINE}"):
+            model = open_model(place, manifest=draft, engine=ENGINE)
+            try:
+                proof.climb_outputs(whole.plan, model)
+            finally:
+                model.close()
+    finally:
+        write_report(place, whole)
+    return whole.plan
+
+
+def _with_tolerance(draft: Manifest, report: Parity) -> Manifest:
+    """Goldens hold what the graph answered: the plan may differ by what either of them may."""
+    assert draft.plan is not None
+    moved = report.rungs["logits"].max_abs_delta or 0.0
+    tolerance = draft.golden_tolerance + 2 * moved
+    return msgspec.structs.replace(
+        draft, plan=msgspec.structs.replace(draft.plan, golden_tolerance=tolerance)
+    )

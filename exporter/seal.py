@@ -1,0 +1,41 @@
+"""The end of every way to an artifact: record what is there, then open it as a server does."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from exporter.answers import REFERENCE_FILE
+from runtime.manifest import PARITY_FILE, Manifest, hash_file, write_manifest
+from runtime.opening import open_model
+
+_VERSION_DIGITS = 12
+
+
+def seal(directory: Path, manifest: Manifest) -> Manifest:
+    """Write `manifest` with the hashes of all files and its version."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    files = {p.relative_to(directory).as_posix(): hash_file(p) for p in paths}
+    sealed = msgspec.structs.replace(manifest, files=files)
+    sealed = msgspec.structs.replace(sealed, version=version_of(sealed))
+    write_manifest(directory, sealed)
+    return sealed
+
+
+def version_of(manifest: Manifest) -> str:
+    """A short hash of what decides the scores; what was measured, which differs from run to run,
+    does not."""
+    measured = (PARITY_FILE, REFERENCE_FILE)
+    decisive = {name: digest for name, digest in manifest.files.items() if name not in measured}
+    prompt = manifest.template if manifest.kind == "rank" else manifest.prefixes
+    digest = hashlib.sha256(msgspec.json.encode([decisive, prompt, manifest.max_tokens]))
+    return digest.hexdigest()[:_VERSION_DIGITS]
+
+
+def open_once(directory: Path, engine: str | None) -> None:
+    """The reader's own path, before anybody relies on it: hashes, engine, goldens."""
+    model = open_model(directory, engine=engine)
+    try:
+        model.warm_up()
+    finally:
+        model.close()

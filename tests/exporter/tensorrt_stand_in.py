@@ -1,0 +1,156 @@
+"""A stand-in for TensorRT's bindings: it "compiles" a graph by keeping its bytes.
+
+Names and arguments are those of the bindings 10.16.1.11 and 11.4.0.106 that the exporter uses
+(`make check-tensorrt` compares the exporter itself with them). What is built is run by the engine
+at the end, ONNX Runtime's, under the name of TensorRT's.
+"""
+
+from enum import Enum, IntEnum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from runtime.engines import EngineSetup, ort
+
+INPUTS = ("input_ids", "attention_mask")
+
+
+class ILogger:
+    class Severity(Enum):
+        INTERNAL_ERROR = 0
+        ERROR = 1
+        WARNING = 2
+
+    def log(self, severity: Any, msg: str) -> None:
+        raise NotImplementedError
+
+
+class IProgressMonitor:
+    pass
+
+
+class NetworkDefinitionCreationFlag(IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class BuilderFlag(Enum):
+    TF32 = 1
+    VERSION_COMPATIBLE = 2
+
+
+class Profile:
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[Any, Any, Any]] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:  # noqa: A002
+        self.shapes[input] = (min, opt, max)
+
+
+class TimingCache:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return self.content + b"+"
+
+
+class Config:
+    def __init__(self) -> None:
+        self.flags: set[BuilderFlag] = {BuilderFlag.TF32}
+        self.profiles: list[Profile] = []
+        self.cache: TimingCache | None = None
+        self.progress_monitor: Any = None
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self.flags.add(flag)
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self.flags.discard(flag)
+
+    def add_optimization_profile(self, profile: Profile) -> int:
+        if not profile.shapes or any(most[0] > 1000 for _, _, most in profile.shapes.values()):
+            return -1
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache | None:
+        return (
+            None if serialized_timing_cache == b"broken" else TimingCache(serialized_timing_cache)
+        )
+
+    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+        if cache.content.startswith(b"other GPU") and not ignore_mismatch:
+            return False
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> TimingCache | None:
+        return self.cache
+
+
+class TensorRt:
+    """The module; `seen` is what it was told, `fails` what goes wrong on purpose."""
+
+    ILogger = ILogger
+    IProgressMonitor = IProgressMonitor
+    NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
+    BuilderFlag = BuilderFlag
+
+    def __init__(self, version: str = "10.16.1.11", fails: str = "") -> None:
+        self.__version__ = version
+        self.fails = fails
+        self.seen = SimpleNamespace(flags=None, config=None)
+
+    def Builder(self, logger: ILogger) -> Any:  # noqa: N802
+        seen, fails, network = self.seen, self.fails, SimpleNamespace(graph=None)
+        names = [SimpleNamespace(name=name) for name in INPUTS]
+        network.num_inputs, network.get_input = len(names), names.__getitem__
+
+        def create_network(flags: int = 0) -> Any:
+            seen.flags = flags
+            return network
+
+        def create_builder_config() -> Config:
+            seen.config = Config()
+            return seen.config
+
+        def build_serialized_network(network: Any, config: Config) -> bytes | None:
+            monitor = config.progress_monitor
+            monitor.phase_start("Building", None, 2)
+            monitor.phase_start("Tactics", "Building", 9)
+            going = monitor.step_complete("Tactics", 0) and monitor.step_complete("Building", 0)
+            monitor.phase_finish("Tactics")
+            monitor.phase_finish("Building")
+            if fails == "build":
+                logger.log(ILogger.Severity.WARNING, "never mind")
+                logger.log(ILogger.Severity.ERROR, "no kernel for this layer")
+            return None if fails == "build" or not going else network.graph.read_bytes()
+
+        return SimpleNamespace(
+            create_network=create_network,
+            create_builder_config=create_builder_config,
+            create_optimization_profile=Profile,
+            build_serialized_network=build_serialized_network,
+        )
+
+    def OnnxParser(self, network: Any, logger: ILogger) -> Any:  # noqa: N802
+        def parse_from_file(model: str) -> bool:
+            network.graph = Path(model)
+            return self.fails != "parse"
+
+        error = SimpleNamespace(
+            node=lambda: 7,
+            node_name=lambda: "node_rms_norm",
+            node_operator=lambda: "RMSNormalization",
+            desc=lambda: "no importer registered",
+        )
+        return SimpleNamespace(
+            parse_from_file=parse_from_file, num_errors=1, get_error=lambda _: error
+        )
+
+
+def open_engine(name: str, plan_file: Path, setup: EngineSetup) -> Any:
+    """The "plan" on ONNX Runtime's CPU provider, bounded by the shapes it was opened for."""
+    engine = ort.open_engine("onnxruntime-cpu", plan_file, setup)
+    engine.name, engine.shapes = name, setup.shapes
+    return engine

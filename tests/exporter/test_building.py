@@ -1,0 +1,234 @@
+"""`rerank-export build`, with a stand-in for TensorRT and ONNX Runtime to run what it "built"."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+import runtime.engines
+import runtime.selection
+from exporter import building
+from exporter.answers import Reference, read_reference, write_reference
+from exporter.building import build
+from exporter.cli import main
+from exporter.errors import OutputRefused, ParityFailed, PlanFailed, ReportRefused
+from exporter.pipeline import Wish, export, verify
+from exporter.tensorrt_plan import Machine
+from runtime.errors import EngineUnavailable
+from runtime.gpu import Gpu
+from runtime.manifest import read_manifest
+from runtime.opening import open_ranker
+from tests.exporter.tensorrt_stand_in import TensorRt
+
+H100 = Gpu("NVIDIA H100", "9.0", "x86_64", "580.65.06")
+
+
+@pytest.fixture(scope="session")
+def planless(tiny_llama_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama exported for TensorRT, without a plan yet. Copy it before changing it."""
+    out = tmp_path_factory.mktemp("artifacts") / "planless"
+    export(str(tiny_llama_checkpoint), out, Wish(target="tensorrt-fp16"))
+    return out
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with an H100 and TensorRT."""
+    found = Machine(TensorRt(), H100)
+    monkeypatch.setattr(building, "this_machine", lambda _: found)
+    for module in (runtime.engines, runtime.selection):
+        monkeypatch.setattr(module, "find_gpu", lambda: H100)
+    monkeypatch.setattr(runtime.selection, "tensorrt_version", lambda: "10.16.1.11")
+    row = ("tests.exporter.tensorrt_stand_in", "model.plan")
+    monkeypatch.setitem(runtime.engines.ENGINES, "tensorrt", row)
+    return found
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_target_of_tensorrt_bounds_rows_by_its_shapes(planless: Path) -> None:
+    manifest = read_manifest(planless)
+    assert (manifest.max_tokens, manifest.precision) == (512, "fp16")
+    assert (manifest.plan, manifest.hardware) == (None, None)
+    assert json.loads((planless / "parity.json").read_text())["engine"] == "onnxruntime-cpu"
+
+
+def test_a_plan_is_built_proven_and_served_in_place(
+    planless: Path, tmp_path: Path, machine: Machine
+) -> None:
+    directory = shutil.copytree(planless, tmp_path / "artifact")
+    before = read_manifest(directory)
+    manifest = build(directory, "tensorrt-fp16", directory, None)
+    assert manifest == read_manifest(directory)
+    assert manifest.version != before.version
+    assert manifest.hardware == machine.facts()
+    assert manifest.plan is not None
+    assert (manifest.plan.target, manifest.plan.precision) == ("tensorrt-fp16", "fp16")
+    assert [s.sequence for s in manifest.plan.shapes] == [(3, 256, 512)]
+    assert manifest.plan.golden_tolerance >= manifest.golden_tolerance
+    assert "model.plan" in manifest.files
+    parity = json.loads((directory / "parity.json").read_text())
+    assert (parity["engine"], parity["plan"]["engine"]) == ("onnxruntime-cpu", "tensorrt")
+    assert parity["plan"]["hardware"]["gpu"] == "NVIDIA H100"
+    assert list(parity["plan"]["rungs"]) == ["tokens", "logits", "ranking"]
+    ranker = open_ranker(directory)
+    try:
+        assert ranker.info.engine == "tensorrt"
+    finally:
+        ranker.close()
+    assert verify(directory, None, None).version == manifest.version
+
+
+def test_it_can_go_elsewhere_and_be_built_anew(
+    planless: Path, tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(planless)
+    out = tmp_path / "cache" / "artifact"
+    command = ["build", str(planless), "--target", "tensorrt-fp16", "--out", str(out)]
+    assert main([*command, "--timing-cache", str(tmp_path / "timing")]) == 0
+    assert files(planless) == before
+    said = capsys.readouterr()
+    assert "with a plan, proven on tensorrt" in said.out
+    assert "Building: step 1 of 2" in said.err
+    assert (tmp_path / "timing").exists()
+    assert main(["build", str(out), "--target", "tensorrt-fp16-4096"]) == 0
+    manifest = read_manifest(out)
+    assert manifest.plan is not None
+    assert len(manifest.plan.shapes) == 2
+    assert main(["inspect", str(out)]) == 0
+    assert "proven on        tensorrt" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_plan_that_lost_quality_is_not_kept(
+    planless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = shutil.copytree(planless, tmp_path / "artifact")
+    before = files(directory)
+    answers = read_reference(directory)
+    assert isinstance(answers, Reference)
+    wrong = Reference(answers.groups, answers.tokens, [-3 * found for found in answers.logits])
+    monkeypatch.setattr(building, "read_reference", lambda _: wrong)
+    with pytest.raises(ParityFailed, match="tensorrt scoring it") as failed:
+        build(directory, "tensorrt-fp16", directory, None)
+    assert files(directory) == before
+    assert failed.value.report is not None
+    assert not json.loads(failed.value.report.read_text())["plan"]["rungs"]["logits"]["passed"]
+
+
+@pytest.mark.parametrize("way", ["parse", "build"])
+def test_what_tensorrt_refuses_leaves_the_artifact_as_it_was(
+    planless: Path, tmp_path: Path, machine: Machine, way: str
+) -> None:
+    directory = shutil.copytree(planless, tmp_path / "artifact")
+    before = files(directory)
+    machine.trt.fails = way
+    with pytest.raises(PlanFailed):
+        build(directory, "tensorrt-fp16", directory, None)
+    assert files(directory) == before
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("cuda-fp16", "runs on onnxruntime-cuda and has no plan"),
+        ("tensorrt-fp8", r"wanted fp8 .* --target tensorrt-fp8 first"),
+        ("tensorrt-bf16", "wanted bf16"),
+    ],
+)
+def test_another_kind_of_graph_is_refused(planless: Path, target: str, told: str) -> None:
+    with pytest.raises(PlanFailed, match=told):
+        build(planless, target, planless, None)
+
+
+@pytest.mark.usefixtures("machine")
+def test_operators_that_tensorrt_does_not_know_are_refused(half_artifact: Path) -> None:
+    with pytest.raises(PlanFailed, match="onnxruntime-cuda operators"):
+        build(half_artifact, "tensorrt-fp16", half_artifact, None)
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_directory_that_no_export_wrote_is_not_replaced(planless: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(OutputRefused):
+        build(planless, "tensorrt-fp16", tmp_path, None)
+
+
+def test_a_plan_for_another_machine_is_refused_with_the_command(
+    planless: Path, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "artifact"
+    build(planless, "tensorrt-fp16", out, None)
+    ampere = Gpu("NVIDIA A100", "8.0", "x86_64", "580.65.06")
+    monkeypatch.setattr(runtime.selection, "find_gpu", lambda: ampere)
+    wanted = r"built for compute capability 9\.0 \(NVIDIA H100\), found 8\.0 .*rerank-export build"
+    with pytest.raises(EngineUnavailable, match=wanted):
+        open_ranker(out)
+
+
+@pytest.mark.parametrize("artifact", ["rank_artifact", "embed_artifact", "pair_artifact"])
+def test_answers_are_read_as_they_were_written(
+    artifact: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    answers: Any = read_reference(request.getfixturevalue(artifact))
+    write_reference(tmp_path, answers)
+    again: Any = read_reference(tmp_path)
+    assert (again.groups, again.tokens) == (answers.groups, answers.tokens)
+    values = "logits" if isinstance(answers, Reference) else "vectors"
+    for found, wanted in zip(getattr(again, values), getattr(answers, values), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    short = answers.within(40)
+    assert 0 < len(short.groups) < len(answers.groups)
+    assert all(len(row.token_ids) <= 40 for rows in short.tokens for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "No such file"),
+        ("{}", "cannot be used"),
+        ('{"kind":"rank","schema":9,"groups":[],"tokens":[],"logits":[]}', "schema 9, wanted 1"),
+    ],
+)
+def test_answers_that_cannot_be_read_are_refused(
+    tmp_path: Path, content: str | None, told: str
+) -> None:
+    if content is not None:
+        (tmp_path / "reference.json").write_text(content)
+    with pytest.raises(ReportRefused, match=told):
+        read_reference(tmp_path)
+
+
+def test_building_needs_neither_pytorch_nor_onnx() -> None:
+    """A serving image builds its plan on the first start."""
+    code = (
+        "import sys, exporter.building, exporter.cli;"
+        "print([m for m in ('torch', 'transformers', 'onnx', 'onnxscript') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_manifest_is_read_back(planless: Path, tmp_path: Path, machine: Machine) -> None:
+    manifest = build(planless, "tensorrt-fp16", tmp_path / "artifact", None)
+    content = (tmp_path / "artifact" / "manifest.json").read_bytes()
+    assert msgspec.json.decode(content)["hardware"] == msgspec.to_builtins(manifest.hardware)

@@ -1,0 +1,161 @@
+"""What TensorRT is told, and what is said when it refuses; its bindings are a stand-in."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from exporter import tensorrt_plan
+from exporter.errors import PlanFailed
+from exporter.tensorrt_plan import Machine, compile_plan, refuse_machine, this_machine
+from runtime.errors import EngineUnavailable
+from runtime.gpu import Gpu
+from runtime.profile import Shapes, TargetProfile, load_target_profile
+from tests.exporter.tensorrt_stand_in import BuilderFlag, TensorRt
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", "x86_64", "580.65.06")
+TARGET = load_target_profile("tensorrt-fp16-4096")
+
+
+def compiled(
+    tmp_path: Path,
+    trt: TensorRt,
+    target: TargetProfile = TARGET,
+    timing_cache: Path | None = None,
+) -> list[str]:
+    """Compile a "graph"; what was said."""
+    said: list[str] = []
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    compile_plan(
+        Machine(trt, H100),
+        tmp_path / "model.onnx",
+        tmp_path / "model.plan",
+        target,
+        timing_cache=timing_cache,
+        say=said.append,
+    )
+    return said
+
+
+def test_a_plan_is_strongly_typed_and_takes_the_targets_shapes(tmp_path: Path) -> None:
+    trt = TensorRt()
+    said = compiled(tmp_path, trt)
+    assert (tmp_path / "model.plan").read_bytes() == b"graph"
+    assert trt.seen.flags == 1 << 1  # STRONGLY_TYPED
+    assert trt.seen.config.flags == set()  # no TF32, no half precision by the builder's choice
+    assert [profile.shapes for profile in trt.seen.config.profiles] == [
+        dict.fromkeys(("input_ids", "attention_mask"), shapes)
+        for shapes in (((1, 3), (16, 256), (64, 512)), ((1, 3), (4, 2048), (8, 4096)))
+    ]
+    assert said == ["Building: 2 steps", "Building: step 1 of 2"]
+
+
+def test_a_version_compatible_target_says_so(tmp_path: Path) -> None:
+    trt = TensorRt("11.4.0.106")
+    compiled(tmp_path, trt, msgspec.structs.replace(TARGET, version_compatible=True))
+    assert trt.seen.config.flags == {BuilderFlag.VERSION_COMPATIBLE}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (None, b"+", False),
+        (b"measured", b"measured+", False),
+        (b"other GPU", b"+", True),
+        (b"broken", b"+", True),
+    ],
+)
+def test_the_timing_cache_is_used_and_kept(
+    tmp_path: Path, before: bytes | None, after: bytes, told: bool
+) -> None:
+    cache = tmp_path / "caches" / "timing"
+    if before is not None:
+        cache.parent.mkdir()
+        cache.write_bytes(before)
+    said = compiled(tmp_path, TensorRt(), timing_cache=cache)
+    assert cache.read_bytes() == after
+    assert [path.name for path in cache.parent.iterdir()] == ["timing"]
+    assert any("another GPU or version" in line for line in said) == told
+
+
+def test_a_parser_error_names_the_node(tmp_path: Path) -> None:
+    with pytest.raises(PlanFailed, match=r"node 7 'node_rms_norm' \(RMSNormalization\): no imp"):
+        compiled(tmp_path, TensorRt(fails="parse"))
+    assert not (tmp_path / "model.plan").exists()
+
+
+def test_a_build_that_fails_says_what_tensorrt_complained_of(tmp_path: Path) -> None:
+    with pytest.raises(PlanFailed, match=r"could not build model\.plan: no kernel for this layer$"):
+        compiled(tmp_path, TensorRt(fails="build"))
+    assert not (tmp_path / "model.plan").exists()
+
+
+def test_shapes_that_tensorrt_refuses_are_named(tmp_path: Path) -> None:
+    shapes = Shapes(batch=(1, 1, 2000), sequence=(3, 3, 3))
+    with pytest.raises(PlanFailed, match=r"batch \[1, 1, 2000\] × sequence \[3, 3, 3\]"):
+        compiled(tmp_path, TensorRt(), msgspec.structs.replace(TARGET, shapes=(shapes,)))
+
+
+def test_an_interruption_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python hands Ctrl-C to whatever runs: here the monitor, in whose hands TensorRT loses it."""
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensorrt_plan, "time", Clock)
+    with pytest.raises(KeyboardInterrupt):
+        compiled(tmp_path, TensorRt())
+    assert not (tmp_path / "model.plan").exists()
+
+
+def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    said: list[str] = []
+    monitor: Any = tensorrt_plan._monitor(TensorRt(), said.append)
+    monitor.phase_start("Building", None, 100)
+    for step in range(100):
+        now[0] += 1
+        assert monitor.step_complete("Building", step)
+    assert 19 <= len(said) - 1 <= 21
+    assert said[-1].startswith("Building: step 9")
+
+
+def test_the_facts_of_the_machine_are_the_manifests() -> None:
+    facts = Machine(TensorRt(), H100).facts()
+    assert msgspec.to_builtins(facts) == {
+        "gpu": "NVIDIA H100 80GB HBM3",
+        "compute_capability": "9.0",
+        "cpu_architecture": "x86_64",
+        "driver": "580.65.06",
+        "tensorrt": "10.16.1.11",
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "target", "told"),
+    [
+        ("10.14.1", "9.0", "tensorrt-fp16", "found TensorRT 10.14.1, wanted 10.15 or newer"),
+        ("10.16.1", "8.0", "tensorrt-fp8", "needs compute capability 8.9, found NVIDIA A100"),
+        ("11.4.0", "8.9", "tensorrt-fp8", None),
+        ("10.15.0", "7.5", "tensorrt-fp16", None),
+    ],
+)
+def test_a_machine_that_cannot_build_is_refused(
+    version: str, capability: str, target: str, told: str | None
+) -> None:
+    machine = Machine(TensorRt(version), Gpu("NVIDIA A100", capability, "x86_64", "580"))
+    if told is None:
+        refuse_machine(machine, load_target_profile(target))
+        return
+    with pytest.raises(EngineUnavailable, match=told):
+        refuse_machine(machine, load_target_profile(target))
+
+
+def test_without_tensorrt_nothing_is_built() -> None:
+    with pytest.raises(EngineUnavailable, match="needs the package tensorrt"):
+        this_machine(TARGET)
