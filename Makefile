@@ -18,7 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum check-tensorrt bench image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum check-tensorrt test-gpu bench bench-gpu image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,16 @@ check-tensorrt: .venvs/tensorrt-10/.installed .venvs/tensorrt-11/.installed  ## 
 
 bench: $(INSTALLED)  ## speed and fidelity beside the peers (under 90 minutes): make bench BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+# On a machine with a card, of which the environment may be a system's own: nothing is installed.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+GPU ?=
+
+test-gpu:  ## what only a GPU can show, as one table: make test-gpu GPU="--model tiny"
+	@$(GPU_PYTHON) -m checks.gpu $(GPU)
+
+bench-gpu:  ## ours beside PyTorch on one GPU: make bench-gpu GPU=--quick
+	@$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
 
 # Made by the bench when a candidate is due, so that one that cannot be installed stops no other.
 .venvs/bench-%/.installed: benchmarks/requirements/%.txt | $(INSTALLED)

@@ -136,10 +136,10 @@ def plan_misfit(manifest: Manifest, gpu: Gpu, version: str, *, host_code: bool) 
             return f"it was built for {what} {wanted} ({built.gpu}), found {found} ({gpu.name})"
     if not _version_fits(built.tensorrt, version, compatible=plan.version_compatible):
         return f"it was built with TensorRT {built.tensorrt}, found {version}"
-    if plan.version_compatible and built.tensorrt != version and not host_code:
+    if plan.version_compatible and not host_code:
         return (
-            f"it was built with TensorRT {built.tensorrt}, found {version}, and brings code of its "
-            "own for that, which NIM_TRT_ENGINE_HOST_CODE_ALLOWED=1 would allow"
+            "it brings code for the CPU along, to run on later versions of TensorRT, which "
+            "NIM_TRT_ENGINE_HOST_CODE_ALLOWED=1 would allow"
         )
     return None
 

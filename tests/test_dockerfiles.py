@@ -13,7 +13,8 @@ import pytest
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
-_FILES = {"Dockerfile.cpu": "serve-cpu", "Dockerfile.gpu": "serve-gpu"}
+# Extras of what is served, and of the stages beside it.
+_FILES = {"Dockerfile.cpu": ["serve-cpu"], "Dockerfile.gpu": ["serve-gpu,tensorrt", "export"]}
 _KEYWORDS = {
     *("ARG", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "RUN", "USER")
 }
@@ -40,18 +41,35 @@ def dockerfile(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def _served(name: str) -> list[Instruction]:
+    """The last stage: the image that is served."""
+    found = _instructions(name)
+    last = max(place for place, one in enumerate(found) if one.keyword == "FROM")
+    return found[last:]
+
+
 def test_instructions_are_known_and_stages_start_from_the_base(dockerfile: str) -> None:
     assert {found.keyword for found in _instructions(dockerfile)} == _KEYWORDS
-    assert all(stage.split()[0] == "${BASE_IMAGE}" for stage in _of(dockerfile, "FROM"))
+    stages = [stage.split() for stage in _of(dockerfile, "FROM")]
+    names = {stage[-1] for stage in stages if "AS" in stage}
+    assert {stage[0] for stage in stages} <= {"${BASE_IMAGE}", *names}
+    assert stages[-1] == ["${BASE_IMAGE}"]
 
 
-def test_installs_every_package_and_only_the_serving_extra(dockerfile: str) -> None:
+def test_installs_every_package_and_only_the_wanted_extras(dockerfile: str) -> None:
     copied = {found.split()[0] for found in _of(dockerfile, "COPY")}
     packages = set(_PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     assert packages <= copied
     installed = re.findall(r"/src\[([^]]+)]", " ".join(_of(dockerfile, "RUN")))
-    assert installed == [_FILES[dockerfile]]
-    assert set(installed) <= set(_PROJECT["project"]["optional-dependencies"])
+    assert installed == _FILES[dockerfile]
+    extras = {extra for found in installed for extra in found.split(",")}
+    assert extras <= set(_PROJECT["project"]["optional-dependencies"])
+
+
+def test_what_is_served_comes_without_the_exporter_s_libraries(dockerfile: str) -> None:
+    sources = [one.rest.split()[0] for one in _served(dockerfile) if one.keyword == "COPY"]
+    assert "--from=export" not in sources
+    assert not [one for one in _served(dockerfile) if "pip install" in one.rest]
 
 
 def test_what_is_copied_is_in_the_build_context(dockerfile: str) -> None:
@@ -75,15 +93,34 @@ def test_labels_carry_the_version(dockerfile: str) -> None:
 
 
 def test_starts_the_console_command_as_process_one(dockerfile: str) -> None:
-    (entrypoint,) = _of(dockerfile, "ENTRYPOINT")
+    (entrypoint,) = [one.rest for one in _served(dockerfile) if one.keyword == "ENTRYPOINT"]
     (command,) = json.loads(entrypoint)
-    assert Path(command).name in _PROJECT["project"]["scripts"]
+    if dockerfile == "Dockerfile.gpu":
+        copied = [one.rest.split() for one in _served(dockerfile) if one.keyword == "COPY"]
+        assert ["tools/start_gpu.sh", command] in copied
+        assert (_ROOT / "tools" / "start_gpu.sh").read_text().endswith('exec rerank-serve "$@"\n')
+    else:
+        assert Path(command).name in _PROJECT["project"]["scripts"]
 
 
 def test_names_no_registry(dockerfile: str) -> None:
     assert re.findall(r"\w+://(?!127\.0\.0\.1)\S+", (_ROOT / dockerfile).read_text()) == []
 
 
-@pytest.mark.parametrize("keyword", ["ENV", "EXPOSE", "USER", "HEALTHCHECK", "ENTRYPOINT"])
+@pytest.mark.parametrize("keyword", ["ENV", "EXPOSE", "USER"])
 def test_both_images_run_alike(keyword: str) -> None:
-    assert _of("Dockerfile.cpu", keyword) == _of("Dockerfile.gpu", keyword)
+    cpu, gpu = (
+        [one.rest for one in _served(name) if one.keyword == keyword] for name in sorted(_FILES)
+    )
+    assert cpu == gpu
+
+
+def test_both_ask_for_health_alike_after_different_times() -> None:
+    asked = [_of(name, "HEALTHCHECK")[0] for name in sorted(_FILES)]
+    assert len({re.sub(r"--start-period=\d+s", "", one) for one in asked}) == 1
+
+
+def test_tensorrt_is_the_version_that_onnx_runtime_was_built_for() -> None:
+    extra = _PROJECT["project"]["optional-dependencies"]["tensorrt"]
+    assert [pin for pin in extra if pin.startswith("tensorrt-cu13==10.")] == extra
+    assert set(extra) <= set((_ROOT / "constraints.txt").read_text().split())

@@ -1,0 +1,38 @@
+#!/bin/sh
+# What the GPU image starts: the server, and before it, where RERANK_BUILD_TARGET names a target of
+# TensorRT, `rerank-export build`. The plan stays in NIM_CACHE_PATH for later starts; another model,
+# target, GPU or TensorRT gets a plan of its own.
+set -eu
+
+if [ -z "${RERANK_BUILD_TARGET:-}" ]; then
+    exec rerank-serve "$@"
+fi
+
+fail() {
+    echo "start: $1" >&2
+    exit 2
+}
+
+model=${NIM_CUSTOM_MODEL:-${RERANK_MODEL_DIR:-}}
+cache=${NIM_CACHE_PATH:-}
+[ -n "$cache" ] || fail "RERANK_BUILD_TARGET: found no NIM_CACHE_PATH, wanted a directory that stays"
+[ -f "$model/manifest.json" ] || fail "RERANK_BUILD_TARGET: found no manifest.json in '$model', \
+wanted an artifact of rerank-export in NIM_CUSTOM_MODEL"
+mkdir -p "$cache/plans" && [ -w "$cache/plans" ] || fail "NIM_CACHE_PATH: found a directory that \
+user $(id -u) cannot write to, wanted one that it owns: chown it, or run with --user"
+
+machine=$(python3 -c 'from runtime.engines.tensorrt import tensorrt_version
+from runtime.gpu import find_gpu
+gpu = find_gpu()
+print(f"sm{gpu.compute_capability}-tensorrt{tensorrt_version()}" if gpu else "")') ||
+    fail "RERANK_BUILD_TARGET: found no TensorRT, see above"
+[ -n "$machine" ] || fail "RERANK_BUILD_TARGET: found no NVIDIA GPU, wanted docker run --gpus all"
+
+artifact="$cache/plans/$(sha256sum "$model/manifest.json" | cut -c1-12)-$RERANK_BUILD_TARGET-$machine"
+if [ ! -f "$artifact/manifest.json" ]; then
+    echo "start: building a plan for $RERANK_BUILD_TARGET, which takes minutes" >&2
+    rerank-export build "$model" --target "$RERANK_BUILD_TARGET" --out "$artifact" \
+        --timing-cache "$cache/plans/$machine.timing"
+fi
+export NIM_CUSTOM_MODEL="$artifact"
+exec rerank-serve "$@"
