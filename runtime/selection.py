@@ -184,12 +184,20 @@ def setup_for(
         max_rows=min(allowed.max_rows or target.max_rows, target.max_rows),
         shapes=tuple(ShapeRange(one.batch, one.sequence) for one in target.shapes),
         graph_tokens=target.graph_tokens,
-        cache=allowed.cache,
+        cache=_cache_of(manifest, allowed),
         memory_bytes=allowed.memory_bytes,
         host_code=allowed.host_code,
     )
     setup = replace(setup, max_tokens=most) if most else setup
     return replace(setup, inputs=tuple(manifest.inputs)) if manifest is not None else setup
+
+
+def _cache_of(manifest: Manifest | None, allowed: Allowance) -> Path | None:
+    """A folder of the artifact's own: ONNX Runtime tells compiled engines apart by their graphs'
+    names, not by their weights. What nothing describes is compiled at each start."""
+    if manifest is None or allowed.cache is None:
+        return None
+    return allowed.cache / "engines" / manifest.version
 
 
 def _refuse_misfit(

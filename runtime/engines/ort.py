@@ -12,9 +12,11 @@ onnxruntime-gpu 1.31.1.
 import contextlib
 import io
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,8 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
             f"{', '.join(ort.get_available_providers())}; install the matching extra"
         )
     options = _session_options(ort, name)
+    if name == "onnxruntime-tensorrt":
+        setup = replace(setup, cache=_writable_cache(setup.cache, ort))
     providers = provider_options(name, setup)
     with _libraries(ort, name):
         try:
@@ -280,6 +284,22 @@ def _compiled_shapes(name: str, setup: EngineSetup) -> tuple[ShapeRange, ...]:
     if name != "onnxruntime-tensorrt":
         return ()
     return tuple(one.lowered(setup.max_rows, setup.max_tokens) for one in setup.shapes)
+
+
+def _writable_cache(cache: Path | None, ort: Any) -> Path | None:
+    """The folder of this version of ONNX Runtime, made; EngineUnavailable where it cannot be."""
+    if cache is None:
+        _log.warning("no NIM_CACHE_PATH: TensorRT compiles the graph anew at every start")
+        return None
+    folder = cache / f"onnxruntime-{ort.__version__}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"engine onnxruntime-tensorrt cannot make {folder}: {error.strerror}; wanted a "
+            f"NIM_CACHE_PATH that user id {os.getuid()} may write to"
+        ) from error
+    return folder
 
 
 def _session_options(ort: Any, name: str) -> Any:

@@ -174,7 +174,7 @@ def test_auto_goes_on_to_the_next_and_says_why(
     assert [name for name, _ in tried] == CUDA_ORDER
     assert "auto chose engine onnxruntime-cuda; no libnvinfer here" in caplog.text
     assert tried[0][1].shapes == (ShapeRange((1, 16, 64), (3, 256, 512)),)
-    assert tried[0][1].cache == tmp_path
+    assert tried[0][1].cache == tmp_path / "engines" / "v"
 
 
 def test_a_gpu_that_fails_is_no_reason_to_take_the_cpu(

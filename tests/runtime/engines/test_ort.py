@@ -78,6 +78,30 @@ def test_tensorrt_without_a_cache_keeps_none() -> None:
     assert not [name for name in options if "cache" in name]
 
 
+def test_compiled_engines_are_kept_by_version(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path, tmp_path: Path
+) -> None:
+    session = Session(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+    cache = tmp_path / "cache"
+    opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session, cache=cache)
+    assert [folder.name for folder in cache.iterdir()] == [f"onnxruntime-{ort.__version__}"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    session = Session(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+    with pytest.raises(EngineUnavailable, match="NIM_CACHE_PATH that user id"):
+        opened(
+            monkeypatch,
+            bare_directory,
+            "onnxruntime-tensorrt",
+            session,
+            cache=tmp_path / "file" / "cache",
+        )
+
+
 def test_tensorrt_takes_one_range_of_shapes() -> None:
     with pytest.raises(EngineUnavailable, match="one range of shapes, found 2"):
         provider_options("onnxruntime-tensorrt", EngineSetup(shapes=SHAPES * 2))
@@ -139,7 +163,13 @@ class Session:
         return []
 
 
-def opened(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str, session: Session) -> Any:
+def opened(
+    monkeypatch: pytest.MonkeyPatch,
+    directory: Path,
+    name: str,
+    session: Session,
+    cache: Path | None = None,
+) -> Any:
     """Open engine `name` where ONNX Runtime is a GPU build that makes `session`."""
     gpu = Gpu("NVIDIA H100", "9.0", "x86_64", "580")
     monkeypatch.setattr("runtime.engines.find_gpu", lambda: gpu)
@@ -155,7 +185,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, directory: Path, name: str, session:
         return session
 
     monkeypatch.setattr(ort, "InferenceSession", session_for)
-    engine = open_engine(name, directory, EngineSetup(shapes=SHAPES))
+    engine = open_engine(name, directory, EngineSetup(shapes=SHAPES, cache=cache))
     assert made["enable_fallback"] == 0
     return engine
 
