@@ -205,14 +205,14 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
     if name == "onnxruntime-tensorrt":
         setup = replace(setup, cache=_writable_cache(setup.cache, ort))
     providers = provider_options(name, setup)
-    with _libraries(ort, name):
+    with _libraries(ort, name) as printed:
         try:
             session = ort.InferenceSession(
                 str(model_file), sess_options=options, providers=providers, enable_fallback=0
             )
         except Exception as error:
             raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
-    _refuse_fallback(name, wanted, session)
+    _refuse_fallback(name, wanted, session, printed.getvalue())
     if name == "onnxruntime-cpu":
         return OrtEngine(name, session)
     _refuse_cpu_work(name, session)
@@ -315,31 +315,32 @@ def _session_options(ort: Any, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _libraries(ort: Any, name: str) -> Iterator[None]:
+def _libraries(ort: Any, name: str) -> Iterator[io.StringIO]:
     """Load CUDA's libraries from their Python packages, where they are installed as such.
 
-    ONNX Runtime prints what it cannot load; the log is the place for that.
+    ONNX Runtime prints what it cannot load; that is collected.
     """
-    if name == "onnxruntime-cpu":
-        yield
-        return
     printed = io.StringIO()
+    if name == "onnxruntime-cpu":
+        yield printed
+        return
     with contextlib.redirect_stdout(printed):
         ort.preload_dlls()
-        yield
-    for line in printed.getvalue().splitlines():
-        _log.debug("onnxruntime: %s", line)
+        yield printed
 
 
-def _refuse_fallback(name: str, wanted: Sequence[str], session: Any) -> None:
+def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, printed: str) -> None:
     found = session.get_providers()
     for place, provider in enumerate(wanted):
         if place >= len(found) or found[place] != provider:
             what = _MISSING.get(provider, "another onnxruntime")
+            told = (
+                f" (it said: {'; '.join(printed.strip().splitlines())})" if printed.strip() else ""
+            )
             raise EngineUnavailable(
                 f"engine {name} could not start {provider} and would have run on "
-                f"{', '.join(found)}; wanted {what}; repair the installation or choose another "
-                "target"
+                f"{', '.join(found)}; wanted {what}{told}; repair the installation or choose "
+                "another target"
             )
 
 

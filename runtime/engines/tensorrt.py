@@ -47,7 +47,8 @@ class TensorRtEngine:
         self._scratch = _Block(cuda.allocate, cuda.free)
         self._device = {name: _Block(cuda.allocate, cuda.free) for name in names}
         self._pinned = {name: _Block(cuda.allocate_pinned, cuda.free_pinned) for name in names}
-        self._scratch_bytes: dict[tuple[int, Shape], int] = {}
+        # Of each context: the shape that it is laid out for, and the scratch memory for that.
+        self._laid_out: dict[int, tuple[Shape, int]] = {}
         self._contexts = [self._context(place) for place in kept]
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
@@ -114,11 +115,15 @@ class TensorRtEngine:
         return shape, size
 
     def _give_scratch(self, context: Any, place: int, shape: Shape) -> None:
-        """Let the context use the shared block, as large as this shape needs."""
-        key = (place, shape)
-        if key not in self._scratch_bytes:
-            self._scratch_bytes[key] = int(context.update_device_memory_size_for_shapes())
-        wanted = self._scratch_bytes[key]
+        """Let the context use the shared block, as large as this shape needs.
+
+        TensorRT lays the block out anew when it is asked for the size, so it has to be asked
+        whenever the shape changes.
+        """
+        known, wanted = self._laid_out.get(place, (None, 0))
+        if known != shape:
+            wanted = int(context.update_device_memory_size_for_shapes())
+            self._laid_out[place] = (shape, wanted)
         if self._memory_bytes is not None and wanted > self._memory_bytes:
             raise understood(
                 self.name,

@@ -98,6 +98,7 @@ class FakeContext:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.scratch = (0, 0)
+        self.laid_out_for: tuple[int, ...] = ()
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         self.profile = profile_index
@@ -117,6 +118,7 @@ class FakeContext:
         return True
 
     def update_device_memory_size_for_shapes(self) -> int:
+        self.laid_out_for = self.shapes["input_ids"]
         rows, tokens = self.shapes["input_ids"]
         return rows * tokens * self.plan.scratch_per_token
 
@@ -131,6 +133,7 @@ class FakeContext:
         rows, tokens = self.shapes["input_ids"]
         needed = rows * tokens * self.plan.scratch_per_token
         assert self.scratch[1] >= needed
+        assert self.laid_out_for == (rows, tokens)
         self.plan.computed.append((self.profile, (rows, tokens)))
         if self.plan.complaint:
             self.plan.log.log(ILogger.Severity.ERROR, self.plan.complaint)
