@@ -23,8 +23,9 @@ import numpy as np
 from exporter.answers import Reference, Scores, Tokens
 from exporter.errors import ParityFailed
 from exporter.parity_texts import Group
-from exporter.report import Parity, Precision, Rung
+from exporter.report import Parity, Precision, Rule, Rung
 from runtime.errors import NonFiniteScore
+from runtime.profile import TargetProfile
 from runtime.ranker import Ranker
 from runtime.text import Encoding, PairEncoder
 
@@ -35,19 +36,28 @@ LOGIT_TOLERANCE: dict[Precision, float] = {
     "fp16": 0.05,
     "bf16": 0.05,
     "int8": 1e-3,
+    "fp8": 1e-3,
 }
 LARGEST_LOGIT = 25.0
-LOWEST_TAU: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.99, "bf16": 0.99, "int8": 0.95}
+LOWEST_TAU: dict[Precision, float] = {
+    "fp32": 1.0,
+    "fp16": 0.99,
+    "bf16": 0.99,
+    "int8": 0.95,
+    "fp8": 0.95,
+}
+# fp8 and int8 by TensorRT, whose scales are constant, are held to nDCG@10 instead of tau.
+MOST_DRIFT = 0.01
 # Precisions whose order is proven on passages that are hard to tell apart as well, and whose
 # scores must not depend on the rows beside them.
-COARSE: frozenset[Precision] = frozenset({"int8"})
+COARSE: frozenset[Precision] = frozenset({"int8", "fp8"})
 LOWEST_OVERLAP = 0.9
 BATCH_TOLERANCE = 1e-5
 # Random weights amplify rounding chaotically, so that coarser precisions are held to this share
 # of the reference's standard deviation instead, and their order means nothing. Of bf16 and int8
 # hardly more can be asked than that the scores are of the right size (1B shape, 16 layers: rms
 # 0.25 and 0.7).
-RANDOM_SHARE: dict[Precision, float] = {"fp16": 0.25, "bf16": 1.5, "int8": 4.0}
+RANDOM_SHARE: dict[Precision, float] = {"fp16": 0.25, "bf16": 1.5, "int8": 4.0, "fp8": 4.0}
 # Scores that spread less than this many tolerances prove nothing: any graph would pass.
 LEAST_SPREAD = 10
 # How many of the best passages are compared: of at least 20 passages 10, of more than 5 five.
@@ -74,13 +84,13 @@ class EngineScores:
     shuffled: list[Scores]
 
 
-def open_report(engine: str, precision: Precision, *, random_weights: bool) -> Parity:
+def open_report(engine: str, target: TargetProfile, *, random_weights: bool) -> Parity:
     """A parity report without rungs, for climbing."""
-    random = random_weights and precision != "fp32"
+    rule: Rule = "ndcg" if target.precision in COARSE and target.shapes else "trained"
     return Parity(
         engine=engine,
-        precision=precision,
-        rule="random-weights" if random else "trained",
+        precision=target.precision,
+        rule="random-weights" if random_weights and target.precision != "fp32" else rule,
         versions=package_versions(),
         hardware=_hardware(),
     )
@@ -244,7 +254,7 @@ def _climb_logits(
     deltas = np.abs(np.stack(list(ways.values())) - wanted)
     excess = deltas / np.maximum(1.0, np.abs(wanted) / LARGEST_LOGIT)
     way, pair = np.unravel_index(int(excess.argmax()), excess.shape)
-    gated = report.precision == "fp32" or report.rule == "random-weights"
+    gated = report.precision == "fp32" or report.rule == "random-weights" or _is_fp16_plan(report)
     passed = not gated or bool(excess[way, pair] <= tolerance)
     report.rungs["logits"] = Rung(
         pairs=len(wanted),
@@ -266,6 +276,11 @@ def _climb_logits(
     )
 
 
+def _is_fp16_plan(report: Parity) -> bool:
+    """A compiler chooses its own kernels: its logits are held to the tolerance as well."""
+    return report.engine == "tensorrt" and report.precision == "fp16"
+
+
 def climb_ranking(
     report: Parity, orders: Sequence[tuple[Group, Scores, Scores]], tolerance: float
 ) -> str | None:
@@ -276,7 +291,7 @@ def climb_ranking(
     """
     concordant = discordant = tied = 0
     failure = None
-    overlaps = []
+    overlaps, gains = [], []
     for group, wanted, found in orders:
         *counts, widest = kendall_tau(wanted, found, 2 * tolerance)
         concordant, discordant, tied = (
@@ -285,6 +300,7 @@ def climb_ranking(
         )
         if len(group.passages) > FEW_TOP_K:
             overlaps.append(_top_k_overlap(wanted, found))
+            gains.append(ndcg(wanted, found))
         if widest and failure is None:
             better, worse = widest
             failure = (
@@ -303,12 +319,16 @@ def climb_ranking(
     flat = tau is None or spread < LEAST_SPREAD * tolerance
     overlap = float(np.mean(overlaps))
     kept = report.precision not in COARSE or overlap >= LOWEST_OVERLAP
+    drift = 1.0 - float(np.mean(gains))
     passed = not gated or (not flat and bool(tau >= lowest) and kept)
+    if report.rule == "ndcg":
+        passed = not flat and drift <= MOST_DRIFT
     report.rungs["ranking"] = Rung(
         pairs=compared,
         kendall_tau=None if tau is None else float(tau),
         top_k_overlap=overlap,
-        tolerance=lowest if gated else None,
+        tolerance=MOST_DRIFT if report.rule == "ndcg" else lowest if gated else None,
+        ndcg_drift=drift if report.precision in COARSE else None,
         passed=passed,
     )
     if passed:
@@ -317,6 +337,11 @@ def climb_ranking(
         return (
             f"the checkpoint's own scores barely differ (deviation {spread:.2g}, wanted at least "
             f"{LEAST_SPREAD * tolerance:.2g}), so nothing can be proven; is it trained?"
+        )
+    if report.rule == "ndcg":
+        return (
+            f"nDCG@{TOP_K} by the checkpoint's scores drifts by {drift:.4f}, tolerance "
+            f"{MOST_DRIFT}; export with a finer target"
         )
     if not kept:
         return (
@@ -327,6 +352,19 @@ def climb_ranking(
         f"Kendall's tau is {tau:.4f} over {compared} pairs of passages, tolerance {lowest}; "
         f"{failure or f'{tied} pairs are tied'}"
     )
+
+
+def ndcg(wanted: Scores, found: Scores) -> float:
+    """nDCG@10 of the order of `found`, where a passage's gain is the reference's own score, from 0
+    for the group's worst to 1 for its best (Järvelin and Kekäläinen 2002)."""
+    gains = wanted - wanted.min()
+    gains = gains / gains.max() if gains.max() > 0 else gains + 1.0
+    discounts = 1 / np.log2(np.arange(2, min(len(gains), TOP_K) + 2))
+    reached, best = (
+        float((gains[np.argsort(-by, kind="stable")[: len(discounts)]] * discounts).sum())
+        for by in (found, wanted)
+    )
+    return reached / best
 
 
 def _top_k_overlap(wanted: Scores, found: Scores) -> float:

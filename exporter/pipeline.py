@@ -20,7 +20,7 @@ from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, ManifestWrong
 from exporter.long_rows import LONG, bound_attention
 from exporter.onnx_file import OPSET, move_to_onnx
-from exporter.parity import open_report, package_versions
+from exporter.parity import COARSE, open_report, package_versions
 from exporter.progress import stage
 from exporter.proof import Proof, make_proof
 from exporter.quantization.step import quantize
@@ -107,15 +107,15 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
             answers = ask(manifest, model, tokenizer, checkpoint.config["vocab_size"])
         proof = make_proof(manifest, answers)
         _refuse_tiny_limit(proof, max_tokens)
-        report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
+        report = open_report(engine, target, random_weights=checkpoint.random_weights)
         tokenizer.save(directory / "tokenizer")
         try:
             _check_tokens(directory, report, proof)
             with stage("write the ONNX graph"):
                 _write_graph(model, target, directory)
-            if target.precision == "int8":
-                with stage("calibrate and round to int8"):
-                    quantize(directory, manifest)
+            if target.precision in COARSE:
+                with stage(f"calibrate and round to {target.precision}"):
+                    quantize(directory, manifest, static=bool(target.shapes))
             if target.engine == "onnxruntime-cpu" and max_tokens > LONG:
                 bound_attention(directory)
             _check_outputs(directory, report, proof, manifest, engine)
@@ -182,7 +182,7 @@ def _verify_against(
         _compare_facts(manifest, wanted)
         proof = make_proof(manifest, ask(manifest, model, tokenizer, vocabulary))
     del model  # before the engine opens: two copies of the weights are too many
-    report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
+    report = open_report(engine, target, random_weights=checkpoint.random_weights)
     _check_tokens(directory, report, proof)
     _check_outputs(directory, report, proof, manifest, engine)
 

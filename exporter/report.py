@@ -11,6 +11,7 @@ from runtime.profile import Precision
 
 # The target that is chosen by trying.
 AUTO = "cpu-auto"
+Rule = Literal["trained", "random-weights", "ndcg"]
 RUNGS = ("tokens", "logits", "ranking")
 
 
@@ -22,7 +23,8 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `tolerance` is the largest |Δ logit| on the logits rung (of an embedder the largest |Δ| of a
     component, for vectors of length 1), the lowest tau on the ranking rung; left out where the
     figure is only reported. `batch_max_abs_delta` is how far an output moved with the rows beside
-    it. `lowest_cosine` is an embedder's: between a vector and its reference.
+    it. `lowest_cosine` is an embedder's: between a vector and its reference. `ndcg_drift` is 1 less
+    the nDCG@10 of the engine's order, the reference's scores being the gains.
     """
 
     pairs: int
@@ -33,6 +35,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lowest_cosine: float | None = None
     kendall_tau: float | None = None
     top_k_overlap: float | None = None
+    ndcg_drift: float | None = None
     tolerance: float | None = None
     batch_max_abs_delta: float | None = None
 
@@ -48,15 +51,16 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Parity(msgspec.Struct, kw_only=True):
     """The contents of parity.json.
 
-    `rule` says which tolerances were applied: "trained", or "random-weights" for half precision
-    of a checkpoint that declares `"random_weights": true`. `candidates` are what this target was
+    `rule` says which tolerances were applied: "trained", "ndcg" for fp8 and int8 by TensorRT, or
+    "random-weights" for what is coarser than float32 of a checkpoint that declares
+    `"random_weights": true`. `candidates` are what this target was
     chosen among, where the export chose it. `plan` is what was proven of model.plan.
     """
 
     schema: int = SCHEMA
     engine: str
     precision: Precision
-    rule: Literal["trained", "random-weights"]
+    rule: Rule
     versions: dict[str, str]
     hardware: dict[str, str]
     rungs: dict[str, Rung] = {}

@@ -104,6 +104,8 @@ def compile_plan(
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     _parse(trt, network, log, graph)
+    if target.precision in ("fp8", "int8"):
+        _require_rounding(trt, network, target)
     config = builder.create_builder_config()
     # Float32 is there for exactness: norms, pooling and head must not be rounded to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -136,6 +138,16 @@ def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
         f"TensorRT {trt.__version__} cannot parse {graph.name}: {told or log.told()}; use a newer "
         "TensorRT, or another target"
     )
+
+
+def _require_rounding(trt: Any, network: Any, target: TargetProfile) -> None:
+    """A graph without Q/DQ would run in half precision under another name."""
+    kinds = {network.get_layer(i).type for i in range(network.num_layers)}
+    if not {trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE} <= kinds:
+        raise PlanFailed(
+            f"found no Q/DQ in the graph, wanted {target.precision} around its linear layers; "
+            f"export the checkpoint with --target {target.name} again"
+        )
 
 
 def _add_profiles(builder: Any, network: Any, config: Any, target: TargetProfile) -> None:

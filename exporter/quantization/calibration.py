@@ -1,4 +1,4 @@
-"""What flows into the linear layers of a float32 graph on real texts."""
+"""What flows into the linear layers of a graph on real texts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Range:
 def watch(directory: Path, sources: Sequence[str], texts: Iterable[Inputs]) -> dict[str, Range]:
     """Run model.onnx of `directory` on `texts`, one unpadded row each, and watch `sources`.
 
-    `sources` names values float32 [1, sequence, channels] of the graph.
+    `sources` names values [1, sequence, channels] of the graph, float32 or half.
     """
     model = onnx.load(directory / MODEL_FILE, load_external_data=False)
     _add_outputs(model.graph, sources)
@@ -69,10 +69,12 @@ def _add_outputs(graph: GraphProto, sources: Sequence[str]) -> None:
     graph.initializer.append(numpy_helper.from_array(np.asarray([0, 1], np.int64), _AXES))
     for name in sources:
         lowest, highest = _outputs(name)
+        whole = f"{name}.watched"  # the CPU reduces no halves
         graph.node.extend(
             (
-                helper.make_node("ReduceMin", [name, _AXES], [lowest], keepdims=0),
-                helper.make_node("ReduceMax", [name, _AXES], [highest], keepdims=0),
+                helper.make_node("Cast", [name], [whole], to=TensorProto.FLOAT),
+                helper.make_node("ReduceMin", [whole, _AXES], [lowest], keepdims=0),
+                helper.make_node("ReduceMax", [whole, _AXES], [highest], keepdims=0),
             )
         )
         graph.output.extend(

@@ -10,13 +10,14 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 Floats = npt.NDArray[np.float32]
 
+_WEIGHT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # What lies between a linear layer and the scores of attention, without changing what it carries.
 _PASSING = {"Add", "Expand", "Reshape", "RotaryEmbedding", "Slice", "Split", "Transpose"}
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A product of activations with a constant matrix float32 [inputs, outputs].
+    """A product of activations with a constant matrix [inputs, outputs], float32 or half.
 
     `source` is the value that it reads, `weight` the initializer, `result` the value it makes,
     which names the layer: no two nodes make the same.
@@ -104,9 +105,7 @@ class Graph:
 
     def _is_matrix(self, name: str) -> bool:
         tensor = self._tensors.get(name)
-        return (
-            tensor is not None and len(tensor.dims) == 2 and tensor.data_type == TensorProto.FLOAT
-        )
+        return tensor is not None and len(tensor.dims) == 2 and tensor.data_type in _WEIGHT_TYPES
 
 
 def node(operator: str, inputs: Sequence[str], output: str, **attributes: int) -> NodeProto:

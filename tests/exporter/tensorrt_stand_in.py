@@ -38,6 +38,12 @@ class BuilderFlag(Enum):
     VERSION_COMPATIBLE = 2
 
 
+class LayerType(Enum):
+    MATRIX_MULTIPLY = 1
+    QUANTIZE = 2
+    DEQUANTIZE = 3
+
+
 class Profile:
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[Any, Any, Any]] = {}
@@ -95,8 +101,10 @@ class TensorRt:
     IProgressMonitor = IProgressMonitor
     NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
     BuilderFlag = BuilderFlag
+    LayerType = LayerType
 
     def __init__(self, version: str = "10.16.1.11", fails: str = "") -> None:
+        self.layers = [LayerType.MATRIX_MULTIPLY]
         self.__version__ = version
         self.fails = fails
         self.seen = SimpleNamespace(flags=None, config=None)
@@ -105,6 +113,8 @@ class TensorRt:
         seen, fails, network = self.seen, self.fails, SimpleNamespace(graph=None)
         names = [SimpleNamespace(name=name) for name in INPUTS]
         network.num_inputs, network.get_input = len(names), names.__getitem__
+        layers = [SimpleNamespace(type=kind) for kind in self.layers]
+        network.num_layers, network.get_layer = len(layers), layers.__getitem__
 
         def create_network(flags: int = 0) -> Any:
             seen.flags = flags

@@ -22,6 +22,7 @@ from exporter.report import read_report, require_passed
 from exporter.tokens import CheckpointTokenizer
 from runtime.errors import NonFiniteScore
 from runtime.text import PairEncoder, load_tokenizer
+from tests.exporter.targets import target_in
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
 PASSAGES = tuple(f"passage {i}" for i in range(8))
@@ -46,7 +47,7 @@ class FixedRanker:
 def climb(
     found: np.ndarray, wanted: np.ndarray = WANTED, precision: Any = "fp32", random: bool = False
 ) -> Any:
-    report = open_report("onnxruntime-cpu", precision, random_weights=random)
+    report = open_report("onnxruntime-cpu", target_in(precision), random_weights=random)
     try:
         climb_scores(report, reference(wanted), FixedRanker(found))
     except ParityFailed as error:
@@ -76,7 +77,7 @@ def test_nan_from_the_engine_fails_the_logits_rung() -> None:
         def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
             raise NonFiniteScore(len(passages))
 
-    report = open_report("onnxruntime-cpu", "fp16", random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("fp16"), random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):
         climb_scores(report, reference(WANTED), Overflowing(WANTED))
     assert not report.rungs["logits"].passed
@@ -178,13 +179,13 @@ def test_the_runtime_tokenises_and_cuts_like_transformers(
 ) -> None:
     wanted = checkpoint_tokens(tiny_llama_checkpoint, max_tokens)
     assert len(wanted.tokens[-1][0].token_ids) == max_tokens
-    report = open_report("onnxruntime-cpu", "fp32", random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("fp32"), random_weights=False)
     climb_tokens(report, wanted, encoder(tiny_llama_checkpoint, max_tokens))
     assert report.rungs["tokens"].passed
 
 
 def test_another_limit_is_seen_at_the_tokens_rung(tiny_llama_checkpoint: Path) -> None:
-    report = open_report("onnxruntime-cpu", "fp32", random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("fp32"), random_weights=False)
     with pytest.raises(ParityFailed, match=r"at the limit\[0\].*512 in all.*511 in all"):
         climb_tokens(
             report,
@@ -199,7 +200,7 @@ def test_int8_must_keep_the_best_passages() -> None:
     found = wanted.copy()
     found[[30, 31]], found[[28, 29]] = wanted[[28, 29]], wanted[[30, 31]]
     group = Group("group", "query", tuple(f"passage {i}" for i in range(40)))
-    report = open_report("onnxruntime-cpu", "int8", random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("int8"), random_weights=False)
     failure = climb_ranking(report, [(group, wanted, found)], 1e-3)
     assert report.rungs["ranking"].top_k_overlap == 0.8
     assert (report.rungs["ranking"].kendall_tau or 0) > 0.98

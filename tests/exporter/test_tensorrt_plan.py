@@ -13,7 +13,7 @@ from exporter.tensorrt_plan import Machine, compile_plan, refuse_machine, this_m
 from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu
 from runtime.profile import Shapes, TargetProfile, load_target_profile
-from tests.exporter.tensorrt_stand_in import BuilderFlag, TensorRt
+from tests.exporter.tensorrt_stand_in import BuilderFlag, LayerType, TensorRt
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", "x86_64", "580.65.06")
 TARGET = load_target_profile("tensorrt-fp16-4096")
@@ -84,6 +84,16 @@ def test_a_parser_error_names_the_node(tmp_path: Path) -> None:
     with pytest.raises(PlanFailed, match=r"node 7 'node_rms_norm' \(RMSNormalization\): no imp"):
         compiled(tmp_path, TensorRt(fails="parse"))
     assert not (tmp_path / "model.plan").exists()
+
+
+def test_fp8_without_rounding_in_the_graph_is_refused(tmp_path: Path) -> None:
+    target = load_target_profile("tensorrt-fp8")
+    with pytest.raises(PlanFailed, match="found no Q/DQ in the graph, wanted fp8"):
+        compiled(tmp_path, TensorRt(), target)
+    trt = TensorRt()
+    trt.layers += [LayerType.QUANTIZE, LayerType.DEQUANTIZE]
+    compiled(tmp_path, trt, target)
+    assert (tmp_path / "model.plan").exists()
 
 
 def test_a_build_that_fails_says_what_tensorrt_complained_of(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from exporter.parity import open_report
 from exporter.parity_texts import Group
 from exporter.vector_parity import climb_vectors, cosines, vector_golden_tolerance
 from runtime.errors import NonFiniteScore
+from tests.exporter.targets import target_in
 
 PASSAGES = tuple(f"passage {i}" for i in range(8))
 # The query along the first axis, passages at growing angles to it.
@@ -45,7 +46,7 @@ class FixedEmbedder:
 def climb(
     found: np.ndarray, wanted: np.ndarray = WANTED, precision: Any = "fp32", random: bool = False
 ) -> Any:
-    report = open_report("onnxruntime-cpu", precision, random_weights=random)
+    report = open_report("onnxruntime-cpu", target_in(precision), random_weights=random)
     try:
         climb_vectors(report, reference(wanted), FixedEmbedder(found))  # type: ignore[arg-type]
     except ParityFailed as error:
@@ -75,7 +76,7 @@ def test_equal_vectors_pass_both_rungs() -> None:
 
 def test_every_text_is_asked_alone_together_and_shuffled() -> None:
     embedder = FixedEmbedder(WANTED)
-    report = open_report("onnxruntime-cpu", "fp32", random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("fp32"), random_weights=False)
     climb_vectors(report, reference(WANTED), embedder)  # type: ignore[arg-type]
     assert embedder.asked.count(("passage", 8)) == 2
     assert embedder.asked.count(("query", 1)) == 3
@@ -137,7 +138,7 @@ def test_nan_from_the_engine_fails_the_logits_rung() -> None:
         def embed(self, texts: Sequence[str], *, input_type: str, truncate: str) -> Any:
             raise NonFiniteScore(len(texts))
 
-    report = open_report("onnxruntime-cpu", "fp16", random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("fp16"), random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):
         climb_vectors(report, reference(WANTED), Overflowing(WANTED))  # type: ignore[arg-type]
     assert not report.rungs["logits"].passed

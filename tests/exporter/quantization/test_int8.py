@@ -19,6 +19,7 @@ from exporter.quantization.int8 import quantize_int8, round_columns
 from exporter.report import Rung, read_report
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
+from tests.exporter.targets import target_in
 
 HIDDEN, INNER = 32, 64
 OUTLIER = 5
@@ -204,7 +205,7 @@ def test_unfused_products_are_refused(
 
 @pytest.mark.parametrize(("moved", "passes"), [(1e-6, True), (3e-4, False)])
 def test_scores_that_depend_on_their_batch_are_refused(moved: float, passes: bool) -> None:
-    report = open_report("onnxruntime-cpu", "int8", random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("int8"), random_weights=False)
     report.rungs["logits"] = Rung(pairs=1, passed=True, batch_max_abs_delta=moved)
     if passes:
         raise_failures(logits=dependence(report))
