@@ -44,6 +44,8 @@ _MISSING = {
     _CUDA: "the libraries of CUDA 13 and cuDNN 9, and a GPU with its driver",
     _TENSORRT: "libnvinfer.so.10 and libnvonnxparser.so.10 of TensorRT 10 on LD_LIBRARY_PATH",
 }
+# Of the exception with which ONNX Runtime tells that TensorRT's libraries are missing.
+_NO_TENSORRT = "Please install TensorRT libraries"
 _ERRORS_ONLY = 3
 # The work of a model; the rest (shapes, masks, indices) may be on the CPU.
 _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
@@ -211,6 +213,10 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 str(model_file), sess_options=options, providers=providers, enable_fallback=0
             )
         except Exception as error:
+            if _NO_TENSORRT in str(error):
+                raise EngineUnavailable(
+                    f"engine {name} could not load TensorRT; wanted {_MISSING[_TENSORRT]}"
+                ) from error
             raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
     _refuse_fallback(name, wanted, session, printed.getvalue())
     if name == "onnxruntime-cpu":

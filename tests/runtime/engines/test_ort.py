@@ -20,6 +20,7 @@ from runtime.gpu import Gpu
 from runtime.shapes import ShapeRange
 
 SHAPES = (ShapeRange((1, 16, 64), (3, 256, 512)),)
+PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 ROWS = {
     "input_ids": np.asarray([[5, 6, 7], [8, 9, 0]], np.int64),
     "attention_mask": np.asarray([[1, 1, 1], [1, 1, 0]], np.int64),
@@ -176,7 +177,7 @@ def opened(
     monkeypatch.setattr(
         ort,
         "get_available_providers",
-        lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+        lambda: PROVIDERS,
     )
     made: dict[str, Any] = {}
 
@@ -203,6 +204,24 @@ def test_tensorrt_that_is_missing_names_its_libraries(
     session = Session(["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(EngineUnavailable, match=r"TensorrtExec.*libnvinfer\.so\.10"):
         opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session)
+
+
+def test_tensorrt_without_its_libraries_is_unavailable_so_that_auto_goes_on(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path
+) -> None:
+    """As onnxruntime-gpu 1.31.1 tells it on a machine without TensorRT."""
+
+    def refuse(path: str, **options: Any) -> Session:
+        raise RuntimeError("Please install TensorRT libraries as mentioned in the requirements")
+
+    gpu = Gpu("NVIDIA H100", "9.0", "x86_64", "580")
+    monkeypatch.setattr("runtime.engines.find_gpu", lambda: gpu)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: PROVIDERS)
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    with pytest.raises(
+        EngineUnavailable, match=r"could not load TensorRT; wanted libnvinfer\.so\.10"
+    ):
+        open_engine("onnxruntime-tensorrt", bare_directory, EngineSetup(shapes=SHAPES))
 
 
 def test_work_that_was_left_to_the_cpu_stops_the_start(
