@@ -23,6 +23,7 @@ from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.parity import COARSE, open_report, package_versions
 from exporter.progress import stage
 from exporter.proof import Proof, make_proof
+from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
 from exporter.reference import ask
 from exporter.report import Parity, read_report, require_passed, write_report
@@ -115,7 +116,7 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
                 _write_graph(model, target, directory)
             if target.precision in COARSE:
                 with stage(f"calibrate and round to {target.precision}"):
-                    quantize(directory, manifest, static=bool(target.shapes))
+                    (quantize_for_tensorrt if target.shapes else quantize)(directory, manifest)
             if target.engine == "onnxruntime-cpu" and max_tokens > LONG:
                 bound_attention(directory)
             _check_outputs(directory, report, proof, manifest, engine)

@@ -1,4 +1,4 @@
-"""What flows into the linear layers of a graph on real texts."""
+"""What flows into the linear layers of a float32 graph on real texts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -9,17 +9,22 @@ round, as a strongly typed network demands.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import ModelProto
 
 from exporter.errors import QuantizationFailed
-from exporter.quantization.calibration import Range
+from exporter.onnx_file import EXTERNAL_DATA_BYTES
+from exporter.quantization.calibration import Range, watch
 from exporter.quantization.graph import Floats, Graph, Linear, node
 from exporter.quantization.int8 import round_columns
-from runtime.profile import Precision
+from exporter.quantization.step import calibration_rows
+from runtime.manifest import MODEL_FILE, Manifest
+from runtime.profile import Precision, load_target_profile
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,28 @@ _KINDS: dict[Precision, _Kind] = {
     "fp8": _Kind(ml_dtypes.float8_e4m3fn, 448.0),
     "int8": _Kind(np.int8, 127.0),
 }
+
+
+def quantize_for_tensorrt(directory: Path, manifest: Manifest) -> None:
+    """Rewrite model.onnx of `directory`, a half-precision graph, in the manifest's precision.
+
+    Raises QuantizationFailed.
+    """
+    path = directory / MODEL_FILE
+    outline = Graph(onnx.load(path, load_external_data=False))
+    sources = list(dict.fromkeys(linear.source for linear in outline.linears()))
+    ranges = watch(directory, sources, list(calibration_rows(directory, manifest)))
+    model = onnx.load(path)
+    quantize_static(model, ranges, load_target_profile(manifest.target).precision)
+    for file in directory.glob(f"{path.name}*"):
+        file.unlink()
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=size > EXTERNAL_DATA_BYTES,
+        location=f"{path.name}.data",
+    )
 
 
 def quantize_static(model: ModelProto, ranges: Mapping[str, Range], precision: Precision) -> int:

@@ -1,4 +1,4 @@
-"""The export's own step: a graph in a directory becomes one of eight bits, on real texts."""
+"""The export's own step: a float32 graph in a directory becomes an int8 one, on real texts."""
 
 import json
 import tempfile
@@ -16,7 +16,6 @@ from exporter.onnx_file import EXTERNAL_DATA_BYTES
 from exporter.quantization.calibration import Inputs, watch
 from exporter.quantization.graph import Graph
 from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
-from exporter.quantization.static import quantize_static
 from runtime.batch import assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
@@ -24,29 +23,16 @@ from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
 _ERRORS_ONLY = 3
 
 
-def quantize(directory: Path, manifest: Manifest, *, static: bool) -> None:
-    """Rewrite model.onnx of `directory` in the manifest's precision. Raises QuantizationFailed.
-
-    `static` rounds a half-precision graph for TensorRT, otherwise a float32 one becomes int8 for
-    the CPU.
-    """
+def quantize(directory: Path, manifest: Manifest) -> None:
+    """Rewrite model.onnx of `directory` in int8. Raises QuantizationFailed."""
     path = directory / MODEL_FILE
     outline = Graph(onnx.load(path, load_external_data=False))
     sources = list(dict.fromkeys(linear.source for linear in outline.linears()))
     if not sources:
         raise QuantizationFailed("found no linear layer in the graph, wanted some to quantise")
-    ranges = watch(directory, sources, _texts(directory, manifest))
+    ranges = watch(directory, sources, calibration_rows(directory, manifest))
     model = onnx.load(path)
-    if static:
-        quantize_static(model, ranges, manifest.precision)
-        _replace(path, model)
-        return
     products = quantize_int8(model, ranges)
-    _replace(path, model)
-    _require_fusion(path, manifest, products)
-
-
-def _replace(path: Path, model: onnx.ModelProto) -> None:
     for file in (path, path.with_name(f"{path.name}.data")):
         file.unlink(missing_ok=True)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -56,9 +42,11 @@ def _replace(path: Path, model: onnx.ModelProto) -> None:
         save_as_external_data=size > EXTERNAL_DATA_BYTES,
         location=f"{path.name}.data",
     )
+    _require_fusion(path, manifest, products)
 
 
-def _texts(directory: Path, manifest: Manifest) -> Iterator[Inputs]:
+def calibration_rows(directory: Path, manifest: Manifest) -> Iterator[Inputs]:
+    """The calibration texts in the right prompt, as inputs of one unpadded row each."""
     special = manifest.special_tokens
     for row in _rows(directory, manifest):
         yield assemble([row], manifest.inputs, special.pad, manifest.padding_side)

@@ -69,7 +69,7 @@ def test_every_linear_layer_is_rounded_and_nothing_else(half_graph: Path, precis
 
 
 def test_a_trained_ranker_keeps_its_order_in_fp8(tmp_path: Path) -> None:
-    wish = Wish(target="tensorrt-fp8", max_tokens=128)
+    wish = Wish(target="tensorrt-fp8", max_tokens=64)
     export(str(TRAINED), tmp_path / "out", wish)
     parity = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert (parity["rule"], parity["precision"]) == ("ndcg", "fp8")
