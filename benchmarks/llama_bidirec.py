@@ -5,12 +5,21 @@ A Llama that reads both ways, mean pooling, a score without bias. transformers 4
 as it is. Runs in the peers' environments.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+FLASH = "flash_attention_2"
+
+
+def usual_attention(device: str, dtype: torch.dtype) -> str:
+    """Flash attention in half precision on a GPU where its package is installed, else sdpa."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    return FLASH if device.startswith("cuda") and half and find_spec("flash_attn") else "sdpa"
 
 
 class LlamaBidirectionalConfig(LlamaConfig):
@@ -48,8 +57,10 @@ class LlamaBidirectionalForSequenceClassification(LlamaPreTrainedModel):
     ) -> SequenceClassifierOutput:
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        sequence = input_ids.shape[1]
-        mask = attention_mask[:, None, None, :].bool().expand(-1, 1, sequence, -1)
+        mask = attention_mask
+        if self.config._attn_implementation != FLASH:  # which takes padding as it comes
+            sequence = input_ids.shape[1]
+            mask = attention_mask[:, None, None, :].bool().expand(-1, 1, sequence, -1)
         states = self.model(input_ids=input_ids, attention_mask=mask, use_cache=False)
         weights = attention_mask.unsqueeze(-1).float()
         summed = (states.last_hidden_state.float() * weights).sum(1)

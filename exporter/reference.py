@@ -1,5 +1,9 @@
 """What the checkpoint itself answers, one row at a time: its tokens, and its float32 scores or
-vectors."""
+vectors.
+
+Float32 on the CPU wherever the export runs: a reference in bfloat16, which PyTorch users take on a
+GPU, would be further from the truth than the graphs that are measured by it.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -12,6 +12,7 @@ import torch
 from benchmarks.llama_bidirec import (
     LlamaBidirectionalConfig,
     LlamaBidirectionalForSequenceClassification,
+    usual_attention,
 )
 from checks.gpu.models import CONFIGS, Exported, make_model
 from runtime.batch import BatchLimits, assemble
@@ -44,7 +45,8 @@ class Candidate:
 
 
 def pytorch(model: str, dtype: torch.dtype, batch: int, device: str) -> Candidate:
-    """transformers with sdpa, batches of `batch` rows sorted by length, padded to their longest."""
+    """transformers with flash attention or sdpa, batches of `batch` rows sorted by length, padded
+    to their longest."""
 
     @contextmanager
     def opened() -> Iterator[Score]:
@@ -62,7 +64,7 @@ def pytorch(model: str, dtype: torch.dtype, batch: int, device: str) -> Candidat
 
         yield score
 
-    name = f"PyTorch {_short(dtype)} sdpa, {batch} rows"
+    name = f"PyTorch {_short(dtype)} {usual_attention(device, dtype)}, {batch} rows"
     return Candidate(name, _short(dtype), ours=False, opened=opened)
 
 
@@ -119,7 +121,7 @@ def failure_of(error: Exception) -> str:
 def _network(model: str, dtype: torch.dtype, device: str) -> torch.nn.Module:
     """The same weights as the exported graphs', in transformers' own modelling code."""
     config = LlamaBidirectionalConfig(**CONFIGS[model])
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = usual_attention(device, dtype)
     with torch.device("meta"):
         network = LlamaBidirectionalForSequenceClassification(config)
     network.load_state_dict(_weights(model), assign=True)
