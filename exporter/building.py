@@ -38,12 +38,23 @@ from runtime.text import load_tokenizer
 ENGINE = "tensorrt"
 
 
-def build(directory: Path, target_name: str, out: Path, timing_cache: Path | None) -> Manifest:
+def build(
+    directory: Path,
+    target_name: str,
+    out: Path,
+    timing_cache: Path | None = None,
+    *,
+    version_compatible: bool = False,
+) -> Manifest:
     """Build model.plan for `target_name` from the artifact `directory`, into the artifact `out`.
 
-    `out` may be `directory`. Raises ExportError or ServingError; `out` then is as it was before.
+    `out` may be `directory`. `version_compatible` makes a plan that later versions of TensorRT's
+    same major version run too, whatever the target says. Raises ExportError or ServingError; `out`
+    then is as it was before.
     """
     target = load_target_profile(target_name)
+    if version_compatible:
+        target = msgspec.structs.replace(target, version_compatible=True)
     manifest = read_manifest(directory)
     _refuse(manifest, target)
     machine = this_machine(target)
@@ -69,7 +80,7 @@ def build(directory: Path, target_name: str, out: Path, timing_cache: Path | Non
         with stage("seal the artifact"):
             sealed = seal(place, _with_tolerance(draft, report))
         with stage("open it as a server does"):
-            open_once(place, ENGINE)
+            open_once(place, ENGINE, host_code=target.version_compatible)
     return sealed
 
 
@@ -122,7 +133,10 @@ def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) ->
     try:
         proof.climb_tokens(whole.plan, load_tokenizer(place / TOKENIZER_FILE))
         with stage(f"prove parity on {ENGINE}"):
-            model = open_model(place, manifest=draft, engine=ENGINE)
+            # A plan for later versions brings code for the CPU, which this process has just made.
+            model = open_model(
+                place, manifest=draft, engine=ENGINE, host_code=target.version_compatible
+            )
             try:
                 proof.climb_outputs(whole.plan, model)
             finally:

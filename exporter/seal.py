@@ -32,9 +32,9 @@ def version_of(manifest: Manifest) -> str:
     return digest.hexdigest()[:_VERSION_DIGITS]
 
 
-def open_once(directory: Path, engine: str | None) -> None:
+def open_once(directory: Path, engine: str | None, *, host_code: bool = False) -> None:
     """The reader's own path, before anybody relies on it: hashes, engine, goldens."""
-    model = open_model(directory, engine=engine)
+    model = open_model(directory, engine=engine, host_code=host_code)
     try:
         model.warm_up()
     finally:
