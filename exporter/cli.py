@@ -101,6 +101,11 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="keep measurements of kernels there, which makes the next build faster",
     )
+    parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="let later versions of TensorRT's same major version run the plan too",
+    )
     parser.set_defaults(run=_build)
 
 
@@ -146,7 +151,13 @@ def _build(wish: argparse.Namespace) -> None:
     from exporter.building import build
 
     out = wish.out or wish.directory
-    manifest = build(wish.directory, wish.target, out, wish.timing_cache)
+    manifest = build(
+        wish.directory,
+        wish.target,
+        out,
+        wish.timing_cache,
+        version_compatible=wish.version_compatible,
+    )
     sentence = _sentence(manifest, read_report(out).plan)
     print(f"{out}: artifact {manifest.version} with a plan, {sentence}")
 

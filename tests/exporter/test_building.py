@@ -70,7 +70,7 @@ def test_a_plan_is_built_proven_and_served_in_place(
 ) -> None:
     directory = shutil.copytree(planless, tmp_path / "artifact")
     before = read_manifest(directory)
-    manifest = build(directory, "tensorrt-fp16", directory, None)
+    manifest = build(directory, "tensorrt-fp16", directory)
     assert manifest == read_manifest(directory)
     assert manifest.version != before.version
     assert manifest.hardware == machine.facts()
@@ -103,9 +103,12 @@ def test_it_can_go_elsewhere_and_be_built_anew(
     assert "with a plan, proven on tensorrt" in said.out
     assert "Building: step 1 of 2" in said.err
     assert (tmp_path / "timing").exists()
-    assert main(["build", str(out), "--target", "tensorrt-fp16-4096"]) == 0
+    assert read_manifest(out).plan.version_compatible is False  # type: ignore[union-attr]
+    again = ["build", str(out), "--target", "tensorrt-fp16-4096", "--version-compatible"]
+    assert main(again) == 0
     manifest = read_manifest(out)
     assert manifest.plan is not None
+    assert manifest.plan.version_compatible
     assert len(manifest.plan.shapes) == 2
     assert main(["inspect", str(out)]) == 0
     assert "proven on        tensorrt" in capsys.readouterr().out
@@ -122,7 +125,7 @@ def test_a_plan_that_lost_quality_is_not_kept(
     wrong = Reference(answers.groups, answers.tokens, [-3 * found for found in answers.logits])
     monkeypatch.setattr(building, "read_reference", lambda _: wrong)
     with pytest.raises(ParityFailed, match="tensorrt scoring it") as failed:
-        build(directory, "tensorrt-fp16", directory, None)
+        build(directory, "tensorrt-fp16", directory)
     assert files(directory) == before
     assert failed.value.report is not None
     assert not json.loads(failed.value.report.read_text())["plan"]["rungs"]["logits"]["passed"]
@@ -136,7 +139,7 @@ def test_what_tensorrt_refuses_leaves_the_artifact_as_it_was(
     before = files(directory)
     machine.trt.fails = way
     with pytest.raises(PlanFailed):
-        build(directory, "tensorrt-fp16", directory, None)
+        build(directory, "tensorrt-fp16", directory)
     assert files(directory) == before
 
 
@@ -151,27 +154,27 @@ def test_what_tensorrt_refuses_leaves_the_artifact_as_it_was(
 )
 def test_another_kind_of_graph_is_refused(planless: Path, target: str, told: str) -> None:
     with pytest.raises(PlanFailed, match=told):
-        build(planless, target, planless, None)
+        build(planless, target, planless)
 
 
 @pytest.mark.usefixtures("machine")
 def test_operators_that_tensorrt_does_not_know_are_refused(half_artifact: Path) -> None:
     with pytest.raises(PlanFailed, match="onnxruntime-cuda operators"):
-        build(half_artifact, "tensorrt-fp16", half_artifact, None)
+        build(half_artifact, "tensorrt-fp16", half_artifact)
 
 
 @pytest.mark.usefixtures("machine")
 def test_a_directory_that_no_export_wrote_is_not_replaced(planless: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     with pytest.raises(OutputRefused):
-        build(planless, "tensorrt-fp16", tmp_path, None)
+        build(planless, "tensorrt-fp16", tmp_path)
 
 
 def test_a_plan_for_another_machine_is_refused_with_the_command(
     planless: Path, tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "artifact"
-    build(planless, "tensorrt-fp16", out, None)
+    build(planless, "tensorrt-fp16", out)
     ampere = Gpu("NVIDIA A100", "8.0", "x86_64", "580.65.06")
     monkeypatch.setattr(runtime.selection, "find_gpu", lambda: ampere)
     wanted = r"built for compute capability 9\.0 \(NVIDIA H100\), found 8\.0 .*rerank-export build"
@@ -229,6 +232,6 @@ def test_building_needs_neither_pytorch_nor_onnx() -> None:
 
 
 def test_the_manifest_is_read_back(planless: Path, tmp_path: Path, machine: Machine) -> None:
-    manifest = build(planless, "tensorrt-fp16", tmp_path / "artifact", None)
+    manifest = build(planless, "tensorrt-fp16", tmp_path / "artifact")
     content = (tmp_path / "artifact" / "manifest.json").read_bytes()
     assert msgspec.json.decode(content)["hardware"] == msgspec.to_builtins(manifest.hardware)
