@@ -38,9 +38,11 @@ FUNCTIONS = (
 CLASSES = {
     "_plan": "ICudaEngine",
     "builder": "Builder",
+    "attention": "IAttention",
     "config": "IBuilderConfig",
     "context": "IExecutionContext",
     "e": "ParserError",
+    "layer": "IAttentionInputLayer",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "plan": "ICudaEngine",
@@ -73,8 +75,8 @@ def uses(source: str, text: str) -> Iterator[Use]:
         chain = _chain(node)
         if len(chain) > 1 and chain[0] in ("trt", "_trt"):
             yield Use(where, "", ".".join(chain[1:]), call)
-        elif len(chain) == 2 and chain[0] in CLASSES.keys() - OTHERS.get(source, set()):
-            yield Use(where, CLASSES[chain[0]], chain[1], call)
+        elif len(chain) > 1 and chain[-2] in CLASSES.keys() - OTHERS.get(source, set()):
+            yield Use(where, CLASSES[chain[-2]], chain[-1], call)
 
 
 def _chain(node: ast.expr) -> list[str]:

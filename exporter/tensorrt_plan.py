@@ -104,6 +104,7 @@ def compile_plan(
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     _parse(trt, network, log, graph)
+    _let_attention_fall_apart(trt, network)
     if target.precision in ("fp8", "int8"):
         _require_rounding(trt, network, target)
     config = builder.create_builder_config()
@@ -138,6 +139,19 @@ def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
         f"TensorRT {trt.__version__} cannot parse {graph.name}: {told or log.told()}; use a newer "
         "TensorRT, or another target"
     )
+
+
+def _let_attention_fall_apart(trt: Any, network: Any) -> None:
+    """Attention that no fused kernel fits may be computed in parts, where the default is to fail.
+
+    ONNX's operator has no attribute for it, so it is set on what the parser made.
+    """
+    for number in range(network.num_layers):
+        layer = network.get_layer(number)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            # The bindings give every layer out as its base class.
+            layer.__class__ = trt.IAttentionInputLayer
+            layer.attention.decomposable = True
 
 
 def _require_rounding(trt: Any, network: Any, target: TargetProfile) -> None:

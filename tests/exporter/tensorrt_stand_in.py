@@ -38,7 +38,21 @@ class BuilderFlag(Enum):
     VERSION_COMPATIBLE = 2
 
 
+class ILayer:
+    def __init__(self, kind: "LayerType") -> None:
+        self.type = kind
+
+
+class IAttentionInputLayer(ILayer):
+    """What a layer of its type is once it is taken for one."""
+
+    @property
+    def attention(self) -> Any:
+        return self.__dict__.setdefault("_attention", SimpleNamespace(decomposable=False))
+
+
 class LayerType(Enum):
+    ATTENTION_INPUT = 0
     MATRIX_MULTIPLY = 1
     QUANTIZE = 2
     DEQUANTIZE = 3
@@ -102,18 +116,19 @@ class TensorRt:
     NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
     BuilderFlag = BuilderFlag
     LayerType = LayerType
+    IAttentionInputLayer = IAttentionInputLayer
 
     def __init__(self, version: str = "10.16.1.11", fails: str = "") -> None:
-        self.layers = [LayerType.MATRIX_MULTIPLY]
+        self.layers = [LayerType.MATRIX_MULTIPLY, LayerType.ATTENTION_INPUT]
         self.__version__ = version
         self.fails = fails
-        self.seen = SimpleNamespace(flags=None, config=None)
+        self.seen = SimpleNamespace(flags=None, config=None, layers=[])
 
     def Builder(self, logger: ILogger) -> Any:  # noqa: N802
         seen, fails, network = self.seen, self.fails, SimpleNamespace(graph=None)
         names = [SimpleNamespace(name=name) for name in INPUTS]
         network.num_inputs, network.get_input = len(names), names.__getitem__
-        layers = [SimpleNamespace(type=kind) for kind in self.layers]
+        layers = seen.layers = [ILayer(kind) for kind in self.layers]
         network.num_layers, network.get_layer = len(layers), layers.__getitem__
 
         def create_network(flags: int = 0) -> Any:
