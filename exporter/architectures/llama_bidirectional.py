@@ -117,7 +117,8 @@ class BidirectionalLlama(Body):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         batch, sequence = input_ids.shape
-        positions = torch.arange(sequence, device=input_ids.device, dtype=torch.float32)
+        # Counted in whole numbers: TensorRT takes sizes from shapes as these.
+        positions = torch.arange(sequence, device=input_ids.device).to(torch.float32)
         angles = positions.unsqueeze(1) * self.frequencies.unsqueeze(0)
         # ONNX Runtime's RotaryEmbedding wants the batch axis spelled out, not broadcast.
         cos = angles.cos().unsqueeze(0).expand(batch, -1, -1)
