@@ -73,7 +73,9 @@ class Model(ABC):
         self._tokenizer = opened.tokenizer
         target = load_target_profile(info.target)
         limits = BatchLimits(info.max_rows, target.token_budget, target.padding_waste)
-        self._scheduler = Scheduler(self._compute, limits, queue_rows, window_s)
+        self._scheduler = Scheduler(
+            self._compute, limits, queue_rows, window_s, lanes=opened.engine.lanes
+        )
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -105,7 +107,7 @@ class Model(ABC):
 
     @abstractmethod
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        """Float32 [n] or [n, d] for n encodings; the scheduler's thread calls it."""
+        """Float32 [n] or [n, d] for n encodings; the scheduler's threads call it."""
 
     def _assembled(self, rows: Sequence[Encoding], names: Sequence[str]) -> dict[str, np.ndarray]:
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side

@@ -1,12 +1,13 @@
 """The scheduler: rows of all waiting requests share the engine's calls.
 
-One thread owns the engine. It takes the oldest waiting row, adds the rows nearest to it in
-length up to the batch limits, runs them, and gives each request its share. Every waiter is
+A thread for each of the engine's lanes takes the oldest waiting row, adds the rows nearest to it
+in length up to the batch limits, runs them, and gives each request its share. Every waiter is
 answered: with its logits, with the engine's error, at its deadline, or when the model closes.
 """
 
 import bisect
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -99,14 +100,19 @@ class _Row:
 class Scheduler:
     """A bounded queue of rows in front of one engine.
 
-    `compute` turns n encodings into float32 [n] or [n, d]; it is called from one thread only.
-    `queue_rows` bounds the rows that wait; a request to an idle scheduler is always admitted.
-    `window_s` is how long a row may wait for company while the engine is idle and the batch not
+    `compute` turns n encodings into float32 [n] or [n, d]; up to `lanes` threads call it at the
+    same time. `queue_rows` bounds the rows that wait; a request to an idle scheduler is always
+    admitted. `window_s` is how long a row may wait for company while the engine is idle and the batch not
     full.
     """
 
     def __init__(
-        self, compute: Compute, limits: BatchLimits, queue_rows: int, window_s: float = 0.0
+        self,
+        compute: Compute,
+        limits: BatchLimits,
+        queue_rows: int,
+        window_s: float = 0.0,
+        lanes: int = 1,
     ) -> None:
         self._compute = compute
         self._limits = limits
@@ -116,13 +122,17 @@ class Scheduler:
         self._by_length: list[_Row] = []
         self._by_age: OrderedDict[int, _Row] = OrderedDict()
         self._waiting_tokens = 0
-        self._running: list[_Row] = []
+        self._running: list[list[_Row]] = []
         self._next_number = 0
         self._closed = False
         self._stats = SchedulerStats()
         self._throughput = Throughput()
-        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"scheduler-{lane}", daemon=True)
+            for lane in range(lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, rows: Sequence[Encoding], deadline: float | None) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
@@ -147,7 +157,7 @@ class Scheduler:
             self._admit(len(rows), sum(map(len, rows)), deadline)
             for index, encoding in enumerate(rows):
                 self._enqueue(_Row(request, index, encoding))
-            self._changed.notify()
+            self._changed.notify_all()
         request.future.add_done_callback(lambda f: self._forget(request) if f.cancelled() else None)
         return request.future
 
@@ -162,26 +172,28 @@ class Scheduler:
             return self._stats
 
     def close(self) -> bool:
-        """Answer every waiter with ModelClosed, after the engine call that runs.
+        """Answer every waiter with ModelClosed, after the engine calls that run.
 
-        False when that call did not end in time: its waiters are answered all the same, but the
+        False when one of them did not end in time: its waiters are answered all the same, but the
         engine is still in use.
         """
         with self._changed:
             self._closed = True
             for request in {row.request for row in self._by_length}:
                 self._fail(request, ModelClosed())
-            self._changed.notify()
-        self._thread.join(_CLOSE_PATIENCE_S)
+            self._changed.notify_all()
+        patience_ends = time.monotonic() + _CLOSE_PATIENCE_S
+        for thread in self._threads:
+            thread.join(max(0.0, patience_ends - time.monotonic()))
         with self._changed:
-            for request in {row.request for row in self._running}:
+            for request in {row.request for batch in self._running for row in batch}:
                 self._fail(request, ModelClosed())
-        return not self._thread.is_alive()
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _admit(self, rows: int, tokens: int, deadline: float | None) -> None:
         now = time.monotonic()
         waiting = len(self._by_length)
-        running_tokens = sum(len(row.encoding) for row in self._running)
+        running_tokens = sum(len(row.encoding) for batch in self._running for row in batch)
         backlog_s = self._throughput.predicted_s(self._waiting_tokens + running_tokens, now)
         if waiting and waiting + rows > self._queue_rows:
             raise Overloaded(
@@ -246,7 +258,8 @@ class Scheduler:
         return max(0.0, oldest.request.submitted + self._window_s - time.monotonic())
 
     def _next_batch(self) -> list[_Row]:
-        """Take the oldest row and its neighbours off the queue; the lock is held."""
+        """Take the oldest row and its neighbours off the queue, but leave other lanes that are
+        idle their share of the rows; the lock is held."""
         now = time.monotonic()
         oldest = next(iter(self._by_age.values()))
         if oldest.request.deadline is not None and oldest.request.deadline <= now:
@@ -254,11 +267,13 @@ class Scheduler:
             return []
         start = bisect.bisect_left(self._by_length, oldest.key(), key=_Row.key)
         lengths = [len(row.encoding) for row in self._by_length]
-        first, last = grow_batch(lengths, start, self._limits)
+        idle = len(self._threads) - len(self._running)
+        share = min(self._limits.max_rows, math.ceil(len(lengths) / idle))
+        first, last = grow_batch(lengths, start, replace(self._limits, max_rows=share))
         batch = self._by_length[first:last]
         del self._by_length[first:last]
         self._dequeue(batch)
-        self._running = batch
+        self._running.append(batch)
         return batch
 
     def _execute(self, batch: list[_Row]) -> None:
@@ -278,8 +293,8 @@ class Scheduler:
             error.__cause__ = unexpected
         finished = time.monotonic()
         with self._changed:
-            self._running = []
             self._count(batch, started, finished, failed=error is not None)
+            self._running.remove(batch)
             if error is None:
                 error = self._deliver(batch, outputs, started, finished)
             else:
@@ -322,7 +337,8 @@ class Scheduler:
         lengths = [len(row.encoding) for row in batch]
         waited = sum(started - row.request.submitted for row in batch)
         seconds = finished - started
-        self._throughput.record(sum(lengths), seconds, finished)
+        # Calls beside each other share the machine.
+        self._throughput.record(sum(lengths), seconds / len(self._running), finished)
         self._stats = replace(
             self._stats,
             inference_count=self._stats.inference_count + len(batch),

@@ -20,16 +20,18 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 class Engine(Protocol):
     """What the rest of the runtime knows of an engine.
 
-    `device` is "cpu" or "cuda:N". `input_names` and `output_names` are the graph's.
+    `device` is "cpu" or "cuda:N". `lanes` is how many calls of `run` may be under way at the same
+    time. `input_names` and `output_names` are the graph's.
     """
 
     name: str
     device: str
+    lanes: int
     input_names: list[str]
     output_names: list[str]
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
-        """Compute all outputs. Called from one thread at a time. Raises EngineError."""
+        """Compute all outputs. Called from up to `lanes` threads at a time. Raises EngineError."""
 
     def close(self) -> None:
         """Give back memory and devices; `run` is not called afterwards."""

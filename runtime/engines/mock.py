@@ -21,6 +21,7 @@ class MockEngine:
 
     name = "mock"
     device = "cpu"
+    lanes = 1
 
     def __init__(self) -> None:
         self.input_names = ["input_ids", "attention_mask"]

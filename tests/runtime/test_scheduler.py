@@ -51,8 +51,10 @@ class Gate:
 def make() -> Iterator[Callable[..., Scheduler]]:
     made: list[tuple[Scheduler, object]] = []
 
-    def build(compute: Callable[[Sequence[Encoding]], Floats], queue_rows: int = 100) -> Scheduler:
-        scheduler = Scheduler(compute, LIMITS, queue_rows)
+    def build(
+        compute: Callable[[Sequence[Encoding]], Floats], queue_rows: int = 100, lanes: int = 1
+    ) -> Scheduler:
+        scheduler = Scheduler(compute, LIMITS, queue_rows, lanes=lanes)
         made.append((scheduler, compute))
         return scheduler
 
@@ -274,3 +276,41 @@ def test_closing_does_not_wait_for_the_window() -> None:
     assert scheduler.close()
     with pytest.raises(ModelClosed):
         future.result(0)
+
+
+class Meeting:
+    """A compute function that returns when `guests` calls are under way at the same time."""
+
+    def __init__(self, guests: int) -> None:
+        self.calls: list[list[int]] = []
+        self._barrier = threading.Barrier(guests)
+
+    def __call__(self, rows: Sequence[Encoding]) -> Floats:
+        self.calls.append([len(r) for r in rows])
+        self._barrier.wait(10)
+        return first_ids(rows)
+
+
+def test_lanes_compute_beside_each_other_and_share_the_rows(make: Callable[..., Scheduler]) -> None:
+    meeting = Meeting(2)
+    rows = [row(10, number) for number in range(1, 7)]
+    outputs = make(meeting, lanes=2).submit(rows, None).result(5).outputs
+    assert outputs.tolist() == [1, 2, 3, 4, 5, 6]
+    assert meeting.calls == [[10] * 3, [10] * 3]
+
+
+def test_closing_waits_for_every_lane(make: Callable[..., Scheduler]) -> None:
+    gate = Gate()
+    scheduler = make(gate, lanes=2)
+    running = scheduler.submit([row(3), row(900)], None)
+    while len(gate.calls) < 2:
+        time.sleep(0.001)
+    waiting = scheduler.submit([row(5)], None)
+    closer = threading.Thread(target=scheduler.close)
+    closer.start()
+    with pytest.raises(ModelClosed):
+        waiting.result(5)
+    gate.open.set()
+    closer.join(5)
+    assert not closer.is_alive()
+    assert running.result(5).outputs.tolist() == [1, 1]
