@@ -102,8 +102,8 @@ class Scheduler:
 
     `compute` turns n encodings into float32 [n] or [n, d]; up to `lanes` threads call it at the
     same time. `queue_rows` bounds the rows that wait; a request to an idle scheduler is always
-    admitted. `window_s` is how long a row may wait for company while the engine is idle and the batch not
-    full.
+    admitted. `window_s` is how long a row may wait for company while the engine is idle and the
+    batch not full.
     """
 
     def __init__(
