@@ -1,17 +1,24 @@
 """The scheduler: rows of all waiting requests share the engine's calls.
 
-One thread owns the engine. It takes the oldest waiting row, adds the rows nearest to it in
-length up to the batch limits, runs them, and gives each request its share. Every waiter is
-answered: with its logits, with the engine's error, at its deadline, or when the model closes.
+One thread owns the engine. It takes a row of the request whose turn it is, adds the rows nearest
+to it in length up to the batch limits, runs them, and gives each request its share. Every waiter
+is answered: with its logits, with the engine's error, at its deadline, or when the model closes.
+
+Whose turn it is: that of the request which has had the fewest tokens computed since it came
+(fair queueing with tokens for time, as Demers, Keshav and Shenker describe it, 1989), so that a
+large request does not hold up small ones. A request that comes starts where the others are on
+average, so that no stream of small ones holds up a large one for ever. Once all that waits may
+take longer than the first deadline allows, the oldest goes first: admission has promised each
+request no more than that it is in time in the order of arrival.
 """
 
 import bisect
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,6 +27,7 @@ from runtime.batch import BatchLimits, grow_batch
 from runtime.errors import (
     DeadlineExceeded,
     EngineError,
+    EngineLost,
     ModelClosed,
     NonFiniteScore,
     Overloaded,
@@ -62,16 +70,27 @@ class SchedulerStats:
     queue_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class QueueLimits:
+    """What may wait for the engine: so many rows, and so many tokens."""
+
+    rows: int
+    tokens: int
+
+
 @dataclass(eq=False)
 class _Request:
-    """A submitted request of `rows` rows; `open_rows` of them have no output yet. `outputs` is
-    made when the first of them arrive, whose shape nobody knows before."""
+    """A submitted request of `rows` rows; `open_rows` of them have no output yet and those in
+    `waiting`, by their index, are in no engine call. `turn` grows with the tokens computed for it.
+    `outputs` is made when the first of them arrive, whose shape nobody knows before."""
 
     future: "Future[Scored]"
     deadline: float | None
     submitted: float
     rows: int
     open_rows: int
+    turn: float = 0.0
+    waiting: "dict[int, _Row]" = field(default_factory=dict)
     outputs: Floats | None = None
     started: float | None = None
 
@@ -81,7 +100,7 @@ class _Row:
     request: _Request
     index: int
     encoding: Encoding
-    number: int = field(default=0)
+    number: int
 
     def take(self, output: Floats) -> None:
         """Store this row's share of an engine call."""
@@ -100,23 +119,27 @@ class Scheduler:
     """A bounded queue of rows in front of one engine.
 
     `compute` turns n encodings into float32 [n] or [n, d]; it is called from one thread only.
-    `queue_rows` bounds the rows that wait; a request to an idle scheduler is always admitted.
-    `window_s` is how long a row may wait for company while the engine is idle and the batch not
-    full.
+    `queue` bounds what waits; a request to an idle scheduler is always admitted. `window_s` is how
+    long a row may wait for company while the engine is idle and the batch not full.
     """
 
     def __init__(
-        self, compute: Compute, limits: BatchLimits, queue_rows: int, window_s: float = 0.0
+        self, compute: Compute, limits: BatchLimits, queue: QueueLimits, window_s: float = 0.0
     ) -> None:
         self._compute = compute
         self._limits = limits
-        self._queue_rows = queue_rows
+        self._queue = queue
         self._window_s = window_s
         self._changed = threading.Condition()
         self._by_length: list[_Row] = []
-        self._by_age: OrderedDict[int, _Row] = OrderedDict()
+        # Requests with rows that wait, in the order of their arrival.
+        self._requests: dict[_Request, None] = {}
         self._waiting_tokens = 0
+        self._expected_rows = 0
+        self._expected_tokens = 0
         self._running: list[_Row] = []
+        self._running_since: float | None = None
+        self._average_turn = 0.0
         self._next_number = 0
         self._closed = False
         self._stats = SchedulerStats()
@@ -124,11 +147,30 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
+    @contextmanager
+    def expecting(self, rows: int, tokens: int, deadline: float | None) -> Iterator[None]:
+        """Keep room for a request while its texts become rows; `tokens` is an estimate.
+
+        What cannot be admitted is refused here, before any work is done for it. Raises as
+        `submit` does, which is to be called after the block and has the last word.
+        """
+        with self._changed:
+            self._admit(rows, tokens, deadline, exact=False)
+            self._expected_rows += rows
+            self._expected_tokens += tokens
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._expected_rows -= rows
+                self._expected_tokens -= tokens
+
     def submit(self, rows: Sequence[Encoding], deadline: float | None) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
         `deadline` is in seconds of time.monotonic(). Raises Overloaded when the queue is full or
-        the measured speed says that the answer would come after the deadline.
+        the measured speed says that the answer would come after the deadline, ModelClosed after
+        `close`, and EngineLost when the thread that calls the engine has ended.
         """
         request = _Request(
             future=Future(),
@@ -142,11 +184,11 @@ class Scheduler:
             request.future.set_result(Scored(nothing, queue_ms=0.0, engine_ms=0.0))
             return request.future
         with self._changed:
-            if self._closed:
-                raise ModelClosed
             self._admit(len(rows), sum(map(len, rows)), deadline)
+            request.turn = self._average_turn
             for index, encoding in enumerate(rows):
-                self._enqueue(_Row(request, index, encoding))
+                self._enqueue(_Row(request, index, encoding, self._next_number))
+                self._next_number += 1
             self._changed.notify()
         request.future.add_done_callback(lambda f: self._forget(request) if f.cancelled() else None)
         return request.future
@@ -160,6 +202,20 @@ class Scheduler:
         """A snapshot of the counters."""
         with self._changed:
             return self._stats
+
+    def idle(self) -> bool:
+        """Whether nothing waits, runs or is expected."""
+        with self._changed:
+            return not (self._requests or self._running or self._expected_rows)
+
+    def running_s(self) -> float:
+        """For how many seconds the engine call that runs now has been running; 0 without one."""
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def alive(self) -> bool:
+        """Whether the thread that calls the engine is there."""
+        return self._thread.is_alive()
 
     def close(self) -> bool:
         """Answer every waiter with ModelClosed, after the engine call that runs.
@@ -178,22 +234,38 @@ class Scheduler:
                 self._fail(request, ModelClosed())
         return not self._thread.is_alive()
 
-    def _admit(self, rows: int, tokens: int, deadline: float | None) -> None:
+    def _admit(
+        self, rows: int, tokens: int, deadline: float | None, *, exact: bool = True
+    ) -> None:
+        """Raise unless a request of that size may wait; the lock is held.
+
+        An estimate of its tokens is good enough for a full queue, but not for saying that the
+        request itself takes too long.
+        """
+        if self._closed:
+            raise ModelClosed
+        if not self._thread.is_alive():
+            raise EngineLost
         now = time.monotonic()
-        waiting = len(self._by_length)
+        waiting_rows = len(self._by_length) + self._expected_rows
+        waiting_tokens = self._waiting_tokens + self._expected_tokens
         running_tokens = sum(len(row.encoding) for row in self._running)
-        backlog_s = self._throughput.predicted_s(self._waiting_tokens + running_tokens, now)
-        if waiting and waiting + rows > self._queue_rows:
-            raise Overloaded(
-                f"the queue holds {waiting} rows and has room for {self._queue_rows}; "
-                f"this request brings {rows}",
-                retry_after_s=max(1.0, backlog_s),
-            )
+        backlog_s = self._throughput.predicted_s(waiting_tokens + running_tokens, now)
+        for waiting, brought, room, unit in (
+            (waiting_rows, rows, self._queue.rows, "rows"),
+            (waiting_tokens, tokens, self._queue.tokens, "tokens"),
+        ):
+            if waiting_rows and waiting + brought > room:
+                raise Overloaded(
+                    f"the queue holds {waiting} {unit} and has room for {room}; "
+                    f"this request brings {brought}",
+                    retry_after_s=max(1.0, backlog_s),
+                )
         if deadline is None:
             return
         if deadline <= now:
             raise DeadlineExceeded
-        needed_s = backlog_s + self._throughput.predicted_s(tokens, now)
+        needed_s = backlog_s + (self._throughput.predicted_s(tokens, now) if exact else 0.0)
         if needed_s > deadline - now:
             raise Overloaded(
                 f"the answer would take {needed_s:.0f} s, longer than the request's deadline; "
@@ -202,21 +274,22 @@ class Scheduler:
             )
 
     def _enqueue(self, row: _Row) -> None:
-        row.number = self._next_number
-        self._next_number += 1
         bisect.insort(self._by_length, row, key=_Row.key)
-        self._by_age[row.number] = row
+        row.request.waiting[row.index] = row
+        self._requests[row.request] = None
         self._waiting_tokens += len(row.encoding)
 
     def _dequeue(self, rows: Sequence[_Row]) -> None:
+        """Count the rows out, wherever they go; the lock is held."""
         for row in rows:
-            del self._by_age[row.number]
+            del row.request.waiting[row.index]
             self._waiting_tokens -= len(row.encoding)
+            if not row.request.waiting:
+                del self._requests[row.request]
 
     def _forget(self, request: _Request) -> None:
         with self._changed:
-            gone = [row for row in self._by_length if row.request is request]
-            self._dequeue(gone)
+            self._dequeue(list(request.waiting.values()))
             self._by_length = [row for row in self._by_length if row.request is not request]
 
     def _fail(self, request: _Request, error: ServingError) -> None:
@@ -225,6 +298,17 @@ class Scheduler:
         _answer(request.future, error)
 
     def _run(self) -> None:
+        """The thread: whatever ends it but `close`, nobody is left waiting."""
+        try:
+            self._work()
+        except BaseException:
+            _log.critical("the thread that calls the engine ended", exc_info=True)
+            with self._changed:
+                lost = {row.request for row in self._running} | set(self._requests)
+                for request in lost:
+                    self._fail(request, EngineLost())
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 while not self._closed and (pause_s := self._pause_s()) != 0:
@@ -237,32 +321,56 @@ class Scheduler:
 
     def _pause_s(self) -> float | None:
         """How long to wait before the next batch; None: until a row comes. The lock is held."""
-        if not self._by_age:
+        if not self._requests:
             return None
         limits = self._limits
-        if len(self._by_age) >= limits.max_rows or self._waiting_tokens >= limits.token_budget:
+        if len(self._by_length) >= limits.max_rows or self._waiting_tokens >= limits.token_budget:
             return 0
-        oldest = next(iter(self._by_age.values()))
-        return max(0.0, oldest.request.submitted + self._window_s - time.monotonic())
+        oldest = next(iter(self._requests))
+        return max(0.0, oldest.submitted + self._window_s - time.monotonic())
 
     def _next_batch(self) -> list[_Row]:
-        """Take the oldest row and its neighbours off the queue; the lock is held."""
-        now = time.monotonic()
-        oldest = next(iter(self._by_age.values()))
-        if oldest.request.deadline is not None and oldest.request.deadline <= now:
-            self._fail(oldest.request, DeadlineExceeded())
+        """Take the rows of the next engine call off the queue; the lock is held."""
+        self._drop_expired()
+        if not self._requests:
             return []
-        start = bisect.bisect_left(self._by_length, oldest.key(), key=_Row.key)
+        chosen = self._choose()
+        first = next(iter(chosen.waiting.values()))
+        start = bisect.bisect_left(self._by_length, first.key(), key=_Row.key)
         lengths = [len(row.encoding) for row in self._by_length]
-        first, last = grow_batch(lengths, start, self._limits)
-        batch = self._by_length[first:last]
-        del self._by_length[first:last]
+        low, high = grow_batch(lengths, start, self._limits)
+        batch = self._by_length[low:high]
+        del self._by_length[low:high]
+        self._take_turns(batch)
         self._dequeue(batch)
         self._running = batch
         return batch
 
+    def _drop_expired(self) -> None:
+        now = time.monotonic()
+        for request in [r for r in self._requests if r.deadline is not None and r.deadline <= now]:
+            self._fail(request, DeadlineExceeded())
+
+    def _choose(self) -> _Request:
+        """The request whose row comes next; see the module's docstring."""
+        now = time.monotonic()
+        deadlines = [r.deadline for r in self._requests if r.deadline is not None]
+        everything_s = self._throughput.predicted_s(
+            self._waiting_tokens + self._limits.token_budget, now
+        )
+        if deadlines and now + everything_s > min(deadlines):
+            return next(iter(self._requests))
+        return min(self._requests, key=lambda request: request.turn)
+
+    def _take_turns(self, batch: Sequence[_Row]) -> None:
+        """Charge each request its tokens, and the average what each has had of them."""
+        for row in batch:
+            row.request.turn += len(row.encoding)
+        tokens = sum(len(row.encoding) for row in batch)
+        self._average_turn += tokens / len(self._requests)
+
     def _execute(self, batch: list[_Row]) -> None:
-        started = time.monotonic()
+        started = self._running_since = time.monotonic()
         error: ServingError | None = None
         outputs = np.empty(0, dtype=np.float32)
         try:
@@ -277,6 +385,7 @@ class Scheduler:
             error = EngineError(f"{type(unexpected).__name__} in the engine: {unexpected}")
             error.__cause__ = unexpected
         finished = time.monotonic()
+        self._running_since = None
         with self._changed:
             self._running = []
             self._count(batch, started, finished, failed=error is not None)
