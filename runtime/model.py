@@ -12,11 +12,10 @@ import numpy as np
 from runtime.artifact import OpenArtifact
 from runtime.batch import BatchLimits, assemble, distinct
 from runtime.errors import DeadlineExceeded, GoldenMismatch
-from runtime.postprocess import Floats, Ints, Timing
+from runtime.postprocess import EngineCall, Floats, Ints, Timing
 from runtime.profile import Kind, load_target_profile
 from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
 from runtime.text import Encoding, Encodings, Token, tokens_of
-
 
 # How much the latest request moves the estimate of tokens per character.
 _SHARE_OF_LATEST = 0.1
@@ -102,6 +101,14 @@ class Model(ABC):
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[Token]:
         """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
         return tokens_of(self._tokenizer, text, add_special_tokens=add_special_tokens)
+
+    def tell(self, told: Callable[[EngineCall], None]) -> None:
+        """Have `told` called with every engine call that succeeds, by the engine's thread."""
+        self._scheduler.tell(told)
+
+    def pending(self) -> int:
+        """Requests with rows that wait for an engine call."""
+        return self._scheduler.pending()
 
     def queue_depth(self) -> tuple[int, int]:
         """Rows and tokens that wait for an engine call."""
@@ -210,5 +217,7 @@ def _computed(
         queue_ms=scored.queue_ms,
         engine_ms=scored.engine_ms,
         total_ms=(time.monotonic() - began) * 1e3,
+        began=began,
+        calls=scored.calls,
     )
     return Computed(encodings, scored.outputs[places], timing)

@@ -32,8 +32,8 @@ _MOCK_PROFILES: dict[Kind, str] = {
 
 class Bounds(TypedDict, total=False):
     """What may be bounded: `max_tokens` of a row and `max_rows` of an engine call, both at most
-    the artifact's and the target's, `queue_rows` and `queue_tokens` that wait, and the seconds that one
-    waits for company (`window_s`)."""
+    the artifact's and the target's, `queue_rows` and `queue_tokens` that wait, and the seconds
+    that one waits for company (`window_s`)."""
 
     max_tokens: int | None
     max_rows: int | None

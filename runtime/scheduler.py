@@ -33,7 +33,7 @@ from runtime.errors import (
     Overloaded,
     ServingError,
 )
-from runtime.postprocess import Floats
+from runtime.postprocess import EngineCall, Floats
 from runtime.text import Encoding
 from runtime.throughput import Throughput
 
@@ -48,11 +48,12 @@ Compute = Callable[[Sequence[Encoding]], Floats]
 @dataclass(frozen=True)
 class Scored:
     """One request's result: `outputs` float32 [n] (logits) or [n, d] (vectors) in the order
-    submitted, and its waiting times."""
+    submitted, its waiting times, and the engine calls that held rows of it."""
 
     outputs: Floats
     queue_ms: float
     engine_ms: float
+    calls: tuple[EngineCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class _Request:
     turn: float = 0.0
     waiting: "dict[int, _Row]" = field(default_factory=dict)
     outputs: Floats | None = None
-    started: float | None = None
+    calls: list[EngineCall] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -143,6 +144,7 @@ class Scheduler:
         self._next_number = 0
         self._closed = False
         self._stats = SchedulerStats()
+        self._told: Callable[[EngineCall], None] = lambda _: None
         self._throughput = Throughput()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
@@ -193,6 +195,15 @@ class Scheduler:
         request.future.add_done_callback(lambda f: self._forget(request) if f.cancelled() else None)
         return request.future
 
+    def tell(self, told: Callable[[EngineCall], None]) -> None:
+        """Have `told` called with every engine call that succeeds, by the engine's thread."""
+        self._told = told
+
+    def pending(self) -> int:
+        """Requests with rows that wait for an engine call."""
+        with self._changed:
+            return len(self._requests)
+
     def queue_depth(self) -> tuple[int, int]:
         """Rows and tokens that wait for an engine call."""
         with self._changed:
@@ -234,9 +245,7 @@ class Scheduler:
                 self._fail(request, ModelClosed())
         return not self._thread.is_alive()
 
-    def _admit(
-        self, rows: int, tokens: int, deadline: float | None, *, exact: bool = True
-    ) -> None:
+    def _admit(self, rows: int, tokens: int, deadline: float | None, *, exact: bool = True) -> None:
         """Raise unless a request of that size may wait; the lock is held.
 
         An estimate of its tokens is good enough for a full queue, but not for saying that the
@@ -386,11 +395,14 @@ class Scheduler:
             error.__cause__ = unexpected
         finished = time.monotonic()
         self._running_since = None
+        call = _engine_call(batch, started, finished)
+        if error is None:
+            self._told(call)
         with self._changed:
             self._running = []
-            self._count(batch, started, finished, failed=error is not None)
+            self._count(batch, call, failed=error is not None)
             if error is None:
-                error = self._deliver(batch, outputs, started, finished)
+                error = self._deliver(batch, outputs, call)
             else:
                 for request in {row.request for row in batch}:
                     self._fail(request, error)
@@ -398,7 +410,7 @@ class Scheduler:
             _log.error("engine call of %d rows failed: %s", len(batch), error)
 
     def _deliver(
-        self, batch: list[_Row], outputs: Floats, started: float, finished: float
+        self, batch: list[_Row], outputs: Floats, call: EngineCall
     ) -> NonFiniteScore | None:
         """Give the rows their outputs and answer the requests that are complete.
 
@@ -409,38 +421,44 @@ class Scheduler:
         error = NonFiniteScore(sum(broken)) if any(broken) else None
         for row, output, bad in zip(batch, outputs, broken, strict=True):
             row.take(output)
-            if row.request.started is None:
-                row.request.started = started
+            if call not in row.request.calls[-1:]:
+                row.request.calls.append(call)
             if bad and error is not None:
                 self._fail(row.request, error)
         for request in {row.request for row in batch}:
-            if request.open_rows or request.started is None or request.outputs is None:
+            if request.open_rows or request.outputs is None:
                 continue
+            started = request.calls[0].began
             scored = Scored(
                 outputs=request.outputs,
-                queue_ms=(request.started - request.submitted) * 1e3,
-                engine_ms=(finished - request.started) * 1e3,
+                queue_ms=(started - request.submitted) * 1e3,
+                engine_ms=(call.ended - started) * 1e3,
+                calls=tuple(request.calls),
             )
             _answer(request.future, scored)
         return error
 
-    def _count(self, batch: list[_Row], started: float, finished: float, *, failed: bool) -> None:
+    def _count(self, batch: list[_Row], call: EngineCall, *, failed: bool) -> None:
         if failed:
             self._stats = replace(self._stats, failed_count=self._stats.failed_count + len(batch))
             return
-        lengths = [len(row.encoding) for row in batch]
-        waited = sum(started - row.request.submitted for row in batch)
-        seconds = finished - started
-        self._throughput.record(sum(lengths), seconds, finished)
+        waited = sum(call.began - row.request.submitted for row in batch)
+        seconds = call.ended - call.began
+        self._throughput.record(call.real_tokens, seconds, call.ended)
         self._stats = replace(
             self._stats,
             inference_count=self._stats.inference_count + len(batch),
             execution_count=self._stats.execution_count + 1,
-            real_tokens=self._stats.real_tokens + sum(lengths),
-            computed_tokens=self._stats.computed_tokens + len(batch) * max(lengths),
+            real_tokens=self._stats.real_tokens + call.real_tokens,
+            computed_tokens=self._stats.computed_tokens + call.computed_tokens,
             engine_s=self._stats.engine_s + seconds,
             queue_s=self._stats.queue_s + waited,
         )
+
+
+def _engine_call(batch: Sequence[_Row], began: float, ended: float) -> EngineCall:
+    lengths = [len(row.encoding) for row in batch]
+    return EngineCall(began, ended, len(batch), sum(lengths), len(batch) * max(lengths))
 
 
 def _answer(future: "Future[Scored]", outcome: Scored | ServingError) -> None:

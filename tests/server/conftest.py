@@ -127,6 +127,7 @@ def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             "MODEL_VERSION": "1.2.3",
             "NGC_API_KEY": "ngcapikey",
             "NIM_TRITON_LOG_VERBOSE": "1",
+            "RERANK_MODEL_CONTROL": "true",
             "OMP_NUM_THREADS": "1",
         },
     )
