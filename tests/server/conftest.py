@@ -85,6 +85,12 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"no {status} from {path} in time:\n{self.log}")
 
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        end = time.monotonic() + _PATIENCE_S
+        while not true():
+            assert time.monotonic() < end, self.log
+            time.sleep(0.02)
+
     def ready(self) -> "Server":
         return self.wait_for("/v1/health/ready", 200)
 
