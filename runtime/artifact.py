@@ -13,6 +13,7 @@ import tokenizers
 from runtime.batch import INPUT_NAMES
 from runtime.engines import ENGINES, Engine, open_engine
 from runtime.errors import ArtifactError, EngineError, EngineUnavailable, ManifestError
+from runtime.external_data import check_external_files
 from runtime.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -138,6 +139,9 @@ def _open_described(directory: Path, manifest: Manifest, engine: str | None) -> 
 
 
 def _open(directory: Path, wanted: str) -> Engine:
+    graph = directory / "model.onnx"
+    if graph.is_file():
+        check_external_files(graph)
     if wanted != "auto":
         return open_engine(wanted, directory)
     refusals = []

@@ -8,8 +8,9 @@ import numpy as np
 from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
 from runtime.errors import ArtifactError, EngineError, GoldenMismatch
 from runtime.manifest import VectorGolden
-from runtime.model import Computed, Model, ModelInfo
+from runtime.model import Computed, Model, ModelInfo, Work
 from runtime.postprocess import Embeddings, Floats, InputType, shorten, unit
+from runtime.scheduler import QueueLimits
 from runtime.text import Encoding, Encodings, TextEncoder, Truncate
 
 _MATRIX_AXES = 2
@@ -19,7 +20,7 @@ class Embedder(Model):
     """An embedder behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+        self, opened: OpenArtifact, info: ModelInfo, queue: QueueLimits, window_s: float
     ) -> None:
         self._encoder = TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
         names = opened.manifest.outputs
@@ -27,7 +28,7 @@ class Embedder(Model):
         # A graph that no export described may or may not normalise; doing it twice is harmless.
         # One whose pooling is known says so itself, and parity must see what it gives.
         self._normalizes = opened.manifest.pooling == "unknown"
-        super().__init__(opened, info, queue_rows, window_s)
+        super().__init__(opened, info, queue, window_s)
         if info.dimensions is None:
             self.info = replace(info, dimensions=self._find_dimensions())
 
@@ -55,7 +56,7 @@ class Embedder(Model):
         `deadline` in seconds of time.monotonic(). Raises InputRejected, Unavailable or
         EngineError.
         """
-        computed = self._run(lambda: self.encode(texts, input_type, truncate, deadline), deadline)
+        computed = self._run(self._work(texts, input_type, truncate, deadline), deadline)
         return _embeddings(computed, dimensions)
 
     async def embed_async(
@@ -68,9 +69,8 @@ class Embedder(Model):
         deadline: float | None = None,
     ) -> Embeddings:
         """`embed` for an event loop; cancelling the task drops the rows that still wait."""
-        computed = await self._run_async(
-            lambda: self.encode(texts, input_type, truncate, deadline), deadline
-        )
+        work = self._work(texts, input_type, truncate, deadline)
+        computed = await self._run_async(work, deadline)
         return _embeddings(computed, dimensions)
 
     def warm_up(self) -> None:
@@ -85,6 +85,19 @@ class Embedder(Model):
                 input_type="passage",
                 truncate="END",
             )
+
+    def _work(
+        self,
+        texts: Sequence[str],
+        input_type: InputType | None,
+        truncate: Truncate,
+        deadline: float | None,
+    ) -> Work:
+        return Work(
+            rows=len(texts),
+            characters=sum(map(len, texts)),
+            encode=lambda: self.encode(texts, input_type, truncate, deadline),
+        )
 
     def _find_dimensions(self) -> int:
         if DIMENSIONS_INPUT in self._engine.input_names:

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from runtime.errors import ArtifactError, FileChanged, ManifestError
+from runtime.external_data import external_files
 from runtime.postprocess import InputType
 from runtime.profile import Kind, PaddingSide, load_model_profile
 
@@ -207,7 +208,10 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     Raises ManifestError when something that decides scores was never recorded, and ArtifactError
     when a file cannot be read.
     """
-    decisive = [TOKENIZER_FILE, PARITY_FILE, *(p.name for p in directory.glob("model.*"))]
+    graph = directory / "model.onnx"
+    weights = external_files(graph) if graph.is_file() else set()
+    parts = {*weights, *(path.name for path in directory.glob("model.*"))}
+    decisive = [TOKENIZER_FILE, PARITY_FILE, *sorted(parts)]
     if unrecorded := [name for name in decisive if name not in manifest.files]:
         raise ManifestError(
             f"{MANIFEST_FILE} records no hash of {', '.join(unrecorded)}; export the checkpoint "

@@ -12,10 +12,13 @@ import numpy as np
 from runtime.artifact import OpenArtifact
 from runtime.batch import BatchLimits, assemble, distinct
 from runtime.errors import DeadlineExceeded, GoldenMismatch
-from runtime.postprocess import Floats, Ints, Timing
+from runtime.postprocess import EngineCall, Floats, Ints, Timing
 from runtime.profile import Kind, load_target_profile
-from runtime.scheduler import Scheduler, SchedulerStats, Scored
+from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
 from runtime.text import Encoding, Encodings, Token, tokens_of
+
+# How much the latest request moves the estimate of tokens per character.
+_SHARE_OF_LATEST = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,16 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a request asks for, before anything is done for it: `rows` rows of together
+    `characters` characters, and what turns them into encodings."""
+
+    rows: int
+    characters: int
+    encode: Callable[[], Encodings]
+
+
+@dataclass(frozen=True)
 class Computed:
     """One request's encodings and their `outputs` float32 [n] or [n, d]."""
 
@@ -65,7 +78,7 @@ class Model(ABC):
     """A model behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+        self, opened: OpenArtifact, info: ModelInfo, queue: QueueLimits, window_s: float
     ) -> None:
         self.info = info
         self._manifest = opened.manifest
@@ -74,8 +87,10 @@ class Model(ABC):
         target = load_target_profile(info.target)
         limits = BatchLimits(info.max_rows, target.token_budget, target.padding_waste)
         self._scheduler = Scheduler(
-            self._compute, limits, queue_rows, window_s, lanes=opened.engine.lanes
+            self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
+        # Measured, so that a full queue refuses texts before they are tokenised.
+        self._tokens_per_character = 0.0
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -89,6 +104,14 @@ class Model(ABC):
         """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
         return tokens_of(self._tokenizer, text, add_special_tokens=add_special_tokens)
 
+    def tell(self, told: Callable[[EngineCall], None]) -> None:
+        """Have `told` called with every engine call that succeeds, by the engine's thread."""
+        self._scheduler.tell(told)
+
+    def pending(self) -> int:
+        """Requests with rows that wait for an engine call."""
+        return self._scheduler.pending()
+
     def queue_depth(self) -> tuple[int, int]:
         """Rows and tokens that wait for an engine call."""
         return self._scheduler.queue_depth()
@@ -96,6 +119,23 @@ class Model(ABC):
     def stats(self) -> SchedulerStats:
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
+
+    def idle(self) -> bool:
+        """Whether no request is being tokenised, waits or runs."""
+        return self._scheduler.idle()
+
+    def fault(self, patience_s: float) -> str | None:
+        """What ails the engine so that only a new process helps: None, or a sentence.
+
+        That is a call that runs for more than `patience_s` seconds, and the end of the thread that
+        makes the calls.
+        """
+        if not self._scheduler.alive():
+            return "the thread that calls the engine has ended"
+        running_s = self._scheduler.running_s()
+        if running_s > patience_s:
+            return f"an engine call has been running for {running_s:.0f} s"
+        return None
 
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back.
@@ -113,10 +153,12 @@ class Model(ABC):
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
         return dict(assemble(rows, names, pad, side))
 
-    def _run(self, encode: Callable[[], Encodings], deadline: float | None) -> Computed:
+    def _run(self, work: Work, deadline: float | None) -> Computed:
         """Encode and compute, blocking; `deadline` in seconds of time.monotonic()."""
         began = time.monotonic()
-        encodings, rows, places = _encoded(encode)
+        with self._scheduler.expecting(work.rows, self._estimate(work), deadline):
+            encodings, rows, places = _encoded(work.encode)
+        self._learn(work, encodings)
         encoded = time.monotonic()
         future = self._scheduler.submit(rows, deadline)
         try:
@@ -126,18 +168,30 @@ class Model(ABC):
             raise DeadlineExceeded from error
         return _computed(encodings, scored, places, began, encoded)
 
-    async def _run_async(self, encode: Callable[[], Encodings], deadline: float | None) -> Computed:
+    async def _run_async(self, work: Work, deadline: float | None) -> Computed:
         """`_run` for an event loop: encodes in a worker thread and waits without one."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(_left(deadline)):
-                encodings, rows, places = await asyncio.to_thread(_encoded, encode)
+                with self._scheduler.expecting(work.rows, self._estimate(work), deadline):
+                    encodings, rows, places = await asyncio.to_thread(_encoded, work.encode)
+                self._learn(work, encodings)
                 encoded = time.monotonic()
                 future: Future[Scored] = self._scheduler.submit(rows, deadline)
                 scored = await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise DeadlineExceeded from error
         return _computed(encodings, scored, places, began, encoded)
+
+    def _estimate(self, work: Work) -> int:
+        """About how many tokens the request will have; 0 before anything was measured."""
+        most = work.rows * self.info.max_tokens
+        return min(most, int(work.characters * self._tokens_per_character))
+
+    def _learn(self, work: Work, encodings: Encodings) -> None:
+        found = sum(map(len, encodings.rows)) / max(1, work.characters)
+        known = self._tokens_per_character or found
+        self._tokens_per_character = known + _SHARE_OF_LATEST * (found - known)
 
     def _require_ids(self, found: list[int], recorded: list[int]) -> None:
         if found != recorded:
@@ -165,5 +219,7 @@ def _computed(
         queue_ms=scored.queue_ms,
         engine_ms=scored.engine_ms,
         total_ms=(time.monotonic() - began) * 1e3,
+        began=began,
+        calls=scored.calls,
     )
     return Computed(encodings, scored.outputs[places], timing)

@@ -17,8 +17,11 @@ from runtime.manifest import Manifest, unproven_manifest
 from runtime.model import Model, ModelInfo
 from runtime.profile import Kind, load_target_profile
 from runtime.ranker import Ranker
+from runtime.scheduler import QueueLimits
 
 DEFAULT_QUEUE_ROWS = 8192
+# Rows of 512 tokens in all of them.
+DEFAULT_QUEUE_TOKENS = 1 << 22
 
 _WORDS: dict[Kind, str] = {"rank": "a reranker", "embed": "an embedder"}
 _MOCK_PROFILES: dict[Kind, str] = {
@@ -29,12 +32,13 @@ _MOCK_PROFILES: dict[Kind, str] = {
 
 class Bounds(TypedDict, total=False):
     """What may be bounded: `max_tokens` of a row and `max_rows` of an engine call, both at most
-    the artifact's and the target's, `queue_rows` that wait, and the seconds that one waits for
-    company (`window_s`)."""
+    the artifact's and the target's, `queue_rows` and `queue_tokens` that wait, and the seconds
+    that one waits for company (`window_s`)."""
 
     max_tokens: int | None
     max_rows: int | None
     queue_rows: int
+    queue_tokens: int
     window_s: float
 
 
@@ -125,5 +129,8 @@ def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
         asymmetric=bool(manifest.prefixes),
     )
     made: type[Ranker | Embedder] = Ranker if manifest.kind == "rank" else Embedder
-    queue_rows = bounds.get("queue_rows", DEFAULT_QUEUE_ROWS)
-    return made(opened, info, queue_rows, bounds.get("window_s", 0.0))
+    queue = QueueLimits(
+        rows=bounds.get("queue_rows", DEFAULT_QUEUE_ROWS),
+        tokens=bounds.get("queue_tokens", DEFAULT_QUEUE_TOKENS),
+    )
+    return made(opened, info, queue, bounds.get("window_s", 0.0))

@@ -25,7 +25,7 @@ class HealthReply(msgspec.Struct):
 class PlainHealth(msgspec.Struct):
     """GET /health; `device` is null while the model loads."""
 
-    status: Literal["ok", "loading", "stopping"]
+    status: Literal["ok", "loading", "stopping", "failed"]
     model_loaded: bool
     device: str | None
 
@@ -48,8 +48,12 @@ class Health(Controller):
 
     @route("/v1/health/live", http_method=_PROBE)
     async def live(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """The process answers."""
-        return Response(HealthReply(_spelling(service), "Service is live."))
+        """The process answers, and no engine hangs."""
+        state = "live" if service.live else "not live"
+        return Response(
+            HealthReply(_spelling(service), f"Service is {state}."),
+            status_code=_status(service.live),
+        )
 
     @route("/v1/health/ready", http_method=_PROBE)
     async def ready(self, service: NamedDependency[Service]) -> Response[HealthReply]:
@@ -61,9 +65,9 @@ class Health(Controller):
         )
 
     @route("/v2/health/live", http_method=_PROBE)
-    async def kserve_live(self) -> Response[bytes]:
-        """KServe v2: empty 200."""
-        return _empty(200)
+    async def kserve_live(self, service: NamedDependency[Service]) -> Response[bytes]:
+        """KServe v2: empty 200 or 503."""
+        return _empty(_status(service.live))
 
     @route("/v2/health/ready", http_method=_PROBE)
     async def kserve_ready(self, service: NamedDependency[Service]) -> Response[bytes]:
@@ -74,7 +78,9 @@ class Health(Controller):
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
         """Status, whether the model is loaded, and where it runs."""
         loaded = service.loaded
-        status: Literal["ok", "loading", "stopping"] = "stopping" if loaded else "loading"
+        status: Literal["loading", "stopping", "failed"] = "stopping" if loaded else "loading"
+        if not service.live:
+            status = "failed"
         return Response(
             PlainHealth(
                 status="ok" if service.ready else status,
@@ -94,7 +100,7 @@ def _probe(path: str, summary: str, reply: object, example: object, error: objec
         reply=reply,
         reply_example=example,
         error=error,
-        statuses=() if path.endswith("/live") else (_UNAVAILABLE,),
+        statuses=(_UNAVAILABLE,),
         open=True,
     )
 
@@ -105,7 +111,7 @@ _PLAIN = {"status": "ok", "model_loaded": True, "device": "cpu"}
 SURFACE = Surface(
     controllers=(Health,),
     operations=(
-        _probe("/v1/health/live", "The process answers", HealthReply, _READY, None),
+        _probe("/v1/health/live", "The process answers", HealthReply, _READY, HealthReply),
         _probe("/v1/health/ready", "The model answers", HealthReply, _READY, HealthReply),
         _probe("/v2/health/live", "KServe v2: the process answers", None, None, None),
         _probe("/v2/health/ready", "KServe v2: the model answers", None, None, None),

@@ -49,7 +49,8 @@ class Settings:
     it tells, but a reranker beside an embedder. All are None only for the mock. `target` is what
     the artifact must have been exported for, AUTO for the best engine that fits, None for the
     artifact's own. None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is
-    off. `keys` are the accepted bearers; none means that nobody is asked. `notices` are lines to
+    off. `keys` are the accepted bearers; none means that nobody is asked. No `allowed_hosts` means
+    any; both TLS files are set or none. `notices` are lines to
     log at start, `model_wishes` the variables that decide how the model is opened, as NAME=value.
     """
 
@@ -68,6 +69,10 @@ class Settings:
     body_limit_bytes: int = 64 << 20
     request_timeout_s: int = 120
     queue_rows: int = 8192
+    queue_tokens: int = 1 << 22
+    engine_patience_s: int = 240
+    header_timeout_s: int = 20
+    drain_timeout_s: int = 25
     batch_window_us: int = 0
     overload_status: int = 503
     too_long_status: int = 422
@@ -78,6 +83,10 @@ class Settings:
     triton_port: int = 0
     ui: bool = True
     keys: tuple[str, ...] = field(default=(), repr=False)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    model_control: bool = False
     log_level: str = "INFO"
     json_logs: bool = False
     notices: tuple[str, ...] = ()
@@ -105,6 +114,7 @@ def read_settings(
     chosen = _choose(_without_other_models(given))
     _check_model_dirs(chosen)
     keys = _accepted_keys(chosen)
+    _check_tls(chosen)
     wishes = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
     return _assemble(
         {name: choice.value for name, choice in chosen.items()},
@@ -202,6 +212,13 @@ def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _check_tls(chosen: Mapping[str, _Choice]) -> None:
+    for name, partner in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if name in chosen and partner not in chosen:
+            wanted = "NIM_TLS_KEY_PATH" if partner == "tls_key" else "NIM_TLS_CERT_PATH"
+            raise SettingsError(chosen[name].row.name, "it alone", f"{wanted} as well")
+
+
 def _notices(
     given: Mapping[str, str], chosen: Mapping[str, _Choice], keys: tuple[str, ...]
 ) -> Iterator[str]:
@@ -240,6 +257,10 @@ def _assemble(
     if isinstance(rows, int):
         values.setdefault("max_passages", min(_MODEL_MAX_BATCH, rows))
         values.setdefault("embed_max_inputs", rows)
+    timeout_s = values.get("request_timeout_s")
+    if isinstance(timeout_s, int):
+        values.setdefault("engine_patience_s", 2 * timeout_s)
+    values.setdefault("model_control", bool(keys))
     return Settings(
         **values,  # type: ignore[arg-type]  # the table's readers give the fields' types
         keys=keys,

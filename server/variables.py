@@ -115,6 +115,13 @@ def _address(value: str) -> tuple[str, int]:
     return host.strip("[]"), _whole(1, _MAX_PORT)(port)
 
 
+def _hosts(value: str) -> tuple[str, ...]:
+    hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
+    if not hosts or any(set(host) & set("/:@*?") for host in hosts):
+        raise NotWanted("host names without port, separated by commas")
+    return hosts
+
+
 def _model_profile(value: str) -> str:
     if value.rsplit("/", 1)[-1] not in model_profile_names():
         raise NotWanted(f"one of {', '.join(model_profile_names())}")
@@ -283,6 +290,34 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _honoured("NIM_SERVER_MAX_QUEUE_SIZE", "queue_rows", _POSITIVE, "as NIM_MAX_QUEUE_SIZE"),
     _honoured(
+        "RERANK_MAX_QUEUE_TOKENS",
+        "queue_tokens",
+        _POSITIVE,
+        "tokens that may wait for the engine; above: RERANK_OVERLOAD_STATUS",
+        "4194304",
+    ),
+    _honoured(
+        "RERANK_ENGINE_PATIENCE_S",
+        "engine_patience_s",
+        _POSITIVE,
+        "seconds of one engine call after which the engine counts as hung and live fails",
+        "twice NIM_REQUEST_TIMEOUT_S",
+    ),
+    _honoured(
+        "RERANK_HEADER_TIMEOUT_S",
+        "header_timeout_s",
+        _POSITIVE,
+        "seconds in which the head of a request must arrive; after that: 408",
+        "20",
+    ),
+    _honoured(
+        "RERANK_DRAIN_TIMEOUT_S",
+        "drain_timeout_s",
+        _POSITIVE,
+        "seconds after SIGTERM in which running requests are answered; the others get 503",
+        "25",
+    ),
+    _honoured(
         "RERANK_OVERLOAD_STATUS",
         "overload_status",
         _one_of(503, 429),
@@ -343,6 +378,27 @@ VARIABLES: tuple[Variable, ...] = (
     _honoured("NGC_API_KEY", "ngc_key", _text, _KEY),
     _honoured("NVIDIA_API_KEY", "nvidia_key", _text, _KEY),
     _honoured("NIM_NGC_API_KEY", "nim_key", _text, _KEY),
+    _honoured(
+        "NIM_TLS_CERT_PATH",
+        "tls_cert",
+        Path,
+        "certificate chain in PEM; with NIM_TLS_KEY_PATH all ports speak TLS (rerank-serve)",
+    ),
+    _honoured("NIM_TLS_KEY_PATH", "tls_key", Path, "private key in PEM of NIM_TLS_CERT_PATH"),
+    _honoured(
+        "RERANK_ALLOWED_HOSTS",
+        "allowed_hosts",
+        _hosts,
+        "names that requests may have in Host, separated by commas; others but health get 400",
+        "any",
+    ),
+    _honoured(
+        "RERANK_MODEL_CONTROL",
+        "model_control",
+        _flag,
+        "let requests reload models: POST /v2/repository/models/{m}/load",
+        "NIM_REQUIRE_AUTH",
+    ),
     # Logging
     _honoured("NIM_LOG_LEVEL", "log_level", _level, _SEVERITY, "INFO"),
     _honoured("LOG_LEVEL", "log_level", _level, "as NIM_LOG_LEVEL"),
@@ -350,8 +406,6 @@ VARIABLES: tuple[Variable, ...] = (
     _honoured("NIM_LOGGING_JSONL", "json_logs", _flag, "as NIM_JSONL_LOGGING"),
     _honoured("LOG_FORMAT", "json_logs", _log_format, "json as NIM_JSONL_LOGGING=1, else text"),
     # Would promise something that is not kept
-    _refused("NIM_TLS_CERT_PATH", "this server speaks plain HTTP; end TLS in a proxy before it"),
-    _refused("NIM_TLS_KEY_PATH", "this server speaks plain HTTP; end TLS in a proxy before it"),
     _refused(
         "NIM_MODEL_PATH",
         "a checkpoint cannot be served; run rerank-export on it and set NIM_CUSTOM_MODEL",

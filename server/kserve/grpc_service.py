@@ -33,6 +33,7 @@ from server.errors import (
     log_failure,
 )
 from server.kserve.inference import Wanted, infer
+from server.kserve.managing import NotManaged, reload
 from server.kserve.messages import CONFIG_TYPES, Messages
 from server.kserve.models import (
     EXTENSIONS,
@@ -46,7 +47,7 @@ from server.kserve.models import (
 from server.kserve.tensors import Declared, Output, TextTensor, from_elements, from_raw
 from server.metadata import version
 from server.service import Service
-from server.settings import SettingsError
+from server.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +94,12 @@ class GrpcServer:
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SettingsError when the port is taken."""
         try:
-            self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            tls = _credentials(self._service.settings)
+            if tls is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, tls)
         except RuntimeError:
             raise SettingsError(
                 "NIM_TRITON_GRPC_PORT", f"port {port}", f"a port that is free on {host}, or 0"
@@ -103,7 +109,7 @@ class GrpcServer:
 
     async def stop(self) -> None:
         """Refuse new calls, and wait until those that run are answered."""
-        await self._server.stop(self._service.settings.request_timeout_s)
+        await self._server.stop(self._service.settings.drain_timeout_s)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         answers: dict[str, Answer] = {
@@ -116,6 +122,7 @@ class GrpcServer:
             "ModelStatistics": self._model_statistics,
             "ModelInfer": self._model_infer,
             "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._repository_model_load,
         }
         return grpc.method_handlers_generic_handler(
             _SERVICE, {name: self._handler(name, answer) for name, answer in answers.items()}
@@ -161,8 +168,8 @@ class GrpcServer:
         if not self._keys.admit(given):
             raise KeyWanted
 
-    async def _server_live(self, _: Any, __: Call) -> Any:
-        return self._messages["ServerLiveResponse"](live=True)
+    async def _server_live(self, _: Any, call: Call) -> Any:
+        return self._messages["ServerLiveResponse"](live=call.service.live)
 
     async def _server_ready(self, _: Any, call: Call) -> Any:
         return self._messages["ServerReadyResponse"](ready=call.service.ready)
@@ -242,6 +249,12 @@ class GrpcServer:
             models=[index(name=model.name, version=VERSION, state="READY") for model in models]
         )
 
+    async def _repository_model_load(self, request: Any, call: Call) -> Any:
+        if request.parameters:
+            raise NotManaged("the model's directory is loaded as it is; send no parameters")
+        await reload(call.service, find(call.service, request.model_name, None))
+        return self._messages["RepositoryModelLoadResponse"]()
+
     async def _model_infer(self, request: Any, call: Call) -> Any:
         model = find(call.service, request.model_name, request.model_version)
         wanted = (Wanted(output.name, _parameters(output)) for output in request.outputs)
@@ -258,6 +271,14 @@ class GrpcServer:
     def _output(self, output: Output) -> Any:
         message = self._messages["InferOutputTensor"]
         return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """The certificate that the HTTP ports show as well."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
+    return grpc.ssl_server_credentials([pair])
 
 
 def _tensors(request: Any, limit: Limit) -> Iterator[TextTensor]:
