@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
+from runtime.batch import BatchLimits
 from runtime.errors import ArtifactError, EngineError, GoldenMismatch
 from runtime.manifest import VectorGolden
 from runtime.model import Computed, Model, ModelInfo
@@ -19,7 +20,12 @@ class Embedder(Model):
     """An embedder behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue_rows: int,
+        window_s: float,
     ) -> None:
         self._encoder = TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
         names = opened.manifest.outputs
@@ -27,7 +33,7 @@ class Embedder(Model):
         # A graph that no export described may or may not normalise; doing it twice is harmless.
         # One whose pooling is known says so itself, and parity must see what it gives.
         self._normalizes = opened.manifest.pooling == "unknown"
-        super().__init__(opened, info, queue_rows, window_s)
+        super().__init__(opened, info, limits, queue_rows, window_s)
         if info.dimensions is None:
             self.info = replace(info, dimensions=self._find_dimensions())
 

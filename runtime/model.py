@@ -13,7 +13,7 @@ from runtime.artifact import OpenArtifact
 from runtime.batch import BatchLimits, assemble, distinct
 from runtime.errors import DeadlineExceeded, GoldenMismatch
 from runtime.postprocess import Floats, Ints, Timing
-from runtime.profile import Kind, load_target_profile
+from runtime.profile import Kind
 from runtime.scheduler import Scheduler, SchedulerStats, Scored
 from runtime.text import Encoding, Encodings, Token, tokens_of
 
@@ -21,8 +21,8 @@ from runtime.text import Encoding, Encodings, Token, tokens_of
 @dataclass(frozen=True)
 class ModelInfo:
     """What is served. `max_tokens` bounds one pair or text, `max_rows` and `token_budget` (rows ×
-    longest row) one engine call; `version` is the artifact's content hash; `proven` says whether
-    an export proved these scores.
+    longest row) one engine call; `version` is the artifact's content hash, `engine_version` that
+    of the engine's library; `proven` says whether an export proved these scores.
 
     Of an embedder: `dimensions` is the size of its vectors, `asymmetric` whether it tells queries
     from passages.
@@ -34,6 +34,7 @@ class ModelInfo:
     profile: str
     target: str
     engine: str
+    engine_version: str
     device: str
     precision: str
     pooling: str
@@ -65,14 +66,17 @@ class Model(ABC):
     """A model behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue_rows: int,
+        window_s: float,
     ) -> None:
         self.info = info
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
-        target = load_target_profile(info.target)
-        limits = BatchLimits(info.max_rows, target.token_budget, target.padding_waste)
         self._scheduler = Scheduler(self._compute, limits, queue_rows, window_s)
 
     @abstractmethod
@@ -94,6 +98,10 @@ class Model(ABC):
     def stats(self) -> SchedulerStats:
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
+
+    def bound_batches(self, limits: BatchLimits) -> None:
+        """Keep the batches from now on within `limits`: `rerank-export tune` compares some."""
+        self._scheduler.bound(limits)
 
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from runtime.artifact import OpenArtifact
+from runtime.batch import BatchLimits
 from runtime.errors import EngineError, GoldenMismatch
 from runtime.manifest import Golden
 from runtime.model import Computed, Model, ModelInfo
@@ -16,10 +17,15 @@ class Ranker(Model):
     """A reranker behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue_rows: int,
+        window_s: float,
     ) -> None:
         self._encoder = PairEncoder(opened.tokenizer, info.template, info.max_tokens)
-        super().__init__(opened, info, queue_rows, window_s)
+        super().__init__(opened, info, limits, queue_rows, window_s)
 
     def encode(
         self,

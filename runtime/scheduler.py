@@ -151,6 +151,11 @@ class Scheduler:
         request.future.add_done_callback(lambda f: self._forget(request) if f.cancelled() else None)
         return request.future
 
+    def bound(self, limits: BatchLimits) -> None:
+        """Keep the batches that are taken from now on within `limits`."""
+        with self._changed:
+            self._limits = limits
+
     def queue_depth(self) -> tuple[int, int]:
         """Rows and tokens that wait for an engine call."""
         with self._changed:

@@ -19,8 +19,9 @@ _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 class OpenVinoEngine:
     """One compiled model with one request, on the CPU."""
 
-    def __init__(self, name: str, compiled: Any) -> None:
+    def __init__(self, name: str, version: str, compiled: Any) -> None:
         self.name = name
+        self.version = version
         self.device = "cpu"
         self.input_names = [i.get_any_name() for i in compiled.inputs]
         self.output_names = [o.get_any_name() for o in compiled.outputs]
@@ -66,4 +67,4 @@ def open_engine(name: str, model_file: Path) -> OpenVinoEngine:
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if found != precision:
         raise EngineUnavailable(f"engine {name} computes in {found}, wanted {precision}")
-    return OpenVinoEngine(name, compiled)
+    return OpenVinoEngine(name, openvino.__version__, compiled)

@@ -19,8 +19,9 @@ _ERRORS_ONLY = 3
 class OrtEngine:
     """One ONNX Runtime session on one provider."""
 
-    def __init__(self, name: str, session: Any) -> None:
+    def __init__(self, name: str, version: str, session: Any) -> None:
         self.name = name
+        self.version = version
         self.device = "cpu" if name == "onnxruntime-cpu" else "cuda:0"
         self.input_names = [i.name for i in session.get_inputs()]
         self.output_names = [o.name for o in session.get_outputs()]
@@ -67,7 +68,7 @@ def open_engine(name: str, model_file: Path) -> OrtEngine:
             f"engine {name} could not start {provider} (CUDA libraries or a GPU are missing); "
             "choose another target or repair the installation"
         )
-    return OrtEngine(name, session)
+    return OrtEngine(name, ort.__version__, session)
 
 
 def _options(ort: Any) -> Any:
