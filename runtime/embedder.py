@@ -7,6 +7,7 @@ import numpy as np
 
 from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
 from runtime.batch import BatchLimits
+from runtime.engines import Arrays
 from runtime.errors import ArtifactError, EngineError, GoldenMismatch
 from runtime.manifest import VectorGolden
 from runtime.model import Computed, Model, ModelInfo
@@ -101,22 +102,24 @@ class Embedder(Model):
             )
         (row,) = self.encode(["size"], "passage", "END").rows
         try:
-            return int(self._compute([row]).shape[1])
+            return int(self._compute(self._lay_out([row]), 1).shape[1])
         except EngineError:
             self.close()
             raise
 
-    def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        names = [name for name in self._engine.input_names if name != DIMENSIONS_INPUT]
-        inputs = self._assembled(rows, names)
+    def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        inputs = super()._lay_out(rows)
         if DIMENSIONS_INPUT in self._engine.input_names:
             inputs[DIMENSIONS_INPUT] = np.full(len(rows), self.info.dimensions, dtype=np.int64)
+        return inputs
+
+    def _compute(self, inputs: Arrays, rows: int) -> Floats:
         found = self._engine.run(inputs)[self._output]
         wanted = self.info.dimensions
         if found.ndim != _MATRIX_AXES or (wanted is not None and found.shape[1] != wanted):
             raise EngineError(
                 f"{self._engine.name} gave an output of shape {list(found.shape)} for "
-                f"{len(rows)} rows, wanted [{len(rows)}, {wanted or 'dimensions'}]: one pooled "
+                f"{rows} rows, wanted [{rows}, {wanted or 'dimensions'}]: one pooled "
                 "vector a row; RERANK_MODEL_PROFILE names another profile"
             )
         vectors = found.astype(np.float32)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.artifact import OpenArtifact
-from runtime.batch import BatchLimits, assemble, distinct
+from runtime.batch import INPUT_NAMES, BatchLimits, assemble, distinct
+from runtime.engines import Arrays
 from runtime.errors import DeadlineExceeded, GoldenMismatch
 from runtime.postprocess import Floats, Ints, Timing
 from runtime.profile import Kind
@@ -77,7 +78,7 @@ class Model(ABC):
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
-        self._scheduler = Scheduler(self._compute, limits, queue_rows, window_s)
+        self._scheduler = Scheduler(self._lay_out, self._compute, limits, queue_rows, window_s)
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -111,13 +112,15 @@ class Model(ABC):
         if self._scheduler.close():
             self._engine.close()
 
-    @abstractmethod
-    def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        """Float32 [n] or [n, d] for n encodings; the scheduler's thread calls it."""
-
-    def _assembled(self, rows: Sequence[Encoding], names: Sequence[str]) -> dict[str, np.ndarray]:
+    def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        """The engine's inputs for these encodings; the scheduler's thread calls it."""
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
+        names = [name for name in self._engine.input_names if name in INPUT_NAMES]
         return dict(assemble(rows, names, pad, side))
+
+    @abstractmethod
+    def _compute(self, inputs: Arrays, rows: int) -> Floats:
+        """Float32 [n] or [n, d] for the inputs of n `rows`; likewise."""
 
     def _run(self, encode: Callable[[], Encodings], deadline: float | None) -> Computed:
         """Encode and compute, blocking; `deadline` in seconds of time.monotonic()."""

@@ -6,11 +6,12 @@ import numpy as np
 
 from runtime.artifact import OpenArtifact
 from runtime.batch import BatchLimits
+from runtime.engines import Arrays
 from runtime.errors import EngineError, GoldenMismatch
 from runtime.manifest import Golden
 from runtime.model import Computed, Model, ModelInfo
 from runtime.postprocess import Floats, Ranking, descending
-from runtime.text import Encoding, Encodings, PairEncoder, Truncate
+from runtime.text import Encodings, PairEncoder, Truncate
 
 
 class Ranker(Model):
@@ -84,15 +85,14 @@ class Ranker(Model):
                 "ready?", ["A short passage.", "Another one, a little longer."], truncate="END"
             )
 
-    def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        inputs = self._assembled(rows, self._engine.input_names)
+    def _compute(self, inputs: Arrays, rows: int) -> Floats:
         found = self._engine.run(inputs)[self._manifest.outputs[0]]
-        if found.size != len(rows):
+        if found.size != rows:
             raise EngineError(
                 f"{self._engine.name} gave an output of shape {list(found.shape)} for "
-                f"{len(rows)} rows, wanted one logit a row; a reranker has num_labels = 1"
+                f"{rows} rows, wanted one logit a row; a reranker has num_labels = 1"
             )
-        return found.reshape(len(rows)).astype(np.float32)
+        return found.reshape(rows).astype(np.float32)
 
     def _check_golden(self, golden: Golden) -> None:
         ids = self.encode(golden.query, [golden.passage]).rows[0].token_ids.tolist()

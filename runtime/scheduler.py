@@ -1,12 +1,14 @@
 """The scheduler: rows of all waiting requests share the engine's calls.
 
 One thread owns the engine. It takes the oldest waiting row, adds the rows nearest to it in
-length up to the batch limits, runs them, and gives each request its share. Every waiter is
-answered: with its logits, with the engine's error, at its deadline, or when the model closes.
+length up to the batch limits, and runs them. While others wait it goes on with those at once, and
+a second thread gives the requests their shares meanwhile. Every waiter is answered: with its
+logits, with the engine's error, at its deadline, or when the model closes.
 """
 
 import bisect
 import logging
+import queue
 import threading
 import time
 from collections import OrderedDict
@@ -17,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from runtime.batch import BatchLimits, grow_batch
+from runtime.engines import Arrays
 from runtime.errors import (
     DeadlineExceeded,
     EngineError,
@@ -34,7 +37,8 @@ _log = logging.getLogger(__name__)
 # How long `close` waits for the engine call that runs.
 _CLOSE_PATIENCE_S = 5.0
 
-Compute = Callable[[Sequence[Encoding]], Floats]
+LayOut = Callable[[Sequence[Encoding]], Arrays]
+Compute = Callable[[Arrays, int], Floats]
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,18 @@ class Scored:
 class SchedulerStats:
     """Counters since the start. `inference_count` rows and `execution_count` engine calls that
     succeeded, `failed_count` rows whose call failed, `real_tokens` and `computed_tokens` (padding
-    included) of successful calls, `engine_s` and `queue_s` seconds summed over calls and rows."""
+    included) of successful calls. Seconds: `queue_s` summed over rows; over calls `layout_s` from
+    when rows waited and the thread was free, `engine_s` in the engine, `answer_s` from there until
+    the requests had their outputs."""
 
     inference_count: int = 0
     execution_count: int = 0
     failed_count: int = 0
     real_tokens: int = 0
     computed_tokens: int = 0
+    layout_s: float = 0.0
     engine_s: float = 0.0
+    answer_s: float = 0.0
     queue_s: float = 0.0
 
 
@@ -74,6 +82,17 @@ class _Request:
     open_rows: int
     outputs: Floats | None = None
     started: float | None = None
+
+    def answer(self, finished: float) -> None:
+        """Give the waiter all outputs, the last of which were there at `finished`."""
+        assert self.outputs is not None
+        assert self.started is not None
+        scored = Scored(
+            outputs=self.outputs,
+            queue_ms=(self.started - self.submitted) * 1e3,
+            engine_ms=(finished - self.started) * 1e3,
+        )
+        _answer(self.future, scored)
 
 
 @dataclass(eq=False)
@@ -96,18 +115,38 @@ class _Row:
         return len(self.encoding), self.number
 
 
+@dataclass(eq=False)
+class _Call:
+    """One engine call: when the thread was `free` for it, when the engine `started` and
+    `finished`, and its `outputs` or `error`."""
+
+    batch: list[_Row]
+    free: float
+    started: float
+    finished: float = 0.0
+    outputs: Floats = field(default_factory=lambda: np.empty(0, dtype=np.float32))
+    error: ServingError | None = None
+
+
 class Scheduler:
     """A bounded queue of rows in front of one engine.
 
-    `compute` turns n encodings into float32 [n] or [n, d]; it is called from one thread only.
+    `lay_out` turns n encodings into the engine's arrays, `compute` these, told n, into float32 [n]
+    or [n, d]; both are called from one thread only.
     `queue_rows` bounds the rows that wait; a request to an idle scheduler is always admitted.
     `window_s` is how long a row may wait for company while the engine is idle and the batch not
     full.
     """
 
     def __init__(
-        self, compute: Compute, limits: BatchLimits, queue_rows: int, window_s: float = 0.0
+        self,
+        lay_out: LayOut,
+        compute: Compute,
+        limits: BatchLimits,
+        queue_rows: int,
+        window_s: float = 0.0,
     ) -> None:
+        self._lay_out = lay_out
         self._compute = compute
         self._limits = limits
         self._queue_rows = queue_rows
@@ -121,8 +160,11 @@ class Scheduler:
         self._closed = False
         self._stats = SchedulerStats()
         self._throughput = Throughput()
+        self._settling: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._settler = threading.Thread(target=self._settle_others, name="answers", daemon=True)
         self._thread.start()
+        self._settler.start()
 
     def submit(self, rows: Sequence[Encoding], deadline: float | None) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
@@ -178,6 +220,8 @@ class Scheduler:
                 self._fail(request, ModelClosed())
             self._changed.notify()
         self._thread.join(_CLOSE_PATIENCE_S)
+        self._settling.put(None)
+        self._settler.join(_CLOSE_PATIENCE_S)
         with self._changed:
             for request in {row.request for row in self._running}:
                 self._fail(request, ModelClosed())
@@ -230,15 +274,22 @@ class Scheduler:
         _answer(request.future, error)
 
     def _run(self) -> None:
+        free = time.monotonic()
         while True:
             with self._changed:
+                self._running = []
                 while not self._closed and (pause_s := self._pause_s()) != 0:
                     self._changed.wait(pause_s)
+                    free = time.monotonic()
                 if self._closed:
                     return
                 batch = self._next_batch()
             if batch:
-                self._execute(batch)
+                free = self._execute(batch, free)
+
+    def _settle_others(self) -> None:
+        while (call := self._settling.get()) is not None:
+            self._settle(call)
 
     def _pause_s(self) -> float | None:
         """How long to wait before the next batch; None: until a row comes. The lock is held."""
@@ -266,75 +317,82 @@ class Scheduler:
         self._running = batch
         return batch
 
-    def _execute(self, batch: list[_Row]) -> None:
-        started = time.monotonic()
-        error: ServingError | None = None
-        outputs = np.empty(0, dtype=np.float32)
+    def _execute(self, batch: list[_Row], free: float) -> float:
+        """Run the batch and have it settled; returns when the engine ended."""
+        call = _Call(batch, free, started=free)
         try:
-            outputs = self._compute([row.encoding for row in batch])
-            if len(outputs) != len(batch):
-                raise EngineError(f"found {len(outputs)} outputs for {len(batch)} rows")
+            arrays = self._lay_out([row.encoding for row in batch])
+            call.started = time.monotonic()
+            call.outputs = self._compute(arrays, len(batch))
+            if len(call.outputs) != len(batch):
+                raise EngineError(f"found {len(call.outputs)} outputs for {len(batch)} rows")
         except ServingError as known:
-            error = known
+            call.error = known
         except (
             Exception
         ) as unexpected:  # one bad call must not end the thread: waiters depend on it
-            error = EngineError(f"{type(unexpected).__name__} in the engine: {unexpected}")
-            error.__cause__ = unexpected
-        finished = time.monotonic()
-        with self._changed:
-            self._running = []
-            self._count(batch, started, finished, failed=error is not None)
-            if error is None:
-                error = self._deliver(batch, outputs, started, finished)
-            else:
-                for request in {row.request for row in batch}:
-                    self._fail(request, error)
-        if error is not None:  # outside the lock: writing a log may block
-            _log.error("engine call of %d rows failed: %s", len(batch), error)
+            call.error = EngineError(f"{type(unexpected).__name__} in the engine: {unexpected}")
+            call.error.__cause__ = unexpected
+        call.finished = time.monotonic()
+        if call.error is None and self._by_age:
+            # Who is answered wants the interpreter at once: the next engine call goes first.
+            self._settling.put(call)
+        else:
+            self._settle(call)
+        return call.finished
 
-    def _deliver(
-        self, batch: list[_Row], outputs: Floats, started: float, finished: float
-    ) -> NonFiniteScore | None:
-        """Give the rows their outputs and answer the requests that are complete.
+    def _settle(self, call: _Call) -> None:
+        """Count the call, give its rows their outputs and answer the requests that are complete."""
+        done: list[_Request] = []
+        with self._changed:
+            self._count(call)
+            error = call.error
+            if error is None:
+                error = self._deliver(call)
+                done = [r for r in {row.request for row in call.batch} if not r.open_rows]
+            else:
+                for request in {row.request for row in call.batch}:
+                    self._fail(request, error)
+        for request in done:  # outside the lock: it wakes others, who want the interpreter
+            request.answer(call.finished)
+        with self._changed:
+            spent = time.monotonic() - call.finished
+            self._stats = replace(self._stats, answer_s=self._stats.answer_s + spent)
+        if error is not None:  # outside the lock: writing a log may block
+            _log.error("engine call of %d rows failed: %s", len(call.batch), error)
+
+    def _deliver(self, call: _Call) -> NonFiniteScore | None:
+        """Give the rows their outputs; the lock is held.
 
         Only the requests that own a row with NaN or infinity fail: their neighbours' scores are
         sound. Returns their error.
         """
-        broken = [not np.isfinite(output).all() for output in outputs]
+        broken = [not np.isfinite(output).all() for output in call.outputs]
         error = NonFiniteScore(sum(broken)) if any(broken) else None
-        for row, output, bad in zip(batch, outputs, broken, strict=True):
+        for row, output, bad in zip(call.batch, call.outputs, broken, strict=True):
             row.take(output)
             if row.request.started is None:
-                row.request.started = started
+                row.request.started = call.started
             if bad and error is not None:
                 self._fail(row.request, error)
-        for request in {row.request for row in batch}:
-            if request.open_rows or request.started is None or request.outputs is None:
-                continue
-            scored = Scored(
-                outputs=request.outputs,
-                queue_ms=(request.started - request.submitted) * 1e3,
-                engine_ms=(finished - request.started) * 1e3,
-            )
-            _answer(request.future, scored)
         return error
 
-    def _count(self, batch: list[_Row], started: float, finished: float, *, failed: bool) -> None:
-        if failed:
+    def _count(self, call: _Call) -> None:
+        batch = call.batch
+        if call.error is not None:
             self._stats = replace(self._stats, failed_count=self._stats.failed_count + len(batch))
             return
         lengths = [len(row.encoding) for row in batch]
-        waited = sum(started - row.request.submitted for row in batch)
-        seconds = finished - started
-        self._throughput.record(sum(lengths), seconds, finished)
+        waited = sum(call.started - row.request.submitted for row in batch)
+        self._throughput.record(sum(lengths), call.finished - call.free, call.finished)
         self._stats = replace(
             self._stats,
             inference_count=self._stats.inference_count + len(batch),
             execution_count=self._stats.execution_count + 1,
             real_tokens=self._stats.real_tokens + sum(lengths),
             computed_tokens=self._stats.computed_tokens + len(batch) * max(lengths),
-            engine_s=self._stats.engine_s + seconds,
+            layout_s=self._stats.layout_s + call.started - call.free,
+            engine_s=self._stats.engine_s + call.finished - call.started,
             queue_s=self._stats.queue_s + waited,
         )
 

@@ -28,7 +28,9 @@ _TEXTS = {
     "count": "Rows computed",
     "exec_count": "Engine calls",
     "queue_duration_us": "Rows' time in the queue",
+    "compute_input_duration_us": "Time between waiting rows and their engine call",
     "compute_infer_duration_us": "Time in the engine",
+    "compute_output_duration_us": "Time from an engine call's end to its answers",
     "pending_request_count": "Rows that wait",
 }
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -94,6 +96,8 @@ def _values(served: "Served") -> dict[str, float]:
         "count": stats.inference_count,
         "exec_count": stats.execution_count,
         "queue_duration_us": stats.queue_s * 1e6,
+        "compute_input_duration_us": stats.layout_s * 1e6,
         "compute_infer_duration_us": stats.engine_s * 1e6,
+        "compute_output_duration_us": stats.answer_s * 1e6,
         "pending_request_count": served.model.queue_depth()[0],
     }

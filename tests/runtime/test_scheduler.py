@@ -31,6 +31,11 @@ def first_ids(rows: Sequence[Encoding]) -> Floats:
     return np.asarray([r.token_ids[0] for r in rows], dtype=np.float32)
 
 
+def computing(function: Callable[[Sequence[Encoding]], Floats]) -> Callable[..., Floats]:
+    """A compute function over the rows themselves, which `list` lays out."""
+    return lambda rows, _: function(rows)
+
+
 class Gate:
     """A compute function that waits until it is opened, and remembers its calls."""
 
@@ -52,7 +57,7 @@ def make() -> Iterator[Callable[..., Scheduler]]:
     made: list[tuple[Scheduler, object]] = []
 
     def build(compute: Callable[[Sequence[Encoding]], Floats], queue_rows: int = 100) -> Scheduler:
-        scheduler = Scheduler(compute, LIMITS, queue_rows)
+        scheduler = Scheduler(list, computing(compute), LIMITS, queue_rows)
         made.append((scheduler, compute))
         return scheduler
 
@@ -254,7 +259,7 @@ def test_within_the_window_rows_wait_for_company() -> None:
         calls.append(len(rows))
         return first_ids(rows)
 
-    scheduler = Scheduler(compute, LIMITS, 100, window_s=0.5)
+    scheduler = Scheduler(list, computing(compute), LIMITS, 100, window_s=0.5)
     try:
         futures = [scheduler.submit([row(10)], None) for _ in range(3)]
         for future in futures:
@@ -269,7 +274,7 @@ def test_within_the_window_rows_wait_for_company() -> None:
 
 
 def test_closing_does_not_wait_for_the_window() -> None:
-    scheduler = Scheduler(first_ids, LIMITS, 100, window_s=60.0)
+    scheduler = Scheduler(list, computing(first_ids), LIMITS, 100, window_s=60.0)
     future = scheduler.submit([row(10)], None)
     assert scheduler.close()
     with pytest.raises(ModelClosed):

@@ -24,7 +24,9 @@ NAMES = (
     "nv_inference_count",
     "nv_inference_exec_count",
     "nv_inference_queue_duration_us",
+    "nv_inference_compute_input_duration_us",
     "nv_inference_compute_infer_duration_us",
+    "nv_inference_compute_output_duration_us",
     "nv_inference_pending_request_count",
 )
 
