@@ -2,7 +2,7 @@
 
 One thread owns the engine. It takes the oldest waiting row, adds the rows nearest to it in
 length up to the batch limits, and runs them. While others wait it goes on with those at once, and
-a second thread gives the requests their shares meanwhile. Every waiter is answered: with its
+a second thread answers the requests that are complete meanwhile. Every waiter is answered: with its
 logits, with the engine's error, at its deadline, or when the model closes.
 """
 
@@ -51,7 +51,7 @@ class Scored:
     engine_ms: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class SchedulerStats:
     """Counters since the start. `inference_count` rows and `execution_count` engine calls that
     succeeded, `failed_count` rows whose call failed, `real_tokens` and `computed_tokens` (padding
@@ -160,11 +160,12 @@ class Scheduler:
         self._closed = False
         self._stats = SchedulerStats()
         self._throughput = Throughput()
-        self._settling: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._complete: queue.SimpleQueue[tuple[list[_Request], float] | None]
+        self._complete = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
-        self._settler = threading.Thread(target=self._settle_others, name="answers", daemon=True)
+        self._answerer = threading.Thread(target=self._answer_others, name="answers", daemon=True)
         self._thread.start()
-        self._settler.start()
+        self._answerer.start()
 
     def submit(self, rows: Sequence[Encoding], deadline: float | None) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
@@ -206,7 +207,7 @@ class Scheduler:
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
         with self._changed:
-            return self._stats
+            return replace(self._stats)
 
     def close(self) -> bool:
         """Answer every waiter with ModelClosed, after the engine call that runs.
@@ -220,8 +221,8 @@ class Scheduler:
                 self._fail(request, ModelClosed())
             self._changed.notify()
         self._thread.join(_CLOSE_PATIENCE_S)
-        self._settling.put(None)
-        self._settler.join(_CLOSE_PATIENCE_S)
+        self._complete.put(None)
+        self._answerer.join(_CLOSE_PATIENCE_S)
         with self._changed:
             for request in {row.request for row in self._running}:
                 self._fail(request, ModelClosed())
@@ -287,9 +288,9 @@ class Scheduler:
             if batch:
                 free = self._execute(batch, free)
 
-    def _settle_others(self) -> None:
-        while (call := self._settling.get()) is not None:
-            self._settle(call)
+    def _answer_others(self) -> None:
+        while (complete := self._complete.get()) is not None:
+            self._answer_all(*complete)
 
     def _pause_s(self) -> float | None:
         """How long to wait before the next batch; None: until a row comes. The lock is held."""
@@ -334,32 +335,34 @@ class Scheduler:
             call.error = EngineError(f"{type(unexpected).__name__} in the engine: {unexpected}")
             call.error.__cause__ = unexpected
         call.finished = time.monotonic()
-        if call.error is None and self._by_age:
+        complete = self._settle(call)
+        if complete and self._by_age:
             # Who is answered wants the interpreter at once: the next engine call goes first.
-            self._settling.put(call)
+            self._complete.put((complete, call.finished))
         else:
-            self._settle(call)
+            self._answer_all(complete, call.finished)
         return call.finished
 
-    def _settle(self, call: _Call) -> None:
-        """Count the call, give its rows their outputs and answer the requests that are complete."""
-        done: list[_Request] = []
+    def _settle(self, call: _Call) -> list[_Request]:
+        """Count the call and give its rows their outputs; returns the requests that have all."""
         with self._changed:
             self._count(call)
             error = call.error
             if error is None:
                 error = self._deliver(call)
-                done = [r for r in {row.request for row in call.batch} if not r.open_rows]
             else:
                 for request in {row.request for row in call.batch}:
                     self._fail(request, error)
-        for request in done:  # outside the lock: it wakes others, who want the interpreter
-            request.answer(call.finished)
-        with self._changed:
-            spent = time.monotonic() - call.finished
-            self._stats = replace(self._stats, answer_s=self._stats.answer_s + spent)
         if error is not None:  # outside the lock: writing a log may block
             _log.error("engine call of %d rows failed: %s", len(call.batch), error)
+        return [r for r in {row.request for row in call.batch} if not r.open_rows]
+
+    def _answer_all(self, requests: list[_Request], finished: float) -> None:
+        for request in requests:
+            request.answer(finished)
+        with self._changed:
+            spent = time.monotonic() - finished
+            self._stats.answer_s += spent
 
     def _deliver(self, call: _Call) -> NonFiniteScore | None:
         """Give the rows their outputs; the lock is held.
@@ -367,7 +370,8 @@ class Scheduler:
         Only the requests that own a row with NaN or infinity fail: their neighbours' scores are
         sound. Returns their error.
         """
-        broken = [not np.isfinite(output).all() for output in call.outputs]
+        rows = call.outputs.reshape(len(call.batch), -1)
+        broken: list[bool] = np.logical_not(np.isfinite(rows).all(axis=1)).tolist()
         error = NonFiniteScore(sum(broken)) if any(broken) else None
         for row, output, bad in zip(call.batch, call.outputs, broken, strict=True):
             row.take(output)
@@ -380,21 +384,19 @@ class Scheduler:
     def _count(self, call: _Call) -> None:
         batch = call.batch
         if call.error is not None:
-            self._stats = replace(self._stats, failed_count=self._stats.failed_count + len(batch))
+            self._stats.failed_count += len(batch)
             return
         lengths = [len(row.encoding) for row in batch]
         waited = sum(call.started - row.request.submitted for row in batch)
         self._throughput.record(sum(lengths), call.finished - call.free, call.finished)
-        self._stats = replace(
-            self._stats,
-            inference_count=self._stats.inference_count + len(batch),
-            execution_count=self._stats.execution_count + 1,
-            real_tokens=self._stats.real_tokens + sum(lengths),
-            computed_tokens=self._stats.computed_tokens + len(batch) * max(lengths),
-            layout_s=self._stats.layout_s + call.started - call.free,
-            engine_s=self._stats.engine_s + call.finished - call.started,
-            queue_s=self._stats.queue_s + waited,
-        )
+        stats = self._stats
+        stats.inference_count += len(batch)
+        stats.execution_count += 1
+        stats.real_tokens += sum(lengths)
+        stats.computed_tokens += len(batch) * max(lengths)
+        stats.layout_s += call.started - call.free
+        stats.engine_s += call.finished - call.started
+        stats.queue_s += waited
 
 
 def _answer(future: "Future[Scored]", outcome: Scored | ServingError) -> None:
