@@ -9,6 +9,7 @@ PYTHON ?= python3
 TARGET ?= cpu-fp32
 CHECKPOINT ?=
 BENCH ?=
+ARTIFACT ?=
 PORT := $${NIM_HTTP_API_PORT:-8000}
 SUFFIX := $(if $(filter cpu-fp32,$(TARGET)),,-$(TARGET))
 RANK_DIR := artifacts/rank$(SUFFIX)
@@ -18,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum bench image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum bench profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +98,9 @@ check-optimum: .venvs/optimum/.installed  ## the graph that optimum makes of a B
 
 bench: $(INSTALLED)  ## speed and fidelity beside the peers (under 90 minutes): make bench BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where a request's time goes, as a picture: make profile ARTIFACT=DIR
+	@$(BIN)/python -m benchmarks.stages $(or $(ARTIFACT),$(RANK_DIR))
 
 # Made by the bench when a candidate is due, so that one that cannot be installed stops no other.
 .venvs/bench-%/.installed: benchmarks/requirements/%.txt | $(INSTALLED)

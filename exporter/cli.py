@@ -1,4 +1,4 @@
-"""rerank-export: export a checkpoint, verify an artifact, inspect one.
+"""rerank-export: export a checkpoint; verify, tune and inspect an artifact.
 
 Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -13,10 +13,12 @@ import msgspec
 from exporter.errors import ExportError, ParityFailed
 from exporter.progress import stage
 from exporter.report import AUTO, Parity, read_report
+from exporter.tuning import tune
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
 from runtime.manifest import Manifest, read_manifest
 from runtime.profile import model_profile_names, target_profile_names
+from runtime.tuning import TUNING_FILE, read_tuning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
     _add_verify(commands.add_parser("verify", help="check an artifact's hashes and goldens"))
+    _add_tune(commands.add_parser("tune", help="find the fastest batches on this machine"))
     shown = commands.add_parser("inspect", help="print an artifact's manifest and parity")
     shown.add_argument("directory", metavar="DIR", type=Path)
     shown.set_defaults(run=_inspect)
@@ -85,6 +88,18 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="repeat all parity rungs against this checkpoint")
     _add_engine(parser)
     parser.set_defaults(run=_verify)
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path)
+    parser.add_argument(
+        "--seconds",
+        type=_positive,
+        metavar="N",
+        default=60,
+        help="how long to measure (default: %(default)s)",
+    )
+    parser.set_defaults(run=_tune)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -125,6 +140,29 @@ def _verify(wish: argparse.Namespace) -> None:
     print(f"{wish.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")
 
 
+def _tune(wish: argparse.Namespace) -> None:
+    with stage("measure shapes of batches"):
+        outcome = tune(wish.directory, wish.seconds)
+    default, best = outcome.trials[0], outcome.best
+    print("token budget  padding    tokens/s  (range)          against the target's own")
+    for trial in outcome.trials:
+        low, high = min(trial.tokens_per_s), max(trial.tokens_per_s)
+        print(
+            f"{trial.limits.token_budget:12}  {trial.limits.padding_waste:7.0%}  "
+            f"{trial.median:10.0f}  ({low:.0f}–{high:.0f})".ljust(52)
+            + f"{trial.median / default.median:5.2f}"
+            + " ← kept" * (trial is best)
+        )
+    rounds = f"in {len(default.tokens_per_s)} rounds on {outcome.texts} texts"
+    if outcome.changed:
+        print(
+            f"{wish.directory / TUNING_FILE}: at least {best.gain(default):.2f} times as fast as "
+            f"the target's own shape in three of four rounds, {rounds}"
+        )
+    else:
+        print(f"the target's own shape is the best within noise {rounds}: nothing to store")
+
+
 def _inspect(wish: argparse.Namespace) -> None:
     manifest, parity = read_manifest(wish.directory), read_report(wish.directory)
     for name, value in _facts(manifest):
@@ -135,6 +173,10 @@ def _inspect(wish: argparse.Namespace) -> None:
         passed = "passed" if figures.pop("passed") else "FAILED"
         shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
         print(f"{'  ' + name:<16} {passed}: {shown}")
+    if (tuning := read_tuning(wish.directory)) is not None:
+        where = f"{tuning.conditions.get('engine')} on {tuning.conditions.get('cpu')}"
+        shape = f"{tuning.token_budget} tokens, {tuning.padding_waste:g} padding"
+        print(f"{'tuned':<16} {shape}, for {where}")
     for one in parity.candidates or ():
         speed = f"fell out: {one.refused}" if one.refused else f"{one.tokens_per_s:.0f} tokens/s"
         print(f"{'candidate':<16} {one.target}, {speed}")

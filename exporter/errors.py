@@ -8,6 +8,7 @@
     ├── ManifestWrong        manifest.json claims something that is not so
     ├── QuantizationFailed   the graph could not be made coarser
     ├── NothingFits          no CPU target can be proven on this machine
+    ├── TuningFailed         the best shape of batches could not be stored
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
 
 Messages say what was found, what was wanted and what to do next. Unlike the runtime's they may
@@ -52,6 +53,10 @@ class QuantizationFailed(ExportError):
 
 class NothingFits(ExportError):
     """Every target that `--target cpu-auto` tried fell out."""
+
+
+class TuningFailed(ExportError):
+    """What was measured cannot be written beside the artifact."""
 
 
 class ParityFailed(ExportError):

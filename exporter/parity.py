@@ -11,11 +11,8 @@ ranking  Kendall's tau-b over pairs of passages whose reference scores differ by
 """
 
 import importlib.metadata
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -25,6 +22,7 @@ from exporter.parity_texts import Group
 from exporter.reference import Reference, Scores
 from exporter.report import Parity, Precision, Rung
 from exporter.tokens import Tokens
+from runtime import machine
 from runtime.errors import NonFiniteScore
 from runtime.ranker import Ranker
 from runtime.text import Encoding, PairEncoder
@@ -83,7 +81,7 @@ def open_report(engine: str, precision: Precision, *, random_weights: bool) -> P
         precision=precision,
         rule="random-weights" if random else "trained",
         versions=package_versions(),
-        hardware=_hardware(),
+        hardware=machine.describe(),
     )
 
 
@@ -334,20 +332,3 @@ def _top_k_overlap(wanted: Scores, found: Scores) -> float:
     depth = TOP_K if len(wanted) >= 2 * TOP_K else FEW_TOP_K
     best = set(np.argsort(-wanted, kind="stable")[:depth].tolist())
     return len(best & set(np.argsort(-found, kind="stable")[:depth].tolist())) / depth
-
-
-def _hardware() -> dict[str, str]:
-    return {
-        "machine": platform.machine(),
-        "cpu": _cpu_name(),
-        "cores": str(os.cpu_count()),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
+from runtime.batch import BatchLimits
 from runtime.errors import ArtifactError, EngineError, GoldenMismatch
 from runtime.manifest import VectorGolden
 from runtime.model import Computed, Model, ModelInfo, Work
@@ -20,7 +21,12 @@ class Embedder(Model):
     """An embedder behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue: QueueLimits, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue: QueueLimits,
+        window_s: float,
     ) -> None:
         self._encoder = TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
         names = opened.manifest.outputs
@@ -28,7 +34,7 @@ class Embedder(Model):
         # A graph that no export described may or may not normalise; doing it twice is harmless.
         # One whose pooling is known says so itself, and parity must see what it gives.
         self._normalizes = opened.manifest.pooling == "unknown"
-        super().__init__(opened, info, queue, window_s)
+        super().__init__(opened, info, limits, queue, window_s)
         if info.dimensions is None:
             self.info = replace(info, dimensions=self._find_dimensions())
 
@@ -113,12 +119,14 @@ class Embedder(Model):
             self.close()
             raise
 
-    def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        names = [name for name in self._engine.input_names if name != DIMENSIONS_INPUT]
-        inputs = self._assembled(rows, names)
+    def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        inputs = super()._lay_out(rows)
         if DIMENSIONS_INPUT in self._engine.input_names:
             inputs[DIMENSIONS_INPUT] = np.full(len(rows), self.info.dimensions, dtype=np.int64)
-        found = self._engine.run(inputs)[self._output]
+        return inputs
+
+    def _compute(self, rows: Sequence[Encoding]) -> Floats:
+        found = self._engine.run(self._lay_out(rows))[self._output]
         wanted = self.info.dimensions
         if found.ndim != _MATRIX_AXES or (wanted is not None and found.shape[1] != wanted):
             raise EngineError(

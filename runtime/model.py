@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.artifact import OpenArtifact
-from runtime.batch import BatchLimits, assemble, distinct
+from runtime.batch import INPUT_NAMES, BatchLimits, assemble, distinct
 from runtime.errors import DeadlineExceeded, GoldenMismatch
 from runtime.postprocess import EngineCall, Floats, Ints, Timing
-from runtime.profile import Kind, load_target_profile
+from runtime.profile import Kind
 from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
 from runtime.text import Encoding, Encodings, Token, tokens_of
 
@@ -24,8 +24,8 @@ _SHARE_OF_LATEST = 0.1
 @dataclass(frozen=True)
 class ModelInfo:
     """What is served. `max_tokens` bounds one pair or text, `max_rows` and `token_budget` (rows ×
-    longest row) one engine call; `version` is the artifact's content hash; `proven` says whether
-    an export proved these scores.
+    longest row) one engine call; `version` is the artifact's content hash, `engine_version` that
+    of the engine's library; `proven` says whether an export proved these scores.
 
     Of an embedder: `dimensions` is the size of its vectors, `asymmetric` whether it tells queries
     from passages.
@@ -37,6 +37,7 @@ class ModelInfo:
     profile: str
     target: str
     engine: str
+    engine_version: str
     device: str
     precision: str
     pooling: str
@@ -78,14 +79,17 @@ class Model(ABC):
     """A model behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue: QueueLimits, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue: QueueLimits,
+        window_s: float,
     ) -> None:
         self.info = info
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
-        target = load_target_profile(info.target)
-        limits = BatchLimits(info.max_rows, target.token_budget, target.padding_waste)
         self._scheduler = Scheduler(
             self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
@@ -120,6 +124,10 @@ class Model(ABC):
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
 
+    def bound_batches(self, limits: BatchLimits) -> None:
+        """Keep the batches from now on within `limits`: `rerank-export tune` compares some."""
+        self._scheduler.bound(limits)
+
     def idle(self) -> bool:
         """Whether no request is being tokenised, waits or runs."""
         return self._scheduler.idle()
@@ -149,8 +157,10 @@ class Model(ABC):
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
         """Float32 [n] or [n, d] for n encodings; the scheduler's threads call it."""
 
-    def _assembled(self, rows: Sequence[Encoding], names: Sequence[str]) -> dict[str, np.ndarray]:
+    def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        """The engine's inputs for these encodings."""
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
+        names = [name for name in self._engine.input_names if name in INPUT_NAMES]
         return dict(assemble(rows, names, pad, side))
 
     def _run(self, work: Work, deadline: float | None) -> Computed:

@@ -5,10 +5,12 @@ ranker.warm_up()
 ranker.rank("What is machine learning?", ["…", "…"]).order
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack, cast
 
 from runtime.artifact import OpenArtifact, closed_on_error, open_artifact
+from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
 from runtime.engines import open_engine
 from runtime.engines.mock import DIMENSIONS, byte_tokenizer
@@ -18,6 +20,7 @@ from runtime.model import Model, ModelInfo
 from runtime.profile import Kind, load_target_profile
 from runtime.ranker import Ranker
 from runtime.scheduler import QueueLimits
+from runtime.tuning import tuned
 
 DEFAULT_QUEUE_ROWS = 8192
 # Rows of 512 tokens in all of them.
@@ -70,7 +73,8 @@ def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishe
                 f"found {_WORDS[found]} (kind {found}), wanted {_WORDS[kind]}; rerank-serve takes "
                 "rerankers with --rank DIR and embedders with --embed DIR"
             )
-        return _model(opened, wishes)
+        # Only what an export sealed has a version that a measurement can name.
+        return _model(opened, wishes, directory if opened.proven else None)
 
 
 def open_ranker(directory: Path, **wishes: Unpack[Wishes]) -> Ranker:
@@ -97,10 +101,10 @@ def mock_model(kind: Kind, **bounds: Unpack[Bounds]) -> Model:
         dimensions=DIMENSIONS if kind == "embed" else None,
     )
     opened = OpenArtifact(manifest, engine, byte_tokenizer(), proven=False)
-    return _model(opened, bounds)
+    return _model(opened, bounds, None)
 
 
-def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
+def _model(opened: OpenArtifact, bounds: Bounds, directory: Path | None) -> Model:
     manifest, engine = opened.manifest, opened.engine
     max_tokens, max_rows = bounds.get("max_tokens"), bounds.get("max_rows")
     if max_tokens is not None and max_tokens > manifest.max_tokens:
@@ -109,6 +113,8 @@ def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
             f"{manifest.max_tokens}; lower the setting or export with a larger maximum"
         )
     target = load_target_profile(manifest.target)
+    max_rows = min(max_rows or target.max_rows, target.max_rows)
+    limits = BatchLimits(max_rows, target.token_budget, target.padding_waste)
     info = ModelInfo(
         kind=manifest.kind,
         model_id=manifest.model_id,
@@ -116,21 +122,25 @@ def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
         profile=manifest.profile,
         target=manifest.target,
         engine=engine.name,
+        engine_version=engine.version,
         device=engine.device,
         precision=manifest.precision,
         pooling=manifest.pooling,
         max_tokens=max_tokens or manifest.max_tokens,
-        max_rows=min(max_rows or target.max_rows, target.max_rows),
-        token_budget=target.token_budget,
+        max_rows=max_rows,
+        token_budget=limits.token_budget,
         template=manifest.template,
         mock=engine.name == "mock",
         proven=opened.proven,
         dimensions=manifest.dimensions,
         asymmetric=bool(manifest.prefixes),
     )
+    if directory is not None:
+        limits = tuned(directory, info, limits)
+        info = replace(info, token_budget=limits.token_budget)
     made: type[Ranker | Embedder] = Ranker if manifest.kind == "rank" else Embedder
     queue = QueueLimits(
         rows=bounds.get("queue_rows", DEFAULT_QUEUE_ROWS),
         tokens=bounds.get("queue_tokens", DEFAULT_QUEUE_TOKENS),
     )
-    return made(opened, info, queue, bounds.get("window_s", 0.0))
+    return made(opened, info, limits, queue, bounds.get("window_s", 0.0))

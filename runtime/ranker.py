@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from runtime.artifact import OpenArtifact
+from runtime.batch import BatchLimits
 from runtime.errors import EngineError, GoldenMismatch
 from runtime.manifest import Golden
 from runtime.model import Computed, Model, ModelInfo, Work
@@ -17,10 +18,15 @@ class Ranker(Model):
     """A reranker behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue: QueueLimits, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue: QueueLimits,
+        window_s: float,
     ) -> None:
         self._encoder = PairEncoder(opened.tokenizer, info.template, info.max_tokens)
-        super().__init__(opened, info, queue, window_s)
+        super().__init__(opened, info, limits, queue, window_s)
 
     def encode(
         self,
@@ -88,8 +94,7 @@ class Ranker(Model):
         )
 
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        inputs = self._assembled(rows, self._engine.input_names)
-        found = self._engine.run(inputs)[self._manifest.outputs[0]]
+        found = self._engine.run(self._lay_out(rows))[self._manifest.outputs[0]]
         if found.size != len(rows):
             raise EngineError(
                 f"{self._engine.name} gave an output of shape {list(found.shape)} for "

@@ -223,6 +223,11 @@ class Scheduler:
         with self._changed:
             return len(self._requests)
 
+    def bound(self, limits: BatchLimits) -> None:
+        """Keep the batches that are taken from now on within `limits`."""
+        with self._changed:
+            self._limits = limits
+
     def queue_depth(self) -> tuple[int, int]:
         """Rows and tokens that wait for an engine call."""
         with self._changed:

@@ -194,8 +194,18 @@ class Call:
         if truncated := sum(answer.truncated for answer in self.answers):
             told["x-truncated-passages"] = str(truncated)
         if self.answers:
-            told["server-timing"] = _server_timing(slowest(self.answers))
+            # The words of the header that browsers draw (W3C Server Timing).
+            stages = self._stages_ms(slowest(self.answers)).items()
+            told["server-timing"] = ", ".join(f"{name};dur={spent:.3f}" for name, spent in stages)
         return told
+
+    def _stages_ms(self, timing: Timing) -> dict[str, float]:
+        """Milliseconds by stage, in the order of the stages."""
+        return {
+            "tokenize": timing.tokenize_ms,
+            "queue": timing.queue_ms,
+            "engine": timing.engine_ms,
+        }
 
     @contextmanager
     def _counted(self, kind: Kind) -> Iterator[None]:
@@ -234,13 +244,3 @@ def _outcome(error: BaseException) -> Outcome:
     if isinstance(error, ClientGone | asyncio.CancelledError):
         return "cancelled"
     return "failed"
-
-
-def _server_timing(timing: Timing) -> str:
-    """The stages in the words of the header that browsers draw (W3C Server Timing)."""
-    stages = {
-        "tokenize": timing.tokenize_ms,
-        "queue": timing.queue_ms,
-        "engine": timing.engine_ms,
-    }
-    return ", ".join(f"{name};dur={spent:.3f}" for name, spent in stages.items())

@@ -20,11 +20,12 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 class Engine(Protocol):
     """What the rest of the runtime knows of an engine.
 
-    `device` is "cpu" or "cuda:N". `lanes` is how many calls of `run` may be under way at the same
-    time. `input_names` and `output_names` are the graph's.
+    `version` is that of its library, `device` "cpu" or "cuda:N". `lanes` is how many calls of `run`
+    may be under way at the same time. `input_names` and `output_names` are the graph's.
     """
 
     name: str
+    version: str
     device: str
     lanes: int
     input_names: list[str]

@@ -20,6 +20,7 @@ class MockEngine:
     everywhere."""
 
     name = "mock"
+    version = ""
     device = "cpu"
     lanes = 1
 

@@ -21,8 +21,9 @@ _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 class OpenVinoEngine:
     """One graph on the CPU, compiled into requests that compute one call each."""
 
-    def __init__(self, name: str, compiled: Any, lanes: Lanes[Any]) -> None:
+    def __init__(self, name: str, version: str, compiled: Any, lanes: Lanes[Any]) -> None:
         self.name = name
+        self.version = version
         self.device = "cpu"
         self.lanes = lanes.count
         self.input_names = [i.get_any_name() for i in compiled.inputs]
@@ -76,4 +77,5 @@ def open_engine(name: str, model_file: Path) -> OpenVinoEngine:
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if found != precision:
         raise EngineUnavailable(f"engine {name} computes in {found}, wanted {precision}")
-    return OpenVinoEngine(name, compiled, Lanes(compiled.create_infer_request(), narrow))
+    lanes = Lanes(compiled.create_infer_request(), narrow)
+    return OpenVinoEngine(name, openvino.__version__, compiled, lanes)

@@ -25,8 +25,9 @@ _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 class OrtEngine:
     """One graph on one provider."""
 
-    def __init__(self, name: str, session: Any, lanes: Lanes[Any]) -> None:
+    def __init__(self, name: str, version: str, session: Any, lanes: Lanes[Any]) -> None:
         self.name = name
+        self.version = version
         self.lanes = lanes.count
         self.device = "cpu" if name == _CPU else "cuda:0"
         self.input_names = [i.name for i in session.get_inputs()]
@@ -77,7 +78,7 @@ def open_engine(name: str, model_file: Path) -> OrtEngine:
             f"engine {name} could not start {provider} (CUDA libraries or a GPU are missing); "
             "choose another target or repair the installation"
         )
-    return OrtEngine(name, session, Lanes(session, narrow))
+    return OrtEngine(name, ort.__version__, session, Lanes(session, narrow))
 
 
 def _session(ort: Any, model_file: Path, provider: str, threads: int) -> Any:
