@@ -1,4 +1,4 @@
-"""The export's own step: a float32 graph in a directory becomes an int8 one, on real texts."""
+"""The export's own step: a float32 graph in a directory becomes a coarser one."""
 
 import json
 import tempfile
@@ -13,9 +13,11 @@ import onnxruntime
 from exporter.errors import QuantizationFailed
 from exporter.library_texts import calibration_pairs
 from exporter.onnx_file import EXTERNAL_DATA_BYTES
+from exporter.progress import stage
 from exporter.quantization.calibration import Inputs, watch
 from exporter.quantization.graph import Graph
 from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
+from exporter.quantization.weight_only import quantize_weights
 from runtime.batch import assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
@@ -24,15 +26,41 @@ _ERRORS_ONLY = 3
 
 
 def quantize(directory: Path, manifest: Manifest) -> None:
-    """Rewrite model.onnx of `directory` in int8. Raises QuantizationFailed."""
+    """Rewrite model.onnx of `directory` as the manifest's precision wants it, if it is one that
+    changes the graph. Raises QuantizationFailed."""
+    if manifest.precision == "int8":
+        with stage("calibrate and round to int8"):
+            _to_int8(directory, manifest)
+    elif manifest.precision == "int8-weights":
+        with stage("round the weights to 8 bits"):
+            _to_int8_weights(directory)
+
+
+def _to_int8(directory: Path, manifest: Manifest) -> None:
     path = directory / MODEL_FILE
     outline = Graph(onnx.load(path, load_external_data=False))
     sources = list(dict.fromkeys(linear.source for linear in outline.linears()))
-    if not sources:
-        raise QuantizationFailed("found no linear layer in the graph, wanted some to quantise")
+    _require_layers(len(sources))
     ranges = watch(directory, sources, _texts(directory, manifest))
     model = onnx.load(path)
     products = quantize_int8(model, ranges)
+    _replace(path, model)
+    _require_fusion(path, manifest, products)
+
+
+def _to_int8_weights(directory: Path) -> None:
+    path = directory / MODEL_FILE
+    model = onnx.load(path)
+    _require_layers(quantize_weights(model))
+    _replace(path, model)
+
+
+def _require_layers(found: int) -> None:
+    if not found:
+        raise QuantizationFailed("found no linear layer in the graph, wanted some to quantise")
+
+
+def _replace(path: Path, model: onnx.ModelProto) -> None:
     for file in (path, path.with_name(f"{path.name}.data")):
         file.unlink(missing_ok=True)
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -42,7 +70,6 @@ def quantize(directory: Path, manifest: Manifest) -> None:
         save_as_external_data=size > EXTERNAL_DATA_BYTES,
         location=f"{path.name}.data",
     )
-    _require_fusion(path, manifest, products)
 
 
 def _texts(directory: Path, manifest: Manifest) -> Iterator[Inputs]:
