@@ -30,7 +30,7 @@ def main(file: Path) -> None:
         )
         axes.bar_label(bars, [f"{ms:.2f} ms, {ms / total:.1%}" for ms in spent], padding=3)
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.35 * max(spent))
+        axes.set_xlim(0, 1.5 * max(spent))
         axes.set_xlabel("milliseconds a request")
         web = sum(load["stages_ms"][name] for name in found["web"])
         axes.set_title(f"{load['title']}: {total:.1f} ms, web side {web / total:.1%}", fontsize=10)

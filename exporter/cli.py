@@ -1,4 +1,4 @@
-"""rerank-export: export a checkpoint; verify, tune and inspect an artifact.
+"""rerank-export: export a checkpoint; quantize, verify, tune and inspect an artifact.
 
 Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
+    _add_quantize(commands.add_parser("quantize", help="make a proven artifact coarser"))
     _add_verify(commands.add_parser("verify", help="check an artifact's hashes and goldens"))
     _add_tune(commands.add_parser("tune", help="find the fastest batches on this machine"))
     shown = commands.add_parser("inspect", help="print an artifact's manifest and parity")
@@ -81,6 +82,17 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     _add_engine(parser)
     parser.set_defaults(run=_export)
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact in fp32")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--target", choices=target_profile_names(), required=True)
+    parser.add_argument(
+        "--checkpoint", help="prove against this checkpoint, not against the artifact's own scores"
+    )
+    _add_engine(parser)
+    parser.set_defaults(run=_quantize)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -128,8 +140,21 @@ def _export(wish: argparse.Namespace) -> None:
     wanted = Wish(wish.profile, wish.target, wish.max_tokens, wish.engine)
     run = export_fastest if wish.target == AUTO else export
     manifest = run(wish.checkpoint, wish.out, wanted)
-    sentence = _sentence(manifest, read_report(wish.out))
-    print(f"{wish.out}: artifact {manifest.version}, {sentence}")
+    _tell_made(manifest, wish.out)
+
+
+def _quantize(wish: argparse.Namespace) -> None:
+    with stage("load PyTorch"):
+        from exporter.pipeline import coarsen
+    manifest = coarsen(
+        wish.directory, wish.out, wish.target, checkpoint=wish.checkpoint, engine=wish.engine
+    )
+    _tell_made(manifest, wish.out)
+
+
+def _tell_made(manifest: Manifest, out: Path) -> None:
+    sentence = _sentence(manifest, read_report(out))
+    print(f"{out}: artifact {manifest.version}, {sentence}")
 
 
 def _verify(wish: argparse.Namespace) -> None:
@@ -168,6 +193,8 @@ def _inspect(wish: argparse.Namespace) -> None:
     for name, value in _facts(manifest):
         print(f"{name:<16} {value}")
     print(f"{'proven on':<16} {parity.engine}, {parity.hardware}")
+    if parity.reference is not msgspec.UNSET:
+        print(f"{'compared with':<16} {parity.reference}")
     for name, rung in parity.rungs.items():
         figures = msgspec.to_builtins(rung)
         passed = "passed" if figures.pop("passed") else "FAILED"

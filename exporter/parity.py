@@ -34,19 +34,26 @@ LOGIT_TOLERANCE: dict[Precision, float] = {
     "fp16": 0.05,
     "bf16": 0.05,
     "int8": 1e-3,
+    "int8-weights": 1e-3,
 }
 LARGEST_LOGIT = 25.0
-LOWEST_TAU: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.99, "bf16": 0.99, "int8": 0.95}
+LOWEST_TAU: dict[Precision, float] = {
+    "fp32": 1.0,
+    "fp16": 0.99,
+    "bf16": 0.99,
+    "int8": 0.95,
+    "int8-weights": 0.95,
+}
 # Precisions whose order is proven on passages that are hard to tell apart as well, and whose
 # scores must not depend on the rows beside them.
-COARSE: frozenset[Precision] = frozenset({"int8"})
+COARSE: frozenset[Precision] = frozenset({"int8", "int8-weights"})
 LOWEST_OVERLAP = 0.9
 BATCH_TOLERANCE = 1e-5
 # Random weights amplify rounding chaotically, so that coarser precisions are held to this share
 # of the reference's standard deviation instead, and their order means nothing. Of bf16 and int8
 # hardly more can be asked than that the scores are of the right size (1B shape, 16 layers: rms
 # 0.25 and 0.7).
-RANDOM_SHARE: dict[Precision, float] = {"fp16": 0.25, "bf16": 1.5, "int8": 4.0}
+RANDOM_SHARE: dict[Precision, float] = {"fp16": 0.25, "bf16": 1.5, "int8": 4.0, "int8-weights": 4.0}
 # Scores that spread less than this many tolerances prove nothing: any graph would pass.
 LEAST_SPREAD = 10
 # How many of the best passages are compared: of at least 20 passages 10, of more than 5 five.

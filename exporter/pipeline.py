@@ -5,7 +5,9 @@ serve → parity.json → goldens → manifest.json, last → rename into place
 """
 
 import hashlib
+import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +16,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from exporter.architectures.base import Architecture
+from exporter.artifact_model import ArtifactModel
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
-from exporter.errors import CheckpointRefused, ManifestWrong
-from exporter.long_rows import LONG, bound_attention
+from exporter.errors import CheckpointRefused, ExportError, ManifestWrong, OutputRefused
+from exporter.long_rows import LONG, bound_attention, unbound_attention
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.parity import open_report, package_versions
 from exporter.progress import stage
@@ -50,6 +53,8 @@ from runtime.profile import (
 from runtime.text import load_tokenizer
 
 _VERSION_DIGITS = 12
+# Precisions whose graph is made of the float32 one.
+_FROM_FLOATS = ("bf16", "int8", "int8-weights")
 # What the checkpoint and the profiles decide, in a manifest.
 _FACTS = (
     "kind",
@@ -108,23 +113,100 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         _refuse_tiny_limit(proof, max_tokens)
         report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
         tokenizer.save(directory / "tokenizer")
-        try:
-            _check_tokens(directory, report, proof)
+
+        def write_graph() -> None:
             with stage("write the ONNX graph"):
                 move_to_onnx(model.halve() if target.precision == "fp16" else model, directory)
-            if target.precision == "int8":
-                with stage("calibrate and round to int8"):
-                    quantize(directory, manifest)
-            if target.engine == "onnxruntime-cpu" and max_tokens > LONG:
-                bound_attention(directory)
-            _check_outputs(directory, report, proof, manifest, engine)
-        finally:
-            write_report(directory, report)
-        with stage("seal the artifact"):
-            manifest = _seal(directory, manifest, report, proof)
-        with stage("open it as a server does"):
-            _open_once(directory, engine)
+
+        return _make(directory, manifest, report, proof, write_graph)
+
+
+def coarsen(
+    source: Path,
+    out: Path,
+    target_name: str,
+    *,
+    checkpoint: str | None = None,
+    engine: str | None = None,
+) -> Manifest:
+    """Make an artifact of a coarser precision out of the proven fp32 artifact `source`.
+
+    It is proven against the `checkpoint`, or without one against the scores of `source` itself,
+    which parity.json says then; on `engine`, None for the target's own. Raises ExportError or
+    ServingError; `out` then is as it was before.
+    """
+    target = load_target_profile(target_name)
+    engine = engine or target.engine
+    fine = read_manifest(source)
+    _refuse_coarsening(fine, target, source, out)
+    refuse_foreign(out)
+    _require_engine(engine)
+    with stage("check hashes"):
+        check_files(source, fine)
+    require_passed(read_report(source))
+    draft = msgspec.structs.replace(
+        fine,
+        target=target.name,
+        precision=target.precision,
+        version="draft",
+        versions=package_versions(),
+        files={},
+    )
+    random_weights = False
+    with workspace(out) as directory:
+        if checkpoint is None:
+            proof = _ask_artifact(source, fine, draft)
+        else:
+            found = read_checkpoint(checkpoint)
+            random_weights = found.random_weights
+            proof = _ask_checkpoint(draft, found)
+        report = open_report(engine, target.precision, random_weights=random_weights)
+        if checkpoint is None:
+            report.reference = f"the {fine.precision} artifact {fine.version}"
+        shutil.copytree(source / "tokenizer", directory / "tokenizer")
+
+        def write_graph() -> None:
+            for path in source.glob(f"{MODEL_FILE}*"):
+                shutil.copyfile(path, directory / path.name)
+            unbound_attention(directory)
+
+        return _make(directory, draft, report, proof, write_graph)
+
+
+def _make(
+    directory: Path,
+    manifest: Manifest,
+    report: Parity,
+    proof: Proof,
+    write_graph: Callable[[], None],
+) -> Manifest:
+    """From the reference's answers to a sealed artifact; the tokenizer lies there already."""
+    target, engine = load_target_profile(manifest.target), report.engine
+    try:
+        _check_tokens(directory, report, proof)
+        write_graph()
+        quantize(directory, manifest)
+        if target.engine == "onnxruntime-cpu" and manifest.max_tokens > LONG:
+            bound_attention(directory)
+        _check_outputs(directory, report, proof, manifest, engine)
+    finally:
+        write_report(directory, report)
+    with stage("seal the artifact"):
+        manifest = _seal(directory, manifest, report, proof)
+    with stage("open it as a server does"):
+        _open_once(directory, engine)
     return manifest
+
+
+def _refuse_coarsening(fine: Manifest, target: TargetProfile, source: Path, out: Path) -> None:
+    if fine.precision != "fp32" or target.precision not in _FROM_FLOATS:
+        raise ExportError(
+            f"found an artifact in {fine.precision} and the target {target.name} in "
+            f"{target.precision}, wanted one in fp32 and a target in {', '.join(_FROM_FLOATS)}; "
+            "use `rerank-export export` with the checkpoint"
+        )
+    if source.resolve() == out.resolve():
+        raise OutputRefused(f"{out} is the artifact that is read; name another --out")
 
 
 def _open_once(directory: Path, engine: str) -> None:
@@ -159,6 +241,18 @@ def _verify_against(
 ) -> None:
     target = load_target_profile(manifest.target)
     engine = engine or target.engine
+    proof = _ask_checkpoint(manifest, checkpoint)
+    report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
+    _check_tokens(directory, report, proof)
+    _check_outputs(directory, report, proof, manifest, engine)
+
+
+def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Proof:
+    """The checkpoint's answers for a manifest whose facts it must bear out.
+
+    Its weights are gone afterwards: two copies beside an engine are too many.
+    """
+    target = load_target_profile(manifest.target)
     profile = load_model_profile(manifest.profile)
     _refuse_other_kind(profile, manifest.profile, checkpoint)
     with stage("ask PyTorch about the parity texts"):
@@ -169,11 +263,19 @@ def _verify_against(
         max_tokens = _max_tokens(manifest.max_tokens, profile, model, checkpoint)
         wanted = _draft(manifest.profile, target, checkpoint, model, tokenizer, max_tokens)
         _compare_facts(manifest, wanted)
-        proof = make_proof(manifest, model, tokenizer, vocabulary)
-    del model  # before the engine opens: two copies of the weights are too many
-    report = open_report(engine, target.precision, random_weights=checkpoint.random_weights)
-    _check_tokens(directory, report, proof)
-    _check_outputs(directory, report, proof, manifest, engine)
+        return make_proof(manifest, model, tokenizer, vocabulary)
+
+
+def _ask_artifact(source: Path, fine: Manifest, draft: Manifest) -> Proof:
+    """The answers of the proven artifact in `source`, tokenised by transformers all the same."""
+    tokenizer = CheckpointTokenizer(source / "tokenizer", None, fine.template, fine.max_tokens)
+    vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
+    with stage("ask the artifact about the parity texts"):
+        model = ArtifactModel(source, fine)
+        try:
+            return make_proof(draft, model, tokenizer, vocabulary)
+        finally:
+            model.close()
 
 
 def _compare_facts(manifest: Manifest, wanted: Manifest) -> None:

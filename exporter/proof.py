@@ -9,11 +9,10 @@ from typing import Any, cast
 
 import tokenizers
 
-from exporter.architectures.base import Architecture
 from exporter.library_texts import candidate_groups
 from exporter.parity import COARSE, EngineScores, climb_scores, climb_tokens, golden_tolerance
 from exporter.parity_texts import Group
-from exporter.reference import Text, Vectors, reference_scores, reference_vectors
+from exporter.reference import Answering, Text, Vectors, reference_scores, reference_vectors
 from exporter.report import Parity
 from exporter.tokens import CheckpointTokenizer, Tokens
 from exporter.vector_parity import climb_text_tokens, climb_vectors, vector_golden_tolerance
@@ -51,9 +50,9 @@ class Proof(ABC):
 
 
 def make_proof(
-    manifest: Manifest, model: Architecture, tokenizer: CheckpointTokenizer, vocabulary: int
+    manifest: Manifest, model: Answering, tokenizer: CheckpointTokenizer, vocabulary: int
 ) -> Proof:
-    """Ask the checkpoint's `model` for everything that a proof of this draft needs."""
+    """Ask `model`, the checkpoint's or what stands for it, for what a proof of this draft needs."""
     return _PROOFS[manifest.kind](manifest, model, tokenizer, vocabulary)
 
 
@@ -63,7 +62,7 @@ class RankProof(Proof):
     def __init__(
         self,
         manifest: Manifest,
-        model: Architecture,
+        model: Answering,
         tokenizer: CheckpointTokenizer,
         vocabulary: int,
     ) -> None:
@@ -109,7 +108,7 @@ class EmbedProof(Proof):
     def __init__(
         self,
         manifest: Manifest,
-        model: Architecture,
+        model: Answering,
         tokenizer: CheckpointTokenizer,
         vocabulary: int,
     ) -> None:
@@ -153,7 +152,7 @@ class EmbedProof(Proof):
 
 
 _PROOFS: dict[
-    Kind, Callable[[Manifest, Architecture, CheckpointTokenizer, int], RankProof | EmbedProof]
+    Kind, Callable[[Manifest, Answering, CheckpointTokenizer, int], RankProof | EmbedProof]
 ] = {"rank": RankProof, "embed": EmbedProof}
 
 

@@ -3,12 +3,12 @@ vectors."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from exporter.architectures.base import Architecture
 from exporter.errors import CheckpointRefused
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
 from exporter.tokens import CheckpointTokenizer, Tokens
@@ -16,6 +16,17 @@ from runtime.postprocess import InputType
 
 Scores = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
+
+
+class Answering(Protocol):
+    """What is asked: a checkpoint's Architecture, or an ArtifactModel in its place."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of the tensors that it is called with, in their order."""
+
+    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, 1] or vectors [rows, d] for int64 [rows, tokens] an input."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class VectorReference:
 
 
 def reference_scores(
-    model: Architecture,
+    model: Answering,
     tokenizer: CheckpointTokenizer,
     vocabulary: int,
     max_tokens: int,
@@ -80,7 +91,7 @@ def reference_scores(
 
 
 def reference_vectors(
-    model: Architecture,
+    model: Answering,
     tokenizer: CheckpointTokenizer,
     prefixes: Mapping[str, str],
     vocabulary: int,
@@ -132,7 +143,7 @@ def _refuse_broken(found: Scores, labels: list[str]) -> None:
 
 
 @torch.inference_mode()
-def _answer(model: Architecture, tokens: Tokens) -> npt.NDArray[np.float64]:
+def _answer(model: Answering, tokens: Tokens) -> npt.NDArray[np.float64]:
     """The model's output for one row, float64 [1, components]."""
     ids = torch.tensor([tokens.token_ids])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -49,7 +49,8 @@ class Parity(msgspec.Struct, kw_only=True):
     """The contents of parity.json.
 
     `rule` says which tolerances were applied: "trained", or "random-weights" for half precision
-    of a checkpoint that declares `"random_weights": true`. `candidates` are what this target was
+    of a checkpoint that declares `"random_weights": true`. `reference` is what the scores were
+    compared with where it was not the checkpoint in PyTorch. `candidates` are what this target was
     chosen among, where the export chose it.
     """
 
@@ -60,6 +61,7 @@ class Parity(msgspec.Struct, kw_only=True):
     versions: dict[str, str]
     hardware: dict[str, str]
     rungs: dict[str, Rung] = {}
+    reference: str | msgspec.UnsetType = msgspec.UNSET
     candidates: list[Candidate] | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -39,7 +39,7 @@ EMBEDDINGS_OUTPUT = "embeddings"
 DIMENSIONS_INPUT = "dimensions"
 _BARE_TARGETS = {"onnxruntime-cpu": "cpu-fp32", "onnxruntime-cuda": "cuda-fp16"}
 # Graphs that only the engine that they were written for computes well, or at all.
-_BOUND_PRECISIONS = {"bf16", "int8"}
+_BOUND_PRECISIONS = {"bf16", "int8", "int8-weights"}
 
 
 @dataclass(frozen=True)

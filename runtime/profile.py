@@ -12,7 +12,7 @@ from runtime.errors import ProfileError
 
 Kind = Literal["rank", "embed"]
 PaddingSide = Literal["left", "right"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
 
 
 class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

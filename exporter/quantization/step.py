@@ -1,8 +1,9 @@
-"""The export's own step: a float32 graph in a directory becomes an int8 one, on real texts.
+"""The export's own step: a float32 graph in a directory becomes a coarser one.
 
-Errors in the queries and keys of attention stand in an exponent. On some trained models they are
-most of the lost order, on others they are nothing beside the rest: so both graphs are made, and
-the slower one, which rounds those layers twice, is kept where it is nearer to the float32 graph.
+int8 is fitted to real texts. Errors in the queries and keys of attention stand in an exponent. On
+some trained models they are most of the lost order, on others they are nothing beside the rest: so
+both graphs are made, and the slower one, which rounds those layers twice, is kept where it is
+nearer to the float32 graph.
 """
 
 import json
@@ -19,10 +20,11 @@ import onnxruntime
 from exporter.errors import QuantizationFailed
 from exporter.library_texts import calibration_pairs
 from exporter.onnx_file import EXTERNAL_DATA_BYTES
-from exporter.progress import tell
+from exporter.progress import stage, tell
 from exporter.quantization.calibration import Inputs, Range, answers, watch
 from exporter.quantization.graph import Floats, Graph
 from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
+from exporter.quantization.weight_only import quantize_weights
 from runtime.batch import assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
@@ -33,12 +35,21 @@ _WORTH_TWICE = 0.9
 
 
 def quantize(directory: Path, manifest: Manifest) -> None:
-    """Rewrite model.onnx of `directory` in int8. Raises QuantizationFailed."""
+    """Rewrite model.onnx of `directory` as the manifest's precision wants it, if it is one that
+    changes the graph. Raises QuantizationFailed."""
+    if manifest.precision == "int8":
+        with stage("calibrate and round to int8"):
+            _to_int8(directory, manifest)
+    elif manifest.precision == "int8-weights":
+        with stage("round the weights to 8 bits"):
+            _to_int8_weights(directory)
+
+
+def _to_int8(directory: Path, manifest: Manifest) -> None:
     path = directory / MODEL_FILE
     outline = Graph(onnx.load(path, load_external_data=False))
     sources = list(dict.fromkeys(linear.source for linear in outline.linears()))
-    if not sources:
-        raise QuantizationFailed("found no linear layer in the graph, wanted some to quantise")
+    _require_layers(len(sources))
     texts = list(_texts(directory, manifest))
     wanted = answers(path, texts)
     ranges = watch(directory, sources, texts)
@@ -66,18 +77,36 @@ def _candidate(path: Path, made: Path, ranges: Mapping[str, Range], twice: Colle
     made.mkdir()
     model = onnx.load(path)
     quantize_int8(model, ranges, twice)
-    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    onnx.save(
-        model,
-        made / path.name,
-        save_as_external_data=size > EXTERNAL_DATA_BYTES,
-        location=f"{path.name}.data",
-    )
+    _save(model, made / path.name)
     return made
 
 
 def _error(found: Floats, wanted: Floats) -> float:
     return float(np.sqrt(np.mean((found - wanted) ** 2)))
+
+
+def _to_int8_weights(directory: Path) -> None:
+    path = directory / MODEL_FILE
+    model = onnx.load(path)
+    _require_layers(quantize_weights(model))
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    _save(model, path)
+
+
+def _require_layers(found: int) -> None:
+    if not found:
+        raise QuantizationFailed("found no linear layer in the graph, wanted some to quantise")
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=size > EXTERNAL_DATA_BYTES,
+        location=f"{path.name}.data",
+    )
 
 
 def _texts(directory: Path, manifest: Manifest) -> Iterator[Inputs]:
