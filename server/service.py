@@ -21,7 +21,7 @@ from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
 from server.tally import Tally
-from server.variables import AUTO
+from server.variables import AUTO, TRITON
 
 _log = logging.getLogger(__name__)
 
@@ -224,14 +224,16 @@ def _open(settings: Settings, kind: Kind | None, directory: Path | None, alone: 
         queue_tokens=settings.queue_tokens,
         window_s=settings.batch_window_us * 1e-6,
     )
+    # Triton's repository holds the reranker only.
+    triton = None if kind == "embed" else settings.triton_engine
     if directory is None:
-        return mock_model(kind or "rank", **bounds)
+        return mock_model(kind or "rank", triton, **bounds)
     auto = settings.target == AUTO
     return open_model(
         directory,
         kind=kind,
-        engine="auto" if auto else None,
-        target=None if auto else settings.target,
+        engine=triton or ("auto" if auto else None),
+        target=None if settings.target in (AUTO, TRITON) else settings.target,
         profile=_profile_for(kind, settings, alone=alone),
         **bounds,
     )

@@ -14,6 +14,7 @@ from runtime.errors import ServingError
 from server.variables import (
     NVIDIA_ONNX_PROFILES,
     OPTIONS,
+    TRITON,
     VARIABLES,
     NotWanted,
     Variable,
@@ -29,7 +30,7 @@ _DUMMY_KEY = "ngcapikey"
 _SHOWN_CHARACTERS = 80
 # Settings that decide how the model is opened; a model that cannot be opened is told with them.
 _DIR_FIELDS = ("custom_dir", "rank_dir", "embed_dir")
-_MODEL_FIELDS = (*_DIR_FIELDS, "model_profile", "target", "max_tokens", "max_rows")
+_MODEL_FIELDS = (*_DIR_FIELDS, "model_profile", "target", "triton_engine", "max_tokens", "max_rows")
 _KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
 
 
@@ -48,7 +49,8 @@ class Settings:
     `rank_dir` and `embed_dir` are what is served; `custom_dir` is of a kind that only a look into
     it tells, but a reranker beside an embedder. All are None only for the mock. `target` is what
     the artifact must have been exported for, AUTO for the best engine that fits, None for the
-    artifact's own. None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is
+    artifact's own. `triton_engine` is the engine of the reranker where a Triton computes it, with
+    its address. None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is
     off. `keys` are the accepted bearers; none means that nobody is asked. No `allowed_hosts` means
     any; both TLS files are set or none. `notices` are lines to
     log at start, `model_wishes` the variables that decide how the model is opened, as NAME=value.
@@ -60,6 +62,7 @@ class Settings:
     mock: bool = False
     model_profile: str | None = None
     target: str | None = None
+    triton_engine: str | None = None
     served_name: str | None = None
     model_version: str | None = None
     max_rows: int | None = None
@@ -113,6 +116,7 @@ def read_settings(
     _refuse(given)
     chosen = _choose(_without_other_models(given))
     _check_model_dirs(chosen)
+    _check_triton(chosen)
     keys = _accepted_keys(chosen)
     _check_tls(chosen)
     wishes = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
@@ -196,6 +200,16 @@ def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
     for row, path in found:
         if not Path(str(path)).is_dir():
             raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
+
+
+def _check_triton(chosen: Mapping[str, _Choice]) -> None:
+    wanted = "target" in chosen and chosen["target"].value == TRITON
+    if wanted and "triton_engine" not in chosen:
+        raise SettingsError(
+            chosen["target"].row.name,
+            "triton without an address",
+            "TRITON_GRPC_ENDPOINT or TRITON_HTTP_ENDPOINT as well",
+        )
 
 
 def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:

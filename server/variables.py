@@ -22,6 +22,8 @@ NVIDIA_ONNX_PROFILES = (
 )
 
 AUTO = "auto"
+# The target of a reranker that a Triton computes, whatever its artifact was exported for.
+TRITON = "triton"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -154,11 +156,24 @@ def _refused(name: str, why: str) -> Variable:
     return Variable(name, "refused", why)
 
 
+def _triton(scheme: str) -> Callable[[str], str]:
+    """An engine's name with its address, see `runtime.engines.open_engine`."""
+
+    def read(value: str) -> str:
+        found, separator, host = value.rpartition("://")
+        known = (scheme, f"{scheme}s")
+        if (separator and found not in known) or not host or set(host) & set("@?# "):
+            raise NotWanted(f"{scheme}://host:port or {scheme}s://host:port")
+        return f"triton={found or scheme}://{host}"
+
+    return read
+
+
 _PORT = _whole(1, _MAX_PORT)
 _PORT_OR_OFF = _whole(0, _MAX_PORT)
 _POSITIVE = _whole(1)
 
-_NO_TRITON = "no Triton runs here; the engine lives in the server's process"
+_TRITONS_OWN = "a flag of the Triton that start.sh of the model repository starts"
 _NO_DOWNLOAD = "nothing is downloaded at start"
 _NO_TRACING = "this version sends no traces"
 _ARTIFACT_DECIDES = "the artifact decides"
@@ -367,6 +382,21 @@ VARIABLES: tuple[Variable, ...] = (
     _honoured(
         "RERANK_UI", "ui", _flag, "the page to try it at / and the documentation at /docs", "true"
     ),
+    # A Triton that computes
+    _honoured(
+        "TRITON_GRPC_ENDPOINT",
+        "triton_engine",
+        _triton("grpc"),
+        "host:port of a Triton that computes the reranker (`rerank-export triton` writes its "
+        "repository); grpcs://host:port over TLS",
+        "the engine lives in the server's process",
+    ),
+    _honoured(
+        "TRITON_HTTP_ENDPOINT",
+        "triton_engine",
+        _triton("http"),
+        "the same over HTTP, as http://host:port",
+    ),
     # Access
     _honoured(
         "NIM_REQUIRE_AUTH",
@@ -436,10 +466,9 @@ VARIABLES: tuple[Variable, ...] = (
     _tolerated("NIM_MAX_WAIT_MS", _BATCHING),
     _tolerated("NIM_PIPELINE_MAX_BATCH_SIZE", f"{_BATCHING}; see NIM_TRITON_MAX_BATCH_SIZE"),
     _tolerated("NIM_ADMISSION_SIZE", "see NIM_MAX_QUEUE_SIZE"),
-    _tolerated("TRITON_HTTP_ENDPOINT", _NO_TRITON),
-    _tolerated("TRITON_METRICS_PORT", _NO_TRITON),
-    _tolerated("NIM_TRITON_LOG_VERBOSE", _NO_TRITON),
-    _tolerated("NIM_TRITON_RATE_LIMIT", _NO_TRITON),
+    _tolerated("TRITON_METRICS_PORT", _TRITONS_OWN),
+    _tolerated("NIM_TRITON_LOG_VERBOSE", _TRITONS_OWN),
+    _tolerated("NIM_TRITON_RATE_LIMIT", _TRITONS_OWN),
     _tolerated("NIM_GRPC_BIND_ADDR", _GRPC_PORT),
     _tolerated("NIM_SERVER_GRPC_BIND_ADDR", _GRPC_PORT),
     _tolerated("NIM_ENABLE_OTEL", _NO_TRACING),

@@ -16,7 +16,7 @@ BAD_VALUES = {
     "RERANK_MODEL_DIR": ["/no/such/directory"],
     "EMBED_MODEL_DIR": ["/no/such/directory"],
     "RERANK_MODEL_PROFILE": ["no-such-profile", "../models"],
-    "NIM_MODEL_PROFILE": ["fp8", "0" * 64],
+    "NIM_MODEL_PROFILE": ["fp8", "0" * 64, "triton"],
     "NIM_TRITON_MAX_BATCH_SIZE": ["0", "-1", "1.5", "many", "9" * 5000, "٣"],
     "NIM_TRITON_MODEL_BATCH_SIZE": ["0"],
     "RERANK_MAX_PASSAGES": ["0", "all"],
@@ -46,6 +46,8 @@ BAD_VALUES = {
     "NIM_GRPC_API_PORT": ["-1"],
     "NIM_HTTP_TRITON_PORT": ["x"],
     "RERANK_UI": ["maybe"],
+    "TRITON_HTTP_ENDPOINT": ["grpc://127.0.0.1:8003", "http://", "http://user@host"],
+    "TRITON_GRPC_ENDPOINT": ["http://127.0.0.1:8004", "grpcs://"],
     "NIM_REQUIRE_AUTH": ["true", "perhaps"],
     "NIM_LOG_LEVEL": ["TRACE"],
     "LOG_LEVEL": ["loud"],
@@ -248,3 +250,12 @@ def test_the_table_names_every_variable_once() -> None:
     assert len(set(names)) == len(names)
     assert all(v.effect for v in VARIABLES)
     assert all((v.field is None) == (v.read is None) == (v.fate != "honoured") for v in VARIABLES)
+
+
+def test_a_tritons_address_is_its_engines() -> None:
+    for name, value, engine in (
+        ("TRITON_HTTP_ENDPOINT", "http://127.0.0.1:8003", "triton=http://127.0.0.1:8003"),
+        ("TRITON_GRPC_ENDPOINT", "127.0.0.1:8004", "triton=grpc://127.0.0.1:8004"),
+        ("TRITON_GRPC_ENDPOINT", "grpcs://triton:8004", "triton=grpcs://triton:8004"),
+    ):
+        assert read_settings({**MOCK, name: value}).triton_engine == engine
