@@ -21,6 +21,7 @@ from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
 from server.tally import Tally
+from server.tracing import open_tracing
 from server.variables import AUTO, TRITON
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Service:
         self._warming: Model | None = None
         self._told_fault = False
         self._reloading = threading.Lock()
+        self.tracing = open_tracing(settings)
         self.metrics = Metrics(lambda: self._served.values())
 
     @property

@@ -31,6 +31,12 @@ _SHOWN_CHARACTERS = 80
 # Settings that decide how the model is opened; a model that cannot be opened is told with them.
 _DIR_FIELDS = ("custom_dir", "rank_dir", "embed_dir")
 _MODEL_FIELDS = (*_DIR_FIELDS, "model_profile", "target", "triton_engine", "max_tokens", "max_rows")
+_OTLP = ("http/protobuf",)
+_OTEL_VALUES: Mapping[str, tuple[str, ...]] = {
+    "OTEL_TRACES_EXPORTER": ("otlp", "console", "none"),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": _OTLP,
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": _OTLP,
+}
 _KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
 
 
@@ -52,8 +58,9 @@ class Settings:
     artifact's own. `triton_engine` is the engine of the reranker where a Triton computes it, with
     its address. None for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is
     off. `keys` are the accepted bearers; none means that nobody is asked. No `allowed_hosts` means
-    any; both TLS files are set or none. `notices` are lines to
-    log at start, `model_wishes` the variables that decide how the model is opened, as NAME=value.
+    any; both TLS files are set or none. `notices` are lines to log at start, `otel` what
+    OpenTelemetry may read, under its own names, `model_wishes` the variables that decide how the
+    model is opened, as NAME=value.
     """
 
     custom_dir: Path | None = None
@@ -92,6 +99,8 @@ class Settings:
     model_control: bool = False
     log_level: str = "INFO"
     json_logs: bool = False
+    tracing: bool = False
+    otel: Mapping[str, str] = field(default_factory=dict, repr=False)
     notices: tuple[str, ...] = ()
     model_wishes: tuple[str, ...] = ()
 
@@ -123,6 +132,7 @@ def read_settings(
     return _assemble(
         {name: choice.value for name, choice in chosen.items()},
         keys=keys,
+        otel=_otel(given) if "tracing" in chosen and chosen["tracing"].value else {},
         notices=tuple(_notices(given, chosen, keys)),
         model_wishes=tuple(wishes),
     )
@@ -212,6 +222,21 @@ def _check_triton(chosen: Mapping[str, _Choice]) -> None:
         )
 
 
+def _otel(given: Mapping[str, str]) -> dict[str, str]:
+    """OpenTelemetry's variables by its own names; those with NIM_ before them count first."""
+    spelled = sorted(name for name in given if name.startswith(("NIM_OTEL_", "OTEL_")))
+    found = {}
+    for name in reversed(spelled):  # so that NIM_OTEL_ overwrites
+        own = name.removeprefix("NIM_")
+        wanted = _OTEL_VALUES.get(own)
+        if wanted is not None and given[name] not in wanted:
+            raise SettingsError(name, _shown(given[name]), " or ".join(wanted))
+        if own.endswith("_ENDPOINT") and not given[name].startswith(("http://", "https://")):
+            raise SettingsError(name, _shown(given[name]), "a URL, such as http://collector:4318")
+        found[own] = given[name]
+    return found
+
+
 def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
     """The bearers to accept; none when nobody is to be asked."""
     if "require_auth" not in chosen or not chosen["require_auth"].value:
@@ -258,6 +283,7 @@ def _notices(
 def _assemble(
     values: dict[str, object],
     keys: tuple[str, ...],
+    otel: Mapping[str, str],
     notices: tuple[str, ...],
     model_wishes: tuple[str, ...],
 ) -> Settings:
@@ -278,6 +304,7 @@ def _assemble(
     return Settings(
         **values,  # type: ignore[arg-type]  # the table's readers give the fields' types
         keys=keys,
+        otel=otel,
         notices=notices,
         model_wishes=model_wishes,
     )

@@ -38,7 +38,8 @@ class NotWanted(ValueError):
 
 @dataclass(frozen=True)
 class Variable:
-    """One row: `field` of Settings and `read` are set exactly when it is honoured.
+    """One row: `field` of Settings and `read` are set when it is honoured, but for names that end
+    in "*" (settings.py gathers those).
 
     Rows with the same `field` are synonyms; the first one that is set counts. A name ending in
     "*" stands for every variable with that beginning.
@@ -175,7 +176,7 @@ _POSITIVE = _whole(1)
 
 _TRITONS_OWN = "a flag of the Triton that start.sh of the model repository starts"
 _NO_DOWNLOAD = "nothing is downloaded at start"
-_NO_TRACING = "this version sends no traces"
+_TRITONS_TRACES = "traces of a Triton inside a NIM; see NIM_ENABLE_OTEL"
 _ARTIFACT_DECIDES = "the artifact decides"
 _GRPC_PORT = "see NIM_TRITON_GRPC_PORT"
 _ONE_PROCESS = "one process serves all requests and uses every core"
@@ -435,6 +436,22 @@ VARIABLES: tuple[Variable, ...] = (
     _honoured("NIM_JSONL_LOGGING", "json_logs", _flag, "one JSON object a line", "false"),
     _honoured("NIM_LOGGING_JSONL", "json_logs", _flag, "as NIM_JSONL_LOGGING"),
     _honoured("LOG_FORMAT", "json_logs", _log_format, "json as NIM_JSONL_LOGGING=1, else text"),
+    # Tracing
+    _honoured(
+        "NIM_ENABLE_OTEL",
+        "tracing",
+        _flag,
+        "send a trace of every request that is not a GET, by OTLP over HTTP",
+        "false",
+    ),
+    Variable("NIM_OTEL_*", "honoured", "as OTEL_*: NIM_OTEL_EXPORTER_OTLP_ENDPOINT and the like"),
+    Variable(
+        "OTEL_*",
+        "honoured",
+        "OpenTelemetry's own variables of traces, such as OTEL_EXPORTER_OTLP_ENDPOINT and "
+        "OTEL_SERVICE_NAME; OTEL_TRACES_EXPORTER: otlp, console or none; metrics stay Prometheus'",
+        "OpenTelemetry's",
+    ),
     # Would promise something that is not kept
     _refused(
         "NIM_MODEL_PATH",
@@ -471,11 +488,8 @@ VARIABLES: tuple[Variable, ...] = (
     _tolerated("NIM_TRITON_RATE_LIMIT", _TRITONS_OWN),
     _tolerated("NIM_GRPC_BIND_ADDR", _GRPC_PORT),
     _tolerated("NIM_SERVER_GRPC_BIND_ADDR", _GRPC_PORT),
-    _tolerated("NIM_ENABLE_OTEL", _NO_TRACING),
-    _tolerated("NIM_OTEL_*", _NO_TRACING),
-    _tolerated("OTEL_*", _NO_TRACING),
-    _tolerated("TRITON_OTEL_URL", _NO_TRACING),
-    _tolerated("TRITON_OTEL_RATE", _NO_TRACING),
+    _tolerated("TRITON_OTEL_URL", _TRITONS_TRACES),
+    _tolerated("TRITON_OTEL_RATE", _TRITONS_TRACES),
     _tolerated("RUST_LOG", "see NIM_LOG_LEVEL"),
     _tolerated("SHOW_CONFIG", "/v1/metadata shows what is served"),
 )
