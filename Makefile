@@ -9,6 +9,8 @@ PYTHON ?= python3
 TARGET ?= cpu-fp32
 CHECKPOINT ?=
 BENCH ?=
+FAULTS ?=
+MINUTES ?= 10
 PORT := $${NIM_HTTP_API_PORT:-8000}
 # What Triton computes is what was exported for the CPU (TARGET=triton).
 SUFFIX := $(if $(filter cpu-fp32 triton,$(TARGET)),,-$(TARGET))
@@ -19,7 +21,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum check-triton bench image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload docs embedded check-1b check-real check-minilm check-optimum check-triton bench image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +71,15 @@ test-contract: .venvs/contract/.installed  ## schemathesis against /openapi.json
 
 test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## the page in headless Chromium
 	@$(BIN)/python -m checks.page
+
+test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## faults against a server: FAULTS="--url http://…"
+	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) $(FAULTS)
+
+soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mixed load for MINUTES (10), every answer checked
+	@$(BIN)/python -m checks.soak --rank $(RANK_DIR) --embed $(EMBED_DIR) --minutes $(MINUTES)
+
+overload: $(RANK_DIR)/manifest.json  ## four times the load that can be sustained: waits and refusals
+	@$(BIN)/python -m checks.overload --rank $(RANK_DIR)
 
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
