@@ -21,7 +21,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload docs embedded check-1b check-real check-minilm check-optimum check-triton check-deploy bench image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs embedded check-1b check-real check-minilm check-optimum check-triton check-deploy bench image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mixed load for MI
 
 overload: $(RANK_DIR)/manifest.json  ## four times the load that can be sustained: waits and refusals
 	@$(BIN)/python -m checks.overload --rank $(RANK_DIR)
+
+audit: .venvs/audit/.installed  ## known advisories for every pinned package (asks pypi.org)
+	@.venvs/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
