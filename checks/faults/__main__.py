@@ -19,6 +19,7 @@ from checks.faults import bodies, exposure, lifecycle, load, protocols, requests
 from checks.faults.fault import Broken, Fault, NotHere
 from checks.faults.own import started
 from checks.faults.target import Target
+from runtime.manifest import read_manifest
 
 FAULTS: tuple[Fault, ...] = (
     *bodies.FAULTS,
@@ -29,6 +30,8 @@ FAULTS: tuple[Fault, ...] = (
     *protocols.FAULTS,
 )
 _OWN_BODY_LIMIT_BYTES = 16 << 20
+# Longer rows take more than a moment on a small machine.
+_OWN_TOKENS = 2048
 
 
 def main() -> int:
@@ -38,6 +41,7 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         target = _target(chosen, folder, stack)
+        stack.callback(target.http.close)
         if not target.still_answers():
             print(f"no ranking can be had from {target.url}", file=sys.stderr)
             return 2
@@ -76,11 +80,12 @@ def _target(chosen: argparse.Namespace, folder: Path, stack: ExitStack) -> Targe
             grpc=chosen.grpc,
             metrics=chosen.metrics,
         )
+    tokens = min(_OWN_TOKENS, read_manifest(chosen.rank).max_tokens)
     given = {
         "NIM_HTTP_BODY_LIMIT_BYTES": str(_OWN_BODY_LIMIT_BYTES),
         "RERANK_MAX_PASSAGES": str(chosen.max_passages),
         "NIM_REQUEST_TIMEOUT_S": "15",
-        "MAX_SEQUENCE_LENGTH": "2048",
+        "MAX_SEQUENCE_LENGTH": str(tokens),
         "RERANK_HEADER_TIMEOUT_S": "3",
         "RERANK_MODEL_DIR": str(chosen.rank),
         **({"EMBED_MODEL_DIR": str(chosen.embed)} if chosen.embed else {}),

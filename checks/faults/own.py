@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 
-from checks.serving import script
-
 START_S = 120.0
+# What `rerank-serve` does, from the sources in the current directory.
+_SERVE = "import sys; from server.cli import main; sys.exit(main())"
 
 
 def free_port() -> int:
@@ -42,8 +42,6 @@ class OwnServer:
             "NIM_TRITON_GRPC_PORT": str(self.grpc_port),
             **given,
         }
-        if "PYTHONPATH" in os.environ:
-            environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self._log_file = folder / f"server-{self.port}.log"
         command = options.pop("before", [])
         # One client: each new one reads the machine's certificates again.
@@ -51,7 +49,7 @@ class OwnServer:
         self.http = httpx.Client(base_url=self.url, timeout=60, limits=alone)
         with self._log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, sys.executable, script("rerank-serve"), "--host", "127.0.0.1"],
+                [*command, sys.executable, "-c", _SERVE, "--host", "127.0.0.1"],
                 env=environment,
                 stdout=log,
                 stderr=log,
