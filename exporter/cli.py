@@ -17,7 +17,7 @@ from exporter.tuning import tune
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
 from runtime.manifest import Manifest, read_manifest
-from runtime.profile import model_profile_names, target_profile_names
+from runtime.profile import load_target_profile, model_profile_names, target_profile_names
 from runtime.tuning import TUNING_FILE, read_tuning
 
 
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser("inspect", help="print an artifact's manifest and parity")
     shown.add_argument("directory", metavar="DIR", type=Path)
     shown.set_defaults(run=_inspect)
+    _add_triton(commands.add_parser("triton", help="write a Triton model repository"))
     return parser
 
 
@@ -69,7 +70,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target",
-        choices=[*target_profile_names(), AUTO],
+        choices=[*_exported_targets(), AUTO],
         default="cpu-fp32",
         help=f"where it will run (default: %(default)s); {AUTO}: the fastest CPU target that is "
         "proven here, found by trying",
@@ -114,11 +115,31 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_tune)
 
 
+def _add_triton(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument(
+        "--out", metavar="REPOSITORY", type=Path, default=Path("triton/model_repository")
+    )
+    parser.add_argument(
+        "--platform",
+        choices=("python", "onnxruntime", "tensorrt"),
+        default="python",
+        help="what runs the model inside Triton (default: %(default)s, the artifact itself)",
+    )
+    parser.set_defaults(run=_triton)
+
+
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     readers = sorted(name for name, (_, file) in ENGINES.items() if file)
     parser.add_argument(
         "--engine", choices=readers, help="prove on this engine, not the target's own"
     )
+
+
+def _exported_targets() -> list[str]:
+    """Targets that artifacts are written for: those whose engine reads a file of theirs."""
+    names = target_profile_names()
+    return [name for name in names if ENGINES[load_target_profile(name).engine][1]]
 
 
 def _positive(text: str) -> int:
@@ -207,6 +228,13 @@ def _inspect(wish: argparse.Namespace) -> None:
     for one in parity.candidates or ():
         speed = f"fell out: {one.refused}" if one.refused else f"{one.tokens_per_s:.0f} tokens/s"
         print(f"{'candidate':<16} {one.target}, {speed}")
+
+
+def _triton(wish: argparse.Namespace) -> None:
+    from exporter.triton.repository import write_repository
+
+    model = write_repository(wish.directory, wish.out, wish.platform)
+    print(f"{model}: a model for Triton, platform {wish.platform}; {wish.out}/start.sh starts it")
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, object]]:

@@ -7,6 +7,7 @@
     ├── ReportRefused        parity.json is unreadable or of another schema
     ├── ManifestWrong        manifest.json claims something that is not so
     ├── QuantizationFailed   the graph could not be made coarser
+    ├── RepositoryRefused    the artifact has not what a Triton platform needs
     ├── NothingFits          no CPU target can be proven on this machine
     ├── TuningFailed         the best shape of batches could not be stored
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
@@ -49,6 +50,10 @@ class ManifestWrong(ExportError):
 
 class QuantizationFailed(ExportError):
     """The float32 graph has no form in this precision that would be worth serving."""
+
+
+class RepositoryRefused(ExportError):
+    """The artifact cannot become a model of Triton's on that platform."""
 
 
 class NothingFits(ExportError):

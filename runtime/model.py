@@ -108,6 +108,13 @@ class Model(ABC):
         """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
         return tokens_of(self._tokenizer, text, add_special_tokens=add_special_tokens)
 
+    def compute(self, rows: Sequence[Encoding]) -> Floats:
+        """Outputs float32 [n] or [n, d] of n rows that were encoded elsewhere, blocking.
+
+        Raises Unavailable or EngineError.
+        """
+        return self._scheduler.submit(rows, None).result().outputs
+
     def tell(self, told: Callable[[EngineCall], None]) -> None:
         """Have `told` called with every engine call that succeeds, by the engine's thread."""
         self._scheduler.tell(told)

@@ -12,7 +12,7 @@ from typing import TypedDict, Unpack, cast
 from runtime.artifact import OpenArtifact, closed_on_error, open_artifact
 from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
-from runtime.engines import open_engine
+from runtime.engines import BoundedEngine, open_engine
 from runtime.engines.mock import DIMENSIONS, byte_tokenizer
 from runtime.errors import ArtifactError
 from runtime.manifest import Manifest, unproven_manifest
@@ -27,6 +27,9 @@ DEFAULT_QUEUE_ROWS = 8192
 DEFAULT_QUEUE_TOKENS = 1 << 22
 
 _WORDS: dict[Kind, str] = {"rank": "a reranker", "embed": "an embedder"}
+# Engines whose calls have a size of their own, whatever the artifact was exported for.
+_TARGETS = {"triton": "triton"}
+_MOCK_VERSION = "mock"
 _MOCK_PROFILES: dict[Kind, str] = {
     "rank": "llama-nemotron-rerank-1b-v2",
     "embed": "llama-nemotron-embed-1b-v2",
@@ -87,20 +90,23 @@ def open_embedder(directory: Path, **wishes: Unpack[Wishes]) -> Embedder:
     return cast(Embedder, open_model(directory, "embed", **wishes))
 
 
-def mock_model(kind: Kind, **bounds: Unpack[Bounds]) -> Model:
-    """A model with deterministic outputs and no weights; its tokens are UTF-8 bytes."""
-    engine = open_engine("mock", Path())
+def mock_model(kind: Kind, engine: str | None = None, **bounds: Unpack[Bounds]) -> Model:
+    """A model with deterministic outputs and no weights; its tokens are UTF-8 bytes.
+
+    `engine` names another one that makes them up in the same way, such as a Triton's.
+    """
+    opened_engine = open_engine(engine or "mock", Path())
     manifest = unproven_manifest(
         _MOCK_PROFILES[kind],
         target="cpu-fp32",
-        version="mock",
+        version=_MOCK_VERSION,
         precision="none",
         pad_id=0,
-        inputs=engine.input_names,
-        outputs=engine.output_names,
+        inputs=opened_engine.input_names,
+        outputs=opened_engine.output_names,
         dimensions=DIMENSIONS if kind == "embed" else None,
     )
-    opened = OpenArtifact(manifest, engine, byte_tokenizer(), proven=False)
+    opened = OpenArtifact(manifest, opened_engine, byte_tokenizer(), proven=False)
     return _model(opened, bounds, None)
 
 
@@ -112,25 +118,29 @@ def _model(opened: OpenArtifact, bounds: Bounds, directory: Path | None) -> Mode
             f"found a wish for {max_tokens} tokens, the artifact takes at most "
             f"{manifest.max_tokens}; lower the setting or export with a larger maximum"
         )
-    target = load_target_profile(manifest.target)
-    max_rows = min(max_rows or target.max_rows, target.max_rows)
-    limits = BatchLimits(max_rows, target.token_budget, target.padding_waste)
+    target = load_target_profile(_TARGETS.get(engine.name, manifest.target))
+    most_rows = target.max_rows
+    if isinstance(engine, BoundedEngine):
+        most_rows = min(most_rows, engine.max_rows)
+    limits = BatchLimits(
+        min(max_rows or most_rows, most_rows), target.token_budget, target.padding_waste
+    )
     info = ModelInfo(
         kind=manifest.kind,
         model_id=manifest.model_id,
         version=manifest.version,
         profile=manifest.profile,
-        target=manifest.target,
+        target=target.name,
         engine=engine.name,
         engine_version=engine.version,
         device=engine.device,
         precision=manifest.precision,
         pooling=manifest.pooling,
         max_tokens=max_tokens or manifest.max_tokens,
-        max_rows=max_rows,
+        max_rows=limits.max_rows,
         token_budget=limits.token_budget,
         template=manifest.template,
-        mock=engine.name == "mock",
+        mock=manifest.version == _MOCK_VERSION,
         proven=opened.proven,
         dimensions=manifest.dimensions,
         asymmetric=bool(manifest.prefixes),

@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         lambda _: _running(service, stopping),
         openapi=_describe(surfaces, settings),
     )
-    return Observer(_guarded(app, settings, stopping), service.metrics)
+    return Observer(_guarded(app, settings, stopping), service.metrics, service.tracing)
 
 
 def _guarded(app: ASGIApp, settings: Settings, stopping: Stopping) -> ASGIApp:
@@ -152,6 +152,8 @@ async def _running(service: Service, stopping: Stopping) -> AsyncIterator[None]:
         # Requests that run are answered first, on these ports as on the API's.
         await asyncio.gather(*(close() for close in closers))
         await asyncio.to_thread(service.close)
+        if service.tracing is not None:
+            await asyncio.to_thread(service.tracing.close)
 
 
 async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[], Awaitable[None]]]:

@@ -28,12 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
         configure_logging(settings)
         raise_descriptor_limit()
         connections = connection_options(settings)
+        app = create_app(settings)
         taken = take_port(settings.host, settings.port, "NIM_HTTP_API_PORT")
     except SettingsError as error:
         print(f"rerank-serve: {error}", file=sys.stderr)
         return _USAGE_ERROR
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         loop="uvloop",
         lifespan="on",
         timeout_keep_alive=_KEEP_ALIVE_S,

@@ -21,7 +21,8 @@ from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
 from server.tally import Tally
-from server.variables import AUTO
+from server.tracing import open_tracing
+from server.variables import AUTO, TRITON
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Service:
         self._warming: Model | None = None
         self._told_fault = False
         self._reloading = threading.Lock()
+        self.tracing = open_tracing(settings)
         self.metrics = Metrics(lambda: self._served.values())
 
     @property
@@ -224,14 +226,16 @@ def _open(settings: Settings, kind: Kind | None, directory: Path | None, alone: 
         queue_tokens=settings.queue_tokens,
         window_s=settings.batch_window_us * 1e-6,
     )
+    # Triton's repository holds the reranker only.
+    triton = None if kind == "embed" else settings.triton_engine
     if directory is None:
-        return mock_model(kind or "rank", **bounds)
+        return mock_model(kind or "rank", triton, **bounds)
     auto = settings.target == AUTO
     return open_model(
         directory,
         kind=kind,
-        engine="auto" if auto else None,
-        target=None if auto else settings.target,
+        engine=triton or ("auto" if auto else None),
+        target=None if settings.target in (AUTO, TRITON) else settings.target,
         profile=_profile_for(kind, settings, alone=alone),
         **bounds,
     )

@@ -22,6 +22,8 @@ NVIDIA_ONNX_PROFILES = (
 )
 
 AUTO = "auto"
+# The target of a reranker that a Triton computes, whatever its artifact was exported for.
+TRITON = "triton"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -36,7 +38,8 @@ class NotWanted(ValueError):
 
 @dataclass(frozen=True)
 class Variable:
-    """One row: `field` of Settings and `read` are set exactly when it is honoured.
+    """One row: `field` of Settings and `read` are set when it is honoured, but for names that end
+    in "*" (settings.py gathers those).
 
     Rows with the same `field` are synonyms; the first one that is set counts. A name ending in
     "*" stands for every variable with that beginning.
@@ -154,13 +157,26 @@ def _refused(name: str, why: str) -> Variable:
     return Variable(name, "refused", why)
 
 
+def _triton(scheme: str) -> Callable[[str], str]:
+    """An engine's name with its address, see `runtime.engines.open_engine`."""
+
+    def read(value: str) -> str:
+        found, separator, host = value.rpartition("://")
+        known = (scheme, f"{scheme}s")
+        if (separator and found not in known) or not host or set(host) & set("@?# "):
+            raise NotWanted(f"{scheme}://host:port or {scheme}s://host:port")
+        return f"triton={found or scheme}://{host}"
+
+    return read
+
+
 _PORT = _whole(1, _MAX_PORT)
 _PORT_OR_OFF = _whole(0, _MAX_PORT)
 _POSITIVE = _whole(1)
 
-_NO_TRITON = "no Triton runs here; the engine lives in the server's process"
+_TRITONS_OWN = "a flag of the Triton that start.sh of the model repository starts"
 _NO_DOWNLOAD = "nothing is downloaded at start"
-_NO_TRACING = "this version sends no traces"
+_TRITONS_TRACES = "traces of a Triton inside a NIM; see NIM_ENABLE_OTEL"
 _ARTIFACT_DECIDES = "the artifact decides"
 _GRPC_PORT = "see NIM_TRITON_GRPC_PORT"
 _ONE_PROCESS = "one process serves all requests and uses every core"
@@ -367,6 +383,21 @@ VARIABLES: tuple[Variable, ...] = (
     _honoured(
         "RERANK_UI", "ui", _flag, "the page to try it at / and the documentation at /docs", "true"
     ),
+    # A Triton that computes
+    _honoured(
+        "TRITON_GRPC_ENDPOINT",
+        "triton_engine",
+        _triton("grpc"),
+        "host:port of a Triton that computes the reranker (`rerank-export triton` writes its "
+        "repository); grpcs://host:port over TLS",
+        "the engine lives in the server's process",
+    ),
+    _honoured(
+        "TRITON_HTTP_ENDPOINT",
+        "triton_engine",
+        _triton("http"),
+        "the same over HTTP, as http://host:port",
+    ),
     # Access
     _honoured(
         "NIM_REQUIRE_AUTH",
@@ -405,6 +436,22 @@ VARIABLES: tuple[Variable, ...] = (
     _honoured("NIM_JSONL_LOGGING", "json_logs", _flag, "one JSON object a line", "false"),
     _honoured("NIM_LOGGING_JSONL", "json_logs", _flag, "as NIM_JSONL_LOGGING"),
     _honoured("LOG_FORMAT", "json_logs", _log_format, "json as NIM_JSONL_LOGGING=1, else text"),
+    # Tracing
+    _honoured(
+        "NIM_ENABLE_OTEL",
+        "tracing",
+        _flag,
+        "send a trace of every request that is not a GET, by OTLP over HTTP",
+        "false",
+    ),
+    Variable("NIM_OTEL_*", "honoured", "as OTEL_*: NIM_OTEL_EXPORTER_OTLP_ENDPOINT and the like"),
+    Variable(
+        "OTEL_*",
+        "honoured",
+        "OpenTelemetry's own variables of traces, such as OTEL_EXPORTER_OTLP_ENDPOINT and "
+        "OTEL_SERVICE_NAME; OTEL_TRACES_EXPORTER: otlp, console or none; metrics stay Prometheus'",
+        "OpenTelemetry's",
+    ),
     # Would promise something that is not kept
     _refused(
         "NIM_MODEL_PATH",
@@ -436,17 +483,13 @@ VARIABLES: tuple[Variable, ...] = (
     _tolerated("NIM_MAX_WAIT_MS", _BATCHING),
     _tolerated("NIM_PIPELINE_MAX_BATCH_SIZE", f"{_BATCHING}; see NIM_TRITON_MAX_BATCH_SIZE"),
     _tolerated("NIM_ADMISSION_SIZE", "see NIM_MAX_QUEUE_SIZE"),
-    _tolerated("TRITON_HTTP_ENDPOINT", _NO_TRITON),
-    _tolerated("TRITON_METRICS_PORT", _NO_TRITON),
-    _tolerated("NIM_TRITON_LOG_VERBOSE", _NO_TRITON),
-    _tolerated("NIM_TRITON_RATE_LIMIT", _NO_TRITON),
+    _tolerated("TRITON_METRICS_PORT", _TRITONS_OWN),
+    _tolerated("NIM_TRITON_LOG_VERBOSE", _TRITONS_OWN),
+    _tolerated("NIM_TRITON_RATE_LIMIT", _TRITONS_OWN),
     _tolerated("NIM_GRPC_BIND_ADDR", _GRPC_PORT),
     _tolerated("NIM_SERVER_GRPC_BIND_ADDR", _GRPC_PORT),
-    _tolerated("NIM_ENABLE_OTEL", _NO_TRACING),
-    _tolerated("NIM_OTEL_*", _NO_TRACING),
-    _tolerated("OTEL_*", _NO_TRACING),
-    _tolerated("TRITON_OTEL_URL", _NO_TRACING),
-    _tolerated("TRITON_OTEL_RATE", _NO_TRACING),
+    _tolerated("TRITON_OTEL_URL", _TRITONS_TRACES),
+    _tolerated("TRITON_OTEL_RATE", _TRITONS_TRACES),
     _tolerated("RUST_LOG", "see NIM_LOG_LEVEL"),
     _tolerated("SHOW_CONFIG", "/v1/metadata shows what is served"),
 )

@@ -7,7 +7,7 @@ imported only when their engine is opened: importing this package needs no engin
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 class Engine(Protocol):
     """What the rest of the runtime knows of an engine.
 
-    `version` is that of its library, `device` "cpu" or "cuda:N". `lanes` is how many calls of `run`
-    may be under way at the same time. `input_names` and `output_names` are the graph's.
+    `version` is that of its library, `device` "cpu", "cuda:N" or "remote". `lanes` is how many
+    calls of `run` may be under way at the same time. `input_names` and `output_names` are the
+    graph's.
     """
 
     name: str
@@ -38,6 +39,13 @@ class Engine(Protocol):
         """Give back memory and devices; `run` is not called afterwards."""
 
 
+@runtime_checkable
+class BoundedEngine(Protocol):
+    """An engine that takes at most `max_rows` rows in a call, whatever the target says."""
+
+    max_rows: int
+
+
 # name → (module, the file of the artifact that it needs or None)
 ENGINES: dict[str, tuple[str, str | None]] = {
     "onnxruntime-cpu": ("runtime.engines.ort", "model.onnx"),
@@ -45,19 +53,23 @@ ENGINES: dict[str, tuple[str, str | None]] = {
     "openvino-fp32": ("runtime.engines.openvino", "model.onnx"),
     "openvino-bf16": ("runtime.engines.openvino", "model.onnx"),
     "mock": ("runtime.engines.mock", None),
+    "triton": ("runtime.engines.triton", None),
 }
 
 
-def open_engine(name: str, directory: Path) -> Engine:
-    """Open the engine called `name` on the artifact in `directory`.
+def open_engine(wanted: str, directory: Path) -> Engine:
+    """Open the engine called `wanted` on the artifact in `directory`.
 
-    Raises EngineUnavailable when the engine, its library or its hardware is not here: never
+    One that runs elsewhere is named with its address: "triton=http://127.0.0.1:8003". Raises
+    EngineUnavailable when the engine, its library or its hardware is not here: never
     falls back to another one.
     """
+    name, remote, address = wanted.partition("=")
     if name not in ENGINES:
         raise EngineUnavailable(f"found engine {name!r}, wanted one of: {', '.join(ENGINES)}")
     module, file = ENGINES[name]
     if file is not None and not (directory / file).is_file():
         raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")
-    engine: Engine = importlib.import_module(module).open_engine(name, directory / (file or "."))
+    place = address if remote else directory / (file or ".")
+    engine: Engine = importlib.import_module(module).open_engine(name, place)
     return engine

@@ -45,13 +45,23 @@ from server.kserve.models import (
     find,
 )
 from server.kserve.tensors import Declared, Output, TextTensor, from_elements, from_raw
+from server.logs import current_request
 from server.metadata import version
+from server.observe import ids_of
 from server.service import Service
 from server.settings import Settings, SettingsError
+from server.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
 _SERVICE = "inference.GRPCInferenceService"
+_INFER = "ModelInfer"
+# Statuses that are the server's own fault, as OpenTelemetry's conventions count them.
+_SERVER_FAULTS = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 _OPEN = frozenset({"ServerLive", "ServerReady"})
 # The first class of an error's ancestry that is in here decides.
 _CODES: dict[type[BaseException], grpc.StatusCode] = {
@@ -132,30 +142,49 @@ class GrpcServer:
         async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             began = time.monotonic()
             code = grpc.StatusCode.CANCELLED
+            call = Call(self._service, context.time_remaining())
+            given = _words(context)
+            trace = self._begin(name, given)
+            ids = ids_of(given, trace)
+            told = {"x-request-id": ids["request_id"]}
+            if trace is not None:
+                told["traceresponse"] = trace.traceresponse
+            before = current_request.set(ids)
             try:
                 self._admit(name, context)
-                call = Call(self._service, context.time_remaining())
                 reply = await answer(request, call)
-                context.set_trailing_metadata(tuple(call.headers().items()))
+                context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
                 code = grpc.StatusCode.OK
                 return reply
             except Exception as error:
                 log_failure(error, self._service.settings)
                 code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
                 failure = explain(error, self._service.settings)
-                context.set_trailing_metadata(tuple(failure.headers.items()))
+                context.set_trailing_metadata(tuple({**told, **failure.headers}.items()))
                 await context.abort(code, failure.message)
             finally:
                 seconds = time.monotonic() - began
                 self._service.metrics.observe(f"grpc {name}", code.name, seconds)
-                level = logging.INFO if name == "ModelInfer" else logging.DEBUG
+                if trace is not None:
+                    facts = {"rpc.system": "grpc", "rpc.grpc.status_code": code.value[0]}
+                    failed = code in _SERVER_FAULTS
+                    trace.end(f"{_SERVICE}/{name}", facts, call.answers, failed=failed)
+                level = logging.INFO if name == _INFER else logging.DEBUG
                 _log.log(level, "grpc %s %s %.1f ms", name, code.name, seconds * 1e3)
+                current_request.reset(before)
 
         return grpc.unary_unary_rpc_method_handler(
             handle,
             request_deserializer=self._messages[f"{name}Request"].FromString,
             response_serializer=lambda reply: reply.SerializeToString(),
         )
+
+    def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
+        """The call's span; what asks no model has none."""
+        tracing = self._service.tracing
+        if tracing is None or name != _INFER:
+            return None
+        return tracing.begin(name, given, {"rpc.method": name})
 
     def _admit(self, name: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if name in _OPEN:
@@ -271,6 +300,12 @@ class GrpcServer:
     def _output(self, output: Output) -> Any:
         message = self._messages["InferOutputTensor"]
         return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
+
+
+def _words(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    """The caller's metadata that is text."""
+    metadata = context.invocation_metadata() or ()
+    return {key: value for key, value in metadata if isinstance(value, str)}
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
