@@ -9,8 +9,12 @@ PYTHON ?= python3
 TARGET ?= cpu-fp32
 CHECKPOINT ?=
 BENCH ?=
+ARTIFACT ?=
+FAULTS ?=
+MINUTES ?= 10
 PORT := $${NIM_HTTP_API_PORT:-8000}
-SUFFIX := $(if $(filter cpu-fp32,$(TARGET)),,-$(TARGET))
+# What Triton computes is what was exported for the CPU (TARGET=triton).
+SUFFIX := $(if $(filter cpu-fp32 triton,$(TARGET)),,-$(TARGET))
 RANK_DIR := artifacts/rank$(SUFFIX)
 EMBED_DIR := artifacts/embed$(SUFFIX)
 
@@ -18,7 +22,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum check-tensorrt test-gpu bench bench-gpu image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy test-gpu bench bench-gpu profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,13 +40,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # Exported again only when the checkpoint is newer, not when something else was installed.
 $(RANK_DIR)/manifest.json: $(wildcard embedded/rank/*.json embedded/rank/*.safetensors) | $(INSTALLED)
-	@$(BIN)/rerank-export export embedded/rank --out $(RANK_DIR) --target $(TARGET) --profile tiny-rerank-v1
+	@$(BIN)/rerank-export export embedded/rank --out $(RANK_DIR) --target $(TARGET:triton=cpu-fp32) --profile tiny-rerank-v1
 
 $(EMBED_DIR)/manifest.json: $(wildcard embedded/embed/*.json embedded/embed/*.safetensors) | $(INSTALLED)
 	@$(BIN)/rerank-export export embedded/embed --out $(EMBED_DIR) --target $(TARGET) --profile tiny-embed-v1
 
 serve: $(RANK_DIR)/manifest.json  ## export the embedded checkpoint, prove it, serve it
-	@exec $(BIN)/rerank-serve --rank $(RANK_DIR)
+	@$(if $(filter triton,$(TARGET)),NIM_MODEL_PROFILE=triton) exec $(BIN)/rerank-serve --rank $(RANK_DIR)
 
 serve-embed: $(EMBED_DIR)/manifest.json  ## the same for the embedded embedder
 	@exec $(BIN)/rerank-serve --embed $(EMBED_DIR)
@@ -69,6 +73,18 @@ test-contract: .venvs/contract/.installed  ## schemathesis against /openapi.json
 test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## the page in headless Chromium
 	@$(BIN)/python -m checks.page
 
+test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## faults against a server: FAULTS="--url http://…"
+	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) $(FAULTS)
+
+soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mixed load for MINUTES (10), every answer checked
+	@$(BIN)/python -m checks.soak --rank $(RANK_DIR) --embed $(EMBED_DIR) --minutes $(MINUTES)
+
+overload: $(RANK_DIR)/manifest.json  ## four times the load that can be sustained: waits and refusals
+	@$(BIN)/python -m checks.overload --rank $(RANK_DIR)
+
+audit: .venvs/audit/.installed  ## known advisories for every pinned package (asks pypi.org)
+	@.venvs/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
 
@@ -88,6 +104,12 @@ check-real: $(INSTALLED)  ## the same for real weights: make check-real CHECKPOI
 	$(BIN)/python -m venv --clear .venvs/$*
 	.venvs/$*/bin/pip --disable-pip-version-check install --progress-bar off -r $<
 	touch $@
+
+check-triton: .venvs/tritonserver/.installed $(RANK_DIR)/manifest.json  ## a real tritonserver: our model in it, our server before it
+	@$(BIN)/python -m checks.tritonserver $(RANK_DIR)
+
+check-deploy: $(INSTALLED)  ## manifests, alert rules, metrics: kubectl, promtool and Prometheus read them
+	@$(BIN)/python -m checks.deploy
 
 check-minilm: .venvs/minilm/.installed  ## real all-MiniLM-L6-v2, served, against sentence-transformers
 	@$(BIN)/python -m checks.minilm
@@ -110,6 +132,9 @@ test-gpu:  ## what only a GPU can show, as one table: make test-gpu GPU="--model
 
 bench-gpu:  ## ours beside PyTorch on one GPU: make bench-gpu GPU=--quick
 	@$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
+
+profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where a request's time goes, as a picture: make profile ARTIFACT=DIR
+	@$(BIN)/python -m benchmarks.stages $(or $(ARTIFACT),$(RANK_DIR))
 
 # Made by the bench when a candidate is due, so that one that cannot be installed stops no other.
 .venvs/bench-%/.installed: benchmarks/requirements/%.txt | $(INSTALLED)

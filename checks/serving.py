@@ -5,9 +5,10 @@ import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -20,9 +21,9 @@ def script(name: str) -> str:
 
 
 @contextmanager
-def served(**models: Path) -> Iterator[str]:
+def served(settings: Mapping[str, str] = MappingProxyType({}), **models: Path) -> Iterator[str]:
     """The address of a server on `models` (rank=DIR, embed=DIR, both; none: the mock of both),
-    once it is ready."""
+    once it is ready; `settings` are more environment variables."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -31,6 +32,7 @@ def served(**models: Path) -> Iterator[str]:
         "NIM_TRITON_METRICS_PORT": "0",
         "NIM_TRITON_GRPC_PORT": "0",
         "NIM_LOG_LEVEL": "WARNING",  # the wait for ready would fill the screen
+        **settings,
     }
     if not models:
         environment["ENABLE_MOCK_INFERENCE"] = "1"

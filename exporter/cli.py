@@ -1,4 +1,4 @@
-"""rerank-export: export a checkpoint, verify an artifact, inspect one, build a plan.
+"""rerank-export: export a checkpoint; quantize, verify, tune and inspect an artifact, build a plan.
 
 Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -13,10 +13,12 @@ import msgspec
 from exporter.errors import ExportError, ParityFailed
 from exporter.progress import stage
 from exporter.report import AUTO, Parity, read_report
+from exporter.tuning import tune
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
 from runtime.manifest import Manifest, read_manifest
 from runtime.profile import load_target_profile, model_profile_names, target_profile_names
+from runtime.tuning import TUNING_FILE, read_tuning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,11 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
+    _add_quantize(commands.add_parser("quantize", help="make a proven artifact coarser"))
     _add_verify(commands.add_parser("verify", help="check an artifact's hashes and goldens"))
     _add_build(commands.add_parser("build", help="build a TensorRT plan for this machine's GPU"))
+    _add_tune(commands.add_parser("tune", help="find the fastest batches on this machine"))
     shown = commands.add_parser("inspect", help="print an artifact's manifest and parity")
     shown.add_argument("directory", metavar="DIR", type=Path)
     shown.set_defaults(run=_inspect)
+    _add_triton(commands.add_parser("triton", help="write a Triton model repository"))
     return parser
 
 
@@ -66,7 +71,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target",
-        choices=[*target_profile_names(), AUTO],
+        choices=[*_exported_targets(), AUTO],
         default="cpu-fp32",
         help=f"where it will run (default: %(default)s); {AUTO}: the fastest CPU target that is "
         "proven here, found by trying",
@@ -79,6 +84,17 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     _add_engine(parser)
     parser.set_defaults(run=_export)
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact in fp32")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--target", choices=target_profile_names(), required=True)
+    parser.add_argument(
+        "--checkpoint", help="prove against this checkpoint, not against the artifact's own scores"
+    )
+    _add_engine(parser)
+    parser.set_defaults(run=_quantize)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -109,11 +125,43 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_build)
 
 
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path)
+    parser.add_argument(
+        "--seconds",
+        type=_positive,
+        metavar="N",
+        default=60,
+        help="how long to measure (default: %(default)s)",
+    )
+    parser.set_defaults(run=_tune)
+
+
+def _add_triton(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact")
+    parser.add_argument(
+        "--out", metavar="REPOSITORY", type=Path, default=Path("triton/model_repository")
+    )
+    parser.add_argument(
+        "--platform",
+        choices=("python", "onnxruntime", "tensorrt"),
+        default="python",
+        help="what runs the model inside Triton (default: %(default)s, the artifact itself)",
+    )
+    parser.set_defaults(run=_triton)
+
+
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     readers = sorted(name for name, (_, file) in ENGINES.items() if file)
     parser.add_argument(
         "--engine", choices=readers, help="prove on this engine, not the target's own"
     )
+
+
+def _exported_targets() -> list[str]:
+    """Targets that artifacts are written for: those whose engine reads a file of theirs."""
+    names = target_profile_names()
+    return [name for name in names if ENGINES[load_target_profile(name).engine][1]]
 
 
 def _positive(text: str) -> int:
@@ -135,8 +183,21 @@ def _export(wish: argparse.Namespace) -> None:
     wanted = Wish(wish.profile, wish.target, wish.max_tokens, wish.engine)
     run = export_fastest if wish.target == AUTO else export
     manifest = run(wish.checkpoint, wish.out, wanted)
-    sentence = _sentence(manifest, read_report(wish.out))
-    print(f"{wish.out}: artifact {manifest.version}, {sentence}")
+    _tell_made(manifest, wish.out)
+
+
+def _quantize(wish: argparse.Namespace) -> None:
+    with stage("load PyTorch"):
+        from exporter.pipeline import coarsen
+    manifest = coarsen(
+        wish.directory, wish.out, wish.target, checkpoint=wish.checkpoint, engine=wish.engine
+    )
+    _tell_made(manifest, wish.out)
+
+
+def _tell_made(manifest: Manifest, out: Path) -> None:
+    sentence = _sentence(manifest, read_report(out))
+    print(f"{out}: artifact {manifest.version}, {sentence}")
 
 
 def _verify(wish: argparse.Namespace) -> None:
@@ -162,20 +223,56 @@ def _build(wish: argparse.Namespace) -> None:
     print(f"{out}: artifact {manifest.version} with a plan, {sentence}")
 
 
+def _tune(wish: argparse.Namespace) -> None:
+    with stage("measure shapes of batches"):
+        outcome = tune(wish.directory, wish.seconds)
+    default, best = outcome.trials[0], outcome.best
+    print("token budget  padding    tokens/s  (range)          against the target's own")
+    for trial in outcome.trials:
+        low, high = min(trial.tokens_per_s), max(trial.tokens_per_s)
+        print(
+            f"{trial.limits.token_budget:12}  {trial.limits.padding_waste:7.0%}  "
+            f"{trial.median:10.0f}  ({low:.0f}–{high:.0f})".ljust(52)
+            + f"{trial.median / default.median:5.2f}"
+            + " ← kept" * (trial is best)
+        )
+    rounds = f"in {len(default.tokens_per_s)} rounds on {outcome.texts} texts"
+    if outcome.changed:
+        print(
+            f"{wish.directory / TUNING_FILE}: at least {best.gain(default):.2f} times as fast as "
+            f"the target's own shape in three of four rounds, {rounds}"
+        )
+    else:
+        print(f"the target's own shape is the best within noise {rounds}: nothing to store")
+
+
 def _inspect(wish: argparse.Namespace) -> None:
     manifest, parity = read_manifest(wish.directory), read_report(wish.directory)
     for name, value in _facts(manifest):
         print(f"{name:<16} {value}")
     for report in (parity, *([parity.plan] if parity.plan else [])):
         print(f"{'proven on':<16} {report.engine}, {report.hardware}")
+        if report.reference is not msgspec.UNSET:
+            print(f"{'compared with':<16} {report.reference}")
         for name, rung in report.rungs.items():
             figures = msgspec.to_builtins(rung)
             passed = "passed" if figures.pop("passed") else "FAILED"
             shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
             print(f"{'  ' + name:<16} {passed}: {shown}")
+    if (tuning := read_tuning(wish.directory)) is not None:
+        where = f"{tuning.conditions.get('engine')} on {tuning.conditions.get('cpu')}"
+        shape = f"{tuning.token_budget} tokens, {tuning.padding_waste:g} padding"
+        print(f"{'tuned':<16} {shape}, for {where}")
     for one in parity.candidates or ():
         speed = f"fell out: {one.refused}" if one.refused else f"{one.tokens_per_s:.0f} tokens/s"
         print(f"{'candidate':<16} {one.target}, {speed}")
+
+
+def _triton(wish: argparse.Namespace) -> None:
+    from exporter.triton.repository import write_repository
+
+    model = write_repository(wish.directory, wish.out, wish.platform)
+    print(f"{model}: a model for Triton, platform {wish.platform}; {wish.out}/start.sh starts it")
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, object]]:

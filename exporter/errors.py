@@ -8,7 +8,9 @@
     ├── ManifestWrong        manifest.json claims something that is not so
     ├── QuantizationFailed   the graph could not be made coarser
     ├── PlanFailed           TensorRT cannot compile the graph
+    ├── RepositoryRefused    the artifact has not what a Triton platform needs
     ├── NothingFits          no CPU target can be proven on this machine
+    ├── TuningFailed         the best shape of batches could not be stored
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
 
 Messages say what was found, what was wanted and what to do next. Unlike the runtime's they may
@@ -55,8 +57,16 @@ class PlanFailed(ExportError):
     """TensorRT cannot compile the graph."""
 
 
+class RepositoryRefused(ExportError):
+    """The artifact cannot become a model of Triton's on that platform."""
+
+
 class NothingFits(ExportError):
     """Every target that `--target cpu-auto` tried fell out."""
+
+
+class TuningFailed(ExportError):
+    """What was measured cannot be written beside the artifact."""
 
 
 class ParityFailed(ExportError):

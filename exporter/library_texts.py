@@ -8,11 +8,13 @@ import random
 import re
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from pydoc_data.topics import topics
 
 from exporter.parity_texts import Group
 
 _FEWEST_WORDS, _MOST_WORDS = 20, 120
+_LONGEST_WORDS = 360
 # A query must leave room for a passage, whatever the limit is.
 _QUERY_WORDS, _TOKENS_PER_QUERY_WORD = 12, 16
 _QUERIES, _CANDIDATES = 8, 24
@@ -55,6 +57,19 @@ def calibration_pairs(max_tokens: int) -> Sequence[tuple[str, str]]:
     """Queries and passages, each taken from another paragraph; none is among the candidates."""
     texts = paragraphs()[:_CALIBRATION]
     return [(_beginning(texts[i - 1], max_tokens), text) for i, text in enumerate(texts)]
+
+
+def mixed_group(count: int, max_tokens: int) -> Group:
+    """A query and `count` passages of 20 to 360 words, evenly on a logarithmic scale and in mixed
+    order, as retrievers find them: many short ones and few long."""
+    texts = paragraphs()[_CALIBRATION:]
+    words = " ".join(texts).split()
+    growth = (_LONGEST_WORDS / _FEWEST_WORDS) ** (1 / max(1, count - 1))
+    lengths = [round(_FEWEST_WORDS * growth**i) for i in range(count)]
+    random.Random(0).shuffle(lengths)
+    ends = list(accumulate(lengths))
+    passages = [" ".join(words[end - n : end]) for n, end in zip(lengths, ends, strict=True)]
+    return Group("mixed", _beginning(texts[-1], max_tokens), tuple(passages))
 
 
 def _beginning(text: str, max_tokens: int) -> str:

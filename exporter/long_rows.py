@@ -16,6 +16,8 @@ from runtime.manifest import MODEL_FILE
 # Rows up to this many tokens are computed in one piece: at 32 heads half a gigabyte.
 LONG = 2048
 _PIECES = 16
+# What the values begin with that a choice needs.
+_PREFIX = "long."
 
 
 def bound_attention(directory: Path) -> None:
@@ -24,6 +26,30 @@ def bound_attention(directory: Path) -> None:
     model = onnx.load(path, load_external_data=False)
     split_attention(model)
     onnx.save(model, path)
+
+
+def unbound_attention(directory: Path) -> None:
+    """Undo `bound_attention`, for steps that read the graph; one without choices stays as it is."""
+    path = directory / MODEL_FILE
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    nodes = [_whole(node) for node in graph.node if not node.output[0].startswith(_PREFIX)]
+    kept = [tensor for tensor in graph.initializer if not tensor.name.startswith(_PREFIX)]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    onnx.save(model, path)
+
+
+def _whole(node: NodeProto) -> NodeProto:
+    """The Attention node that `_choice` made `node` of, else a copy of it."""
+    found = NodeProto()
+    found.CopyFrom(node)
+    if node.op_type == "If" and node.input[0] == f"{_PREFIX}is":
+        branches = {attribute.name: attribute.g for attribute in node.attribute}
+        found.CopyFrom(branches["else_branch"].node[0])
+        found.output[0] = node.output[0]
+    return found
 
 
 def split_attention(model: ModelProto) -> None:

@@ -11,11 +11,8 @@ ranking  Kendall's tau-b over pairs of passages whose reference scores differ by
 """
 
 import importlib.metadata
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -24,6 +21,7 @@ from exporter.answers import Reference, Scores, Tokens
 from exporter.errors import ParityFailed
 from exporter.parity_texts import Group
 from exporter.report import Parity, Precision, Rule, Rung
+from runtime import machine
 from runtime.errors import NonFiniteScore
 from runtime.profile import TargetProfile
 from runtime.ranker import Ranker
@@ -37,6 +35,7 @@ LOGIT_TOLERANCE: dict[Precision, float] = {
     "bf16": 0.05,
     "int8": 1e-3,
     "fp8": 1e-3,
+    "int8-weights": 1e-3,
 }
 LARGEST_LOGIT = 25.0
 LOWEST_TAU: dict[Precision, float] = {
@@ -44,20 +43,27 @@ LOWEST_TAU: dict[Precision, float] = {
     "fp16": 0.99,
     "bf16": 0.99,
     "int8": 0.95,
+    "int8-weights": 0.95,
     "fp8": 0.95,
 }
 # fp8 and int8 by TensorRT, whose scales are constant, are held to nDCG@10 instead of tau.
 MOST_DRIFT = 0.01
 # Precisions whose order is proven on passages that are hard to tell apart as well, and whose
 # scores must not depend on the rows beside them.
-COARSE: frozenset[Precision] = frozenset({"int8", "fp8"})
+COARSE: frozenset[Precision] = frozenset({"int8", "int8-weights", "fp8"})
 LOWEST_OVERLAP = 0.9
 BATCH_TOLERANCE = 1e-5
 # Random weights amplify rounding chaotically, so that coarser precisions are held to this share
 # of the reference's standard deviation instead, and their order means nothing. Of bf16 and int8
 # hardly more can be asked than that the scores are of the right size (1B shape, 16 layers: rms
 # 0.25 and 0.7).
-RANDOM_SHARE: dict[Precision, float] = {"fp16": 0.25, "bf16": 1.5, "int8": 4.0, "fp8": 4.0}
+RANDOM_SHARE: dict[Precision, float] = {
+    "fp16": 0.25,
+    "bf16": 1.5,
+    "int8": 4.0,
+    "int8-weights": 4.0,
+    "fp8": 4.0,
+}
 # Scores that spread less than this many tolerances prove nothing: any graph would pass.
 LEAST_SPREAD = 10
 # How many of the best passages are compared: of at least 20 passages 10, of more than 5 five.
@@ -92,7 +98,7 @@ def open_report(engine: str, target: TargetProfile, *, random_weights: bool) -> 
         precision=target.precision,
         rule="random-weights" if random_weights and target.precision != "fp32" else rule,
         versions=package_versions(),
-        hardware=_hardware(),
+        hardware=machine.describe(),
     )
 
 
@@ -371,20 +377,3 @@ def _top_k_overlap(wanted: Scores, found: Scores) -> float:
     depth = TOP_K if len(wanted) >= 2 * TOP_K else FEW_TOP_K
     best = set(np.argsort(-wanted, kind="stable")[:depth].tolist())
     return len(best & set(np.argsort(-found, kind="stable")[:depth].tolist())) / depth
-
-
-def _hardware() -> dict[str, str]:
-    return {
-        "machine": platform.machine(),
-        "cpu": _cpu_name(),
-        "cores": str(os.cpu_count()),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -4,7 +4,9 @@ load → probe → the checkpoint's answers → token check → ONNX → parity 
 serve → parity.json → goldens → manifest.json, last → rename into place
 """
 
+import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import torch
 from onnx import TensorProto, helper
 
 from exporter import onnxruntime_cuda
-from exporter.answers import write_reference
+from exporter.answers import Reference, VectorReference, write_reference
 from exporter.architectures.base import Architecture
+from exporter.artifact_model import ArtifactModel
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
-from exporter.errors import CheckpointRefused, ManifestWrong
-from exporter.long_rows import LONG, bound_attention
+from exporter.errors import CheckpointRefused, ExportError, ManifestWrong, OutputRefused
+from exporter.long_rows import LONG, bound_attention, unbound_attention
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.parity import COARSE, open_report, package_versions
 from exporter.progress import stage
@@ -51,6 +54,8 @@ from runtime.profile import (
 )
 from runtime.text import load_tokenizer
 
+# Precisions whose graph is made of the float32 one.
+_FROM_FLOATS = ("bf16", "int8", "int8-weights")
 # What the checkpoint and the profiles decide, in a manifest.
 _FACTS = (
     "kind",
@@ -106,28 +111,110 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         manifest = _draft(profile_name, target, checkpoint, model, tokenizer, max_tokens)
         with stage("ask PyTorch about the parity texts"):
             answers = ask(manifest, model, tokenizer, checkpoint.config["vocab_size"])
-        proof = make_proof(manifest, answers)
-        _refuse_tiny_limit(proof, max_tokens)
+        _refuse_tiny_limit(make_proof(manifest, answers), max_tokens)
         report = open_report(engine, target, random_weights=checkpoint.random_weights)
         tokenizer.save(directory / "tokenizer")
-        try:
-            _check_tokens(directory, report, proof)
+
+        def write_graph() -> None:
             with stage("write the ONNX graph"):
                 _write_graph(model, target, directory)
-            if target.precision in COARSE:
-                with stage(f"calibrate and round to {target.precision}"):
-                    (quantize_for_tensorrt if target.shapes else quantize)(directory, manifest)
-            if target.engine == "onnxruntime-cpu" and max_tokens > LONG:
-                bound_attention(directory)
-            _check_outputs(directory, report, proof, manifest, engine)
-        finally:
-            write_report(directory, report)
-        with stage("seal the artifact"):
-            write_reference(directory, answers)
-            manifest = seal(directory, msgspec.structs.replace(manifest, **proof.goldens(report)))
-        with stage("open it as a server does"):
-            open_once(directory, engine)
+
+        return _make(directory, manifest, report, answers, write_graph)
+
+
+def coarsen(
+    source: Path,
+    out: Path,
+    target_name: str,
+    *,
+    checkpoint: str | None = None,
+    engine: str | None = None,
+) -> Manifest:
+    """Make an artifact of a coarser precision out of the proven fp32 artifact `source`.
+
+    It is proven against the `checkpoint`, or without one against the scores of `source` itself,
+    which parity.json says then; on `engine`, None for the target's own. Raises ExportError or
+    ServingError; `out` then is as it was before.
+    """
+    target = load_target_profile(target_name)
+    engine = engine or target.engine
+    fine = read_manifest(source)
+    _refuse_coarsening(fine, target, source, out)
+    refuse_foreign(out)
+    _require_engine(engine)
+    with stage("check hashes"):
+        check_files(source, fine)
+    require_passed(read_report(source))
+    draft = msgspec.structs.replace(
+        fine,
+        target=target.name,
+        precision=target.precision,
+        version="draft",
+        versions=package_versions(),
+        files={},
+    )
+    random_weights = False
+    with workspace(out) as directory:
+        if checkpoint is None:
+            answers = _ask_artifact(source, fine, draft)
+        else:
+            found = read_checkpoint(checkpoint)
+            random_weights = found.random_weights
+            answers = _ask_checkpoint(draft, found)
+        report = open_report(engine, target, random_weights=random_weights)
+        if checkpoint is None:
+            report.reference = f"the {fine.precision} artifact {fine.version}"
+        shutil.copytree(source / "tokenizer", directory / "tokenizer")
+
+        def write_graph() -> None:
+            for path in source.glob(f"{MODEL_FILE}*"):
+                shutil.copyfile(path, directory / path.name)
+            unbound_attention(directory)
+
+        return _make(directory, draft, report, answers, write_graph)
+
+
+def _make(
+    directory: Path,
+    manifest: Manifest,
+    report: Parity,
+    answers: Reference | VectorReference,
+    write_graph: Callable[[], None],
+) -> Manifest:
+    """From the reference's answers to a sealed artifact; the tokenizer lies there already."""
+    target, engine = load_target_profile(manifest.target), report.engine
+    proof = make_proof(manifest, answers)
+    try:
+        _check_tokens(directory, report, proof)
+        write_graph()
+        if target.precision in COARSE and target.shapes:
+            with stage(f"calibrate and round to {target.precision}"):
+                quantize_for_tensorrt(directory, manifest)
+        else:
+            quantize(directory, manifest)
+        if target.engine == "onnxruntime-cpu" and manifest.max_tokens > LONG:
+            bound_attention(directory)
+        _check_outputs(directory, report, proof, manifest, engine)
+    finally:
+        write_report(directory, report)
+    with stage("seal the artifact"):
+        write_reference(directory, answers)
+        manifest = seal(directory, msgspec.structs.replace(manifest, **proof.goldens(report)))
+    with stage("open it as a server does"):
+        open_once(directory, engine)
     return manifest
+
+
+def _refuse_coarsening(fine: Manifest, target: TargetProfile, source: Path, out: Path) -> None:
+    coarser = target.precision in _FROM_FLOATS and target.weights == "float32"
+    if fine.precision != "fp32" or not coarser:
+        raise ExportError(
+            f"found an artifact in {fine.precision} and the target {target.name} in "
+            f"{target.precision}, wanted one in fp32 and a CPU's target in "
+            f"{', '.join(_FROM_FLOATS)}; use `rerank-export export` with the checkpoint"
+        )
+    if source.resolve() == out.resolve():
+        raise OutputRefused(f"{out} is the artifact that is read; name another --out")
 
 
 def _write_graph(model: Architecture, target: TargetProfile, directory: Path) -> None:
@@ -171,6 +258,18 @@ def _verify_against(
 ) -> None:
     target = load_target_profile(manifest.target)
     engine = engine or proving_engine(target)
+    proof = make_proof(manifest, _ask_checkpoint(manifest, checkpoint))
+    report = open_report(engine, target, random_weights=checkpoint.random_weights)
+    _check_tokens(directory, report, proof)
+    _check_outputs(directory, report, proof, manifest, engine)
+
+
+def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:
+    """The checkpoint's answers for a manifest whose facts it must bear out.
+
+    Its weights are gone afterwards: two copies beside an engine are too many.
+    """
+    target = load_target_profile(manifest.target)
     profile = load_model_profile(manifest.profile)
     _refuse_other_kind(profile, manifest.profile, checkpoint)
     with stage("ask PyTorch about the parity texts"):
@@ -181,11 +280,19 @@ def _verify_against(
         max_tokens = _max_tokens(manifest.max_tokens, profile, target, model, checkpoint)
         wanted = _draft(manifest.profile, target, checkpoint, model, tokenizer, max_tokens)
         _compare_facts(manifest, wanted)
-        proof = make_proof(manifest, ask(manifest, model, tokenizer, vocabulary))
-    del model  # before the engine opens: two copies of the weights are too many
-    report = open_report(engine, target, random_weights=checkpoint.random_weights)
-    _check_tokens(directory, report, proof)
-    _check_outputs(directory, report, proof, manifest, engine)
+        return ask(manifest, model, tokenizer, vocabulary)
+
+
+def _ask_artifact(source: Path, fine: Manifest, draft: Manifest) -> Reference | VectorReference:
+    """The answers of the proven artifact in `source`, tokenised by transformers all the same."""
+    tokenizer = CheckpointTokenizer(source / "tokenizer", None, fine.template, fine.max_tokens)
+    vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
+    with stage("ask the artifact about the parity texts"):
+        model = ArtifactModel(source, fine)
+        try:
+            return ask(draft, model, tokenizer, vocabulary)
+        finally:
+            model.close()
 
 
 def _compare_facts(manifest: Manifest, wanted: Manifest) -> None:

@@ -6,13 +6,13 @@ GPU, would be further from the truth than the graphs that are measured by it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from exporter.answers import Reference, Scores, Text, Tokens, VectorReference
-from exporter.architectures.base import Architecture
 from exporter.errors import CheckpointRefused
 from exporter.library_texts import candidate_groups
 from exporter.parity import COARSE
@@ -22,10 +22,21 @@ from runtime.manifest import Manifest
 from runtime.postprocess import InputType
 
 
+class Answering(Protocol):
+    """What is asked: a checkpoint's Architecture, or an ArtifactModel in its place."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of the tensors that it is called with, in their order."""
+
+    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, 1] or vectors [rows, d] for int64 [rows, tokens] an input."""
+
+
 def ask(
-    manifest: Manifest, model: Architecture, tokenizer: CheckpointTokenizer, vocabulary: int
+    manifest: Manifest, model: Answering, tokenizer: CheckpointTokenizer, vocabulary: int
 ) -> Reference | VectorReference:
-    """Ask the checkpoint's `model` for everything that a proof of this draft needs."""
+    """Ask `model` for everything that a proof of this draft needs."""
     # The passages that only coarse precisions have trouble with.
     more = candidate_groups(manifest.max_tokens) if manifest.precision in COARSE else ()
     if manifest.kind == "rank":
@@ -36,7 +47,7 @@ def ask(
 
 
 def reference_scores(
-    model: Architecture,
+    model: Answering,
     tokenizer: CheckpointTokenizer,
     vocabulary: int,
     max_tokens: int,
@@ -59,7 +70,7 @@ def reference_scores(
 
 
 def reference_vectors(
-    model: Architecture,
+    model: Answering,
     tokenizer: CheckpointTokenizer,
     prefixes: Mapping[str, str],
     vocabulary: int,
@@ -111,7 +122,7 @@ def _refuse_broken(found: Scores, labels: list[str]) -> None:
 
 
 @torch.inference_mode()
-def _answer(model: Architecture, tokens: Tokens) -> npt.NDArray[np.float64]:
+def _answer(model: Answering, tokens: Tokens) -> npt.NDArray[np.float64]:
     """The model's output for one row, float64 [1, components]."""
     ids = torch.tensor([tokens.token_ids])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -53,8 +53,9 @@ class Parity(msgspec.Struct, kw_only=True):
 
     `rule` says which tolerances were applied: "trained", "ndcg" for fp8 and int8 by TensorRT, or
     "random-weights" for what is coarser than float32 of a checkpoint that declares
-    `"random_weights": true`. `candidates` are what this target was
-    chosen among, where the export chose it. `plan` is what was proven of model.plan.
+    `"random_weights": true`. `reference` is what the scores were compared with where it was not
+    the checkpoint in PyTorch. `candidates` are what this target was chosen among, where the export
+    chose it. `plan` is what was proven of model.plan.
     """
 
     schema: int = SCHEMA
@@ -64,6 +65,7 @@ class Parity(msgspec.Struct, kw_only=True):
     versions: dict[str, str]
     hardware: dict[str, str]
     rungs: dict[str, Rung] = {}
+    reference: str | msgspec.UnsetType = msgspec.UNSET
     candidates: list[Candidate] | msgspec.UnsetType = msgspec.UNSET
     plan: "Parity | msgspec.UnsetType" = msgspec.UNSET
 

@@ -36,6 +36,7 @@ _GOLDEN_TOLERANCE: dict[Precision, float] = {
     "fp16": 5e-3,
     "bf16": 2e-2,
     "int8": 2e-2,
+    "int8-weights": 2e-2,
     "fp8": 2e-2,
 }
 # Cosines that differ by less than twice this count as tied.
@@ -44,6 +45,7 @@ COSINE_TOLERANCE: dict[Precision, float] = {
     "fp16": 2e-3,
     "bf16": 2e-3,
     "int8": 1e-3,
+    "int8-weights": 1e-3,
     "fp8": 1e-3,
 }
 

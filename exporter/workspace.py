@@ -17,6 +17,7 @@ from pathlib import Path
 from exporter.errors import OutputRefused, ParityFailed
 from runtime.errors import ManifestError
 from runtime.manifest import MANIFEST_FILE, PARITY_FILE, read_manifest
+from runtime.tuning import TUNING_FILE
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def _foreign_file(out: Path) -> str | None:
     """The first file in `out` that its manifest does not know."""
     files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir())
     try:
-        known = {MANIFEST_FILE, *read_manifest(out).files}
+        known = {MANIFEST_FILE, TUNING_FILE, *read_manifest(out).files}
     except ManifestError:
         known = set()
     return next((name for name in files if name not in known), None)

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
+from runtime.batch import BatchLimits
 from runtime.errors import ArtifactError, EngineError, GoldenMismatch
 from runtime.manifest import VectorGolden
-from runtime.model import Computed, Model, ModelInfo
+from runtime.model import Computed, Model, ModelInfo, Work
 from runtime.postprocess import Embeddings, Floats, InputType, shorten, unit
+from runtime.scheduler import QueueLimits
 from runtime.text import Encoding, Encodings, TextEncoder, Truncate
 
 _MATRIX_AXES = 2
@@ -19,7 +21,12 @@ class Embedder(Model):
     """An embedder behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue: QueueLimits,
+        window_s: float,
     ) -> None:
         self._encoder = TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
         names = opened.manifest.outputs
@@ -27,7 +34,7 @@ class Embedder(Model):
         # A graph that no export described may or may not normalise; doing it twice is harmless.
         # One whose pooling is known says so itself, and parity must see what it gives.
         self._normalizes = opened.manifest.pooling == "unknown"
-        super().__init__(opened, info, queue_rows, window_s)
+        super().__init__(opened, info, limits, queue, window_s)
         if info.dimensions is None:
             self.info = replace(info, dimensions=self._find_dimensions())
 
@@ -55,7 +62,7 @@ class Embedder(Model):
         `deadline` in seconds of time.monotonic(). Raises InputRejected, Unavailable or
         EngineError.
         """
-        computed = self._run(lambda: self.encode(texts, input_type, truncate, deadline), deadline)
+        computed = self._run(self._work(texts, input_type, truncate, deadline), deadline)
         return _embeddings(computed, dimensions)
 
     async def embed_async(
@@ -68,9 +75,8 @@ class Embedder(Model):
         deadline: float | None = None,
     ) -> Embeddings:
         """`embed` for an event loop; cancelling the task drops the rows that still wait."""
-        computed = await self._run_async(
-            lambda: self.encode(texts, input_type, truncate, deadline), deadline
-        )
+        work = self._work(texts, input_type, truncate, deadline)
+        computed = await self._run_async(work, deadline)
         return _embeddings(computed, dimensions)
 
     def warm_up(self) -> None:
@@ -86,6 +92,19 @@ class Embedder(Model):
                 truncate="END",
             )
 
+    def _work(
+        self,
+        texts: Sequence[str],
+        input_type: InputType | None,
+        truncate: Truncate,
+        deadline: float | None,
+    ) -> Work:
+        return Work(
+            rows=len(texts),
+            characters=sum(map(len, texts)),
+            encode=lambda: self.encode(texts, input_type, truncate, deadline),
+        )
+
     def _find_dimensions(self) -> int:
         if DIMENSIONS_INPUT in self._engine.input_names:
             self.close()
@@ -100,13 +119,15 @@ class Embedder(Model):
             self.close()
             raise
 
-    def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        names = [name for name in self._engine.input_names if name != DIMENSIONS_INPUT]
-        inputs = self._assembled(rows, names)
+    def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        inputs = super()._lay_out(rows)
         if DIMENSIONS_INPUT in self._engine.input_names:
-            computed = len(inputs[names[0]])
+            computed = len(next(iter(inputs.values())))
             inputs[DIMENSIONS_INPUT] = np.full(computed, self.info.dimensions, dtype=np.int64)
-        found = self._engine.run(inputs)[self._output]
+        return inputs
+
+    def _compute(self, rows: Sequence[Encoding]) -> Floats:
+        found = self._engine.run(self._lay_out(rows))[self._output]
         wanted = self.info.dimensions
         if found.ndim != _MATRIX_AXES or (wanted is not None and found.shape[1] != wanted):
             raise EngineError(

@@ -21,6 +21,7 @@
     │   └── GoldenMismatch       the engine or tokenizer no longer gives the recorded ids or scores
     └── EngineError              the engine failed
         ├── EngineUnavailable    the asked-for engine or hardware is not here
+        ├── EngineLost           the thread that calls the engine has ended
         └── NonFiniteScore       the engine produced NaN or infinity
 
 Messages say what was found, what was wanted and what to do next, and never contain request text.
@@ -165,6 +166,13 @@ class EngineError(ServingError):
 
 class EngineUnavailable(EngineError):
     """The engine that was asked for cannot run here."""
+
+
+class EngineLost(EngineError):
+    """Nobody calls the engine any more; only a new process helps."""
+
+    def __init__(self) -> None:
+        super().__init__("the thread that calls the engine has ended; restart the process")
 
 
 class NonFiniteScore(EngineError):

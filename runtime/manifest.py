@@ -13,6 +13,7 @@ import msgspec
 from runtime.engines import MODEL_FILE as MODEL_FILE
 from runtime.engines import PLAN_FILE as PLAN_FILE
 from runtime.errors import ArtifactError, FileChanged, ManifestError
+from runtime.external_data import external_files
 from runtime.postprocess import InputType
 from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_profile
 
@@ -244,7 +245,10 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     Raises ManifestError when something that decides scores was never recorded, and ArtifactError
     when a file cannot be read.
     """
-    decisive = [TOKENIZER_FILE, PARITY_FILE, *(p.name for p in directory.glob("model.*"))]
+    graph = directory / "model.onnx"
+    weights = external_files(graph) if graph.is_file() else set()
+    parts = {*weights, *(path.name for path in directory.glob("model.*"))}
+    decisive = [TOKENIZER_FILE, PARITY_FILE, *sorted(parts)]
     if unrecorded := [name for name in decisive if name not in manifest.files]:
         raise ManifestError(
             f"{MANIFEST_FILE} records no hash of {', '.join(unrecorded)}; export the checkpoint "

@@ -5,24 +5,27 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from runtime.artifact import OpenArtifact
-from runtime.batch import BatchLimits, assemble, distinct
+from runtime.batch import INPUT_NAMES, BatchLimits, assemble, distinct
 from runtime.errors import DeadlineExceeded, GoldenMismatch
-from runtime.postprocess import Floats, Ints, Timing
+from runtime.postprocess import EngineCall, Floats, Ints, Timing
 from runtime.profile import Kind
-from runtime.scheduler import Scheduler, SchedulerStats, Scored
+from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
 from runtime.text import Encoding, Encodings, Token, tokens_of
+
+# How much the latest request moves the estimate of tokens per character.
+_SHARE_OF_LATEST = 0.1
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """What is served. `max_tokens` bounds one pair or text, `max_rows` and `token_budget` (rows ×
-    longest row) one engine call; `version` is the artifact's content hash; `proven` says whether
-    an export proved these scores.
+    longest row) one engine call; `version` is the artifact's content hash, `engine_version` that
+    of the engine's library; `proven` says whether an export proved these scores.
 
     Of an embedder: `dimensions` is the size of its vectors, `asymmetric` whether it tells queries
     from passages.
@@ -34,6 +37,7 @@ class ModelInfo:
     profile: str
     target: str
     engine: str
+    engine_version: str
     device: str
     precision: str
     pooling: str
@@ -45,6 +49,16 @@ class ModelInfo:
     proven: bool
     dimensions: int | None = None
     asymmetric: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a request asks for, before anything is done for it: `rows` rows of together
+    `characters` characters, and what turns them into encodings."""
+
+    rows: int
+    characters: int
+    encode: Callable[[], Encodings]
 
 
 @dataclass(frozen=True)
@@ -65,16 +79,22 @@ class Model(ABC):
     """A model behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue: QueueLimits,
+        window_s: float,
     ) -> None:
         self.info = info
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
-        limits = BatchLimits(
-            info.max_rows, info.token_budget, opened.target.padding_waste, self._engine.shapes
+        self._scheduler = Scheduler(
+            self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
-        self._scheduler = Scheduler(self._compute, limits, queue_rows, window_s)
+        # Measured, so that a full queue refuses texts before they are tokenised.
+        self._tokens_per_character = 0.0
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -88,6 +108,21 @@ class Model(ABC):
         """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
         return tokens_of(self._tokenizer, text, add_special_tokens=add_special_tokens)
 
+    def compute(self, rows: Sequence[Encoding]) -> Floats:
+        """Outputs float32 [n] or [n, d] of n rows that were encoded elsewhere, blocking.
+
+        Raises Unavailable or EngineError.
+        """
+        return self._scheduler.submit(rows, None).result().outputs
+
+    def tell(self, told: Callable[[EngineCall], None]) -> None:
+        """Have `told` called with every engine call that succeeds, by the engine's thread."""
+        self._scheduler.tell(told)
+
+    def pending(self) -> int:
+        """Requests with rows that wait for an engine call."""
+        return self._scheduler.pending()
+
     def queue_depth(self) -> tuple[int, int]:
         """Rows and tokens that wait for an engine call."""
         return self._scheduler.queue_depth()
@@ -96,10 +131,29 @@ class Model(ABC):
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
 
-    @property
-    def lost(self) -> bool:
-        """Whether the device failed for good: only a new process helps."""
-        return self._scheduler.lost
+    def bound_batches(self, limits: BatchLimits) -> None:
+        """Keep the batches from now on within `limits`, but for its `shapes`, which are the
+        engine's: `rerank-export tune` compares some."""
+        self._scheduler.bound(replace(limits, shapes=self._engine.shapes))
+
+    def idle(self) -> bool:
+        """Whether no request is being tokenised, waits or runs."""
+        return self._scheduler.idle()
+
+    def fault(self, patience_s: float) -> str | None:
+        """What ails the engine so that only a new process helps: None, or a sentence.
+
+        That is a device that failed for good, a call that runs for more than `patience_s` seconds,
+        and the end of the thread that makes the calls.
+        """
+        if self._scheduler.lost:
+            return "the device failed"
+        if not self._scheduler.alive():
+            return "the thread that calls the engine has ended"
+        running_s = self._scheduler.running_s()
+        if running_s > patience_s:
+            return f"an engine call has been running for {running_s:.0f} s"
+        return None
 
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back.
@@ -111,19 +165,22 @@ class Model(ABC):
 
     @abstractmethod
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        """Float32 [n] or [n, d] for n encodings; the scheduler's thread calls it."""
+        """Float32 [n] or [n, d] for n encodings; the scheduler's threads call it."""
 
-    def _assembled(self, rows: Sequence[Encoding], names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The inputs called `names`, in the shape that the engine computes: it may have more rows
-        than were given."""
+    def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
+        """The engine's inputs for these encodings, in the shape that it computes: it may have more
+        rows than were given."""
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
+        names = [name for name in self._engine.input_names if name in INPUT_NAMES]
         shape = self._engine.shape_for(len(rows), max(map(len, rows)))
         return dict(assemble(rows, names, pad, side, shape))
 
-    def _run(self, encode: Callable[[], Encodings], deadline: float | None) -> Computed:
+    def _run(self, work: Work, deadline: float | None) -> Computed:
         """Encode and compute, blocking; `deadline` in seconds of time.monotonic()."""
         began = time.monotonic()
-        encodings, rows, places = _encoded(encode)
+        with self._scheduler.expecting(work.rows, self._estimate(work), deadline):
+            encodings, rows, places = _encoded(work.encode)
+        self._learn(work, encodings)
         encoded = time.monotonic()
         future = self._scheduler.submit(rows, deadline)
         try:
@@ -133,18 +190,30 @@ class Model(ABC):
             raise DeadlineExceeded from error
         return _computed(encodings, scored, places, began, encoded)
 
-    async def _run_async(self, encode: Callable[[], Encodings], deadline: float | None) -> Computed:
+    async def _run_async(self, work: Work, deadline: float | None) -> Computed:
         """`_run` for an event loop: encodes in a worker thread and waits without one."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(_left(deadline)):
-                encodings, rows, places = await asyncio.to_thread(_encoded, encode)
+                with self._scheduler.expecting(work.rows, self._estimate(work), deadline):
+                    encodings, rows, places = await asyncio.to_thread(_encoded, work.encode)
+                self._learn(work, encodings)
                 encoded = time.monotonic()
                 future: Future[Scored] = self._scheduler.submit(rows, deadline)
                 scored = await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise DeadlineExceeded from error
         return _computed(encodings, scored, places, began, encoded)
+
+    def _estimate(self, work: Work) -> int:
+        """About how many tokens the request will have; 0 before anything was measured."""
+        most = work.rows * self.info.max_tokens
+        return min(most, int(work.characters * self._tokens_per_character))
+
+    def _learn(self, work: Work, encodings: Encodings) -> None:
+        found = sum(map(len, encodings.rows)) / max(1, work.characters)
+        known = self._tokens_per_character or found
+        self._tokens_per_character = known + _SHARE_OF_LATEST * (found - known)
 
     def _require_ids(self, found: list[int], recorded: list[int]) -> None:
         if found != recorded:
@@ -172,5 +241,7 @@ def _computed(
         queue_ms=scored.queue_ms,
         engine_ms=scored.engine_ms,
         total_ms=(time.monotonic() - began) * 1e3,
+        began=began,
+        calls=scored.calls,
     )
     return Computed(encodings, scored.outputs[places], timing)

@@ -5,24 +5,31 @@ ranker.warm_up()
 ranker.rank("What is machine learning?", ["…", "…"]).order
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack, cast
 
 from runtime.artifact import OpenArtifact, closed_on_error, open_artifact
+from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
-from runtime.engines import open_engine
+from runtime.engines import BoundedEngine, open_engine
 from runtime.engines.mock import DIMENSIONS, byte_tokenizer
 from runtime.errors import ArtifactError
 from runtime.manifest import Manifest, unproven_manifest
 from runtime.model import Model, ModelInfo
-from runtime.profile import Kind, load_target_profile
+from runtime.profile import Kind
 from runtime.ranker import Ranker
-from runtime.selection import Allowance
+from runtime.scheduler import QueueLimits
+from runtime.selection import Allowance, serving_target
 from runtime.shapes import longest
+from runtime.tuning import tuned
 
 DEFAULT_QUEUE_ROWS = 8192
+# Rows of 512 tokens in all of them.
+DEFAULT_QUEUE_TOKENS = 1 << 22
 
 _WORDS: dict[Kind, str] = {"rank": "a reranker", "embed": "an embedder"}
+_MOCK_VERSION = "mock"
 _MOCK_PROFILES: dict[Kind, str] = {
     "rank": "llama-nemotron-rerank-1b-v2",
     "embed": "llama-nemotron-embed-1b-v2",
@@ -31,12 +38,13 @@ _MOCK_PROFILES: dict[Kind, str] = {
 
 class Bounds(TypedDict, total=False):
     """What may be bounded: `max_tokens` of a row and `max_rows` of an engine call, both at most
-    the artifact's and the target's, `queue_rows` that wait, and the seconds that one waits for
-    company (`window_s`)."""
+    the artifact's and the target's, `queue_rows` and `queue_tokens` that wait, and the seconds
+    that one waits for company (`window_s`)."""
 
     max_tokens: int | None
     max_rows: int | None
     queue_rows: int
+    queue_tokens: int
     window_s: float
 
 
@@ -79,7 +87,8 @@ def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishe
                 f"found {_WORDS[found]} (kind {found}), wanted {_WORDS[kind]}; rerank-serve takes "
                 "rerankers with --rank DIR and embedders with --embed DIR"
             )
-        return _model(opened, wishes)
+        # Only what an export sealed has a version that a measurement can name.
+        return _model(opened, wishes, directory if opened.proven else None)
 
 
 def open_ranker(directory: Path, **wishes: Unpack[Wishes]) -> Ranker:
@@ -92,25 +101,28 @@ def open_embedder(directory: Path, **wishes: Unpack[Wishes]) -> Embedder:
     return cast(Embedder, open_model(directory, "embed", **wishes))
 
 
-def mock_model(kind: Kind, **bounds: Unpack[Bounds]) -> Model:
-    """A model with deterministic outputs and no weights; its tokens are UTF-8 bytes."""
-    engine = open_engine("mock", Path())
+def mock_model(kind: Kind, engine: str | None = None, **bounds: Unpack[Bounds]) -> Model:
+    """A model with deterministic outputs and no weights; its tokens are UTF-8 bytes.
+
+    `engine` names another one that makes them up in the same way, such as a Triton's.
+    """
+    opened_engine = open_engine(engine or "mock", Path())
     manifest = unproven_manifest(
         _MOCK_PROFILES[kind],
         target="cpu-fp32",
-        version="mock",
+        version=_MOCK_VERSION,
         precision="none",
         pad_id=0,
-        inputs=engine.input_names,
-        outputs=engine.output_names,
+        inputs=opened_engine.input_names,
+        outputs=opened_engine.output_names,
         dimensions=DIMENSIONS if kind == "embed" else None,
     )
-    target = load_target_profile(manifest.target)
-    opened = OpenArtifact(manifest, engine, byte_tokenizer(), target, proven=False)
-    return _model(opened, bounds)
+    target = serving_target(opened_engine.name, manifest)
+    opened = OpenArtifact(manifest, opened_engine, byte_tokenizer(), target, proven=False)
+    return _model(opened, bounds, None)
 
 
-def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
+def _model(opened: OpenArtifact, bounds: Bounds, directory: Path | None) -> Model:
     manifest, engine, target = opened.manifest, opened.engine, opened.target
     max_tokens, max_rows = bounds.get("max_tokens"), bounds.get("max_rows")
     longest_row = min(manifest.max_tokens, longest(engine.shapes) or manifest.max_tokens)
@@ -120,25 +132,42 @@ def _model(opened: OpenArtifact, bounds: Bounds) -> Model:
             f"{longest_row} on engine {engine.name}; lower the setting or export with a larger "
             "maximum"
         )
+    most_rows = target.max_rows
+    if isinstance(engine, BoundedEngine):
+        most_rows = min(most_rows, engine.max_rows)
+    limits = BatchLimits(
+        min(max_rows or most_rows, most_rows),
+        target.token_budget,
+        target.padding_waste,
+        engine.shapes,
+    )
     info = ModelInfo(
         kind=manifest.kind,
         model_id=manifest.model_id,
         version=manifest.version,
         profile=manifest.profile,
-        target=manifest.target,
+        # What the artifact was made for, but where Triton decides what runs.
+        target=target.name if engine.device == "remote" else manifest.target,
         engine=engine.name,
+        engine_version=engine.version,
         device=engine.device,
         precision=manifest.precision,
         pooling=manifest.pooling,
         max_tokens=max_tokens or longest_row,
-        max_rows=min(max_rows or target.max_rows, target.max_rows),
-        token_budget=target.token_budget,
+        max_rows=limits.max_rows,
+        token_budget=limits.token_budget,
         template=manifest.template,
-        mock=engine.name == "mock",
+        mock=manifest.version == _MOCK_VERSION,
         proven=opened.proven,
         dimensions=manifest.dimensions,
         asymmetric=bool(manifest.prefixes),
     )
+    if directory is not None:
+        limits = tuned(directory, info, limits)
+        info = replace(info, token_budget=limits.token_budget)
     made: type[Ranker | Embedder] = Ranker if manifest.kind == "rank" else Embedder
-    queue_rows = bounds.get("queue_rows", DEFAULT_QUEUE_ROWS)
-    return made(opened, info, queue_rows, bounds.get("window_s", 0.0))
+    queue = QueueLimits(
+        rows=bounds.get("queue_rows", DEFAULT_QUEUE_ROWS),
+        tokens=bounds.get("queue_tokens", DEFAULT_QUEUE_TOKENS),
+    )
+    return made(opened, info, limits, queue, bounds.get("window_s", 0.0))

@@ -13,17 +13,32 @@ EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
 
 
 @dataclass(frozen=True)
+class EngineCall:
+    """One engine call of `rows` rows, perhaps of several requests; `began` and `ended` in seconds
+    of time.monotonic(). `real_tokens` are those of the rows, `computed_tokens` with padding."""
+
+    began: float
+    ended: float
+    rows: int
+    real_tokens: int
+    computed_tokens: int
+
+
+@dataclass(frozen=True)
 class Timing:
     """Where one request's time went, in milliseconds.
 
     `queue_ms` runs from submission to the start of the request's first engine call, `engine_ms`
-    from there to the end of its last one.
+    from there to the end of its last one. `began` is the request's start in seconds of
+    time.monotonic(), `calls` the engine calls that held rows of it.
     """
 
     tokenize_ms: float
     queue_ms: float
     engine_ms: float
     total_ms: float
+    began: float = 0.0
+    calls: tuple[EngineCall, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from runtime.errors import ProfileError
 
 Kind = Literal["rank", "embed"]
 PaddingSide = Literal["left", "right"]
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights", "fp8"]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 
 

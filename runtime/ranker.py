@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from runtime.artifact import OpenArtifact
+from runtime.batch import BatchLimits
 from runtime.errors import EngineError, GoldenMismatch
 from runtime.manifest import Golden
-from runtime.model import Computed, Model, ModelInfo
+from runtime.model import Computed, Model, ModelInfo, Work
 from runtime.postprocess import Floats, Ranking, descending
+from runtime.scheduler import QueueLimits
 from runtime.text import Encoding, Encodings, PairEncoder, Truncate
 
 
@@ -16,10 +18,15 @@ class Ranker(Model):
     """A reranker behind its scheduler; every method may be called from any thread."""
 
     def __init__(
-        self, opened: OpenArtifact, info: ModelInfo, queue_rows: int, window_s: float
+        self,
+        opened: OpenArtifact,
+        info: ModelInfo,
+        limits: BatchLimits,
+        queue: QueueLimits,
+        window_s: float,
     ) -> None:
         self._encoder = PairEncoder(opened.tokenizer, info.template, info.max_tokens)
-        super().__init__(opened, info, queue_rows, window_s)
+        super().__init__(opened, info, limits, queue, window_s)
 
     def encode(
         self,
@@ -46,11 +53,8 @@ class Ranker(Model):
         `passage_tokens` keeps the first tokens of each passage only. Raises InputRejected,
         Unavailable or EngineError.
         """
-        return _ranking(
-            self._run(
-                lambda: self.encode(query, passages, truncate, deadline, passage_tokens), deadline
-            )
-        )
+        work = self._work(query, passages, truncate, deadline, passage_tokens)
+        return _ranking(self._run(work, deadline))
 
     async def rank_async(
         self,
@@ -62,11 +66,8 @@ class Ranker(Model):
         passage_tokens: int | None = None,
     ) -> Ranking:
         """`rank` for an event loop; cancelling the task drops the rows that still wait."""
-        return _ranking(
-            await self._run_async(
-                lambda: self.encode(query, passages, truncate, deadline, passage_tokens), deadline
-            )
-        )
+        work = self._work(query, passages, truncate, deadline, passage_tokens)
+        return _ranking(await self._run_async(work, deadline))
 
     def warm_up(self) -> None:
         """See Model."""
@@ -78,10 +79,24 @@ class Ranker(Model):
                 "ready?", ["A short passage.", "Another one, a little longer."], truncate="END"
             )
 
+    def _work(
+        self,
+        query: str,
+        passages: Sequence[str],
+        truncate: Truncate,
+        deadline: float | None,
+        passage_tokens: int | None,
+    ) -> Work:
+        return Work(
+            rows=len(passages),
+            characters=len(query) * len(passages) + sum(map(len, passages)),
+            encode=lambda: self.encode(query, passages, truncate, deadline, passage_tokens),
+        )
+
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        inputs = self._assembled(rows, self._engine.input_names)
+        inputs = self._lay_out(rows)
         found = self._engine.run(inputs)[self._manifest.outputs[0]]
-        if found.size != len(inputs[self._engine.input_names[0]]):
+        if found.size != len(next(iter(inputs.values()))):
             raise EngineError(
                 f"{self._engine.name} gave an output of shape {list(found.shape)} for "
                 f"{len(rows)} rows, wanted one logit a row; a reranker has num_labels = 1"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.engines import GPU_ENGINES, PLAN_FILE, Engine, EngineSetup, open_engine
+from runtime.engines import GPU_ENGINES, MODEL_FILE, PLAN_FILE, Engine, EngineSetup, open_engine
 from runtime.engines.tensorrt import tensorrt_version
 from runtime.errors import EngineUnavailable
+from runtime.external_data import check_external_files
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import Manifest
 from runtime.profile import TargetProfile, load_target_profile
@@ -29,9 +30,11 @@ _USUAL_TARGETS = {
     "onnxruntime-tensorrt": "ort-tensorrt-fp16",
     "onnxruntime-cuda": "cuda-fp16",
     "onnxruntime-cpu": "cpu-fp32",
+    # Its calls have a size of their own, whatever the artifact was exported for.
+    "triton": "triton",
 }
 # Graphs that only the engine that they were written for computes well, or at all.
-_BOUND_PRECISIONS = {"bf16", "int8", "fp8"}
+_BOUND_PRECISIONS = {"bf16", "int8", "int8-weights", "fp8"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,11 @@ def open_best(
     """Open the engine called `wish`, or for AUTO and ONNX the best that fits.
 
     `manifest` and `own`, the target it names, are None for a directory that nothing describes.
-    Raises EngineUnavailable with the reasons, and EngineError when an engine fails.
+    Raises EngineUnavailable with the reasons, EngineError when an engine fails, and ArtifactError
+    when the graph's weights lie outside `directory`.
     """
+    if (graph := directory / MODEL_FILE).is_file():
+        check_external_files(graph)
     gpu = find_gpu()
     if wish not in (AUTO, ONNX):
         return _open(directory, wish, manifest, own, allowed, gpu)

@@ -8,13 +8,8 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
@@ -23,20 +18,19 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from server import health, metadata, pages
 from server.auth import KeyGuard
 from server.errors import answer_with
+from server.hosts import HostGuard
 from server.kserve.grpc_service import GrpcServer
 from server.listen import SideListener, take_port
 from server.logs import configure_logging
 from server.metrics import CONTENT_TYPE
 from server.observe import Observer
 from server.openapi import document
+from server.reloading import reloading_on_signal
 from server.service import Service, give_up
 from server.settings import Settings, SettingsError, read_settings
+from server.stopping import Stopping
 from server.surface import Surface, voice_chooser
 from server.surfaces import cohere, kserve, nim, openai, rerank, tei, vllm
-
-# How long a process that was told to stop goes on taking requests, so that load balancers
-# can see that it is not ready any more.
-_NOTICE_S = 0.5
 
 
 @get("/metrics", media_type=CONTENT_TYPE)
@@ -79,14 +73,21 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             raise SystemExit(str(error)) from None
         configure_logging(settings)
     service = Service(settings)
+    stopping = Stopping(service, voice_of)
     surfaces = open_surfaces(settings)
     app = routed(
         [controller for surface in surfaces for controller in surface.controllers],
         service,
-        lambda _: _running(service),
+        lambda _: _running(service, stopping),
         openapi=_describe(surfaces, settings),
     )
-    return Observer(KeyGuard(app, settings, voice_of), service.metrics)
+    return Observer(_guarded(app, settings, stopping), service.metrics, service.tracing)
+
+
+def _guarded(app: ASGIApp, settings: Settings, stopping: Stopping) -> ASGIApp:
+    """`app` behind everything that may answer in its place."""
+    keyed = KeyGuard(app, settings, voice_of)
+    return stopping.guard(HostGuard(keyed, settings, voice_of))
 
 
 def _refuse_workers() -> None:
@@ -142,18 +143,20 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
 
 
 @asynccontextmanager
-async def _running(service: Service) -> AsyncIterator[None]:
+async def _running(service: Service, stopping: Stopping) -> AsyncIterator[None]:
     """From open ports to closed models."""
-    closers = await _open_ports(service)
+    closers = await _open_ports(service, stopping)
     service.start()
-    with _unready_on_sigterm(service):
+    with stopping.on_signals(), reloading_on_signal(service):
         yield
-    # Requests that run are answered first, on these ports as on the API's.
-    await asyncio.gather(*(close() for close in closers))
-    await asyncio.to_thread(service.close)
+        # Requests that run are answered first, on these ports as on the API's.
+        await asyncio.gather(*(close() for close in closers))
+        await asyncio.to_thread(service.close)
+        if service.tracing is not None:
+            await asyncio.to_thread(service.tracing.close)
 
 
-async def _open_ports(service: Service) -> list[Callable[[], Awaitable[None]]]:
+async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[], Awaitable[None]]]:
     """Listen beside the API's port wherever the settings say so; what closes each listener."""
     settings = service.settings
     closers: list[Callable[[], Awaitable[None]]] = []
@@ -164,8 +167,8 @@ async def _open_ports(service: Service) -> list[Callable[[], Awaitable[None]]]:
         ):
             if port:
                 taken = take_port(settings.host, port, setting)
-                app = KeyGuard(routed(routes, service), settings, voice_of)
-                closers.append(SideListener(app, taken, settings.request_timeout_s).close)
+                app = _guarded(routed(routes, service), settings, stopping)
+                closers.append(SideListener(app, taken, settings).close)
         if settings.grpc_port:
             grpc = GrpcServer(service)
             await grpc.start(settings.host, settings.grpc_port)
@@ -173,24 +176,3 @@ async def _open_ports(service: Service) -> list[Callable[[], Awaitable[None]]]:
     except SettingsError as error:
         give_up(str(error))
     return closers
-
-
-@contextmanager
-def _unready_on_sigterm(service: Service) -> Iterator[None]:
-    """Let readiness flip before the server acts on SIGTERM."""
-    act = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or not callable(act):
-        yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def handle(number: int, _: object) -> None:
-        notice_s = _NOTICE_S if service.ready else 0
-        service.stopping = True
-        loop.call_soon_threadsafe(loop.call_later, notice_s, act, number, None)
-
-    signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, act)

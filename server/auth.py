@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from server.errors import KeyWanted, Voice, explain
 from server.settings import Settings
+from server.surface import send_failure
 
 OPEN_PATHS = frozenset(
     {"/health", "/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready"}
@@ -52,15 +53,7 @@ class KeyGuard:
         if scope["type"] != ScopeType.HTTP or self._admits(scope):
             await self._app(scope, receive, send)
             return
-        spoken = self._voice_of(scope)(self._failure)
-        headers = {
-            **self._failure.headers,
-            "content-type": "application/json",
-            "content-length": str(len(spoken.body)),
-        }
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": spoken.status, "headers": raw})
-        await send({"type": "http.response.body", "body": spoken.body, "more_body": False})
+        await send_failure(self._failure, self._voice_of(scope), send)
 
     def _admits(self, scope: HTTPScope) -> bool:
         if scope["path"].rstrip("/") in OPEN_PATHS:

@@ -14,14 +14,15 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from runtime.errors import BlankInput, ForbiddenText
+from runtime.errors import BlankInput, EngineError, ForbiddenText, Overloaded
 from runtime.postprocess import Embeddings, Floats, InputType, Ints, Ranking, Timing
 from runtime.profile import Kind
 from runtime.text import Truncate
-from server.errors import NotValid
+from server.errors import ClientGone, NotValid
 from server.observe import slowest
 from server.service import Service
 from server.settings import Settings
+from server.tally import Outcome
 
 Answer = TypeVar("Answer", Ranking, Embeddings)
 Place = tuple[str | int, ...]
@@ -193,21 +194,37 @@ class Call:
         if truncated := sum(answer.truncated for answer in self.answers):
             told["x-truncated-passages"] = str(truncated)
         if self.answers:
-            told["server-timing"] = _server_timing(slowest(self.answers))
+            # The words of the header that browsers draw (W3C Server Timing).
+            stages = self._stages_ms(slowest(self.answers)).items()
+            told["server-timing"] = ", ".join(f"{name};dur={spent:.3f}" for name, spent in stages)
         return told
+
+    def _stages_ms(self, timing: Timing) -> dict[str, float]:
+        """Milliseconds by stage, in the order of the stages."""
+        return {
+            "tokenize": timing.tokenize_ms,
+            "queue": timing.queue_ms,
+            "engine": timing.engine_ms,
+        }
 
     @contextmanager
     def _counted(self, kind: Kind) -> Iterator[None]:
         """Count the block as one request to the model of `kind`, however many answers it takes."""
-        tally = self.service.served(kind).tally
+        served = self.service.served(kind)
+        tally = served.tally
+        tally.count_arrival()
         began, before = time.monotonic(), len(self.answers)
         try:
             yield
-        except BaseException:
-            tally.count_failure(time.monotonic() - began)
+        except BaseException as error:
+            seconds = time.monotonic() - began
+            of_engine = isinstance(error, EngineError)
+            tally.count_failure(seconds, _outcome(error), of_engine=of_engine)
             raise
-        timing = slowest(self.answers[before:])
-        tally.count_success(time.monotonic() - began, timing)
+        answers = self.answers[before:]
+        timing = slowest(answers)
+        tally.count_success(time.monotonic() - began, timing, answers)
+        self.service.metrics.observe_stages(kind, timing)
 
     async def _wait(self, work: Awaitable[Answer]) -> Answer:
         """The result of `work`, while the caller is there to take it."""
@@ -220,11 +237,10 @@ class Call:
         return answer
 
 
-def _server_timing(timing: Timing) -> str:
-    """The stages in the words of the header that browsers draw (W3C Server Timing)."""
-    stages = {
-        "tokenize": timing.tokenize_ms,
-        "queue": timing.queue_ms,
-        "engine": timing.engine_ms,
-    }
-    return ", ".join(f"{name};dur={spent:.3f}" for name, spent in stages.items())
+def _outcome(error: BaseException) -> Outcome:
+    """What became of a request that ended with `error`."""
+    if isinstance(error, Overloaded):
+        return "refused"
+    if isinstance(error, ClientGone | asyncio.CancelledError):
+        return "cancelled"
+    return "failed"

@@ -8,8 +8,9 @@ import sys
 import uvicorn
 
 from server.app import create_app
-from server.listen import take_port
+from server.listen import connection_options, take_port
 from server.logs import configure_logging
+from server.protocol import raise_descriptor_limit
 from server.settings import SettingsError, read_settings
 from server.variables import OPTIONS
 
@@ -25,24 +26,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = read_settings(os.environ, given)
         configure_logging(settings)
+        raise_descriptor_limit()
+        connections = connection_options(settings)
+        app = create_app(settings)
         taken = take_port(settings.host, settings.port, "NIM_HTTP_API_PORT")
     except SettingsError as error:
         print(f"rerank-serve: {error}", file=sys.stderr)
         return _USAGE_ERROR
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         loop="uvloop",
-        # Java's HTTP client offers an upgrade to HTTP/2 with every request; uvicorn's faster
-        # parser, httptools, then loses the body, h11 ignores the offer.
-        http="h11",
-        ws="none",
         lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.request_timeout_s,
+        **connections,
     )
     # uvicorn raises the signal again when it has stopped; a stop that was asked for is no error.
     signal.signal(signal.SIGTERM, lambda *_: None)

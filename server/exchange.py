@@ -1,11 +1,13 @@
 """One HTTP exchange: the body in, a model's answer while the caller waits, the reply out."""
 
+import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
 import msgspec
 from litestar import Response
 
+from runtime.postprocess import Timing
 from server.call import Answer, Call
 from server.connection import answer_or_leave, check_json, read_body
 from server.errors import AnyRequest, Voice
@@ -26,6 +28,9 @@ class Exchange(Call):
     def __init__(self, request: AnyRequest, service: Service) -> None:
         super().__init__(service)
         self._request = request
+        # Milliseconds of the stages around the model's own, and when the present one began.
+        self._spent_ms: dict[str, float] = {}
+        self._since = time.monotonic()
         request.scope["state"][ANSWERED] = self.answers
 
     def speak(self, voice: Voice) -> None:
@@ -35,7 +40,9 @@ class Exchange(Call):
     async def body(self) -> bytes:
         """The bytes of the body, whatever they are."""
         settings = self.service.settings
-        return await read_body(self._request, settings.body_limit_bytes, settings.request_timeout_s)
+        body = await read_body(self._request, settings.body_limit_bytes, settings.request_timeout_s)
+        self._end_stage("read")
+        return body
 
     async def json_body(self) -> bytes:
         """The bytes of a body that must not say that it is anything but JSON."""
@@ -58,7 +65,26 @@ class Exchange(Call):
         headers: dict[str, str] | None = None,
     ) -> Response[bytes]:
         """The answer, with what `headers()` tells and `headers`."""
+        self._end_stage("encode")
         return Response(body, media_type=media_type, headers={**self.headers(), **(headers or {})})
 
     async def _wait(self, work: Awaitable[Answer]) -> Answer:
-        return await answer_or_leave(self._request, work)
+        if not self.answers:
+            self._end_stage("decode")
+        answer = await answer_or_leave(self._request, work)
+        self._end_stage("model")
+        return answer
+
+    def _end_stage(self, name: str) -> None:
+        """Add what has passed since the last stage to the one of this name."""
+        now = time.monotonic()
+        self._spent_ms[name] = self._spent_ms.get(name, 0.0) + (now - self._since) * 1e3
+        self._since = now
+
+    def _stages_ms(self, timing: Timing) -> dict[str, float]:
+        own = super()._stages_ms(timing)
+        spent = self._spent_ms
+        # From the engine's last call to here: ordering, and waking this request's task.
+        answer = max(0.0, spent.get("model", 0.0) - sum(own.values()))
+        before = {name: spent.get(name, 0.0) for name in ("read", "decode")}
+        return {**before, **own, "answer": answer, "encode": spent.get("encode", 0.0)}

@@ -25,7 +25,7 @@ class HealthReply(msgspec.Struct):
 class PlainHealth(msgspec.Struct):
     """GET /health; `device` is null while the model loads."""
 
-    status: Literal["ok", "loading", "stopping"]
+    status: Literal["ok", "loading", "stopping", "failed"]
     model_loaded: bool
     device: str | None
 
@@ -48,11 +48,11 @@ class Health(Controller):
 
     @route("/v1/health/live", http_method=_PROBE)
     async def live(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """The process answers, and could answer requests: 503 asks for a restart."""
-        state = "live" if service.alive else "not live"
+        """The process answers, no engine hangs and no device is lost: 503 asks for a restart."""
+        state = "live" if service.live else "not live"
         return Response(
             HealthReply(_spelling(service), f"Service is {state}."),
-            status_code=_status(service.alive),
+            status_code=_status(service.live),
         )
 
     @route("/v1/health/ready", http_method=_PROBE)
@@ -67,7 +67,7 @@ class Health(Controller):
     @route("/v2/health/live", http_method=_PROBE)
     async def kserve_live(self, service: NamedDependency[Service]) -> Response[bytes]:
         """KServe v2: empty 200 or 503."""
-        return _empty(_status(service.alive))
+        return _empty(_status(service.live))
 
     @route("/v2/health/ready", http_method=_PROBE)
     async def kserve_ready(self, service: NamedDependency[Service]) -> Response[bytes]:
@@ -78,7 +78,9 @@ class Health(Controller):
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
         """Status, whether the model is loaded, and where it runs."""
         loaded = service.loaded
-        status: Literal["ok", "loading", "stopping"] = "stopping" if loaded else "loading"
+        status: Literal["loading", "stopping", "failed"] = "stopping" if loaded else "loading"
+        if not service.live:
+            status = "failed"
         return Response(
             PlainHealth(
                 status="ok" if service.ready else status,

@@ -3,17 +3,22 @@
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from litestar.types import ASGIApp
 
-from server.settings import SettingsError
+from server.protocol import bounded
+from server.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
+# An engine call that runs is waited for when models close (runtime.scheduler).
+_LAST_RESORT_S = 10
 
 
 def take_port(host: str, port: int, setting: str) -> socket.socket:
@@ -33,6 +38,37 @@ def take_port(host: str, port: int, setting: str) -> socket.socket:
     return taken
 
 
+def connection_options(settings: Settings) -> dict[str, Any]:
+    """What every listener of HTTP passes to uvicorn: our protocol with its limits, and TLS.
+
+    Raises SettingsError for a certificate or key that cannot be used.
+    """
+    options: dict[str, Any] = {
+        "http": bounded(settings.header_timeout_s),
+        "ws": "none",
+        "access_log": False,
+        "log_config": None,
+        "server_header": False,
+        # Nothing here looks at a client's address or scheme, so nothing may change them.
+        "proxy_headers": False,
+        # Requests that run are told to end before (server.stopping); this is the last resort.
+        "timeout_graceful_shutdown": settings.drain_timeout_s + _LAST_RESORT_S,
+    }
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                settings.tls_cert, settings.tls_key
+            )
+        except OSError as error:  # ssl.SSLError is one
+            raise SettingsError(
+                "NIM_TLS_CERT_PATH",
+                f"files that cannot be used ({error.strerror or error})",
+                "a certificate chain and, in NIM_TLS_KEY_PATH, its private key in PEM",
+            ) from None
+        options |= {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key}
+    return options
+
+
 class _SideServer(uvicorn.Server):
     """A uvicorn server that leaves the process's signals to the main one."""
 
@@ -43,18 +79,10 @@ class _SideServer(uvicorn.Server):
 
 
 class SideListener:
-    """Serves `app` on an own socket inside the running event loop; requests that run when it
-    closes have `patience_s` seconds to be answered."""
+    """Serves `app` on an own socket inside the running event loop."""
 
-    def __init__(self, app: ASGIApp, taken: socket.socket, patience_s: int) -> None:
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=patience_s,
-        )
+    def __init__(self, app: ASGIApp, taken: socket.socket, settings: Settings) -> None:
+        config = uvicorn.Config(app, lifespan="off", **connection_options(settings))
         self._server = _SideServer(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[taken]))
 

@@ -1,4 +1,8 @@
-"""Prometheus metrics under the names that NIM 1.10.0 (/v1/metrics) and its Triton (:8002) use."""
+"""Prometheus metrics: the names of NIM 1.10.0 (/v1/metrics), those of its Triton (:8002), ours.
+
+Labels are bounded: routes are templates, statuses and outcomes come from the code, and models are
+those that are served. What the models count themselves is read when somebody asks.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -13,8 +17,18 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import UntypedMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    UntypedMetricFamily,
+)
 from prometheus_client.registry import Collector
+
+from runtime.postprocess import EngineCall, Timing
+from runtime.profile import Kind
+from server.machine import Gpu, Gpus, Processors, memory_bytes
+from server.tally import OUTCOMES
 
 if TYPE_CHECKING:
     from server.service import Served
@@ -22,16 +36,31 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER_ROUTE = "other"
 
-_TEXTS = {
+_TRITON = {
     "request_success": "Requests answered",
-    "request_failure": "Requests not answered",
     "count": "Rows computed",
     "exec_count": "Engine calls",
-    "queue_duration_us": "Rows' time in the queue",
-    "compute_infer_duration_us": "Time in the engine",
-    "pending_request_count": "Rows that wait",
+    "request_duration_us": "Requests' time from the model's call to its answer",
+    "queue_duration_us": "Requests' time in the queue",
+    "compute_input_duration_us": "Requests' time in the tokenizer",
+    "compute_infer_duration_us": "Requests' time in engine calls",
+    "compute_output_duration_us": "Requests' time behind the engine; not measured, hence 0",
+    "pending_request_count": "Requests that wait for an engine call",
 }
+# Gauges of the GPUs: NIM's name, Triton's, and the field of Gpu.
+GPU_METRICS = (
+    ("gpu_power_usage_watts", "nv_gpu_power_usage", "power_usage_watts"),
+    ("gpu_power_limit_watts", "nv_gpu_power_limit", "power_limit_watts"),
+    ("gpu_total_energy_consumption_joules", "nv_energy_consumption", "total_energy_joules"),
+    ("gpu_utilization", "nv_gpu_utilization", "utilization"),
+    ("gpu_memory_total_bytes", "nv_gpu_memory_total_bytes", "memory_total_bytes"),
+    ("gpu_memory_used_bytes", "nv_gpu_memory_used_bytes", "memory_used_bytes"),
+)
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_STAGE_BUCKETS_S = (0.0005, 0.001, 0.0025, *_LATENCY_BUCKETS_S)
+_ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+_TOKEN_BUCKETS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_SHARE_BUCKETS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 class Metrics:
@@ -46,54 +75,211 @@ class Metrics:
         self._requests = Counter(
             "request_count", "App Request Count", ["route", "status"], registry=self._registry
         )
-        self._latency = Histogram(
+        self._latency = self._histogram(
             "request_latency_seconds",
             "Seconds from a request's arrival to the end of its answer",
-            ["route"],
-            buckets=_LATENCY_BUCKETS_S,
+            _LATENCY_BUCKETS_S,
+            "route",
+        )
+        self._stages = self._histogram(
+            "rerank_stage_seconds",
+            "Answered requests' seconds in the tokenizer, in the queue and in engine calls",
+            _STAGE_BUCKETS_S,
+            "kind",
+            "stage",
+        )
+        self._call_seconds = self._histogram(
+            "rerank_engine_call_seconds", "Seconds of one engine call", _STAGE_BUCKETS_S, "kind"
+        )
+        self._call_rows = self._histogram(
+            "rerank_batch_rows", "Rows of one engine call", _ROW_BUCKETS, "kind"
+        )
+        self._call_tokens = self._histogram(
+            "rerank_batch_tokens", "Tokens of one engine call's rows", _TOKEN_BUCKETS, "kind"
+        )
+        self._padding = self._histogram(
+            "rerank_batch_padding_ratio",
+            "Share of padding among the tokens of one engine call",
+            _SHARE_BUCKETS,
+            "kind",
+        )
+        self._computed = Counter(
+            "rerank_engine_tokens",
+            "Tokens that the engine computed, real ones and padding",
+            ["kind", "padding"],
             registry=self._registry,
         )
-        self._registry.register(_InferenceCounters(served))
+        self._registry.register(_Models(served))
+        self._registry.register(_Machine())
 
-    def observe(self, route: str, status: int, seconds: float) -> None:
-        """Count one answered request; `route` is a route's template or OTHER_ROUTE."""
+    def observe(self, route: str, status: int | str, seconds: float) -> None:
+        """Count one answered request; `route` is a route's template or OTHER_ROUTE, `status` that
+        of HTTP or the name of gRPC's."""
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
+
+    def observe_stages(self, kind: Kind, timing: Timing) -> None:
+        """Where an answered request's time went."""
+        for stage, spent_ms in (
+            ("tokenize", timing.tokenize_ms),
+            ("queue", timing.queue_ms),
+            ("engine", timing.engine_ms),
+        ):
+            self._stages.labels(kind, stage).observe(spent_ms / 1e3)
+
+    def observe_call(self, kind: Kind, call: EngineCall) -> None:
+        """One engine call; any thread."""
+        self._call_seconds.labels(kind).observe(call.ended - call.began)
+        self._call_rows.labels(kind).observe(call.rows)
+        self._call_tokens.labels(kind).observe(call.real_tokens)
+        padding = call.computed_tokens - call.real_tokens
+        self._padding.labels(kind).observe(padding / call.computed_tokens)
+        self._computed.labels(kind, "false").inc(call.real_tokens)
+        self._computed.labels(kind, "true").inc(padding)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
 
-class _InferenceCounters(Collector):
-    """Triton's names, read from the scheduler when they are asked for.
 
-    They are untyped because the client library would append _total to a counter's name.
+class _Models(Collector):
+    """What the served models counted: Triton's names, then ours.
+
+    Triton's are untyped because the client library would append _total to a counter's name.
     """
 
     def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
         self._served = served
 
-    def collect(self) -> Iterator[UntypedMetricFamily]:
-        families = {
-            name: UntypedMetricFamily(f"nv_inference_{name}", text, labels=["model", "version"])
-            for name, text in _TEXTS.items()
-        }
-        for served in list(self._served()):
-            info = served.model.info
-            for name, value in _values(served).items():
-                families[name].add_metric([info.model_id, info.version], float(value))
-        yield from (family for family in families.values() if family.samples)
+    def collect(self) -> Iterator[Metric]:
+        served = list(self._served())
+        if not served:
+            return
+        yield from _triton(served)
+        yield from _requests(served)
+        yield from _waiting(served)
 
 
-def _values(served: "Served") -> dict[str, float]:
-    stats, tally = served.model.stats(), served.tally
-    return {
-        "request_success": tally.answered,
-        "request_failure": tally.failed,
-        "count": stats.inference_count,
-        "exec_count": stats.execution_count,
-        "queue_duration_us": stats.queue_s * 1e6,
-        "compute_infer_duration_us": stats.engine_s * 1e6,
-        "pending_request_count": served.model.queue_depth()[0],
+def _triton(served: "list[Served]") -> Iterator[Metric]:
+    labels = ["model", "version"]
+    families = {
+        name: UntypedMetricFamily(f"nv_inference_{name}", text, labels=labels)
+        for name, text in _TRITON.items()
     }
+    failures = UntypedMetricFamily(
+        "nv_inference_request_failure", "Requests not answered", labels=[*labels, "reason"]
+    )
+    for one in served:
+        known = [one.model.info.model_id, one.model.info.version]
+        stats, tally = one.model.stats(), one.tally
+        values = {
+            "request_success": tally.answered,
+            "count": stats.inference_count,
+            "exec_count": stats.execution_count,
+            "request_duration_us": tally.answered_s * 1e6,
+            "queue_duration_us": tally.queue_s * 1e6,
+            "compute_input_duration_us": tally.tokenize_s * 1e6,
+            "compute_infer_duration_us": tally.engine_s * 1e6,
+            "compute_output_duration_us": 0.0,
+            "pending_request_count": one.model.pending(),
+        }
+        for name, value in values.items():
+            families[name].add_metric(known, float(value))
+        faults = tally.engine_faults
+        for reason, count in (
+            ("REJECTED", tally.outcomes["refused"]),
+            ("CANCELED", tally.outcomes["cancelled"]),
+            ("BACKEND", faults),
+            ("OTHER", tally.outcomes["failed"] - faults),
+        ):
+            failures.add_metric([*known, reason], float(count))
+    yield from families.values()
+    yield failures
+
+
+def _requests(served: "list[Served]") -> Iterator[Metric]:
+    """The counters of requests; received = the sum over outcomes + in flight, at any moment."""
+    received = CounterMetricFamily(
+        "rerank_requests_received", "Requests that reached a model", labels=["kind"]
+    )
+    outcomes = CounterMetricFamily(
+        "rerank_requests",
+        "Requests that left a model; accepted are those that were not refused",
+        labels=["kind", "outcome"],
+    )
+    flying = GaugeMetricFamily(
+        "rerank_requests_in_flight",
+        "Requests that reached a model and have not left it",
+        labels=["kind"],
+    )
+    rows = CounterMetricFamily("rerank_texts", "Texts of answered requests", labels=["kind"])
+    truncated = CounterMetricFamily(
+        "rerank_truncated_texts", "Texts of answered requests that were cut", labels=["kind"]
+    )
+    tokens = CounterMetricFamily(
+        "rerank_tokens", "Tokens of answered requests, repeated rows counted", labels=["kind"]
+    )
+    for one in served:
+        kind, tally = one.model.info.kind, one.tally
+        received.add_metric([kind], tally.received)
+        for outcome in OUTCOMES:
+            outcomes.add_metric([kind, outcome], tally.outcomes[outcome])
+        flying.add_metric([kind], tally.in_flight)
+        rows.add_metric([kind], tally.rows)
+        truncated.add_metric([kind], tally.truncated)
+        tokens.add_metric([kind], tally.tokens)
+    yield from (received, outcomes, flying, rows, truncated, tokens)
+
+
+def _waiting(served: "list[Served]") -> Iterator[Metric]:
+    rows = GaugeMetricFamily(
+        "rerank_queue_rows", "Rows that wait for an engine call", labels=["kind"]
+    )
+    tokens = GaugeMetricFamily(
+        "rerank_queue_tokens", "Tokens that wait for an engine call", labels=["kind"]
+    )
+    for one in served:
+        waiting_rows, waiting_tokens = one.model.queue_depth()
+        rows.add_metric([one.model.info.kind], waiting_rows)
+        tokens.add_metric([one.model.info.kind], waiting_tokens)
+    yield from (rows, tokens)
+
+
+class _Machine(Collector):
+    """Processors, memory and GPUs under Triton's names and NIM's."""
+
+    def __init__(self) -> None:
+        self._processors = Processors()
+        self._gpus = Gpus()
+
+    def describe(self) -> list[Metric]:
+        """Nothing: a registry would otherwise collect once to learn the names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        busy, memory = self._processors.utilization(), memory_bytes()
+        if busy is not None:
+            yield GaugeMetricFamily("nv_cpu_utilization", "Busy share, 0 to 1", value=busy)
+        if memory is not None:
+            total, used = memory
+            yield GaugeMetricFamily("nv_cpu_memory_total_bytes", "Memory", value=total)
+            yield GaugeMetricFamily("nv_cpu_memory_used_bytes", "Memory in use", value=used)
+        gpus = self._gpus.read()
+        for nim, triton, fact in GPU_METRICS:
+            yield from _of_gpus(gpus, nim, "device_id", fact)
+            yield from _of_gpus(gpus, triton, "gpu_uuid", fact)
+
+
+def _of_gpus(gpus: list[Gpu], name: str, label: str, fact: str) -> Iterator[Metric]:
+    family = UntypedMetricFamily(name, fact.replace("_", " "), labels=[label])
+    for gpu in gpus:
+        value = getattr(gpu, fact)
+        if value is not None:
+            family.add_metric([getattr(gpu, label)], value)
+    if family.samples:
+        yield family

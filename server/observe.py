@@ -1,29 +1,41 @@
-"""One log line and one count for every request, unknown routes and refused keys included."""
+"""One log line, one count and one span for every request, unknown routes and refused keys too.
+
+Every answer carries the request's id in X-Request-Id: the caller's own where it is a plain word.
+"""
 
 import logging
+import re
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from runtime.postprocess import Embeddings, Ranking, Timing
+from server.logs import current_request
 from server.metrics import OTHER_ROUTE, Metrics
+from server.tracing import Facts, Trace, Tracing
 
 _log = logging.getLogger(__name__)
 
 _NO_ANSWER = 499
 _FIRST_ERROR = 400
+_SERVER_ERROR = 500
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+_METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT")
+_UNTRACED = ("GET", "HEAD", "OPTIONS")
 # Where a request's answers of the models are left for its log line, in the scope's state.
 ANSWERED = "answered"
 
 
 class Observer:
-    """Counts and logs what passes to `app`; never a text, a query string or a header."""
+    """Counts, logs and traces what passes to `app`; never a text, a query string or a header."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and record how it went."""
@@ -32,27 +44,60 @@ class Observer:
             return
         began = time.monotonic()
         status = _NO_ANSWER
+        given = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        trace = self._begin(scope, given)
+        ids = ids_of(given, trace)
+        told = [(b"x-request-id", ids["request_id"].encode())]
+        if trace is not None:
+            told.append((b"traceresponse", trace.traceresponse.encode()))
 
         async def noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message["headers"], *told]
             await send(message)
 
+        before = current_request.set(ids)
         try:
             await self._app(scope, receive, noting_status)
         finally:
-            self._record(scope, status, time.monotonic() - began)
+            self._record(scope, status, time.monotonic() - began, trace)
+            current_request.reset(before)
 
-    def _record(self, scope: HTTPScope, status: int, seconds: float) -> None:
+    def _begin(self, scope: HTTPScope, given: Mapping[str, str]) -> Trace | None:
+        """The request's span; probes and pages have none."""
+        if self._tracing is None or scope["method"] in _UNTRACED:
+            return None
+        return self._tracing.begin("HTTP", given, {"http.request.method": _method(scope)})
+
+    def _record(self, scope: HTTPScope, status: int, seconds: float, trace: Trace | None) -> None:
         route = scope.get("path_template") or OTHER_ROUTE
         self._metrics.observe(route, status, seconds)
-        answers = scope.get("state", {}).get(ANSWERED)
+        answers = scope.get("state", {}).get(ANSWERED) or []
+        if trace is not None:
+            facts: Facts = {"http.route": route, "http.response.status_code": status}
+            name = f"{_method(scope)} {route}"
+            trace.end(name, facts, answers, failed=status >= _SERVER_ERROR)
         # Probes come every few seconds and say nothing new while all is well.
         probe = scope["method"] in ("GET", "HEAD") and status < _FIRST_ERROR
         level = logging.DEBUG if probe else logging.INFO
         told = _told(answers) if answers else ""
-        _log.log(level, "%s %s %d%s %.1f ms", scope["method"], route, status, told, seconds * 1e3)
+        _log.log(level, "%s %s %d%s %.1f ms", _method(scope), route, status, told, seconds * 1e3)
+
+
+def ids_of(given: Mapping[str, str], trace: Trace | None) -> dict[str, str]:
+    """What log lines say of a request that came with the headers or metadata `given`."""
+    wish = given.get("x-request-id", "")
+    ids = {"request_id": wish if _PLAIN_ID.fullmatch(wish) else uuid.uuid4().hex}
+    return ids if trace is None else {**ids, "trace_id": trace.trace_id}
+
+
+def _method(scope: HTTPScope) -> str:
+    """The method, which is the caller's own word, if it is one that exists."""
+    return scope["method"] if scope["method"] in _METHODS else "OTHER"
 
 
 def slowest(answers: Sequence[Ranking | Embeddings]) -> Timing:

@@ -3,13 +3,15 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
 
 from runtime.embedder import Embedder
-from runtime.errors import ServingError
+from runtime.errors import ArtifactError, ModelClosed, ServingError
 from runtime.model import Model
 from runtime.opening import Bounds, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
@@ -20,8 +22,13 @@ from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
 from server.tally import Tally
+from server.tracing import open_tracing
+from server.variables import TRITON
 
 _log = logging.getLogger(__name__)
+
+# How often a model that was replaced is asked whether its last request is answered.
+_RETIRING_PAUSE_S = 0.05
 
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "rank": ("reranker", "--rank"),
@@ -50,6 +57,11 @@ class Service:
         self.stopping = False
         self._served: dict[Kind, Served] = {}
         self._all_loaded = False
+        # The model that shows for the first time that it can compute; it may hang at that.
+        self._warming: Model | None = None
+        self._told_fault = False
+        self._reloading = threading.Lock()
+        self.tracing = open_tracing(settings)
         self.metrics = Metrics(lambda: self._served.values())
 
     @property
@@ -58,14 +70,26 @@ class Service:
         return self._all_loaded
 
     @property
-    def alive(self) -> bool:
-        """Whether this process can still answer; a device that is lost takes a new one."""
-        return not any(served.model.lost for served in self._served.values())
-
-    @property
     def ready(self) -> bool:
         """Whether requests should be sent here."""
-        return self.loaded and self.alive and not self.stopping
+        return self.loaded and not self.stopping and self.live
+
+    @property
+    def live(self) -> bool:
+        """Whether the process can still be of use: no engine hangs, no thread has ended, no device
+        is lost."""
+        models = [served.model for served in list(self._served.values())]
+        if self._warming is not None:
+            models.append(self._warming)
+        for model in models:
+            fault = model.fault(self.settings.engine_patience_s)
+            if fault is not None and not self.stopping:
+                if not self._told_fault:
+                    _log.critical("%s: %s; the process must be restarted", model.info.kind, fault)
+                self._told_fault = True
+                return False
+        self._told_fault = False
+        return True
 
     @property
     def all_served(self) -> list[Served]:
@@ -112,6 +136,45 @@ class Service:
         for served in self._served.values():
             served.model.close()
 
+    def reload(self, kind: Kind) -> None:
+        """Open the model of `kind` anew, let it prove itself, and put it in the place of the one
+        that is served, which answers the requests that it has.
+
+        To be called from a thread of its own: it takes as long as a start, and the memory of two
+        models. Raises NotReady, NotServed, ModelClosed, or what opening raises; then the model
+        before is still served.
+        """
+        with self._reloading:
+            before = self.served(kind)
+            model = _open(self.settings, kind, before.directory, self._is_alone)
+            try:
+                if model.info.kind != kind:
+                    raise ArtifactError(f"found kind {model.info.kind}, wanted {kind}")
+                model.warm_up()
+                if self.stopping:
+                    raise ModelClosed
+            except BaseException:
+                model.close()
+                raise
+            model.tell(partial(self.metrics.observe_call, kind))
+            own = self.settings.served_name if before is self.primary else None
+            name = own or model.info.model_id
+            names = AcceptedNames(name, kind)
+            self._served[kind] = replace(before, model=model, name=name, accepted_names=names)
+        _log_model(model)
+        self._retire(before.model)
+
+    def _retire(self, model: Model) -> None:
+        """Close a model when the requests that it has are answered, or nobody waits any more."""
+        end = time.monotonic() + self.settings.request_timeout_s
+        while not model.idle() and time.monotonic() < end:
+            time.sleep(_RETIRING_PAUSE_S)
+        model.close()
+
+    @property
+    def _is_alone(self) -> bool:
+        return len(_directories(self.settings)) == 1
+
     def _load(self) -> None:
         try:
             for model, directory in _open_all(self.settings):
@@ -126,12 +189,15 @@ class Service:
             self._all_loaded = True
 
     def _add(self, model: Model, directory: Path | None) -> None:
+        self._warming = model
         model.warm_up()
+        self._warming = None
         _log_model(model)
         # The reranker comes first, and a name that was set is the first model's.
         own = self.settings.served_name if not self._served else None
         name = own or model.info.model_id
         kind = model.info.kind
+        model.tell(partial(self.metrics.observe_call, kind))
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 
@@ -148,35 +214,43 @@ def give_up(reason: str) -> NoReturn:
 
 def _open_all(settings: Settings) -> Iterator[tuple[Model, Path | None]]:
     """Every model that the settings name and its directory, the reranker first."""
+    directories = _directories(settings)
+    for kind, directory in directories:
+        yield _open(settings, kind, directory, alone=len(directories) == 1), directory
+
+
+def _open(settings: Settings, kind: Kind | None, directory: Path | None, alone: bool) -> Model:
+    """The model of `kind` in `directory`; without one, the mock."""
     bounds = Bounds(
         max_tokens=settings.max_tokens,
         max_rows=settings.max_rows,
         queue_rows=settings.queue_rows,
+        queue_tokens=settings.queue_tokens,
         window_s=settings.batch_window_us * 1e-6,
     )
-    if settings.mock:
-        yield mock_model("rank", **bounds), None
-        yield mock_model("embed", **bounds), None
-        return
+    # Triton's repository holds the reranker only.
+    triton = None if kind == "embed" else settings.triton_engine
+    if directory is None:
+        return mock_model(kind or "rank", triton, **bounds)
     choice = settings.target if settings.target in (AUTO, ONNX) else None
-    directories = _directories(settings)
-    for kind, directory in directories:
-        model = open_model(
-            directory,
-            kind=kind,
-            engine=choice,
-            target=None if choice else settings.target,
-            profile=_profile_for(kind, settings, alone=len(directories) == 1),
-            cache=settings.cache_dir,
-            memory_bytes=settings.gpu_memory_bytes,
-            host_code=settings.host_code,
-            **bounds,
-        )
-        yield model, directory
+    return open_model(
+        directory,
+        kind=kind,
+        engine=triton or choice,
+        target=None if choice or settings.target == TRITON else settings.target,
+        profile=_profile_for(kind, settings, alone=alone),
+        cache=settings.cache_dir,
+        memory_bytes=settings.gpu_memory_bytes,
+        host_code=settings.host_code,
+        **bounds,
+    )
 
 
-def _directories(settings: Settings) -> list[tuple[Kind | None, Path]]:
-    """What to open, as which kind; None where only the directory itself can tell."""
+def _directories(settings: Settings) -> list[tuple[Kind | None, Path | None]]:
+    """What to open, as which kind; None where only the directory itself can tell. The mock has no
+    directories."""
+    if settings.mock:
+        return [("rank", None), ("embed", None)]
     alone = settings.embed_dir is None
     named: list[tuple[Kind | None, Path | None]] = [
         (None if alone else "rank", settings.custom_dir),

@@ -14,6 +14,7 @@ from runtime.errors import ServingError
 from server.variables import (
     NVIDIA_ONNX_PROFILES,
     OPTIONS,
+    TRITON,
     VARIABLES,
     NotWanted,
     Variable,
@@ -31,9 +32,15 @@ _SHOWN_CHARACTERS = 80
 _DIR_FIELDS = ("custom_dir", "rank_dir", "embed_dir")
 _MODEL_FIELDS = (
     *_DIR_FIELDS,
-    *("model_profile", "target", "max_tokens", "max_rows"),
+    *("model_profile", "target", "triton_engine", "max_tokens", "max_rows"),
     *("cache_dir", "gpu_memory_bytes", "host_code"),
 )
+_OTLP = ("http/protobuf",)
+_OTEL_VALUES: Mapping[str, tuple[str, ...]] = {
+    "OTEL_TRACES_EXPORTER": ("otlp", "console", "none"),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": _OTLP,
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": _OTLP,
+}
 _KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
 
 
@@ -52,10 +59,12 @@ class Settings:
     `rank_dir` and `embed_dir` are what is served; `custom_dir` is of a kind that only a look into
     it tells, but a reranker beside an embedder. All are None only for the mock. `target` is what
     the artifact must have been made for, AUTO or ONNX for the best engine that fits, None for the
-    artifact's own. `cache_dir`, `gpu_memory_bytes` and `host_code` are for engines on a GPU. None
-    for `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are the
-    accepted bearers; none means that nobody is asked. `notices` are lines to log at start,
-    `model_wishes` the variables that decide how the model is opened, as NAME=value.
+    artifact's own. `triton_engine` is the engine of the reranker where a Triton computes it, with
+    its address. `cache_dir`, `gpu_memory_bytes` and `host_code` are for engines on a GPU. None for
+    `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are the
+    accepted bearers; none means that nobody is asked. No `allowed_hosts` means any; both TLS files
+    are set or none. `notices` are lines to log at start, `otel` what OpenTelemetry may read, under
+    its own names, `model_wishes` the variables that decide how the model is opened, as NAME=value.
     """
 
     custom_dir: Path | None = None
@@ -64,6 +73,7 @@ class Settings:
     mock: bool = False
     model_profile: str | None = None
     target: str | None = None
+    triton_engine: str | None = None
     served_name: str | None = None
     model_version: str | None = None
     max_rows: int | None = None
@@ -76,6 +86,10 @@ class Settings:
     body_limit_bytes: int = 64 << 20
     request_timeout_s: int = 120
     queue_rows: int = 8192
+    queue_tokens: int = 1 << 22
+    engine_patience_s: int = 240
+    header_timeout_s: int = 20
+    drain_timeout_s: int = 25
     batch_window_us: int = 0
     overload_status: int = 503
     too_long_status: int = 422
@@ -86,8 +100,14 @@ class Settings:
     triton_port: int = 0
     ui: bool = True
     keys: tuple[str, ...] = field(default=(), repr=False)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    model_control: bool = False
     log_level: str = "INFO"
     json_logs: bool = False
+    tracing: bool = False
+    otel: Mapping[str, str] = field(default_factory=dict, repr=False)
     notices: tuple[str, ...] = ()
     model_wishes: tuple[str, ...] = ()
 
@@ -112,11 +132,14 @@ def read_settings(
     _refuse(given)
     chosen = _choose(_without_other_models(given))
     _check_model_dirs(chosen)
+    _check_triton(chosen)
     keys = _accepted_keys(chosen)
+    _check_tls(chosen)
     wishes = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
     return _assemble(
         {name: choice.value for name, choice in chosen.items()},
         keys=keys,
+        otel=_otel(given) if "tracing" in chosen and chosen["tracing"].value else {},
         notices=tuple(_notices(given, chosen, keys)),
         model_wishes=tuple(wishes),
     )
@@ -196,6 +219,31 @@ def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
             raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
 
 
+def _check_triton(chosen: Mapping[str, _Choice]) -> None:
+    wanted = "target" in chosen and chosen["target"].value == TRITON
+    if wanted and "triton_engine" not in chosen:
+        raise SettingsError(
+            chosen["target"].row.name,
+            "triton without an address",
+            "TRITON_GRPC_ENDPOINT or TRITON_HTTP_ENDPOINT as well",
+        )
+
+
+def _otel(given: Mapping[str, str]) -> dict[str, str]:
+    """OpenTelemetry's variables by its own names; those with NIM_ before them count first."""
+    spelled = sorted(name for name in given if name.startswith(("NIM_OTEL_", "OTEL_")))
+    found = {}
+    for name in reversed(spelled):  # so that NIM_OTEL_ overwrites
+        own = name.removeprefix("NIM_")
+        wanted = _OTEL_VALUES.get(own)
+        if wanted is not None and given[name] not in wanted:
+            raise SettingsError(name, _shown(given[name]), " or ".join(wanted))
+        if own.endswith("_ENDPOINT") and not given[name].startswith(("http://", "https://")):
+            raise SettingsError(name, _shown(given[name]), "a URL, such as http://collector:4318")
+        found[own] = given[name]
+    return found
+
+
 def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
     """The bearers to accept; none when nobody is to be asked."""
     if "require_auth" not in chosen or not chosen["require_auth"].value:
@@ -208,6 +256,13 @@ def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
             "one of NGC_API_KEY, NVIDIA_API_KEY, NIM_NGC_API_KEY as well",
         )
     return tuple(dict.fromkeys(found))
+
+
+def _check_tls(chosen: Mapping[str, _Choice]) -> None:
+    for name, partner in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if name in chosen and partner not in chosen:
+            wanted = "NIM_TLS_KEY_PATH" if partner == "tls_key" else "NIM_TLS_CERT_PATH"
+            raise SettingsError(chosen[name].row.name, "it alone", f"{wanted} as well")
 
 
 def _notices(
@@ -235,6 +290,7 @@ def _notices(
 def _assemble(
     values: dict[str, object],
     keys: tuple[str, ...],
+    otel: Mapping[str, str],
     notices: tuple[str, ...],
     model_wishes: tuple[str, ...],
 ) -> Settings:
@@ -248,9 +304,14 @@ def _assemble(
     if isinstance(rows, int):
         values.setdefault("max_passages", min(_MODEL_MAX_BATCH, rows))
         values.setdefault("embed_max_inputs", rows)
+    timeout_s = values.get("request_timeout_s")
+    if isinstance(timeout_s, int):
+        values.setdefault("engine_patience_s", 2 * timeout_s)
+    values.setdefault("model_control", bool(keys))
     return Settings(
         **values,  # type: ignore[arg-type]  # the table's readers give the fields' types
         keys=keys,
+        otel=otel,
         notices=notices,
         model_wishes=model_wishes,
     )

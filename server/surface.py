@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from litestar.types import ControllerRouterHandler, Scope
+from litestar.types import ControllerRouterHandler, Scope, Send
 
-from server.errors import Voice
+from server.errors import Failure, Voice
 from server.openapi import Operation
 
 # Where a request that speaks another voice than its path's leaves it, in the scope's state.
@@ -40,3 +40,16 @@ def voice_chooser(surfaces: Sequence[Surface], default: Voice) -> Callable[[Scop
         return default if found is None else voices[found]
 
     return choose
+
+
+async def send_failure(failure: Failure, voice: Voice, send: Send) -> None:
+    """Answer with `failure` from outside the router."""
+    spoken = voice(failure)
+    headers = {
+        **failure.headers,
+        "content-type": "application/json",
+        "content-length": str(len(spoken.body)),
+    }
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": spoken.status, "headers": raw})
+    await send({"type": "http.response.body", "body": spoken.body, "more_body": False})

@@ -22,6 +22,8 @@ NVIDIA_ONNX_PROFILES = (
     "e28f17c9c13a99055d065f88d725bf93c23b3aab14acd68f16323de1353fc528",
 )
 
+# The target of a reranker that a Triton computes, whatever its artifact was exported for.
+TRITON = "triton"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -36,7 +38,8 @@ class NotWanted(ValueError):
 
 @dataclass(frozen=True)
 class Variable:
-    """One row: `field` of Settings and `read` are set exactly when it is honoured.
+    """One row: `field` of Settings and `read` are set when it is honoured, but for names that end
+    in "*" (settings.py gathers those).
 
     Rows with the same `field` are synonyms; the first one that is set counts. A name ending in
     "*" stands for every variable with that beginning.
@@ -115,6 +118,13 @@ def _address(value: str) -> tuple[str, int]:
     return host.strip("[]"), _whole(1, _MAX_PORT)(port)
 
 
+def _hosts(value: str) -> tuple[str, ...]:
+    hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
+    if not hosts or any(set(host) & set("/:@*?") for host in hosts):
+        raise NotWanted("host names without port, separated by commas")
+    return hosts
+
+
 def _model_profile(value: str) -> str:
     if value.rsplit("/", 1)[-1] not in model_profile_names():
         raise NotWanted(f"one of {', '.join(model_profile_names())}")
@@ -149,13 +159,26 @@ def _refused(name: str, why: str) -> Variable:
     return Variable(name, "refused", why)
 
 
+def _triton(scheme: str) -> Callable[[str], str]:
+    """An engine's name with its address, see `runtime.engines.open_engine`."""
+
+    def read(value: str) -> str:
+        found, separator, host = value.rpartition("://")
+        known = (scheme, f"{scheme}s")
+        if (separator and found not in known) or not host or set(host) & set("@?# "):
+            raise NotWanted(f"{scheme}://host:port or {scheme}s://host:port")
+        return f"triton={found or scheme}://{host}"
+
+    return read
+
+
 _PORT = _whole(1, _MAX_PORT)
 _PORT_OR_OFF = _whole(0, _MAX_PORT)
 _POSITIVE = _whole(1)
 
-_NO_TRITON = "no Triton runs here; the engine lives in the server's process"
+_TRITONS_OWN = "a flag of the Triton that start.sh of the model repository starts"
 _NO_DOWNLOAD = "nothing is downloaded at start"
-_NO_TRACING = "this version sends no traces"
+_TRITONS_TRACES = "traces of a Triton inside a NIM; see NIM_ENABLE_OTEL"
 _ARTIFACT_DECIDES = "the artifact decides"
 _GRPC_PORT = "see NIM_TRITON_GRPC_PORT"
 _ONE_PROCESS = "one process serves all requests and uses every core"
@@ -308,6 +331,34 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _honoured("NIM_SERVER_MAX_QUEUE_SIZE", "queue_rows", _POSITIVE, "as NIM_MAX_QUEUE_SIZE"),
     _honoured(
+        "RERANK_MAX_QUEUE_TOKENS",
+        "queue_tokens",
+        _POSITIVE,
+        "tokens that may wait for the engine; above: RERANK_OVERLOAD_STATUS",
+        "4194304",
+    ),
+    _honoured(
+        "RERANK_ENGINE_PATIENCE_S",
+        "engine_patience_s",
+        _POSITIVE,
+        "seconds of one engine call after which the engine counts as hung and live fails",
+        "twice NIM_REQUEST_TIMEOUT_S",
+    ),
+    _honoured(
+        "RERANK_HEADER_TIMEOUT_S",
+        "header_timeout_s",
+        _POSITIVE,
+        "seconds in which the head of a request must arrive; after that: 408",
+        "20",
+    ),
+    _honoured(
+        "RERANK_DRAIN_TIMEOUT_S",
+        "drain_timeout_s",
+        _POSITIVE,
+        "seconds after SIGTERM in which running requests are answered; the others get 503",
+        "25",
+    ),
+    _honoured(
         "RERANK_OVERLOAD_STATUS",
         "overload_status",
         _one_of(503, 429),
@@ -357,6 +408,21 @@ VARIABLES: tuple[Variable, ...] = (
     _honoured(
         "RERANK_UI", "ui", _flag, "the page to try it at / and the documentation at /docs", "true"
     ),
+    # A Triton that computes
+    _honoured(
+        "TRITON_GRPC_ENDPOINT",
+        "triton_engine",
+        _triton("grpc"),
+        "host:port of a Triton that computes the reranker (`rerank-export triton` writes its "
+        "repository); grpcs://host:port over TLS",
+        "the engine lives in the server's process",
+    ),
+    _honoured(
+        "TRITON_HTTP_ENDPOINT",
+        "triton_engine",
+        _triton("http"),
+        "the same over HTTP, as http://host:port",
+    ),
     # Access
     _honoured(
         "NIM_REQUIRE_AUTH",
@@ -368,15 +434,50 @@ VARIABLES: tuple[Variable, ...] = (
     _honoured("NGC_API_KEY", "ngc_key", _text, _KEY),
     _honoured("NVIDIA_API_KEY", "nvidia_key", _text, _KEY),
     _honoured("NIM_NGC_API_KEY", "nim_key", _text, _KEY),
+    _honoured(
+        "NIM_TLS_CERT_PATH",
+        "tls_cert",
+        Path,
+        "certificate chain in PEM; with NIM_TLS_KEY_PATH all ports speak TLS (rerank-serve)",
+    ),
+    _honoured("NIM_TLS_KEY_PATH", "tls_key", Path, "private key in PEM of NIM_TLS_CERT_PATH"),
+    _honoured(
+        "RERANK_ALLOWED_HOSTS",
+        "allowed_hosts",
+        _hosts,
+        "names that requests may have in Host, separated by commas; others but health get 400",
+        "any",
+    ),
+    _honoured(
+        "RERANK_MODEL_CONTROL",
+        "model_control",
+        _flag,
+        "let requests reload models: POST /v2/repository/models/{m}/load",
+        "NIM_REQUIRE_AUTH",
+    ),
     # Logging
     _honoured("NIM_LOG_LEVEL", "log_level", _level, _SEVERITY, "INFO"),
     _honoured("LOG_LEVEL", "log_level", _level, "as NIM_LOG_LEVEL"),
     _honoured("NIM_JSONL_LOGGING", "json_logs", _flag, "one JSON object a line", "false"),
     _honoured("NIM_LOGGING_JSONL", "json_logs", _flag, "as NIM_JSONL_LOGGING"),
     _honoured("LOG_FORMAT", "json_logs", _log_format, "json as NIM_JSONL_LOGGING=1, else text"),
+    # Tracing
+    _honoured(
+        "NIM_ENABLE_OTEL",
+        "tracing",
+        _flag,
+        "send a trace of every request that is not a GET, by OTLP over HTTP",
+        "false",
+    ),
+    Variable("NIM_OTEL_*", "honoured", "as OTEL_*: NIM_OTEL_EXPORTER_OTLP_ENDPOINT and the like"),
+    Variable(
+        "OTEL_*",
+        "honoured",
+        "OpenTelemetry's own variables of traces, such as OTEL_EXPORTER_OTLP_ENDPOINT and "
+        "OTEL_SERVICE_NAME; OTEL_TRACES_EXPORTER: otlp, console or none; metrics stay Prometheus'",
+        "OpenTelemetry's",
+    ),
     # Would promise something that is not kept
-    _refused("NIM_TLS_CERT_PATH", "this server speaks plain HTTP; end TLS in a proxy before it"),
-    _refused("NIM_TLS_KEY_PATH", "this server speaks plain HTTP; end TLS in a proxy before it"),
     _refused(
         "NIM_MODEL_PATH",
         "a checkpoint cannot be served; run rerank-export on it and set NIM_CUSTOM_MODEL",
@@ -405,17 +506,13 @@ VARIABLES: tuple[Variable, ...] = (
     _tolerated("NIM_MAX_WAIT_MS", _BATCHING),
     _tolerated("NIM_PIPELINE_MAX_BATCH_SIZE", f"{_BATCHING}; see NIM_TRITON_MAX_BATCH_SIZE"),
     _tolerated("NIM_ADMISSION_SIZE", "see NIM_MAX_QUEUE_SIZE"),
-    _tolerated("TRITON_HTTP_ENDPOINT", _NO_TRITON),
-    _tolerated("TRITON_METRICS_PORT", _NO_TRITON),
-    _tolerated("NIM_TRITON_LOG_VERBOSE", _NO_TRITON),
-    _tolerated("NIM_TRITON_RATE_LIMIT", _NO_TRITON),
+    _tolerated("TRITON_METRICS_PORT", _TRITONS_OWN),
+    _tolerated("NIM_TRITON_LOG_VERBOSE", _TRITONS_OWN),
+    _tolerated("NIM_TRITON_RATE_LIMIT", _TRITONS_OWN),
     _tolerated("NIM_GRPC_BIND_ADDR", _GRPC_PORT),
     _tolerated("NIM_SERVER_GRPC_BIND_ADDR", _GRPC_PORT),
-    _tolerated("NIM_ENABLE_OTEL", _NO_TRACING),
-    _tolerated("NIM_OTEL_*", _NO_TRACING),
-    _tolerated("OTEL_*", _NO_TRACING),
-    _tolerated("TRITON_OTEL_URL", _NO_TRACING),
-    _tolerated("TRITON_OTEL_RATE", _NO_TRACING),
+    _tolerated("TRITON_OTEL_URL", _TRITONS_TRACES),
+    _tolerated("TRITON_OTEL_RATE", _TRITONS_TRACES),
     _tolerated("RUST_LOG", "see NIM_LOG_LEVEL"),
     _tolerated("SHOW_CONFIG", "/v1/metadata shows what is served"),
 )

@@ -18,7 +18,7 @@ from checks.gpu.models import CONFIGS, Exported, make_model
 from runtime.batch import BatchLimits, assemble
 from runtime.engines import EngineSetup, open_engine
 from runtime.errors import EngineUnavailable, ServingError
-from runtime.scheduler import Scheduler
+from runtime.scheduler import QueueLimits, Scheduler
 from runtime.shapes import ShapeRange
 from runtime.text import Encoding
 
@@ -94,7 +94,8 @@ def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens:
                 return found.reshape(-1)[: len(rows)].astype(np.float32)
 
             limits = BatchLimits(_MAX_ROWS, budget, _WASTE, running.shapes)
-            scheduler = Scheduler(compute, limits, queue_rows=1 << 16)
+            queue = QueueLimits(rows=1 << 16, tokens=1 << 25)
+            scheduler = Scheduler(compute, limits, queue)
             stack.callback(scheduler.close)
             yield lambda rows: scheduler.submit(rows, None).result().outputs
 

@@ -1,6 +1,6 @@
-"""What flows into the linear layers of a float32 graph on real texts."""
+"""What flows into the linear layers of a float32 graph on real texts, and what comes out of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Range:
     highest: Floats
 
 
-def watch(directory: Path, sources: Sequence[str], texts: Iterable[Inputs]) -> dict[str, Range]:
+def watch(directory: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> dict[str, Range]:
     """Run model.onnx of `directory` on `texts`, one unpadded row each, and watch `sources`.
 
     `sources` names values [1, sequence, channels] of the graph, float32 or half.
@@ -43,12 +43,22 @@ def watch(directory: Path, sources: Sequence[str], texts: Iterable[Inputs]) -> d
         path.unlink(missing_ok=True)
 
 
-def _observe(path: Path, sources: Sequence[str], texts: Iterable[Inputs]) -> dict[str, Range]:
+def answers(path: Path, texts: Sequence[Inputs]) -> Floats:
+    """The first output of the graph at `path` for each of `texts`, float32 [texts, …]."""
+    session = _session(path)
+    return np.concatenate([session.run(None, dict(inputs))[0] for inputs in texts])
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         str(path), sess_options=options, providers=["CPUExecutionProvider"]
     )
+
+
+def _observe(path: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> dict[str, Range]:
+    session = _session(path)
     ranges: dict[str, Range] = {}
     wanted = [output for name in sources for output in _outputs(name)]
     for inputs in texts:

@@ -6,13 +6,12 @@ For every linear layer, with x [tokens, inputs] and W [inputs, outputs]:
     W → int8 with one scale for each column          (x/r)₈ · W₈ · r
 
 A scale for each token keeps a score independent of its batch; outliers of single channels are
-smoothed away before. What makes the queries and keys of attention is rounded twice, the second
-time what the first left over: their errors stand in an exponent, and on trained models they were
-most of the lost order. Written with QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses
+smoothed away before. Layers that are too sensitive for that are rounded `twice`, the second time
+what the first left over. Written with QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses
 into MatMulIntegerToFloat; activations must be uint8 and weights int8 for its fast kernels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,14 +36,16 @@ class _Grid:
     zero: str
 
 
-def quantize_int8(model: ModelProto, ranges: Mapping[str, Range]) -> int:
+def quantize_int8(
+    model: ModelProto, ranges: Mapping[str, Range], twice: Collection[str] = ()
+) -> int:
     """Rewrite the linear layers of `model` in place and return how many products they are now.
 
-    `ranges` are what the layers' sources showed on real texts.
+    `ranges` are what the layers' sources showed on real texts, `twice` the results of the layers
+    to round twice.
     """
     graph = Graph(model)
     linears = graph.linears()
-    twice = graph.asking()
     matrices = {linear.result: Matrix(graph, linear) for linear in linears}
     smoothed = smooth(graph, matrices, ranges)
     axis = graph.add_tensor("int8.axis", [-1], np.int64)

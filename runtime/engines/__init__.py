@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +46,15 @@ class EngineSetup:
 class Engine(Protocol):
     """What the rest of the runtime knows of an engine.
 
-    `device` is "cpu" or "cuda:N". `input_names` and `output_names` are the graph's. `shapes` bound
-    what it takes; none means that it takes every shape.
+    `version` is that of its library, `device` "cpu", "cuda:N" or "remote". `lanes` is how many
+    calls of `run` may be under way at the same time. `input_names` and `output_names` are the
+    graph's. `shapes` bound what it takes; none means that it takes every shape.
     """
 
     name: str
+    version: str
     device: str
+    lanes: int
     input_names: list[str]
     output_names: list[str]
     shapes: tuple[ShapeRange, ...]
@@ -61,13 +64,20 @@ class Engine(Protocol):
         padded to it."""
 
     def run(self, inputs: Arrays) -> Outputs:
-        """Compute all outputs. Called from one thread at a time.
+        """Compute all outputs. Called from up to `lanes` threads at a time.
 
         Raises OutOfMemory, DeviceLost or EngineError.
         """
 
     def close(self) -> None:
         """Give back memory and devices; `run` is not called afterwards."""
+
+
+@runtime_checkable
+class BoundedEngine(Protocol):
+    """An engine that takes at most `max_rows` rows in a call, whatever the target says."""
+
+    max_rows: int
 
 
 class AnyShape:
@@ -92,17 +102,20 @@ ENGINES: dict[str, tuple[str, str | None]] = {
     "openvino-fp32": ("runtime.engines.openvino", MODEL_FILE),
     "openvino-bf16": ("runtime.engines.openvino", MODEL_FILE),
     "mock": ("runtime.engines.mock", None),
+    "triton": ("runtime.engines.triton", None),
 }
 # Those that need an NVIDIA GPU.
 GPU_ENGINES = ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda")
 
 
-def open_engine(name: str, directory: Path, setup: EngineSetup | None = None) -> Engine:
-    """Open the engine called `name` on the artifact in `directory`.
+def open_engine(wanted: str, directory: Path, setup: EngineSetup | None = None) -> Engine:
+    """Open the engine called `wanted` on the artifact in `directory`.
 
-    Raises EngineUnavailable when the engine, its library or its hardware is not here: never
+    One that runs elsewhere is named with its address: "triton=http://127.0.0.1:8003". Raises
+    EngineUnavailable when the engine, its library or its hardware is not here: never
     falls back to another one.
     """
+    name, remote, address = wanted.partition("=")
     if name not in ENGINES:
         raise EngineUnavailable(f"found engine {name!r}, wanted one of: {', '.join(ENGINES)}")
     if name in GPU_ENGINES and find_gpu() is None:
@@ -114,6 +127,7 @@ def open_engine(name: str, directory: Path, setup: EngineSetup | None = None) ->
     module, file = ENGINES[name]
     if file is not None and not (directory / file).is_file():
         raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")
+    place = address if remote else directory / (file or ".")
     opener = importlib.import_module(module).open_engine
-    engine: Engine = opener(name, directory / (file or "."), setup or EngineSetup())
+    engine: Engine = opener(name, place, setup or EngineSetup())
     return engine

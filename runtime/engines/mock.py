@@ -21,7 +21,9 @@ class MockEngine(AnyShape):
     everywhere."""
 
     name = "mock"
+    version = ""
     device = "cpu"
+    lanes = 1
 
     def __init__(self) -> None:
         self.input_names = ["input_ids", "attention_mask"]

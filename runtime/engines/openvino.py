@@ -11,35 +11,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from runtime.cores import usable_cores
 from runtime.engines import AnyShape, EngineSetup
+from runtime.engines.lanes import Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
 
 _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 
 
 class OpenVinoEngine(AnyShape):
-    """One compiled model with one request, on the CPU."""
+    """One graph on the CPU, compiled into requests that compute one call each."""
 
-    def __init__(self, name: str, compiled: Any) -> None:
+    def __init__(self, name: str, version: str, compiled: Any, lanes: Lanes[Any]) -> None:
         self.name = name
+        self.version = version
         self.device = "cpu"
+        self.lanes = lanes.count
         self.input_names = [i.get_any_name() for i in compiled.inputs]
         self.output_names = [o.get_any_name() for o in compiled.outputs]
-        self._request = compiled.create_infer_request()
+        self._lanes: Lanes[Any] | None = lanes
 
     def run(
         self, inputs: Mapping[str, npt.NDArray[np.generic]]
     ) -> dict[str, npt.NDArray[np.generic]]:
         """All outputs of the graph, by name."""
+        assert self._lanes is not None
         try:
-            found = self._request.infer(dict(inputs), share_inputs=True)
-            return {name: np.array(found[name]) for name in self.output_names}
+            with self._lanes.take() as request:
+                found = request.infer(dict(inputs), share_inputs=True)
+                return {name: np.array(found[name]) for name in self.output_names}
         except Exception as error:  # OpenVINO raises RuntimeError and its own classes
             raise EngineError(f"{self.name} failed: {error}") from error
 
     def close(self) -> None:
-        """Drop the request; its memory goes back when the last reference is gone."""
-        self._request = None
+        """Drop the requests; their memory goes back when the last reference is gone."""
+        self._lanes = None
 
 
 def open_engine(
@@ -63,12 +69,18 @@ def open_engine(
             f"engine {name} needs a CPU with bf16 arithmetic (AVX512-BF16 or AMX), this one has "
             f"{', '.join(able)}; choose the target cpu-fp32 or cpu-int8"
         )
-    wish = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    wish = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
+    count = lanes_for(model_file)
     try:
-        compiled = core.compile_model(str(model_file), "CPU", wish)
+        compiled = core.compile_model(str(model_file), "CPU", wish | {"NUM_STREAMS": 1})
+        narrow = []
+        if count > 1:
+            streams = core.compile_model(str(model_file), "CPU", wish | {"NUM_STREAMS": count})
+            narrow = [streams.create_infer_request() for _ in range(count)]
     except Exception as error:
         raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if found != precision:
         raise EngineUnavailable(f"engine {name} computes in {found}, wanted {precision}")
-    return OpenVinoEngine(name, compiled)
+    lanes = Lanes(compiled.create_infer_request(), narrow)
+    return OpenVinoEngine(name, openvino.__version__, compiled, lanes)

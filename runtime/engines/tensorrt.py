@@ -30,9 +30,12 @@ class TensorRtEngine:
 
     name = "tensorrt"
     device = "cuda:0"
+    # The calls share buffers and scratch memory.
+    lanes = 1
 
     def __init__(self, trt: Any, cuda: Cuda, plan: Any, log: Any, setup: EngineSetup) -> None:
         self._trt, self._cuda, self._plan, self._log = trt, cuda, plan, log
+        self.version = str(trt.__version__)
         names = [plan.get_tensor_name(i) for i in range(plan.num_io_tensors)]
         is_input = {n: plan.get_tensor_mode(n) == trt.TensorIOMode.INPUT for n in names}
         self.input_names = [name for name in names if is_input[name]]

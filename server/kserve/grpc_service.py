@@ -33,6 +33,7 @@ from server.errors import (
     log_failure,
 )
 from server.kserve.inference import Wanted, infer
+from server.kserve.managing import NotManaged, reload
 from server.kserve.messages import CONFIG_TYPES, Messages
 from server.kserve.models import (
     EXTENSIONS,
@@ -44,13 +45,23 @@ from server.kserve.models import (
     find,
 )
 from server.kserve.tensors import Declared, Output, TextTensor, from_elements, from_raw
+from server.logs import current_request
 from server.metadata import version
+from server.observe import ids_of
 from server.service import Service
-from server.settings import SettingsError
+from server.settings import Settings, SettingsError
+from server.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
 _SERVICE = "inference.GRPCInferenceService"
+_INFER = "ModelInfer"
+# Statuses that are the server's own fault, as OpenTelemetry's conventions count them.
+_SERVER_FAULTS = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 _OPEN = frozenset({"ServerLive", "ServerReady"})
 # The first class of an error's ancestry that is in here decides.
 _CODES: dict[type[BaseException], grpc.StatusCode] = {
@@ -93,7 +104,12 @@ class GrpcServer:
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SettingsError when the port is taken."""
         try:
-            self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            tls = _credentials(self._service.settings)
+            if tls is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(address, tls)
         except RuntimeError:
             raise SettingsError(
                 "NIM_TRITON_GRPC_PORT", f"port {port}", f"a port that is free on {host}, or 0"
@@ -103,7 +119,7 @@ class GrpcServer:
 
     async def stop(self) -> None:
         """Refuse new calls, and wait until those that run are answered."""
-        await self._server.stop(self._service.settings.request_timeout_s)
+        await self._server.stop(self._service.settings.drain_timeout_s)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         answers: dict[str, Answer] = {
@@ -116,6 +132,7 @@ class GrpcServer:
             "ModelStatistics": self._model_statistics,
             "ModelInfer": self._model_infer,
             "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._repository_model_load,
         }
         return grpc.method_handlers_generic_handler(
             _SERVICE, {name: self._handler(name, answer) for name, answer in answers.items()}
@@ -125,30 +142,49 @@ class GrpcServer:
         async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             began = time.monotonic()
             code = grpc.StatusCode.CANCELLED
+            call = Call(self._service, context.time_remaining())
+            given = _words(context)
+            trace = self._begin(name, given)
+            ids = ids_of(given, trace)
+            told = {"x-request-id": ids["request_id"]}
+            if trace is not None:
+                told["traceresponse"] = trace.traceresponse
+            before = current_request.set(ids)
             try:
                 self._admit(name, context)
-                call = Call(self._service, context.time_remaining())
                 reply = await answer(request, call)
-                context.set_trailing_metadata(tuple(call.headers().items()))
+                context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
                 code = grpc.StatusCode.OK
                 return reply
             except Exception as error:
                 log_failure(error, self._service.settings)
                 code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
                 failure = explain(error, self._service.settings)
-                context.set_trailing_metadata(tuple(failure.headers.items()))
+                context.set_trailing_metadata(tuple({**told, **failure.headers}.items()))
                 await context.abort(code, failure.message)
             finally:
                 seconds = time.monotonic() - began
                 self._service.metrics.observe(f"grpc {name}", code.name, seconds)
-                level = logging.INFO if name == "ModelInfer" else logging.DEBUG
+                if trace is not None:
+                    facts = {"rpc.system": "grpc", "rpc.grpc.status_code": code.value[0]}
+                    failed = code in _SERVER_FAULTS
+                    trace.end(f"{_SERVICE}/{name}", facts, call.answers, failed=failed)
+                level = logging.INFO if name == _INFER else logging.DEBUG
                 _log.log(level, "grpc %s %s %.1f ms", name, code.name, seconds * 1e3)
+                current_request.reset(before)
 
         return grpc.unary_unary_rpc_method_handler(
             handle,
             request_deserializer=self._messages[f"{name}Request"].FromString,
             response_serializer=lambda reply: reply.SerializeToString(),
         )
+
+    def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
+        """The call's span; what asks no model has none."""
+        tracing = self._service.tracing
+        if tracing is None or name != _INFER:
+            return None
+        return tracing.begin(name, given, {"rpc.method": name})
 
     def _admit(self, name: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if name in _OPEN:
@@ -161,8 +197,8 @@ class GrpcServer:
         if not self._keys.admit(given):
             raise KeyWanted
 
-    async def _server_live(self, _: Any, __: Call) -> Any:
-        return self._messages["ServerLiveResponse"](live=True)
+    async def _server_live(self, _: Any, call: Call) -> Any:
+        return self._messages["ServerLiveResponse"](live=call.service.live)
 
     async def _server_ready(self, _: Any, call: Call) -> Any:
         return self._messages["ServerReadyResponse"](ready=call.service.ready)
@@ -242,6 +278,12 @@ class GrpcServer:
             models=[index(name=model.name, version=VERSION, state="READY") for model in models]
         )
 
+    async def _repository_model_load(self, request: Any, call: Call) -> Any:
+        if request.parameters:
+            raise NotManaged("the model's directory is loaded as it is; send no parameters")
+        await reload(call.service, find(call.service, request.model_name, None))
+        return self._messages["RepositoryModelLoadResponse"]()
+
     async def _model_infer(self, request: Any, call: Call) -> Any:
         model = find(call.service, request.model_name, request.model_version)
         wanted = (Wanted(output.name, _parameters(output)) for output in request.outputs)
@@ -258,6 +300,20 @@ class GrpcServer:
     def _output(self, output: Output) -> Any:
         message = self._messages["InferOutputTensor"]
         return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
+
+
+def _words(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    """The caller's metadata that is text."""
+    metadata = context.invocation_metadata() or ()
+    return {key: value for key, value in metadata if isinstance(value, str)}
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """The certificate that the HTTP ports show as well."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
+    return grpc.ssl_server_credentials([pair])
 
 
 def _tensors(request: Any, limit: Limit) -> Iterator[TextTensor]:

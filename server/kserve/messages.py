@@ -92,6 +92,18 @@ _MESSAGES = {
         "outputs 5 InferOutputTensor[]",
         "raw_output_contents 6 bytes[]",
     ),
+    "ModelRepositoryParameter": (
+        "bool_param 1 bool",
+        "int64_param 2 int64",
+        "string_param 3 string",
+        "bytes_param 4 bytes",
+    ),
+    "RepositoryModelLoadRequest": (
+        "repository_name 1 string",
+        "model_name 2 string",
+        "parameters 3 ModelRepositoryParameter{}",
+    ),
+    "RepositoryModelLoadResponse": (),
     "ModelConfigRequest": ("name 1 string", "version 2 string"),
     # data_type is an enumeration, which on the wire is its number: see CONFIG_TYPES.
     "ModelInput": ("name 1 string", "data_type 2 int32", "dims 4 int64[]"),

@@ -16,9 +16,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from runtime.errors import InputTooLong, ModelClosed
 from server.call import Limit
-from server.errors import AnyRequest, Failure, NotValid, RequestRefused, Spoken
+from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import Wanted, infer, whole_number
+from server.kserve.managing import NotManaged, reload
 from server.kserve.models import (
     EXTENSIONS,
     PLATFORM,
@@ -72,6 +73,12 @@ class IndexRequest(msgspec.Struct):
     """Which models to list."""
 
     ready: bool = False
+
+
+class LoadRequest(msgspec.Struct):
+    """Triton's parameters (a configuration, files) are refused: the directory is what is loaded."""
+
+    parameters: Annotated[dict[str, Any], Meta(max_length=0)] | None = None
 
 
 # Reply
@@ -177,6 +184,7 @@ class IndexEntry(msgspec.Struct):
 
 # Mapping
 _DECODER = msgspec.json.Decoder(InferRequest)
+_LOAD_DECODER = msgspec.json.Decoder(LoadRequest)
 _INDEX_DECODER = msgspec.json.Decoder(IndexRequest)
 _ENCODER = msgspec.json.Encoder()
 
@@ -272,15 +280,6 @@ class KserveError(msgspec.Struct):
     error: str
 
 
-class NotManaged(RequestRefused):
-    """Loading and unloading, which this server does at its own start and end only."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "models are loaded when the server starts; start it with another --rank or --embed"
-        )
-
-
 _BAD_REQUEST = 400
 
 
@@ -369,10 +368,19 @@ class KserveRoutes(Controller):
         models = all_models(service)
         return Response([IndexEntry(model.name, VERSION, "READY", "") for model in models])
 
-    @post(["/v2/repository/models/{model:str}/load", "/v2/repository/models/{model:str}/unload"])
-    async def manage(self) -> None:
+    @post("/v2/repository/models/{model:str}/load", status_code=200)
+    async def load(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
+        """Put what lies in the model's directory now in its place."""
+        exchange = Exchange(request, service)
+        if body := await exchange.body():
+            exchange.decode(_LOAD_DECODER, body)
+        await reload(service, _named(request, service))
+        return Response(b"", media_type="text/plain")
+
+    @post("/v2/repository/models/{model:str}/unload")
+    async def unload(self) -> None:
         """Refused."""
-        raise NotManaged
+        raise NotManaged("models unload when the server stops")
 
     @post(_versioned("/infer"), status_code=200)
     async def infer(
@@ -553,7 +561,19 @@ SURFACE = Surface(
             reply_example=_INDEX_REPLY,
             statuses=(400, 408, 413, 415, 503),
         ),
-        _refused("/v2/repository/models/{model}/load", "Refused: models load at the start"),
+        _operation(
+            "POST",
+            "/v2/repository/models/{model}/load",
+            "Load what lies in the model's directory now",
+            description=(
+                "Allowed with a key, or with RERANK_MODEL_CONTROL. The new model must prove itself "
+                "before it takes the place of the one before."
+            ),
+            parameters=_MODEL,
+            request=LoadRequest,
+            request_example={},
+            statuses=(400, 404, 408, 413, 415, 503),
+        ),
         _refused("/v2/repository/models/{model}/unload", "Refused: models unload at the end"),
     ),
     voice=voice,

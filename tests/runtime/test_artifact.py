@@ -13,7 +13,6 @@ from runtime.engines import open_engine
 from runtime.engines.ort import OrtEngine
 from runtime.errors import (
     ArtifactError,
-    EngineError,
     EngineUnavailable,
     FileChanged,
     GoldenMismatch,
@@ -308,5 +307,5 @@ def test_an_unknown_engine_lists_the_known_ones(artifact: Path) -> None:
 
 def test_a_graph_that_is_no_graph(bare_directory: Path) -> None:
     (bare_directory / "model.onnx").write_bytes(b"garbage")
-    with pytest.raises(EngineError, match=r"model\.onnx"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx"):
         open_ranker(bare_directory)

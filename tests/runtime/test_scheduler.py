@@ -13,13 +13,14 @@ from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
     EngineError,
+    EngineLost,
     ModelClosed,
     NonFiniteScore,
     OutOfMemory,
     Overloaded,
 )
 from runtime.postprocess import Floats
-from runtime.scheduler import Scheduler
+from runtime.scheduler import QueueLimits, Scheduler
 from runtime.text import Encoding
 
 LIMITS = BatchLimits(max_rows=8, token_budget=1000, padding_waste=0.4)
@@ -53,8 +54,14 @@ class Gate:
 def make() -> Iterator[Callable[..., Scheduler]]:
     made: list[tuple[Scheduler, object]] = []
 
-    def build(compute: Callable[[Sequence[Encoding]], Floats], queue_rows: int = 100) -> Scheduler:
-        scheduler = Scheduler(compute, LIMITS, queue_rows)
+    def build(
+        compute: Callable[[Sequence[Encoding]], Floats],
+        queue_rows: int = 100,
+        queue_tokens: int = 100_000,
+        lanes: int = 1,
+    ) -> Scheduler:
+        queue = QueueLimits(queue_rows, queue_tokens)
+        scheduler = Scheduler(compute, LIMITS, queue, lanes=lanes)
         made.append((scheduler, compute))
         return scheduler
 
@@ -256,7 +263,7 @@ def test_within_the_window_rows_wait_for_company() -> None:
         calls.append(len(rows))
         return first_ids(rows)
 
-    scheduler = Scheduler(compute, LIMITS, 100, window_s=0.5)
+    scheduler = Scheduler(compute, LIMITS, QueueLimits(100, 100_000), window_s=0.5)
     try:
         futures = [scheduler.submit([row(10)], None) for _ in range(3)]
         for future in futures:
@@ -271,7 +278,7 @@ def test_within_the_window_rows_wait_for_company() -> None:
 
 
 def test_closing_does_not_wait_for_the_window() -> None:
-    scheduler = Scheduler(first_ids, LIMITS, 100, window_s=60.0)
+    scheduler = Scheduler(first_ids, LIMITS, QueueLimits(100, 100_000), window_s=60.0)
     future = scheduler.submit([row(10)], None)
     assert scheduler.close()
     with pytest.raises(ModelClosed):
@@ -331,3 +338,149 @@ def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Sch
     assert len(gate.calls) == 1
     with pytest.raises(DeviceLost):
         scheduler.submit([row(5)], None)
+
+
+def test_a_queue_full_of_tokens_refuses(make: Callable[..., Scheduler]) -> None:
+    scheduler, _ = blocked(make, queue_tokens=100)
+    scheduler.submit([row(60)], None)
+    with pytest.raises(Overloaded, match="60 tokens and has room for 100"):
+        scheduler.submit([row(50)], None)
+
+
+def test_room_is_kept_for_what_is_being_tokenised(make: Callable[..., Scheduler]) -> None:
+    scheduler, _ = blocked(make, queue_rows=4)
+    with scheduler.expecting(3, 30, None):
+        assert not scheduler.idle()
+        with pytest.raises(Overloaded), scheduler.expecting(2, 20, None):
+            raise AssertionError
+    with scheduler.expecting(4, 40, None):
+        pass
+    assert scheduler.submit([row(5)] * 4, None) is not None
+
+
+def test_a_large_request_does_not_hold_up_small_ones(make: Callable[..., Scheduler]) -> None:
+    scheduler, gate = blocked(make)
+    large = scheduler.submit([row(900, i) for i in range(20)], None)
+    small = [scheduler.submit([row(10, i)], None) for i in range(3)]
+    gate.open.set()
+    for future in small:
+        future.result(5)
+    large.result(5)
+    # The large one came first and has the first call, the small ones share the second.
+    assert gate.calls[1:3] == [[900], [10, 10, 10]]
+
+
+def test_a_stream_of_small_requests_does_not_hold_up_a_large_one(
+    make: Callable[..., Scheduler],
+) -> None:
+    done = threading.Event()
+
+    def compute(rows: Sequence[Encoding]) -> Floats:
+        time.sleep(0.001)
+        return first_ids(rows)
+
+    scheduler = make(compute, queue_rows=1000)
+    large = scheduler.submit([row(900, i) for i in range(5)], None)
+    large.add_done_callback(lambda _: done.set())
+    sent = 0
+    while not done.is_set():
+        assert sent < 2000
+        for _ in range(3):
+            scheduler.submit([row(10)], None)
+        sent += 3
+        time.sleep(0.001)
+
+
+def test_when_time_is_short_the_oldest_goes_first(make: Callable[..., Scheduler]) -> None:
+    def slow(rows: Sequence[Encoding]) -> Floats:
+        time.sleep(0.1)
+        return first_ids(rows)
+
+    gate = Gate(slow)
+    gate.open.set()
+    scheduler = make(gate)
+    for _ in range(10):
+        scheduler.submit([row(900)], None).result(5)
+    gate.open.clear()
+    gate.entered.clear()
+    scheduler.submit([row(900)], None)
+    assert gate.entered.wait(5)
+    calls = len(gate.calls)
+    soon = time.monotonic() + 0.66
+    large = scheduler.submit([row(900, i) for i in range(5)], soon)
+    small = [scheduler.submit([row(10, i)], soon + 60) for i in range(3)]
+    gate.open.set()
+    large.exception(5)
+    for future in small:
+        future.result(5)
+    assert gate.calls[calls : calls + 5] == [[900]] * 5
+
+
+def test_a_thread_that_ends_answers_everybody(
+    make: Callable[..., Scheduler], caplog: pytest.LogCaptureFixture
+) -> None:
+    def leave(rows: Sequence[Encoding]) -> Floats:
+        raise SystemExit
+
+    gate = Gate(leave)
+    scheduler = make(gate)
+    running = scheduler.submit([row(3)], None)
+    assert gate.entered.wait(5)
+    waiting = scheduler.submit([row(900)], None)
+    gate.open.set()
+    for future in (running, waiting):
+        with pytest.raises(EngineLost):
+            future.result(5)
+    assert "the thread that calls the engine ended" in caplog.text
+    while scheduler.alive():
+        time.sleep(0.001)
+    with pytest.raises(EngineLost):
+        scheduler.submit([row(3)], None)
+
+
+def test_how_long_a_call_runs(make: Callable[..., Scheduler]) -> None:
+    scheduler, gate = blocked(make)
+    time.sleep(0.02)
+    assert scheduler.running_s() >= 0.01
+    gate.open.set()
+    while not scheduler.idle():
+        time.sleep(0.001)
+    assert scheduler.running_s() == 0
+
+
+class Meeting:
+    """A compute function that returns when `guests` calls are under way at the same time."""
+
+    def __init__(self, guests: int) -> None:
+        self.calls: list[list[int]] = []
+        self._barrier = threading.Barrier(guests)
+
+    def __call__(self, rows: Sequence[Encoding]) -> Floats:
+        self.calls.append([len(r) for r in rows])
+        self._barrier.wait(10)
+        return first_ids(rows)
+
+
+def test_lanes_compute_beside_each_other_and_share_the_rows(make: Callable[..., Scheduler]) -> None:
+    meeting = Meeting(2)
+    rows = [row(10, number) for number in range(1, 7)]
+    outputs = make(meeting, lanes=2).submit(rows, None).result(5).outputs
+    assert outputs.tolist() == [1, 2, 3, 4, 5, 6]
+    assert meeting.calls == [[10] * 3, [10] * 3]
+
+
+def test_closing_waits_for_every_lane(make: Callable[..., Scheduler]) -> None:
+    gate = Gate()
+    scheduler = make(gate, lanes=2)
+    running = scheduler.submit([row(3), row(900)], None)
+    while len(gate.calls) < 2:
+        time.sleep(0.001)
+    waiting = scheduler.submit([row(5)], None)
+    closer = threading.Thread(target=scheduler.close)
+    closer.start()
+    with pytest.raises(ModelClosed):
+        waiting.result(5)
+    gate.open.set()
+    closer.join(5)
+    assert not closer.is_alive()
+    assert running.result(5).outputs.tolist() == [1, 1]

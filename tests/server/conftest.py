@@ -85,6 +85,12 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"no {status} from {path} in time:\n{self.log}")
 
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        end = time.monotonic() + _PATIENCE_S
+        while not true():
+            assert time.monotonic() < end, self.log
+            time.sleep(0.02)
+
     def ready(self) -> "Server":
         return self.wait_for("/v1/health/ready", 200)
 
@@ -127,6 +133,7 @@ def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             "MODEL_VERSION": "1.2.3",
             "NGC_API_KEY": "ngcapikey",
             "NIM_TRITON_LOG_VERBOSE": "1",
+            "RERANK_MODEL_CONTROL": "true",
             "OMP_NUM_THREADS": "1",
         },
     )

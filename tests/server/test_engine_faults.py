@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.conftest import write_bare_directory
+
 Start = Callable[..., Any]
 
 PROMPT = len("question:q \n \n passage:")
@@ -91,3 +93,15 @@ def test_rows_of_a_client_that_hangs_up_are_dropped(slow_server: Any) -> None:
         assert time.monotonic() < end
         time.sleep(0.02)
     assert "POST /v1/ranking 499" in slow_server.log
+
+
+def test_an_engine_that_hangs_is_noticed(start: Start, tmp_path: Path) -> None:
+    directory = write_bare_directory(tmp_path / "bare", work=7000)
+    given = {"RERANK_ENGINE_PATIENCE_S": "1", "NIM_REQUEST_TIMEOUT_S": "2"}
+    # The first inference, before ready, hangs already.
+    server = start({"NIM_CUSTOM_MODEL": str(directory), **given})
+    server.wait_for("/v1/health/live", 200)
+    server.wait_for("/v1/health/live", 503)
+    assert server.get("/v2/health/live").status_code == 503
+    assert server.get("/health").json()["status"] == "failed"
+    assert server.log.count("an engine call has been running for") == 1

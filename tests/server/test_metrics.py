@@ -1,10 +1,18 @@
 """Prometheus metrics: NIM's and Triton's names, bounded labels, on both ports."""
 
+import contextlib
+import math
 import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.server.conftest import MAX_TOKENS, NAN_TOKENS
 
 NAMES = (
     "python_gc_objects_collected_total",
@@ -23,9 +31,17 @@ NAMES = (
     "nv_inference_request_failure",
     "nv_inference_count",
     "nv_inference_exec_count",
+    "nv_inference_request_duration_us",
     "nv_inference_queue_duration_us",
+    "nv_inference_compute_input_duration_us",
     "nv_inference_compute_infer_duration_us",
+    "nv_inference_compute_output_duration_us",
     "nv_inference_pending_request_count",
+    "nv_cpu_utilization",
+    "nv_cpu_memory_total_bytes",
+    "nv_cpu_memory_used_bytes",
+    "rerank_queue_rows",
+    "rerank_queue_tokens",
 )
 
 
@@ -89,3 +105,85 @@ def test_callers_cannot_make_labels(client: httpx.Client) -> None:
     assert any('route="other"' in sample for sample in counts)
     assert any('route="/v1/retrieval/{org}/{model}/reranking"' in sample for sample in counts)
     assert not any("made" in sample or "acme" in sample for sample in counts)
+
+
+def outcomes(found: dict[str, float], kind: str = "rank") -> dict[str, float]:
+    def one(name: str) -> float:
+        return found[f'rerank_requests_total{{kind="{kind}",outcome="{name}"}}']
+
+    return {name: one(name) for name in ("answered", "failed", "cancelled", "refused")}
+
+
+def sums(found: dict[str, float]) -> tuple[float, float]:
+    """Received, and what the outcomes and the requests in flight come to."""
+    flying = found['rerank_requests_in_flight{kind="rank"}']
+    received = found['rerank_requests_received_total{kind="rank"}']
+    return received, flying + sum(outcomes(found).values())
+
+
+def test_the_counters_add_up_under_load(start: Any, slow_directory: Path) -> None:
+    """Accepted = answered + failed + cancelled, with callers that leave, err and come too many."""
+    server = start({"NIM_CUSTOM_MODEL": str(slow_directory), "NIM_MAX_QUEUE_SIZE": "12"}).ready()
+    body = {"query": {"text": "q"}, "passages": [{"text": "a" * n} for n in range(1, 9)]}
+    nan = {"query": {"text": "q"}, "passages": [{"text": "x" * (NAN_TOKENS - 23)}]}
+
+    def ask(number: int) -> int:
+        if number % 5 == 4:  # one who hangs up in the middle
+            with contextlib.suppress(httpx.TimeoutException):
+                httpx.post(server.url + "/v1/ranking", json=body, timeout=0.03)
+            return 499
+        sent = body if number % 5 else {**body, "passages": [{"text": " "}]}
+        return httpx.post(server.url + "/v1/ranking", json=sent, timeout=60).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(ask, number) for number in range(60)]
+        while not all(one.done() for one in asked):
+            received, counted = sums(values(server.get("/v1/metrics").text))
+            assert received == counted
+    statuses = Counter(one.result() for one in asked)
+    assert set(statuses) <= {200, 400, 499, 503}
+    server.wait_until(lambda: 'in_flight{kind="rank"} 0.0' in server.get("/v1/metrics").text)
+    found = values(server.get("/v1/metrics").text)
+    ended = outcomes(found)
+    received, _ = sums(found)
+    accepted = received - ended["refused"]
+    assert accepted == ended["answered"] + ended["failed"] + ended["cancelled"]
+    assert ended["answered"] == statuses[200] > 0
+    assert ended["failed"] == statuses[400] > 0
+    assert ended["cancelled"] > 0
+    assert ended["refused"] >= statuses[503] > 0  # one who left may have been refused
+    assert total(found, 'rerank_stage_seconds_count{kind="rank",stage="queue"}') == statuses[200]
+    assert found['rerank_texts_total{kind="rank"}'] == 8 * statuses[200]
+    assert server.rank(nan).status_code == 500
+    failure = 'nv_inference_request_failure{model="nvidia/llama-nemotron-rerank-1b-v2",reason='
+    after = values(server.get("/v1/metrics").text)
+    assert [v for s, v in after.items() if s.startswith(failure + '"BACKEND"')] == [1.0]
+
+
+def test_cut_texts_tokens_and_padding_are_counted(client: httpx.Client) -> None:
+    before = values(client.get("/v1/metrics").text)
+    texts = [{"text": "x" * 300}, {"text": "abc"}]
+    client.post("/v1/ranking", json={"query": {"text": "q"}, "passages": texts, "truncate": "END"})
+    after = values(client.get("/v1/metrics").text)
+
+    def more(sample: str) -> float:
+        return after[sample] - before.get(sample, 0.0)
+
+    assert more('rerank_truncated_texts_total{kind="rank"}') == 1
+    tokens = more('rerank_tokens_total{kind="rank"}')
+    assert tokens == more('rerank_engine_tokens_total{kind="rank",padding="false"}') > MAX_TOKENS
+    calls = more('rerank_batch_rows_count{kind="rank"}')
+    assert calls == more('rerank_batch_tokens_count{kind="rank"}') >= 1
+    assert calls == more('rerank_batch_padding_ratio_count{kind="rank"}')
+
+
+def test_prometheus_own_parser_reads_the_page(client: httpx.Client) -> None:
+    text = client.get("/v1/metrics").text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert families["rerank_stage_seconds"].type == "histogram"
+    assert families["rerank_requests"].type == "counter"
+    assert families["nv_inference_request_duration_us"].type == "unknown"
+    for family in families.values():
+        found = [(sample.name, tuple(sorted(sample.labels.items()))) for sample in family.samples]
+        assert len(found) == len(set(found)), family.name
+        assert all(math.isfinite(sample.value) for sample in family.samples)

@@ -16,7 +16,7 @@ BAD_VALUES = {
     "RERANK_MODEL_DIR": ["/no/such/directory"],
     "EMBED_MODEL_DIR": ["/no/such/directory"],
     "RERANK_MODEL_PROFILE": ["no-such-profile", "../models"],
-    "NIM_MODEL_PROFILE": ["fp8", "0" * 64],
+    "NIM_MODEL_PROFILE": ["fp8", "0" * 64, "triton"],
     "NIM_TRITON_MAX_BATCH_SIZE": ["0", "-1", "1.5", "many", "9" * 5000, "٣"],
     "NIM_TRITON_MODEL_BATCH_SIZE": ["0"],
     "RERANK_MAX_PASSAGES": ["0", "all"],
@@ -31,6 +31,12 @@ BAD_VALUES = {
     "NIM_MAX_QUEUE_SIZE": ["-5"],
     "NIM_TRITON_DYNAMIC_BATCHING_MAX_QUEUE_DELAY_MICROSECONDS": ["-1", "2000000", "soon"],
     "NIM_SERVER_MAX_QUEUE_SIZE": ["x"],
+    "RERANK_MAX_QUEUE_TOKENS": ["0", "4M"],
+    "RERANK_ENGINE_PATIENCE_S": ["0"],
+    "RERANK_HEADER_TIMEOUT_S": ["0.5"],
+    "RERANK_DRAIN_TIMEOUT_S": ["-1"],
+    "RERANK_ALLOWED_HOSTS": [",", "a.example:8000", "*.example"],
+    "RERANK_MODEL_CONTROL": ["explicit"],
     "RERANK_OVERLOAD_STATUS": ["500", "0503"],
     "RERANK_TOO_LONG_STATUS": ["413"],
     "NIM_HTTP_API_PORT": ["0", "65536", "http"],
@@ -42,12 +48,15 @@ BAD_VALUES = {
     "NIM_GRPC_API_PORT": ["-1"],
     "NIM_HTTP_TRITON_PORT": ["x"],
     "RERANK_UI": ["maybe"],
+    "TRITON_HTTP_ENDPOINT": ["grpc://127.0.0.1:8003", "http://", "http://user@host"],
+    "TRITON_GRPC_ENDPOINT": ["http://127.0.0.1:8004", "grpcs://"],
     "NIM_REQUIRE_AUTH": ["true", "perhaps"],
     "NIM_LOG_LEVEL": ["TRACE"],
     "LOG_LEVEL": ["loud"],
     "NIM_JSONL_LOGGING": ["json"],
     "NIM_LOGGING_JSONL": ["2"],
     "LOG_FORMAT": ["xml"],
+    "NIM_ENABLE_OTEL": ["otlp"],
     "NIM_TLS_CERT_PATH": ["/cert.pem"],
     "NIM_TLS_KEY_PATH": ["/key.pem"],
     "NIM_MODEL_PATH": ["/model"],
@@ -62,6 +71,9 @@ ANY_TEXT = {
     "NGC_API_KEY",
     "NVIDIA_API_KEY",
     "NIM_NGC_API_KEY",
+    # Read when tracing is on, see test_tracing.py.
+    "NIM_OTEL_*",
+    "OTEL_*",
 }
 
 
@@ -117,9 +129,9 @@ def test_what_nvidia_s_compose_files_set_does_not_upset_the_start() -> None:
     assert told == {
         "NIM_TRITON_LOG_VERBOSE",
         "OMP_NUM_THREADS",
-        "NIM_ENABLE_OTEL",
-        "NIM_OTEL_SERVICE_NAME",
     }
+    assert settings.tracing
+    assert settings.otel == {"OTEL_SERVICE_NAME": "reranker"}
 
 
 @pytest.mark.parametrize(
@@ -243,4 +255,14 @@ def test_the_table_names_every_variable_once() -> None:
     assert names == [v.name for v in VARIABLES]
     assert len(set(names)) == len(names)
     assert all(v.effect for v in VARIABLES)
-    assert all((v.field is None) == (v.read is None) == (v.fate != "honoured") for v in VARIABLES)
+    exact = [v for v in VARIABLES if not v.name.endswith("*")]
+    assert all((v.field is None) == (v.read is None) == (v.fate != "honoured") for v in exact)
+
+
+def test_a_tritons_address_is_its_engines() -> None:
+    for name, value, engine in (
+        ("TRITON_HTTP_ENDPOINT", "http://127.0.0.1:8003", "triton=http://127.0.0.1:8003"),
+        ("TRITON_GRPC_ENDPOINT", "127.0.0.1:8004", "triton=grpc://127.0.0.1:8004"),
+        ("TRITON_GRPC_ENDPOINT", "grpcs://triton:8004", "triton=grpcs://triton:8004"),
+    ):
+        assert read_settings({**MOCK, name: value}).triton_engine == engine

@@ -21,6 +21,7 @@ from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
 from tests.exporter.targets import target_in
 
+CHECKPOINT = Path(__file__).parents[3] / "embedded" / "rank"
 HIDDEN, INNER = 32, 64
 OUTLIER = 5
 
@@ -28,8 +29,7 @@ OUTLIER = 5
 @pytest.fixture(scope="module")
 def int8_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("artifacts") / "int8"
-    checkpoint = Path(__file__).parents[3] / "embedded" / "rank"
-    export(str(checkpoint), out, Wish(profile="tiny-rerank-v1", target="cpu-int8"))
+    export(str(CHECKPOINT), out, Wish(profile="tiny-rerank-v1", target="cpu-int8"))
     return out
 
 
@@ -86,7 +86,7 @@ def rows(count: int) -> npt.NDArray[np.float32]:
 def quantized(tmp_path: Path) -> ModelProto:
     onnx.save(block(), tmp_path / "model.onnx")
     sources = ["normed", "inner", "positive"]
-    ranges = watch(tmp_path, sources, ({"x": rows(20)[i : i + 1]} for i in range(20)))
+    ranges = watch(tmp_path, sources, [{"x": rows(20)[i : i + 1]} for i in range(20)])
     model = block()
     assert quantize_int8(model, ranges) == 4
     return model
@@ -161,10 +161,32 @@ def test_the_graph_is_small_and_of_standard_operators(int8_artifact: Path) -> No
     assert len(Graph(model).linears()) == 0
 
 
-def test_queries_and_keys_are_rounded_twice(int8_artifact: Path) -> None:
-    model = onnx.load(int8_artifact / "model.onnx")
+def again(artifact: Path) -> int:
+    """How many layers are rounded twice."""
+    model = onnx.load(artifact / "model.onnx")
     products = [node for node in model.graph.node if node.op_type == "MatMul"]
-    assert sum(node.output[0].endswith(".again") for node in products) == 6  # 3 layers
+    return sum(node.output[0].endswith(".again") for node in products)
+
+
+def test_queries_and_keys_are_rounded_twice_where_that_helps(int8_artifact: Path) -> None:
+    assert again(int8_artifact) == 6  # 3 layers; it halves the error of this model
+
+
+def test_and_once_where_it_helps_too_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(step, "_WORTH_TWICE", 0.1)
+    out = tmp_path / "out"
+    export(str(CHECKPOINT), out, Wish(profile="tiny-rerank-v1", target="cpu-int8"))
+    assert again(out) == 0
+    assert "once is enough" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "manifest.json",
+        "model.onnx",
+        "parity.json",
+        "reference.json",
+        "tokenizer",
+    ]
 
 
 def test_the_readme_s_example(int8_artifact: Path) -> None:
@@ -183,7 +205,7 @@ def test_the_readme_s_example(int8_artifact: Path) -> None:
 
 
 def test_verify_against_the_checkpoint(int8_artifact: Path) -> None:
-    verify(int8_artifact, str(Path(__file__).parents[3] / "embedded" / "rank"), None)
+    verify(int8_artifact, str(CHECKPOINT), None)
 
 
 def test_auto_stays_on_the_engine_that_fuses(int8_artifact: Path) -> None:

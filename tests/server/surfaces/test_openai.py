@@ -247,7 +247,8 @@ def test_what_nvidia_documents_and_does_not_matter_here(
 
 def test_the_server_tells_its_timing(client: httpx.Client) -> None:
     told = post(client).headers["server-timing"]
-    assert [part.split(";")[0] for part in told.split(", ")] == ["tokenize", "queue", "engine"]
+    stages = ["read", "decode", "tokenize", "queue", "engine", "answer", "encode"]
+    assert [part.split(";")[0] for part in told.split(", ")] == stages
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 405), ("DELETE", 405)])

@@ -1,0 +1,177 @@
+"""`make check-deploy`: manifests, rules and the metrics page, read by those that will read them.
+
+kubectl builds the manifests, promtool checks and tests the rules and lints the page, a real
+Prometheus scrapes a real server and evaluates the rules, helm renders the chart where it is
+installed.
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from checks.serving import served
+
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+RULES = DEPLOY / "prometheus" / "alerts.yaml"
+START_S = 60.0
+# promtool's exit code for a page that it can read but would name otherwise.
+_LINT_ONLY = 3
+_BODY = {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]}
+
+
+def main() -> int:
+    """0 when every step held; the first that does not raises."""
+    if missing := [
+        tool for tool in ("kubectl", "promtool", "prometheus") if not shutil.which(tool)
+    ]:
+        raise SystemExit(
+            f"found no {', '.join(missing)}; Debian has them in kubernetes-client and prometheus"
+        )
+    for overlay in ("base", "embedding", "gpu"):
+        _manifests(
+            overlay, list(yaml.safe_load_all(_run("kubectl", "kustomize", _overlay(overlay))))
+        )
+    print(_run("promtool", "check", "rules", str(RULES)).strip())
+    print(_run("promtool", "test", "rules", str(RULES.with_name("alerts_test.yaml"))).strip())
+    _chart()
+    with served() as url:
+        httpx.post(f"{url}/v1/ranking", json=_BODY).raise_for_status()
+        _page(httpx.get(f"{url}/v1/metrics").content)
+        _scraped(url)
+    return 0
+
+
+def _overlay(name: str) -> str:
+    return str(DEPLOY / "kubernetes" / name)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _manifests(overlay: str, built: list[Any]) -> None:
+    """Everything selects the pods of its own deployment, and no others."""
+    kinds = {document["kind"]: document for document in built}
+    assert set(kinds) == {
+        *("Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"),
+        "ServiceMonitor",
+    }, kinds
+    name = kinds["Deployment"]["metadata"]["name"]
+    assert {document["metadata"]["name"] for document in built} == {name}
+    labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert kinds["Service"]["spec"]["selector"] == labels
+    for kind in ("Deployment", "PodDisruptionBudget", "ServiceMonitor"):
+        assert kinds[kind]["spec"]["selector"]["matchLabels"] == labels, kind
+    assert kinds["Service"]["metadata"]["labels"] == labels  # what a ServiceMonitor looks at
+    assert kinds["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == name
+    image = kinds["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    print(f"kubectl kustomize {overlay}: {len(built)} resources, {name}, image {image}")
+
+
+def _chart() -> None:
+    if not shutil.which("helm"):
+        print("helm is not installed: the chart was read by the tests, not rendered")
+        return
+    chart = str(DEPLOY / "helm" / "open-rerank")
+    built = yaml.safe_load_all(_run("helm", "template", "here", chart))
+    kinds = [document["kind"] for document in built if document]
+    assert kinds == ["Deployment", "Service", "PodDisruptionBudget"], kinds
+    print(f"helm template: {', '.join(kinds)}")
+
+
+def _page(page: bytes) -> None:
+    command = ["promtool", "check", "metrics"]
+    done = subprocess.run(command, input=page, capture_output=True, check=False)
+    # The names are NIM's and Triton's, whatever the linter would like better.
+    if done.returncode not in (0, _LINT_ONLY):
+        raise SystemExit(f"promtool cannot read the page:\n{done.stderr.decode()}")
+    ours = [line for line in done.stderr.decode().splitlines() if line.startswith("rerank_")]
+    assert not ours, ours
+    print("promtool reads /v1/metrics")
+
+
+def _scraped(url: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, _prometheus(Path(folder), url) as api:
+        _until(lambda: _asked(api, "up") == ["1"], "a first scrape")
+        assert float(_asked(api, 'rerank_texts_total{kind="rank"}')[0]) == len(_BODY["passages"])
+        assert _asked(api, "max(nv_inference_pending_request_count)") == ["0"]
+
+        def evaluated() -> bool:
+            groups = httpx.get(f"{api}/rules").json()["data"]["groups"]
+            rules = [rule for group in groups for rule in group["rules"]]
+            assert not [rule for rule in rules if rule["health"] == "err"], rules
+            return bool(rules) and all(rule["health"] == "ok" for rule in rules)
+
+        _until(evaluated, "every rule to be evaluated")
+        (target,) = httpx.get(f"{api}/targets").json()["data"]["activeTargets"]
+        assert target["health"] == "up", target
+        print("prometheus scrapes /v1/metrics and evaluates every rule")
+
+
+@contextmanager
+def _prometheus(folder: Path, url: str) -> Iterator[str]:
+    """The API of a Prometheus that scrapes the server at `url` every second."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    scrape = {
+        "job_name": "open-rerank",
+        "metrics_path": "/v1/metrics",
+        "static_configs": [{"targets": [url.removeprefix("http://")]}],
+    }
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES)],
+        "scrape_configs": [scrape],
+    }
+    (folder / "prometheus.yaml").write_text(json.dumps(config))  # JSON is YAML
+    command = [
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yaml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+        "--log.level=error",
+    ]
+    process = subprocess.Popen(command)
+    try:
+        yield f"http://{address}/api/v1"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _asked(api: str, query: str) -> list[str]:
+    """The values that Prometheus has for `query` now; none while it starts."""
+    try:
+        reply = httpx.get(f"{api}/query", params={"query": query})
+    except httpx.TransportError:
+        return []
+    if reply.status_code != httpx.codes.OK:
+        return []
+    return [one["value"][1] for one in reply.json()["data"]["result"]]
+
+
+def _until(true: Any, what: str) -> None:
+    end = time.monotonic() + START_S
+    while not true():
+        if time.monotonic() > end:
+            raise SystemExit(f"waited {START_S:.0f} s in vain for {what}")
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

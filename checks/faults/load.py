@@ -1,0 +1,342 @@
+"""Groups 7 and 8: load, slow and vanishing clients, scarce memory and file descriptors."""
+
+import contextlib
+import itertools
+import resource
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from checks.faults.fault import Fault, NotHere, answered, expect
+from checks.faults.models import passage, write_model
+from checks.faults.own import OwnServer, started
+from checks.faults.target import BODY, Target, ranking
+
+_LOAD, _SCARCE = "7 load", "8 scarce"
+_HASTY = {200, 429, 503, 504}
+_SLOW_CLIENT_S = 45.0
+# An engine call takes tens of milliseconds.
+_SLOW_WORK = 1200
+
+
+@contextlib.contextmanager
+def _slow_server(target: Target, **more: str) -> Iterator[OwnServer]:
+    """A server of our own, of which every call takes one row and tens of milliseconds."""
+    if target.own is None:
+        raise NotHere("needs a server of our own")
+    with tempfile.TemporaryDirectory() as name:
+        model = write_model(Path(name) / "model", work=_SLOW_WORK)
+        given = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512", **more}
+        with started(Path(name), {"NIM_CUSTOM_MODEL": str(model), **given}) as server:
+            yield server.ready()
+
+
+def _rows(count: int) -> dict[str, object]:
+    return ranking(*(passage(60, f"{i:03}") for i in range(count)), query="q")
+
+
+def _ask(server: OwnServer, body: object, timeout: float = 60.0) -> httpx.Response:
+    return server.http.post("/v1/ranking", json=body, timeout=timeout)
+
+
+def _waiting(server: OwnServer) -> float:
+    text = server.http.get("/v1/metrics").text
+    found = [x for x in text.splitlines() if x.startswith("nv_inference_pending_request_count")]
+    return sum(float(line.split()[-1]) for line in found)
+
+
+def _drained(server: OwnServer, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        if not _waiting(server):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _burst(target: Target) -> None:
+    """200 requests at once: each is answered or refused, none fails otherwise."""
+
+    def ask(number: int) -> int:
+        return target.rank(*(f"burst {number} {i}" for i in range(20))).status_code
+
+    with ThreadPoolExecutor(50) as pool:
+        found = list(pool.map(ask, range(200)))
+    expect(set(found) <= _HASTY, f"found statuses {sorted(set(found))}")
+    expect(200 in found, "no request was answered")
+
+
+def _full_queue(target: Target) -> None:
+    with _slow_server(target, NIM_MAX_QUEUE_SIZE="100") as server, ThreadPoolExecutor(8) as pool:
+        first = pool.submit(_ask, server, _rows(100))
+        while not _waiting(server):
+            time.sleep(0.01)
+        for _ in range(5):
+            began = time.monotonic()
+            refused = _ask(server, _rows(100))
+            took = time.monotonic() - began
+            expect(refused.status_code in (429, 503), f"found {refused.status_code}")
+            expect(int(refused.headers.get("retry-after", "0")) >= 1, "no Retry-After")
+            expect(took < 0.5, f"the refusal took {took:.2f} s")
+        answered(first.result())
+        text = server.http.get("/v1/metrics").text
+        lines = [x for x in text.splitlines() if x.startswith("nv_inference_count{")]
+        rows = sum(float(line.split()[-1]) for line in lines)
+        expect(rows <= 102, f"{rows:.0f} rows were computed for a request of 100")
+
+
+def _full_of_tokens(target: Target) -> None:
+    settings = {"RERANK_MAX_QUEUE_TOKENS": "3000"}
+    with _slow_server(target, **settings) as server, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(_ask, server, _rows(48))
+        while not _waiting(server):
+            time.sleep(0.01)
+        expect(_ask(server, _rows(48)).status_code == 503, "a queue full of tokens took more")
+        answered(_ask(server, _rows(1)))
+        answered(first.result())
+
+
+def _small_beside_large(target: Target) -> None:
+    with _slow_server(target) as server, ThreadPoolExecutor(2) as pool:
+        large = pool.submit(_ask, server, _rows(150))
+        while not _waiting(server):
+            time.sleep(0.01)
+        for _ in range(5):
+            answered(_ask(server, _rows(1)))
+        expect(not large.done(), "small requests waited for a large one")
+        answered(large.result())
+
+
+def _cannot_be_in_time(target: Target) -> None:
+    with _slow_server(target, NIM_REQUEST_TIMEOUT_S="2") as server:
+        for _ in range(10):
+            answered(_ask(server, _rows(1)))
+        began = time.monotonic()
+        found = _ask(server, _rows(512))
+        took = time.monotonic() - began
+        expect(found.status_code == 503, f"found {found.status_code}, wanted 503 at admission")
+        expect(took < 1.0, f"the refusal took {took:.2f} s")
+        expect(_drained(server, 1), "rows of a refused request wait")
+
+
+def _deadline_passes(target: Target) -> None:
+    with _slow_server(target, NIM_REQUEST_TIMEOUT_S="1") as server:
+        found = _ask(server, _rows(200))  # nothing has been measured yet
+        expect(found.status_code in (503, 504), f"found {found.status_code}")
+        expect(_drained(server, 1), "rows wait whose deadline has passed")
+
+
+def _hangs_up_while_waiting(target: Target) -> None:
+    with _slow_server(target) as server:
+        with contextlib.suppress(httpx.TimeoutException):
+            _ask(server, _rows(200), timeout=0.5)
+        expect(_drained(server, 1), "rows wait for a client that has gone")
+
+
+def _hangs_up_early(part: float, target: Target) -> None:
+    raw = target.head(f"Content-Length: {len(BODY)}") + BODY
+    for _ in range(20):
+        with target.connection() as connected:
+            connected.sendall(raw[: int(len(raw) * part)])
+
+
+def _resets(target: Target) -> None:
+    """Connections that end with a reset instead of a farewell."""
+    raw = target.head(f"Content-Length: {len(BODY)}") + BODY
+    for _ in range(20):
+        with target.connection() as connected:
+            now = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+            connected.sendall(raw)
+
+
+def _drip(target: Target, raw: bytes, rest: Iterator[bytes]) -> None:
+    """Send `raw`, then one of `rest` every half second, until the server has had enough."""
+    began = time.monotonic()
+    with target.connection() as connected:
+        connected.sendall(raw)
+        connected.settimeout(0.5)
+        for byte in rest:
+            try:
+                connected.sendall(byte)
+                if not connected.recv(100):
+                    return
+            except TimeoutError:
+                pass
+            except OSError:
+                return
+            else:
+                return  # it has answered
+            waited_s = time.monotonic() - began
+            expect(waited_s < _SLOW_CLIENT_S, f"held open for {waited_s:.0f} s")
+
+
+def _slow_head(target: Target) -> None:
+    _drip(target, target.head()[:40], itertools.repeat(b"x"))
+
+
+def _slow_body(target: Target) -> None:
+    _drip(target, target.head("Content-Length: 1000000"), itertools.repeat(b" "))
+
+
+def _slow_clients_and_others(target: Target) -> None:
+    """100 clients that send nothing more do not hold up anybody else."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            connected = stack.enter_context(target.connection())
+            connected.sendall(target.head("Content-Length: 1000000")[:-1])
+        began = time.monotonic()
+        answered(target.rank())
+        expect(time.monotonic() - began < 5, "an ordinary request waited")
+
+
+def _slow_reader(target: Target) -> None:
+    with target.connection() as connected:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw = target.head(first="GET /openapi.json HTTP/1.1")
+        with contextlib.suppress(OSError):
+            connected.sendall(raw * 200)
+        began = time.monotonic()
+        answered(target.rank())
+        expect(time.monotonic() - began < 5, "an ordinary request waited")
+
+
+def _idle(target: Target) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(10_000, hard - 100)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 100), hard))
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            try:
+                connected = stack.enter_context(target.connection())
+                if number % 10 == 0:
+                    connected.sendall(target.head(first="GET /v1/health/live HTTP/1.1"))
+            except OSError:
+                break
+        expect(number > 100, f"only {number} connections could be made")
+        answered(target.rank())
+
+
+def _storm(target: Target) -> None:
+    def knock(_: int) -> None:
+        with contextlib.suppress(OSError), target.connection():
+            pass
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(knock, range(2000)))
+
+
+def _few_descriptors(target: Target) -> None:
+    if target.rank_dir is None:
+        raise NotHere("needs a server of our own")
+    given = {"NIM_CUSTOM_MODEL": str(target.rank_dir)}
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    with (
+        tempfile.TemporaryDirectory() as name,
+        started(Path(name), given, preexec_fn=lower) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        server.ready()
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                address = ("127.0.0.1", server.port)
+                stack.enter_context(socket.create_connection(address, timeout=5))
+        answered(_ask(server, ranking()))
+
+
+def _few_memory(target: Target) -> None:
+    """With no memory left to take, a large request fails alone; with more, it works again."""
+    if target.rank_dir is None:
+        raise NotHere("needs a server of our own")
+    given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), "RERANK_MAX_PASSAGES": "512"}
+    large = ranking(*("word " * 200 + str(i) for i in range(64)), truncate="END")
+    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
+        server.ready()
+        answered(_ask(server, ranking()))
+        used = _virtual_bytes(server.process.pid)
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        limits = (used + (4 << 20), resource.RLIM_INFINITY)
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, limits)
+        with contextlib.suppress(httpx.TransportError):
+            found = _ask(server, large).status_code
+            expect(found in (200, 500, 503, 504), f"found {found} without memory")
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, unlimited)
+        expect(server.process.poll() is None, "the process ended for want of memory")
+        answered(_ask(server, ranking()))
+        answered(_ask(server, large))
+
+
+def _virtual_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _nothing_is_kept(target: Target) -> None:
+    """500 requests that fail leave no memory, thread or descriptor behind."""
+    own = target.own
+    if own is None:
+        raise NotHere("needs a look into the process")
+    for _ in range(100):
+        target.send(b"{" * 1000)
+    before = own.resident_bytes(), own.threads(), own.descriptors()
+    for number in range(500):
+        target.send(b'{"query": {"text": "' + b"x" * 50_000 + b'"}, "passages": 1}')
+        if number % 50 == 0:
+            _hangs_up_early(0.9, target)
+        target.rank("")
+    time.sleep(0.5)
+    grown = own.resident_bytes() - before[0]
+    expect(grown < 32 << 20, f"{grown >> 20} MiB more after requests that failed")
+    expect(own.threads() <= before[1] + 2, f"{own.threads()} threads, were {before[1]}")
+    expect(own.descriptors() <= before[2] + 2, f"{own.descriptors()} files, were {before[2]}")
+
+
+def _others_during_a_large_body(target: Target) -> None:
+    """While bodies at the limit are read and decoded, small requests go on."""
+    text = b"lorem ipsum " * (target.body_limit_bytes // 12 - 20)
+    large = b'{"query": {"text": "q"}, "passages": [{"text": "' + text + b'"}]}'
+    worst = 0.0
+    with ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(target.send, large) for _ in range(2)]
+        while not all(one.done() for one in sent):
+            began = time.monotonic()
+            target.http.get("/v1/health/live")
+            worst = max(worst, time.monotonic() - began)
+            threading.Event().wait(0.005)
+    expect(worst < 1.0, f"health waited {worst:.2f} s")
+
+
+_QUARTERS = {"in the head": 0.1, "in the body": 0.9}
+
+FAULTS: tuple[Fault, ...] = (
+    Fault(_LOAD, "200 requests at once", _burst),
+    Fault(_LOAD, "a queue full of passages", _full_queue),
+    Fault(_LOAD, "a queue full of tokens", _full_of_tokens),
+    Fault(_LOAD, "small requests beside a large one", _small_beside_large),
+    Fault(_LOAD, "cannot be in time", _cannot_be_in_time),
+    Fault(_LOAD, "a deadline that passes", _deadline_passes),
+    Fault(_LOAD, "a client hangs up while it waits", _hangs_up_while_waiting),
+    *(
+        Fault(_LOAD, f"a client hangs up {where}", lambda t, part=part: _hangs_up_early(part, t))
+        for where, part in _QUARTERS.items()
+    ),
+    Fault(_LOAD, "clients reset", _resets),
+    Fault(_LOAD, "a head that drips", _slow_head),
+    Fault(_LOAD, "a body that drips", _slow_body),
+    Fault(_LOAD, "100 slow clients and another one", _slow_clients_and_others),
+    Fault(_LOAD, "a client that does not read", _slow_reader),
+    Fault(_LOAD, "large bodies and health", _others_during_a_large_body),
+    Fault(_LOAD, "10000 idle connections", _idle),
+    Fault(_LOAD, "2000 connections in a storm", _storm),
+    Fault(_SCARCE, "64 file descriptors", _few_descriptors),
+    Fault(_SCARCE, "no memory left", _few_memory),
+    Fault(_SCARCE, "failed requests leave nothing behind", _nothing_is_kept),
+)

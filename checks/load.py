@@ -1,0 +1,95 @@
+"""What load is made of: texts, requests in every dialect, and the scores that must come back."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.opening import open_ranker
+
+_TEXT = """retrieval ranking passage query model score token engine batch machine learning weather
+nice today subset deep networks neural paris capital france train late river bank money garden book
+reading light water mountain small large number question answer"""
+_QUERIES = 4
+_PASSAGES = 60
+_LENGTHS = (3, 8, 20, 40, 80, 160, 320)
+_SEED = 7
+
+# Path, body, and how the raw scores are read from the answer in the order of the passages.
+Dialect = tuple[str, Callable[[str, list[str]], dict[str, Any]], Callable[[Any], list[float]]]
+
+
+def _by_index(entries: list[dict[str, Any]], key: str) -> list[float]:
+    return [entry[key] for entry in sorted(entries, key=lambda entry: entry["index"])]
+
+
+DIALECTS: tuple[Dialect, ...] = (
+    (
+        "/v1/ranking",
+        lambda query, texts: {
+            "query": {"text": query},
+            "passages": [{"text": text} for text in texts],
+        },
+        lambda found: _by_index(found["rankings"], "logit"),
+    ),
+    (
+        "/rerank",
+        lambda query, texts: {"query": query, "texts": texts, "raw_scores": True},
+        lambda found: _by_index(found, "score"),
+    ),
+    (
+        "/v1/rerank",
+        lambda query, texts: {
+            "model": "any",
+            "query": query,
+            "documents": texts,
+            "use_activation": False,
+        },
+        lambda found: _by_index(found["results"], "relevance_score"),
+    ),
+    (
+        "/score",
+        lambda query, texts: {
+            "model": "any",
+            "text_1": query,
+            "text_2": texts,
+            "use_activation": False,
+        },
+        lambda found: [entry["score"] for entry in found["data"]],
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Queries, passages of mixed lengths, and the logit of each pair computed alone."""
+
+    queries: list[str]
+    passages: list[str]
+    logits: dict[tuple[str, str], float]
+
+    def draw(self, chance: random.Random, most: int) -> tuple[str, list[str]]:
+        """A query with up to `most` passages, short lists more often than long ones."""
+        count = min(most, max(1, int(chance.paretovariate(0.7))))
+        return chance.choice(self.queries), chance.sample(self.passages, min(count, _PASSAGES))
+
+
+def make_corpus(artifact: Path) -> Corpus:
+    """Texts that are the same everywhere, scored one by one in this process."""
+    chance = random.Random(_SEED)
+    words = _TEXT.split()
+    queries = [" ".join(chance.choices(words, k=6)) for _ in range(_QUERIES)]
+    passages = [
+        " ".join(chance.choices(words, k=chance.choice(_LENGTHS))) for _ in range(_PASSAGES)
+    ]
+    ranker = open_ranker(artifact)
+    try:
+        logits = {
+            (query, passage): float(ranker.rank(query, [passage]).logits[0])
+            for query in queries
+            for passage in passages
+        }
+    finally:
+        ranker.close()
+    return Corpus(queries, passages, logits)

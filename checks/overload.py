@@ -1,0 +1,182 @@
+"""`make overload`: what accepted and refused requests see at four times the sustainable load.
+
+First one caller alone, then as many as keep the engine busy: the unloaded p99 and the sustainable
+rate. Then a server whose queue holds RERANK_MAX_QUEUE_TOKENS for one second at that rate, and
+arrivals at four times the rate, whether or not the ones before were answered. Accepted requests
+should have a p99 within twice the unloaded one and the queue's bound (tokens that may wait, at the
+speed measured in the overload), and refusals be told in under 50 ms.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from checks.faults.own import OwnServer, started
+from checks.load import DIALECTS, make_corpus
+
+_PASSAGES = 24
+_CALLERS = 4
+_CALIBRATE_S = 8.0
+_QUEUE_S = 1.0
+_FACTOR = 4.0
+_REFUSAL_S = 0.05
+_UNLOADED = 60
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A status, and the seconds from the first byte sent to the last one received."""
+
+    status: int
+    seconds: float
+    retry_after: bool
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Requests and real tokens a second."""
+
+    requests: float
+    tokens: float
+
+
+def main() -> int:
+    """0 when both bounds held."""
+    parser = argparse.ArgumentParser(prog="python -m checks.overload", description=__doc__)
+    parser.add_argument("--rank", type=Path, default=Path("artifacts/rank"))
+    parser.add_argument("--seconds", type=float, default=20.0, help="of overload")
+    chosen = parser.parse_args()
+    bodies = _bodies(chosen.rank)
+    given = {"RERANK_MODEL_DIR": str(chosen.rank), "NIM_LOG_LEVEL": "WARNING"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with started(folder, given) as server:
+            server.ready()
+            unloaded = asyncio.run(_alone(server, bodies))
+            rate = asyncio.run(_sustained(server, bodies))
+        queue_tokens = int(rate.tokens * _QUEUE_S)
+        given["RERANK_MAX_QUEUE_TOKENS"] = str(queue_tokens)
+        with started(folder, given) as server:
+            server.ready()
+            asyncio.run(_sustained(server, bodies))
+            found, during = asyncio.run(_overload(server, bodies, rate, chosen.seconds))
+    return _judge(unloaded, rate, queue_tokens, found, during)
+
+
+def _bodies(artifact: Path) -> list[bytes]:
+    """Requests that are all different, so that none is computed for another."""
+    corpus = make_corpus(artifact)
+    _, body, _ = DIALECTS[0]
+    return [
+        json.dumps(
+            body(f"{corpus.queries[0]} {n}", [f"{t} {n}" for t in corpus.passages[:_PASSAGES]])
+        ).encode()
+        for n in range(200)
+    ]
+
+
+async def _ask(server: OwnServer, body: bytes) -> Answered:
+    began = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    head = (
+        "POST /v1/ranking HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    found = await reader.read()
+    writer.close()
+    seconds = time.monotonic() - began
+    return Answered(int(found.split(b" ", 2)[1]), seconds, b"retry-after:" in found.lower())
+
+
+async def _alone(server: OwnServer, bodies: list[bytes]) -> float:
+    """The p99 of one caller alone."""
+    for body in bodies[:10]:
+        await _ask(server, body)
+    taken = [(await _ask(server, body)).seconds for body in bodies[:_UNLOADED]]
+    return float(np.percentile(taken, 99))
+
+
+async def _sustained(server: OwnServer, bodies: list[bytes]) -> Rate:
+    """What the server computes while a few callers keep it busy."""
+    before, began = _tokens(server), time.monotonic()
+    end = began + _CALIBRATE_S
+
+    async def call(number: int) -> int:
+        done = 0
+        while time.monotonic() < end:
+            await _ask(server, bodies[(number + done * _CALLERS) % len(bodies)])
+            done += 1
+        return done
+
+    answered = sum(await asyncio.gather(*map(call, range(_CALLERS))))
+    took = time.monotonic() - began
+    return Rate(answered / took, (_tokens(server) - before) / took)
+
+
+async def _overload(
+    server: OwnServer, bodies: list[bytes], rate: Rate, seconds: float
+) -> tuple[list[Answered], Rate]:
+    """Arrivals at regular times, however many are unanswered."""
+    pause_s = 1 / (rate.requests * _FACTOR)
+    before, began = _tokens(server), time.monotonic()
+    asked = []
+    for number in range(int(seconds / pause_s)):
+        await asyncio.sleep(max(0.0, began + number * pause_s - time.monotonic()))
+        asked.append(asyncio.create_task(_ask(server, bodies[number % len(bodies)])))
+    found = await asyncio.gather(*asked)
+    took = time.monotonic() - began
+    answered = sum(one.status == 200 for one in found)
+    return found, Rate(answered / took, (_tokens(server) - before) / took)
+
+
+def _tokens(server: OwnServer) -> float:
+    """Real tokens computed since the start."""
+    text = server.http.get("/v1/metrics").text
+    lines = [x for x in text.splitlines() if x.startswith("rerank_engine_tokens_total{")]
+    return sum(float(line.split()[-1]) for line in lines if 'padding="false"' in line)
+
+
+def _judge(
+    unloaded: float, rate: Rate, queue_tokens: int, found: list[Answered], during: Rate
+) -> int:
+    accepted = [one.seconds for one in found if one.status == 200]
+    refused = [one.seconds for one in found if one.status in (429, 503)]
+    others = sorted({one.status for one in found} - {200, 429, 503})
+    bound = 2 * unloaded + queue_tokens / during.tokens
+    load = os.getloadavg()[0]
+    print(f"alone      p99 {unloaded * 1e3:.0f} ms")
+    print(f"sustained  {rate.requests:.1f} requests/s, {rate.tokens:.0f} tokens/s")
+    print(f"overload   {len(found)} requests at {rate.requests * _FACTOR:.1f}/s, load {load:.1f}")
+    print(f"computed   {during.requests:.1f} requests/s, {during.tokens:.0f} tokens/s")
+    print(f"accepted   {len(accepted)}, {_told(accepted)}; bound for p99 {bound * 1e3:.0f} ms")
+    print(f"refused    {len(refused)}, {_told(refused)}; bound {_REFUSAL_S * 1e3:.0f} ms")
+    faults = [f"found statuses {others}"] if others else []
+    if not accepted or np.percentile(accepted, 99) > bound:
+        faults.append("accepted requests waited longer than the bound")
+    if not refused or np.percentile(refused, 99) > _REFUSAL_S:
+        faults.append("refusals took longer than the bound")
+    if not all(one.retry_after for one in found if one.status in (429, 503)):
+        faults.append("a refusal without Retry-After")
+    for fault in faults:
+        print(f"FAULT      {fault}")
+    return 1 if faults else 0
+
+
+def _told(seconds: list[float]) -> str:
+    if not seconds:
+        return "none"
+    parts = [f"{n} {np.percentile(seconds, p) * 1e3:.0f}" for n, p in (("p50", 50), ("p99", 99))]
+    return f"{', '.join(parts)}, max {max(seconds) * 1e3:.0f} ms"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""`make soak`: mixed load for minutes or hours, every answer checked.
+
+Requests of mixed lengths in every dialect and over gRPC, one in a hundred bad, some clients that
+hang up, a reload every minute. Every score must be that of the pair computed alone; no status but
+200, 503 and 504 for good requests and 4xx for bad ones; after warm-up memory grows no faster than
+its noise, and threads and descriptors stay.
+"""
+
+import argparse
+import asyncio
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import tritonclient.grpc.aio as tritonclient
+
+from checks.faults.own import OwnServer, started
+from checks.load import DIALECTS, Corpus, make_corpus
+
+_CALLERS = 8
+_MOST_PASSAGES = 40
+_BAD_SHARE = 0.01
+_VANISHING_SHARE = 0.02
+_GRPC_SHARE = 0.1
+_EMBED_SHARE = 0.1
+_RELOAD_S = 60.0
+_SAMPLE_S = 2.0
+# The first part is warm-up: arenas and caches find their size, and models are loaded twice.
+_WARM_UP_SHARE = 0.4
+# Float32 sums in batches of other shapes.
+_DRIFT = 2e-3
+# What memory may grow in a minute beyond its own noise before it counts as a leak.
+_LEAK_BYTES_A_MINUTE = 1 << 20
+_BAD_BODIES = (b"", b"{", b'{"query": 1}', b'{"query": {"text": ""}, "passages": []}', b"\xff")
+
+
+@dataclass
+class Seen:
+    """What came back, and samples of (seconds, bytes, threads, descriptors)."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    scores: int = 0
+    reloads: int = 0
+    samples: list[tuple[float, int, int, int]] = field(default_factory=list)
+
+
+def main() -> int:
+    """0 when nothing was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m checks.soak", description=__doc__)
+    parser.add_argument("--rank", type=Path, default=Path("artifacts/rank"))
+    parser.add_argument("--embed", type=Path, default=Path("artifacts/embed"))
+    parser.add_argument("--minutes", type=float, default=10.0)
+    chosen = parser.parse_args()
+    corpus = make_corpus(chosen.rank)
+    given = {
+        "RERANK_MODEL_DIR": str(chosen.rank),
+        "EMBED_MODEL_DIR": str(chosen.embed),
+        "NIM_LOG_LEVEL": "WARNING",
+    }
+    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
+        seen = asyncio.run(_soak(server.ready(), corpus, chosen.minutes * 60))
+        server.signal(signal.SIGTERM)
+        ended = server.ends()
+        faults = [*_faults(seen), *([] if ended == 0 else [f"exit status {ended}"])]
+        if "Traceback" in server.log:
+            faults.append(f"a stack trace in the log: {server.log[-1000:]}")
+    _report(seen, faults)
+    return 1 if faults else 0
+
+
+async def _soak(server: OwnServer, corpus: Corpus, seconds: float) -> Seen:
+    seen = Seen()
+    end = time.monotonic() + seconds
+    async with httpx.AsyncClient(base_url=server.url, timeout=150) as client:
+        grpc = tritonclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+        callers = [
+            _call(client, grpc, corpus, random.Random(number), seen, end)
+            for number in range(_CALLERS)
+        ]
+        await asyncio.gather(*callers, _reload(server, seen, end), _sample(server, seen, end))
+        await grpc.close()
+    return seen
+
+
+async def _call(
+    client: httpx.AsyncClient,
+    grpc: tritonclient.InferenceServerClient,
+    corpus: Corpus,
+    chance: random.Random,
+    seen: Seen,
+    end: float,
+) -> None:
+    while time.monotonic() < end:
+        kind = chance.random()
+        query, texts = corpus.draw(chance, _MOST_PASSAGES)
+        work: Awaitable[str]
+        if kind < _BAD_SHARE:
+            work = _bad(client, chance)
+        elif kind < _BAD_SHARE + _VANISHING_SHARE:
+            work = _vanish(client, query, texts, chance)
+        elif kind < _BAD_SHARE + _VANISHING_SHARE + _GRPC_SHARE:
+            work = _over_grpc(grpc, corpus, query, texts, seen)
+        elif kind < _BAD_SHARE + _VANISHING_SHARE + _GRPC_SHARE + _EMBED_SHARE:
+            work = _embed(client, texts[:8])
+        else:
+            work = _rank(client, corpus, query, texts, chance, seen)
+        try:
+            told = await work
+        except httpx.TransportError as error:
+            told = f"wrong: {type(error).__name__}"
+        seen.statuses[told] += 1
+
+
+async def _rank(
+    client: httpx.AsyncClient,
+    corpus: Corpus,
+    query: str,
+    texts: list[str],
+    chance: random.Random,
+    seen: Seen,
+) -> str:
+    path, body, scores = chance.choice(DIALECTS)
+    reply = await client.post(path, json=body(query, texts))
+    if reply.status_code == 200:
+        _check(corpus, query, texts, scores(reply.json()), path, seen)
+    return f"good {reply.status_code}"
+
+
+async def _over_grpc(
+    grpc: tritonclient.InferenceServerClient,
+    corpus: Corpus,
+    query: str,
+    texts: list[str],
+    seen: Seen,
+) -> str:
+    tensors = []
+    for name, values in (("query", [query]), ("passage", texts)):
+        tensor = tritonclient.InferInput(name, [len(values), 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[v.encode()] for v in values], dtype=np.object_))
+        tensors.append(tensor)
+    index = await grpc.get_model_repository_index()
+    name = next(model.name for model in index.models if "rank" in model.name)
+    try:
+        found = await grpc.infer(name, tensors)
+    except tritonclient.InferenceServerException as error:
+        code = str(error.status()).removeprefix("StatusCode.")
+        refused = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+        return f"good {'503' if code in refused else code} (grpc)"
+    logits = found.as_numpy("logit").ravel().tolist()
+    _check(corpus, query, texts, logits, "gRPC", seen)
+    return "good 200 (grpc)"
+
+
+def _check(
+    corpus: Corpus, query: str, texts: list[str], found: list[float], where: str, seen: Seen
+) -> None:
+    wanted = [corpus.logits[query, text] for text in texts]
+    seen.scores += len(wanted)
+    if len(found) != len(wanted):
+        seen.wrong.append(f"{where}: {len(found)} scores for {len(wanted)} passages")
+        return
+    worst = max(abs(a - b) for a, b in zip(found, wanted, strict=True))
+    if not worst <= _DRIFT:
+        seen.wrong.append(f"{where}: a score is {worst:.5f} from that of the pair alone")
+
+
+async def _embed(client: httpx.AsyncClient, texts: list[str]) -> str:
+    body = {"input": texts, "input_type": "passage"}
+    return f"good {(await client.post('/v1/embeddings', json=body)).status_code}"
+
+
+async def _bad(client: httpx.AsyncClient, chance: random.Random) -> str:
+    headers = {"content-type": "application/json"}
+    body = chance.choice(_BAD_BODIES)
+    reply = await client.post("/v1/ranking", content=body, headers=headers)
+    return f"bad {reply.status_code}"
+
+
+async def _vanish(
+    client: httpx.AsyncClient, query: str, texts: list[str], chance: random.Random
+) -> str:
+    path, body, _ = DIALECTS[0]
+    try:
+        await client.post(path, json=body(query, texts), timeout=chance.uniform(0.001, 0.02))
+    except httpx.TimeoutException:
+        return "vanished"
+    return "vanished too late"
+
+
+async def _reload(server: OwnServer, seen: Seen, end: float) -> None:
+    while (left := end - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, _RELOAD_S))
+        server.signal(signal.SIGHUP)
+        seen.reloads += 1
+
+
+async def _sample(server: OwnServer, seen: Seen, end: float) -> None:
+    began = time.monotonic()
+    while time.monotonic() < end:
+        await asyncio.sleep(_SAMPLE_S)
+        seconds = time.monotonic() - began
+        used = server.resident_bytes(), server.threads(), server.descriptors()
+        seen.samples.append((seconds, *used))
+
+
+def _faults(seen: Seen) -> list[str]:
+    allowed = {"good 200", "good 503", "good 504", "good 200 (grpc)", "good 503 (grpc)"}
+    allowed |= {"vanished", "vanished too late"} | {f"bad {code}" for code in range(400, 500)}
+    found = [f"{n} times {told!r}" for told, n in seen.statuses.items() if told not in allowed]
+    found += sorted(set(seen.wrong))[:10]
+    slope, noise = _growth(seen)
+    if slope - 2 * noise > _LEAK_BYTES_A_MINUTE:
+        found.append(f"memory grows by {slope / 1e6:.2f} ± {noise / 1e6:.2f} MB a minute")
+    for place, what in ((2, "threads"), (3, "descriptors")):
+        early, late = (_middle([sample[place] for sample in part]) for part in _halves(seen))
+        if abs(late - early) > 2 + _CALLERS // 2:
+            found.append(f"{what}: {early:.0f}, later {late:.0f}")
+    return found
+
+
+def _settled(seen: Seen) -> list[tuple[float, int, int, int]]:
+    return seen.samples[int(len(seen.samples) * _WARM_UP_SHARE) :]
+
+
+def _halves(seen: Seen) -> tuple[list[tuple[float, int, int, int]], ...]:
+    settled = _settled(seen)
+    return settled[: len(settled) // 2], settled[len(settled) // 2 :]
+
+
+def _middle(values: list[int]) -> float:
+    return float(np.median(values)) if values else 0.0
+
+
+def _growth(seen: Seen) -> tuple[float, float]:
+    """Bytes a minute after warm-up, by least squares, and the standard error of that."""
+    settled = np.asarray([sample[:2] for sample in _settled(seen)], dtype=float)
+    minutes, used = settled[:, 0] / 60, settled[:, 1]
+    (slope, _), covariance = np.polyfit(minutes, used, 1, cov=True)
+    return float(slope), float(np.sqrt(covariance[0, 0]))
+
+
+def _report(seen: Seen, faults: list[str]) -> None:
+    slope, noise = _growth(seen)
+    settled = _settled(seen)
+    print(f"requests  {sum(seen.statuses.values())}, scores checked {seen.scores}")
+    for told, count in sorted(seen.statuses.items()):
+        print(f"  {told:20} {count}")
+    print(f"reloads   {seen.reloads}")
+    print(f"memory    {slope / 1e6:+.2f} ± {noise / 1e6:.2f} MB a minute after warm-up")
+    for place, what in ((1, "resident"), (2, "threads"), (3, "files")):
+        values = [sample[place] for sample in settled]
+        print(f"{what:9} {min(values)} to {max(values)}, in the middle {_middle(values):.0f}")
+    for fault in faults:
+        print(f"FAULT     {fault}")
+    print("soak: " + ("failed" if faults else "nothing wrong"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

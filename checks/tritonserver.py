@@ -1,0 +1,256 @@
+"""`make check-triton`: a real tritonserver runs the artifact, and our server runs through it.
+
+The binary is the one that nvidia-pytriton carries, in an environment of its own; it has the Python
+backend only and listens on loopback.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+
+from checks.serving import served
+from exporter.triton.repository import MAX_BATCH_SIZE, write_repository
+from runtime.engines import open_engine
+from runtime.engines.triton import MODEL_NAME, TritonEngine
+from runtime.errors import EngineError
+from runtime.opening import mock_model, open_ranker
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".venvs" / "tritonserver"
+START_S = 120.0
+# The same graph and the same library: only numpy differs.
+SAME = 1e-5
+QUERY = "which way should i go?"
+PASSAGES = [
+    "two roads diverged in a yellow wood",
+    "then took the other, as just as fair",
+    "Ein Satz mit Umlauten: größer, schöner",
+    "machine learning is a subset of artificial intelligence " * 8,
+    "the weather is nice today",
+] * 15
+
+
+@dataclass(frozen=True)
+class Triton:
+    """A running one: its ports and what it has written."""
+
+    http: int
+    grpc: int
+    metrics: int
+    log: Path
+    process: "subprocess.Popen[bytes]"
+
+
+def main() -> int:
+    """0 when every step below held; the first that does not raises."""
+    artifact = Path(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "model_repository"
+        write_repository(artifact, repository)
+        ranker = open_ranker(artifact)
+        direct = ranker.rank(QUERY, PASSAGES).logits
+        ranker.close()
+        flags = {"NIM_TRITON_RATE_LIMIT": "execution_count", "NIM_TRITON_LOG_VERBOSE": "1"}
+        with triton(repository, Path(folder) / "triton.log", **flags) as running:
+            _texts(running, direct)
+            _rows(running, artifact, direct)
+            _flags(running)
+            _behind_our_server(running, artifact, direct)
+        mock = mock_model("rank")
+        made_up = mock.rank(QUERY, PASSAGES).logits  # type: ignore[attr-defined]
+        mock.close()
+        said = {"ENABLE_MOCK_INFERENCE": "1"}
+        with triton(repository, Path(folder) / "mock.log", **said) as running:
+            _texts(running, made_up)
+            _mock_behind_our_server(running, made_up)
+    print("real tritonserver: all steps held")
+    return 0
+
+
+@contextmanager
+def triton(repository: Path, log: Path, **flags: str) -> Iterator[Triton]:
+    """Triton on `repository`, started by its start.sh, once the model is ready."""
+    ports = [_free_port() for _ in range(3)]
+    environment = _environment(log.parent) | flags
+    names = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+    environment |= {name: str(port) for name, port in zip(names, ports, strict=True)}
+    command = [repository / "start.sh", f"--backend-directory={log.parent / 'backends'}"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    running = Triton(*ports, log, process)
+    try:
+        _wait(running)
+        yield running
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """What lets the wheel's binary run outside of pytriton: its libraries, a stub of this Python,
+    and an interpreter that finds our runtime."""
+    packages = next((HOME / "lib").glob("python3.*")) / "site-packages"
+    carried = packages / "pytriton" / "tritonserver"
+    backend = folder / "backends" / "python"
+    if not backend.exists():
+        shutil.copytree(carried / "backends" / "python", backend)
+        version = packages.parent.name.removeprefix("python")
+        stub = carried / "python_backend_stubs" / version / "triton_python_backend_stub"
+        shutil.copy2(stub, backend)
+    libraries = [packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+    return {
+        "PATH": f"{HOME / 'bin'}:{os.environ['PATH']}",
+        "VIRTUAL_ENV": str(HOME),
+        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
+        "PYTHONPATH": f"{ROOT}:{packages}",
+        "TRITONSERVER": str(carried / "bin" / "tritonserver"),
+    }
+
+
+def _texts(running: Triton, wanted: np.ndarray) -> None:
+    """Texts by NIM's tensor names, over both protocols."""
+    for library, port in ((tritonclient.http, running.http), (tritonclient.grpc, running.grpc)):
+        client = library.InferenceServerClient(f"127.0.0.1:{port}")
+        found = np.concatenate(
+            [_ask(library, client, part) for part in np.split(np.asarray(PASSAGES, object), 5)]
+        )
+        _same(f"texts over {library.__name__}", found, wanted)
+        reply = _infer(library, client, [QUERY], [" "])
+        assert "blank" in str(reply), reply
+        client.close()
+
+
+def _ask(library: Any, client: Any, passages: np.ndarray) -> np.ndarray:
+    reply = _infer(library, client, [QUERY] * len(passages), list(passages))
+    rows = len(passages)
+    assert (reply.as_numpy("index") == np.arange(rows)[:, None]).all()
+    assert (reply.as_numpy("token_count") > 0).all()
+    return np.asarray(reply.as_numpy("logit").reshape(rows))
+
+
+def _infer(library: Any, client: Any, queries: list[str], passages: list[str]) -> Any:
+    """The reply, or Triton's error."""
+    sent = []
+    for name, texts in (("query", queries), ("passage", passages)):
+        tensor = library.InferInput(name, [len(texts), 1], "BYTES")
+        tensor.set_data_from_numpy(np.asarray([t.encode() for t in texts], object)[:, None])
+        sent.append(tensor)
+    wanted = [library.InferRequestedOutput(n) for n in ("index", "logit", "token_count")]
+    try:
+        return client.infer(MODEL_NAME, sent, outputs=wanted, parameters={"truncate": "END"})
+    except Exception as error:
+        return error
+
+
+def _rows(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
+    """Token rows through our engine, bounded by the configuration."""
+    for address in (f"http://127.0.0.1:{running.http}", f"grpc://127.0.0.1:{running.grpc}"):
+        engine = open_engine(f"triton={address}", artifact)
+        assert isinstance(engine, TritonEngine)
+        assert engine.max_rows == MAX_BATCH_SIZE, engine.max_rows
+        engine.close()
+        ranker = open_ranker(artifact, engine=f"triton={address}")
+        ranker.warm_up()  # goldens through Triton
+        assert ranker.info.max_rows == MAX_BATCH_SIZE
+        assert ranker.info.target == "triton"
+        _same(f"rows over {address}", ranker.rank(QUERY, PASSAGES).logits, wanted)
+        ranker.close()
+
+
+def _flags(running: Triton) -> None:
+    log = running.log.read_text(errors="replace")
+    assert re.search(r"rate_limit\s+\|\s+EXEC_COUNT", log), "the rate limit did not arrive"
+    assert re.search(r"^I\d+", log, re.M), "verbosity did not arrive"
+    text = httpx.get(f"http://127.0.0.1:{running.metrics}/metrics").text
+    counted = re.search(rf'nv_inference_count{{model="{MODEL_NAME}",version="1"}} (\d+)', text)
+    assert counted, text
+    assert int(counted[1]) >= len(PASSAGES)
+    print("flags and metrics: ok")
+
+
+def _behind_our_server(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
+    body = {"query": {"text": QUERY}, "passages": [{"text": text} for text in PASSAGES]}
+    for name, address in (
+        ("TRITON_HTTP_ENDPOINT", f"http://127.0.0.1:{running.http}"),
+        ("TRITON_GRPC_ENDPOINT", f"127.0.0.1:{running.grpc}"),
+    ):
+        settings = {name: address, "NIM_MODEL_PROFILE": "triton", "RERANK_MAX_PASSAGES": "512"}
+        with served(settings, rank=artifact) as url:
+            for _ in range(3):  # any worker, any connection
+                _same(name, _ranked(url, body), wanted)
+            if name == "TRITON_GRPC_ENDPOINT":
+                running.process.terminate()
+                running.process.wait()
+                assert httpx.post(f"{url}/v1/ranking", json=body).status_code == 500
+                print("a Triton that went away: 500, ok")
+    try:
+        open_engine(f"triton=http://127.0.0.1:{running.http}", artifact)
+    except EngineError as error:
+        print(f"no Triton: {error}")
+    else:
+        raise AssertionError("found an engine where no Triton is")
+
+
+def _mock_behind_our_server(running: Triton, wanted: np.ndarray) -> None:
+    body = {"query": {"text": QUERY}, "passages": [{"text": text} for text in PASSAGES]}
+    settings = {
+        "TRITON_HTTP_ENDPOINT": f"http://127.0.0.1:{running.http}",
+        "RERANK_MAX_PASSAGES": "512",
+    }
+    with served(settings) as url:
+        _same("mock behind our server", _ranked(url, body), wanted)
+
+
+def _ranked(url: str, body: object) -> np.ndarray:
+    reply = httpx.post(f"{url}/v1/ranking", json=body, timeout=60)
+    assert reply.status_code == 200, reply.text
+    rankings = reply.json()["rankings"]
+    logits = np.empty(len(rankings), np.float32)
+    for one in rankings:
+        logits[one["index"]] = one["logit"]
+    return logits
+
+
+def _same(what: str, found: np.ndarray, wanted: np.ndarray) -> None:
+    far = float(np.abs(found - wanted).max())
+    assert far <= SAME, f"{what}: {far} apart"
+    print(f"{what}: {len(found)} scores, at most {far:.1e} from those in process")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(running: Triton) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and running.process.poll() is None:
+        try:
+            url = f"http://127.0.0.1:{running.http}/v2/models/{MODEL_NAME}/ready"
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise SystemExit(f"tritonserver did not get ready:\n{running.log.read_text()[-4000:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Writing a Triton model repository from an artifact.
+
+The layout and the configuration's words are Triton's (docs: model_repository.md,
+model_configuration.md; message ModelConfig). Three platforms: `python` runs the artifact through
+the code that proved it; `onnxruntime` and `tensorrt` hand the graph or plan to Triton's own
+backends.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from exporter.errors import OutputRefused, RepositoryRefused
+from runtime.engines.triton import MODEL_NAME
+from runtime.manifest import Manifest, check_files, read_manifest
+
+Platform = Literal["python", "onnxruntime", "tensorrt"]
+
+CONFIG_FILE = "config.pbtxt"
+START_FILE = "start.sh"
+MAX_BATCH_SIZE = 64
+# As the NIM: how long Triton waits for requests to join a batch.
+_QUEUE_DELAY_US = 100
+_GRAPH_FILES: dict[Platform, tuple[str, str]] = {
+    "onnxruntime": ("onnxruntime_onnx", "model.onnx"),
+    "tensorrt": ("tensorrt_plan", "model.plan"),
+}
+_TYPES = {
+    "INT64": "TYPE_INT64",
+    "INT32": "TYPE_INT32",
+    "FLOAT": "TYPE_FP32",
+    "FLOAT16": "TYPE_FP16",
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: `dims` without the batch, -1 for what varies."""
+
+    name: str
+    type: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+    def text(self) -> str:
+        """As the configuration spells it."""
+        dims = ", ".join(map(str, self.dims))
+        optional = " optional: true" if self.optional else ""
+        return f'  {{ name: "{self.name}" data_type: {self.type} dims: [ {dims} ]{optional} }}'
+
+
+def write_repository(artifact: Path, out: Path, platform: Platform = "python") -> Path:
+    """Write the model into the repository `out` and return the model's directory.
+
+    Files of the artifact are linked where the file system can. Raises RepositoryRefused for an
+    artifact that has not what the platform needs, OutputRefused for a directory in the way that
+    is no model of Triton's, and what reading and checking the manifest raises.
+    """
+    manifest = read_manifest(artifact)
+    check_files(artifact, manifest)
+    if manifest.kind != "rank":
+        raise RepositoryRefused("found an embedder, wanted a reranker; rerank-serve serves it")
+    model = out / MODEL_NAME
+    if model.exists() and not (model / CONFIG_FILE).is_file():
+        raise OutputRefused(f"{model} is no model of Triton's; move it away")
+    config = _python_config(manifest) if platform == "python" else _graph_config(artifact, platform)
+    shutil.rmtree(model, ignore_errors=True)
+    version = model / "1"
+    if platform == "python":
+        _link(artifact, version / "artifact", [*manifest.files, "manifest.json"])
+        code = resources.files("exporter.triton").joinpath("model.py").read_bytes()
+        (version / "model.py").write_bytes(code)
+    else:
+        stem = _GRAPH_FILES[platform][1]
+        _link(artifact, version, [name for name in manifest.files if name.startswith(stem)])
+    start = out / START_FILE
+    start.write_bytes(resources.files("exporter.triton").joinpath(START_FILE).read_bytes())
+    start.chmod(0o755)
+    (model / CONFIG_FILE).write_text(config)  # last: Triton takes what has one for a model
+    return model
+
+
+def _python_config(manifest: Manifest) -> str:
+    texts = [Tensor(name, "TYPE_STRING", (1,), optional=True) for name in ("query", "passage")]
+    ids = [Tensor(name, "TYPE_INT64", (-1,), optional=True) for name in manifest.inputs]
+    outputs = [
+        Tensor("index", "TYPE_INT32", (1,)),
+        Tensor("logit", "TYPE_FP32", (1,)),
+        Tensor("token_count", "TYPE_INT32", (1,)),
+        # Given for token ids in place of the others; behind them, as model.py expects.
+        Tensor(manifest.outputs[0], "TYPE_FP32", (1,)),
+    ]
+    # One instance, which uses every core or the GPU; the artifact's engine chooses the device.
+    return _config(
+        'backend: "python"',
+        [*texts, *ids],
+        outputs,
+        "instance_group [ { count: 1 kind: KIND_CPU } ]",
+    )
+
+
+def _graph_config(artifact: Path, platform: Platform) -> str:
+    name, file = _GRAPH_FILES[platform]
+    if not (artifact / file).is_file():
+        raise RepositoryRefused(f"platform {platform} needs {file}, which is not in the artifact")
+    manifest = read_manifest(artifact)
+    if platform == "tensorrt":
+        inputs = [Tensor(one, "TYPE_INT64", (-1,)) for one in manifest.inputs]
+        outputs = [Tensor(one, "TYPE_FP32", (1,)) for one in manifest.outputs]
+    else:
+        graph = onnx.load(artifact / file, load_external_data=False).graph
+        inputs = [_tensor(one, (-1,)) for one in graph.input]
+        outputs = [_tensor(one, (1,)) for one in graph.output]
+    return _config(f'platform: "{name}"', inputs, outputs)
+
+
+def _tensor(value: onnx.ValueInfoProto, dims: tuple[int, ...]) -> Tensor:
+    kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+    if kind not in _TYPES:
+        raise RepositoryRefused(f"the graph's {value.name} is {kind}, wanted {', '.join(_TYPES)}")
+    return Tensor(value.name, _TYPES[kind], dims)
+
+
+def _config(runs: str, inputs: list[Tensor], outputs: list[Tensor], *more: str) -> str:
+    lines = [
+        f'name: "{MODEL_NAME}"',
+        runs,
+        f"max_batch_size: {MAX_BATCH_SIZE}",
+        f"dynamic_batching {{ max_queue_delay_microseconds: {_QUEUE_DELAY_US} }}",
+        *more,
+        "input [",
+        ",\n".join(tensor.text() for tensor in inputs),
+        "]",
+        "output [",
+        ",\n".join(tensor.text() for tensor in outputs),
+        "]",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _link(source: Path, target: Path, names: list[str]) -> None:
+    for name in names:
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / name, place)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source / name, place)

@@ -1,0 +1,173 @@
+"""`rerank-export tune`: the shape of batches that is fastest on this machine, by measurement.
+
+All candidates take turns at the same texts through the artifact's own engine and scheduler, the
+order reversed each round; a round's speeds are compared with each other only. A candidate replaces
+the target's own shape when it was faster in three rounds of four, so that noise changes nothing.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from exporter.errors import TuningFailed
+from exporter.library_texts import mixed_group
+from exporter.parity_texts import Group
+from exporter.progress import tell
+from runtime.batch import BatchLimits
+from runtime.embedder import Embedder
+from runtime.model import Model
+from runtime.opening import open_model
+from runtime.profile import load_target_profile
+from runtime.ranker import Ranker
+from runtime.tuning import TUNING_FILE, Tuning, conditions, write_tuning
+
+_FEWEST_ROUNDS = 3
+# A gain that is worth a file.
+_LEAST_GAIN = 1.02
+# Texts of one pass; fewer where a slow engine could not finish its rounds in time.
+_MOST_TEXTS, _FEWEST_TEXTS = 64, 16
+_PROBE_TEXTS = 8
+_TELL_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One shape and its tokens a second, round by round."""
+
+    limits: BatchLimits
+    tokens_per_s: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """The middle of its speeds."""
+        return statistics.median(self.tokens_per_s)
+
+    def gain(self, default: "Trial") -> float:
+        """How many times as fast as `default` it was in at least three rounds of four."""
+        ratios = [a / b for a, b in zip(self.tokens_per_s, default.tokens_per_s, strict=True)]
+        return sorted(ratios)[len(ratios) // 4]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The trials, the target's own shape first, and the one to use: the first where none gains.
+    Each pass computed `texts` texts."""
+
+    trials: list[Trial]
+    best: Trial
+    texts: int
+
+    @property
+    def changed(self) -> bool:
+        """Whether another shape than the target's own is the one to use."""
+        return self.best is not self.trials[0]
+
+
+def tune(directory: Path, seconds: float) -> Outcome:
+    """Measure for about `seconds` and write tuning.json, or remove it where the target's own shape
+    is best.
+
+    Raises TuningFailed when nothing can be written, ArtifactError or EngineError when the artifact
+    cannot be opened.
+    """
+    model = open_model(directory)
+    try:
+        target = load_target_profile(model.info.target)
+        own = BatchLimits(target.max_rows, target.token_budget, target.padding_waste)
+        model.warm_up()
+        trials = [Trial(limits) for limits in shapes(own)]
+        group = _texts(model, len(trials), seconds)
+        _measure(model, trials, group, seconds)
+        best = max(trials, key=lambda one: _worth(one, trials[0]))
+        outcome = Outcome(trials, best, len(group.passages))
+        _store(directory, model, outcome)
+    finally:
+        model.close()
+    return outcome
+
+
+def shapes(own: BatchLimits) -> list[BatchLimits]:
+    """The shapes to try, the target's `own` first; none goes beyond it, so that memory and
+    fidelity stay what the target promises."""
+    budgets = [max(1, own.token_budget >> halvings) for halvings in range(4)]
+    found = [replace(own, token_budget=budget) for budget in budgets]
+    if own.padding_waste:
+        found += [replace(own, padding_waste=share * own.padding_waste) for share in (0.5, 0.0)]
+    return found
+
+
+def _worth(trial: Trial, default: Trial) -> float:
+    gain = trial.gain(default)
+    return gain if gain >= _LEAST_GAIN or trial is default else 0.0
+
+
+def _measure(model: Model, trials: Sequence[Trial], group: Group, seconds: float) -> None:
+    """Fill the trials with whole rounds until the time is over, with few at least."""
+    began = time.monotonic()
+    _tokens_per_s(model, group)  # the engine's memory grows to its size, untimed
+    told = began
+    while (rounds := len(trials[0].tokens_per_s)) < _FEWEST_ROUNDS or (
+        time.monotonic() - began < seconds
+    ):
+        order = trials if rounds % 2 == 0 else trials[::-1]
+        found = []
+        for trial in order:
+            model.bound_batches(trial.limits)
+            found.append(_tokens_per_s(model, group))
+            now = time.monotonic()
+            if now - told >= _TELL_EVERY_S:
+                told = now
+                tell(f"{now - began:.0f} of {seconds:.0f} s, round {rounds + 1}")
+            if now - began > seconds and rounds >= _FEWEST_ROUNDS:
+                break
+        else:
+            for trial, speed in zip(order, found, strict=True):
+                trial.tokens_per_s.append(speed)
+
+
+def _texts(model: Model, shapes: int, seconds: float) -> Group:
+    """As many mixed texts as the engine can compute in the wanted rounds."""
+    limit = model.info.max_tokens
+    probe = mixed_group(_PROBE_TEXTS, limit)
+    _tokens_per_s(model, probe)
+    began = time.monotonic()
+    _tokens_per_s(model, probe)
+    a_text_s = (time.monotonic() - began) / _PROBE_TEXTS
+    passes = 2 * _FEWEST_ROUNDS * shapes
+    count = int(seconds / passes / max(a_text_s, 1e-9))
+    return mixed_group(min(_MOST_TEXTS, max(_FEWEST_TEXTS, count)), limit)
+
+
+def _tokens_per_s(model: Model, group: Group) -> float:
+    """The speed of one request with all passages, from its submission to its last row."""
+    if isinstance(model, Ranker):
+        ranking = model.rank(group.query, group.passages, truncate="END")
+        counts, timing = ranking.token_counts, ranking.timing
+    elif isinstance(model, Embedder):
+        embeddings = model.embed(group.passages, input_type="passage", truncate="END")
+        counts, timing = embeddings.token_counts, embeddings.timing
+    else:
+        raise AssertionError(f"no such kind of model: {type(model).__name__}")
+    return float(counts.sum()) / ((timing.queue_ms + timing.engine_ms) * 1e-3)
+
+
+def _store(directory: Path, model: Model, outcome: Outcome) -> None:
+    best, default = outcome.best, outcome.trials[0]
+    try:
+        if not outcome.changed:
+            (directory / TUNING_FILE).unlink(missing_ok=True)
+            return
+        tuning = Tuning(
+            conditions=conditions(model.info),
+            token_budget=best.limits.token_budget,
+            padding_waste=best.limits.padding_waste,
+            tokens_per_s=best.median,
+            default_tokens_per_s=default.median,
+        )
+        write_tuning(directory, tuning)
+    except OSError as error:
+        raise TuningFailed(
+            f"cannot write {directory / TUNING_FILE}: {error.strerror}; make {directory} writable"
+        ) from error

@@ -1,0 +1,152 @@
+"""Triton: the arrays are computed by a running Triton Inference Server.
+
+The model there is the one that `rerank-export triton` writes: it takes token ids beside the texts
+of NVIDIA's NIMs, or is the graph alone. Triton's HTTP client needs a connection for each thread
+that uses it, its gRPC client does not care.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.batch import INPUT_NAMES
+from runtime.engines import AnyShape, EngineSetup
+from runtime.errors import EngineError, EngineUnavailable
+
+# The seed's and the NIM's name of the model, as Triton spells it.
+MODEL_NAME = "llama_3_2_nv_rerankqa_1b_v2"
+# Outputs that the model gives for texts, not for token ids.
+TEXT_OUTPUTS = ("index", "logit", "token_count")
+_TIMEOUT_S = 300.0
+_WANTED = "http://host:8003, https://…, grpc://host:8004 or grpcs://…"
+
+
+class TritonEngine(AnyShape):
+    """One model of one Triton server; `max_rows` is the max_batch_size of its configuration."""
+
+    name = "triton"
+    device = "remote"
+    lanes = 1
+
+    def __init__(self, connect: Callable[[], "_Connection"]) -> None:
+        self._connect = connect
+        self._local = threading.local()
+        self.version = self._connection().version()
+        config = self._connection().config()
+        self.max_rows = max(1, int(config.get("max_batch_size", 0)))
+        names = [one["name"] for one in config["input"]]
+        self.input_names = [name for name in INPUT_NAMES if name in names]
+        outputs = [one["name"] for one in config["output"]]
+        self.output_names = [name for name in outputs if name not in TEXT_OUTPUTS]
+
+    def run(
+        self, inputs: Mapping[str, npt.NDArray[np.generic]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """All outputs of the model for token ids, by name."""
+        try:
+            return self._connection().infer(inputs, self.output_names)
+        except Exception as error:  # the client's own classes, gevent's, gRPC's
+            # The next call starts with a new connection.
+            self._local.connection = None
+            raise EngineError(f"Triton failed: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Hang up."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            with suppress(Exception):
+                connection.client.close()
+        self._local.connection = None
+
+    def _connection(self) -> "_Connection":
+        if getattr(self._local, "connection", None) is None:
+            self._local.connection = self._connect()
+        connection: _Connection = self._local.connection
+        return connection
+
+
+class _Connection:
+    """One client of Triton's library: `library` is its HTTP or its gRPC module, alike but for what
+    configurations look like and how long a call may take."""
+
+    def __init__(self, library: Any, address: str, *, tls: bool, grpc: bool) -> None:
+        self._library = library
+        self._grpc = grpc
+        times = {} if grpc else {"network_timeout": _TIMEOUT_S, "connection_timeout": 10.0}
+        self.client = library.InferenceServerClient(address, ssl=tls, **times)
+
+    def version(self) -> str:
+        """Triton's own."""
+        how = {"as_json": True, "client_timeout": 10.0} if self._grpc else {}
+        return str(self.client.get_server_metadata(**how)["version"])
+
+    def config(self) -> dict[str, Any]:
+        """The model's configuration, in JSON's words."""
+        if self._grpc:
+            told = self.client.get_model_config(MODEL_NAME, as_json=True, client_timeout=10.0)
+            found: dict[str, Any] = told["config"]
+            return found
+        return dict(self.client.get_model_config(MODEL_NAME))
+
+    def infer(
+        self, inputs: Mapping[str, npt.NDArray[np.generic]], outputs: list[str]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """The named outputs."""
+        sent = []
+        for name, values in inputs.items():
+            tensor = self._library.InferInput(name, list(values.shape), "INT64")
+            tensor.set_data_from_numpy(values.astype(np.int64, copy=False))
+            sent.append(tensor)
+        wanted = [self._library.InferRequestedOutput(name) for name in outputs]
+        times = {"client_timeout": _TIMEOUT_S} if self._grpc else {}
+        reply = self.client.infer(MODEL_NAME, sent, outputs=wanted, **times)
+        found = {name: reply.as_numpy(name) for name in outputs}
+        if missing := [name for name, values in found.items() if values is None]:
+            raise EngineError(f"found no output {', '.join(missing)} in its answer")
+        return found
+
+
+def open_engine(
+    name: str,
+    place: str | Path,
+    setup: EngineSetup,  # noqa: ARG001
+) -> TritonEngine:
+    """The model of the Triton server at `place`, a URL.
+
+    Raises EngineUnavailable when the client library or the server is not there, or the model is
+    not in its repository.
+    """
+    scheme, _, host = str(place).partition("://")
+    if scheme not in ("http", "https", "grpc", "grpcs") or not host:
+        raise EngineUnavailable(f"found no address of a Triton, wanted {_WANTED}")
+    grpc = scheme.startswith("grpc")
+    try:
+        if grpc:
+            import tritonclient.grpc as library
+        else:
+            import tritonclient.http as library
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"engine {name} needs the package tritonclient; install the extra triton"
+        ) from error
+    secure = scheme.endswith("s")
+
+    def connect() -> _Connection:
+        return _Connection(library, host.rstrip("/"), tls=secure, grpc=grpc)
+
+    try:
+        return TritonEngine(connect)
+    except Exception as error:  # whatever the client's library raises
+        raise EngineUnavailable(
+            f"Triton at {place} does not offer the model {MODEL_NAME} ({_first_line(error)}); "
+            "start it on a repository that `rerank-export triton` wrote"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]

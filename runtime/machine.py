@@ -1,0 +1,23 @@
+"""What this machine is, as far as speed and rounding depend on it."""
+
+import os
+import platform
+from pathlib import Path
+
+
+def describe() -> dict[str, str]:
+    """Architecture, processor, and how many cores this process may use."""
+    return {
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": str(len(os.sched_getaffinity(0))),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

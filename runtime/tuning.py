@@ -1,0 +1,104 @@
+"""tuning.json: the shape of batches that was fastest on one machine, beside the manifest.
+
+It decides how fast an artifact is and never a score: it holds for one artifact on one engine and
+machine, only tightens what the target profile allows, and is ignored, with the reason in the log,
+wherever it does not fit. So the manifest neither hashes nor needs it.
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from runtime import machine
+from runtime.batch import BatchLimits
+from runtime.errors import ArtifactError
+from runtime.model import ModelInfo
+
+SCHEMA = 1
+TUNING_FILE = "tuning.json"
+
+_log = logging.getLogger(__name__)
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The contents of tuning.json.
+
+    `conditions` are those under which it was measured (see `conditions`); `token_budget` and
+    `padding_waste` are a BatchLimits', `tokens_per_s` the median speed with them and
+    `default_tokens_per_s` that with the target's own.
+    """
+
+    schema: int = SCHEMA
+    conditions: dict[str, str]
+    token_budget: Annotated[int, msgspec.Meta(ge=1)]
+    padding_waste: Annotated[float, msgspec.Meta(ge=0)]
+    tokens_per_s: float
+    default_tokens_per_s: float
+
+
+def conditions(info: ModelInfo) -> dict[str, str]:
+    """What a measured speed holds for: this artifact, engine and machine."""
+    return {
+        "artifact": info.version,
+        "engine": info.engine,
+        "engine_version": info.engine_version,
+        **machine.describe(),
+    }
+
+
+def tuned(directory: Path, info: ModelInfo, limits: BatchLimits) -> BatchLimits:
+    """`limits` as tuning.json of `directory` tightens them, or as they are where none fits."""
+    try:
+        found = read_tuning(directory)
+    except ArtifactError as error:
+        _log.warning("%s", error)
+        return limits
+    if found is None:
+        return limits
+    if reason := misfit(found, info, limits):
+        _log.warning("%s is not used: %s; run `rerank-export tune` here", TUNING_FILE, reason)
+        return limits
+    _log.info(
+        "%s: at most %d tokens a call, %g of them padding",
+        TUNING_FILE,
+        found.token_budget,
+        found.padding_waste,
+    )
+    return replace(limits, token_budget=found.token_budget, padding_waste=found.padding_waste)
+
+
+def misfit(tuning: Tuning, info: ModelInfo, limits: BatchLimits) -> str | None:
+    """Why `tuning` must not be used for a model within `limits`; None where it fits."""
+    if tuning.schema != SCHEMA:
+        return f"found schema {tuning.schema}, wanted {SCHEMA}"
+    for what, wanted in conditions(info).items():
+        if (found := tuning.conditions.get(what)) != wanted:
+            return f"it was measured with {what} {found!r}, this is {wanted!r}"
+    if tuning.token_budget > limits.token_budget or tuning.padding_waste > limits.padding_waste:
+        return (
+            f"it allows {tuning.token_budget} tokens and {tuning.padding_waste:g} of padding, the "
+            f"target at most {limits.token_budget} and {limits.padding_waste:g}"
+        )
+    return None
+
+
+def read_tuning(directory: Path) -> Tuning | None:
+    """The tuning of `directory`, None without one. Raises ArtifactError."""
+    try:
+        return msgspec.json.decode((directory / TUNING_FILE).read_bytes(), type=Tuning)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{TUNING_FILE} cannot be used ({error}); run `rerank-export tune` again, or remove it"
+        ) from error
+
+
+def write_tuning(directory: Path, tuning: Tuning) -> None:
+    """Write tuning.json, readable by people, so that it is there whole or not at all."""
+    partial = directory / f"{TUNING_FILE}.partial"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(tuning), indent=2) + b"\n")
+    partial.rename(directory / TUNING_FILE)

@@ -1,0 +1,52 @@
+"""RERANK_ALLOWED_HOSTS: requests that name another host are refused, so that a page on the
+internet cannot reach a server on its reader's network by a name that it makes up (DNS rebinding).
+"""
+
+from collections.abc import Callable
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
+
+from server.auth import OPEN_PATHS
+from server.errors import RequestRefused, Voice, explain
+from server.settings import Settings
+from server.surface import send_failure
+
+
+class WrongHost(RequestRefused):
+    """A Host that is not in the list."""
+
+    def __init__(self) -> None:
+        super().__init__("found a Host that this server does not answer to")
+
+
+class HostGuard:
+    """Lets a request through to `app` when it names an allowed host; health is open, as probes
+    name addresses."""
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, voice_of: Callable[[Scope], Voice]
+    ) -> None:
+        self._app = app
+        self._allowed = frozenset(settings.allowed_hosts)
+        self._voice_of = voice_of
+        self._failure = explain(WrongHost(), settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 400 or hand the request on."""
+        if scope["type"] != ScopeType.HTTP or not self._allowed or self._admits(scope):
+            await self._app(scope, receive, send)
+            return
+        await send_failure(self._failure, self._voice_of(scope), send)
+
+    def _admits(self, scope: HTTPScope) -> bool:
+        if scope["path"].rstrip("/") in OPEN_PATHS:
+            return True
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        return len(given) == 1 and _name(given[0]) in self._allowed
+
+
+def _name(host: bytes) -> str:
+    """The host without its port."""
+    text = host.decode("latin-1").strip().lower()
+    return text if text.endswith("]") else text.partition(":")[0]

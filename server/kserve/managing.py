@@ -1,0 +1,29 @@
+"""Loading a model again because a request asks for it, over HTTP and gRPC."""
+
+import asyncio
+
+from runtime.errors import ArtifactError, EngineError
+from server.errors import RequestRefused
+from server.kserve.models import KserveModel
+from server.reloading import NotReloaded
+from server.service import Service
+
+
+class NotManaged(RequestRefused):
+    """What this server does not let requests do with models."""
+
+
+async def reload(service: Service, model: KserveModel) -> None:
+    """Reload `model` and wait for it; the one before stays when the new one cannot be served.
+
+    Raises NotManaged without RERANK_MODEL_CONTROL, NotReloaded, or Unavailable.
+    """
+    if not service.settings.model_control:
+        raise NotManaged(
+            "found a request to load, which is allowed with a key (NIM_REQUIRE_AUTH) or with "
+            "RERANK_MODEL_CONTROL=true; SIGHUP reloads as well"
+        )
+    try:
+        await asyncio.to_thread(service.reload, model.kind)
+    except (ArtifactError, EngineError) as error:
+        raise NotReloaded(error) from error

@@ -1,0 +1,187 @@
+"""HTTP connections with limits: what uvicorn's parser leaves unbounded.
+
+uvicorn 0.54 waits for ever for the head of a first request and for a client that does not read
+its answer, takes any number of connections, and answers bytes that are not HTTP in plain text.
+`uvicorn --http server.protocol:BoundedProtocol` has the same limits under plain uvicorn.
+"""
+
+import asyncio
+import os
+import resource
+from functools import partial
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.errors import Failure
+from server.surfaces import nim
+
+_HEADER_TIMEOUT_S = 20
+# A client that takes nothing of its answer for so long does not want it.
+_READER_PATIENCE_S = 60
+# What is left to send when an idle connection is closed.
+_FLUSH_S = 10
+_FAREWELL_S = 1
+# More connections than one process has use for; idle ones make room for new ones.
+_MOST_CONNECTIONS = 4096
+# File descriptors that are not connections: files that are opened, sockets of the event loop.
+_SPARE_DESCRIPTORS = 24
+_FEWEST_CONNECTIONS = 4
+_MOST_DESCRIPTORS = 4 * _MOST_CONNECTIONS
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn's h11 protocol, with a time limit on heads and on readers and a number of
+    connections.
+
+    h11 rather than uvicorn's faster httptools: Java's HTTP client offers an upgrade to HTTP/2 with
+    every request; httptools then loses the body, h11 ignores the offer.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        header_timeout_s: float = _HEADER_TIMEOUT_S,
+        most_connections: int = _MOST_CONNECTIONS,
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self._header_timeout_s = header_timeout_s
+        self._most_connections = most_connections
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._reader_timer: asyncio.TimerHandle | None = None
+        self._received = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a head; at the limit, an idle connection makes room."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        if len(self.connections) > self._most_connections and not self._make_room():
+            self._refuse(503, "this server has no connection left; try again")
+            return
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep the time limit while a head is incomplete."""
+        self._received = True
+        super().data_received(data)
+        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+            self._header_timer = _cancelled(self._header_timer)
+        elif self._header_timer is None:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        """Keep the time limit for a head that began to come while the request before ran."""
+        super().on_response_complete()
+        begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        if begun and self._header_timer is None and not self.transport.is_closing():
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drop the timers."""
+        self._header_timer = _cancelled(self._header_timer)
+        self._reader_timer = _cancelled(self._reader_timer)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take its answer as fast as it is written."""
+        super().pause_writing()
+        if self._reader_timer is None:
+            self._reader_timer = self.loop.call_later(_READER_PATIENCE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It goes on."""
+        super().resume_writing()
+        self._reader_timer = _cancelled(self._reader_timer)
+
+    def shutdown(self) -> None:
+        """Close an idle connection; TLS would wait for the client's farewell."""
+        super().shutdown()
+        if self.is_idle():
+            self.loop.call_later(_FAREWELL_S, self.transport.abort)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the idle connection, even when the client does not take the last bytes."""
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(_FLUSH_S, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """Bytes that are no HTTP."""
+        self._refuse(400, f"found bytes that are no request: {msg.rstrip('.').lower()}")
+
+    def is_idle(self) -> bool:
+        """Whether no request of this connection is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._header_timer = self.loop.call_later(self._header_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._header_timer = None
+        if not self._received:  # a connection that somebody keeps for later
+            self.transport.close()
+            return
+        self._refuse(408, f"no whole request head within {self._header_timeout_s:g} seconds")
+
+    def _make_room(self) -> bool:
+        for other in self.connections:
+            if other is not self and isinstance(other, BoundedProtocol) and other.is_idle():
+                other.transport.abort()
+                self.connections.discard(other)
+                return True
+        return False
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer with the NIM's error body and close."""
+        if self.transport.is_closing():
+            return
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        body = nim.voice(Failure(status, message)).body
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (
+            h11.Response(status_code=status, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+def bounded(header_timeout_s: float) -> Any:
+    """The protocol with that limit, for uvicorn's option `http`; as many connections as the
+    process's file descriptors allow."""
+    most = min(_MOST_CONNECTIONS, _free_descriptors())
+    return partial(
+        BoundedProtocol,
+        header_timeout_s=header_timeout_s,
+        most_connections=max(_FEWEST_CONNECTIONS, most),
+    )
+
+
+def raise_descriptor_limit() -> None:
+    """Let the process open as many files as it is allowed to and has use for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY:
+        wanted = max(soft, min(allowed, _MOST_DESCRIPTORS))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _free_descriptors() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return soft - len(os.listdir("/proc/self/fd")) - _SPARE_DESCRIPTORS
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """What to remember of a timer that is not wanted any more: nothing."""
+    if timer is not None:
+        timer.cancel()
+    return None

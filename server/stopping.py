@@ -1,0 +1,108 @@
+"""Stopping: not ready at once, running requests until a deadline, 503 for the rest."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from runtime.errors import ModelClosed
+from server.errors import Voice, explain
+from server.service import Service
+from server.surface import send_failure
+
+# How long a process that was told to stop goes on taking requests, so that load balancers
+# can see that it is not ready any more.
+_NOTICE_S = 0.5
+# How long the answers of closing models have to be written.
+_LAST_WORDS_S = 0.5
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopping:
+    """What the process does when it is told to end."""
+
+    def __init__(self, service: Service, voice_of: Callable[[Scope], Voice]) -> None:
+        self._service = service
+        self._voice_of = voice_of
+        self._running: set[asyncio.Task[object]] = set()
+        self._told = False
+        self._over = False
+
+    def guard(self, app: ASGIApp) -> ASGIApp:
+        """`app`, whose requests are answered with 503 when the time is up."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            task = asyncio.current_task()
+            if scope["type"] != ScopeType.HTTP or task is None:
+                await app(scope, receive, send)
+                return
+            begun = False
+
+            async def noting_start(message: Message) -> None:
+                nonlocal begun
+                begun = True
+                await send(message)
+
+            self._running.add(task)
+            try:
+                await app(scope, receive, noting_start)
+            except asyncio.CancelledError:
+                if not self._over or begun:
+                    raise
+                failure = explain(ModelClosed(), self._service.settings)
+                await send_failure(failure, self._voice_of(scope), send)
+            finally:
+                self._running.discard(task)
+
+        return guarded
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Let readiness flip before the server acts on SIGTERM or SIGINT; a second one ends the
+        process at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._told:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+                return
+            self._told = True
+            notice_s = _NOTICE_S if self._service.ready else 0
+            self._service.stopping = True
+            act = before[signal.Signals(number)]
+            if callable(act):
+                loop.call_soon_threadsafe(loop.call_later, notice_s, act, number, frame)
+            loop.call_soon_threadsafe(self._begin_to_end)
+
+        for number in _SIGNALS:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _begin_to_end(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._service.settings.drain_timeout_s, self._close_models)
+
+    def _close_models(self) -> None:
+        """Answer whoever waits for a model, over HTTP and gRPC alike, then whoever does not."""
+        threading.Thread(target=self._service.close, name="model-closer", daemon=True).start()
+        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._end_the_rest)
+
+    def _end_the_rest(self) -> None:
+        self._over = True
+        for task in list(self._running):
+            task.cancel()

@@ -1,0 +1,97 @@
+"""Alerts and dashboard ask for metrics and labels that the server really has."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.metrics import GPU_METRICS
+
+DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
+# Given by Prometheus itself.
+OUTER = {"up": {"job"}}
+OUTER_LABELS = {"job", "instance", "namespace", "pod"}
+_SELECTOR = re.compile(r"(?<![\w$.])([a-z]\w+)(?:\{([^}]*)\})?(?=[\s\[)/>=]|$)")
+_WORDS = {"sum", "by", "rate", "increase", "max", "le", "or", "histogram_quantile"}
+
+
+def alerts() -> Iterator[str]:
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+    for group in rules["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+
+
+def adapted() -> Iterator[str]:
+    """What the autoscaler asks, with the adapter's placeholders filled in as it does."""
+    for rule in yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())["rules"]:
+        series = rule["seriesQuery"].partition("{")[0]
+        yield (
+            rule["metricsQuery"]
+            .replace("<<.Series>>", series)
+            .replace("<<.LabelMatchers>>", 'namespace="n"')
+            .replace("<<.GroupBy>>", "pod")
+        )
+
+
+def panels() -> Iterator[str]:
+    board = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+    for panel in board["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[str]]]:
+    """Every metric of a server that has answered a request, and its labels."""
+    from tests.server.conftest import Server
+
+    server = Server(tmp_path_factory.mktemp("served"), {"ENABLE_MOCK_INFERENCE": "1"}).ready()
+    server.rank({"query": {"text": "q"}, "passages": [{"text": "p"}]})
+    found: dict[str, set[str]] = {name: set(labels) for name, labels in OUTER.items()}
+    for family in text_string_to_metric_families(httpx.get(f"{server.url}/v1/metrics").text):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    # This machine may have no GPU.
+    found |= {nim: {"device_id"} for nim, _, _ in GPU_METRICS}
+    found |= {triton: {"gpu_uuid"} for _, triton, _ in GPU_METRICS}
+    yield found
+    assert server.stop() == 0
+    server.end()
+
+
+def asked(expression: str) -> Iterator[tuple[str, set[str]]]:
+    bare = re.sub(r"\bby \([^)]*\)", "", expression)
+    for name, labels in _SELECTOR.findall(bare):
+        if name not in _WORDS and not name.startswith("__"):
+            yield name, set(re.findall(r"(\w+)\s*[=!]", labels))
+
+
+@pytest.mark.parametrize("source", [alerts, panels, adapted])
+def test_every_metric_and_label_exists(known: dict[str, set[str]], source: Any) -> None:
+    expressions = list(source())
+    assert expressions
+    for expression in expressions:
+        selected = list(asked(expression))
+        assert selected, expression
+        for name, labels in selected:
+            assert name in known, expression
+            assert labels <= known[name] | OUTER_LABELS, expression
+        grouped = {
+            label
+            for labels in re.findall(r"\bby \(([^)]*)\)", expression)
+            for label in re.split(r",\s*", labels)
+        }
+        assert grouped <= set.union(*(known[name] for name, _ in selected)) | OUTER_LABELS
+
+
+def test_every_metric_of_ours_is_on_the_dashboard_or_in_an_alert(
+    known: dict[str, set[str]],
+) -> None:
+    used = {name for source in (alerts, panels) for e in source() for name, _ in asked(e)}
+    ours = {re.sub(r"_(count|sum|bucket)$", "", name) for name in known if "rerank_" in name}
+    assert ours <= {re.sub(r"_bucket$", "", name) for name in used}

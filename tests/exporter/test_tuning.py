@@ -1,0 +1,114 @@
+"""rerank-export tune: real engines, and what is kept of which speeds."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exporter import tuning
+from exporter.cli import main
+from exporter.parity_texts import Group
+from exporter.pipeline import Wish, export
+from exporter.tuning import shapes, tune
+from runtime.batch import BatchLimits
+from runtime.model import Model
+from runtime.profile import load_target_profile, target_profile_names
+from runtime.tuning import TUNING_FILE, read_tuning
+
+Speed = Callable[[BatchLimits], float]
+
+
+@pytest.fixture
+def artifact(rank_artifact: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(rank_artifact, tmp_path / "artifact")
+
+
+@pytest.fixture
+def fake_speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
+    """Lets a function of the shape stand for the engine."""
+
+    def install(speed: Speed) -> None:
+        shape = [BatchLimits(1, 1, 0.0)]
+        real = Model.bound_batches
+
+        def bound(model: Model, limits: BatchLimits) -> None:
+            shape[0] = limits
+            real(model, limits)
+
+        def measured(model: Model, group: Group) -> float:
+            return speed(shape[0])
+
+        monkeypatch.setattr(Model, "bound_batches", bound)
+        monkeypatch.setattr(tuning, "_tokens_per_s", measured)
+
+    return install
+
+
+@pytest.mark.parametrize("kind", ["rank_artifact", "embed_artifact"])
+def test_on_the_command_line(
+    kind: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tuning, "_FEWEST_ROUNDS", 1)  # a busy machine must not fail the test
+    copy = shutil.copytree(request.getfixturevalue(kind), tmp_path / "copy")
+    assert main(["tune", str(copy), "--seconds", "2"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("\n        1024 ") + said.out.startswith("        1024 ") == 3
+    assert said.out.count("← kept") == 1
+    stored = read_tuning(copy)
+    assert (stored is not None) == ("tuning.json: " in said.out)
+    assert (stored is None) == ("nothing to store" in said.out)
+    assert main(["inspect", str(copy)]) == 0
+    assert ("\ntuned " in capsys.readouterr().out) == (stored is not None)
+
+
+def test_a_shape_that_is_faster_is_stored(
+    artifact: Path, fake_speeds: Callable[[Speed], None]
+) -> None:
+    fake_speeds(lambda limits: 130.0 if limits.token_budget == 256 else 100.0)
+    outcome = tune(artifact, 0.2)
+    stored = read_tuning(artifact)
+    assert outcome.changed
+    assert stored is not None
+    assert (stored.token_budget, stored.padding_waste) == (256, 0.1)
+    assert (stored.tokens_per_s, stored.default_tokens_per_s) == (130.0, 100.0)
+
+
+def test_noise_stores_nothing_and_forgets_what_was_stored(
+    artifact: Path, fake_speeds: Callable[[Speed], None]
+) -> None:
+    (artifact / TUNING_FILE).write_text("{}")
+    calls = iter(range(10**9))
+    fake_speeds(lambda _: 100.0 + 7 * (next(calls) % 5))
+    assert not tune(artifact, 0.2).changed
+    assert read_tuning(artifact) is None
+
+
+def test_without_time_a_few_rounds_are_measured_all_the_same(
+    artifact: Path, fake_speeds: Callable[[Speed], None]
+) -> None:
+    fake_speeds(lambda limits: 100.0 if limits.token_budget > 600 else 200.0)
+    outcome = tune(artifact, 0.0)
+    assert outcome.best.limits.token_budget == 512
+    assert len(outcome.trials[0].tokens_per_s) == tuning._FEWEST_ROUNDS
+
+
+@pytest.mark.parametrize("name", target_profile_names())
+def test_shapes_stay_within_the_target(name: str) -> None:
+    target = load_target_profile(name)
+    own = BatchLimits(target.max_rows, target.token_budget, target.padding_waste)
+    found = shapes(own)
+    assert found[0] == own
+    assert len(set(found)) == len(found)
+    assert all(one.token_budget <= own.token_budget for one in found)
+    assert all(one.padding_waste <= own.padding_waste for one in found)
+
+
+def test_a_tuned_artifact_can_be_exported_anew(tiny_llama_checkpoint: Path, artifact: Path) -> None:
+    (artifact / TUNING_FILE).write_text("{}")
+    export(str(tiny_llama_checkpoint), artifact, Wish())
+    assert not (artifact / TUNING_FILE).exists()

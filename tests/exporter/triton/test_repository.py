@@ -1,0 +1,155 @@
+"""Model repositories for Triton, their configurations read by Triton's own message."""
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import tritonclient.grpc.model_config_pb2 as model_config
+from google.protobuf import text_format
+
+from exporter.cli import main
+from exporter.errors import OutputRefused, RepositoryRefused
+from exporter.triton.repository import write_repository
+from runtime.engines import open_engine
+from runtime.errors import EngineUnavailable, FileChanged
+from runtime.manifest import read_manifest
+
+MODEL = "llama_3_2_nv_rerankqa_1b_v2"
+
+
+def config_of(model: Path) -> Any:
+    return text_format.Parse((model / "config.pbtxt").read_text(), model_config.ModelConfig())
+
+
+def ends(tensors: Any) -> dict[str, tuple[str, list[int], bool]]:
+    names = model_config.DataType.Name
+    return {
+        t.name: (names(t.data_type), list(t.dims), getattr(t, "optional", False)) for t in tensors
+    }
+
+
+@pytest.fixture
+def with_plan(rank_artifact: Path, tmp_path: Path) -> Path:
+    """The artifact with a plan in it, as an export for TensorRT leaves it."""
+    copy = shutil.copytree(rank_artifact, tmp_path / "with-plan")
+    (copy / "model.plan").write_bytes(b"plan")
+    manifest = read_manifest(copy)
+    digest = "sha256:" + hashlib.sha256(b"plan").hexdigest()
+    changed = msgspec.structs.replace(manifest, files={**manifest.files, "model.plan": digest})
+    (copy / "manifest.json").write_bytes(msgspec.json.encode(changed))
+    return copy
+
+
+def test_the_python_model_has_nims_tensors_and_the_artifact(
+    rank_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model_repository"
+    for _ in range(2):  # a second time replaces the first
+        assert main(["triton", str(rank_artifact), "--out", str(out)]) == 0
+    assert MODEL in capsys.readouterr().out
+    config = config_of(out / MODEL)
+    assert config.name == MODEL
+    assert config.backend == "python"
+    assert config.max_batch_size == 64
+    assert config.HasField("dynamic_batching")
+    assert ends(config.input) == {
+        "query": ("TYPE_STRING", [1], True),
+        "passage": ("TYPE_STRING", [1], True),
+        "input_ids": ("TYPE_INT64", [-1], True),
+        "attention_mask": ("TYPE_INT64", [-1], True),
+    }
+    assert ends(config.output) == {
+        "index": ("TYPE_INT32", [1], False),
+        "logit": ("TYPE_FP32", [1], False),
+        "token_count": ("TYPE_INT32", [1], False),
+        "logits": ("TYPE_FP32", [1], False),
+    }
+    copied = out / MODEL / "1" / "artifact"
+    assert read_manifest(copied) == read_manifest(rank_artifact)
+    assert sorted(p.name for p in copied.iterdir()) == sorted(
+        p.name for p in rank_artifact.iterdir()
+    )
+    compile((out / MODEL / "1" / "model.py").read_text(), "model.py", "exec")
+
+
+@pytest.mark.parametrize(
+    ("platform", "named", "file"),
+    [
+        ("onnxruntime", "onnxruntime_onnx", "model.onnx"),
+        ("tensorrt", "tensorrt_plan", "model.plan"),
+    ],
+)
+def test_graph_and_plan_are_for_tritons_own_backends(
+    with_plan: Path, tmp_path: Path, platform: Any, named: str, file: str
+) -> None:
+    model = write_repository(with_plan, tmp_path / "out", platform)
+    config = config_of(model)
+    assert (config.platform, config.backend, config.max_batch_size) == (named, "", 64)
+    assert ends(config.input) == {
+        "input_ids": ("TYPE_INT64", [-1], False),
+        "attention_mask": ("TYPE_INT64", [-1], False),
+    }
+    assert ends(config.output) == {"logits": ("TYPE_FP32", [1], False)}
+    assert (model / "1" / file).is_file()
+    assert not (model / "1" / "model.py").exists()
+
+
+def test_what_cannot_become_a_model_is_refused(
+    rank_artifact: Path, embed_artifact: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RepositoryRefused, match=r"needs model\.plan"):
+        write_repository(rank_artifact, tmp_path, "tensorrt")
+    with pytest.raises(RepositoryRefused, match="found an embedder"):
+        write_repository(embed_artifact, tmp_path)
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    (copy / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(FileChanged):
+        write_repository(copy, tmp_path)
+    precious = tmp_path / "precious" / MODEL
+    precious.mkdir(parents=True)
+    with pytest.raises(OutputRefused, match="move it away"):
+        write_repository(rank_artifact, precious.parent)
+    assert not (tmp_path / MODEL).exists()
+
+
+def test_start_sh_passes_flags_and_ports_on(rank_artifact: Path, tmp_path: Path) -> None:
+    write_repository(rank_artifact, tmp_path / "out")
+    start = tmp_path / "out" / "start.sh"
+    assert start.stat().st_mode & stat.S_IXUSR
+    given = {
+        "PATH": os.environ["PATH"],
+        "TRITONSERVER": "echo",
+        "NIM_TRITON_RATE_LIMIT": "execution_count",
+        "NIM_TRITON_LOG_VERBOSE": "1",
+        "TRITON_METRICS_PORT": "9005",
+    }
+    done = subprocess.run([start, "--more"], env=given, capture_output=True, text=True, check=True)
+    said = done.stdout.split()
+    assert f"--model-repository={tmp_path / 'out'}" in said
+    assert "--rate-limit=execution_count" in said
+    assert "--log-verbose=1" in said
+    assert {"--http-port=8003", "--grpc-port=8004", "--metrics-port=9005"} <= set(said)
+    assert {a for a in said if "-address=" in a} == {
+        f"--{one}-address=127.0.0.1" for one in ("http", "grpc", "metrics")
+    }
+    assert said[-1] == "--more"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("triton", "found no address"),
+        ("triton=ftp://127.0.0.1:1", "found no address"),
+        ("triton=http://127.0.0.1:9", "does not offer the model"),
+        ("triton=grpc://127.0.0.1:9", "does not offer the model"),
+    ],
+)
+def test_no_triton_is_no_engine(tmp_path: Path, wanted: str, told: str) -> None:
+    with pytest.raises(EngineUnavailable, match=told):
+        open_engine(wanted, tmp_path)

@@ -1,0 +1,70 @@
+"""Calls beside each other: which way each takes, and that all give the same."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.engines import lanes as lanes_module
+from runtime.engines import open_engine
+from runtime.engines.lanes import Lanes, lanes_for
+
+
+def test_a_call_that_is_alone_takes_the_wide_way_and_the_others_narrow_ones() -> None:
+    lanes = Lanes("wide", ["first", "second"])
+    assert lanes.count == 2
+    with ExitStack() as first, ExitStack() as second:
+        assert first.enter_context(lanes.take()) == "wide"
+        one = second.enter_context(lanes.take())
+        assert one != "wide"
+        first.close()
+        with lanes.take() as other:
+            assert {one, other} == {"first", "second"}
+    with lanes.take() as way:
+        assert way == "wide"
+
+
+def test_a_way_comes_back_after_an_error() -> None:
+    lanes = Lanes("wide", ["narrow", "other"])
+    for _ in range(3):
+        with lanes.take(), pytest.raises(ValueError, match="no"), lanes.take():
+            raise ValueError("no")
+    with lanes.take() as way:
+        assert way == "wide"
+
+
+def test_one_lane_has_the_wide_way_only() -> None:
+    lanes = Lanes("wide")
+    assert lanes.count == 1
+    with lanes.take() as way:
+        assert way == "wide"
+
+
+def test_large_weights_are_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_module, "usable_cores", lambda: 4)
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"graph")
+    assert lanes_for(graph) == 4
+    with (tmp_path / "model.onnx.data").open("wb") as weights:
+        weights.truncate(300 << 20)
+    assert lanes_for(graph) == 1
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino-fp32"])
+def test_all_ways_give_the_same(
+    rank_artifact: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(lanes_module, "usable_cores", lambda: 3)
+    engine = open_engine(name, rank_artifact)
+    assert engine.lanes == 3
+    random = np.random.default_rng(0)
+    rows = [random.integers(1, 40, (1, length)) for length in (3, 17, 40, 64) for _ in range(8)]
+    inputs = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in rows]
+    inputs = [{name: one[name] for name in engine.input_names} for one in inputs]
+    alone = [engine.run(one)["logits"] for one in inputs]
+    with ThreadPoolExecutor(3) as callers:
+        together = list(callers.map(lambda one: engine.run(one)["logits"], inputs))
+    np.testing.assert_array_equal(np.concatenate(together), np.concatenate(alone))
+    engine.close()

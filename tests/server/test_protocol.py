@@ -1,0 +1,162 @@
+"""Connections have limits: slow heads, too many of them, bytes that are no HTTP; TLS and hosts."""
+
+import contextlib
+import json
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from server.kserve.messages import Messages
+
+Start = Callable[..., Any]
+
+MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
+BODY = {"query": {"text": "q"}, "passages": [{"text": "p"}]}
+
+
+def connect(server: Any) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def everything(connection: socket.socket) -> bytes:
+    received = b""
+    while part := connection.recv(65536):
+        received += part
+    return received
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server that waits one second for a head."""
+    from tests.server.conftest import Server
+
+    given = {**MOCK, "RERANK_HEADER_TIMEOUT_S": "1", "RERANK_ALLOWED_HOSTS": "127.0.0.1,Rank.me"}
+    server = Server(tmp_path_factory.mktemp("hasty"), given)
+    yield server.ready()
+    assert server.stop() == 0
+    server.end()
+    assert "Traceback" not in server.log
+
+
+def test_a_head_that_drips_is_cut_off(hasty: Any) -> None:
+    began = time.monotonic()
+    with connect(hasty) as connection:
+        connection.sendall(b"GET /v1/health/live HTTP/1.1\r\n")
+        for byte in b"host: 127.0.0.1":
+            time.sleep(0.1)
+            try:
+                connection.sendall(bytes([byte]))
+            except OSError:
+                break
+        assert connection.recv(100).startswith(b"HTTP/1.1 408")
+    assert time.monotonic() - began < 5
+
+
+def test_a_second_head_that_drips_is_cut_off(hasty: Any) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/hea")
+        received = everything(connection)
+    assert received.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 408" in received
+
+
+def test_a_connection_without_a_request_is_closed(hasty: Any) -> None:
+    with connect(hasty) as connection:
+        assert everything(connection) == b""
+
+
+def test_bytes_that_are_no_http_are_answered_in_json(hasty: Any) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(b"\x16\x03\x01\x02\x00\r\n\r\n")
+        received = everything(connection)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert json.loads(body)["object"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("rank.me", 200), ("RANK.ME:80", 200), ("evil.example", 400), ("", 400)]
+)
+def test_hosts(hasty: Any, host: str, status: int) -> None:
+    found = hasty.http.get("/v1/models", headers={"host": host})
+    assert found.status_code == status
+    assert hasty.http.get("/v1/health/ready", headers={"host": host}).status_code == 200
+
+
+def test_few_file_descriptors(start: Start) -> None:
+    """Idle connections make room; when the limit is gone, requests go on."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+        "from server.cli import main; sys.exit(main())"
+    )
+    server = start(MOCK, "-c", code).ready()
+    with contextlib.ExitStack() as idle:
+        for _ in range(200):
+            idle.enter_context(connect(server))
+        assert server.rank(BODY).status_code == 200
+    for _ in range(5):
+        assert httpx.post(server.url + "/v1/ranking", json=BODY).status_code == 200
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    chain, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-keyout", key, "-out", chain, "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return chain, key
+
+
+def test_all_ports_speak_tls(start: Start, certificate: tuple[Path, Path]) -> None:
+    chain, key = certificate
+    server = start({**MOCK, "NIM_TLS_CERT_PATH": str(chain), "NIM_TLS_KEY_PATH": str(key)})
+    trust = ssl.create_default_context(cafile=str(chain))
+    url = server.url.replace("http:", "https:")
+    server.http = httpx.Client(base_url=url, verify=trust)
+    server.ready()
+    assert server.rank(BODY).status_code == 200
+    metrics = server.metrics_url.replace("http:", "https:") + "/metrics"
+    assert httpx.get(metrics, verify=trust).status_code == 200
+    credentials = grpc.ssl_channel_credentials(chain.read_bytes())
+    messages = Messages()
+    with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
+        live = channel.unary_unary(
+            "/inference.GRPCInferenceService/ServerLive",
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=messages["ServerLiveResponse"].FromString,
+        )
+        assert live(messages["ServerLiveRequest"](), timeout=10).live
+    with pytest.raises(httpx.TransportError):
+        httpx.get(server.url + "/v1/health/live")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("given", ["alone", "swapped"])
+def test_a_certificate_that_cannot_be_used(
+    start: Start, certificate: tuple[Path, Path], given: str
+) -> None:
+    chain, key = certificate
+    settings = {"NIM_TLS_CERT_PATH": str(chain)}
+    if given == "swapped":
+        settings = {"NIM_TLS_CERT_PATH": str(key), "NIM_TLS_KEY_PATH": str(chain)}
+    server = start({**MOCK, **settings})
+    assert server.exit_code() == 2
+    assert "NIM_TLS_CERT_PATH: found " in server.log
