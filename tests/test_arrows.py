@@ -13,6 +13,7 @@ ALLOWED = {
     "runtime": {"profiles"},
     "server": {"runtime"},
     "exporter": {"runtime"},
+    "recipe": {"exporter", "rerank_client", "runtime"},
     # A distribution of its own, for other people's environments.
     "rerank_client": set(),
     # Never shipped; only `tools` may look at the server, to write what the README says of it.
