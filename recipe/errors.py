@@ -28,12 +28,12 @@ class OutputRefused(RecipeError):
     """Going on would overwrite or mix results."""
 
 
+class Drifted(RecipeError):
+    """Two columns that should agree differ past the tolerance; the results are written."""
+
+
 class StageFailed(RecipeError):
     """A stage stopped; what it finished is kept, and the same command goes on from there."""
-
-
-class Drifted(RecipeError):
-    """Quality changed between checkpoint and endpoint by more than is allowed."""
 
 
 class LaunchFailed(RecipeError):

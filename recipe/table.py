@@ -8,8 +8,9 @@ cheap: what needs torch is imported where it runs.
 from types import ModuleType
 from typing import Any
 
+from recipe import evaluate, finetune
 from recipe.stage import Stage
 
-STAGES: tuple[Stage[Any], ...] = ()
+STAGES: tuple[Stage[Any], ...] = (finetune.STAGE, evaluate.STAGE)
 
 COMMANDS: dict[str, ModuleType] = {}
