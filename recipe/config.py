@@ -131,6 +131,7 @@ class PrepConfig(_Settings, frozen=True, kw_only=True):
     passage_prefix: str = "passage:"
 
     mining_target: str = "cpu-fp32"
+    embedder_dir: str = f"{_ROOT}/embedders"
     workers: Positive = 1
     ray_address: str | None = None
     skip_broken_lines: bool = False
@@ -199,6 +200,7 @@ class EvalConfig(_Settings, frozen=True, kw_only=True):
     nim_timeout: Positive = 60
 
     retrieval_target: str = "cpu-fp32"
+    embedder_dir: str = f"{_ROOT}/embedders"
     seed: int = 42
 
 

@@ -1,0 +1,152 @@
+"""The dense first stage: texts become vectors through this project's own runtime.
+
+Vectors are kept on disk in blocks that are named by everything that decides them, so that an
+interrupted run goes on from its last block, and runs with other settings share what they can.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from recipe.durable import write_whole
+from recipe.errors import BadConfig
+from recipe.progress import Progress, Say
+from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
+from runtime.opening import open_embedder
+from runtime.postprocess import Floats, InputType
+
+# Texts in one file of vectors.
+BLOCK_TEXTS = 256
+
+
+class FirstStage(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides a vector, and where artifacts and vectors are kept.
+
+    `model` is an artifact, a checkpoint directory or a hub id; the last two are exported into
+    `folder` for `target`. Prefixes stand before a text with one space between; lengths are in
+    tokens; `batch_rows` bounds the texts of one engine call.
+    """
+
+    model: str
+    target: str
+    query_prefix: str
+    passage_prefix: str
+    query_max_length: int
+    passage_max_length: int
+    folder: str
+    batch_rows: int
+
+
+def artifact_directory(wanted: FirstStage) -> Path:
+    """Where the embedder's artifact lies, or will lie after `ensure_artifact`."""
+    given = Path(wanted.model)
+    if (given / MANIFEST_FILE).is_file() or (given / MODEL_FILE).is_file():
+        return given
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", wanted.model).strip("-.")
+    return Path(wanted.folder) / f"{name}-{wanted.target}"
+
+
+def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
+    """The embedder's artifact, exported and proven first where only a checkpoint is given.
+
+    Raises ExportError, ArtifactError or BadConfig.
+    """
+    directory = artifact_directory(wanted)
+    if not (directory / MANIFEST_FILE).is_file() and directory != Path(wanted.model):
+        from exporter.pipeline import Wish, export  # torch takes seconds to import
+
+        say(f"export the embedder {wanted.model} to {directory}")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        export(wanted.model, directory, Wish(target=wanted.target))
+    if (directory / MANIFEST_FILE).is_file():
+        _check(wanted, read_manifest(directory))
+    return directory
+
+
+class Embedding:
+    """Embeds texts, block by block; `version` is the artifact's."""
+
+    def __init__(self, wanted: FirstStage, directory: Path, stack: ExitStack, say: Say) -> None:
+        self._wanted = wanted
+        self._say = say
+        self._cache = Path(wanted.folder) / "vectors"
+        self._models = {
+            length: stack.enter_context(
+                closing(open_embedder(directory, max_tokens=length, max_rows=wanted.batch_rows))
+            )
+            for length in {wanted.query_max_length, wanted.passage_max_length}
+        }
+        self.version = next(iter(self._models.values())).info.version
+
+    def __call__(self, texts: Sequence[str], input_type: InputType) -> Floats:
+        """float32 [texts, dimensions]; raises InputRejected for blank texts, or EngineError."""
+        blocks = [texts[i : i + BLOCK_TEXTS] for i in range(0, len(texts), BLOCK_TEXTS)]
+        progress = Progress(f"embed {input_type} texts", len(texts), self._say)
+        vectors = []
+        for block in blocks:
+            vectors.append(self.block(block, input_type))
+            progress.step(len(block))
+        return np.concatenate(vectors)
+
+    def block(self, texts: Sequence[str], input_type: InputType) -> Floats:
+        """The vectors of one block, from the disk when they are there."""
+        file = self._file(texts, input_type)
+        if file.exists():
+            return np.asarray(np.load(file, allow_pickle=False), dtype=np.float32)
+        vectors = self.compute(texts, input_type)
+        held = io.BytesIO()
+        np.save(held, vectors, allow_pickle=False)
+        write_whole(file, held.getvalue())
+        return vectors
+
+    def compute(self, texts: Sequence[str], input_type: InputType) -> Floats:
+        """The vectors of one block, from the engine."""
+        prefix, length = self._rule(input_type)
+        model = self._models[length]
+        # An embedder that has prefixes of its own puts them there itself (see `_check`).
+        if prefix and not model.info.asymmetric:
+            texts = [f"{prefix} {text}" for text in texts]
+        return model.embed(texts, input_type=input_type, truncate="END").vectors
+
+    def _rule(self, input_type: InputType) -> tuple[str, int]:
+        if input_type == "query":
+            return self._wanted.query_prefix, self._wanted.query_max_length
+        return self._wanted.passage_prefix, self._wanted.passage_max_length
+
+    def _file(self, texts: Sequence[str], input_type: InputType) -> Path:
+        facts = [self.version, input_type, *map(str, self._rule(input_type))]
+        name = hashlib.sha256(msgspec.json.encode([facts, list(texts)])).hexdigest()
+        return self._cache / f"{name[:32]}.npy"
+
+
+@contextmanager
+def open_first_stage(wanted: FirstStage, say: Say) -> Iterator[Embedding]:
+    """The embedder, exported first when need be. Raises as `ensure_artifact` and open_embedder."""
+    directory = ensure_artifact(wanted, say)
+    with ExitStack() as stack:
+        yield Embedding(wanted, directory, stack, say)
+
+
+def _check(wanted: FirstStage, manifest: Manifest) -> None:
+    """Refuse settings that the artifact cannot honour."""
+    if manifest.kind != "embed":
+        raise BadConfig(f"{wanted.model} is a reranker, wanted an embedder for the first stage")
+    longest = max(wanted.query_max_length, wanted.passage_max_length)
+    if longest > manifest.max_tokens:
+        raise BadConfig(
+            f"found a length of {longest} tokens, but the embedder {wanted.model} takes at most "
+            f"{manifest.max_tokens}; lower query_max_length and passage_max_length"
+        )
+    for kind, prefix in (("query", wanted.query_prefix), ("passage", wanted.passage_prefix)):
+        own = manifest.prefixes.get(kind)
+        if own is not None and own.strip() != prefix.strip():
+            raise BadConfig(
+                f"found {kind}_prefix = {prefix!r}, but the embedder was exported with "
+                f"{own.strip()!r}; give it that one"
+            )
