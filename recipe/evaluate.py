@@ -5,7 +5,6 @@ from pathlib import Path
 
 from recipe.config import EvalConfig
 from recipe.durable import write_json
-from recipe.embedder import open_retriever
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.candidates import (
     CANDIDATES_FILE,
@@ -23,9 +22,13 @@ from recipe.evaluation.session import (
     Setting,
     require_no_drift,
 )
+from recipe.first_stage import FirstStage, open_first_stage
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from recipe.training.job import read_facts
+
+# Beside the stages' folders: prep mines with the same embedder and leaves its vectors there.
+_FIRST_STAGE_FOLDER = "first_stage"
 
 
 def _home(settings: EvalConfig) -> Path:
@@ -126,18 +129,10 @@ def _session(settings: EvalConfig, directory: Path, say: Say) -> Session:
     Columns that were measured on other data or candidates are dropped, and that is said.
     """
     collection = read_collection(Path(settings.eval_data_path))
-    retriever = open_retriever(
-        settings.retrieval_model,
-        settings.retrieval_target,
-        settings.max_length,
-        {"query": settings.query_prefix, "passage": settings.passage_prefix},
-        directory.parent,
-        say,
-    )
-    try:
+    with open_first_stage(_first_stage(settings), say) as embed:
         key: dict[str, str | int] = {
             "eval_beir": collection.digest,
-            "retriever": retriever.identity,
+            "retriever": embed.version,
             "query_prefix": settings.query_prefix,
             "passage_prefix": settings.passage_prefix,
             "max_length": settings.max_length,
@@ -145,20 +140,31 @@ def _session(settings: EvalConfig, directory: Path, say: Say) -> Session:
         }
         candidates = read_candidates(directory / CANDIDATES_FILE, key)
         if candidates is None:
-            say(f"embed {len(collection.texts)} passages and {len(collection.queries)} queries")
             candidates = find_candidates(
-                collection, retriever.embed, settings.top_k, settings.corpus_chunk_size, key
+                collection, embed, settings.top_k, settings.corpus_chunk_size, key
             )
             write_candidates(directory / CANDIDATES_FILE, candidates)
-    finally:
-        retriever.close()
+        version = embed.version
     session = _begun(settings, directory, collection, candidates)
     dropped = session.drop_others()
     if dropped:
         say(f"{', '.join(dropped)} were measured on other data or settings and are dropped")
-    for sentence in session.add_retrieval(settings.retrieval_model, retriever.identity):
+    for sentence in session.add_retrieval(settings.retrieval_model, version):
         say(sentence)
     return session
+
+
+def _first_stage(settings: EvalConfig) -> FirstStage:
+    return FirstStage(
+        model=settings.retrieval_model,
+        target=settings.retrieval_target,
+        query_prefix=settings.query_prefix,
+        passage_prefix=settings.passage_prefix,
+        query_max_length=settings.max_length,
+        passage_max_length=settings.max_length,
+        folder=str(Path(settings.output_dir).parent / _FIRST_STAGE_FOLDER),
+        batch_rows=settings.batch_size,
+    )
 
 
 def _begun(

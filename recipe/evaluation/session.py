@@ -90,8 +90,20 @@ class Session:
             self.directory,
             say,
         )
+        if stale := self._made_from_another(name, column):
+            say(f"{', '.join(stale)} came from another checkpoint and are dropped")
         add_column(self.directory, name, column)
         return self.write_drift()
+
+    def _made_from_another(self, name: str, column: Column) -> list[str]:
+        """Drop what came after a checkpoint that is no longer the one called finetuned."""
+        results = read_results(self.directory)
+        before = results.get(name)
+        if name != CHAIN[0] or before is None or before.identity == column.identity:
+            return []
+        stale = [later for later in CHAIN[1:] if later in results]
+        write_results(self.directory, {n: c for n, c in results.items() if n not in stale})
+        return stale
 
     def write_drift(self) -> Drift:
         """drift.md and drift.svg from all columns of the chain that stand in the results."""
