@@ -100,6 +100,7 @@ class SdgConfig(_Settings, frozen=True, kw_only=True):
     endpoint: str = "https://integrate.api.nvidia.com/v1"
     api_key_env: str = "NVIDIA_API_KEY"
     embed_endpoint: str | None = None
+    embed_input_type: str | None = "query"
     request_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 300.0
     max_attempts: Positive = 8
     max_documents: Positive | None = None
@@ -243,6 +244,7 @@ class DeployConfig(_Settings, frozen=True, kw_only=True):
 
     `launcher` "docker" runs `nim_image` (NVIDIA's, or one of ours), "process" rerank-serve on this
     machine. `served_model` is what drift and smoke test name as `model`; null names none.
+    `max_length` in tokens bounds a pair; null: as long as eval measured.
     """
 
     nim_image: str = "nvcr.io/nim/nvidia/llama-nemotron-rerank-1b-v2:1.10.0"
@@ -265,6 +267,7 @@ class DeployConfig(_Settings, frozen=True, kw_only=True):
 
     launcher: Literal["docker", "process"] = "docker"
     served_model: str | None = None
+    max_length: Positive | None = None
     eval_dir: str | None = f"{_ROOT}/stage3_eval"
     output_dir: str = f"{_ROOT}/stage5_deploy"
     seed: int = 42

@@ -8,9 +8,9 @@ cheap: what needs torch is imported where it runs.
 from types import ModuleType
 from typing import Any
 
-from recipe import evaluate, export, finetune
+from recipe import deploy, evaluate, export, finetune
 from recipe.stage import Stage
 
-STAGES: tuple[Stage[Any], ...] = (finetune.STAGE, evaluate.STAGE, export.STAGE)
+STAGES: tuple[Stage[Any], ...] = (finetune.STAGE, evaluate.STAGE, export.STAGE, deploy.STAGE)
 
 COMMANDS: dict[str, ModuleType] = {}

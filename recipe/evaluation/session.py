@@ -124,14 +124,9 @@ def open_session(directory: Path) -> Session:
 
     Raises BadInput when there is none, or when its data has changed since.
     """
-    try:
-        setting = msgspec.json.decode((directory / SETTING_FILE).read_bytes(), type=Setting)
-    except FileNotFoundError:
-        raise BadInput(f"found no evaluation in {directory}; run the stage eval first") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{directory / SETTING_FILE} cannot be used ({error}); run the stage eval again"
-        ) from error
+    setting = read_setting(directory)
+    if setting is None:
+        raise BadInput(f"found no evaluation in {directory}; run the stage eval first")
     candidates = read_candidates(directory / CANDIDATES_FILE, setting.key)
     if candidates is None:
         raise BadInput(
@@ -147,6 +142,18 @@ def open_session(directory: Path) -> Session:
             "eval again with --force"
         )
     return Session(directory, setting, collection, candidates)
+
+
+def read_setting(directory: Path) -> Setting | None:
+    """How the evaluation in `directory` measures; None where there is none. Raises BadInput."""
+    try:
+        return msgspec.json.decode((directory / SETTING_FILE).read_bytes(), type=Setting)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{directory / SETTING_FILE} cannot be used ({error}); run the stage eval again"
+        ) from error
 
 
 def require_no_drift(drift: Drift, report: Path) -> None:
