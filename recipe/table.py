@@ -8,9 +8,16 @@ cheap: what needs torch is imported where it runs.
 from types import ModuleType
 from typing import Any
 
-from recipe import deploy, evaluate, export, finetune
+from recipe import deploy, evaluate, export, finetune, prep, sdg
 from recipe.stage import Stage
 
-STAGES: tuple[Stage[Any], ...] = (finetune.STAGE, evaluate.STAGE, export.STAGE, deploy.STAGE)
+STAGES: tuple[Stage[Any], ...] = (
+    sdg.STAGE,
+    prep.STAGE,
+    finetune.STAGE,
+    evaluate.STAGE,
+    export.STAGE,
+    deploy.STAGE,
+)
 
 COMMANDS: dict[str, ModuleType] = {}
