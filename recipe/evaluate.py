@@ -27,9 +27,6 @@ from recipe.progress import Say
 from recipe.stage import Input, Stage
 from recipe.training.job import read_facts
 
-# Beside the stages' folders: prep mines with the same embedder and leaves its vectors there.
-_FIRST_STAGE_FOLDER = "first_stage"
-
 
 def _home(settings: EvalConfig) -> Path:
     return Path(settings.output_dir)
@@ -162,7 +159,7 @@ def _first_stage(settings: EvalConfig) -> FirstStage:
         passage_prefix=settings.passage_prefix,
         query_max_length=settings.max_length,
         passage_max_length=settings.max_length,
-        folder=str(Path(settings.output_dir).parent / _FIRST_STAGE_FOLDER),
+        folder=settings.embedder_dir,
         batch_rows=settings.batch_size,
     )
 
@@ -197,5 +194,6 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
+    free=frozenset({"embedder_dir"}),
     again="changed",
 )

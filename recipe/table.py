@@ -8,7 +8,7 @@ cheap: what needs torch is imported where it runs.
 from types import ModuleType
 from typing import Any
 
-from recipe import deploy, evaluate, export, finetune, prep, sdg
+from recipe import compare, deploy, evaluate, export, finetune, prep, score, sdg
 from recipe.stage import Stage
 
 STAGES: tuple[Stage[Any], ...] = (
@@ -20,4 +20,4 @@ STAGES: tuple[Stage[Any], ...] = (
     deploy.STAGE,
 )
 
-COMMANDS: dict[str, ModuleType] = {}
+COMMANDS: dict[str, ModuleType] = {"compare": compare, "score": score}
