@@ -10,7 +10,7 @@ from recipe.errors import StageFailed
 _AHEAD = 2
 
 
-def spread(
+def map_in_order(
     make: Callable[..., Callable[[Any], Any]],
     arguments: tuple[Any, ...],
     chunks: Iterable[Any],
@@ -19,10 +19,11 @@ def spread(
 ) -> Iterator[Any]:
     """`make(*arguments)(chunk)` for every chunk, on `workers` processes that each call `make` once.
 
-    One worker and no address: in this process, without Ray. `address` is a running cluster ("auto": the one that this machine is part of), None starts one
-    on this machine for the time being. Files that `arguments` name must lie at the same paths
-    everywhere. At most two chunks a worker are under way, whatever the length of `chunks`. Raises
-    StageFailed when a worker is lost or fails.
+    One worker and no address: in this process, without Ray. `address` is a running cluster
+    ("auto": the one that this machine is part of), None starts one on this machine for the time
+    being. Files that `arguments` name must lie at the same paths everywhere. At most two chunks a
+    worker are under way, whatever the length of `chunks`. Raises StageFailed when a worker is lost
+    or fails.
     """
     if workers == 1 and address is None:
         work = make(*arguments)

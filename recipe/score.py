@@ -18,7 +18,7 @@ import msgspec
 from recipe.durable import Journal, write_json
 from recipe.errors import BadInput, OutputRefused
 from recipe.progress import Progress, Say, under
-from recipe.ray_workers import spread
+from recipe.ray_workers import map_in_order
 from runtime.opening import open_ranker
 
 ABOUT = "score a large file of queries and passages offline"
@@ -109,7 +109,7 @@ def score(
     progress = Progress("lines", lines - len(broken), say, done)
     chunks = _chunks(source, set(broken), done)
     with Journal(partial).open() as writer:
-        for scored in spread(_Scorer, (artifact, bound), chunks, workers, ray_address):
+        for scored in map_in_order(_Scorer, (artifact, bound), chunks, workers, ray_address):
             for line in scored:
                 writer.write(line)
             progress.step(len(scored))
