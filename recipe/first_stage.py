@@ -8,7 +8,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,12 +17,14 @@ import numpy as np
 from recipe.durable import write_whole
 from recipe.errors import BadConfig
 from recipe.progress import Progress, Say
+from recipe.stage import hash_of
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from runtime.opening import open_embedder
 from runtime.postprocess import Floats, InputType
 
 # Texts in one file of vectors.
 BLOCK_TEXTS = 256
+Block = tuple[Sequence[str], InputType]
 
 
 class FirstStage(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,67 +72,114 @@ def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
 
 
 class Embedding:
-    """Embeds texts, block by block; `version` is the artifact's."""
+    """Embeds texts block by block, in this process or on Ray; `version` is the artifact's."""
 
-    def __init__(self, wanted: FirstStage, directory: Path, stack: ExitStack, say: Say) -> None:
+    def __init__(
+        self,
+        wanted: FirstStage,
+        directory: Path,
+        say: Say,
+        workers: int = 1,
+        ray_address: str | None = None,
+    ) -> None:
         self._wanted = wanted
+        self._directory = directory
         self._say = say
+        self._workers = workers
+        self._ray_address = ray_address
+        self._local: BlockEmbedder | None = None
         self._cache = Path(wanted.folder) / "vectors"
-        self._models = {
-            length: stack.enter_context(
-                closing(open_embedder(directory, max_tokens=length, max_rows=wanted.batch_rows))
-            )
-            for length in {wanted.query_max_length, wanted.passage_max_length}
-        }
-        self.version = next(iter(self._models.values())).info.version
+        self.version = (
+            read_manifest(directory).version
+            if (directory / MANIFEST_FILE).is_file()
+            else hash_of(directory)
+        )
 
     def __call__(self, texts: Sequence[str], input_type: InputType) -> Floats:
         """float32 [texts, dimensions]; raises InputRejected for blank texts, or EngineError."""
-        blocks = [texts[i : i + BLOCK_TEXTS] for i in range(0, len(texts), BLOCK_TEXTS)]
-        progress = Progress(f"embed {input_type} texts", len(texts), self._say)
-        vectors = []
+        starts = range(0, len(texts), BLOCK_TEXTS)
+        blocks: list[Block] = [(texts[i : i + BLOCK_TEXTS], input_type) for i in starts]
+        files = [self._file(*block) for block in blocks]
+        missing = [place for place, file in enumerate(files) if not file.exists()]
+        done = len(texts) - sum(len(blocks[place][0]) for place in missing)
+        progress = Progress(f"embed {input_type} texts", len(texts), self._say, done)
+        computed = self._computed(blocks[place] for place in missing)
+        for place, vectors in zip(missing, computed, strict=True):
+            held = io.BytesIO()
+            np.save(held, vectors, allow_pickle=False)
+            write_whole(files[place], held.getvalue())
+            progress.step(len(blocks[place][0]))
+        return np.concatenate([np.load(file, allow_pickle=False) for file in files])
+
+    def close(self) -> None:
+        """Stop the engine of this process."""
+        if self._local is not None:
+            self._local.close()
+
+    def _computed(self, blocks: Iterator[Block]) -> Iterator[Floats]:
+        if self._workers > 1 or self._ray_address is not None:
+            from recipe.ray_workers import map_in_order  # late: an extra of its own
+
+            arguments = (self._wanted, self._directory)
+            yield from map_in_order(
+                BlockEmbedder, arguments, blocks, self._workers, self._ray_address
+            )
+            return
         for block in blocks:
-            vectors.append(self.block(block, input_type))
-            progress.step(len(block))
-        return np.concatenate(vectors)
+            self._local = self._local or BlockEmbedder(self._wanted, self._directory)
+            yield self._local(block)
 
-    def block(self, texts: Sequence[str], input_type: InputType) -> Floats:
-        """The vectors of one block, from the disk when they are there."""
-        file = self._file(texts, input_type)
-        if file.exists():
-            return np.asarray(np.load(file, allow_pickle=False), dtype=np.float32)
-        vectors = self.compute(texts, input_type)
-        held = io.BytesIO()
-        np.save(held, vectors, allow_pickle=False)
-        write_whole(file, held.getvalue())
-        return vectors
+    def _file(self, texts: Sequence[str], input_type: InputType) -> Path:
+        facts = [self.version, input_type, *map(str, _rule(self._wanted, input_type))]
+        name = hashlib.sha256(msgspec.json.encode([facts, list(texts)])).hexdigest()
+        return self._cache / f"{name[:32]}.npy"
 
-    def compute(self, texts: Sequence[str], input_type: InputType) -> Floats:
-        """The vectors of one block, from the engine."""
-        prefix, length = self._rule(input_type)
+
+class BlockEmbedder:
+    """The engine behind an Embedding; may live in a process of its own."""
+
+    def __init__(self, wanted: FirstStage, directory: Path) -> None:
+        self._wanted = wanted
+        self._models = {
+            length: open_embedder(directory, max_tokens=length, max_rows=wanted.batch_rows)
+            for length in {wanted.query_max_length, wanted.passage_max_length}
+        }
+
+    def __call__(self, block: Block) -> Floats:
+        """The vectors of one block, float32 [texts, dimensions]."""
+        texts, input_type = block
+        prefix, length = _rule(self._wanted, input_type)
         model = self._models[length]
         # An embedder that has prefixes of its own puts them there itself (see `_check`).
         if prefix and not model.info.asymmetric:
             texts = [f"{prefix} {text}" for text in texts]
         return model.embed(texts, input_type=input_type, truncate="END").vectors
 
-    def _rule(self, input_type: InputType) -> tuple[str, int]:
-        if input_type == "query":
-            return self._wanted.query_prefix, self._wanted.query_max_length
-        return self._wanted.passage_prefix, self._wanted.passage_max_length
-
-    def _file(self, texts: Sequence[str], input_type: InputType) -> Path:
-        facts = [self.version, input_type, *map(str, self._rule(input_type))]
-        name = hashlib.sha256(msgspec.json.encode([facts, list(texts)])).hexdigest()
-        return self._cache / f"{name[:32]}.npy"
+    def close(self) -> None:
+        """Stop the engine."""
+        for model in self._models.values():
+            model.close()
 
 
 @contextmanager
-def open_first_stage(wanted: FirstStage, say: Say) -> Iterator[Embedding]:
-    """The embedder, exported first when need be. Raises as `ensure_artifact` and open_embedder."""
-    directory = ensure_artifact(wanted, say)
-    with ExitStack() as stack:
-        yield Embedding(wanted, directory, stack, say)
+def open_first_stage(
+    wanted: FirstStage, say: Say, workers: int = 1, ray_address: str | None = None
+) -> Iterator[Embedding]:
+    """The embedder, exported first when need be; `workers` above 1 embed on Ray.
+
+    Raises as `ensure_artifact` does, and EngineError.
+    """
+    with closing(
+        Embedding(wanted, ensure_artifact(wanted, say), say, workers, ray_address)
+    ) as embedding:
+        yield embedding
+
+
+def _rule(wanted: FirstStage, input_type: InputType) -> tuple[str, int]:
+    """Prefix and length in tokens of a text."""
+    if input_type == "query":
+        return wanted.query_prefix, wanted.query_max_length
+    return wanted.passage_prefix, wanted.passage_max_length
 
 
 def _check(wanted: FirstStage, manifest: Manifest) -> None:

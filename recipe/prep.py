@@ -14,7 +14,7 @@ from recipe.preparation.files import (
     write_mined,
     write_split,
 )
-from recipe.preparation.mining import Mined, mine
+from recipe.preparation.mining import Mined, Miner, parts
 from recipe.preparation.records import Question, read_records, records_file
 from recipe.preparation.split import Material, convert
 from recipe.progress import Say
@@ -111,17 +111,25 @@ def _material(settings: PrepConfig, say: Say) -> Material:
 
 def _mine(settings: PrepConfig, material: Material, say: Say) -> list[Mined]:
     questions: list[Question] = [*material.train, *material.val]
-    with open_first_stage(_first_stage(settings), say) as embed:
+    with open_first_stage(
+        _first_stage(settings), say, settings.workers, settings.ray_address
+    ) as embed:
         asked = unit(embed([one.text for one in questions], "query"))
         passages = unit(embed(list(material.corpus.values()), "passage"))
-    mined = mine(
-        questions,
-        asked,
+    how = (
         list(material.corpus),
         passages,
-        count=settings.hard_negatives_to_mine,
-        margin=settings.hard_neg_margin,
+        settings.hard_negatives_to_mine,
+        settings.hard_neg_margin,
     )
+    pieces = parts(questions, asked)
+    if settings.workers > 1 or settings.ray_address is not None:
+        from recipe.ray_workers import map_in_order  # late: an extra of its own
+
+        found = map_in_order(Miner, how, pieces, settings.workers, settings.ray_address)
+    else:
+        found = map(Miner(*how), pieces)
+    mined = [one for piece in found for one in piece]
     whole = [one for one in mined if len(one.negatives) == settings.hard_negatives_to_mine]
     if not whole:
         raise StageFailed(

@@ -5,15 +5,15 @@ For each question, passages are candidates that are not its own and whose score 
 what scores nearer than that may well be an unmarked answer.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from recipe.preparation.records import Question
 from runtime.postprocess import Floats
 
-# Bounds the table of scores, 8 bytes × questions × passages.
 _QUESTIONS_AT_ONCE = 256
 
 
@@ -26,41 +26,43 @@ class Mined:
     negatives: list[tuple[str, float]]
 
 
-def mine(
-    questions: Sequence[Question],
-    asked: Floats,
-    names: Sequence[str],
-    passages: Floats,
-    *,
-    count: int,
-    margin: float,
-) -> list[Mined]:
-    """At most `count` negatives for each question; ties fall to the earlier passage.
+class Miner:
+    """Mines questions against one table of passages; may live in a process of its own.
 
-    `asked` float32 [questions, d] and `passages` float32 [names, d] are unit vectors. Each row is
-    computed alone, so that it does not matter in which company a question is mined.
+    `passages` float32 [names, d] are unit vectors. Each question is computed alone, so that it does
+    not matter in which company it is mined.
     """
-    places = {name: place for place, name in enumerate(names)}
-    table = passages.astype(np.float64)
-    found = []
+
+    def __init__(self, names: Sequence[str], passages: Floats, count: int, margin: float) -> None:
+        self._names = names
+        self._places = {name: place for place, name in enumerate(names)}
+        self._table = passages.astype(np.float64)
+        self._count = count
+        self._margin = margin
+
+    def __call__(self, part: tuple[Sequence[Question], Floats]) -> list[Mined]:
+        """At most `count` negatives for each question; ties fall to the earlier passage.
+
+        `part` is questions and their unit vectors, float32 [questions, d].
+        """
+        return [self._mine(*one) for one in zip(*part, strict=True)]
+
+    def _mine(self, question: Question, vector: Floats) -> Mined:
+        scores = self._table @ vector.astype(np.float64)
+        own = [self._places[name] for name in question.positives]
+        allowed = scores <= self._margin * scores[own].min()
+        allowed[own] = False
+        candidates = np.flatnonzero(allowed)
+        best = candidates[np.argsort(-scores[candidates], kind="stable")][: self._count]
+
+        def scored(places: Iterable[int]) -> list[tuple[str, float]]:
+            return [(self._names[place], round(float(scores[place]), 6)) for place in places]
+
+        return Mined(question, scored(own), scored(best))
+
+
+def parts(questions: Sequence[Question], asked: Floats) -> Iterator[tuple[Any, Floats]]:
+    """Questions with their vectors in pieces that are worth sending to another process."""
     for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
-        part = questions[start : start + _QUESTIONS_AT_ONCE]
-        for question, vector in zip(part, asked[start:].astype(np.float64), strict=False):
-            scores = table @ vector
-            own = [places[name] for name in question.positives]
-            allowed = scores <= margin * scores[own].min()
-            allowed[own] = False
-            candidates = np.flatnonzero(allowed)
-            best = candidates[np.argsort(-scores[candidates], kind="stable")][:count]
-            found.append(
-                Mined(
-                    question,
-                    [(names[place], _rounded(scores[place])) for place in own],
-                    [(names[place], _rounded(scores[place])) for place in best],
-                )
-            )
-    return found
-
-
-def _rounded(score: float) -> float:
-    return round(float(score), 6)
+        stop = start + _QUESTIONS_AT_ONCE
+        yield questions[start:stop], asked[start:stop]
