@@ -40,7 +40,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.headers.get("authorization") != f"Bearer {self.key}":
-            self._send(401, b'{"error": "wrong key: ' + self.headers["authorization"].encode() + b'"}')
+            self._send(
+                401, b'{"error": "wrong key: ' + self.headers["authorization"].encode() + b'"}'
+            )
             return
         if self.always:
             self._send(self.always, b"{}")
@@ -111,7 +113,7 @@ def _chat(request: dict) -> dict:
     if '"evaluations"' in prompt:
         count = int(re.search(r"each of the (\d+) pairs", prompt)[1])
         mark = {"score": 8, "justification": "it is so"}
-        one = {name: mark for name in ("relevance", "accuracy", "context_support", "clarity")}
+        one = dict.fromkeys(("relevance", "accuracy", "context_support", "clarity"), mark)
         one["overall"] = {"score": 9, "assessment": "good"}
         return _completion(json.dumps({"evaluations": [one] * count}))
     if '"pairs"' in prompt:
