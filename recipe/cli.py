@@ -4,12 +4,14 @@ Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError
+from recipe.cluster import launch, launch_command, load_profile, task_file
 from recipe.config import DEFAULT, STAGE_NAMES, Recipe, as_yaml, config_names, load
 from recipe.errors import BadConfig, RecipeError
 from recipe.progress import tell, under
@@ -81,6 +83,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="begin anew, removing what these stages wrote before"
     )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "-r", "--run", dest="attached", metavar="PROFILE", help="on a profile of env.toml"
+    )
+    where.add_argument(
+        "-b", "--batch", dest="detached", metavar="PROFILE", help="the same, detached"
+    )
     parser.epilog = "Settings stand anywhere on the line as KEY=VALUE or STAGE.KEY=VALUE."
 
 
@@ -108,6 +117,8 @@ def _run(wish: argparse.Namespace) -> int:
 
 def _carry_out(stages: Sequence[Stage[Any]], wish: argparse.Namespace) -> int:
     recipe = load(wish.config, [stage.name for stage in stages], wish.overrides)
+    if wish.attached or wish.detached:
+        return _launch([stage.name for stage in stages], recipe, wish)
     if wish.dry_run:
         print(_preview(stages, recipe))
         return 0
@@ -115,6 +126,19 @@ def _carry_out(stages: Sequence[Stage[Any]], wish: argparse.Namespace) -> int:
         say = under(stage.name)
         if perform(stage, getattr(recipe, stage.name), force=wish.force, say=say):
             say(f"done: {stage.home(getattr(recipe, stage.name))}")
+    return 0
+
+
+def _launch(stages: Sequence[str], recipe: Recipe, wish: argparse.Namespace) -> int:
+    """Hand the stages to the cluster of the profile, or print the exact job."""
+    name, detached = wish.attached or wish.detached, wish.detached is not None
+    profile = load_profile(name, Path.cwd())
+    task = task_file(profile, stages, recipe, force=wish.force)
+    if wish.dry_run:
+        command = launch_command(name, profile, "job.yaml", detached=detached)
+        print(f"# {shlex.join(command)}\n{task}", end="")
+    else:
+        launch(name, profile, task, detached=detached)
     return 0
 
 

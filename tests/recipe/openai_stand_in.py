@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint in a process of its own, which fails in every way that real ones do.
+"""An OpenAI-compatible endpoint in a process of its own, which fails in the ways of real ones.
 
     python openai_stand_in.py PORT_FILE KEY [--always STATUS] [--slow SECONDS]
 
