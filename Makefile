@@ -18,7 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs embedded check-1b check-real check-minilm check-optimum bench image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page docs recipe check-ray check-sky embedded check-1b check-real check-minilm check-optimum bench image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,20 @@ test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifes
 
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
+
+recipe: .venv/.recipe  ## the recipe from corpus to proven artifact, small and offline (10 minutes)
+	@$(BIN)/rerank run -c small --to export
+
+.venv/.recipe: $(INSTALLED)
+	@$(PIP) --editable '.[serve-cpu,export,recipe]'
+	touch $@
+
+check-ray: .venv/.recipe $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
+	@$(PIP) --editable '.[ray]'
+	$(BIN)/python -m checks.ray_workers $(RANK_DIR) $(EMBED_DIR)
+
+check-sky: .venv/.recipe .venvs/skypilot/.installed  ## the cluster's job, read by SkyPilot itself
+	@$(BIN)/python -m checks.skypilot
 
 embedded: $(INSTALLED)  ## train the embedded checkpoint again (about an hour)
 	@$(PIP) -r embedded/requirements.txt

@@ -8,7 +8,7 @@ library whose pins do not go together with ours.
     infra = "slurm"                  # or "k8s", "aws", … as in SkyPilot's task file
     remote_dir = "/shared/rerank"    # on the cluster, and there after the job: the output goes here
     workdir = "."                    # copied to the job, which runs `setup` in the copy
-    setup = "pip install -c constraints.txt '.[serve-gpu,export,recipe]'"
+    setup = "pip install -c constraints.txt ./rerank_client '.[serve-gpu,export,recipe]'"
 
     [my-cluster]
     extends = "base"
@@ -125,7 +125,6 @@ def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force:
         **({"workdir": profile.workdir} if profile.workdir else {}),
         "resources": {key: value for key, value in resources.items() if value is not None},
         **({"envs": profile.envs} if profile.envs else {}),
-        **({"secrets": dict.fromkeys(profile.secrets)} if profile.secrets else {}),
         **({"setup": profile.setup} if profile.setup else {}),
         "run": run,
     }

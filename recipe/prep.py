@@ -18,6 +18,7 @@ from recipe.preparation.mining import Mined, Miner, parts
 from recipe.preparation.records import Question, read_records, records_file
 from recipe.preparation.split import Material, convert
 from recipe.progress import Say
+from recipe.ray_workers import map_in_order
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE
 from runtime.postprocess import unit
@@ -122,14 +123,10 @@ def _mine(settings: PrepConfig, material: Material, say: Say) -> list[Mined]:
         settings.hard_negatives_to_mine,
         settings.hard_neg_margin,
     )
-    pieces = parts(questions, asked)
-    if settings.workers > 1 or settings.ray_address is not None:
-        from recipe.ray_workers import map_in_order  # late: an extra of its own
-
-        found = map_in_order(Miner, how, pieces, settings.workers, settings.ray_address)
-    else:
-        found = map(Miner(*how), pieces)
-    mined = [one for piece in found for one in piece]
+    pieces = map_in_order(
+        Miner, how, parts(questions, asked), settings.workers, settings.ray_address
+    )
+    mined = [one for piece in pieces for one in piece]
     whole = [one for one in mined if len(one.negatives) == settings.hard_negatives_to_mine]
     if not whole:
         raise StageFailed(
