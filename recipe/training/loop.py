@@ -5,10 +5,9 @@ Runs in the calling process, or in each of several that torchrun started
 job asks for it.
 """
 
-import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import Sampler
 from transformers import (
     EvalPrediction,
     PrinterCallback,
@@ -47,7 +47,7 @@ def train(job: Job, say: Say) -> Path:
     held_out = (
         read_groups(Path(job.val_data_path), job.train_n_passages) if job.val_data_path else None
     )
-    steps = math.ceil(len(groups) / job.global_batch_size) * job.num_epochs
+    steps = max(1, len(groups) // job.global_batch_size) * job.num_epochs
     base = read_checkpoint(job.base_model)
     batcher = PairBatcher(base, job.template, job.rerank_max_length)
     model = load_for_transformers(base, attention=job.attn_implementation, pooling=job.pooling)
@@ -62,6 +62,7 @@ def train(job: Job, say: Say) -> Path:
         callbacks=[_Reporter(directory, steps, say)],
     )
     trainer.temperature = job.temperature
+    trainer.sampler = _WholeBatches(len(groups), job.global_batch_size, job.seed)
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         say(
@@ -96,16 +97,43 @@ class _Collator:
         return {**self._batcher(pairs), "labels": torch.zeros(len(groups), dtype=torch.int64)}
 
 
+class _WholeBatches(Sampler[int]):
+    """Each epoch's examples in an order of its own, as many as fill whole global batches.
+
+    The rest of an epoch, another one each time, is left out: half-filled batches would be filled
+    up differently on one process and on several. Fewer examples than one batch are all taken.
+    """
+
+    def __init__(self, examples: int, batch: int, seed: int) -> None:
+        self._examples, self._seed, self._epoch = examples, seed, 0
+        self._taken = examples // batch * batch or examples
+
+    def set_epoch(self, epoch: int) -> None:
+        """The Trainer says which epoch begins, or goes on after a stop."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._taken
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self._seed, self._epoch)).permutation(self._examples)
+        return iter(order[: self._taken].tolist())
+
+
 class _GroupTrainer(Trainer):
     """Softmax cross-entropy over the logits of each group, whose first passage is the target."""
 
     temperature: float = 1.0
+    sampler: Sampler[int]
 
     def __init__(self, **wishes: Any) -> None:
         super().__init__(**wishes)
         # The loss below is a mean over the groups of one forward pass, and the Trainer must
         # divide it by the number of passes that it accumulates.
         self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
+        return self.sampler
 
     def compute_loss(
         self,
