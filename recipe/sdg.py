@@ -17,7 +17,8 @@ from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 
-# Understood answers of the endpoint: chat and embeddings.
+# Understood answers of the endpoint: chat and embeddings. They cost money, and lie under the hash
+# of their request: --force uses them again. Who wants other ones removes the files.
 _ANSWERS_FILE, _VECTORS_FILE = "answers.jsonl", "vectors.jsonl"
 _PREVIEWED = 2
 
@@ -34,8 +35,7 @@ def _inputs(settings: SdgConfig) -> list[Input]:
 
 
 def _outputs(settings: SdgConfig) -> list[Path]:
-    names = [RESULT_FILE, _records_name(settings), _ANSWERS_FILE, _VECTORS_FILE]
-    return [_home(settings) / name for name in names]
+    return [_home(settings) / name for name in (RESULT_FILE, _records_name(settings))]
 
 
 def _records_name(settings: SdgConfig) -> str:

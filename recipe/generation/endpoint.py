@@ -37,7 +37,7 @@ class Misunderstood(ValueError):
 
 
 class Usage(msgspec.Struct):
-    """What the endpoint counted, over every understood answer in the journal, each once."""
+    """What the endpoint counted, over every understood answer that was used, each once."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -65,10 +65,9 @@ class Endpoint:
         self._lock = threading.Lock()
         self._not_before = 0.0
         self.usage = Usage()
-        self._known: dict[str, Any] = {}
+        self._counted: set[str] = set()
         held = Journal(journal)
-        for entry in held.read():
-            self._remember(entry)
+        self._known: dict[str, Any] = {entry["key"]: entry["body"] for entry in held.read()}
         self._journal = held.open()
         self._client = httpx.Client(
             timeout=timeout_s,
@@ -96,6 +95,7 @@ class Endpoint:
         key = hashlib.sha256(path.encode() + msgspec.json.encode(request, order="sorted"))
         name = key.hexdigest()
         if name in self._known:
+            self._count(name)
             return understand(self._known[name])
         failures = waits = 0
         while True:
@@ -106,7 +106,8 @@ class Endpoint:
                 except Misunderstood as error:
                     problem = f"an answer that cannot be used: {error}"
                 else:
-                    self._keep({"key": name, "body": body})
+                    self._keep(name, body)
+                    self._count(name)
                     return meaning
             if wait_s is not None and waits < _MOST_WAITS:
                 waits += 1
@@ -153,20 +154,21 @@ class Endpoint:
                 self._say(f"the endpoint asks for {wait_s:.0f} s of patience")
             self._not_before = max(self._not_before, until)
 
-    def _keep(self, entry: dict[str, Any]) -> None:
+    def _keep(self, name: str, body: Any) -> None:
         with self._lock:
-            if entry["key"] not in self._known:
-                self._writer.write(entry)
-                self._remember(entry)
+            if name not in self._known:
+                self._writer.write({"key": name, "body": body})
+                self._known[name] = body
 
-    def _remember(self, entry: dict[str, Any]) -> None:
-        if entry["key"] in self._known:
-            return
-        self._known[entry["key"]] = entry["body"]
-        counted = entry["body"].get("usage") or {}
-        self.usage.requests += 1
-        self.usage.prompt_tokens += counted.get("prompt_tokens") or 0
-        self.usage.completion_tokens += counted.get("completion_tokens") or 0
+    def _count(self, name: str) -> None:
+        with self._lock:
+            if name in self._counted:
+                return
+            self._counted.add(name)
+            counted = self._known[name].get("usage") or {}
+            self.usage.requests += 1
+            self.usage.prompt_tokens += counted.get("prompt_tokens") or 0
+            self.usage.completion_tokens += counted.get("completion_tokens") or 0
 
     def _clean(self, text: str) -> str:
         """`text` without the key, which an endpoint may send back."""

@@ -123,7 +123,7 @@ def generate(
             error = failed.exception()
             if isinstance(error, StageFailed):
                 raise StageFailed(f"{name}: {error}") from error
-            raise StageFailed(f"{name}: {type(error).__name__}") from error
+            failed.result()
     return [future.result() for future in futures]
 
 

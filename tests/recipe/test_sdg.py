@@ -109,6 +109,11 @@ def test_the_endpoint_fails_in_every_way_and_nothing_is_lost_or_counted_twice(
     assert seen["most_at_once"] <= 3
     assert "36 answers of 360 + 180 tokens, 12 of embeddings" in done.stderr
     assert KEY not in done.stderr + done.stdout
+    # What was paid for is used again.
+    arguments = (f"corpus_dir={corpus}", f"endpoint={url}", *QUICK)
+    forced = rerank("sdg", "--force", "seed=7", *arguments, NVIDIA_API_KEY=KEY)
+    assert "36 answers of 360 + 180 tokens" in forced.stderr
+    assert counts(url)["good"] == seen["good"]
     for path in (tmp_path / "output").rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes()
 
