@@ -192,6 +192,23 @@ def test_preview_looks_at_two_documents_beside_the_output(
     assert not (tmp_path / FILE).exists()
 
 
+def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
+    rerank: Rerank, corpus: Path, tmp_path: Path
+) -> None:
+    revision = "1c0d1856f3fb595b2dda98d4b61061fa6d782d51"
+    folder = tmp_path / "home" / "hub" / "datasets--someone--texts" / "snapshots" / revision
+    folder.mkdir(parents=True)
+    corpus.rename(folder / "sample")
+    (folder / "elsewhere.txt").write_text("This text stands outside of the folder. " * 5)
+    source = f"corpus_dir=hf://someone/texts@{revision}/sample"
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = rerank("sdg", source, "generator=extractive", **environment)
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path / FILE)) == 12
+    unpinned = rerank("sdg", "corpus_dir=hf://someone/texts/sample", "generator=extractive")
+    assert "the revision pins what is read" in unpinned.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
