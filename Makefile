@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	# torch first and by name: where a CPU build is to be had, this is the line that finds it.
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) --editable '.[serve-cpu,openvino,export,dev]'
+	$(PIP) --editable '.[serve-cpu,openvino,export,recipe,dev]'
 	touch $@
 
 # Exported again only when the checkpoint is newer, not when something else was installed.
@@ -72,18 +72,14 @@ test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifes
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
 
-recipe: .venv/.recipe  ## the recipe from corpus to proven artifact, small and offline (10 minutes)
+recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (10 minutes)
 	@$(BIN)/rerank run -c small --to export
 
-.venv/.recipe: $(INSTALLED)
-	@$(PIP) --editable '.[serve-cpu,export,recipe]'
-	touch $@
-
-check-ray: .venv/.recipe $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
+check-ray: $(INSTALLED) $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
 	@$(PIP) --editable '.[ray]'
 	$(BIN)/python -m checks.ray_workers $(RANK_DIR) $(EMBED_DIR)
 
-check-sky: .venv/.recipe .venvs/skypilot/.installed  ## the cluster's job, read by SkyPilot itself
+check-sky: $(INSTALLED) .venvs/skypilot/.installed  ## the cluster's job, read by SkyPilot itself
 	@$(BIN)/python -m checks.skypilot
 
 embedded: $(INSTALLED)  ## train the embedded checkpoint again (about an hour)
