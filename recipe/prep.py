@@ -39,7 +39,8 @@ def _inputs(settings: PrepConfig) -> list[Input]:
         inputs = [Input(given / RESULT_FILE, "generated questions", "sdg")]
         if (given / RESULT_FILE).exists():
             inputs.append(Input(records_file(given), "generated questions", "sdg"))
-    if Path(settings.base_model).is_dir():
+    # Anything else is a name on the hub.
+    if Path(settings.base_model).is_dir() or settings.base_model.startswith((".", "/")):
         inputs.append(Input(Path(settings.base_model), "embedder", None))
     return inputs
 
