@@ -5,6 +5,8 @@ import os
 import shlex
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from recipe.cli import main
 from recipe.config import DeployConfig
 from recipe.evaluation.results import read_results
 from recipe.launchers import docker
+from tests.recipe.models import docker_stand_in
 from tests.recipe.models.material import kill_when, run
 
 DEPLOY = Path("output/rerank/stage5_deploy")
@@ -103,6 +106,33 @@ def test_an_artifact_that_export_did_not_measure_is_refused(
 ) -> None:
     assert main(["deploy", "-c", "c.toml", f"model_dir={rank_artifact}"]) == 1
     assert "was measured on" in capsys.readouterr().err
+
+
+def test_a_container_is_started_measured_replaced_and_removed(
+    folder: Path, port: int, tmp_path: Path
+) -> None:
+    stand_in = tmp_path / "bin" / "docker"
+    stand_in.parent.mkdir()
+    script = Path(docker_stand_in.__file__).read_text()
+    stand_in.write_text(f"#!{sys.executable}\n{script}")
+    stand_in.chmod(0o755)
+    arguments = ["deploy", "-c", "c.toml", "launcher=docker", "nim_image=open-rerank:cpu"]
+    arguments.append(f"host_port={port}")
+    path = {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+    done = run(*arguments, folder=folder, **path)
+    assert done.returncode == 0, done.stderr
+    assert "to stop it: docker rm --force nemotron-rerank-nim" in done.stderr
+    results = read_results(folder / EVAL)
+    assert results["nim"].NDCG == results["finetuned"].NDCG
+    again = run(*arguments, folder=folder, **path)
+    assert again.returncode == 1
+    assert "replace_existing=true" in again.stderr
+    replaced = run(*arguments, "replace_existing=true", folder=folder, **path)
+    assert replaced.returncode == 0, replaced.stderr
+    assert "replace the container" in replaced.stderr
+    subprocess.run([str(stand_in), "rm", "--force", "nemotron-rerank-nim"], check=True)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/v1/health/ready")
 
 
 def test_the_docker_command_names_the_key_and_never_holds_it(
