@@ -40,7 +40,7 @@ class _Settings(
 
 
 class QueryCounts(_Settings, frozen=True, kw_only=True):
-    """How many of a document's `num_pairs` questions are of which type; their sum is num_pairs."""
+    """In which proportions the questions of a document are asked for, by type."""
 
     multi_hop: Count = 3
     structural: Count = 2
@@ -48,7 +48,7 @@ class QueryCounts(_Settings, frozen=True, kw_only=True):
 
 
 class ReasoningCounts(_Settings, frozen=True, kw_only=True):
-    """How many of a document's questions need which reasoning; their sum is num_pairs."""
+    """In which proportions the questions of a document are asked for, by reasoning."""
 
     factual: Count = 1
     relational: Count = 1

@@ -34,7 +34,7 @@ Answer with one JSON object that maps each of these names to a list of \
 _PAIRS = """\
 Write {count} questions that a reader of this document might ask a search engine, each with its \
 answer. The answer must follow from the segments alone.
-Query types: {queries}. Reasoning types: {reasonings}.
+Query types in these proportions: {queries}. Reasoning types likewise: {reasonings}.
 A question needs {fewest} to {most} hops between segments and a complexity of at least \
 {complexity} on a scale from 1 to 5. Do not mention segments, documents or texts in a question.
 Answer with one JSON object {{"pairs": [{{"question", "answer", "query_type", "reasoning_type", \
