@@ -38,6 +38,8 @@ _FIXED: tuple[tuple[str, object, str], ...] = (
     ),
     ("profiling_verbosity", "layer_names_only", "no other is built"),
 )
+# NVIDIA's defaults.
+_SHAPES = {"batch": (1, 16, 64), "seq_len": (3, 256, 512)}
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +81,12 @@ def _check(settings: ExportConfig) -> None:
             raise BadConfig(
                 f"found trt_min_{kind}, trt_opt_{kind}, trt_max_{kind} = {low}, {usual}, {high}; "
                 "wanted them rising"
+            )
+        if (low, usual, high) != _SHAPES[kind]:
+            raise BadConfig(
+                f"found trt_min_{kind}, trt_opt_{kind}, trt_max_{kind} = {low}, {usual}, {high}, "
+                f"wanted {_SHAPES[kind]}: the shapes of a plan stand in its target profile; name "
+                "another target"
             )
     _check_prompt(settings)
     _refuse_unmeasured(settings)

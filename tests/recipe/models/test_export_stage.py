@@ -24,6 +24,7 @@ EVAL = Path("output/rerank/stage3_eval")
         ("attn_implementation=flash_attention_2", "wanted eager or sdpa"),
         ("opset=99", "wanted at most"),
         ("trt_min_seq_len=300", "wanted them rising"),
+        ("trt_max_batch=32", "stand in its target profile"),
         ("prompt_template={query} {passage}", "was trained with"),
         ("model_path=./nowhere", "run `rerank finetune`"),
         ("eval_dir=./nowhere", "run `rerank eval`"),
