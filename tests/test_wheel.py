@@ -55,3 +55,8 @@ def test_profiles_are_package_data(installed: Path) -> None:
 def test_only_the_rooms_that_serve_and_export_are_shipped(installed: Path) -> None:
     packages = {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")}
     assert packages == {"exporter", "profiles", "runtime", "server"}
+
+
+def test_what_a_triton_repository_is_made_of_is_package_data(installed: Path) -> None:
+    for name in ("model.py", "start.sh"):
+        assert (installed / "exporter" / "triton" / name).is_file()
