@@ -35,7 +35,12 @@ class Exchange(Call):
     async def body(self) -> bytes:
         """The bytes of the body, whatever they are."""
         settings = self.service.settings
-        return await read_body(self._request, settings.body_limit_bytes, settings.request_timeout_s)
+        return await read_body(
+            self._request,
+            self.service.bodies,
+            settings.body_limit_bytes,
+            settings.request_timeout_s,
+        )
 
     async def json_body(self) -> bytes:
         """The bytes of a body that must not say that it is anything but JSON."""
