@@ -13,7 +13,6 @@ from runtime.engines import open_engine
 from runtime.engines.ort import OrtEngine
 from runtime.errors import (
     ArtifactError,
-    EngineError,
     EngineUnavailable,
     FileChanged,
     GoldenMismatch,
