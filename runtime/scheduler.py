@@ -465,7 +465,7 @@ def _engine_call(batch: Sequence[_Row], began: float, ended: float) -> EngineCal
     return EngineCall(began, ended, len(batch), sum(lengths), len(batch) * max(lengths))
 
 
-def _closed(rows: Sequence[Encoding]) -> Floats:
+def _closed(rows: Sequence[Encoding]) -> Floats:  # noqa: ARG001
     raise ModelClosed
 
 
