@@ -11,7 +11,8 @@
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           the queue is full, or the answer would come after the deadline
     │   ├── DeadlineExceeded     the deadline passed while the request waited or ran
-    │   └── ModelClosed          the model is shutting down
+    │   ├── ModelClosed          the model is shutting down
+    │   └── EngineAway           the server that computes for this one cannot be reached
     ├── ArtifactError            the directory cannot be served
     │   ├── ProfileError         a TOML profile is unknown or wrong
     │   ├── ManifestError        manifest.json is unreadable or of another schema
@@ -112,6 +113,14 @@ class ModelClosed(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the model is shutting down")
+
+
+class EngineAway(Unavailable):
+    """An engine in another process does not answer; it may be back soon."""
+
+    def __init__(self) -> None:
+        # Addresses are the log's business, not the caller's.
+        super().__init__("the engine cannot be reached; send the request again")
 
 
 class ArtifactError(ServingError):

@@ -67,3 +67,8 @@ def test_the_recipe_knows_its_stages(installed: Path) -> None:
     code = "from recipe.table import STAGES; print([stage.name for stage in STAGES])"
     wanted = ["sdg", "prep", "finetune", "eval", "export", "deploy"]
     assert run(installed, code) == str(wanted)
+
+
+def test_what_a_triton_repository_is_made_of_is_package_data(installed: Path) -> None:
+    for name in ("model.py", "start.sh"):
+        assert (installed / "exporter" / "triton" / name).is_file()
