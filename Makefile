@@ -22,7 +22,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs recipe check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-replicas test-gpu bench bench-gpu profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	# torch first and by name: where a CPU build is to be had, this is the line that finds it.
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) --editable '.[serve-cpu,openvino,export,dev]'
+	$(PIP) --editable '.[serve-cpu,openvino,export,recipe,dev]'
 	touch $@
 
 # Exported again only when the checkpoint is newer, not when something else was installed.
@@ -88,6 +88,16 @@ audit: .venvs/audit/.installed  ## known advisories for every pinned package (as
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
 
+recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (10 minutes)
+	@$(BIN)/rerank run -c small --to export
+
+check-ray: $(INSTALLED) $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
+	@$(PIP) --editable '.[ray]'
+	$(BIN)/python -m checks.ray_workers $(RANK_DIR) $(EMBED_DIR)
+
+check-sky: $(INSTALLED) .venvs/skypilot/.installed  ## the cluster's job, read by SkyPilot itself
+	@$(BIN)/python -m checks.skypilot
+
 embedded: $(INSTALLED)  ## train the embedded checkpoint again (about an hour)
 	@$(PIP) -r embedded/requirements.txt
 	$(BIN)/python -m embedded
@@ -110,6 +120,9 @@ check-triton: .venvs/tritonserver/.installed $(RANK_DIR)/manifest.json  ## a rea
 
 check-deploy: $(INSTALLED)  ## manifests, alert rules, metrics: kubectl, promtool and Prometheus read them
 	@$(BIN)/python -m checks.deploy
+
+check-replicas: $(RANK_DIR)/manifest.json  ## how many replicas a load needs, computed and replayed
+	@$(BIN)/python -m checks.replicas $(RANK_DIR)
 
 check-minilm: .venvs/minilm/.installed  ## real all-MiniLM-L6-v2, served, against sentence-transformers
 	@$(BIN)/python -m checks.minilm

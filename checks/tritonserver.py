@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ PASSAGES = [
     "machine learning is a subset of artificial intelligence " * 8,
     "the weather is nice today",
 ] * 15
+BODY = {"query": {"text": QUERY}, "passages": [{"text": text} for text in PASSAGES]}
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def main() -> int:
             _rows(running, artifact, direct)
             _flags(running)
             _behind_our_server(running, artifact, direct)
+            _gone_and_back(running, repository, artifact, direct)
         mock = mock_model("rank")
         made_up = mock.rank(QUERY, PASSAGES).logits  # type: ignore[attr-defined]
         mock.close()
@@ -84,9 +86,11 @@ def main() -> int:
 
 
 @contextmanager
-def triton(repository: Path, log: Path, **flags: str) -> Iterator[Triton]:
+def triton(
+    repository: Path, log: Path, ports: tuple[int, int, int] | None = None, **flags: str
+) -> Iterator[Triton]:
     """Triton on `repository`, started by its start.sh, once the model is ready."""
-    ports = [_free_port() for _ in range(3)]
+    ports = ports or (_free_port(), _free_port(), _free_port())
     environment = _environment(log.parent) | flags
     names = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
     environment |= {name: str(port) for name, port in zip(names, ports, strict=True)}
@@ -185,7 +189,6 @@ def _flags(running: Triton) -> None:
 
 
 def _behind_our_server(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
-    body = {"query": {"text": QUERY}, "passages": [{"text": text} for text in PASSAGES]}
     for name, address in (
         ("TRITON_HTTP_ENDPOINT", f"http://127.0.0.1:{running.http}"),
         ("TRITON_GRPC_ENDPOINT", f"127.0.0.1:{running.grpc}"),
@@ -193,32 +196,53 @@ def _behind_our_server(running: Triton, artifact: Path, wanted: np.ndarray) -> N
         settings = {name: address, "NIM_MODEL_PROFILE": "triton", "RERANK_MAX_PASSAGES": "512"}
         with served(settings, rank=artifact) as url:
             for _ in range(3):  # any worker, any connection
-                _same(name, _ranked(url, body), wanted)
-            if name == "TRITON_GRPC_ENDPOINT":
-                running.process.terminate()
-                running.process.wait()
-                assert httpx.post(f"{url}/v1/ranking", json=body).status_code == 500
-                print("a Triton that went away: 500, ok")
-    try:
-        open_engine(f"triton=http://127.0.0.1:{running.http}", artifact)
-    except EngineError as error:
-        print(f"no Triton: {error}")
-    else:
-        raise AssertionError("found an engine where no Triton is")
+                _same(name, _ranked(url), wanted)
+
+
+def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np.ndarray) -> None:
+    """Our servers answer 503 while Triton is away, and rankings again when it is back."""
+    ports = (running.http, running.grpc, running.metrics)
+    addresses = {
+        "TRITON_HTTP_ENDPOINT": f"http://127.0.0.1:{running.http}",
+        "TRITON_GRPC_ENDPOINT": f"127.0.0.1:{running.grpc}",
+    }
+    with ExitStack() as stack:
+        settings = {"RERANK_MAX_PASSAGES": "512"}
+        urls = [
+            stack.enter_context(served({name: address, **settings}, rank=artifact))
+            for name, address in addresses.items()
+        ]
+        running.process.terminate()
+        running.process.wait()
+        for url in urls:
+            assert httpx.post(f"{url}/v1/ranking", json=BODY).status_code == 503
+        try:
+            open_engine(f"triton=http://127.0.0.1:{running.http}", artifact)
+        except EngineError as error:
+            print(f"no Triton: {error}")
+        else:
+            raise AssertionError("found an engine where no Triton is")
+        with triton(repository, running.log.with_name("again.log"), ports):
+            for url in urls:
+                end = time.monotonic() + START_S
+                # gRPC waits a while before it tries an address again.
+                while httpx.post(f"{url}/v1/ranking", json=BODY).status_code != 200:
+                    assert time.monotonic() < end, "the engine did not come back"
+                    time.sleep(0.5)
+                _same("after Triton came back", _ranked(url), wanted)
 
 
 def _mock_behind_our_server(running: Triton, wanted: np.ndarray) -> None:
-    body = {"query": {"text": QUERY}, "passages": [{"text": text} for text in PASSAGES]}
     settings = {
         "TRITON_HTTP_ENDPOINT": f"http://127.0.0.1:{running.http}",
         "RERANK_MAX_PASSAGES": "512",
     }
     with served(settings) as url:
-        _same("mock behind our server", _ranked(url, body), wanted)
+        _same("mock behind our server", _ranked(url), wanted)
 
 
-def _ranked(url: str, body: object) -> np.ndarray:
-    reply = httpx.post(f"{url}/v1/ranking", json=body, timeout=60)
+def _ranked(url: str) -> np.ndarray:
+    reply = httpx.post(f"{url}/v1/ranking", json=BODY, timeout=60)
     assert reply.status_code == 200, reply.text
     rankings = reply.json()["rankings"]
     logits = np.empty(len(rankings), np.float32)

@@ -98,7 +98,7 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
     refuse_foreign(out)
     _require_engine(engine)
     checkpoint = read_checkpoint(source)
-    profile_name = wish.profile or _profile_for(checkpoint.architecture)
+    profile_name = wish.profile or profile_for(checkpoint.architecture)
     profile = load_model_profile(profile_name)
     _refuse_other_kind(profile, profile_name, checkpoint)
     with workspace(out) as directory:
@@ -315,7 +315,7 @@ def _require_engine(name: str) -> None:
         open_engine(name, Path(directory)).close()
 
 
-def _profile_for(architecture: str) -> str:
+def profile_for(architecture: str) -> str:
     names = model_profile_names()
     fitting = [n for n in names if architecture in load_model_profile(n).architectures]
     if len(fitting) != 1:

@@ -10,7 +10,7 @@ import msgspec
 from rerank_client.result import RerankResult
 
 OK = 200
-_NOT_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
+NOT_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _LONGEST_MESSAGE = 300
 
 
@@ -46,7 +46,7 @@ def read_ranking(body: bytes, documents: int, top_n: int | None) -> RerankResult
     """The ranking of so many documents, the indices trimmed to `top_n`. Raises MakesNoSense."""
     try:
         reply = msgspec.json.decode(body, type=_Reply)
-    except _NOT_JSON as error:
+    except NOT_JSON as error:
         raise MakesNoSense(f"wanted JSON with scores and ranked_indices, {error}") from error
     scores, order = reply.scores, reply.ranked_indices
     if len(scores) != documents:
@@ -67,7 +67,7 @@ def server_message(body: bytes) -> str:
     """
     try:
         found = msgspec.json.decode(body)
-    except _NOT_JSON:
+    except NOT_JSON:
         return ""
     if not isinstance(found, dict):
         return ""

@@ -10,6 +10,7 @@ from rerank_client.client import TIMEOUT_S
 from rerank_client.flow import Flow, Send, rank, rank_or_keep_order
 from rerank_client.question import question
 from rerank_client.result import RerankResult
+from rerank_client.surface import RERANK, Surface
 from rerank_client.target import find_target
 from rerank_client.transport import SEND_ERRORS, answer, no_answer
 
@@ -26,10 +27,11 @@ class AsyncRerankClient:
         *,
         api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
+        surface: Surface = RERANK,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """As of RerankClient; with `sleep=trio.sleep` the client runs under trio."""
-        self._target = find_target(base_url, api_key)
+        self._target = find_target(base_url, api_key, surface)
         self._http = httpx.AsyncClient(timeout=timeout_s)
         self._sleep = sleep
 

@@ -9,6 +9,7 @@ from rerank_client.answer import Answer, NoAnswer
 from rerank_client.flow import Flow, Send, rank, rank_or_keep_order
 from rerank_client.question import question
 from rerank_client.result import RerankResult
+from rerank_client.surface import RERANK, Surface
 from rerank_client.target import find_target
 from rerank_client.transport import SEND_ERRORS, answer, no_answer
 
@@ -16,7 +17,7 @@ TIMEOUT_S = 60.0
 
 
 class RerankClient:
-    """Asks POST /rerank of one server over connections that stay open between calls.
+    """Asks one server (POST /rerank, or what `surface` says) over connections that stay open.
 
     Threads may share a client. Close it, or use it as a context manager.
     """
@@ -27,15 +28,17 @@ class RerankClient:
         *,
         api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
+        surface: Surface = RERANK,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """`base_url` None: RERANK_URL as it is now, else http://localhost:8000.
 
         `api_key` is sent as the bearer. `timeout_s` bounds each wait for the server (to connect,
-        to take the request, for the next piece of the answer) of each attempt. `sleep` waits
-        between attempts. Raises RerankError when the address or the key cannot be used.
+        to take the request, for the next piece of the answer) of each attempt. `surface`
+        is the HTTP contract (`rerank_client.nim(…)` for a ranking NIM). `sleep` waits between
+        attempts. Raises RerankError when the address or the key cannot be used.
         """
-        self._target = find_target(base_url, api_key)
+        self._target = find_target(base_url, api_key, surface)
         self._http = httpx.Client(timeout=timeout_s)
         self._sleep = sleep
 

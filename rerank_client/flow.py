@@ -23,12 +23,11 @@ from rerank_client.answer import (
     MakesNoSense,
     NoAnswer,
     printable,
-    read_ranking,
     server_message,
 )
 from rerank_client.backoff import LONGEST_WAIT_S, asked_wait_s, own_wait_s
 from rerank_client.errors import RerankError
-from rerank_client.question import Question, encode
+from rerank_client.question import Question
 from rerank_client.result import RerankResult, given_order
 from rerank_client.target import Target
 
@@ -80,10 +79,10 @@ def rank(
     """The ranking, or a RerankError. No documents: an empty ranking without asking anybody."""
     if not asked.documents:
         return RerankResult([], [])
-    body = encode(asked)
+    body = target.surface.encode(asked)
     for attempt in range(ATTEMPTS):
         outcome = yield Send(target.url, target.headers, body)
-        found = _judge(outcome, asked)
+        found = _judge(target, outcome, asked)
         if isinstance(found, RerankResult):
             return found
         wait_s = _wait_s(found, attempt, chance, now)
@@ -103,7 +102,9 @@ def rank_or_keep_order(target: Target, asked: Question) -> Flow:
         return given_order(len(asked.documents), asked.top_n)
 
 
-def _judge(outcome: Answer | NoAnswer | None, asked: Question) -> RerankResult | _Trouble:
+def _judge(
+    target: Target, outcome: Answer | NoAnswer | None, asked: Question
+) -> RerankResult | _Trouble:
     if isinstance(outcome, NoAnswer):
         error = outcome.error
         text = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -113,7 +114,7 @@ def _judge(outcome: Answer | NoAnswer | None, asked: Question) -> RerankResult |
     if outcome.status != OK:
         return _refusal(outcome)
     try:
-        return read_ranking(outcome.body, len(asked.documents), asked.top_n)
+        return target.surface.read(outcome.body, len(asked.documents), asked.top_n)
     except MakesNoSense as error:
         # Whatever answers there would answer the same again.
         text = f"the answer makes no sense: {printable(str(error))}; is this a reranking server?"

@@ -40,6 +40,11 @@ def encode(asked: Question) -> bytes:
     fields["return_documents"] = False
     if asked.top_n is not None:
         fields["top_n"] = min(asked.top_n, len(asked.documents))
+    return encode_fields(asked, fields)
+
+
+def encode_fields(asked: Question, fields: dict[str, object]) -> bytes:
+    """`fields` as JSON; they hold the texts of `asked`. Raises as `encode` does."""
     try:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError as error:

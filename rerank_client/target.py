@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from rerank_client.errors import RerankError
+from rerank_client.surface import RERANK, Surface
 
 DEFAULT_URL = "http://localhost:8000"
 _VARIABLE = "RERANK_URL"
@@ -16,25 +17,26 @@ _FIRST_PRINTABLE, _LAST_PRINTABLE = "!", "~"
 
 @dataclass(frozen=True)
 class Target:
-    """`url` is that of POST /rerank; `name` is the same without user and password, for messages."""
+    """`url` is that of the `surface`; `name` is the same without user and password."""
 
     url: str = field(repr=False)
     name: str
     headers: Mapping[str, str] = field(repr=False)
+    surface: Surface = RERANK
 
 
-def find_target(base_url: str | None, api_key: str | None) -> Target:
+def find_target(base_url: str | None, api_key: str | None, surface: Surface = RERANK) -> Target:
     """From the arguments of a client; RERANK_URL stands in for `base_url`, else localhost:8000.
 
     Raises RerankError for an address that is not HTTP's and for a key that no header can carry.
     """
     source = "base_url" if base_url else _VARIABLE
     url = _http_url(source, base_url or os.environ.get(_VARIABLE) or DEFAULT_URL)
-    url = url.copy_with(path=url.path.rstrip("/") + "/rerank", query=None, fragment=None)
+    url = url.copy_with(path=url.path.rstrip("/") + surface.path, query=None, fragment=None)
     headers = {"content-type": "application/json", "accept": "application/json"}
     if api_key:
         headers["authorization"] = f"Bearer {_token(api_key)}"
-    return Target(str(url), str(url.copy_with(userinfo=b"")), headers)
+    return Target(str(url), str(url.copy_with(userinfo=b"")), headers, surface)
 
 
 def _http_url(source: str, text: str) -> httpx.URL:

@@ -13,7 +13,8 @@
     │   ├── DeadlineExceeded     the deadline passed while the request waited or ran
     │   ├── ModelClosed          the model is shutting down
     │   ├── OutOfMemory          the device has no memory for this call
-    │   └── DeviceLost           the device failed for good: only a new process helps
+    │   ├── DeviceLost           the device failed for good: only a new process helps
+    │   └── EngineAway           the server that computes for this one cannot be reached
     ├── ArtifactError            the directory cannot be served
     │   ├── ProfileError         a TOML profile is unknown or wrong
     │   ├── ManifestError        manifest.json is unreadable or of another schema
@@ -131,6 +132,14 @@ class DeviceLost(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the device failed and needs a new process; ask again in a while")
+
+
+class EngineAway(Unavailable):
+    """An engine in another process does not answer; it may be back soon."""
+
+    def __init__(self) -> None:
+        # Addresses are the log's business, not the caller's.
+        super().__init__("the engine cannot be reached; send the request again")
 
 
 class ArtifactError(ServingError):

@@ -279,7 +279,11 @@ class Scheduler:
         with self._changed:
             for request in self._served():
                 self._fail(request, ModelClosed())
-        return not any(thread.is_alive() for thread in self._threads)
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        # Its owner's method: a circle that would keep a replaced model until a collection.
+        self._compute = _closed
+        return True
 
     def _admit(self, rows: int, tokens: int, deadline: float | None, *, exact: bool = True) -> None:
         """Raise unless a request of that size may wait; the lock is held.
@@ -531,6 +535,10 @@ class Scheduler:
 def _engine_call(batch: Sequence[_Row], began: float, ended: float) -> EngineCall:
     lengths = [len(row.encoding) for row in batch]
     return EngineCall(began, ended, len(batch), sum(lengths), len(batch) * max(lengths))
+
+
+def _closed(rows: Sequence[Encoding]) -> Floats:  # noqa: ARG001
+    raise ModelClosed
 
 
 def _answer(future: "Future[Scored]", outcome: Scored | ServingError) -> None:

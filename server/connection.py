@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from runtime.errors import Overloaded
 from server.errors import (
     AnyRequest,
     BodyTooLarge,
@@ -18,10 +19,27 @@ T = TypeVar("T")
 _LINGER_S = 1.0
 
 
-async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> bytes:
+class Bodies:
+    """The memory that all bodies together may take while they arrive: `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._held_bytes = 0
+
+    def hold(self, count: int) -> None:
+        """Count so many bytes in, or out when negative. Raises Overloaded."""
+        if count > 0 and self._held_bytes + count > self._limit_bytes:
+            raise Overloaded("too many large bodies arrive at the same time; send fewer at once")
+        self._held_bytes += count
+
+
+async def read_body(
+    request: AnyRequest, bodies: Bodies, limit_bytes: int, timeout_s: float
+) -> bytes:
     """The body's bytes, at most `limit_bytes`.
 
-    Raises WrongContentType for a compressed body, BodyTooLarge, BodyTooSlow or ClientGone.
+    Raises WrongContentType for a compressed body, BodyTooLarge, BodyTooSlow, ClientGone, or
+    Overloaded when `bodies` have no room.
     """
     _refuse_encoding(request)
     announced = int(request.headers.get("content-length", "0"))
@@ -31,7 +49,7 @@ async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> 
         raise BodyTooLarge(limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(request, limit_bytes)
+            return await _read(request, bodies, limit_bytes)
     except TimeoutError as error:
         raise BodyTooSlow(timeout_s) from error
 
@@ -70,21 +88,26 @@ def check_json(request: AnyRequest) -> None:
         )
 
 
-async def _read(request: AnyRequest, limit_bytes: int) -> bytes:
+async def _read(request: AnyRequest, bodies: Bodies, limit_bytes: int) -> bytes:
     chunks = []
-    size = 0
-    while True:
-        message = await request.receive()
-        if message["type"] != "http.request":
-            raise ClientGone
-        chunk = message["body"]
-        size += len(chunk)
-        if size > limit_bytes:
-            await _linger(request)
-            raise BodyTooLarge(limit_bytes)
-        chunks.append(chunk)
-        if not message["more_body"]:
-            return b"".join(chunks)
+    size = held = 0
+    try:
+        while True:
+            message = await request.receive()
+            if message["type"] != "http.request":
+                raise ClientGone
+            chunk = message["body"]
+            size += len(chunk)
+            if size > limit_bytes:
+                await _linger(request)
+                raise BodyTooLarge(limit_bytes)
+            bodies.hold(len(chunk))
+            held += len(chunk)
+            chunks.append(chunk)
+            if not message["more_body"]:
+                return b"".join(chunks)
+    finally:
+        bodies.hold(-held)
 
 
 async def _linger(request: AnyRequest) -> None:

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from server.errors import RequestRefused
 from server.service import Service
 
 _log = logging.getLogger(__name__)
+
+_STDERR = 2
 
 
 class NotReloaded(RequestRefused):
@@ -26,7 +27,7 @@ class NotReloaded(RequestRefused):
 def reloading_on_signal(service: Service) -> Iterator[None]:
     """Reload every model on SIGHUP; in a terminal that signal goes on ending the process."""
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or os.isatty(sys.stderr.fileno()):
+    if not in_main or os.isatty(_STDERR):
         yield
         return
 

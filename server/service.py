@@ -1,10 +1,12 @@
 """What the routes share: settings, metrics, and the models from loading to shutdown."""
 
+import ctypes
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from runtime.opening import Bounds, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
 from runtime.ranker import Ranker
 from runtime.selection import AUTO, ONNX
+from server.connection import Bodies
 from server.errors import NotReady, NotServed
 from server.metrics import Metrics
 from server.names import AcceptedNames
@@ -27,8 +30,12 @@ from server.variables import TRITON
 
 _log = logging.getLogger(__name__)
 
+# Bodies of the largest size that may be arriving at the same time.
+_BODIES_AT_ONCE = 8
 # How often a model that was replaced is asked whether its last request is answered.
 _RETIRING_PAUSE_S = 0.05
+# A request that took the model just before it was replaced has begun by then.
+_RETIRING_NOTICE_S = 2.0
 
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "rank": ("reranker", "--rank"),
@@ -61,6 +68,7 @@ class Service:
         self._warming: Model | None = None
         self._told_fault = False
         self._reloading = threading.Lock()
+        self.bodies = Bodies(_BODIES_AT_ONCE * settings.body_limit_bytes)
         self.tracing = open_tracing(settings)
         self.metrics = Metrics(lambda: self._served.values())
 
@@ -162,14 +170,17 @@ class Service:
             names = AcceptedNames(name, kind)
             self._served[kind] = replace(before, model=model, name=name, accepted_names=names)
         _log_model(model)
-        self._retire(before.model)
+        retiring = threading.Thread(target=self._retire, args=(before.model,), daemon=True)
+        retiring.start()
 
     def _retire(self, model: Model) -> None:
         """Close a model when the requests that it has are answered, or nobody waits any more."""
         end = time.monotonic() + self.settings.request_timeout_s
+        time.sleep(_RETIRING_NOTICE_S)
         while not model.idle() and time.monotonic() < end:
             time.sleep(_RETIRING_PAUSE_S)
         model.close()
+        _give_memory_back()
 
     @property
     def _is_alone(self) -> bool:
@@ -199,6 +210,13 @@ class Service:
         kind = model.info.kind
         model.tell(partial(self.metrics.observe_call, kind))
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
+
+
+def _give_memory_back() -> None:
+    """Let glibc return what a model left free: each thread that loads one has a heap of its own,
+    and without this every reload leaves another one behind."""
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def give_up(reason: str) -> NoReturn:

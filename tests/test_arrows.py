@@ -13,11 +13,12 @@ ALLOWED = {
     "runtime": {"profiles"},
     "server": {"runtime"},
     "exporter": {"runtime"},
+    "recipe": {"exporter", "rerank_client", "runtime"},
     # A distribution of its own, for other people's environments.
     "rerank_client": set(),
     # Never shipped; only `tools` may look at the server, to write what the README says of it.
     "embedded": {"checks", "exporter", "runtime"},
-    "checks": {"exporter", "runtime"},
+    "checks": {"exporter", "recipe", "runtime"},
     "benchmarks": {"checks", "exporter", "runtime"},
     # As a package that is installed into a client's environment, like the others.
     "clients": {"rerank_client"},

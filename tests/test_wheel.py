@@ -52,6 +52,23 @@ def test_profiles_are_package_data(installed: Path) -> None:
     assert "cpu-fp32" in lines[2]
 
 
-def test_only_the_rooms_that_serve_and_export_are_shipped(installed: Path) -> None:
+def test_configurations_are_package_data(installed: Path) -> None:
+    code = "from recipe import config; print(config.__file__, config.config_names())"
+    assert run(installed, code) == f"{installed}/recipe/config.py ['default', 'small']"
+
+
+def test_only_the_rooms_for_users_are_shipped(installed: Path) -> None:
     packages = {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")}
-    assert packages == {"exporter", "profiles", "runtime", "server"}
+    rooms = {"exporter", "profiles", "recipe", "rerank_client", "runtime", "server"}
+    assert packages == rooms
+
+
+def test_the_recipe_knows_its_stages(installed: Path) -> None:
+    code = "from recipe.table import STAGES; print([stage.name for stage in STAGES])"
+    wanted = ["sdg", "prep", "finetune", "eval", "export", "deploy"]
+    assert run(installed, code) == str(wanted)
+
+
+def test_what_a_triton_repository_is_made_of_is_package_data(installed: Path) -> None:
+    for name in ("model.py", "start.sh"):
+        assert (installed / "exporter" / "triton" / name).is_file()

@@ -1,12 +1,14 @@
 """Weights in 8 bits for machines that are short of memory: the activations stay as they are.
 
-    W [inputs, outputs] → 8 bits, one scale for each block of 128 inputs of a column
-    token embeddings    → 8 bits, one scale a row; rows are widened after they were looked up
+    W [inputs, outputs] → 8 bits, one scale for each block of 32 inputs of a column
+    token embeddings    → 8 bits, likewise along each row, widened after it was looked up
 
-Products are ONNX Runtime's own MatMulNBits, so that this is for its CPU provider alone. The
-standard form (DequantizeLinear in blocks before a MatMul) is fused into the same operator when it
-is opened and runs as fast, but keeps a second copy of the weights. At accuracy_level 4 the kernel
-rounds activations in blocks as it goes: four to nine times as fast as level 0, which does not.
+Products are ONNX Runtime's own MatMulNBits, so that this is for its CPU provider alone. Left at
+its default accuracy_level it widens weights to float32 as it needs them, straight from the mapped
+file: nothing is copied when it is opened. Level 4, and the standard form (DequantizeLinear in
+blocks before a MatMul), which ONNX Runtime fuses into level 4, are some three times as fast, but
+round activations as they go and copy the weights: scores then move by up to 0.06 with the rows
+beside them.
 """
 
 import numpy as np
@@ -21,7 +23,6 @@ _BLOCK = 32
 _STEPS = 127
 # 8 bits without a sign: what stands for zero where no zero points are given.
 _MIDDLE = 128
-_INT8_PRODUCTS = 4
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -47,22 +48,18 @@ def round_blocks(matrix: Floats) -> tuple[Bytes, Floats]:
     blocks = -(-inputs // _BLOCK)
     padded = np.zeros((outputs, blocks * _BLOCK), np.float32)
     padded[:, :inputs] = matrix.T
-    cut = padded.reshape(outputs, blocks, _BLOCK)
-    scales = _steps(cut)
-    rounded = np.rint(cut / scales) + _MIDDLE
-    return rounded.astype(np.uint8), scales[..., 0]
+    rounded, scales = round_rows(padded)
+    return (rounded.astype(np.int16) + _MIDDLE).astype(np.uint8), scales[..., 0]
 
 
 def round_rows(table: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """`table` [rows, columns] as int8 with a step float32 [rows, 1] for each row."""
-    scales = _steps(table)
-    return np.rint(table / scales).astype(np.int8), scales
-
-
-def _steps(values: Floats) -> Floats:
-    scales = np.abs(values).max(axis=-1, keepdims=True) / np.float32(_STEPS)
+    """`table` [rows, columns] as int8 [rows, blocks, columns of a block] with a step float32
+    [rows, blocks, 1] for each block; one block a row where columns are no multiple of _BLOCK."""
+    rows, columns = table.shape
+    cut = table.reshape(rows, -1, columns if columns % _BLOCK else _BLOCK)
+    scales = np.abs(cut).max(axis=-1, keepdims=True) / np.float32(_STEPS)
     scales[scales == 0] = 1.0
-    return np.asarray(scales, np.float32)
+    return np.rint(cut / scales).astype(np.int8), scales.astype(np.float32)
 
 
 def _multiply(graph: Graph, linear: Linear) -> None:
@@ -82,21 +79,23 @@ def _multiply(graph: Graph, linear: Linear) -> None:
         N=matrix.shape[1],
         bits=8,
         block_size=_BLOCK,
-        accuracy_level=_INT8_PRODUCTS,
     )
     graph.replace(name, [product])
 
 
 def _look_up(graph: Graph, table: str, result: str) -> None:
-    rounded, scales = round_rows(graph.array(table))
+    values = graph.array(table)
+    rounded, scales = round_rows(values)
     rows = graph.add_tensor(f"{table}.rows", rounded, np.int8)
     steps = graph.add_tensor(f"{table}.scales", scales, np.float32)
+    shape = graph.add_tensor(f"{table}.shape", [0, 0, values.shape[1]], np.int64)
     graph.replace(
         result,
         [
             node("Gather", [rows, _TOKENS], f"{result}.rows"),
             node("Gather", [steps, _TOKENS], f"{result}.steps"),
             node("Cast", [f"{result}.rows"], f"{result}.wide", to=TensorProto.FLOAT),
-            node("Mul", [f"{result}.wide", f"{result}.steps"], result),
+            node("Mul", [f"{result}.wide", f"{result}.steps"], f"{result}.blocks"),
+            node("Reshape", [f"{result}.blocks", shape], result),
         ],
     )

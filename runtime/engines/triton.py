@@ -5,6 +5,7 @@ of NVIDIA's NIMs, or is the graph alone. Triton's HTTP client needs a connection
 that uses it, its gRPC client does not care.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,9 +17,11 @@ import numpy.typing as npt
 
 from runtime.batch import INPUT_NAMES
 from runtime.engines import AnyShape, EngineSetup
-from runtime.errors import EngineError, EngineUnavailable
+from runtime.errors import EngineAway, EngineError, EngineUnavailable
 
-# The seed's and the NIM's name of the model, as Triton spells it.
+_log = logging.getLogger(__name__)
+
+# The NIM's older name of the model, as Triton spells it.
 MODEL_NAME = "llama_3_2_nv_rerankqa_1b_v2"
 # Outputs that the model gives for texts, not for token ids.
 TEXT_OUTPUTS = ("index", "logit", "token_count")
@@ -53,6 +56,9 @@ class TritonEngine(AnyShape):
         except Exception as error:  # the client's own classes, gevent's, gRPC's
             # The next call starts with a new connection.
             self._local.connection = None
+            if _is_away(error):
+                _log.warning("Triton cannot be reached: %s", _first_line(error))
+                raise EngineAway from error
             raise EngineError(f"Triton failed: {_first_line(error)}") from error
 
     def close(self) -> None:
@@ -146,6 +152,12 @@ def open_engine(
             f"Triton at {place} does not offer the model {MODEL_NAME} ({_first_line(error)}); "
             "start it on a repository that `rerank-export triton` wrote"
         ) from error
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether nobody answered: gRPC's client says it in words, the other raises the system's."""
+    status = getattr(error, "status", lambda: None)()
+    return isinstance(error, OSError) or status == "StatusCode.UNAVAILABLE"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Raw sockets: framing faults, slow and vanished clients; the server goes on after each."""
 
+import contextlib
 import json
 import socket
 import time
@@ -164,3 +165,15 @@ def test_an_offer_to_upgrade_does_not_lose_the_body(client: httpx.Client) -> Non
     with connect(client) as connection:
         connection.sendall(offer + body)
         assert reply(connection)[0] == 200
+
+
+def test_all_bodies_together_are_bounded(client: httpx.Client) -> None:
+    """Sixteen large bodies arrive at the same time, none of them whole: some are refused."""
+    part = b"x" * (BODY_LIMIT_BYTES - 1000)
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(connect(client)) for _ in range(16)]
+        for connection in waiting:
+            connection.sendall(head(f"content-length: {BODY_LIMIT_BYTES}") + part)
+        statuses = [connection.recv(100).split(b" ", 2)[1] for connection in waiting]
+    assert set(statuses) == {b"408", b"503"}
+    assert statuses.count(b"503") >= 7

@@ -177,7 +177,7 @@ def test_plain_uvicorn(start: Start) -> None:
     assert httpx.get(server.metrics_url + "/metrics").status_code == 200
     server.stop()
     lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
-    assert {"time", "level", "logger", "message"} == set(lines[-1])
+    assert {"time", "level", "logger", "message"} <= set(lines[-1])
     (line,) = [entry["message"] for entry in lines if "/v1/ranking" in entry["message"]]
     assert line.startswith("POST /v1/ranking 200 rows=3 tokens=")
     assert '"POST /v1/ranking HTTP/1.1"' not in server.log
@@ -196,7 +196,7 @@ def test_several_workers_are_refused(start: Start, how: str) -> None:
 def test_the_log_holds_no_text_and_no_query_string(start: Start) -> None:
     server = start({**MOCK, "NIM_LOG_LEVEL": "DEBUG"}).ready()
     body = {"query": {"text": "Zq7text"}, "passages": [{"text": "Zq7text"}]}
-    headers = {"authorization": "Bearer Zq7text", "x-request-id": "Zq7text"}
+    headers = {"authorization": "Bearer Zq7text", "x-request-id": "Zq7text is no id"}
     httpx.post(server.url + "/v1/ranking?key=Zq7text", json=body, headers=headers)
     httpx.get(server.url + "/Zq7text")
     server.stop()

@@ -1,8 +1,9 @@
 """Prometheus metrics: NIM's and Triton's names, bounded labels, on both ports."""
 
-import contextlib
+import json
 import math
 import re
+import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,6 +122,14 @@ def sums(found: dict[str, float]) -> tuple[float, float]:
     return received, flying + sum(outcomes(found).values())
 
 
+def hang_up(port: int, body: object) -> None:
+    """Send a whole request and leave at once."""
+    sent = json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", port)) as raw:
+        head = f"POST /v1/ranking HTTP/1.1\r\nHost: a\r\nContent-Length: {len(sent)}\r\n\r\n"
+        raw.sendall(head.encode() + sent)
+
+
 def test_the_counters_add_up_under_load(start: Any, slow_directory: Path) -> None:
     """Accepted = answered + failed + cancelled, with callers that leave, err and come too many."""
     server = start({"NIM_CUSTOM_MODEL": str(slow_directory), "NIM_MAX_QUEUE_SIZE": "12"}).ready()
@@ -128,13 +137,14 @@ def test_the_counters_add_up_under_load(start: Any, slow_directory: Path) -> Non
     nan = {"query": {"text": "q"}, "passages": [{"text": "x" * (NAN_TOKENS - 23)}]}
 
     def ask(number: int) -> int:
-        if number % 5 == 4:  # one who hangs up in the middle
-            with contextlib.suppress(httpx.TimeoutException):
-                httpx.post(server.url + "/v1/ranking", json=body, timeout=0.03)
+        if number % 5 == 4:
+            hang_up(server.port, body)
             return 499
         sent = body if number % 5 else {**body, "passages": [{"text": " "}]}
         return httpx.post(server.url + "/v1/ranking", json=sent, timeout=60).status_code
 
+    hang_up(server.port, body)  # one whom an idle server cannot refuse
+    server.wait_until(lambda: outcomes(values(server.get("/v1/metrics").text))["cancelled"] == 1)
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(ask, number) for number in range(60)]
         while not all(one.done() for one in asked):

@@ -1,0 +1,92 @@
+"""`make check-ray RANK EMBED`: mining and scoring on two Ray workers give what one process gives.
+
+    python -m checks.ray_workers RANK_ARTIFACT EMBED_ARTIFACT
+
+A local cluster of two workers, real artifacts, real texts (Python's own documentation).
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from exporter.library_texts import paragraphs
+from recipe import prep, sdg
+from recipe.config import STAGE_NAMES, load
+from recipe.score import score
+from recipe.stage import perform
+
+_FILES = ("train_mined.automodel.json", "train_mined.automodel_unrolled.json")
+_LINES, _PASSAGES = 600, 4
+
+
+def main() -> None:
+    """Raise when a file differs."""
+    rank, embed = map(Path, sys.argv[1:3])
+    with tempfile.TemporaryDirectory(prefix="check-ray-") as folder:
+        _mining(Path(folder), embed)
+        _scoring(Path(folder), rank)
+
+
+def _mining(folder: Path, embed: Path) -> None:
+    recipe = load("small", STAGE_NAMES, [f"sdg.output_dir={folder}/sdg"])
+    perform(sdg.STAGE, recipe.sdg, force=False, say=_quiet)
+    for workers in (1, 2):
+        settings = msgspec.structs.replace(
+            recipe.prep,
+            sdg_input_path=recipe.sdg.output_dir,
+            output_dir=f"{folder}/prep-{workers}",
+            embedder_dir=f"{folder}/embedders-{workers}",  # no vectors of the other one
+            base_model=str(embed),
+            workers=workers,
+        )
+        began = time.monotonic()
+        perform(prep.STAGE, settings, force=False, say=_quiet)
+        print(f"mining with {workers}: {time.monotonic() - began:.1f} s")
+    for name in _FILES:
+        one, two = ((folder / f"prep-{n}" / name).read_bytes() for n in (1, 2))
+        _require(one == two, name)
+    print(f"{len(json.loads(one)['data'])} examples: same negatives, same scores")
+
+
+def _scoring(folder: Path, rank: Path) -> None:
+    texts = paragraphs()
+    source = folder / "in.jsonl"
+    with source.open("w") as file:
+        for number in range(_LINES):
+            passages = [texts[(number * 7 + i) % len(texts)] for i in range(_PASSAGES)]
+            query = texts[number % len(texts)][:60]
+            file.write(json.dumps({"id": number, "query": query, "passages": passages}) + "\n")
+    for workers in (1, 2):
+        began = time.monotonic()
+        score(
+            source,
+            folder / f"out-{workers}.jsonl",
+            rank,
+            max_length=None,
+            workers=workers,
+            ray_address=None,
+            skip_broken=False,
+            force=False,
+            say=_quiet,
+        )
+        print(f"scoring with {workers}: {time.monotonic() - began:.1f} s")
+    one, two = ((folder / f"out-{n}.jsonl").read_bytes() for n in (1, 2))
+    _require(one == two, "scores")
+    print(f"{_LINES} lines: same scores")
+
+
+def _require(same: bool, what: str) -> None:
+    if not same:
+        sys.exit(f"two Ray workers give other {what} than one process")
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""`make check-sky`: SkyPilot itself reads the job that `rerank --run PROFILE` would hand to it.
+
+No cluster is asked: what is shown is that every key of the task file is SkyPilot's own, and that it
+understands the script, the accelerators and the names of secrets.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from recipe.cluster import load_profile, task_file
+from recipe.config import STAGE_NAMES, load
+
+SKY_PYTHON = Path(".venvs/skypilot/bin/python")
+PROFILE = """
+[everything]
+infra = "{infra}"
+remote_dir = "/shared/rerank"
+workdir = "."
+setup = "pip install '.[recipe]'"
+accelerators = "H100:2"
+cpus = "8+"
+memory = "64+"
+image = "nvcr.io/nvidia/pytorch:25.12-py3"
+envs = {{ HF_HOME = "/shared/hub" }}
+secrets = ["NVIDIA_API_KEY"]
+"""
+READ = """
+import sys, sky
+import yaml
+given = yaml.safe_load(open(sys.argv[1]))
+# As the command line does for `--secret NVIDIA_API_KEY`.
+task = sky.Task.from_yaml_config(given, secrets_overrides=[("NVIDIA_API_KEY", "x")])
+task.validate_name()
+(resources,) = task.resources
+assert "rerank run -c job.yaml --from prep --to eval" in task.run, task.run
+assert resources.accelerators == {"H100": 2}, resources.accelerators
+assert list(task.secrets) == ["NVIDIA_API_KEY"], task.secrets
+print(resources.infra.to_str(), resources.accelerators, resources.image_id)
+"""
+
+
+def main() -> None:
+    """Raise when SkyPilot refuses a task file."""
+    recipe = load("default", STAGE_NAMES)
+    for infra in ("slurm", "k8s", "aws"):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "env.toml").write_text(PROFILE.format(infra=infra))
+            profile = load_profile("everything", Path(folder))
+            file = Path(folder) / "job.yaml"
+            file.write_text(task_file(profile, ["prep", "finetune", "eval"], recipe, force=False))
+            done = subprocess.run(
+                [SKY_PYTHON, "-c", READ, file], capture_output=True, text=True, check=False
+            )
+        if done.returncode:
+            sys.exit(f"SkyPilot refuses the job for {infra}:\n{done.stderr[-2000:]}")
+        print(f"{infra}: {done.stdout.strip()}")
+
+
+if __name__ == "__main__":
+    main()

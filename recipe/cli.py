@@ -1,0 +1,184 @@
+"""rerank: the reranker recipe, stage by stage or as a whole.
+
+Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import ExportError
+from recipe.cluster import launch, launch_command, load_profile, task_file
+from recipe.config import DEFAULT, STAGE_NAMES, Recipe, as_yaml, config_names, load
+from recipe.errors import BadConfig, RecipeError
+from recipe.progress import tell, under
+from recipe.stage import Stage, perform, state
+from recipe.table import COMMANDS, STAGES
+from runtime.errors import ServingError
+
+_LAST = "eval"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (None: the process's own) and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # argparse wants all positional arguments in one place; people put settings anywhere.
+    overrides = [one for one in given if _is_override(one)] if _takes_settings(given) else []
+    wish = _parser().parse_args([one for one in given if one not in overrides])
+    wish.overrides = overrides
+    try:
+        return int(wish.go(wish))
+    except (RecipeError, ExportError, ServingError, OSError) as error:
+        tell(str(error))
+        return 1
+    except ModuleNotFoundError as error:
+        tell(f"the package {error.name} is not here; install the extra `recipe`")
+        return 1
+    except KeyboardInterrupt:
+        tell("interrupted; the same command goes on from here")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rerank",
+        description="Fine-tune, prove and deploy a reranker: " + ", ".join(STAGE_NAMES) + ".",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    info = commands.add_parser("info", help="the stages, what they read and how far they are")
+    info.add_argument("-c", "--config", default=DEFAULT, metavar="NAME|PATH")
+    info.set_defaults(go=_info)
+    whole = commands.add_parser("run", help="several stages, one after the other")
+    _add_common(whole)
+    names = [stage.name for stage in STAGES]
+    whole.add_argument("--from", dest="first", choices=names, default=STAGE_NAMES[0])
+    whole.add_argument("--to", dest="last", choices=names, default=_LAST)
+    whole.set_defaults(go=_run)
+    for stage in STAGES:
+        one = commands.add_parser(stage.name, help=stage.about)
+        _add_common(one)
+        one.set_defaults(go=_go_one(stage))
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=module.ABOUT)
+        module.add_arguments(command)
+        command.set_defaults(go=module.run)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    known = ", ".join(config_names())
+    parser.add_argument(
+        "-c",
+        "--config",
+        default=DEFAULT,
+        metavar="NAME|PATH",
+        help=f"{known}, or a TOML or YAML file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-d", "--dry-run", action="store_true", help="print settings and plan, do nothing"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="begin anew, removing what these stages wrote before"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "-r", "--run", dest="attached", metavar="PROFILE", help="on a profile of env.toml"
+    )
+    where.add_argument(
+        "-b", "--batch", dest="detached", metavar="PROFILE", help="the same, detached"
+    )
+    parser.epilog = "Settings stand anywhere on the line as KEY=VALUE or STAGE.KEY=VALUE."
+
+
+def _takes_settings(given: Sequence[str]) -> bool:
+    return bool(given) and given[0] in {"run", *STAGE_NAMES}
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
+
+
+def _go_one(stage: Stage[Any]) -> Callable[[argparse.Namespace], int]:
+    return lambda wish: _carry_out([stage], wish)
+
+
+def _run(wish: argparse.Namespace) -> int:
+    names = [stage.name for stage in STAGES]
+    first, last = names.index(wish.first), names.index(wish.last)
+    if first > last:
+        raise BadConfig(
+            f"found --from {wish.first} --to {wish.last}, wanted the order {', '.join(names)}"
+        )
+    return _carry_out(STAGES[first : last + 1], wish)
+
+
+def _carry_out(stages: Sequence[Stage[Any]], wish: argparse.Namespace) -> int:
+    recipe = load(wish.config, [stage.name for stage in stages], wish.overrides)
+    if wish.attached or wish.detached:
+        return _launch([stage.name for stage in stages], recipe, wish)
+    if wish.dry_run:
+        print(_preview(stages, recipe))
+        return 0
+    for stage in stages:
+        say = under(stage.name)
+        if perform(stage, getattr(recipe, stage.name), force=wish.force, say=say):
+            say(f"done: {stage.home(getattr(recipe, stage.name))}")
+    return 0
+
+
+def _launch(stages: Sequence[str], recipe: Recipe, wish: argparse.Namespace) -> int:
+    """Hand the stages to the cluster of the profile, or print the exact job."""
+    name, detached = wish.attached or wish.detached, wish.detached is not None
+    profile = load_profile(name, Path.cwd())
+    task = task_file(profile, stages, recipe, force=wish.force)
+    if wish.dry_run:
+        command = launch_command(name, profile, "job.yaml", detached=detached)
+        print(f"# {shlex.join(command)}\n{task}", end="")
+    else:
+        launch(name, profile, task, detached=detached)
+    return 0
+
+
+def _preview(stages: Sequence[Stage[Any]], recipe: Recipe) -> str:
+    """The resolved settings as YAML, and what would run as comments in it."""
+    parts = []
+    for stage in stages:
+        settings = getattr(recipe, stage.name)
+        lines = as_yaml(settings).splitlines()
+        parts.append("\n".join([f"{stage.name}:", *(f"  {line}" for line in lines)]))
+        made_before = {one.name for one in stages[: stages.index(stage)]}
+        for wanted in stage.inputs(settings):
+            there = _presence(wanted.path, wanted.made_by, made_before)
+            parts.append(f"# {stage.name} reads {wanted.path} ({there})")
+        parts += [f"# {stage.name} would {line}" for line in stage.plan(settings)]
+        parts.append(f"# {stage.name} is {state(stage, settings)} in {stage.home(settings)}")
+    return "\n".join(parts)
+
+
+def _presence(path: Path, made_by: str | None, made_before: set[str]) -> str:
+    if path.exists():
+        return "there"
+    if made_by in made_before:
+        return f"made by {made_by} before"
+    return f"MISSING: run {made_by} first" if made_by else "MISSING"
+
+
+def _info(wish: argparse.Namespace) -> int:
+    recipe = load(wish.config, STAGE_NAMES)
+    print(f"configurations: {', '.join(config_names())}")
+    for number, stage in enumerate(STAGES):
+        settings = getattr(recipe, stage.name)
+        print(f"\n{number} {stage.name}: {stage.about} ({state(stage, settings)})")
+        for wanted in stage.inputs(settings):
+            made = f", from {wanted.made_by}" if wanted.made_by else ""
+            print(f"    reads  {wanted.path} ({wanted.what}{made})")
+        for path in stage.outputs(settings):
+            print(f"    writes {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Running stages elsewhere: profiles in env.toml, carried out by SkyPilot's command `sky`.
+
+SkyPilot, and not NeMo-Run: one task file serves Slurm (since its 0.12), Kubernetes and clouds; it
+is driven by a command and a file, so that it may live in an environment of its own; NeMo-Run is a
+library whose pins do not go together with ours.
+
+    [base]
+    infra = "slurm"                  # or "k8s", "aws", … as in SkyPilot's task file
+    remote_dir = "/shared/rerank"    # on the cluster, and there after the job: the output goes here
+    workdir = "."                    # copied to the job, which runs `setup` in the copy
+    setup = "pip install -c constraints.txt ./rerank_client '.[serve-gpu,export,recipe]'"
+
+    [my-cluster]
+    extends = "base"
+    accelerators = "H100:2"
+
+The job carries the resolved settings with it. Paths in them are relative to `remote_dir`; inputs
+of yours must lie there. Source of the task file's keys: SkyPilot's YAML reference.
+"""
+
+import difflib
+import shlex
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from recipe.config import Recipe, as_yaml
+from recipe.errors import BadConfig, LaunchFailed
+
+ENV_FILE = "env.toml"
+_ROOT_MARKS = ("pyproject.toml", ".git")
+_EXTENDS = "extends"
+_LOCAL_ONLY = "deploy"
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of env.toml.
+
+    `secrets` are names of environment variables; their values go from this shell to the job and
+    stand in no file. `down` gives the machines back when the job ends.
+    """
+
+    infra: str
+    remote_dir: str
+    workdir: str | None = None
+    setup: str = ""
+    accelerators: str | None = None
+    cpus: str | None = None
+    memory: str | None = None
+    image: str | None = None
+    envs: dict[str, str] = {}
+    secrets: list[str] = []
+    down: bool = True
+
+
+def load_profile(name: str, start: Path) -> Profile:
+    """The table `name` of the env.toml in `start` or above it, up to the project's root.
+
+    Raises BadConfig.
+    """
+    file = _find(start)
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{file} cannot be read: {error}") from error
+    values: dict[str, Any] = {}
+    seen: list[str] = []
+    wanted: Any = name
+    while wanted is not None:
+        if wanted in seen:
+            raise BadConfig(f"{file}: profiles extend in a circle: {', '.join([*seen, wanted])}")
+        seen.append(wanted)
+        table = tables.get(wanted)
+        if not isinstance(table, dict):
+            near = difflib.get_close_matches(str(wanted), tables, n=1, cutoff=0.0)
+            hint = f"the nearest one is {near[0]!r}" if near else "the file has none"
+            raise BadConfig(f"{file} has no profile {wanted!r}; {hint}")
+        wanted = table.get(_EXTENDS)
+        values = {**{key: value for key, value in table.items() if key != _EXTENDS}, **values}
+    for key in values:
+        if key not in Profile.__struct_fields__:
+            near = difflib.get_close_matches(key, Profile.__struct_fields__, n=1, cutoff=0.0)
+            raise BadConfig(f"{file}: {name} has no key {key!r}; the nearest one is {near[0]!r}")
+    try:
+        return msgspec.convert(values, Profile)
+    except msgspec.ValidationError as error:
+        raise BadConfig(f"{file}: {name}: {error}") from error
+
+
+def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force: bool) -> str:
+    """The job as SkyPilot's YAML. Raises BadConfig for stages that only run here."""
+    if _LOCAL_ONLY in stages:
+        raise BadConfig(
+            f"the stage {_LOCAL_ONLY} starts a server on this machine; leave out --run and --batch"
+        )
+    lines = []
+    for stage in stages:
+        lines += [
+            f"{stage}:",
+            *(f"  {line}" for line in as_yaml(getattr(recipe, stage)).splitlines()),
+        ]
+    settings = "\n".join(lines)
+    first, last = stages[0], stages[-1]
+    command = f"rerank run -c job.yaml --from {first} --to {last}" + (" --force" if force else "")
+    run = (
+        f"mkdir -p {shlex.quote(profile.remote_dir)}\n"
+        f"cd {shlex.quote(profile.remote_dir)}\n"
+        f"cat > job.yaml <<'SETTINGS'\n{settings}\nSETTINGS\n{command}\n"
+    )
+    resources = {
+        "infra": profile.infra,
+        "accelerators": profile.accelerators,
+        "cpus": profile.cpus,
+        "memory": profile.memory,
+        "image_id": f"docker:{profile.image}" if profile.image else None,
+    }
+    task = {
+        "name": "-".join(["rerank", *dict.fromkeys((first, last))]),
+        **({"workdir": profile.workdir} if profile.workdir else {}),
+        "resources": {key: value for key, value in resources.items() if value is not None},
+        **({"envs": profile.envs} if profile.envs else {}),
+        **({"setup": profile.setup} if profile.setup else {}),
+        "run": run,
+    }
+    return str(yaml.dump(task, Dumper=_BlockDumper, sort_keys=False, width=1000))
+
+
+def launch_command(name: str, profile: Profile, file: str, *, detached: bool) -> list[str]:
+    """The command that hands the task file to SkyPilot."""
+    command = ["sky", "launch", "--yes", "--cluster", f"rerank-{name}"]
+    command += ["--down"] if profile.down else []
+    command += ["--detach-run"] if detached else []
+    for secret in profile.secrets:
+        command += ["--secret", secret]
+    return [*command, file]
+
+
+def launch(name: str, profile: Profile, task: str, *, detached: bool) -> None:
+    """Run the job: attached until it ends, or handed over. Raises LaunchFailed."""
+    with tempfile.TemporaryDirectory(prefix="rerank-job-") as folder:
+        file = Path(folder) / "job.yaml"
+        file.write_text(task, encoding="utf-8")
+        command = launch_command(name, profile, str(file), detached=detached)
+        try:
+            code = subprocess.run(command, check=False).returncode
+        except FileNotFoundError as error:
+            raise LaunchFailed(
+                "found no command `sky`; install SkyPilot 0.12 or newer in an environment of its "
+                "own (pipx install 'skypilot[slurm,kubernetes]') and run `sky check`"
+            ) from error
+    if code:
+        raise LaunchFailed(
+            f"sky ended with code {code}; its own lines above say why, and `sky logs "
+            f"rerank-{name}` shows the job's"
+        )
+
+
+def _find(start: Path) -> Path:
+    for folder in (start, *start.parents):
+        if (folder / ENV_FILE).is_file():
+            return folder / ENV_FILE
+        if any((folder / mark).exists() for mark in _ROOT_MARKS):
+            break
+    raise BadConfig(
+        f"found no {ENV_FILE} in {start} or above it up to the project's root; write one with a "
+        "table for each profile (recipe/cluster.py shows how)"
+    )
+
+
+class _BlockDumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Writes texts of several lines as they read."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> Any:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_BlockDumper.add_representer(str, _text)

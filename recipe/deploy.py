@@ -1,0 +1,183 @@
+"""Stage 5, deploy: the artifact as a running endpoint, asked, measured, and handed over.
+
+By Docker (NVIDIA's NIM image or one of ours, the artifact mounted read-only as
+NIM_CUSTOM_MODEL) or as rerank-serve on this machine. The endpoint is ready, has answered a
+ranking and was measured over eval's candidates before the stage says so.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipe.config import DeployConfig
+from recipe.durable import write_json
+from recipe.errors import BadConfig, BadInput
+from recipe.evaluation.results import read_results
+from recipe.evaluation.scorers import EndpointScorer
+from recipe.evaluation.session import Session, open_session, read_setting, require_no_drift
+from recipe.launchers import ENDPOINT_FILE, Endpoint, Launcher, docker, process
+from recipe.progress import Say
+from recipe.stage import Input, Stage
+from rerank_client import RerankClient, RerankError, nim
+from runtime.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
+
+_LOG_FILE = "server.log"
+_ROOT = Path("./output/rerank/stage4_export")
+_SMOKE_QUERY = "what is AI?"
+_SMOKE_PASSAGES = ("AI is artificial intelligence", "The weather is nice today")
+_SMOKE_TIMEOUT_S = 60.0
+_BATCH = 32
+
+
+def _home(settings: DeployConfig) -> Path:
+    return Path(settings.output_dir)
+
+
+def _model_dir(settings: DeployConfig) -> Path:
+    if settings.model_dir is not None:
+        return Path(settings.model_dir)
+    return _ROOT / ("onnx" if settings.use_onnx else "tensorrt")
+
+
+def _inputs(settings: DeployConfig) -> list[Input]:
+    inputs = [Input(_model_dir(settings), "exported artifact", "export")]
+    if settings.eval_dir is not None:
+        inputs.append(Input(Path(settings.eval_dir) / "setting.json", "evaluation", "eval"))
+    return inputs
+
+
+def _check(settings: DeployConfig) -> None:
+    directory = _model_dir(settings)
+    wanted = MODEL_FILE if settings.use_onnx else "model.plan"
+    if not (directory / wanted).is_file():
+        raise BadInput(
+            f"found no {wanted} in {directory}, which use_onnx = {str(settings.use_onnx).lower()} "
+            "asks for; run the stage export first, or set model_dir and use_onnx together"
+        )
+    _refuse_other_artifact(settings, directory)
+    _launcher(settings).check()
+    asks_key = settings.launcher == "docker" and settings.nim_image.startswith("nvcr.io/")
+    if asks_key and not os.environ.get(settings.ngc_api_key_env):
+        raise BadConfig(
+            f"{settings.ngc_api_key_env} is not set, which NVIDIA's images ask for; export it, or "
+            "set nim_image to one of ours or launcher=process"
+        )
+
+
+def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
+    """What is served must be what the stage export measured, not an older one."""
+    if settings.eval_dir is None or not (directory / MANIFEST_FILE).is_file():
+        return
+    column = "onnx" if settings.use_onnx else "tensorrt"
+    measured = read_results(Path(settings.eval_dir)).get(column)
+    version = read_manifest(directory).version
+    if measured is not None and measured.identity != version:
+        raise BadInput(
+            f"found the artifact {version} in {directory}, but the column {column} was measured "
+            f"on {measured.identity} ({measured.source}); run the stage export again, or name "
+            "that directory in model_dir"
+        )
+
+
+def _launcher(settings: DeployConfig) -> Launcher:
+    make = docker if settings.launcher == "docker" else process
+    # Without the file, what still runs is left over from a run that was killed on the way.
+    handed_over = (_home(settings) / ENDPOINT_FILE).exists()
+    replace = settings.replace_existing or not handed_over
+    log = _home(settings) / _LOG_FILE
+    return make(settings, _model_dir(settings), log, _max_tokens(settings), replace=replace)
+
+
+def _max_tokens(settings: DeployConfig) -> int | None:
+    """A server that cuts pairs elsewhere than eval did would give other scores."""
+    if settings.max_length is not None or settings.eval_dir is None:
+        return settings.max_length
+    setting = read_setting(Path(settings.eval_dir))
+    return None if setting is None else setting.max_length
+
+
+def _plan(settings: DeployConfig) -> list[str]:
+    lines = [f"run {_launcher(settings).shown()}", "wait until it is ready and rank with it:"]
+    lines.append(_smoke_command(settings))
+    if settings.eval_dir is not None:
+        lines.append(f"add the column nim to {settings.eval_dir} and look for drift")
+    return lines
+
+
+def _run(settings: DeployConfig, say: Say) -> None:
+    launcher = _launcher(settings)
+    say(f"run {launcher.shown()}")
+    endpoint = launcher.start(say)
+    kept = False
+    try:
+        endpoint.wait_until_ready(settings.health_check_timeout, settings.health_check_interval)
+        _smoke_test(settings, endpoint)
+        say(f"ready and ranking at {endpoint.url}; to ask it: {_smoke_command(settings)}")
+        if settings.eval_dir is not None:
+            _measure(settings, open_session(Path(settings.eval_dir)), endpoint, say)
+        write_json(_home(settings) / ENDPOINT_FILE, endpoint.record())
+        kept = settings.detach
+        if kept:
+            say(f"it stays up; to stop it: {endpoint.stop_command()}")
+        else:
+            say("it runs until you interrupt this command (detach=true leaves it running)")
+            endpoint.wait()
+    finally:
+        if not kept:
+            endpoint.stop()
+            (_home(settings) / ENDPOINT_FILE).unlink(missing_ok=True)
+
+
+def _smoke_test(settings: DeployConfig, endpoint: Endpoint) -> None:
+    """One real ranking. Raises BadInput when the endpoint gives none."""
+    surface = nim(settings.served_model, truncate="END")
+    with RerankClient(endpoint.url, timeout_s=_SMOKE_TIMEOUT_S, surface=surface) as client:
+        try:
+            client.rerank(_SMOKE_QUERY, _SMOKE_PASSAGES)
+        except RerankError as error:
+            raise BadInput(
+                f"the endpoint is ready but does not rank ({error}); its last lines:\n"
+                f"{endpoint.last_lines()}"
+            ) from error
+
+
+def _measure(settings: DeployConfig, session: Session, endpoint: Endpoint, say: Say) -> None:
+    scorer = EndpointScorer(endpoint.url, settings.served_model, _BATCH, _SMOKE_TIMEOUT_S)
+    try:
+        drift = session.add("nim", scorer, say)
+    finally:
+        scorer.close()
+    require_no_drift(drift, session.directory / "drift.md")
+    say(f"no drift past the tolerance; {session.directory / 'drift.md'}")
+
+
+def _smoke_command(settings: DeployConfig) -> str:
+    body: dict[str, object] = {
+        "query": {"text": _SMOKE_QUERY},
+        "passages": [{"text": _SMOKE_PASSAGES[0]}],
+    }
+    if settings.served_model is not None:
+        body = {"model": settings.served_model, **body}
+    return (
+        f"curl -X POST http://{settings.bind_address}:{settings.host_port}/v1/ranking "
+        f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+    )
+
+
+def _outputs(settings: DeployConfig) -> Sequence[Path]:
+    return [_home(settings) / _LOG_FILE]
+
+
+STAGE = Stage(
+    name="deploy",
+    about="run the artifact as an endpoint, test it and measure its drift",
+    settings=DeployConfig,
+    home=_home,
+    inputs=_inputs,
+    outputs=_outputs,
+    check=_check,
+    plan=_plan,
+    run=_run,
+    again="always",
+)

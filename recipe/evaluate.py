@@ -1,0 +1,199 @@
+"""Stage 3, eval: the same first-stage candidates, put in order by each model that exists."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from recipe.config import EvalConfig
+from recipe.durable import write_json
+from recipe.errors import BadConfig, BadInput
+from recipe.evaluation.candidates import (
+    CANDIDATES_FILE,
+    Candidates,
+    find_candidates,
+    read_candidates,
+    write_candidates,
+)
+from recipe.evaluation.collection import Collection, read_collection
+from recipe.evaluation.results import RESULTS_FILE, read_results
+from recipe.evaluation.scorers import CheckpointScorer, EndpointScorer, Scorer
+from recipe.evaluation.session import (
+    SETTING_FILE,
+    Session,
+    Setting,
+    require_no_drift,
+)
+from recipe.first_stage import FirstStage, open_first_stage
+from recipe.progress import Say
+from recipe.stage import Input, Stage
+from recipe.training.job import read_facts
+
+
+def _home(settings: EvalConfig) -> Path:
+    return Path(settings.output_dir)
+
+
+def _inputs(settings: EvalConfig) -> list[Input]:
+    inputs = [Input(Path(settings.eval_data_path), "evaluation data", "prep")]
+    if settings.eval_finetuned:
+        path = Path(settings.finetuned_model_path)
+        inputs.append(Input(path, "fine-tuned checkpoint", "finetune"))
+    for name, what in ((settings.base_model, "base model"), (settings.retrieval_model, "embedder")):
+        if Path(name).is_dir():
+            inputs.append(Input(Path(name), what, None))
+    return inputs
+
+
+def _check(settings: EvalConfig) -> None:
+    if settings.top_k < max(settings.k_values):
+        raise BadConfig(
+            f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
+            "top_k at least as large: metrics cannot look deeper than what is reranked"
+        )
+    if settings.retrieval_pooling != "avg" or not settings.retrieval_normalize:
+        raise BadConfig(
+            "found retrieval_pooling or retrieval_normalize other than avg and true: the embedder "
+            "pools as its checkpoint says and vectors are always normalised; leave both out"
+        )
+    refuse_other_template(
+        settings.finetuned_model_path if settings.eval_finetuned else None, settings.prompt_template
+    )
+    collection = read_collection(Path(settings.eval_data_path))
+    if len(collection.texts) < max(settings.k_values):
+        raise BadInput(
+            f"the corpus holds {len(collection.texts)} passages, fewer than the deepest of "
+            f"k_values ({max(settings.k_values)}); lower k_values and top_k, or add documents"
+        )
+
+
+def refuse_other_template(checkpoint: str | None, template: str | None) -> None:
+    """Raise BadConfig when the checkpoint was trained with another prompt."""
+    facts = read_facts(Path(checkpoint)) if checkpoint else None
+    if facts is not None and facts.prompt_template != template:
+        raise BadConfig(
+            f"found prompt_template = {template!r}, but {checkpoint} was trained with "
+            f"{facts.prompt_template!r}; wanted the same in finetune, eval and export"
+        )
+
+
+def _plan(settings: EvalConfig) -> list[str]:
+    columns = [name for name, _ in _wanted(settings)]
+    return [
+        f"retrieve {settings.top_k} candidates a query with {settings.retrieval_model}",
+        f"measure {', '.join(columns) or 'nothing'} at k = {settings.k_values}",
+        f"write {Path(settings.output_dir) / RESULTS_FILE} and drift.md",
+    ]
+
+
+def _run(settings: EvalConfig, say: Say) -> None:
+    directory = Path(settings.output_dir)
+    session = _session(settings, directory, say)
+    for name, source in _wanted(settings):
+        say(f"measure {name}: {source}")
+        scorer = _scorer(settings, name, source)
+        try:
+            session.add(name, scorer, say)
+        finally:
+            scorer.close()
+    for name, column in read_results(directory).items():
+        figures = ", ".join(f"{key} {value:.4f}" for key, value in column.NDCG.items())
+        say(f"{name}: {figures}")
+    require_no_drift(session.write_drift(), directory / "drift.md")
+
+
+def _wanted(settings: EvalConfig) -> Iterator[tuple[str, str]]:
+    """Column and source of everything that this run measures."""
+    if settings.eval_base:
+        yield "base", settings.base_model
+    if settings.eval_finetuned:
+        yield "finetuned", settings.finetuned_model_path
+    if settings.eval_nim:
+        yield "nim", settings.nim_url
+
+
+def _scorer(settings: EvalConfig, name: str, source: str) -> Scorer:
+    if name == "nim":
+        return EndpointScorer(
+            source, settings.nim_model, settings.nim_batch_size, settings.nim_timeout
+        )
+    return CheckpointScorer(
+        source, settings.prompt_template, settings.max_length, settings.batch_size
+    )
+
+
+def _session(settings: EvalConfig, directory: Path, say: Say) -> Session:
+    """Candidates from the cache or found anew, and the column of the first stage itself.
+
+    Columns that were measured on other data or candidates are dropped, and that is said.
+    """
+    collection = read_collection(Path(settings.eval_data_path))
+    with open_first_stage(_first_stage(settings), say) as embed:
+        key: dict[str, str | int] = {
+            "eval_beir": collection.digest,
+            "retriever": embed.version,
+            "query_prefix": settings.query_prefix,
+            "passage_prefix": settings.passage_prefix,
+            "max_length": settings.max_length,
+            "top_k": settings.top_k,
+        }
+        candidates = read_candidates(directory / CANDIDATES_FILE, key)
+        if candidates is None:
+            candidates = find_candidates(
+                collection, embed, settings.top_k, settings.corpus_chunk_size, key
+            )
+            write_candidates(directory / CANDIDATES_FILE, candidates)
+        version = embed.version
+    session = _begun(settings, directory, collection, candidates)
+    dropped = session.drop_others()
+    if dropped:
+        say(f"{', '.join(dropped)} were measured on other data or settings and are dropped")
+    for sentence in session.add_retrieval(settings.retrieval_model, version):
+        say(sentence)
+    return session
+
+
+def _first_stage(settings: EvalConfig) -> FirstStage:
+    return FirstStage(
+        model=settings.retrieval_model,
+        target=settings.retrieval_target,
+        query_prefix=settings.query_prefix,
+        passage_prefix=settings.passage_prefix,
+        query_max_length=settings.max_length,
+        passage_max_length=settings.max_length,
+        folder=settings.embedder_dir,
+        batch_rows=settings.batch_size,
+    )
+
+
+def _begun(
+    settings: EvalConfig, directory: Path, collection: Collection, candidates: Candidates
+) -> Session:
+    setting = Setting(
+        eval_data_path=settings.eval_data_path,
+        k_values=settings.k_values,
+        max_length=settings.max_length,
+        prompt_template=settings.prompt_template,
+        batch_size=settings.batch_size,
+        key=candidates.key,
+    )
+    write_json(directory / SETTING_FILE, setting)
+    return Session(directory, setting, collection, candidates)
+
+
+def _outputs(settings: EvalConfig) -> Sequence[Path]:
+    names = (RESULTS_FILE, "drift.md", "drift.svg", SETTING_FILE, CANDIDATES_FILE, "scores")
+    return [Path(settings.output_dir) / name for name in names]
+
+
+STAGE = Stage(
+    name="eval",
+    about="rerank first-stage candidates with every model and compare",
+    settings=EvalConfig,
+    home=_home,
+    inputs=_inputs,
+    outputs=_outputs,
+    check=_check,
+    plan=_plan,
+    run=_run,
+    free=frozenset({"embedder_dir"}),
+    again="changed",
+)

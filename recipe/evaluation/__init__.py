@@ -1,0 +1,1 @@
+"""Measuring rerankers on a BEIR folder: candidates, scores, metrics, drift."""

@@ -1,0 +1,120 @@
+"""A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from recipe.errors import BadInput
+
+FILES = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+_HASH_DIGITS = 16
+_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Collection:
+    """`texts` and `queries` by id; `grades` by query and passage id, of judged queries only.
+
+    `digest` is a hash of the three files: figures are comparable exactly when it is the same.
+    """
+
+    texts: dict[str, str]
+    queries: dict[str, str]
+    grades: dict[str, dict[str, int]]
+    digest: str
+
+
+class _Document(msgspec.Struct):
+    id: str = msgspec.field(name="_id")
+    text: str
+    title: str = ""
+
+
+class _Query(msgspec.Struct):
+    id: str = msgspec.field(name="_id")
+    text: str
+
+
+_Row = TypeVar("_Row", _Document, _Query)
+
+
+def read_collection(folder: Path) -> Collection:
+    """Read and check the folder; a passage is its title, a space and its text.
+
+    Raises BadInput for missing files, broken lines, duplicate ids and judgements of unknown ones.
+    """
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise BadInput(
+            f"found no {missing[0]} in {folder}; run the stage prep first, or set eval_data_path "
+            "to a folder in BEIR's layout"
+        )
+    documents = _rows(folder / "corpus.jsonl", _Document)
+    queries = {row.id: row.text for row in _rows(folder / "queries.jsonl", _Query)}
+    texts = {row.id: f"{row.title} {row.text}".strip() for row in documents}
+    grades = _grades(folder / "qrels" / "test.tsv", queries, texts)
+    judged = {name: text for name, text in queries.items() if name in grades}
+    return Collection(texts, judged, grades, digest_of(folder))
+
+
+def digest_of(folder: Path) -> str:
+    """A short hash of the folder's three files."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        content = (folder / name).read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:_HASH_DIGITS]
+
+
+def _rows(file: Path, kind: type[_Row]) -> list[_Row]:
+    decoder = msgspec.json.Decoder(kind)
+    rows: list[_Row] = []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(decoder.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadInput(
+                f"{file.name}, line {number}: {error}; mend the line, or run the stage prep again"
+            ) from error
+    if not rows:
+        raise BadInput(f"{file} is empty; run the stage prep on a larger corpus")
+    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
+    if twice:
+        raise BadInput(
+            f"{file.name} holds {len(twice)} id(s) more than once (first: {twice[0]}); wanted "
+            "each once"
+        )
+    return rows
+
+
+def _grades(
+    file: Path, queries: dict[str, str], texts: dict[str, str]
+) -> dict[str, dict[str, int]]:
+    grades: dict[str, dict[str, int]] = {}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines[1:], start=2):
+        parts = line.split("\t")
+        if len(parts) != _COLUMNS or not parts[2].lstrip("-").isdecimal():
+            raise BadInput(
+                f"{file.name}, line {number}: found {line!r}, wanted query-id, corpus-id and a "
+                "whole number, parted by tabs"
+            )
+        query, document, grade = parts
+        for what, name, known in (("query", query, queries), ("passage", document, texts)):
+            if name not in known:
+                raise BadInput(
+                    f"{file.name}, line {number} judges the {what} {name!r}, which is in no line "
+                    "of the other files; run the stage prep again"
+                )
+        grades.setdefault(query, {})[document] = int(grade)
+    relevant = {query: found for query, found in grades.items() if max(found.values()) > 0}
+    if not relevant:
+        raise BadInput(f"{file} judges no passage as relevant; run the stage prep again")
+    return relevant

@@ -1,0 +1,81 @@
+"""Measuring one thing: scores of every query's candidates, kept as they come, then metrics."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from recipe.durable import Journal
+from recipe.evaluation.candidates import Candidates
+from recipe.evaluation.collection import Collection
+from recipe.evaluation.metrics import measure
+from recipe.evaluation.results import Basis, Column
+from recipe.evaluation.scorers import Scorer
+from recipe.progress import Progress, Say
+
+_SCORES_FOLDER = "scores"
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """The first line of a file of scores: they are worth keeping while all of this holds."""
+
+    identity: str
+    basis: Basis
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """One query's logits, in the order of its candidates."""
+
+    query: str
+    logits: list[float]
+
+
+def measure_column(
+    name: str,
+    scorer: Scorer,
+    collection: Collection,
+    candidates: Candidates,
+    basis: Basis,
+    depths: Sequence[int],
+    directory: Path,
+    say: Say,
+) -> Column:
+    """Rerank every query's candidates with `scorer` and measure the order.
+
+    Scores are appended to scores/<name>.jsonl query by query; an interrupted run goes on there.
+    """
+    file = directory / _SCORES_FOLDER / f"{name}.jsonl"
+    journal = Journal(file)
+    head = msgspec.to_builtins(_Head(scorer.identity, basis))
+    kept = journal.read()
+    # Nobody knows whether an endpoint still serves the model that it served then.
+    if not kept or kept[0] != head or not scorer.identity:
+        file.unlink(missing_ok=True)
+        kept = []
+    done = {row["query"] for row in kept[1:]}
+    progress = Progress(f"{name}, queries", len(candidates.found), say, len(done))
+    with journal.open() as output:
+        if not kept:
+            output.write(head)
+        for query, found in candidates.found.items():
+            if query in done:
+                continue
+            passages = [collection.texts[document] for document, _ in found]
+            output.write(_Row(query, scorer.score(collection.queries[query], passages)))
+            progress.step()
+    scores = read_scores(directory, name, candidates)
+    metrics = measure(collection.grades, scores, depths)
+    return Column(**metrics, source=scorer.source, identity=scorer.identity, basis=basis)
+
+
+def read_scores(directory: Path, name: str, candidates: Candidates) -> dict[str, dict[str, float]]:
+    """Of each query, the logit of each candidate by id, as the column `name` gave them."""
+    kept = Journal(directory / _SCORES_FOLDER / f"{name}.jsonl").read()
+    rows = (msgspec.convert(line, _Row) for line in kept[1:])
+    return {
+        row.query: {
+            document: logit
+            for (document, _), logit in zip(candidates.found[row.query], row.logits, strict=True)
+        }
+        for row in rows
+    }

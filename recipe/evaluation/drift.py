@@ -1,0 +1,298 @@
+"""Where quality changes on the way from checkpoint to endpoint: drift.md and drift.svg.
+
+A boundary lies between two neighbours of the chain that were measured. It changes quality when
+NDCG or Recall at some depth k moves by more than the tolerance, 0.03 below k = 5 and 0.01 from
+there on (the tolerances of NVIDIA's rerank recipe, stage 3); it changes the order when the mean
+over the queries of Kendall's tau-b falls under 0.99.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from recipe.durable import write_whole
+from recipe.evaluation.collection import Collection
+from recipe.evaluation.metrics import Scores, measure_each
+from recipe.evaluation.results import Column
+
+LOW_K, LOW_K_TOLERANCE, TOLERANCE = 5, 0.03, 0.01
+LEAST_TAU = 0.99
+# Logits nearer than this are a tie: twice what an export in fp32 may move them.
+_GAP = 2e-3
+_WORST = 5
+_LOW_RECALL = 0.8
+_GATED = ("NDCG", "Recall")
+
+
+@dataclass(frozen=True)
+class QueryDrift:
+    """One query at one boundary: its NDCG before and after, and tau (None: nothing to order)."""
+
+    query: str
+    before: float
+    after: float
+    tau: float | None
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Two neighbours. `deltas` are after − before by metric; `past` those over the tolerance."""
+
+    before: str
+    after: str
+    deltas: dict[str, float]
+    past: list[str]
+    tau: float | None
+    worst: list[QueryDrift]
+
+    @property
+    def changes_order(self) -> bool:
+        """Whether the passages stand in another order, whatever that does to quality."""
+        return self.tau is not None and self.tau < LEAST_TAU
+
+
+@dataclass(frozen=True)
+class Drift:
+    """All boundaries, and what moved too far from the chain's first member: (column, metric)."""
+
+    boundaries: list[Boundary]
+    past: list[tuple[str, str]]
+
+    @property
+    def first_change(self) -> Boundary | None:
+        """The first boundary where quality changes."""
+        return next((boundary for boundary in self.boundaries if boundary.past), None)
+
+
+def tolerance(depth: int) -> float:
+    """How far a metric at this depth may move."""
+    return LOW_K_TOLERANCE if depth < LOW_K else TOLERANCE
+
+
+def find_drift(
+    chain: Sequence[str],
+    results: Mapping[str, Column],
+    scores: Mapping[str, Scores],
+    collection: Collection,
+    depths: Sequence[int],
+) -> Drift:
+    """Compare neighbours of `chain`, of which each has a column and scores."""
+    boundaries = [
+        _boundary(before, after, results, scores, collection, depths)
+        for before, after in pairwise(chain)
+    ]
+    past = [
+        (name, metric)
+        for name in chain[1:]
+        for metric in _past(_deltas(results[chain[0]], results[name], depths), depths)
+    ]
+    return Drift(boundaries, past)
+
+
+def kendall_tau(reference: Sequence[float], found: Sequence[float]) -> float | None:
+    """Kendall's tau-b over pairs whose reference logits differ by more than `_GAP`.
+
+    None when no two do. Ties of `found` count as neither right nor wrong.
+    """
+    wanted, given = np.asarray(reference, dtype=float), np.asarray(found, dtype=float)
+    better, worse = np.nonzero(wanted[:, None] - wanted[None, :] > _GAP)
+    if not len(better):
+        return None
+    direction = np.sign(given[better] - given[worse])
+    untied = max(1, int((direction != 0).sum()))
+    return float(direction.sum() / np.sqrt(len(better) * untied))
+
+
+def write_drift(
+    directory: Path,
+    results: Mapping[str, Column],
+    drift: Drift,
+    collection: Collection,
+    depths: Sequence[int],
+) -> None:
+    """Write drift.md and drift.svg anew, each whole or not at all."""
+    lines = [
+        "# Drift",
+        "",
+        *_table(results, depths),
+        "",
+        *recall_sentences(results, depths),
+        "",
+        *_boundary_table(drift, depths),
+        "",
+        _verdict(drift),
+        "",
+        *_worst_tables(drift, collection, depths),
+    ]
+    write_whole(directory / "drift.md", "\n".join(lines).encode())
+    write_whole(directory / "drift.svg", _picture(results, drift, depths))
+
+
+def recall_sentences(results: Mapping[str, Column], depths: Sequence[int]) -> list[str]:
+    """What the first stage leaves the reranker to work with, in words."""
+    if "retrieval" not in results:
+        return []
+    deepest = max(depths)
+    recall = results["retrieval"].Recall[f"Recall@{deepest}"]
+    sentence = f"Recall@{deepest} before reranking is {recall:.3f}"
+    if recall < _LOW_RECALL:
+        return [
+            f"{sentence}: LOW. A reranker cannot bring back what the retriever did not find; tune "
+            "the embedder or the index (or raise top_k) before the reranker."
+        ]
+    return [f"{sentence}: the relevant passages are among the candidates."]
+
+
+def _boundary(
+    before: str,
+    after: str,
+    results: Mapping[str, Column],
+    scores: Mapping[str, Scores],
+    collection: Collection,
+    depths: Sequence[int],
+) -> Boundary:
+    deltas = _deltas(results[before], results[after], depths)
+    queries = _query_drifts(scores[before], scores[after], collection, depths)
+    taus = [one.tau for one in queries if one.tau is not None]
+    worst = sorted(queries, key=lambda q: (-abs(q.after - q.before), q.tau or 1.0, q.query))
+    changed = [q for q in worst if q.after != q.before or (q.tau is not None and q.tau < 1.0)]
+    tau = fmean(taus) if taus else None
+    return Boundary(before, after, deltas, _past(deltas, depths), tau, changed[:_WORST])
+
+
+def _query_drifts(
+    before: Scores, after: Scores, collection: Collection, depths: Sequence[int]
+) -> list[QueryDrift]:
+    key = f"NDCG@{_shown_depth(depths)}"
+    old = measure_each(collection.grades, before, depths)["NDCG"]
+    new = measure_each(collection.grades, after, depths)["NDCG"]
+    drifts = []
+    for query in sorted(before):
+        names = list(before[query])
+        tau = kendall_tau(
+            [before[query][name] for name in names], [after[query][name] for name in names]
+        )
+        drifts.append(QueryDrift(query, old[query][key], new[query][key], tau))
+    return drifts
+
+
+def _deltas(before: Column, after: Column, depths: Sequence[int]) -> dict[str, float]:
+    return {
+        f"{metric}@{depth}": getattr(after, metric)[f"{metric}@{depth}"]
+        - getattr(before, metric)[f"{metric}@{depth}"]
+        for metric in _GATED
+        for depth in depths
+    }
+
+
+def _past(deltas: Mapping[str, float], depths: Sequence[int]) -> list[str]:
+    return [
+        key
+        for metric in _GATED
+        for depth in depths
+        if abs(deltas[key := f"{metric}@{depth}"]) > tolerance(depth)
+    ]
+
+
+def _shown_depth(depths: Sequence[int]) -> int:
+    """10 where it was measured, as everybody quotes it."""
+    return 10 if 10 in depths else max(depths)
+
+
+def _table(results: Mapping[str, Column], depths: Sequence[int]) -> list[str]:
+    keys = [("NDCG", f"NDCG@{k}") for k in depths] + [("Recall", f"Recall@{k}") for k in depths]
+    lines = [
+        "| | " + " | ".join(key for _, key in keys) + " | what |",
+        "|---|" + "---|" * (len(keys) + 1),
+    ]
+    for name, column in results.items():
+        figures = " | ".join(f"{getattr(column, metric)[key]:.4f}" for metric, key in keys)
+        identity = f" ({column.identity})" if column.identity else ""
+        lines.append(f"| {name} | {figures} | {column.source}{identity} |")
+    return lines
+
+
+def _boundary_table(drift: Drift, depths: Sequence[int]) -> list[str]:
+    if not drift.boundaries:
+        return ["Nothing to compare yet: the stages export and deploy add their columns."]
+    key = f"NDCG@{_shown_depth(depths)}"
+    lines = [
+        f"| boundary | Δ {key} | largest move, NDCG or Recall | Kendall's tau | past tolerance |",
+        "|---|---|---|---|---|",
+    ]
+    for one in drift.boundaries:
+        largest = max(one.deltas, key=lambda metric: abs(one.deltas[metric]))
+        tau = "nothing to order" if one.tau is None else f"{one.tau:.4f}"
+        lines.append(
+            f"| {one.before} → {one.after} | {one.deltas[key]:+.4f} | "
+            f"{largest} {one.deltas[largest]:+.4f} | {tau} | {', '.join(one.past) or 'no'} |"
+        )
+    return lines
+
+
+def _verdict(drift: Drift) -> str:
+    if not drift.boundaries:
+        return ""
+    if (first := drift.first_change) is not None:
+        return (
+            f"Quality first changes between {first.before} and {first.after}: "
+            f"{', '.join(first.past)} moved by more than {LOW_K_TOLERANCE} (k < {LOW_K}) or "
+            f"{TOLERANCE}."
+        )
+    order = next((b for b in drift.boundaries if b.changes_order), None)
+    if order is not None:
+        return (
+            f"Quality stays within tolerance; the order first changes between {order.before} and "
+            f"{order.after} (tau {order.tau:.4f})."
+        )
+    return "No boundary changes quality or order: every measured column ranks as the first does."
+
+
+def _worst_tables(drift: Drift, collection: Collection, depths: Sequence[int]) -> list[str]:
+    lines: list[str] = []
+    for one in drift.boundaries:
+        if one.worst:
+            lines += [
+                f"Worst queries, {one.before} → {one.after}:",
+                "",
+                f"| query | NDCG@{_shown_depth(depths)} before | after | tau | text |",
+                "|---|---|---|---|---|",
+                *(_worst_line(found, collection) for found in one.worst),
+                "",
+            ]
+    return lines
+
+
+def _worst_line(found: QueryDrift, collection: Collection) -> str:
+    text = " ".join(collection.queries[found.query].split()).replace("|", "\\|")
+    tau = "–" if found.tau is None else f"{found.tau:.4f}"
+    return f"| {found.query} | {found.before:.4f} | {found.after:.4f} | {tau} | {text} |"
+
+
+def _picture(results: Mapping[str, Column], drift: Drift, depths: Sequence[int]) -> bytes:
+    import matplotlib as mpl  # late: half a second
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for depth in depths:
+        key = f"NDCG@{depth}"
+        left.plot(list(results), [c.NDCG[key] for c in results.values()], "-o", label=key)
+    left.set_title("NDCG of each column")
+    left.set_ylim(0, 1)
+    left.legend(fontsize="small")
+    names = [f"{one.before}\n→ {one.after}" for one in drift.boundaries]
+    right.bar(names, [0.0 if b.tau is None else b.tau for b in drift.boundaries])
+    right.axhline(LEAST_TAU, color="black", linewidth=0.8, linestyle="--")
+    right.set_title("Kendall's tau at each boundary")
+    right.set_ylim(0, 1.05)
+    buffer = io.BytesIO()
+    # Without it every run writes other identifiers into the same picture.
+    with mpl.rc_context({"svg.hashsalt": "recipe"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

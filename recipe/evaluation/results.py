@@ -1,0 +1,90 @@
+"""eval_results.json: one column for each thing that was measured, and what it was measured on.
+
+NVIDIA's keys (`{column: {"NDCG": {"NDCG@10": …}, "MAP", "Recall", "Precision"}}`) plus the facts
+that make two columns comparable.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from recipe.durable import write_json
+from recipe.errors import BadInput
+
+RESULTS_FILE = "eval_results.json"
+# What was retrieved before any reranking, then the chain from checkpoint to served endpoint.
+RETRIEVAL = "retrieval"
+COLUMNS = (RETRIEVAL, "base", "finetuned", "onnx", "tensorrt", "nim")
+CHAIN = ("finetuned", "onnx", "tensorrt", "nim")
+
+
+class Basis(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be the same for figures to be comparable.
+
+    `eval_beir` is the hash of the folder, `candidates` that of the retriever and its settings,
+    `prompt_template` None where the tokenizer joins the pair.
+    """
+
+    eval_beir: str
+    candidates: str
+    prompt_template: str | None
+    max_length: int
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """One measured thing. `identity` is a hash of what gave the scores, empty for an endpoint."""
+
+    NDCG: dict[str, float]
+    MAP: dict[str, float]
+    Recall: dict[str, float]
+    Precision: dict[str, float]
+    source: str
+    identity: str
+    basis: Basis
+
+
+Results = dict[str, Column]
+
+
+def read_results(directory: Path) -> Results:
+    """The columns so far, none when nothing was measured. Raises BadInput for a broken file."""
+    file = directory / RESULTS_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Results)
+    except FileNotFoundError:
+        return {}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{file} cannot be used ({error}); remove it and run the stage eval again"
+        ) from error
+
+
+def add_column(directory: Path, name: str, column: Column) -> Results:
+    """Put the column into eval_results.json, whole or not at all, and return all columns.
+
+    Raises BadInput when the columns that stand there were measured on something else.
+    """
+    results = read_results(directory)
+    for other, found in results.items():
+        if other != name:
+            refuse_other_basis(f"the column {other}", found.basis, column.basis)
+    results[name] = column
+    ordered = {key: results[key] for key in COLUMNS if key in results}
+    write_results(directory, ordered)
+    return ordered
+
+
+def write_results(directory: Path, results: Results) -> None:
+    """Write eval_results.json, whole or not at all."""
+    write_json(directory / RESULTS_FILE, results)
+
+
+def refuse_other_basis(what: str, found: Basis, wanted: Basis) -> None:
+    """Raise BadInput for the first fact in which the two differ."""
+    for name in Basis.__struct_fields__:
+        ours, theirs = getattr(wanted, name), getattr(found, name)
+        if ours != theirs:
+            raise BadInput(
+                f"{what} was measured with {name} = {theirs!r}, now it is {ours!r}: such figures "
+                "cannot be compared; run the stage eval again with --force"
+            )

@@ -1,0 +1,163 @@
+"""Whatever can give logits to a query's passages: a checkpoint, an artifact, an endpoint.
+
+All three read a pair alike: one template, one bound of tokens, the passage's end cut off.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from recipe.errors import BadInput
+from rerank_client import RerankClient, RerankError, nim
+from runtime.manifest import MANIFEST_FILE, MODEL_FILE
+from runtime.opening import open_ranker
+
+_HASH_DIGITS = 16
+_Thing = TypeVar("_Thing")
+_HASH_CHUNK_BYTES = 8 << 20
+
+
+class Scorer(Protocol):
+    """`identity` says what gives the scores: two scorers with one identity give the same ones."""
+
+    source: str
+    identity: str
+
+    def score(self, query: str, passages: Sequence[str]) -> list[float]:
+        """A logit for each passage, in their order."""
+
+    def close(self) -> None:
+        """Give back memory and connections."""
+
+
+def open_scorer(
+    source: str, *, template: str | None, max_tokens: int, batch_size: int, timeout_s: float
+) -> Scorer:
+    """The scorer for a URL, an artifact's directory, or a checkpoint (directory or hub id).
+
+    Raises BadInput, ExportError or ServingError.
+    """
+    if source.startswith(("http://", "https://")):
+        return EndpointScorer(source, None, batch_size, timeout_s)
+    directory = Path(source)
+    if (directory / MANIFEST_FILE).is_file() or (directory / MODEL_FILE).is_file():
+        return ArtifactScorer(directory, template, max_tokens)
+    return CheckpointScorer(source, template, max_tokens, batch_size)
+
+
+class CheckpointScorer:
+    """A checkpoint, by PyTorch through transformers, in float32."""
+
+    def __init__(self, source: str, template: str | None, max_tokens: int, batch_size: int) -> None:
+        import torch  # late: an endpoint can be measured without it
+
+        from exporter.checkpoint import read_checkpoint
+        from recipe.training.checkpoint import PairBatcher, load_for_transformers
+
+        checkpoint = read_checkpoint(source)
+        self.source = source
+        self.identity = fingerprint(checkpoint.directory)
+        self._torch = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._batcher = PairBatcher(checkpoint, template, max_tokens)
+        self._model = load_for_transformers(checkpoint).eval().to(self._device)
+        self._batch_size = batch_size
+
+    def score(self, query: str, passages: Sequence[str]) -> list[float]:
+        """See Scorer. Passages of like length share a forward pass: padding is wasted time."""
+        scores = [0.0] * len(passages)
+        order = sorted(range(len(passages)), key=lambda index: len(passages[index]))
+        with self._torch.inference_mode():
+            for some in _parts(order, self._batch_size):
+                batch = self._batcher([(query, passages[index]) for index in some])
+                moved = {name: tensor.to(self._device) for name, tensor in batch.items()}
+                logits = self._model(**moved).logits.float().flatten().tolist()
+                for index, logit in zip(some, logits, strict=True):
+                    scores[index] = logit
+        return scores
+
+    def close(self) -> None:
+        """See Scorer."""
+        del self._model
+
+
+class ArtifactScorer:
+    """An artifact, by the runtime that serves it."""
+
+    def __init__(self, directory: Path, template: str | None, max_tokens: int) -> None:
+        self.source = str(directory)
+        self._ranker = open_ranker(directory)
+        info = self._ranker.info
+        self.identity = info.version
+        if info.template != template:
+            self._ranker.close()
+            raise BadInput(
+                f"the artifact {directory} was made for the prompt {info.template!r}, eval asks "
+                f"for {template!r}; wanted the same in finetune, eval and export: set "
+                "prompt_template, or export again"
+            )
+        if max_tokens < info.max_tokens:
+            self._ranker.close()
+            self._ranker = open_ranker(directory, max_tokens=max_tokens)
+        elif max_tokens > info.max_tokens:
+            self._ranker.close()
+            raise BadInput(
+                f"the artifact {directory} takes {info.max_tokens} tokens, eval asks for "
+                f"{max_tokens}; lower max_length, or export with a larger maximum"
+            )
+        self._ranker.warm_up()
+
+    def score(self, query: str, passages: Sequence[str]) -> list[float]:
+        """See Scorer."""
+        return [float(x) for x in self._ranker.rank(query, passages, truncate="END").logits]
+
+    def close(self) -> None:
+        """See Scorer."""
+        self._ranker.close()
+
+
+class EndpointScorer:
+    """Anything that answers POST /v1/ranking. Nobody can say that it stays the same model, so
+    `identity` is empty."""
+
+    identity = ""
+
+    def __init__(self, url: str, model: str | None, batch_size: int, timeout_s: float) -> None:
+        self.source = url
+        self._batch_size = batch_size
+        self._client = RerankClient(url, timeout_s=timeout_s, surface=nim(model, truncate="END"))
+
+    def score(self, query: str, passages: Sequence[str]) -> list[float]:
+        """See Scorer. Raises BadInput when the endpoint gives no ranking."""
+        scores: list[float] = []
+        for some in _parts(passages, self._batch_size):
+            try:
+                scores += self._client.rerank(query, some).scores
+            except RerankError as error:
+                raise BadInput(
+                    f"the endpoint gave no ranking ({error}); wanted a ranking NIM or "
+                    "rerank-serve that is ready: start one with the stage deploy"
+                ) from error
+        return scores
+
+    def close(self) -> None:
+        """See Scorer."""
+        self._client.close()
+
+
+def fingerprint(directory: Path) -> str:
+    """A short hash of what decides a checkpoint's scores: config, weights and tokenizer."""
+    digest = hashlib.sha256()
+    names = {"config.json", "tokenizer.json", "vocab.txt"}
+    found = [p for p in directory.iterdir() if p.suffix == ".safetensors" or p.name in names]
+    for path in sorted(found):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(_HASH_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()[:_HASH_DIGITS]
+
+
+def _parts(things: Sequence[_Thing], size: int) -> Iterator[Sequence[_Thing]]:
+    return (things[start : start + size] for start in range(0, len(things), size))

@@ -1,0 +1,172 @@
+"""One evaluation on disk, which the stages eval, export and deploy add columns to.
+
+`setting.json` (how), `candidates.json` (what is reranked), `scores/` (logits, query by query),
+`eval_results.json` (figures), `drift.md` and `drift.svg` (what changed where).
+"""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from recipe.errors import BadInput, Drifted
+from recipe.evaluation.candidates import CANDIDATES_FILE, Candidates, read_candidates
+from recipe.evaluation.collection import Collection, digest_of, read_collection
+from recipe.evaluation.column import measure_column, read_scores
+from recipe.evaluation.drift import Drift, find_drift, recall_sentences, write_drift
+from recipe.evaluation.metrics import Metrics, measure
+from recipe.evaluation.results import (
+    CHAIN,
+    RETRIEVAL,
+    Basis,
+    Column,
+    add_column,
+    read_results,
+    write_results,
+)
+from recipe.evaluation.scorers import Scorer
+from recipe.progress import Say
+
+SETTING_FILE = "setting.json"
+_HASH_DIGITS = 16
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """How everything in the directory is measured; `key` is that of the candidates."""
+
+    eval_data_path: str
+    k_values: list[int]
+    max_length: int
+    prompt_template: str | None
+    batch_size: int
+    key: dict[str, str | int]
+
+
+class Session:
+    """An evaluation whose candidates are found; `basis` is what all its columns share."""
+
+    def __init__(
+        self, directory: Path, setting: Setting, collection: Collection, candidates: Candidates
+    ) -> None:
+        self.directory = directory
+        self.setting = setting
+        self.collection = collection
+        self.candidates = candidates
+        self.basis = Basis(
+            eval_beir=collection.digest,
+            candidates=_digest(candidates.key),
+            prompt_template=setting.prompt_template,
+            max_length=setting.max_length,
+        )
+
+    def drop_others(self) -> list[str]:
+        """Remove columns that were measured on another basis; returns their names."""
+        results = read_results(self.directory)
+        others = [name for name, column in results.items() if column.basis != self.basis]
+        if others:
+            write_results(self.directory, {n: c for n, c in results.items() if n not in others})
+        return others
+
+    def add_retrieval(self, source: str, identity: str) -> list[str]:
+        """The column of the first stage itself; returns sentences about its Recall."""
+        scores = {query: dict(found) for query, found in self.candidates.found.items()}
+        metrics = measure(self.collection.grades, scores, self.setting.k_values)
+        column = self._column(metrics, source, identity)
+        results = add_column(self.directory, RETRIEVAL, column)
+        return recall_sentences(results, self.setting.k_values)
+
+    def add(self, name: str, scorer: Scorer, say: Say) -> Drift:
+        """Measure `scorer` as the column `name`, and write results and drift anew.
+
+        eval_results.json and drift.md are written whatever they say; see `require_no_drift`.
+        """
+        column = measure_column(
+            name,
+            scorer,
+            self.collection,
+            self.candidates,
+            self.basis,
+            self.setting.k_values,
+            self.directory,
+            say,
+        )
+        if stale := self._made_from_another(name, column):
+            say(f"{', '.join(stale)} came from another checkpoint and are dropped")
+        add_column(self.directory, name, column)
+        return self.write_drift()
+
+    def _made_from_another(self, name: str, column: Column) -> list[str]:
+        """Drop what came after a checkpoint that is no longer the one called finetuned."""
+        results = read_results(self.directory)
+        before = results.get(name)
+        if name != CHAIN[0] or before is None or before.identity == column.identity:
+            return []
+        stale = [later for later in CHAIN[1:] if later in results]
+        write_results(self.directory, {n: c for n, c in results.items() if n not in stale})
+        return stale
+
+    def write_drift(self) -> Drift:
+        """drift.md and drift.svg from all columns of the chain that stand in the results."""
+        results = read_results(self.directory)
+        chain = [name for name in CHAIN if name in results]
+        scores = {name: read_scores(self.directory, name, self.candidates) for name in chain}
+        depths = self.setting.k_values
+        drift = find_drift(chain, results, scores, self.collection, depths)
+        write_drift(self.directory, results, drift, self.collection, depths)
+        return drift
+
+    def _column(self, metrics: Metrics, source: str, identity: str) -> Column:
+        return Column(**metrics, source=source, identity=identity, basis=self.basis)
+
+
+def open_session(directory: Path) -> Session:
+    """The evaluation that the stage eval left in `directory`.
+
+    Raises BadInput when there is none, or when its data has changed since.
+    """
+    setting = read_setting(directory)
+    if setting is None:
+        raise BadInput(f"found no evaluation in {directory}; run the stage eval first")
+    candidates = read_candidates(directory / CANDIDATES_FILE, setting.key)
+    if candidates is None:
+        raise BadInput(
+            f"{directory / CANDIDATES_FILE} is not that of the last evaluation; run the stage "
+            "eval again with --force"
+        )
+    folder = Path(setting.eval_data_path)
+    collection = read_collection(folder)
+    if collection.digest != setting.key["eval_beir"]:
+        raise BadInput(
+            f"{folder} has changed since it was measured: found {digest_of(folder)}, wanted "
+            f"{setting.key['eval_beir']}; figures of two sets are not compared: run the stage "
+            "eval again with --force"
+        )
+    return Session(directory, setting, collection, candidates)
+
+
+def read_setting(directory: Path) -> Setting | None:
+    """How the evaluation in `directory` measures; None where there is none. Raises BadInput."""
+    try:
+        return msgspec.json.decode((directory / SETTING_FILE).read_bytes(), type=Setting)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{directory / SETTING_FILE} cannot be used ({error}); run the stage eval again"
+        ) from error
+
+
+def require_no_drift(drift: Drift, report: Path) -> None:
+    """Raise Drifted when a column moved past the tolerance; the results are on disk by then."""
+    if drift.past:
+        moved = ", ".join(f"{metric} of {column}" for column, metric in drift.past)
+        first = drift.first_change
+        where = f", first between {first.before} and {first.after}" if first else ""
+        raise Drifted(
+            f"quality changed past the tolerance{where}: {moved}; all figures and the worst "
+            f"queries are in {report}"
+        )
+
+
+def _digest(key: dict[str, str | int]) -> str:
+    return hashlib.sha256(msgspec.json.encode(sorted(key.items()))).hexdigest()[:_HASH_DIGITS]

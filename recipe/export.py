@@ -1,0 +1,253 @@
+"""Stage 4, export: the fine-tuned checkpoint becomes a proven artifact, and is measured as one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from recipe.config import ExportConfig
+from recipe.durable import write_json
+from recipe.errors import BadConfig, BadInput, OutputRefused
+from recipe.evaluate import refuse_other_template
+from recipe.evaluation.results import read_results
+from recipe.evaluation.scorers import ArtifactScorer, fingerprint
+from recipe.evaluation.session import Session, open_session, require_no_drift
+from recipe.progress import Say
+from recipe.stage import Input, Stage
+from runtime.manifest import MANIFEST_FILE, read_manifest
+from runtime.profile import load_model_profile, target_profile_names
+
+# What quant_cfg, export_dtype and export_to_trt ask for, as our target profiles.
+_TARGETS = {
+    (None, "fp32", False): "cpu-fp32",
+    (None, "fp16", False): "cuda-fp16",
+    ("int8_sq", "fp32", False): "cpu-int8",
+    (None, "fp32", True): "tensorrt-fp16",
+    (None, "fp16", True): "tensorrt-fp16",
+    ("fp8", "fp32", True): "tensorrt-fp8",
+    ("fp8", "fp16", True): "tensorrt-fp8",
+}
+# Keys of NVIDIA's exporter whose effect is fixed here: (key, the only value, why).
+_FIXED: tuple[tuple[str, object, str], ...] = (
+    ("calibration_batch_size", 64, "calibration takes this project's own texts, one by one"),
+    ("override_layernorm_precision_to_fp32", True, "norms are always computed in fp32"),
+    (
+        "override_layers_to_fp32",
+        ["/model/norm/"],
+        "norms, pooling and score head are always fp32, other layers have the target's precision",
+    ),
+    ("profiling_verbosity", "layer_names_only", "no other is built"),
+)
+# NVIDIA's defaults.
+_SHAPES = {"batch": (1, 16, 64), "seq_len": (3, 256, 512)}
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """onnx.json or tensorrt.json: what became what. `checkpoint` is a hash of its files."""
+
+    checkpoint: str
+    target: str
+    column: str
+    artifact: str
+    version: str
+
+
+def _home(settings: ExportConfig) -> Path:
+    return Path(settings.output_dir)
+
+
+def _inputs(settings: ExportConfig) -> list[Input]:
+    inputs = [Input(Path(settings.model_path), "fine-tuned checkpoint", "finetune")]
+    if settings.eval_dir is not None:
+        inputs.append(Input(Path(settings.eval_dir) / "setting.json", "evaluation of it", "eval"))
+    return inputs
+
+
+def _check(settings: ExportConfig) -> None:
+    _target(settings)
+    for key, only, why in _FIXED:
+        found = getattr(settings, key)
+        if found != only:
+            raise BadConfig(f"found {key} = {found!r}, wanted {only!r}: {why}")
+    if settings.attn_implementation == "flash_attention_2":
+        raise BadConfig(
+            "found attn_implementation = flash_attention_2, wanted eager or sdpa: both give the "
+            "graph that standard ONNX operators can hold"
+        )
+    _check_opset(settings)
+    for kind in ("batch", "seq_len"):
+        low, usual, high = (getattr(settings, f"trt_{end}_{kind}") for end in ("min", "opt", "max"))
+        if not low <= usual <= high:
+            raise BadConfig(
+                f"found trt_min_{kind}, trt_opt_{kind}, trt_max_{kind} = {low}, {usual}, {high}; "
+                "wanted them rising"
+            )
+        if (low, usual, high) != _SHAPES[kind]:
+            raise BadConfig(
+                f"found trt_min_{kind}, trt_opt_{kind}, trt_max_{kind} = {low}, {usual}, {high}, "
+                f"wanted {_SHAPES[kind]}: the shapes of a plan stand in its target profile; name "
+                "another target"
+            )
+    _check_prompt(settings)
+    _refuse_unmeasured(settings)
+
+
+def _check_opset(settings: ExportConfig) -> None:
+    from exporter.onnx_file import OPSET  # late: torch and onnx
+
+    if settings.opset > OPSET:
+        raise BadConfig(
+            f"found opset = {settings.opset}, wanted at most {OPSET}, the one that is written"
+        )
+
+
+def _check_prompt(settings: ExportConfig) -> None:
+    refuse_other_template(settings.model_path, settings.prompt_template)
+    template = load_model_profile(_profile(settings)).template
+    if template != settings.prompt_template:
+        raise BadConfig(
+            f"found prompt_template = {settings.prompt_template!r}, but the model profile "
+            f"{_profile(settings)} serves {template!r}; wanted the same: train with the profile's "
+            "template, or name another model_profile"
+        )
+
+
+def _refuse_unmeasured(settings: ExportConfig) -> None:
+    """The checkpoint must be the one whose figures stand in the column `finetuned`."""
+    if settings.eval_dir is None:
+        return
+    session = open_session(Path(settings.eval_dir))
+    if session.setting.prompt_template != settings.prompt_template:
+        raise BadConfig(
+            f"found prompt_template = {settings.prompt_template!r}, but eval measured with "
+            f"{session.setting.prompt_template!r}; wanted the same in finetune, eval and export"
+        )
+    column = read_results(session.directory).get("finetuned")
+    found = fingerprint(Path(settings.model_path))
+    if column is None or column.identity != found:
+        measured = "none" if column is None else f"{column.identity} ({column.source})"
+        raise BadInput(
+            f"found the checkpoint {found} ({settings.model_path}), but eval measured {measured} "
+            "as finetuned; run the stage eval on this checkpoint first"
+        )
+
+
+def _profile(settings: ExportConfig) -> str:
+    from exporter.checkpoint import read_checkpoint  # late: torch
+    from exporter.pipeline import profile_for
+
+    if settings.model_profile is not None:
+        return settings.model_profile
+    return profile_for(read_checkpoint(settings.model_path).architecture)
+
+
+def _target(settings: ExportConfig) -> str:
+    asked = (settings.quant_cfg, settings.export_dtype, settings.export_to_trt)
+    known = target_profile_names()
+    found = settings.target or _TARGETS.get(asked)
+    if found not in known:
+        words = f"quant_cfg = {asked[0]}, export_dtype = {asked[1]}, export_to_trt = {asked[2]}"
+        raise BadConfig(
+            f"found {f'target = {settings.target}' if settings.target else words}, for which "
+            f"there is no target{f' ({found} is not there yet)' if found else ''}; wanted one of: "
+            f"{', '.join(known)}"
+        )
+    return found
+
+
+def _column(settings: ExportConfig) -> str:
+    return "tensorrt" if _target(settings).startswith("tensorrt") else "onnx"
+
+
+def _out(settings: ExportConfig) -> Path:
+    trt = _column(settings) == "tensorrt"
+    return Path(settings.trt_model_path if trt else settings.onnx_export_path)
+
+
+def _plan(settings: ExportConfig) -> list[str]:
+    lines = [f"export {settings.model_path} for {_target(settings)} to {_out(settings)}"]
+    if settings.eval_dir is not None:
+        lines.append(
+            f"add the column {_column(settings)} to {settings.eval_dir} and look for drift"
+        )
+    return lines
+
+
+def _run(settings: ExportConfig, say: Say) -> None:
+    out = _out(settings)
+    _export(settings, out, say)
+    if settings.eval_dir is None:
+        return
+    session = open_session(Path(settings.eval_dir))
+    add_artifact(session, _column(settings), out, say)
+
+
+def add_artifact(session: Session, column: str, directory: Path, say: Say) -> None:
+    """Measure the artifact over the session's candidates. Raises Drifted past the tolerance."""
+    scorer = ArtifactScorer(directory, session.setting.prompt_template, session.setting.max_length)
+    try:
+        drift = session.add(column, scorer, say)
+    finally:
+        scorer.close()
+    report = session.directory / "drift.md"
+    require_no_drift(drift, report)
+    say(f"no drift past the tolerance; {report}")
+
+
+def _export(settings: ExportConfig, out: Path, say: Say) -> None:
+    """Export, unless an interrupted run has done so already."""
+    from exporter.onnx_file import OPSET
+    from exporter.pipeline import Wish, export
+
+    checkpoint, target = fingerprint(Path(settings.model_path)), _target(settings)
+    made_file = Path(settings.output_dir) / f"{_column(settings)}.json"
+    if _standing(made_file, checkpoint, target, out):
+        say(f"{out} was exported before")
+        return
+    if (out / MANIFEST_FILE).is_file():
+        raise OutputRefused(
+            f"{out} holds an artifact of another checkpoint or target; choose another directory, "
+            "or begin anew with --force, which removes it"
+        )
+    if settings.opset != OPSET:
+        say(f"opset {settings.opset} was asked for at least, {OPSET} is written")
+    manifest = export(settings.model_path, out, Wish(profile=settings.model_profile, target=target))
+    made = Made(
+        checkpoint=checkpoint,
+        target=target,
+        column=_column(settings),
+        artifact=str(out),
+        version=manifest.version,
+    )
+    write_json(made_file, made)
+
+
+def _standing(made_file: Path, checkpoint: str, target: str, out: Path) -> bool:
+    try:
+        made = msgspec.json.decode(made_file.read_bytes(), type=Made)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return False
+    same = (made.checkpoint, made.target, made.artifact) == (checkpoint, target, str(out))
+    return same and (out / MANIFEST_FILE).is_file() and read_manifest(out).version == made.version
+
+
+def _outputs(settings: ExportConfig) -> Sequence[Path]:
+    return [
+        Path(settings.onnx_export_path),
+        Path(settings.trt_model_path),
+        *(Path(settings.output_dir) / f"{column}.json" for column in ("onnx", "tensorrt")),
+    ]
+
+
+STAGE = Stage(
+    name="export",
+    about="turn the checkpoint into a proven artifact and measure its drift",
+    settings=ExportConfig,
+    home=_home,
+    inputs=_inputs,
+    outputs=_outputs,
+    check=_check,
+    plan=_plan,
+    run=_run,
+    again="changed",
+)

@@ -1,0 +1,145 @@
+"""Stage 2, finetune: a cross-encoder learns to put a query's positive before hard negatives."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from recipe.config import FinetuneConfig
+from recipe.durable import write_json
+from recipe.errors import BadConfig, BadInput, StageFailed
+from recipe.progress import Say
+from recipe.stage import Input, Stage
+from recipe.training.groups import read_groups
+from recipe.training.job import CONSOLIDATED, Job, accumulated_passes
+
+_JOB_FILE = "job.json"
+
+
+def _home(settings: FinetuneConfig) -> Path:
+    return Path(settings.checkpoint_dir).parent
+
+
+def _inputs(settings: FinetuneConfig) -> list[Input]:
+    train = Path(settings.train_data_path)
+    inputs = [
+        Input(train, "training data", "prep"),
+        Input(train.parent / "corpus", "corpus of the training data", "prep"),
+    ]
+    if settings.val_data_path is not None:
+        inputs.append(Input(Path(settings.val_data_path), "validation data", "prep"))
+    if Path(settings.base_model).is_dir():
+        inputs.append(Input(Path(settings.base_model), "base model", None))
+    return inputs
+
+
+def _check(settings: FinetuneConfig) -> None:
+    if settings.optimizer_backend != "auto":
+        raise BadConfig(
+            f"found optimizer_backend = {settings.optimizer_backend}, wanted auto: PyTorch's AdamW "
+            "trains here, Transformer Engine's and flashoptim's optimizers are not supported"
+        )
+    if settings.attn_implementation == "flash_attention_2":
+        raise BadConfig(
+            "found attn_implementation = flash_attention_2, which is not supported; wanted sdpa, "
+            "eager or null"
+        )
+    accumulated_passes(_job(settings), settings.processes)
+    for name in (settings.train_data_path, settings.val_data_path):
+        if name is not None:
+            read_groups(Path(name), settings.train_n_passages)
+    _check_base(settings)
+
+
+def _check_base(settings: FinetuneConfig) -> None:
+    import torch  # late: `rerank info` need not wait for it
+
+    from exporter.architectures import CROSS_ENCODERS
+    from exporter.checkpoint import read_checkpoint
+    from recipe.training.checkpoint import TEMPLATED
+
+    if settings.fsdp and not torch.cuda.is_available():
+        raise BadConfig("found fsdp = true, which shards over GPUs, and no GPU; set fsdp=false")
+    checkpoint = read_checkpoint(settings.base_model)
+    if checkpoint.architecture not in CROSS_ENCODERS:
+        raise BadInput(
+            f"found the embedder {checkpoint.architecture} in {settings.base_model}, wanted a "
+            f"reranker, one of: {', '.join(CROSS_ENCODERS)}"
+        )
+    templated = checkpoint.architecture in TEMPLATED
+    if templated == (settings.prompt_template is None):
+        wanted = "a template" if templated else "null: its tokenizer joins query and passage"
+        raise BadConfig(
+            f"found prompt_template = {settings.prompt_template!r} for {checkpoint.architecture}, "
+            f"wanted {wanted}"
+        )
+    if not templated and settings.pooling != "cls":
+        raise BadConfig(
+            f"found pooling = {settings.pooling}, but {checkpoint.architecture} reads its first "
+            "token; set pooling=cls"
+        )
+
+
+def _plan(settings: FinetuneConfig) -> list[str]:
+    lines = [f"train {settings.base_model} for {settings.num_epochs} epochs"]
+    if settings.processes > 1:
+        lines.append("run " + " ".join(_torchrun(settings)))
+    lines.append(f"write {Path(settings.checkpoint_dir) / 'LATEST' / CONSOLIDATED}")
+    return lines
+
+
+def _run(settings: FinetuneConfig, say: Say) -> None:
+    if settings.processes == 1:
+        from recipe.training.loop import train  # late: torch and transformers
+
+        train(_job(settings), say)
+        return
+    if importlib.util.find_spec("torch") is None:
+        raise ModuleNotFoundError(name="torch")
+    write_json(_home(settings) / _JOB_FILE, _job(settings))
+    done = subprocess.run(_torchrun(settings), check=False)
+    if done.returncode:
+        raise StageFailed(
+            f"torchrun ended with code {done.returncode}; its own lines above say why, and the "
+            "same command goes on from the last checkpoint"
+        )
+
+
+def _torchrun(settings: FinetuneConfig) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={settings.processes}",
+        "-m",
+        "recipe.training",
+        str(_home(settings) / _JOB_FILE),
+    ]
+
+
+def _job(settings: FinetuneConfig) -> Job:
+    given = msgspec.structs.asdict(settings)
+    facts = {name: given[name] for name in Job.__struct_fields__ if name in given}
+    return Job(**facts, directory=settings.checkpoint_dir, template=settings.prompt_template)
+
+
+def _outputs(settings: FinetuneConfig) -> Sequence[Path]:
+    return [Path(settings.checkpoint_dir), _home(settings) / _JOB_FILE]
+
+
+STAGE = Stage(
+    name="finetune",
+    about="train a cross-encoder on mined groups",
+    settings=FinetuneConfig,
+    home=_home,
+    inputs=_inputs,
+    outputs=_outputs,
+    check=_check,
+    plan=_plan,
+    run=_run,
+    free=frozenset({"processes"}),
+)

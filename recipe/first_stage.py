@@ -1,0 +1,201 @@
+"""The dense first stage: texts become vectors through this project's own runtime.
+
+Vectors are kept on disk in blocks that are named by everything that decides them, so that an
+interrupted run goes on from its last block, and runs with other settings share what they can.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from recipe.durable import write_whole
+from recipe.errors import BadConfig
+from recipe.progress import Progress, Say
+from recipe.stage import hash_of
+from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
+from runtime.opening import open_embedder
+from runtime.postprocess import Floats, InputType
+
+# Texts in one file of vectors.
+BLOCK_TEXTS = 256
+Block = tuple[Sequence[str], InputType]
+
+
+class FirstStage(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides a vector, and where artifacts and vectors are kept.
+
+    `model` is an artifact, a checkpoint directory or a hub id; the last two are exported into
+    `folder` for `target`. Prefixes stand before a text with one space between; lengths are in
+    tokens; `batch_rows` bounds the texts of one engine call.
+    """
+
+    model: str
+    target: str
+    query_prefix: str
+    passage_prefix: str
+    query_max_length: int
+    passage_max_length: int
+    folder: str
+    batch_rows: int
+
+
+def artifact_directory(wanted: FirstStage) -> Path:
+    """Where the embedder's artifact lies, or will lie after `ensure_artifact`."""
+    given = Path(wanted.model)
+    if (given / MANIFEST_FILE).is_file() or (given / MODEL_FILE).is_file():
+        return given
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", wanted.model).strip("-.")
+    return Path(wanted.folder) / f"{name}-{wanted.target}"
+
+
+def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
+    """The embedder's artifact, exported and proven first where only a checkpoint is given.
+
+    Raises ExportError, ArtifactError or BadConfig.
+    """
+    directory = artifact_directory(wanted)
+    if not (directory / MANIFEST_FILE).is_file() and directory != Path(wanted.model):
+        from exporter.pipeline import Wish, export  # torch takes seconds to import
+
+        say(f"export the embedder {wanted.model} to {directory}")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        export(wanted.model, directory, Wish(target=wanted.target))
+    if (directory / MANIFEST_FILE).is_file():
+        _check(wanted, read_manifest(directory))
+    return directory
+
+
+class Embedding:
+    """Embeds texts block by block, in this process or on Ray; `version` is the artifact's."""
+
+    def __init__(
+        self,
+        wanted: FirstStage,
+        directory: Path,
+        say: Say,
+        workers: int = 1,
+        ray_address: str | None = None,
+    ) -> None:
+        self._wanted = wanted
+        self._directory = directory
+        self._say = say
+        self._workers = workers
+        self._ray_address = ray_address
+        self._local: BlockEmbedder | None = None
+        self._cache = Path(wanted.folder) / "vectors"
+        self.version = (
+            read_manifest(directory).version
+            if (directory / MANIFEST_FILE).is_file()
+            else hash_of(directory)
+        )
+
+    def __call__(self, texts: Sequence[str], input_type: InputType) -> Floats:
+        """float32 [texts, dimensions]; raises InputRejected for blank texts, or EngineError."""
+        starts = range(0, len(texts), BLOCK_TEXTS)
+        blocks: list[Block] = [(texts[i : i + BLOCK_TEXTS], input_type) for i in starts]
+        files = [self._file(*block) for block in blocks]
+        missing = [place for place, file in enumerate(files) if not file.exists()]
+        done = len(texts) - sum(len(blocks[place][0]) for place in missing)
+        progress = Progress(f"embed {input_type} texts", len(texts), self._say, done)
+        computed = self._computed(blocks[place] for place in missing)
+        for place, vectors in zip(missing, computed, strict=True):
+            held = io.BytesIO()
+            np.save(held, vectors, allow_pickle=False)
+            write_whole(files[place], held.getvalue())
+            progress.step(len(blocks[place][0]))
+        return np.concatenate([np.load(file, allow_pickle=False) for file in files])
+
+    def close(self) -> None:
+        """Stop the engine of this process."""
+        if self._local is not None:
+            self._local.close()
+
+    def _computed(self, blocks: Iterator[Block]) -> Iterator[Floats]:
+        if self._workers > 1 or self._ray_address is not None:
+            from recipe.ray_workers import map_in_order  # late: an extra of its own
+
+            arguments = (self._wanted, self._directory)
+            yield from map_in_order(
+                BlockEmbedder, arguments, blocks, self._workers, self._ray_address
+            )
+            return
+        for block in blocks:
+            self._local = self._local or BlockEmbedder(self._wanted, self._directory)
+            yield self._local(block)
+
+    def _file(self, texts: Sequence[str], input_type: InputType) -> Path:
+        facts = [self.version, input_type, *map(str, _rule(self._wanted, input_type))]
+        name = hashlib.sha256(msgspec.json.encode([facts, list(texts)])).hexdigest()
+        return self._cache / f"{name[:32]}.npy"
+
+
+class BlockEmbedder:
+    """The engine behind an Embedding; may live in a process of its own."""
+
+    def __init__(self, wanted: FirstStage, directory: Path) -> None:
+        self._wanted = wanted
+        self._models = {
+            length: open_embedder(directory, max_tokens=length, max_rows=wanted.batch_rows)
+            for length in {wanted.query_max_length, wanted.passage_max_length}
+        }
+
+    def __call__(self, block: Block) -> Floats:
+        """The vectors of one block, float32 [texts, dimensions]."""
+        texts, input_type = block
+        prefix, length = _rule(self._wanted, input_type)
+        model = self._models[length]
+        # An embedder that has prefixes of its own puts them there itself (see `_check`).
+        if prefix and not model.info.asymmetric:
+            texts = [f"{prefix} {text}" for text in texts]
+        return model.embed(texts, input_type=input_type, truncate="END").vectors
+
+    def close(self) -> None:
+        """Stop the engine."""
+        for model in self._models.values():
+            model.close()
+
+
+@contextmanager
+def open_first_stage(
+    wanted: FirstStage, say: Say, workers: int = 1, ray_address: str | None = None
+) -> Iterator[Embedding]:
+    """The embedder, exported first when need be; `workers` above 1 embed on Ray.
+
+    Raises as `ensure_artifact` does, and EngineError.
+    """
+    with closing(
+        Embedding(wanted, ensure_artifact(wanted, say), say, workers, ray_address)
+    ) as embedding:
+        yield embedding
+
+
+def _rule(wanted: FirstStage, input_type: InputType) -> tuple[str, int]:
+    """Prefix and length in tokens of a text."""
+    if input_type == "query":
+        return wanted.query_prefix, wanted.query_max_length
+    return wanted.passage_prefix, wanted.passage_max_length
+
+
+def _check(wanted: FirstStage, manifest: Manifest) -> None:
+    """Refuse settings that the artifact cannot honour."""
+    if manifest.kind != "embed":
+        raise BadConfig(f"{wanted.model} is a reranker, wanted an embedder for the first stage")
+    longest = max(wanted.query_max_length, wanted.passage_max_length)
+    if longest > manifest.max_tokens:
+        raise BadConfig(
+            f"found a length of {longest} tokens, but the embedder {wanted.model} takes at most "
+            f"{manifest.max_tokens}; lower query_max_length and passage_max_length"
+        )
+    for kind, prefix in (("query", wanted.query_prefix), ("passage", wanted.passage_prefix)):
+        own = manifest.prefixes.get(kind)
+        if own is not None and own.strip() != prefix.strip():
+            raise BadConfig(
+                f"found {kind}_prefix = {prefix!r}, but the embedder was exported with "
+                f"{own.strip()!r}; give it that one"
+            )

@@ -1,0 +1,184 @@
+"""Reading a corpus: a directory, a data set on the hub, or the documentation within Python."""
+
+import ast
+import re
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from recipe.config import SdgConfig
+from recipe.errors import BadConfig, BadInput
+from recipe.progress import Say
+
+PYTHON_DOCS = "python-docs"
+_HUB = re.compile(r"hf://(?P<dataset>[^/@]+/[^/@]+)@(?P<revision>[^/]+)(?:/(?P<folder>.+))?")
+_MARKDOWN_HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
+_UNDERLINE = re.compile(r"[*=\-~^\"]{3,}")
+_HEADING_WORDS = 14
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Section:
+    """Text under one heading; `heading` is "" where there is none."""
+
+    heading: str
+    body: str
+
+    @property
+    def text(self) -> str:
+        """Heading and body as one text."""
+        return f"{self.heading}\n\n{self.body}".strip()
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file of the corpus, by its path within it."""
+
+    name: str
+    sections: tuple[Section, ...]
+
+
+def check_corpus(settings: SdgConfig) -> None:
+    """Raise BadConfig or BadInput for a corpus that cannot be read; a hub's is looked at later."""
+    if settings.corpus_dir.startswith("hf://"):
+        _hub_parts(settings.corpus_dir)
+    else:
+        read_corpus(settings, lambda _: None)
+
+
+def read_corpus(settings: SdgConfig, say: Say) -> list[Document]:
+    """All documents in the order of their names, without empty and repeated ones.
+
+    Raises BadInput for a corpus that is missing or empty, or that holds files which are no UTF-8
+    text; it names them.
+    """
+    if settings.corpus_dir == PYTHON_DOCS:
+        found = list(_python_docs())
+    else:
+        folder = _local(settings.corpus_dir, say)
+        found = list(_files(folder, settings.file_extensions))
+    documents, seen = [], set()
+    short = repeated = 0
+    for name, sections in found:
+        text = "\n".join(section.text for section in sections).strip()
+        if len(text) < settings.min_text_length:
+            short += 1
+        elif text in seen:
+            repeated += 1
+        else:
+            seen.add(text)
+            documents.append(Document(name, tuple(sections)))
+    for count, why in ((short, "too short"), (repeated, "the same as another")):
+        if count:
+            say(f"left out {count} document(s) of {len(found)}: {why}")
+    if not documents:
+        raise BadInput(
+            f"found no text in {settings.corpus_dir}: {len(found)} file(s) with the endings "
+            f"{settings.file_extensions}, {short} of them under min_text_length = "
+            f"{settings.min_text_length} characters; check corpus_dir and file_extensions"
+        )
+    return documents[: settings.max_documents]
+
+
+def _local(source: str, say: Say) -> Path:
+    if not source.startswith("hf://"):
+        folder = Path(source)
+        if not folder.is_dir():
+            raise BadInput(
+                f"found no directory {source}; set corpus_dir to one with texts, or to "
+                f"hf://ORG/DATASET@REVISION/FOLDER, or to {PYTHON_DOCS}"
+            )
+        return folder
+    dataset, revision, folder_name = _hub_parts(source)
+    from huggingface_hub import snapshot_download  # only this way needs it
+
+    say(f"fetch {source}")
+    patterns = [f"{folder_name}/**"] if folder_name else None
+    root = snapshot_download(
+        dataset, repo_type="dataset", revision=revision, allow_patterns=patterns
+    )
+    return Path(root) / folder_name
+
+
+def _hub_parts(source: str) -> tuple[str, str, str]:
+    found = _HUB.fullmatch(source)
+    if not found:
+        raise BadConfig(
+            f"found corpus_dir = {source}, wanted hf://ORG/DATASET@REVISION/FOLDER; the revision "
+            "pins what is read"
+        )
+    return found["dataset"], found["revision"], (found["folder"] or "").strip("/")
+
+
+def _files(folder: Path, endings: Sequence[str]) -> Iterator[tuple[str, list[Section]]]:
+    broken = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in Path(name).parts)
+        if hidden or path.suffix not in endings or not path.is_file():
+            continue
+        content = path.read_bytes()
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            broken.append(name)
+            continue
+        if "\0" in text:
+            broken.append(name)
+            continue
+        yield name, split_sections(text)
+    if broken:
+        shown = ", ".join(broken[:_SHOWN]) + (", …" if len(broken) > _SHOWN else "")
+        raise BadInput(
+            f"found {len(broken)} file(s) in {folder} that are no UTF-8 text: {shown}; convert or "
+            "remove them, or leave their endings out of file_extensions"
+        )
+
+
+def split_sections(text: str) -> list[Section]:
+    """Parts of `text` by its headings: Markdown's, or lines that are underlined.
+
+    A short first line that a blank one follows is a heading too.
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    sections, heading, body = [], "", list[str]()
+    for number, line in enumerate(lines):
+        found = _MARKDOWN_HEADING.fullmatch(line.strip())
+        after = lines[number + 1].strip() if number + 1 < len(lines) else ""
+        title = found[1] if found else line.strip()
+        short = 0 < len(title.split()) <= _HEADING_WORDS
+        first = short and not heading and not any(body) and not after and title[-1] not in ".:;,"
+        if found or (short and _UNDERLINE.fullmatch(after)) or (first and number + 1 < len(lines)):
+            sections.append(Section(heading, "\n".join(body).strip()))
+            heading, body = title, []
+        elif not (_UNDERLINE.fullmatch(line.strip()) and not any(body)):
+            body.append(line)
+    sections.append(Section(heading, "\n".join(body).strip()))
+    return [section for section in sections if section.text]
+
+
+def _python_docs() -> Iterator[tuple[str, list[Section]]]:
+    """The language reference that `help()` shows, and the docstrings of the standard library."""
+    for name in sorted(topics):
+        yield f"topics/{name}", split_sections(topics[name])
+    library = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(library.glob("*.py")):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        sections = [_docstring_section(node) for node in ast.walk(tree)]
+        kept = [section for section in sections if section is not None]
+        if kept:
+            yield f"library/{path.stem}", kept
+
+
+def _docstring_section(node: ast.AST) -> Section | None:
+    """A docstring's summary as the heading, what follows it as the body."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstring = ast.get_docstring(node) if isinstance(node, kinds) else None
+    summary, blank, body = (docstring or "").partition("\n\n")
+    return Section(" ".join(summary.split()), body.strip()) if blank else None

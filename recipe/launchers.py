@@ -1,0 +1,389 @@
+"""Starting an endpoint, by Docker or as a process of this machine: one protocol for both."""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from recipe.config import DeployConfig
+from recipe.errors import BadConfig, OutputRefused, StageFailed
+from recipe.progress import Say
+
+ENDPOINT_FILE = "endpoint.json"
+_LABEL = "open-rerank.recipe=rerank"
+_LOG_LINES = 20
+_STOP_S = 30.0
+_READY_PATH = "/v1/health/ready"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """endpoint.json: what stays up after a detached run, and how to stop it.
+
+    `handle` is a process id or a container's name.
+    """
+
+    url: str
+    launcher: str
+    handle: str
+    stop: str
+
+
+@dataclass
+class Endpoint(ABC):
+    """Something that answers, or will, at `url`."""
+
+    url: str
+
+    @abstractmethod
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+
+    @abstractmethod
+    def last_lines(self) -> str:
+        """The end of its log."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Until it ends by itself, which is a failure. Raises StageFailed."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End it and wait for that; harmless when it has ended."""
+
+    @abstractmethod
+    def stop_command(self) -> str:
+        """What a person types to end it."""
+
+    @abstractmethod
+    def record(self) -> Record:
+        """For endpoint.json."""
+
+    def wait_until_ready(self, timeout_s: float, interval_s: float) -> None:
+        """Ask for its health until it is ready. Raises StageFailed when it ends or takes longer."""
+        deadline = time.monotonic() + timeout_s
+        while not self._is_ready():
+            if not self.is_alive():
+                raise StageFailed(
+                    f"the server ended before it was ready; its last lines:\n{self.last_lines()}"
+                )
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise StageFailed(
+                    f"the server was not ready after {timeout_s:.0f} s; raise "
+                    f"health_check_timeout if it only loads slowly. Its last lines:\n"
+                    f"{self.last_lines()}"
+                )
+            time.sleep(min(interval_s, left_s))
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(self.url + _READY_PATH, timeout=5.0).is_success
+        except httpx.HTTPError:
+            return False
+
+
+class Launcher(ABC):
+    """A way to start an endpoint for one artifact."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise BadConfig or OutputRefused for what would make `start` fail."""
+
+    @abstractmethod
+    def shown(self) -> str:
+        """The command line that `start` runs, without secrets."""
+
+    @abstractmethod
+    def start(self, say: Say) -> Endpoint:
+        """Start it, after stopping an older one of this recipe. Raises StageFailed."""
+
+
+class docker(Launcher):  # noqa: N801 - named as the setting's value
+    """`docker run` of an image that takes NIM_CUSTOM_MODEL."""
+
+    def __init__(
+        self,
+        settings: DeployConfig,
+        model_dir: Path,
+        log: Path,
+        max_tokens: int | None,
+        *,
+        replace: bool,
+    ) -> None:
+        self._settings = settings
+        self._model_dir = model_dir
+        self._log = log
+        self._replace = replace
+        self._bounds = {} if max_tokens is None else {"NIM_TRITON_MAX_SEQ_LENGTH": str(max_tokens)}
+
+    def arguments(self) -> list[str]:
+        """The whole command line. The key goes in by name, and never stands in it."""
+        wish = self._settings
+        port = f"{wish.bind_address}:{wish.host_port}:{wish.container_port}"
+        return [
+            "docker",
+            "run",
+            "--detach",
+            "--name",
+            wish.container_name,
+            "--label",
+            _LABEL,
+            *(["--gpus", wish.gpus] if wish.gpus else []),
+            "--shm-size",
+            wish.shm_size,
+            "--publish",
+            port,
+            "--volume",
+            f"{self._model_dir.resolve()}:{wish.container_model_path}:ro",
+            "--env",
+            f"NIM_CUSTOM_MODEL={wish.container_model_path}",
+            "--env",
+            f"NIM_HTTP_API_PORT={wish.container_port}",
+            "--env",
+            f"NIM_CACHE_PATH={wish.container_cache_path}",
+            *(part for item in self._bounds.items() for part in ("--env", "=".join(item))),
+            "--env",
+            wish.ngc_api_key_env,
+            wish.nim_image,
+        ]
+
+    def check(self) -> None:
+        """See Launcher."""
+        if shutil.which("docker") is None:
+            raise BadConfig(
+                "found no docker command, wanted Docker for launcher = docker; install it, or "
+                "set launcher=process to run rerank-serve on this machine"
+            )
+        found = self._existing()
+        if found and not self._replace:
+            raise OutputRefused(
+                f"a container named {self._settings.container_name} is there; set "
+                "replace_existing=true to replace it if this recipe made it, or another "
+                "container_name"
+            )
+        if found and _LABEL not in found:
+            raise OutputRefused(
+                f"the container {self._settings.container_name} was not made by this recipe and "
+                "is not replaced; remove it yourself, or set another container_name"
+            )
+
+    def shown(self) -> str:
+        """See Launcher."""
+        return shlex.join(self.arguments())
+
+    def start(self, say: Say) -> Endpoint:
+        """See Launcher."""
+        name = self._settings.container_name
+        if self._existing():
+            say(f"replace the container {name}")
+            _docker("rm", "--force", name)
+        _require_free(self._settings)
+        done = subprocess.run(self.arguments(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise StageFailed(f"docker run failed: {done.stderr.strip()}")
+        url = f"http://{self._settings.bind_address}:{self._settings.host_port}"
+        return _Container(url, name, remove=self._settings.remove_on_exit)
+
+    def _existing(self) -> str:
+        """The labels of a container with this name, "" when there is none."""
+        name = self._settings.container_name
+        shape = "{{.Names}} {{.Labels}}"
+        return _docker("ps", "--all", "--filter", f"name=^/{name}$", "--format", shape)
+
+
+@dataclass
+class _Container(Endpoint):
+    name: str
+    remove: bool
+
+    def is_alive(self) -> bool:
+        return bool(_docker("ps", "--quiet", "--filter", f"name=^/{self.name}$"))
+
+    def last_lines(self) -> str:
+        return _docker("logs", "--tail", str(_LOG_LINES), self.name)
+
+    def wait(self) -> None:
+        code = _docker("wait", self.name)
+        raise StageFailed(f"the container {self.name} ended by itself with code {code}")
+
+    def stop(self) -> None:
+        _docker("stop", self.name)
+        if self.remove:
+            _docker("rm", "--force", self.name)
+
+    def stop_command(self) -> str:
+        return f"docker {'rm --force' if self.remove else 'stop'} {self.name}"
+
+    def record(self) -> Record:
+        return Record(url=self.url, launcher="docker", handle=self.name, stop=self.stop_command())
+
+
+class process(Launcher):  # noqa: N801 - named as the setting's value
+    """rerank-serve of this environment, in a session of its own."""
+
+    def __init__(
+        self,
+        settings: DeployConfig,
+        model_dir: Path,
+        log: Path,
+        max_tokens: int | None,
+        *,
+        replace: bool,
+    ) -> None:
+        self._settings = settings
+        self._model_dir = model_dir
+        self._log = log
+        self._replace = replace
+        self._bounds = {} if max_tokens is None else {"NIM_TRITON_MAX_SEQ_LENGTH": str(max_tokens)}
+
+    def check(self) -> None:
+        """See Launcher."""
+        if not self._program().is_file():
+            raise BadConfig(
+                f"found no {self._program()}; install the extra serve-cpu into this environment"
+            )
+        older = self._older()
+        if older is not None and not self._replace:
+            raise OutputRefused(
+                f"an endpoint of this recipe runs as process {older}; set replace_existing=true "
+                f"to replace it, or stop it with: kill {older}"
+            )
+
+    def shown(self) -> str:
+        """See Launcher."""
+        given = [f"{name}={value}" for name, value in self._environment().items()]
+        return shlex.join(["env", *given, *self._arguments()])
+
+    def start(self, say: Say) -> Endpoint:
+        """See Launcher."""
+        older = self._older()
+        if older is not None:
+            say(f"replace the process {older}")
+            _end(older)
+        _require_free(self._settings)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            running = subprocess.Popen(
+                self._arguments(),
+                env={**os.environ, **self._environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # An interrupt on the terminal is for the stage, which then stops the server.
+                start_new_session=True,
+            )
+        _write_pid(self._pid_file, running.pid)
+        url = f"http://{self._settings.bind_address}:{self._settings.host_port}"
+        return _Process(url, running, self._log, self._pid_file)
+
+    def _arguments(self) -> list[str]:
+        return [str(self._program()), "--rank", str(self._model_dir.resolve())]
+
+    def _environment(self) -> dict[str, str]:
+        wish = self._settings
+        return {
+            "NIM_BIND_ADDR": f"{wish.bind_address}:{wish.host_port}",
+            **self._bounds,
+            # Beside another endpoint on this machine these ports would be taken.
+            "NIM_TRITON_GRPC_PORT": "0",
+            "NIM_TRITON_METRICS_PORT": "0",
+        }
+
+    @staticmethod
+    def _program() -> Path:
+        return Path(sys.executable).with_name("rerank-serve")
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._log.with_name("server.pid")
+
+    def _older(self) -> int | None:
+        """A server that an earlier run of this stage started and that still runs."""
+        try:
+            number = int(self._pid_file.read_text())
+            command = Path(f"/proc/{number}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return None
+        return number if b"rerank-serve" in command else None
+
+
+@dataclass
+class _Process(Endpoint):
+    running: "subprocess.Popen[bytes]"
+    log: Path
+    pid_file: Path
+
+    def is_alive(self) -> bool:
+        return self.running.poll() is None
+
+    def last_lines(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
+
+    def wait(self) -> None:
+        code = self.running.wait()
+        raise StageFailed(
+            f"the server ended by itself with code {code}; its last lines:\n{self.last_lines()}"
+        )
+
+    def stop(self) -> None:
+        if self.running.poll() is None:
+            self.running.terminate()
+            try:
+                self.running.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self.running.kill()
+                self.running.wait()
+        self.pid_file.unlink(missing_ok=True)
+
+    def stop_command(self) -> str:
+        return f"kill {self.running.pid}"
+
+    def record(self) -> Record:
+        return Record(
+            url=self.url,
+            launcher="process",
+            handle=str(self.running.pid),
+            stop=self.stop_command(),
+        )
+
+
+def _require_free(settings: DeployConfig) -> None:
+    """Another server on the port would answer in the place of ours."""
+    place = settings.bind_address, settings.host_port
+    with socket.socket() as asked:
+        asked.settimeout(1.0)
+        if asked.connect_ex(place) == 0:
+            raise StageFailed(
+                f"something answers on {place[0]}:{place[1]} already; stop it, or set host_port"
+            )
+
+
+def _write_pid(file: Path, number: int) -> None:
+    file.write_text(f"{number}\n")
+
+
+def _end(number: int) -> None:
+    """Stop a process that is no child of ours, and wait until it is gone."""
+    os.kill(number, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_S
+    while Path(f"/proc/{number}").exists():
+        if time.monotonic() > deadline:
+            os.kill(number, signal.SIGKILL)
+            return
+        time.sleep(0.1)
+
+
+def _docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()

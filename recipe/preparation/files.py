@@ -1,0 +1,97 @@
+"""The files that prep writes, in the keys, types and names of NVIDIA's recipe.
+
+Source: `src/nemotron/recipes/embed/stage1_data_prep` of NVIDIA-NeMo/Nemotron, and BEIR's layout
+for the evaluation set.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from recipe.durable import write_json, write_whole
+from recipe.preparation.mining import Mined
+from recipe.preparation.records import Question
+
+CORPUS_FOLDER, EVAL_FOLDER = "corpus", "eval_beir"
+
+
+def write_corpus(folder: Path, corpus: Mapping[str, str], corpus_id: str) -> None:
+    """corpus/train.parquet (id, text) and corpus/merlin_metadata.json."""
+    import pyarrow  # late: a hundred megabytes
+    from pyarrow import parquet
+
+    table = pyarrow.table(
+        {
+            "id": pyarrow.array(list(corpus), pyarrow.string()),
+            "text": pyarrow.array(list(corpus.values()), pyarrow.string()),
+        }
+    )
+    held = io.BytesIO()
+    parquet.write_table(table, held)
+    write_whole(folder / CORPUS_FOLDER / "train.parquet", held.getvalue())
+    metadata = {"corpus_id": corpus_id, "class": "TextQADataset"}
+    write_json(folder / CORPUS_FOLDER / "merlin_metadata.json", metadata)
+
+
+def write_beir(folder: Path, corpus: Mapping[str, str], questions: Sequence[Question]) -> None:
+    """eval_beir/: corpus.jsonl, queries.jsonl and qrels/test.tsv."""
+    passages = [
+        {"_id": name, "title": "", "text": text, "metadata": {}} for name, text in corpus.items()
+    ]
+    asked = [{"_id": one.id, "text": one.text, "metadata": {}} for one in questions]
+    judged = [f"{one.id}\t{name}\t1" for one in questions for name in one.positives]
+    write_whole(folder / EVAL_FOLDER / "corpus.jsonl", _lines(passages))
+    write_whole(folder / EVAL_FOLDER / "queries.jsonl", _lines(asked))
+    qrels = "\n".join(["query-id\tcorpus-id\tscore", *judged, ""])
+    write_whole(folder / EVAL_FOLDER / "qrels" / "test.tsv", qrels.encode())
+
+
+def write_split(folder: Path, split: str, questions: Sequence[Question], corpus_id: str) -> None:
+    """train.json or val.json: questions before mining."""
+    data = [
+        _entry(one.id, one.text, corpus_id, [{"id": name} for name in one.positives], [])
+        for one in questions
+    ]
+    _write_data(folder / f"{split}.json", data)
+
+
+def write_mined(folder: Path, split: str, mined: Sequence[Mined], corpus_id: str) -> None:
+    """SPLIT_mined.automodel.json, and its unrolled form with one entry for each positive."""
+    whole, unrolled = [], []
+    for one in mined:
+        question = one.question
+        positives, negatives = _scored(one.positives), _scored(one.negatives)
+        whole.append(_entry(question.id, question.text, corpus_id, positives, negatives))
+        unrolled += [
+            _entry(f"{question.id}_{number}", question.text, corpus_id, [positive], negatives)
+            for number, positive in enumerate(positives)
+        ]
+    _write_data(folder / f"{split}_mined.automodel.json", whole)
+    _write_data(folder / f"{split}_mined.automodel_unrolled.json", unrolled)
+
+
+def _entry(
+    name: str, text: str, corpus_id: str, positives: list[Any], negatives: list[Any]
+) -> dict[str, Any]:
+    return {
+        "question_id": name,
+        "question": text,
+        "corpus_id": corpus_id,
+        "pos_doc": positives,
+        "neg_doc": negatives,
+    }
+
+
+def _scored(passages: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"id": name, "score": score} for name, score in passages]
+
+
+def _write_data(file: Path, data: list[dict[str, Any]]) -> None:
+    write_json(file, {"corpus": {"path": f"./{CORPUS_FOLDER}/"}, "data": data})
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)

@@ -1,0 +1,95 @@
+"""Reading what sdg wrote, line by line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from recipe.errors import BadInput
+from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
+from recipe.progress import Say
+
+_SHOWN = 5
+
+
+def records_file(given: Path) -> Path:
+    """The file of records that `given` means: a file, or a directory of sdg's. Raises BadInput."""
+    if given.is_file() and given.name != RESULT_FILE:
+        return given
+    manifest = given / RESULT_FILE if given.is_dir() else given
+    try:
+        result = msgspec.json.decode(manifest.read_bytes(), type=Result)
+    except FileNotFoundError:
+        raise BadInput(
+            f"found no {RESULT_FILE} in {given}; run the stage sdg first, or set sdg_input_path to "
+            "a file of records"
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{manifest} cannot be read ({error}); run the stage sdg again") from error
+    if result.schema_version != RESULT_SCHEMA:
+        raise BadInput(
+            f"{manifest} has schema_version {result.schema_version}, wanted {RESULT_SCHEMA}"
+        )
+    return manifest.parent / result.output_path
+
+
+def read_records(file: Path, *, skip_broken: bool, say: Say) -> list[Record]:
+    """All records of `file`.
+
+    Raises BadInput that names broken lines by number, unless `skip_broken`: then they are counted
+    and left out. Records with another number of evaluations than of pairs are left out too.
+    """
+    decoder = msgspec.json.Decoder(Record)
+    records, broken = [], list[str]()
+    uneven = 0
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            broken.append(f"line {number}: {error}")
+            continue
+        _check_ids(file, number, record)
+        if len(record.qa_evaluations.evaluations) == len(record.deduplicated_qa_pairs):
+            records.append(record)
+        else:
+            uneven += 1
+    if broken and not skip_broken:
+        shown = "; ".join(broken[:_SHOWN]) + ("; …" if len(broken) > _SHOWN else "")
+        raise BadInput(
+            f"found {len(broken)} broken line(s) in {file}: {shown}. Mend them, or leave them out "
+            "with skip_broken_lines=true"
+        )
+    for count, why in (
+        (len(broken), "broken lines"),
+        (uneven, "records without an evaluation for each pair"),
+    ):
+        if count:
+            say(f"left out {count} {why}")
+    if not records:
+        raise BadInput(f"found no usable record in {file}; run the stage sdg again")
+    return records
+
+
+def _check_ids(file: Path, number: int, record: Record) -> None:
+    known = [chunk.chunk_id for chunk in record.chunks]
+    if len(set(known)) < len(known):
+        twice = next(name for name in known if known.count(name) > 1)
+        raise BadInput(f"{file}, line {number}: the chunk id {twice} stands there more than once")
+    for pair in record.deduplicated_qa_pairs:
+        for name in pair.segment_ids:
+            if name not in known:
+                raise BadInput(
+                    f"{file}, line {number}: a pair names the chunk {name}, and the record has "
+                    "no such chunk"
+                )
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the passages that answer it, by id, best named first."""
+
+    id: str
+    text: str
+    positives: tuple[str, ...]

@@ -1,0 +1,71 @@
+"""Work over many processes and machines, by Ray: chunks in, results in the same order out."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from recipe.errors import StageFailed
+
+# Chunks that wait at each worker while it computes, so that none is idle.
+_AHEAD = 2
+
+
+def map_in_order(
+    make: Callable[..., Callable[[Any], Any]],
+    arguments: tuple[Any, ...],
+    chunks: Iterable[Any],
+    workers: int,
+    address: str | None,
+) -> Iterator[Any]:
+    """`make(*arguments)(chunk)` for every chunk, on `workers` processes that each call `make` once.
+
+    One worker and no address: in this process, without Ray. `address` is a running cluster
+    ("auto": the one that this machine is part of), None starts one on this machine for the time
+    being. Files that `arguments` name must lie at the same paths everywhere. At most two chunks a
+    worker are under way, whatever the length of `chunks`. Raises StageFailed when a worker is lost
+    or fails.
+    """
+    if workers == 1 and address is None:
+        work = make(*arguments)
+        yield from (work(chunk) for chunk in chunks)
+        return
+    import ray  # late: an extra of its own
+
+    ray.init(
+        address=address,
+        num_cpus=workers if address is None else None,
+        include_dashboard=False if address is None else None,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    try:
+        remote: Any = ray.remote(num_cpus=1)(_Worker)
+        hands = [remote.remote(make, arguments) for _ in range(workers)]
+        under_way: deque[Any] = deque()
+        for number, chunk in enumerate(chunks):
+            if len(under_way) == workers * _AHEAD:
+                yield ray.get(under_way.popleft())
+            under_way.append(hands[number % workers].work.remote(chunk))
+        while under_way:
+            yield ray.get(under_way.popleft())
+    except ray.exceptions.RayError as error:
+        raise StageFailed(
+            f"a Ray worker was lost or failed ({type(error).__name__}: "
+            f"{str(error).splitlines()[-1]}); what is finished is kept, and the same command goes "
+            "on from there"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+class _Worker:
+    """What lives in each of Ray's processes."""
+
+    def __init__(
+        self, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
+    ) -> None:
+        self._work = make(*arguments)
+
+    def work(self, chunk: Any) -> Any:
+        """The result for one chunk."""
+        return self._work(chunk)

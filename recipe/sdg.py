@@ -1,0 +1,144 @@
+"""Stage 0, sdg: questions, answers and scores for the texts of a corpus."""
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from recipe.config import SdgConfig
+from recipe.durable import write_json, write_whole
+from recipe.errors import BadConfig, BadInput
+from recipe.generation import extractive, llm
+from recipe.generation.corpus import PYTHON_DOCS, check_corpus, read_corpus
+from recipe.generation.endpoint import Endpoint
+from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
+from recipe.progress import Say
+from recipe.stage import Input, Stage
+
+# Understood answers of the endpoint: chat and embeddings. They cost money, and lie under the hash
+# of their request: --force uses them again. Who wants other ones removes the files.
+_ANSWERS_FILE, _VECTORS_FILE = "answers.jsonl", "vectors.jsonl"
+_PREVIEWED = 2
+
+
+def _home(settings: SdgConfig) -> Path:
+    output = Path(settings.output_dir)
+    return output / "preview" if settings.preview else output
+
+
+def _inputs(settings: SdgConfig) -> list[Input]:
+    given = settings.corpus_dir
+    remote = given.startswith("hf://") or given == PYTHON_DOCS
+    return [] if remote else [Input(Path(given), "corpus", None)]
+
+
+def _outputs(settings: SdgConfig) -> list[Path]:
+    return [_home(settings) / name for name in (RESULT_FILE, _records_name(settings))]
+
+
+def _records_name(settings: SdgConfig) -> str:
+    return f"{settings.corpus_id}.jsonl"
+
+
+def _check(settings: SdgConfig) -> None:
+    for name, counts in (
+        ("query_counts", settings.query_counts),
+        ("reasoning_counts", settings.reasoning_counts),
+    ):
+        if not any(msgspec.structs.astuple(counts)):
+            raise BadConfig(f"found nothing but 0 in {name}, wanted a share for one kind at least")
+    if settings.min_hops > settings.max_hops:
+        raise BadConfig(
+            f"found min_hops = {settings.min_hops} above max_hops = {settings.max_hops}"
+        )
+    if "/" in settings.corpus_id or settings.corpus_id.startswith("."):
+        raise BadConfig(f"found corpus_id = {settings.corpus_id!r}, wanted a plain file name")
+    if settings.generator == "llm" and not os.environ.get(settings.api_key_env):
+        raise BadInput(
+            f"found no key in the environment variable {settings.api_key_env}, which "
+            f"{settings.endpoint} asks for; set it, or work offline with generator=extractive"
+        )
+    check_corpus(settings)
+
+
+def _plan(settings: SdgConfig) -> list[str]:
+    if settings.generator == "extractive":
+        how = "take headings and sentences as queries, without a network"
+    else:
+        how = (
+            f"ask {settings.endpoint} for {settings.num_pairs} pairs a document, "
+            f"{settings.max_parallel_requests_for_gen} requests at a time"
+        )
+    only = f"only {_PREVIEWED} documents of " if settings.preview else ""
+    return [f"read {only}{settings.corpus_dir}", how, f"write {_home(settings)}"]
+
+
+def _run(settings: SdgConfig, say: Say) -> None:
+    documents = read_corpus(settings, say)
+    if settings.preview:
+        documents = documents[:_PREVIEWED]
+    say(f"{len(documents)} documents")
+    if settings.generator == "extractive":
+        records = extractive.generate(documents, settings)
+    else:
+        records = _from_endpoint(settings, llm.sources(documents, settings), say)
+    if not any(record.deduplicated_qa_pairs for record in records):
+        raise BadInput(
+            f"found no question in {len(records)} document(s) of {settings.corpus_dir}; wanted "
+            "texts of several sentences"
+        )
+    _write(settings, records)
+    pairs = sum(len(record.deduplicated_qa_pairs) for record in records)
+    say(f"{pairs} pairs from {sum(len(record.chunks) for record in records)} chunks")
+
+
+def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], say: Say) -> list[Record]:
+    key = os.environ[settings.api_key_env]
+    home = _home(settings)
+
+    def endpoint(url: str, journal: str) -> Endpoint:
+        return Endpoint(
+            url,
+            key,
+            home / journal,
+            timeout_s=settings.request_timeout_s,
+            max_attempts=settings.max_attempts,
+            connections=settings.max_parallel_requests_for_gen,
+            say=say,
+        )
+
+    with ExitStack() as stack:
+        chat = stack.enter_context(endpoint(settings.endpoint, _ANSWERS_FILE))
+        embed = stack.enter_context(
+            endpoint(settings.embed_endpoint or settings.endpoint, _VECTORS_FILE)
+        )
+        records = llm.generate(found, settings, chat, embed, say)
+    used = chat.usage
+    say(
+        f"{used.requests} answers of {used.prompt_tokens} + {used.completion_tokens} tokens, "
+        f"{embed.usage.requests} of embeddings"
+    )
+    return records
+
+
+def _write(settings: SdgConfig, records: Sequence[Record]) -> None:
+    home, name = _home(settings), _records_name(settings)
+    write_whole(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
+    result = Result(schema_version=RESULT_SCHEMA, dataset_name=settings.corpus_id, output_path=name)
+    write_json(home / RESULT_FILE, result)
+
+
+STAGE = Stage(
+    name="sdg",
+    about="questions, answers and scores from a corpus",
+    settings=SdgConfig,
+    home=_home,
+    inputs=_inputs,
+    outputs=_outputs,
+    check=_check,
+    plan=_plan,
+    run=_run,
+    free=frozenset({"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}),
+)

@@ -1,0 +1,269 @@
+"""What a stage is, and how every one of them is carried out.
+
+A stage is one file with a `STAGE` at its end, and a row in `recipe/table.py`. It says where its
+output lies, what it reads and which stage makes that, and does its work in `run`; `perform` does
+what is the same for all:
+
+1. lock the stage's folder (`home`), so that two runs cannot mix their output
+2. inputs exist, or BadInput names the stage that makes them
+3. `check`: everything that can be found wrong cheaply
+4. look at what lies there: finished with the same settings and inputs → nothing to do; finished,
+   or begun, with others → OutputRefused; begun with the same → go on; `force` → begin anew
+5. write `started.json`, call `run`, write `done.json` last
+
+Both files hold the same provenance: settings, seed, versions, and the sha256 of every input.
+`run` must be able to go on after a kill at any moment: it keeps what is finished in files that
+are whole or absent (`recipe/durable.py`), and gives the same result as one that was never stopped.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from recipe.durable import write_json
+from recipe.errors import BadInput, OutputRefused
+from recipe.progress import Say
+
+STARTED_FILE, DONE_FILE = "started.json", "done.json"
+_SCHEMA = 1
+_CHUNK_BYTES = 8 << 20
+# Whose versions may change a result.
+_PACKAGES = (
+    "open-rerank",
+    "msgspec",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "pyarrow",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or directory that a stage reads; `made_by` is the stage that makes it, None: you."""
+
+    path: Path
+    what: str
+    made_by: str | None
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Settings]):
+    """One step of the recipe; the functions take the stage's settings.
+
+    `home` is the folder of the two marks. `outputs` are the files and folders that the stage
+    writes, which is what `--force` removes; caches that any settings may share are not among them.
+    `check` raises BadInput or BadConfig before any expensive work. `plan` says in lines what would
+    run. `free` names the settings that change no result, so that a run may go on with others.
+    `again` says when a finished stage runs once more without force: never, when its settings or
+    inputs changed (its run adds to what is there), or always.
+    """
+
+    name: str
+    about: str
+    settings: type[Settings]
+    home: Callable[[Settings], Path]
+    inputs: Callable[[Settings], Sequence[Input]]
+    outputs: Callable[[Settings], Sequence[Path]]
+    check: Callable[[Settings], None]
+    plan: Callable[[Settings], Sequence[str]]
+    run: Callable[[Settings, Say], None]
+    free: frozenset[str] = frozenset()
+    again: Literal["never", "changed", "always"] = "never"
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """started.json, and done.json once `finished_at` is known (both times in UTC, ISO 8601)."""
+
+    schema: int
+    stage: str
+    settings: dict[str, Any]
+    seed: int
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    started_at: str
+    finished_at: str | None = None
+
+
+def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
+    """Carry `stage` out; False when it was finished before and nothing was done.
+
+    Raises RecipeError; what the stage itself raises passes through.
+    """
+    home = stage.home(settings)
+    with _locked(home, stage.name):
+        require_inputs(stage, settings)
+        stage.check(settings)
+        now = _provenance(stage, settings)
+        if force:
+            for path in [home / DONE_FILE, home / STARTED_FILE, *stage.outputs(settings)]:
+                _remove(path)
+        began = _standing(stage, settings, now)
+        if began is None:
+            say(f"finished before ({home / DONE_FILE}); --force does it again")
+            return False
+        write_json(home / STARTED_FILE, began)
+        stage.run(settings, say)
+        write_json(home / DONE_FILE, msgspec.structs.replace(began, finished_at=_now()))
+        (home / STARTED_FILE).unlink()
+        return True
+
+
+def require_inputs(stage: Stage[Any], settings: Any) -> None:
+    """Raise BadInput for the first input that is not there."""
+    for wanted in stage.inputs(settings):
+        if not wanted.path.exists():
+            maker = (
+                f"run `rerank {wanted.made_by}` with the same -c first"
+                if wanted.made_by
+                else "make it, or change the setting"
+            )
+            raise BadInput(f"found no {wanted.what} at {wanted.path}; {maker}")
+
+
+def state(stage: Stage[Any], settings: Any) -> str:
+    """How far the stage is, in a word or two: "finished", "begun" or "not begun"."""
+    home = stage.home(settings)
+    if (home / DONE_FILE).exists():
+        return "finished"
+    return "begun" if (home / STARTED_FILE).exists() else "not begun"
+
+
+def read_mark(path: Path) -> Provenance | None:
+    """A started.json or done.json; None where there is none. Raises OutputRefused."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Provenance)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise OutputRefused(
+            f"{path} cannot be read ({error}), so nobody knows what made the files beside it; "
+            "--force begins anew"
+        ) from error
+
+
+def _standing(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance | None:
+    """The provenance to go on with; None when everything is finished."""
+    home = stage.home(settings)
+    done, begun = read_mark(home / DONE_FILE), read_mark(home / STARTED_FILE)
+    if begun is None and done is not None:
+        changed = _difference(stage, done, now)
+        if not changed and stage.again != "always":
+            return None
+        if stage.again == "never":
+            raise OutputRefused(
+                f"{home} was finished with {changed}; choose another output directory, or begin "
+                "anew with --force, which removes what is there"
+            )
+        return now
+    if begun is not None:
+        changed = _difference(stage, begun, now)
+        if changed and stage.again == "never":
+            raise OutputRefused(
+                f"{home} was begun with {changed}; go on with those, choose another output "
+                "directory, or begin anew with --force, which removes what is there"
+            )
+        return now if changed else msgspec.structs.replace(now, started_at=begun.started_at)
+    foreign = next((path for path in stage.outputs(settings) if path.exists()), None)
+    if foreign is not None and stage.again == "never":
+        raise OutputRefused(
+            f"{foreign} is there, but no {DONE_FILE} says what made it; move it away, or begin "
+            "anew with --force, which removes it"
+        )
+    return now
+
+
+def _difference(stage: Stage[Any], before: Provenance, now: Provenance) -> str:
+    """What differs between two provenances, in words; "" when results cannot differ."""
+    keys = [*now.settings, *(key for key in before.settings if key not in now.settings)]
+    for key in keys:
+        found, wanted = before.settings.get(key), now.settings.get(key)
+        if key not in stage.free and found != wanted:
+            return f"{key} = {found!r}, wanted {wanted!r}"
+    for path in sorted({*before.inputs, *now.inputs}):
+        if before.inputs.get(path) != now.inputs.get(path):
+            return f"another content of {path}"
+    return ""
+
+
+def _provenance(stage: Stage[Any], settings: Any) -> Provenance:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return Provenance(
+        schema=_SCHEMA,
+        stage=stage.name,
+        settings=msgspec.to_builtins(settings),
+        seed=settings.seed,
+        inputs={str(one.path): hash_of(one.path) for one in stage.inputs(settings)},
+        versions=versions,
+        started_at=_now(),
+    )
+
+
+def hash_of(path: Path) -> str:
+    """sha256 of a file, or of the names and contents of all files in a directory."""
+    whole = hashlib.sha256()
+    if path.is_file():
+        _feed(whole, path)
+        return whole.hexdigest()
+    marks = {STARTED_FILE, DONE_FILE}
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name not in marks):
+        name = file.relative_to(path).as_posix()
+        one = hashlib.sha256()
+        _feed(one, file)
+        whole.update(f"{name}\0{one.hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def _feed(digest: Any, path: Path) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+
+
+@contextmanager
+def _locked(home: Path, name: str) -> Iterator[None]:
+    """Hold `home` for this process; the kernel lets it go when that ends, however it ends."""
+    home.mkdir(parents=True, exist_ok=True)
+    handle = os.open(home, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputRefused(
+                f"another run of {name} works in {home}; wait for it, or choose another directory"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,23 @@
+"""Every stage, in the order of the pipeline, and every other command: one row each.
+
+A command is a module with `ABOUT` (one line), `add_arguments(parser)` and `run(wish) -> int`,
+which takes the parsed arguments and returns the exit code. Importing any of these modules must be
+cheap: what needs torch is imported where it runs.
+"""
+
+from types import ModuleType
+from typing import Any
+
+from recipe import compare, deploy, evaluate, export, finetune, prep, score, sdg
+from recipe.stage import Stage
+
+STAGES: tuple[Stage[Any], ...] = (
+    sdg.STAGE,
+    prep.STAGE,
+    finetune.STAGE,
+    evaluate.STAGE,
+    export.STAGE,
+    deploy.STAGE,
+)
+
+COMMANDS: dict[str, ModuleType] = {"compare": compare, "score": score}

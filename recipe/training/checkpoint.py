@@ -1,0 +1,139 @@
+"""Loading a checkpoint to be trained or measured by PyTorch, and saving one that others read.
+
+transformers does both. The llama_bidirec family is no part of it, so its classes come from
+`llama_bidirec.py`, a copy of which goes with every checkpoint that is saved; code that a
+checkpoint brings along never runs.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from exporter.answers import Tokens
+from exporter.checkpoint import Checkpoint
+from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer
+from recipe.errors import BadInput
+from recipe.training.llama_bidirec import (
+    LlamaBidirectionalConfig,
+    LlamaBidirectionalForSequenceClassification,
+)
+
+_LLAMA = "LlamaBidirectionalForSequenceClassification"
+# Families that read query and passage as one text; in the others the tokenizer joins the pair.
+TEMPLATED = (_LLAMA,)
+# Older files of tokenizers that have no tokenizer.json.
+_VOCABULARIES = ("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt")
+# Rows of a batch are padded to a multiple of it: tensor cores want whole tiles.
+_TILE_TOKENS = 8
+
+
+class PairBatcher:
+    """Turns (query, passage) pairs into padded tensors, with the checkpoint's own tokenizer.
+
+    `template` is None for families whose tokenizer joins the pair (BERT). Pairs longer than
+    `max_tokens` lose the end of their passage.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, template: str | None, max_tokens: int) -> None:
+        model_type = checkpoint.config.get("model_type")
+        self._tokenizer = CheckpointTokenizer(
+            checkpoint.directory, model_type, template, max_tokens
+        )
+        self._pad = self._tokenizer.special_tokens(checkpoint.config["vocab_size"]).pad
+        self._typed = template is None and checkpoint.config.get("type_vocab_size", 0) > 1
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+        """int64 [pairs, sequence] each: input_ids, attention_mask, token_type_ids if it has any.
+
+        Padding stands on the left; scores do not depend on the side.
+        """
+        rows = [self._tokenizer.encode(*pair) for pair in pairs]
+        longest = max(len(row.token_ids) for row in rows)
+        width = -(-longest // _TILE_TOKENS) * _TILE_TOKENS
+        batch = {
+            "input_ids": torch.tensor([_left(row.token_ids, width, self._pad) for row in rows]),
+            "attention_mask": torch.tensor(
+                [_left([1] * len(row.token_ids), width, 0) for row in rows]
+            ),
+        }
+        if self._typed:
+            batch["token_type_ids"] = torch.tensor([_types(row, width) for row in rows])
+        return batch
+
+
+def load_for_transformers(
+    checkpoint: Checkpoint, *, attention: str | None = None, pooling: str | None = None
+) -> PreTrainedModel:
+    """The checkpoint's model with float32 weights; `pooling` replaces the config's own.
+
+    `attention` is sdpa or eager, None for transformers' choice. Raises BadInput.
+    """
+    wishes: dict[str, Any] = {"dtype": torch.float32}
+    if attention is not None:
+        wishes["attn_implementation"] = attention
+    with quiet():
+        if checkpoint.architecture == _LLAMA:
+            model: PreTrainedModel = LlamaBidirectionalForSequenceClassification.from_pretrained(
+                checkpoint.directory, **wishes
+            )
+            model.config.pooling = pooling or model.config.pooling
+            return model
+        if pooling not in (None, "cls"):
+            raise BadInput(
+                f"found pooling = {pooling}, but {checkpoint.architecture} reads its first "
+                "token: set pooling=cls"
+            )
+        found: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.directory, trust_remote_code=False, **wishes
+        )
+        return found
+
+
+def save_consolidated(
+    model: PreTrainedModel, weights: dict[str, Tensor], base: Checkpoint, directory: Path
+) -> None:
+    """Write the model with these `weights`, and its tokenizer, into the new `directory`.
+
+    Exporter and transformers read it. The tokenizer's files are the base's own, byte for byte.
+    """
+    directory.mkdir(parents=True)
+    if isinstance(model, LlamaBidirectionalForSequenceClassification):
+        LlamaBidirectionalConfig.register_for_auto_class("AutoConfig")
+        type(model).register_for_auto_class("AutoModelForSequenceClassification")
+    with quiet():
+        model.save_pretrained(directory, state_dict=weights)
+    for name in (*TOKENIZER_FILES, *_VOCABULARIES):
+        if (base.directory / name).is_file():
+            shutil.copyfile(base.directory / name, directory / name)
+
+
+def _left(values: list[int], width: int, filler: int) -> list[int]:
+    return [filler] * (width - len(values)) + values
+
+
+def _types(row: Tokens, width: int) -> list[int]:
+    return _left(row.type_ids or [0] * len(row.token_ids), width, 0)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back transformers' progress bars and warnings: the recipe tells its own."""
+    level, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,109 @@
+"""What the loss is made of: a query with one passage that answers it and several that do not.
+
+Read from NeMo Automodel's retrieval format, as the stage prep writes it
+(`train_mined.automodel_unrolled.json`, one record per positive): `corpus.path` leads from the file
+to a folder with parquet files of `id` and `text`; each record of `data` has `question_id`,
+`question`, `pos_doc` and `neg_doc`, lists of `{"id", "score"?}`, hardest negatives first.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from recipe.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Group:
+    """One training example; the first of `passages` is the positive."""
+
+    question_id: str
+    query: str
+    passages: tuple[str, ...]
+
+
+class _Document(msgspec.Struct):
+    id: str
+    score: float | None = None
+
+
+class _Record(msgspec.Struct):
+    question_id: str
+    question: str
+    pos_doc: list[_Document]
+    neg_doc: list[_Document]
+
+
+class _Corpus(msgspec.Struct):
+    path: str
+
+
+class _TrainingFile(msgspec.Struct):
+    corpus: _Corpus
+    data: list[_Record]
+
+
+def read_groups(file: Path, passages: int) -> list[Group]:
+    """The groups of `file`: one positive and the first `passages` - 1 negatives of each record.
+
+    Raises BadInput for a file of another form, unknown passages and too few negatives.
+    """
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=_TrainingFile)
+    except FileNotFoundError:
+        raise BadInput(
+            f"found no training data at {file}; run the stage prep first, or set train_data_path"
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"{file} cannot be used ({error}); wanted what the stage prep writes: run it again"
+        ) from error
+    if not found.data:
+        raise BadInput(
+            f"{file} holds no examples; lower quality_threshold of the stage prep, or give the "
+            "stage sdg more documents"
+        )
+    _refuse_few(file, found.data, passages)
+    texts = _read_corpus(file.parent / found.corpus.path)
+    return [_group(file, record, texts, passages) for record in found.data]
+
+
+def _refuse_few(file: Path, records: list[_Record], passages: int) -> None:
+    short = [r for r in records if len(r.neg_doc) < passages - 1 or not r.pos_doc]
+    if not short:
+        return
+    first = short[0]
+    raise BadInput(
+        f"{len(short)} of {len(records)} examples in {file.name} have too few passages (first: "
+        f"{first.question_id} with {len(first.pos_doc)} positive and {len(first.neg_doc)} "
+        f"negative); wanted 1 and {passages - 1}, as train_n_passages = {passages} says: raise "
+        "hard_negatives_to_mine of the stage prep, or lower train_n_passages"
+    )
+
+
+def _group(file: Path, record: _Record, texts: dict[str, str], passages: int) -> Group:
+    ids = [record.pos_doc[0].id, *(document.id for document in record.neg_doc[: passages - 1])]
+    unknown = [name for name in ids if name not in texts]
+    if unknown:
+        raise BadInput(
+            f"{file.name} names passage {unknown[0]} for {record.question_id}, which is not in "
+            "the corpus beside it; run the stage prep again"
+        )
+    return Group(record.question_id, record.question, tuple(texts[name] for name in ids))
+
+
+def _read_corpus(folder: Path) -> dict[str, str]:
+    from pyarrow import ArrowException, parquet  # late: a hundred megabytes
+
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise BadInput(f"found no parquet file in {folder}; run the stage prep again")
+    texts: dict[str, str] = {}
+    for file in files:
+        try:
+            columns = parquet.read_table(file, columns=["id", "text"]).to_pydict()
+        except (ArrowException, OSError) as error:
+            raise BadInput(f"{file} cannot be read ({error}); run the stage prep again") from error
+        texts.update(zip(columns["id"], columns["text"], strict=True))
+    return texts

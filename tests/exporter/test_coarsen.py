@@ -1,0 +1,128 @@
+"""rerank-export quantize: a coarser artifact out of a proven one, without another export."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+from exporter import pipeline
+from exporter.cli import main
+from exporter.errors import ExportError, ManifestWrong, OutputRefused, ParityFailed
+from exporter.long_rows import bound_attention, unbound_attention
+from exporter.pipeline import coarsen, verify
+from exporter.report import read_report
+from runtime.errors import FileChanged
+from runtime.manifest import read_manifest
+from tests.tiny_checkpoints import write_llama
+
+
+@pytest.fixture(autouse=True)
+def no_torch_export(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph must come from the artifact."""
+    for name in ("rank_artifact", "embed_artifact"):
+        request.getfixturevalue(name)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("exported ONNX again")
+
+    monkeypatch.setattr(pipeline, "move_to_onnx", refuse)
+
+
+@pytest.mark.parametrize("target", ["cpu-int8", "cpu-int8-weights"])
+def test_against_the_checkpoint_it_is_what_an_export_makes(
+    target: str, rank_artifact: Path, tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    made = coarsen(rank_artifact, out, target, checkpoint=str(tiny_llama_checkpoint))
+    fine = read_manifest(rank_artifact)
+    assert (made.target, made.precision) == (target, target.removeprefix("cpu-"))
+    assert (made.template, made.special_tokens) == (fine.template, fine.special_tokens)
+    assert made.goldens != fine.goldens
+    report = read_report(out)
+    assert report.reference is msgspec.UNSET
+    assert report.rule == "random-weights"
+    verify(out, None, None)
+
+
+def test_without_a_checkpoint_parity_names_the_artifact(
+    embed_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    arguments = ["quantize", str(embed_artifact), "--target", "cpu-int8-weights", "--out", out]
+    assert main(arguments) == 0
+    assert "tau " in capsys.readouterr().out
+    fine = read_manifest(embed_artifact)
+    assert read_report(tmp_path / "out").reference == f"the fp32 artifact {fine.version}"
+    assert main(["inspect", out]) == 0
+    assert f"compared with    the fp32 artifact {fine.version}" in capsys.readouterr().out
+
+
+def test_a_changed_artifact_proves_nothing(rank_artifact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    with (copy / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(FileChanged):
+        coarsen(copy, tmp_path / "out", "cpu-int8")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_checkpoint_is_noticed(rank_artifact: Path, tmp_path: Path) -> None:
+    other = write_llama(tmp_path / "other", temperature=2.0)
+    with pytest.raises(ManifestWrong, match="temperature"):
+        coarsen(rank_artifact, tmp_path / "out", "cpu-int8", checkpoint=str(other))
+
+
+@pytest.mark.parametrize("target", ["cpu-fp32", "cuda-fp16"])
+def test_what_is_not_coarser_is_refused(target: str, rank_artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="rerank-export export"):
+        coarsen(rank_artifact, tmp_path / "out", target)
+
+
+def test_the_source_is_not_replaced(rank_artifact: Path) -> None:
+    with pytest.raises(OutputRefused, match="another --out"):
+        coarsen(rank_artifact, rank_artifact, "cpu-int8")
+
+
+def test_a_coarse_artifact_is_no_source(rank_artifact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    raw = (copy / "manifest.json").read_text().replace('"precision": "fp32"', '"precision": "int8"')
+    (copy / "manifest.json").write_text(raw)
+    with pytest.raises(ExportError, match="found an artifact in int8"):
+        coarsen(copy, tmp_path / "out", "cpu-int8-weights")
+
+
+def test_pieces_of_attention_are_put_together_again(rank_artifact: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(rank_artifact, tmp_path / "copy")
+    before = onnx.load(copy / "model.onnx")
+    bound_attention(copy)
+    assert any(node.op_type == "If" for node in onnx.load(copy / "model.onnx").graph.node)
+    unbound_attention(copy)
+    after = onnx.load(copy / "model.onnx")
+    assert after.graph.node == before.graph.node
+    names = [[t.name for t in model.graph.initializer] for model in (before, after)]
+    assert names[0] == names[1]
+
+
+def test_rungs_that_fail_leave_their_report(
+    rank_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pipeline.quantize.__globals__, "quantize_weights", _ruin)
+    with pytest.raises(ParityFailed) as failed:
+        coarsen(rank_artifact, tmp_path / "out", "cpu-int8-weights")
+    assert failed.value.report is not None
+    assert failed.value.report.is_file()
+    assert not (tmp_path / "out").exists()
+
+
+def _ruin(model: onnx.ModelProto) -> int:
+    """Turn every matrix upside down."""
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(np.ascontiguousarray(values[::-1]), tensor.name)
+            )
+    return 1

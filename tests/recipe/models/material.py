@@ -1,0 +1,130 @@
+"""A small world to train and measure in: 24 passages, one question to each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+ROOT = Path(__file__).resolve().parents[3]
+TEMPLATE = "question:{query} \n \n passage:{passage}"
+TOPICS = (
+    "sheep",
+    "rain",
+    "wheat",
+    "river",
+    "bread",
+    "stone",
+    "copper",
+    "wool",
+    "candle",
+    "harbour",
+    "mirror",
+    "thunder",
+    "saddle",
+    "barley",
+    "lantern",
+    "anvil",
+    "orchard",
+    "glacier",
+    "compass",
+    "violin",
+    "pepper",
+    "marble",
+    "falcon",
+    "timber",
+)
+LENGTH_TOKENS = 48
+
+
+def passage(number: int) -> str:
+    return f"The {TOPICS[number]} is what the farmer said about number {number}."
+
+
+def question(number: int) -> str:
+    return f"what about the {TOPICS[number]}"
+
+
+def write_prep(folder: Path, *, negatives: int = 4) -> Path:
+    """What the stage prep would write: groups of 18 questions, the other 6 to measure with."""
+    numbers = range(len(TOPICS))
+    (folder / "corpus").mkdir(parents=True)
+    table = pa.table({"id": [f"d{n}" for n in numbers], "text": [passage(n) for n in numbers]})
+    parquet.write_table(table, folder / "corpus" / "train.parquet")
+    for name, part in (("train", numbers[:14]), ("val", numbers[14:18])):
+        records = [record(n, negatives) for n in part]
+        content = {"corpus": {"path": "./corpus/"}, "data": records}
+        (folder / f"{name}_mined.json").write_text(json.dumps(content))
+    write_beir(folder / "eval_beir", numbers[18:])
+    return folder
+
+
+def record(number: int, negatives: int) -> dict[str, Any]:
+    others = [(number + step) % len(TOPICS) for step in range(1, negatives + 1)]
+    return {
+        "question_id": f"q{number}_0",
+        "question": question(number),
+        "corpus_id": "small",
+        "pos_doc": [{"id": f"d{number}", "score": 0.9}],
+        "neg_doc": [{"id": f"d{other}", "score": 0.5} for other in others],
+    }
+
+
+def write_beir(folder: Path, asked: range) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [
+        {"_id": f"d{n}", "title": "", "text": passage(n), "metadata": {}}
+        for n in range(len(TOPICS))
+    ]
+    queries = [{"_id": f"q{n}", "text": question(n), "metadata": {}} for n in asked]
+    write_lines(folder / "corpus.jsonl", corpus)
+    write_lines(folder / "queries.jsonl", queries)
+    lines = ["query-id\tcorpus-id\tscore", *(f"q{n}\td{n}\t1" for n in asked)]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_lines(file: Path, rows: list[Any]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "recipe.cli", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment() | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def kill_when(ready: Callable[[], bool], *arguments: str, folder: Path) -> None:
+    """Start the command and kill it, without warning, as soon as `ready` says so."""
+    running = subprocess.Popen(
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not ready():
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()

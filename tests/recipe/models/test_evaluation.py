@@ -1,0 +1,193 @@
+"""Measuring: metrics, candidates, drift, the stage eval and what it refuses."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipe.cli import main
+from recipe.errors import BadInput, Drifted
+from recipe.evaluation.candidates import find_candidates
+from recipe.evaluation.collection import Collection, read_collection
+from recipe.evaluation.drift import find_drift, kendall_tau, recall_sentences, tolerance
+from recipe.evaluation.metrics import Metrics, measure
+from recipe.evaluation.results import Basis, Column, add_column, read_results
+from recipe.evaluation.scorers import ArtifactScorer
+from recipe.evaluation.session import open_session, require_no_drift
+from runtime.postprocess import Floats, InputType
+from tests.recipe.models.material import LENGTH_TOKENS, TEMPLATE, kill_when, run, write_beir
+
+EVAL = Path("output/rerank/stage3_eval")
+BASIS = Basis(eval_beir="a", candidates="b", prompt_template=None, max_length=8)
+
+
+def column(metrics: Metrics, basis: Basis = BASIS) -> Column:
+    return Column(**metrics, source="somewhere", identity="x", basis=basis)
+
+
+def test_ndcg_is_what_the_formula_says() -> None:
+    grades = {"q": {"a": 2, "b": 1}}
+    scores = {"q": {"c": 3.0, "a": 2.0, "b": 1.0}}
+    found = measure(grades, scores, [1, 3])
+    gained = 2 / math.log2(3) + 1 / math.log2(4)
+    assert found["NDCG"]["NDCG@1"] == 0.0
+    assert found["NDCG"]["NDCG@3"] == pytest.approx(gained / (2 + 1 / math.log2(3)), abs=1e-5)
+    assert found["Recall"] == {"Recall@1": 0.0, "Recall@3": 1.0}
+    assert found["Precision"]["P@3"] == pytest.approx(2 / 3, abs=1e-5)
+    assert found["MAP"]["MAP@3"] == pytest.approx((1 / 2 + 2 / 3) / 2, abs=1e-5)
+
+
+def test_a_query_without_candidates_counts_as_nothing_found() -> None:
+    found = measure({"q": {"a": 1}, "r": {"a": 1}}, {"q": {"a": 1.0}}, [1])
+    assert found["NDCG"]["NDCG@1"] == 0.5
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_candidates_are_the_nearest_whatever_the_chunks(chunk: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+
+    def embed(texts: object, kind: InputType) -> Floats:
+        assert isinstance(texts, list)
+        return np.stack([vectors[int(text)] for text in texts])
+
+    texts = {f"d{n}": str(n) for n in range(10)}
+    collection = Collection(texts, {"q": "10", "r": "11"}, {}, "digest")
+    found = find_candidates(collection, embed, 4, chunk, {}).found
+    lengths = np.linalg.norm(vectors, axis=1)
+    for query, row in (("q", 10), ("r", 11)):
+        cosines = vectors[:10] @ vectors[row] / lengths[:10] / lengths[row]
+        assert [name for name, _ in found[query]] == [f"d{n}" for n in np.argsort(-cosines)[:4]]
+
+
+def test_tau_counts_pairs_and_leaves_ties_of_the_reference_out() -> None:
+    assert kendall_tau([3.0, 2.0, 1.0], [30.0, 20.0, 10.0]) == 1.0
+    assert kendall_tau([3.0, 2.0, 1.0], [10.0, 20.0, 30.0]) == -1.0
+    assert kendall_tau([3.0, 2.0, 1.0], [30.0, 10.0, 20.0]) == pytest.approx(1 / 3)
+    assert kendall_tau([1.0, 1.0001], [0.0, 5.0]) is None
+
+
+def test_the_first_boundary_where_quality_changes_is_named() -> None:
+    collection = Collection({}, {"q": "text"}, {"q": {"a": 1}}, "digest")
+    good, bad = {"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 1.0, "b": 2.0}}
+    scores = {"finetuned": good, "onnx": good, "tensorrt": bad, "nim": bad}
+    results = {name: column(measure(collection.grades, s, [1])) for name, s in scores.items()}
+    drift = find_drift(list(scores), results, scores, collection, [1])
+    assert drift.first_change is not None
+    assert (drift.first_change.before, drift.first_change.after) == ("onnx", "tensorrt")
+    assert [b.tau for b in drift.boundaries] == [1.0, -1.0, 1.0]
+    assert drift.past == [
+        ("tensorrt", "NDCG@1"),
+        ("tensorrt", "Recall@1"),
+        ("nim", "NDCG@1"),
+        ("nim", "Recall@1"),
+    ]
+    assert drift.first_change.worst[0].query == "q"
+
+
+def test_tolerances_are_wider_at_the_top() -> None:
+    assert [tolerance(k) for k in (1, 4, 5, 100)] == [0.03, 0.03, 0.01, 0.01]
+
+
+def test_low_recall_is_said_in_words() -> None:
+    metrics = measure({"q": {"a": 1}}, {"q": {"b": 1.0}}, [5])
+    (sentence,) = recall_sentences({"retrieval": column(metrics)}, [5])
+    assert "LOW" in sentence
+    assert "tune the embedder" in sentence
+
+
+def test_columns_of_two_evaluation_sets_do_not_meet(tmp_path: Path) -> None:
+    metrics = measure({"q": {"a": 1}}, {"q": {"a": 1.0}}, [1])
+    add_column(tmp_path, "base", column(metrics))
+    other = Basis(eval_beir="another", candidates="b", prompt_template=None, max_length=8)
+    with pytest.raises(BadInput, match="eval_beir"):
+        add_column(tmp_path, "finetuned", column(metrics, other))
+
+
+def test_every_column_stands_in_the_results_with_its_facts(finished: Path) -> None:
+    results = read_results(finished / EVAL)
+    assert list(results) == ["retrieval", "base", "finetuned", "onnx"]
+    digest = read_collection(finished / "prep" / "eval_beir").digest
+    assert {c.basis.eval_beir for c in results.values()} == {digest}
+    assert set(results["base"].NDCG) == {"NDCG@1", "NDCG@5", "NDCG@10"}
+    assert results["finetuned"].NDCG == results["onnx"].NDCG
+    report = (finished / EVAL / "drift.md").read_text()
+    assert "| finetuned → onnx | +0.0000 |" in report
+    assert (finished / EVAL / "drift.svg").is_file()
+
+
+def test_a_killed_evaluation_goes_on_to_the_same_results(copied: Path) -> None:
+    wanted = (copied / EVAL / "scores" / "finetuned.jsonl").read_bytes()
+    for name in ("eval_results.json", "scores", "done.json", "candidates.json"):
+        path = copied / EVAL / name
+        for file in [*path.glob("*"), path] if path.is_dir() else [path]:
+            file.rmdir() if file.is_dir() else file.unlink()
+    file = copied / EVAL / "scores" / "base.jsonl"
+
+    def has_scored() -> bool:
+        return file.exists() and file.read_bytes().count(b"\n") > 1
+
+    kill_when(has_scored, "eval", "-c", "c.toml", folder=copied)
+    done = run("eval", "-c", "c.toml", folder=copied)
+    assert done.returncode == 0, done.stderr
+    assert "were done before" in done.stderr
+    assert (copied / EVAL / "scores" / "finetuned.jsonl").read_bytes() == wanted
+
+
+def test_a_drifting_artifact_is_reported_after_the_results_are_written(
+    copied: Path, rank_artifact: Path
+) -> None:
+    lines: list[str] = []
+    session = open_session(copied / EVAL)
+    scorer = ArtifactScorer(rank_artifact, TEMPLATE, LENGTH_TOKENS)  # of the base, not of ours
+    drift = session.add("onnx", scorer, lines.append)
+    scorer.close()
+    assert read_results(copied / EVAL)["onnx"].identity == scorer.identity
+    with pytest.raises(Drifted, match="first between finetuned and onnx"):
+        require_no_drift(drift, copied / EVAL / "drift.md")
+    assert "Worst queries, finetuned → onnx" in (copied / EVAL / "drift.md").read_text()
+
+
+def test_a_changed_evaluation_set_is_not_compared(copied: Path) -> None:
+    with (copied / "prep/eval_beir/corpus.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "new", "title": "", "text": "more"}) + "\n")
+    with pytest.raises(BadInput, match="has changed since it was measured"):
+        open_session(copied / EVAL)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("top_k=5", "wanted top_k at least as large"),
+        ("prompt_template={query} {passage}", "was trained with"),
+        ("retrieval_normalize=false", "leave both out"),
+        ("eval_data_path=./nowhere", "run `rerank prep`"),
+        ("finetuned_model_path=./nowhere", "run `rerank finetune`"),
+        ("query_prefix=Q:", "query_prefix"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    copied: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+) -> None:
+    assert main(["eval", "-c", "c.toml", override]) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("corpus.jsonl", "", "is empty"),
+        ("corpus.jsonl", "{broken\n", "line 1"),
+        ("corpus.jsonl", '{"_id":"d1","text":"x"}\n{"_id":"d1","text":"y"}\n', "more than once"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18\tnone\t1\n", "judges the passage"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nnone\td1\t1\n", "judges the query"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18 d1 1\n", "parted by tabs"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18\td1\t0\n", "no passage as relevant"),
+    ],
+)
+def test_a_broken_evaluation_set_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+    folder = write_beir(tmp_path / "beir", range(18, 24))
+    (folder / name).write_text(text)
+    with pytest.raises(BadInput, match=said):
+        read_collection(folder)

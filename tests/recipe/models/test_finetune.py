@@ -1,0 +1,136 @@
+"""Training: the loss, several processes, a kill half-way, and what others read of the result."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from exporter.checkpoint import load_model, read_checkpoint
+from recipe.cli import main
+from tests.recipe.models.material import kill_when, run, write_prep
+
+CHECKPOINTS = Path("output/rerank/stage2_finetune/checkpoints")
+CONSOLIDATED = CHECKPOINTS / "LATEST/model/consolidated"
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / CHECKPOINTS / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in history(folder) if "loss" in entry]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / CONSOLIDATED / "model.safetensors").read_bytes()
+
+
+def test_training_lowers_the_loss_and_tells_its_course(finished: Path) -> None:
+    steps = losses(finished)
+    assert sum(steps[-3:]) < sum(steps[:3])
+    assert any("eval_mrr" in entry for entry in history(finished))
+    assert (finished / CHECKPOINTS / "curves.svg").read_text().count("<svg") == 1
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine(finished: Path) -> None:
+    rates = [entry["learning_rate"] for entry in history(finished) if "loss" in entry]
+    top = rates.index(max(rates))
+    assert rates[top] == pytest.approx(1e-3)
+    assert top == 2
+    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
+
+
+def test_transformers_and_the_exporter_read_the_same_model(finished: Path) -> None:
+    directory = finished / CONSOLIDATED
+    ours = load_model(read_checkpoint(str(directory)))
+    theirs = AutoModelForSequenceClassification.from_pretrained(directory, trust_remote_code=True)
+    ids = torch.randint(2, 300, (3, 20), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    with torch.no_grad():
+        wanted = theirs.eval()(input_ids=ids, attention_mask=mask).logits
+        found = ours(ids, mask)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(finished: Path, fresh: Path) -> None:
+    def has_checkpoint() -> bool:
+        return any((fresh / CHECKPOINTS / "trainer").glob("checkpoint-*/whole"))
+
+    kill_when(has_checkpoint, "finetune", "-c", "c.toml", folder=fresh)
+    assert not (fresh / CHECKPOINTS / "LATEST").exists()
+    done = run("finetune", "-c", "c.toml", folder=fresh)
+    assert done.returncode == 0, done.stderr
+    assert "step 1 of" not in done.stderr  # it did not begin again
+    assert losses(fresh) == losses(finished)
+    assert weights(fresh) == weights(finished)
+
+
+def test_two_processes_give_the_loss_curve_of_one(finished: Path, fresh: Path) -> None:
+    done = run("finetune", "-c", "c.toml", "processes=2", folder=fresh)
+    assert done.returncode == 0, done.stderr
+    assert "on 2 process(es)" in done.stderr
+    assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
+
+
+def test_a_bert_trains_without_a_template(
+    tiny_bert_checkpoint: Path, fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = [f"base_model={tiny_bert_checkpoint}", "num_epochs=1", "pooling=cls"]
+    assert main(["finetune", "-c", "c.toml", *shared]) == 1
+    assert "wanted null: its tokenizer joins" in capsys.readouterr().err
+    assert main(["finetune", "-c", "c.toml", *shared, "prompt_template=null"]) == 0
+    load_model(read_checkpoint(str(fresh / CONSOLIDATED)))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train_n_passages=6", "raise hard_negatives_to_mine"),
+        ("global_batch_size=5", "wanted a multiple of local_batch_size"),
+        ("prompt_template=null", "wanted a template"),
+        ("optimizer_backend=fused_adam", "PyTorch's AdamW trains here"),
+        ("attn_implementation=flash_attention_2", "wanted sdpa, eager or null"),
+        ("fsdp=true", "no GPU"),
+        ("train_data_path=./nowhere.json", "run `rerank prep`"),
+        ("learning_rat=1", "learning_rate"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_work(
+    fresh: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+) -> None:
+    assert main(["finetune", "-c", "c.toml", override]) == 1
+    assert said in capsys.readouterr().err
+    assert not (fresh / CHECKPOINTS / "trainer").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be used"),
+        ('{"corpus": {"path": "./corpus/"}, "data": []}', "holds no examples"),
+        ('{"corpus": {"path": "./gone/"}, "data": [RECORD]}', "no parquet file"),
+        ('{"corpus": {"path": "./corpus/"}, "data": [UNKNOWN]}', "names passage d99"),
+    ],
+)
+def test_broken_training_data_is_named(
+    fresh: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    file = fresh / "prep" / "train_mined.json"
+    one = json.dumps(json.loads(file.read_text())["data"][0])
+    text = content.replace("RECORD", one).replace("UNKNOWN", one.replace('"d1"', '"d99"'))
+    file.write_text(text)
+    assert main(["finetune", "-c", "c.toml"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_fewer_negatives_than_asked_are_refused_with_their_number(
+    fresh: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_prep(tmp_path / "few", negatives=1)
+    path = tmp_path / "few" / "train_mined.json"
+    assert main(["finetune", "-c", "c.toml", f"train_data_path={path}"]) == 1
+    assert "14 of 14 examples" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+"""The command line: info, what -d shows, the order of stages, and what stops a run."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+Rerank = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_info_lists_the_stages_in_order(rerank: Rerank) -> None:
+    done = rerank("info")
+    assert done.returncode == 0, done.stderr
+    titles = [line.split(":")[0] for line in done.stdout.splitlines() if line[:1].isdigit()]
+    assert titles == ["0 sdg", "1 prep", "2 finetune", "3 eval", "4 export", "5 deploy"]
+
+
+def test_a_dry_run_prints_settings_that_yaml_reads_and_does_nothing(
+    rerank: Rerank, tmp_path: Path
+) -> None:
+    done = rerank("run", "-c", "default", "-d", "--from", "prep", "prep.seed=7", "--to", "finetune")
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)
+    assert list(shown) == ["prep", "finetune"]
+    assert shown["prep"]["seed"] == 7
+    assert "generation_result.json (MISSING: run sdg first)" in done.stdout
+    assert "train_mined.automodel_unrolled.json (made by prep before)" in done.stdout
+    assert "# prep is not begun in output/rerank/stage1_prep" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_ends_with_eval_unless_told(rerank: Rerank) -> None:
+    shown = yaml.safe_load(rerank("run", "-d").stdout)
+    assert list(shown) == ["sdg", "prep", "finetune", "eval"]
+
+
+def test_the_wrong_order_is_refused(rerank: Rerank) -> None:
+    done = rerank("run", "--from", "eval", "--to", "prep")
+    assert done.returncode == 1
+    assert "wanted the order sdg, prep" in done.stderr
+
+
+def test_a_missing_input_names_the_stage_that_makes_it(rerank: Rerank, tmp_path: Path) -> None:
+    for stage, maker in (("prep", "sdg"), ("finetune", "prep"), ("eval", "prep")):
+        done = rerank(stage)
+        assert done.returncode == 1
+        assert f"run `rerank {maker}`" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_2(rerank: Rerank) -> None:
+    assert rerank("sdg", "--no-such-flag").returncode == 2
+    assert rerank("run", "--to", "nowhere").returncode == 2

@@ -1,0 +1,251 @@
+"""prep: files as NVIDIA's recipe has them, the split, the margin, bad input, kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from recipe.config import PrepConfig
+from recipe.errors import BadConfig, BadInput
+from recipe.prep import STAGE
+from recipe.preparation.mining import Miner
+from recipe.preparation.records import Question, read_records
+from recipe.preparation.split import convert, passage_id
+from recipe.stage import perform
+from tests.recipe.conftest import ROOT, WAIT_S
+
+Rerank = Callable[..., subprocess.CompletedProcess[str]]
+GOLDENS = Path(__file__).parent / "goldens" / "prep"
+GOLDEN_NAMES = (
+    "train.json",
+    "train_mined.automodel.json",
+    "train_mined.automodel_unrolled.json",
+    "corpus/merlin_metadata.json",
+    "eval_beir/corpus.jsonl",
+    "eval_beir/queries.jsonl",
+    "eval_beir/qrels/test.tsv",
+)
+# Scores of a seeded random model, on another CPU.
+SCORE_TOLERANCE = 1e-4
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def a_record(number: int, score: float = 9.0, files: tuple[str, ...] = ()) -> dict[str, Any]:
+    mark = {"score": 8}
+    opinion = dict.fromkeys(("relevance", "accuracy", "context_support", "clarity"), mark)
+    texts = [
+        f"In year {1800 + 7 * number} the town of number {number} built a {what} of stone."
+        for what in ("bridge", "tower", "school")
+    ]
+    pairs = [
+        {"question": f"Who built a bridge in {number}?", "answer": texts[0], "segment_ids": [1]},
+        {"question": f"What stood in {number}?", "answer": texts[1], "segment_ids": [2, 3]},
+    ]
+    return {
+        "file_name": list(files) or [f"town-{number}.txt"],
+        "chunks": [{"chunk_id": i, "text": text} for i, text in enumerate(texts, start=1)],
+        "deduplicated_qa_pairs": pairs,
+        "qa_evaluations": {
+            "evaluations": [
+                {**opinion, "overall": {"score": score, "assessment": "good"}},
+                {**opinion, "overall": {"score": score if number else 3.0}},
+            ]
+        },
+    }
+
+
+def write_records(file: Path, records: list[dict[str, Any]]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file
+
+
+@pytest.fixture
+def settings(tmp_path: Path, embed_artifact: Path) -> PrepConfig:
+    """Five towns, three passages each."""
+    return PrepConfig(
+        sdg_input_path=str(
+            write_records(tmp_path / "records.jsonl", [a_record(i) for i in range(5)])
+        ),
+        output_dir=str(tmp_path / "out"),
+        base_model=str(embed_artifact),
+        embedder_dir=str(tmp_path / "embedders"),
+        query_max_length=128,
+        passage_max_length=128,
+        hard_negatives_to_mine=2,
+    )
+
+
+def test_the_files_are_the_golden_ones(settings: PrepConfig) -> None:
+    perform(STAGE, settings, force=False, say=quiet)
+    out = Path(settings.output_dir)
+    for name in GOLDEN_NAMES:
+        found, wanted = (out / name).read_text(), (GOLDENS / name).read_text()
+        if "mined" in name:
+            assert_alike(json.loads(found), json.loads(wanted))
+        else:
+            assert found == wanted, name
+    table = parquet.read_table(out / "corpus" / "train.parquet")
+    assert [(f.name, str(f.type)) for f in table.schema] == [("id", "string"), ("text", "string")]
+    lines = (out / "eval_beir" / "corpus.jsonl").read_text().splitlines()
+    assert table.column("id").to_pylist() == [json.loads(line)["_id"] for line in lines]
+    assert not (out / "val.json").exists()
+
+
+def assert_alike(found: Any, wanted: Any) -> None:
+    """Equal but for the last digits of scores."""
+    if isinstance(wanted, dict):
+        assert list(found) == list(wanted)
+        for key, value in wanted.items():
+            assert_alike(found[key], value)
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_alike(one, other)
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, abs=SCORE_TOLERANCE)
+    else:
+        assert found == wanted
+
+
+def test_splits_share_no_file_and_low_scores_go() -> None:
+    records = [msgspec.convert(a_record(i), type=_record_type()) for i in range(20)]
+    records[3] = msgspec.convert(a_record(3, 6.9), type=_record_type())
+    records[5] = msgspec.convert(
+        a_record(5, files=("town-5.txt", "town-6.txt")), type=_record_type()
+    )
+    found = convert(records, PrepConfig(train_ratio=0.6, val_ratio=0.2, test_ratio=0.2))
+    files = {passage_id(c.text): r.file_name[-1] for r in records for c in r.chunks}
+    splits = [
+        {files[name] for question in split for name in question.positives}
+        for split in (found.train, found.val, found.test)
+    ]
+    assert not splits[0] & splits[1]
+    assert not splits[0] & splits[2]
+    assert not splits[1] & splits[2]
+    assert set().union(*splits) == {f"town-{i}.txt" for i in range(20)} - {
+        "town-3.txt",
+        "town-5.txt",
+    }
+    questions = [*found.train, *found.val, *found.test]
+    assert len({question.id for question in questions}) == len(questions) == 2 * 19 - 1
+    assert convert(records, PrepConfig(seed=42)) != convert(records, PrepConfig(seed=43))
+
+
+def _record_type() -> Any:
+    from recipe.generation.record import Record
+
+    return Record
+
+
+def test_the_margin_leaves_out_what_may_be_an_answer() -> None:
+    passages = np.array([[1.0, 0], [0.96, 0.28], [0.94, 0.34], [0.6, 0.8], [0, 1]], np.float32)
+    names = list("abcde")
+    miner = Miner(names, passages, count=2, margin=0.95)
+    (mined,) = miner(([Question("q", "?", ("a",))], np.array([[1.0, 0]], np.float32)))
+    assert mined.positives == [("a", 1.0)]
+    assert [name for name, _ in mined.negatives] == ["c", "d"]
+    # The lowest of several positives counts: 0.95 × 0.6.
+    (mined,) = miner(([Question("q", "?", ("a", "d"))], np.array([[1.0, 0]], np.float32)))
+    assert [name for name, _ in mined.negatives] == ["e"]
+
+
+def test_broken_lines_are_named_and_skipped_only_when_asked(tmp_path: Path) -> None:
+    file = write_records(tmp_path / "records.jsonl", [a_record(i) for i in range(4)])
+    lines = file.read_bytes().split(b"\n")
+    lines[1] = lines[1][:40]
+    lines[2] = b"\xff\xfe"
+    file.write_bytes(b"\n".join(lines))
+    with pytest.raises(BadInput, match=r"found 2 broken line.*line 2: .*line 3: "):
+        read_records(file, skip_broken=False, say=quiet)
+    said: list[str] = []
+    assert len(read_records(file, skip_broken=True, say=said.append)) == 2
+    assert said == ["left out 2 broken lines"]
+
+
+def test_ids_that_are_unknown_or_repeated_are_named(tmp_path: Path) -> None:
+    unknown, repeated = a_record(0), a_record(1)
+    unknown["deduplicated_qa_pairs"][0]["segment_ids"] = [9]
+    repeated["chunks"][1]["chunk_id"] = 1
+    with pytest.raises(BadInput, match="line 1: a pair names the chunk 9"):
+        read_records(write_records(tmp_path / "a", [unknown]), skip_broken=True, say=quiet)
+    with pytest.raises(BadInput, match="line 1: the chunk id 1 stands there more than once"):
+        read_records(write_records(tmp_path / "b", [repeated]), skip_broken=True, say=quiet)
+
+
+def test_records_without_an_opinion_for_each_pair_are_left_out(tmp_path: Path) -> None:
+    uneven = a_record(0)
+    uneven["qa_evaluations"]["evaluations"].pop()
+    file = write_records(tmp_path / "records.jsonl", [uneven, a_record(1)])
+    said: list[str] = []
+    assert len(read_records(file, skip_broken=False, say=said.append)) == 1
+    assert said == ["left out 1 records without an evaluation for each pair"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"train_ratio": 0.9}, BadConfig, "= 1.1, wanted 1"),
+        ({"hard_negatives_to_mine": 50}, BadInput, "found 15 passages"),
+        ({"quality_threshold": 9.5}, BadInput, "quality_threshold = 9.5"),
+        ({"query_prefix": "search:"}, BadConfig, "query_prefix = 'search:'"),
+        ({"passage_max_length": 100_000}, BadConfig, "100000 tokens"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_mining(
+    settings: PrepConfig, changes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        perform(STAGE, msgspec.structs.replace(settings, **changes), force=False, say=quiet)
+    assert not (Path(settings.output_dir) / "train_mined.automodel.json").exists()
+
+
+def test_one_file_cannot_be_split(settings: PrepConfig) -> None:
+    write_records(Path(settings.sdg_input_path), [a_record(1)])
+    with pytest.raises(BadInput, match=r"found 1 file\(s\) that can be told apart"):
+        perform(STAGE, settings, force=False, say=quiet)
+
+
+@pytest.mark.parametrize("seen", ["out/started.json", "embedders/vectors", "out/train.json"])
+def test_a_killed_run_ends_in_the_same_files(
+    settings: PrepConfig, tmp_path: Path, seen: str
+) -> None:
+    many = [a_record(i) for i in range(300)]
+    write_records(Path(settings.sdg_input_path), many)
+    arguments = [
+        f"{key}={value}"
+        for key, value in msgspec.to_builtins(settings).items()
+        if value != getattr(PrepConfig(), key)
+    ]
+    command = [sys.executable, "-m", "recipe.cli", "prep", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + WAIT_S
+    while not (tmp_path / seen).exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out" / "done.json").exists()
+    perform(STAGE, settings, force=False, say=quiet)
+    straight = msgspec.structs.replace(settings, output_dir=str(tmp_path / "straight"))
+    perform(STAGE, straight, force=False, say=quiet)
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "done.json"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -1,0 +1,264 @@
+"""sdg: the offline way, and the endpoint's way against one that fails in many ways."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recipe.config import SdgConfig
+from recipe.errors import BadInput
+from recipe.generation.chunks import chunk_document, sentences
+from recipe.generation.corpus import read_corpus, split_sections
+from tests.recipe.conftest import KEY, ROOT, WAIT_S, write_corpus
+
+Rerank = Callable[..., subprocess.CompletedProcess[str]]
+FILE = Path("output/rerank/stage0_sdg/nv_pp_random.jsonl")
+QUICK = ("num_pairs=7", "sentences_per_chunk=3", "max_attempts=8")
+
+
+def counts(url: str) -> dict:
+    with urllib.request.urlopen(f"{url}/counts", timeout=WAIT_S) as answer:
+        return json.load(answer)
+
+
+def records(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_extractive_takes_headings_and_held_out_sentences(
+    rerank: Rerank, corpus: Path, tmp_path: Path
+) -> None:
+    done = rerank("sdg", f"corpus_dir={corpus}", "generator=extractive")
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path / FILE)
+    assert len(found) == 12
+    kinds = set()
+    for record in found:
+        texts = {chunk["chunk_id"]: chunk["text"] for chunk in record["chunks"]}
+        pairs = record["deduplicated_qa_pairs"]
+        assert len(pairs) == len(record["qa_evaluations"]["evaluations"])
+        for pair in pairs:
+            kinds.add(pair["query_type"])
+            assert all(pair["question"] not in texts[name] for name in pair["segment_ids"])
+    assert kinds == {"contextual", "structural"}
+    manifest = json.loads((tmp_path / FILE).with_name("generation_result.json").read_text())
+    assert manifest == {
+        "schema_version": 1,
+        "dataset_name": "nv_pp_random",
+        "output_path": "nv_pp_random.jsonl",
+    }
+
+
+def test_a_finished_output_is_kept_unless_forced(
+    rerank: Rerank, corpus: Path, tmp_path: Path
+) -> None:
+    arguments = ("sdg", f"corpus_dir={corpus}", "generator=extractive")
+    rerank(*arguments)
+    before = (tmp_path / FILE).stat().st_mtime_ns
+    again = rerank(*arguments)
+    assert again.returncode == 0
+    assert "finished before" in again.stderr
+    other = rerank(*arguments, "seed=7")
+    assert other.returncode == 1
+    assert "seed = 42, wanted 7" in other.stderr
+    assert (tmp_path / FILE).stat().st_mtime_ns == before
+    write_corpus(tmp_path / "more")
+    (corpus / "new.md").write_text("# News\n\n" + "A new animal came to the marsh today. " * 4)
+    assert "another content" in rerank(*arguments).stderr
+    assert rerank(*arguments, "seed=7", "--force").returncode == 0
+    mark = json.loads((tmp_path / FILE).with_name("done.json").read_text())
+    assert (mark["seed"], mark["settings"]["seed"], mark["stage"]) == (7, 7, "sdg")
+    assert mark["inputs"].keys() == {str(corpus)}
+    assert mark["versions"]["python"]
+
+
+def test_the_endpoint_fails_in_every_way_and_nothing_is_lost_or_counted_twice(
+    rerank: Rerank, corpus: Path, tmp_path: Path, stand_in: Callable[..., str]
+) -> None:
+    url = stand_in()
+    done = rerank(
+        "sdg",
+        f"corpus_dir={corpus}",
+        f"endpoint={url}",
+        "max_parallel_requests_for_gen=3",
+        *QUICK,
+        NVIDIA_API_KEY=KEY,
+    )
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path / FILE)
+    assert [record["file_name"] for record in found] == sorted(r["file_name"] for r in found)
+    assert len(found) == 12
+    for record in found:
+        questions = [pair["question"] for pair in record["deduplicated_qa_pairs"]]
+        assert len(set(questions)) == len(questions)
+        assert len(record["qa_evaluations"]["evaluations"]) == len(questions)
+        asked = {name for pair in record["deduplicated_qa_pairs"] for name in pair["segment_ids"]}
+        assert asked == {chunk["chunk_id"] for chunk in record["chunks"]}
+    seen = counts(url)
+    # Artifacts, pairs, scores and embeddings of every document, each answered well exactly once.
+    assert len(seen["good"]) == 4 * 12
+    assert set(seen["good"].values()) == {1}
+    assert {"429", "500", "cut"} <= set(seen["failed"])
+    assert seen["most_at_once"] <= 3
+    assert "36 answers of 360 + 180 tokens, 12 of embeddings" in done.stderr
+    assert KEY not in done.stderr + done.stdout
+    # What was paid for is used again.
+    arguments = (f"corpus_dir={corpus}", f"endpoint={url}", *QUICK)
+    forced = rerank("sdg", "--force", "seed=7", *arguments, NVIDIA_API_KEY=KEY)
+    assert "36 answers of 360 + 180 tokens" in forced.stderr
+    assert counts(url)["good"] == seen["good"]
+    for path in (tmp_path / "output").rglob("*"):
+        assert path.is_dir() or KEY.encode() not in path.read_bytes()
+
+
+def test_a_killed_run_goes_on_and_asks_nothing_twice(
+    rerank: Rerank, corpus: Path, tmp_path: Path, stand_in: Callable[..., str]
+) -> None:
+    url = stand_in("--slow", "0.03")
+    arguments = ["sdg", f"corpus_dir={corpus}", f"endpoint={url}", *QUICK]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NVIDIA_API_KEY": KEY}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipe.cli", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    journal = (tmp_path / FILE).with_name("answers.jsonl")
+    deadline = time.monotonic() + WAIT_S
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 10:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / FILE).exists()
+    with journal.open("ab") as file:
+        file.write(b'{"key": "a line that the kill tore')
+    kept = journal.read_bytes().count(b"\n")
+    done = rerank(*arguments, NVIDIA_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    good = counts(url)["good"]
+    # Only requests that were under way when it died were answered and then lost.
+    assert sum(times - 1 for times in good.values()) <= 4
+    assert journal.read_bytes().count(b"\n") == 36 > kept >= 10
+    resumed = (tmp_path / FILE).read_bytes()
+    straight = rerank(*arguments, "output_dir=straight", NVIDIA_API_KEY=KEY)
+    assert straight.returncode == 0
+    assert (tmp_path / "straight" / FILE.name).read_bytes() == resumed
+
+
+def test_a_refused_key_stops_at_once_and_is_not_shown(
+    rerank: Rerank, corpus: Path, stand_in: Callable[..., str]
+) -> None:
+    secret = "nvapi-another-secret"
+    done = rerank(
+        "sdg", f"corpus_dir={corpus}", f"endpoint={stand_in()}", *QUICK, NVIDIA_API_KEY=secret
+    )
+    assert done.returncode == 1
+    assert "status 401" in done.stderr
+    assert secret not in done.stderr
+
+
+def test_an_endpoint_that_never_answers_well_is_given_up(
+    rerank: Rerank, corpus: Path, tmp_path: Path, stand_in: Callable[..., str]
+) -> None:
+    url = stand_in("--always", "503")
+    arguments = ("sdg", f"corpus_dir={corpus}", f"endpoint={url}", *QUICK[:2], "max_attempts=2")
+    done = rerank(*arguments, NVIDIA_API_KEY=KEY)
+    assert done.returncode == 1
+    assert "no usable answer in 2 attempts" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / FILE).with_name("done.json").exists()
+
+
+def test_without_a_key_nothing_is_asked(rerank: Rerank, corpus: Path) -> None:
+    done = rerank("sdg", f"corpus_dir={corpus}", NVIDIA_API_KEY="")
+    assert done.returncode == 1
+    assert "generator=extractive" in done.stderr
+
+
+def test_preview_looks_at_two_documents_beside_the_output(
+    rerank: Rerank, corpus: Path, tmp_path: Path
+) -> None:
+    done = rerank("sdg", f"corpus_dir={corpus}", "generator=extractive", "preview=true")
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path / FILE.parent / "preview" / FILE.name)) == 2
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
+    rerank: Rerank, corpus: Path, tmp_path: Path
+) -> None:
+    revision = "1c0d1856f3fb595b2dda98d4b61061fa6d782d51"
+    folder = tmp_path / "home" / "hub" / "datasets--someone--texts" / "snapshots" / revision
+    folder.mkdir(parents=True)
+    corpus.rename(folder / "sample")
+    (folder / "elsewhere.txt").write_text("This text stands outside of the folder. " * 5)
+    source = f"corpus_dir=hf://someone/texts@{revision}/sample"
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = rerank("sdg", source, "generator=extractive", **environment)
+    assert done.returncode == 0, done.stderr
+    assert len(records(tmp_path / FILE)) == 12
+    unpinned = rerank("sdg", "corpus_dir=hf://someone/texts/sample", "generator=extractive")
+    assert "the revision pins what is read" in unpinned.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("image.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "no UTF-8 text: image.txt"),
+        ("latin.md", "Käse für alle".encode("latin-1"), "no UTF-8 text: latin.md"),
+        ("zero.txt", b"text with \x00 in it", "no UTF-8 text: zero.txt"),
+    ],
+)
+def test_files_that_are_no_text_are_named(
+    corpus: Path, name: str, content: bytes, said: str
+) -> None:
+    (corpus / name).write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)
+
+
+def test_empty_and_missing_corpora_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="found no directory"):
+        read_corpus(SdgConfig(corpus_dir=str(tmp_path / "none")), lambda _: None)
+    (tmp_path / "short.txt").write_text("too short")
+    with pytest.raises(BadInput, match="1 of them under min_text_length = 50"):
+        read_corpus(SdgConfig(corpus_dir=str(tmp_path)), lambda _: None)
+
+
+def test_repeated_documents_are_left_out(corpus: Path) -> None:
+    first = next(iter(sorted(corpus.iterdir())))
+    (corpus / "zz-copy.md").write_text(first.read_text())
+    said: list[str] = []
+    found = read_corpus(SdgConfig(corpus_dir=str(corpus)), said.append)
+    assert len(found) == 12
+    assert said == ["left out 1 document(s) of 13: the same as another"]
+
+
+def test_sections_follow_headings() -> None:
+    text = "Title\n\nIntro text.\n\n## Part one\nBody one.\n\nPart two\n========\n\nBody two."
+    found = [(section.heading, section.body) for section in split_sections(text)]
+    assert found == [
+        ("Title", "Intro text."),
+        ("Part one", "Body one."),
+        ("Part two", "Body two."),
+    ]
+
+
+def test_chunks_are_whole_sentences(corpus: Path) -> None:
+    assert sentences('He said "No." Then he left. 3.5 kg remain.\n\nA list') == [
+        'He said "No.',
+        "Then he left.",
+        "3.5 kg remain.",
+        "A list",
+    ]
+    document = read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)[0]
+    chunks = chunk_document(document, 5, 50)
+    assert all(chunk.endswith(".") for chunk in chunks)

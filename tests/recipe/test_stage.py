@@ -1,0 +1,161 @@
+"""What every stage shares: marks, locks, going on, and what is refused."""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from recipe.durable import Journal
+from recipe.errors import BadInput, OutputRefused
+from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage, hash_of, perform, state
+
+
+class Toy(msgspec.Struct, frozen=True, kw_only=True):
+    """Copies `source` to `folder`, `times` times."""
+
+    source: str
+    folder: str
+    times: int = 2
+    threads: int = 1
+    seed: int = 42
+
+
+def run(settings: Toy, say: Callable[[str], None]) -> None:
+    """Refuses to work while a file called `stop` lies in the folder."""
+    folder = Path(settings.folder)
+    if (folder / "stop").exists():
+        raise KeyboardInterrupt
+    (folder / "copy.txt").write_text(Path(settings.source).read_text() * settings.times)
+    say("copied")
+
+
+TOY = Stage(
+    name="toy",
+    about="copies",
+    settings=Toy,
+    home=lambda settings: Path(settings.folder),
+    inputs=lambda settings: [Input(Path(settings.source), "text", "writer")],
+    outputs=lambda settings: [Path(settings.folder) / "copy.txt"],
+    check=lambda _: None,
+    plan=lambda settings: [f"copy {settings.source}"],
+    run=run,
+    free=frozenset({"threads"}),
+)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    """A source of one word."""
+    (tmp_path / "source.txt").write_text("word ")
+    return Toy(source=str(tmp_path / "source.txt"), folder=str(tmp_path / "out"))
+
+
+def go(settings: Toy, stage: Stage[Toy] = TOY, *, force: bool = False) -> bool:
+    return perform(stage, settings, force=force, say=lambda _: None)
+
+
+def test_the_mark_is_last_and_says_where_the_output_comes_from(toy: Toy) -> None:
+    assert state(TOY, toy) == "not begun"
+    assert go(toy)
+    assert state(TOY, toy) == "finished"
+    mark = json.loads((Path(toy.folder) / DONE_FILE).read_text())
+    assert mark["settings"] == msgspec.to_builtins(toy)
+    assert mark["inputs"] == {toy.source: hash_of(Path(toy.source))}
+    assert mark["finished_at"] >= mark["started_at"]
+    assert not (Path(toy.folder) / STARTED_FILE).exists()
+
+
+def test_a_second_run_does_nothing_and_another_one_is_refused(toy: Toy) -> None:
+    go(toy)
+    assert not go(toy)
+    assert not go(msgspec.structs.replace(toy, threads=8))  # changes no result
+    other = msgspec.structs.replace(toy, times=3)
+    with pytest.raises(OutputRefused, match="finished with times = 2, wanted 3"):
+        go(other)
+    assert go(other, force=True)
+    assert (Path(toy.folder) / "copy.txt").read_text() == "word " * 3
+
+
+def test_another_content_of_an_input_is_noticed(toy: Toy) -> None:
+    go(toy)
+    Path(toy.source).write_text("other ")
+    with pytest.raises(OutputRefused, match=r"another content of .*source\.txt"):
+        go(toy)
+
+
+def test_an_interrupted_run_goes_on_only_with_its_own_settings(toy: Toy) -> None:
+    folder = Path(toy.folder)
+    folder.mkdir()
+    (folder / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        go(toy)
+    assert state(TOY, toy) == "begun"
+    with pytest.raises(OutputRefused, match="begun with times = 2, wanted 3"):
+        go(msgspec.structs.replace(toy, times=3))
+    (folder / "stop").unlink()
+    assert go(toy)
+    assert (folder / "copy.txt").read_text() == "word " * 2
+
+
+def test_files_of_others_are_left_alone(toy: Toy) -> None:
+    copy = Path(toy.folder) / "copy.txt"
+    copy.parent.mkdir()
+    copy.write_text("mine")
+    (copy.parent / "notes.txt").write_text("mine too")
+    with pytest.raises(OutputRefused, match=r"no done\.json says what made it"):
+        go(toy)
+    assert copy.read_text() == "mine"
+    assert go(toy, force=True)
+    assert (copy.parent / "notes.txt").read_text() == "mine too"
+
+
+def test_a_missing_input_names_its_maker(toy: Toy) -> None:
+    Path(toy.source).unlink()
+    with pytest.raises(BadInput, match="run `rerank writer` with the same -c first"):
+        go(toy)
+
+
+def test_two_runs_do_not_share_a_folder(toy: Toy) -> None:
+    folder = Path(toy.folder)
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(OutputRefused, match="another run of toy works in"):
+            go(toy)
+    finally:
+        os.close(handle)
+
+
+def test_a_stage_that_adds_runs_again_when_something_changed(toy: Toy) -> None:
+    adding, always = replace(TOY, again="changed"), replace(TOY, again="always")
+    go(toy, adding)
+    assert not go(toy, adding)
+    assert go(msgspec.structs.replace(toy, times=3), adding)
+    assert go(msgspec.structs.replace(toy, times=3), always)
+
+
+def test_a_mark_that_cannot_be_read_is_refused(toy: Toy) -> None:
+    go(toy)
+    (Path(toy.folder) / DONE_FILE).write_text("{")
+    with pytest.raises(OutputRefused, match="cannot be read"):
+        go(toy)
+
+
+def test_a_journal_forgets_only_its_torn_last_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.read() == []
+    with journal.open() as writer:
+        writer.write({"a": 1})
+        writer.write({"a": 2})
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b'{"a": 3')
+    assert journal.read() == [{"a": 1}, {"a": 2}]
+    with journal.open() as writer:
+        writer.write({"a": 4})
+    assert journal.read() == [{"a": 1}, {"a": 2}, {"a": 4}]
