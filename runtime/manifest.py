@@ -245,7 +245,12 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     Raises ManifestError when something that decides scores was never recorded, and ArtifactError
     when a file cannot be read.
     """
-    graph = directory / "model.onnx"
+    for name, wanted in manifest.files.items():
+        found = _hash_or_reason(directory / name, name)
+        if found != wanted:
+            raise FileChanged(name, found, wanted)
+    # Only now: of a changed graph the hash says more than its parts.
+    graph = directory / MODEL_FILE
     weights = external_files(graph) if graph.is_file() else set()
     parts = {*weights, *(path.name for path in directory.glob("model.*"))}
     decisive = [TOKENIZER_FILE, PARITY_FILE, *sorted(parts)]
@@ -256,10 +261,6 @@ def check_files(directory: Path, manifest: Manifest) -> None:
         )
     if not (manifest.goldens or manifest.vector_goldens):
         raise ManifestError(f"{MANIFEST_FILE} records no goldens; export the checkpoint again")
-    for name, wanted in manifest.files.items():
-        found = _hash_or_reason(directory / name, name)
-        if found != wanted:
-            raise FileChanged(name, found, wanted)
 
 
 def _hash_or_reason(path: Path, name: str) -> str:
