@@ -7,6 +7,7 @@ is alone, a narrow one takes one core for each of several calls.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from runtime.cores import usable_cores
 # Two copies of weights up to here cost less than cores that wait for each other. Products of
 # larger matrices keep all cores busy by themselves.
 _SMALL_BYTES = 256 << 20
+# Calls that met this short a time ago will meet again: one that finds itself alone between two
+# others must not spread over their cores.
+_CROWDED_S = 0.05
 
 T = TypeVar("T")
 
@@ -29,13 +33,17 @@ class Lanes(Generic[T]):
         self._wide = wide
         self._narrow = list(narrow)
         self._under_way = 0
+        self._met = -_CROWDED_S
         self._lock = threading.Lock()
 
     @contextmanager
     def take(self) -> Iterator[T]:
         """The wide way for a call that is alone, else a narrow one; for up to `count` callers."""
+        now = time.monotonic()
         with self._lock:
-            alone = self._under_way == 0
+            if self._under_way:
+                self._met = now
+            alone = now - self._met >= _CROWDED_S
             self._under_way += 1
             way = self._wide if alone or not self._narrow else self._narrow.pop()
         try:

@@ -1,5 +1,6 @@
 """Calls beside each other: which way each takes, and that all give the same."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,9 @@ def test_a_call_that_is_alone_takes_the_wide_way_and_the_others_narrow_ones() ->
         with lanes.take() as other:
             assert {one, other} == {"first", "second"}
     with lanes.take() as way:
+        assert way != "wide"  # the others are only between two calls
+    time.sleep(lanes_module._CROWDED_S)
+    with lanes.take() as way:
         assert way == "wide"
 
 
@@ -31,6 +35,7 @@ def test_a_way_comes_back_after_an_error() -> None:
     for _ in range(3):
         with lanes.take(), pytest.raises(ValueError, match="no"), lanes.take():
             raise ValueError("no")
+    time.sleep(lanes_module._CROWDED_S)
     with lanes.take() as way:
         assert way == "wide"
 
