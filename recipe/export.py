@@ -15,7 +15,7 @@ from recipe.evaluation.session import Session, open_session, require_no_drift
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE, read_manifest
-from runtime.profile import load_model_profile, target_profile_names
+from runtime.profile import load_model_profile, load_target_profile, target_profile_names
 
 # What quant_cfg, export_dtype and export_to_trt ask for, as our target profiles.
 _TARGETS = {
@@ -196,8 +196,10 @@ def add_artifact(session: Session, column: str, directory: Path, say: Say) -> No
 
 def _export(settings: ExportConfig, out: Path, say: Say) -> None:
     """Export, unless an interrupted run has done so already."""
+    from exporter.building import build
     from exporter.onnx_file import OPSET
     from exporter.pipeline import Wish, export
+    from exporter.tensorrt_plan import this_machine
 
     checkpoint, target = fingerprint(Path(settings.model_path)), _target(settings)
     made_file = Path(settings.output_dir) / f"{_column(settings)}.json"
@@ -211,7 +213,12 @@ def _export(settings: ExportConfig, out: Path, say: Say) -> None:
         )
     if settings.opset != OPSET:
         say(f"opset {settings.opset} was asked for at least, {OPSET} is written")
+    planned = _column(settings) == "tensorrt"
+    if planned:  # before the export, which takes long
+        this_machine(load_target_profile(target))
     manifest = export(settings.model_path, out, Wish(profile=settings.model_profile, target=target))
+    if planned:
+        manifest = build(out, target, out)
     made = Made(
         checkpoint=checkpoint,
         target=target,

@@ -17,7 +17,7 @@ EVAL = Path("output/rerank/stage3_eval")
     ("override", "said"),
     [
         ("quant_cfg=fp8", "quant_cfg = fp8"),
-        ("export_to_trt=true", "export_to_trt = True"),
+        ("export_to_trt=true", "building a plan"),
         ("calibration_batch_size=8", "calibration_batch_size"),
         ("override_layernorm_precision_to_fp32=false", "norms are always computed in fp32"),
         ("override_layers_to_fp32=[/model/layers/]", "norms, pooling and score head"),
