@@ -82,7 +82,7 @@ soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mixed load for MI
 overload: $(RANK_DIR)/manifest.json  ## four times the load that can be sustained: waits and refusals
 	@$(BIN)/python -m checks.overload --rank $(RANK_DIR)
 
-audit: .venvs/audit/.installed  ## known advisories for every pinned package (asks pypi.org)
+audit: .venvs/audit/.installed  ## known advisories for every pinned package (asks the advisory service of the Python packages)
 	@.venvs/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 docs: $(INSTALLED)  ## write the generated parts of the README
