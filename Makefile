@@ -88,7 +88,7 @@ audit: .venvs/audit/.installed  ## known advisories for every pinned package (as
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
 
-recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (10 minutes)
+recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 5 minutes on two cores)
 	@$(BIN)/rerank run -c small --to export
 
 check-ray: $(INSTALLED) $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
