@@ -446,9 +446,7 @@ class Scheduler:
         if error is None:
             self._told(call)
         with self._changed:
-            beside = len(self._running)
-            self._running.remove(batch)
-            self._count(rows, call, beside, failed=error is not None)
+            self._count(rows, call, len(self._running), failed=error is not None)
             if error is None:
                 error = self._deliver(rows, outputs, call)
             else:
@@ -456,6 +454,8 @@ class Scheduler:
                     self._fail(request, error)
             if isinstance(error, DeviceLost):
                 self._lose(error)
+            # Last: whatever fails before, `_run` finds who waits for this call.
+            self._running.remove(batch)
         if error is not None:  # outside the lock: writing a log may block
             _log.error("engine call of %d rows failed: %s", len(rows), error)
 

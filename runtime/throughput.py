@@ -18,6 +18,8 @@ class Throughput:
 
     def record(self, tokens: int, seconds: float, now: float) -> None:
         """One engine call of `tokens` real tokens that ended at `now` (time.monotonic())."""
+        if not tokens:
+            return
         self._calls.append(seconds / tokens)
         self._latest = now
 

@@ -47,6 +47,7 @@ class HostGuard:
 
 
 def _name(host: bytes) -> str:
-    """The host without its port."""
+    """The host without its port; IPv6 addresses keep their brackets."""
     text = host.decode("latin-1").strip().lower()
-    return text if text.endswith("]") else text.partition(":")[0]
+    address, bracket, _ = text.partition("]")
+    return address + bracket if bracket else text.partition(":")[0]

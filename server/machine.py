@@ -60,11 +60,15 @@ class Gpus:
         self._nvml = _open_nvml()
 
     def read(self) -> list[Gpu]:
-        """Every GPU as it is now."""
+        """Every GPU as it is now; one that was lost is left out."""
         if self._nvml is None:
             return []
-        nvml = self._nvml
-        return [_gpu(nvml, str(index)) for index in range(nvml.nvmlDeviceGetCount())]
+        found: list[Gpu] = []
+        with _unsupported(self._nvml):
+            for index in range(self._nvml.nvmlDeviceGetCount()):
+                with _unsupported(self._nvml):
+                    found.append(_gpu(self._nvml, str(index)))
+        return found
 
 
 def _open_nvml() -> Any:

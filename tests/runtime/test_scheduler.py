@@ -484,3 +484,20 @@ def test_closing_waits_for_every_lane(make: Callable[..., Scheduler]) -> None:
     closer.join(5)
     assert not closer.is_alive()
     assert running.result(5).outputs.tolist() == [1, 1]
+
+
+def test_a_row_without_tokens_is_answered(make: Callable[..., Scheduler]) -> None:
+    empty = Encoding(np.asarray([], dtype=np.int64), None)
+    scheduler = make(lambda rows: np.zeros(len(rows), dtype=np.float32))
+    assert scheduler.submit([empty], None).result(5).outputs.tolist() == [0]
+    assert scheduler.alive()
+
+
+def test_a_fault_behind_the_engine_answers_everybody(make: Callable[..., Scheduler]) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("cannot be told")
+
+    scheduler = make(first_ids)
+    scheduler.tell(broken)
+    with pytest.raises(EngineLost):
+        scheduler.submit([row(3)], None).result(5)

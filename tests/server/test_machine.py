@@ -67,3 +67,15 @@ def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(sys.modules, "pynvml", library(nvmlInit=no_driver))
     assert Gpus().read() == []
+
+
+@pytest.mark.parametrize("question", ["nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"])
+def test_a_card_that_was_lost_does_not_break_the_page(
+    monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    def lost(*_: object) -> int:
+        raise NoAnswer
+
+    monkeypatch.setitem(sys.modules, "pynvml", library(**{question: lost}))
+    assert Gpus().read() == []
+    assert "request_count" in Metrics(list).render().decode()

@@ -63,4 +63,4 @@ def test_a_second_signal_ends_at_once(start: Start, number: int) -> None:
         time.sleep(1)
         assert server.process.poll() is None
         server.process.send_signal(number)
-        assert server.exit_code() == -number
+        assert server.exit_code() == 128 + number
