@@ -9,7 +9,8 @@
     │   ├── InputTypeWanted      the model embeds queries and passages differently
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
-    │   ├── Overloaded           the queue is full, or the answer would come after the deadline
+    │   ├── Overloaded           there is no room for the request
+    │   │   └── TooLate          the answer would come after the deadline
     │   ├── DeadlineExceeded     the deadline passed while the request waited or ran
     │   ├── ModelClosed          the model is shutting down
     │   ├── OutOfMemory          the device has no memory for this call
@@ -101,6 +102,10 @@ class Unavailable(ServingError):
 
 class Overloaded(Unavailable):
     """Refused at admission: nothing of the request was computed."""
+
+
+class TooLate(Overloaded):
+    """Refused at admission: its predicted finish lies past its deadline."""
 
 
 class DeadlineExceeded(Unavailable):

@@ -36,6 +36,7 @@ from runtime.errors import (
     OutOfMemory,
     Overloaded,
     ServingError,
+    TooLate,
 )
 from runtime.postprocess import EngineCall, Floats
 from runtime.text import Encoding
@@ -319,7 +320,7 @@ class Scheduler:
             raise DeadlineExceeded
         needed_s = backlog_s + (self._throughput.predicted_s(tokens, now) if exact else 0.0)
         if needed_s > deadline - now:
-            raise Overloaded(
+            raise TooLate(
                 f"the answer would take {needed_s:.0f} s, longer than the request's deadline; "
                 "send fewer or shorter passages, or raise NIM_REQUEST_TIMEOUT_S",
                 retry_after_s=max(1.0, backlog_s),

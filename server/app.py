@@ -81,7 +81,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         lambda _: _running(service, stopping),
         openapi=_describe(surfaces, settings),
     )
-    return Observer(_guarded(app, settings, stopping), service.metrics, service.tracing)
+    return _observed(_guarded(app, settings, stopping), service)
+
+
+def _observed(app: ASGIApp, service: Service) -> ASGIApp:
+    """`app`, whose requests are logged, counted and traced, whatever port they come to."""
+    return Observer(app, service.metrics, service.tracing)
 
 
 def _guarded(app: ASGIApp, settings: Settings, stopping: Stopping) -> ASGIApp:
@@ -124,7 +129,9 @@ def routed(
             "service": Provide(lambda: service, sync_to_thread=False),
             "openapi_document": Provide(lambda: openapi, sync_to_thread=False),
         },
-        exception_handlers={Exception: answer_with(voice_of, service.settings)},
+        exception_handlers={
+            Exception: answer_with(voice_of, service.settings, service.metrics.count_refusal)
+        },
         lifespan=lifespan,
         openapi_config=None,
         logging_config=None,
@@ -168,7 +175,7 @@ async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[],
             if port:
                 taken = take_port(settings.host, port, setting)
                 app = _guarded(routed(routes, service), settings, stopping)
-                closers.append(SideListener(app, taken, settings).close)
+                closers.append(SideListener(_observed(app, service), taken, settings).close)
         if settings.grpc_port:
             grpc = GrpcServer(service)
             await grpc.start(settings.host, settings.grpc_port)

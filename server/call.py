@@ -14,7 +14,16 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from runtime.errors import BlankInput, EngineError, ForbiddenText, Overloaded
+from runtime.errors import (
+    BlankInput,
+    DeviceLost,
+    EngineAway,
+    EngineError,
+    ForbiddenText,
+    ModelClosed,
+    OutOfMemory,
+    Overloaded,
+)
 from runtime.postprocess import Embeddings, Floats, InputType, Ints, Ranking, Timing
 from runtime.profile import Kind
 from runtime.text import Truncate
@@ -26,6 +35,9 @@ from server.tally import Outcome
 
 Answer = TypeVar("Answer", Ranking, Embeddings)
 Place = tuple[str | int, ...]
+
+# Requests without an answer that the engine is to blame for, whatever the caller is told.
+_OF_ENGINE = (EngineError, EngineAway, OutOfMemory, DeviceLost)
 
 
 @dataclass(frozen=True)
@@ -218,7 +230,7 @@ class Call:
             yield
         except BaseException as error:
             seconds = time.monotonic() - began
-            of_engine = isinstance(error, EngineError)
+            of_engine = isinstance(error, _OF_ENGINE)
             tally.count_failure(seconds, _outcome(error), of_engine=of_engine)
             raise
         answers = self.answers[before:]
@@ -239,7 +251,7 @@ class Call:
 
 def _outcome(error: BaseException) -> Outcome:
     """What became of a request that ended with `error`."""
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | ModelClosed):
         return "refused"
     if isinstance(error, ClientGone | asyncio.CancelledError):
         return "cancelled"

@@ -184,11 +184,15 @@ def _explain(error: Exception, settings: Settings) -> Failure:
 
 
 def answer_with(
-    voice_of: Callable[[Scope], Voice], settings: Settings
+    voice_of: Callable[[Scope], Voice],
+    settings: Settings,
+    count: Callable[[Exception], None],
 ) -> Callable[[AnyRequest, Exception], Response[bytes]]:
-    """An exception handler of Litestar's that speaks with the voice of the request's surface."""
+    """An exception handler of Litestar's that speaks with the voice of the request's surface, and
+    has `count` called with every error that it tells."""
 
     def handler(request: AnyRequest, error: Exception) -> Response[bytes]:
+        count(error)
         log_failure(error, settings)
         failure = explain(error, settings)
         spoken = voice_of(request.scope)(failure)

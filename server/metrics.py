@@ -4,7 +4,7 @@ Labels are bounded: routes are templates, statuses and outcomes come from the co
 those that are served. What the models count themselves is read when somebody asks.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -25,8 +25,19 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from runtime.errors import (
+    DeadlineExceeded,
+    DeviceLost,
+    EngineAway,
+    ModelClosed,
+    OutOfMemory,
+    Overloaded,
+    TooLate,
+    Unavailable,
+)
 from runtime.postprocess import EngineCall, Timing
 from runtime.profile import Kind
+from server.errors import NotReady
 from server.machine import Gpu, Gpus, Processors, memory_bytes
 from server.tally import OUTCOMES
 
@@ -56,6 +67,18 @@ GPU_METRICS = (
     ("gpu_memory_total_bytes", "nv_gpu_memory_total_bytes", "memory_total_bytes"),
     ("gpu_memory_used_bytes", "nv_gpu_memory_used_bytes", "memory_used_bytes"),
 )
+# Why callers are told to come again; the first class of an error's ancestry in here decides.
+REFUSALS: Mapping[type[BaseException], str] = {
+    NotReady: "not_ready",
+    TooLate: "deadline",
+    Overloaded: "full",
+    DeadlineExceeded: "expired",
+    ModelClosed: "shutting_down",
+    OutOfMemory: "out_of_memory",
+    DeviceLost: "device_lost",
+    EngineAway: "engine_away",
+    Unavailable: "other",
+}
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _STAGE_BUCKETS_S = (0.0005, 0.001, 0.0025, *_LATENCY_BUCKETS_S)
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -109,6 +132,14 @@ class Metrics:
             ["kind", "padding"],
             registry=self._registry,
         )
+        self._refusals = Counter(
+            "rerank_refusals",
+            "Requests told to come again (503, 429, 504), over HTTP and gRPC, by what kept them",
+            ["reason"],
+            registry=self._registry,
+        )
+        for reason in REFUSALS.values():  # so that a rate sees the first one
+            self._refusals.labels(reason)
         self._registry.register(_Models(served))
         self._registry.register(_Machine())
 
@@ -117,6 +148,12 @@ class Metrics:
         of HTTP or the name of gRPC's."""
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
+
+    def count_refusal(self, error: Exception) -> None:
+        """Count an error that a caller is told, if it says to come again."""
+        found = [REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS]
+        if found:
+            self._refusals.labels(found[0]).inc()
 
     def observe_stages(self, kind: Kind, timing: Timing) -> None:
         """Where an answered request's time went."""

@@ -1,4 +1,6 @@
-"""One log line, one count and one span for every request, unknown routes and refused keys too.
+"""A log line and a count for every HTTP request on every port, and a span unless it only reads.
+
+Unknown routes and refused keys too; bytes that are no request never get here (server.protocol).
 
 Every answer carries the request's id in X-Request-Id: the caller's own where it is a plain word.
 """

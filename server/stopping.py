@@ -55,7 +55,9 @@ class Stopping:
             except asyncio.CancelledError:
                 if not self._over or begun:
                     raise
-                failure = explain(ModelClosed(), self._service.settings)
+                closed = ModelClosed()
+                self._service.metrics.count_refusal(closed)
+                failure = explain(closed, self._service.settings)
                 await send_failure(failure, self._voice_of(scope), send)
             finally:
                 self._running.discard(task)

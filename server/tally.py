@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from runtime.postprocess import Embeddings, Ranking, Timing
 
-# refused: at admission, nothing was computed; cancelled: the caller left; failed: all else that
+# refused: no room, too late, or the server ends; cancelled: the caller left; failed: all else that
 # is no answer, the caller's own mistakes included.
 Outcome = Literal["answered", "failed", "cancelled", "refused"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

@@ -3,15 +3,20 @@
 nv-ingest's embedding client asks for ModelConfig and then infers; Triton's client library knows
 the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get. What HTTP tells in
 headers is trailing metadata here (x-truncated-passages, server-timing, retry-after).
+
+A call's message is not read before the call has its key and its place.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from runtime.errors import (
     ArtifactError,
@@ -24,6 +29,8 @@ from runtime.errors import (
 from server.auth import Keys
 from server.call import Call, Limit
 from server.errors import (
+    BodyTooSlow,
+    ClientGone,
     KeyWanted,
     NotServed,
     NotValid,
@@ -56,6 +63,33 @@ _log = logging.getLogger(__name__)
 
 _SERVICE = "inference.GRPCInferenceService"
 _INFER = "ModelInfer"
+# What a method that is not served is called in counts: its name is the caller's own.
+_OTHER = "other"
+# Calls at the same time, each with one message of at most NIM_HTTP_BODY_LIMIT_BYTES; and those of
+# which gRPC still sends the answer. At the first bound, a call whose message is slow makes room.
+_MOST_CALLS = 256
+_MOST_UNFINISHED = 4096
+_SLOW_S = 1.0
+# As many connections as over HTTP (server.protocol).
+_MOST_CONNECTIONS = 4096
+# A peer that is silent for a minute is asked whether it is there, and has twenty seconds to say so.
+_ASK_MS = 60_000
+_PATIENCE_MS = 20_000
+# Pings of a caller without calls: more often is abuse, as for Triton; two are forgiven.
+_PING_PAUSE_MS = 300_000
+_FORGIVEN_PINGS = 2
+# A connection ends after an hour, so that one that takes no answers ends too, and clients of a
+# Service spread over new replicas. Clients open the next one by themselves.
+_OLDEST_MS = 3_600_000
+
+
+class UnknownMethod(RequestRefused):
+    """A method that is not served."""
+
+    def __init__(self) -> None:
+        super().__init__("found a method that is not served here")
+
+
 # Statuses that are the server's own fault, as OpenTelemetry's conventions count them.
 _SERVER_FAULTS = (
     grpc.StatusCode.INTERNAL,
@@ -70,6 +104,9 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
     KeyWanted: grpc.StatusCode.UNAUTHENTICATED,
     NotServed: grpc.StatusCode.NOT_FOUND,
     UnknownModel: grpc.StatusCode.NOT_FOUND,
+    BodyTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ClientGone: grpc.StatusCode.CANCELLED,
+    UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     RequestRefused: grpc.StatusCode.INVALID_ARGUMENT,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -90,16 +127,13 @@ class GrpcServer:
         self._service = service
         self._keys = Keys(service.settings)
         self._messages = Messages()
-        limit = service.settings.body_limit_bytes
+        self._calls = 0
+        # Those whose message is awaited, oldest first: when that began, and its time limit.
+        self._arriving: list[tuple[float, asyncio.Timeout]] = []
         self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", -1),
-                # Two servers must not share a port without knowing.
-                ("grpc.so_reuseport", 0),
-            ]
+            options=_options(service.settings), maximum_concurrent_rpcs=_MOST_UNFINISHED
         )
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._server.add_generic_rpc_handlers((_Methods(self._handlers()),))
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SettingsError when the port is taken."""
@@ -121,7 +155,7 @@ class GrpcServer:
         """Refuse new calls, and wait until those that run are answered."""
         await self._server.stop(self._service.settings.drain_timeout_s)
 
-    def _handlers(self) -> grpc.GenericRpcHandler:
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         answers: dict[str, Answer] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -134,12 +168,11 @@ class GrpcServer:
             "RepositoryIndex": self._repository_index,
             "RepositoryModelLoad": self._repository_model_load,
         }
-        return grpc.method_handlers_generic_handler(
-            _SERVICE, {name: self._handler(name, answer) for name, answer in answers.items()}
-        )
+        answers[_OTHER] = self._unknown
+        return {name: self._handler(name, answer) for name, answer in answers.items()}
 
     def _handler(self, name: str, answer: Answer) -> grpc.RpcMethodHandler:
-        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             began = time.monotonic()
             code = grpc.StatusCode.CANCELLED
             call = Call(self._service, context.time_remaining())
@@ -152,11 +185,14 @@ class GrpcServer:
             before = current_request.set(ids)
             try:
                 self._admit(name, context)
-                reply = await answer(request, call)
+                async with self._placed():
+                    request = await self._read(name, context, call)
+                    reply = await answer(request, call)
                 context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
                 code = grpc.StatusCode.OK
                 return reply
             except Exception as error:
+                self._service.metrics.count_refusal(error)
                 log_failure(error, self._service.settings)
                 code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
                 failure = explain(error, self._service.settings)
@@ -173,11 +209,58 @@ class GrpcServer:
                 _log.log(level, "grpc %s %s %.1f ms", name, code.name, seconds * 1e3)
                 current_request.reset(before)
 
-        return grpc.unary_unary_rpc_method_handler(
-            handle,
-            request_deserializer=self._messages[f"{name}Request"].FromString,
-            response_serializer=lambda reply: reply.SerializeToString(),
+        # On the wire a stream of one message is that message; only a stream's handler runs before
+        # the message is there.
+        return grpc.stream_unary_rpc_method_handler(
+            handle, response_serializer=lambda reply: reply.SerializeToString()
         )
+
+    @asynccontextmanager
+    async def _placed(self) -> AsyncIterator[None]:
+        """Hold one of the places for calls. Raises Overloaded when all are taken."""
+        if self._calls >= _MOST_CALLS:
+            self._make_room()
+            raise Overloaded(f"{self._calls} gRPC calls are running; send fewer at the same time")
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    def _make_room(self) -> None:
+        """End the call that has waited longest for its message, if that is slow."""
+        if not self._arriving:
+            return
+        began, limit = self._arriving[0]
+        if time.monotonic() - began > _SLOW_S:
+            del self._arriving[0]
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    async def _read(
+        self, name: str, context: grpc.aio.ServicerContext[Any, Any], call: Call
+    ) -> Any:
+        """The call's message. Raises BodyTooSlow, ClientGone or NotValid."""
+        if name == _OTHER:
+            return None
+        began = time.monotonic()
+        wait_s = max(0.0, call.deadline - began)
+        try:
+            async with asyncio.timeout(wait_s) as limit:
+                awaited = (began, limit)
+                self._arriving.append(awaited)
+                try:
+                    message = await context.read()
+                finally:
+                    if awaited in self._arriving:
+                        self._arriving.remove(awaited)
+        except TimeoutError:
+            raise BodyTooSlow(time.monotonic() - began) from None
+        if message is grpc.aio.EOF:
+            raise ClientGone
+        try:
+            return self._messages[f"{name}Request"].FromString(message)
+        except DecodeError:
+            raise NotValid("value_error", (), f"found bytes that are no {name}Request") from None
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
         """The call's span; what asks no model has none."""
@@ -196,6 +279,9 @@ class GrpcServer:
         ]
         if not self._keys.admit(given):
             raise KeyWanted
+
+    async def _unknown(self, _: Any, __: Call) -> Any:
+        raise UnknownMethod
 
     async def _server_live(self, _: Any, call: Call) -> Any:
         return self._messages["ServerLiveResponse"](live=call.service.live)
@@ -300,6 +386,41 @@ class GrpcServer:
     def _output(self, output: Output) -> Any:
         message = self._messages["InferOutputTensor"]
         return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
+    """Finds the handler of a method; one that is not served has one as well, which asks for a key
+    before it says so."""
+
+    def __init__(self, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
+        self._handlers = handlers
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """The handler of `details.method`, /package.Service/Method."""
+        service, _, name = details.method.lstrip("/").partition("/")
+        known = service == _SERVICE and name in self._handlers
+        return self._handlers[name if known else _OTHER]
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """gRPC's own limits, in the words of its channel arguments."""
+    return [
+        ("grpc.max_receive_message_length", settings.body_limit_bytes),
+        ("grpc.max_send_message_length", -1),
+        # More than there are places, so that a client is refused at once rather than kept waiting.
+        ("grpc.max_concurrent_streams", 2 * _MOST_CALLS),
+        ("grpc.max_allowed_incoming_connections", _MOST_CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", settings.header_timeout_s * 1000),
+        ("grpc.keepalive_time_ms", _ASK_MS),
+        ("grpc.keepalive_timeout_ms", _PATIENCE_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_PAUSE_MS),
+        ("grpc.http2.max_ping_strikes", _FORGIVEN_PINGS),
+        ("grpc.max_connection_age_ms", _OLDEST_MS),
+        ("grpc.max_connection_age_grace_ms", settings.request_timeout_s * 1000),
+        # Two servers must not share a port without knowing.
+        ("grpc.so_reuseport", 0),
+    ]
 
 
 def _words(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
