@@ -39,7 +39,9 @@ def stalled(server: Server, calls: int, method: str) -> Iterator[list[grpc.Futur
 
     with channel(server) as opened:
         try:
-            yield [opened.stream_unary(method).future(nothing()) for _ in range(calls)]
+            # Kept here: a call that nobody holds is cancelled.
+            held = [opened.stream_unary(method).future(nothing()) for _ in range(calls)]
+            yield held
         finally:
             over.set()
 
@@ -92,7 +94,7 @@ def test_bytes_that_are_no_message(mock_server: Server) -> None:
 def test_calls_have_a_number_and_slow_ones_make_room(start: object) -> None:
     """256 at the same time; those that keep their message back give way after a second."""
     server = start({"ENABLE_MOCK_INFERENCE": "1"}).ready()  # type: ignore[operator]
-    with stalled(server, 300, INDEX):
+    with stalled(server, 300, INDEX):  # of which some are refused
         server.wait_until(lambda: code(server, READY) is grpc.StatusCode.RESOURCE_EXHAUSTED)
         found = values(server.get("/v1/metrics").text)
         assert found['rerank_refusals_total{reason="full"}'] >= 1
