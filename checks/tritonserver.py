@@ -14,6 +14,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def main() -> int:
         with triton(repository, Path(folder) / "triton.log", **flags) as running:
             _texts(running, direct)
             _rows(running, artifact, direct)
+            _rows_without_tokens(running)
             _flags(running)
             _behind_our_server(running, artifact, direct)
             _gone_and_back(running, repository, artifact, direct)
@@ -175,6 +177,43 @@ def _rows(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
         assert ranker.info.target == "triton"
         _same(f"rows over {address}", ranker.rank(QUERY, PASSAGES).logits, wanted)
         ranker.close()
+
+
+def _rows_without_tokens(running: Triton) -> None:
+    """A row whose mask is 0 throughout is refused; rows that are asked at the same time are not."""
+    whole = np.ones((2, 4), dtype=np.int64)
+    holed = np.asarray([[1, 1, 1, 1], [0, 0, 0, 0]], dtype=np.int64)
+    alone = _masked(running, whole)
+    with ThreadPoolExecutor(8) as pool:
+        masks = [whole, holed] * 8
+        answers = list(pool.map(lambda mask: _masked(running, mask), masks))
+    for mask, answer in zip(masks, answers, strict=True):
+        if mask is holed:
+            assert isinstance(answer, str), answer
+            assert "row 1 has no token" in answer, answer
+        else:
+            _same("rows beside some without tokens", answer, alone)
+    refused = _masked(running, np.ones((2, 5), dtype=np.int64))
+    assert isinstance(refused, str), refused
+    assert "shape" in refused, refused
+
+
+def _masked(running: Triton, mask: np.ndarray) -> Any:
+    """The scores of two rows of four tokens under `mask`, or what Triton says instead."""
+    tensors = []
+    ids = np.asarray([[5, 6, 7, 8], [9, 10, 11, 12]], dtype=np.int64)
+    for name, values in (("input_ids", ids), ("attention_mask", mask)):
+        tensor = tritonclient.grpc.InferInput(name, list(values.shape), "INT64")
+        tensor.set_data_from_numpy(values)
+        tensors.append(tensor)
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{running.grpc}") as client:
+        output = client.get_model_config(MODEL_NAME).config.output[-1].name
+        wanted = [tritonclient.grpc.InferRequestedOutput(output)]
+        try:
+            found = client.infer(MODEL_NAME, tensors, outputs=wanted)
+        except tritonclient.grpc.InferenceServerException as error:
+            return str(error)
+    return found.as_numpy(output).reshape(-1)
 
 
 def _flags(running: Triton) -> None:

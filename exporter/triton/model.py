@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from runtime.errors import InputRejected, ServingError, Unavailable
+from runtime.errors import InputRejected, InputTooLong, ServingError, Unavailable
 from runtime.opening import mock_model, open_ranker
 from runtime.text import Encoding
 
@@ -62,11 +62,23 @@ class TritonPythonModel:
             return error
 
     def _compute(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        type_ids = arrays.get("token_type_ids")
+        """Scores of token rows. Rows of other requests share their engine calls, so what no engine
+        can compute is refused here."""
+        ids, type_ids = arrays["input_ids"], arrays.get("token_type_ids")
+        masks = arrays.get("attention_mask", np.ones_like(ids)).astype(bool)
+        if any(one is not None and one.shape != ids.shape for one in (masks, type_ids)):
+            raise InputRejected("wanted attention_mask and token_type_ids in input_ids' shape")
         rows = []
-        for index, mask in enumerate(arrays["attention_mask"].astype(bool)):
+        for index, mask in enumerate(masks):
+            if not mask.any():
+                raise InputRejected(
+                    f"row {index} has no token: attention_mask is 0 throughout, wanted a 1"
+                )
             types = None if type_ids is None else type_ids[index][mask]
-            rows.append(Encoding(arrays["input_ids"][index][mask], types))
+            rows.append(Encoding(ids[index][mask], types))
+        longest, most = max(map(len, rows), default=0), self._ranker.info.max_tokens
+        if longest > most:
+            raise InputTooLong(longest, most)
         return {self._graph_output: self._ranker.compute(rows)[:, None]}
 
     def _rank(self, arrays: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
