@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.opening import open_ranker
+from runtime.opening import open_embedder, open_ranker
+from runtime.postprocess import Floats
 
 _TEXT = """retrieval ranking passage query model score token engine batch machine learning weather
 nice today subset deep networks neural paris capital france train late river bank money garden book
@@ -20,7 +21,8 @@ _SEED = 7
 Dialect = tuple[str, Callable[[str, list[str]], dict[str, Any]], Callable[[Any], list[float]]]
 
 
-def _by_index(entries: list[dict[str, Any]], key: str) -> list[float]:
+def by_index(entries: list[dict[str, Any]], key: str) -> list[Any]:
+    """What the entries of an answer have under `key`, in the order of the texts."""
     return [entry[key] for entry in sorted(entries, key=lambda entry: entry["index"])]
 
 
@@ -31,12 +33,12 @@ DIALECTS: tuple[Dialect, ...] = (
             "query": {"text": query},
             "passages": [{"text": text} for text in texts],
         },
-        lambda found: _by_index(found["rankings"], "logit"),
+        lambda found: by_index(found["rankings"], "logit"),
     ),
     (
         "/rerank",
         lambda query, texts: {"query": query, "texts": texts, "raw_scores": True},
-        lambda found: _by_index(found, "score"),
+        lambda found: by_index(found, "score"),
     ),
     (
         "/v1/rerank",
@@ -46,7 +48,7 @@ DIALECTS: tuple[Dialect, ...] = (
             "documents": texts,
             "use_activation": False,
         },
-        lambda found: _by_index(found["results"], "relevance_score"),
+        lambda found: by_index(found["results"], "relevance_score"),
     ),
     (
         "/score",
@@ -73,6 +75,15 @@ class Corpus:
         """A query with up to `most` passages, short lists more often than long ones."""
         count = min(most, max(1, int(chance.paretovariate(0.7))))
         return chance.choice(self.queries), chance.sample(self.passages, min(count, _PASSAGES))
+
+
+def vectors_alone(artifact: Path, texts: list[str]) -> dict[str, Floats]:
+    """The vector, float32 [d], of each text as a passage, embedded one by one in this process."""
+    embedder = open_embedder(artifact)
+    try:
+        return {text: embedder.embed([text], input_type="passage").vectors[0] for text in texts}
+    finally:
+        embedder.close()
 
 
 def make_corpus(artifact: Path) -> Corpus:

@@ -3,8 +3,12 @@
 First one caller alone, then as many as keep the engine busy: the unloaded p99 and the sustainable
 rate. Then a server whose queue holds RERANK_MAX_QUEUE_TOKENS for one second at that rate, and
 arrivals at four times the rate, whether or not the ones before were answered. Accepted requests
-should have a p99 within twice the unloaded one and the queue's bound (tokens that may wait, at the
-speed measured in the overload), and refusals be told in under 50 ms.
+should take at most twice what they take unloaded and the queue's bound (tokens that may wait, at
+the speed measured in the overload), and refusals be told in under 50 ms: the median, and the p99.
+
+The median is always judged. The p99 is where it says something of the server: with a hundred
+requests, so that it is not their slowest alone, and while other processes leave the machine to the
+server and to this one, which share it. One that is not judged is printed with the reason.
 """
 
 import argparse
@@ -28,7 +32,11 @@ _CALIBRATE_S = 8.0
 _QUEUE_S = 1.0
 _FACTOR = 4.0
 _REFUSAL_S = 0.05
-_UNLOADED = 60
+_UNLOADED = 120
+# Fewer requests have no p99 but their slowest.
+_ENOUGH = 100
+# The share of the machine that other processes may use before they are what a p99 measures.
+_OTHERS_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,14 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """Seconds that half of the requests, and 99 in 100, may take."""
+
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True)
 class Rate:
     """Requests and real tokens a second."""
 
@@ -49,7 +65,7 @@ class Rate:
 
 
 def main() -> int:
-    """0 when both bounds held."""
+    """0 when the bounds held."""
     parser = argparse.ArgumentParser(prog="python -m checks.overload", description=__doc__)
     parser.add_argument("--rank", type=Path, default=Path("artifacts/rank"))
     parser.add_argument("--seconds", type=float, default=20.0, help="of overload")
@@ -60,15 +76,43 @@ def main() -> int:
         folder = Path(name)
         with started(folder, given) as server:
             server.ready()
+            before = _Others(server)
             unloaded = asyncio.run(_alone(server, bodies))
+            others = before.share()
             rate = asyncio.run(_sustained(server, bodies))
         queue_tokens = int(rate.tokens * _QUEUE_S)
         given["RERANK_MAX_QUEUE_TOKENS"] = str(queue_tokens)
         with started(folder, given) as server:
             server.ready()
             asyncio.run(_sustained(server, bodies))
+            before = _Others(server)
             found, during = asyncio.run(_overload(server, bodies, rate, chosen.seconds))
-    return _judge(unloaded, rate, queue_tokens, found, during)
+            others = max(others, before.share())
+    return _judge(unloaded, rate, queue_tokens, found, during, others)
+
+
+class _Others:
+    """What share of the machine's processors other processes take from now on."""
+
+    def __init__(self, server: OwnServer) -> None:
+        self._server = server
+        self._began, self._others = time.monotonic(), self._seconds()
+
+    def share(self) -> float:
+        """From 0 to 1, since this was made."""
+        took = time.monotonic() - self._began
+        return (self._seconds() - self._others) / took / (os.cpu_count() or 1)
+
+    def _seconds(self) -> float:
+        """Processor seconds of everybody, steal included, but the server and this process."""
+        tick = os.sysconf("SC_CLK_TCK")
+        user, nice, system, _, _, irq, soft, steal = map(
+            int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
+        )
+        stat = Path(f"/proc/{self._server.process.pid}/stat").read_text()
+        ours = sum(map(int, stat.rpartition(")")[2].split()[11:13]))  # utime, stime
+        mine = sum(os.times()[:2])
+        return (user + nice + system + irq + soft + steal - ours) / tick - mine
 
 
 def _bodies(artifact: Path) -> list[bytes]:
@@ -97,12 +141,12 @@ async def _ask(server: OwnServer, body: bytes) -> Answered:
     return Answered(int(found.split(b" ", 2)[1]), seconds, b"retry-after:" in found.lower())
 
 
-async def _alone(server: OwnServer, bodies: list[bytes]) -> float:
-    """The p99 of one caller alone."""
+async def _alone(server: OwnServer, bodies: list[bytes]) -> Bound:
+    """What one caller alone sees."""
     for body in bodies[:10]:
         await _ask(server, body)
     taken = [(await _ask(server, body)).seconds for body in bodies[:_UNLOADED]]
-    return float(np.percentile(taken, 99))
+    return Bound(*map(float, np.percentile(taken, (50, 99))))
 
 
 async def _sustained(server: OwnServer, bodies: list[bytes]) -> Rate:
@@ -146,29 +190,47 @@ def _tokens(server: OwnServer) -> float:
 
 
 def _judge(
-    unloaded: float, rate: Rate, queue_tokens: int, found: list[Answered], during: Rate
+    unloaded: Bound,
+    rate: Rate,
+    queue_tokens: int,
+    found: list[Answered],
+    during: Rate,
+    others: float,
 ) -> int:
     accepted = [one.seconds for one in found if one.status == 200]
     refused = [one.seconds for one in found if one.status in (429, 503)]
-    others = sorted({one.status for one in found} - {200, 429, 503})
-    bound = 2 * unloaded + queue_tokens / during.tokens
-    load = os.getloadavg()[0]
-    print(f"alone      p99 {unloaded * 1e3:.0f} ms")
+    strange = sorted({one.status for one in found} - {200, 429, 503})
+    queue_s = queue_tokens / during.tokens
+    bound = Bound(2 * unloaded.p50 + queue_s, 2 * unloaded.p99 + queue_s)
+    print(f"alone      p50 {unloaded.p50 * 1e3:.0f}, p99 {unloaded.p99 * 1e3:.0f} ms")
     print(f"sustained  {rate.requests:.1f} requests/s, {rate.tokens:.0f} tokens/s")
-    print(f"overload   {len(found)} requests at {rate.requests * _FACTOR:.1f}/s, load {load:.1f}")
+    print(f"overload   {len(found)} requests at {rate.requests * _FACTOR:.1f}/s")
     print(f"computed   {during.requests:.1f} requests/s, {during.tokens:.0f} tokens/s")
-    print(f"accepted   {len(accepted)}, {_told(accepted)}; bound for p99 {bound * 1e3:.0f} ms")
-    print(f"refused    {len(refused)}, {_told(refused)}; bound {_REFUSAL_S * 1e3:.0f} ms")
-    faults = [f"found statuses {others}"] if others else []
-    if not accepted or np.percentile(accepted, 99) > bound:
-        faults.append("accepted requests waited longer than the bound")
-    if not refused or np.percentile(refused, 99) > _REFUSAL_S:
-        faults.append("refusals took longer than the bound")
+    print(f"others     took {others:.0%} of the machine")
+    faults = [f"found statuses {strange}"] if strange else []
+    faults += _too_slow("accepted", accepted, bound, others)
+    faults += _too_slow("refused", refused, Bound(_REFUSAL_S, _REFUSAL_S), others)
     if not all(one.retry_after for one in found if one.status in (429, 503)):
         faults.append("a refusal without Retry-After")
     for fault in faults:
         print(f"FAULT      {fault}")
     return 1 if faults else 0
+
+
+def _too_slow(name: str, seconds: list[float], bound: Bound, others: float) -> list[str]:
+    """Print how long the requests of this name took; what of it is above the bound."""
+    bounds = f"bounds {bound.p50 * 1e3:.0f} and {bound.p99 * 1e3:.0f} ms"
+    print(f"{name:10} {len(seconds)}, {_told(seconds)}; {bounds}")
+    if not seconds:
+        return [f"no request was {name}"]
+    median, late = np.percentile(seconds, (50, 99))
+    faults = [f"the median of the {name} is above the bound"] if median > bound.p50 else []
+    if len(seconds) < _ENOUGH or others > _OTHERS_SHARE:
+        why = f"{len(seconds)} requests" if len(seconds) < _ENOUGH else "others use the machine"
+        print(f"{'':10} p99 not judged: {why}")
+    elif late > bound.p99:
+        faults.append(f"the p99 of the {name} is above the bound")
+    return faults
 
 
 def _told(seconds: list[float]) -> str:

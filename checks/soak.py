@@ -1,8 +1,9 @@
 """`make soak`: mixed load for minutes or hours, every answer checked.
 
 Requests of mixed lengths in every dialect and over gRPC, one in a hundred bad, some clients that
-hang up, a reload every minute. Every score must be that of the pair computed alone; no status but
-200, 503 and 504 for good requests and 4xx for bad ones; after warm-up memory grows no faster than
+hang up, a reload every minute. Every score must be that of the pair computed alone, every vector
+that of its text; no status but 200, 503 and 504 for good requests and 4xx for bad ones; every
+reload must put a new model in the place of each old one; after warm-up memory grows no faster than
 its noise, and threads and descriptors stay.
 """
 
@@ -21,9 +22,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import tritonclient.grpc.aio as tritonclient
+from prometheus_client.parser import text_string_to_metric_families
 
 from checks.faults.own import OwnServer, started
-from checks.load import DIALECTS, Corpus, make_corpus
+from checks.load import DIALECTS, Corpus, by_index, make_corpus, vectors_alone
+from runtime.postprocess import Floats
 
 _CALLERS = 8
 _MOST_PASSAGES = 40
@@ -37,6 +40,12 @@ _SAMPLE_S = 2.0
 _WARM_UP_SHARE = 0.4
 # Float32 sums in batches of other shapes.
 _DRIFT = 2e-3
+# The same for the components of vectors of length 1.
+_VECTOR_DRIFT = 1e-4
+_RELOADS = "rerank_reloads"
+# A reload takes as long as a start, beside the load.
+_RELOAD_PATIENCE_S = 180.0
+_RELOAD_PAUSE_S = 0.2
 # What memory may grow in a minute beyond its own noise before it counts as a leak.
 _LEAK_BYTES_A_MINUTE = 1 << 20
 _BAD_BODIES = (b"", b"{", b'{"query": 1}', b'{"query": {"text": ""}, "passages": []}', b"\xff")
@@ -49,6 +58,7 @@ class Seen:
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     scores: int = 0
+    vectors: int = 0
     reloads: int = 0
     samples: list[tuple[float, int, int, int]] = field(default_factory=list)
 
@@ -61,13 +71,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     chosen = parser.parse_args()
     corpus = make_corpus(chosen.rank)
+    vectors = vectors_alone(chosen.embed, corpus.passages)
     given = {
         "RERANK_MODEL_DIR": str(chosen.rank),
         "EMBED_MODEL_DIR": str(chosen.embed),
         "NIM_LOG_LEVEL": "WARNING",
     }
     with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
-        seen = asyncio.run(_soak(server.ready(), corpus, chosen.minutes * 60))
+        seen = asyncio.run(_soak(server.ready(), corpus, vectors, chosen.minutes * 60))
         server.signal(signal.SIGTERM)
         ended = server.ends()
         faults = [*_faults(seen), *([] if ended == 0 else [f"exit status {ended}"])]
@@ -77,16 +88,20 @@ def main() -> int:
     return 1 if faults else 0
 
 
-async def _soak(server: OwnServer, corpus: Corpus, seconds: float) -> Seen:
+async def _soak(
+    server: OwnServer, corpus: Corpus, vectors: dict[str, Floats], seconds: float
+) -> Seen:
     seen = Seen()
     end = time.monotonic() + seconds
     async with httpx.AsyncClient(base_url=server.url, timeout=150) as client:
         grpc = tritonclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
         callers = [
-            _call(client, grpc, corpus, random.Random(number), seen, end)
+            _call(client, grpc, corpus, vectors, random.Random(number), seen, end)
             for number in range(_CALLERS)
         ]
-        await asyncio.gather(*callers, _reload(server, seen, end), _sample(server, seen, end))
+        await asyncio.gather(
+            *callers, _reload(server, client, seen, end), _sample(server, seen, end)
+        )
         await grpc.close()
     return seen
 
@@ -95,6 +110,7 @@ async def _call(
     client: httpx.AsyncClient,
     grpc: tritonclient.InferenceServerClient,
     corpus: Corpus,
+    vectors: dict[str, Floats],
     chance: random.Random,
     seen: Seen,
     end: float,
@@ -110,7 +126,7 @@ async def _call(
         elif kind < _BAD_SHARE + _VANISHING_SHARE + _GRPC_SHARE:
             work = _over_grpc(grpc, corpus, query, texts, seen)
         elif kind < _BAD_SHARE + _VANISHING_SHARE + _GRPC_SHARE + _EMBED_SHARE:
-            work = _embed(client, texts[:8])
+            work = _embed(client, vectors, texts[:8], seen)
         else:
             work = _rank(client, corpus, query, texts, chance, seen)
         try:
@@ -173,9 +189,26 @@ def _check(
         seen.wrong.append(f"{where}: a score is {worst:.5f} from that of the pair alone")
 
 
-async def _embed(client: httpx.AsyncClient, texts: list[str]) -> str:
+async def _embed(
+    client: httpx.AsyncClient, vectors: dict[str, Floats], texts: list[str], seen: Seen
+) -> str:
     body = {"input": texts, "input_type": "passage"}
-    return f"good {(await client.post('/v1/embeddings', json=body)).status_code}"
+    reply = await client.post("/v1/embeddings", json=body)
+    if reply.status_code == 200:
+        found = by_index(reply.json()["data"], "embedding")
+        _check_vectors([vectors[text] for text in texts], found, seen)
+    return f"good {reply.status_code}"
+
+
+def _check_vectors(wanted: list[Floats], found: list[list[float]], seen: Seen) -> None:
+    seen.vectors += len(wanted)
+    shapes = [len(vector) for vector in found], [len(vector) for vector in wanted]
+    if shapes[0] != shapes[1]:
+        seen.wrong.append(f"embeddings of {shapes[0]} components, wanted {shapes[1]}")
+        return
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True))
+    if not worst <= _VECTOR_DRIFT:
+        seen.wrong.append(f"a vector is {worst:.6f} from that of its text alone")
 
 
 async def _bad(client: httpx.AsyncClient, chance: random.Random) -> str:
@@ -196,11 +229,36 @@ async def _vanish(
     return "vanished too late"
 
 
-async def _reload(server: OwnServer, seen: Seen, end: float) -> None:
+async def _reload(server: OwnServer, client: httpx.AsyncClient, seen: Seen, end: float) -> None:
+    """Reload every minute, and wait until each model was replaced."""
     while (left := end - time.monotonic()) > 0:
         await asyncio.sleep(min(left, _RELOAD_S))
         server.signal(signal.SIGHUP)
+        patience_ends = time.monotonic() + _RELOAD_PATIENCE_S
+        while (done := await _reloads(client)) != {
+            "rank": seen.reloads + 1,
+            "embed": seen.reloads + 1,
+        }:
+            if time.monotonic() > patience_ends:
+                seen.wrong.append(f"reload {seen.reloads + 1} is not done, but {done or 'none'}")
+                return
+            await asyncio.sleep(_RELOAD_PAUSE_S)
         seen.reloads += 1
+
+
+async def _reloads(client: httpx.AsyncClient) -> dict[str, int]:
+    """How many reloads put a new model in the place of the old one, by the model's kind."""
+    text = (await client.get("/v1/metrics")).text
+    samples = next(
+        (
+            family.samples
+            for family in text_string_to_metric_families(text)
+            if family.name == _RELOADS
+        ),
+        [],
+    )
+    done = [sample for sample in samples if sample.labels.get("result") == "done"]
+    return {sample.labels["kind"]: int(sample.value) for sample in done}
 
 
 async def _sample(server: OwnServer, seen: Seen, end: float) -> None:
@@ -217,6 +275,8 @@ def _faults(seen: Seen) -> list[str]:
     allowed |= {"vanished", "vanished too late"} | {f"bad {code}" for code in range(400, 500)}
     found = [f"{n} times {told!r}" for told, n in seen.statuses.items() if told not in allowed]
     found += sorted(set(seen.wrong))[:10]
+    if not (seen.scores and seen.vectors and seen.reloads):
+        found.append("nothing was checked: no score, no vector or no reload")
     slope, noise = _growth(seen)
     if slope - 2 * noise > _LEAK_BYTES_A_MINUTE:
         found.append(f"memory grows by {slope / 1e6:.2f} ± {noise / 1e6:.2f} MB a minute")
@@ -251,7 +311,10 @@ def _growth(seen: Seen) -> tuple[float, float]:
 def _report(seen: Seen, faults: list[str]) -> None:
     slope, noise = _growth(seen)
     settled = _settled(seen)
-    print(f"requests  {sum(seen.statuses.values())}, scores checked {seen.scores}")
+    print(
+        f"requests  {sum(seen.statuses.values())}, scores checked {seen.scores}, "
+        f"vectors {seen.vectors}"
+    )
     for told, count in sorted(seen.statuses.items()):
         print(f"  {told:20} {count}")
     print(f"reloads   {seen.reloads}")

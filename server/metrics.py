@@ -5,7 +5,8 @@ those that are served. What the models count themselves is read when somebody as
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -140,6 +141,15 @@ class Metrics:
         )
         for reason in REFUSALS.values():  # so that a rate sees the first one
             self._refusals.labels(reason)
+        self._reloads = Counter(
+            "rerank_reloads",
+            "Models opened anew while the server runs: swapped in, or kept as they were",
+            ["kind", "result"],
+            registry=self._registry,
+        )
+        for kind in get_args(Kind):
+            for result in ("done", "failed"):
+                self._reloads.labels(kind, result)
         self._registry.register(_Models(served))
         self._registry.register(_Machine())
 
@@ -154,6 +164,16 @@ class Metrics:
         found = [REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS]
         if found:
             self._refusals.labels(found[0]).inc()
+
+    @contextmanager
+    def counting_reload(self, kind: Kind) -> Iterator[None]:
+        """Count the block as one reload of the model of `kind`: failed when it raises."""
+        try:
+            yield
+        except BaseException:
+            self._reloads.labels(kind, "failed").inc()
+            raise
+        self._reloads.labels(kind, "done").inc()
 
     def observe_stages(self, kind: Kind, timing: Timing) -> None:
         """Where an answered request's time went."""

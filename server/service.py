@@ -152,7 +152,7 @@ class Service:
         models. Raises NotReady, NotServed, ModelClosed, or what opening raises; then the model
         before is still served.
         """
-        with self._reloading:
+        with self._reloading, self.metrics.counting_reload(kind):
             before = self.served(kind)
             model = _open(self.settings, kind, before.directory, self._is_alone)
             try:

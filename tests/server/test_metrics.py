@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import signal
 import socket
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,29 @@ def test_cut_texts_tokens_and_padding_are_counted(client: httpx.Client) -> None:
     calls = more('rerank_batch_rows_count{kind="rank"}')
     assert calls == more('rerank_batch_tokens_count{kind="rank"}') >= 1
     assert calls == more('rerank_batch_padding_ratio_count{kind="rank"}')
+
+
+def test_reloads_are_counted(start: Any, bare_directory: Path) -> None:
+    given = {"NIM_CUSTOM_MODEL": str(bare_directory), "RERANK_MODEL_CONTROL": "true"}
+    server = start(given).ready()
+    index = server.http.post("/v2/repository/index").json()
+    load = f"/v2/repository/models/{index[0]['name']}/load"
+
+    def counted() -> tuple[float, float]:
+        found = values(server.get("/v1/metrics").text)
+        done, failed = (
+            found[f'rerank_reloads_total{{kind="rank",result="{result}"}}']
+            for result in ("done", "failed")
+        )
+        return done, failed
+
+    assert counted() == (0, 0)
+    assert server.http.post(load).status_code == 200
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_until(lambda: counted() == (2, 0))
+    (bare_directory / "model.onnx").write_bytes(b"no graph")
+    assert server.http.post(load).status_code == 400
+    assert counted() == (2, 1)
 
 
 def test_prometheus_own_parser_reads_the_page(client: httpx.Client) -> None:

@@ -1,0 +1,73 @@
+"""What `make soak` calls wrong."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from checks.soak import Seen, _check_vectors, _faults
+
+
+def sound() -> Seen:
+    """Twenty minutes of nothing wrong."""
+    seen = Seen(scores=100, vectors=10, reloads=1)
+    seen.statuses["good 200"] = 100
+    seen.samples = [(2.0 * n, 10**9 + n % 2, 20, 30) for n in range(600)]
+    return seen
+
+
+def leak(seen: Seen) -> None:
+    seen.samples = [(s, b + int(s * 1e5), t, d) for s, b, t, d in seen.samples]
+
+
+def lose_threads(seen: Seen) -> None:
+    half = len(seen.samples) * 7 // 10
+    seen.samples[half:] = [(s, b, t + 9, d) for s, b, t, d in seen.samples[half:]]
+
+
+def fail(seen: Seen) -> None:
+    seen.statuses["good 500"] = 1
+
+
+def mix_vectors_up(seen: Seen) -> None:
+    wanted = list(np.eye(4, dtype=np.float32))
+    _check_vectors(wanted, [vector.tolist() for vector in reversed(wanted)], seen)
+
+
+def shorten_vectors(seen: Seen) -> None:
+    wanted = list(np.eye(4, dtype=np.float32))
+    _check_vectors(wanted, [vector[:3].tolist() for vector in wanted], seen)
+
+
+def check_no_vector(seen: Seen) -> None:
+    seen.vectors = 0
+
+
+def reload_nothing(seen: Seen) -> None:
+    seen.reloads = 0
+
+
+def test_nothing_wrong() -> None:
+    seen = sound()
+    wanted = list(np.eye(4, dtype=np.float32))
+    _check_vectors(wanted, [vector.tolist() for vector in wanted], seen)
+    assert _faults(seen) == []
+    assert seen.vectors == 14
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        leak,
+        lose_threads,
+        fail,
+        mix_vectors_up,
+        shorten_vectors,
+        check_no_vector,
+        reload_nothing,
+    ],
+)
+def test_what_is_wrong_is_found(spoil: Callable[[Seen], None]) -> None:
+    seen = sound()
+    spoil(seen)
+    assert len(_faults(seen)) == 1
