@@ -30,7 +30,7 @@ from server.variables import TRITON
 
 _log = logging.getLogger(__name__)
 
-# Bodies of the largest size that may be arriving at the same time.
+# Bodies of the largest size for which there is room at the same time.
 _BODIES_AT_ONCE = 8
 # How often a model that was replaced is asked whether its last request is answered.
 _RETIRING_PAUSE_S = 0.05
