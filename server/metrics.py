@@ -176,7 +176,7 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
     )
     for one in served:
         known = [one.model.info.model_id, one.model.info.version]
-        stats, tally = one.model.stats(), one.tally
+        stats, tally = one.stats(), one.tally
         values = {
             "request_success": tally.answered,
             "count": stats.inference_count,
