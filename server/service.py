@@ -1,13 +1,12 @@
 """What the routes share: settings, metrics, and the models from loading to shutdown."""
 
-import ctypes
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from runtime.scheduler import SchedulerStats
 from runtime.selection import AUTO, ONNX
 from server.connection import Bodies
 from server.errors import NotReady, NotServed, ReloadRuns
+from server.memory import give_memory_back, map_large_blocks
 from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
@@ -194,6 +194,7 @@ class Service:
         """
         for notice in self.settings.notices:
             _log.warning("%s", notice)
+        map_large_blocks()
         for name, work in (
             ("model-loader", self._load),
             ("engine-watch", self._ask_engines_that_are_away),
@@ -280,7 +281,7 @@ class Service:
 
     def _retire(self, replaced: Predecessor) -> None:
         replaced.retire(self.settings.request_timeout_s)
-        _give_memory_back()
+        give_memory_back()
 
     def _ask_engines_that_are_away(self) -> None:
         """The thread that finds out that an engine is back: nobody sends requests meanwhile."""
@@ -318,13 +319,6 @@ class Service:
         kind = model.info.kind
         model.tell(partial(self.metrics.observe_call, kind))
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
-
-
-def _give_memory_back() -> None:
-    """Let glibc return what a model left free: each thread that loads one has a heap of its own,
-    and without this every reload leaves another one behind."""
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _look_again(model: Model) -> None:
