@@ -1,17 +1,19 @@
 """What every served model has in common: an encoder, a scheduler, and what it says of itself."""
 
 import asyncio
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from runtime.artifact import OpenArtifact
 from runtime.batch import INPUT_NAMES, BatchLimits, assemble, distinct
-from runtime.errors import DeadlineExceeded, GoldenMismatch
+from runtime.errors import DeadlineExceeded, GoldenMismatch, ModelClosed
 from runtime.postprocess import EngineCall, Floats, Ints, Timing
 from runtime.profile import Kind
 from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
@@ -19,6 +21,8 @@ from runtime.text import Encoding, Encodings, Token, tokens_of
 
 # How much the latest request moves the estimate of tokens per character.
 _SHARE_OF_LATEST = 0.1
+# Before any was measured: tokens of real text have about four characters.
+_TOKENS_PER_CHARACTER = 0.25
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,12 @@ class Model(ABC):
         self._scheduler = Scheduler(
             self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
+        # Threads of its own, so that no other work of the process keeps texts waiting.
+        self._tokenizing = ThreadPoolExecutor(thread_name_prefix="tokenizer")
         # Measured, so that a full queue refuses texts before they are tokenised.
-        self._tokens_per_character = 0.0
+        self._tokens_per_character: float | None = None
+        self._users = 0
+        self._users_lock = threading.Lock()
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -136,9 +144,41 @@ class Model(ABC):
         engine's: `rerank-export tune` compares some."""
         self._scheduler.bound(replace(limits, shapes=self._engine.shapes))
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Not idle in the block, from before its first text is tokenised to its last answer."""
+        with self._users_lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._users_lock:
+                self._users -= 1
+
     def idle(self) -> bool:
-        """Whether no request is being tokenised, waits or runs."""
-        return self._scheduler.idle()
+        """Whether nobody uses it, and no request is being tokenised, waits or runs."""
+        with self._users_lock:
+            used = self._users > 0
+        return not used and self._scheduler.idle()
+
+    def follow(self, before: "Model") -> None:
+        """Estimate with what was measured of the model that this one replaces."""
+        self._tokens_per_character = before._tokens_per_character
+        self._scheduler.follow(before._scheduler)
+
+    @property
+    def away(self) -> bool:
+        """Whether the engine is another process that could not be reached, and has not come back
+        since."""
+        return self._scheduler.away
+
+    def look_again(self) -> None:
+        """Warm up again: an engine that was away counts as back when that succeeds.
+
+        Raises as `warm_up` does, and Unavailable while it is away.
+        """
+        self.warm_up()
+        self._scheduler.returned()
 
     def fault(self, patience_s: float) -> str | None:
         """What ails the engine so that only a new process helps: None, or a sentence.
@@ -162,6 +202,7 @@ class Model(ABC):
         """
         if self._scheduler.close():
             self._engine.close()
+        self._tokenizing.shutdown(wait=False)
 
     @abstractmethod
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
@@ -196,7 +237,7 @@ class Model(ABC):
         try:
             async with asyncio.timeout(_left(deadline)):
                 with self._scheduler.expecting(work.rows, self._estimate(work), deadline):
-                    encodings, rows, places = await asyncio.to_thread(_encoded, work.encode)
+                    encodings, rows, places = await self._encode_elsewhere(work)
                 self._learn(work, encodings)
                 encoded = time.monotonic()
                 future: Future[Scored] = self._scheduler.submit(rows, deadline)
@@ -205,10 +246,19 @@ class Model(ABC):
             raise DeadlineExceeded from error
         return _computed(encodings, scored, places, began, encoded)
 
+    async def _encode_elsewhere(self, work: Work) -> tuple[Encodings, list[Encoding], Ints]:
+        """`_encoded` in a thread; one that waits for a thread is dropped with its request."""
+        try:
+            encoding = self._tokenizing.submit(_encoded, work.encode)
+        except RuntimeError:  # the threads were told to end since the request was admitted
+            raise ModelClosed from None
+        return await asyncio.wrap_future(encoding)
+
     def _estimate(self, work: Work) -> int:
-        """About how many tokens the request will have; 0 before anything was measured."""
+        """About how many tokens the request will have."""
         most = work.rows * self.info.max_tokens
-        return min(most, int(work.characters * self._tokens_per_character))
+        ratio = self._tokens_per_character or _TOKENS_PER_CHARACTER
+        return min(most, int(work.characters * ratio))
 
     def _learn(self, work: Work, encodings: Encodings) -> None:
         found = sum(map(len, encodings.rows)) / max(1, work.characters)

@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from copy import deepcopy
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from runtime.batch import BatchLimits, grow_batch
 from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
+    EngineAway,
     EngineError,
     EngineLost,
     ModelClosed,
@@ -74,6 +76,11 @@ class SchedulerStats:
     computed_tokens: int = 0
     engine_s: float = 0.0
     queue_s: float = 0.0
+
+    def __add__(self, other: "SchedulerStats") -> "SchedulerStats":
+        """Both together."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return SchedulerStats(*(one + two for one, two in pairs))
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,7 @@ class Scheduler:
         self._next_number = 0
         self._closed = False
         self._lost = False
+        self._away = False
         self._stats = SchedulerStats()
         self._told: Callable[[EngineCall], None] = lambda _: None
         self._throughput = Throughput()
@@ -244,6 +252,22 @@ class Scheduler:
         """Whether an engine call found the device gone for good."""
         return self._lost
 
+    @property
+    def away(self) -> bool:
+        """Whether an engine call found nobody to compute it, since `returned` was called."""
+        return self._away
+
+    def returned(self) -> None:
+        """The engine that was away has computed again."""
+        self._away = False
+
+    def follow(self, before: "Scheduler") -> None:
+        """Predict with what was measured of the one that this one replaces."""
+        with before._changed:
+            known = deepcopy(before._throughput)
+        with self._changed:
+            self._throughput.follow(known)
+
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
         with self._changed:
@@ -303,7 +327,7 @@ class Scheduler:
         waiting_rows = len(self._by_length) + self._expected_rows
         waiting_tokens = self._waiting_tokens + self._expected_tokens
         running_tokens = sum(len(row.encoding) for batch in self._running for row in batch.rows)
-        backlog_s = self._throughput.predicted_s(waiting_tokens + running_tokens, now)
+        backlog_s = self._predicted_s(waiting_tokens + running_tokens, now)
         for waiting, brought, room, unit in (
             (waiting_rows, rows, self._queue.rows, "rows"),
             (waiting_tokens, tokens, self._queue.tokens, "tokens"),
@@ -318,13 +342,18 @@ class Scheduler:
             return
         if deadline <= now:
             raise DeadlineExceeded
-        needed_s = backlog_s + (self._throughput.predicted_s(tokens, now) if exact else 0.0)
+        needed_s = backlog_s + (self._predicted_s(tokens, now) if exact else 0.0)
         if needed_s > deadline - now:
             raise TooLate(
                 f"the answer would take {needed_s:.0f} s, longer than the request's deadline; "
                 "send fewer or shorter passages, or raise NIM_REQUEST_TIMEOUT_S",
                 retry_after_s=max(1.0, backlog_s),
             )
+
+    def _predicted_s(self, tokens: int, now: float) -> float:
+        """Seconds that `tokens` take at least; the lock is held."""
+        busy = bool(self._running or self._requests)
+        return self._throughput.predicted_s(tokens, now, busy=busy)
 
     def _enqueue(self, row: _Row) -> None:
         bisect.insort(self._by_length, row, key=_Row.key)
@@ -414,9 +443,7 @@ class Scheduler:
         """The request whose row comes next; see the module's docstring."""
         now = time.monotonic()
         deadlines = [r.deadline for r in self._requests if r.deadline is not None]
-        everything_s = self._throughput.predicted_s(
-            self._waiting_tokens + self._limits.token_budget, now
-        )
+        everything_s = self._predicted_s(self._waiting_tokens + self._limits.token_budget, now)
         if deadlines and now + everything_s > min(deadlines):
             return next(iter(self._requests))
         return min(self._requests, key=lambda request: request.turn)
@@ -455,6 +482,8 @@ class Scheduler:
                     self._fail(request, error)
             if isinstance(error, DeviceLost):
                 self._lose(error)
+            if isinstance(error, EngineAway):
+                self._away = True
             # Last: whatever fails before, `_run` finds who waits for this call.
             self._running.remove(batch)
         if error is not None:  # outside the lock: writing a log may block

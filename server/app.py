@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         lambda _: _running(service, stopping),
         openapi=_describe(surfaces, settings),
     )
-    return _observed(_guarded(app, settings, stopping), service)
+    return _observed(_guarded(app, service, stopping), service)
 
 
 def _observed(app: ASGIApp, service: Service) -> ASGIApp:
@@ -89,10 +89,10 @@ def _observed(app: ASGIApp, service: Service) -> ASGIApp:
     return Observer(app, service.metrics, service.tracing)
 
 
-def _guarded(app: ASGIApp, settings: Settings, stopping: Stopping) -> ASGIApp:
+def _guarded(app: ASGIApp, service: Service, stopping: Stopping) -> ASGIApp:
     """`app` behind everything that may answer in its place."""
-    keyed = KeyGuard(app, settings, voice_of)
-    return stopping.guard(HostGuard(keyed, settings, voice_of))
+    keyed = KeyGuard(service.bodies.guard(app), service.settings, voice_of)
+    return stopping.guard(HostGuard(keyed, service.settings, voice_of))
 
 
 def _refuse_workers() -> None:
@@ -174,8 +174,8 @@ async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[],
         ):
             if port:
                 taken = take_port(settings.host, port, setting)
-                app = _guarded(routed(routes, service), settings, stopping)
-                closers.append(SideListener(_observed(app, service), taken, settings).close)
+                app = _observed(_guarded(routed(routes, service), service, stopping), service)
+                closers.append(SideListener(app, taken, settings).close)
         if settings.grpc_port:
             grpc = GrpcServer(service)
             await grpc.start(settings.host, settings.grpc_port)

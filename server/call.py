@@ -124,6 +124,7 @@ class Call:
         self.check_count("rank", len(passages), passages_at)
         ranker = self.service.ranker
         with (
+            ranker.in_use(),
             self._counted("rank"),
             placing(range(len(passages)), query=query_at, passages=passages_at),
         ):
@@ -159,7 +160,7 @@ class Call:
             with placing(found, query=queries_at, passages=passages_at):
                 return await self._answer(work)
 
-        with self._counted("rank"):
+        with ranker.in_use(), self._counted("rank"):
             asked = [asyncio.ensure_future(ask(query, found)) for query, found in rows.items()]
             try:
                 rankings = await asyncio.gather(*asked)
@@ -184,7 +185,11 @@ class Call:
         """Embed the texts."""
         self.check_count("embed", len(texts), input_at)
         embedder = self.service.embedder
-        with self._counted("embed"), placing(range(len(texts)), input=input_at):
+        with (
+            embedder.in_use(),
+            self._counted("embed"),
+            placing(range(len(texts)), input=input_at),
+        ):
             return await self._answer(
                 embedder.embed_async(
                     texts,

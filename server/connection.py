@@ -1,8 +1,12 @@
 """One request's connection: reading its body within bounds, and noticing that the caller left."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from runtime.errors import Overloaded
 from server.errors import (
@@ -19,27 +23,77 @@ T = TypeVar("T")
 _LINGER_S = 1.0
 
 
+# A body of at most this share of all room is small, and this share is left to small ones: a few
+# large bodies that never end must not shut everybody out.
+_SMALL = 1 / 512
+_FOR_SMALL = 1 / 8
+# Where a request's share of the room stands in its scope's state.
+_HELD = "held_body"
+
+
 class Bodies:
-    """The memory that all bodies together may take while they arrive: `limit_bytes`."""
+    """The memory that all bodies together may take, `limit_bytes`.
+
+    A body counts from its first byte until its request is answered: what is made of it takes as
+    much memory as the bytes did.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
 
-    def hold(self, count: int) -> None:
-        """Count so many bytes in, or out when negative. Raises Overloaded."""
-        if count > 0 and self._held_bytes + count > self._limit_bytes:
-            raise Overloaded("too many large bodies arrive at the same time; send fewer at once")
+    def guard(self, app: ASGIApp) -> ASGIApp:
+        """`app`, whose requests give their bodies' room back when they end."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP:
+                await app(scope, receive, send)
+                return
+            held = scope["state"][_HELD] = _Held(self)
+            try:
+                await app(scope, receive, send)
+            finally:
+                self._held_bytes -= held.size
+
+        return guarded
+
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count a body that came whole, of `size` bytes, for the block. Raises Overloaded."""
+        self.hold(size, size)
+        try:
+            yield
+        finally:
+            self._held_bytes -= size
+
+    def hold(self, count: int, size: int) -> None:
+        """Count `count` more bytes in, of a body that has `size` with them. Raises Overloaded."""
+        room = self._limit_bytes
+        if size > room * _SMALL:
+            room = int(room * (1 - _FOR_SMALL))
+        if self._held_bytes + count > room:
+            raise Overloaded("too many large bodies at the same time; send fewer at once")
         self._held_bytes += count
 
 
-async def read_body(
-    request: AnyRequest, bodies: Bodies, limit_bytes: int, timeout_s: float
-) -> bytes:
-    """The body's bytes, at most `limit_bytes`.
+class _Held:
+    """One request's body: `size` bytes of the room."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self.size = 0
+
+    def add(self, count: int) -> None:
+        """Raises Overloaded."""
+        self._bodies.hold(count, self.size + count)
+        self.size += count
+
+
+async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> bytes:
+    """The body's bytes, at most `limit_bytes`, in an application that `Bodies` guards.
 
     Raises WrongContentType for a compressed body, BodyTooLarge, BodyTooSlow, ClientGone, or
-    Overloaded when `bodies` have no room.
+    Overloaded when all bodies together leave no room.
     """
     _refuse_encoding(request)
     announced = int(request.headers.get("content-length", "0"))
@@ -49,7 +103,7 @@ async def read_body(
         raise BodyTooLarge(limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(request, bodies, limit_bytes)
+            return await _read(request, limit_bytes)
     except TimeoutError as error:
         raise BodyTooSlow(timeout_s) from error
 
@@ -88,26 +142,21 @@ def check_json(request: AnyRequest) -> None:
         )
 
 
-async def _read(request: AnyRequest, bodies: Bodies, limit_bytes: int) -> bytes:
+async def _read(request: AnyRequest, limit_bytes: int) -> bytes:
+    held: _Held = request.scope["state"][_HELD]
     chunks = []
-    size = held = 0
-    try:
-        while True:
-            message = await request.receive()
-            if message["type"] != "http.request":
-                raise ClientGone
-            chunk = message["body"]
-            size += len(chunk)
-            if size > limit_bytes:
-                await _linger(request)
-                raise BodyTooLarge(limit_bytes)
-            bodies.hold(len(chunk))
-            held += len(chunk)
-            chunks.append(chunk)
-            if not message["more_body"]:
-                return b"".join(chunks)
-    finally:
-        bodies.hold(-held)
+    while True:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        chunk = message["body"]
+        if held.size + len(chunk) > limit_bytes:
+            await _linger(request)
+            raise BodyTooLarge(limit_bytes)
+        held.add(len(chunk))
+        chunks.append(chunk)
+        if not message["more_body"]:
+            return b"".join(chunks)
 
 
 async def _linger(request: AnyRequest) -> None:

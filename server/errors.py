@@ -108,6 +108,15 @@ class NotReady(Unavailable):
         super().__init__("the model is not ready yet; GET /v1/health/ready says when it is")
 
 
+class ReloadRuns(Unavailable):
+    """A model is being replaced already."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a model is being reloaded, and one reload runs at a time; send the request again"
+        )
+
+
 # The first class of an error's ancestry that is in here decides.
 STATUSES: Mapping[type[BaseException], int] = {
     RequestRefused: 400,

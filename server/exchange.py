@@ -40,12 +40,7 @@ class Exchange(Call):
     async def body(self) -> bytes:
         """The bytes of the body, whatever they are."""
         settings = self.service.settings
-        body = await read_body(
-            self._request,
-            self.service.bodies,
-            settings.body_limit_bytes,
-            settings.request_timeout_s,
-        )
+        body = await read_body(self._request, settings.body_limit_bytes, settings.request_timeout_s)
         self._end_stage("read")
         return body
 

@@ -79,7 +79,7 @@ class Health(Controller):
         """Status, whether the model is loaded, and where it runs."""
         loaded = service.loaded
         status: Literal["loading", "stopping", "failed"] = "stopping" if loaded else "loading"
-        if not service.live:
+        if not service.live or service.away:
             status = "failed"
         return Response(
             PlainHealth(

@@ -38,7 +38,7 @@ from runtime.errors import (
 )
 from runtime.postprocess import EngineCall, Timing
 from runtime.profile import Kind
-from server.errors import NotReady
+from server.errors import NotReady, ReloadRuns
 from server.machine import Gpu, Gpus, Processors, memory_bytes
 from server.tally import OUTCOMES
 
@@ -71,6 +71,7 @@ GPU_METRICS = (
 # Why callers are told to come again; the first class of an error's ancestry in here decides.
 REFUSALS: Mapping[type[BaseException], str] = {
     NotReady: "not_ready",
+    ReloadRuns: "reloading",
     TooLate: "deadline",
     Overloaded: "full",
     DeadlineExceeded: "expired",
@@ -233,7 +234,7 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
     )
     for one in served:
         known = [one.model.info.model_id, one.model.info.version]
-        stats, tally = one.model.stats(), one.tally
+        stats, tally = one.stats(), one.tally
         values = {
             "request_success": tally.answered,
             "count": stats.inference_count,

@@ -12,9 +12,12 @@ from functools import partial
 from typing import Any
 
 import h11
+from litestar.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from server.auth import OPEN_PATHS
 from server.errors import Failure
+from server.surface import send_failure
 from server.surfaces import nim
 
 _HEADER_TIMEOUT_S = 20
@@ -25,6 +28,13 @@ _FLUSH_S = 10
 _FAREWELL_S = 1
 # More connections than one process has use for; idle ones make room for new ones.
 _MOST_CONNECTIONS = 4096
+# Beyond them, so that an orchestrator's probes reach a server that is full.
+_PROBES = 8
+_FULL = Failure(
+    503,
+    "this server has no connection left; try again",
+    headers={"retry-after": "1", "connection": "close"},
+)
 # File descriptors that are not connections: files that are opened, sockets of the event loop.
 _SPARE_DESCRIPTORS = 24
 _FEWEST_CONNECTIONS = 4
@@ -52,19 +62,30 @@ class BoundedProtocol(H11Protocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
         self._received = False
+        # When its body began to come, while it is coming.
+        self._body_since: float | None = None
+        # When it was taken beyond the limit, to ask for health only.
+        self._probing_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a head; at the limit, an idle connection makes room."""
+        """Begin to wait for a head. At the limit an idle connection makes room, or one whose body
+        takes too long; without any, this one may ask for health only."""
         super().connection_made(transport)  # type: ignore[arg-type]
         if len(self.connections) > self._most_connections and not self._make_room():
-            self._refuse(503, "this server has no connection left; try again")
-            return
+            self._probing_since = self.loop.time()
+            self.app = _health_only(self.app)
+            if len(self.connections) > self._most_connections + _PROBES:
+                self._end_a_probe()
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Keep the time limit while a head is incomplete."""
         self._received = True
         super().data_received(data)
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._body_since = None
+        elif self._body_since is None:
+            self._body_since = self.loop.time()
         if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
             self._header_timer = _cancelled(self._header_timer)
         elif self._header_timer is None:
@@ -124,12 +145,38 @@ class BoundedProtocol(H11Protocol):
         self._refuse(408, f"no whole request head within {self._header_timeout_s:g} seconds")
 
     def _make_room(self) -> bool:
-        for other in self.connections:
-            if other is not self and isinstance(other, BoundedProtocol) and other.is_idle():
+        others = self._others()
+        for other in others:
+            if other.is_idle():
                 other.transport.abort()
                 self.connections.discard(other)
                 return True
-        return False
+        # As long as a head may take, a body may in any case.
+        late = self.loop.time() - self._header_timeout_s
+        began = {one: one._body_since for one in others if one._body_since is not None}
+        slowest = min(began, key=lambda one: began[one], default=None)
+        if slowest is None or began[slowest] > late:
+            return False
+        slowest._refuse(408, "this body takes too long, and the server has no connection left")
+        self.connections.discard(slowest)
+        return True
+
+    def _end_a_probe(self) -> None:
+        """Close the oldest connection beyond the limit: this one may be a probe, too."""
+        began = {
+            one: one._probing_since for one in self._others() if one._probing_since is not None
+        }
+        oldest = min(began, key=lambda one: began[one], default=None)
+        if oldest is not None:
+            oldest.transport.abort()
+            self.connections.discard(oldest)
+
+    def _others(self) -> "list[BoundedProtocol]":
+        return [
+            other
+            for other in self.connections
+            if isinstance(other, BoundedProtocol) and other is not self
+        ]
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer with the NIM's error body and close."""
@@ -150,18 +197,33 @@ class BoundedProtocol(H11Protocol):
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
+        if not self.is_idle():  # whoever reads this request's body finds that it ends here
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self.transport.close()
 
 
 def bounded(header_timeout_s: float) -> Any:
     """The protocol with that limit, for uvicorn's option `http`; as many connections as the
     process's file descriptors allow."""
-    most = min(_MOST_CONNECTIONS, _free_descriptors())
+    most = min(_MOST_CONNECTIONS, _free_descriptors() - _PROBES)
     return partial(
         BoundedProtocol,
         header_timeout_s=header_timeout_s,
         most_connections=max(_FEWEST_CONNECTIONS, most),
     )
+
+
+def _health_only(app: ASGIApp) -> ASGIApp:
+    """`app` for requests for health; the others are answered with 503."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].rstrip("/") in OPEN_PATHS:
+            await app(scope, receive, send)
+        else:
+            await send_failure(_FULL, nim.voice, send)
+
+    return answer
 
 
 def raise_descriptor_limit() -> None:

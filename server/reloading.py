@@ -4,8 +4,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 
 from runtime.errors import ServingError
 from server.errors import RequestRefused
@@ -23,28 +25,59 @@ class NotReloaded(RequestRefused):
         super().__init__(f"the model was not replaced: {reason}")
 
 
+def in_own_thread(work: Callable[[], None]) -> "Future[None]":
+    """The outcome of `work`, which runs in a thread of its own: those that requests share must not
+    be kept for as long as a model takes to open."""
+    done: Future[None] = Future()
+    done.set_running_or_notify_cancel()  # who asked may leave, the work goes on
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, name="reloader", daemon=True).start()
+    return done
+
+
 @contextmanager
 def reloading_on_signal(service: Service) -> Iterator[None]:
-    """Reload every model on SIGHUP; in a terminal that signal goes on ending the process."""
+    """Reload every model on SIGHUP; in a terminal that signal goes on ending the process.
+
+    Signals that come while a reload runs are one more reload, behind it.
+    """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or os.isatty(_STDERR):
         yield
         return
-
-    def handle(*_: object) -> None:
-        threading.Thread(target=_reload_all, args=(service,), name="reloader", daemon=True).start()
-
-    before = signal.signal(signal.SIGHUP, handle)
+    # What a signal's handler may use: it never waits for a lock.
+    signals: SimpleQueue[int] = SimpleQueue()
+    threading.Thread(
+        target=_reload_on, args=(signals, service), name="reload-signals", daemon=True
+    ).start()
+    before = signal.signal(signal.SIGHUP, lambda number, _: signals.put(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
+def _reload_on(signals: "SimpleQueue[int]", service: Service) -> None:
+    while True:
+        signals.get()
+        with suppress(Empty):
+            while True:
+                signals.get_nowait()
+        _reload_all(service)
+
+
 def _reload_all(service: Service) -> None:
     try:
         for served in service.all_served:
-            service.reload(served.model.info.kind)
+            service.reload(served.model.info.kind, wait=True)
     except ServingError as error:
         _log.error("reload refused: %s", error)
     except Exception:

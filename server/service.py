@@ -1,26 +1,28 @@
 """What the routes share: settings, metrics, and the models from loading to shutdown."""
 
-import ctypes
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
 
 from runtime.embedder import Embedder
-from runtime.errors import ArtifactError, ModelClosed, ServingError
+from runtime.errors import ArtifactError, EngineError, ModelClosed, ServingError
 from runtime.model import Model
 from runtime.opening import Bounds, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
 from runtime.ranker import Ranker
+from runtime.scheduler import SchedulerStats
 from runtime.selection import AUTO, ONNX
 from server.connection import Bodies
-from server.errors import NotReady, NotServed
+from server.errors import NotReady, NotServed, ReloadRuns
+from server.memory import give_memory_back, map_large_blocks
 from server.metrics import Metrics
 from server.names import AcceptedNames
 from server.settings import Settings
@@ -30,12 +32,17 @@ from server.variables import TRITON
 
 _log = logging.getLogger(__name__)
 
-# Bodies of the largest size that may be arriving at the same time.
+# Bodies of the largest size for which there is room at the same time.
 _BODIES_AT_ONCE = 8
 # How often a model that was replaced is asked whether its last request is answered.
 _RETIRING_PAUSE_S = 0.05
 # A request that took the model just before it was replaced has begun by then.
 _RETIRING_NOTICE_S = 2.0
+# How often a model that warms up anew is looked at, and an engine that is away is asked again.
+_WATCH_PAUSE_S = 0.2
+_AWAY_PAUSE_S = 1.0
+# Opening a model reads files and compiles for minutes at most; with a disk that is gone, for ever.
+_OPENING_PATIENCE_S = 1800.0
 
 _WORDS: Mapping[Kind, tuple[str, str]] = {
     "rank": ("reranker", "--rank"),
@@ -43,16 +50,60 @@ _WORDS: Mapping[Kind, tuple[str, str]] = {
 }
 
 
+class Predecessor:
+    """A model that was replaced, as far as counters go: these never go back. Without a `model`, all
+    those that have ended, which computed `final` together."""
+
+    def __init__(self, model: Model | None, final: SchedulerStats | None = None) -> None:
+        self._model = model
+        self._final = final or SchedulerStats()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has answered its last request."""
+        return self._model is None
+
+    def stats(self) -> SchedulerStats:
+        """What it has computed, while it answers its last requests and afterwards."""
+        model = self._model
+        return self._final if model is None else model.stats()
+
+    def retire(self, within_s: float) -> None:
+        """Close the model when the requests that it has are answered, or after `within_s`."""
+        model = self._model
+        if model is None:
+            return
+        end = time.monotonic() + within_s
+        time.sleep(_RETIRING_NOTICE_S)
+        while not model.idle() and time.monotonic() < end:
+            time.sleep(_RETIRING_PAUSE_S)
+        model.close()
+        self._final = model.stats()
+        self._model = None
+
+
+def _shortened(before: tuple[Predecessor, ...]) -> tuple[Predecessor, ...]:
+    """The same, those that have ended as one."""
+    ended = [one for one in before if one.ended]
+    together = sum((one.stats() for one in ended), SchedulerStats())
+    return (Predecessor(None, together), *(one for one in before if one not in ended))
+
+
 @dataclass(frozen=True)
 class Served:
     """A loaded model: the name that /v1/models lists, those that requests may use, where it came
-    from (None: made up), and what it was asked."""
+    from (None: made up), what it was asked, and the models that it replaced."""
 
     model: Model
     name: str
     accepted_names: AcceptedNames
     directory: Path | None
     tally: Tally = field(default_factory=Tally)
+    before: tuple[Predecessor, ...] = ()
+
+    def stats(self) -> SchedulerStats:
+        """Counters of rows and engine calls since the start, of the models before it too."""
+        return sum((one.stats() for one in self.before), self.model.stats())
 
 
 class Service:
@@ -80,7 +131,13 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here."""
-        return self.loaded and not self.stopping and self.live
+        return self.loaded and not self.stopping and self.live and not self.away
+
+    @property
+    def away(self) -> bool:
+        """Whether an engine that is another process cannot be reached; it is asked again until
+        it can be."""
+        return any(served.model.away for served in list(self._served.values()))
 
     @property
     def live(self) -> bool:
@@ -130,13 +187,19 @@ class Service:
         return cast(Embedder, self.served("embed").model)
 
     def start(self) -> None:
-        """Log what was asked for and load the models in a thread of its own.
+        """Log what was asked for and load the models in a thread of its own; another one asks for
+        engines that are away.
 
-        The thread is a daemon: a process that is told to end does not wait for a model to load.
+        The threads are daemons: a process that is told to end does not wait for a model to load.
         """
         for notice in self.settings.notices:
             _log.warning("%s", notice)
-        threading.Thread(target=self._load, name="model-loader", daemon=True).start()
+        map_large_blocks()
+        for name, work in (
+            ("model-loader", self._load),
+            ("engine-watch", self._ask_engines_that_are_away),
+        ):
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     def close(self) -> None:
         """Answer whoever still waits and give the models back."""
@@ -144,43 +207,90 @@ class Service:
         for served in self._served.values():
             served.model.close()
 
-    def reload(self, kind: Kind) -> None:
+    def reload(self, kind: Kind, *, wait: bool = False) -> None:
         """Open the model of `kind` anew, let it prove itself, and put it in the place of the one
         that is served, which answers the requests that it has.
 
         To be called from a thread of its own: it takes as long as a start, and the memory of two
-        models. Raises NotReady, NotServed, ModelClosed, or what opening raises; then the model
-        before is still served.
+        models. One reload runs at a time; another one waits for its turn, or raises ReloadRuns.
+        Raises NotReady, NotServed, ModelClosed, or what opening raises, EngineError for an engine
+        that hangs at its first calls; then the model before is still served.
         """
-        with self._reloading, self.metrics.counting_reload(kind):
-            before = self.served(kind)
-            model = _open(self.settings, kind, before.directory, self._is_alone)
-            try:
-                if model.info.kind != kind:
-                    raise ArtifactError(f"found kind {model.info.kind}, wanted {kind}")
-                model.warm_up()
-                if self.stopping:
-                    raise ModelClosed
-            except BaseException:
-                model.close()
-                raise
-            model.tell(partial(self.metrics.observe_call, kind))
-            own = self.settings.served_name if before is self.primary else None
-            name = own or model.info.model_id
-            names = AcceptedNames(name, kind)
-            self._served[kind] = replace(before, model=model, name=name, accepted_names=names)
+        if not self._reloading.acquire(blocking=wait):
+            raise ReloadRuns
+        try:
+            with self.metrics.counting_reload(kind):
+                before = self.served(kind)
+                model = self._proven(kind, before)
+                model.tell(partial(self.metrics.observe_call, kind))
+                model.follow(before.model)
+                own = self.settings.served_name if before is self.primary else None
+                name = own or model.info.model_id
+                replaced = Predecessor(before.model)
+                self._served[kind] = replace(
+                    before,
+                    model=model,
+                    name=name,
+                    accepted_names=AcceptedNames(name, kind),
+                    before=(*_shortened(before.before), replaced),
+                )
+        finally:
+            self._reloading.release()
         _log_model(model)
-        retiring = threading.Thread(target=self._retire, args=(before.model,), daemon=True)
-        retiring.start()
+        threading.Thread(target=self._retire, args=(replaced,), daemon=True).start()
 
-    def _retire(self, model: Model) -> None:
-        """Close a model when the requests that it has are answered, or nobody waits any more."""
-        end = time.monotonic() + self.settings.request_timeout_s
-        time.sleep(_RETIRING_NOTICE_S)
-        while not model.idle() and time.monotonic() < end:
-            time.sleep(_RETIRING_PAUSE_S)
-        model.close()
-        _give_memory_back()
+    def _proven(self, kind: Kind, before: Served) -> Model:
+        """The model that is to replace `before`, open and warm."""
+        model = _open_in_time(self.settings, kind, before.directory, alone=self._is_alone)
+        try:
+            if model.info.kind != kind:
+                raise ArtifactError(f"found kind {model.info.kind}, wanted {kind}")
+            with self._watched(model):
+                model.warm_up()
+            if self.stopping:
+                raise ModelClosed
+        except BaseException:
+            model.close()
+            raise
+        return model
+
+    @contextmanager
+    def _watched(self, model: Model) -> Iterator[None]:
+        """Close `model` when it hangs in the block, or the process is told to end: the model that
+        is served goes on."""
+        over = threading.Event()
+        faults: list[str] = []
+
+        def watch() -> None:
+            while not over.wait(_WATCH_PAUSE_S):
+                fault = model.fault(self.settings.engine_patience_s)
+                if fault is not None:
+                    faults.append(fault)
+                if fault is not None or self.stopping:
+                    model.close()
+                    return
+
+        threading.Thread(target=watch, name="reload-watch", daemon=True).start()
+        try:
+            yield
+        except ModelClosed:
+            if faults:
+                raise EngineError(f"the new model does not compute: {faults[0]}") from None
+            raise
+        finally:
+            over.set()
+
+    def _retire(self, replaced: Predecessor) -> None:
+        replaced.retire(self.settings.request_timeout_s)
+        give_memory_back()
+
+    def _ask_engines_that_are_away(self) -> None:
+        """The thread that finds out that an engine is back: nobody sends requests meanwhile."""
+        while not self.stopping:
+            time.sleep(_AWAY_PAUSE_S)
+            for model in [served.model for served in list(self._served.values())]:
+                if model.away:
+                    _look_again(model)
 
     @property
     def _is_alone(self) -> bool:
@@ -212,11 +322,13 @@ class Service:
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 
-def _give_memory_back() -> None:
-    """Let glibc return what a model left free: each thread that loads one has a heap of its own,
-    and without this every reload leaves another one behind."""
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+def _look_again(model: Model) -> None:
+    try:
+        model.look_again()
+    except ServingError as error:
+        _log.warning("%s: still not ready: %s", model.info.kind, error)
+    else:
+        _log.info("%s: the engine is back", model.info.kind)
 
 
 def give_up(reason: str) -> NoReturn:
@@ -262,6 +374,31 @@ def _open(settings: Settings, kind: Kind | None, directory: Path | None, alone: 
         host_code=settings.host_code,
         **bounds,
     )
+
+
+def _open_in_time(settings: Settings, kind: Kind, directory: Path | None, *, alone: bool) -> Model:
+    """`_open` that is given up after a while; a model that comes later is closed."""
+    opened: Future[Model] = Future()
+
+    def work() -> None:
+        try:
+            opened.set_result(_open(settings, kind, directory, alone))
+        except BaseException as error:
+            opened.set_exception(error)
+
+    threading.Thread(target=work, name="model-opener", daemon=True).start()
+    try:
+        return opened.result(_OPENING_PATIENCE_S)
+    except TimeoutError:
+        opened.add_done_callback(_close_late)
+        raise ArtifactError(
+            f"the model did not open within {_OPENING_PATIENCE_S:.0f} s; look after its disk"
+        ) from None
+
+
+def _close_late(opened: "Future[Model]") -> None:
+    if opened.exception() is None:
+        opened.result().close()
 
 
 def _directories(settings: Settings) -> list[tuple[Kind | None, Path | None]]:

@@ -168,10 +168,14 @@ class GrpcServer:
             "RepositoryIndex": self._repository_index,
             "RepositoryModelLoad": self._repository_model_load,
         }
-        answers[_OTHER] = self._unknown
-        return {name: self._handler(name, answer) for name, answer in answers.items()}
+        unknown = self._handler(_OTHER, None)
+        return {_OTHER: unknown} | {
+            name: self._handler(name, answer) for name, answer in answers.items()
+        }
 
-    def _handler(self, name: str, answer: Answer) -> grpc.RpcMethodHandler:
+    def _handler(self, name: str, answer: Answer | None) -> grpc.RpcMethodHandler:
+        """What answers calls of this method; without `answer` it is not served."""
+
         async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             began = time.monotonic()
             code = grpc.StatusCode.CANCELLED
@@ -185,9 +189,12 @@ class GrpcServer:
             before = current_request.set(ids)
             try:
                 self._admit(name, context)
+                if answer is None:
+                    raise UnknownMethod
                 async with self._placed():
-                    request = await self._read(name, context, call)
-                    reply = await answer(request, call)
+                    message = await self._read(context, call)
+                    with self._service.bodies.holding(len(message)):
+                        reply = await answer(self._parsed(name, message), call)
                 context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
                 code = grpc.StatusCode.OK
                 return reply
@@ -236,12 +243,8 @@ class GrpcServer:
             del self._arriving[0]
             limit.reschedule(asyncio.get_running_loop().time())
 
-    async def _read(
-        self, name: str, context: grpc.aio.ServicerContext[Any, Any], call: Call
-    ) -> Any:
-        """The call's message. Raises BodyTooSlow, ClientGone or NotValid."""
-        if name == _OTHER:
-            return None
+    async def _read(self, context: grpc.aio.ServicerContext[Any, Any], call: Call) -> bytes:
+        """The call's message. Raises BodyTooSlow or ClientGone."""
         began = time.monotonic()
         wait_s = max(0.0, call.deadline - began)
         try:
@@ -255,8 +258,12 @@ class GrpcServer:
                         self._arriving.remove(awaited)
         except TimeoutError:
             raise BodyTooSlow(time.monotonic() - began) from None
-        if message is grpc.aio.EOF:
+        if not isinstance(message, bytes):  # the end of the stream
             raise ClientGone
+        return message
+
+    def _parsed(self, name: str, message: bytes) -> Any:
+        """The request in `message`. Raises NotValid."""
         try:
             return self._messages[f"{name}Request"].FromString(message)
         except DecodeError:
@@ -279,9 +286,6 @@ class GrpcServer:
         ]
         if not self._keys.admit(given):
             raise KeyWanted
-
-    async def _unknown(self, _: Any, __: Call) -> Any:
-        raise UnknownMethod
 
     async def _server_live(self, _: Any, call: Call) -> Any:
         return self._messages["ServerLiveResponse"](live=call.service.live)

@@ -1,11 +1,12 @@
 """Loading a model again because a request asks for it, over HTTP and gRPC."""
 
 import asyncio
+from functools import partial
 
 from runtime.errors import ArtifactError, EngineError
 from server.errors import RequestRefused
 from server.kserve.models import KserveModel
-from server.reloading import NotReloaded
+from server.reloading import NotReloaded, in_own_thread
 from server.service import Service
 
 
@@ -16,7 +17,8 @@ class NotManaged(RequestRefused):
 async def reload(service: Service, model: KserveModel) -> None:
     """Reload `model` and wait for it; the one before stays when the new one cannot be served.
 
-    Raises NotManaged without RERANK_MODEL_CONTROL, NotReloaded, or Unavailable.
+    Raises NotManaged without RERANK_MODEL_CONTROL, NotReloaded, or Unavailable: ReloadRuns while
+    another reload runs.
     """
     if not service.settings.model_control:
         raise NotManaged(
@@ -24,6 +26,6 @@ async def reload(service: Service, model: KserveModel) -> None:
             "RERANK_MODEL_CONTROL=true; SIGHUP reloads as well"
         )
     try:
-        await asyncio.to_thread(service.reload, model.kind)
+        await asyncio.wrap_future(in_own_thread(partial(service.reload, model.kind)))
     except (ArtifactError, EngineError) as error:
         raise NotReloaded(error) from error

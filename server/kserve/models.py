@@ -115,7 +115,7 @@ def _model(service: Service, served: Served) -> KserveModel:
 
 
 def _statistics(served: Served) -> Statistics:
-    stats, tally = served.model.stats(), served.tally
+    stats, tally = served.stats(), served.tally
 
     def spent(count: int, seconds: float) -> Duration:
         return Duration(count, int(seconds * 1e9))

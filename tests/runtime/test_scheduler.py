@@ -12,6 +12,7 @@ from runtime.batch import BatchLimits
 from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
+    EngineAway,
     EngineError,
     EngineLost,
     ModelClosed,
@@ -338,6 +339,46 @@ def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Sch
     assert len(gate.calls) == 1
     with pytest.raises(DeviceLost):
         scheduler.submit([row(5)], None)
+
+
+def test_an_engine_that_is_away_is_asked_again(make: Callable[..., Scheduler]) -> None:
+    gone = threading.Event()
+
+    def compute(rows: Sequence[Encoding]) -> Floats:
+        if gone.is_set():
+            raise EngineAway
+        return first_ids(rows)
+
+    scheduler = make(compute)
+    gone.set()
+    with pytest.raises(EngineAway):
+        scheduler.submit([row(5)], None).result(10)
+    assert scheduler.away
+    gone.clear()
+    assert scheduler.submit([row(5)], None).result(10).outputs.tolist() == [1]
+    assert scheduler.away  # until somebody has looked whether it computes as before
+    scheduler.returned()
+    assert not scheduler.away
+
+
+def test_a_new_scheduler_predicts_by_the_one_before(make: Callable[..., Scheduler]) -> None:
+    def slowly(rows: Sequence[Encoding]) -> Floats:
+        time.sleep(0.01)
+        return first_ids(rows)
+
+    before = make(slowly)
+    for _ in range(8):
+        before.submit([row(10)], None).result(10)
+    soon = time.monotonic() + 60
+    vast = [row(1000)] * 100  # 100 s at a millisecond a token
+    new = make(slowly)
+    new.submit(vast, soon).cancel()  # nothing is known: it is tried
+    follower = make(slowly)
+    follower.follow(before)
+    with pytest.raises(Overloaded, match="longer than the request's deadline"):
+        follower.submit(vast, soon)
+    stats = before.stats() + before.stats()
+    assert (stats.inference_count, stats.real_tokens) == (16, 160)
 
 
 def test_a_queue_full_of_tokens_refuses(make: Callable[..., Scheduler]) -> None:

@@ -4,6 +4,9 @@ import contextlib
 import json
 import socket
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -168,12 +171,51 @@ def test_an_offer_to_upgrade_does_not_lose_the_body(client: httpx.Client) -> Non
 
 
 def test_all_bodies_together_are_bounded(client: httpx.Client) -> None:
-    """Sixteen large bodies arrive at the same time, none of them whole: some are refused."""
+    """Sixteen large bodies arrive at the same time, none of them whole: some are refused, and
+    neither small requests nor probes notice."""
     part = b"x" * (BODY_LIMIT_BYTES - 1000)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connect(client)) for _ in range(16)]
         for connection in waiting:
             connection.sendall(head(f"content-length: {BODY_LIMIT_BYTES}") + part)
-        statuses = [connection.recv(100).split(b" ", 2)[1] for connection in waiting]
-    assert set(statuses) == {b"408", b"503"}
-    assert statuses.count(b"503") >= 7
+        time.sleep(0.5)
+        refused = [connection for connection in waiting if status_of(connection, 0.01) == 503]
+        assert client.get("/v1/health/live").status_code == 200
+        assert client.get("/v1/health/ready").status_code == 200
+        assert client.post("/v1/ranking", content=BODY).status_code == 200
+        cut_off = [status_of(one, 5.0) for one in waiting if one not in refused]
+    assert len(refused) >= 7
+    assert set(cut_off) == {408}
+
+
+def status_of(connection: socket.socket, patience_s: float) -> int | None:
+    connection.settimeout(patience_s)
+    try:
+        return int(connection.recv(100).split(b" ", 2)[1])
+    except TimeoutError:
+        return None
+
+
+def test_a_body_counts_until_it_is_answered(
+    start: Callable[..., Any], slow_directory: Path
+) -> None:
+    """What is made of a body takes its memory while it is computed: whole bodies are refused."""
+    server = start(
+        {
+            "NIM_CUSTOM_MODEL": str(slow_directory),
+            "NIM_TRITON_MAX_BATCH_SIZE": "1",
+            "RERANK_MAX_PASSAGES": "64",
+            "NIM_HTTP_BODY_LIMIT_BYTES": "100000",
+        }
+    ).ready()
+    passages = [{"text": f"{number}"} for number in range(12)]
+    body = {"query": {"text": "q"}, "passages": passages, "ignored": "x" * 90_000}
+    with httpx.Client(base_url=server.url) as client, contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(connect(client)) for _ in range(12)]
+        content = json.dumps(body).encode()
+        for connection in waiting:
+            connection.sendall(head(f"content-length: {len(content)}") + content)
+        statuses = [status_of(connection, 30.0) for connection in waiting]
+    assert set(statuses) == {200, 503}
+    assert 5 <= statuses.count(200) <= 8
+    assert server.rank(body, timeout=30).status_code == 200

@@ -1,6 +1,8 @@
-"""A device that is lost: the container has to be restarted, and says so."""
+"""A device that is lost: the container has to be restarted. An engine elsewhere that is away: no
+requests, until it is back."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Start = Callable[..., Any]
@@ -37,3 +39,46 @@ def test_health_asks_for_a_restart(start: Start) -> None:
     assert server.get("/v1/health/ready").status_code == 503
     assert server.rank(body).status_code == 503
     assert server.stop() == 0
+
+
+# The mock, as an engine in another process that is away while a file exists.
+_AWAY = """
+import os, sys
+from runtime.engines.mock import MockEngine
+from runtime.errors import EngineAway
+from server.cli import main
+
+FILE = sys.argv.pop(1)
+compute = MockEngine.run
+
+def run(self, inputs):
+    if os.path.exists(FILE):
+        raise EngineAway
+    return compute(self, inputs)
+
+MockEngine.run = run
+sys.exit(main())
+"""
+
+
+def test_not_ready_while_the_engine_is_away(start: Start, tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    server = start({"ENABLE_MOCK_INFERENCE": "1"}, "-c", _AWAY, str(away)).ready()
+    body = {"query": {"text": "q"}, "passages": [{"text": "short"}]}
+    assert server.rank(body).status_code == 200
+    away.touch()
+    refused = server.rank(body)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+    assert server.get("/v1/health/ready").status_code == 503
+    assert server.get("/v2/health/ready").status_code == 503
+    assert server.get("/health").json()["status"] == "failed"
+    # A restart would not bring the other process back.
+    assert server.get("/v1/health/live").status_code == 200
+    away.unlink()
+    # Without any request: none comes to a server that is not ready.
+    server.ready()
+    assert server.rank(body).status_code == 200
+    assert "the engine is back" in server.log
+    assert server.stop() == 0
+    assert "Traceback" not in server.log

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import select
 import socket
 import ssl
 import subprocess
@@ -104,6 +105,35 @@ def test_few_file_descriptors(start: Start) -> None:
         assert server.rank(BODY).status_code == 200
     for _ in range(5):
         assert httpx.post(server.url + "/v1/ranking", json=BODY).status_code == 200
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+
+
+def test_bodies_that_drip_do_not_keep_probes_out(start: Start) -> None:
+    """Every connection is taken by a body that does not end: probes are answered at once, others
+    are told to come back, and are answered when the bodies have had their time."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+        "from server.cli import main; sys.exit(main())"
+    )
+    server = start({**MOCK, "RERANK_HEADER_TIMEOUT_S": "3"}, "-c", code).ready()
+    slow = b"POST /v1/ranking HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"
+    with contextlib.ExitStack() as stack:
+        taken = []
+        for _ in range(60):
+            taken.append(stack.enter_context(connect(server)))
+            taken[-1].sendall(slow)
+        for _ in range(20):
+            assert httpx.get(server.url + "/v1/health/live").status_code == 200
+        refused = httpx.post(server.url + "/v1/ranking", json=BODY)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["object"] == "error"
+        server.wait_until(
+            lambda: httpx.post(server.url + "/v1/ranking", json=BODY).status_code == 200
+        )
+        answered, _, _ = select.select(taken, [], [], 0)
+        assert any(connection.recv(100).startswith(b"HTTP/1.1 408") for connection in answered)
     assert server.stop() == 0
     assert "Traceback" not in server.log
 

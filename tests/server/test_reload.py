@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,153 @@ def test_triton_s_clients_load_a_model(start: Start, rank_artifact: Path) -> Non
     configured = server.http.post(LOAD.replace(NAME, name), json={"parameters": {"config": "{}"}})
     assert configured.status_code == 400
     assert server.http.post(LOAD.replace(NAME, "nobody")).status_code == 404
+
+
+# The mock, whose later copies open, or compute for the first time, when the file is gone.
+_SLOW = """
+import os, sys, time
+import server.service as service
+from runtime.engines.mock import MockEngine
+from server.cli import main
+
+FILE, WHERE = sys.argv[1], sys.argv[2]
+open_model, compute = service._open, MockEngine.run
+service._OPENING_PATIENCE_S = float(sys.argv[3])
+
+def wait():
+    while os.path.exists(FILE):
+        time.sleep(0.02)
+
+def slowly(*given, **named):
+    if WHERE == "open":
+        wait()
+    return open_model(*given, **named)
+
+def run(self, inputs):
+    if len(FIRST) < 2 and self not in FIRST:
+        FIRST.append(self)
+    if WHERE == "compute" and self not in FIRST:
+        wait()
+    return compute(self, inputs)
+
+FIRST = []  # the engines that the server started with
+service._open, MockEngine.run = slowly, run
+sys.argv[1:] = []
+sys.exit(main())
+"""
+MOCK = {"ENABLE_MOCK_INFERENCE": "1", **CONTROL}
+
+
+def test_one_reload_at_a_time_and_none_in_the_way(start: Start, tmp_path: Path) -> None:
+    """While a model opens, others are refused, signals are noted, and requests are answered."""
+    wait = tmp_path / "wait"
+    server = start(MOCK, "-c", _SLOW, str(wait), "open", "60").ready()
+    ready = server.log.count("INFO server.service: ready: ")
+    wait.touch()
+    with ThreadPoolExecutor(9) as pool:
+        loads = [pool.submit(httpx.post, server.url + LOAD, timeout=30) for _ in range(9)]
+        server.wait_until(lambda: sum(load.done() for load in loads) == 8)
+        for load in loads:
+            if load.done():
+                assert load.result().status_code == 503
+                assert load.result().headers["retry-after"]
+        for _ in range(3):
+            server.process.send_signal(signal.SIGHUP)
+            time.sleep(0.05)
+        for _ in range(20):
+            assert server.rank(BODY).status_code == 200
+        wait.unlink()
+        assert [load.result().status_code for load in loads].count(200) == 1
+    # The load, and both models once or twice: the first signal was taken before the others came.
+    server.wait_until(lambda: server.log.count("INFO server.service: ready: ") >= ready + 3)
+    assert server.rank(BODY).status_code == 200
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+
+
+def test_a_new_model_that_hangs_is_given_up(start: Start, tmp_path: Path) -> None:
+    wait = tmp_path / "wait"
+    given = {**MOCK, "RERANK_ENGINE_PATIENCE_S": "1"}
+    server = start(given, "-c", _SLOW, str(wait), "compute", "60").ready()
+    wait.touch()
+    hung = server.http.post(LOAD, timeout=30)
+    assert hung.status_code == 400
+    assert "an engine call has been running" in hung.json()["error"]
+    assert server.get("/v1/health/live").status_code == 200
+    assert server.get("/v1/health/ready").status_code == 200
+    assert server.rank(BODY).status_code == 200
+    wait.unlink()
+    assert server.http.post(LOAD, timeout=30).status_code == 200
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+
+
+def test_a_model_that_never_opens_is_given_up(start: Start, tmp_path: Path) -> None:
+    wait = tmp_path / "wait"
+    server = start(MOCK, "-c", _SLOW, str(wait), "open", "0.5").ready()
+    wait.touch()
+    late = server.http.post(LOAD, timeout=30)
+    assert late.status_code == 400
+    assert "did not open" in late.json()["error"]
+    wait.unlink()
+    assert server.http.post(LOAD, timeout=30).status_code == 200
+    assert server.stop() == 0
+
+
+# The mock, that takes long between tokenising three texts and queueing them.
+_LATE = """
+import sys, time
+from runtime.model import Model
+from server.cli import main
+
+learn = Model._learn
+
+def late(self, work, encodings):
+    learn(self, work, encodings)
+    if work.rows == 3:
+        print("HELD", flush=True)
+        time.sleep(4)
+
+Model._learn = late
+sys.exit(main())
+"""
+
+
+def test_a_model_that_retires_answers_whoever_has_begun(start: Start) -> None:
+    server = start(MOCK, "-c", _LATE).ready()
+    body = {"query": {"text": "q"}, "passages": [{"text": text} for text in ("a", "bb", "ccc")]}
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(httpx.post, server.url + "/v1/ranking", json=body, timeout=30)
+        wait_for(server, "HELD", times=1)
+        server.process.send_signal(signal.SIGHUP)
+        assert held.result().status_code == 200
+    assert server.log.count("INFO server.service: ready: ") == 4
+    assert server.stop() == 0
+
+
+def test_counters_never_go_back(start: Start) -> None:
+    server = start(MOCK).ready()
+
+    def counted() -> list[float]:
+        lines = server.get("/v1/metrics").text.splitlines()
+        words = ("nv_inference_count{", "nv_inference_exec_count{", "nv_inference_request_success{")
+        return [float(line.split()[-1]) for line in lines if line.startswith(words)]
+
+    found = [counted()]
+    for _ in range(3):
+        for _ in range(5):
+            assert server.rank(BODY).status_code == 200
+        found.append(counted())
+        assert server.http.post(LOAD).status_code == 200
+        found.append(counted())
+    end = time.monotonic() + 3  # the models before are closed by then
+    while time.monotonic() < end:
+        found.append(counted())
+        time.sleep(0.1)
+    for before, after in pairwise(found):
+        assert all(one <= two for one, two in zip(before, after, strict=True)), (before, after)
+    told = server.get(f"/v2/models/{NAME}/stats").json()["model_stats"][0]
+    assert told["inference_count"] in found[-1]
 
 
 def test_requests_load_nothing_unless_that_was_asked_for(start: Start) -> None:
