@@ -466,7 +466,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_ENABLE_OTEL",
         "tracing",
         _flag,
-        "send a trace of every request that is not a GET, by OTLP over HTTP",
+        "send a trace of every request that does more than read (HTTP but GET, HEAD and OPTIONS; "
+        "ModelInfer of gRPC), by OTLP over HTTP",
         "false",
     ),
     Variable("NIM_OTEL_*", "honoured", "as OTEL_*: NIM_OTEL_EXPORTER_OTLP_ENDPOINT and the like"),

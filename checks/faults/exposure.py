@@ -90,7 +90,8 @@ def _grpc_asks(target: Target) -> None:
         _guarded(target) as server,
         grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
     ):
-        for method in ("ServerMetadata", "ModelInfer", "RepositoryIndex", "RepositoryModelLoad"):
+        known = ("ServerMetadata", "ModelInfer", "RepositoryIndex", "RepositoryModelLoad")
+        for method in (*known, "NobodyServes"):
             call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
             for metadata in ((), (("authorization", "Bearer wrong"),)):
                 try:

@@ -4,7 +4,9 @@ import json
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -18,6 +20,10 @@ from checks.faults.fault import Broken, Fault, NotHere, expect, refused, survive
 from checks.faults.target import Target
 
 _CLIENTS, _PACKAGES = "14 clients", "15 packages"
+# More calls than a server needs to run at the same time, and how long they have been silent when
+# somebody else comes.
+_STALLED, _STALLED_S = 300, 1.5
+_PATIENCE_S = 10.0
 _BYTES = np.dtype(np.object_)
 
 
@@ -151,6 +157,41 @@ def _bad_bytes(target: Target) -> None:
             raise Broken("bytes that are no message were answered")
 
 
+def _stalled_calls(target: Target) -> None:
+    """Callers that open calls and keep their messages back must not keep others out."""
+    if target.grpc is None:
+        raise NotHere("no gRPC address is known")
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield from ()
+
+    with grpc.insecure_channel(target.grpc) as channel:
+        infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+        stalled = [infer.future(nothing()) for _ in range(_STALLED)]
+        try:
+            time.sleep(_STALLED_S)
+            _until_answered(ready)
+        finally:
+            over.set()
+            for call in stalled:
+                call.cancel()
+
+
+def _until_answered(call: Any) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            call(b"", timeout=2)
+        except grpc.RpcError as error:
+            expect(time.monotonic() < end, f"others are kept out: {error.code()}")
+            time.sleep(0.1)
+        else:
+            return
+
+
 def _models_list(target: Target) -> None:
     """What clients need to find the model by themselves."""
     found = target.http.get("/v1/models")
@@ -215,6 +256,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(_CLIENTS, "JSON length negative", partial(_binary, _LENGTH + b"a", 5, "-1")),
     *(Fault(_CLIENTS, name, partial(_grpc, *given)) for name, given in _GRPC.items()),
     Fault(_CLIENTS, "gRPC, no message at all", _bad_bytes),
+    Fault(_CLIENTS, "gRPC, 300 calls without a message", _stalled_calls),
     Fault(_PACKAGES, "what is installed fits together", _packages_fit),
     Fault(_PACKAGES, "no warnings of Python", _warnings_are_errors),
     Fault(_PACKAGES, "no known advisory", _patched),
