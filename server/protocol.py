@@ -206,12 +206,18 @@ class BoundedProtocol(H11Protocol):
 def bounded(header_timeout_s: float) -> Any:
     """The protocol with that limit, for uvicorn's option `http`; as many connections as the
     process's file descriptors allow."""
-    most = min(_MOST_CONNECTIONS, _free_descriptors() - _PROBES)
     return partial(
         BoundedProtocol,
         header_timeout_s=header_timeout_s,
-        most_connections=max(_FEWEST_CONNECTIONS, most),
+        most_connections=most_connections(_free_descriptors() - _PROBES),
     )
+
+
+def most_connections(descriptors: int | None = None) -> int:
+    """How many connections a listener may have that so many file descriptors are for: without a
+    number a quarter of those that are free, for one beside HTTP's."""
+    found = _free_descriptors() // 4 if descriptors is None else descriptors
+    return max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, found))
 
 
 def _health_only(app: ASGIApp) -> ASGIApp:

@@ -55,6 +55,7 @@ from server.kserve.tensors import Declared, Output, TextTensor, from_elements, f
 from server.logs import current_request
 from server.metadata import version
 from server.observe import ids_of
+from server.protocol import most_connections
 from server.service import Service
 from server.settings import Settings, SettingsError
 from server.tracing import Trace
@@ -70,8 +71,6 @@ _OTHER = "other"
 _MOST_CALLS = 256
 _MOST_UNFINISHED = 4096
 _SLOW_S = 1.0
-# As many connections as over HTTP (server.protocol).
-_MOST_CONNECTIONS = 4096
 # A peer that is silent for a minute is asked whether it is there, and has twenty seconds to say so.
 _ASK_MS = 60_000
 _PATIENCE_MS = 20_000
@@ -413,7 +412,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         # More than there are places, so that a client is refused at once rather than kept waiting.
         ("grpc.max_concurrent_streams", 2 * _MOST_CALLS),
-        ("grpc.max_allowed_incoming_connections", _MOST_CONNECTIONS),
+        ("grpc.max_allowed_incoming_connections", most_connections()),
         ("grpc.server_handshake_timeout_ms", settings.header_timeout_s * 1000),
         ("grpc.keepalive_time_ms", _ASK_MS),
         ("grpc.keepalive_timeout_ms", _PATIENCE_MS),

@@ -63,8 +63,9 @@ def test_unknown_methods_ask_for_a_key(
     key = {"authorization": "Bearer key-one"}
     assert code(guarded_server, method, **key) is grpc.StatusCode.UNIMPLEMENTED
     assert code(mock_server, method) is grpc.StatusCode.UNIMPLEMENTED
+    counted = 'request_count_total{route="grpc other",status="UNIMPLEMENTED"}'
+    mock_server.wait_until(lambda: counted in mock_server.get("/v1/metrics").text)
     found = values(mock_server.get("/v1/metrics").text)
-    assert found['request_count_total{route="grpc other",status="UNIMPLEMENTED"}'] >= 1
     assert not any("NoSuch" in sample or "nonsense" in sample for sample in found)
 
 
@@ -102,6 +103,24 @@ def test_calls_have_a_number_and_slow_ones_make_room(start: object) -> None:
         server.wait_until(lambda: code(server, READY) is grpc.StatusCode.OK)
     assert server.stop() == 0
     assert "Traceback" not in server.log
+
+
+def test_connections_have_a_number(start: object) -> None:
+    """A quarter of the free file descriptors; the others are HTTP's."""
+    limited = "import resource, sys; from server.cli import main; {}; sys.exit(main())"
+    few = limited.format("resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))")
+    server = start({"ENABLE_MOCK_INFERENCE": "1"}, "-c", few).ready()  # type: ignore[operator]
+    with contextlib.ExitStack() as held:
+        words = 0
+        for _ in range(40):
+            place = ("127.0.0.1", server.grpc_port)
+            raw = held.enter_context(socket.create_connection(place, timeout=20))
+            with contextlib.suppress(OSError):  # one too many is closed at once
+                raw.sendall(_PREFACE)
+                words += bool(raw.recv(1))
+        assert 4 <= words <= 24
+        assert server.get("/v1/health/ready").status_code == 200
+    assert server.stop() == 0
 
 
 def test_pings_without_calls_end_the_connection(mock_server: Server) -> None:
