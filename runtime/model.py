@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.artifact import OpenArtifact
 from runtime.batch import INPUT_NAMES, BatchLimits, assemble, distinct
-from runtime.errors import DeadlineExceeded, GoldenMismatch, ModelClosed
+from runtime.errors import DeadlineExceeded, EngineError, GoldenMismatch, ModelClosed
 from runtime.postprocess import EngineCall, Floats, Ints, Timing
 from runtime.profile import Kind
 from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
@@ -252,7 +252,12 @@ class Model(ABC):
             encoding = self._tokenizing.submit(_encoded, work.encode)
         except RuntimeError:  # the threads were told to end since the request was admitted
             raise ModelClosed from None
-        return await asyncio.wrap_future(encoding)
+        try:
+            return await asyncio.wrap_future(encoding)
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # a panic in the tokenizer's Rust is no Exception
+            raise EngineError(f"{type(error).__name__} in the tokenizer") from error
 
     def _estimate(self, work: Work) -> int:
         """About how many tokens the request will have."""
