@@ -101,8 +101,9 @@ class Model(ABC):
         self._tokenizing = ThreadPoolExecutor(thread_name_prefix="tokenizer")
         # Measured, so that a full queue refuses texts before they are tokenised.
         self._tokens_per_character: float | None = None
+        self._lock = threading.Lock()
         self._users = 0
-        self._users_lock = threading.Lock()
+        self._engine_closed = False
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -147,17 +148,17 @@ class Model(ABC):
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Not idle in the block, from before its first text is tokenised to its last answer."""
-        with self._users_lock:
+        with self._lock:
             self._users += 1
         try:
             yield
         finally:
-            with self._users_lock:
+            with self._lock:
                 self._users -= 1
 
     def idle(self) -> bool:
         """Whether nobody uses it, and no request is being tokenised, waits or runs."""
-        with self._users_lock:
+        with self._lock:
             used = self._users > 0
         return not used and self._scheduler.idle()
 
@@ -198,10 +199,14 @@ class Model(ABC):
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back.
 
-        An engine that hangs keeps its memory: closing it while it computes is not safe.
+        An engine that hangs keeps its memory: closing it while it computes is not safe. May be
+        called again, and from several threads.
         """
         if self._scheduler.close():
-            self._engine.close()
+            with self._lock:
+                closed, self._engine_closed = self._engine_closed, True
+            if not closed:
+                self._engine.close()
         self._tokenizing.shutdown(wait=False)
 
     @abstractmethod
