@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.artifact import OpenArtifact
 from runtime.batch import INPUT_NAMES, BatchLimits, assemble, distinct
-from runtime.errors import DeadlineExceeded, GoldenMismatch, ModelClosed
+from runtime.errors import DeadlineExceeded, EngineError, GoldenMismatch, ModelClosed
 from runtime.postprocess import EngineCall, Floats, Ints, Timing
 from runtime.profile import Kind
 from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
@@ -101,8 +101,9 @@ class Model(ABC):
         self._tokenizing = ThreadPoolExecutor(thread_name_prefix="tokenizer")
         # Measured, so that a full queue refuses texts before they are tokenised.
         self._tokens_per_character: float | None = None
+        self._lock = threading.Lock()
         self._users = 0
-        self._users_lock = threading.Lock()
+        self._engine_closed = False
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -147,17 +148,17 @@ class Model(ABC):
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Not idle in the block, from before its first text is tokenised to its last answer."""
-        with self._users_lock:
+        with self._lock:
             self._users += 1
         try:
             yield
         finally:
-            with self._users_lock:
+            with self._lock:
                 self._users -= 1
 
     def idle(self) -> bool:
         """Whether nobody uses it, and no request is being tokenised, waits or runs."""
-        with self._users_lock:
+        with self._lock:
             used = self._users > 0
         return not used and self._scheduler.idle()
 
@@ -198,10 +199,14 @@ class Model(ABC):
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back.
 
-        An engine that hangs keeps its memory: closing it while it computes is not safe.
+        An engine that hangs keeps its memory: closing it while it computes is not safe. May be
+        called again, and from several threads.
         """
         if self._scheduler.close():
-            self._engine.close()
+            with self._lock:
+                closed, self._engine_closed = self._engine_closed, True
+            if not closed:
+                self._engine.close()
         self._tokenizing.shutdown(wait=False)
 
     @abstractmethod
@@ -252,7 +257,12 @@ class Model(ABC):
             encoding = self._tokenizing.submit(_encoded, work.encode)
         except RuntimeError:  # the threads were told to end since the request was admitted
             raise ModelClosed from None
-        return await asyncio.wrap_future(encoding)
+        try:
+            return await asyncio.wrap_future(encoding)
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # a panic in the tokenizer's Rust is no Exception
+            raise EngineError(f"{type(error).__name__} in the tokenizer") from error
 
     def _estimate(self, work: Work) -> int:
         """About how many tokens the request will have."""

@@ -4,6 +4,7 @@ One record is one line whatever is in it (but a traceback in readable lines), an
 request that it belongs to.
 """
 
+import faulthandler
 import logging
 import re
 import sys
@@ -61,7 +62,11 @@ def _escaped(found: "re.Match[str]") -> str:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Set up the process's logging; to be called once, by whoever owns the process."""
+    """Set up the process's logging; to be called once, by whoever owns the process.
+
+    A process that dies in native code writes where its threads were, which names no text.
+    """
+    faulthandler.enable()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if settings.json_logs else Lines())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)

@@ -68,6 +68,12 @@ class Predecessor:
         model = self._model
         return self._final if model is None else model.stats()
 
+    def close(self) -> None:
+        """Answer whoever still waits for it."""
+        model = self._model
+        if model is not None:
+            model.close()
+
     def retire(self, within_s: float) -> None:
         """Close the model when the requests that it has are answered, or after `within_s`."""
         model = self._model
@@ -204,7 +210,9 @@ class Service:
     def close(self) -> None:
         """Answer whoever still waits and give the models back."""
         self.stopping = True
-        for served in self._served.values():
+        for served in list(self._served.values()):
+            for one in served.before:
+                one.close()
             served.model.close()
 
     def reload(self, kind: Kind, *, wait: bool = False) -> None:

@@ -232,13 +232,19 @@ def _storm(target: Target) -> None:
         list(pool.map(knock, range(2000)))
 
 
-def _few_descriptors(target: Target) -> None:
+@contextlib.contextmanager
+def _crowded(
+    target: Target, count: int, sent: bytes, files: int | None = None, **more: str
+) -> Iterator[OwnServer]:
+    """A server of our own, of which at most `files` files may be open, with `count` connections
+    on each of which `sent` was sent."""
     if target.rank_dir is None:
         raise NotHere("needs a server of our own")
-    given = {"NIM_CUSTOM_MODEL": str(target.rank_dir)}
+    given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), **more}
 
     def lower() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        if files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
     with (
         tempfile.TemporaryDirectory() as name,
@@ -246,10 +252,41 @@ def _few_descriptors(target: Target) -> None:
         contextlib.ExitStack() as stack,
     ):
         server.ready()
-        for _ in range(200):
+        for _ in range(count):
             with contextlib.suppress(OSError):
                 address = ("127.0.0.1", server.port)
-                stack.enter_context(socket.create_connection(address, timeout=5))
+                stack.enter_context(socket.create_connection(address, timeout=5)).sendall(sent)
+        yield server
+
+
+def _few_descriptors(target: Target) -> None:
+    with _crowded(target, 200, b"", files=64) as server:
+        answered(_ask(server, ranking()))
+
+
+def _begun(announced: int, sent: int) -> bytes:
+    """A request whose body has `announced` bytes, of which `sent` come."""
+    head = "POST /v1/ranking HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {announced}\r\n\r\n".encode() + b" " * sent
+
+
+def _all_connections_taken(target: Target) -> None:
+    """Bodies that do not end take every connection: probes are answered, others come back."""
+    with _crowded(target, 60, _begun(100, 1), files=64) as server:
+        for path in ("/v1/health/live", "/v1/health/ready"):
+            found = httpx.get(f"http://127.0.0.1:{server.port}{path}", timeout=5)
+            expect(found.status_code == 200, f"{path} gave {found.status_code}")
+        refused = httpx.post(f"http://127.0.0.1:{server.port}/v1/ranking", json=ranking())
+        expect(refused.status_code == 503, f"a request got {refused.status_code}")
+        expect("retry-after" in refused.headers, "no Retry-After")
+
+
+def _all_body_room_taken(target: Target) -> None:
+    """Large bodies that do not end take all the memory for bodies, but for that of small ones."""
+    limit = 200_000
+    given = {"NIM_HTTP_BODY_LIMIT_BYTES": str(limit)}
+    with _crowded(target, 16, _begun(limit, limit - 1000), **given) as server:
+        expect(server.status("/v1/health/live") == 200, "not live")
         answered(_ask(server, ranking()))
 
 
@@ -337,6 +374,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(_LOAD, "10000 idle connections", _idle),
     Fault(_LOAD, "2000 connections in a storm", _storm),
     Fault(_SCARCE, "64 file descriptors", _few_descriptors),
+    Fault(_SCARCE, "bodies that do not end take every connection", _all_connections_taken),
+    Fault(_SCARCE, "bodies that do not end take all room for bodies", _all_body_room_taken),
     Fault(_SCARCE, "no memory left", _few_memory),
     Fault(_SCARCE, "failed requests leave nothing behind", _nothing_is_kept),
 )

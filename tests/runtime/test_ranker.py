@@ -1,14 +1,23 @@
 """The façade on a real ONNX Runtime session and on the mock."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
-from runtime.errors import ArtifactError, DeadlineExceeded, InputTooLong, NonFiniteScore
+from runtime.errors import (
+    ArtifactError,
+    DeadlineExceeded,
+    InputTooLong,
+    ModelClosed,
+    NonFiniteScore,
+)
 from runtime.opening import mock_model, open_ranker
 from runtime.ranker import Ranker
 from tests.runtime.conftest import write_bare_directory
@@ -117,3 +126,41 @@ def test_a_repeated_passage_is_computed_once(ranker: Ranker) -> None:
     assert ranking.logits[0] == ranking.logits[2] == ranking.logits[3]
     assert ranking.logits[1] == ranker.rank("a question", ["two"]).logits[0]
     assert len(ranking.token_counts) == 4
+
+
+def test_work_of_others_does_not_keep_texts_from_being_tokenised(ranker: Ranker) -> None:
+    over = threading.Event()
+
+    async def ask() -> float:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        held = loop.run_in_executor(None, over.wait)
+        ranking = await asyncio.wait_for(ranker.rank_async("why", ["because"]), 10)
+        over.set()
+        await held
+        return float(ranking.logits[0])
+
+    assert asyncio.run(ask()) == pytest.approx(expected(ranker, "because"), rel=1e-6)
+
+
+def test_a_ranker_in_use_is_not_idle(ranker: Ranker) -> None:
+    assert ranker.idle()
+    with ranker.in_use():
+        with ranker.in_use():
+            pass
+        assert not ranker.idle()
+    assert ranker.idle()
+
+
+def test_the_engine_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranker = cast(Ranker, mock_model("rank"))
+    closed: list[object] = []
+    monkeypatch.setattr(type(ranker._engine), "close", lambda engine: closed.append(engine))
+    threads = [threading.Thread(target=ranker.close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(closed) == 1
+    with pytest.raises(ModelClosed):
+        asyncio.run(ranker.rank_async("why", ["because"]))

@@ -1,5 +1,6 @@
 """An engine that fails or is slow: every request is answered, and nothing inside is shown."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -77,11 +78,10 @@ def test_a_full_queue_refuses_at_once(slow_server: Any) -> None:
     first.start()
     while pending(slow_server) == 0:
         assert first.is_alive()
-    began = time.monotonic()
-    refused = httpx.post(url, json=body(*[50] * 64))
+    refused = slow_server.rank(body(*[50] * 64))
+    assert first.is_alive()  # nobody waited for it
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
-    assert time.monotonic() - began < 0.5
     first.join()
 
 
@@ -93,6 +93,45 @@ def test_rows_of_a_client_that_hangs_up_are_dropped(slow_server: Any) -> None:
         assert time.monotonic() < end
         time.sleep(0.02)
     assert "POST /v1/ranking 499" in slow_server.log
+
+
+# The mock, whose tokenizer panics at texts with that word: such errors are no Exception.
+_PANIC = """
+import sys
+from runtime.text import PairEncoder
+from server.cli import main
+
+class PanicException(BaseException):
+    pass
+
+encode = PairEncoder.encode_checked
+
+def panic(self, query, passages, *rest):
+    if "panic" in passages[0]:
+        raise PanicException("index out of bounds")
+    return encode(self, query, passages, *rest)
+
+PairEncoder.encode_checked = panic
+sys.exit(main())
+"""
+
+
+def test_a_tokenizer_that_panics_fails_one_request(start: Start) -> None:
+    server = start({"ENABLE_MOCK_INFERENCE": "1"}, "-c", _PANIC).ready()
+    for _ in range(10):
+        failed = server.rank({**body(50), "passages": [{"text": "do panic"}]})
+        assert failed.status_code == 500
+        assert failed.json()["message"] == "the server failed to answer; its log says why"
+    assert server.rank(body(50)).status_code == 200
+    assert "PanicException in the tokenizer" in server.log
+    assert server.stop() == 0
+
+
+def test_a_crash_in_native_code_says_where(start: Start) -> None:
+    server = start({"ENABLE_MOCK_INFERENCE": "1"}).ready()
+    server.process.send_signal(signal.SIGSEGV)
+    assert server.exit_code() == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in server.log
 
 
 def test_an_engine_that_hangs_is_noticed(start: Start, tmp_path: Path) -> None:
