@@ -192,7 +192,7 @@ def _rows_without_tokens(running: Triton) -> None:
             assert isinstance(answer, str), answer
             assert "row 1 has no token" in answer, answer
         else:
-            _same("rows beside some without tokens", answer, alone)
+            np.testing.assert_allclose(answer, alone, atol=SAME)
     refused = _masked(running, np.ones((2, 5), dtype=np.int64))
     assert isinstance(refused, str), refused
     assert "shape" in refused, refused
