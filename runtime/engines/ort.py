@@ -59,8 +59,8 @@ _ERRORS_ONLY = 3
 _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 # Versions from the first to before the second give TensorRT a network without the graph's types, by
-# a wrong comparison of versions: github.com/microsoft/onnxruntime/pull/29779. So does the library of
-# 1.31.1, the newest that was looked at: it calls createNetworkV2 without flags.
+# a wrong comparison of versions: github.com/microsoft/onnxruntime/pull/29779. So does the library
+# of 1.31.1, the newest that was looked at: it calls createNetworkV2 without flags.
 _WITHOUT_TYPES = ((1, 27), (1, 32))
 # NVIDIA's libraries, TensorRT's builder among them, then keep float32 whole
 # (docs.nvidia.com/deeplearning/tensorrt, "TF32").
