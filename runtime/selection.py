@@ -210,12 +210,12 @@ def _refuse_short(engine: str, manifest: Manifest | None, allowed: Allowance) ->
     """
     if manifest is None:
         return
-    wanted = allowed.max_tokens or 0
-    if engine == "tensorrt" and manifest.plan is not None:
-        shapes = manifest.plan.shapes
+    if engine == "tensorrt":
+        shapes = manifest.plan.shapes if manifest.plan is not None else []
+        wanted = allowed.max_tokens or 0
     else:
         shapes = list(serving_target(engine, manifest).shapes)
-        wanted = wanted or manifest.max_tokens
+        wanted = allowed.max_tokens or manifest.max_tokens
     most = longest([ShapeRange(one.batch, one.sequence) for one in shapes])
     if most is not None and wanted > most:
         raise EngineUnavailable(
