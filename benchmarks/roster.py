@@ -12,6 +12,7 @@ Precision = Literal["fp32", "bf16", "int8"]
 # Targets of rerank-export; one without a profile is listed as skipped.
 TARGETS: dict[str, Precision] = {
     "cpu-fp32": "fp32",
+    "cpu-fp32-openvino": "fp32",
     "cpu-int8": "int8",
     "cpu-int8-openvino": "int8",
     "cpu-bf16": "bf16",

@@ -1,4 +1,5 @@
-"""reference.json: what the checkpoint itself answered to the parity texts.
+"""reference.json: what the reference answered to the parity texts: the checkpoint, or the fp32
+artifact that a coarser one was made of without it.
 
 It travels with the artifact, so that a plan can be proven where it is built, without the
 checkpoint and without PyTorch.
@@ -32,7 +33,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Reference:
-    """The parity groups with the checkpoint's answers.
+    """The parity groups with the reference's answers.
 
     `tokens[g][p]` and `logits[g]` float64 [passages] belong to passage p of `groups[g]`.
     """

@@ -31,7 +31,7 @@ from runtime.opening import open_model
 from runtime.ranker import Ranker
 
 # Finest first: of two that are equally fast the finer one is kept.
-CANDIDATES = ("cpu-fp32", "cpu-bf16", "cpu-int8", "cpu-int8-openvino")
+CANDIDATES = ("cpu-fp32", "cpu-fp32-openvino", "cpu-bf16", "cpu-int8", "cpu-int8-openvino")
 _MEASURE_S = 15.0
 _FEWEST_ROUNDS = 3
 

@@ -5,11 +5,16 @@ the 1B model. A query sees its keys alone, so that some queries at a time give t
 Shorter rows go the direct way.
 """
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from runtime.manifest import MODEL_FILE
 
@@ -26,6 +31,24 @@ def bound_attention(directory: Path) -> None:
     model = onnx.load(path, load_external_data=False)
     split_attention(model)
     onnx.save(model, path)
+
+
+@contextmanager
+def bounded_copy(directory: Path) -> Iterator[Path]:
+    """A temporary artifact inside `directory` whose attention is bounded, where its own is to stay
+    as it is: a graph for a GPU that the CPU has to prove. Weights are linked, not copied."""
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        copy = Path(name)
+        for path in directory.iterdir():
+            if path.is_file():
+                os.link(path, copy / path.name)
+            elif path.name != copy.name:
+                shutil.copytree(path, copy / path.name, copy_function=os.link)
+        # The one file that is rewritten.
+        (copy / MODEL_FILE).unlink()
+        shutil.copyfile(directory / MODEL_FILE, copy / MODEL_FILE)
+        bound_attention(copy)
+        yield copy
 
 
 def unbound_attention(directory: Path) -> None:
@@ -137,5 +160,5 @@ def _pieces(node: NodeProto) -> list[NodeProto]:
 
 
 def _branch(nodes: list[NodeProto], output: str) -> GraphProto:
-    value = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
-    return helper.make_graph(nodes, output, [], [value])
+    # Its type is the node's, which graphs in half precision do not have in float32.
+    return helper.make_graph(nodes, output, [], [ValueInfoProto(name=output)])

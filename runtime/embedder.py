@@ -79,8 +79,7 @@ class Embedder(Model):
         computed = await self._run_async(work, deadline)
         return _embeddings(computed, dimensions)
 
-    def warm_up(self) -> None:
-        """See Model."""
+    def _check_goldens(self) -> None:
         goldens = self._manifest.vector_goldens
         goldens = [g for g in goldens if len(g.token_ids) <= self.info.max_tokens]
         for golden in goldens:

@@ -1,6 +1,7 @@
 """What every served model has in common: an encoder, a scheduler, and what it says of itself."""
 
 import asyncio
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -13,11 +14,19 @@ import numpy as np
 
 from runtime.artifact import OpenArtifact
 from runtime.batch import INPUT_NAMES, BatchLimits, assemble, distinct
-from runtime.errors import DeadlineExceeded, EngineError, GoldenMismatch, ModelClosed
+from runtime.errors import (
+    DeadlineExceeded,
+    EngineError,
+    GoldenMismatch,
+    ModelClosed,
+    OutOfMemory,
+)
 from runtime.postprocess import EngineCall, Floats, Ints, Timing
 from runtime.profile import Kind
 from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
 from runtime.text import Encoding, Encodings, Token, tokens_of
+
+_log = logging.getLogger(__name__)
 
 # How much the latest request moves the estimate of tokens per character.
 _SHARE_OF_LATEST = 0.1
@@ -94,6 +103,7 @@ class Model(ABC):
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
+        self._limits = limits
         self._scheduler = Scheduler(
             self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
@@ -105,13 +115,39 @@ class Model(ABC):
         self._users = 0
         self._engine_closed = False
 
-    @abstractmethod
     def warm_up(self) -> None:
-        """Run a real inference and reproduce the manifest's goldens.
+        """Run a real inference, on a GPU the largest first, and reproduce the manifest's goldens.
 
-        Raises GoldenMismatch when ids or outputs differ from what the export recorded, and
-        EngineError when the engine cannot compute.
+        Raises GoldenMismatch when ids or outputs differ from what the export recorded,
+        EngineError when the engine cannot compute, and DeviceLost when its device failed.
         """
+        if self._engine.device.startswith("cuda"):
+            self._take_memory()
+        self._check_goldens()
+
+    @abstractmethod
+    def _check_goldens(self) -> None:
+        """Reproduce the manifest's goldens; without any, run a real inference."""
+
+    def _take_memory(self) -> None:
+        """Make the largest call that batches allow.
+
+        Memory of the GPU is kept for later calls. Where the largest comes first, the others fit
+        into what it left; where it comes last, theirs is too small for it and stays taken beside.
+        What does not fit is found out, and batches are cut to what does, before anybody waits.
+        """
+        tokens, limits = self.info.max_tokens, self._limits
+        rows = range(limits.max_rows, 1, -1)
+        count = next((n for n in rows if limits.allow(n, n * tokens, tokens)), 1)
+        row = Encoding(np.full(tokens, self._manifest.special_tokens.pad, np.int64), None)
+        try:
+            self.compute([row] * count)
+        except OutOfMemory:
+            _log.warning(
+                "the GPU has no memory for one row of %d tokens: requests with such rows are "
+                "refused; lower NIM_TRITON_MAX_SEQ_LENGTH, or raise RERANK_GPU_MEMORY_BYTES",
+                tokens,
+            )
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[Token]:
         """The tokens of `text` alone, without template or prefix. Raises InputRejected."""

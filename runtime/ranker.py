@@ -69,8 +69,7 @@ class Ranker(Model):
         work = self._work(query, passages, truncate, deadline, passage_tokens)
         return _ranking(await self._run_async(work, deadline))
 
-    def warm_up(self) -> None:
-        """See Model."""
+    def _check_goldens(self) -> None:
         goldens = [g for g in self._manifest.goldens if len(g.token_ids) <= self.info.max_tokens]
         for golden in goldens:
             self._check_golden(golden)

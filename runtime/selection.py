@@ -3,7 +3,8 @@
 Asked-for hardware that is missing is an error. Two wishes leave a choice: AUTO (the plan if it fits
 this machine, else ONNX Runtime's TensorRT provider, else its CUDA provider) and ONNX (what NVIDIA's
 two known profile ids mean: the graph, by CUDA). Either goes to the CPU only for an artifact that
-was made for the CPU, or where there is no GPU.
+was made for the CPU, or where there is no GPU. An engine that takes shorter rows than the graph or
+the operator wants is no choice, and one that fails is told and passed over.
 """
 
 import logging
@@ -14,12 +15,12 @@ import msgspec
 
 from runtime.engines import GPU_ENGINES, MODEL_FILE, PLAN_FILE, Engine, EngineSetup, open_engine
 from runtime.engines.tensorrt import tensorrt_version
-from runtime.errors import EngineUnavailable
+from runtime.errors import EngineError, EngineUnavailable, OutOfMemory
 from runtime.external_data import check_external_files
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import Manifest
 from runtime.profile import TargetProfile, load_target_profile
-from runtime.shapes import ShapeRange
+from runtime.shapes import ShapeRange, longest
 
 _log = logging.getLogger(__name__)
 
@@ -67,8 +68,9 @@ def open_best(
     """Open the engine called `wish`, or for AUTO and ONNX the best that fits.
 
     `manifest` and `own`, the target it names, are None for a directory that nothing describes.
-    Raises EngineUnavailable with the reasons, EngineError when an engine fails, and ArtifactError
-    when the graph's weights lie outside `directory`.
+    Raises EngineUnavailable with the reasons, EngineError or OutOfMemory when the one engine that
+    was asked for fails, DeviceLost when the GPU does, and ArtifactError when the graph's weights
+    lie outside `directory`.
     """
     if (graph := directory / MODEL_FILE).is_file():
         check_external_files(graph)
@@ -79,11 +81,13 @@ def open_best(
     refusals: list[str] = []
     for name in names:
         try:
+            _refuse_short(name, manifest, allowed)
             engine = _open(directory, name, manifest, own, allowed, gpu)
-        except EngineUnavailable as error:
-            refusals.append(str(error))
+        except (EngineError, OutOfMemory) as error:
+            refusals.append(f"not {name}: {error}")
             continue
-        _log.info("auto chose engine %s%s", name, "".join(f"; {r}" for r in refusals))
+        level = logging.WARNING if refusals else logging.INFO
+        _log.log(level, "%s chose engine %s", wish, "; ".join([name, *refusals]))
         return engine
     raise EngineUnavailable(f"no engine can open this artifact: {'; '.join(refusals)}")
 
@@ -196,6 +200,28 @@ def setup_for(
     )
     setup = replace(setup, max_tokens=most) if most else setup
     return replace(setup, inputs=tuple(manifest.inputs)) if manifest is not None else setup
+
+
+def _refuse_short(engine: str, manifest: Manifest | None, allowed: Allowance) -> None:
+    """Raise EngineUnavailable where the engine's shapes would cut rows that others take whole.
+
+    A plan was built for its shapes on purpose: it is too short only for a length that was asked
+    for. The graph's own target bounds the manifest, so that only another one can be too short.
+    """
+    if manifest is None:
+        return
+    if engine == "tensorrt":
+        shapes = manifest.plan.shapes if manifest.plan is not None else []
+        wanted = allowed.max_tokens or 0
+    else:
+        shapes = list(serving_target(engine, manifest).shapes)
+        wanted = allowed.max_tokens or manifest.max_tokens
+    most = longest([ShapeRange(one.batch, one.sequence) for one in shapes])
+    if most is not None and wanted > most:
+        raise EngineUnavailable(
+            f"it takes rows of {most} tokens, found {wanted} wanted; MAX_SEQUENCE_LENGTH={most} "
+            "would let it be chosen"
+        )
 
 
 def _cache_of(manifest: Manifest | None, allowed: Allowance) -> Path | None:

@@ -237,8 +237,9 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_GPU_MEMORY_BYTES",
         "gpu_memory_bytes",
         _POSITIVE,
-        "most memory of the GPU for ONNX Runtime's arena (weights included) or for a plan's calls "
-        "(weights not); a call that needs more is halved, then answered with 503",
+        "most memory of the GPU for ONNX Runtime's arena (weights included), for the scratch "
+        "memory of a kernel that TensorRT compiles in it, or for a plan's calls (weights not); a "
+        "call that needs more is halved, then answered with 503",
         "no bound",
     ),
     _honoured(

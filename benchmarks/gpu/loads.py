@@ -26,7 +26,8 @@ class Load:
 
 
 def make_loads(passages: int, vocabulary: int) -> list[Load]:
-    """`passages` of mixed lengths, as many of 256 tokens, and 64 (at most) of 512.
+    """`passages` of mixed lengths, as many of 256 tokens, 64 (at most) of 512, and the small
+    requests whose time is the launching of kernels: 1 and 8 (at most) of 128.
 
     Token ids are taken modulo `vocabulary`, for models smaller than the tokenizer's.
     """
@@ -34,6 +35,8 @@ def make_loads(passages: int, vocabulary: int) -> list[Load]:
         f"{passages} mixed": mixed_lengths(passages),
         f"{passages} × 256": [256] * passages,
         f"{min(64, passages)} × 512": [512] * min(64, passages),
+        f"{min(8, passages)} × 128": [128] * min(8, passages),
+        "1 × 128": [128],
     }
     maker = TextMaker(_TOKENIZER, _TEMPLATE, _LONGEST)
     encoder = PairEncoder(load_tokenizer(_TOKENIZER), _TEMPLATE, _LONGEST)

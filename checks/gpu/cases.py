@@ -24,6 +24,14 @@ from checks.gpu.models import (
     reference,
 )
 from checks.gpu.plans import build_plan
+from checks.gpu.service import (
+    admits_a_lost_device,
+    break_it,
+    missing,
+    serving,
+    survives_no_memory,
+    with_tokenizer,
+)
 from runtime.engines import Engine, EngineSetup, open_engine
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
 from runtime.errors import EngineUnavailable, OutOfMemory
@@ -40,6 +48,9 @@ _TAU = {"fp32": 1.0, "fp16": 0.97, "bf16": 0.9}
 _MEGABYTE = 1e6
 _PROFILE = ShapeRange((1, 16, 64), (3, 256, 512))
 _HUGE_BYTES = 1 << 50
+# A server of the graph alone, whose length is its model profile's.
+_SERVED_AS = {"NIM_MODEL_PROFILE": "cuda-fp16"}
+_LONGEST_TOKENS, _HALF_BYTES = 8192, 2
 
 
 class NotHere(Exception):
@@ -212,6 +223,23 @@ def lost_device(machine: Machine) -> str:
     return "a kernel's assertion is recognised"
 
 
+def service_out_of_memory(machine: Machine) -> str:
+    """A whole server whose GPU has no memory for the longest row."""
+    served = _to_serve(machine)
+    # Beside the weights half of what the products of one longest row take.
+    row = _LONGEST_TOKENS * CONFIGS[machine.model]["intermediate_size"] * _HALF_BYTES
+    size = sum(file.stat().st_size for file in served.glob("model.onnx*"))
+    given = {**_SERVED_AS, "RERANK_GPU_MEMORY_BYTES": str(size + row)}
+    with serving(machine.work / "no-memory", served, given) as service:
+        return survives_no_memory(service)
+
+
+def service_lost_device(machine: Machine) -> str:
+    """A whole server whose GPU fails under it."""
+    with serving(machine.work / "lost", _to_serve(machine), _SERVED_AS) as service:
+        return admits_a_lost_device(service, break_it)
+
+
 def memory(machine: Machine) -> str:
     """Memory of the GPU for one row of 512, 4096 and 8192 tokens, and for 64 of 512."""
     _needs_gpu(machine)
@@ -263,6 +291,8 @@ CHECKS: tuple[Callable[[Machine], str], ...] = (
     memory,
     out_of_memory,
     lost_device,
+    service_out_of_memory,
+    service_lost_device,
     onnxruntime_tensorrt,
     native_plan,
 )
@@ -300,6 +330,19 @@ def _calls(engine: Engine, machine: Machine, shift: int) -> np.ndarray:
         drawn = make_rows([tokens] * (rows + shift), vocabulary)[shift:]
         found.append(_logits(engine, drawn))
     return np.concatenate(found)
+
+
+def _to_serve(machine: Machine) -> Path:
+    """The graph of target cuda-fp16 as a server mounts it; NotHere where no server can run."""
+    _needs_gpu(machine)
+    if machine.model == "tiny":
+        raise NotHere("needs --model 1b: the tiny one has another vocabulary, and fits anywhere")
+    if (lacks := missing()) is not None:
+        raise NotHere(f"the server cannot run here: {lacks}")
+    exported = machine.graph("float16", "onnxruntime-cuda")
+    machine.opened(machine.engine, exported).close()
+    directory = machine.work / "served"
+    return directory if directory.exists() else with_tokenizer(exported.directory, directory)
 
 
 def _code_of(call: Callable[[], object]) -> int:

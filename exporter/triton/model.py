@@ -4,7 +4,8 @@ Triton loads this file; the packages `runtime` and `profiles` of open-rerank mus
 its Python. It answers texts with the tensors of NVIDIA's reranking NIM, and token ids (from
 open-rerank's own server, engine `triton`) with the graph's outputs.
 
-ENABLE_MOCK_INFERENCE=1 makes scores up without weights.
+ENABLE_MOCK_INFERENCE=1 makes scores up without weights, NIM_TRT_ENGINE_HOST_CODE_ALLOWED=1 lets a
+version-compatible plan bring its code for the CPU along; as for open-rerank's own server.
 """
 
 import json
@@ -31,11 +32,12 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the artifact beside this file and let it prove itself."""
-        if os.environ.get("ENABLE_MOCK_INFERENCE", "").strip().lower() in _TRUE:
+        if _is_on("ENABLE_MOCK_INFERENCE"):
             self._ranker = mock_model("rank")
         else:
             # The graph runs on the engine that it was proven on.
-            self._ranker = open_ranker(Path(__file__).parent / "artifact")
+            host_code = _is_on("NIM_TRT_ENGINE_HOST_CODE_ALLOWED")
+            self._ranker = open_ranker(Path(__file__).parent / "artifact", host_code=host_code)
         self._ranker.warm_up()
         self._graph_output = _graph_output(json.loads(args["model_config"]))
         self._workers = ThreadPoolExecutor(_AT_ONCE)
@@ -101,6 +103,10 @@ class TritonPythonModel:
             "logit": logits[:, None],
             "token_count": counts[:, None],
         }
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().lower() in _TRUE
 
 
 def _graph_output(config: dict[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """ONNX Runtime: the CPU, CUDA and TensorRT providers, without silent fallback between them.
 
 ONNX Runtime falls back in three ways: a provider whose libraries cannot be loaded is left out, one
-that fails while it computes is replaced, and an operator without a kernel for the GPU runs on the
-CPU. Here the first stops the start, the second is switched off, and the third stops the start when
-the operator is one that does the work.
+that fails while it computes is replaced, and an operator that a provider does not take goes to the
+next: from TensorRT to CUDA, and from CUDA to the CPU. Here the first stops the start, the second is
+switched off, and the third stops the start when the operator is one that does the work.
 
 Options of the providers: onnxruntime.ai/docs/execution-providers, checked against the libraries of
 onnxruntime-gpu 1.31.1.
@@ -11,6 +11,7 @@ onnxruntime-gpu 1.31.1.
 
 import contextlib
 import io
+import itertools
 import logging
 import os
 import re
@@ -36,7 +37,7 @@ _CPU, _CUDA, _TENSORRT = (
     "CUDAExecutionProvider",
     "TensorrtExecutionProvider",
 )
-# Best first: what TensorRT does not take goes to CUDA.
+# Best first: what TensorRT does not take of masks and indices goes to CUDA.
 _PROVIDERS = {
     "onnxruntime-cpu": (_CPU,),
     "onnxruntime-cuda": (_CUDA,),
@@ -46,12 +47,24 @@ _MISSING = {
     _CUDA: "the libraries of CUDA 13 and cuDNN 9, and a GPU with its driver",
     _TENSORRT: "libnvinfer.so.10 and libnvonnxparser.so.10 of TensorRT 10 on LD_LIBRARY_PATH",
 }
+# What to do about a graph of which a provider leaves work to another.
+_TAKES_ALL = {
+    _CUDA: "export the checkpoint for the target cuda-fp16",
+    _TENSORRT: "export the checkpoint for the target ort-tensorrt-fp16, or choose cuda-fp16",
+}
 # Of the exception with which ONNX Runtime tells that TensorRT's libraries are missing.
 _NO_TENSORRT = "Please install TensorRT libraries"
 _ERRORS_ONLY = 3
 # The work of a model; the rest (shapes, masks, indices) may be on the CPU.
 _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
+# Versions from the first to before the second give TensorRT a network without the graph's types, by
+# a wrong comparison of versions: github.com/microsoft/onnxruntime/pull/29779. So does the library
+# of 1.31.1, the newest that was looked at: it calls createNetworkV2 without flags.
+_WITHOUT_TYPES = ((1, 27), (1, 32))
+# NVIDIA's libraries, TensorRT's builder among them, then keep float32 whole
+# (docs.nvidia.com/deeplearning/tensorrt, "TF32").
+_NO_TF32 = ("NVIDIA_TF32_OVERRIDE", "0")
 # Run option: the number of the captured graph to replay, and the one that means none.
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
@@ -107,6 +120,8 @@ class OrtGpuEngine(OrtEngine):
         self._setup = setup
         self._graph_tokens = setup.graph_tokens if self._can_capture() else 0
         self._captured: dict[Shape, _Captured] = {}
+        # Never twice: what a failed capture left behind under a number is not to be replayed.
+        self._numbers = itertools.count(1)
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
         """See Engine: a bucket where a captured graph serves it, the least of the shapes else."""
@@ -142,13 +157,11 @@ class OrtGpuEngine(OrtEngine):
 
     def _replay(self, shape: Shape, inputs: Arrays) -> Outputs:
         """Run the graph of `shape`; the first time ONNX Runtime captures it."""
-        captured = self._captured.get(shape)
-        if captured is None:
-            captured = self._buffers(shape, inputs)
-            self._captured[shape] = captured
+        captured = self._captured.get(shape) or self._buffers(shape, inputs)
         for name in self.input_names:
             captured.inputs[name].update_inplace(np.ascontiguousarray(inputs[name]))
         self._session.run_with_iobinding(captured.binding, captured.options)
+        self._captured[shape] = captured
         return {name: value.numpy() for name, value in captured.outputs.items()}
 
     def _buffers(self, shape: Shape, inputs: Arrays) -> "_Captured":
@@ -168,8 +181,7 @@ class OrtGpuEngine(OrtEngine):
             binding.bind_ortvalue_input(name, one)
         for name, one in given.items():
             binding.bind_ortvalue_output(name, one)
-        number = str(len(self._captured) + 1)
-        return _Captured(binding, self._run_options(number), held, given)
+        return _Captured(binding, self._run_options(str(next(self._numbers))), held, given)
 
     def _run_options(self, graph: str) -> Any:
         if not self._graph_tokens:
@@ -216,9 +228,15 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
             f"{', '.join(ort.get_available_providers())}; install the matching extra"
         )
     if name == "onnxruntime-tensorrt":
-        setup = replace(setup, cache=_writable_cache(setup.cache, ort))
-    providers = provider_options(name, setup)
-    with _libraries(ort, name) as printed:
+        setup = replace(setup, cache=_writable_cache(setup, ort))
+        if setup.precision != "fp32" and not keeps_types(ort.__version__):
+            _log.warning(
+                "onnxruntime %s lets TensorRT choose the types of values for itself, float16 also "
+                "where the graph wants float32; a plan keeps the graph's",
+                ort.__version__,
+            )
+    providers = provider_options(name, setup, typed=keeps_types(ort.__version__))
+    with _libraries(ort, name) as printed, _whole_float32(name):
         try:
             session = _session(ort, name, model_file, providers, usable_cores())
             # A session may compute several calls at a time.
@@ -233,14 +251,24 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
     _refuse_fallback(name, wanted, session, printed.getvalue())
     if name == "onnxruntime-cpu":
         return OrtEngine(name, ort.__version__, session, Lanes(session, narrow))
-    _refuse_cpu_work(name, session)
+    _refuse_work_elsewhere(name, wanted[0], session)
     return OrtGpuEngine(name, session, ort, setup)
 
 
-def provider_options(name: str, setup: EngineSetup) -> list[tuple[str, dict[str, str]]]:
+def keeps_types(version: str) -> bool:
+    """Whether this version of ONNX Runtime gives TensorRT the types of the graph's values."""
+    first, mended = _WITHOUT_TYPES
+    found = tuple(int(part) for part in version.split(".")[:2])
+    return not first <= found < mended
+
+
+def provider_options(
+    name: str, setup: EngineSetup, *, typed: bool = True
+) -> list[tuple[str, dict[str, str]]]:
     """The providers of engine `name`, best first, and their options.
 
-    Raises EngineUnavailable for a setup that the provider cannot honour.
+    `typed` says that ONNX Runtime gives TensorRT the graph's types (`keeps_types`). Raises
+    EngineUnavailable for a setup that the provider cannot honour.
     """
     if name == "onnxruntime-cpu":
         return [(_CPU, {})]
@@ -258,10 +286,10 @@ def provider_options(name: str, setup: EngineSetup) -> list[tuple[str, dict[str,
         cuda["gpu_mem_limit"] = str(setup.memory_bytes)
     if name == "onnxruntime-cuda":
         return [(_CUDA, cuda)]
-    return [(_TENSORRT, _tensorrt_options(name, setup)), (_CUDA, cuda)]
+    return [(_TENSORRT, _tensorrt_options(name, setup, typed)), (_CUDA, cuda)]
 
 
-def _tensorrt_options(name: str, setup: EngineSetup) -> dict[str, str]:
+def _tensorrt_options(name: str, setup: EngineSetup, typed: bool) -> dict[str, str]:
     shapes = _compiled_shapes(name, setup)
     if len(shapes) != 1:
         raise EngineUnavailable(
@@ -271,15 +299,16 @@ def _tensorrt_options(name: str, setup: EngineSetup) -> dict[str, str]:
     (one,) = shapes
     options = {
         "device_id": "0",
-        "trt_fp16_enable": _flag(setup.precision == "fp16"),
-        "trt_bf16_enable": _flag(setup.precision == "bf16"),
+        **_precision_options(setup.precision, typed),
         # Without these the engine would be built again for every new shape.
         "trt_profile_min_shapes": _shape_list(setup.inputs, one, 0),
         "trt_profile_opt_shapes": _shape_list(setup.inputs, one, 1),
         "trt_profile_max_shapes": _shape_list(setup.inputs, one, 2),
-        "trt_layer_norm_fp32_fallback": "1",
         "trt_context_memory_sharing_enable": "1",
     }
+    if setup.memory_bytes is not None:
+        # The scratch memory of a kernel; the rest follows from the shapes.
+        options["trt_max_workspace_size"] = str(setup.memory_bytes)
     if setup.cache is not None:
         options |= {
             "trt_engine_cache_enable": "1",
@@ -290,8 +319,16 @@ def _tensorrt_options(name: str, setup: EngineSetup) -> dict[str, str]:
     return options
 
 
-def _flag(on: bool) -> str:
-    return "1" if on else "0"
+def _precision_options(precision: str, typed: bool) -> dict[str, str]:
+    """With no precision enabled the provider makes a strongly typed network, which keeps the types
+    that the graph gives its values.
+
+    Where it cannot, TensorRT would compute all of it in float32 unless the graph's precision is
+    enabled, which then is its choice for each layer.
+    """
+    enabled = None if typed else precision
+    options = {f"trt_{one}_enable": str(int(one == enabled)) for one in ("fp16", "bf16", "int8")}
+    return options if typed else options | {"trt_layer_norm_fp32_fallback": "1"}
 
 
 def _shape_list(input_names: Sequence[str], one: ShapeRange, place: int) -> str:
@@ -304,12 +341,14 @@ def _compiled_shapes(name: str, setup: EngineSetup) -> tuple[ShapeRange, ...]:
     return tuple(one.lowered(setup.max_rows, setup.max_tokens) for one in setup.shapes)
 
 
-def _writable_cache(cache: Path | None, ort: Any) -> Path | None:
-    """The folder of this version of ONNX Runtime, made; EngineUnavailable where it cannot be."""
-    if cache is None:
+def _writable_cache(setup: EngineSetup, ort: Any) -> Path | None:
+    """The folder of engines compiled by this version of ONNX Runtime within this memory, made;
+    EngineUnavailable where it cannot be. The names of the engines in it tell neither."""
+    if setup.cache is None:
         _log.warning("no NIM_CACHE_PATH: TensorRT compiles the graph anew at every start")
         return None
-    folder = cache / f"onnxruntime-{ort.__version__}"
+    bound = "" if setup.memory_bytes is None else f"-{setup.memory_bytes}"
+    folder = setup.cache / f"onnxruntime-{ort.__version__}{bound}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -364,6 +403,25 @@ def _libraries(ort: Any, name: str) -> Iterator[io.StringIO]:
         yield printed
 
 
+@contextlib.contextmanager
+def _whole_float32(name: str) -> Iterator[None]:
+    """Compile without TensorFloat-32, for which ONNX Runtime's TensorRT provider has no option.
+
+    It would round what the graph keeps in float32 to 11 bits, the score head above all.
+    """
+    variable, off = _NO_TF32
+    before = os.environ.get(variable)
+    if name == "onnxruntime-tensorrt":
+        os.environ[variable] = off
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before
+
+
 def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, printed: str) -> None:
     found = session.get_providers()
     for place, provider in enumerate(wanted):
@@ -379,22 +437,24 @@ def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, printed: st
             )
 
 
-def _refuse_cpu_work(name: str, session: Any) -> None:
-    """Refuse operators that do the work and were left to the CPU; tell of the others."""
+def _refuse_work_elsewhere(name: str, own: str, session: Any) -> None:
+    """Refuse operators that do the work and were left to another provider than the engine's
+    `own`; tell of the others."""
     left = Counter(
-        node.op_type
+        (part.ep_name, node.op_type)
         for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == _CPU
+        if part.ep_name != own
         for node in part.get_nodes()
     )
-    heavy = [f"{op} × {count}" for op, count in sorted(left.items()) if _HEAVY.search(op)]
+    heavy = [f"{op} × {n} ({ep})" for (ep, op), n in sorted(left.items()) if _HEAVY.search(op)]
     if heavy:
         raise EngineUnavailable(
-            f"engine {name} has no kernel on the GPU for {', '.join(heavy)} and would have "
-            "computed them on the CPU; export the checkpoint for the target cuda-fp16"
+            f"engine {name}: {own} does not take {', '.join(heavy)}, which would have been "
+            f"computed elsewhere; {_TAKES_ALL[own]}"
         )
     if left:
-        _log.info("%s: on the CPU: %s", name, ", ".join(f"{o} × {n}" for o, n in left.items()))
+        told = ", ".join(f"{op} × {n} ({ep})" for (ep, op), n in left.items())
+        _log.info("%s: not on %s: %s", name, own, told)
 
 
 def _shape_of(inputs: Arrays) -> Shape | None:

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu.__main__ import Measured, main, report
+from benchmarks.gpu.__main__ import Measured, Sizes, _candidates, main, report
+from benchmarks.gpu.candidates import MAX_ROWS
 from benchmarks.gpu.loads import make_loads
 from benchmarks.models import flops
 from checks.gpu.models import CONFIGS
+from runtime.profile import load_target_profile
+from runtime.shapes import bucket
 
 
 def test_without_a_gpu_it_says_so(
@@ -24,19 +27,43 @@ def test_a_tiny_run_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str
     options = ["--device", "cpu", "--model", "tiny", "--quick", "--out", str(tmp_path)]
     assert main(options) == 0
     measured = json.loads((tmp_path / "results.json").read_text())["measured"]
-    # Two of PyTorch and three of ours, on three loads.
-    assert len(measured) == 15
+    # Two of PyTorch and three of ours, on five loads.
+    assert len(measured) == 25
+    assert "ORT-CPU fp16, 256 tokens, graphs to 256" in {one["candidate"] for one in measured}
     assert [one["failure"] for one in measured if one["failure"]] == []
     assert max(one["max_delta"] for one in measured) < 0.05
     assert (tmp_path / "report.md").read_text() == capsys.readouterr().out
 
 
 def test_loads_are_what_their_names_say() -> None:
-    mixed, even, long = make_loads(5, 512)
+    mixed, even, long, few, single = make_loads(9, 512)
+    assert [len(load.rows) for load in (mixed, even, long, few, single)] == [9, 9, 9, 8, 1]
+    assert {len(row) for load in (few, single) for row in load.rows} == {128}
     assert {len(row) for row in even.rows} == {256}
     assert {len(row) for row in long.rows} == {512}
     assert sorted(len(row) for row in mixed.rows)[0] == 30
     assert max(int(row.token_ids.max()) for row in mixed.rows) < 512
+
+
+def test_graphs_are_measured_on_calls_as_large_as_the_budget(tmp_path: Path) -> None:
+    sizes = Sizes(batches=(4,), budgets=(256, 1024))
+    names = [one.name for one in _candidates("tiny", "cpu", sizes, tmp_path) if one.ours]
+    assert names[:4] == [
+        f"ORT-CPU fp16, {budget} tokens{graphs}"
+        for budget in sizes.budgets
+        for graphs in ("", f", graphs to {budget}")
+    ]
+    # Calls of the single and the few passages of the smallest loads are buckets within any budget.
+    *_, few, single = make_loads(100, 512)
+    for load in (few, single):
+        shape = (len(load.rows), max(map(len, load.rows)))
+        assert bucket(*shape, MAX_ROWS) == shape
+        assert load.tokens <= min(Sizes().budgets)
+
+
+def test_calls_have_the_rows_of_the_targets() -> None:
+    targets = [load_target_profile(name) for name in ("cuda-fp16", "tensorrt-fp16")]
+    assert {one.max_rows for one in targets} == {MAX_ROWS}
 
 
 def test_the_report_compares_with_the_best_pytorch_and_the_ceiling() -> None:

@@ -15,6 +15,8 @@ from checks.gpu.__main__ import main
 from checks.gpu.brought import use_brought
 from checks.gpu.cases import tau
 from checks.gpu.models import laid_out
+from checks.gpu.pack import main as main_of_pack
+from checks.gpu.pack import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 # Modules that the machine with the GPU may not have.
@@ -94,6 +96,28 @@ def test_wheels_and_pieces_that_were_brought_along_are_unpacked_once(
     for name in ("brought_one", "brought_two"):
         assert (tmp_path / "site" / f"{name}.py").is_file()
     assert sys.path[0] == str(tmp_path / "site")
+
+
+def test_a_packed_wheel_is_what_use_brought_unpacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    content = {"big/__init__.py": b"", "big/library.so": np.random.default_rng(0).bytes(5000)}
+    wheel = tmp_path / "big-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    folder = tmp_path / "build" / "gpu"
+    pack(wheel, folder, most=400)
+    names = pack(wheel, folder, most=2000)
+    assert names == [f"big-1.0-py3-none-any.tar.xz.{number:02}" for number in range(3)]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert all((folder / name).stat().st_size <= 2000 for name in names)
+    assert use_brought(folder) == names[:1]
+    for name, data in content.items():
+        assert (folder / "site" / name).read_bytes() == data
+    assert main_of_pack([str(wheel), "--out", str(tmp_path / "other")]) == 0
+    assert "1 pieces in" in capsys.readouterr().out
 
 
 def test_tau_counts_pairs() -> None:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from exporter import pipeline
 from exporter.long_rows import LONG, bound_attention, split_attention
 from exporter.pipeline import Wish, export
 from tests.tiny_checkpoints import write_llama
@@ -18,7 +20,7 @@ from tests.tiny_checkpoints import write_llama
 HEADS, SIZE = 4, 8
 
 
-def attention(**attributes: int) -> ModelProto:
+def attention(element: int = TensorProto.FLOAT, **attributes: int) -> ModelProto:
     """y = Attention of x with itself under `mask`; `input_ids` [batch, sequence] only counts."""
     shape = ["batch", HEADS, "sequence", SIZE]
     value = helper.make_tensor_value_info
@@ -27,23 +29,23 @@ def attention(**attributes: int) -> ModelProto:
         "attention",
         [
             value("input_ids", TensorProto.INT64, ["batch", "sequence"]),
-            value("x", TensorProto.FLOAT, shape),
+            value("x", element, shape),
             value("mask", TensorProto.BOOL, ["batch", 1, "sequence", "sequence"]),
         ],
-        [value("y", TensorProto.FLOAT, shape)],
+        [value("y", element, shape)],
     )
     opset = [helper.make_opsetid("", 23)]
     return helper.make_model(graph, opset_imports=opset, ir_version=10)
 
 
-def run(model: ModelProto, length: int) -> np.ndarray:
+def run(model: ModelProto, length: int, dtype: type = np.float32) -> np.ndarray:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     random = np.random.default_rng(0)
     inputs = {
         "input_ids": np.zeros((1, length), np.int64),
-        "x": random.normal(size=(1, HEADS, length, SIZE)).astype(np.float32),
+        "x": random.normal(size=(1, HEADS, length, SIZE)).astype(dtype),
         # Every row of the mask is its own, so that pieces cannot be mixed up.
         "mask": random.random((1, 1, length, length)) < 0.5,
     }
@@ -59,6 +61,16 @@ def test_pieces_give_the_same_answer(length: int) -> None:
     if length <= LONG:
         assert np.array_equal(found, wanted)
     assert np.abs(found - wanted).max() < 1e-6
+
+
+def test_half_precision_stays_half_precision() -> None:
+    wanted = run(attention(TensorProto.FLOAT16), LONG + 1, np.float16)
+    model = attention(TensorProto.FLOAT16)
+    split_attention(model)
+    onnx.checker.check_model(model)
+    found = run(model, LONG + 1, np.float16)
+    assert found.dtype == np.float16
+    assert np.abs(found.astype(np.float32) - wanted.astype(np.float32)).max() < 1e-3
 
 
 def test_a_causal_node_is_left_alone() -> None:
@@ -80,6 +92,35 @@ def test_an_export_for_long_rows_is_proven_at_its_limit(long_artifact: Path) -> 
     kinds = [node.op_type for node in graph.node]
     assert "If" in kinds
     assert "Attention" not in kinds
+
+
+@pytest.mark.parametrize("target", ["tensorrt-fp16-4096", "tensorrt-fp16"])
+def test_a_long_graph_for_a_gpu_is_proven_in_pieces_and_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    def kinds(directory: Path) -> set[str]:
+        return {node.op_type for node in onnx.load(directory / "model.onnx").graph.node}
+
+    proven: list[set[str]] = []
+    check = pipeline._check_outputs
+
+    def checking(directory: Path, *given: Any) -> None:
+        proven.append(kinds(directory))
+        check(directory, *given)
+
+    monkeypatch.setattr(pipeline, "_check_outputs", checking)
+    checkpoint = write_llama(tmp_path / "checkpoint", max_position_embeddings=4096)
+    export(str(checkpoint), tmp_path / "out", Wish(target=target))
+    (on_the_cpu,) = proven
+    assert ("If" in on_the_cpu) == (target == "tensorrt-fp16-4096")
+    assert "If" not in kinds(tmp_path / "out")
+    assert "Attention" in kinds(tmp_path / "out")
+    # Nothing is left of the copy.
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names <= {
+        *("manifest.json", "parity.json", "reference.json", "tokenizer"),
+        *("model.onnx", "model.onnx.data"),
+    }
 
 
 def peak_mb(model: Path, length: int) -> float:

@@ -10,7 +10,13 @@ import pytest
 from runtime import selection
 from runtime.engines import EngineSetup
 from runtime.engines.mock import MockEngine
-from runtime.errors import EngineUnavailable
+from runtime.errors import (
+    DeviceLost,
+    EngineError,
+    EngineUnavailable,
+    OutOfMemory,
+    ServingError,
+)
 from runtime.gpu import Gpu
 from runtime.manifest import Manifest, Plan, PlanHardware, unproven_manifest
 from runtime.profile import Shapes, load_target_profile
@@ -44,6 +50,7 @@ def manifest(
         inputs=["input_ids", "attention_mask"],
         outputs=["logits"],
     )
+    described = msgspec.structs.replace(described, max_tokens=512)
     if not plan:
         return described
     facts = {
@@ -172,7 +179,8 @@ def test_auto_goes_on_to_the_next_and_says_why(
     own = load_target_profile("ort-tensorrt-fp16")
     open_best(tmp_path, AUTO, manifest(), own, Allowance(cache=tmp_path))
     assert [name for name, _ in tried] == CUDA_ORDER
-    assert "auto chose engine onnxruntime-cuda; no libnvinfer here" in caplog.text
+    wanted = "auto chose engine onnxruntime-cuda; not onnxruntime-tensorrt: no libnvinfer here"
+    assert wanted in caplog.text
     assert tried[0][1].shapes == (ShapeRange((1, 16, 64), (3, 256, 512)),)
     assert tried[0][1].cache == tmp_path / "engines" / "v"
 
@@ -186,8 +194,85 @@ def test_a_gpu_that_fails_is_no_reason_to_take_the_cpu(
     monkeypatch.setattr(selection, "open_engine", opening)
     monkeypatch.setattr(selection, "find_gpu", lambda: H100)
     own = load_target_profile("ort-tensorrt-fp16")
-    with pytest.raises(EngineUnavailable, match="tensorrt is broken; onnxruntime-cuda is broken"):
+    with pytest.raises(EngineUnavailable, match="tensorrt is broken; not onnxruntime-cuda: onnx"):
         open_best(tmp_path, AUTO, manifest(), own, Allowance())
+
+
+@pytest.mark.parametrize("failure", [EngineError("TensorRT refused the plan"), OutOfMemory()])
+def test_auto_passes_over_an_engine_that_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: ServingError,
+) -> None:
+    def opening(name: str, directory: Path, setup: EngineSetup) -> MockEngine:
+        if name == "onnxruntime-tensorrt":
+            raise failure
+        return MockEngine()
+
+    monkeypatch.setattr(selection, "open_engine", opening)
+    monkeypatch.setattr(selection, "find_gpu", lambda: H100)
+    own = load_target_profile("ort-tensorrt-fp16")
+    open_best(tmp_path, AUTO, manifest(), own, Allowance())
+    assert f"onnxruntime-cuda; not onnxruntime-tensorrt: {failure}" in caplog.text
+    # Asked for by name it stops the start.
+    with pytest.raises(type(failure)):
+        open_best(tmp_path, "onnxruntime-tensorrt", manifest(), own, Allowance())
+
+
+def test_a_gpu_that_is_lost_ends_the_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opening(name: str, directory: Path, setup: EngineSetup) -> MockEngine:
+        raise DeviceLost
+
+    monkeypatch.setattr(selection, "open_engine", opening)
+    monkeypatch.setattr(selection, "find_gpu", lambda: H100)
+    own = load_target_profile("cpu-fp32")
+    with pytest.raises(DeviceLost):
+        open_best(tmp_path, AUTO, manifest("cpu-fp32"), own, Allowance())
+
+
+@pytest.mark.parametrize(
+    ("target", "plan", "most", "allowed", "chosen"),
+    [
+        # A graph for 8192 tokens is not cut to the 512 that ONNX Runtime's TensorRT compiles for,
+        ("cpu-fp32", False, 8192, None, "onnxruntime-cuda"),
+        ("cpu-fp32", False, 8192, 513, "onnxruntime-cuda"),
+        # unless nobody wants longer rows.
+        ("cpu-fp32", False, 8192, 512, "onnxruntime-tensorrt"),
+        ("cpu-fp32", False, 512, None, "onnxruntime-tensorrt"),
+        ("ort-tensorrt-fp16", False, 512, None, "onnxruntime-tensorrt"),
+        # A plan is what somebody built for its shapes; a length that was asked for goes first.
+        ("tensorrt-fp16", True, 8192, None, "tensorrt"),
+        ("tensorrt-fp16", True, 8192, 256, "tensorrt"),
+        ("tensorrt-fp16", True, 8192, 1024, "onnxruntime-cuda"),
+    ],
+)
+def test_auto_cuts_no_rows_that_another_engine_takes_whole(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    plan: bool,
+    most: int,
+    allowed: int | None,
+    chosen: str,
+) -> None:
+    tried: list[str] = []
+
+    def opening(name: str, directory: Path, setup: EngineSetup) -> MockEngine:
+        tried.append(name)
+        return MockEngine()
+
+    if plan:
+        (tmp_path / "model.plan").write_bytes(b"plan")
+    monkeypatch.setattr(selection, "open_engine", opening)
+    monkeypatch.setattr(selection, "find_gpu", lambda: H100)
+    monkeypatch.setattr(selection, "tensorrt_version", lambda: "10.16.1.11")
+    described = msgspec.structs.replace(manifest(target, plan=plan), max_tokens=most)
+    own = load_target_profile(target)
+    open_best(tmp_path, AUTO, described, own, Allowance(max_tokens=allowed))
+    assert tried == [chosen]
 
 
 def test_asked_for_hardware_that_is_missing_is_said(

@@ -3,6 +3,7 @@
 The binding runs for real, with its buffers in the CPU's memory.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pytest
 
 from runtime.engines import EngineSetup, open_engine
 from runtime.engines import ort as engine_module
-from runtime.engines.ort import OrtGpuEngine, provider_options
+from runtime.engines.ort import OrtGpuEngine, keeps_types, provider_options
 from runtime.errors import DeviceLost, EngineError, EngineUnavailable, OutOfMemory
 from runtime.gpu import Gpu
 from runtime.shapes import ShapeRange
@@ -61,7 +62,68 @@ def test_cuda_graphs_and_the_memory_bound_are_passed_on() -> None:
     assert options["gpu_mem_limit"] == str(4 << 30)
 
 
-def test_tensorrt_is_told_its_shapes_precision_and_caches(tmp_path: Path) -> None:
+def enabled(precision: str, *, typed: bool) -> dict[str, str]:
+    """What TensorRT is told of precisions."""
+    setup = EngineSetup(precision=precision, shapes=SHAPES)
+    (_, options), _ = provider_options("onnxruntime-tensorrt", setup, typed=typed)
+    names = (
+        "trt_fp16_enable",
+        "trt_bf16_enable",
+        "trt_int8_enable",
+        "trt_layer_norm_fp32_fallback",
+    )
+    return {name: options[name] for name in names if name in options}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_typed_network_is_told_no_precision(precision: str) -> None:
+    wanted = {"trt_fp16_enable": "0", "trt_bf16_enable": "0", "trt_int8_enable": "0"}
+    assert enabled(precision, typed=True) == wanted
+
+
+@pytest.mark.parametrize(
+    ("precision", "fp16", "bf16"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("bf16", "0", "1")]
+)
+def test_a_network_without_types_is_told_the_graphs_precision(
+    precision: str, fp16: str, bf16: str
+) -> None:
+    assert enabled(precision, typed=False) == {
+        "trt_fp16_enable": fp16,
+        "trt_bf16_enable": bf16,
+        "trt_int8_enable": "0",
+        "trt_layer_norm_fp32_fallback": "1",
+    }
+
+
+def test_versions_that_lose_the_types_are_known() -> None:
+    found = [keeps_types(version) for version in ("1.26.0", "1.27.0", "1.31.1", "1.32.0")]
+    assert found == [True, False, False, True]
+    # The pinned version is one whose library was looked at; look again before another is pinned.
+    assert ort.__version__ == "1.31.1"
+
+
+@pytest.mark.parametrize(("precision", "told"), [("fp32", False), ("fp16", True)])
+def test_types_that_are_lost_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+    bare_directory: Path,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    told: bool,
+) -> None:
+    session = Session(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+    opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session, precision=precision)
+    assert ("lets TensorRT choose the types" in caplog.text) == told
+
+
+def test_tensorrts_kernels_are_bounded_as_cudas_arena_is() -> None:
+    bounded = EngineSetup(shapes=SHAPES, memory_bytes=4 << 30)
+    (_, options), (_, cuda) = provider_options("onnxruntime-tensorrt", bounded)
+    assert options["trt_max_workspace_size"] == cuda["gpu_mem_limit"] == str(4 << 30)
+    (_, options), _ = provider_options("onnxruntime-tensorrt", EngineSetup(shapes=SHAPES))
+    assert "trt_max_workspace_size" not in options
+
+
+def test_tensorrt_is_told_its_shapes_and_caches(tmp_path: Path) -> None:
     setup = EngineSetup(precision="fp16", shapes=SHAPES, max_tokens=400, cache=tmp_path)
     (first, options), (second, _) = provider_options("onnxruntime-tensorrt", setup)
     assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
@@ -69,7 +131,6 @@ def test_tensorrt_is_told_its_shapes_precision_and_caches(tmp_path: Path) -> Non
     assert options["trt_profile_opt_shapes"] == "input_ids:16x256,attention_mask:16x256"
     # NIM_TRITON_MAX_SEQ_LENGTH lowers what memory is reserved for.
     assert options["trt_profile_max_shapes"] == "input_ids:64x400,attention_mask:64x400"
-    assert (options["trt_fp16_enable"], options["trt_bf16_enable"]) == ("1", "0")
     assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(tmp_path)
     assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
 
@@ -79,13 +140,32 @@ def test_tensorrt_without_a_cache_keeps_none() -> None:
     assert not [name for name in options if "cache" in name]
 
 
-def test_compiled_engines_are_kept_by_version(
+def test_compiled_engines_are_kept_by_version_and_memory(
     monkeypatch: pytest.MonkeyPatch, bare_directory: Path, tmp_path: Path
 ) -> None:
     session = Session(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
-    cache = tmp_path / "cache"
-    opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session, cache=cache)
-    assert [folder.name for folder in cache.iterdir()] == [f"onnxruntime-{ort.__version__}"]
+    cache, name = tmp_path / "cache", "onnxruntime-tensorrt"
+    opened(monkeypatch, bare_directory, name, session, cache=cache)
+    opened(monkeypatch, bare_directory, name, session, cache=cache, memory_bytes=5)
+    own = f"onnxruntime-{ort.__version__}"
+    assert sorted(folder.name for folder in cache.iterdir()) == [own, f"{own}-5"]
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_tensorrt_compiles_float32_whole_and_leaves_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path, before: str | None
+) -> None:
+    name = "NVIDIA_TF32_OVERRIDE"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    session = Session(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+    opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session)
+    assert session.tf32 == "0"
+    assert os.environ.get(name) == before
+    session = Session(["CUDAExecutionProvider", "CPUExecutionProvider"])
+    opened(monkeypatch, bare_directory, "onnxruntime-cuda", session)
+    assert session.tf32 == before
 
 
 def test_a_cache_that_cannot_be_written_is_named(
@@ -144,18 +224,43 @@ def test_each_captured_graph_has_a_number_of_its_own(bare_directory: Path) -> No
     assert numbers == ["1", "2", "3"]
 
 
-class Session:
-    """What the engine asks of a session, with chosen providers, assignment and failure."""
+def test_a_capture_that_failed_is_not_kept(
+    bare_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = on_cpu(bare_directory, EngineSetup(graph_tokens=64, max_rows=8))
+    given = {name: np.ones((1, 16), np.int64) for name in ("input_ids", "attention_mask")}
 
-    def __init__(self, providers: Sequence[str], on_the_cpu: Sequence[str] = ()) -> None:
-        self.providers, self.on_the_cpu = providers, on_the_cpu
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine._session, "run_with_iobinding", fail)
+        with pytest.raises(OutOfMemory):
+            engine.run(given)
+    assert engine._captured == {}
+    assert engine.run(given)["logits"].shape == (1, 1)
+    (kept,) = engine._captured.values()
+    # What ONNX Runtime remembers of the first one is never replayed.
+    assert kept.options.get_run_config_entry("gpu_graph_id") == "2"
+
+
+class Session:
+    """What the engine asks of a session, with chosen providers and what they are to compute."""
+
+    def __init__(self, providers: Sequence[str], **elsewhere: Sequence[str]) -> None:
+        self.providers, self.elsewhere = providers, elsewhere
+        self.tf32: str | None = "never opened"
 
     def get_providers(self) -> Sequence[str]:
         return self.providers
 
     def get_provider_graph_assignment_info(self) -> list[Any]:
-        nodes = [SimpleNamespace(op_type=op) for op in self.on_the_cpu]
-        return [SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: nodes)]
+        def part(ep_name: str, operators: Sequence[str]) -> Any:
+            nodes = [SimpleNamespace(op_type=op) for op in operators]
+            return SimpleNamespace(ep_name=ep_name, get_nodes=lambda: nodes)
+
+        own = part(self.providers[0], ["Attention", "MatMul"])
+        return [own, *(part(*given) for given in self.elsewhere.items())]
 
     def get_inputs(self) -> list[Any]:
         return []
@@ -169,7 +274,7 @@ def opened(
     directory: Path,
     name: str,
     session: Session,
-    cache: Path | None = None,
+    **setup: Any,
 ) -> Any:
     """Open engine `name` where ONNX Runtime is a GPU build that makes `session`."""
     gpu = Gpu("NVIDIA H100", "9.0", "x86_64", "580")
@@ -183,10 +288,11 @@ def opened(
 
     def session_for(path: str, **options: Any) -> Session:
         made.update(options)
+        session.tf32 = os.environ.get("NVIDIA_TF32_OVERRIDE")
         return session
 
     monkeypatch.setattr(ort, "InferenceSession", session_for)
-    engine = open_engine(name, directory, EngineSetup(shapes=SHAPES, cache=cache))
+    engine = open_engine(name, directory, EngineSetup(shapes=SHAPES, **setup))
     assert made["enable_fallback"] == 0
     return engine
 
@@ -228,18 +334,36 @@ def test_work_that_was_left_to_the_cpu_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, bare_directory: Path
 ) -> None:
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    session = Session(providers, ["Attention", "Attention", "Shape"])
-    with pytest.raises(EngineUnavailable, match="no kernel on the GPU for Attention × 2"):
+    session = Session(providers, CPUExecutionProvider=["Attention", "Attention", "Shape"])
+    with pytest.raises(
+        EngineUnavailable, match=r"does not take Attention × 2 \(CPUExecutionProvider\)"
+    ):
         opened(monkeypatch, bare_directory, "onnxruntime-cuda", session)
-    session = Session(providers, ["Shape", "Range"])
+    session = Session(providers, CPUExecutionProvider=["Shape", "Range"])
     engine = opened(monkeypatch, bare_directory, "onnxruntime-cuda", session)
     assert isinstance(engine, OrtGpuEngine)
+
+
+def test_work_that_tensorrt_left_to_cuda_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+    bare_directory: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    name, providers = "onnxruntime-tensorrt", PROVIDERS[:2]
+    session = Session(providers, CUDAExecutionProvider=["MatMul", "Cast"])
+    with pytest.raises(EngineUnavailable, match=r"does not take MatMul × 1 \(CUDA.*cuda-fp16"):
+        opened(monkeypatch, bare_directory, name, session)
+    given = {"CUDAExecutionProvider": ["Cast"], "CPUExecutionProvider": ["Shape"]}
+    opened(monkeypatch, bare_directory, name, Session(providers, **given))
+    assert "Cast × 1 (CUDAExecutionProvider), Shape × 1 (CPUExecutionProvider)" in caplog.text
 
 
 def test_the_real_assignment_is_read(bare_directory: Path) -> None:
     engine = on_cpu(bare_directory, EngineSetup())
     # The graph's own nodes are light; with a heavy one they would be refused.
-    engine_module._refuse_cpu_work("onnxruntime-cuda", engine._session)
+    own = "CUDAExecutionProvider"
+    engine_module._refuse_work_elsewhere("onnxruntime-cuda", own, engine._session)
     parts = engine._session.get_provider_graph_assignment_info()
     assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
     assert "ReduceSum" in {node.op_type for part in parts for node in part.get_nodes()}

@@ -1,0 +1,216 @@
+"""A server of our own on the GPU, and what it is to answer when memory or the GPU is gone.
+
+It is asked with the standard library alone: the machine may have no HTTP client.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.engines import MODEL_FILE
+
+_ROOT = Path(__file__).resolve().parents[2]
+_TOKENIZER = _ROOT / "embedded" / "rank" / "tokenizer.json"
+_START_S, _STOP_S, _ANSWER_S = 300.0, 60.0, 120.0
+# `rerank-serve` from the sources, with what was brought along; its last argument is a file that
+# breaks the GPU under it as soon as it is there.
+SERVE = """
+import sys
+from pathlib import Path
+from checks.gpu.brought import use_brought
+use_brought()
+from checks.gpu.lost import break_when
+break_when(Path(sys.argv.pop()))
+from server.cli import main
+sys.exit(main())
+"""
+_IMPORT = """
+from checks.gpu.brought import use_brought
+use_brought()
+import server.cli, server.app
+"""
+# Cut to the model's limit, and a passage of a few tokens.
+LONG, SHORT = "word " * 20_000, "a short passage"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply: `status` 0 when there was none."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def logits(self) -> list[float]:
+        """In the order of the passages."""
+        found = json.loads(self.body)["rankings"]
+        return [one["logit"] for one in sorted(found, key=lambda one: one["index"])]
+
+
+class Service:
+    """A process that serves; `trigger` is the file that breaks it."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], code: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.trigger = folder / "break-the-gpu"
+        self._log_file = folder / "server.log"
+        environment = os.environ | {
+            "PYTHONPATH": str(_ROOT),
+            "NIM_BIND_ADDR": f"127.0.0.1:{self._port}",
+            "NIM_TRITON_METRICS_PORT": "0",
+            "NIM_TRITON_GRPC_PORT": "0",
+            **settings,
+        }
+        with self._log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, str(self.trigger)],
+                cwd=_ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def log(self) -> str:
+        """What it has written."""
+        return self._log_file.read_text(errors="replace")
+
+    def ask(self, path: str, body: object = None) -> Answer:
+        """GET `path`, or POST `body` to it."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._port}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_ANSWER_S) as reply:
+                return Answer(reply.status, dict(reply.headers), reply.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, dict(error.headers), error.read())
+        except OSError:
+            return Answer(0, {}, b"")
+
+    def rank(self, *passages: str) -> Answer:
+        """Rank them, each cut at the model's limit."""
+        texts = [{"text": passage} for passage in passages]
+        return self.ask(
+            "/v1/ranking", {"query": {"text": "q"}, "passages": texts, "truncate": "END"}
+        )
+
+    def health(self) -> tuple[int, int]:
+        """The statuses of live and ready."""
+        return self.ask("/v1/health/live").status, self.ask("/v1/health/ready").status
+
+    def wait_until(self, path: str, status: int) -> None:
+        """Return when GET `path` answers so. Raises AssertionError with the end of the log."""
+        end = time.monotonic() + _START_S
+        while time.monotonic() < end and self.process.poll() is None:
+            if self.ask(path).status == status:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{path} never answered {status}; log: {self.log[-1500:]}")
+
+    def stop(self) -> int:
+        """Ask it to end, as a container's runtime does; its exit status."""
+        self.process.terminate()
+        return self.process.wait(_STOP_S)
+
+
+def missing() -> str | None:
+    """What this Python lacks to run the server, in a sentence; None: nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT], cwd=_ROOT, capture_output=True, text=True, check=False
+    )
+    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, model: Path, settings: Mapping[str, str], code: str = SERVE
+) -> Iterator[Service]:
+    """A ready server on the directory `model`; `folder` is for its log. It ends with the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    service = Service(folder, {"NIM_CUSTOM_MODEL": str(model), **settings}, code)
+    try:
+        service.wait_until("/v1/health/ready", 200)
+        yield service
+    finally:
+        service.process.kill()
+        service.process.wait()
+
+
+def with_tokenizer(exported: Path, directory: Path) -> Path:
+    """`directory`, made into what NIM_CUSTOM_MODEL mounts: the graph and a tokenizer."""
+    (directory / "tokenizer").mkdir(parents=True)
+    shutil.copyfile(_TOKENIZER, directory / "tokenizer" / "tokenizer.json")
+    for path in exported.glob(f"{MODEL_FILE}*"):
+        os.link(path, directory / path.name)
+    return directory
+
+
+def survives_no_memory(service: Service) -> str:
+    """A row without memory is refused with 503 and a time to come back; everybody else is served,
+    before and after, and nobody restarts the server for it."""
+    before = service.rank(SHORT, "another")
+    _expect(before, 200, service)
+    refused = service.rank(LONG)
+    _expect(refused, 503, service)
+    told = json.loads(refused.body)["message"]
+    assert "no memory for this request" in told, told
+    assert int(_header(refused, "retry-after")) >= 1, refused.headers
+    assert service.health() == (200, 200), service.log[-1500:]
+    # A row that fits is answered, however much waits beside it.
+    many = service.rank(*(f"{SHORT} {number}" for number in range(64)))
+    _expect(many, 200, service)
+    after = service.rank(SHORT, "another")
+    _expect(after, 200, service)
+    apart = max(abs(a - b) for a, b in zip(before.logits(), after.logits(), strict=True))
+    assert apart < 1e-2, (before.logits(), after.logits())
+    return "the longest row: 503, come back later; live, ready, and the others served"
+
+
+def admits_a_lost_device(service: Service, lose: Callable[[Service], Any]) -> str:
+    """Once the GPU failed, every request gets 503, health asks for a restart, and the process ends
+    when it is told to."""
+    _expect(service.rank(SHORT), 200, service)
+    lose(service)
+    lost = service.rank(SHORT)
+    _expect(lost, 503, service)
+    told = json.loads(lost.body)["message"]
+    assert "needs a new process" in told, told
+    assert service.health() == (503, 503), service.log[-1500:]
+    _expect(service.rank(SHORT, LONG), 503, service)
+    status = service.stop()
+    return f"every request 503, live and ready 503, exit status {status}"
+
+
+def break_it(service: Service) -> None:
+    """Break the GPU under it, and wait until that is done."""
+    service.trigger.touch()
+    end = time.monotonic() + _ANSWER_S
+    while service.trigger.exists():
+        assert time.monotonic() < end, service.log[-1500:]
+        assert service.process.poll() is None, service.log[-1500:]
+        time.sleep(0.05)
+
+
+def _expect(answer: Answer, status: int, service: Service) -> None:
+    assert answer.status == status, (answer.status, answer.body[:300], service.log[-1500:])
+
+
+def _header(answer: Answer, name: str) -> str:
+    return next((v for k, v in answer.headers.items() if k.lower() == name), "0")
