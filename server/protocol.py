@@ -8,6 +8,7 @@ its answer, takes any number of connections, and answers bytes that are not HTTP
 import asyncio
 import os
 import resource
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -145,15 +146,14 @@ class BoundedProtocol(H11Protocol):
         self._refuse(408, f"no whole request head within {self._header_timeout_s:g} seconds")
 
     def _make_room(self) -> bool:
-        others = self._others()
-        for other in others:
+        for other in self._others():
             if other.is_idle():
                 other.transport.abort()
                 self.connections.discard(other)
                 return True
         # As long as a head may take, a body may in any case.
         late = self.loop.time() - self._header_timeout_s
-        began = {one: one._body_since for one in others if one._body_since is not None}
+        began = {one: one._body_since for one in self._others() if one._body_since is not None}
         slowest = min(began, key=lambda one: began[one], default=None)
         if slowest is None or began[slowest] > late:
             return False
@@ -171,12 +171,10 @@ class BoundedProtocol(H11Protocol):
             oldest.transport.abort()
             self.connections.discard(oldest)
 
-    def _others(self) -> "list[BoundedProtocol]":
-        return [
-            other
-            for other in self.connections
-            if isinstance(other, BoundedProtocol) and other is not self
-        ]
+    def _others(self) -> "Iterator[BoundedProtocol]":
+        for other in self.connections:
+            if isinstance(other, BoundedProtocol) and other is not self:
+                yield other
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer with the NIM's error body and close."""
