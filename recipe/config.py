@@ -65,6 +65,7 @@ class SdgConfig(_Settings, frozen=True, kw_only=True):
     `generator` "llm" asks an OpenAI-compatible endpoint, "extractive" takes titles and sentences
     of the corpus itself and needs no network. `corpus_dir` is a directory,
     `hf://ORG/DATASET@REVISION/FOLDER`, or `python-docs`, the documentation that comes with Python.
+    `dataset_name` names the file of records; null: as `corpus_id`.
     """
 
     corpus_id: str = "nv_pp_random"
@@ -90,10 +91,17 @@ class SdgConfig(_Settings, frozen=True, kw_only=True):
     bundle_strategy: Literal["sequential"] = "sequential"
     max_docs_per_bundle: Positive = 3
     artifact_extraction_model: str = "nvidia/nemotron-3-nano-30b-a3b"
+    artifact_extraction_provider: str = "nvidia"
     qa_generation_model: str = "nvidia/nemotron-3-nano-30b-a3b"
+    qa_generation_provider: str = "nvidia"
     quality_judge_model: str = "nvidia/nemotron-3-nano-30b-a3b"
+    quality_judge_provider: str = "nvidia"
     embed_model: str = "nvidia/llama-3.2-nv-embedqa-1b-v2"
+    embed_provider: str = "nvidia"
     max_parallel_requests_for_gen: Positive = 4
+    buffer_size: Positive = 200
+    resume: Literal["never", "always", "if_possible"] = "if_possible"
+    dataset_name: str | None = None
     preview: bool = False
 
     generator: Literal["llm", "extractive"] = "llm"
@@ -175,7 +183,10 @@ class FinetuneConfig(_Settings, frozen=True, kw_only=True):
 
 
 class EvalConfig(_Settings, frozen=True, kw_only=True):
-    """Stage 3: the same first-stage candidates, reordered by every model that exists."""
+    """Stage 3: the same first-stage candidates, reordered by every model that exists.
+
+    `nim_api_key_env` names the environment variable whose value `nim_url` gets as its bearer.
+    """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
     finetuned_model_path: str = f"{_ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
@@ -200,6 +211,7 @@ class EvalConfig(_Settings, frozen=True, kw_only=True):
     nim_batch_size: Positive = 32
     nim_timeout: Positive = 60
 
+    nim_api_key_env: str | None = None
     retrieval_target: str = "cpu-fp32"
     embedder_dir: str = f"{_ROOT}/embedders"
     seed: int = 42
@@ -216,6 +228,7 @@ class ExportConfig(_Settings, frozen=True, kw_only=True):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "eager"
     quant_cfg: Literal["fp8", "int8_sq"] | None = None
     calibration_batch_size: Positive = 64
+    calibration_query: str | None = None
     prompt_template: str | None = PROMPT_TEMPLATE
     onnx_export_path: str = f"{_ROOT}/stage4_export/onnx"
     opset: Positive = 17

@@ -15,7 +15,7 @@ from recipe.evaluation.candidates import (
 )
 from recipe.evaluation.collection import Collection, read_collection
 from recipe.evaluation.results import RESULTS_FILE, read_results
-from recipe.evaluation.scorers import CheckpointScorer, EndpointScorer, Scorer
+from recipe.evaluation.scorers import CheckpointScorer, EndpointScorer, Scorer, key_of
 from recipe.evaluation.session import (
     SETTING_FILE,
     Session,
@@ -54,6 +54,9 @@ def _check(settings: EvalConfig) -> None:
             "found retrieval_pooling or retrieval_normalize other than avg and true: the embedder "
             "pools as its checkpoint says and vectors are always normalised; leave both out"
         )
+    if settings.eval_nim:
+        # Address and key are looked at now, not when the checkpoints have been measured.
+        _scorer(settings, "nim", settings.nim_url).close()
     refuse_other_template(
         settings.finetuned_model_path if settings.eval_finetuned else None, settings.prompt_template
     )
@@ -113,7 +116,11 @@ def _wanted(settings: EvalConfig) -> Iterator[tuple[str, str]]:
 def _scorer(settings: EvalConfig, name: str, source: str) -> Scorer:
     if name == "nim":
         return EndpointScorer(
-            source, settings.nim_model, settings.nim_batch_size, settings.nim_timeout
+            source,
+            settings.nim_model,
+            settings.nim_batch_size,
+            settings.nim_timeout,
+            api_key=key_of(settings.nim_api_key_env),
         )
     return CheckpointScorer(
         source, settings.prompt_template, settings.max_length, settings.batch_size
@@ -194,6 +201,6 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
-    free=frozenset({"embedder_dir"}),
+    free=frozenset({"embedder_dir", "nim_api_key_env"}),
     again="changed",
 )

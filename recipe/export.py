@@ -30,6 +30,7 @@ _TARGETS = {
 # Keys of NVIDIA's exporter whose effect is fixed here: (key, the only value, why).
 _FIXED: tuple[tuple[str, object, str], ...] = (
     ("calibration_batch_size", 64, "calibration takes this project's own texts, one by one"),
+    ("calibration_query", None, "calibration takes many queries, each with passages of its own"),
     ("override_layernorm_precision_to_fp32", True, "norms are always computed in fp32"),
     (
         "override_layers_to_fp32",

@@ -110,8 +110,7 @@ def score(
     chunks = _chunks(source, set(broken), done)
     with Journal(partial).open() as writer:
         for scored in map_in_order(_Scorer, (artifact, bound), chunks, workers, ray_address):
-            for line in scored:
-                writer.write(line)
+            writer.write(*scored)
             progress.step(len(scored))
     partial.replace(out)
     head_file.unlink()
@@ -181,13 +180,13 @@ def _done_lines(partial: Path, head_file: Path, head: Head) -> int:
     if not head_file.exists():
         partial.unlink(missing_ok=True)
         write_json(head_file, head)
-    done = Journal(partial).read()
+    done = Journal(partial).count()
     if msgspec.json.decode(head_file.read_bytes(), type=Head) != head:
         raise OutputRefused(
             f"{head_file} says that an earlier run scored other lines, or with another artifact "
             "or length; begin anew with --force, or name another OUT.jsonl"
         )
-    return len(done)
+    return done
 
 
 def _chunks(source: Path, broken: set[int], done: int) -> Iterator[list[bytes]]:

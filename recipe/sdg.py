@@ -21,6 +21,25 @@ from recipe.stage import Input, Stage
 # of their request: --force uses them again. Who wants other ones removes the files.
 _ANSWERS_FILE, _VECTORS_FILE = "answers.jsonl", "vectors.jsonl"
 _PREVIEWED = 2
+_ROLES = ("artifact_extraction", "qa_generation", "quality_judge", "embed")
+# Keys of NVIDIA's generator whose effect is fixed here: (key, the only value, why).
+_FIXED: tuple[tuple[str, object, str], ...] = (
+    ("buffer_size", 200, "every answer is kept as soon as it is there, nothing is buffered"),
+    (
+        "resume",
+        "if_possible",
+        "a run that was stopped always goes on where it was, and --force begins anew",
+    ),
+    *(
+        (
+            f"{role}_provider",
+            "nvidia",
+            "any OpenAI-compatible endpoint is named by its URL in endpoint (embed_endpoint for "
+            "embeddings), and the variable with its key in api_key_env",
+        )
+        for role in _ROLES
+    ),
+)
 
 
 def _home(settings: SdgConfig) -> Path:
@@ -39,7 +58,11 @@ def _outputs(settings: SdgConfig) -> list[Path]:
 
 
 def _records_name(settings: SdgConfig) -> str:
-    return f"{settings.corpus_id}.jsonl"
+    return f"{_dataset(settings)}.jsonl"
+
+
+def _dataset(settings: SdgConfig) -> str:
+    return settings.dataset_name or settings.corpus_id
 
 
 def _check(settings: SdgConfig) -> None:
@@ -53,8 +76,14 @@ def _check(settings: SdgConfig) -> None:
         raise BadConfig(
             f"found min_hops = {settings.min_hops} above max_hops = {settings.max_hops}"
         )
-    if "/" in settings.corpus_id or settings.corpus_id.startswith("."):
-        raise BadConfig(f"found corpus_id = {settings.corpus_id!r}, wanted a plain file name")
+    name = _dataset(settings)
+    if "/" in name or "\0" in name or name.startswith(".") or not name.strip():
+        key = "dataset_name" if settings.dataset_name else "corpus_id"
+        raise BadConfig(f"found {key} = {name!r}, wanted a plain file name")
+    for key, only, why in _FIXED:
+        found = getattr(settings, key)
+        if found != only:
+            raise BadConfig(f"found {key} = {found!r}, wanted {only!r}: {why}")
     if settings.generator == "llm" and not os.environ.get(settings.api_key_env):
         raise BadInput(
             f"found no key in the environment variable {settings.api_key_env}, which "
@@ -126,7 +155,8 @@ def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], say: Say) -
 def _write(settings: SdgConfig, records: Sequence[Record]) -> None:
     home, name = _home(settings), _records_name(settings)
     write_whole(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
-    result = Result(schema_version=RESULT_SCHEMA, dataset_name=settings.corpus_id, output_path=name)
+    dataset = _dataset(settings)
+    result = Result(schema_version=RESULT_SCHEMA, dataset_name=dataset, output_path=name)
     write_json(home / RESULT_FILE, result)
 
 
@@ -140,5 +170,8 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
-    free=frozenset({"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}),
+    free=frozenset(
+        {"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}
+        | {key for key, _, _ in _FIXED}
+    ),
 )

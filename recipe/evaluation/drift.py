@@ -159,10 +159,15 @@ def _boundary(
     deltas = _deltas(results[before], results[after], depths)
     queries = _query_drifts(scores[before], scores[after], collection, depths)
     taus = [one.tau for one in queries if one.tau is not None]
-    worst = sorted(queries, key=lambda q: (-abs(q.after - q.before), q.tau or 1.0, q.query))
+    worst = sorted(queries, key=_how_bad)
     changed = [q for q in worst if q.after != q.before or (q.tau is not None and q.tau < 1.0)]
     tau = fmean(taus) if taus else None
     return Boundary(before, after, deltas, _past(deltas, depths), tau, changed[:_WORST])
+
+
+def _how_bad(one: QueryDrift) -> tuple[float, float, str]:
+    """The worst sort first: by the change of NDCG, then by tau."""
+    return -abs(one.after - one.before), 1.0 if one.tau is None else one.tau, one.query
 
 
 def _query_drifts(

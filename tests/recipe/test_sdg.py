@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from recipe.config import SdgConfig
 from recipe.errors import BadInput
 from recipe.generation.chunks import chunk_document, sentences
 from recipe.generation.corpus import read_corpus, split_sections
+from recipe.generation.endpoint import Endpoint
 from tests.recipe.conftest import KEY, ROOT, WAIT_S, write_corpus
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
@@ -181,6 +185,68 @@ def test_without_a_key_nothing_is_asked(rerank: Rerank, corpus: Path) -> None:
     done = rerank("sdg", f"corpus_dir={corpus}", NVIDIA_API_KEY="")
     assert done.returncode == 1
     assert "generator=extractive" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("buffer_size=10", "wanted 200: every answer is kept"),
+        ("resume=never", "--force begins anew"),
+        ("embed_provider=openai", "named by its URL in endpoint"),
+        ("dataset_name=a/b", "wanted a plain file name"),
+    ],
+)
+def test_keys_with_one_value_say_why(rerank: Rerank, corpus: Path, setting: str, said: str) -> None:
+    done = rerank("sdg", f"corpus_dir={corpus}", "generator=extractive", setting)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_the_data_set_has_the_name_that_was_asked_for(
+    rerank: Rerank, corpus: Path, tmp_path: Path
+) -> None:
+    arguments = ("generator=extractive", "resume=if_possible", "dataset_name=animals")
+    done = rerank("sdg", f"corpus_dir={corpus}", *arguments)
+    assert done.returncode == 0, done.stderr
+    home = tmp_path / FILE.parent
+    manifest = json.loads((home / "generation_result.json").read_text())
+    assert (manifest["dataset_name"], manifest["output_path"]) == ("animals", "animals.jsonl")
+    assert len(records(home / "animals.jsonl")) == 12
+
+
+def test_again_after_0_s_is_not_asked_without_a_pause(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    class Impatient(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            times.append(time.monotonic())
+            self.rfile.read(int(self.headers["content-length"]))
+            busy = len(times) <= 4
+            self.send_response(429 if busy else 200)
+            self.send_header("retry-after", "0")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Impatient) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with Endpoint(
+            url,
+            "",
+            tmp_path / "journal",
+            timeout_s=WAIT_S,
+            max_attempts=1,
+            connections=1,
+            say=lambda _: None,
+        ) as endpoint:
+            assert endpoint.ask("/x", {}, lambda body: body) == {}
+        server.shutdown()
+    waits = [after - before for before, after in pairwise(times)]
+    # At least what is asked for here; a busy machine only makes it longer.
+    assert all(found >= least for found, least in zip(waits, (0.1, 0.2, 0.4, 0.8), strict=True))
 
 
 def test_preview_looks_at_two_documents_beside_the_output(
