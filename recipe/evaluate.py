@@ -22,7 +22,8 @@ from recipe.evaluation.session import (
     Setting,
     require_no_drift,
 )
-from recipe.first_stage import FirstStage, open_first_stage
+from recipe.first_stage import FirstStage, embedder_commit, open_first_stage
+from recipe.hub import model_commit
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from recipe.training.job import read_facts
@@ -41,6 +42,11 @@ def _inputs(settings: EvalConfig) -> list[Input]:
         if Path(name).is_dir():
             inputs.append(Input(Path(name), what, None))
     return inputs
+
+
+def _sources(settings: EvalConfig) -> dict[str, str]:
+    base = model_commit(settings.base_model) if settings.eval_base else {}
+    return {**base, **embedder_commit(_first_stage(settings))}
 
 
 def _check(settings: EvalConfig) -> None:
@@ -202,5 +208,6 @@ STAGE = Stage(
     plan=_plan,
     run=_run,
     free=frozenset({"embedder_dir", "nim_api_key_env"}),
+    sources=_sources,
     again="changed",
 )

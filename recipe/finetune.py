@@ -11,6 +11,7 @@ import msgspec
 from recipe.config import FinetuneConfig
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
+from recipe.hub import model_commit
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_groups
@@ -142,4 +143,5 @@ STAGE = Stage(
     plan=_plan,
     run=_run,
     free=frozenset({"processes"}),
+    sources=lambda settings: model_commit(settings.base_model),
 )

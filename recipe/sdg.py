@@ -11,7 +11,7 @@ from recipe.config import SdgConfig
 from recipe.durable import write_json, write_whole
 from recipe.errors import BadConfig, BadInput
 from recipe.generation import extractive, llm
-from recipe.generation.corpus import PYTHON_DOCS, check_corpus, read_corpus
+from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, read_corpus
 from recipe.generation.endpoint import Endpoint
 from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
 from recipe.progress import Say
@@ -170,6 +170,7 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
+    sources=lambda settings: identify(settings.corpus_dir),
     free=frozenset(
         {"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}
         | {key for key, _, _ in _FIXED}

@@ -271,6 +271,27 @@ def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
     done = rerank("sdg", source, "generator=extractive", **environment)
     assert done.returncode == 0, done.stderr
     assert len(records(tmp_path / FILE)) == 12
+    mark = json.loads((tmp_path / FILE).with_name("done.json").read_text())
+    assert mark["inputs"] == {source.partition("=")[2]: revision}
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text(revision)
+    moving = ("corpus_dir=hf://someone/texts@main/sample", "output_dir=moving")
+    done = rerank("sdg", *moving, "generator=extractive", **environment)
+    assert done.returncode == 0, done.stderr
+    assert f"it is {revision} now" in done.stderr
+    mark = json.loads((tmp_path / "moving" / "done.json").read_text())
+    assert mark["inputs"] == {"hf://someone/texts@main/sample": revision}
+    for wrong, said in (("texts@main/other", "no folder other"), ("none@main", "log in with")):
+        done = rerank(
+            "sdg",
+            f"corpus_dir=hf://someone/{wrong}",
+            "generator=extractive",
+            "output_dir=wrong",
+            **environment,
+        )
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
     unpinned = rerank("sdg", "corpus_dir=hf://someone/texts/sample", "generator=extractive")
     assert "the revision pins what is read" in unpinned.stderr
 

@@ -164,6 +164,21 @@ def test_a_journal_forgets_only_its_torn_last_line(tmp_path: Path) -> None:
     assert journal.read() == [{"a": 1}, {"a": 2}, {"a": 4}]
 
 
+def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
+    wrong = msgspec.structs.replace(toy, times=-1)
+
+    def fail(settings: Toy, say: Callable[[str], None]) -> None:
+        if settings.times < 0:
+            raise BadInput("found -1 times")
+        run(settings, say)
+
+    stage = replace(TOY, run=fail)
+    with pytest.raises(BadInput):
+        go(wrong, stage)
+    assert state(stage, wrong) == "not begun"
+    assert go(toy, stage)
+
+
 def test_a_journal_is_counted_without_being_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     assert journal.count() == 0
