@@ -48,8 +48,8 @@ _LOCAL_ONLY = "deploy"
 # Stages that spread over machines, by Ray.
 _SPREAD = ("prep",)
 # Runs on every node (SKYPILOT_NODE_RANK and SKYPILOT_NODE_IPS are SkyPilot's): all but the first
-# are Ray's workers until the first one's Ray ends. SkyPilot has a Ray of its own on another port, so
-# `ray stop`, which ends them all, is not for us.
+# are Ray's workers until the first one's Ray ends. SkyPilot has a Ray of its own on another port,
+# so `ray stop`, which ends them all, is not for us.
 _RAY_NODES = """\
 head=$(echo "$SKYPILOT_NODE_IPS" | head -n1)
 if [ "$SKYPILOT_NODE_RANK" = 0 ]; then

@@ -193,7 +193,9 @@ class EvalConfig(_Settings, frozen=True, kw_only=True):
     retrieval_model: str = "nvidia/llama-nemotron-embed-1b-v2"
     eval_data_path: str = f"{_ROOT}/stage1_prep/eval_beir"
     output_dir: str = f"{_ROOT}/stage3_eval"
-    k_values: list[Positive] = msgspec.field(default_factory=lambda: [1, 5, 10, 100])
+    k_values: Annotated[list[Positive], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [1, 5, 10, 100]
+    )
     top_k: Positive = 100
     batch_size: Positive = 128
     max_length: Positive = 512
@@ -417,8 +419,9 @@ def _check_keys(
             _check_keys(value, kind, f"{place}.{key}", source)
 
 
-def _unknown(key: str, known: Iterable[str], place: str, source: str) -> BadConfig:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+def _unknown(key: object, known: Iterable[str], place: str, source: str) -> BadConfig:
+    # YAML has keys that are no text.
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
     return BadConfig(
         f"{source}: {place} has no key {key!r}; the nearest one is {near[0]!r}, and "
         f"`rerank {place.split('.')[0].split(' ')[0]} -d` shows all"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import msgspec
 
 from recipe.config import SdgConfig
@@ -89,7 +90,20 @@ def _check(settings: SdgConfig) -> None:
             f"found no key in the environment variable {settings.api_key_env}, which "
             f"{settings.endpoint} asks for; set it, or work offline with generator=extractive"
         )
+    for name in ("endpoint", "embed_endpoint"):
+        _check_url(name, getattr(settings, name))
     check_corpus(settings)
+
+
+def _check_url(name: str, url: str | None) -> None:
+    try:
+        parsed = httpx.URL(url or "http://x")
+    except httpx.InvalidURL as error:
+        raise BadConfig(f"found {name} = {url!r}, wanted a base URL: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise BadConfig(
+            f"found {name} = {url!r}, wanted a base URL such as https://integrate.api.nvidia.com/v1"
+        )
 
 
 def _plan(settings: SdgConfig) -> list[str]:

@@ -23,7 +23,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -138,16 +138,19 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
         return True
 
 
-def require_inputs(stage: Stage[Any], settings: Any) -> None:
-    """Raise BadInput for the first input that is not there."""
+def require_inputs(
+    stage: Stage[Any], settings: Any, made_before: Collection[str] = frozenset()
+) -> None:
+    """Raise BadInput for the first input that is not there, nor made by a stage `made_before`."""
     for wanted in stage.inputs(settings):
-        if not wanted.path.exists():
+        if wanted.made_by not in made_before and not wanted.path.exists():
             maker = (
                 f"run `rerank {wanted.made_by}` with the same -c first"
                 if wanted.made_by
-                else "make it, or change the setting"
+                else "make it, change the setting, or run this where it lies"
             )
-            raise BadInput(f"found no {wanted.what} at {wanted.path}; {maker}")
+            here = "" if wanted.path.is_absolute() else f" in {Path.cwd()}"
+            raise BadInput(f"found no {wanted.what} at {wanted.path}{here}; {maker}")
 
 
 def state(stage: Stage[Any], settings: Any) -> str:
@@ -164,7 +167,7 @@ def read_mark(path: Path) -> Provenance | None:
         return msgspec.json.decode(path.read_bytes(), type=Provenance)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OutputRefused(
             f"{path} cannot be read ({error}), so nobody knows what made the files beside it; "
             "--force begins anew"

@@ -46,6 +46,8 @@ class Document:
 
 def check_corpus(settings: SdgConfig) -> None:
     """Raise BadConfig or BadInput for a corpus that cannot be read; a hub's is looked at later."""
+    if not settings.corpus_dir.strip():
+        raise BadConfig("found an empty corpus_dir; wanted the directory of your texts")
     if settings.corpus_dir.startswith("hf://"):
         _hub_parts(settings.corpus_dir)
     else:
@@ -73,7 +75,7 @@ def read_corpus(settings: SdgConfig, say: Say) -> list[Document]:
     text; it names them.
     """
     if settings.corpus_dir == PYTHON_DOCS:
-        found = _python_docs()
+        found: Sequence[tuple[str, list[Section]]] = _python_docs()
     else:
         folder = _local(settings.corpus_dir, say)
         found = list(_files(folder, settings.file_extensions))
@@ -154,8 +156,9 @@ def _files(folder: Path, endings: Sequence[str]) -> Iterator[tuple[str, list[Sec
         content = path.read_bytes()
         try:
             text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            broken.append(name)
+            name.encode()
+        except UnicodeError:
+            broken.append(name.encode(errors="backslashreplace").decode())
             continue
         if "\0" in text:
             broken.append(name)

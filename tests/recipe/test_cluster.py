@@ -134,7 +134,7 @@ def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path) -> No
     recipe = load("default", STAGE_NAMES, ["prep.workers=8", "prep.ray_address=auto"])
     task = yaml.safe_load(task_file(profile, ["prep"], recipe, force=False))
     assert task["num_nodes"] == 3
-    script = task["run"].replace("rerank run", "sleep 1; echo rerank run").replace("sleep 5", ":")
+    script = task["run"].replace("rerank run", "sleep 1; echo rerank run").replace("sleep 5", "sleep 0.2")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     script = script.replace("/shared/my rerank", str(cluster / "shared"))

@@ -241,6 +241,7 @@ def test_overrides_reach_the_stages_that_know_them() -> None:
         ("sdg.query_counts.multihop=1", "nearest one is 'multi_hop'"),
         ("sdg.query_counts=3", "Expected `object`"),
         ("finetune.num_epochs=0", "Expected `int` >= 1"),
+        ("eval.k_values=[]", "length >= 1"),
         ("finetune.num_epochs=many", "Expected `int`"),
         ("finetune.num_epochs.x=1", "has no keys of its own"),
         ("finetune.lr_decay_style=step", "Invalid enum value"),
@@ -279,6 +280,12 @@ def test_wrong_files_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(BadConfig, match=said):
         load(str(tmp_path / "mine.toml"), STAGE_NAMES)
+
+
+def test_a_key_of_yaml_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("finetune:\n  3: 4\n")
+    with pytest.raises(BadConfig, match="finetune has no key 3"):
+        load(str(tmp_path / "mine.yaml"), STAGE_NAMES)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

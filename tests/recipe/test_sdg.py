@@ -194,9 +194,14 @@ def test_without_a_key_nothing_is_asked(rerank: Rerank, corpus: Path) -> None:
         ("resume=never", "--force begins anew"),
         ("embed_provider=openai", "named by its URL in endpoint"),
         ("dataset_name=a/b", "wanted a plain file name"),
+        ("corpus_dir=", "found an empty corpus_dir"),
+        ("endpoint=integrate.api.nvidia.com", "wanted a base URL such as"),
+        ("embed_endpoint=http://h:port", "found embed_endpoint = 'http://h:port'"),
     ],
 )
-def test_keys_with_one_value_say_why(rerank: Rerank, corpus: Path, setting: str, said: str) -> None:
+def test_settings_that_cannot_be_are_refused(
+    rerank: Rerank, corpus: Path, setting: str, said: str
+) -> None:
     done = rerank("sdg", f"corpus_dir={corpus}", "generator=extractive", setting)
     assert done.returncode == 1
     assert said in done.stderr
@@ -309,6 +314,14 @@ def test_files_that_are_no_text_are_named(
 ) -> None:
     (corpus / name).write_bytes(content)
     with pytest.raises(BadInput, match=said):
+        read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)
+
+
+def test_a_file_whose_name_is_no_text_is_named(corpus: Path) -> None:
+    Path(os.fsdecode(os.fsencode(corpus) + b"/k\xe4se.md")).write_text(
+        "A text of no small size. " * 5
+    )
+    with pytest.raises(BadInput, match=r"no UTF-8 text: k\\udce4se\.md"):
         read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)
 
 

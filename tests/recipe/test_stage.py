@@ -207,7 +207,7 @@ with Journal(Path(sys.argv[1])).open() as writer:
 def test_a_line_that_does_not_fit_on_the_disk_is_no_success(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", FULL_DISK, file]
+    command = [sys.executable, "-c", FULL_DISK, str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "File too large" in done.stderr
