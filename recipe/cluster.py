@@ -47,14 +47,17 @@ _EXTENDS = "extends"
 _LOCAL_ONLY = "deploy"
 # Stages that spread over machines, by Ray.
 _SPREAD = ("prep",)
-# Runs on every node (SKYPILOT_NODE_RANK and SKYPILOT_NODE_IPS are SkyPilot's): all but the first
-# are Ray's workers until the first one's Ray ends. SkyPilot has a Ray of its own on another port,
-# so `ray stop`, which ends them all, is not for us.
+# Runs on every node, in remote_dir, which all of them see (the names in capitals are SkyPilot's and
+# Ray's): all but the first are Ray's workers until the first one's Ray ends. A token, for who can
+# reach a Ray without one can run programs on it. SkyPilot has a Ray of its own on another port, so
+# `ray stop`, which ends them all, is not for us.
 _RAY_NODES = """\
 head=$(echo "$SKYPILOT_NODE_IPS" | head -n1)
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.ray-token-$SKYPILOT_TASK_ID"
 if [ "$SKYPILOT_NODE_RANK" = 0 ]; then
+  (umask 077; od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' > "$RAY_AUTH_TOKEN_PATH")
   ray start --head --port 6379 --include-dashboard=false --block &
-  trap "kill $!" EXIT
+  trap "kill $!; rm -f '$RAY_AUTH_TOKEN_PATH'" EXIT
 fi
 tries=0
 until (exec 3<>"/dev/tcp/$head/6379") 2>/dev/null; do
@@ -144,9 +147,10 @@ def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force:
     settings = "\n".join(lines)
     first, last = stages[0], stages[-1]
     command = f"rerank run -c job.yaml --from {first} --to {last}" + (" --force" if force else "")
-    script = (
+    run = (
         f"mkdir -p {shlex.quote(profile.remote_dir)}\n"
         f"cd {shlex.quote(profile.remote_dir)}\n"
+        f"{_RAY_NODES if profile.nodes > 1 else ''}"
         f"cat > job.yaml <<'SETTINGS'\n{settings}\nSETTINGS\n{command}\n"
     )
     resources = {
@@ -163,7 +167,7 @@ def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force:
         "resources": {key: value for key, value in resources.items() if value is not None},
         **({"envs": profile.envs} if profile.envs else {}),
         **({"setup": profile.setup} if profile.setup else {}),
-        "run": (_RAY_NODES if profile.nodes > 1 else "") + script,
+        "run": run,
     }
     return str(yaml.dump(task, Dumper=_BlockDumper, sort_keys=False, width=1000))
 

@@ -116,8 +116,10 @@ def test_the_script_of_the_job_runs_in_a_shell(cluster: Path) -> None:
 
 # Stands for Ray's command: the first node listens until it is ended, the others come and go.
 RAY = """#!{python}
-import socket, sys, time
+import os, pathlib, socket, sys, time
 print("ray", *sys.argv[1:], flush=True)
+token = pathlib.Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+assert len(token.read_text()) == 64 and token.stat().st_mode & 0o777 == 0o600
 if "--head" in sys.argv:
     port = int(sys.argv[sys.argv.index("--port") + 1])
     listener = socket.create_server(("127.0.0.1", port))
@@ -134,7 +136,11 @@ def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path) -> No
     recipe = load("default", STAGE_NAMES, ["prep.workers=8", "prep.ray_address=auto"])
     task = yaml.safe_load(task_file(profile, ["prep"], recipe, force=False))
     assert task["num_nodes"] == 3
-    script = task["run"].replace("rerank run", "sleep 1; echo rerank run").replace("sleep 5", "sleep 0.2")
+    script = (
+        task["run"]
+        .replace("rerank run", "sleep 1; echo rerank run")
+        .replace("sleep 5", "sleep 0.2")
+    )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     script = script.replace("/shared/my rerank", str(cluster / "shared"))
@@ -145,6 +151,7 @@ def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path) -> No
             env={
                 "PATH": f"{cluster}/bin:/usr/bin:/bin",
                 "SKYPILOT_NODE_RANK": rank,
+                "SKYPILOT_TASK_ID": "task-7",
                 "SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.2\n127.0.0.3",
             },
             stdout=subprocess.PIPE,
@@ -158,6 +165,7 @@ def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path) -> No
         f"ray start --head --port {port} --include-dashboard=false --block",
         "rerank run -c job.yaml --from prep --to prep",
     ]
+    assert [path.name for path in (cluster / "shared").iterdir()] == ["job.yaml"]
     assert said[1] == [f"ray start --address 127.0.0.1:{port} --block"]
 
 
