@@ -204,6 +204,24 @@ def test_a_killed_remeasure_leaves_no_column_without_scores(
     assert results["finetuned"].NDCG == results["base"].NDCG
 
 
+def test_eval_measures_an_artifact_that_it_is_given(
+    copied: Path, rank_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = "output/rerank/stage4_export/onnx"
+    arguments = ["eval", "-c", "c.toml", "eval_base=false", f"onnx_model_path={artifact}"]
+    wanted = read_results(copied / EVAL)["onnx"]
+    assert main([*arguments, "--force"]) == 0
+    results = read_results(copied / EVAL)
+    assert list(results) == ["retrieval", "finetuned", "onnx"]
+    assert results["onnx"].identity == wanted.identity
+    assert results["onnx"].NDCG == wanted.NDCG
+    capsys.readouterr()
+    assert main([*arguments[:-1], f"trt_model_path={rank_artifact}"]) == 1  # which has no plan
+    assert "tensorrt" in capsys.readouterr().err
+    assert main([*arguments[:-1], "onnx_model_path=./nowhere"]) == 1
+    assert "artifact for the column onnx" in capsys.readouterr().err
+
+
 def test_a_column_without_its_scores_is_named(copied: Path) -> None:
     (copied / EVAL / "scores" / "onnx.jsonl").unlink()
     with pytest.raises(BadInput, match="measures the column onnx again"):
