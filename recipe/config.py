@@ -185,7 +185,9 @@ class FinetuneConfig(_Settings, frozen=True, kw_only=True):
 class EvalConfig(_Settings, frozen=True, kw_only=True):
     """Stage 3: the same first-stage candidates, reordered by every model that exists.
 
-    `nim_api_key_env` names the environment variable whose value `nim_url` gets as its bearer.
+    `onnx_model_path` and `trt_model_path` are artifacts to be measured beside the checkpoint; null:
+    the stage export measures its own. `nim_api_key_env` names the environment variable whose value
+    `nim_url` gets as its bearer.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -214,6 +216,8 @@ class EvalConfig(_Settings, frozen=True, kw_only=True):
     nim_timeout: Positive = 60
 
     nim_api_key_env: str | None = None
+    onnx_model_path: str | None = None
+    trt_model_path: str | None = None
     retrieval_target: str = "cpu-fp32"
     embedder_dir: str = f"{_ROOT}/embedders"
     seed: int = 42
@@ -258,8 +262,9 @@ class DeployConfig(_Settings, frozen=True, kw_only=True):
     """Stage 5: a running endpoint; `use_onnx` chooses between `onnx/` and `tensorrt/`.
 
     `launcher` "docker" runs `nim_image` (NVIDIA's, or one of ours), "process" rerank-serve on this
-    machine. `served_model` is what drift and smoke test name as `model`; null names none.
-    `max_length` in tokens bounds a pair; null: as long as eval measured.
+    machine. `model_dir` null: what the stage export left in `export_dir`. `served_model` is what
+    drift and smoke test name as `model`; null names none. `max_length` in tokens bounds a pair;
+    null: as long as eval measured.
     """
 
     nim_image: str = "nvcr.io/nim/nvidia/llama-nemotron-rerank-1b-v2:1.10.0"
@@ -280,6 +285,7 @@ class DeployConfig(_Settings, frozen=True, kw_only=True):
     health_check_interval: Positive = 5
     ngc_api_key_env: str = "NGC_API_KEY"
 
+    export_dir: str = f"{_ROOT}/stage4_export"
     launcher: Literal["docker", "process"] = "docker"
     served_model: str | None = None
     max_length: Positive | None = None

@@ -156,9 +156,9 @@ def require_inputs(
 def state(stage: Stage[Any], settings: Any) -> str:
     """How far the stage is, in a word or two: "finished", "begun" or "not begun"."""
     home = stage.home(settings)
-    if (home / DONE_FILE).exists():
-        return "finished"
-    return "begun" if (home / STARTED_FILE).exists() else "not begun"
+    if (home / STARTED_FILE).exists():  # beside done.json when a finished stage was begun again
+        return "begun"
+    return "finished" if (home / DONE_FILE).exists() else "not begun"
 
 
 def read_mark(path: Path) -> Provenance | None:

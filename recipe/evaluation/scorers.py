@@ -105,11 +105,13 @@ class CheckpointScorer:
 
 
 class ArtifactScorer:
-    """An artifact, by the runtime that serves it."""
+    """An artifact, by the runtime that serves it; `engine` None leaves the choice to it."""
 
-    def __init__(self, directory: Path, template: str | None, max_tokens: int) -> None:
+    def __init__(
+        self, directory: Path, template: str | None, max_tokens: int, engine: str | None = None
+    ) -> None:
         self.source = str(directory)
-        self._ranker = open_ranker(directory)
+        self._ranker = open_ranker(directory, engine=engine)
         info = self._ranker.info
         self.identity = info.version
         if info.template != template:
@@ -121,7 +123,7 @@ class ArtifactScorer:
             )
         if max_tokens < info.max_tokens:
             self._ranker.close()
-            self._ranker = open_ranker(directory, max_tokens=max_tokens)
+            self._ranker = open_ranker(directory, engine=engine, max_tokens=max_tokens)
         elif max_tokens > info.max_tokens:
             self._ranker.close()
             raise BadInput(

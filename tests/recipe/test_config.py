@@ -177,9 +177,9 @@ OURS = {
     "max_attempts max_documents seed",
     "prep": "mining_target embedder_dir workers ray_address skip_broken_lines",
     "finetune": "val_data_path processes fsdp seed",
-    "eval": "nim_api_key_env retrieval_target embedder_dir seed",
+    "eval": "nim_api_key_env onnx_model_path trt_model_path retrieval_target embedder_dir seed",
     "export": "target model_profile eval_dir seed",
-    "deploy": "launcher served_model max_length eval_dir output_dir seed",
+    "deploy": "export_dir launcher served_model max_length eval_dir output_dir seed",
 }
 
 
@@ -206,6 +206,10 @@ def test_every_shipped_configuration_can_be_read() -> None:
         assert recipe.eval.eval_data_path == f"{recipe.prep.output_dir}/eval_beir"
         assert recipe.eval.finetuned_model_path.startswith(recipe.finetune.checkpoint_dir)
         assert recipe.export.model_path == recipe.eval.finetuned_model_path
+        assert recipe.export.eval_dir == recipe.deploy.eval_dir == recipe.eval.output_dir
+        assert recipe.deploy.model_dir is None  # so that use_onnx chooses
+        assert recipe.export.onnx_export_path == f"{recipe.deploy.export_dir}/onnx"
+        assert recipe.export.trt_model_path == f"{recipe.deploy.export_dir}/tensorrt"
         assert recipe.prep.hard_negatives_to_mine >= recipe.finetune.train_n_passages - 1
 
 

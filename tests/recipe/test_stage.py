@@ -105,6 +105,18 @@ def test_an_interrupted_run_goes_on_only_with_its_own_settings(toy: Toy) -> None
     assert (folder / "copy.txt").read_text() == "word " * 2
 
 
+def test_a_finished_stage_that_was_begun_again_is_not_called_finished(toy: Toy) -> None:
+    adding = replace(TOY, again="changed")
+    go(toy, adding)
+    (Path(toy.folder) / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        go(msgspec.structs.replace(toy, times=3), adding)
+    assert state(adding, toy) == "begun"
+    (Path(toy.folder) / "stop").unlink()
+    assert go(msgspec.structs.replace(toy, times=3), adding)
+    assert state(adding, toy) == "finished"
+
+
 def test_files_of_others_are_left_alone(toy: Toy) -> None:
     copy = Path(toy.folder) / "copy.txt"
     copy.parent.mkdir()

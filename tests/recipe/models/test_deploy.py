@@ -61,6 +61,20 @@ def test_a_killed_deploy_is_begun_again_and_serves_what_was_measured(
     assert f"kill {endpoint['handle']}" in again.stderr
 
 
+def test_a_server_that_wants_a_key_is_asked_with_it(
+    folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIM_REQUIRE_AUTH", "true")
+    monkeypatch.setenv("NGC_API_KEY", "a-very-secret-key")
+    done = run("deploy", "-c", "c.toml", f"host_port={port}", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert httpx.post(f"http://127.0.0.1:{port}/v1/ranking", json={}).status_code == 401
+    assert read_results(folder / EVAL)["nim"].identity == ""
+    assert "a-very-secret-key" not in done.stderr + done.stdout
+    for path in (folder / "output").rglob("*"):
+        assert path.is_dir() or b"a-very-secret-key" not in path.read_bytes(), path
+
+
 def test_a_taken_port_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
