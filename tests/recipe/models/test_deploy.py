@@ -68,14 +68,13 @@ def test_a_deploy_killed_while_it_measures_leaves_results_that_others_can_use(
     scores = folder / EVAL / "scores" / "nim.jsonl"
     first = run(*arguments, folder=folder)
     assert first.returncode == 0, first.stderr
-    wanted, before = read_results(folder / EVAL)["nim"], scores.stat().st_ino
+    wanted, before = read_results(folder / EVAL)["nim"], scores.stat().st_mtime_ns
 
     def is_measuring() -> bool:
-        return (
-            scores.exists()
-            and scores.stat().st_ino != before
-            and scores.read_bytes().count(b"\n") > 1
-        )
+        try:
+            return scores.stat().st_mtime_ns != before
+        except FileNotFoundError:  # the old ones are gone, the new ones not begun
+            return False
 
     kill_when(is_measuring, *arguments, "replace_existing=true", folder=folder)
     assert "nim" not in read_results(folder / EVAL)
