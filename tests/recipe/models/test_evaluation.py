@@ -188,10 +188,11 @@ def test_a_killed_remeasure_leaves_no_column_without_scores(
     before = file.read_bytes().splitlines()[0]
     # Another checkpoint, whose scores will differ: the base under its own name.
     arguments = ["eval", "-c", "c.toml", f"finetuned_model_path={tiny_llama_checkpoint}"]
+    arguments.append("batch_size=1")  # which is slow enough to be killed half-way
 
     def has_begun_anew() -> bool:
         lines = file.read_bytes().splitlines() if file.exists() else []
-        return len(lines) > 1 and lines[0] != before
+        return bool(lines) and lines[0] != before
 
     kill_when(has_begun_anew, *arguments, folder=copied)
     assert list(read_results(copied / EVAL)) == ["retrieval", "base"]

@@ -1,9 +1,9 @@
 """The stage export: which keys it takes, and that it exports what eval measured."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from exporter import building, pipeline, tensorrt_plan
@@ -81,7 +81,7 @@ def test_a_plan_is_built_from_the_graph_that_a_stopped_run_left(
 
     def counted(source: str, out: Path, wish: pipeline.Wish) -> Manifest:
         exported.append(wish.target)
-        return real(source, out, msgspec.structs.replace(wish, target="cpu-fp32"))
+        return real(source, out, replace(wish, target="cpu-fp32"))
 
     def build(directory: Path, target: str, out: Path) -> Manifest:
         built.append(target)
@@ -91,7 +91,7 @@ def test_a_plan_is_built_from_the_graph_that_a_stopped_run_left(
 
     monkeypatch.setattr(pipeline, "export", counted)
     monkeypatch.setattr(building, "build", build)
-    monkeypatch.setattr(tensorrt_plan, "this_machine", lambda target: None)
+    monkeypatch.setattr(tensorrt_plan, "this_machine", lambda _: None)
     arguments = ["export", "-c", "c.toml", "export_to_trt=true", "eval_dir=null"]
     onnx = (copied / EXPORT / "onnx" / "manifest.json").read_bytes()
     assert main([*arguments, "--force"]) == 130
