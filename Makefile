@@ -22,7 +22,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs recipe check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-replicas test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-replicas test-gpu bench bench-gpu profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ docs: $(INSTALLED)  ## write the generated parts of the README
 
 recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 5 minutes on two cores)
 	@$(BIN)/rerank run -c small --to export
+
+check-pubmedqa: $(INSTALLED)  ## fine-tune on PubMedQA's questions and measure: make check-pubmedqa PAIRS=FILE
+	@$(BIN)/python -m checks.pubmedqa "$(PAIRS)" output/pubmedqa
 
 check-ray: $(INSTALLED) $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
 	@$(PIP) --editable '.[ray]'

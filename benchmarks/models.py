@@ -19,7 +19,7 @@ from benchmarks.progress import stage
 
 WORK = ROOT / "build" / "benchmarks"
 _EMBEDDED = ROOT / "embedded" / "rank"
-_MODELLING = Path(__file__).with_name("llama_bidirec.py")
+_MODELLING = ROOT / "recipe" / "training" / "llama_bidirec.py"
 _CLASSES = {
     "AutoConfig": "llama_bidirec.LlamaBidirectionalConfig",
     "AutoModelForSequenceClassification": (

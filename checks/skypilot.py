@@ -25,6 +25,10 @@ memory = "64+"
 image = "nvcr.io/nvidia/pytorch:25.12-py3"
 envs = {{ HF_HOME = "/shared/hub" }}
 secrets = ["NVIDIA_API_KEY"]
+
+[many]
+extends = "everything"
+nodes = 2
 """
 READ = """
 import sys, sky
@@ -39,23 +43,37 @@ assert resources.accelerators == {"H100": 2}, resources.accelerators
 assert list(task.secrets) == ["NVIDIA_API_KEY"], task.secrets
 print(resources.infra.to_str(), resources.accelerators, resources.image_id)
 """
+READ_MANY = """
+import sys, sky
+import yaml
+given = yaml.safe_load(open(sys.argv[1]))
+task = sky.Task.from_yaml_config(given, secrets_overrides=[("NVIDIA_API_KEY", "x")])
+assert task.num_nodes == 2, task.num_nodes
+assert "ray start --head" in task.run, task.run
+print(task.num_nodes, "nodes")
+"""
 
 
 def main() -> None:
     """Raise when SkyPilot refuses a task file."""
-    recipe = load("default", STAGE_NAMES)
     for infra in ("slurm", "k8s", "aws"):
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "env.toml").write_text(PROFILE.format(infra=infra))
-            profile = load_profile("everything", Path(folder))
-            file = Path(folder) / "job.yaml"
-            file.write_text(task_file(profile, ["prep", "finetune", "eval"], recipe, force=False))
-            done = subprocess.run(
-                [SKY_PYTHON, "-c", READ, file], capture_output=True, text=True, check=False
-            )
-        if done.returncode:
-            sys.exit(f"SkyPilot refuses the job for {infra}:\n{done.stderr[-2000:]}")
-        print(f"{infra}: {done.stdout.strip()}")
+        _read(infra, "everything", ["prep", "finetune", "eval"], READ)
+        _read(infra, "many", ["prep"], READ_MANY)
+
+
+def _read(infra: str, name: str, stages: list[str], program: str) -> None:
+    recipe = load("default", STAGE_NAMES, ["prep.workers=8", "prep.ray_address=auto"])
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "env.toml").write_text(PROFILE.format(infra=infra))
+        profile = load_profile(name, Path(folder))
+        file = Path(folder) / "job.yaml"
+        file.write_text(task_file(profile, stages, recipe, force=False))
+        done = subprocess.run(
+            [SKY_PYTHON, "-c", program, file], capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        sys.exit(f"SkyPilot refuses the job for {infra}:\n{done.stderr[-2000:]}")
+    print(f"{infra}: {done.stdout.strip()}")
 
 
 if __name__ == "__main__":

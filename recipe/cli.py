@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130
 """
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -15,18 +16,28 @@ from recipe.cluster import launch, launch_command, load_profile, task_file
 from recipe.config import DEFAULT, STAGE_NAMES, Recipe, as_yaml, config_names, load
 from recipe.errors import BadConfig, RecipeError
 from recipe.progress import tell, under
-from recipe.stage import Stage, perform, state
+from recipe.stage import Stage, perform, require_inputs, state
 from recipe.table import COMMANDS, STAGES
 from runtime.errors import ServingError
 
 _LAST = "eval"
+_SETTINGS_HELP = (
+    "Settings stand anywhere on the line as KEY=VALUE or STAGE.KEY=VALUE; `rerank STAGE -d` shows "
+    "every key with its value."
+)
+# What takes settings as KEY=VALUE, beside the stages.
+_CONFIGURED = ("info", "run", "compare")
+# A key has no slash or colon: a URL or path with a = in it is none.
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (None: the process's own) and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     # argparse wants all positional arguments in one place; people put settings anywhere.
-    overrides = [one for one in given if _is_override(one)] if _takes_settings(given) else []
+    overrides = []
+    if _takes_settings(given):
+        overrides = [one for one in given if _OVERRIDE.fullmatch(one)]
     wish = _parser().parse_args([one for one in given if one not in overrides])
     wish.overrides = overrides
     try:
@@ -46,29 +57,49 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rerank",
         description="Fine-tune, prove and deploy a reranker: " + ", ".join(STAGE_NAMES) + ".",
+        epilog=f"Offline and small, from a corpus to an artifact: rerank run -c small --to export. "
+        f"{_SETTINGS_HELP}",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="the stages, what they read and how far they are")
-    info.add_argument("-c", "--config", default=DEFAULT, metavar="NAME|PATH")
+    _add_config(info)
+    info.epilog = _SETTINGS_HELP
     info.set_defaults(go=_info)
-    whole = commands.add_parser("run", help="several stages, one after the other")
+    whole = commands.add_parser(
+        "run",
+        help="several stages, one after the other",
+        description="Several stages, one after the other; what is finished is left alone.",
+    )
     _add_common(whole)
     names = [stage.name for stage in STAGES]
-    whole.add_argument("--from", dest="first", choices=names, default=STAGE_NAMES[0])
-    whole.add_argument("--to", dest="last", choices=names, default=_LAST)
+    for option, into, default, end in (
+        ("--from", "first", STAGE_NAMES[0], "first"),
+        ("--to", "last", _LAST, "last"),
+    ):
+        whole.add_argument(
+            option,
+            dest=into,
+            choices=names,
+            default=default,
+            metavar="STAGE",
+            help=f"the {end} stage (default: %(default)s)",
+        )
     whole.set_defaults(go=_run)
     for stage in STAGES:
-        one = commands.add_parser(stage.name, help=stage.about)
+        one = commands.add_parser(stage.name, help=stage.about, description=_sentence(stage.about))
         _add_common(one)
         one.set_defaults(go=_go_one(stage))
     for name, module in COMMANDS.items():
-        command = commands.add_parser(name, help=module.ABOUT)
+        command = commands.add_parser(name, help=module.ABOUT, description=_sentence(module.ABOUT))
+        if name in _CONFIGURED:
+            _add_config(command)
+            command.epilog = _SETTINGS_HELP
         module.add_arguments(command)
         command.set_defaults(go=module.run)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(config_names())
     parser.add_argument(
         "-c",
@@ -77,6 +108,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="NAME|PATH",
         help=f"{known}, or a TOML or YAML file (default: %(default)s)",
     )
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
     parser.add_argument(
         "-d", "--dry-run", action="store_true", help="print settings and plan, do nothing"
     )
@@ -90,15 +125,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "-b", "--batch", dest="detached", metavar="PROFILE", help="the same, detached"
     )
-    parser.epilog = "Settings stand anywhere on the line as KEY=VALUE or STAGE.KEY=VALUE."
+    parser.epilog = _SETTINGS_HELP
+
+
+def _sentence(about: str) -> str:
+    return f"{about[0].upper()}{about[1:]}."
 
 
 def _takes_settings(given: Sequence[str]) -> bool:
-    return bool(given) and given[0] in {"run", *STAGE_NAMES}
-
-
-def _is_override(argument: str) -> bool:
-    return "=" in argument and not argument.startswith("-")
+    return bool(given) and given[0] in {*_CONFIGURED, *STAGE_NAMES}
 
 
 def _go_one(stage: Stage[Any]) -> Callable[[argparse.Namespace], int]:
@@ -122,6 +157,10 @@ def _carry_out(stages: Sequence[Stage[Any]], wish: argparse.Namespace) -> int:
     if wish.dry_run:
         print(_preview(stages, recipe))
         return 0
+    names = [stage.name for stage in stages]
+    for number, stage in enumerate(stages):
+        # What the last stage lacks is said before the first one has worked for an hour.
+        require_inputs(stage, getattr(recipe, stage.name), names[:number])
     for stage in stages:
         say = under(stage.name)
         if perform(stage, getattr(recipe, stage.name), force=wish.force, say=say):
@@ -167,7 +206,7 @@ def _presence(path: Path, made_by: str | None, made_before: set[str]) -> str:
 
 
 def _info(wish: argparse.Namespace) -> int:
-    recipe = load(wish.config, STAGE_NAMES)
+    recipe = load(wish.config, STAGE_NAMES, wish.overrides)
     print(f"configurations: {', '.join(config_names())}")
     for number, stage in enumerate(STAGES):
         settings = getattr(recipe, stage.name)

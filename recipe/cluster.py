@@ -12,7 +12,15 @@ library whose pins do not go together with ours.
 
     [my-cluster]
     extends = "base"
-    accelerators = "H100:2"
+    accelerators = "H100:2"          # of each node
+
+    [many]
+    extends = "base"
+    nodes = 4                        # prep with workers=N and ray_address=auto: see below
+
+With `nodes` above 1 the first node runs the stages and the others are workers of a Ray cluster that
+lives as long as the job: `rerank prep --run many prep.workers=64 prep.ray_address=auto`. Only prep
+spreads over machines; the other stages would leave all nodes but one idle, and are refused.
 
 The job carries the resolved settings with it. Paths in them are relative to `remote_dir`; inputs
 of yours must lie there. Source of the task file's keys: SkyPilot's YAML reference.
@@ -30,20 +38,45 @@ from typing import Any
 import msgspec
 import yaml
 
-from recipe.config import Recipe, as_yaml
+from recipe.config import Positive, Recipe, as_yaml
 from recipe.errors import BadConfig, LaunchFailed
 
 ENV_FILE = "env.toml"
 _ROOT_MARKS = ("pyproject.toml", ".git")
 _EXTENDS = "extends"
 _LOCAL_ONLY = "deploy"
+# Stages that spread over machines, by Ray.
+_SPREAD = ("prep",)
+# Runs on every node, in remote_dir, which all of them see (the names in capitals are SkyPilot's and
+# Ray's): all but the first are Ray's workers until the first one's Ray ends. A token, for who can
+# reach a Ray without one can run programs on it. SkyPilot has a Ray of its own on another port, so
+# `ray stop`, which ends them all, is not for us.
+_RAY_NODES = """\
+head=$(echo "$SKYPILOT_NODE_IPS" | head -n1)
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.ray-token-$SKYPILOT_TASK_ID"
+if [ "$SKYPILOT_NODE_RANK" = 0 ]; then
+  (umask 077; od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' > "$RAY_AUTH_TOKEN_PATH")
+  ray start --head --port 6379 --include-dashboard=false --block &
+  trap "kill $!; rm -f '$RAY_AUTH_TOKEN_PATH'" EXIT
+fi
+tries=0
+until (exec 3<>"/dev/tcp/$head/6379") 2>/dev/null; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 120 ] || { echo "no Ray at $head:6379 after ten minutes" >&2; exit 1; }
+  sleep 5
+done
+if [ "$SKYPILOT_NODE_RANK" != 0 ]; then
+  ray start --address "$head:6379" --block || true
+  exit 0
+fi
+"""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of env.toml.
 
     `secrets` are names of environment variables; their values go from this shell to the job and
-    stand in no file. `down` gives the machines back when the job ends.
+    stand in no file. `nodes` counts machines. `down` gives them back when the job ends.
     """
 
     infra: str
@@ -56,6 +89,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     image: str | None = None
     envs: dict[str, str] = {}
     secrets: list[str] = []
+    nodes: Positive = 1
     down: bool = True
 
 
@@ -94,11 +128,16 @@ def load_profile(name: str, start: Path) -> Profile:
 
 
 def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force: bool) -> str:
-    """The job as SkyPilot's YAML. Raises BadConfig for stages that only run here."""
+    """The job as SkyPilot's YAML.
+
+    Raises BadConfig for stages that only run here, and for several nodes where one would work.
+    """
     if _LOCAL_ONLY in stages:
         raise BadConfig(
             f"the stage {_LOCAL_ONLY} starts a server on this machine; leave out --run and --batch"
         )
+    if profile.nodes > 1:
+        _refuse_idle_nodes(profile, stages, recipe)
     lines = []
     for stage in stages:
         lines += [
@@ -111,6 +150,7 @@ def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force:
     run = (
         f"mkdir -p {shlex.quote(profile.remote_dir)}\n"
         f"cd {shlex.quote(profile.remote_dir)}\n"
+        f"{_RAY_NODES if profile.nodes > 1 else ''}"
         f"cat > job.yaml <<'SETTINGS'\n{settings}\nSETTINGS\n{command}\n"
     )
     resources = {
@@ -123,12 +163,28 @@ def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force:
     task = {
         "name": "-".join(["rerank", *dict.fromkeys((first, last))]),
         **({"workdir": profile.workdir} if profile.workdir else {}),
+        **({"num_nodes": profile.nodes} if profile.nodes > 1 else {}),
         "resources": {key: value for key, value in resources.items() if value is not None},
         **({"envs": profile.envs} if profile.envs else {}),
         **({"setup": profile.setup} if profile.setup else {}),
         "run": run,
     }
     return str(yaml.dump(task, Dumper=_BlockDumper, sort_keys=False, width=1000))
+
+
+def _refuse_idle_nodes(profile: Profile, stages: Sequence[str], recipe: Recipe) -> None:
+    alone = [stage for stage in stages if stage not in _SPREAD]
+    if alone:
+        raise BadConfig(
+            f"found nodes = {profile.nodes} for {', '.join(alone)}, which one machine does (with "
+            "all its GPUs: finetune.processes); wanted such a profile for prep alone, and one with "
+            "nodes = 1 for the rest"
+        )
+    if recipe.prep.ray_address is None:
+        raise BadConfig(
+            f"found nodes = {profile.nodes} and no ray_address, so that all but one would idle; "
+            "set prep.ray_address=auto and prep.workers to the processes of all of them"
+        )
 
 
 def launch_command(name: str, profile: Profile, file: str, *, detached: bool) -> list[str]:

@@ -1,14 +1,16 @@
 """rerank compare A B: the same candidates reranked by two things, and where they differ.
 
-A and B are artifacts, checkpoints or URLs with /v1/ranking. Uses the candidates of the stage eval.
+A and B are artifacts, checkpoints or URLs with /v1/ranking. What is reranked and how
+it is read is what the stage eval left in its output_dir: settings for other ones are refused.
 """
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from recipe.config import DEFAULT, load
-from recipe.errors import Drifted
+from recipe.config import EvalConfig, load
+from recipe.errors import BadConfig, Drifted
 from recipe.evaluation.column import measure_column, read_scores
 from recipe.evaluation.drift import find_drift, write_drift
 from recipe.evaluation.results import Column, write_results
@@ -18,34 +20,48 @@ from recipe.progress import Say, under
 
 ABOUT = "measure two artifacts, checkpoints or URLs over eval's candidates"
 _FOLDER = "compare"
-_TIMEOUT_S = 60.0
-# Endpoints take at least so many passages in one request.
-_MOST_ROWS = 32
+# Settings of the stage eval that say where its evaluation lies, and how things are asked.
+_USED = ("output_dir", "batch_size", "nim_batch_size", "nim_timeout", "nim_api_key_env")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A, B and the configuration whose evaluation is used."""
+    """A and B."""
     parser.add_argument("a", metavar="A", help="artifact, checkpoint or URL")
     parser.add_argument("b", metavar="B", help="likewise; measured against A")
-    parser.add_argument("-c", "--config", default=DEFAULT, metavar="NAME|PATH")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the stage eval")
 
 
 def run(wish: argparse.Namespace) -> int:
     """0 when B ranks as A does; raises Drifted (exit 1) past the tolerance, after writing."""
     settings = load(wish.config, ["eval"], wish.overrides).eval
-    report = compare(wish.a, wish.b, open_session(Path(settings.output_dir)), under("compare"))
+    _refuse_unused(wish.overrides)
+    session = open_session(Path(settings.output_dir))
+    report = compare(wish.a, wish.b, session, settings, under("compare"))
     sys.stdout.write(report.read_text(encoding="utf-8"))
     return 0
 
 
-def compare(a: str, b: str, session: Session, say: Say) -> Path:
+def _refuse_unused(overrides: Iterable[str]) -> None:
+    for override in overrides:
+        name = override.partition("=")[0]
+        key = name.removeprefix("eval.")
+        if key not in _USED:
+            why = (
+                "an endpoint is asked for the model that it serves"
+                if key == "nim_model"
+                else "candidates, depths, prompt and length are those that the stage eval measured "
+                "with, so run that with this setting first"
+            )
+            raise BadConfig(f"found {name}, wanted one of {', '.join(_USED)}: {why}")
+
+
+def compare(a: str, b: str, session: Session, settings: EvalConfig, say: Say) -> Path:
     """Measure both and write compare/drift.md beside the evaluation; returns its path.
 
     Raises BadInput for things that cannot be measured, and Drifted once the report is on disk.
     """
     directory = session.directory / _FOLDER
-    columns = {name: _measure(name, source, session, say) for name, source in (("A", a), ("B", b))}
+    both = (("A", a), ("B", b))
+    columns = {name: _measure(name, source, session, settings, say) for name, source in both}
     write_results(directory, columns)
     scores = {name: read_scores(directory, name, session.candidates) for name in columns}
     depths = session.setting.k_values
@@ -58,14 +74,9 @@ def compare(a: str, b: str, session: Session, say: Say) -> Path:
     return report
 
 
-def _measure(name: str, source: str, session: Session, say: Say) -> Column:
-    setting = session.setting
+def _measure(name: str, source: str, session: Session, settings: EvalConfig, say: Say) -> Column:
     scorer = open_scorer(
-        source,
-        template=setting.prompt_template,
-        max_tokens=setting.max_length,
-        batch_size=min(setting.batch_size, _MOST_ROWS),
-        timeout_s=_TIMEOUT_S,
+        source, session.setting.prompt_template, session.setting.max_length, settings
     )
     try:
         return measure_column(
@@ -74,7 +85,7 @@ def _measure(name: str, source: str, session: Session, say: Say) -> Column:
             session.collection,
             session.candidates,
             session.basis,
-            setting.k_values,
+            session.setting.k_values,
             session.directory / _FOLDER,
             say,
         )

@@ -65,6 +65,7 @@ class SdgConfig(_Settings, frozen=True, kw_only=True):
     `generator` "llm" asks an OpenAI-compatible endpoint, "extractive" takes titles and sentences
     of the corpus itself and needs no network. `corpus_dir` is a directory,
     `hf://ORG/DATASET@REVISION/FOLDER`, or `python-docs`, the documentation that comes with Python.
+    `dataset_name` names the file of records; null: as `corpus_id`.
     """
 
     corpus_id: str = "nv_pp_random"
@@ -90,10 +91,17 @@ class SdgConfig(_Settings, frozen=True, kw_only=True):
     bundle_strategy: Literal["sequential"] = "sequential"
     max_docs_per_bundle: Positive = 3
     artifact_extraction_model: str = "nvidia/nemotron-3-nano-30b-a3b"
+    artifact_extraction_provider: str = "nvidia"
     qa_generation_model: str = "nvidia/nemotron-3-nano-30b-a3b"
+    qa_generation_provider: str = "nvidia"
     quality_judge_model: str = "nvidia/nemotron-3-nano-30b-a3b"
+    quality_judge_provider: str = "nvidia"
     embed_model: str = "nvidia/llama-3.2-nv-embedqa-1b-v2"
+    embed_provider: str = "nvidia"
     max_parallel_requests_for_gen: Positive = 4
+    buffer_size: Positive = 200
+    resume: Literal["never", "always", "if_possible"] = "if_possible"
+    dataset_name: str | None = None
     preview: bool = False
 
     generator: Literal["llm", "extractive"] = "llm"
@@ -175,14 +183,21 @@ class FinetuneConfig(_Settings, frozen=True, kw_only=True):
 
 
 class EvalConfig(_Settings, frozen=True, kw_only=True):
-    """Stage 3: the same first-stage candidates, reordered by every model that exists."""
+    """Stage 3: the same first-stage candidates, reordered by every model that exists.
+
+    `onnx_model_path` and `trt_model_path` are artifacts to be measured beside the checkpoint; null:
+    the stage export measures its own. `nim_api_key_env` names the environment variable whose value
+    `nim_url` gets as its bearer.
+    """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
     finetuned_model_path: str = f"{_ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
     retrieval_model: str = "nvidia/llama-nemotron-embed-1b-v2"
     eval_data_path: str = f"{_ROOT}/stage1_prep/eval_beir"
     output_dir: str = f"{_ROOT}/stage3_eval"
-    k_values: list[Positive] = msgspec.field(default_factory=lambda: [1, 5, 10, 100])
+    k_values: Annotated[list[Positive], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [1, 5, 10, 100]
+    )
     top_k: Positive = 100
     batch_size: Positive = 128
     max_length: Positive = 512
@@ -200,6 +215,9 @@ class EvalConfig(_Settings, frozen=True, kw_only=True):
     nim_batch_size: Positive = 32
     nim_timeout: Positive = 60
 
+    nim_api_key_env: str | None = None
+    onnx_model_path: str | None = None
+    trt_model_path: str | None = None
     retrieval_target: str = "cpu-fp32"
     embedder_dir: str = f"{_ROOT}/embedders"
     seed: int = 42
@@ -216,6 +234,7 @@ class ExportConfig(_Settings, frozen=True, kw_only=True):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "eager"
     quant_cfg: Literal["fp8", "int8_sq"] | None = None
     calibration_batch_size: Positive = 64
+    calibration_query: str | None = None
     prompt_template: str | None = PROMPT_TEMPLATE
     onnx_export_path: str = f"{_ROOT}/stage4_export/onnx"
     opset: Positive = 17
@@ -243,8 +262,9 @@ class DeployConfig(_Settings, frozen=True, kw_only=True):
     """Stage 5: a running endpoint; `use_onnx` chooses between `onnx/` and `tensorrt/`.
 
     `launcher` "docker" runs `nim_image` (NVIDIA's, or one of ours), "process" rerank-serve on this
-    machine. `served_model` is what drift and smoke test name as `model`; null names none.
-    `max_length` in tokens bounds a pair; null: as long as eval measured.
+    machine. `model_dir` null: what the stage export left in `export_dir`. `served_model` is what
+    drift and smoke test name as `model`; null names none. `max_length` in tokens bounds a pair;
+    null: as long as eval measured.
     """
 
     nim_image: str = "nvcr.io/nim/nvidia/llama-nemotron-rerank-1b-v2:1.10.0"
@@ -265,6 +285,7 @@ class DeployConfig(_Settings, frozen=True, kw_only=True):
     health_check_interval: Positive = 5
     ngc_api_key_env: str = "NGC_API_KEY"
 
+    export_dir: str = f"{_ROOT}/stage4_export"
     launcher: Literal["docker", "process"] = "docker"
     served_model: str | None = None
     max_length: Positive | None = None
@@ -404,8 +425,9 @@ def _check_keys(
             _check_keys(value, kind, f"{place}.{key}", source)
 
 
-def _unknown(key: str, known: Iterable[str], place: str, source: str) -> BadConfig:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+def _unknown(key: object, known: Iterable[str], place: str, source: str) -> BadConfig:
+    # YAML has keys that are no text.
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
     return BadConfig(
         f"{source}: {place} has no key {key!r}; the nearest one is {near[0]!r}, and "
         f"`rerank {place.split('.')[0].split(' ')[0]} -d` shows all"

@@ -23,7 +23,6 @@ from rerank_client import RerankClient, RerankError, nim
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
 
 _LOG_FILE = "server.log"
-_ROOT = Path("./output/rerank/stage4_export")
 _SMOKE_QUERY = "what is AI?"
 _SMOKE_PASSAGES = ("AI is artificial intelligence", "The weather is nice today")
 _SMOKE_TIMEOUT_S = 60.0
@@ -37,7 +36,7 @@ def _home(settings: DeployConfig) -> Path:
 def _model_dir(settings: DeployConfig) -> Path:
     if settings.model_dir is not None:
         return Path(settings.model_dir)
-    return _ROOT / ("onnx" if settings.use_onnx else "tensorrt")
+    return Path(settings.export_dir) / ("onnx" if settings.use_onnx else "tensorrt")
 
 
 def _inputs(settings: DeployConfig) -> list[Input]:
@@ -72,7 +71,14 @@ def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
     column = "onnx" if settings.use_onnx else "tensorrt"
     measured = read_results(Path(settings.eval_dir)).get(column)
     version = read_manifest(directory).version
-    if measured is not None and measured.identity != version:
+    if measured is None:
+        raise BadInput(
+            f"found no column {column} in {settings.eval_dir}, so the artifact {version} in "
+            f"{directory} was not measured; run the stage export again, or eval with "
+            f"{'onnx_model_path' if settings.use_onnx else 'trt_model_path'}={directory}, or set "
+            "eval_dir=null to serve it unmeasured"
+        )
+    if measured.identity != version:
         raise BadInput(
             f"found the artifact {version} in {directory}, but the column {column} was measured "
             f"on {measured.identity} ({measured.source}); run the stage export again, or name "
@@ -108,6 +114,8 @@ def _plan(settings: DeployConfig) -> list[str]:
 def _run(settings: DeployConfig, say: Say) -> None:
     launcher = _launcher(settings)
     say(f"run {launcher.shown()}")
+    # From here on what runs is this run's own, to be replaced without asking if it is killed.
+    (_home(settings) / ENDPOINT_FILE).unlink(missing_ok=True)
     endpoint = launcher.start(say)
     kept = False
     try:
@@ -116,23 +124,38 @@ def _run(settings: DeployConfig, say: Say) -> None:
         say(f"ready and ranking at {endpoint.url}; to ask it: {_smoke_command(settings)}")
         if settings.eval_dir is not None:
             _measure(settings, open_session(Path(settings.eval_dir)), endpoint, say)
-        write_json(_home(settings) / ENDPOINT_FILE, endpoint.record())
-        kept = settings.detach
-        if kept:
+        if settings.detach:
+            write_json(_home(settings) / ENDPOINT_FILE, endpoint.record())
+            kept = True
             say(f"it stays up; to stop it: {endpoint.stop_command()}")
         else:
             say("it runs until you interrupt this command (detach=true leaves it running)")
-            endpoint.wait()
+            _wait(endpoint, say)
     finally:
         if not kept:
             endpoint.stop()
-            (_home(settings) / ENDPOINT_FILE).unlink(missing_ok=True)
+
+
+def _wait(endpoint: Endpoint, say: Say) -> None:
+    """Until the user interrupts, which is how a deployment in the foreground is finished."""
+    try:
+        endpoint.wait()
+    except KeyboardInterrupt:
+        say("interrupted: the endpoint was measured and is now stopped")
+
+
+def _bearer(settings: DeployConfig) -> str | None:
+    """The key that the endpoint was given too: with NIM_REQUIRE_AUTH it asks for it."""
+    return os.environ.get(settings.ngc_api_key_env)
 
 
 def _smoke_test(settings: DeployConfig, endpoint: Endpoint) -> None:
     """One real ranking. Raises BadInput when the endpoint gives none."""
     surface = nim(settings.served_model, truncate="END")
-    with RerankClient(endpoint.url, timeout_s=_SMOKE_TIMEOUT_S, surface=surface) as client:
+    key = _bearer(settings)
+    with RerankClient(
+        endpoint.url, api_key=key, timeout_s=_SMOKE_TIMEOUT_S, surface=surface
+    ) as client:
         try:
             client.rerank(_SMOKE_QUERY, _SMOKE_PASSAGES)
         except RerankError as error:
@@ -143,7 +166,10 @@ def _smoke_test(settings: DeployConfig, endpoint: Endpoint) -> None:
 
 
 def _measure(settings: DeployConfig, session: Session, endpoint: Endpoint, say: Say) -> None:
-    scorer = EndpointScorer(endpoint.url, settings.served_model, _BATCH, _SMOKE_TIMEOUT_S)
+    key = _bearer(settings)
+    scorer = EndpointScorer(
+        endpoint.url, settings.served_model, _BATCH, _SMOKE_TIMEOUT_S, api_key=key
+    )
     try:
         drift = session.add("nim", scorer, say)
     finally:

@@ -15,17 +15,25 @@ from recipe.evaluation.candidates import (
 )
 from recipe.evaluation.collection import Collection, read_collection
 from recipe.evaluation.results import RESULTS_FILE, read_results
-from recipe.evaluation.scorers import CheckpointScorer, EndpointScorer, Scorer
+from recipe.evaluation.scorers import (
+    ArtifactScorer,
+    CheckpointScorer,
+    EndpointScorer,
+    Scorer,
+    key_of,
+)
 from recipe.evaluation.session import (
     SETTING_FILE,
     Session,
     Setting,
     require_no_drift,
 )
-from recipe.first_stage import FirstStage, open_first_stage
+from recipe.first_stage import FirstStage, embedder_commit, open_first_stage
+from recipe.hub import model_commit
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from recipe.training.job import read_facts
+from runtime.manifest import MANIFEST_FILE, read_manifest
 
 
 def _home(settings: EvalConfig) -> Path:
@@ -37,10 +45,17 @@ def _inputs(settings: EvalConfig) -> list[Input]:
     if settings.eval_finetuned:
         path = Path(settings.finetuned_model_path)
         inputs.append(Input(path, "fine-tuned checkpoint", "finetune"))
+    for column, directory in _artifacts(settings):
+        inputs.append(Input(Path(directory), f"artifact for the column {column}", "export"))
     for name, what in ((settings.base_model, "base model"), (settings.retrieval_model, "embedder")):
         if Path(name).is_dir():
             inputs.append(Input(Path(name), what, None))
     return inputs
+
+
+def _sources(settings: EvalConfig) -> dict[str, str]:
+    base = model_commit(settings.base_model) if settings.eval_base else {}
+    return {**base, **embedder_commit(_first_stage(settings))}
 
 
 def _check(settings: EvalConfig) -> None:
@@ -54,9 +69,14 @@ def _check(settings: EvalConfig) -> None:
             "found retrieval_pooling or retrieval_normalize other than avg and true: the embedder "
             "pools as its checkpoint says and vectors are always normalised; leave both out"
         )
+    if settings.eval_nim:
+        # Address and key are looked at now, not when the checkpoints have been measured.
+        _scorer(settings, "nim", settings.nim_url).close()
     refuse_other_template(
         settings.finetuned_model_path if settings.eval_finetuned else None, settings.prompt_template
     )
+    for _, directory in _artifacts(settings):
+        _refuse_artifact_of_another_template(Path(directory), settings.prompt_template)
     collection = read_collection(Path(settings.eval_data_path))
     if len(collection.texts) < max(settings.k_values):
         raise BadInput(
@@ -72,6 +92,17 @@ def refuse_other_template(checkpoint: str | None, template: str | None) -> None:
         raise BadConfig(
             f"found prompt_template = {template!r}, but {checkpoint} was trained with "
             f"{facts.prompt_template!r}; wanted the same in finetune, eval and export"
+        )
+
+
+def _refuse_artifact_of_another_template(directory: Path, template: str | None) -> None:
+    if not (directory / MANIFEST_FILE).is_file():  # a bare graph: what opens it will look
+        return
+    found = read_manifest(directory).template
+    if found != template:
+        raise BadConfig(
+            f"found prompt_template = {template!r}, but the artifact {directory} was made for "
+            f"{found!r}; wanted the same in finetune, eval and export"
         )
 
 
@@ -106,15 +137,41 @@ def _wanted(settings: EvalConfig) -> Iterator[tuple[str, str]]:
         yield "base", settings.base_model
     if settings.eval_finetuned:
         yield "finetuned", settings.finetuned_model_path
+    yield from _artifacts(settings)
     if settings.eval_nim:
         yield "nim", settings.nim_url
+
+
+def _artifacts(settings: EvalConfig) -> Iterator[tuple[str, str]]:
+    """Column and directory of the artifacts that are named."""
+    if settings.onnx_model_path is not None:
+        yield "onnx", settings.onnx_model_path
+    if settings.trt_model_path is not None:
+        yield "tensorrt", settings.trt_model_path
+
+
+def open_artifact(
+    column: str, directory: Path, template: str | None, max_tokens: int
+) -> ArtifactScorer:
+    """The artifact for its column; that of a plan is never filled by another engine.
+
+    Raises BadInput or ServingError.
+    """
+    engine = "tensorrt" if column == "tensorrt" else None
+    return ArtifactScorer(directory, template, max_tokens, engine)
 
 
 def _scorer(settings: EvalConfig, name: str, source: str) -> Scorer:
     if name == "nim":
         return EndpointScorer(
-            source, settings.nim_model, settings.nim_batch_size, settings.nim_timeout
+            source,
+            settings.nim_model,
+            settings.nim_batch_size,
+            settings.nim_timeout,
+            api_key=key_of(settings.nim_api_key_env),
         )
+    if name in ("onnx", "tensorrt"):
+        return open_artifact(name, Path(source), settings.prompt_template, settings.max_length)
     return CheckpointScorer(
         source, settings.prompt_template, settings.max_length, settings.batch_size
     )
@@ -194,6 +251,7 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
-    free=frozenset({"embedder_dir"}),
+    free=frozenset({"embedder_dir", "nim_api_key_env"}),
+    sources=_sources,
     again="changed",
 )

@@ -8,13 +8,13 @@ import msgspec
 from recipe.config import ExportConfig
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, OutputRefused
-from recipe.evaluate import refuse_other_template
+from recipe.evaluate import open_artifact, refuse_other_template
 from recipe.evaluation.results import read_results
-from recipe.evaluation.scorers import ArtifactScorer, fingerprint
+from recipe.evaluation.scorers import fingerprint
 from recipe.evaluation.session import Session, open_session, require_no_drift
 from recipe.progress import Say
 from recipe.stage import Input, Stage
-from runtime.manifest import MANIFEST_FILE, read_manifest
+from runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
 from runtime.profile import load_model_profile, load_target_profile, target_profile_names
 
 # What quant_cfg, export_dtype and export_to_trt ask for, as our target profiles.
@@ -30,6 +30,7 @@ _TARGETS = {
 # Keys of NVIDIA's exporter whose effect is fixed here: (key, the only value, why).
 _FIXED: tuple[tuple[str, object, str], ...] = (
     ("calibration_batch_size", 64, "calibration takes this project's own texts, one by one"),
+    ("calibration_query", None, "calibration takes many queries, each with passages of its own"),
     ("override_layernorm_precision_to_fp32", True, "norms are always computed in fp32"),
     (
         "override_layers_to_fp32",
@@ -43,13 +44,16 @@ _SHAPES = {"batch": (1, 16, 64), "seq_len": (3, 256, 512)}
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """onnx.json or tensorrt.json: what became what. `checkpoint` is a hash of its files."""
+    """onnx.json or tensorrt.json: what becomes what. `checkpoint` is a hash of its files.
+
+    `version` is the artifact's, None until it is finished.
+    """
 
     checkpoint: str
     target: str
     column: str
     artifact: str
-    version: str
+    version: str | None
 
 
 def _home(settings: ExportConfig) -> Path:
@@ -184,7 +188,8 @@ def _run(settings: ExportConfig, say: Say) -> None:
 
 def add_artifact(session: Session, column: str, directory: Path, say: Say) -> None:
     """Measure the artifact over the session's candidates. Raises Drifted past the tolerance."""
-    scorer = ArtifactScorer(directory, session.setting.prompt_template, session.setting.max_length)
+    setting = session.setting
+    scorer = open_artifact(column, directory, setting.prompt_template, setting.max_length)
     try:
         drift = session.add(column, scorer, say)
     finally:
@@ -195,55 +200,74 @@ def add_artifact(session: Session, column: str, directory: Path, say: Say) -> No
 
 
 def _export(settings: ExportConfig, out: Path, say: Say) -> None:
-    """Export, unless an interrupted run has done so already."""
+    """Export, from where an interrupted run stopped.
+
+    What is meant is written down before anything is made: an artifact in `out` is then known to be
+    this stage's own, whenever the process that made it was killed.
+    """
     from exporter.building import build
     from exporter.onnx_file import OPSET
     from exporter.pipeline import Wish, export
     from exporter.tensorrt_plan import this_machine
 
-    checkpoint, target = fingerprint(Path(settings.model_path)), _target(settings)
-    made_file = Path(settings.output_dir) / f"{_column(settings)}.json"
-    if _standing(made_file, checkpoint, target, out):
-        say(f"{out} was exported before")
-        return
-    if (out / MANIFEST_FILE).is_file():
-        raise OutputRefused(
-            f"{out} holds an artifact of another checkpoint or target; choose another directory, "
-            "or begin anew with --force, which removes it"
-        )
-    if settings.opset != OPSET:
-        say(f"opset {settings.opset} was asked for at least, {OPSET} is written")
-    planned = _column(settings) == "tensorrt"
-    if planned:  # before the export, which takes long
-        this_machine(load_target_profile(target))
-    manifest = export(settings.model_path, out, Wish(profile=settings.model_profile, target=target))
-    if planned:
-        manifest = build(out, target, out)
-    made = Made(
-        checkpoint=checkpoint,
+    target, planned = _target(settings), _column(settings) == "tensorrt"
+    begun = Made(
+        checkpoint=fingerprint(Path(settings.model_path)),
         target=target,
         column=_column(settings),
         artifact=str(out),
-        version=manifest.version,
+        version=None,
     )
-    write_json(made_file, made)
+    manifest = _own(settings, begun)
+    if manifest is not None and (manifest.plan is not None or not planned):
+        say(f"{out} was exported before")
+    else:
+        if planned:  # before the export, which takes long
+            this_machine(load_target_profile(target))
+        if manifest is not None:
+            say(f"the graph in {out} was exported before; build its plan")
+        else:
+            if settings.opset != OPSET:
+                say(f"opset {settings.opset} was asked for at least, {OPSET} is written")
+            write_json(_made_file(settings), begun)
+            wish = Wish(profile=settings.model_profile, target=target)
+            manifest = export(settings.model_path, out, wish)
+        if planned:
+            manifest = build(out, target, out)
+    write_json(_made_file(settings), msgspec.structs.replace(begun, version=manifest.version))
 
 
-def _standing(made_file: Path, checkpoint: str, target: str, out: Path) -> bool:
+def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
+    """The manifest of what this stage made before as `begun` says; None when it has to be made.
+
+    Raises OutputRefused for an artifact of anything else.
+    """
+    out = Path(begun.artifact)
+    if not (out / MANIFEST_FILE).is_file():
+        return None
+    manifest, before = read_manifest(out), _read_made(_made_file(settings))
+    if before in (begun, msgspec.structs.replace(begun, version=manifest.version)):
+        return manifest
+    raise OutputRefused(
+        f"{out} holds an artifact of another checkpoint or target; choose another directory, or "
+        "begin anew with --force, which removes it"
+    )
+
+
+def _made_file(settings: ExportConfig) -> Path:
+    return Path(settings.output_dir) / f"{_column(settings)}.json"
+
+
+def _read_made(file: Path) -> Made | None:
     try:
-        made = msgspec.json.decode(made_file.read_bytes(), type=Made)
+        return msgspec.json.decode(file.read_bytes(), type=Made)
     except (FileNotFoundError, msgspec.DecodeError):
-        return False
-    same = (made.checkpoint, made.target, made.artifact) == (checkpoint, target, str(out))
-    return same and (out / MANIFEST_FILE).is_file() and read_manifest(out).version == made.version
+        return None
 
 
 def _outputs(settings: ExportConfig) -> Sequence[Path]:
-    return [
-        Path(settings.onnx_export_path),
-        Path(settings.trt_model_path),
-        *(Path(settings.output_dir) / f"{column}.json" for column in ("onnx", "tensorrt")),
-    ]
+    """Of the form that is asked for: `--force` for a plan leaves the ONNX artifact alone."""
+    return [_out(settings), _made_file(settings)]
 
 
 STAGE = Stage(
@@ -256,5 +280,6 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
-    again="changed",
+    # What is exported stays; but eval may have dropped the column since, which is measured again.
+    again="always",
 )

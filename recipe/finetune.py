@@ -1,6 +1,7 @@
 """Stage 2, finetune: a cross-encoder learns to put a query's positive before hard negatives."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ import msgspec
 from recipe.config import FinetuneConfig
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
+from recipe.hub import model_commit
 from recipe.progress import Say
 from recipe.stage import Input, Stage
+from recipe.training.following import die_with
 from recipe.training.groups import read_groups
 from recipe.training.job import CONSOLIDATED, Job, accumulated_passes
 
@@ -100,10 +103,16 @@ def _run(settings: FinetuneConfig, say: Say) -> None:
     if importlib.util.find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
     write_json(_home(settings) / _JOB_FILE, _job(settings))
-    done = subprocess.run(_torchrun(settings), check=False)
-    if done.returncode:
+    parent = os.getpid()
+    running = subprocess.Popen(_torchrun(settings), preexec_fn=lambda: die_with(parent))
+    try:
+        code = running.wait()
+    except KeyboardInterrupt:  # torchrun has it from the terminal as well, and ends its processes
+        running.wait()
+        raise
+    if code:
         raise StageFailed(
-            f"torchrun ended with code {done.returncode}; its own lines above say why, and the "
+            f"torchrun ended with code {code}; its own lines above say why, and the "
             "same command goes on from the last checkpoint"
         )
 
@@ -142,4 +151,5 @@ STAGE = Stage(
     plan=_plan,
     run=_run,
     free=frozenset({"processes"}),
+    sources=lambda settings: model_commit(settings.base_model),
 )

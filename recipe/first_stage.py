@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from recipe.durable import write_whole
+from recipe.durable import write_json, write_whole
 from recipe.errors import BadConfig
+from recipe.hub import model_commit
 from recipe.progress import Progress, Say
 from recipe.stage import hash_of
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
@@ -65,10 +66,28 @@ def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
 
         say(f"export the embedder {wanted.model} to {directory}")
         directory.parent.mkdir(parents=True, exist_ok=True)
+        commit = model_commit(wanted.model)
         export(wanted.model, directory, Wish(target=wanted.target))
+        write_json(_commit_file(directory), commit)
     if (directory / MANIFEST_FILE).is_file():
         _check(wanted, read_manifest(directory))
     return directory
+
+
+def embedder_commit(wanted: FirstStage) -> dict[str, str]:
+    """The commit of an embedder from the hub: of the one that was exported, or will be now."""
+    directory = artifact_directory(wanted)
+    if (directory / MANIFEST_FILE).is_file():
+        try:
+            content = _commit_file(directory).read_bytes()
+            return msgspec.json.decode(content, type=dict[str, str])
+        except (FileNotFoundError, msgspec.DecodeError):
+            pass  # killed on the way, or exported by hand
+    return model_commit(wanted.model)
+
+
+def _commit_file(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.commit.json")
 
 
 class Embedding:

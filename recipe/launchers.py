@@ -20,7 +20,8 @@ from recipe.errors import BadConfig, OutputRefused, StageFailed
 from recipe.progress import Say
 
 ENDPOINT_FILE = "endpoint.json"
-_LABEL = "open-rerank.recipe=rerank"
+_RECIPE, _OWNER = "open-rerank.recipe", "open-rerank.output"
+_NAME = "rerank"
 _LOG_LINES = 20
 _STOP_S = 30.0
 _READY_PATH = "/v1/health/ready"
@@ -137,7 +138,9 @@ class docker(Launcher):  # noqa: N801 - named as the setting's value
             "--name",
             wish.container_name,
             "--label",
-            _LABEL,
+            f"{_RECIPE}={_NAME}",
+            "--label",
+            f"{_OWNER}={self._owner()}",
             *(["--gpus", wish.gpus] if wish.gpus else []),
             "--shm-size",
             wish.shm_size,
@@ -165,16 +168,24 @@ class docker(Launcher):  # noqa: N801 - named as the setting's value
                 "set launcher=process to run rerank-serve on this machine"
             )
         found = self._existing()
-        if found and not self._replace:
+        if found is None:
+            return
+        name = self._settings.container_name
+        if found.recipe != _NAME:
             raise OutputRefused(
-                f"a container named {self._settings.container_name} is there; set "
-                "replace_existing=true to replace it if this recipe made it, or another "
-                "container_name"
+                f"the container {name} was not made by this recipe and is not replaced; remove it "
+                "yourself, or set another container_name"
             )
-        if found and _LABEL not in found:
+        if found.owner != self._owner():
             raise OutputRefused(
-                f"the container {self._settings.container_name} was not made by this recipe and "
-                "is not replaced; remove it yourself, or set another container_name"
+                f"the container {name} belongs to the deployment in {found.owner or 'no folder'}, "
+                f"this one is in {self._owner()}; set another container_name, or remove it "
+                f"yourself: docker rm --force {name}"
+            )
+        if not self._replace:
+            raise OutputRefused(
+                f"a container named {name} is there; set replace_existing=true to replace it, or "
+                "another container_name"
             )
 
     def shown(self) -> str:
@@ -194,11 +205,25 @@ class docker(Launcher):  # noqa: N801 - named as the setting's value
         url = f"http://{self._settings.bind_address}:{self._settings.host_port}"
         return _Container(url, name, remove=self._settings.remove_on_exit)
 
-    def _existing(self) -> str:
-        """The labels of a container with this name, "" when there is none."""
+    def _owner(self) -> str:
+        """What tells deployments apart: the folder of this one."""
+        return str(self._log.parent.resolve())
+
+    def _existing(self) -> "_Found | None":
+        """A container with this name, running or not."""
         name = self._settings.container_name
-        shape = "{{.Names}} {{.Labels}}"
-        return _docker("ps", "--all", "--filter", f"name=^/{name}$", "--format", shape)
+        shape = "\t".join(["{{.Names}}", *(f'{{{{.Label "{key}"}}}}' for key in (_RECIPE, _OWNER))])
+        found = _docker("ps", "--all", "--filter", f"name=^/{name}$", "--format", shape)
+        _, recipe, owner, *_ = [*found.split("\t"), "", ""]
+        return _Found(recipe, owner) if found else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The labels of a container: which recipe made it, and for which folder ("" without one)."""
+
+    recipe: str
+    owner: str
 
 
 @dataclass

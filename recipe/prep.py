@@ -4,7 +4,7 @@ from pathlib import Path
 
 from recipe.config import PrepConfig
 from recipe.errors import BadConfig, BadInput, StageFailed
-from recipe.first_stage import FirstStage, artifact_directory, open_first_stage
+from recipe.first_stage import FirstStage, artifact_directory, embedder_commit, open_first_stage
 from recipe.generation.record import RESULT_FILE
 from recipe.preparation.files import (
     CORPUS_FOLDER,
@@ -166,4 +166,5 @@ STAGE = Stage(
     plan=_plan,
     run=_run,
     free=frozenset({"mining_batch_size", "workers", "ray_address", "embedder_dir"}),
+    sources=lambda settings: embedder_commit(_first_stage(settings)),
 )

@@ -51,16 +51,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT.jsonl", type=Path)
     parser.add_argument("--rank", metavar="DIR", type=Path, required=True, help="an artifact")
     parser.add_argument(
-        "--max-length", metavar="N", type=int, help="tokens of a pair; longer ones lose their end"
+        "--max-length",
+        metavar="N",
+        type=_positive,
+        help="tokens of a pair; longer ones lose their end",
     )
     parser.add_argument(
-        "--workers", metavar="N", type=int, default=1, help="above 1: so many processes on Ray"
+        "--workers",
+        metavar="N",
+        type=_positive,
+        default=1,
+        help="above 1: so many processes on Ray",
     )
     parser.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster, or auto")
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave broken lines out, and count them"
     )
     parser.add_argument("--force", action="store_true", help="replace OUT.jsonl and begin anew")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number from 1")
+    return int(text)
 
 
 def run(wish: argparse.Namespace) -> int:
@@ -95,6 +108,8 @@ def score(
 ) -> None:
     """Write `out`; what is finished stands in `<out>.partial` until the last line is there."""
     partial, head_file = out.with_name(out.name + ".partial"), out.with_name(out.name + ".head")
+    if out.resolve() == source.resolve():
+        raise OutputRefused(f"{out} is the input itself; name another file for the scores")
     if force:
         for path in (out, partial, head_file):
             path.unlink(missing_ok=True)
@@ -110,8 +125,7 @@ def score(
     chunks = _chunks(source, set(broken), done)
     with Journal(partial).open() as writer:
         for scored in map_in_order(_Scorer, (artifact, bound), chunks, workers, ray_address):
-            for line in scored:
-                writer.write(line)
+            writer.write(*scored)
             progress.step(len(scored))
     partial.replace(out)
     head_file.unlink()
@@ -181,13 +195,13 @@ def _done_lines(partial: Path, head_file: Path, head: Head) -> int:
     if not head_file.exists():
         partial.unlink(missing_ok=True)
         write_json(head_file, head)
-    done = Journal(partial).read()
+    done = Journal(partial).count()
     if msgspec.json.decode(head_file.read_bytes(), type=Head) != head:
         raise OutputRefused(
             f"{head_file} says that an earlier run scored other lines, or with another artifact "
             "or length; begin anew with --force, or name another OUT.jsonl"
         )
-    return len(done)
+    return done
 
 
 def _chunks(source: Path, broken: set[int], done: int) -> Iterator[list[bytes]]:

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import msgspec
 
 from recipe.config import SdgConfig
 from recipe.durable import write_json, write_whole
 from recipe.errors import BadConfig, BadInput
 from recipe.generation import extractive, llm
-from recipe.generation.corpus import PYTHON_DOCS, check_corpus, read_corpus
+from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, read_corpus
 from recipe.generation.endpoint import Endpoint
 from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
 from recipe.progress import Say
@@ -21,6 +22,25 @@ from recipe.stage import Input, Stage
 # of their request: --force uses them again. Who wants other ones removes the files.
 _ANSWERS_FILE, _VECTORS_FILE = "answers.jsonl", "vectors.jsonl"
 _PREVIEWED = 2
+_ROLES = ("artifact_extraction", "qa_generation", "quality_judge", "embed")
+# Keys of NVIDIA's generator whose effect is fixed here: (key, the only value, why).
+_FIXED: tuple[tuple[str, object, str], ...] = (
+    ("buffer_size", 200, "every answer is kept as soon as it is there, nothing is buffered"),
+    (
+        "resume",
+        "if_possible",
+        "a run that was stopped always goes on where it was, and --force begins anew",
+    ),
+    *(
+        (
+            f"{role}_provider",
+            "nvidia",
+            "any OpenAI-compatible endpoint is named by its URL in endpoint (embed_endpoint for "
+            "embeddings), and the variable with its key in api_key_env",
+        )
+        for role in _ROLES
+    ),
+)
 
 
 def _home(settings: SdgConfig) -> Path:
@@ -39,7 +59,11 @@ def _outputs(settings: SdgConfig) -> list[Path]:
 
 
 def _records_name(settings: SdgConfig) -> str:
-    return f"{settings.corpus_id}.jsonl"
+    return f"{_dataset(settings)}.jsonl"
+
+
+def _dataset(settings: SdgConfig) -> str:
+    return settings.dataset_name or settings.corpus_id
 
 
 def _check(settings: SdgConfig) -> None:
@@ -53,14 +77,33 @@ def _check(settings: SdgConfig) -> None:
         raise BadConfig(
             f"found min_hops = {settings.min_hops} above max_hops = {settings.max_hops}"
         )
-    if "/" in settings.corpus_id or settings.corpus_id.startswith("."):
-        raise BadConfig(f"found corpus_id = {settings.corpus_id!r}, wanted a plain file name")
+    name = _dataset(settings)
+    if "/" in name or "\0" in name or name.startswith(".") or not name.strip():
+        key = "dataset_name" if settings.dataset_name else "corpus_id"
+        raise BadConfig(f"found {key} = {name!r}, wanted a plain file name")
+    for key, only, why in _FIXED:
+        found = getattr(settings, key)
+        if found != only:
+            raise BadConfig(f"found {key} = {found!r}, wanted {only!r}: {why}")
     if settings.generator == "llm" and not os.environ.get(settings.api_key_env):
         raise BadInput(
             f"found no key in the environment variable {settings.api_key_env}, which "
             f"{settings.endpoint} asks for; set it, or work offline with generator=extractive"
         )
+    for name in ("endpoint", "embed_endpoint"):
+        _check_url(name, getattr(settings, name))
     check_corpus(settings)
+
+
+def _check_url(name: str, url: str | None) -> None:
+    try:
+        parsed = httpx.URL(url or "http://x")
+    except httpx.InvalidURL as error:
+        raise BadConfig(f"found {name} = {url!r}, wanted a base URL: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise BadConfig(
+            f"found {name} = {url!r}, wanted a base URL such as https://integrate.api.nvidia.com/v1"
+        )
 
 
 def _plan(settings: SdgConfig) -> list[str]:
@@ -126,7 +169,8 @@ def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], say: Say) -
 def _write(settings: SdgConfig, records: Sequence[Record]) -> None:
     home, name = _home(settings), _records_name(settings)
     write_whole(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
-    result = Result(schema_version=RESULT_SCHEMA, dataset_name=settings.corpus_id, output_path=name)
+    dataset = _dataset(settings)
+    result = Result(schema_version=RESULT_SCHEMA, dataset_name=dataset, output_path=name)
     write_json(home / RESULT_FILE, result)
 
 
@@ -140,5 +184,9 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
-    free=frozenset({"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}),
+    sources=lambda settings: identify(settings.corpus_dir),
+    free=frozenset(
+        {"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}
+        | {key for key, _, _ in _FIXED}
+    ),
 )

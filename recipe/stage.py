@@ -9,9 +9,11 @@ what is the same for all:
 3. `check`: everything that can be found wrong cheaply
 4. look at what lies there: finished with the same settings and inputs → nothing to do; finished,
    or begun, with others → OutputRefused; begun with the same → go on; `force` → begin anew
-5. write `started.json`, call `run`, write `done.json` last
+5. write `started.json`, call `run`, write `done.json` last; a `run` that fails before it has made
+   anything has not begun
 
-Both files hold the same provenance: settings, seed, versions, and the sha256 of every input.
+Both files hold the same provenance: settings, seed, versions, and what identifies every input:
+the sha256 of a path, the commit of a name on the hub.
 `run` must be able to go on after a kill at any moment: it keeps what is finished in files that
 are whole or absent (`recipe/durable.py`), and gives the same result as one that was never stopped.
 """
@@ -21,7 +23,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +35,7 @@ import msgspec
 
 from recipe.durable import write_json
 from recipe.errors import BadInput, OutputRefused
+from recipe.hub import UNKNOWN
 from recipe.progress import Say
 
 STARTED_FILE, DONE_FILE = "started.json", "done.json"
@@ -71,6 +74,7 @@ class Stage(Generic[Settings]):
     writes, which is what `--force` removes; caches that any settings may share are not among them.
     `check` raises BadInput or BadConfig before any expensive work. `plan` says in lines what would
     run. `free` names the settings that change no result, so that a run may go on with others.
+    `sources` identifies the inputs that are no paths here, by name; it may ask the hub.
     `again` says when a finished stage runs once more without force: never, when its settings or
     inputs changed (its run adds to what is there), or always.
     """
@@ -85,6 +89,7 @@ class Stage(Generic[Settings]):
     plan: Callable[[Settings], Sequence[str]]
     run: Callable[[Settings, Say], None]
     free: frozenset[str] = frozenset()
+    sources: Callable[[Settings], Mapping[str, str]] = lambda _: {}
     again: Literal["never", "changed", "always"] = "never"
 
 
@@ -111,6 +116,8 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
         require_inputs(stage, settings)
         stage.check(settings)
         now = _provenance(stage, settings)
+        for name in (name for name, found in now.inputs.items() if found == UNKNOWN):
+            say(f"warning: {name} is recorded without its commit, for the hub was not reached")
         if force:
             for path in [home / DONE_FILE, home / STARTED_FILE, *stage.outputs(settings)]:
                 _remove(path)
@@ -119,30 +126,39 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
             say(f"finished before ({home / DONE_FILE}); --force does it again")
             return False
         write_json(home / STARTED_FILE, began)
-        stage.run(settings, say)
+        try:
+            stage.run(settings, say)
+        except Exception:
+            # A name that the hub does not know, say: nothing was made that others could mix with.
+            if not any(path.exists() for path in stage.outputs(settings)):
+                (home / STARTED_FILE).unlink()
+            raise
         write_json(home / DONE_FILE, msgspec.structs.replace(began, finished_at=_now()))
         (home / STARTED_FILE).unlink()
         return True
 
 
-def require_inputs(stage: Stage[Any], settings: Any) -> None:
-    """Raise BadInput for the first input that is not there."""
+def require_inputs(
+    stage: Stage[Any], settings: Any, made_before: Collection[str] = frozenset()
+) -> None:
+    """Raise BadInput for the first input that is not there, nor made by a stage `made_before`."""
     for wanted in stage.inputs(settings):
-        if not wanted.path.exists():
+        if wanted.made_by not in made_before and not wanted.path.exists():
             maker = (
                 f"run `rerank {wanted.made_by}` with the same -c first"
                 if wanted.made_by
-                else "make it, or change the setting"
+                else "make it, change the setting, or run this where it lies"
             )
-            raise BadInput(f"found no {wanted.what} at {wanted.path}; {maker}")
+            here = "" if wanted.path.is_absolute() else f" in {Path.cwd()}"
+            raise BadInput(f"found no {wanted.what} at {wanted.path}{here}; {maker}")
 
 
 def state(stage: Stage[Any], settings: Any) -> str:
     """How far the stage is, in a word or two: "finished", "begun" or "not begun"."""
     home = stage.home(settings)
-    if (home / DONE_FILE).exists():
-        return "finished"
-    return "begun" if (home / STARTED_FILE).exists() else "not begun"
+    if (home / STARTED_FILE).exists():  # beside done.json when a finished stage was begun again
+        return "begun"
+    return "finished" if (home / DONE_FILE).exists() else "not begun"
 
 
 def read_mark(path: Path) -> Provenance | None:
@@ -151,7 +167,7 @@ def read_mark(path: Path) -> Provenance | None:
         return msgspec.json.decode(path.read_bytes(), type=Provenance)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OutputRefused(
             f"{path} cannot be read ({error}), so nobody knows what made the files beside it; "
             "--force begins anew"
@@ -197,7 +213,8 @@ def _difference(stage: Stage[Any], before: Provenance, now: Provenance) -> str:
         if key not in stage.free and found != wanted:
             return f"{key} = {found!r}, wanted {wanted!r}"
     for path in sorted({*before.inputs, *now.inputs}):
-        if before.inputs.get(path) != now.inputs.get(path):
+        found, wanted = before.inputs.get(path), now.inputs.get(path)
+        if found != wanted and UNKNOWN not in (found, wanted):
             return f"another content of {path}"
     return ""
 
@@ -214,7 +231,10 @@ def _provenance(stage: Stage[Any], settings: Any) -> Provenance:
         stage=stage.name,
         settings=msgspec.to_builtins(settings),
         seed=settings.seed,
-        inputs={str(one.path): hash_of(one.path) for one in stage.inputs(settings)},
+        inputs={
+            **{str(one.path): hash_of(one.path) for one in stage.inputs(settings)},
+            **stage.sources(settings),
+        },
         versions=versions,
         started_at=_now(),
     )

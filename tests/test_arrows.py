@@ -19,7 +19,7 @@ ALLOWED = {
     # Never shipped; only `tools` may look at the server, to write what the README says of it.
     "embedded": {"checks", "exporter", "runtime"},
     "checks": {"exporter", "recipe", "runtime"},
-    "benchmarks": {"checks", "exporter", "runtime"},
+    "benchmarks": {"checks", "exporter", "recipe", "runtime"},
     # As a package that is installed into a client's environment, like the others.
     "clients": {"rerank_client"},
     "examples": {"rerank_client"},

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.llama_bidirec import (
+from benchmarks.attention import usual_attention
+from checks.gpu.models import CONFIGS, Exported, make_model
+from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
     LlamaBidirectionalForSequenceClassification,
-    usual_attention,
 )
-from checks.gpu.models import CONFIGS, Exported, make_model
 from runtime.batch import BatchLimits, assemble
 from runtime.engines import EngineSetup, open_engine
 from runtime.errors import EngineUnavailable, ServingError

@@ -1,6 +1,7 @@
 """A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from recipe.errors import BadInput
 FILES = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
 _HASH_DIGITS = 16
 _COLUMNS = 3
+_WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ _Row = TypeVar("_Row", _Document, _Query)
 def read_collection(folder: Path) -> Collection:
     """Read and check the folder; a passage is its title, a space and its text.
 
-    Raises BadInput for missing files, broken lines, duplicate ids and judgements of unknown ones.
+    qrels/test.tsv may begin with a line of titles, as BEIR's does. Raises BadInput for missing
+    files, broken lines, blank texts, duplicate ids and judgements of unknown ones.
     """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
@@ -56,6 +59,13 @@ def read_collection(folder: Path) -> Collection:
     documents = _rows(folder / "corpus.jsonl", _Document)
     queries = {row.id: row.text for row in _rows(folder / "queries.jsonl", _Query)}
     texts = {row.id: f"{row.title} {row.text}".strip() for row in documents}
+    for what, held in (("query", queries), ("passage", texts)):
+        blank = [name for name, text in held.items() if not text.strip() or "\0" in text]
+        if blank:
+            raise BadInput(
+                f"{folder} holds {len(blank)} {what}(s) whose text is blank or no text (first: "
+                f"{blank[0]!r}); wanted words: mend or remove them"
+            )
     grades = _grades(folder / "qrels" / "test.tsv", queries, texts)
     judged = {name: text for name, text in queries.items() if name in grades}
     return Collection(texts, judged, grades, digest_of(folder))
@@ -98,10 +108,19 @@ def _grades(
     file: Path, queries: dict[str, str], texts: dict[str, str]
 ) -> dict[str, dict[str, int]]:
     grades: dict[str, dict[str, int]] = {}
-    lines = file.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines[1:], start=2):
-        parts = line.split("\t")
-        if len(parts) != _COLUMNS or not parts[2].lstrip("-").isdecimal():
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{file} is no UTF-8 text (byte {error.start}); convert it, or run the stage prep again"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        parts = line.rstrip("\r").split("\t")
+        if number == 1 and len(parts) == _COLUMNS and parts[2][:1].isalpha():
+            continue  # the titles
+        if len(parts) != _COLUMNS or not _WHOLE_NUMBER.fullmatch(parts[2]):
             raise BadInput(
                 f"{file.name}, line {number}: found {line!r}, wanted query-id, corpus-id and a "
                 "whole number, parted by tabs"
@@ -113,7 +132,12 @@ def _grades(
                     f"{file.name}, line {number} judges the {what} {name!r}, which is in no line "
                     "of the other files; run the stage prep again"
                 )
-        grades.setdefault(query, {})[document] = int(grade)
+        before = grades.setdefault(query, {}).setdefault(document, int(grade))
+        if before != int(grade):
+            raise BadInput(
+                f"{file.name}, line {number} gives {grade} to the passage {document!r} for the "
+                f"query {query!r}, and a line before it {before}; wanted one judgement of a pair"
+            )
     relevant = {query: found for query, found in grades.items() if max(found.values()) > 0}
     if not relevant:
         raise BadInput(f"{file} judges no passage as relevant; run the stage prep again")

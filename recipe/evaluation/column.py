@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from recipe.durable import Journal
+from recipe.errors import BadInput
 from recipe.evaluation.candidates import Candidates
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.metrics import measure
@@ -69,9 +70,17 @@ def measure_column(
 
 
 def read_scores(directory: Path, name: str, candidates: Candidates) -> dict[str, dict[str, float]]:
-    """Of each query, the logit of each candidate by id, as the column `name` gave them."""
-    kept = Journal(directory / _SCORES_FOLDER / f"{name}.jsonl").read()
-    rows = (msgspec.convert(line, _Row) for line in kept[1:])
+    """Of each query, the logit of each candidate by id, as the column `name` gave them.
+
+    Raises BadInput when scores of some query are not there.
+    """
+    file = directory / _SCORES_FOLDER / f"{name}.jsonl"
+    rows = [msgspec.convert(line, _Row) for line in Journal(file).read()[1:]]
+    if {row.query for row in rows} != set(candidates.found):
+        raise BadInput(
+            f"{file} holds the scores of {len(rows)} of {len(candidates.found)} queries; run the "
+            f"stage that measures the column {name} again"
+        )
     return {
         row.query: {
             document: logit

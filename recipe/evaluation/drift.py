@@ -58,15 +58,20 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Drift:
-    """All boundaries, and what moved too far from the chain's first member: (column, metric)."""
+    """All boundaries, and what moved too far: (column, metric).
+
+    A metric is past the tolerance of its neighbour before, or of the chain's first member, to
+    which several small moves add up.
+    """
 
     boundaries: list[Boundary]
     past: list[tuple[str, str]]
 
     @property
     def first_change(self) -> Boundary | None:
-        """The first boundary where quality changes."""
-        return next((boundary for boundary in self.boundaries if boundary.past), None)
+        """The boundary at which quality is first past the tolerance, by its own move or in sum."""
+        past = {column for column, _ in self.past}
+        return next((boundary for boundary in self.boundaries if boundary.after in past), None)
 
 
 def tolerance(depth: int) -> float:
@@ -86,11 +91,12 @@ def find_drift(
         _boundary(before, after, results, scores, collection, depths)
         for before, after in pairwise(chain)
     ]
-    past = [
-        (name, metric)
-        for name in chain[1:]
-        for metric in _past(_deltas(results[chain[0]], results[name], depths), depths)
-    ]
+    past = []
+    for boundary in boundaries:
+        column = results[boundary.after]
+        since_first = _past(_deltas(results[chain[0]], column, depths), depths)
+        moved = dict.fromkeys([*boundary.past, *since_first])
+        past += [(boundary.after, metric) for metric in moved]
     return Drift(boundaries, past)
 
 
@@ -125,7 +131,7 @@ def write_drift(
         "",
         *_boundary_table(drift, depths),
         "",
-        _verdict(drift),
+        verdict(drift),
         "",
         *_worst_tables(drift, collection, depths),
     ]
@@ -159,10 +165,15 @@ def _boundary(
     deltas = _deltas(results[before], results[after], depths)
     queries = _query_drifts(scores[before], scores[after], collection, depths)
     taus = [one.tau for one in queries if one.tau is not None]
-    worst = sorted(queries, key=lambda q: (-abs(q.after - q.before), q.tau or 1.0, q.query))
+    worst = sorted(queries, key=_how_bad)
     changed = [q for q in worst if q.after != q.before or (q.tau is not None and q.tau < 1.0)]
     tau = fmean(taus) if taus else None
     return Boundary(before, after, deltas, _past(deltas, depths), tau, changed[:_WORST])
+
+
+def _how_bad(one: QueryDrift) -> tuple[float, float, str]:
+    """The worst sort first: by the change of NDCG, then by tau."""
+    return -abs(one.after - one.before), 1.0 if one.tau is None else one.tau, one.query
 
 
 def _query_drifts(
@@ -235,14 +246,21 @@ def _boundary_table(drift: Drift, depths: Sequence[int]) -> list[str]:
     return lines
 
 
-def _verdict(drift: Drift) -> str:
+def verdict(drift: Drift) -> str:
+    """Where quality or order changes, in words that agree with `drift.past`; "" for one column."""
     if not drift.boundaries:
         return ""
     if (first := drift.first_change) is not None:
+        limit = f"by more than {LOW_K_TOLERANCE} (k < {LOW_K}) or {TOLERANCE}"
+        if first.past:
+            return (
+                f"Quality first changes between {first.before} and {first.after}: "
+                f"{', '.join(first.past)} moved {limit}."
+            )
+        moved = ", ".join(metric for column, metric in drift.past if column == first.after)
         return (
-            f"Quality first changes between {first.before} and {first.after}: "
-            f"{', '.join(first.past)} moved by more than {LOW_K_TOLERANCE} (k < {LOW_K}) or "
-            f"{TOLERANCE}."
+            f"Quality changes little by little, first past the tolerance at {first.after}: {moved} "
+            f"moved {limit} since {drift.boundaries[0].before}, at no boundary alone."
         )
     order = next((b for b in drift.boundaries if b.changes_order), None)
     if order is not None:

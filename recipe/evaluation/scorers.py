@@ -4,16 +4,21 @@ All three read a pair alike: one template, one bound of tokens, the passage's en
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from recipe.errors import BadInput
+import httpx
+
+from recipe.config import EvalConfig
+from recipe.errors import BadConfig, BadInput
 from rerank_client import RerankClient, RerankError, nim
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE
 from runtime.opening import open_ranker
 
 _HASH_DIGITS = 16
+_NO_LEAVE = (401, 403)
 _Thing = TypeVar("_Thing")
 _HASH_CHUNK_BYTES = 8 << 20
 
@@ -31,19 +36,36 @@ class Scorer(Protocol):
         """Give back memory and connections."""
 
 
-def open_scorer(
-    source: str, *, template: str | None, max_tokens: int, batch_size: int, timeout_s: float
-) -> Scorer:
+def open_scorer(source: str, template: str | None, max_tokens: int, settings: EvalConfig) -> Scorer:
     """The scorer for a URL, an artifact's directory, or a checkpoint (directory or hub id).
 
-    Raises BadInput, ExportError or ServingError.
+    `settings` say how many passages go at once, how long to wait and where a key is. Raises
+    BadConfig, BadInput, ExportError or ServingError.
     """
     if source.startswith(("http://", "https://")):
-        return EndpointScorer(source, None, batch_size, timeout_s)
+        key = key_of(settings.nim_api_key_env)
+        batch, timeout_s = settings.nim_batch_size, settings.nim_timeout
+        return EndpointScorer(source, None, batch, timeout_s, api_key=key)
     directory = Path(source)
     if (directory / MANIFEST_FILE).is_file() or (directory / MODEL_FILE).is_file():
         return ArtifactScorer(directory, template, max_tokens)
-    return CheckpointScorer(source, template, max_tokens, batch_size)
+    return CheckpointScorer(source, template, max_tokens, settings.batch_size)
+
+
+def key_of(variable: str | None) -> str | None:
+    """The key that stands in the environment under this name; None names none.
+
+    Raises BadConfig when the variable is not set. The key itself is in no message and no file.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise BadConfig(
+            f"found no key in the environment variable {variable}, which nim_api_key_env names; "
+            "set it, or nim_api_key_env=null for an endpoint that wants none"
+        )
+    return key
 
 
 class CheckpointScorer:
@@ -83,11 +105,13 @@ class CheckpointScorer:
 
 
 class ArtifactScorer:
-    """An artifact, by the runtime that serves it."""
+    """An artifact, by the runtime that serves it; `engine` None leaves the choice to it."""
 
-    def __init__(self, directory: Path, template: str | None, max_tokens: int) -> None:
+    def __init__(
+        self, directory: Path, template: str | None, max_tokens: int, engine: str | None = None
+    ) -> None:
         self.source = str(directory)
-        self._ranker = open_ranker(directory)
+        self._ranker = open_ranker(directory, engine=engine)
         info = self._ranker.info
         self.identity = info.version
         if info.template != template:
@@ -99,7 +123,7 @@ class ArtifactScorer:
             )
         if max_tokens < info.max_tokens:
             self._ranker.close()
-            self._ranker = open_ranker(directory, max_tokens=max_tokens)
+            self._ranker = open_ranker(directory, engine=engine, max_tokens=max_tokens)
         elif max_tokens > info.max_tokens:
             self._ranker.close()
             raise BadInput(
@@ -119,14 +143,28 @@ class ArtifactScorer:
 
 class EndpointScorer:
     """Anything that answers POST /v1/ranking. Nobody can say that it stays the same model, so
-    `identity` is empty."""
+    `identity` is empty. `api_key` is sent as the bearer, to this URL only."""
 
     identity = ""
 
-    def __init__(self, url: str, model: str | None, batch_size: int, timeout_s: float) -> None:
-        self.source = url
+    def __init__(
+        self,
+        url: str,
+        model: str | None,
+        batch_size: int,
+        timeout_s: float,
+        *,
+        api_key: str | None = None,
+    ) -> None:
+        """Raises BadConfig for an address or a key that no request can carry."""
         self._batch_size = batch_size
-        self._client = RerankClient(url, timeout_s=timeout_s, surface=nim(model, truncate="END"))
+        surface = nim(model, truncate="END")
+        try:
+            self._client = RerankClient(url, api_key=api_key, timeout_s=timeout_s, surface=surface)
+        except RerankError as error:
+            raise BadConfig(f"the endpoint cannot be asked: {error}") from error
+        # Reports name the source: a password in the URL is none of their business.
+        self.source = str(httpx.URL(url).copy_with(userinfo=b""))
 
     def score(self, query: str, passages: Sequence[str]) -> list[float]:
         """See Scorer. Raises BadInput when the endpoint gives no ranking."""
@@ -135,6 +173,11 @@ class EndpointScorer:
             try:
                 scores += self._client.rerank(query, some).scores
             except RerankError as error:
+                if error.status in _NO_LEAVE:
+                    raise BadInput(
+                        f"the endpoint gave no ranking ({error}); set nim_api_key_env to the name "
+                        "of the environment variable that holds a key for it"
+                    ) from error
                 raise BadInput(
                     f"the endpoint gave no ranking ({error}); wanted a ranking NIM or "
                     "rerank-serve that is ready: start one with the stage deploy"

@@ -13,7 +13,7 @@ from recipe.errors import BadInput, Drifted
 from recipe.evaluation.candidates import CANDIDATES_FILE, Candidates, read_candidates
 from recipe.evaluation.collection import Collection, digest_of, read_collection
 from recipe.evaluation.column import measure_column, read_scores
-from recipe.evaluation.drift import Drift, find_drift, recall_sentences, write_drift
+from recipe.evaluation.drift import Drift, find_drift, recall_sentences, verdict, write_drift
 from recipe.evaluation.metrics import Metrics, measure
 from recipe.evaluation.results import (
     CHAIN,
@@ -60,9 +60,14 @@ class Session:
         )
 
     def drop_others(self) -> list[str]:
-        """Remove columns that were measured on another basis; returns their names."""
+        """Remove columns measured on another basis or at other depths; returns their names."""
         results = read_results(self.directory)
-        others = [name for name, column in results.items() if column.basis != self.basis]
+        depths = {f"NDCG@{depth}" for depth in self.setting.k_values}
+        others = [
+            name
+            for name, column in results.items()
+            if column.basis != self.basis or set(column.NDCG) != depths
+        ]
         if others:
             write_results(self.directory, {n: c for n, c in results.items() if n not in others})
         return others
@@ -80,6 +85,7 @@ class Session:
 
         eval_results.json and drift.md are written whatever they say; see `require_no_drift`.
         """
+        self._drop_before_measuring(name, scorer.identity, say)
         column = measure_column(
             name,
             scorer,
@@ -90,23 +96,32 @@ class Session:
             self.directory,
             say,
         )
-        if stale := self._made_from_another(name, column):
-            say(f"{', '.join(stale)} came from another checkpoint and are dropped")
         add_column(self.directory, name, column)
         return self.write_drift()
 
-    def _made_from_another(self, name: str, column: Column) -> list[str]:
-        """Drop what came after a checkpoint that is no longer the one called finetuned."""
+    def _drop_before_measuring(self, name: str, identity: str, say: Say) -> None:
+        """Drop the column whose scores are about to be replaced, and what came of another one.
+
+        A column stands in the results only while all its scores are on disk: whatever kills the
+        measuring leaves figures and scores that agree. What came after a checkpoint that is no
+        longer the one called finetuned goes with it.
+        """
         results = read_results(self.directory)
         before = results.get(name)
-        if name != CHAIN[0] or before is None or before.identity == column.identity:
-            return []
-        stale = [later for later in CHAIN[1:] if later in results]
-        write_results(self.directory, {n: c for n, c in results.items() if n not in stale})
-        return stale
+        # Nobody knows whether an endpoint still serves the model that it served then.
+        if before is None or (identity and before.identity == identity):
+            return
+        stale = [later for later in CHAIN[1:] if later in results] if name == CHAIN[0] else []
+        if stale:
+            say(f"{', '.join(stale)} came from another checkpoint and are dropped")
+        gone = {name, *stale}
+        write_results(self.directory, {n: c for n, c in results.items() if n not in gone})
 
     def write_drift(self) -> Drift:
-        """drift.md and drift.svg from all columns of the chain that stand in the results."""
+        """drift.md and drift.svg from all columns of the chain that stand in the results.
+
+        Raises BadInput for a column whose scores are not on disk.
+        """
         results = read_results(self.directory)
         chain = [name for name in CHAIN if name in results]
         scores = {name: read_scores(self.directory, name, self.candidates) for name in chain}
@@ -160,11 +175,9 @@ def require_no_drift(drift: Drift, report: Path) -> None:
     """Raise Drifted when a column moved past the tolerance; the results are on disk by then."""
     if drift.past:
         moved = ", ".join(f"{metric} of {column}" for column, metric in drift.past)
-        first = drift.first_change
-        where = f", first between {first.before} and {first.after}" if first else ""
         raise Drifted(
-            f"quality changed past the tolerance{where}: {moved}; all figures and the worst "
-            f"queries are in {report}"
+            f"{verdict(drift)} Past the tolerance: {moved}; all figures and the worst queries are "
+            f"in {report}"
         )
 
 

@@ -1,15 +1,18 @@
 """Reading a corpus: a directory, a data set on the hub, or the documentation within Python."""
 
 import ast
+import hashlib
 import re
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
 
 from recipe.config import SdgConfig
 from recipe.errors import BadConfig, BadInput
+from recipe.hub import commit_of, is_commit
 from recipe.progress import Say
 
 PYTHON_DOCS = "python-docs"
@@ -43,10 +46,26 @@ class Document:
 
 def check_corpus(settings: SdgConfig) -> None:
     """Raise BadConfig or BadInput for a corpus that cannot be read; a hub's is looked at later."""
+    if not settings.corpus_dir.strip():
+        raise BadConfig("found an empty corpus_dir; wanted the directory of your texts")
     if settings.corpus_dir.startswith("hf://"):
         _hub_parts(settings.corpus_dir)
     else:
         read_corpus(settings, lambda _: None)
+
+
+def identify(source: str) -> dict[str, str]:
+    """What a corpus that is no directory here is: its commit on the hub, or a hash of its texts."""
+    if source.startswith("hf://"):
+        dataset, revision, _ = _hub_parts(source)
+        return {source: commit_of(dataset, "dataset", revision)}
+    if source != PYTHON_DOCS:
+        return {}
+    digest = hashlib.sha256()
+    for name, sections in _python_docs():
+        text = "\0".join([name, *(part for s in sections for part in (s.heading, s.body))])
+        digest.update(f"{text}\n".encode())
+    return {PYTHON_DOCS: digest.hexdigest()}
 
 
 def read_corpus(settings: SdgConfig, say: Say) -> list[Document]:
@@ -56,7 +75,7 @@ def read_corpus(settings: SdgConfig, say: Say) -> list[Document]:
     text; it names them.
     """
     if settings.corpus_dir == PYTHON_DOCS:
-        found = list(_python_docs())
+        found: Sequence[tuple[str, list[Section]]] = _python_docs()
     else:
         folder = _local(settings.corpus_dir, say)
         found = list(_files(folder, settings.file_extensions))
@@ -96,11 +115,25 @@ def _local(source: str, say: Say) -> Path:
     from huggingface_hub import snapshot_download  # only this way needs it
 
     say(f"fetch {source}")
+    commit = commit_of(dataset, "dataset", revision)
+    if commit != revision and is_commit(commit):
+        say(f"{revision} moves on; it is {commit} now: name that to read the same again")
+        revision = commit
     patterns = [f"{folder_name}/**"] if folder_name else None
-    root = snapshot_download(
-        dataset, repo_type="dataset", revision=revision, allow_patterns=patterns
-    )
-    return Path(root) / folder_name
+    try:
+        root = snapshot_download(
+            dataset, repo_type="dataset", revision=revision, allow_patterns=patterns
+        )
+    except Exception as error:  # the hub's client raises many unrelated classes
+        raise BadInput(
+            f"could not download {source} ({type(error).__name__}); check the spelling and the "
+            "network, log in with `hf auth login` if access is gated, or download it elsewhere and "
+            "name its directory in corpus_dir"
+        ) from error
+    folder = Path(root) / folder_name
+    if not folder.is_dir():
+        raise BadInput(f"found no folder {folder_name} in {source}; check its spelling")
+    return folder
 
 
 def _hub_parts(source: str) -> tuple[str, str, str]:
@@ -108,7 +141,7 @@ def _hub_parts(source: str) -> tuple[str, str, str]:
     if not found:
         raise BadConfig(
             f"found corpus_dir = {source}, wanted hf://ORG/DATASET@REVISION/FOLDER; the revision "
-            "pins what is read"
+            "pins what is read; best a commit, for branches move on"
         )
     return found["dataset"], found["revision"], (found["folder"] or "").strip("/")
 
@@ -123,8 +156,9 @@ def _files(folder: Path, endings: Sequence[str]) -> Iterator[tuple[str, list[Sec
         content = path.read_bytes()
         try:
             text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            broken.append(name)
+            name.encode()
+        except UnicodeError:
+            broken.append(name.encode(errors="backslashreplace").decode())
             continue
         if "\0" in text:
             broken.append(name)
@@ -160,8 +194,13 @@ def split_sections(text: str) -> list[Section]:
     return [section for section in sections if section.text]
 
 
-def _python_docs() -> Iterator[tuple[str, list[Section]]]:
+@cache
+def _python_docs() -> tuple[tuple[str, list[Section]], ...]:
     """The language reference that `help()` shows, and the docstrings of the standard library."""
+    return tuple(_topics_and_docstrings())
+
+
+def _topics_and_docstrings() -> Iterator[tuple[str, list[Section]]]:
     for name in sorted(topics):
         yield f"topics/{name}", split_sections(topics[name])
     library = Path(sysconfig.get_path("stdlib"))

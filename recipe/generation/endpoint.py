@@ -7,6 +7,7 @@ else.
 
 import email.utils
 import hashlib
+import math
 import random
 import threading
 import time
@@ -26,6 +27,10 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
 _AGAIN = {408, 409, 425, 429}
 _SERVER_ERROR = 500
 _SHOWN_CHARS = 200
+# Some say "again, after 0 s", for ever: each wait is longer than the one before, up to this one.
+_FIRST_PATIENCE_S, _LONGEST_PATIENCE_S = 0.1, 5.0
+# A quota's, a day away, say: asked again each hour.
+_MOST_PATIENCE_S = 3600.0
 # An endpoint that never does anything but ask for patience is not waited for.
 _MOST_WAITS = 100
 
@@ -110,8 +115,9 @@ class Endpoint:
                     self._count(name)
                     return meaning
             if wait_s is not None and waits < _MOST_WAITS:
+                least_s = min(_LONGEST_PATIENCE_S, _FIRST_PATIENCE_S * 2.0**waits)
                 waits += 1
-                self._hold_back(wait_s)
+                self._hold_back(max(wait_s, least_s))
                 continue
             failures += 1
             if failures >= self._max_attempts:
@@ -181,10 +187,10 @@ def _retry_after_s(answer: httpx.Response) -> float | None:
     if not given:
         return None
     try:
-        return max(0.0, float(given))
+        wait_s = float(given)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            wait_s = email.utils.parsedate_to_datetime(given).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return min(max(0.0, wait_s), _MOST_PATIENCE_S) if math.isfinite(wait_s) else None

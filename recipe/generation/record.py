@@ -76,7 +76,7 @@ class Evaluations(msgspec.Struct, frozen=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One document, or one bundle of documents."""
 
-    file_name: list[str]
+    file_name: Annotated[list[str], msgspec.Meta(min_length=1)]
     chunks: list[Chunk]
     deduplicated_qa_pairs: list[QaPair]
     qa_evaluations: Evaluations

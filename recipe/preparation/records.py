@@ -50,7 +50,7 @@ def read_records(file: Path, *, skip_broken: bool, say: Say) -> list[Record]:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             broken.append(f"line {number}: {error}")
             continue
-        _check_ids(file, number, record)
+        _check_record(file, number, record)
         if len(record.qa_evaluations.evaluations) == len(record.deduplicated_qa_pairs):
             records.append(record)
         else:
@@ -72,11 +72,18 @@ def read_records(file: Path, *, skip_broken: bool, say: Say) -> list[Record]:
     return records
 
 
-def _check_ids(file: Path, number: int, record: Record) -> None:
+def _check_record(file: Path, number: int, record: Record) -> None:
     known = [chunk.chunk_id for chunk in record.chunks]
     if len(set(known)) < len(known):
         twice = next(name for name in known if known.count(name) > 1)
         raise BadInput(f"{file}, line {number}: the chunk id {twice} stands there more than once")
+    texts = [chunk.text for chunk in record.chunks]
+    for text in (*texts, *(pair.question for pair in record.deduplicated_qa_pairs)):
+        if not text.strip() or "\0" in text:
+            raise BadInput(
+                f"{file}, line {number}: a chunk or question is blank or no text; mend the line, "
+                "or run the stage sdg again"
+            )
     for pair in record.deduplicated_qa_pairs:
         for name in pair.segment_ids:
             if name not in known:

@@ -99,11 +99,18 @@ def _read_corpus(folder: Path) -> dict[str, str]:
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise BadInput(f"found no parquet file in {folder}; run the stage prep again")
+    names = ("id", "text")
     texts: dict[str, str] = {}
     for file in files:
         try:
-            columns = parquet.read_table(file, columns=["id", "text"]).to_pydict()
+            table = parquet.read_table(file)
         except (ArrowException, OSError) as error:
             raise BadInput(f"{file} cannot be read ({error}); run the stage prep again") from error
-        texts.update(zip(columns["id"], columns["text"], strict=True))
+        columns = [table.column(name).to_pylist() for name in names if name in table.column_names]
+        if len(columns) < len(names) or not all(isinstance(x, str) for c in columns for x in c):
+            raise BadInput(
+                f"{file} has the columns {', '.join(table.column_names)}, wanted texts in id and "
+                "text; run the stage prep again"
+            )
+        texts.update(zip(*columns, strict=True))
     return texts

@@ -2,7 +2,8 @@
 
 A fine-tuned checkpoint carries a copy of this file, named by `auto_map` in its config.json, so
 that `AutoModelForSequenceClassification.from_pretrained(DIR, trust_remote_code=True)` works in an
-environment that has transformers and nothing of ours. Parameter names and config keys are those
+environment that has transformers and nothing of ours; `make bench` hands it to peers in the same
+way. Parameter names and config keys are those
 of nvidia/llama-nemotron-rerank-1b-v2; `exporter/architectures/llama_bidirectional.py` holds the
 same model as tensor functions, and the export proves that the two agree.
 """
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+_FLASH = "flash_attention_2"
 
 
 class LlamaBidirectionalConfig(LlamaConfig):
@@ -53,9 +56,11 @@ class LlamaBidirectionalForSequenceClassification(LlamaPreTrainedModel):
         """Raw logits; padding may stand on either side."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        sequence = input_ids.shape[1]
-        # Ready-made, because some versions of transformers ignore `is_causal` in the config.
-        mask = attention_mask[:, None, None, :].bool().expand(-1, 1, sequence, -1)
+        mask = attention_mask
+        if self.config._attn_implementation != _FLASH:  # which takes padding as it comes
+            sequence = input_ids.shape[1]
+            # Ready-made: transformers 4.57 and others ignore `is_causal` in the config.
+            mask = attention_mask[:, None, None, :].bool().expand(-1, 1, sequence, -1)
         states = self.model(input_ids=input_ids, attention_mask=mask, use_cache=False)
         pooled = self._pool(states.last_hidden_state.float(), attention_mask)
         logits = self.score(pooled.to(self.score.weight.dtype))

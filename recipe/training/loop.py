@@ -72,10 +72,14 @@ def train(job: Job, say: Say) -> Path:
         if steps <= job.lr_warmup_steps:
             say(
                 f"warning: all {steps} steps are warm-up (lr_warmup_steps = "
-                f"{job.lr_warmup_steps}), so the learning rate never reaches its peak"
+                f"{job.lr_warmup_steps}), so the learning rate never reaches its peak; lower "
+                "lr_warmup_steps, or global_batch_size for more steps"
             )
+    # One process tidies up, and no other looks before it is done.
+    with trainer.args.main_process_first(local=False):
+        last = _last_whole(directory / "trainer")
     with quiet():
-        trainer.train(resume_from_checkpoint=_last_whole(directory / "trainer"))
+        trainer.train(resume_from_checkpoint=last)
     facts = Facts(
         prompt_template=job.template,
         rerank_max_length=job.rerank_max_length,
@@ -171,6 +175,7 @@ class _Reporter(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """The last thing that is written into a checkpoint of the Trainer."""
+        args.distributed_state.wait_for_everyone()  # each process writes files of its own
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
 
@@ -180,7 +185,7 @@ def _arguments(
 ) -> TrainingArguments:
     cuda = torch.cuda.is_available()
     save_steps = _interval(job.checkpoint_every_steps, steps)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=job.num_epochs,
         per_device_train_batch_size=job.local_batch_size,
@@ -209,6 +214,18 @@ def _arguments(
         log_level="error",
         report_to="none",
     )
+    return _on_one_device(arguments)
+
+
+def _on_one_device(arguments: TrainingArguments) -> TrainingArguments:
+    """A process trains on one GPU, whatever it sees.
+
+    Left alone, the Trainer splits the forward passes of a single process over all of them by
+    DataParallel, which multiplies the global batch. Sets what the Trainer itself sets for models
+    that lie on several GPUs.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _interval(asked: int, steps: int) -> int:

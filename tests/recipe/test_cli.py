@@ -49,6 +49,35 @@ def test_a_missing_input_names_the_stage_that_makes_it(rerank: Rerank, tmp_path:
         assert "Traceback" not in done.stderr
 
 
+def test_what_a_later_stage_lacks_is_said_before_the_first_works(
+    rerank: Rerank, corpus: Path, tmp_path: Path
+) -> None:
+    done = rerank(
+        "run", f"corpus_dir={corpus}", "generator=extractive", "prep.base_model=./nowhere"
+    )
+    assert done.returncode == 1
+    assert f"found no embedder at nowhere in {tmp_path}; make it" in done.stderr
+    assert not (tmp_path / "output").exists()
+
+
+def test_info_takes_settings(rerank: Rerank) -> None:
+    done = rerank("info", "prep.output_dir=elsewhere", "-c", "small")
+    assert done.returncode == 0, done.stderr
+    assert "writes elsewhere/train.json" in done.stdout
+
+
+def test_help_says_what_a_command_is_for_and_where_settings_stand(rerank: Rerank) -> None:
+    for command in ("run", "prep", "compare"):
+        shown = " ".join(rerank(command, "--help").stdout.split())
+        assert "-c NAME|PATH" in shown
+        assert "Settings stand anywhere on the line as KEY=VALUE" in shown
+    assert "Training groups with hard negatives" in rerank("prep", "--help").stdout
+
+
 def test_wrong_usage_is_2(rerank: Rerank) -> None:
     assert rerank("sdg", "--no-such-flag").returncode == 2
     assert rerank("run", "--to", "nowhere").returncode == 2
+    for workers in ("0", "-1", "two"):
+        done = rerank("score", "in.jsonl", "out.jsonl", "--rank", ".", "--workers", workers)
+        assert done.returncode == 2
+        assert "wanted a whole number from 1" in done.stderr or "expected one" in done.stderr

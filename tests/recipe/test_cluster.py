@@ -1,6 +1,7 @@
 """Profiles, the job that -d prints, and handing it to a command called `sky`."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,74 @@ def test_the_script_of_the_job_runs_in_a_shell(cluster: Path) -> None:
     done = subprocess.run(["bash", "-eu"], input=script, capture_output=True, text=True, check=True)
     assert done.stdout == "rerank run -c job.yaml --from sdg --to sdg --force\n"
     assert load(f"{cluster}/there is a space/job.yaml", ("sdg",)) == recipe
+
+
+# Stands for Ray's command: the first node listens until it is ended, the others come and go.
+RAY = """#!{python}
+import os, pathlib, socket, sys, time
+print("ray", *sys.argv[1:], flush=True)
+token = pathlib.Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+assert len(token.read_text()) == 64 and token.stat().st_mode & 0o777 == 0o600
+if "--head" in sys.argv:
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    listener = socket.create_server(("127.0.0.1", port))
+    time.sleep(60)
+"""
+
+
+def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path) -> None:
+    (cluster / "env.toml").write_text(PROFILES + '[many]\nextends = "base"\nnodes = 3\n')
+    profile = load_profile("many", cluster)
+    ray = cluster / "bin" / "ray"
+    ray.write_text(RAY.format(python=sys.executable))
+    ray.chmod(0o755)
+    recipe = load("default", STAGE_NAMES, ["prep.workers=8", "prep.ray_address=auto"])
+    task = yaml.safe_load(task_file(profile, ["prep"], recipe, force=False))
+    assert task["num_nodes"] == 3
+    script = (
+        task["run"]
+        .replace("rerank run", "sleep 1; echo rerank run")
+        .replace("sleep 5", "sleep 0.2")
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = script.replace("/shared/my rerank", str(cluster / "shared"))
+    script = script.replace("6379", str(port))
+    nodes = [
+        subprocess.Popen(
+            ["bash", "-u", "-c", script],
+            env={
+                "PATH": f"{cluster}/bin:/usr/bin:/bin",
+                "SKYPILOT_NODE_RANK": rank,
+                "SKYPILOT_TASK_ID": "task-7",
+                "SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.2\n127.0.0.3",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    said = [node.communicate(timeout=30)[0].splitlines() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0]
+    assert said[0] == [
+        f"ray start --head --port {port} --include-dashboard=false --block",
+        "rerank run -c job.yaml --from prep --to prep",
+    ]
+    assert [path.name for path in (cluster / "shared").iterdir()] == ["job.yaml"]
+    assert said[1] == [f"ray start --address 127.0.0.1:{port} --block"]
+
+
+def test_nodes_that_would_idle_are_refused(cluster: Path) -> None:
+    (cluster / "env.toml").write_text(PROFILES + '[many]\nextends = "base"\nnodes = 3\n')
+    profile = load_profile("many", cluster)
+    recipe = load("default", STAGE_NAMES)
+    with pytest.raises(BadConfig, match="nodes = 3 for finetune, which one machine does"):
+        task_file(profile, ["prep", "finetune"], recipe, force=False)
+    with pytest.raises(BadConfig, match=r"set prep\.ray_address=auto"):
+        task_file(profile, ["prep"], recipe, force=False)
+    (cluster / "env.toml").write_text(PROFILES + '[none]\nextends = "base"\nnodes = 0\n')
+    with pytest.raises(BadConfig, match="Expected `int` >= 1"):
+        load_profile("none", cluster)
 
 
 def test_a_dry_run_prints_the_exact_job(rerank: Rerank, cluster: Path) -> None:

@@ -26,6 +26,18 @@ NVIDIA: dict[str, dict[str, Any]] = {
         "max_artifacts_per_type": 2,
         "num_pairs": 7,
         "query_counts": {"multi_hop": 3, "structural": 2, "contextual": 2},
+        "reasoning_counts": dict.fromkeys(
+            (
+                "factual",
+                "relational",
+                "inferential",
+                "temporal",
+                "procedural",
+                "visual",
+                "causal",
+            ),
+            1,
+        ),
         "min_hops": 1,
         "max_hops": 3,
         "min_complexity": 2,
@@ -35,9 +47,15 @@ NVIDIA: dict[str, dict[str, Any]] = {
         "bundle_strategy": "sequential",
         "max_docs_per_bundle": 3,
         "artifact_extraction_model": "nvidia/nemotron-3-nano-30b-a3b",
+        "artifact_extraction_provider": "nvidia",
         "qa_generation_model": "nvidia/nemotron-3-nano-30b-a3b",
+        "qa_generation_provider": "nvidia",
         "quality_judge_model": "nvidia/nemotron-3-nano-30b-a3b",
+        "quality_judge_provider": "nvidia",
         "embed_model": "nvidia/llama-3.2-nv-embedqa-1b-v2",
+        "embed_provider": "nvidia",
+        "max_parallel_requests_for_gen": 4,
+        "buffer_size": 200,
         "preview": False,
     },
     "prep": {
@@ -132,6 +150,8 @@ NVIDIA: dict[str, dict[str, Any]] = {
         "container_name": "nemotron-rerank-nim",
         "replace_existing": False,
         "use_onnx": True,
+        # Null stands for stage4_export/onnx or tensorrt, as use_onnx says.
+        "model_dir": None,
         "container_model_path": "/opt/nim/custom_model",
         "container_cache_path": "/opt/nim/.cache",
         "bind_address": "127.0.0.1",
@@ -146,6 +166,27 @@ NVIDIA: dict[str, dict[str, Any]] = {
         "ngc_api_key_env": "NGC_API_KEY",
     },
 }
+
+
+# NVIDIA's keys whose own default is not ours: `resume`, which always happens where it can, and two
+# without a fixed value there.
+OTHERWISE = {"sdg": {"resume", "dataset_name"}, "export": {"calibration_query"}}
+# Keys that only this recipe has.
+OURS = {
+    "sdg": "generator endpoint api_key_env embed_endpoint embed_input_type request_timeout_s "
+    "max_attempts max_documents seed",
+    "prep": "mining_target embedder_dir workers ray_address skip_broken_lines",
+    "finetune": "val_data_path processes fsdp seed",
+    "eval": "nim_api_key_env onnx_model_path trt_model_path retrieval_target embedder_dir seed",
+    "export": "target model_profile eval_dir seed",
+    "deploy": "export_dir launcher served_model max_length eval_dir output_dir seed",
+}
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_every_key_is_nvidias_or_known_as_ours(stage: str) -> None:
+    keys = set(getattr(Recipe(), stage).__struct_fields__)
+    assert keys == {*NVIDIA[stage], *OTHERWISE.get(stage, ()), *OURS[stage].split()}
 
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)
@@ -165,6 +206,10 @@ def test_every_shipped_configuration_can_be_read() -> None:
         assert recipe.eval.eval_data_path == f"{recipe.prep.output_dir}/eval_beir"
         assert recipe.eval.finetuned_model_path.startswith(recipe.finetune.checkpoint_dir)
         assert recipe.export.model_path == recipe.eval.finetuned_model_path
+        assert recipe.export.eval_dir == recipe.deploy.eval_dir == recipe.eval.output_dir
+        assert recipe.deploy.model_dir is None  # so that use_onnx chooses
+        assert recipe.export.onnx_export_path == f"{recipe.deploy.export_dir}/onnx"
+        assert recipe.export.trt_model_path == f"{recipe.deploy.export_dir}/tensorrt"
         assert recipe.prep.hard_negatives_to_mine >= recipe.finetune.train_n_passages - 1
 
 
@@ -200,6 +245,7 @@ def test_overrides_reach_the_stages_that_know_them() -> None:
         ("sdg.query_counts.multihop=1", "nearest one is 'multi_hop'"),
         ("sdg.query_counts=3", "Expected `object`"),
         ("finetune.num_epochs=0", "Expected `int` >= 1"),
+        ("eval.k_values=[]", "length >= 1"),
         ("finetune.num_epochs=many", "Expected `int`"),
         ("finetune.num_epochs.x=1", "has no keys of its own"),
         ("finetune.lr_decay_style=step", "Invalid enum value"),
@@ -238,6 +284,12 @@ def test_wrong_files_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(BadConfig, match=said):
         load(str(tmp_path / "mine.toml"), STAGE_NAMES)
+
+
+def test_a_key_of_yaml_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("finetune:\n  3: 4\n")
+    with pytest.raises(BadConfig, match="finetune has no key 3"):
+        load(str(tmp_path / "mine.yaml"), STAGE_NAMES)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -186,6 +186,17 @@ def test_ids_that_are_unknown_or_repeated_are_named(tmp_path: Path) -> None:
         read_records(write_records(tmp_path / "b", [repeated]), skip_broken=True, say=quiet)
 
 
+def test_a_record_without_a_file_or_with_blank_text_is_named(tmp_path: Path) -> None:
+    nameless, blank = a_record(0), a_record(1)
+    nameless["file_name"] = []
+    blank["deduplicated_qa_pairs"][1]["question"] = " "
+    with pytest.raises(BadInput, match=r"found 1 broken line.*line 1: .*file_name"):
+        read_records(write_records(tmp_path / "a", [nameless]), skip_broken=False, say=quiet)
+    file = write_records(tmp_path / "b", [a_record(0), blank])
+    with pytest.raises(BadInput, match="line 2: a chunk or question is blank"):
+        read_records(file, skip_broken=False, say=quiet)
+
+
 def test_records_without_an_opinion_for_each_pair_are_left_out(tmp_path: Path) -> None:
     uneven = a_record(0)
     uneven["qa_evaluations"]["evaluations"].pop()

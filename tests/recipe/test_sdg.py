@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from recipe.config import SdgConfig
 from recipe.errors import BadInput
 from recipe.generation.chunks import chunk_document, sentences
 from recipe.generation.corpus import read_corpus, split_sections
+from recipe.generation.endpoint import Endpoint
 from tests.recipe.conftest import KEY, ROOT, WAIT_S, write_corpus
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
@@ -183,6 +187,73 @@ def test_without_a_key_nothing_is_asked(rerank: Rerank, corpus: Path) -> None:
     assert "generator=extractive" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("buffer_size=10", "wanted 200: every answer is kept"),
+        ("resume=never", "--force begins anew"),
+        ("embed_provider=openai", "named by its URL in endpoint"),
+        ("dataset_name=a/b", "wanted a plain file name"),
+        ("corpus_dir=", "found an empty corpus_dir"),
+        ("endpoint=integrate.api.nvidia.com", "wanted a base URL such as"),
+        ("embed_endpoint=http://h:port", "found embed_endpoint = 'http://h:port'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    rerank: Rerank, corpus: Path, setting: str, said: str
+) -> None:
+    done = rerank("sdg", f"corpus_dir={corpus}", "generator=extractive", setting)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_the_data_set_has_the_name_that_was_asked_for(
+    rerank: Rerank, corpus: Path, tmp_path: Path
+) -> None:
+    arguments = ("generator=extractive", "resume=if_possible", "dataset_name=animals")
+    done = rerank("sdg", f"corpus_dir={corpus}", *arguments)
+    assert done.returncode == 0, done.stderr
+    home = tmp_path / FILE.parent
+    manifest = json.loads((home / "generation_result.json").read_text())
+    assert (manifest["dataset_name"], manifest["output_path"]) == ("animals", "animals.jsonl")
+    assert len(records(home / "animals.jsonl")) == 12
+
+
+def test_again_after_0_s_is_not_asked_without_a_pause(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    class Impatient(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            times.append(time.monotonic())
+            self.rfile.read(int(self.headers["content-length"]))
+            busy = len(times) <= 4
+            self.send_response(429 if busy else 200)
+            self.send_header("retry-after", "0")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Impatient) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with Endpoint(
+            url,
+            "",
+            tmp_path / "journal",
+            timeout_s=WAIT_S,
+            max_attempts=1,
+            connections=1,
+            say=lambda _: None,
+        ) as endpoint:
+            assert endpoint.ask("/x", {}, lambda body: body) == {}
+        server.shutdown()
+    waits = [after - before for before, after in pairwise(times)]
+    # At least what is asked for here; a busy machine only makes it longer.
+    assert all(found >= least for found, least in zip(waits, (0.1, 0.2, 0.4, 0.8), strict=True))
+
+
 def test_preview_looks_at_two_documents_beside_the_output(
     rerank: Rerank, corpus: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +276,27 @@ def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
     done = rerank("sdg", source, "generator=extractive", **environment)
     assert done.returncode == 0, done.stderr
     assert len(records(tmp_path / FILE)) == 12
+    mark = json.loads((tmp_path / FILE).with_name("done.json").read_text())
+    assert mark["inputs"] == {source.partition("=")[2]: revision}
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text(revision)
+    moving = ("corpus_dir=hf://someone/texts@main/sample", "output_dir=moving")
+    done = rerank("sdg", *moving, "generator=extractive", **environment)
+    assert done.returncode == 0, done.stderr
+    assert f"it is {revision} now" in done.stderr
+    mark = json.loads((tmp_path / "moving" / "done.json").read_text())
+    assert mark["inputs"] == {"hf://someone/texts@main/sample": revision}
+    for wrong, said in (("texts@main/other", "no folder other"), ("none@main", "log in with")):
+        done = rerank(
+            "sdg",
+            f"corpus_dir=hf://someone/{wrong}",
+            "generator=extractive",
+            "output_dir=wrong",
+            **environment,
+        )
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
     unpinned = rerank("sdg", "corpus_dir=hf://someone/texts/sample", "generator=extractive")
     assert "the revision pins what is read" in unpinned.stderr
 
@@ -222,6 +314,14 @@ def test_files_that_are_no_text_are_named(
 ) -> None:
     (corpus / name).write_bytes(content)
     with pytest.raises(BadInput, match=said):
+        read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)
+
+
+def test_a_file_whose_name_is_no_text_is_named(corpus: Path) -> None:
+    Path(os.fsdecode(os.fsencode(corpus) + b"/k\xe4se.md")).write_text(
+        "A text of no small size. " * 5
+    )
+    with pytest.raises(BadInput, match=r"no UTF-8 text: k\\udce4se\.md"):
         read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)
 
 

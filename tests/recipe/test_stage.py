@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from recipe.durable import Journal
 from recipe.errors import BadInput, OutputRefused
 from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage, hash_of, perform, state
+from tests.recipe.conftest import ROOT
 
 
 class Toy(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +105,18 @@ def test_an_interrupted_run_goes_on_only_with_its_own_settings(toy: Toy) -> None
     assert (folder / "copy.txt").read_text() == "word " * 2
 
 
+def test_a_finished_stage_that_was_begun_again_is_not_called_finished(toy: Toy) -> None:
+    adding = replace(TOY, again="changed")
+    go(toy, adding)
+    (Path(toy.folder) / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        go(msgspec.structs.replace(toy, times=3), adding)
+    assert state(adding, toy) == "begun"
+    (Path(toy.folder) / "stop").unlink()
+    assert go(msgspec.structs.replace(toy, times=3), adding)
+    assert state(adding, toy) == "finished"
+
+
 def test_files_of_others_are_left_alone(toy: Toy) -> None:
     copy = Path(toy.folder) / "copy.txt"
     copy.parent.mkdir()
@@ -159,3 +174,54 @@ def test_a_journal_forgets_only_its_torn_last_line(tmp_path: Path) -> None:
     with journal.open() as writer:
         writer.write({"a": 4})
     assert journal.read() == [{"a": 1}, {"a": 2}, {"a": 4}]
+
+
+def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
+    wrong = msgspec.structs.replace(toy, times=-1)
+
+    def fail(settings: Toy, say: Callable[[str], None]) -> None:
+        if settings.times < 0:
+            raise BadInput("found -1 times")
+        run(settings, say)
+
+    stage = replace(TOY, run=fail)
+    with pytest.raises(BadInput):
+        go(wrong, stage)
+    assert state(stage, wrong) == "not begun"
+    assert go(toy, stage)
+
+
+def test_a_journal_is_counted_without_being_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.count() == 0
+    with journal.open() as writer:
+        writer.write(*({"a": "x" * 40_000} for _ in range(60)))
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b'{"a": "' + b"y" * 3_000_000)
+    assert journal.count() == 60
+    assert (tmp_path / "journal.jsonl").stat().st_size == size
+    assert len(journal.read()) == 60
+
+
+# The disk takes the first bytes of a line and no more: without another try that looks like success.
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from recipe.durable import Journal
+with Journal(Path(sys.argv[1])).open() as writer:
+    writer.write({"a": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12, 12))
+    writer.write({"a": 2})
+"""
+
+
+def test_a_line_that_does_not_fit_on_the_disk_is_no_success(tmp_path: Path) -> None:
+    file = tmp_path / "journal.jsonl"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FULL_DISK, str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert file.stat().st_size == 12
+    assert Journal(file).read() == [{"a": 1}]

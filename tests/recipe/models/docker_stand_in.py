@@ -3,7 +3,9 @@
 Understands the commands that recipe/launchers.py gives, and keeps its state beside itself.
 """
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,7 +52,9 @@ def run(words: list[str]) -> int:
             stderr=log,
             start_new_session=True,
         )
-    STATE.write_text(f"{value['--name']} {serving.pid} {given['open-rerank.recipe']}")
+    labels = {name: given[name] for name in given if name.startswith("open-rerank.")}
+    state = {"name": value["--name"], "pid": serving.pid, "labels": labels}
+    STATE.write_text(json.dumps(state))
     sys.stdout.write("0123456789ab\n")
     return 0
 
@@ -58,16 +62,19 @@ def run(words: list[str]) -> int:
 def ps(words: list[str]) -> int:
     if not STATE.exists():
         return 0
-    name, number, label = STATE.read_text().split()
+    state = json.loads(STATE.read_text())
     if "--all" in words:
-        sys.stdout.write(f"{name} open-rerank.recipe={label}\n")
-    elif alive(int(number)):
+        shown = words[words.index("--format") + 1].replace("{{.Names}}", state["name"])
+        sys.stdout.write(
+            re.sub(r'{{\.Label "([^"]+)"}}', lambda m: state["labels"].get(m[1], ""), shown) + "\n"
+        )
+    elif alive(state["pid"]):
         sys.stdout.write("0123456789ab\n")
     return 0
 
 
 def end() -> None:
-    if STATE.exists() and alive(number := int(STATE.read_text().split()[1])):
+    if STATE.exists() and alive(number := json.loads(STATE.read_text())["pid"]):
         os.kill(number, signal.SIGTERM)
         while alive(number):
             time.sleep(0.05)

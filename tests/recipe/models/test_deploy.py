@@ -16,10 +16,10 @@ import pytest
 
 from recipe.cli import main
 from recipe.config import DeployConfig
-from recipe.evaluation.results import read_results
+from recipe.evaluation.results import read_results, write_results
 from recipe.launchers import docker
 from tests.recipe.models import docker_stand_in
-from tests.recipe.models.material import kill_when, run
+from tests.recipe.models.material import command, environment, kill_when, run
 
 DEPLOY = Path("output/rerank/stage5_deploy")
 EVAL = Path("output/rerank/stage3_eval")
@@ -59,6 +59,69 @@ def test_a_killed_deploy_is_begun_again_and_serves_what_was_measured(
     again = run(*arguments, folder=folder)
     assert again.returncode == 1
     assert f"kill {endpoint['handle']}" in again.stderr
+
+
+def test_a_server_that_wants_a_key_is_asked_with_it(
+    folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIM_REQUIRE_AUTH", "true")
+    monkeypatch.setenv("NGC_API_KEY", "a-very-secret-key")
+    done = run("deploy", "-c", "c.toml", f"host_port={port}", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert httpx.post(f"http://127.0.0.1:{port}/v1/ranking", json={}).status_code == 401
+    assert read_results(folder / EVAL)["nim"].identity == ""
+    assert "a-very-secret-key" not in done.stderr + done.stdout
+    for path in (folder / "output").rglob("*"):
+        assert path.is_dir() or b"a-very-secret-key" not in path.read_bytes(), path
+
+
+def test_a_deploy_killed_while_it_measures_leaves_results_that_others_can_use(
+    folder: Path, port: int
+) -> None:
+    arguments = ["deploy", "-c", "c.toml", f"host_port={port}"]
+    scores = folder / EVAL / "scores" / "nim.jsonl"
+    first = run(*arguments, folder=folder)
+    assert first.returncode == 0, first.stderr
+    wanted, before = read_results(folder / EVAL)["nim"], scores.stat().st_mtime_ns
+
+    def is_measuring() -> bool:
+        try:
+            return scores.stat().st_mtime_ns != before
+        except FileNotFoundError:  # the old ones are gone, the new ones not begun
+            return False
+
+    kill_when(is_measuring, *arguments, "replace_existing=true", folder=folder)
+    assert "nim" not in read_results(folder / EVAL)
+    assert main(["export", "-c", "c.toml"]) == 0  # which writes drift.md of what there is
+    assert "onnx → nim" not in (folder / EVAL / "drift.md").read_text()
+    # What the killed run left is its own: no need to ask for its replacement.
+    done = run(*arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert read_results(folder / EVAL)["nim"] == wanted
+
+
+def test_a_deployment_in_the_foreground_is_finished_by_an_interrupt(
+    folder: Path, port: int
+) -> None:
+    running = subprocess.Popen(
+        command("deploy", "-c", "c.toml", f"host_port={port}", "detach=false"),
+        cwd=folder,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    with running.stderr as said:
+        assert any("it runs until you interrupt" in line for line in said)
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/health/ready").status_code == 200
+        running.send_signal(signal.SIGINT)
+        assert any("is now stopped" in line for line in said)
+        said.read()
+    assert running.wait() == 0
+    assert (folder / DEPLOY / "done.json").is_file()
+    assert not (folder / DEPLOY / "endpoint.json").exists()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/v1/health/ready")
 
 
 def test_a_taken_port_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +171,16 @@ def test_an_artifact_that_export_did_not_measure_is_refused(
     assert "was measured on" in capsys.readouterr().err
 
 
+def test_an_artifact_that_was_never_measured_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = read_results(folder / EVAL)
+    del results["onnx"]
+    write_results(folder / EVAL, results)
+    assert main(["deploy", "-c", "c.toml"]) == 1
+    assert "found no column onnx" in capsys.readouterr().err
+
+
 def test_a_container_is_started_measured_replaced_and_removed(
     folder: Path, port: int, tmp_path: Path
 ) -> None:
@@ -127,6 +200,10 @@ def test_a_container_is_started_measured_replaced_and_removed(
     again = run(*arguments, folder=folder, **path)
     assert again.returncode == 1
     assert "replace_existing=true" in again.stderr
+    foreign = run(*arguments, "replace_existing=true", "output_dir=./other", folder=folder, **path)
+    assert foreign.returncode == 1
+    assert f"belongs to the deployment in {folder / DEPLOY}" in foreign.stderr
+    assert httpx.get(f"http://127.0.0.1:{port}/v1/health/ready").status_code == 200
     replaced = run(*arguments, "replace_existing=true", folder=folder, **path)
     assert replaced.returncode == 0, replaced.stderr
     assert "replace the container" in replaced.stderr

@@ -11,7 +11,14 @@ from recipe.cli import main
 from recipe.errors import BadInput, Drifted
 from recipe.evaluation.candidates import find_candidates
 from recipe.evaluation.collection import Collection, read_collection
-from recipe.evaluation.drift import find_drift, kendall_tau, recall_sentences, tolerance
+from recipe.evaluation.drift import (
+    Drift,
+    find_drift,
+    kendall_tau,
+    recall_sentences,
+    tolerance,
+    verdict,
+)
 from recipe.evaluation.metrics import Metrics, measure
 from recipe.evaluation.results import Basis, Column, add_column, read_results
 from recipe.evaluation.scorers import ArtifactScorer
@@ -86,6 +93,45 @@ def test_the_first_boundary_where_quality_changes_is_named() -> None:
     assert drift.first_change.worst[0].query == "q"
 
 
+def drift_of(*figures: float) -> Drift:
+    """The drift of a chain whose NDCG@10 is `figures` and whose scores never change."""
+    collection = Collection({}, {"q": "text"}, {"q": {"a": 1}}, "digest")
+    scores = {"q": {"a": 2.0, "b": 1.0}}
+    metrics = measure(collection.grades, scores, [10])
+    chain = ["finetuned", "onnx", "tensorrt", "nim"][: len(figures)]
+    results = {
+        name: column({**metrics, "NDCG": {"NDCG@10": figure}})
+        for name, figure in zip(chain, figures, strict=True)
+    }
+    return find_drift(chain, results, dict.fromkeys(chain, scores), collection, [10])
+
+
+@pytest.mark.parametrize(
+    ("figures", "past", "said"),
+    [
+        ((0.5, 0.492, 0.484), [("tensorrt", "NDCG@10")], "first past the tolerance at tensorrt"),
+        ((0.5, 0.492, 0.507), [("tensorrt", "NDCG@10")], "between onnx and tensorrt"),
+        (
+            (0.5, 0.492, 0.484, 0.45),
+            [("tensorrt", "NDCG@10"), ("nim", "NDCG@10")],
+            "first past the tolerance at tensorrt",
+        ),
+        ((0.5, 0.492, 0.5), [], "No boundary changes quality"),
+    ],
+)
+def test_words_and_exit_code_agree(
+    tmp_path: Path, figures: tuple[float, ...], past: list[tuple[str, str]], said: str
+) -> None:
+    drift = drift_of(*figures)
+    assert drift.past == past
+    assert said in verdict(drift)
+    if past:
+        with pytest.raises(Drifted, match=said):
+            require_no_drift(drift, tmp_path / "drift.md")
+    else:
+        require_no_drift(drift, tmp_path / "drift.md")
+
+
 def test_tolerances_are_wider_at_the_top() -> None:
     assert [tolerance(k) for k in (1, 4, 5, 100)] == [0.03, 0.03, 0.01, 0.01]
 
@@ -135,6 +181,62 @@ def test_a_killed_evaluation_goes_on_to_the_same_results(copied: Path) -> None:
     assert (copied / EVAL / "scores" / "finetuned.jsonl").read_bytes() == wanted
 
 
+def test_a_killed_remeasure_leaves_no_column_without_scores(
+    copied: Path, tiny_llama_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = copied / EVAL / "scores" / "finetuned.jsonl"
+    before = file.read_bytes().splitlines()[0]
+    # Another checkpoint, whose scores will differ: the base under its own name.
+    arguments = ["eval", "-c", "c.toml", f"finetuned_model_path={tiny_llama_checkpoint}"]
+    arguments.append("batch_size=1")  # which is slow enough to be killed half-way
+
+    def has_begun_anew() -> bool:
+        lines = file.read_bytes().splitlines() if file.exists() else []
+        return bool(lines) and lines[0] != before
+
+    kill_when(has_begun_anew, *arguments, folder=copied)
+    assert list(read_results(copied / EVAL)) == ["retrieval", "base"]
+    capsys.readouterr()
+    assert main(["export", "-c", "c.toml"]) == 1  # and no KeyError
+    assert "eval measured none as finetuned" in capsys.readouterr().err
+    done = run(*arguments, folder=copied)
+    assert done.returncode == 0, done.stderr
+    results = read_results(copied / EVAL)
+    assert results["finetuned"].NDCG == results["base"].NDCG
+
+
+def test_eval_measures_an_artifact_that_it_is_given(
+    copied: Path, rank_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = "output/rerank/stage4_export/onnx"
+    arguments = ["eval", "-c", "c.toml", "eval_base=false", f"onnx_model_path={artifact}"]
+    wanted = read_results(copied / EVAL)["onnx"]
+    assert main([*arguments, "--force"]) == 0
+    results = read_results(copied / EVAL)
+    assert list(results) == ["retrieval", "finetuned", "onnx"]
+    assert results["onnx"].identity == wanted.identity
+    assert results["onnx"].NDCG == wanted.NDCG
+    capsys.readouterr()
+    assert main([*arguments[:-1], f"trt_model_path={rank_artifact}"]) == 1  # which has no plan
+    assert "tensorrt" in capsys.readouterr().err
+    assert main([*arguments[:-1], "onnx_model_path=./nowhere"]) == 1
+    assert "artifact for the column onnx" in capsys.readouterr().err
+
+
+def test_a_column_without_its_scores_is_named(copied: Path) -> None:
+    (copied / EVAL / "scores" / "onnx.jsonl").unlink()
+    with pytest.raises(BadInput, match="measures the column onnx again"):
+        open_session(copied / EVAL).write_drift()
+
+
+def test_columns_at_other_depths_are_dropped(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "-c", "c.toml", "k_values=[1, 5, 10, 12]"]) == 0
+    assert "onnx were measured on other data or settings" in capsys.readouterr().err
+    assert "onnx" not in read_results(copied / EVAL)
+
+
 def test_a_drifting_artifact_is_reported_after_the_results_are_written(
     copied: Path, rank_artifact: Path
 ) -> None:
@@ -144,7 +246,7 @@ def test_a_drifting_artifact_is_reported_after_the_results_are_written(
     drift = session.add("onnx", scorer, lines.append)
     scorer.close()
     assert read_results(copied / EVAL)["onnx"].identity == scorer.identity
-    with pytest.raises(Drifted, match="first between finetuned and onnx"):
+    with pytest.raises(Drifted, match="first changes between finetuned and onnx"):
         require_no_drift(drift, copied / EVAL / "drift.md")
     assert "Worst queries, finetuned → onnx" in (copied / EVAL / "drift.md").read_text()
 

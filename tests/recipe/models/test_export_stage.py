@@ -1,12 +1,15 @@
 """The stage export: which keys it takes, and that it exports what eval measured."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from exporter import building, pipeline, tensorrt_plan
 from recipe.cli import main
 from recipe.evaluation.results import read_results
+from runtime.manifest import Manifest, read_manifest
 from tests.recipe.models.material import kill_when, run
 
 EXPORT = Path("output/rerank/stage4_export")
@@ -57,9 +60,54 @@ def test_a_killed_export_goes_on_to_the_same_column(copied: Path) -> None:
     wanted = read_results(copied / EVAL)["onnx"]
     shutil.rmtree(copied / EXPORT)
     (copied / EVAL / "scores" / "onnx.jsonl").unlink()
-    made = copied / EXPORT / "onnx.json"
+    made, out = copied / EXPORT / "onnx.json", copied / EXPORT / "onnx"
+
+    # Half-way in the export itself, and as soon as the artifact stands there.
     kill_when(made.exists, "export", "-c", "c.toml", folder=copied)
+    assert not (out / "manifest.json").exists()
+    kill_when((out / "manifest.json").exists, "export", "-c", "c.toml", folder=copied)
     done = run("export", "-c", "c.toml", folder=copied)
     assert done.returncode == 0, done.stderr
     assert "was exported before" in done.stderr
     assert read_results(copied / EVAL)["onnx"] == wanted
+
+
+def test_a_plan_is_built_from_the_graph_that_a_stopped_run_left(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No GPU here: what builds is put in the builder's place, what goes on from it is real."""
+    exported, built = [], []
+    real = pipeline.export
+
+    def counted(source: str, out: Path, wish: pipeline.Wish) -> Manifest:
+        exported.append(wish.target)
+        return real(source, out, replace(wish, target="cpu-fp32"))
+
+    def build(directory: Path, target: str, out: Path) -> Manifest:
+        built.append(target)
+        if len(built) == 1:
+            raise KeyboardInterrupt
+        return read_manifest(out)
+
+    monkeypatch.setattr(pipeline, "export", counted)
+    monkeypatch.setattr(building, "build", build)
+    monkeypatch.setattr(tensorrt_plan, "this_machine", lambda _: None)
+    arguments = ["export", "-c", "c.toml", "export_to_trt=true", "eval_dir=null"]
+    onnx = (copied / EXPORT / "onnx" / "manifest.json").read_bytes()
+    assert main([*arguments, "--force"]) == 130
+    assert (copied / EXPORT / "tensorrt" / "manifest.json").is_file()
+    assert main(arguments) == 0
+    assert "build its plan" in capsys.readouterr().err
+    assert (exported, built) == (["tensorrt-fp16"], ["tensorrt-fp16"] * 2)
+    assert (copied / EXPORT / "onnx" / "manifest.json").read_bytes() == onnx
+
+
+def test_a_column_that_eval_dropped_comes_back(copied: Path) -> None:
+    wanted = read_results(copied / EVAL)["onnx"]
+    for arguments in (["max_length=40"], ["max_length=48"], ["--force"]):
+        assert main(["eval", "-c", "c.toml", *arguments]) == 0
+        assert "onnx" not in read_results(copied / EVAL)
+        if arguments != ["max_length=40"]:
+            assert main(["export", "-c", "c.toml"]) == 0
+            assert read_results(copied / EVAL)["onnx"] == wanted
+            assert "finetuned → onnx" in (copied / EVAL / "drift.md").read_text()

@@ -1,16 +1,19 @@
 """Training: the loss, several processes, a kill half-way, and what others read of the result."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from exporter.checkpoint import load_model, read_checkpoint
 from recipe.cli import main
+from recipe.training import loop
 from tests.recipe.models.material import kill_when, run, write_prep
 
+WAIT_S = 60
 CHECKPOINTS = Path("output/rerank/stage2_finetune/checkpoints")
 CONSOLIDATED = CHECKPOINTS / "LATEST/model/consolidated"
 
@@ -74,6 +77,49 @@ def test_two_processes_give_the_loss_curve_of_one(finished: Path, fresh: Path) -
     assert done.returncode == 0, done.stderr
     assert "on 2 process(es)" in done.stderr
     assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
+
+
+def test_killed_processes_end_together_and_go_on_to_the_same_curve(
+    finished: Path, fresh: Path
+) -> None:
+    arguments = ["finetune", "-c", "c.toml", "processes=2", f"checkpoint_dir={fresh}/run/models"]
+    job = str(fresh / "run" / "job.json")
+
+    def has_checkpoint() -> bool:
+        return any((fresh / "run/models/trainer").glob("checkpoint-*/whole"))
+
+    def running() -> list[str]:
+        commands = Path("/proc").glob("[0-9]*/cmdline")
+        return [str(path) for path in commands if job.encode() in content(path)]
+
+    kill_when(has_checkpoint, *arguments, folder=fresh)
+    deadline = time.monotonic() + WAIT_S
+    while running():
+        assert time.monotonic() < deadline, "processes outlive the stage that was killed"
+        time.sleep(0.05)
+    assert not (fresh / "run/models/LATEST").exists()
+    done = run(*arguments, folder=fresh)
+    assert done.returncode == 0, done.stderr
+    assert "step 1 of" not in done.stderr  # they did not begin again
+    lines = (fresh / "run/models/metrics.jsonl").read_text().splitlines()
+    found = [entry["loss"] for line in lines if "loss" in (entry := json.loads(line))]
+    assert found == pytest.approx(losses(finished), abs=1e-5)
+
+
+def content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return b""
+
+
+def test_one_process_trains_on_one_of_several_gpus(tmp_path: Path) -> None:
+    several = TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=2, use_cpu=True, report_to="none"
+    )
+    several._n_gpu = 4  # what the Trainer counts on a machine with four
+    assert several.train_batch_size == 8
+    assert loop._on_one_device(several).train_batch_size == 2
 
 
 def test_a_bert_trains_without_a_template(

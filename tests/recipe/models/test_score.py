@@ -73,6 +73,16 @@ def test_a_finished_file_is_not_replaced(
     assert out.read_text() == "mine\n"
 
 
+def test_the_input_is_never_the_output(
+    asked: Path, rank_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = asked.read_bytes()
+    command = ["score", str(asked), str(asked), "--rank", str(rank_artifact), "--force"]
+    assert main(command) == 1
+    assert "is the input itself" in capsys.readouterr().err
+    assert asked.read_bytes() == before
+
+
 def test_compare_finds_no_drift_in_an_export_and_drift_in_another_model(
     copied: Path, rank_artifact: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

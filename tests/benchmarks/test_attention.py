@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import llama_bidirec
-from benchmarks.llama_bidirec import (
-    FLASH,
+from benchmarks import attention as attention_module
+from benchmarks.attention import FLASH, usual_attention
+from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
     LlamaBidirectionalForSequenceClassification,
-    usual_attention,
 )
 
 
@@ -28,7 +27,7 @@ from benchmarks.llama_bidirec import (
 def test_flash_attention_is_taken_where_it_can_be(
     monkeypatch: pytest.MonkeyPatch, device: str, dtype: Any, installed: bool, wanted: str
 ) -> None:
-    monkeypatch.setattr(llama_bidirec, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(attention_module, "find_spec", lambda _: object() if installed else None)
     assert usual_attention(device, dtype) == wanted
 
 

@@ -1,0 +1,119 @@
+"""An endpoint that wants a key, and what is said when it cannot be asked."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from recipe.cli import main
+from recipe.errors import BadConfig, BadInput
+from recipe.evaluation.scorers import EndpointScorer
+
+KEY = "a-very-secret-key"
+ARTIFACT = "output/rerank/stage4_export/onnx"
+
+
+class _Guarded(BaseHTTPRequestHandler):
+    """Ranks by the length of a passage, for who has the key."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append(self.headers.get("authorization"))
+        if self.headers.get("authorization") != f"Bearer {KEY}":
+            self._answer(401, {"error": f"not with {self.headers.get('authorization')}"})
+            return
+        lengths = [float(len(passage["text"])) for passage in body["passages"]]
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        rankings = [{"index": index, "logit": lengths[index]} for index in order]
+        self._answer(200, {"rankings": rankings})
+
+    def _answer(self, status: int, body: object) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def guarded() -> Iterator[HTTPServer]:
+    """A server that asks for KEY; `asked` holds every authorization that it was sent."""
+    with HTTPServer(("127.0.0.1", 0), _Guarded) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_the_key_is_sent_when_its_variable_is_named_and_stands_nowhere(
+    copied: Path,
+    guarded: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    url = f"http://127.0.0.1:{guarded.server_port}"
+    command = ["compare", ARTIFACT, url, "-c", "c.toml"]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "set nim_api_key_env" in said
+    # No key goes to anybody who was not named for it.
+    assert set(guarded.asked) == {None}
+    assert main([*command, "nim_api_key_env=NOBODYS_KEY"]) == 1
+    assert "no key in the environment variable NOBODYS_KEY" in capsys.readouterr().err
+    # Lengths are no relevance: it ranks otherwise, which is what it says.
+    assert main([*command, "nim_api_key_env=MY_KEY"]) == 1
+    said += capsys.readouterr().err
+    assert "B ranks otherwise than A" in said
+    assert guarded.asked[-1] == f"Bearer {KEY}"
+    assert KEY not in said
+    for path in Path().rglob("*"):
+        assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_eval_looks_for_the_key_before_it_measures(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = ["eval", "-c", "c.toml", "eval_nim=true", "nim_api_key_env=NOBODYS_KEY"]
+    assert main(wish) == 1
+    assert "no key in the environment variable NOBODYS_KEY" in capsys.readouterr().err
+    assert main(["eval", "-c", "c.toml", "eval_nim=true", "nim_url=localhost:8000"]) == 1
+    assert "does not begin with http" in capsys.readouterr().err
+
+
+def test_a_password_in_the_url_is_no_part_of_the_report() -> None:
+    scorer = EndpointScorer("http://me:secret@localhost:1", None, 8, 1.0)
+    assert scorer.source == "http://localhost:1"
+    with pytest.raises(BadInput, match="gave no ranking") as caught:
+        scorer.score("q", ["a"])
+    assert "secret" not in str(caught.value)
+    scorer.close()
+
+
+@pytest.mark.parametrize("url", ["http://", "http://h:99999", "ftp://h"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(BadConfig, match="cannot be asked"):
+        EndpointScorer(url, None, 8, 1.0)
+
+
+def test_compare_uses_settings_or_refuses_them(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("output/rerank/stage3_eval").rename("elsewhere")
+    checkpoint = "output/rerank/stage2_finetune/checkpoints/LATEST/model/consolidated"
+    command = ["compare", checkpoint, ARTIFACT]
+    assert main([*command, "output_dir=elsewhere", "-c", "c.toml", "eval.batch_size=2"]) == 0
+    assert (Path("elsewhere") / "compare" / "drift.md").is_file()
+    for setting, said in (
+        ("top_k=3", "so run that with this setting first"),
+        ("eval.k_values=[1]", "found eval.k_values, wanted one of output_dir"),
+        ("nim_model=x", "asked for the model that it serves"),
+        ("finetune.seed=3", "found finetune.seed"),
+        ("topk=3", "the nearest one is 'top_k'"),
+    ):
+        assert main([*command, "-c", "c.toml", setting]) == 1
+        assert said in capsys.readouterr().err
