@@ -7,6 +7,7 @@ ranking and was measured over eval's candidates before the stage says so.
 
 import json
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,7 +130,6 @@ def _run(settings: DeployConfig, say: Say) -> None:
             kept = True
             say(f"it stays up; to stop it: {endpoint.stop_command()}")
         else:
-            say("it runs until you interrupt this command (detach=true leaves it running)")
             _wait(endpoint, say)
     finally:
         if not kept:
@@ -137,11 +137,16 @@ def _run(settings: DeployConfig, say: Say) -> None:
 
 
 def _wait(endpoint: Endpoint, say: Say) -> None:
-    """Until the user interrupts, which is how a deployment in the foreground is finished."""
+    """Until SIGINT or SIGTERM, which is how a deployment in the foreground is finished."""
+    # A supervisor sends SIGTERM, which by default would leave the endpoint behind.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    say("it runs until you interrupt this command (detach=true leaves it running)")
     try:
         endpoint.wait()
     except KeyboardInterrupt:
         say("interrupted: the endpoint was measured and is now stopped")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _bearer(settings: DeployConfig) -> str | None:

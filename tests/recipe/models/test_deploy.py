@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -100,8 +101,9 @@ def test_a_deploy_killed_while_it_measures_leaves_results_that_others_can_use(
     assert read_results(folder / EVAL)["nim"] == wanted
 
 
-def test_a_deployment_in_the_foreground_is_finished_by_an_interrupt(
-    folder: Path, port: int
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_deployment_in_the_foreground_is_finished_by_a_signal(
+    folder: Path, port: int, number: signal.Signals
 ) -> None:
     running = subprocess.Popen(
         command("deploy", "-c", "c.toml", f"host_port={port}", "detach=false"),
@@ -109,12 +111,14 @@ def test_a_deployment_in_the_foreground_is_finished_by_an_interrupt(
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job hands an ignored SIGINT down.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stderr is not None
     with running.stderr as said:
         assert any("it runs until you interrupt" in line for line in said)
         assert httpx.get(f"http://127.0.0.1:{port}/v1/health/ready").status_code == 200
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         assert any("is now stopped" in line for line in said)
         said.read()
     assert running.wait() == 0
