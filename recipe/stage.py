@@ -78,7 +78,8 @@ class Stage(Generic[Settings]):
     `sources` identifies the inputs that are no paths here, by name; it may ask the hub. `pin` puts
     what it found into the settings that `check` and `run` get, so that they read these commits.
     `again` says when a finished stage runs once more without force: never, when its settings or
-    inputs changed (its run adds to what is there), or always.
+    inputs changed (its run adds to what is there), or always: to mend what others dropped of its
+    output, which keeps its provenance unless settings or inputs changed, or to do all of it anew.
     """
 
     name: str
@@ -93,7 +94,7 @@ class Stage(Generic[Settings]):
     free: frozenset[str] = frozenset()
     sources: Callable[[Settings], Mapping[str, str]] = lambda _: {}
     pin: Callable[[Settings, Mapping[str, str]], Settings] = lambda settings, _: settings
-    again: Literal["never", "changed", "always"] = "never"
+    again: Literal["never", "changed", "mend", "anew"] = "never"
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,9 +182,11 @@ def _standing(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance |
     """The provenance to go on with; None when everything is finished."""
     home = stage.home(settings)
     done, begun = read_mark(home / DONE_FILE), read_mark(home / STARTED_FILE)
+    if stage.again == "mend" and done is not None and not _difference(stage, done, now):
+        return msgspec.structs.replace(done, finished_at=None)
     if begun is None and done is not None:
         changed = _difference(stage, done, now)
-        if not changed and stage.again != "always":
+        if not changed and stage.again != "anew":
             return None
         if stage.again == "never":
             raise OutputRefused(
