@@ -67,7 +67,8 @@ def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
         say(f"export the embedder {wanted.model} to {directory}")
         directory.parent.mkdir(parents=True, exist_ok=True)
         # First, so that whatever kills the export leaves no artifact whose commit nobody knows.
-        write_json(_commit_file(directory), model_commit(wanted.model))
+        name, commit = unpinned(wanted.model)
+        write_json(_commit_file(directory), {name: commit} if commit else model_commit(name))
         export(wanted.model, directory, Wish(target=wanted.target))
     if (directory / MANIFEST_FILE).is_file():
         _refuse_other_commit(wanted, directory)
@@ -79,7 +80,9 @@ def embedder_commit(wanted: FirstStage) -> dict[str, str]:
     """The commit of an embedder from the hub: of the one that was exported, or will be now."""
     directory = artifact_directory(wanted)
     made = _exported_commit(directory) if (directory / MANIFEST_FILE).is_file() else None
-    return model_commit(wanted.model) if made is None else made
+    if made is None:
+        return model_commit(wanted.model)
+    return {wanted.model: commit for commit in made.values()}
 
 
 def _refuse_other_commit(wanted: FirstStage, directory: Path) -> None:

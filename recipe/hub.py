@@ -35,13 +35,13 @@ def model_commit(model: str) -> dict[str, str]:
     if Path(model).is_dir() or model.startswith((".", "/")):
         return {}
     name, commit = unpinned(model)
-    return {name: commit or commit_of(name, "model")}
+    return {model: commit or commit_of(name, "model")}
 
 
 def pinned(model: str, commits: Mapping[str, str]) -> str:
     """`model` as NAME@COMMIT, which the exporter loads, when `commits` hold its commit."""
     commit = commits.get(model, "")
-    return f"{model}@{commit}" if is_commit(commit) else model
+    return f"{unpinned(model)[0]}@{commit}" if is_commit(commit) else model
 
 
 def unpinned(model: str) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ import pytest
 from exporter import pipeline
 from recipe.errors import BadConfig
 from recipe.first_stage import FirstStage, embedder_commit, ensure_artifact
-from recipe.hub import UNKNOWN, model_commit, pinned
+from recipe.hub import UNKNOWN, model_commit, pinned, unpinned
 from recipe.stage import DONE_FILE, perform
 from tests.recipe.conftest import ROOT
 from tests.recipe.test_stage import TOY, Toy
@@ -76,6 +76,13 @@ def test_without_hub_and_cache_the_commit_is_unknown(tmp_path: Path) -> None:
 
 def test_a_directory_has_no_commit(tmp_path: Path) -> None:
     assert model_commit(str(tmp_path)) == model_commit("./not/there") == {}
+
+
+def test_a_name_with_its_commit_is_recorded_as_it_stands() -> None:
+    name = f"someone/model@{COMMIT}"
+    assert model_commit(name) == {name: COMMIT}
+    assert pinned(name, {name: COMMIT}) == name
+    assert unpinned(name) == ("someone/model", COMMIT)
 
 
 def test_a_stage_stays_with_the_commit_that_it_began_with(tmp_path: Path) -> None:
