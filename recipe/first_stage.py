@@ -82,7 +82,8 @@ def embedder_commit(wanted: FirstStage) -> dict[str, str]:
     made = _exported_commit(directory) if (directory / MANIFEST_FILE).is_file() else None
     if made is None:
         return model_commit(wanted.model)
-    return {wanted.model: commit for commit in made.values()}
+    name, _ = unpinned(wanted.model)
+    return {wanted.model: made[name]} if name in made else {}
 
 
 def _refuse_other_commit(wanted: FirstStage, directory: Path) -> None:
