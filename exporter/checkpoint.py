@@ -26,7 +26,8 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# ORG/NAME, or ORG/NAME@COMMIT for what that name stood for once.
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Constants that older versions of transformers saved beside the weights; recomputed here.
 _RECOMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
@@ -61,17 +62,20 @@ class Checkpoint:
 def find_checkpoint(source: str) -> Path:
     """The directory of `source`; a hub id that is no directory here is downloaded.
 
+    A hub id ends with `@` and 40 hex digits to name one commit; alone it is what the hub has now.
+
     Raises CheckpointRefused when there is neither.
     """
     path = Path(source)
     if path.is_dir():
         return path
-    if source.startswith(".") or not _HUB_ID.fullmatch(source):
+    named = _HUB_ID.fullmatch(source)
+    if source.startswith(".") or named is None:
         raise CheckpointRefused(
             f"found no directory {source!r}, wanted a checkpoint directory with {CONFIG_FILE}, or "
             "a hub id such as nvidia/llama-nemotron-rerank-1b-v2"
         )
-    return _download(source)
+    return _download(source, named[1], named[2])
 
 
 def read_checkpoint(source: str) -> Checkpoint:
@@ -155,11 +159,13 @@ def _build(checkpoint: Checkpoint) -> Architecture:
     return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize)
 
 
-def _download(source: str) -> Path:
+def _download(source: str, name: str, commit: str | None) -> Path:
     import huggingface_hub  # late: only hub ids need it
 
     try:
-        found = huggingface_hub.snapshot_download(source, allow_patterns=list(_HUB_FILES))
+        found = huggingface_hub.snapshot_download(
+            name, revision=commit, allow_patterns=list(_HUB_FILES)
+        )
     except Exception as error:  # the hub's client raises many unrelated classes
         raise CheckpointRefused(
             f"found no directory {source!r}, and could not download it from the model hub "

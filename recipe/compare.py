@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import httpx
+
 from recipe.config import EvalConfig, load
 from recipe.errors import BadConfig, Drifted
 from recipe.evaluation.column import measure_column, read_scores
 from recipe.evaluation.drift import find_drift, write_drift
 from recipe.evaluation.results import Column, write_results
-from recipe.evaluation.scorers import open_scorer
+from recipe.evaluation.scorers import is_url, open_scorer
 from recipe.evaluation.session import Session, open_session
 from recipe.progress import Say, under
 
@@ -57,8 +59,10 @@ def _refuse_unused(overrides: Iterable[str]) -> None:
 def compare(a: str, b: str, session: Session, settings: EvalConfig, say: Say) -> Path:
     """Measure both and write compare/drift.md beside the evaluation; returns its path.
 
-    Raises BadInput for things that cannot be measured, and Drifted once the report is on disk.
+    Raises BadConfig or BadInput for what cannot be measured, and Drifted once the report is on
+    disk.
     """
+    _refuse_key_for_two(a, b, settings)
     directory = session.directory / _FOLDER
     both = (("A", a), ("B", b))
     columns = {name: _measure(name, source, session, settings, say) for name, source in both}
@@ -72,6 +76,21 @@ def compare(a: str, b: str, session: Session, settings: EvalConfig, say: Say) ->
         moved = ", ".join(metric for _, metric in drift.past)
         raise Drifted(f"B ranks otherwise than A past the tolerance ({moved}); see {report}")
     return report
+
+
+def _refuse_key_for_two(a: str, b: str, settings: EvalConfig) -> None:
+    """Nobody said which of two servers the key is for, and the other one must not have it."""
+    if settings.nim_api_key_env is None or not (is_url(a) and is_url(b)):
+        return
+    try:
+        servers = {(url.scheme, url.host, url.port) for url in (httpx.URL(a), httpx.URL(b))}
+    except httpx.InvalidURL as error:
+        raise BadConfig(f"found {a} and {b}, wanted two URLs: {error}") from error
+    if len(servers) > 1:
+        raise BadConfig(
+            "found nim_api_key_env and two servers, wanted one that the key is for; compare each "
+            "of them with an artifact or a checkpoint, or leave the key out"
+        )
 
 
 def _measure(name: str, source: str, session: Session, settings: EvalConfig, say: Say) -> Column:

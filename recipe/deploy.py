@@ -13,11 +13,11 @@ from pathlib import Path
 
 from recipe.config import DeployConfig
 from recipe.durable import write_json
-from recipe.errors import BadConfig, BadInput
+from recipe.errors import BadConfig, BadInput, OutputRefused
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import EndpointScorer
 from recipe.evaluation.session import Session, open_session, read_setting, require_no_drift
-from recipe.launchers import ENDPOINT_FILE, Endpoint, Launcher, docker, process
+from recipe.launchers import ENDPOINT_FILE, Endpoint, Launcher, docker, handed_over, process
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from rerank_client import RerankClient, RerankError, nim
@@ -56,6 +56,7 @@ def _check(settings: DeployConfig) -> None:
             "asks for; run the stage export first, or set model_dir and use_onnx together"
         )
     _refuse_other_artifact(settings, directory)
+    _refuse_second(settings)
     _launcher(settings).check()
     asks_key = settings.launcher == "docker" and settings.nim_image.startswith("nvcr.io/")
     if asks_key and not os.environ.get(settings.ngc_api_key_env):
@@ -63,6 +64,8 @@ def _check(settings: DeployConfig) -> None:
             f"{settings.ngc_api_key_env} is not set, which NVIDIA's images ask for; export it, or "
             "set nim_image to one of ours or launcher=process"
         )
+    # Address and key are looked at now, not when the server runs.
+    _scorer(settings, _url(settings)).close()
 
 
 def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
@@ -87,11 +90,25 @@ def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
         )
 
 
+def _refuse_second(settings: DeployConfig) -> None:
+    """One folder knows one endpoint: what was handed over is replaced or kept, never forgotten."""
+    left = handed_over(_home(settings))
+    if left is None:
+        return
+    replaceable = left.launcher == settings.launcher and (
+        settings.launcher == "process" or left.handle == settings.container_name
+    )
+    if not replaceable:
+        raise OutputRefused(
+            f"the endpoint of {_home(settings)} runs at {left.url}; stop it with: {left.stop}, or "
+            "set another output_dir"
+        )
+
+
 def _launcher(settings: DeployConfig) -> Launcher:
     make = docker if settings.launcher == "docker" else process
     # Without the file, what still runs is left over from a run that was killed on the way.
-    handed_over = (_home(settings) / ENDPOINT_FILE).exists()
-    replace = settings.replace_existing or not handed_over
+    replace = settings.replace_existing or not (_home(settings) / ENDPOINT_FILE).exists()
     log = _home(settings) / _LOG_FILE
     return make(settings, _model_dir(settings), log, _max_tokens(settings), replace=replace)
 
@@ -171,16 +188,23 @@ def _smoke_test(settings: DeployConfig, endpoint: Endpoint) -> None:
 
 
 def _measure(settings: DeployConfig, session: Session, endpoint: Endpoint, say: Say) -> None:
-    key = _bearer(settings)
-    scorer = EndpointScorer(
-        endpoint.url, settings.served_model, _BATCH, _SMOKE_TIMEOUT_S, api_key=key
-    )
+    scorer = _scorer(settings, endpoint.url)
     try:
         drift = session.add("nim", scorer, say)
     finally:
         scorer.close()
     require_no_drift(drift, session.directory / "drift.md")
     say(f"no drift past the tolerance; {session.directory / 'drift.md'}")
+
+
+def _scorer(settings: DeployConfig, url: str) -> EndpointScorer:
+    """Raises BadConfig for an address or a key that no request can carry."""
+    key = _bearer(settings)
+    return EndpointScorer(url, settings.served_model, _BATCH, _SMOKE_TIMEOUT_S, api_key=key)
+
+
+def _url(settings: DeployConfig) -> str:
+    return f"http://{settings.bind_address}:{settings.host_port}"
 
 
 def _smoke_command(settings: DeployConfig) -> str:
@@ -190,8 +214,10 @@ def _smoke_command(settings: DeployConfig) -> str:
     }
     if settings.served_model is not None:
         body = {"model": settings.served_model, **body}
+    name = settings.ngc_api_key_env
+    bearer = f'-H "Authorization: Bearer ${name}" ' if _bearer(settings) else ""
     return (
-        f"curl -X POST http://{settings.bind_address}:{settings.host_port}/v1/ranking "
+        f"curl -X POST {_url(settings)}/v1/ranking {bearer}"
         f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
     )
 
@@ -210,5 +236,5 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
-    again="always",
+    again="anew",
 )

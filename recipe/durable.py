@@ -77,9 +77,18 @@ class JournalWriter:
         self._handle = handle
 
     def write(self, *entries: Any) -> None:
-        """Append the entries and wait, once, until all are on the disk."""
+        """Append the entries and wait, once, until all are on the disk; if that fails, none are.
+
+        For one thread at a time: a failure cuts the file back to where its write began, so that
+        nothing is ever appended to half a line.
+        """
         rest = memoryview(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
         # A write may be short, on a full disk or when a signal comes: what is left is still to go.
-        while rest:
-            rest = rest[os.write(self._handle, rest) :]
-        os.fsync(self._handle)
+        before = os.fstat(self._handle).st_size
+        try:
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+            os.fsync(self._handle)
+        except BaseException:
+            os.truncate(self._handle, before)
+            raise

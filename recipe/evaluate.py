@@ -1,7 +1,9 @@
 """Stage 3, eval: the same first-stage candidates, put in order by each model that exists."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from recipe.config import EvalConfig
 from recipe.durable import write_json
@@ -29,7 +31,7 @@ from recipe.evaluation.session import (
     require_no_drift,
 )
 from recipe.first_stage import FirstStage, embedder_commit, open_first_stage
-from recipe.hub import model_commit
+from recipe.hub import model_commit, pinned
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from recipe.training.job import read_facts
@@ -56,6 +58,14 @@ def _inputs(settings: EvalConfig) -> list[Input]:
 def _sources(settings: EvalConfig) -> dict[str, str]:
     base = model_commit(settings.base_model) if settings.eval_base else {}
     return {**base, **embedder_commit(_first_stage(settings))}
+
+
+def _pin(settings: EvalConfig, commits: Mapping[str, str]) -> EvalConfig:
+    return msgspec.structs.replace(
+        settings,
+        base_model=pinned(settings.base_model, commits),
+        retrieval_model=pinned(settings.retrieval_model, commits),
+    )
 
 
 def _check(settings: EvalConfig) -> None:
@@ -253,5 +263,6 @@ STAGE = Stage(
     run=_run,
     free=frozenset({"embedder_dir", "nim_api_key_env"}),
     sources=_sources,
+    pin=_pin,
     again="changed",
 )

@@ -50,6 +50,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     checkpoint: str
+    profile: str
     target: str
     column: str
     artifact: str
@@ -213,6 +214,7 @@ def _export(settings: ExportConfig, out: Path, say: Say) -> None:
     target, planned = _target(settings), _column(settings) == "tensorrt"
     begun = Made(
         checkpoint=fingerprint(Path(settings.model_path)),
+        profile=_profile(settings),
         target=target,
         column=_column(settings),
         artifact=str(out),
@@ -249,8 +251,8 @@ def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
     if before in (begun, msgspec.structs.replace(begun, version=manifest.version)):
         return manifest
     raise OutputRefused(
-        f"{out} holds an artifact of another checkpoint or target; choose another directory, or "
-        "begin anew with --force, which removes it"
+        f"{out} holds an artifact of another checkpoint, profile or target; choose another "
+        "directory, or begin anew with --force, which removes it"
     )
 
 
@@ -281,5 +283,5 @@ STAGE = Stage(
     plan=_plan,
     run=_run,
     # What is exported stays; but eval may have dropped the column since, which is measured again.
-    again="always",
+    again="mend",
 )

@@ -12,7 +12,7 @@ import msgspec
 from recipe.config import FinetuneConfig
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
-from recipe.hub import model_commit
+from recipe.hub import model_commit, pinned
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from recipe.training.following import die_with
@@ -152,4 +152,7 @@ STAGE = Stage(
     run=_run,
     free=frozenset({"processes"}),
     sources=lambda settings: model_commit(settings.base_model),
+    pin=lambda settings, commits: msgspec.structs.replace(
+        settings, base_model=pinned(settings.base_model, commits)
+    ),
 )

@@ -16,7 +16,7 @@ import numpy as np
 
 from recipe.durable import write_json, write_whole
 from recipe.errors import BadConfig
-from recipe.hub import model_commit
+from recipe.hub import is_commit, model_commit, unpinned
 from recipe.progress import Progress, Say
 from recipe.stage import hash_of
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
@@ -31,9 +31,9 @@ Block = tuple[Sequence[str], InputType]
 class FirstStage(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides a vector, and where artifacts and vectors are kept.
 
-    `model` is an artifact, a checkpoint directory or a hub id; the last two are exported into
-    `folder` for `target`. Prefixes stand before a text with one space between; lengths are in
-    tokens; `batch_rows` bounds the texts of one engine call.
+    `model` is an artifact, a checkpoint directory or a hub id (which may be NAME@COMMIT); the last
+    two are exported into `folder` for `target`. Prefixes stand before a text with one space
+    between; lengths are in tokens; `batch_rows` bounds the texts of one engine call.
     """
 
     model: str
@@ -51,7 +51,7 @@ def artifact_directory(wanted: FirstStage) -> Path:
     given = Path(wanted.model)
     if (given / MANIFEST_FILE).is_file() or (given / MODEL_FILE).is_file():
         return given
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", wanted.model).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", unpinned(wanted.model)[0]).strip("-.")
     return Path(wanted.folder) / f"{name}-{wanted.target}"
 
 
@@ -66,10 +66,12 @@ def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
 
         say(f"export the embedder {wanted.model} to {directory}")
         directory.parent.mkdir(parents=True, exist_ok=True)
-        commit = model_commit(wanted.model)
+        # First, so that whatever kills the export leaves no artifact whose commit nobody knows.
+        name, commit = unpinned(wanted.model)
+        write_json(_commit_file(directory), {name: commit} if commit else model_commit(name))
         export(wanted.model, directory, Wish(target=wanted.target))
-        write_json(_commit_file(directory), commit)
     if (directory / MANIFEST_FILE).is_file():
+        _refuse_other_commit(wanted, directory)
         _check(wanted, read_manifest(directory))
     return directory
 
@@ -77,13 +79,30 @@ def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
 def embedder_commit(wanted: FirstStage) -> dict[str, str]:
     """The commit of an embedder from the hub: of the one that was exported, or will be now."""
     directory = artifact_directory(wanted)
-    if (directory / MANIFEST_FILE).is_file():
-        try:
-            content = _commit_file(directory).read_bytes()
-            return msgspec.json.decode(content, type=dict[str, str])
-        except (FileNotFoundError, msgspec.DecodeError):
-            pass  # killed on the way, or exported by hand
-    return model_commit(wanted.model)
+    made = _exported_commit(directory) if (directory / MANIFEST_FILE).is_file() else None
+    if made is None:
+        return model_commit(wanted.model)
+    name, _ = unpinned(wanted.model)
+    return {wanted.model: made[name]} if name in made else {}
+
+
+def _refuse_other_commit(wanted: FirstStage, directory: Path) -> None:
+    name, commit = unpinned(wanted.model)
+    found = (_exported_commit(directory) or {}).get(name)
+    if commit is not None and found is not None and is_commit(found) and found != commit:
+        raise BadConfig(
+            f"found {name} of the commit {found} in {directory}, wanted {commit}; set another "
+            "embedder_dir, or begin anew with --force, which takes what is there"
+        )
+
+
+def _exported_commit(directory: Path) -> dict[str, str] | None:
+    """What is known of the commit of an exported embedder; None when it was exported by hand."""
+    try:
+        content = _commit_file(directory).read_bytes()
+        return msgspec.json.decode(content, type=dict[str, str])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
 
 
 def _commit_file(directory: Path) -> Path:

@@ -1,12 +1,14 @@
 """What stands behind a name on the model hub: a repository's name moves on, a commit does not."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 # In place of a commit: neither the hub nor its cache on this machine could be asked.
 UNKNOWN = "unknown: the hub was not reached"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PINNED = re.compile(r"(.+)@([0-9a-f]{40})")
 
 
 def is_commit(revision: str) -> bool:
@@ -30,5 +32,19 @@ def commit_of(repo: str, kind: Literal["model", "dataset"], revision: str = "mai
 
 def model_commit(model: str) -> dict[str, str]:
     """The model's commit by its name, for the provenance of a stage; a directory has none."""
-    local = Path(model).is_dir() or model.startswith((".", "/"))
-    return {} if local else {model: commit_of(model, "model")}
+    if Path(model).is_dir() or model.startswith((".", "/")):
+        return {}
+    name, commit = unpinned(model)
+    return {model: commit or commit_of(name, "model")}
+
+
+def pinned(model: str, commits: Mapping[str, str]) -> str:
+    """`model` as NAME@COMMIT, which the exporter loads, when `commits` hold its commit."""
+    commit = commits.get(model, "")
+    return f"{unpinned(model)[0]}@{commit}" if is_commit(commit) else model
+
+
+def unpinned(model: str) -> tuple[str, str | None]:
+    """Name and commit of NAME@COMMIT; any other `model` and None."""
+    found = _PINNED.fullmatch(model)
+    return (found[1], found[2]) if found else (model, None)

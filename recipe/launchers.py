@@ -39,6 +39,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stop: str
 
 
+def handed_over(folder: Path) -> Record | None:
+    """The endpoint that a run in `folder` left running; None when there is none, or it ended."""
+    try:
+        record = msgspec.json.decode((folder / ENDPOINT_FILE).read_bytes(), type=Record)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    if record.launcher == "process":
+        return record if _is_server(int(record.handle)) else None
+    return record if shutil.which("docker") and _is_up(record.handle) else None
+
+
 @dataclass
 class Endpoint(ABC):
     """Something that answers, or will, at `url`."""
@@ -232,7 +243,7 @@ class _Container(Endpoint):
     remove: bool
 
     def is_alive(self) -> bool:
-        return bool(_docker("ps", "--quiet", "--filter", f"name=^/{self.name}$"))
+        return _is_up(self.name)
 
     def last_lines(self) -> str:
         return _docker("logs", "--tail", str(_LOG_LINES), self.name)
@@ -336,10 +347,9 @@ class process(Launcher):  # noqa: N801 - named as the setting's value
         """A server that an earlier run of this stage started and that still runs."""
         try:
             number = int(self._pid_file.read_text())
-            command = Path(f"/proc/{number}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
-        return number if b"rerank-serve" in command else None
+        return number if _is_server(number) else None
 
 
 @dataclass
@@ -381,6 +391,18 @@ class _Process(Endpoint):
             handle=str(self.running.pid),
             stop=self.stop_command(),
         )
+
+
+def _is_server(number: int) -> bool:
+    """Whether the process is a rerank-serve: its number may belong to another one by now."""
+    try:
+        return b"rerank-serve" in Path(f"/proc/{number}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _is_up(container: str) -> bool:
+    return bool(_docker("ps", "--quiet", "--filter", f"name=^/{container}$"))
 
 
 def _require_free(settings: DeployConfig) -> None:

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
+
 from recipe.config import PrepConfig
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.first_stage import FirstStage, artifact_directory, embedder_commit, open_first_stage
 from recipe.generation.record import RESULT_FILE
+from recipe.hub import pinned
 from recipe.preparation.files import (
     CORPUS_FOLDER,
     EVAL_FOLDER,
@@ -167,4 +170,7 @@ STAGE = Stage(
     run=_run,
     free=frozenset({"mining_batch_size", "workers", "ray_address", "embedder_dir"}),
     sources=lambda settings: embedder_commit(_first_stage(settings)),
+    pin=lambda settings, commits: msgspec.structs.replace(
+        settings, base_model=pinned(settings.base_model, commits)
+    ),
 )

@@ -12,7 +12,7 @@ from recipe.config import SdgConfig
 from recipe.durable import write_json, write_whole
 from recipe.errors import BadConfig, BadInput
 from recipe.generation import extractive, llm
-from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, read_corpus
+from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, pinned, read_corpus
 from recipe.generation.endpoint import Endpoint
 from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
 from recipe.progress import Say
@@ -185,6 +185,9 @@ STAGE = Stage(
     plan=_plan,
     run=_run,
     sources=lambda settings: identify(settings.corpus_dir),
+    pin=lambda settings, commits: msgspec.structs.replace(
+        settings, corpus_dir=pinned(settings.corpus_dir, commits)
+    ),
     free=frozenset(
         {"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}
         | {key for key, _, _ in _FIXED}

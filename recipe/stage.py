@@ -6,7 +6,8 @@ what is the same for all:
 
 1. lock the stage's folder (`home`), so that two runs cannot mix their output
 2. inputs exist, or BadInput names the stage that makes them
-3. `check`: everything that can be found wrong cheaply
+3. names on the hub are fixed (`pin`) at the commits that an earlier run recorded, or else at what
+   they are now; `check`: everything that can be found wrong cheaply
 4. look at what lies there: finished with the same settings and inputs → nothing to do; finished,
    or begun, with others → OutputRefused; begun with the same → go on; `force` → begin anew
 5. write `started.json`, call `run`, write `done.json` last; a `run` that fails before it has made
@@ -35,7 +36,7 @@ import msgspec
 
 from recipe.durable import write_json
 from recipe.errors import BadInput, OutputRefused
-from recipe.hub import UNKNOWN
+from recipe.hub import UNKNOWN, is_commit
 from recipe.progress import Say
 
 STARTED_FILE, DONE_FILE = "started.json", "done.json"
@@ -74,9 +75,11 @@ class Stage(Generic[Settings]):
     writes, which is what `--force` removes; caches that any settings may share are not among them.
     `check` raises BadInput or BadConfig before any expensive work. `plan` says in lines what would
     run. `free` names the settings that change no result, so that a run may go on with others.
-    `sources` identifies the inputs that are no paths here, by name; it may ask the hub.
+    `sources` identifies the inputs that are no paths here, by name; it may ask the hub. `pin` puts
+    what it found into the settings that `check` and `run` get, so that they read these commits.
     `again` says when a finished stage runs once more without force: never, when its settings or
-    inputs changed (its run adds to what is there), or always.
+    inputs changed (its run adds to what is there), or always: to mend what others dropped of its
+    output, which keeps its provenance unless settings or inputs changed, or to do all of it anew.
     """
 
     name: str
@@ -90,7 +93,8 @@ class Stage(Generic[Settings]):
     run: Callable[[Settings, Say], None]
     free: frozenset[str] = frozenset()
     sources: Callable[[Settings], Mapping[str, str]] = lambda _: {}
-    again: Literal["never", "changed", "always"] = "never"
+    pin: Callable[[Settings, Mapping[str, str]], Settings] = lambda settings, _: settings
+    again: Literal["never", "changed", "mend", "anew"] = "never"
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,10 +118,10 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
     home = stage.home(settings)
     with _locked(home, stage.name):
         require_inputs(stage, settings)
-        stage.check(settings)
-        now = _provenance(stage, settings)
-        for name in (name for name, found in now.inputs.items() if found == UNKNOWN):
-            say(f"warning: {name} is recorded without its commit, for the hub was not reached")
+        sources = _sources(stage, settings, {} if force else _recorded(home), say)
+        pinned = stage.pin(settings, sources)
+        stage.check(pinned)
+        now = _provenance(stage, settings, sources)
         if force:
             for path in [home / DONE_FILE, home / STARTED_FILE, *stage.outputs(settings)]:
                 _remove(path)
@@ -127,7 +131,7 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
             return False
         write_json(home / STARTED_FILE, began)
         try:
-            stage.run(settings, say)
+            stage.run(pinned, say)
         except Exception:
             # A name that the hub does not know, say: nothing was made that others could mix with.
             if not any(path.exists() for path in stage.outputs(settings)):
@@ -178,9 +182,11 @@ def _standing(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance |
     """The provenance to go on with; None when everything is finished."""
     home = stage.home(settings)
     done, begun = read_mark(home / DONE_FILE), read_mark(home / STARTED_FILE)
+    if stage.again == "mend" and done is not None and not _difference(stage, done, now):
+        return msgspec.structs.replace(done, finished_at=None)
     if begun is None and done is not None:
         changed = _difference(stage, done, now)
-        if not changed and stage.again != "always":
+        if not changed and stage.again != "anew":
             return None
         if stage.again == "never":
             raise OutputRefused(
@@ -219,7 +225,37 @@ def _difference(stage: Stage[Any], before: Provenance, now: Provenance) -> str:
     return ""
 
 
-def _provenance(stage: Stage[Any], settings: Any) -> Provenance:
+def _recorded(home: Path) -> Mapping[str, str]:
+    """What identified the inputs of the run that is under way in `home`, or was finished there."""
+    before = read_mark(home / STARTED_FILE) or read_mark(home / DONE_FILE)
+    return {} if before is None else before.inputs
+
+
+def _sources(
+    stage: Stage[Any], settings: Any, recorded: Mapping[str, str], say: Say
+) -> dict[str, str]:
+    """The stage's sources, each name on the hub at the commit that was `recorded` for it.
+
+    A branch of the hub moves on while a run is stopped, and its result must not.
+    """
+    found = dict(stage.sources(settings))
+    for name, commit in found.items():
+        before = recorded.get(name, "")
+        if is_commit(before):
+            found[name] = before
+            if commit not in (before, UNKNOWN):
+                say(
+                    f"warning: {name} is {commit} now; this stays with {before}, which was "
+                    "recorded when it began: --force takes the new one"
+                )
+        elif commit == UNKNOWN:
+            say(f"warning: {name} is recorded without its commit, for the hub was not reached")
+        elif is_commit(commit) and commit not in name:
+            say(f"{name}: it is {commit} now, and stays that here")
+    return found
+
+
+def _provenance(stage: Stage[Any], settings: Any, sources: Mapping[str, str]) -> Provenance:
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -233,7 +269,7 @@ def _provenance(stage: Stage[Any], settings: Any) -> Provenance:
         seed=settings.seed,
         inputs={
             **{str(one.path): hash_of(one.path) for one in stage.inputs(settings)},
-            **stage.sources(settings),
+            **sources,
         },
         versions=versions,
         started_at=_now(),

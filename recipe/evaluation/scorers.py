@@ -36,13 +36,18 @@ class Scorer(Protocol):
         """Give back memory and connections."""
 
 
+def is_url(source: str) -> bool:
+    """Whether `source` is asked over the network."""
+    return source.startswith(("http://", "https://"))
+
+
 def open_scorer(source: str, template: str | None, max_tokens: int, settings: EvalConfig) -> Scorer:
     """The scorer for a URL, an artifact's directory, or a checkpoint (directory or hub id).
 
     `settings` say how many passages go at once, how long to wait and where a key is. Raises
     BadConfig, BadInput, ExportError or ServingError.
     """
-    if source.startswith(("http://", "https://")):
+    if is_url(source):
         key = key_of(settings.nim_api_key_env)
         batch, timeout_s = settings.nim_batch_size, settings.nim_timeout
         return EndpointScorer(source, None, batch, timeout_s, api_key=key)

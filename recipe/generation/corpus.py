@@ -4,7 +4,7 @@ import ast
 import hashlib
 import re
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -68,6 +68,15 @@ def identify(source: str) -> dict[str, str]:
     return {PYTHON_DOCS: digest.hexdigest()}
 
 
+def pinned(source: str, commits: Mapping[str, str]) -> str:
+    """`source` with the commit that `commits` hold for it in the place of its revision."""
+    commit = commits.get(source, "")
+    if not is_commit(commit):
+        return source
+    dataset, _, folder = _hub_parts(source)
+    return f"hf://{dataset}@{commit}/{folder}"
+
+
 def read_corpus(settings: SdgConfig, say: Say) -> list[Document]:
     """All documents in the order of their names, without empty and repeated ones.
 
@@ -115,10 +124,6 @@ def _local(source: str, say: Say) -> Path:
     from huggingface_hub import snapshot_download  # only this way needs it
 
     say(f"fetch {source}")
-    commit = commit_of(dataset, "dataset", revision)
-    if commit != revision and is_commit(commit):
-        say(f"{revision} moves on; it is {commit} now: name that to read the same again")
-        revision = commit
     patterns = [f"{folder_name}/**"] if folder_name else None
     try:
         root = snapshot_download(

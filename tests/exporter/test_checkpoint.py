@@ -178,18 +178,23 @@ def _with(body: Any, causal: bool, forward: Any, inputs: Any) -> torch.Tensor:
 def test_a_hub_id_fetches_data_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
-    def download(name: str, *, allow_patterns: list[str]) -> str:
-        asked[name] = allow_patterns
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked[name, revision] = allow_patterns
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert find_checkpoint("nvidia/llama-3.2-nv-rerankqa-1b-v2") == tmp_path
-    (patterns,) = asked.values()
-    assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in patterns)
+    commit = "1c0d1856f3fb595b2dda98d4b61061fa6d782d51"
+    for source in ("nvidia/llama-3.2-nv-rerankqa-1b-v2", f"someone/model@{commit}"):
+        assert find_checkpoint(source) == tmp_path
+    assert list(asked) == [("nvidia/llama-3.2-nv-rerankqa-1b-v2", None), ("someone/model", commit)]
+    for patterns in asked.values():
+        assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in patterns)
+    with pytest.raises(CheckpointRefused, match=r"found no directory .*, wanted"):
+        find_checkpoint("someone/model@main")
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(name: str, *, allow_patterns: list[str]) -> str:
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         raise OSError("no route")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

@@ -2,18 +2,22 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from recipe.errors import OutputRefused
-from recipe.hub import UNKNOWN, model_commit
+from exporter import pipeline
+from recipe.errors import BadConfig
+from recipe.first_stage import FirstStage, embedder_commit, ensure_artifact
+from recipe.hub import UNKNOWN, model_commit, pinned, unpinned
 from recipe.stage import DONE_FILE, perform
 from tests.recipe.conftest import ROOT
 from tests.recipe.test_stage import TOY, Toy
@@ -74,22 +78,87 @@ def test_a_directory_has_no_commit(tmp_path: Path) -> None:
     assert model_commit(str(tmp_path)) == model_commit("./not/there") == {}
 
 
-def test_another_commit_is_another_input_and_an_unknown_one_is_said(tmp_path: Path) -> None:
-    (tmp_path / "source.txt").write_text("word ")
-    settings = Toy(source=str(tmp_path / "source.txt"), folder=str(tmp_path / "out"))
-    commits = {"someone/model": COMMIT}
+def test_a_name_with_its_commit_is_recorded_as_it_stands() -> None:
+    name = f"someone/model@{COMMIT}"
+    assert model_commit(name) == {name: COMMIT}
+    assert pinned(name, {name: COMMIT}) == name
+    assert unpinned(name) == ("someone/model", COMMIT)
 
-    def go() -> list[str]:
+
+def test_a_stage_stays_with_the_commit_that_it_began_with(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    settings = Toy(source="someone/model", folder=str(folder))
+    commits, checked, read = {"someone/model": COMMIT}, [], []
+
+    def make(settings: Toy, _: Callable[[str], None]) -> None:
+        read.append(settings.source)
+        (folder / "copy.txt").touch()
+        if (folder / "stop").exists():
+            raise KeyboardInterrupt
+
+    def go(*, force: bool = False) -> str:
         said: list[str] = []
-        perform(with_model, settings, force=False, say=said.append)
-        return said
+        perform(stage, settings, force=force, say=said.append)
+        return "\n".join(said)
 
-    with_model = replace(TOY, sources=lambda _: commits)
-    assert go() == ["copied"]
-    mark = json.loads((tmp_path / "out" / DONE_FILE).read_text())
-    assert mark["inputs"]["someone/model"] == COMMIT
-    commits["someone/model"] = UNKNOWN
-    assert "recorded without its commit" in go()[0]
-    commits["someone/model"] = COMMIT[::-1]
-    with pytest.raises(OutputRefused, match="another content of someone/model"):
+    stage = replace(
+        TOY,
+        inputs=lambda _: [],
+        check=lambda settings: checked.append(settings.source),
+        run=make,
+        sources=lambda _: commits,
+        pin=lambda settings, found: msgspec.structs.replace(
+            settings, source=pinned(settings.source, found)
+        ),
+    )
+    (folder / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
         go()
+    (folder / "stop").unlink()
+    commits["someone/model"] = COMMIT[::-1]
+    assert f"this stays with {COMMIT}" in go()
+    assert checked == read == [f"someone/model@{COMMIT}"] * 2
+    mark = json.loads((folder / DONE_FILE).read_text())
+    assert mark["inputs"] == {"someone/model": COMMIT}
+    assert mark["settings"]["source"] == "someone/model"
+    finished = go()
+    assert f"this stays with {COMMIT}" in finished
+    assert "finished before" in finished
+    commits["someone/model"] = UNKNOWN
+    assert go().startswith("finished before")
+    commits["someone/model"] = COMMIT[::-1]
+    go(force=True)
+    assert read[2:] == [f"someone/model@{COMMIT[::-1]}"]
+    commits["someone/model"] = UNKNOWN
+    assert "recorded without its commit" in go(force=True)
+    assert read[3:] == ["someone/model"]
+
+
+def test_an_embedder_keeps_its_commit_whatever_kills_the_stage_around_its_export(
+    tmp_path: Path, embed_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = FirstStage(
+        model=f"someone/model@{COMMIT}",
+        target="cpu-fp32",
+        query_prefix="",
+        passage_prefix="",
+        query_max_length=16,
+        passage_max_length=16,
+        folder=str(tmp_path),
+        batch_rows=8,
+    )
+
+    def killed(source: str, out: Path, _: pipeline.Wish) -> None:
+        assert source == wanted.model
+        shutil.copytree(embed_artifact, out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "export", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_artifact(wanted, lambda _: None)
+    moved = msgspec.structs.replace(wanted, model="someone/model")
+    assert embedder_commit(moved) == {"someone/model": COMMIT}
+    other = msgspec.structs.replace(wanted, model=f"someone/model@{COMMIT[::-1]}")
+    with pytest.raises(BadConfig, match=f"of the commit {COMMIT}"):
+        ensure_artifact(other, lambda _: None)

@@ -41,6 +41,17 @@ def folder(copied: Path) -> Iterator[Path]:
         os.kill(int(file.read_text()), signal.SIGKILL)
 
 
+@pytest.fixture
+def docker_command(tmp_path: Path) -> Path:
+    """A program named docker, for a PATH that begins with its folder."""
+    stand_in = tmp_path / "bin" / "docker"
+    stand_in.parent.mkdir()
+    script = Path(docker_stand_in.__file__).read_text()
+    stand_in.write_text(f"#!{sys.executable}\n{script}")
+    stand_in.chmod(0o755)
+    return stand_in
+
+
 def test_a_killed_deploy_is_begun_again_and_serves_what_was_measured(
     folder: Path, port: int
 ) -> None:
@@ -62,6 +73,35 @@ def test_a_killed_deploy_is_begun_again_and_serves_what_was_measured(
     assert f"kill {endpoint['handle']}" in again.stderr
 
 
+def test_an_endpoint_that_was_handed_over_is_not_forgotten(
+    folder: Path, port: int, docker_command: Path
+) -> None:
+    arguments = ["deploy", "-c", "c.toml", f"host_port={port}"]
+    done = run(*arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    endpoint = json.loads((folder / DEPLOY / "endpoint.json").read_text())
+    path = {"PATH": f"{docker_command.parent}:{os.environ['PATH']}"}
+    other = run(*arguments, "launcher=docker", "nim_image=open-rerank:cpu", folder=folder, **path)
+    assert other.returncode == 1
+    assert endpoint["stop"] in other.stderr
+    # Which would otherwise take it for something that a killed run left, and replace it.
+    again = run(*arguments, folder=folder)
+    assert again.returncode == 1
+    assert "replace_existing=true" in again.stderr
+    assert httpx.get(endpoint["url"] + "/v1/health/ready").status_code == 200
+
+
+def test_a_key_that_no_request_can_carry_is_told_before_anything_runs(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NGC_API_KEY", "clé secrète")
+    assert main(["deploy", "-c", "c.toml"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot be asked: api_key holds characters" in said
+    assert "secr" not in said
+    assert not (folder / DEPLOY / "server.log").exists()
+
+
 def test_a_server_that_wants_a_key_is_asked_with_it(
     folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +110,7 @@ def test_a_server_that_wants_a_key_is_asked_with_it(
     done = run("deploy", "-c", "c.toml", f"host_port={port}", folder=folder)
     assert done.returncode == 0, done.stderr
     assert httpx.post(f"http://127.0.0.1:{port}/v1/ranking", json={}).status_code == 401
+    assert '-H "Authorization: Bearer $NGC_API_KEY"' in done.stderr
     assert read_results(folder / EVAL)["nim"].identity == ""
     assert "a-very-secret-key" not in done.stderr + done.stdout
     for path in (folder / "output").rglob("*"):
@@ -186,16 +227,11 @@ def test_an_artifact_that_was_never_measured_is_refused(
 
 
 def test_a_container_is_started_measured_replaced_and_removed(
-    folder: Path, port: int, tmp_path: Path
+    folder: Path, port: int, docker_command: Path
 ) -> None:
-    stand_in = tmp_path / "bin" / "docker"
-    stand_in.parent.mkdir()
-    script = Path(docker_stand_in.__file__).read_text()
-    stand_in.write_text(f"#!{sys.executable}\n{script}")
-    stand_in.chmod(0o755)
     arguments = ["deploy", "-c", "c.toml", "launcher=docker", "nim_image=open-rerank:cpu"]
     arguments.append(f"host_port={port}")
-    path = {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+    path = {"PATH": f"{docker_command.parent}:{os.environ['PATH']}"}
     done = run(*arguments, folder=folder, **path)
     assert done.returncode == 0, done.stderr
     assert "to stop it: docker rm --force nemotron-rerank-nim" in done.stderr
@@ -211,7 +247,7 @@ def test_a_container_is_started_measured_replaced_and_removed(
     replaced = run(*arguments, "replace_existing=true", folder=folder, **path)
     assert replaced.returncode == 0, replaced.stderr
     assert "replace the container" in replaced.stderr
-    subprocess.run([str(stand_in), "rm", "--force", "nemotron-rerank-nim"], check=True)
+    subprocess.run([str(docker_command), "rm", "--force", "nemotron-rerank-nim"], check=True)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/v1/health/ready")
 

@@ -75,6 +75,22 @@ def test_the_key_is_sent_when_its_variable_is_named_and_stands_nowhere(
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
+def test_the_key_goes_to_one_server_only(
+    copied: Path,
+    guarded: HTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    url = f"http://127.0.0.1:{guarded.server_port}"
+    key = "nim_api_key_env=MY_KEY"
+    for other in ("http://localhost:1", "http://h:x"):
+        assert main(["compare", url, other, "-c", "c.toml", key]) == 1
+        assert guarded.asked == []
+    assert "wanted two URLs" in capsys.readouterr().err
+    assert main(["compare", url, f"{url}/", "-c", "c.toml", key]) == 0
+
+
 def test_eval_looks_for_the_key_before_it_measures(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,9 @@
 """The stage export: which keys it takes, and that it exports what eval measured."""
 
+import json
 import shutil
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,19 @@ def test_another_artifact_is_not_replaced_without_force(
     shutil.copytree(rank_artifact, copied / EXPORT / "onnx")
     assert main(["export", "-c", "c.toml"]) == 1
     assert "holds an artifact of another checkpoint" in capsys.readouterr().err
+
+
+def test_what_made_the_artifact_stays_recorded(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = copied / EXPORT / "done.json"
+    before = json.loads(done.read_text())
+    monkeypatch.setattr(metadata, "version", lambda _: "later")
+    assert main(["export", "-c", "c.toml"]) == 0
+    assert json.loads(done.read_text())["versions"] == before["versions"]
+    assert main(["export", "-c", "c.toml", "model_profile=tiny-rerank-v1"]) == 1
+    assert "another checkpoint, profile or target" in capsys.readouterr().err
+    assert json.loads(done.read_text())["settings"]["model_profile"] is None
 
 
 def test_a_killed_export_goes_on_to_the_same_column(copied: Path) -> None:

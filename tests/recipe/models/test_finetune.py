@@ -1,6 +1,7 @@
 """Training: the loss, several processes, a kill half-way, and what others read of the result."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -70,6 +71,38 @@ def test_a_killed_run_goes_on_to_the_same_weights(finished: Path, fresh: Path) -
     assert "step 1 of" not in done.stderr  # it did not begin again
     assert losses(fresh) == losses(finished)
     assert weights(fresh) == weights(finished)
+
+
+def test_a_killed_run_stays_with_its_base_when_the_hub_moves_on(
+    finished: Path,
+    fresh: Path,
+    tiny_llama_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit = "1c0d1856f3fb595b2dda98d4b61061fa6d782d51"
+    repository = tmp_path / "home" / "hub" / "models--someone--model"
+    shutil.copytree(tiny_llama_checkpoint, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    arguments = ["finetune", "-c", "c.toml", "base_model=someone/model", "processes=2"]
+
+    def has_checkpoint() -> bool:
+        return any((fresh / CHECKPOINTS / "trainer").glob("checkpoint-*/whole"))
+
+    kill_when(has_checkpoint, *arguments, folder=fresh)
+    # What main is now cannot even be read.
+    (repository / "snapshots" / commit[::-1]).mkdir()
+    (repository / "refs" / "main").write_text(commit[::-1])
+    done = run(*arguments, folder=fresh)
+    assert done.returncode == 0, done.stderr
+    assert f"this stays with {commit}" in done.stderr
+    assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
+    again = run(*arguments, folder=fresh)
+    assert again.returncode == 0, again.stderr
+    assert "finished before" in again.stderr
 
 
 def test_two_processes_give_the_loss_curve_of_one(finished: Path, fresh: Path) -> None:
