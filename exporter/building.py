@@ -5,7 +5,6 @@ refuse what cannot be built → compile → the rungs on the plan → parity.jso
 rename into place.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from exporter.proof import Proof, make_proof
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import open_once, seal
 from exporter.tensorrt_plan import Machine, compile_plan, this_machine
-from exporter.workspace import refuse_foreign, workspace
+from exporter.workspace import link_or_copy, refuse_foreign, workspace
 from runtime.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
@@ -101,15 +100,12 @@ def _refuse(manifest: Manifest, target: TargetProfile) -> None:
 
 
 def _bring(directory: Path, manifest: Manifest, place: Path) -> None:
-    """All files but what is made anew; linked where that can be done, for they are large."""
+    """All files but what is made anew."""
     for name in manifest.files:
         if name in (PLAN_FILE, PARITY_FILE, MANIFEST_FILE):
             continue
         (place / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(directory / name, place / name)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(directory / name, place / name)
+        link_or_copy(directory / name, place / name)
     shutil.copyfile(directory / PARITY_FILE, place / PARITY_FILE)
 
 

@@ -5,7 +5,6 @@ the 1B model. A query sees its keys alone, so that some queries at a time give t
 Shorter rows go the direct way.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
+from exporter.workspace import link_or_copy
 from runtime.manifest import MODEL_FILE
 
 # Rows up to this many tokens are computed in one piece: at 32 heads half a gigabyte.
@@ -34,16 +34,19 @@ def bound_attention(directory: Path) -> None:
 
 
 @contextmanager
-def bounded_copy(directory: Path) -> Iterator[Path]:
-    """A temporary artifact inside `directory` whose attention is bounded, where its own is to stay
-    as it is: a graph for a GPU that the CPU has to prove. Weights are linked, not copied."""
-    with tempfile.TemporaryDirectory(dir=directory) as name:
+def bounded_copy(directory: Path, within: Path | None = None) -> Iterator[Path]:
+    """A temporary artifact whose attention is bounded, where that of `directory` is to stay as it
+    is: a graph for a GPU that the CPU has to prove. Files are linked where that can be done.
+
+    It lies `within` a directory, which may be `directory`; None: the system's for temporary files.
+    """
+    with tempfile.TemporaryDirectory(dir=within) as name:
         copy = Path(name)
         for path in directory.iterdir():
             if path.is_file():
-                os.link(path, copy / path.name)
+                link_or_copy(path, copy / path.name)
             elif path.name != copy.name:
-                shutil.copytree(path, copy / path.name, copy_function=os.link)
+                shutil.copytree(path, copy / path.name, copy_function=link_or_copy)
         # The one file that is rewritten.
         (copy / MODEL_FILE).unlink()
         shutil.copyfile(directory / MODEL_FILE, copy / MODEL_FILE)

@@ -7,7 +7,7 @@ serve → parity.json → goldens → manifest.json, last → rename into place
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,12 +193,9 @@ def _make(
                 quantize_for_tensorrt(directory, manifest)
         else:
             quantize(directory, manifest)
-        is_long = engine == "onnxruntime-cpu" and manifest.max_tokens > LONG
-        if is_long and target.engine == engine:
+        if _is_long(manifest, engine) and target.engine == engine:
             bound_attention(directory)
-        # What stands in for a GPU cannot hold the attention of long rows either.
-        stands_in = is_long and target.engine != engine
-        with bounded_copy(directory) if stands_in else nullcontext(directory) as proven:
+        with _bounded(directory, manifest, engine, within=directory) as proven:
             _check_outputs(proven, report, proof, manifest, engine)
     finally:
         write_report(directory, report)
@@ -208,6 +205,21 @@ def _make(
     with stage("open it as a server does"):
         open_once(directory, engine)
     return manifest
+
+
+def _is_long(manifest: Manifest, engine: str) -> bool:
+    return engine == "onnxruntime-cpu" and manifest.max_tokens > LONG
+
+
+def _bounded(
+    directory: Path, manifest: Manifest, engine: str, within: Path | None
+) -> AbstractContextManager[Path]:
+    """The artifact that `engine` can compute: what stands in for a GPU cannot hold the attention
+    of long rows, so that it gets a copy in `within`."""
+    stands_in = load_target_profile(manifest.target).engine != engine
+    if stands_in and _is_long(manifest, engine):
+        return bounded_copy(directory, within)
+    return nullcontext(directory)
 
 
 def _refuse_coarsening(fine: Manifest, target: TargetProfile, source: Path, out: Path) -> None:
@@ -239,7 +251,8 @@ def proving_engine(target: TargetProfile) -> str:
 def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
     """Check an artifact's hashes and goldens, and with a checkpoint all three rungs again.
 
-    Writes nothing. Raises ArtifactError, EngineError or ExportError naming what differs.
+    Writes nothing in `directory`. Raises ArtifactError, EngineError or ExportError naming what
+    differs.
     """
     manifest = read_manifest(directory)
     with stage("check hashes"):
@@ -266,7 +279,8 @@ def _verify_against(
     proof = make_proof(manifest, _ask_checkpoint(manifest, checkpoint))
     report = open_report(engine, target, random_weights=checkpoint.random_weights)
     _check_tokens(directory, report, proof)
-    _check_outputs(directory, report, proof, manifest, engine)
+    with _bounded(directory, manifest, engine, within=None) as proven:
+        _check_outputs(proven, report, proof, manifest, engine)
 
 
 def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:

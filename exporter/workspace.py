@@ -20,6 +20,14 @@ from runtime.manifest import MANIFEST_FILE, PARITY_FILE, read_manifest
 from runtime.tuning import TUNING_FILE
 
 
+def link_or_copy(source: Path | str, place: Path | str) -> None:
+    """Put the file `source` at `place`: linked where that can be done, for it may be large."""
+    try:
+        os.link(source, place)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, place)
+
+
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
     """A fresh directory that replaces `out` when the block ends well, and vanishes otherwise.

@@ -134,7 +134,8 @@ class Model(ABC):
 
         Memory of the GPU is kept for later calls. Where the largest comes first, the others fit
         into what it left; where it comes last, theirs is too small for it and stays taken beside.
-        What does not fit is found out, and batches are cut to what does, before anybody waits.
+        What does not fit is found out, and batches are cut to what does, before anybody waits, or
+        until `lift_bounds`.
         """
         tokens, limits = self.info.max_tokens, self._limits
         rows = range(limits.max_rows, 1, -1)
@@ -144,14 +145,20 @@ class Model(ABC):
             self.compute([row] * count)
         except OutOfMemory:
             _log.warning(
-                "the GPU has no memory for one row of %d tokens: requests with such rows are "
-                "refused; lower NIM_TRITON_MAX_SEQ_LENGTH, or raise RERANK_GPU_MEMORY_BYTES",
+                "the GPU has no memory for one row of %d tokens: until it has, requests with such "
+                "rows are refused; lower NIM_TRITON_MAX_SEQ_LENGTH, or raise "
+                "RERANK_GPU_MEMORY_BYTES",
                 tokens,
             )
 
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[Token]:
         """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
         return tokens_of(self._tokenizer, text, add_special_tokens=add_special_tokens)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are less: one more than the tokenizer's largest."""
+        return 1 + max(self._tokenizer.get_vocab().values())
 
     def compute(self, rows: Sequence[Encoding]) -> Floats:
         """Outputs float32 [n] or [n, d] of n rows that were encoded elsewhere, blocking.
@@ -180,6 +187,10 @@ class Model(ABC):
         """Keep the batches from now on within `limits`, but for its `shapes`, which are the
         engine's: `rerank-export tune` compares some."""
         self._scheduler.bound(replace(limits, shapes=self._engine.shapes))
+
+    def lift_bounds(self) -> None:
+        """Let batches be as large again as they were at first: another model gave memory back."""
+        self._scheduler.bound(self._limits)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

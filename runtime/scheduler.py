@@ -492,7 +492,8 @@ class Scheduler:
     def _compute_fitting(self, rows: Sequence[Encoding]) -> Floats:
         """Compute all rows; where the device has no memory for them at once, by halves.
 
-        Later batches are cut to what fitted: finding the bound again each time costs a failed call.
+        Later batches are cut to what fitted, until `bound`: finding that again each time costs a
+        failed call.
         """
         try:
             return self._compute(rows)

@@ -4,7 +4,8 @@ Asked-for hardware that is missing is an error. Two wishes leave a choice: AUTO 
 this machine, else ONNX Runtime's TensorRT provider, else its CUDA provider) and ONNX (what NVIDIA's
 two known profile ids mean: the graph, by CUDA). Either goes to the CPU only for an artifact that
 was made for the CPU, or where there is no GPU. An engine that takes shorter rows than the graph or
-the operator wants is no choice, and one that fails is told and passed over.
+the operator wants is no choice, and one that fails is told and passed over, but not for the CPU: a
+GPU that has no memory now is worth another start.
 """
 
 import logging
@@ -15,7 +16,7 @@ import msgspec
 
 from runtime.engines import GPU_ENGINES, MODEL_FILE, PLAN_FILE, Engine, EngineSetup, open_engine
 from runtime.engines.tensorrt import tensorrt_version
-from runtime.errors import EngineError, EngineUnavailable, OutOfMemory
+from runtime.errors import EngineError, EngineUnavailable, OutOfMemory, ServingError
 from runtime.external_data import check_external_files
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import Manifest
@@ -68,9 +69,9 @@ def open_best(
     """Open the engine called `wish`, or for AUTO and ONNX the best that fits.
 
     `manifest` and `own`, the target it names, are None for a directory that nothing describes.
-    Raises EngineUnavailable with the reasons, EngineError or OutOfMemory when the one engine that
-    was asked for fails, DeviceLost when the GPU does, and ArtifactError when the graph's weights
-    lie outside `directory`.
+    Raises EngineUnavailable with the reasons, EngineError when engines on the GPU fail so that only
+    the CPU is left, it or OutOfMemory when the one engine that was asked for fails, DeviceLost when
+    the GPU does, and ArtifactError when the graph's weights lie outside `directory`.
     """
     if (graph := directory / MODEL_FILE).is_file():
         check_external_files(graph)
@@ -79,12 +80,20 @@ def open_best(
         return _open(directory, wish, manifest, own, allowed, gpu)
     names = candidates(wish, own, has_plan=(directory / PLAN_FILE).is_file(), gpu=gpu)
     refusals: list[str] = []
+    failure: ServingError | None = None
     for name in names:
+        if failure is not None and name not in GPU_ENGINES:
+            raise EngineError(
+                f"{wish} takes no CPU for a GPU that fails: {'; '.join(refusals)}; free the GPU's "
+                f"memory or repair it and start again, or choose the target that runs on {name}"
+            ) from failure
         try:
             _refuse_short(name, manifest, allowed)
             engine = _open(directory, name, manifest, own, allowed, gpu)
         except (EngineError, OutOfMemory) as error:
             refusals.append(f"not {name}: {error}")
+            if not isinstance(error, EngineUnavailable):
+                failure = error
             continue
         level = logging.WARNING if refusals else logging.INFO
         _log.log(level, "%s chose engine %s", wish, "; ".join([name, *refusals]))

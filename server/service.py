@@ -259,6 +259,7 @@ class Service:
                 raise ModelClosed
         except BaseException:
             model.close()
+            self._use_free_memory()
             raise
         return model
 
@@ -290,7 +291,13 @@ class Service:
 
     def _retire(self, replaced: Predecessor) -> None:
         replaced.retire(self.settings.request_timeout_s)
+        self._use_free_memory()
+
+    def _use_free_memory(self) -> None:
+        """A model is closed: those that found no memory beside it may have all that they want."""
         give_memory_back()
+        for served in list(self._served.values()):
+            served.model.lift_bounds()
 
     def _ask_engines_that_are_away(self) -> None:
         """The thread that finds out that an engine is back: nobody sends requests meanwhile."""

@@ -39,6 +39,7 @@ class TritonPythonModel:
             host_code = _is_on("NIM_TRT_ENGINE_HOST_CODE_ALLOWED")
             self._ranker = open_ranker(Path(__file__).parent / "artifact", host_code=host_code)
         self._ranker.warm_up()
+        self._vocabulary = self._ranker.vocabulary_size
         self._graph_output = _graph_output(json.loads(args["model_config"]))
         self._workers = ThreadPoolExecutor(_AT_ONCE)
 
@@ -75,6 +76,10 @@ class TritonPythonModel:
             if not mask.any():
                 raise InputRejected(
                     f"row {index} has no token: attention_mask is 0 throughout, wanted a 1"
+                )
+            if ids[index][mask].min() < 0 or ids[index][mask].max() >= self._vocabulary:
+                raise InputRejected(
+                    f"row {index} has an id that is no token's: wanted 0 to {self._vocabulary - 1}"
                 )
             types = None if type_ids is None else type_ids[index][mask]
             rows.append(Encoding(ids[index][mask], types))

@@ -6,7 +6,6 @@ the code that proved it; `onnxruntime` and `tensorrt` hand the graph or plan to 
 backends.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from importlib import resources
@@ -16,6 +15,7 @@ from typing import Literal
 import onnx
 
 from exporter.errors import OutputRefused, RepositoryRefused
+from exporter.workspace import link_or_copy
 from runtime.engines.triton import MODEL_NAME
 from runtime.manifest import Manifest, check_files, read_manifest
 
@@ -147,7 +147,4 @@ def _link(source: Path, target: Path, names: list[str]) -> None:
     for name in names:
         place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source / name, place)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source / name, place)
+        link_or_copy(source / name, place)

@@ -34,8 +34,9 @@ def is_sticky(code: int) -> bool:
     return code in _STICKY
 
 
-def understood(engine: str, error: Exception | str) -> ServingError:
-    """The runtime's own error for what `engine` raised or logged while it computed.
+def understood(engine: str, error: Exception | str, what: str = "failed") -> ServingError:
+    """The runtime's own error for what `engine` raised or logged while it computed or opened;
+    `what` says which.
 
     Callers of the server may read OutOfMemory and DeviceLost: the particulars go to the log.
     """
@@ -44,6 +45,6 @@ def understood(engine: str, error: Exception | str) -> ServingError:
         _log.error("%s lost the GPU: %s", engine, text)
         return DeviceLost()
     if _OUT_OF_MEMORY.search(text):
-        _log.warning("%s found no memory for a call: %s", engine, text)
+        _log.warning("%s %s for want of memory: %s", engine, what, text)
         return OutOfMemory()
-    return EngineError(f"{engine} failed: {text}")
+    return EngineError(f"{engine} {what}: {text}")

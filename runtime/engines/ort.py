@@ -214,7 +214,11 @@ class _Captured:
 
 
 def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
-    """Open `model_file` on the provider that `name` stands for, or raise EngineUnavailable."""
+    """Open `model_file` on the provider that `name` stands for.
+
+    Raises EngineUnavailable when the provider or its hardware is not here, and OutOfMemory,
+    DeviceLost or EngineError when it fails.
+    """
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -247,7 +251,9 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 raise EngineUnavailable(
                     f"engine {name} could not load TensorRT; wanted {_MISSING[_TENSORRT]}"
                 ) from error
-            raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
+            if name == "onnxruntime-cpu":
+                raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
+            raise understood(name, error, f"cannot open {model_file.name}") from error
     _refuse_fallback(name, wanted, session, printed.getvalue())
     if name == "onnxruntime-cpu":
         return OrtEngine(name, ort.__version__, session, Lanes(session, narrow))

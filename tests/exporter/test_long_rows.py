@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,8 +14,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from exporter import pipeline
-from exporter.long_rows import LONG, bound_attention, split_attention
+from exporter.long_rows import LONG, bound_attention, split_attention, unbound_attention
 from exporter.pipeline import Wish, export
+from runtime.manifest import read_manifest
 from tests.tiny_checkpoints import write_llama
 
 HEADS, SIZE = 4, 8
@@ -111,8 +113,10 @@ def test_a_long_graph_for_a_gpu_is_proven_in_pieces_and_stays_whole(
     monkeypatch.setattr(pipeline, "_check_outputs", checking)
     checkpoint = write_llama(tmp_path / "checkpoint", max_position_embeddings=4096)
     export(str(checkpoint), tmp_path / "out", Wish(target=target))
-    (on_the_cpu,) = proven
-    assert ("If" in on_the_cpu) == (target == "tensorrt-fp16-4096")
+    pipeline.verify(tmp_path / "out", str(checkpoint), None)
+    assert len(proven) == 2
+    for on_the_cpu in proven:
+        assert ("If" in on_the_cpu) == (target == "tensorrt-fp16-4096")
     assert "If" not in kinds(tmp_path / "out")
     assert "Attention" in kinds(tmp_path / "out")
     # Nothing is left of the copy.
@@ -121,6 +125,36 @@ def test_a_long_graph_for_a_gpu_is_proven_in_pieces_and_stays_whole(
         *("manifest.json", "parity.json", "reference.json", "tokenizer"),
         *("model.onnx", "model.onnx.data"),
     }
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_verifying_in_pieces_writes_nothing_in_the_artifact(
+    long_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    def refuse(*_: object, **options: object) -> None:
+        raise PermissionError
+
+    def given() -> list[tuple[Path, int, int]]:
+        found = [(path, path.stat()) for path in sorted(artifact.rglob("*"))]
+        return [(path, one.st_size, one.st_mtime_ns) for path, one in found]
+
+    artifact = tmp_path / "artifact"
+    shutil.copytree(long_artifact, artifact)
+    unbound_attention(artifact)
+    manifest = msgspec.structs.replace(read_manifest(artifact), target="tensorrt-fp16-4096")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    if not linked:
+        monkeypatch.setattr("os.link", refuse)
+    before = given()
+    with pipeline._bounded(artifact, manifest, "onnxruntime-cpu", within=None) as proven:
+        assert proven.parent == temporary
+        nodes = onnx.load(proven / "model.onnx").graph.node
+        assert "If" in {node.op_type for node in nodes}
+        assert (proven / "tokenizer" / "tokenizer.json").is_file()
+    assert given() == before
+    assert not list(temporary.iterdir())
 
 
 def peak_mb(model: Path, length: int) -> float:

@@ -220,6 +220,29 @@ def test_auto_passes_over_an_engine_that_fails(
         open_best(tmp_path, "onnxruntime-tensorrt", manifest(), own, Allowance())
 
 
+@pytest.mark.parametrize("failure", [EngineError("no session"), OutOfMemory()])
+def test_a_gpu_that_fails_is_worth_another_start_and_a_missing_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: ServingError
+) -> None:
+    raised: ServingError = failure
+
+    def opening(name: str, directory: Path, setup: EngineSetup) -> MockEngine:
+        if name == "onnxruntime-cuda":
+            raise raised
+        if name == "onnxruntime-tensorrt":
+            raise EngineUnavailable("no libnvinfer here")
+        return MockEngine()
+
+    monkeypatch.setattr(selection, "open_engine", opening)
+    monkeypatch.setattr(selection, "find_gpu", lambda: H100)
+    described = manifest("cpu-fp32")
+    own = load_target_profile("cpu-fp32")
+    with pytest.raises(EngineError, match=r"no libnvinfer.*the target that runs on onnxrun"):
+        open_best(tmp_path, AUTO, described, own, Allowance())
+    raised = EngineUnavailable("no CUDA here")
+    assert open_best(tmp_path, AUTO, described, own, Allowance()).device == "cpu"
+
+
 def test_a_gpu_that_is_lost_ends_the_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,8 @@ def asked(model: Any, *requests: Request) -> list[np.ndarray | tuple[str, str]]:
         ({"attention_mask": np.zeros((2, 4), dtype=np.int64)}, "row 0 has no token"),
         ({"attention_mask": np.ones((2, 5), dtype=np.int64)}, "input_ids' shape"),
         ({"attention_mask": WHOLE, "token_type_ids": np.ones((1, 4))}, "input_ids' shape"),
+        ({"input_ids": np.asarray([[5, 6, 7, 8], [9, 10, 1 << 20, 12]])}, "row 1 has an id"),
+        ({"input_ids": np.asarray([[5, -1, 7, 8]])}, "row 0 has an id"),
         ({"input_ids": np.ones((1, 9000)), "attention_mask": np.ones((1, 9000))}, "exceeds"),
     ],
 )

@@ -369,7 +369,7 @@ def test_the_real_assignment_is_read(bare_directory: Path) -> None:
     assert "ReduceSum" in {node.op_type for part in parts for node in part.get_nodes()}
 
 
-@pytest.mark.parametrize(
+FAILURES = pytest.mark.parametrize(
     ("text", "kind"),
     [
         ("CUDA failure 2: out of memory", OutOfMemory),
@@ -377,6 +377,26 @@ def test_the_real_assignment_is_read(bare_directory: Path) -> None:
         ("bad input", EngineError),
     ],
 )
+
+
+@FAILURES
+def test_a_failure_to_open_is_understood(
+    bare_directory: Path, monkeypatch: pytest.MonkeyPatch, text: str, kind: type[Exception]
+) -> None:
+    def fail(*_: object, **options: object) -> None:
+        raise RuntimeError(text)
+
+    gpu = Gpu("NVIDIA H100", "9.0", "x86_64", "580")
+    monkeypatch.setattr("runtime.engines.find_gpu", lambda: gpu)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: PROVIDERS)
+    monkeypatch.setattr(ort, "InferenceSession", fail)
+    with pytest.raises(kind) as caught:
+        open_engine("onnxruntime-cuda", bare_directory, EngineSetup(shapes=SHAPES))
+    if kind is EngineError:
+        assert str(caught.value) == "onnxruntime-cuda cannot open model.onnx: bad input"
+
+
+@FAILURES
 def test_a_failed_call_is_understood(
     bare_directory: Path, monkeypatch: pytest.MonkeyPatch, text: str, kind: type[Exception]
 ) -> None:
