@@ -16,6 +16,7 @@ from runtime.engines.mock import MockEngine
 from runtime.errors import ArtifactError, EngineError, ModelClosed
 from runtime.model import Model
 from runtime.profile import Kind
+from runtime.ranker import Ranker
 from server import service as service_module
 from server.reloading import reloading_on_signal
 from server.service import Service
@@ -65,19 +66,25 @@ def opening(monkeypatch: pytest.MonkeyPatch, before: Callable[[Kind | None], Non
 def test_a_model_that_hung_is_not_swapped_in(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its call ends while the model is being closed for it, and warm-up ends well."""
-    closing = threading.Event()
-    close, compute = Model.close, MockEngine.run
+    """Its last call ends while the model is being closed for it, and warm-up ends well."""
+    last, closing = threading.Event(), threading.Event()
+    warm_up, close, compute = Model.warm_up, Model.close, MockEngine.run
+
+    def warm_up_and_hang(self: Ranker) -> None:
+        warm_up(self)
+        last.set()
+        self.rank("q", ["p"])
 
     def told_close(self: Model) -> None:
         closing.set()
         close(self)
 
     def late(self: MockEngine, inputs: Any) -> Any:
-        assert closing.wait(60)
+        assert not last.is_set() or closing.wait(60)
         return compute(self, inputs)
 
     with monkeypatch.context() as patch:
+        patch.setattr(Model, "warm_up", warm_up_and_hang)
         patch.setattr(Model, "close", told_close)
         patch.setattr(MockEngine, "run", late)
         patch.setattr(service, "settings", replace(service.settings, engine_patience_s=1))
