@@ -10,7 +10,7 @@
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           there is no room for the request
-    │   │   └── TooLate          the answer would come after the deadline
+    │   │   └── TooLate          even alone it would take longer than its deadline allows
     │   ├── DeadlineExceeded     the deadline passed while the request waited or ran
     │   ├── ModelClosed          the model is shutting down
     │   ├── OutOfMemory          the device has no memory for this call
@@ -105,7 +105,8 @@ class Overloaded(Unavailable):
 
 
 class TooLate(Overloaded):
-    """Refused at admission: its predicted finish lies past its deadline."""
+    """Refused at admission: the request itself is predicted to take longer than its deadline
+    allows, whatever else waits."""
 
 
 class DeadlineExceeded(Unavailable):

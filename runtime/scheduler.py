@@ -342,11 +342,19 @@ class Scheduler:
             return
         if deadline <= now:
             raise DeadlineExceeded
-        needed_s = backlog_s + (self._predicted_s(tokens, now) if exact else 0.0)
-        if needed_s > deadline - now:
+        left_s = deadline - now
+        alone_s = self._predicted_s(tokens, now) if exact else 0.0
+        if alone_s > left_s:
             raise TooLate(
-                f"the answer would take {needed_s:.0f} s, longer than the request's deadline; "
+                f"the answer would take {alone_s:.0f} s alone, longer than the request's deadline; "
                 "send fewer or shorter passages, or raise NIM_REQUEST_TIMEOUT_S",
+                retry_after_s=max(1.0, backlog_s),
+            )
+        needed_s = backlog_s + alone_s
+        if needed_s > left_s:
+            raise Overloaded(
+                f"the answer would take {needed_s:.0f} s for what waits before it and itself, "
+                "longer than the request's deadline; send it again",
                 retry_after_s=max(1.0, backlog_s),
             )
 
@@ -482,12 +490,15 @@ class Scheduler:
                     self._fail(request, error)
             if isinstance(error, DeviceLost):
                 self._lose(error)
+            was_away = self._away
             if isinstance(error, EngineAway):
                 self._away = True
             # Last: whatever fails before, `_run` finds who waits for this call.
             self._running.remove(batch)
         if error is not None:  # outside the lock: writing a log may block
-            _log.error("engine call of %d rows failed: %s", len(rows), error)
+            # An engine that is away is asked again and again.
+            level = logging.DEBUG if was_away else logging.ERROR
+            _log.log(level, "engine call of %d rows failed: %s", len(rows), error)
 
     def _compute_fitting(self, rows: Sequence[Encoding]) -> Floats:
         """Compute all rows; where the device has no memory for them at once, by halves.

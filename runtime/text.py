@@ -294,7 +294,9 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """The tokenizer in `path` (tokenizer.json); ArtifactError when it cannot be read."""
     try:
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, its Rust panics
         raise ArtifactError(
             f"cannot read tokenizer/{path.name}: {error}; copy the checkpoint's tokenizer files "
             "into the folder tokenizer/"

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from litestar.types import ASGIApp
 
-from server.protocol import bounded
+from server.protocol import API_SHARE, SIDE_SHARE, bounded
 from server.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
@@ -38,13 +38,14 @@ def take_port(host: str, port: int, setting: str) -> socket.socket:
     return taken
 
 
-def connection_options(settings: Settings) -> dict[str, Any]:
-    """What every listener of HTTP passes to uvicorn: our protocol with its limits, and TLS.
+def connection_options(settings: Settings, share: float = API_SHARE) -> dict[str, Any]:
+    """What every listener of HTTP passes to uvicorn: our protocol with its limits, and TLS; `share`
+    of the file descriptors that are free is for its connections.
 
     Raises SettingsError for a certificate or key that cannot be used.
     """
     options: dict[str, Any] = {
-        "http": bounded(settings.header_timeout_s),
+        "http": bounded(settings.header_timeout_s, share),
         "ws": "none",
         "access_log": False,
         "log_config": None,
@@ -82,7 +83,8 @@ class SideListener:
     """Serves `app` on an own socket inside the running event loop."""
 
     def __init__(self, app: ASGIApp, taken: socket.socket, settings: Settings) -> None:
-        config = uvicorn.Config(app, lifespan="off", **connection_options(settings))
+        options = connection_options(settings, SIDE_SHARE)
+        config = uvicorn.Config(app, lifespan="off", **options)
         self._server = _SideServer(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[taken]))
 

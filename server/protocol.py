@@ -39,6 +39,11 @@ _FULL = Failure(
 # File descriptors that are not connections: files that are opened, sockets of the event loop.
 _SPARE_DESCRIPTORS = 24
 _FEWEST_CONNECTIONS = 4
+# What each listener gets of those that are free: the API's, gRPC's, and each of the two beside
+# them. Together no more than all, so that none takes what another needs to answer.
+API_SHARE = 1 / 2
+GRPC_SHARE = 1 / 4
+SIDE_SHARE = 1 / 8
 _MOST_DESCRIPTORS = 4 * _MOST_CONNECTIONS
 
 
@@ -65,18 +70,17 @@ class BoundedProtocol(H11Protocol):
         self._received = False
         # When its body began to come, while it is coming.
         self._body_since: float | None = None
-        # When it was taken beyond the limit, to ask for health only.
+        # When it was taken beyond the limit, to ask for health only, until there is room for it.
         self._probing_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head. At the limit an idle connection makes room, or one whose body
         takes too long; without any, this one may ask for health only."""
         super().connection_made(transport)  # type: ignore[arg-type]
-        if len(self.connections) > self._most_connections and not self._make_room():
+        if not self._takes_a_place():
             self._probing_since = self.loop.time()
-            self.app = _health_only(self.app)
-            if len(self.connections) > self._most_connections + _PROBES:
-                self._end_a_probe()
+            self.app = self._health_only(self.app)
+            self._keep_few_probes()
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -145,15 +149,22 @@ class BoundedProtocol(H11Protocol):
             return
         self._refuse(408, f"no whole request head within {self._header_timeout_s:g} seconds")
 
-    def _make_room(self) -> bool:
-        for other in self._others():
+    def _takes_a_place(self) -> bool:
+        """Whether this connection is within the limit now, where it may have made room."""
+        if len(self.connections) <= self._most_connections:
+            return True
+        others = list(self._others_within())
+        return len(others) < self._most_connections or self._make_room(others)
+
+    def _make_room(self, others: "list[BoundedProtocol]") -> bool:
+        for other in others:
             if other.is_idle():
                 other.transport.abort()
                 self.connections.discard(other)
                 return True
         # As long as a head may take, a body may in any case.
         late = self.loop.time() - self._header_timeout_s
-        began = {one: one._body_since for one in self._others() if one._body_since is not None}
+        began = {one: one._body_since for one in others if one._body_since is not None}
         slowest = min(began, key=lambda one: began[one], default=None)
         if slowest is None or began[slowest] > late:
             return False
@@ -161,20 +172,41 @@ class BoundedProtocol(H11Protocol):
         self.connections.discard(slowest)
         return True
 
-    def _end_a_probe(self) -> None:
-        """Close the oldest connection beyond the limit: this one may be a probe, too."""
+    def _keep_few_probes(self) -> None:
+        """Close the oldest connection beyond the limit when there are too many: this one may be a
+        probe, too."""
         began = {
             one: one._probing_since for one in self._others() if one._probing_since is not None
         }
-        oldest = min(began, key=lambda one: began[one], default=None)
-        if oldest is not None:
-            oldest.transport.abort()
-            self.connections.discard(oldest)
+        if len(began) < _PROBES:
+            return
+        oldest = min(began, key=lambda one: began[one])
+        oldest.transport.abort()
+        self.connections.discard(oldest)
 
     def _others(self) -> "Iterator[BoundedProtocol]":
         for other in self.connections:
             if isinstance(other, BoundedProtocol) and other is not self:
                 yield other
+
+    def _others_within(self) -> "Iterator[BoundedProtocol]":
+        """Those that count towards the limit."""
+        return (other for other in self._others() if other._probing_since is None)
+
+    def _health_only(self, app: ASGIApp) -> ASGIApp:
+        """`app` for requests for health, and for all when there is room by then; the others are
+        answered with 503."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"].rstrip("/") in OPEN_PATHS:
+                await app(scope, receive, send)
+            elif self._probing_since is None or self._takes_a_place():
+                self._probing_since = None
+                await app(scope, receive, send)
+            else:
+                await send_failure(_FULL, nim.voice, send)
+
+        return answer
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer with the NIM's error body and close."""
@@ -201,33 +233,21 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
 
-def bounded(header_timeout_s: float) -> Any:
-    """The protocol with that limit, for uvicorn's option `http`; as many connections as the
-    process's file descriptors allow."""
+def bounded(header_timeout_s: float, share: float) -> Any:
+    """The protocol with that limit, for uvicorn's option `http`; `share` of the file descriptors
+    that are free is for its connections, probes included."""
     return partial(
         BoundedProtocol,
         header_timeout_s=header_timeout_s,
-        most_connections=most_connections(_free_descriptors() - _PROBES),
+        most_connections=most_connections(share, _PROBES),
     )
 
 
-def most_connections(descriptors: int | None = None) -> int:
-    """How many connections a listener may have that so many file descriptors are for: without a
-    number a quarter of those that are free, for one beside HTTP's."""
-    found = _free_descriptors() // 4 if descriptors is None else descriptors
+def most_connections(share: float, beside: int = 0) -> int:
+    """How many connections a listener may have that gets this share of the file descriptors that
+    are free, `beside` of them for something else."""
+    found = int(_free_descriptors() * share) - beside
     return max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, found))
-
-
-def _health_only(app: ASGIApp) -> ASGIApp:
-    """`app` for requests for health; the others are answered with 503."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].rstrip("/") in OPEN_PATHS:
-            await app(scope, receive, send)
-        else:
-            await send_failure(_FULL, nim.voice, send)
-
-    return answer
 
 
 def raise_descriptor_limit() -> None:
@@ -242,7 +262,7 @@ def raise_descriptor_limit() -> None:
 def _free_descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return _MOST_CONNECTIONS
+        return _MOST_DESCRIPTORS
     return soft - len(os.listdir("/proc/self/fd")) - _SPARE_DESCRIPTORS
 
 

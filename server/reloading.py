@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 from runtime.errors import ServingError
-from server.errors import RequestRefused
+from runtime.profile import Kind
+from server.errors import NotReady, RequestRefused
 from server.service import Service
 
 _log = logging.getLogger(__name__)
@@ -76,9 +77,18 @@ def _reload_on(signals: "SimpleQueue[int]", service: Service) -> None:
 
 def _reload_all(service: Service) -> None:
     try:
-        for served in service.all_served:
-            service.reload(served.model.info.kind, wait=True)
-    except ServingError as error:
+        kinds = [served.model.info.kind for served in service.all_served]
+    except NotReady as error:
         _log.error("reload refused: %s", error)
-    except Exception:
-        _log.exception("reload failed unexpectedly; the models before are still served")
+        return
+    for kind in kinds:  # whatever becomes of the ones before
+        _reload(service, kind)
+
+
+def _reload(service: Service, kind: Kind) -> None:
+    try:
+        service.reload(kind, wait=True)
+    except ServingError as error:
+        _log.error("%s: reload refused: %s", kind, error)
+    except BaseException:  # a panic in the tokenizer's Rust is no Exception
+        _log.exception("%s: reload failed unexpectedly; the model before is still served", kind)

@@ -32,8 +32,10 @@ from server.variables import TRITON
 
 _log = logging.getLogger(__name__)
 
-# Bodies of the largest size for which there is room at the same time.
+# Bodies of the largest size for which there is room at the same time, and at least so many bytes:
+# a small largest size is no reason to let fewer requests wait.
 _BODIES_AT_ONCE = 8
+_ROOM_FOR_BODIES = 256 << 20
 # How often a model that was replaced is asked whether its last request is answered.
 _RETIRING_PAUSE_S = 0.05
 # A request that took the model just before it was replaced has begun by then.
@@ -83,9 +85,11 @@ class Predecessor:
         time.sleep(_RETIRING_NOTICE_S)
         while not model.idle() and time.monotonic() < end:
             time.sleep(_RETIRING_PAUSE_S)
-        model.close()
-        self._final = model.stats()
-        self._model = None
+        try:
+            model.close()
+        finally:  # the next reload waits for it
+            self._final = model.stats()
+            self._model = None
 
 
 def _shortened(before: tuple[Predecessor, ...]) -> tuple[Predecessor, ...]:
@@ -125,7 +129,7 @@ class Service:
         self._warming: Model | None = None
         self._told_fault = False
         self._reloading = threading.Lock()
-        self.bodies = Bodies(_BODIES_AT_ONCE * settings.body_limit_bytes)
+        self.bodies = Bodies(max(_BODIES_AT_ONCE * settings.body_limit_bytes, _ROOM_FOR_BODIES))
         self.tracing = open_tracing(settings)
         self.metrics = Metrics(lambda: self._served.values())
 
@@ -219,8 +223,9 @@ class Service:
         """Open the model of `kind` anew, let it prove itself, and put it in the place of the one
         that is served, which answers the requests that it has.
 
-        To be called from a thread of its own: it takes as long as a start, and the memory of two
-        models. One reload runs at a time; another one waits for its turn, or raises ReloadRuns.
+        To be called from a thread of its own: it takes as long as a start, and the memory of one
+        more model; for that it waits until the models before have ended. One reload runs at a time;
+        another one waits for its turn, or raises ReloadRuns.
         Raises NotReady, NotServed, ModelClosed, or what opening raises, EngineError for an engine
         that hangs at its first calls; then the model before is still served.
         """
@@ -229,6 +234,7 @@ class Service:
         try:
             with self.metrics.counting_reload(kind):
                 before = self.served(kind)
+                self._await_predecessors()
                 model = self._proven(kind, before)
                 model.tell(partial(self.metrics.observe_call, kind))
                 model.follow(before.model)
@@ -242,10 +248,21 @@ class Service:
                     accepted_names=AcceptedNames(name, kind),
                     before=(*_shortened(before.before), replaced),
                 )
+                if self.stopping:  # `close` may have come before the new model was there
+                    model.close()
+                    raise ModelClosed
         finally:
             self._reloading.release()
         _log_model(model)
         threading.Thread(target=self._retire, args=(replaced,), daemon=True).start()
+
+    def _await_predecessors(self) -> None:
+        """Wait until the models that were replaced have ended: a reload has the memory of one more
+        model, not of one more each time. Raises ModelClosed."""
+        while any(not one.ended for served in self._served.values() for one in served.before):
+            if self.stopping:
+                raise ModelClosed
+            time.sleep(_RETIRING_PAUSE_S)
 
     def _proven(self, kind: Kind, before: Served) -> Model:
         """The model that is to replace `before`, open and warm."""
@@ -279,15 +296,19 @@ class Service:
                     model.close()
                     return
 
-        threading.Thread(target=watch, name="reload-watch", daemon=True).start()
+        watching = threading.Thread(target=watch, name="reload-watch", daemon=True)
+        watching.start()
         try:
             yield
         except ModelClosed:
-            if faults:
-                raise EngineError(f"the new model does not compute: {faults[0]}") from None
-            raise
+            if not faults:
+                raise
         finally:
             over.set()
+            watching.join()
+        # A call that hung may have ended while the model was being closed.
+        if faults:
+            raise EngineError(f"the new model does not compute: {faults[0]}")
 
     def _retire(self, replaced: Predecessor) -> None:
         replaced.retire(self.settings.request_timeout_s)
@@ -301,11 +322,12 @@ class Service:
 
     def _ask_engines_that_are_away(self) -> None:
         """The thread that finds out that an engine is back: nobody sends requests meanwhile."""
+        told: dict[Kind, str] = {}
         while not self.stopping:
             time.sleep(_AWAY_PAUSE_S)
-            for model in [served.model for served in list(self._served.values())]:
-                if model.away:
-                    _look_again(model)
+            for kind, served in list(self._served.items()):
+                if served.model.away:
+                    told[kind] = _look_again(served.model, told.get(kind, ""))
 
     @property
     def _is_alone(self) -> bool:
@@ -318,7 +340,7 @@ class Service:
         except ServingError as error:
             given = ", ".join(self.settings.model_wishes) or "nothing else"
             give_up(f"cannot serve the model: {error} (given: {given})")
-        except Exception:
+        except BaseException:  # a panic in the tokenizer's Rust is no Exception
             _log.exception("loading the model failed unexpectedly")
             give_up("cannot serve the model")
         else:
@@ -337,13 +359,18 @@ class Service:
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 
-def _look_again(model: Model) -> None:
+def _look_again(model: Model, told: str) -> str:
+    """Ask an engine that is away; the reason why it is not back, which is logged unless it was
+    `told` before."""
     try:
         model.look_again()
     except ServingError as error:
-        _log.warning("%s: still not ready: %s", model.info.kind, error)
-    else:
-        _log.info("%s: the engine is back", model.info.kind)
+        reason = str(error)
+        level = logging.DEBUG if reason == told else logging.WARNING
+        _log.log(level, "%s: not ready, asked again every second: %s", model.info.kind, reason)
+        return reason
+    _log.info("%s: the engine is back", model.info.kind)
+    return ""
 
 
 def give_up(reason: str) -> NoReturn:
@@ -405,6 +432,8 @@ def _open_in_time(settings: Settings, kind: Kind, directory: Path | None, *, alo
     try:
         return opened.result(_OPENING_PATIENCE_S)
     except TimeoutError:
+        if opened.done():  # just in time, or with a TimeoutError of its own, as of a disk
+            return opened.result()
         opened.add_done_callback(_close_late)
         raise ArtifactError(
             f"the model did not open within {_OPENING_PATIENCE_S:.0f} s; look after its disk"

@@ -39,6 +39,7 @@ class TritonEngine(AnyShape):
     def __init__(self, connect: Callable[[], "_Connection"]) -> None:
         self._connect = connect
         self._local = threading.local()
+        self._away = False
         self.version = self._connection().version()
         config = self._connection().config()
         self.max_rows = max(1, int(config.get("max_batch_size", 0)))
@@ -52,14 +53,19 @@ class TritonEngine(AnyShape):
     ) -> dict[str, npt.NDArray[np.generic]]:
         """All outputs of the model for token ids, by name."""
         try:
-            return self._connection().infer(inputs, self.output_names)
+            found = self._connection().infer(inputs, self.output_names)
         except Exception as error:  # the client's own classes, gevent's, gRPC's
             # The next call starts with a new connection.
             self._local.connection = None
             if _is_away(error):
-                _log.warning("Triton cannot be reached: %s", _first_line(error))
+                # Once: it is asked again until it is back.
+                level = logging.DEBUG if self._away else logging.WARNING
+                _log.log(level, "Triton cannot be reached: %s", _first_line(error))
+                self._away = True
                 raise EngineAway from error
             raise EngineError(f"Triton failed: {_first_line(error)}") from error
+        self._away = False
+        return found
 
     def close(self) -> None:
         """Hang up."""

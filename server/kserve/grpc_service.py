@@ -4,7 +4,7 @@ nv-ingest's embedding client asks for ModelConfig and then infers; Triton's clie
 the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get. What HTTP tells in
 headers is trailing metadata here (x-truncated-passages, server-timing, retry-after).
 
-A call's message is not read before the call has its key and its place.
+A call's message is not read before the call has its key and its place. Health needs neither.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ from server.kserve.tensors import Declared, Output, TextTensor, from_elements, f
 from server.logs import current_request
 from server.metadata import version
 from server.observe import ids_of
-from server.protocol import most_connections
+from server.protocol import GRPC_SHARE, most_connections
 from server.service import Service
 from server.settings import Settings, SettingsError
 from server.tracing import Trace
@@ -95,6 +95,8 @@ _SERVER_FAULTS = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
+# Asked for without a key and a place, as by probes of a server that is busy. Their messages say
+# nothing, and are not awaited.
 _OPEN = frozenset({"ServerLive", "ServerReady"})
 # The first class of an error's ancestry that is in here decides.
 _CODES: dict[type[BaseException], grpc.StatusCode] = {
@@ -190,10 +192,13 @@ class GrpcServer:
                 self._admit(name, context)
                 if answer is None:
                     raise UnknownMethod
-                async with self._placed():
-                    message = await self._read(context, call)
-                    with self._service.bodies.holding(len(message)):
-                        reply = await answer(self._parsed(name, message), call)
+                if name in _OPEN:
+                    reply = await answer(None, call)
+                else:
+                    async with self._placed():
+                        message = await self._read(context, call)
+                        with self._service.bodies.holding(len(message)):
+                            reply = await answer(self._parsed(name, message), call)
                 context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
                 code = grpc.StatusCode.OK
                 return reply
@@ -412,7 +417,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         # More than there are places, so that a client is refused at once rather than kept waiting.
         ("grpc.max_concurrent_streams", 2 * _MOST_CALLS),
-        ("grpc.max_allowed_incoming_connections", most_connections()),
+        ("grpc.max_allowed_incoming_connections", most_connections(GRPC_SHARE)),
         ("grpc.server_handshake_timeout_ms", settings.header_timeout_s * 1000),
         ("grpc.keepalive_time_ms", _ASK_MS),
         ("grpc.keepalive_timeout_ms", _PATIENCE_MS),

@@ -19,6 +19,7 @@ from runtime.errors import (
     NonFiniteScore,
     OutOfMemory,
     Overloaded,
+    TooLate,
 )
 from runtime.postprocess import Floats
 from runtime.scheduler import QueueLimits, Scheduler
@@ -196,8 +197,31 @@ def test_a_request_that_cannot_be_in_time_is_refused_at_once(
     scheduler = make(slow)
     for _ in range(10):
         scheduler.submit([row(100)], None).result(5)
-    with pytest.raises(Overloaded, match="longer than the request's deadline"):
+    with pytest.raises(TooLate, match="longer than the request's deadline"):
         scheduler.submit([row(900)] * 40, time.monotonic() + 3)
+
+
+def test_a_request_that_would_be_late_for_what_waits_is_not_called_too_large(
+    make: Callable[..., Scheduler],
+) -> None:
+    gate = Gate()
+
+    def slow(rows: Sequence[Encoding]) -> Floats:
+        time.sleep(0.02)
+        return gate(rows)
+
+    gate.open.set()
+    scheduler = make(slow)
+    for _ in range(10):
+        scheduler.submit([row(100)], None).result(5)
+    gate.open.clear()
+    waiting = scheduler.submit([row(900)] * 10, None)
+    with pytest.raises(Overloaded, match="for what waits before it") as caught:
+        scheduler.submit([row(100)], time.monotonic() + 1)
+    assert not isinstance(caught.value, TooLate)
+    assert caught.value.retry_after_s > 1
+    gate.open.set()
+    assert len(waiting.result(10).outputs) == 10
 
 
 def test_an_engine_that_gives_too_few_outputs_is_an_error(make: Callable[..., Scheduler]) -> None:
@@ -375,7 +399,7 @@ def test_a_new_scheduler_predicts_by_the_one_before(make: Callable[..., Schedule
     new.submit(vast, soon).cancel()  # nothing is known: it is tried
     follower = make(slowly)
     follower.follow(before)
-    with pytest.raises(Overloaded, match="longer than the request's deadline"):
+    with pytest.raises(TooLate, match="longer than the request's deadline"):
         follower.submit(vast, soon)
     stats = before.stats() + before.stats()
     assert (stats.inference_count, stats.real_tokens) == (16, 160)

@@ -1,6 +1,8 @@
 """Tokenising and truncation, with real tokenizers made here."""
 
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -378,3 +380,20 @@ def test_tokens_say_where_they_stand_and_which_were_added(
 def test_a_text_that_has_no_tokens_is_refused(text: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         tokens_of(byte_tokenizer(), text, add_special_tokens=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    ],
+)
+def test_a_file_at_which_the_library_panics_is_an_artifact_s_error(
+    tmp_path: Path, damage: dict[str, object]
+) -> None:
+    """Such errors are no Exception."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(byte_tokenizer().to_str()), **damage}))
+    with pytest.raises(ArtifactError, match="cannot read tokenizer"):
+        load_tokenizer(path)

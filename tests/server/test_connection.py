@@ -170,11 +170,24 @@ def test_an_offer_to_upgrade_does_not_lose_the_body(client: httpx.Client) -> Non
         assert reply(connection)[0] == 200
 
 
-def test_all_bodies_together_are_bounded(client: httpx.Client) -> None:
+# The server, with room for eight bodies of the largest size, however small that is.
+_LITTLE_ROOM = (
+    "import sys, server.service as service; from server.cli import main; "
+    "service._ROOM_FOR_BODIES = 0; sys.exit(main())"
+)
+
+
+def test_all_bodies_together_are_bounded(start: Callable[..., Any]) -> None:
     """Sixteen large bodies arrive at the same time, none of them whole: some are refused, and
     neither small requests nor probes notice."""
     part = b"x" * (BODY_LIMIT_BYTES - 1000)
-    with contextlib.ExitStack() as stack:
+    given = {
+        "ENABLE_MOCK_INFERENCE": "1",
+        "NIM_HTTP_BODY_LIMIT_BYTES": str(BODY_LIMIT_BYTES),
+        "NIM_REQUEST_TIMEOUT_S": "2",
+    }
+    server = start(given, "-c", _LITTLE_ROOM).ready()
+    with httpx.Client(base_url=server.url) as client, contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connect(client)) for _ in range(16)]
         for connection in waiting:
             connection.sendall(head(f"content-length: {BODY_LIMIT_BYTES}") + part)
@@ -206,7 +219,8 @@ def test_a_body_counts_until_it_is_answered(
             "NIM_TRITON_MAX_BATCH_SIZE": "1",
             "RERANK_MAX_PASSAGES": "64",
             "NIM_HTTP_BODY_LIMIT_BYTES": "100000",
-        }
+        },
+        *("-c", _LITTLE_ROOM),
     ).ready()
     passages = [{"text": f"{number}"} for number in range(12)]
     body = {"query": {"text": "q"}, "passages": passages, "ignored": "x" * 90_000}

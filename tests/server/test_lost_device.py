@@ -48,11 +48,13 @@ from runtime.engines.mock import MockEngine
 from runtime.errors import EngineAway
 from server.cli import main
 
-FILE = sys.argv.pop(1)
+FILE, ASKED = sys.argv.pop(1), sys.argv.pop(1)
 compute = MockEngine.run
 
 def run(self, inputs):
     if os.path.exists(FILE):
+        with open(ASKED, "a") as asked:
+            asked.write("x")
         raise EngineAway
     return compute(self, inputs)
 
@@ -63,7 +65,9 @@ sys.exit(main())
 
 def test_not_ready_while_the_engine_is_away(start: Start, tmp_path: Path) -> None:
     away = tmp_path / "away"
-    server = start({"ENABLE_MOCK_INFERENCE": "1"}, "-c", _AWAY, str(away)).ready()
+    asked = tmp_path / "asked"
+    given = {"ENABLE_MOCK_INFERENCE": "1"}
+    server = start(given, "-c", _AWAY, str(away), str(asked)).ready()
     body = {"query": {"text": "q"}, "passages": [{"text": "short"}]}
     assert server.rank(body).status_code == 200
     away.touch()
@@ -75,6 +79,9 @@ def test_not_ready_while_the_engine_is_away(start: Start, tmp_path: Path) -> Non
     assert server.get("/health").json()["status"] == "failed"
     # A restart would not bring the other process back.
     assert server.get("/v1/health/live").status_code == 200
+    server.wait_until(lambda: len(asked.read_text()) >= 5)
+    # Told once by the call that failed, and once by who asks again.
+    assert server.log.count("the engine cannot be reached") <= 2
     away.unlink()
     # Without any request: none comes to a server that is not ready.
     server.ready()

@@ -1,21 +1,27 @@
 """Connections have limits: slow heads, too many of them, bytes that are no HTTP; TLS and hosts."""
 
+import asyncio
 import contextlib
 import json
 import select
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
+import uvicorn
+from litestar.types import Receive, Scope, Send
 
 from server.kserve.messages import Messages
+from server.protocol import BoundedProtocol
 
 Start = Callable[..., Any]
 
@@ -32,6 +38,14 @@ def everything(connection: socket.socket) -> bytes:
     while part := connection.recv(65536):
         received += part
     return received
+
+
+def send_head(connection: socket.socket, method: str, path: str) -> None:
+    connection.sendall(f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+
+
+def status(connection: socket.socket) -> int:
+    return int(connection.recv(65536).split()[1])
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +130,7 @@ def test_bodies_that_drip_do_not_keep_probes_out(start: Start) -> None:
         "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
         "from server.cli import main; sys.exit(main())"
     )
-    server = start({**MOCK, "RERANK_HEADER_TIMEOUT_S": "3"}, "-c", code).ready()
+    server = start({**MOCK, "RERANK_HEADER_TIMEOUT_S": "5"}, "-c", code).ready()
     slow = b"POST /v1/ranking HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"
     with contextlib.ExitStack() as stack:
         taken = []
@@ -124,7 +138,9 @@ def test_bodies_that_drip_do_not_keep_probes_out(start: Start) -> None:
             taken.append(stack.enter_context(connect(server)))
             taken[-1].sendall(slow)
         for _ in range(20):
-            assert httpx.get(server.url + "/v1/health/live").status_code == 200
+            with connect(server) as probe:
+                send_head(probe, "GET", "/v1/health/live")
+                assert status(probe) == 200
         refused = httpx.post(server.url + "/v1/ranking", json=BODY)
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
@@ -135,6 +151,129 @@ def test_bodies_that_drip_do_not_keep_probes_out(start: Start) -> None:
         answered, _, _ = select.select(taken, [], [], 0)
         assert any(connection.recv(100).startswith(b"HTTP/1.1 408") for connection in answered)
     assert server.stop() == 0
+    assert "Traceback" not in server.log
+
+
+class FourPlaces:
+    """A listener with room for four connections. Requests are answered when `over` is set, those
+    for health at once; `running` counts the others."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.over = asyncio.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._answer,
+                http=partial(BoundedProtocol, most_connections=4),  # type: ignore[arg-type]
+                ws="none",
+                interface="asgi3",
+                lifespan="off",
+                log_config=None,
+                proxy_headers=False,
+            )
+        )
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            self._loop = runner.get_loop()
+            runner.run(self._server.serve(sockets=[self._socket]))
+
+    def end(self) -> None:
+        self.answer_all()
+        self._server.should_exit = True
+        self._thread.join()
+
+    def answer_all(self) -> None:
+        self._loop.call_soon_threadsafe(self.over.set)
+
+    def wait_for(self, running: int) -> None:
+        end = time.monotonic() + 20
+        while self.running < running:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/v1/health/live":
+            self.running += 1
+            await self.over.wait()
+            self.running -= 1
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@pytest.fixture
+def four_places() -> Iterator[FourPlaces]:
+    listener = FourPlaces()
+    yield listener
+    listener.end()
+
+
+def test_silent_connections_do_not_lift_the_limit(four_places: FourPlaces) -> None:
+    with contextlib.ExitStack() as held:
+        for number in range(12):
+            held.enter_context(connect(four_places))
+            busy = held.enter_context(connect(four_places))
+            send_head(busy, "POST", "/v1/ranking")
+            if number < 4:
+                four_places.wait_for(number + 1)
+            else:
+                assert status(busy) == 503
+        assert four_places.running == 4
+
+
+def test_a_probe_may_take_its_time(four_places: FourPlaces) -> None:
+    """Those that come between its connection and its head do not take its place."""
+    with contextlib.ExitStack() as held:
+        taken = [held.enter_context(connect(four_places)) for _ in range(4)]
+        for connection in taken:
+            send_head(connection, "POST", "/v1/ranking")
+        four_places.wait_for(4)
+        probe = held.enter_context(connect(four_places))
+        for _ in range(5):
+            late = held.enter_context(connect(four_places))
+            send_head(late, "POST", "/v1/ranking")
+            assert status(late) == 503
+        send_head(probe, "GET", "/v1/health/live")
+        assert status(probe) == 200
+        assert four_places.running == 4
+
+
+def test_a_connection_for_health_is_one_for_all_when_there_is_room(four_places: FourPlaces) -> None:
+    with contextlib.ExitStack() as held:
+        taken = [held.enter_context(connect(four_places)) for _ in range(4)]
+        for connection in taken:
+            send_head(connection, "POST", "/v1/ranking")
+        four_places.wait_for(4)
+        probe = held.enter_context(connect(four_places))
+        send_head(probe, "GET", "/v1/health/live")
+        assert status(probe) == 200
+        four_places.answer_all()
+        assert [status(connection) for connection in taken] == [200] * 4
+        send_head(probe, "POST", "/v1/ranking")
+        assert status(probe) == 200
+
+
+def test_listeners_leave_each_other_descriptors(start: Start) -> None:
+    """With as many connections as each port takes, a new one to each is accepted."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128)); "
+        "from server.cli import main; sys.exit(main())"
+    )
+    server = start(MOCK, "-c", code).ready()
+    with contextlib.ExitStack() as idle:
+        for port in (server.metrics_port, server.grpc_port, server.port):
+            for _ in range(100):
+                idle.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        for url in (server.url, server.metrics_url):
+            assert httpx.get(f"{url}/metrics").status_code in (200, 404)
+        assert server.rank(BODY).status_code == 200
+    assert server.stop() == 0
+    assert "Too many open files" not in server.log
     assert "Traceback" not in server.log
 
 

@@ -234,7 +234,7 @@ def test_counters_never_go_back(start: Start) -> None:
         for _ in range(5):
             assert server.rank(BODY).status_code == 200
         found.append(counted())
-        assert server.http.post(LOAD).status_code == 200
+        assert server.http.post(LOAD, timeout=30).status_code == 200
         found.append(counted())
     end = time.monotonic() + 3  # the models before are closed by then
     while time.monotonic() < end:

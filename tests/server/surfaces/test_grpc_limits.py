@@ -15,6 +15,7 @@ from tests.server.conftest import BODY_LIMIT_BYTES, Server
 from tests.server.test_metrics import values
 
 PREFIX = "/inference.GRPCInferenceService/"
+LIVE = PREFIX + "ServerLive"
 READY = PREFIX + "ServerReady"
 INDEX = PREFIX + "RepositoryIndex"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -93,14 +94,17 @@ def test_bytes_that_are_no_message(mock_server: Server) -> None:
 
 
 def test_calls_have_a_number_and_slow_ones_make_room(start: object) -> None:
-    """256 at the same time; those that keep their message back give way after a second."""
+    """256 at the same time; those that keep their message back give way after a second. Health is
+    answered all the while."""
     server = start({"ENABLE_MOCK_INFERENCE": "1"}).ready()  # type: ignore[operator]
     with stalled(server, 300, INDEX):  # of which some are refused
-        server.wait_until(lambda: code(server, READY) is grpc.StatusCode.RESOURCE_EXHAUSTED)
+        server.wait_until(lambda: code(server, INDEX) is grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert code(server, READY) is grpc.StatusCode.OK
+        assert code(server, LIVE) is grpc.StatusCode.OK
         found = values(server.get("/v1/metrics").text)
         assert found['rerank_refusals_total{reason="full"}'] >= 1
         assert httpx.get(f"{server.url}/v1/models").status_code == 200
-        server.wait_until(lambda: code(server, READY) is grpc.StatusCode.OK)
+        server.wait_until(lambda: code(server, INDEX) is grpc.StatusCode.OK)
     assert server.stop() == 0
     assert "Traceback" not in server.log
 

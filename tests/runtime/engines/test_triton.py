@@ -1,0 +1,41 @@
+"""A Triton that goes away and comes back, as its engine tells it."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.engines.triton import TritonEngine
+from runtime.errors import EngineAway
+
+
+class Triton:
+    """One connection to it; nobody answers while it is `away`."""
+
+    away = False
+
+    def version(self) -> str:
+        return "2.0"
+
+    def config(self) -> dict[str, Any]:
+        return {"input": [{"name": "input_ids"}], "output": [{"name": "logits"}]}
+
+    def infer(self, inputs: object, outputs: object) -> dict[str, Any]:
+        if self.away:
+            raise ConnectionRefusedError("connection refused")
+        return {"logits": np.zeros(1)}
+
+
+def test_an_engine_that_is_away_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    triton = Triton()
+    engine = TritonEngine(lambda: triton)  # type: ignore[arg-type, return-value]
+    with caplog.at_level(logging.INFO):
+        for times in (1, 2):
+            triton.away = True
+            for _ in range(3):
+                with pytest.raises(EngineAway):
+                    engine.run({})
+            assert caplog.text.count("Triton cannot be reached: connection refused") == times
+            triton.away = False
+            engine.run({})

@@ -1,0 +1,185 @@
+"""The service alone: models that are replaced, and what goes wrong meanwhile."""
+
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.engines.mock import MockEngine
+from runtime.errors import ArtifactError, EngineError, ModelClosed
+from runtime.model import Model
+from runtime.profile import Kind
+from runtime.ranker import Ranker
+from server import service as service_module
+from server.reloading import reloading_on_signal
+from server.service import Service
+from server.settings import Settings, read_settings
+
+_open = service_module._open
+
+
+class PanicException(BaseException):
+    """What Rust's panics are in Python."""
+
+
+def settings(**given: str) -> Settings:
+    return read_settings({"ENABLE_MOCK_INFERENCE": "1", **given})
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """The mock's reranker and embedder."""
+    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.2)
+    started = Service(settings())
+    started.start()
+    wait_until(lambda: started.loaded)
+    yield started
+    started.close()
+
+
+def opening(monkeypatch: pytest.MonkeyPatch, before: Callable[[Kind | None], None]) -> None:
+    """Call `before` with the kind of every model that opens from now on."""
+
+    def open_after(
+        settings: Settings, kind: Kind | None, directory: Path | None, alone: bool
+    ) -> Any:
+        before(kind)
+        return _open(settings, kind, directory, alone)
+
+    monkeypatch.setattr(service_module, "_open", open_after)
+
+
+def test_a_model_that_hung_is_not_swapped_in(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last call ends while the model is being closed for it, and warm-up ends well."""
+    last, closing = threading.Event(), threading.Event()
+    warm_up, close, compute = Model.warm_up, Model.close, MockEngine.run
+
+    def warm_up_and_hang(self: Ranker) -> None:
+        warm_up(self)
+        last.set()
+        self.rank("q", ["p"])
+
+    def told_close(self: Model) -> None:
+        closing.set()
+        close(self)
+
+    def late(self: MockEngine, inputs: Any) -> Any:
+        assert not last.is_set() or closing.wait(60)
+        return compute(self, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "warm_up", warm_up_and_hang)
+        patch.setattr(Model, "close", told_close)
+        patch.setattr(MockEngine, "run", late)
+        patch.setattr(service, "settings", replace(service.settings, engine_patience_s=1))
+        with pytest.raises(EngineError, match="the new model does not compute"):
+            service.reload("rank")
+    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
+    service.reload("rank")
+    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
+
+
+def test_a_model_that_is_ready_when_all_close_is_closed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new: list[Any] = []
+    follow = Model.follow
+
+    def close_meanwhile(self: Model, before: Model) -> None:
+        new.append(self)
+        service.close()
+        follow(self, before)
+
+    monkeypatch.setattr(Model, "follow", close_meanwhile)
+    with pytest.raises(ModelClosed):
+        service.reload("rank")
+    with pytest.raises(ModelClosed):
+        new[0].rank("q", ["p"])
+
+
+def test_reloads_in_a_row_have_one_more_model_in_memory(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def count(_: Kind | None) -> None:
+        replaced = [one for served in service.all_served for one in served.before]
+        found.append(sum(not one.ended for one in replaced))
+
+    opening(monkeypatch, count)
+    for kind in ("rank", "rank", "embed", "rank"):
+        service.reload(kind)
+    assert found == [0, 0, 0, 0]
+
+
+def test_a_disk_s_time_out_is_told_as_such(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_out(_: Kind | None) -> None:
+        raise OSError(errno.ETIMEDOUT, "the disk is gone")
+
+    opening(monkeypatch, time_out)
+    with pytest.raises(TimeoutError, match="the disk is gone"):
+        service.reload("rank")
+
+
+@pytest.mark.parametrize("error", [ArtifactError("bad"), PanicException("worse")])
+def test_what_keeps_the_reranker_does_not_keep_the_embedder(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+) -> None:
+    refused: list[Kind | None] = ["rank"]
+
+    def refuse(kind: Kind | None) -> None:
+        if kind in refused:
+            raise error
+
+    opening(monkeypatch, refuse)
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    before = service.ranker, service.embedder
+    with reloading_on_signal(service):
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_until(lambda: service.embedder is not before[1])
+        assert service.ranker is before[0]
+        assert "rank: reload " in caplog.text
+        refused.clear()
+        os.kill(os.getpid(), signal.SIGHUP)  # the next one is heard, too
+        wait_until(lambda: service.ranker is not before[0])
+
+
+def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> None:
+    def panic(_: Kind | None) -> None:
+        raise PanicException
+
+    given_up = threading.Event()
+    opening(monkeypatch, panic)
+    monkeypatch.setattr(service_module, "give_up", lambda _: given_up.set())
+    service = Service(settings())
+    service.start()
+    assert given_up.wait(30)
+    service.close()
+
+
+def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
+    service = Service(settings(NIM_HTTP_BODY_LIMIT_BYTES="100000"))
+    with service.bodies.holding(200 << 20):
+        pass
+    service.close()
