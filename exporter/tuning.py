@@ -137,7 +137,10 @@ def _texts(model: Model, shapes: int, seconds: float) -> Group:
     a_text_s = (time.monotonic() - began) / _PROBE_TEXTS
     passes = 2 * _FEWEST_ROUNDS * shapes
     count = int(seconds / passes / max(a_text_s, 1e-9))
-    return mixed_group(min(_MOST_TEXTS, max(_FEWEST_TEXTS, count)), limit)
+    count = min(_MOST_TEXTS, max(_FEWEST_TEXTS, count))
+    if (fewest := _FEWEST_ROUNDS * shapes * count * a_text_s) > seconds:
+        tell(f"this engine is slow: the fewest rounds take about {fewest:.0f} s")
+    return mixed_group(count, limit)
 
 
 def _tokens_per_s(model: Model, group: Group) -> float:

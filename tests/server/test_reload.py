@@ -217,7 +217,7 @@ def test_a_model_that_retires_answers_whoever_has_begun(start: Start) -> None:
         wait_for(server, "HELD", times=1)
         server.process.send_signal(signal.SIGHUP)
         assert held.result().status_code == 200
-    assert server.log.count("INFO server.service: ready: ") == 4
+    wait_for(server, "INFO server.service: ready: ", times=4)
     assert server.stop() == 0
 
 
