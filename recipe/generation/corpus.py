@@ -74,7 +74,7 @@ def pinned(source: str, commits: Mapping[str, str]) -> str:
     if not is_commit(commit):
         return source
     dataset, _, folder = _hub_parts(source)
-    return f"hf://{dataset}@{commit}/{folder}"
+    return f"hf://{dataset}@{commit}" + (f"/{folder}" if folder else "")
 
 
 def read_corpus(settings: SdgConfig, say: Say) -> list[Document]:

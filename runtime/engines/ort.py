@@ -54,6 +54,9 @@ _TAKES_ALL = {
 }
 # Of the exception with which ONNX Runtime tells that TensorRT's libraries are missing.
 _NO_TENSORRT = "Please install TensorRT libraries"
+# A driver, a card or a library with which this build can never compute: driver too old (35), no
+# kernels for the card (209), driver and library or card apart (803, 804; driver_types.h of CUDA).
+_NO_CUDA = re.compile(r"CUDA failure (35|209|803|804)\b|CUDA wasn't able to be loaded")
 _ERRORS_ONLY = 3
 # The work of a model; the rest (shapes, masks, indices) may be on the CPU.
 _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
@@ -250,6 +253,10 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
             if _NO_TENSORRT in str(error):
                 raise EngineUnavailable(
                     f"engine {name} could not load TensorRT; wanted {_MISSING[_TENSORRT]}"
+                ) from error
+            if _NO_CUDA.search(str(error)):
+                raise EngineUnavailable(
+                    f"engine {name} cannot use this GPU ({error}); wanted {_MISSING[_CUDA]}"
                 ) from error
             if name == "onnxruntime-cpu":
                 raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error

@@ -297,6 +297,9 @@ def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
         assert done.returncode == 1
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+    whole = ("corpus_dir=hf://someone/texts@main", "output_dir=whole")
+    done = rerank("sdg", *whole, "generator=extractive", **environment)
+    assert done.returncode == 0, done.stderr
     unpinned = rerank("sdg", "corpus_dir=hf://someone/texts/sample", "generator=extractive")
     assert "the revision pins what is read" in unpinned.stderr
 

@@ -1,7 +1,11 @@
 """Training: the loss, several processes, a kill half-way, and what others read of the result."""
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -137,6 +141,22 @@ def test_killed_processes_end_together_and_go_on_to_the_same_curve(
     lines = (fresh / "run/models/metrics.jsonl").read_text().splitlines()
     found = [entry["loss"] for line in lines if "loss" in (entry := json.loads(line))]
     assert found == pytest.approx(losses(finished), abs=1e-5)
+
+
+def test_a_process_that_torchrun_did_not_live_to_see_ends_at_once(tmp_path: Path) -> None:
+    """Its job is never told: without torchrun it would wait for ever."""
+    job = tmp_path / "job.json"
+    os.mkfifo(job)
+    process = shlex.join([sys.executable, "-m", "recipe.training", str(job)])
+    shell = f"{process} >/dev/null & echo $!"
+    found = subprocess.run(
+        ["sh", "-c", shell], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+    )
+    orphan = Path("/proc", found.stdout.decode().strip(), "cmdline")
+    deadline = time.monotonic() + WAIT_S
+    while content(orphan):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def content(path: Path) -> bytes:

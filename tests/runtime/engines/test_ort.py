@@ -330,6 +330,28 @@ def test_tensorrt_without_its_libraries_is_unavailable_so_that_auto_goes_on(
         open_engine("onnxruntime-tensorrt", bare_directory, EngineSetup(shapes=SHAPES))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=0",
+        "CUDA failure 209: no kernel image is available for execution on the device ; GPU=0",
+        "CUDA_PATH is set but CUDA wasn't able to be loaded.",
+    ],
+)
+def test_a_gpu_that_this_build_can_never_use_is_unavailable_so_that_auto_goes_on(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path, text: str
+) -> None:
+    def refuse(path: str, **options: Any) -> Session:
+        raise RuntimeError(text)
+
+    gpu = Gpu("Tesla P4", "6.1", "x86_64", "470")
+    monkeypatch.setattr("runtime.engines.find_gpu", lambda: gpu)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: PROVIDERS)
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    with pytest.raises(EngineUnavailable, match="cannot use this GPU"):
+        open_engine("onnxruntime-cuda", bare_directory, EngineSetup(shapes=SHAPES))
+
+
 def test_work_that_was_left_to_the_cpu_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, bare_directory: Path
 ) -> None:
