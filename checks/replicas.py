@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 import random
-import re
 import statistics
 import sys
 import time
@@ -116,7 +115,8 @@ def _capacity(url: str) -> tuple[float, int]:
 
 
 def _replayed(urls: list[str], rate: float, seconds: float) -> bool:
-    """Whether all requests, at `rate` a second, were answered and 95 % waited less than WAIT_S."""
+    """Whether all requests, at `rate` a second, were answered and 95 % within WAIT_S of when they
+    were due: what waits for a tokeniser or a connection waits as well."""
     chance = random.Random(SEED)
     times = []
     at = 0.0
@@ -128,16 +128,15 @@ def _replayed(urls: list[str], rate: float, seconds: float) -> bool:
         clients = [stack.enter_context(httpx.Client(base_url=url, timeout=60)) for url in urls]
         pool = stack.enter_context(ThreadPoolExecutor(64))
 
-        def ask(number: int) -> tuple[int, float]:
+        def ask(number: int, due: float) -> tuple[int, float]:
             reply = clients[number % len(clients)].post("/rerank", json=BODY)
-            waited = re.search(r"queue;dur=([\d.]+)", reply.headers.get("server-timing", ""))
-            return reply.status_code, float(waited[1]) / 1e3 if waited else math.inf
+            return reply.status_code, time.monotonic() - due
 
         began = time.monotonic()
         asked = []
         for number, due in enumerate(times):
             time.sleep(max(0.0, began + due - time.monotonic()))
-            asked.append(pool.submit(ask, number))
+            asked.append(pool.submit(ask, number, began + due))
         answers = [one.result() for one in asked]
         took = time.monotonic() - began
     p95 = statistics.quantiles([wait for _, wait in answers], n=20)[-1]
@@ -145,7 +144,7 @@ def _replayed(urls: list[str], rate: float, seconds: float) -> bool:
     kept_up = not failed and p95 < WAIT_S
     print(
         f"{len(urls)} replica(s): {len(answers)} requests in {took:.1f} s, {failed} refused, "
-        f"p95 of the wait {p95:.2f} s: {'keeps up' if kept_up else 'falls behind'}"
+        f"p95 of the time to an answer {p95:.2f} s: {'keeps up' if kept_up else 'falls behind'}"
     )
     return kept_up
 
