@@ -26,6 +26,9 @@ _HEADER_TIMEOUT_S = 20
 _READER_PATIENCE_S = 60
 # What is left to send when an idle connection is closed.
 _FLUSH_S = 10
+# For the first request of a connection that was made as the server began to stop; closing it would
+# reset what is on its way.
+_FIRST_WORDS_S = 0.25
 _FAREWELL_S = 1
 # More connections than one process has use for; idle ones make room for new ones.
 _MOST_CONNECTIONS = 4096
@@ -121,7 +124,16 @@ class BoundedProtocol(H11Protocol):
         self._reader_timer = _cancelled(self._reader_timer)
 
     def shutdown(self) -> None:
-        """Close an idle connection; TLS would wait for the client's farewell."""
+        """Close an idle connection; one that has just been made may bring its request."""
+        if self._received:
+            self._shut_down()
+        else:
+            self.loop.call_later(_FIRST_WORDS_S, self._shut_down)
+
+    def _shut_down(self) -> None:
+        """As uvicorn does it, but without waiting for the farewell of a client of TLS."""
+        if self.transport.is_closing():
+            return
         super().shutdown()
         if self.is_idle():
             self.loop.call_later(_FAREWELL_S, self.transport.abort)
