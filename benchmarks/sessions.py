@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -19,6 +18,7 @@ from benchmarks.environments import ROOT, PeerMissing, child_variables, interpre
 from benchmarks.models import BenchModel
 from benchmarks.protocol import Setting, templated
 from benchmarks.roster import Candidate, Speaks
+from checks.ports import free_port
 
 _HOST = "127.0.0.1"
 _START_S = 600.0
@@ -49,7 +49,7 @@ class Session:
         self._template = model.template
         self._log = model.folder / "logs" / f"{candidate.name}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._port = _free_port()
+        self._port = free_port()
         setting = _setting(candidate, model, graph, self._port)
         command = [
             str(interpreter(candidate.peer)),
@@ -375,10 +375,3 @@ def _answers(port: int, path: str) -> bool:
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port

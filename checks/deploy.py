@@ -7,7 +7,6 @@ installed.
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import httpx
 import yaml
 
+from checks.ports import free_port
 from checks.serving import served
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
@@ -125,9 +125,7 @@ def _scraped(url: str) -> None:
 @contextmanager
 def _prometheus(folder: Path, url: str) -> Iterator[str]:
     """The API of a Prometheus that scrapes the server at `url` every second."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     scrape = {
         "job_name": "open-rerank",
         "metrics_path": "/v1/metrics",

@@ -1,7 +1,6 @@
 """A server of our own on a free port, started as a user would start it."""
 
 import os
-import socket
 import subprocess
 import sysconfig
 import time
@@ -11,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 import httpx
+
+from checks.ports import free_port
 
 START_S = 600.0
 
@@ -24,9 +25,7 @@ def script(name: str) -> str:
 def served(settings: Mapping[str, str] = MappingProxyType({}), **models: Path) -> Iterator[str]:
     """The address of a server on `models` (rank=DIR, embed=DIR, both; none: the mock of both),
     once it is ready; `settings` are more environment variables."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "NIM_HTTP_API_PORT": str(port),
         "NIM_TRITON_METRICS_PORT": "0",

@@ -7,7 +7,6 @@ backend only and listens on loopback.
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -25,6 +24,7 @@ import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 
+from checks.ports import free_ports
 from checks.serving import served
 from exporter.triton.repository import MAX_BATCH_SIZE, write_repository
 from runtime.engines import open_engine
@@ -92,10 +92,11 @@ def triton(
     repository: Path, log: Path, ports: tuple[int, int, int] | None = None, **flags: str
 ) -> Iterator[Triton]:
     """Triton on `repository`, started by its start.sh, once the model is ready."""
-    ports = ports or (_free_port(), _free_port(), _free_port())
     environment = _environment(log.parent) | flags
     names = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
-    environment |= {name: str(port) for name, port in zip(names, ports, strict=True)}
+    environment |= {
+        name: str(port) for name, port in zip(names, ports or free_ports(3), strict=True)
+    }
     command = [repository / "start.sh", f"--backend-directory={log.parent / 'backends'}"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
@@ -294,12 +295,6 @@ def _same(what: str, found: np.ndarray, wanted: np.ndarray) -> None:
     far = float(np.abs(found - wanted).max())
     assert far <= SAME, f"{what}: {far} apart"
     print(f"{what}: {len(found)} scores, at most {far:.1e} from those in process")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(running: Triton) -> None:

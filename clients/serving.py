@@ -1,7 +1,6 @@
 """A server process of our own for the clients to talk to."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from checks.ports import free_ports
 from clients.environment import ENVIRONMENTS, ROOT, end_of
 
 ARTIFACTS = {kind: ROOT / "artifacts" / kind for kind in ("rank", "embed")}
@@ -47,7 +47,8 @@ class Address:
 @contextmanager
 def running_server(variables: Mapping[str, str]) -> Iterator[Address]:
     """A ready server with `variables` in its environment. Raises ServerFailed."""
-    address = Address(f"http://{_HOST}:{_free_port()}", f"{_HOST}:{_free_port()}")
+    http, grpc = free_ports(2)
+    address = Address(f"http://{_HOST}:{http}", f"{_HOST}:{grpc}")
     process = _start(address, variables)
     try:
         _await_ready(process, address.base_url)
@@ -91,10 +92,3 @@ def _await_ready(process: subprocess.Popen[bytes], base_url: str) -> None:
     status = process.poll()
     how = f"did not become ready in {_START_S} s" if status is None else f"ended with {status}"
     raise ServerFailed(f"the server {how}:\n{end_of(LOG)}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port

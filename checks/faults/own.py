@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,16 +12,11 @@ from typing import Any
 
 import httpx
 
+from checks.ports import free_ports
+
 START_S = 120.0
 # What `rerank-serve` does, from the sources in the current directory.
 _SERVE = "import sys; from server.cli import main; sys.exit(main())"
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class OwnServer:
@@ -32,7 +26,7 @@ class OwnServer:
     """
 
     def __init__(self, folder: Path, given: dict[str, str], **options: Any) -> None:
-        self.port, self.metrics_port, self.grpc_port = free_port(), free_port(), free_port()
+        self.port, self.metrics_port, self.grpc_port = free_ports(3)
         self.url = f"http://127.0.0.1:{self.port}"
         environment = {
             "PATH": os.environ["PATH"],

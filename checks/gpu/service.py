@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checks.ports import free_port
 from runtime.engines import MODEL_FILE
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -62,9 +62,7 @@ class Service:
     """A process that serves; `trigger` is the file that breaks it."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], code: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.trigger = folder / "break-the-gpu"
         self._log_file = folder / "server.log"
         environment = os.environ | {

@@ -1,13 +1,14 @@
 """A real HTTP server that answers what a script says, one step for each request."""
 
 import json
-import socket
 import socketserver
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
+
+from checks.ports import free_port
 
 _POLL_S = 0.01
 
@@ -50,9 +51,7 @@ def ranking(scores: Sequence[float]) -> Say:
 
 def dead_url() -> str:
     """An address at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @dataclass(frozen=True)

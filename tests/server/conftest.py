@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 import pytest
 from onnx import TensorProto, helper
 
+from checks.ports import free_ports
 from tests.small_graphs import write_graph
 
 # The mock counts bytes, so these limits are easy to reach.
@@ -25,19 +25,11 @@ _CLI = "import sys; from server.cli import main; sys.exit(main())"
 _PATIENCE_S = 30.0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Server:
     """One server process; `log` is everything that it has written so far."""
 
     def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
-        self.port = free_port()
-        self.metrics_port = free_port()
-        self.grpc_port = free_port()
+        self.port, self.metrics_port, self.grpc_port = free_ports(3)
         self.url = f"http://127.0.0.1:{self.port}"
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
         settings = {

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
+from checks.ports import free_port
 from runtime import errors
 from server.metrics import REFUSALS, Metrics
-from tests.server.conftest import free_port
 from tests.server.test_engine_faults import body, pending
 from tests.server.test_metrics import outcomes, sums, values
 

@@ -18,8 +18,9 @@ with warnings.catch_warnings():
     import tritonclient.http as triton_http
     from tritonclient.utils import InferenceServerException
 
+from checks.ports import free_port
 from server.kserve.messages import Messages
-from tests.server.conftest import Server, free_port
+from tests.server.conftest import Server
 
 RANK = "nvidia_llama_nemotron_rerank_1b_v2"
 EMBED = "nvidia_llama_nemotron_embed_1b_v2"
