@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import torch
+from onnx import ModelProto
 from torch.onnx import ONNXProgram
 
 from exporter.architectures.base import Architecture
@@ -49,6 +51,17 @@ def move_to_onnx(model: Architecture, directory: Path) -> None:
         size = sum(p.nbytes for p in model.parameters())
         program.save(directory / MODEL_FILE, external_data=size > EXTERNAL_DATA_BYTES)
     _give_back(program, model)
+
+
+def save_graph(model: ModelProto, path: Path) -> None:
+    """Write a graph that was changed after its export: the same two files, the same threshold."""
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=size > EXTERNAL_DATA_BYTES,
+        location=f"{path.name}.data",
+    )
 
 
 def _give_back(program: ONNXProgram, model: Architecture) -> None:

@@ -18,7 +18,7 @@ import onnx
 from onnx import ModelProto
 
 from exporter.errors import QuantizationFailed
-from exporter.onnx_file import EXTERNAL_DATA_BYTES
+from exporter.onnx_file import save_graph
 from exporter.quantization.calibration import Range, watch
 from exporter.quantization.graph import Floats, Graph, Linear, node
 from exporter.quantization.int8 import round_columns
@@ -54,13 +54,7 @@ def quantize_for_tensorrt(directory: Path, manifest: Manifest) -> None:
     quantize_static(model, ranges, load_target_profile(manifest.target).precision)
     for file in directory.glob(f"{path.name}*"):
         file.unlink()
-    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    onnx.save(
-        model,
-        path,
-        save_as_external_data=size > EXTERNAL_DATA_BYTES,
-        location=f"{path.name}.data",
-    )
+    save_graph(model, path)
 
 
 def quantize_static(model: ModelProto, ranges: Mapping[str, Range], precision: Precision) -> int:

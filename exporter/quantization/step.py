@@ -19,7 +19,7 @@ import onnxruntime
 
 from exporter.errors import QuantizationFailed
 from exporter.library_texts import calibration_pairs
-from exporter.onnx_file import EXTERNAL_DATA_BYTES
+from exporter.onnx_file import save_graph
 from exporter.progress import stage, tell
 from exporter.quantization.calibration import Inputs, Range, answers, watch
 from exporter.quantization.graph import Floats, Graph
@@ -77,7 +77,7 @@ def _candidate(path: Path, made: Path, ranges: Mapping[str, Range], twice: Colle
     made.mkdir()
     model = onnx.load(path)
     quantize_int8(model, ranges, twice)
-    _save(model, made / path.name)
+    save_graph(model, made / path.name)
     return made
 
 
@@ -91,22 +91,12 @@ def _to_int8_weights(directory: Path) -> None:
     _require_layers(quantize_weights(model))
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
-    _save(model, path)
+    save_graph(model, path)
 
 
 def _require_layers(found: int) -> None:
     if not found:
         raise QuantizationFailed("found no linear layer in the graph, wanted some to quantise")
-
-
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    onnx.save(
-        model,
-        path,
-        save_as_external_data=size > EXTERNAL_DATA_BYTES,
-        location=f"{path.name}.data",
-    )
 
 
 def calibration_rows(directory: Path, manifest: Manifest) -> Iterator[Inputs]:

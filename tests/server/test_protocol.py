@@ -226,13 +226,18 @@ def test_silent_connections_do_not_lift_the_limit(four_places: FourPlaces) -> No
         assert four_places.running == 4
 
 
+def take_all(server: FourPlaces, held: contextlib.ExitStack) -> list[socket.socket]:
+    taken = [held.enter_context(connect(server)) for _ in range(4)]
+    for connection in taken:
+        send_head(connection, "POST", "/v1/ranking")
+    server.wait_for(4)
+    return taken
+
+
 def test_a_probe_may_take_its_time(four_places: FourPlaces) -> None:
     """Those that come between its connection and its head do not take its place."""
     with contextlib.ExitStack() as held:
-        taken = [held.enter_context(connect(four_places)) for _ in range(4)]
-        for connection in taken:
-            send_head(connection, "POST", "/v1/ranking")
-        four_places.wait_for(4)
+        take_all(four_places, held)
         probe = held.enter_context(connect(four_places))
         for _ in range(5):
             late = held.enter_context(connect(four_places))
@@ -245,10 +250,7 @@ def test_a_probe_may_take_its_time(four_places: FourPlaces) -> None:
 
 def test_a_connection_for_health_is_one_for_all_when_there_is_room(four_places: FourPlaces) -> None:
     with contextlib.ExitStack() as held:
-        taken = [held.enter_context(connect(four_places)) for _ in range(4)]
-        for connection in taken:
-            send_head(connection, "POST", "/v1/ranking")
-        four_places.wait_for(4)
+        taken = take_all(four_places, held)
         probe = held.enter_context(connect(four_places))
         send_head(probe, "GET", "/v1/health/live")
         assert status(probe) == 200
