@@ -1,7 +1,5 @@
 """KServe v2 over HTTP and gRPC, through Triton's own client library and as raw bytes."""
 
-import json
-import struct
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +16,17 @@ with warnings.catch_warnings():
     import tritonclient.http as triton_http
     from tritonclient.utils import InferenceServerException
 
-from checks.ports import free_port
 from server.kserve.messages import Messages
 from tests.server.conftest import Server
+from tests.server.surfaces.kserve_requests import (
+    RANK,
+    assert_refused,
+    binary,
+    elements,
+    send,
+)
 
-RANK = "nvidia_llama_nemotron_rerank_1b_v2"
 EMBED = "nvidia_llama_nemotron_embed_1b_v2"
-INFER = f"/v2/models/{RANK}/infer"
 QUERY, PASSAGES = "which one?", ["first", "second, a little longer", "ünï 𝔠ode"]
 MAX_TOKENS = 200  # of the mock server, see conftest
 HTTP, GRPC = "http", "grpc"
@@ -246,28 +248,6 @@ def test_no_more_is_unpacked_than_may_be(
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"shape": [65], "data": ["a", 5]}, "RERANK_MAX_PASSAGES"),
-        ({"data": ["a", "b", "c", 5]}, "found more elements"),
-        ({"data": ["a", [], "b"]}, "nested as the shape is"),
-    ],
-)
-def test_no_more_json_is_walked_than_may_be(
-    client: httpx.Client, changes: dict[str, Any], message: str
-) -> None:
-    assert message in assert_refused(client.post(INFER, json=body(**changes)))
-
-
-def test_no_input_is_looked_at_behind_one_that_does_not_belong(client: httpx.Client) -> None:
-    query, passage = body()["inputs"]
-    broken = {**passage, "shape": [5, 5]}
-    for more, message in (({**query, "name": "other"}, "another input"), (query, "query twice")):
-        response = client.post(INFER, json={"inputs": [query, more, broken]})
-        assert message in assert_refused(response)
-
-
-@pytest.mark.parametrize(
     ("end", "wish"),
     [
         ("outputs", {"classification": {"int64_param": 2}}),
@@ -383,194 +363,7 @@ def test_a_model_has_nvidia_s_names_too(triton: Any) -> None:
         assert one.client.is_model_ready(name)
 
 
-# Raw HTTP
-
-
-def body(**changes: Any) -> dict[str, Any]:
-    passage = {"name": "passage", "shape": [2, 1], "datatype": "BYTES", "data": ["a", "b"]}
-    query = {"name": "query", "shape": [1, 1], "datatype": "BYTES", "data": [["q"]]}
-    return {"inputs": [query, {**passage, **changes}]}
-
-
-def assert_refused(response: httpx.Response, status: int = 400) -> str:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert set(response.json()) == {"error"}
-    return str(response.json()["error"])
-
-
-@pytest.mark.parametrize("data", [["a", "b"], [["a"], ["b"]]])
-@pytest.mark.parametrize("shape", [[2], [2, 1]])
-def test_data_may_be_flat_or_nested(
-    client: httpx.Client, data: list[Any], shape: list[int]
-) -> None:
-    response = client.post(INFER, json=body(data=data, shape=shape))
-    assert response.status_code == 200, response.text
-    outputs = {output["name"]: output for output in response.json()["outputs"]}
-    assert outputs["logit"]["shape"] == [2, 1]
-    assert len(outputs["logit"]["data"]) == 2
-    assert outputs["token_count"]["datatype"] == "INT32"
-
-
-@pytest.mark.parametrize("path", [INFER, f"/v2/models/{RANK}/versions/1/infer"])
-def test_versions(client: httpx.Client, path: str) -> None:
-    assert client.post(path, json=body()).json()["model_version"] == "1"
-    assert_refused(client.post(path.replace("/infer", "/nothing"), json=body()), 404)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"shape": [3, 1]},
-        {"shape": [1, 2]},
-        {"shape": [2, 1, 1]},
-        {"shape": []},
-        {"shape": [0]},
-        {"shape": [-1, 1]},
-        {"shape": [2**62, 1]},
-        {"shape": ["2"]},
-        {"shape": None},
-        {"datatype": "FP32"},
-        {"datatype": "bytes"},
-        {"datatype": 5},
-        {"data": None},
-        {"data": "a"},
-        {"data": ["a", 2]},
-        {"data": ["a", None]},
-        {"data": [[["a"]], [["b"]]]},
-        {"data": [], "shape": [0, 1]},
-        {"name": 5},
-        {"parameters": {"binary_data_size": 3}},
-        {"parameters": {"binary_data_size": -1}},
-        {"parameters": {"binary_data_size": "3"}},
-        {"parameters": {"binary_data_size": True}},
-        {"parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 8}},
-        {"parameters": []},
-    ],
-)
-def test_a_wrong_tensor(client: httpx.Client, changes: dict[str, Any]) -> None:
-    assert_refused(client.post(INFER, json=body(**changes)))
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"outputs": [{"name": "scores"}]},
-        {"outputs": [{"name": "logit"}, {"name": "logit"}]},
-        {"outputs": [{"name": "logit", "parameters": {"classification": 2}}]},
-        {"outputs": [{"name": "logit", "parameters": {"shared_memory_region": "r"}}]},
-        {"outputs": {}},
-        {"parameters": {"truncate": 5}},
-        {"parameters": "END"},
-        {"id": 5},
-        {"inputs": []},
-        {"inputs": [body()["inputs"][0]] * 2},
-    ],
-)
-def test_a_wrong_request(client: httpx.Client, more: dict[str, Any]) -> None:
-    assert_refused(client.post(INFER, json={**body(), **more}))
-
-
-def test_a_wrong_query_among_many_is_named(client: httpx.Client) -> None:
-    queries = {"name": "query", "shape": [3], "datatype": "BYTES", "data": ["q", "r", "q"]}
-    passages = {"name": "passage", "shape": [3], "datatype": "BYTES", "data": ["a", "b", " "]}
-    response = client.post(INFER, json={"inputs": [queries, passages]})
-    assert "passage[2]" in assert_refused(response)
-
-
-def elements(*texts: bytes) -> bytes:
-    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-
-
-def binary(raw: bytes, size: int | None = None, shape: int = 2) -> tuple[bytes, bytes]:
-    """The JSON and the raw tensor of a request whose passages come as bytes."""
-    changes = {"shape": [shape, 1], "parameters": {"binary_data_size": size or len(raw)}}
-    asked = body(**changes)
-    del asked["inputs"][1]["data"]
-    return json.dumps(asked).encode(), raw
-
-
-def send(client: httpx.Client, head: bytes, raw: bytes, length: str | None) -> httpx.Response:
-    headers = {"content-type": "application/octet-stream"}
-    if length is not None:
-        headers["Inference-Header-Content-Length"] = length
-    return client.post(INFER, content=head + raw, headers=headers)
-
-
-def test_binary_inputs(client: httpx.Client) -> None:
-    head, raw = binary(elements(b"a", "bé".encode()))
-    assert send(client, head, raw, str(len(head))).status_code == 200
-
-
-@pytest.mark.parametrize("length", ["-1", "x", "", "1e3", "99999999", "9" * 30, "٣"])
-def test_a_header_length_that_is_none(client: httpx.Client, length: str) -> None:
-    head, raw = binary(elements(b"a", b"b"))
-    headers = {"Inference-Header-Content-Length": length.encode()}
-    response = client.post(INFER, content=head + raw, headers=headers)
-    assert_refused(response)
-
-
-@pytest.mark.parametrize("off", [-1, 1, 5])
-def test_a_header_length_that_is_wrong(client: httpx.Client, off: int) -> None:
-    head, raw = binary(elements(b"a", b"b"))
-    assert_refused(send(client, head, raw, str(len(head) + off)))
-
-
-@pytest.mark.parametrize(
-    ("raw", "size"),
-    [
-        (b"", 1),
-        (elements(b"a", b"b"), 4),
-        (elements(b"a", b"b"), 1000),
-        (elements(b"a", b"b") + b"x", None),
-        (elements(b"a", b"b") + b"\0\0", None),
-        (elements(b"a"), None),
-        (elements(b"a", b"b", b"c"), None),
-        (struct.pack("<I", 2**32 - 1) + b"a", None),
-        (struct.pack("<I", 100) + b"a", None),
-        (elements(b"a", b"\xff\xfe"), None),
-        (elements(b"a", b""), None),
-    ],
-)
-def test_raw_elements_that_do_not_fit(client: httpx.Client, raw: bytes, size: int | None) -> None:
-    head, tail = binary(raw, size)
-    assert_refused(send(client, head, tail, str(len(head))))
-
-
-def test_bytes_that_belong_to_no_input(client: httpx.Client) -> None:
-    head = json.dumps(body()).encode()
-    assert_refused(send(client, head, b"rest", str(len(head))))
-
-
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 5000])
-def test_bodies_that_are_no_request(client: httpx.Client, raw: bytes) -> None:
-    assert_refused(client.post(INFER, content=raw))
-
-
-@pytest.mark.parametrize("action", ["load", "unload"])
-def test_models_are_not_managed_here(client: httpx.Client, action: str) -> None:
-    url = f"/v2/repository/models/{RANK}/{action}"
-    given = {"parameters": {"config": "{}"}} if action == "load" else None
-    assert assert_refused(client.post(url, json=given))
-
-
-def test_unknown_routes_and_methods_speak_the_same_voice(client: httpx.Client) -> None:
-    assert_refused(client.get("/v2/nothing"), 404)
-    assert_refused(client.get("/v2/models/nobody"), 404)
-    assert_refused(client.get(INFER), 405)
-
-
 # Ports and keys
-
-
-def test_the_second_port_has_these_routes_alone(start: Any) -> None:
-    port = free_port()
-    server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_HTTP_TRITON_PORT": str(port)}).ready()
-    url = f"http://127.0.0.1:{port}"
-    assert httpx.post(url + INFER, json=body()).status_code == 200
-    assert httpx.get(f"{url}/v2/health/ready").status_code == 200
-    assert httpx.get(f"{url}/v1/models").status_code == 404
-    assert server.stop() == 0
 
 
 def test_a_port_that_is_taken_is_named(start: Any, mock_server: Server) -> None:
@@ -637,11 +430,3 @@ def test_calls_that_run_are_answered_before_the_end(start: Any, slow_directory: 
         assert server.stop() == 0
         assert answer.result().as_numpy("logit").shape == (12, 1)
     one.client.close()
-
-
-def test_a_caller_s_own_names_do_not_come_back(client: httpx.Client) -> None:
-    name = "secret-name" * 1000
-    for changes in ({"name": name}, {"name": name, "datatype": "FP32"}):
-        assert "secret" not in assert_refused(client.post(INFER, json=body(**changes)))
-    outputs = [{"name": name, "parameters": {"classification": 1}}]
-    assert "secret" not in assert_refused(client.post(INFER, json={**body(), "outputs": outputs}))
