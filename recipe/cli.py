@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(str(error))
         return 1
     except ModuleNotFoundError as error:
-        tell(f"the package {error.name} is not here; install the extra `recipe`")
+        extra = "ray" if error.name == "ray" else "recipe"
+        tell(f"the package {error.name} is not here; install the extra `{extra}`")
         return 1
     except KeyboardInterrupt:
         tell("interrupted; the same command goes on from here")

@@ -185,7 +185,8 @@ def _open_bare(
     if not any((directory / file).is_file() for _, file in ENGINES.values() if file):
         raise ArtifactError(
             f"found none of {MANIFEST_FILE}, model.onnx and model.plan in the directory; mount an "
-            "artifact written by rerank-export, or a directory with one of these and tokenizer/"
+            "artifact written by rerank-export, or a directory with tokenizer/ and one of these (a "
+            "model.engine is a plan: rename it to model.plan)"
         )
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
     own = load_target_profile(target) if target else None

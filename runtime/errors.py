@@ -3,7 +3,7 @@
     ServingError
     ├── InputRejected            the caller's texts cannot be scored; sending them again won't help
     │   ├── BlankInput           an empty or whitespace-only text
-    │   ├── ForbiddenText        a NUL character or a lone surrogate
+    │   ├── ForbiddenText        half of a surrogate pair
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
     │   ├── InputTypeWanted      the model embeds queries and passages differently

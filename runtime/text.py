@@ -344,8 +344,6 @@ def check_texts(query: str, passages: Sequence[str]) -> None:
 def _check_text(what: str, text: str) -> None:
     if not text or text.isspace():
         raise BlankInput(what)
-    if "\0" in text:
-        raise ForbiddenText(what, "a NUL character")
     try:
         text.encode()
     except UnicodeEncodeError:

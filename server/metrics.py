@@ -40,6 +40,7 @@ from runtime.postprocess import EngineCall, Timing
 from runtime.profile import Kind
 from server.errors import NotReady, ReloadRuns
 from server.machine import Gpu, Gpus, Processors, memory_bytes
+from server.names import TRITON_VERSION, triton_name
 from server.tally import OUTCOMES
 
 if TYPE_CHECKING:
@@ -233,7 +234,8 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
         "nv_inference_request_failure", "Requests not answered", labels=[*labels, "reason"]
     )
     for one in served:
-        known = [one.model.info.model_id, one.model.info.version]
+        # As Triton labels them: what the model is called there.
+        known = [triton_name(one.name), TRITON_VERSION]
         stats, tally = one.stats(), one.tally
         values = {
             "request_success": tally.answered,

@@ -1,5 +1,6 @@
 """Model names that a NIM client may use for what is served."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from runtime.profile import Kind
@@ -20,6 +21,8 @@ NIM_IDS: Mapping[Kind, tuple[str, ...]] = {
     ),
 }
 
+# The one version that Triton's names have here.
+TRITON_VERSION = "1"
 # The hosted service's organisation, which its paths always name.
 _ORG = "nvidia"
 
@@ -38,6 +41,11 @@ class AcceptedNames:
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _plain(name) in self._names
+
+
+def triton_name(name: str) -> str:
+    """As NIM 1.x names its Triton models: every other character is an underscore."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name)
 
 
 def _plain(name: str) -> str:

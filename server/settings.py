@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from runtime.errors import ServingError
+from runtime.profile import Kind
 from server.variables import (
     NVIDIA_ONNX_PROFILES,
     OPTIONS,
@@ -21,10 +22,9 @@ from server.variables import (
     asks_for_nothing,
 )
 
-# NVIDIA's reranker has max_batch_size 64 in its Triton configuration.
-_MODEL_MAX_BATCH = 64
-# Inputs of one embedding request where nothing is set.
-_EMBED_MAX_INPUTS = 30
+# max_batch_size of NVIDIA's models in their Triton configuration; texts of one request where
+# nothing is set.
+MAX_BATCH_SIZES: Mapping[Kind, int] = {"rank": 64, "embed": 30}
 # What NVIDIA's compose file sets where nobody chose a key.
 _DUMMY_KEY = "ngcapikey"
 _SHOWN_CHARACTERS = 80
@@ -77,8 +77,8 @@ class Settings:
     served_name: str | None = None
     model_version: str | None = None
     max_rows: int | None = None
-    max_passages: int = _MODEL_MAX_BATCH
-    embed_max_inputs: int = _EMBED_MAX_INPUTS
+    max_passages: int = MAX_BATCH_SIZES["rank"]
+    embed_max_inputs: int = MAX_BATCH_SIZES["embed"]
     max_tokens: int | None = None
     cache_dir: Path | None = None
     gpu_memory_bytes: int | None = None
@@ -302,7 +302,7 @@ def _assemble(
         values = {"host": bind[0], "port": bind[1], **values}
     rows = values.get("max_rows")
     if isinstance(rows, int):
-        values.setdefault("max_passages", min(_MODEL_MAX_BATCH, rows))
+        values.setdefault("max_passages", min(MAX_BATCH_SIZES["rank"], rows))
         values.setdefault("embed_max_inputs", rows)
     timeout_s = values.get("request_timeout_s")
     if isinstance(timeout_s, int):

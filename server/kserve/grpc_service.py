@@ -24,6 +24,7 @@ from runtime.errors import (
     EngineError,
     InputRejected,
     Overloaded,
+    TooLate,
     Unavailable,
 )
 from server.auth import Keys
@@ -46,7 +47,6 @@ from server.kserve.models import (
     EXTENSIONS,
     PLATFORM,
     SERVER_NAME,
-    VERSION,
     KserveModel,
     all_models,
     find,
@@ -54,6 +54,7 @@ from server.kserve.models import (
 from server.kserve.tensors import Declared, Output, TextTensor, from_elements, from_raw
 from server.logs import current_request
 from server.metadata import version
+from server.names import TRITON_VERSION
 from server.observe import ids_of
 from server.protocol import GRPC_SHARE, most_connections
 from server.service import Service
@@ -109,13 +110,17 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
     ClientGone: grpc.StatusCode.CANCELLED,
     UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     RequestRefused: grpc.StatusCode.INVALID_ARGUMENT,
-    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooLate: grpc.StatusCode.RESOURCE_EXHAUSTED,  # sent again it is as late
+    Overloaded: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     ArtifactError: grpc.StatusCode.INTERNAL,
     EngineError: grpc.StatusCode.INTERNAL,
     Exception: grpc.StatusCode.INTERNAL,
 }
+# How Triton begins its refusals when a queue is full, in this status: nv-ingest sends again what is
+# refused in these words, and gives up on everything else.
+_QUEUE_FULL = "Exceeds maximum queue size"
 _PARAMETER_FIELDS = ("bool_param", "int64_param", "string_param", "double_param", "uint64_param")
 
 Answer = Callable[[Any, Call], Awaitable[Any]]
@@ -208,7 +213,7 @@ class GrpcServer:
                 code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
                 failure = explain(error, self._service.settings)
                 context.set_trailing_metadata(tuple({**told, **failure.headers}.items()))
-                await context.abort(code, failure.message)
+                await context.abort(code, _said(code, error, failure.message))
             finally:
                 seconds = time.monotonic() - began
                 self._service.metrics.observe(f"grpc {name}", code.name, seconds)
@@ -311,7 +316,7 @@ class GrpcServer:
         tensor = self._messages["TensorMetadata"]
         return self._messages["ModelMetadataResponse"](
             name=model.name,
-            versions=[VERSION],
+            versions=[TRITON_VERSION],
             platform=PLATFORM,
             inputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.inputs],
             outputs=[
@@ -337,7 +342,7 @@ class GrpcServer:
             name=model.name,
             platform=PLATFORM,
             backend=PLATFORM,
-            max_batch_size=model.limit.texts,
+            max_batch_size=model.max_batch_size,
             dynamic_batching=self._messages["ModelDynamicBatching"](),
             **ends,
         )
@@ -356,7 +361,7 @@ class GrpcServer:
         duration = self._messages["StatisticDuration"]
         return self._messages["ModelStatistics"](
             name=model.name,
-            version=VERSION,
+            version=TRITON_VERSION,
             last_inference=found.last_inference_ms,
             inference_count=found.inference_count,
             execution_count=found.execution_count,
@@ -369,7 +374,9 @@ class GrpcServer:
         index = self._messages["ModelIndex"]
         models = all_models(call.service)
         return self._messages["RepositoryIndexResponse"](
-            models=[index(name=model.name, version=VERSION, state="READY") for model in models]
+            models=[
+                index(name=model.name, version=TRITON_VERSION, state="READY") for model in models
+            ]
         )
 
     async def _repository_model_load(self, request: Any, call: Call) -> Any:
@@ -385,7 +392,7 @@ class GrpcServer:
         outputs = await infer(call, model, tensors, _parameters(request), wanted)
         return self._messages["ModelInferResponse"](
             model_name=model.name,
-            model_version=VERSION,
+            model_version=TRITON_VERSION,
             id=request.id,
             outputs=[self._output(output) for output in outputs],
             raw_output_contents=[output.raw() for output in outputs],
@@ -408,6 +415,11 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
         service, _, name = details.method.lstrip("/").partition("/")
         known = service == _SERVICE and name in self._handlers
         return self._handlers[name if known else _OTHER]
+
+
+def _said(code: grpc.StatusCode, error: Exception, message: str) -> str:
+    full = isinstance(error, Overloaded) and code is grpc.StatusCode.UNAVAILABLE
+    return f"{_QUEUE_FULL}: {message}" if full else message
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

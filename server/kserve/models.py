@@ -3,15 +3,15 @@
 Tensor names are those of NVIDIA's retrieval NIMs.
 """
 
-import re
 from dataclasses import dataclass
 
 from runtime.profile import Kind
 from server.call import Limit, limit_of
 from server.errors import UnknownModel
+from server.names import TRITON_VERSION, triton_name
 from server.service import Served, Service
+from server.settings import MAX_BATCH_SIZES
 
-VERSION = "1"
 SERVER_NAME = "open-rerank"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 PLATFORM = "open_rerank"
@@ -46,13 +46,17 @@ class Duration:
 
 @dataclass(frozen=True)
 class KserveModel:
-    """One served model under its public name; one request to it may hold `limit` rows."""
+    """One served model under its public name; one request to it may hold `limit` rows.
+
+    `max_batch_size` is what its configuration tells: rows that a client puts into one request.
+    """
 
     name: str
     kind: Kind
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
     limit: Limit
+    max_batch_size: int
     served: Served
 
     def statistics(self) -> "Statistics":
@@ -80,17 +84,12 @@ def find(service: Service, name: str, version: str | None) -> KserveModel:
     """The model of that name. Raises NotReady or UnknownModel."""
     models = all_models(service)
     for model in models:
-        names = {public_name(known) for known in model.served.accepted_names}
-        if name == model.name or public_name(name) in names:
-            if version in (None, "", VERSION):
+        names = {triton_name(known) for known in model.served.accepted_names}
+        if name == model.name or triton_name(name) in names:
+            if version in (None, "", TRITON_VERSION):
                 return model
-            raise UnknownModel(f"version {VERSION} or none")
+            raise UnknownModel(f"version {TRITON_VERSION} or none")
     raise UnknownModel(" or ".join(model.name for model in models))
-
-
-def public_name(name: str) -> str:
-    """As NIM 1.x names its Triton models: every other character is an underscore."""
-    return re.sub(r"[^A-Za-z0-9]", "_", name)
 
 
 def _model(service: Service, served: Served) -> KserveModel:
@@ -110,8 +109,12 @@ def _model(service: Service, served: Served) -> KserveModel:
             TensorFacts("token_count", "INT32", (-1,)),
             TensorFacts("embeddings", "FP32", (-1, info.dimensions or -1)),
         )
-    limit = limit_of(service.settings, info.kind)
-    return KserveModel(public_name(served.name), info.kind, inputs, outputs, limit, served)
+    settings = service.settings
+    limit = limit_of(settings, info.kind)
+    # Not the limit: nv-ingest fills every request up to this number, and rows of several requests
+    # share engine calls anyway.
+    rows = min(limit.texts, settings.max_rows or MAX_BATCH_SIZES[info.kind])
+    return KserveModel(triton_name(served.name), info.kind, inputs, outputs, limit, rows, served)
 
 
 def _statistics(served: Served) -> Statistics:

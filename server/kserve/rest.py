@@ -11,8 +11,9 @@ from msgspec import UNSET, Meta, UnsetType
 from server.call import Limit
 from server.errors import NotValid
 from server.kserve.inference import whole_number
-from server.kserve.models import VERSION, KserveModel, TensorFacts
+from server.kserve.models import KserveModel, TensorFacts
 from server.kserve.tensors import Declared, Output, TextTensor, from_json, from_raw
+from server.names import TRITON_VERSION
 
 # Bytes of JSON before the raw tensors.
 HEADER_LENGTH = "inference-header-content-length"
@@ -217,7 +218,7 @@ def write_reply(
             data = output.values.ravel().tolist()
             replies.append(OutputReply(output.name, output.datatype, shape, data=data))
     told = UNSET if request.id is None else request.id
-    head = _ENCODER.encode(InferReply(model.name, VERSION, replies, id=told))
+    head = _ENCODER.encode(InferReply(model.name, TRITON_VERSION, replies, id=told))
     headers = {HEADER_LENGTH: str(len(head))} if tail else {}
     return b"".join([head, *tail]), headers
 
@@ -237,7 +238,7 @@ def model_statistics(model: KserveModel) -> ModelStatistics:
     found = model.statistics()
     return ModelStatistics(
         name=model.name,
-        version=VERSION,
+        version=TRITON_VERSION,
         last_inference=found.last_inference_ms,
         inference_count=found.inference_count,
         execution_count=found.execution_count,

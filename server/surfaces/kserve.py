@@ -13,7 +13,7 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 
 from runtime.errors import InputTooLong, ModelClosed
-from server.errors import AnyRequest, Failure, Spoken
+from server.errors import AnyRequest, Failure, NotReady, Spoken
 from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import Wanted, infer
 from server.kserve.managing import NotManaged, reload
@@ -21,7 +21,6 @@ from server.kserve.models import (
     EXTENSIONS,
     PLATFORM,
     SERVER_NAME,
-    VERSION,
     KserveModel,
     all_models,
     find,
@@ -45,6 +44,7 @@ from server.kserve.rest import (
     write_reply,
 )
 from server.metadata import version as software_version
+from server.names import TRITON_VERSION
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
@@ -98,7 +98,7 @@ class KserveRoutes(Controller):
         """A model's inputs and outputs."""
         found = _named(request, service)
         inputs, outputs = ([tensor_reply(t) for t in end] for end in (found.inputs, found.outputs))
-        return Response(ModelReply(found.name, [VERSION], PLATFORM, inputs, outputs))
+        return Response(ModelReply(found.name, [TRITON_VERSION], PLATFORM, inputs, outputs))
 
     @get(_versioned("/ready"))
     async def ready(
@@ -108,6 +108,8 @@ class KserveRoutes(Controller):
         _named(request, service)
         if service.stopping:
             raise ModelClosed
+        if not service.ready:
+            raise NotReady
         return Response(b"", media_type="text/plain")
 
     @get(_versioned("/config"))
@@ -121,7 +123,7 @@ class KserveRoutes(Controller):
                 name=found.name,
                 platform=PLATFORM,
                 backend=PLATFORM,
-                max_batch_size=found.limit.texts,
+                max_batch_size=found.max_batch_size,
                 input=[config_tensor(t) for t in found.inputs],
                 output=[config_tensor(t) for t in found.outputs],
                 dynamic_batching={},
@@ -149,7 +151,7 @@ class KserveRoutes(Controller):
         if body := await exchange.body():
             exchange.decode(_INDEX_DECODER, body)
         models = all_models(service)
-        return Response([IndexEntry(model.name, VERSION, "READY", "") for model in models])
+        return Response([IndexEntry(model.name, TRITON_VERSION, "READY", "") for model in models])
 
     @post("/v2/repository/models/{model:str}/load", status_code=200)
     async def load(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
@@ -198,7 +200,7 @@ _RANK_EXAMPLE = {
 }
 _RANK_REPLY = {
     "model_name": "nvidia_llama_nemotron_rerank_1b_v2",
-    "model_version": VERSION,
+    "model_version": TRITON_VERSION,
     "outputs": [
         {"name": "index", "datatype": "INT32", "shape": [2, 1], "data": [0, 1]},
         {"name": "logit", "datatype": "FP32", "shape": [2, 1], "data": [0.47, -0.65]},
@@ -212,7 +214,7 @@ _SERVER_REPLY = {
 }
 _METADATA_REPLY = {
     "name": "nvidia_llama_nemotron_embed_1b_v2",
-    "versions": [VERSION],
+    "versions": [TRITON_VERSION],
     "platform": PLATFORM,
     "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1, 1]}],
     "outputs": [
@@ -236,7 +238,7 @@ _STATISTICS_REPLY = {
     "model_stats": [
         {
             "name": "nvidia_llama_nemotron_rerank_1b_v2",
-            "version": VERSION,
+            "version": TRITON_VERSION,
             "last_inference": 1700000000000,
             "inference_count": 24,
             "execution_count": 3,
@@ -249,7 +251,7 @@ _STATISTICS_REPLY = {
 _INDEX_REPLY = [
     {
         "name": "nvidia_llama_nemotron_rerank_1b_v2",
-        "version": VERSION,
+        "version": TRITON_VERSION,
         "state": "READY",
         "reason": "",
     }
@@ -273,7 +275,7 @@ def _of_a_model(method: str, tail: str, summary: str, **told: Any) -> list[Opera
             method,
             versioned,
             f"{summary}, by version",
-            parameters={**_MODEL, "v": VERSION},
+            parameters={**_MODEL, "v": TRITON_VERSION},
             **told,
         ),
     ]

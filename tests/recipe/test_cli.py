@@ -4,7 +4,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
+
+from recipe import cli
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -81,3 +84,16 @@ def test_wrong_usage_is_2(rerank: Rerank) -> None:
         done = rerank("score", "in.jsonl", "out.jsonl", "--rank", ".", "--workers", workers)
         assert done.returncode == 2
         assert "wanted a whole number from 1" in done.stderr or "expected one" in done.stderr
+
+
+@pytest.mark.parametrize(("package", "extra"), [("ray", "ray"), ("torch", "recipe")])
+def test_a_missing_package_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str, extra: str
+) -> None:
+    def fail(_: object) -> int:
+        raise ModuleNotFoundError(name=package)
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["run"]) == 1
+    told = f"the package {package} is not here; install the extra `{extra}`"
+    assert told in capsys.readouterr().err

@@ -76,6 +76,7 @@ def test_not_ready_while_the_engine_is_away(start: Start, tmp_path: Path) -> Non
     assert refused.headers["retry-after"]
     assert server.get("/v1/health/ready").status_code == 503
     assert server.get("/v2/health/ready").status_code == 503
+    assert server.get("/v2/models/nvidia_llama_nemotron_rerank_1b_v2/ready").status_code == 503
     assert server.get("/health").json()["status"] == "failed"
     # A restart would not bring the other process back.
     assert server.get("/v1/health/live").status_code == 200

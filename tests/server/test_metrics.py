@@ -166,7 +166,7 @@ def test_the_counters_add_up_under_load(start: Any, slow_directory: Path) -> Non
     assert total(found, 'rerank_stage_seconds_count{kind="rank",stage="queue"}') == statuses[200]
     assert found['rerank_texts_total{kind="rank"}'] == 8 * statuses[200]
     assert server.rank(nan).status_code == 500
-    failure = 'nv_inference_request_failure{model="nvidia/llama-nemotron-rerank-1b-v2",reason='
+    failure = 'nv_inference_request_failure{model="nvidia_llama_nemotron_rerank_1b_v2",reason='
     after = values(server.get("/v1/metrics").text)
     assert [v for s, v in after.items() if s.startswith(failure + '"BACKEND"')] == [1.0]
 

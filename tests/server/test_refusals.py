@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
 
 from checks.ports import free_port
 from runtime import errors
@@ -95,19 +96,26 @@ def test_full_queues_and_passed_deadlines(start: Start, slow_directory: Path) ->
         assert first.is_alive()
     assert httpx.post(url, json=body(*[50] * 64)).status_code == 503
     with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-        texts = ["x" * 40] * 60
-        with pytest.raises(tritonclient.grpc.InferenceServerException, match="EXHAUSTED"):
-            client.infer("llama_3_2_nv_rerankqa_1b_v2", tensors(texts))
+        rows = tensors([f"{n:050}" for n in range(64)])
+        # nv-ingest asks again when it finds these words in this status.
+        with pytest.raises(InferenceServerException, match="Exceeds maximum queue size") as full:
+            client.infer("llama_3_2_nv_rerankqa_1b_v2", rows)
+        assert full.value.status() == "StatusCode.UNAVAILABLE"
     first.join()
     assert statuses == [504]
     assert refusals(server) == {"full": 2, "expired": 1}
     # Now the speed is known: what cannot be in time is refused before it is begun.
     assert httpx.post(url, json=body(*[50] * 64), timeout=20).status_code == 503
     assert refusals(server) == {"full": 2, "expired": 1, "deadline": 1}
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        with pytest.raises(InferenceServerException, match="longer than the request") as late:
+            client.infer("llama_3_2_nv_rerankqa_1b_v2", rows)
+        assert late.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+    assert refusals(server) == {"full": 2, "expired": 1, "deadline": 2}
     found = values(server.get("/v1/metrics").text)
-    assert outcomes(found) == {"answered": 0, "failed": 1, "cancelled": 0, "refused": 3}
+    assert outcomes(found) == {"answered": 0, "failed": 1, "cancelled": 0, "refused": 4}
     received, counted = sums(found)
-    assert received == counted == 4
+    assert received == counted == 5
 
 
 def tensors(texts: list[str]) -> list[Any]:

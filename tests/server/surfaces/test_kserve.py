@@ -125,6 +125,19 @@ def test_metadata_and_configuration(triton: Any, transport: str) -> None:
 
 
 @BOTH
+def test_a_batch_is_nvidia_s_whatever_a_request_may_hold(start: Any, transport: str) -> None:
+    """nv-ingest fills its requests up to max_batch_size: thousands of texts take too long."""
+    allowed = {"RERANK_MAX_PASSAGES": "512", "EMBED_MAX_INPUTS": "8192"}
+    for given, wanted in (({}, 64), ({"NIM_TRITON_MAX_BATCH_SIZE": "7"}, 7)):
+        server = start({"ENABLE_MOCK_INFERENCE": "1", **allowed, **given}).ready()
+        one = Triton(server, transport)
+        config = one.plain(one.client.get_model_config(RANK))
+        assert config.get("config", config)["max_batch_size"] == wanted
+        one.client.close()
+        server.end()
+
+
+@BOTH
 def test_the_repository_lists_both_models(triton: Any, transport: str) -> None:
     one = triton(transport)
     index = one.plain(one.client.get_model_repository_index())

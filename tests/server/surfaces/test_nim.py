@@ -195,8 +195,6 @@ MISFITS: list[tuple[dict[str, Any], tuple[str | int, ...]]] = [
     (body("p", query=" \n\t"), ("query", "text")),
     (body("p", "", "p"), ("passages", 1, "text")),
     (body("p", "\u2003"), ("passages", 1, "text")),
-    (body("p", "a\0b"), ("passages", 1, "text")),
-    (body("p", query="a\0b"), ("query", "text")),
     (body("p", model=3), ("model",)),
     (body("p", truncate="end"), ("truncate",)),
     (body("p", truncate="MIDDLE"), ("truncate",)),
@@ -261,6 +259,12 @@ def test_odd_but_valid_bodies(client: httpx.Client, raw: bytes) -> None:
     assert client.post("/v1/ranking", content=raw, headers=JSON).status_code == 200
 
 
+def test_a_text_may_hold_nul(client: httpx.Client) -> None:
+    """As texts taken out of PDF files do; tokenizers read it as any character."""
+    response = client.post("/v1/ranking", json=body("p", "a\0b", query="q\0"))
+    assert len(response.json()["rankings"]) == 2
+
+
 @pytest.mark.parametrize("mark", ["Zq7secret", "<script>", "{query}"])
 def test_the_input_is_never_echoed(client: httpx.Client, mark: str) -> None:
     attempts: list[dict[str, Any]] = [
@@ -270,7 +274,7 @@ def test_the_input_is_never_echoed(client: httpx.Client, mark: str) -> None:
         body("p", **{mark: 1}, query=" "),
         {"query": mark, "passages": []},
         {mark: mark},
-        body(mark + "\0"),
+        body(mark, " "),
     ]
     for attempt in attempts:
         response = client.post("/v1/ranking", json=attempt)
