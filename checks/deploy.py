@@ -39,9 +39,8 @@ def main() -> int:
             f"found no {', '.join(missing)}; Debian has them in kubernetes-client and prometheus"
         )
     for overlay in ("base", "embedding", "gpu"):
-        _manifests(
-            overlay, list(yaml.safe_load_all(_run("kubectl", "kustomize", _overlay(overlay))))
-        )
+        _manifests(overlay, _built(_overlay(overlay)))
+        _composed(overlay)
     print(_run("promtool", "check", "rules", str(RULES)).strip())
     print(_run("promtool", "test", "rules", str(RULES.with_name("alerts_test.yaml"))).strip())
     _chart()
@@ -56,6 +55,10 @@ def _overlay(name: str) -> str:
     return str(DEPLOY / "kubernetes" / name)
 
 
+def _built(folder: str) -> list[Any]:
+    return list(yaml.safe_load_all(_run("kubectl", "kustomize", folder)))
+
+
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -66,20 +69,43 @@ def _run(*command: str) -> str:
 def _manifests(overlay: str, built: list[Any]) -> None:
     """Everything selects the pods of its own deployment, and no others."""
     kinds = {document["kind"]: document for document in built}
-    assert set(kinds) == {
-        *("Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"),
-        "ServiceMonitor",
-    }, kinds
+    assert set(kinds) == {"Deployment", "Service", "PodDisruptionBudget"}, kinds
     name = kinds["Deployment"]["metadata"]["name"]
     assert {document["metadata"]["name"] for document in built} == {name}
-    labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    pod = kinds["Deployment"]["spec"]["template"]
+    labels = pod["metadata"]["labels"]
     assert kinds["Service"]["spec"]["selector"] == labels
-    for kind in ("Deployment", "PodDisruptionBudget", "ServiceMonitor"):
+    for kind in ("Deployment", "PodDisruptionBudget"):
         assert kinds[kind]["spec"]["selector"]["matchLabels"] == labels, kind
-    assert kinds["Service"]["metadata"]["labels"] == labels  # what a ServiceMonitor looks at
-    assert kinds["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == name
-    image = kinds["Deployment"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    (server,) = pod["spec"]["containers"]
+    volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
+    assert set(mounts) == volumes
+    # Only the CPU's image of `make build` has a model inside.
+    assert mounts.get("model") == (None if overlay == "base" else "/opt/model"), mounts
+    image = server["image"]
     print(f"kubectl kustomize {overlay}: {len(built)} resources, {name}, image {image}")
+
+
+def _composed(overlay: str) -> None:
+    """As a cluster's own kustomization has it: an image to pull, both components."""
+    image = "registry.example.com/open-rerank"
+    with tempfile.TemporaryDirectory(dir=DEPLOY / "kubernetes") as folder:
+        own = {
+            "resources": [f"../{overlay}"],
+            "components": ["../monitor", "../autoscaler"],
+            "images": [{"name": "open-rerank", "newName": image}],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(json.dumps(own))  # JSON is YAML
+        kinds = {document["kind"]: document for document in _built(folder)}
+    deployment = kinds["Deployment"]
+    (server,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert server["image"].startswith(f"{image}:"), server["image"]
+    assert "replicas" not in deployment["spec"]
+    scaled = kinds["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert scaled["name"] == deployment["metadata"]["name"], scaled
+    looked_for = kinds["ServiceMonitor"]["spec"]["selector"]["matchLabels"]
+    assert looked_for.items() <= kinds["Service"]["metadata"]["labels"].items(), looked_for
 
 
 def _chart() -> None:
@@ -87,10 +113,23 @@ def _chart() -> None:
         print("helm is not installed: the chart was read by the tests, not rendered")
         return
     chart = str(DEPLOY / "helm" / "open-rerank")
-    built = yaml.safe_load_all(_run("helm", "template", "here", chart))
-    kinds = [document["kind"] for document in built if document]
-    assert kinds == ["Deployment", "Service", "PodDisruptionBudget"], kinds
+    kinds = _rendered(chart)
+    assert set(kinds) == {"Deployment", "Service", "PodDisruptionBudget"}, kinds
+    given = ("tls.secretName=pair", "serviceMonitor.enabled=true", "serviceMonitor.labels.a=b")
+    secured = _rendered(chart, *(word for value in given for word in ("--set", value)))
+    assert secured["ServiceMonitor"]["spec"]["endpoints"][0]["scheme"] == "https", secured
+    theirs = "nimOperator.rerankqa.image.repository=nvcr.io/nim/nvidia/reranker"
+    command = ["helm", "template", "here", chart, "--set", theirs]
+    assert subprocess.run(command, capture_output=True, check=False).returncode
+    over = str(DEPLOY / "helm" / "nv-ingest.yaml")
+    assert set(_rendered(chart, "--values", over)) == set(kinds)
     print(f"helm template: {', '.join(kinds)}")
+
+
+def _rendered(chart: str, *options: str) -> dict[str, Any]:
+    """Kind → what helm makes of the chart's reranker."""
+    built = yaml.safe_load_all(_run("helm", "template", "here", chart, *options))
+    return {document["kind"]: document for document in built if document}
 
 
 def _page(page: bytes) -> None:

@@ -82,6 +82,8 @@ REFUSALS: Mapping[type[BaseException], str] = {
     EngineAway: "engine_away",
     Unavailable: "other",
 }
+# Statuses of the server's own faults; 503 and 504 are what a busy server answers.
+_FIRST_FAULT, _NO_FAULTS, _GRPC_FAULT = 500, (503, 504), "INTERNAL"
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _STAGE_BUCKETS_S = (0.0005, 0.001, 0.0025, *_LATENCY_BUCKETS_S)
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -152,6 +154,14 @@ class Metrics:
         for kind in get_args(Kind):
             for result in ("done", "failed"):
                 self._reloads.labels(kind, result)
+        self._faults = Counter(
+            "rerank_server_faults",
+            "Requests answered with a fault of the server: HTTP's 5xx but 503 and 504, INTERNAL",
+            ["protocol"],
+            registry=self._registry,
+        )
+        for protocol in ("http", "grpc"):
+            self._faults.labels(protocol)
         self._registry.register(_Models(served))
         self._registry.register(_Machine())
 
@@ -160,6 +170,10 @@ class Metrics:
         of HTTP or the name of gRPC's."""
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
+        if status == _GRPC_FAULT:
+            self._faults.labels("grpc").inc()
+        elif isinstance(status, int) and status >= _FIRST_FAULT and status not in _NO_FAULTS:
+            self._faults.labels("http").inc()
 
     def count_refusal(self, error: Exception) -> None:
         """Count an error that a caller is told, if it says to come again."""

@@ -19,6 +19,26 @@ KUBERNETES = DEPLOY / "kubernetes"
 CHART = DEPLOY / "helm" / "open-rerank"
 # Seconds: what a pod does before SIGTERM, and what closing a model may take after the drain.
 PRE_STOP_S, CLOSING_S = 5, 10
+# Seconds in which a plan is built, as Dockerfile.gpu's health check has it.
+PLAN_S = 1800
+
+
+# One model of nimOperator in nv-ingest's helm/values.yaml, release 26.3.
+NV_INGEST: dict[str, Any] = {
+    "enabled": False,
+    "image": {
+        "repository": "nvcr.io/nim/nvidia/llama-nemotron-rerank-1b-v2",
+        "tag": "1.10.0",
+        "pullPolicy": "IfNotPresent",
+        "pullSecrets": ["ngc-secret"],
+    },
+    "authSecret": "ngc-api",
+    "storage": {"pvc": {"create": True, "size": "50Gi", "volumeAccessMode": "ReadWriteOnce"}},
+    "replicas": 1,
+    "resources": {"limits": {"nvidia.com/gpu": 1}},
+    "expose": {"service": {"type": "ClusterIP", "port": 8000, "grpcPort": 8001}},
+    "env": [{"name": "NIM_HTTP_API_PORT", "value": "8000"}],
+}
 
 
 class ComposeLoader(yaml.SafeLoader):
@@ -33,14 +53,25 @@ def known(name: str) -> bool:
     return any(row.matches(name) and row.fate == "honoured" for row in VARIABLES)
 
 
-def base(kind: str) -> Any:
-    found = [yaml.safe_load(p.read_text()) for p in (KUBERNETES / "base").glob("*.yaml")]
+def manifest(kind: str) -> Any:
+    found = [yaml.safe_load(p.read_text()) for p in KUBERNETES.glob("*/*.yaml")]
     (one,) = [document for document in found if document["kind"] == kind]
     return one
 
 
 def containers(deployment: Any) -> Iterator[Any]:
     yield from deployment["spec"]["template"]["spec"]["containers"]
+
+
+def patched(overlay: str) -> dict[str, list[Any]]:
+    """Path → values that the overlay's patches put there."""
+    found: dict[str, list[Any]] = {}
+    for patch in yaml.safe_load((KUBERNETES / overlay / "kustomization.yaml").read_text())[
+        "patches"
+    ]:
+        for step in yaml.safe_load(patch["patch"]):
+            found.setdefault(step["path"], []).append(step.get("value"))
+    return found
 
 
 def test_every_resource_is_listed() -> None:
@@ -52,8 +83,8 @@ def test_every_resource_is_listed() -> None:
 
 
 def test_the_pod_speaks_of_ports_paths_and_variables_that_exist() -> None:
-    pod = base("Deployment")["spec"]["template"]["spec"]
-    (server,) = containers(base("Deployment"))
+    pod = manifest("Deployment")["spec"]["template"]["spec"]
+    (server,) = containers(manifest("Deployment"))
     settings = read_settings(
         {"ENABLE_MOCK_INFERENCE": "1", **{e["name"]: e["value"] for e in server["env"]}}
     )
@@ -76,35 +107,101 @@ def test_the_pod_speaks_of_ports_paths_and_variables_that_exist() -> None:
     assert server["securityContext"]["readOnlyRootFilesystem"]
     assert pod["securityContext"]["runAsNonRoot"]
 
+    assert not pod["enableServiceLinks"]  # a Service's variables may bear our names
+    resources = server["resources"]
+    assert resources["limits"]["cpu"] == resources["requests"]["cpu"]  # threads as cores
+
+
+def test_a_cluster_without_operators_takes_the_base() -> None:
+    listed = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())["resources"]
+    kinds = {yaml.safe_load((KUBERNETES / "base" / name).read_text())["kind"] for name in listed}
+    assert kinds == {"Deployment", "Service", "PodDisruptionBudget"}
+    assert manifest("Deployment")["spec"]["replicas"] == 2
+    assert patched("autoscaler") == {"/spec/replicas": [None]}  # removed, the autoscaler's to say
+
+
+def test_replicas_on_gpus_have_a_model_a_cache_and_time_to_build_a_plan(tmp_path: Path) -> None:
+    steps, container = patched("gpu"), "/spec/template/spec/containers/0"
+    mounts = {mount["name"]: mount for mount in steps[f"{container}/volumeMounts/-"]}
+    volumes = {volume["name"]: volume for volume in steps["/spec/template/spec/volumes/-"]}
+    env = {entry["name"]: entry["value"] for entry in steps[f"{container}/env/-"]}
+    read_settings({**env, "RERANK_MODEL_DIR": str(tmp_path), "NIM_CACHE_PATH": str(tmp_path)})
+    assert set(mounts) == set(volumes) == {"model", "cache"}
+    assert mounts["model"]["mountPath"] == "/opt/model"  # as the images' RERANK_MODEL_DIR
+    assert volumes["model"]["persistentVolumeClaim"]["readOnly"]
+    assert env == {
+        "NIM_MODEL_PROFILE": "auto",
+        "NIM_CACHE_PATH": mounts["cache"]["mountPath"],
+    }
+    assert steps["/spec/strategy/rollingUpdate"] == [{"maxSurge": 0, "maxUnavailable": 1}]
+    (server,) = containers(manifest("Deployment"))
+    (failures,) = steps[f"{container}/startupProbe/failureThreshold"]
+    assert failures * server["startupProbe"]["periodSeconds"] == PLAN_S
+
 
 def test_the_autoscaler_asks_for_what_the_adapter_gives() -> None:
-    scaler = base("HorizontalPodAutoscaler")["spec"]
+    scaler = manifest("HorizontalPodAutoscaler")["spec"]
     asked = {metric["pods"]["metric"]["name"] for metric in scaler["metrics"]}
     adapter = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())
     assert asked == {rule["name"]["as"] for rule in adapter["rules"]}
-    assert scaler["scaleTargetRef"]["name"] == base("Deployment")["metadata"]["name"]
+    assert scaler["scaleTargetRef"]["name"] == manifest("Deployment")["metadata"]["name"]
     assert scaler["minReplicas"] >= 2  # one may be drained
 
 
 def test_the_monitor_scrapes_a_port_of_the_service() -> None:
-    ports = {port["name"] for port in base("Service")["spec"]["ports"]}
-    (endpoint,) = base("ServiceMonitor")["spec"]["endpoints"]
+    ports = {port["name"] for port in manifest("Service")["spec"]["ports"]}
+    (endpoint,) = manifest("ServiceMonitor")["spec"]["endpoints"]
     assert endpoint["port"] in ports
     assert endpoint["path"] == "/v1/metrics"
+
+
+def test_every_compose_file_is_in_the_readme() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    for file in (DEPLOY / "compose").iterdir():
+        assert f"`compose/{file.name}`" in text
+
+
+def merged(under: Any, over: Any) -> Any:
+    """As helm lays one values file over another."""
+    if not isinstance(under, dict) or not isinstance(over, dict):
+        return over
+    return {**under, **{key: merged(under.get(key), value) for key, value in over.items()}}
 
 
 @pytest.mark.parametrize("model", ["rerankqa", "embedqa"])
 def test_the_charts_values_are_nv_ingests(model: str) -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())["nimOperator"][model]
-    # nv-ingest 26.3, helm/values.yaml, nimOperator.
-    assert set(values) == {
-        *("enabled", "image", "authSecret", "storage", "replicas", "nodeSelector"),
-        *("tolerations", "resources", "expose", "env"),
-    }
-    assert set(values["image"]) == {"repository", "tag", "pullPolicy", "pullSecrets"}
-    assert set(values["storage"]["pvc"]) >= {"create", "storageClass", "size", "volumeAccessMode"}
-    assert values["expose"]["service"] == {"type": "ClusterIP", "port": 8000, "grpcPort": 8001}
+    assert set(values) - set(NV_INGEST) == {"nodeSelector", "tolerations"}
+    assert not set(NV_INGEST) - set(values)
+    assert set(values["image"]) == set(NV_INGEST["image"])
+    assert set(values["storage"]["pvc"]) == {"create", "name"}
+    assert values["expose"] == NV_INGEST["expose"]
     assert all(known(entry["name"]) for entry in values["env"])
+    assert not refused(values)
+    assert values["resources"]["limits"]["cpu"] == values["resources"]["requests"]["cpu"]
+
+
+@pytest.mark.parametrize("model", ["rerankqa", "embedqa"])
+def test_nv_ingests_values_are_refused_until_what_differs_is_replaced(model: str) -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["nimOperator"][model]
+    differs = yaml.safe_load((CHART.parent / "nv-ingest.yaml").read_text())["nimOperator"][model]
+    theirs = merged(values, NV_INGEST)
+    assert refused(theirs)
+    both = merged(theirs, differs)
+    assert not refused(both)
+    assert both["image"]["repository"] == values["image"]["repository"]
+    assert both["enabled"] == values["enabled"]
+    assert both["resources"] == merged(values["resources"], {"limits": {"nvidia.com/gpu": 0}})
+    text = (CHART / "templates" / "servers.yaml").read_text()
+    assert '{{- if hasPrefix "nvcr.io/" $model.image.repository }}\n{{- fail ' in text
+    assert "{{- if $model.storage.pvc.create }}\n{{- fail " in text
+    assert "PersistentVolumeClaim" not in text
+
+
+def refused(values: Any) -> bool:
+    """Whether the chart's template fails for a model that is enabled with these values."""
+    foreign = values["image"]["repository"].startswith("nvcr.io/")
+    return bool(foreign or values["storage"]["pvc"]["create"])
 
 
 def test_the_chart_uses_values_that_exist_and_nothing_else() -> None:
@@ -119,16 +216,25 @@ def test_the_chart_uses_values_that_exist_and_nothing_else() -> None:
     assert text.count("{{- end }}") == len(re.findall(r"\{\{-? (?:range|if|with) ", text))
     for said in ("readinessProbe", "livenessProbe", "startupProbe", "preStop", "readOnlyRoot"):
         assert said in text
+    assert "enableServiceLinks: false" in text
+    assert text.count("port: http, scheme: {{ $scheme }}}") == text.count("httpGet:") == 3
+    named = re.findall(r'"name" "(\w+)"', text)
+    assert named == ["NIM_TLS_CERT_PATH", "NIM_TLS_KEY_PATH"]
+    assert all(known(name) for name in named)
+    for path in re.findall(r"\$\.Values\.(\w+\.\w+)", text):
+        top, key = path.split(".")
+        assert key in values[top], path
+    monitor = text.partition("{{- with $.Values.serviceMonitor }}")[2]
+    assert set(re.findall(r"(?:if|with|toYaml) \.(\w+)", monitor)) == set(values["serviceMonitor"])
 
 
 @pytest.mark.parametrize(
     ("file", "ports"),
     [
-        (
-            "nv-ingest",
-            {"reranker": (8015, 8016, 8017), "embedding": (8012, 8013, 8014)},
-        ),
-        ("rag-blueprint", {"nemotron-ranking-ms": (1976,), "nemotron-embedding-ms": (9080,)}),
+        ("nv-ingest-reranker", {"reranker": (8015, 8016, 8017)}),
+        ("nv-ingest-embedding", {"embedding": (8012, 8013, 8014)}),
+        ("rag-blueprint-reranker", {"nemotron-ranking-ms": (1976,)}),
+        ("rag-blueprint-embedding", {"nemotron-embedding-ms": (9080,)}),
     ],
 )
 def test_compose_files_replace_image_ports_and_environment(
@@ -145,3 +251,12 @@ def test_compose_files_replace_image_ports_and_environment(
         assert service["deploy"] is None
         assert all(known(variable) for variable in service["environment"])
         assert service["volumes"][0].endswith(":/opt/model:ro")
+        # Compose reads the whole file: what one service needs, nobody else may be asked for.
+        assert len(re.findall(r"\$\{\w+:\?", text)) == 1
+        assert f"-f {file}.yaml" in text
+        if probe := service.get("healthcheck"):
+            # In the container's shell; $$ is compose's way to leave it a $.
+            assert probe["test"] == [
+                "CMD-SHELL",
+                "curl -fk http$${NIM_TLS_CERT_PATH:+s}://localhost:8000/v1/health/ready",
+            ]

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics import GPU_METRICS
@@ -18,7 +19,7 @@ DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 OUTER = {"up": {"job"}}
 OUTER_LABELS = {"job", "instance", "namespace", "pod"}
 _SELECTOR = re.compile(r"(?<![\w$.])([a-z]\w+)(?:\{([^}]*)\})?(?=[\s\[)/>=]|$)")
-_WORDS = {"sum", "by", "rate", "increase", "max", "le", "or", "histogram_quantile"}
+_WORDS = {"sum", "by", "rate", "increase", "max", "le", "or", "histogram_quantile", "absent"}
 
 
 def alerts() -> Iterator[str]:
@@ -46,29 +47,53 @@ def panels() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[str]]]:
-    """Every metric of a server that has answered a request, and its labels."""
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Metric]]:
+    """What a server shows that has answered a request."""
     from tests.server.conftest import Server
 
     server = Server(tmp_path_factory.mktemp("served"), {"ENABLE_MOCK_INFERENCE": "1"}).ready()
     server.rank({"query": {"text": "q"}, "passages": [{"text": "p"}]})
+    yield list(text_string_to_metric_families(httpx.get(f"{server.url}/v1/metrics").text))
+    assert server.stop() == 0
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def known(page: list[Metric]) -> dict[str, set[str]]:
+    """Every metric of the page, and its labels."""
     found: dict[str, set[str]] = {name: set(labels) for name, labels in OUTER.items()}
-    for family in text_string_to_metric_families(httpx.get(f"{server.url}/v1/metrics").text):
+    for family in page:
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
     # This machine may have no GPU.
     found |= {nim: {"device_id"} for nim, _, _ in GPU_METRICS}
     found |= {triton: {"gpu_uuid"} for _, triton, _ in GPU_METRICS}
-    yield found
-    assert server.stop() == 0
-    server.end()
+    return found
+
+
+def selectors(expression: str) -> Iterator[tuple[str, str]]:
+    """Metrics, and the text of their matchers."""
+    bare = re.sub(r"\bby \([^)]*\)", "", expression)
+    for name, matchers in _SELECTOR.findall(bare):
+        if name not in _WORDS and not name.startswith("__"):
+            yield name, matchers
 
 
 def asked(expression: str) -> Iterator[tuple[str, set[str]]]:
-    bare = re.sub(r"\bby \([^)]*\)", "", expression)
-    for name, labels in _SELECTOR.findall(bare):
-        if name not in _WORDS and not name.startswith("__"):
-            yield name, set(re.findall(r"(\w+)\s*[=!]", labels))
+    for name, matchers in selectors(expression):
+        yield name, set(re.findall(r"(\w+)\s*[=!]", matchers))
+
+
+def matches(matchers: str, labels: Mapping[str, str]) -> bool:
+    """As Prometheus reads matchers, for labels that the page has."""
+    test = {
+        "=": str.__eq__,
+        "!=": str.__ne__,
+        "=~": lambda value, pattern: bool(re.fullmatch(pattern, value)),
+        "!~": lambda value, pattern: not re.fullmatch(pattern, value),
+    }
+    parts = re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', matchers)
+    return all(test[sign](labels.get(label, ""), wanted) for label, sign, wanted in parts)
 
 
 @pytest.mark.parametrize("source", [alerts, panels, adapted])
@@ -87,6 +112,32 @@ def test_every_metric_and_label_exists(known: dict[str, set[str]], source: Any) 
             for label in re.split(r",\s*", labels)
         }
         assert grouped <= set.union(*(known[name] for name, _ in selected)) | OUTER_LABELS
+
+
+def test_every_series_of_an_alert_is_there_before_its_first_event(page: list[Metric]) -> None:
+    """A counter that begins at 1 has no rate, and its first event is not noticed."""
+    samples = [sample for family in page for sample in family.samples]
+    for expression in alerts():
+        for name, matchers in selectors(expression):
+            if name not in OUTER:
+                assert any(s.name == name and matches(matchers, s.labels) for s in samples), name
+
+
+def test_the_alerts_know_the_job_that_the_operator_makes_of_our_services() -> None:
+    manifests = DEPLOY / "kubernetes"
+    monitor = yaml.safe_load((manifests / "monitor" / "servicemonitor.yaml").read_text())
+    service = yaml.safe_load((manifests / "base" / "service.yaml").read_text())
+    label = monitor["spec"]["jobLabel"]
+    job = service["metadata"]["labels"][label]
+    assert monitor["spec"]["selector"]["matchLabels"] == {label: job}
+    chart = (DEPLOY / "helm" / "open-rerank" / "templates" / "servers.yaml").read_text()
+    assert f"jobLabel: {label}\n" in chart
+    assert f"{label}: {job}\n" in chart
+    ups = [m for e in alerts() for name, m in selectors(e) if name == "up"]
+    assert len(ups) == 2  # down, absent
+    assert all(matches(matchers, {"job": job}) for matchers in ups)
+    tested = (DEPLOY / "prometheus" / "alerts_test.yaml").read_text()
+    assert f'up{{job="{job}", instance="a"}}' in tested
 
 
 def test_every_metric_of_ours_is_on_the_dashboard_or_in_an_alert(

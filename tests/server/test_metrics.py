@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.metrics import Metrics
 from tests.server.conftest import MAX_TOKENS, NAN_TOKENS
 
 NAMES = (
@@ -165,10 +166,12 @@ def test_the_counters_add_up_under_load(start: Any, slow_directory: Path) -> Non
     assert ended["refused"] >= statuses[503] > 0  # one who left may have been refused
     assert total(found, 'rerank_stage_seconds_count{kind="rank",stage="queue"}') == statuses[200]
     assert found['rerank_texts_total{kind="rank"}'] == 8 * statuses[200]
+    assert found['rerank_server_faults_total{protocol="http"}'] == 0
     assert server.rank(nan).status_code == 500
     failure = 'nv_inference_request_failure{model="nvidia_llama_nemotron_rerank_1b_v2",reason='
     after = values(server.get("/v1/metrics").text)
     assert [v for s, v in after.items() if s.startswith(failure + '"BACKEND"')] == [1.0]
+    assert after['rerank_server_faults_total{protocol="http"}'] == 1
 
 
 def test_cut_texts_tokens_and_padding_are_counted(client: httpx.Client) -> None:
@@ -209,6 +212,28 @@ def test_reloads_are_counted(start: Any, bare_directory: Path) -> None:
     (bare_directory / "model.onnx").write_bytes(b"no graph")
     assert server.http.post(load).status_code == 400
     assert counted() == (2, 1)
+
+
+def test_faults_of_the_server_are_counted_from_0() -> None:
+    metrics = Metrics(lambda: ())
+
+    def faults() -> tuple[float, float]:
+        found = values(metrics.render().decode())
+        http, grpc = (
+            found[f'rerank_server_faults_total{{protocol="{name}"}}'] for name in ("http", "grpc")
+        )
+        return http, grpc
+
+    assert faults() == (0, 0)
+    for status in (200, 404, 422, 424, 429, 499, 503, 504):
+        metrics.observe("/v1/ranking", status, 0.1)
+    for code in ("OK", "INVALID_ARGUMENT", "UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"):
+        metrics.observe("grpc ModelInfer", code, 0.1)
+    assert faults() == (0, 0)
+    metrics.observe("/v1/ranking", 500, 0.1)
+    metrics.observe("/v1/ranking", 500, 0.1)
+    metrics.observe("grpc ModelInfer", "INTERNAL", 0.1)
+    assert faults() == (2, 1)
 
 
 def test_prometheus_own_parser_reads_the_page(client: httpx.Client) -> None:
