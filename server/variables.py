@@ -349,7 +349,7 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_HEADER_TIMEOUT_S",
         "header_timeout_s",
         _POSITIVE,
-        "seconds in which the head of a request must arrive; after that: 408",
+        "seconds in which the head of a request must arrive; after that: 408 (rerank-serve)",
         "20",
     ),
     _honoured(
