@@ -162,11 +162,11 @@ profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where a re
 image-test: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
 	@$(BIN)/python -m tools.image_test $(RANK_DIR) $(EMBED_DIR)
 
-build: $(RANK_DIR)/manifest.json  ## the CPU image with the exported model inside (needs Docker)
+build: $(RANK_DIR)/manifest.json  ## the CPU image with the embedded reranker inside (needs Docker)
 	docker build -f Dockerfile.cpu --build-arg MODEL_DIR=$(RANK_DIR) -t open-rerank:cpu .
 
 run:  ## run that image (needs Docker)
 	docker run --rm -p $(PORT):8000 open-rerank:cpu
 
-clean:  ## remove what was exported and built; .venv stays
-	rm -rf artifacts build dist
+clean:  ## remove what was exported and built; .venv and what was brought into build/gpu stay
+	rm -rf artifacts dist $(filter-out build/gpu,$(wildcard build/*))

@@ -5,6 +5,7 @@ It travels with the artifact, so that a plan can be proven where it is built, wi
 checkpoint and without PyTorch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,10 @@ class Reference:
 
     def within(self, max_tokens: int) -> "Reference":
         """The groups without any row of more than `max_tokens`."""
-        kept = _short_groups(self.tokens, max_tokens)
+        return self.only(_short_groups(self.tokens, max_tokens))
+
+    def only(self, kept: Sequence[int]) -> "Reference":
+        """The groups of these numbers."""
         return Reference(
             tuple(self.groups[g] for g in kept),
             [self.tokens[g] for g in kept],
@@ -79,7 +83,10 @@ class VectorReference:
 
     def within(self, max_tokens: int) -> "VectorReference":
         """The groups without any row of more than `max_tokens`."""
-        kept = _short_groups(self.tokens, max_tokens)
+        return self.only(_short_groups(self.tokens, max_tokens))
+
+    def only(self, kept: Sequence[int]) -> "VectorReference":
+        """The groups of these numbers."""
         return VectorReference(
             tuple(self.groups[g] for g in kept),
             [self.texts[g] for g in kept],

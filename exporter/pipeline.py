@@ -29,7 +29,7 @@ from exporter.progress import stage
 from exporter.proof import Proof, make_proof
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
-from exporter.reference import ask
+from exporter.reference import Answering, ask
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import open_once, seal, version_of
 from exporter.tokens import CheckpointTokenizer
@@ -89,8 +89,13 @@ class Wish:
     engine: str | None = None
 
 
-def export(source: str, out: Path, wish: Wish) -> Manifest:
-    """Export the checkpoint `source` into the artifact directory `out`, proven.
+# What asks a model for the answers that prove an artifact of a draft: `exporter.reference.ask`.
+Asking = Callable[[Manifest, Answering, CheckpointTokenizer, int], Reference | VectorReference]
+
+
+def export(source: str, out: Path, wish: Wish, asking: Asking = ask) -> Manifest:
+    """Export the checkpoint `source` into the artifact directory `out`, proven by the answers that
+    `asking` brings.
 
     Raises ExportError or ServingError; `out` then is as it was before.
     """
@@ -111,7 +116,7 @@ def export(source: str, out: Path, wish: Wish) -> Manifest:
         tokenizer = _tokenizer(checkpoint, profile.template, max_tokens)
         manifest = _draft(profile_name, target, checkpoint, model, tokenizer, max_tokens)
         with stage("ask PyTorch about the parity texts"):
-            answers = ask(manifest, model, tokenizer, checkpoint.config["vocab_size"])
+            answers = asking(manifest, model, tokenizer, checkpoint.config["vocab_size"])
         _refuse_tiny_limit(make_proof(manifest, answers), max_tokens)
         report = open_report(engine, target, random_weights=checkpoint.random_weights)
         tokenizer.save(directory / "tokenizer")

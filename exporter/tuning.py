@@ -78,7 +78,7 @@ def tune(directory: Path, seconds: float) -> Outcome:
         own = BatchLimits(target.max_rows, target.token_budget, target.padding_waste)
         model.warm_up()
         trials = [Trial(limits) for limits in shapes(own)]
-        group = _texts(model, len(trials), seconds)
+        group = timely_group(model, _FEWEST_ROUNDS * len(trials), seconds, _FEWEST_TEXTS)
         _measure(model, trials, group, seconds)
         best = max(trials, key=lambda one: _worth(one, trials[0]))
         outcome = Outcome(trials, best, len(group.passages))
@@ -98,52 +98,23 @@ def shapes(own: BatchLimits) -> list[BatchLimits]:
     return found
 
 
-def _worth(trial: Trial, default: Trial) -> float:
-    gain = trial.gain(default)
-    return gain if gain >= _LEAST_GAIN or trial is default else 0.0
-
-
-def _measure(model: Model, trials: Sequence[Trial], group: Group, seconds: float) -> None:
-    """Fill the trials with whole rounds until the time is over, with few at least."""
-    began = time.monotonic()
-    _tokens_per_s(model, group)  # the engine's memory grows to its size, untimed
-    told = began
-    while (rounds := len(trials[0].tokens_per_s)) < _FEWEST_ROUNDS or (
-        time.monotonic() - began < seconds
-    ):
-        order = trials if rounds % 2 == 0 else trials[::-1]
-        found = []
-        for trial in order:
-            model.bound_batches(trial.limits)
-            found.append(_tokens_per_s(model, group))
-            now = time.monotonic()
-            if now - told >= _TELL_EVERY_S:
-                told = now
-                tell(f"{now - began:.0f} of {seconds:.0f} s, round {rounds + 1}")
-            if now - began > seconds and rounds >= _FEWEST_ROUNDS:
-                break
-        else:
-            for trial, speed in zip(order, found, strict=True):
-                trial.tokens_per_s.append(speed)
-
-
-def _texts(model: Model, shapes: int, seconds: float) -> Group:
-    """As many mixed texts as the engine can compute in the wanted rounds."""
+def timely_group(model: Model, passes: int, seconds: float, fewest: int) -> Group:
+    """Mixed texts, as many as `model` computes twice as often as `passes` times in `seconds`, but
+    `fewest` in any case: a slow one is told."""
     limit = model.info.max_tokens
     probe = mixed_group(_PROBE_TEXTS, limit)
-    _tokens_per_s(model, probe)
+    tokens_per_s(model, probe)
     began = time.monotonic()
-    _tokens_per_s(model, probe)
+    tokens_per_s(model, probe)
     a_text_s = (time.monotonic() - began) / _PROBE_TEXTS
-    passes = 2 * _FEWEST_ROUNDS * shapes
-    count = int(seconds / passes / max(a_text_s, 1e-9))
-    count = min(_MOST_TEXTS, max(_FEWEST_TEXTS, count))
-    if (fewest := _FEWEST_ROUNDS * shapes * count * a_text_s) > seconds:
-        tell(f"this engine is slow: the fewest rounds take about {fewest:.0f} s")
+    count = int(seconds / (2 * passes) / max(a_text_s, 1e-9))
+    count = min(_MOST_TEXTS, max(fewest, count))
+    if (least_s := passes * count * a_text_s) > seconds:
+        tell(f"this engine is slow: the fewest rounds take about {least_s:.0f} s")
     return mixed_group(count, limit)
 
 
-def _tokens_per_s(model: Model, group: Group) -> float:
+def tokens_per_s(model: Model, group: Group) -> float:
     """The speed of one request with all passages, from its submission to its last row."""
     if isinstance(model, Ranker):
         ranking = model.rank(group.query, group.passages, truncate="END")
@@ -154,6 +125,35 @@ def _tokens_per_s(model: Model, group: Group) -> float:
     else:
         raise AssertionError(f"no such kind of model: {type(model).__name__}")
     return float(counts.sum()) / ((timing.queue_ms + timing.engine_ms) * 1e-3)
+
+
+def _worth(trial: Trial, default: Trial) -> float:
+    gain = trial.gain(default)
+    return gain if gain >= _LEAST_GAIN or trial is default else 0.0
+
+
+def _measure(model: Model, trials: Sequence[Trial], group: Group, seconds: float) -> None:
+    """Fill the trials with whole rounds until the time is over, with few at least."""
+    began = time.monotonic()
+    tokens_per_s(model, group)  # the engine's memory grows to its size, untimed
+    told = began
+    while (rounds := len(trials[0].tokens_per_s)) < _FEWEST_ROUNDS or (
+        time.monotonic() - began < seconds
+    ):
+        order = trials if rounds % 2 == 0 else trials[::-1]
+        found = []
+        for trial in order:
+            model.bound_batches(trial.limits)
+            found.append(tokens_per_s(model, group))
+            now = time.monotonic()
+            if now - told >= _TELL_EVERY_S:
+                told = now
+                tell(f"{now - began:.0f} of {seconds:.0f} s, round {rounds + 1}")
+            if now - began > seconds and rounds >= _FEWEST_ROUNDS:
+                break
+        else:
+            for trial, speed in zip(order, found, strict=True):
+                trial.tokens_per_s.append(speed)
 
 
 def _store(directory: Path, model: Model, outcome: Outcome) -> None:

@@ -25,6 +25,7 @@ from server.logs import configure_logging
 from server.metrics import CONTENT_TYPE
 from server.observe import Observer
 from server.openapi import document
+from server.protocol import raise_descriptor_limit
 from server.reloading import reloading_on_signal
 from server.service import Service, give_up
 from server.settings import Settings, SettingsError, read_settings
@@ -61,7 +62,8 @@ TRITON_ROUTES = [*health.SURFACE.controllers, *kserve.SURFACE.controllers]
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    """The whole application; without `settings`, those of the environment, and logging set up.
+    """The whole application; without `settings`, those of the environment, with logging and the
+    limit of file descriptors set up as `rerank-serve` does.
 
     Raises SystemExit with one line when the environment cannot be used.
     """
@@ -72,6 +74,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         except SettingsError as error:
             raise SystemExit(str(error)) from None
         configure_logging(settings)
+        raise_descriptor_limit()
     service = Service(settings)
     stopping = Stopping(service, voice_of)
     surfaces = open_surfaces(settings)

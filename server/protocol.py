@@ -2,14 +2,15 @@
 
 uvicorn 0.54 waits for ever for the head of a first request and for a client that does not read
 its answer, takes any number of connections, and answers bytes that are not HTTP in plain text.
-`uvicorn --http server.protocol:BoundedProtocol` has the same limits under plain uvicorn.
+`uvicorn --http server.protocol:BoundedProtocol` has them under plain uvicorn, whose time for a head
+is the default's.
 """
 
 import asyncio
 import os
 import resource
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import h11
@@ -52,7 +53,7 @@ _MOST_DESCRIPTORS = 4 * _MOST_CONNECTIONS
 
 class BoundedProtocol(H11Protocol):
     """uvicorn's h11 protocol, with a time limit on heads and on readers and a number of
-    connections.
+    connections (`most_connections`; None for the API's share of the file descriptors).
 
     h11 rather than uvicorn's faster httptools: Java's HTTP client offers an upgrade to HTTP/2 with
     every request; httptools then loses the body, h11 ignores the offer.
@@ -62,12 +63,12 @@ class BoundedProtocol(H11Protocol):
         self,
         *arguments: Any,
         header_timeout_s: float = _HEADER_TIMEOUT_S,
-        most_connections: int = _MOST_CONNECTIONS,
+        most_connections: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._header_timeout_s = header_timeout_s
-        self._most_connections = most_connections
+        self._most_connections = most_connections or _share_of_plain_uvicorn()
         self._header_timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
         self._received = False
@@ -253,6 +254,12 @@ def bounded(header_timeout_s: float, share: float) -> Any:
         header_timeout_s=header_timeout_s,
         most_connections=most_connections(share, _PROBES),
     )
+
+
+@cache
+def _share_of_plain_uvicorn() -> int:
+    """What `bounded` gives the API, counted when the first connection comes."""
+    return most_connections(API_SHARE, _PROBES)
 
 
 def most_connections(share: float, beside: int = 0) -> int:

@@ -28,6 +28,8 @@ MAX_BATCH_SIZES: Mapping[Kind, int] = {"rank": 64, "embed": 30}
 # What NVIDIA's compose file sets where nobody chose a key.
 _DUMMY_KEY = "ngcapikey"
 _SHOWN_CHARACTERS = 80
+# The one file in the directory that an image names in RERANK_MODEL_DIR and nobody put a model into.
+NO_MODEL = ".no-model"
 # Settings that decide how the model is opened; a model that cannot be opened is told with them.
 _DIR_FIELDS = ("custom_dir", "rank_dir", "embed_dir")
 _MODEL_FIELDS = (
@@ -130,7 +132,7 @@ def read_settings(
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     given |= options
     _refuse(given)
-    chosen = _choose(_without_other_models(given))
+    chosen = _choose(_without_other_models(_without_unfilled_place(given)))
     _check_model_dirs(chosen)
     _check_triton(chosen)
     keys = _accepted_keys(chosen)
@@ -184,6 +186,19 @@ def _choose(given: Mapping[str, str]) -> dict[str, _Choice]:
         except NotWanted as error:
             raise SettingsError(row.name, _shown(given[row.name]), str(error)) from None
     return chosen
+
+
+def _without_unfilled_place(given: Mapping[str, str]) -> dict[str, str]:
+    """`given` without an image's own place for a model, where that is as the image was built.
+
+    A directory that is merely empty stays: that is a mount that went wrong.
+    """
+    kept = dict(given)
+    place = kept.get("RERANK_MODEL_DIR")
+    # `glob` finds nothing where there is no directory or none that may be read.
+    if place and [path.name for path in Path(place).glob("*")] == [NO_MODEL]:
+        del kept["RERANK_MODEL_DIR"]
+    return kept
 
 
 def _without_other_models(given: Mapping[str, str]) -> dict[str, str]:

@@ -207,7 +207,7 @@ VARIABLES: tuple[Variable, ...] = (
         "custom_dir",
         Path,
         "directory to serve, reranker or embedder; beside EMBED_MODEL_DIR the reranker; images set "
-        "it",
+        "it to /opt/model, which does not count while no model was put there",
     ),
     _honoured("EMBED_MODEL_DIR", "embed_dir", Path, "embedder to serve, alone or beside it"),
     _honoured(
@@ -349,7 +349,7 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_HEADER_TIMEOUT_S",
         "header_timeout_s",
         _POSITIVE,
-        "seconds in which the head of a request must arrive; after that: 408",
+        "seconds in which the head of a request must arrive; after that: 408 (rerank-serve)",
         "20",
     ),
     _honoured(

@@ -5,16 +5,22 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from server.settings import NO_MODEL
+
 _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())
 # Extras of what is served, and of the stages beside it.
-_FILES = {"Dockerfile.cpu": ["serve-cpu"], "Dockerfile.gpu": ["serve-gpu,tensorrt", "export"]}
+_FILES = {
+    "Dockerfile.cpu": ["serve-cpu,openvino,triton"],
+    "Dockerfile.gpu": ["serve-gpu,tensorrt,triton", "export"],
+}
 _KEYWORDS = {
     *("ARG", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "RUN", "USER")
 }
@@ -118,6 +124,38 @@ def test_both_images_run_alike(keyword: str) -> None:
 def test_both_ask_for_health_alike_after_different_times() -> None:
     asked = [_of(name, "HEALTHCHECK")[0] for name in sorted(_FILES)]
     assert len({re.sub(r"--start-period=\d+s", "", one) for one in asked}) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"NIM_TLS_CERT_PATH": "/tls/chain.pem"}, "https://127.0.0.1:8000"),
+        ({"NIM_SERVER_PORT": "81"}, "http://127.0.0.1:81"),
+        ({"NIM_SERVER_PORT": "81", "NIM_HTTP_API_PORT": "82"}, "http://127.0.0.1:82"),
+    ],
+)
+def test_health_is_asked_where_and_how_the_server_listens(
+    dockerfile: str, tmp_path: Path, given: dict[str, str], asked: str
+) -> None:
+    """Over TLS nobody asks whose certificate it is: it need not name 127.0.0.1."""
+    curl = tmp_path / "curl"
+    curl.write_text('#!/bin/sh\necho "$@"\n')
+    curl.chmod(0o755)
+    (check,) = _of(dockerfile, "HEALTHCHECK")
+    command = check.split(" CMD ")[1]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **given}
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"-fsSk {asked}/v1/health/ready\n"
+
+
+def test_a_place_without_a_model_has_the_server_s_mark(dockerfile: str) -> None:
+    marks = [run for run in _of(dockerfile, "RUN") if f"/opt/model/{NO_MODEL}; fi" in run]
+    assert len(marks) == 1
+    (environment,) = [one.rest for one in _served(dockerfile) if one.keyword == "ENV"]
+    assert "RERANK_MODEL_DIR=/opt/model" in environment.split()
 
 
 def test_tensorrt_is_the_version_that_onnx_runtime_was_built_for() -> None:

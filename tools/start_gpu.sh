@@ -1,7 +1,8 @@
 #!/bin/sh
 # What the GPU image starts: the server, and before it, where RERANK_BUILD_TARGET names a target of
 # TensorRT, `rerank-export build`. The plan stays in NIM_CACHE_PATH for later starts; another model,
-# target, GPU or TensorRT gets a plan of its own.
+# target, GPU or TensorRT gets a plan of its own. It takes the model's place under the variable that
+# named the model, so that an embedder beside it stays.
 set -eu
 
 if [ -z "${RERANK_BUILD_TARGET:-}" ]; then
@@ -13,11 +14,22 @@ fail() {
     exit 2
 }
 
+# Options go before variables: the plan would be built and something else served. The server knows
+# them by their first letters, too.
+for argument in "$@"; do
+    case $argument in
+    --r* | --e*) fail "RERANK_BUILD_TARGET: found the option $argument as well, wanted the model in \
+NIM_CUSTOM_MODEL or RERANK_MODEL_DIR, an embedder beside it in EMBED_MODEL_DIR" ;;
+    esac
+done
+
+source=NIM_CUSTOM_MODEL
+[ -n "${NIM_CUSTOM_MODEL:-}" ] || source=RERANK_MODEL_DIR
 model=${NIM_CUSTOM_MODEL:-${RERANK_MODEL_DIR:-}}
 cache=${NIM_CACHE_PATH:-}
 [ -n "$cache" ] || fail "RERANK_BUILD_TARGET: found no NIM_CACHE_PATH, wanted a directory that stays"
 [ -f "$model/manifest.json" ] || fail "RERANK_BUILD_TARGET: found no manifest.json in '$model', \
-wanted an artifact of rerank-export in NIM_CUSTOM_MODEL"
+wanted an artifact of rerank-export in NIM_CUSTOM_MODEL or RERANK_MODEL_DIR"
 mkdir -p "$cache/plans" && [ -w "$cache/plans" ] || fail "NIM_CACHE_PATH: found a directory that \
 user $(id -u) cannot write to, wanted one that it owns: chown it, or run with --user"
 
@@ -34,5 +46,5 @@ if [ ! -f "$artifact/manifest.json" ]; then
     rerank-export build "$model" --target "$RERANK_BUILD_TARGET" --out "$artifact" \
         --timing-cache "$cache/plans/$machine.timing"
 fi
-export NIM_CUSTOM_MODEL="$artifact"
+export "$source=$artifact"
 exec rerank-serve "$@"

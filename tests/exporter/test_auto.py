@@ -1,16 +1,27 @@
 """The target that is chosen by trying, on the tiny random checkpoint."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from exporter import auto
-from exporter.auto import CANDIDATES, export_fastest
+from exporter.answers import Reference, Tokens, VectorReference
+from exporter.auto import CANDIDATES, _AskingOnce, _Contestant, _measure, export_fastest
 from exporter.cli import main
 from exporter.errors import NothingFits, OutputRefused, ParityFailed
-from exporter.pipeline import Wish, verify
+from exporter.library_texts import candidate_groups, mixed_group
+from exporter.parity_texts import Group, parity_groups
+from exporter.pipeline import Asking, Wish, verify
+from exporter.reference import ask
 from exporter.report import Candidate, read_report
-from runtime.manifest import read_manifest
+from runtime import opening
+from runtime.errors import EngineError
+from runtime.manifest import Manifest, read_manifest
+from runtime.model import Model
 from runtime.profile import load_target_profile
 
 SPEEDS = {
@@ -29,14 +40,24 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = auto.export
 
-    def export(source: str, out: Path, wish: Wish) -> object:
+    def export(source: str, out: Path, wish: Wish, asking: Asking) -> object:
         names.append(wish.target)
         if wish.target == "cpu-bf16":
             raise ParityFailed("ranking", "the order is lost")
-        return real(source, out, Wish(max_tokens=64))
+        return real(source, out, Wish(max_tokens=64), asking)
 
+    def measured(model: Model, group: Group) -> float:
+        return SPEEDS[opened[-1]]
+
+    def open_model(directory: Path) -> Model:
+        opened.append(directory.name)
+        return opening.open_model(directory)
+
+    opened: list[str] = []
     monkeypatch.setattr(auto, "export", export)
-    monkeypatch.setattr(auto, "_tokens_per_s", lambda directory: SPEEDS[directory.name])
+    monkeypatch.setattr(auto, "open_model", open_model)
+    monkeypatch.setattr(auto, "tokens_per_s", measured)
+    monkeypatch.setattr(auto, "_MEASURE_S", 0.0)
     return names
 
 
@@ -69,6 +90,86 @@ def test_a_machine_on_which_nothing_is_proven(
     assert not any(tmp_path.iterdir())
 
 
+class Clock:
+    """A time that passes only where a turn takes some; stands for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[str]]:
+    """Measures three candidates whose every turn takes these seconds; whose turns there were."""
+
+    def measure(turn_s: float) -> list[str]:
+        clock, taken = Clock(), list[str]()
+
+        def take_turn(one: _Contestant, group: Group | None) -> Group:
+            clock.now += turn_s
+            taken.append(one.target)
+            one.speeds.append(1.0)
+            return group or mixed_group(2, 64)
+
+        monkeypatch.setattr(auto, "time", clock)
+        monkeypatch.setattr(auto, "_take_turn", take_turn)
+        _measure([_Contestant(name, Path(name)) for name in "abc"])
+        return taken
+
+    return measure
+
+
+def test_candidates_take_turns_for_a_minute(turns: Callable[[float], list[str]]) -> None:
+    assert turns(6.0) == [*"abc", *"cba", *"abc"]
+
+
+def test_slow_candidates_have_one_turn_each(turns: Callable[[float], list[str]]) -> None:
+    assert turns(100.0) == [*"abc"]
+
+
+def test_one_that_cannot_compute_falls_out_of_the_next_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+
+    def take_turn(one: _Contestant, group: Group | None) -> Group:
+        clock.now += 6.0
+        if one.target == "b" and one.speeds:
+            raise EngineError("no memory")
+        one.speeds.append(1.0)
+        return group or mixed_group(2, 64)
+
+    monkeypatch.setattr(auto, "time", clock)
+    monkeypatch.setattr(auto, "_take_turn", take_turn)
+    tried = [_Contestant(name, Path(name)) for name in "ab"]
+    _measure(tried)
+    assert [one.tokens_per_s for one in tried] == [1.0, None]
+    assert tried[1].refused == "no memory"
+
+
+def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
+    rank_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = read_manifest(rank_artifact)
+    coarse = msgspec.structs.replace(fine, precision="int8")
+    base, more = parity_groups(fine.max_tokens), candidate_groups(fine.max_tokens)
+    asked = []
+
+    def ask(manifest: Manifest, *_: object) -> Reference:
+        asked.append(manifest.precision)
+        groups = (*base, *more)
+        tokens = [[Tokens([1], None) for _ in group.passages] for group in groups]
+        return Reference(groups, tokens, [np.zeros(len(rows)) for rows in tokens])
+
+    monkeypatch.setattr(auto, "ask", ask)
+    asking: Any = _AskingOnce()
+    assert asking(fine, None, None, 10).groups == base
+    assert asking(coarse, None, None, 10).groups == (*base, *more)
+    assert asked == ["int8"]
+
+
 def test_foreign_files_are_kept(
     tried: list[str], tiny_llama_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +187,13 @@ def test_on_the_command_line_with_real_measurements(
 ) -> None:
     monkeypatch.setattr(auto, "CANDIDATES", ("cpu-fp32", "cpu-int8"))
     monkeypatch.setattr(auto, "_MEASURE_S", 0.0)
+    asked = []
+
+    def counted(manifest: Manifest, *others: Any) -> Reference | VectorReference:
+        asked.append(manifest)
+        return ask(manifest, *others)
+
+    monkeypatch.setattr(auto, "ask", counted)
     out = tmp_path / "out"
     code = main(["export", str(tiny_llama_checkpoint), "--out", str(out), "--target", "cpu-auto"])
     said = capsys.readouterr()
@@ -96,6 +204,8 @@ def test_on_the_command_line_with_real_measurements(
     fastest = max(candidates, key=lambda one: one.tokens_per_s or 0.0)
     assert read_manifest(out).target == fastest.target
     assert f"keep {fastest.target}: " in said.err
+    assert "s, round 1: tokens a second: cpu-fp32 " in said.err
+    assert len(asked) == 1
     assert main(["inspect", str(out)]) == 0
     assert "tokens/s" in capsys.readouterr().out
 
@@ -110,4 +220,6 @@ def test_an_engine_cannot_be_named_beside_it(
 
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_candidates_are_targets_of_the_cpu(name: str) -> None:
-    assert load_target_profile(name).engine.startswith(("onnxruntime-cpu", "openvino-"))
+    target = load_target_profile(name)
+    assert target.engine.startswith(("onnxruntime-cpu", "openvino-"))
+    assert not target.shapes  # which would bound rows, and the checkpoint is asked once for all

@@ -40,7 +40,7 @@ def fake_speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
             return speed(shape[0])
 
         monkeypatch.setattr(Model, "bound_batches", bound)
-        monkeypatch.setattr(tuning, "_tokens_per_s", measured)
+        monkeypatch.setattr(tuning, "tokens_per_s", measured)
 
     return install
 

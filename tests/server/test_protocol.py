@@ -20,6 +20,7 @@ import pytest
 import uvicorn
 from litestar.types import Receive, Scope, Send
 
+from server import protocol
 from server.kserve.messages import Messages
 from server.protocol import BoundedProtocol
 
@@ -154,6 +155,27 @@ def test_bodies_that_drip_do_not_keep_probes_out(start: Start) -> None:
     assert "Traceback" not in server.log
 
 
+def test_plain_uvicorn_shares_out_its_file_descriptors(start: Start) -> None:
+    code = (
+        "import resource, uvicorn; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 96)); "
+        "uvicorn.main()"
+    )
+    options = ["--factory", "server.app:create_app", "--port", "{port}"]
+    options += ["--http", "server.protocol:BoundedProtocol"]
+    server = start(MOCK, "-c", code, *options).ready()
+    assert "process_max_fds 96.0" in httpx.get(server.metrics_url + "/metrics").text
+    slow = b"POST /v1/ranking HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"
+    with contextlib.ExitStack() as stack:
+        for _ in range(120):
+            stack.enter_context(connect(server)).sendall(slow)
+        with connect(server) as probe:
+            send_head(probe, "GET", "/v1/health/live")
+            assert status(probe) == 200
+        assert httpx.get(server.metrics_url + "/metrics").status_code == 200
+    server.stop()
+    assert "Too many open files" not in server.log
+
+
 class FourPlaces:
     """A listener with room for four connections. Requests are answered when `over` is set, those
     for health at once; `running` counts the others."""
@@ -186,6 +208,19 @@ class FourPlaces:
         self.answer_all()
         self._server.should_exit = True
         self._thread.join()
+
+    def begin_to_stop(self) -> None:
+        """Return when idle connections have been told to close, and the loop has gone on."""
+        self._server.should_exit = True
+        end = time.monotonic() + 20
+        while self._socket.fileno() != -1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        asyncio.run_coroutine_threadsafe(self._turn(), self._loop).result(20)
+
+    async def _turn(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     def answer_all(self) -> None:
         self._loop.call_soon_threadsafe(self.over.set)
@@ -258,6 +293,22 @@ def test_a_connection_for_health_is_one_for_all_when_there_is_room(four_places: 
         assert [status(connection) for connection in taken] == [200] * 4
         send_head(probe, "POST", "/v1/ranking")
         assert status(probe) == 200
+
+
+def test_a_connection_made_as_the_server_stops_may_bring_its_request(
+    four_places: FourPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is answered, then closed, while another request still runs."""
+    # For a busy machine; no time stays no time.
+    monkeypatch.setattr(protocol, "_FIRST_WORDS_S", 8 * protocol._FIRST_WORDS_S)
+    with connect(four_places) as late, connect(four_places) as running:
+        send_head(running, "POST", "/v1/ranking")
+        four_places.wait_for(1)
+        four_places.begin_to_stop()
+        send_head(late, "GET", "/v1/health/live")
+        received = everything(late)
+        assert four_places.running == 1
+    assert received.startswith(b"HTTP/1.1 200")
 
 
 def test_listeners_leave_each_other_descriptors(start: Start) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import Settings, SettingsError, environment_table, read_settings
+from server.settings import NO_MODEL, Settings, SettingsError, environment_table, read_settings
 from server.variables import NVIDIA_ONNX_PROFILES, VARIABLES
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
@@ -185,6 +185,20 @@ def test_where_the_models_are(tmp_path: Path) -> None:
 def test_an_image_s_own_directory_may_be_missing_when_another_is_named(tmp_path: Path) -> None:
     environment = {"RERANK_MODEL_DIR": "/not/mounted", "NIM_CUSTOM_MODEL": str(tmp_path)}
     assert read_settings(environment).custom_dir == tmp_path
+
+
+def test_an_image_s_own_directory_does_not_count_until_a_model_is_there(tmp_path: Path) -> None:
+    own, embed = tmp_path / "own", tmp_path / "embed"
+    for directory in (own, embed):
+        directory.mkdir()
+    environment = {"RERANK_MODEL_DIR": str(own), "EMBED_MODEL_DIR": str(embed)}
+    assert directories(read_settings(environment)) == (own, None, embed)  # a mount that is empty
+    (own / NO_MODEL).touch()
+    assert directories(read_settings(environment)) == (None, None, embed)
+    with pytest.raises(SettingsError, match="found nothing to serve"):
+        read_settings({"RERANK_MODEL_DIR": str(own)})
+    (own / "manifest.json").touch()  # a volume begins with what the image has at its place
+    assert directories(read_settings(environment)) == (own, None, embed)
 
 
 def test_the_first_synonym_counts_and_the_other_is_told() -> None:

@@ -15,7 +15,11 @@ echo "export $*" >> "$CALLS"
 mkdir -p "$6"
 echo plan > "$6/manifest.json"
 """
-_SERVE = '#!/bin/sh\necho "serve $NIM_CUSTOM_MODEL $*" >> "$CALLS"\n'
+# Names what it was given to serve as the image's variables do.
+_SERVE = """#!/bin/sh
+echo "serve $NIM_CUSTOM_MODEL $*" >> "$CALLS"
+echo "rank=${RERANK_MODEL_DIR:-} embed=${EMBED_MODEL_DIR:-}" > "$CALLS.beside"
+"""
 
 
 class Container:
@@ -72,6 +76,26 @@ def test_the_first_start_builds_and_later_ones_serve_what_is_there(container: Co
         f"--timing-cache {container.cache}/plans/{_MACHINE}.timing"
     )
     assert served == [f"serve {plan} "] * 2
+
+
+def test_an_embedder_stays_beside_the_plan(container: Container) -> None:
+    """The image itself names the reranker, in RERANK_MODEL_DIR; NIM_CUSTOM_MODEL would replace both
+    models."""
+    beside = {"RERANK_MODEL_DIR": str(container.model), "EMBED_MODEL_DIR": "/emb"}
+    assert container.start(NIM_CUSTOM_MODEL="", **beside).returncode == 0
+    (plan,) = container.cache.glob("plans/*-tensorrt-fp16-*")
+    assert container.called()[-1] == "serve  "
+    assert container.calls.with_suffix(".beside").read_text() == f"rank={plan} embed=/emb\n"
+
+
+@pytest.mark.parametrize("option", ["--rank", "--embed=/emb", "--emb"])
+def test_a_model_of_the_command_line_is_not_what_is_built(
+    container: Container, option: str
+) -> None:
+    done = container.start("--port", "1", option, "/other")
+    assert done.returncode == 2
+    assert f"found the option {option} as well" in done.stderr
+    assert container.called() == []
 
 
 def test_another_model_target_or_machine_gets_a_plan_of_its_own(container: Container) -> None:

@@ -26,6 +26,7 @@ _SUITE = "bookworm"
 _BASE = "localhost/open-rerank-base"
 _NAME = "localhost/open-rerank-cpu"
 _STAGE = "localhost/open-rerank-cpu-build"
+_EXTRAS = ("serve-cpu", "openvino", "triton")
 _TOOLS = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",
@@ -145,7 +146,7 @@ def _download_wheels() -> Path:
     wanted = [
         *project["build-system"]["requires"],
         *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["serve-cpu"],
+        *(pin for name in _EXTRAS for pin in project["project"]["optional-dependencies"][name]),
     ]
     constraints = (ROOT / "constraints.txt").read_bytes()
     digest = hashlib.sha256(json.dumps(wanted).encode() + constraints).hexdigest()[:12]
