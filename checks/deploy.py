@@ -90,20 +90,25 @@ def _manifests(overlay: str, built: list[Any]) -> None:
 def _composed(overlay: str) -> None:
     """As a cluster's own kustomization has it: an image to pull, both components."""
     image = "registry.example.com/open-rerank"
-    with tempfile.TemporaryDirectory(dir=DEPLOY / "kubernetes") as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize takes relative paths only.
+        shutil.copytree(DEPLOY / "kubernetes", folder, dirs_exist_ok=True)
         own = {
             "resources": [f"../{overlay}"],
             "components": ["../monitor", "../autoscaler"],
             "images": [{"name": "open-rerank", "newName": image}],
         }
-        (Path(folder) / "kustomization.yaml").write_text(json.dumps(own))  # JSON is YAML
-        kinds = {document["kind"]: document for document in _built(folder)}
+        cluster = Path(folder, "cluster")
+        cluster.mkdir()
+        (cluster / "kustomization.yaml").write_text(json.dumps(own))  # JSON is YAML
+        kinds = {document["kind"]: document for document in _built(str(cluster))}
     deployment = kinds["Deployment"]
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
     assert server["image"].startswith(f"{image}:"), server["image"]
     assert "replicas" not in deployment["spec"]
-    scaled = kinds["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
-    assert scaled["name"] == deployment["metadata"]["name"], scaled
+    scaler = kinds["HorizontalPodAutoscaler"]
+    names = {scaler["metadata"]["name"], scaler["spec"]["scaleTargetRef"]["name"]}
+    assert names == {deployment["metadata"]["name"]}, names
     looked_for = kinds["ServiceMonitor"]["spec"]["selector"]["matchLabels"]
     assert looked_for.items() <= kinds["Service"]["metadata"]["labels"].items(), looked_for
 
@@ -118,9 +123,19 @@ def _chart() -> None:
     given = ("tls.secretName=pair", "serviceMonitor.enabled=true", "serviceMonitor.labels.a=b")
     secured = _rendered(chart, *(word for value in given for word in ("--set", value)))
     assert secured["ServiceMonitor"]["spec"]["endpoints"][0]["scheme"] == "https", secured
-    theirs = "nimOperator.rerankqa.image.repository=nvcr.io/nim/nvidia/reranker"
-    command = ["helm", "template", "here", chart, "--set", theirs]
-    assert subprocess.run(command, capture_output=True, check=False).returncode
+    for key, value in (("image.repository", "nvcr.io/nim/x"), ("storage.pvc.create", "true")):
+        command = [
+            "helm",
+            "template",
+            "here",
+            chart,
+            "--set",
+            f"nimOperator.rerankqa.{key}={value}",
+        ]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+        assert f"nimOperator.rerankqa.{key}: found" in refused, refused
+    gpu = _rendered(chart, "--set", r"nimOperator.rerankqa.resources.limits.nvidia\.com/gpu=1")
+    assert gpu["Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0, gpu
     over = str(DEPLOY / "helm" / "nv-ingest.yaml")
     assert set(_rendered(chart, "--values", over)) == set(kinds)
     print(f"helm template: {', '.join(kinds)}")

@@ -19,7 +19,7 @@ fail() {
 for argument in "$@"; do
     case $argument in
     --r* | --e*) fail "RERANK_BUILD_TARGET: found the option $argument as well, wanted the model in \
-NIM_CUSTOM_MODEL or RERANK_MODEL_DIR, an embedder beside it in EMBED_MODEL_DIR" ;;
+NIM_CUSTOM_MODEL, or in RERANK_MODEL_DIR and an embedder beside it in EMBED_MODEL_DIR" ;;
     esac
 done
 

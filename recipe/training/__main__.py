@@ -10,6 +10,7 @@ from recipe.progress import under
 from recipe.training.following import die_with
 from recipe.training.job import Job
 
+_INIT = 1
 # torchrun as a command, and as the stage finetune calls it.
 _TORCHRUN = (b"torchrun", b"torch.distributed.run")
 
@@ -17,8 +18,9 @@ _TORCHRUN = (b"torchrun", b"torch.distributed.run")
 def main() -> None:
     """Train what the file says, as the process that torchrun's variables describe."""
     parent = os.getppid()
-    # An orphan has a new parent, init or whoever asked the kernel to be it.
-    if sys.platform == "linux" and not _is_torchrun(parent):
+    # An orphan has a new parent: init, or on Linux whoever asked the kernel to be it.
+    orphan = not _is_torchrun(parent) if sys.platform == "linux" else parent == _INIT
+    if orphan:
         sys.exit(
             f"found that process {parent} started this one, wanted torchrun, which may have ended "
             "meanwhile; run the stage finetune again"
