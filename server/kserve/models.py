@@ -46,7 +46,7 @@ class Duration:
 
 @dataclass(frozen=True)
 class KserveModel:
-    """One served model under its public name; one request to it may hold `limit` rows.
+    """One served model under its name in Triton; one request to it may hold `limit` rows.
 
     `max_batch_size` is what its configuration tells: rows that a client puts into one request.
     """
