@@ -1,11 +1,30 @@
-"""Tiny checkpoints and an artifact of each kind exported from them, made once a session."""
+"""Tiny checkpoints, and the artifacts exported from them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from exporter.pipeline import Wish, export
+from exporter.pipeline import Wish
+from tests.shared_artifacts import exported_once, session_folder
 from tests.tiny_checkpoints import write_bert, write_llama, write_llama_embedder
+
+Exported = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """`exported(checkpoint, wish=Wish())`: its artifact, made once a session for all workers.
+
+    Copy it before you change a file.
+    """
+    shared = session_folder(tmp_path_factory) / "artifacts"
+    shared.mkdir(exist_ok=True)
+
+    def get(checkpoint: Path | str, wish: Wish | None = None) -> Path:
+        return exported_once(shared, Path(checkpoint), wish or Wish())
+
+    return get
 
 
 @pytest.fixture(scope="session")
@@ -21,22 +40,18 @@ def tiny_bert_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def rank_artifact(tiny_llama_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama as a finished artifact for cpu-fp32. Copy it before changing a file."""
-    out = tmp_path_factory.mktemp("artifacts") / "rank"
-    export(str(tiny_llama_checkpoint), out, Wish())
-    return out
-
-
-@pytest.fixture(scope="session")
 def tiny_embed_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A seeded random bidirectional Llama without a head: vectors of 64 components."""
     return write_llama_embedder(tmp_path_factory.mktemp("checkpoints") / "embed")
 
 
 @pytest.fixture(scope="session")
-def embed_artifact(tiny_embed_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It as a finished artifact for cpu-fp32. Copy it before changing a file."""
-    out = tmp_path_factory.mktemp("artifacts") / "embed"
-    export(str(tiny_embed_checkpoint), out, Wish())
-    return out
+def rank_artifact(tiny_llama_checkpoint: Path, exported: Exported) -> Path:
+    """The tiny Llama as a finished artifact for cpu-fp32. Copy it before you change a file."""
+    return exported(tiny_llama_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def embed_artifact(tiny_embed_checkpoint: Path, exported: Exported) -> Path:
+    """The tiny embedder as a finished artifact for cpu-fp32. Copy it before you change a file."""
+    return exported(tiny_embed_checkpoint)
