@@ -22,7 +22,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-replicas test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -135,6 +135,11 @@ check-optimum: .venvs/optimum/.installed  ## the graph that optimum makes of a B
 
 check-tensorrt: .venvs/tensorrt-10/.installed .venvs/tensorrt-11/.installed  ## our calls of TensorRT's API against its real bindings
 	@$(BIN)/python -m checks.tensorrt_names
+
+ONLY ?=
+
+check-all: $(INSTALLED)  ## the heavy checks, one after the other, and a table (an hour): make check-all ONLY="soak overload"
+	@$(BIN)/python -m checks.all $(ONLY)
 
 bench: $(INSTALLED)  ## speed and fidelity beside the peers (under 90 minutes): make bench BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)

@@ -19,11 +19,13 @@ from typing import Any
 import httpx
 import yaml
 
+from checks.here import need_tools
 from checks.ports import free_port
 from checks.serving import served
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
+TOOLS = {"kubectl": "kubernetes-client", "promtool": "prometheus", "prometheus": "prometheus"}
 START_S = 60.0
 # promtool's exit code for a page that it can read but would name otherwise.
 _LINT_ONLY = 3
@@ -32,12 +34,7 @@ _BODY = {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]}
 
 def main() -> int:
     """0 when every step held; the first that does not raises."""
-    if missing := [
-        tool for tool in ("kubectl", "promtool", "prometheus") if not shutil.which(tool)
-    ]:
-        raise SystemExit(
-            f"found no {', '.join(missing)}; Debian has them in kubernetes-client and prometheus"
-        )
+    need_tools(TOOLS)
     for overlay in ("base", "embedding", "gpu"):
         _manifests(overlay, _built(_overlay(overlay)))
         _composed(overlay)

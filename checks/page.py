@@ -1,8 +1,8 @@
 """`make test-page`: the page in a real browser, as a person uses it, at desk and phone width.
 
-Needs Debian's chromium. The browser is driven by checks/page_browser.py in an environment of its
-own; what it copies from the page is run here, in a shell and in Python. Screenshots of every step
-lie in build/test-page, to be looked at.
+Needs Debian's chromium and curl. The browser is driven by checks/page_browser.py in an environment
+of its own; what it copies from the page is run here, in a shell and in Python. Screenshots of every
+step lie in build/test-page, to be looked at.
 """
 
 import json
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from checks.here import need_tools, not_here
 from checks.serving import served
 
 RANK, EMBED = Path("artifacts/rank"), Path("artifacts/embed")
@@ -24,8 +25,8 @@ def main() -> int:
     """Run every check. 0 when all passed, else 1; prints one line a check."""
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        print("found no browser, wanted Debian's chromium: apt-get install chromium")
-        return 1
+        not_here("found no browser, wanted Debian's chromium: apt-get install chromium")
+    need_tools({"curl": "curl"})
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     failed = 0

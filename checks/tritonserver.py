@@ -93,14 +93,16 @@ def triton(
 ) -> Iterator[Triton]:
     """Triton on `repository`, started by its start.sh, once the model is ready."""
     environment = _environment(log.parent) | flags
-    names = ("TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+    http, grpc, metrics = ports or free_ports(3)
     environment |= {
-        name: str(port) for name, port in zip(names, ports or free_ports(3), strict=True)
+        "TRITON_HTTP_PORT": str(http),
+        "TRITON_GRPC_PORT": str(grpc),
+        "TRITON_METRICS_PORT": str(metrics),
     }
     command = [repository / "start.sh", f"--backend-directory={log.parent / 'backends'}"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    running = Triton(*ports, log, process)
+    running = Triton(http, grpc, metrics, log, process)
     try:
         _wait(running)
         yield running

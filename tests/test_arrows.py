@@ -23,7 +23,7 @@ ALLOWED = {
     # As a package that is installed into a client's environment, like the others.
     "clients": {"checks", "rerank_client"},
     "examples": {"rerank_client"},
-    "tools": {"server", "runtime"},
+    "tools": {"checks", "server", "runtime"},
 }
 ROOMS = {*ALLOWED, "tests"}
 HEAVY = {"torch", "transformers", "onnx", "onnxscript", "safetensors", "huggingface_hub"}

@@ -19,6 +19,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from checks.here import need_tools, not_here
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "image-test"
 
@@ -27,6 +29,9 @@ _BASE = "localhost/open-rerank-base"
 _NAME = "localhost/open-rerank-cpu"
 _STAGE = "localhost/open-rerank-cpu-build"
 _EXTRAS = ("serve-cpu", "openvino", "triton")
+# Debian's buildah only recommends the package that brings the machine's own policy. Whatever is
+# allowed here, nothing is pulled: the base is ours.
+_POLICY = f"--signature-policy={Path(__file__).with_name('policy.json')}"
 _TOOLS = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",
@@ -55,12 +60,10 @@ class Image:
 
 
 def check_host(artifact: Path | None) -> None:
-    """Raises Unbuildable, naming everything that this machine lacks."""
+    """Ends the check where this machine cannot build; raises Unbuildable for the artifact."""
     if os.geteuid() != 0:
-        raise Unbuildable("found an ordinary user, wanted root (debootstrap and chroot need it)")
-    lacking = sorted({package for tool, package in _TOOLS.items() if shutil.which(tool) is None})
-    if lacking:
-        raise Unbuildable(f"missing tools: apt-get update && apt-get install {' '.join(lacking)}")
+        not_here("found an ordinary user, wanted root: debootstrap and chroot need it")
+    need_tools(_TOOLS)
     if artifact is not None and not artifact.is_relative_to(ROOT):
         raise Unbuildable(f"{artifact} lies outside of the build context, {ROOT}: copy it there")
     if artifact is not None and not (artifact / "manifest.json").is_file():
@@ -117,7 +120,7 @@ def _make_base() -> None:
         container = _buildah("from", "scratch").strip()
         try:
             _buildah("add", container, directory, "/")
-            _buildah("commit", container, _BASE)
+            _buildah("commit", _POLICY, container, _BASE)
         finally:
             _buildah("rm", container)
 
@@ -177,9 +180,9 @@ def _build(wheels: Path, artifact: Path | None) -> None:
             f"--secret=id=pip.conf,src={settings.name}",
         ]
         # Named, so that pruning leaves its layers to the next run.
-        _buildah("build", *options, "--target=build", f"--tag={_STAGE}", str(ROOT))
+        _buildah("build", _POLICY, *options, "--target=build", f"--tag={_STAGE}", str(ROOT))
         options.append(f"--build-arg=MODEL_DIR={artifact.relative_to(ROOT) if artifact else ''}")
-        _buildah("build", *options, f"--tag={_NAME}", str(ROOT))
+        _buildah("build", _POLICY, *options, f"--tag={_NAME}", str(ROOT))
     _buildah("rmi", "--prune")
 
 

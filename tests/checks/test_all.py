@@ -1,0 +1,132 @@
+"""How `make check-all` judges what it runs."""
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from checks import all as check_all
+from checks.all import FAILED, IMPOSSIBLE, OK, Result, judge, run, table
+from checks.here import NOT_HERE, need_memory, need_tools
+
+ROOT = Path(__file__).resolve().parents[2]
+# What check-all leaves out: a GPU, real weights or a service is needed.
+LEFT_OUT = {"test-gpu", "check-real", "check-pubmedqa", "check-all"}
+
+
+class Fake:
+    """A target that is a line of Python."""
+
+    def __init__(self, name: str, code: str) -> None:
+        self.name = name
+        self.command: Sequence[str] = [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize(
+    ("status", "printed", "verdict", "said"),
+    [
+        (0, "one\n3 of 3\n\n", OK, "3 of 3"),
+        (0, "", OK, "printed nothing"),
+        # Words alone do not excuse a check, nor does a check that passes.
+        (0, f"{NOT_HERE}no cards\n", OK, f"{NOT_HERE}no cards"),
+        (
+            2,
+            f"log: {NOT_HERE}no cards\nmake: *** [x] Error 1\n",
+            FAILED,
+            f"log: {NOT_HERE}no cards",
+        ),
+        (2, f"one\n{NOT_HERE}no cards\nmake: *** [x] Error 1\n", IMPOSSIBLE, "no cards"),
+        (2, "two lines\nof it\nmake[1]: *** [x] Error 1\n", FAILED, "of it"),
+        (-9, "", FAILED, "printed nothing"),
+    ],
+)
+def test_verdicts(status: int, printed: str, verdict: str, said: str) -> None:
+    assert judge(status, printed) == (verdict, said)
+
+
+def test_goes_on_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = (
+        Fake("broken", "import sys; sys.exit('it broke')"),
+        Fake("lacking", "from checks.here import need_tools; need_tools({'no-such-tool': 'pkg'})"),
+        Fake("sound", "print('all held')"),
+    )
+    monkeypatch.setattr(check_all, "TARGETS", targets)
+    monkeypatch.setattr(check_all, "ROOT", tmp_path)
+    monkeypatch.setattr(check_all, "LOGS", tmp_path / "logs")
+    monkeypatch.chdir(ROOT)
+    assert check_all.main([]) == 1
+    told = capsys.readouterr().out
+    rows = [line.split("  ") for line in told.partition("\ntarget ")[2].splitlines()]
+    assert [row[0] for row in rows[1:4]] == ["broken", "lacking", "sound"]
+    assert "apt-get install pkg" in told
+    assert "  | it broke" in told
+    assert re.search(r"1 ok, 1 failed, 1 not possible here; \d+ s\n$", told)
+    assert (tmp_path / "logs" / "sound.log").read_text() == "all held\n"
+    # What is not possible fails nothing.
+    assert check_all.main(["lacking", "sound"]) == 0
+
+
+def test_an_unknown_target_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        check_all.main(["soak", "soap"])
+    assert ended.value.code == 2
+    assert "found soap, wanted some of" in capsys.readouterr().err
+
+
+_STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its children inherit that
+if len(sys.argv) == 3:
+    subprocess.Popen([sys.executable, *sys.argv[1:]])
+while True:
+    open(sys.argv[-1], "a").write("x")
+    time.sleep(0.01)
+"""
+
+
+def test_a_hang_ends_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_all, "_STOP_S", 0.1)
+    script, pulse = tmp_path / "stubborn.py", tmp_path / "pulse"
+    script.write_text(_STUBBORN)
+    command = [sys.executable, str(script), str(script), str(pulse)]
+    result = run("hang", command, tmp_path / "log", limit_s=2.0)
+    assert (result.verdict, result.said) == (FAILED, "no end within 2 s")
+    written = pulse.stat().st_size if pulse.exists() else 0
+    time.sleep(0.2)  # one that lives would write meanwhile
+    assert (pulse.stat().st_size if pulse.exists() else 0) == written
+
+
+def test_the_table_aligns() -> None:
+    lines = table([Result("a", OK, 1.4, "x"), Result("longer", IMPOSSIBLE, 12.0, "no y")])
+    assert lines == [
+        "target  result             seconds",
+        "a       ok                       1  x",
+        "longer  not possible here       12  no y",
+        "",
+        "1 ok, 0 failed, 1 not possible here; 13 s",
+    ]
+
+
+def test_every_heavy_target_is_run_or_left_out_by_name() -> None:
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    (phony,) = (line for line in lines if line.startswith(".PHONY:"))
+    known = set(phony.split()[1:])
+    run_by_it = {target.name for target in check_all.TARGETS}
+    assert run_by_it <= known
+    heavy = {name for name in known if name.startswith(("check-", "test-"))}
+    assert heavy - run_by_it == LEFT_OUT
+
+
+def test_tools_that_are_there_are_enough() -> None:
+    need_tools({"sh": "dash"})
+
+
+def test_memory_that_no_machine_has() -> None:
+    need_memory(1)
+    with pytest.raises(SystemExit, match=rf"^{NOT_HERE}found .* GB of free memory, wanted 1000000"):
+        need_memory(1e15)
