@@ -114,15 +114,22 @@ def write_deberta(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
     return write_checkpoint(directory, config, seed)
 
 
-def _unigram(tokenizer: tokenizers.Tokenizer, special: list[str], unknown: str) -> None:
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=special, unk_token=unknown, show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES * 4, trainer)
+def _unigram(special: list[str], unknown: str) -> models.Unigram:
+    """Knows the words of SENTENCES and their characters.
+
+    Not trained: the trainer breaks ties by chance, so each worker would get another checkpoint.
+    """
+    words = {f"▁{word}" for sentence in SENTENCES for word in sentence.split()}
+    letters = {letter for word in words for letter in word}
+    scored = [(name, 0.0) for name in special]
+    scored += [(word, -4.0) for word in sorted(words - letters)]
+    scored += [(letter, -8.0) for letter in sorted(letters)]
+    return models.Unigram(scored, unk_id=special.index(unknown))
 
 
 def _xlm_roberta_tokenizer() -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = tokenizers.Tokenizer(_unigram(special, "<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
     )
@@ -130,7 +137,7 @@ def _xlm_roberta_tokenizer() -> tokenizers.Tokenizer:
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
     )
     tokenizer.decoder = decoders.Metaspace()
-    _unigram(tokenizer, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "<unk>")
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
@@ -175,13 +182,14 @@ def _modernbert_tokenizer() -> tokenizers.Tokenizer:
 
 
 def _deberta_tokenizer() -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    tokenizer = tokenizers.Tokenizer(_unigram(special, "[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Strip(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    _unigram(tokenizer, ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"], "[UNK]")
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = _bracketed(tokenizer)
     return tokenizer
 
