@@ -1,32 +1,39 @@
-"""What `make overload` judges: always the median, the p99 where it says something."""
+"""What `make overload` judges: bounds that are broken, but by a machine that others use."""
 
 import pytest
 
-from checks.overload import Bound, _too_slow
+from checks.here import NOT_HERE
+from checks.overload import Bound, _too_slow, _verdict
 
 BOUND = Bound(0.1, 0.2)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "others", "faults", "told"),
+    ("seconds", "broken"),
     [
-        ([0.05] * 200, 0.0, 0, ""),
-        ([0.05] * 150 + [0.3] * 50, 0.0, 1, ""),
-        ([0.05] * 150 + [0.3] * 50, 0.4, 0, "others use the machine"),
-        ([0.05] * 60 + [0.3] * 30, 0.0, 0, "90 requests"),
-        ([0.15] * 200, 0.4, 1, "others use the machine"),
-        ([0.3] * 200, 0.0, 2, ""),
-        ([], 0.0, 1, ""),
+        ([0.05] * 200, []),
+        ([0.05] * 150 + [0.3] * 50, ["p99"]),
+        ([0.05] * 60 + [0.3] * 30, []),  # too few to have a p99
+        ([0.15] * 200, ["median"]),
+        ([0.3] * 200, ["median", "p99"]),
+        ([], []),
     ],
 )
-def test_median_and_p99(
-    seconds: list[float],
-    others: float,
-    faults: int,
-    told: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert len(_too_slow("accepted", seconds, BOUND, others)) == faults
-    said = capsys.readouterr().out
-    assert ("not judged" in said) == bool(told)
-    assert told in said
+def test_median_and_p99(seconds: list[float], broken: list[str]) -> None:
+    found = _too_slow("accepted", seconds, BOUND)
+    assert found == [f"the {name} of the accepted is above the bound" for name in broken]
+
+
+@pytest.mark.parametrize("others", [0.0, 0.04, 0.06, 1.0])
+def test_a_bound_that_holds_holds_anywhere(others: float) -> None:
+    assert _verdict([], [], others) == 0
+
+
+def test_what_is_late_counts_on_a_quiet_machine_only() -> None:
+    assert _verdict([], ["late"], 0.04) == 1
+    with pytest.raises(SystemExit, match=f"^{NOT_HERE}other processes took 40%"):
+        _verdict([], ["late"], 0.4)
+
+
+def test_other_faults_count_anywhere() -> None:
+    assert _verdict(["a refusal without Retry-After"], ["late"], 0.4) == 1

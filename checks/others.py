@@ -1,0 +1,55 @@
+"""How much of this machine other processes take while a check measures time."""
+
+import os
+import time
+from pathlib import Path
+
+# The share above which they, and not the server, may be what a check measures.
+MUCH = 0.05
+
+
+class Others:
+    """Counts from when it is made: everybody's processor time, but that of this process and of
+    all that it started."""
+
+    def __init__(self) -> None:
+        self._processors = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        self._began, self._others = time.monotonic(), self._ticks()
+
+    def share(self) -> float:
+        """What they took of the processors that we may use, from 0 to 1, until now."""
+        possible = (time.monotonic() - self._began) * len(self._processors)
+        ticks = max(0, self._ticks() - self._others)
+        return ticks / os.sysconf("SC_CLK_TCK") / possible
+
+    def _ticks(self) -> int:
+        return _all_ticks(self._processors) - _own_ticks()
+
+
+def _all_ticks(processors: set[str]) -> int:
+    """Time that was not idle, steal included, since the machine started."""
+    total = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in processors:
+            user, nice, system, _, _, irq, soft, steal = map(int, fields[:8])
+            total += user + nice + system + irq + soft + steal
+    return total
+
+
+def _own_ticks() -> int:
+    """Of this process and its descendants, those that ended included."""
+    parents, ticks = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = path.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        fields = text.rpartition(")")[2].split()
+        pid = int(path.parent.name)
+        parents[pid] = int(fields[1])
+        ticks[pid] = sum(map(int, fields[11:15]))  # own and waited-for children's, user and system
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return sum(ticks[pid] for pid in ours)
