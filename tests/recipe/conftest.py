@@ -1,33 +1,45 @@
 """A command line in a folder of its own, a small corpus, and an endpoint that fails."""
 
-import os
+import shlex
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
-ROOT = Path(__file__).resolve().parents[2]
-STAND_IN = Path(__file__).with_name("openai_stand_in.py")
+from recipe.cli import main
+from tests.recipe.openai_stand_in import StandIn
+
 KEY = "nvapi-very-secret"
-WAIT_S = 30
+# For what must come: only a hang reaches it.
+PATIENCE_S = 300
 
 
 @pytest.fixture
-def rerank(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`rerank ARGUMENTS` as a process in an empty folder; its exit code is not looked at."""
+def rerank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`rerank ARGUMENTS` in this process, in an empty folder; its exit code is not looked at.
+
+    What the processes print that it starts is part of its output.
+    """
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "recipe.cli", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        capfd.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                code = main(arguments)
+            except SystemExit as ended:  # argparse's way
+                code = int(ended.code or 0)
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
 
     return call
 
@@ -56,22 +68,47 @@ def corpus(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Starts an endpoint and returns its base URL."""
-    started = []
+def stand_in() -> Iterator[Callable[..., StandIn]]:
+    """Starts an endpoint that takes KEY; its arguments are those of StandIn."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(StandIn(KEY, **options))
 
-    def start(*options: str) -> str:
-        port_file = tmp_path / f"port-{len(started)}"
-        process = subprocess.Popen([sys.executable, STAND_IN, port_file, KEY, *options])
-        started.append(process)
-        deadline = time.monotonic() + WAIT_S
-        while not port_file.exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-        return f"http://127.0.0.1:{port_file.read_text()}"
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port of 127.0.0.1 on which nobody listens, and that nobody but this test can be given.
+
+    It stays bound, so that the kernel gives it to no other process; a server that sets
+    SO_REUSEADDR, as ours does, can listen on it all the same.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
+
+
+def write_program(path: Path, source: str) -> None:
+    """A command that runs this Python `source`, whatever the paths of both look like."""
+    path.parent.mkdir(exist_ok=True)
+    path.with_suffix(".py").write_text(source)
+    words = shlex.join([sys.executable, str(path.with_suffix(".py"))])
+    path.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the model hub, which itself is away.
+
+    As HF_HOME and HF_HUB_OFFLINE would have it, which are read only once in a process.
+    """
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return cache
+
+
+@pytest.fixture
+def refusing(port: int) -> str:
+    """The URL of a server that is away."""
+    return f"http://127.0.0.1:{port}"

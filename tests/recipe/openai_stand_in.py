@@ -1,9 +1,7 @@
-"""An OpenAI-compatible endpoint in a process of its own, which fails in the ways of real ones.
-
-    python openai_stand_in.py PORT_FILE KEY [--always STATUS] [--slow SECONDS]
+"""An OpenAI-compatible endpoint, which fails in the ways of real ones.
 
 Each request fails in the ways of FAULTS that its own hash chooses, one after the other, before it
-is answered well. GET /counts tells how often every request was answered well, and what failed.
+is answered well.
 """
 
 import hashlib
@@ -11,62 +9,85 @@ import json
 import re
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from typing import Any
 
 FAULTS = ("429", "429-date", "500", "cut", "length", "malformed", "no-json", "short")
-_LOCK = threading.Lock()
-_ASKED: dict[str, int] = {}
-_GOOD: dict[str, int] = {}
-_FAILED: dict[str, int] = {}
-_AT_ONCE = [0, 0]
+
+
+class StandIn(ThreadingHTTPServer):
+    """Answers who has `key`, from entering to leaving; with `always`, by that status only.
+
+    `good` holds how often each request was answered well, `failed` how often in which way not.
+    """
+
+    # Leaving waits for no client that keeps its connection.
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, key: str, *, always: int = 0) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.key, self.always = key, always
+        self.lock = threading.Lock()
+        self.asked: dict[str, int] = {}
+        self.good: dict[str, int] = {}
+        self.failed: dict[str, int] = {}
+        self.at_once = self.most_at_once = 0
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self) -> "StandIn":
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, *where: Any) -> None:
+        """A client that was killed is no news."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*where)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    key = ""
-    always = 0
-    slow_s = 0.0
+    server: StandIn
 
     def log_message(self, *_: object) -> None:
         pass
 
-    def do_GET(self) -> None:
-        with _LOCK:
-            counts = {"good": _GOOD, "failed": _FAILED, "most_at_once": _AT_ONCE[1]}
-            self._send(200, json.dumps(counts).encode())
-
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("authorization") != f"Bearer {self.key}":
-            self._send(
-                401, b'{"error": "wrong key: ' + self.headers["authorization"].encode() + b'"}'
-            )
+        given = self.headers.get("authorization", "")
+        if given != f"Bearer {self.server.key}":
+            self._send(401, json.dumps({"error": f"wrong key: {given}"}).encode())
             return
-        if self.always:
-            self._send(self.always, b"{}")
+        if self.server.always:
+            self._send(self.server.always, b"{}")
             return
-        with _LOCK:
-            _AT_ONCE[0] += 1
-            _AT_ONCE[1] = max(_AT_ONCE)
-        time.sleep(self.slow_s)
+        with self.server.lock:
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.at_once, self.server.most_at_once)
         try:
             self._answer(hashlib.sha256(body).hexdigest(), json.loads(body))
         finally:
-            with _LOCK:
-                _AT_ONCE[0] -= 1
+            with self.server.lock:
+                self.server.at_once -= 1
 
-    def _answer(self, name: str, request: dict) -> None:
+    def _answer(self, name: str, request: dict[str, Any]) -> None:
         first = int(name[:8], 16)
         faults = [FAULTS[(first + i) % len(FAULTS)] for i in range(first % 4)]
-        with _LOCK:
-            turn = _ASKED[name] = _ASKED.get(name, 0) + 1
+        with self.server.lock:
+            turn = self.server.asked[name] = self.server.asked.get(name, 0) + 1
         chat = "messages" in request
         good = json.dumps(_chat(request) if chat else _embeddings(request)).encode()
         fault = faults[turn - 1] if turn <= len(faults) else ""
-        with _LOCK:
-            counts = _FAILED if fault else _GOOD
+        with self.server.lock:
+            counts = self.server.failed if fault else self.server.good
             counts[fault or name] = counts.get(fault or name, 0) + 1
         if fault == "429":
             self._send(429, b"{}", {"retry-after": "0.05"})
@@ -100,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _completion(text: str) -> dict:
+def _completion(text: str) -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     return {
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
@@ -108,7 +129,7 @@ def _completion(text: str) -> dict:
     }
 
 
-def _chat(request: dict) -> dict:
+def _chat(request: dict[str, Any]) -> dict[str, Any]:
     prompt = request["messages"][0]["content"]
     if '"evaluations"' in prompt:
         count = int(re.search(r"each of the (\d+) pairs", prompt)[1])
@@ -137,26 +158,9 @@ def _chat(request: dict) -> dict:
     return _completion(json.dumps({"key_concepts": [{"text": "a", "description": "b"}] * 3}))
 
 
-def _embeddings(request: dict) -> dict:
+def _embeddings(request: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for index, text in enumerate(request["input"]):
         digest = hashlib.sha256(text.encode()).digest()[:16]
         rows.append({"index": index, "embedding": [byte - 127.5 for byte in digest]})
     return {"data": rows[::-1], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
-
-
-def main() -> None:
-    """Serve until the process is ended; the port is in PORT_FILE once it is."""
-    port_file, _Handler.key, *rest = sys.argv[1:]
-    options = dict(zip(rest[::2], rest[1::2], strict=True))
-    _Handler.always = int(options.get("--always", 0))
-    _Handler.slow_s = float(options.get("--slow", 0))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    partial = Path(f"{port_file}.partial")
-    partial.write_text(str(server.server_port))
-    partial.replace(port_file)
-    server.serve_forever()
-
-
-if __name__ == "__main__":
-    main()

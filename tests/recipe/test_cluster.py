@@ -1,9 +1,8 @@
 """Profiles, the job that -d prints, and handing it to a command called `sky`."""
 
 import json
-import socket
+import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import yaml
 from recipe.cluster import load_profile, task_file
 from recipe.config import STAGE_NAMES, load
 from recipe.errors import BadConfig
+from tests.recipe.conftest import PATIENCE_S, write_program
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
 PROFILES = """
@@ -41,9 +41,9 @@ accelerator = "H100:2"
 project = "not a profile"
 """
 # Writes down how it was called and the task file that it was given.
-SKY = """#!{python}
+SKY = """
 import json, os, pathlib, sys
-seen = {{"arguments": sys.argv[1:-1], "task": pathlib.Path(sys.argv[-1]).read_text()}}
+seen = {"arguments": sys.argv[1:-1], "task": pathlib.Path(sys.argv[-1]).read_text()}
 pathlib.Path("seen.json").write_text(json.dumps(seen))
 sys.exit(int(os.environ.get("SKY_CODE", "0")))
 """
@@ -53,10 +53,7 @@ sys.exit(int(os.environ.get("SKY_CODE", "0")))
 def cluster(tmp_path: Path) -> Path:
     """A folder with an env.toml, and a `sky` in bin/."""
     (tmp_path / "env.toml").write_text(PROFILES)
-    (tmp_path / "bin").mkdir()
-    sky = tmp_path / "bin" / "sky"
-    sky.write_text(SKY.format(python=sys.executable))
-    sky.chmod(0o755)
+    write_program(tmp_path / "bin" / "sky", SKY)
     return tmp_path
 
 
@@ -114,35 +111,34 @@ def test_the_script_of_the_job_runs_in_a_shell(cluster: Path) -> None:
     assert load(f"{cluster}/there is a space/job.yaml", ("sdg",)) == recipe
 
 
-# Stands for Ray's command: the first node listens until it is ended, the others come and go.
-RAY = """#!{python}
-import os, pathlib, socket, sys, time
+# Stands for Ray's command: the first node listens until it is ended, the others say that they came.
+RAY = """
+import os, pathlib, signal, socket, sys
 print("ray", *sys.argv[1:], flush=True)
 token = pathlib.Path(os.environ["RAY_AUTH_TOKEN_PATH"])
 assert len(token.read_text()) == 64 and token.stat().st_mode & 0o777 == 0o600
 if "--head" in sys.argv:
     port = int(sys.argv[sys.argv.index("--port") + 1])
     listener = socket.create_server(("127.0.0.1", port))
-    time.sleep(60)
+    signal.pause()
+pathlib.Path(sys.argv[0]).with_name("came").write_text("the others are there")
 """
 
 
-def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path) -> None:
+def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path, port: int) -> None:
     (cluster / "env.toml").write_text(PROFILES + '[many]\nextends = "base"\nnodes = 3\n')
     profile = load_profile("many", cluster)
-    ray = cluster / "bin" / "ray"
-    ray.write_text(RAY.format(python=sys.executable))
-    ray.chmod(0o755)
+    write_program(cluster / "bin" / "ray", RAY)
+    # The job of the first node goes on as long as the other one has not come.
+    os.mkfifo(cluster / "bin" / "came")
     recipe = load("default", STAGE_NAMES, ["prep.workers=8", "prep.ray_address=auto"])
     task = yaml.safe_load(task_file(profile, ["prep"], recipe, force=False))
     assert task["num_nodes"] == 3
     script = (
         task["run"]
-        .replace("rerank run", "sleep 1; echo rerank run")
-        .replace("sleep 5", "sleep 0.2")
+        .replace("rerank run", f"cat '{cluster}/bin/came'; echo; echo rerank run")
+        .replace("sleep 5", "sleep 0.1")
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     script = script.replace("/shared/my rerank", str(cluster / "shared"))
     script = script.replace("6379", str(port))
     nodes = [
@@ -159,10 +155,15 @@ def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path) -> No
         )
         for rank in "01"
     ]
-    said = [node.communicate(timeout=30)[0].splitlines() for node in nodes]
+    try:
+        said = [node.communicate(timeout=PATIENCE_S)[0].splitlines() for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
     assert [node.returncode for node in nodes] == [0, 0]
     assert said[0] == [
         f"ray start --head --port {port} --include-dashboard=false --block",
+        "the others are there",
         "rerank run -c job.yaml --from prep --to prep",
     ]
     assert [path.name for path in (cluster / "shared").iterdir()] == ["job.yaml"]
@@ -204,7 +205,7 @@ def test_a_launch_that_fails_says_so(rerank: Rerank, cluster: Path) -> None:
     assert "sky ended with code 3" in failed.stderr
     seen = json.loads((cluster / "seen.json").read_text())
     assert "--detach-run" not in seen["arguments"]
-    missing = rerank("prep", "--run", "base", PATH="/usr/bin:/bin")
+    missing = rerank("prep", "--run", "base", PATH=str(cluster))  # which holds no programs
     assert missing.returncode == 1
     assert "found no command `sky`" in missing.stderr
 

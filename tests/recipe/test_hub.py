@@ -1,10 +1,7 @@
 """Names on the hub in the provenance: the commit that they are now, asked of a real HTTP server."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,17 +10,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from huggingface_hub import constants
 
 from exporter import pipeline
 from recipe.errors import BadConfig
 from recipe.first_stage import FirstStage, embedder_commit, ensure_artifact
-from recipe.hub import UNKNOWN, model_commit, pinned, unpinned
+from recipe.hub import UNKNOWN, commit_of, model_commit, pinned, unpinned
 from recipe.stage import DONE_FILE, perform
-from tests.recipe.conftest import ROOT
 from tests.recipe.test_stage import TOY, Toy
 
 COMMIT = "1c0d1856f3fb595b2dda98d4b61061fa6d782d51"
-ASK = "from recipe.hub import commit_of; print(commit_of('someone/model', 'model'))"
 
 
 class _Hub(BaseHTTPRequestHandler):
@@ -48,30 +44,25 @@ class _Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[str]:
     """The address of a hub."""
     with HTTPServer(("127.0.0.1", 0), _Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def ask(home: Path, endpoint: str) -> str:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "HF_HOME": str(home),
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_DOWNLOAD_TIMEOUT": "5",
-    }
-    command = [sys.executable, "-c", ASK]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def test_the_hub_says_which_commit_a_branch_is(
+    hub_cache: Path, hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub)
+    assert commit_of("someone/model", "model") == COMMIT
 
 
-def test_the_hub_says_which_commit_a_branch_is(tmp_path: Path, hub: str) -> None:
-    assert ask(tmp_path, hub) == COMMIT
-
-
-def test_without_hub_and_cache_the_commit_is_unknown(tmp_path: Path) -> None:
-    assert ask(tmp_path, "http://127.0.0.1:1") == UNKNOWN
+def test_without_hub_and_cache_the_commit_is_unknown(
+    hub_cache: Path, refusing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", refusing)
+    assert commit_of("someone/model", "model") == UNKNOWN
 
 
 def test_a_directory_has_no_commit(tmp_path: Path) -> None:

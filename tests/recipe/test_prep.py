@@ -1,11 +1,6 @@
 """prep: files as NVIDIA's recipe has them, the split, the margin, bad input, kills."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +11,18 @@ import pytest
 from pyarrow import parquet
 
 from recipe.config import PrepConfig
+from recipe.durable import write_json, write_whole
 from recipe.errors import BadConfig, BadInput
+from recipe.first_stage import BLOCK_TEXTS, Block, BlockEmbedder
 from recipe.prep import STAGE
+from recipe.preparation import files
 from recipe.preparation.mining import Miner
 from recipe.preparation.records import Question, read_records
 from recipe.preparation.split import convert, passage_id
 from recipe.stage import perform
-from tests.recipe.conftest import ROOT, WAIT_S
+from runtime.postprocess import Floats
+from tests.recipe.killing import killed_after
 
-Rerank = Callable[..., subprocess.CompletedProcess[str]]
 GOLDENS = Path(__file__).parent / "goldens" / "prep"
 GOLDEN_NAMES = (
     "train.json",
@@ -230,31 +228,54 @@ def test_one_file_cannot_be_split(settings: PrepConfig) -> None:
         perform(STAGE, settings, force=False, say=quiet)
 
 
-@pytest.mark.parametrize("seen", ["out/started.json", "embedders/vectors", "out/train.json"])
-def test_a_killed_run_ends_in_the_same_files(
-    settings: PrepConfig, tmp_path: Path, seen: str
+def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
+    settings: PrepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = [a_record(i) for i in range(300)]
-    write_records(Path(settings.sdg_input_path), many)
+    write_records(Path(settings.sdg_input_path), [a_record(i) for i in range(100)])
+    # Among its first files, which need no vectors.
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_whole", ending_after(write_whole, "queries.jsonl"))
+        with pytest.raises(KeyboardInterrupt):
+            perform(STAGE, settings, force=False, say=quiet)
+    assert not (tmp_path / "out" / "train.json").exists()
+    # With the vectors of the questions and of some passages.
     arguments = [
         f"{key}={value}"
         for key, value in msgspec.to_builtins(settings).items()
         if value != getattr(PrepConfig(), key)
     ]
-    command = [sys.executable, "-m", "recipe.cli", "prep", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + WAIT_S
-    while not (tmp_path / seen).exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed_after("recipe.first_stage:write_whole", 2, "prep", *arguments, folder=tmp_path)
+    assert len(list((tmp_path / "embedders" / "vectors").iterdir())) == 2
+    # Between the two files of mined negatives: of the vectors, only the rest was computed.
+    embedded: list[int] = []
+    embed = BlockEmbedder.__call__
+
+    def counted(embedder: BlockEmbedder, block: Block) -> Floats:
+        embedded.append(len(block[0]))
+        return embed(embedder, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockEmbedder, "__call__", counted)
+        patch.setattr(files, "write_json", ending_after(write_json, "train_mined.automodel.json"))
+        with pytest.raises(KeyboardInterrupt):
+            perform(STAGE, settings, force=False, say=quiet)
+    assert embedded == [3 * 100 - BLOCK_TEXTS]
     assert not (tmp_path / "out" / "done.json").exists()
     perform(STAGE, settings, force=False, say=quiet)
     straight = msgspec.structs.replace(settings, output_dir=str(tmp_path / "straight"))
     perform(STAGE, straight, force=False, say=quiet)
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def ending_after(write: Callable[[Path, Any], None], name: str) -> Callable[[Path, Any], None]:
+    """`write`, and an interrupt when it wrote the file `name`."""
+
+    def ending(path: Path, content: Any) -> None:
+        write(path, content)
+        if path.name == name:
+            raise KeyboardInterrupt
+
+    return ending
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ import pytest
 from recipe.durable import Journal
 from recipe.errors import BadInput, OutputRefused
 from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage, hash_of, perform, state
-from tests.recipe.conftest import ROOT
+from tests.recipe.killing import environment
 
 
 class Toy(msgspec.Struct, frozen=True, kw_only=True):
@@ -241,9 +241,8 @@ with Journal(Path(sys.argv[1])).open() as writer:
 
 def test_a_line_that_does_not_fit_on_the_disk_is_no_success(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", FULL_DISK, str(file)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "File too large" in done.stderr
     assert file.read_text() == '{"a":1}\n{"a":3}\n'

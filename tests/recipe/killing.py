@@ -1,0 +1,54 @@
+"""A `rerank` that dies without warning, at a point in its work and not after a time."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# The process kills itself: it is exactly there, however fast the machine is.
+_DYING = """
+import importlib, os, signal, sys
+place, times, first, *arguments = sys.argv[1:]
+exec(first)
+module, _, path = place.partition(":")
+*outer, name = path.split(".")
+holder = importlib.import_module(module)
+for one in outer:
+    holder = getattr(holder, one)
+real, left = getattr(holder, name), int(times)
+
+def dying(*values, **named):
+    global left
+    result = real(*values, **named)
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(holder, name, dying)
+from recipe.cli import main
+sys.exit(main(arguments))
+"""
+
+
+def environment() -> dict[str, str]:
+    """For a process that imports this project."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def killed_after(place: str, times: int, *arguments: str, folder: Path, first: str = "") -> None:
+    """`rerank ARGUMENTS`, killed when `place` ("module:Class.function") has returned so often.
+
+    The process begins with the Python of `first`.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _DYING, place, str(times), first, *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
