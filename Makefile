@@ -11,6 +11,7 @@ CHECKPOINT ?=
 BENCH ?=
 ARTIFACT ?=
 FAULTS ?=
+PYTEST ?=
 MINUTES ?= 10
 PORT := $${NIM_HTTP_API_PORT:-8000}
 # What Triton computes is what was exported for the CPU (TARGET=triton).
@@ -54,8 +55,9 @@ serve-embed: $(EMBED_DIR)/manifest.json  ## the same for the embedded embedder
 dev: $(INSTALLED)  ## serve the mock (no weights) and restart when the code changes
 	@ENABLE_MOCK_INFERENCE=1 exec $(BIN)/uvicorn --factory server.app:create_app --port $(PORT) --reload
 
-test: $(INSTALLED)  ## the tests
-	@$(BIN)/python -m pytest
+# Two workers; one thread each, as threads of one would wait for the cores of the other.
+test: $(INSTALLED)  ## the tests, under five minutes on two cores: make test PYTEST="-p randomly"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 check: $(INSTALLED)  ## formatting, lint and types
 	@$(BIN)/ruff format --check .
