@@ -4,10 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from exporter.pipeline import Wish
 from tests.shared_artifacts import exported_once, session_folder
 from tests.tiny_checkpoints import write_bert, write_llama, write_llama_embedder
+
+# The same examples everywhere, however slow the machine, and nothing written.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 
 Exported = Callable[..., Path]
 
