@@ -1,23 +1,91 @@
-"""Artifacts that only this room's tests need, exported once a session."""
+"""Artifacts that several of this room's tests look at, and exports that need no new graph."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from exporter.pipeline import Wish, export
+from exporter import pipeline
+from exporter.pipeline import Wish, coarsen
+from tests.conftest import Exported
+from tests.exporter.targets import HALF
+from tests.shared_artifacts import made_once, session_folder
+from tests.tiny_encoders import write_deberta, write_modernbert, write_xlm_roberta
+
+Coarsened = Callable[..., Path]
+ReadyGraph = Callable[[Path], None]
 
 
 @pytest.fixture(scope="session")
-def pair_artifact(tiny_bert_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoints(
+    tiny_llama_checkpoint: Path,
+    tiny_embed_checkpoint: Path,
+    tiny_bert_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """A checkpoint of two layers of each family that is exported, by its name."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {
+        "llama": tiny_llama_checkpoint,
+        "embed": tiny_embed_checkpoint,
+        "bert": tiny_bert_checkpoint,
+        "xlm-roberta": write_xlm_roberta(root / "xlm-roberta", num_hidden_layers=2),
+        "modernbert": write_modernbert(root / "modernbert", num_hidden_layers=2),
+        "deberta": write_deberta(root / "deberta", num_hidden_layers=2),
+    }
+
+
+@pytest.fixture(scope="session")
+def pair_artifact(tiny_bert_checkpoint: Path, exported: Exported) -> Path:
     """The tiny BERT as an artifact for cpu-fp32."""
-    out = tmp_path_factory.mktemp("artifacts") / "pairs"
-    export(str(tiny_bert_checkpoint), out, Wish())
-    return out
+    return exported(tiny_bert_checkpoint)
 
 
 @pytest.fixture(scope="session")
-def half_artifact(tiny_llama_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half_artifact(tiny_llama_checkpoint: Path, exported: Exported) -> Path:
     """The tiny Llama in float16 for cuda-fp16, proven on the CPU."""
-    out = tmp_path_factory.mktemp("artifacts") / "half"
-    export(str(tiny_llama_checkpoint), out, Wish(target="cuda-fp16", engine="onnxruntime-cpu"))
-    return out
+    return exported(tiny_llama_checkpoint, HALF)
+
+
+@pytest.fixture(scope="session")
+def half_embed_artifact(tiny_embed_checkpoint: Path, exported: Exported) -> Path:
+    """The tiny embedder in float16 for cuda-fp16, proven on the CPU."""
+    return exported(tiny_embed_checkpoint, HALF)
+
+
+@pytest.fixture(scope="session")
+def planless(tiny_llama_checkpoint: Path, exported: Exported) -> Path:
+    """The tiny Llama exported for tensorrt-fp16, without a plan yet. Copy it to change it."""
+    return exported(tiny_llama_checkpoint, Wish(target="tensorrt-fp16"))
+
+
+@pytest.fixture(scope="session")
+def coarsened(tmp_path_factory: pytest.TempPathFactory) -> Coarsened:
+    """`coarsened(artifact, target, checkpoint=None)`: what `coarsen` makes of a shared artifact,
+    once a session for all workers. Copy it to change it."""
+    shared = session_folder(tmp_path_factory) / "coarsened"
+    shared.mkdir(exist_ok=True)
+
+    def get(artifact: Path, target: str, checkpoint: Path | None = None) -> Path:
+        against = checkpoint and str(checkpoint)
+        name = f"{artifact.name}-{target}{'-proven' if against else ''}"
+        return made_once(
+            shared / name, lambda out: coarsen(artifact, out, target, checkpoint=against)
+        )
+
+    return get
+
+
+@pytest.fixture
+def ready_graph(monkeypatch: pytest.MonkeyPatch) -> ReadyGraph:
+    """Lets the exports of a test take an artifact's graph, where they would write the same one
+    anew: that is more than half of their time."""
+
+    def take(artifact: Path) -> None:
+        def copy(_: object, directory: Path) -> None:
+            shutil.copyfile(artifact / "model.onnx", directory / "model.onnx")
+
+        monkeypatch.setattr(pipeline, "move_to_onnx", copy)
+
+    return take

@@ -1,6 +1,10 @@
-"""A target profile for each precision."""
+"""Targets that tests name."""
 
+from exporter.pipeline import Wish
 from runtime.profile import TargetProfile, load_target_profile
+
+# float16 for a GPU, proven on the CPU.
+HALF = Wish(target="cuda-fp16", engine="onnxruntime-cpu")
 
 
 def target_in(precision: str) -> TargetProfile:

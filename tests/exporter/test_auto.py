@@ -1,5 +1,6 @@
 """The target that is chosen by trying, on the tiny random checkpoint."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from runtime.errors import EngineError
 from runtime.manifest import Manifest, read_manifest
 from runtime.model import Model
 from runtime.profile import load_target_profile
+from tests.exporter.conftest import ReadyGraph
 
 SPEEDS = {
     "cpu-fp32": 100.0,
@@ -34,17 +36,16 @@ SPEEDS = {
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Candidates in the order that they were exported, each as float32 and as fast as in SPEEDS;
-    cpu-bf16 fails its ranking rung."""
+def tried(rank_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Candidates in the order that they were exported, each a copy of the artifact for cpu-fp32
+    and as fast as in SPEEDS; cpu-bf16 fails its ranking rung."""
     names: list[str] = []
-    real = auto.export
 
-    def export(source: str, out: Path, wish: Wish, asking: Asking) -> object:
+    def export(source: str, out: Path, wish: Wish, asking: Asking) -> None:
         names.append(wish.target)
         if wish.target == "cpu-bf16":
             raise ParityFailed("ranking", "the order is lost")
-        return real(source, out, Wish(max_tokens=64), asking)
+        shutil.copytree(rank_artifact, out)
 
     def measured(model: Model, group: Group) -> float:
         return SPEEDS[opened[-1]]
@@ -181,10 +182,13 @@ def test_foreign_files_are_kept(
 
 def test_on_the_command_line_with_real_measurements(
     tiny_llama_checkpoint: Path,
+    rank_artifact: Path,
     tmp_path: Path,
+    ready_graph: ReadyGraph,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    ready_graph(rank_artifact)
     monkeypatch.setattr(auto, "CANDIDATES", ("cpu-fp32", "cpu-int8"))
     monkeypatch.setattr(auto, "_MEASURE_S", 0.0)
     asked = []

@@ -18,7 +18,7 @@ from exporter.answers import Reference, read_reference, write_reference
 from exporter.building import build
 from exporter.cli import main
 from exporter.errors import OutputRefused, ParityFailed, PlanFailed, ReportRefused
-from exporter.pipeline import Wish, export, verify
+from exporter.pipeline import verify
 from exporter.tensorrt_plan import Machine
 from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu
@@ -27,14 +27,6 @@ from runtime.opening import open_ranker
 from tests.exporter.tensorrt_stand_in import TensorRt
 
 H100 = Gpu("NVIDIA H100", "9.0", "x86_64", "580.65.06")
-
-
-@pytest.fixture(scope="session")
-def planless(tiny_llama_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama exported for TensorRT, without a plan yet. Copy it before changing it."""
-    out = tmp_path_factory.mktemp("artifacts") / "planless"
-    export(str(tiny_llama_checkpoint), out, Wish(target="tensorrt-fp16"))
-    return out
 
 
 @pytest.fixture

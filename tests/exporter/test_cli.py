@@ -8,14 +8,17 @@ import pytest
 from exporter import pipeline
 from exporter.cli import main
 from runtime.manifest import read_manifest
+from tests.exporter.conftest import ReadyGraph
 
 
 def test_export_verify_inspect(
     tiny_llama_checkpoint: Path,
     rank_artifact: Path,
     tmp_path: Path,
+    ready_graph: ReadyGraph,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    ready_graph(rank_artifact)
     out = str(tmp_path / "out")
     assert main(["export", str(tiny_llama_checkpoint), "--out", out, "--max-tokens", "128"]) == 0
     said = capsys.readouterr()

@@ -14,9 +14,12 @@ from exporter import pipeline
 from exporter.cli import main
 from exporter.errors import CheckpointRefused, ManifestWrong, ParityFailed
 from exporter.pipeline import Wish, export, verify
+from exporter.reference import ask
 from runtime.errors import GoldenMismatch, ProfileError
 from runtime.manifest import Manifest, read_manifest, write_manifest
 from runtime.opening import open_embedder
+from tests.conftest import Exported
+from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import (
     write_llama,
     write_llama_embedder,
@@ -35,10 +38,8 @@ def sentence_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sentence_artifact(sentence_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "sentences"
-    export(str(sentence_checkpoint), out, Wish())
-    return out
+def sentence_artifact(sentence_checkpoint: Path, exported: Exported) -> Path:
+    return exported(sentence_checkpoint)
 
 
 def test_an_embedders_artifact_holds_what_decides_its_vectors(embed_artifact: Path) -> None:
@@ -87,12 +88,14 @@ def test_vectors_that_are_not_normalised_stay_so_when_served(sentence_artifact: 
     assert np.all(np.linalg.norm(vectors, axis=1) > 2)
 
 
-def test_a_symmetric_model_is_proven_and_served_without_input_types(tmp_path: Path) -> None:
-    checkpoint = write_sentence_transformers(tmp_path / "plain")
-    manifest = export(str(checkpoint), tmp_path / "out", Wish())
+def test_a_symmetric_model_is_proven_and_served_without_input_types(
+    tmp_path: Path, exported: Exported
+) -> None:
+    checkpoint = write_sentence_transformers(tmp_path / "symmetric")
+    artifact = exported(checkpoint)
+    manifest = verify(artifact, str(checkpoint), None)
     assert manifest.prefixes == {}
     assert all(golden.input_type is None for golden in manifest.vector_goldens)
-    verify(tmp_path / "out", str(checkpoint), None)
 
 
 def test_verify_climbs_all_rungs(
@@ -142,27 +145,26 @@ def _leave_long(model: Any) -> None:
     model.normalize = False
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("artifact", ["embed_artifact", "half_embed_artifact"])
 @pytest.mark.parametrize("tamper", [_pool_the_first, _leave_long])
 def test_a_graph_that_pools_or_normalises_otherwise_is_caught(
+    artifact: str,
     tiny_embed_checkpoint: Path,
-    tmp_path: Path,
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     tamper: Callable[[Any], None],
-    precision: str,
 ) -> None:
-    honest = pipeline.move_to_onnx
+    """Otherwise than the checkpoint, which here is what changes."""
 
-    def tampered(model: Any, directory: Path) -> None:
+    def tampered(manifest: Manifest, model: Any, *rest: Any) -> Any:
         tamper(model)
-        honest(model, directory)
+        return ask(manifest, model, *rest)
 
-    monkeypatch.setattr(pipeline, "move_to_onnx", tampered)
-    half = Wish(max_tokens=128, target="cuda-fp16", engine="onnxruntime-cpu")
+    monkeypatch.setattr(pipeline, "ask", tampered)
+    exported: Path = request.getfixturevalue(artifact)
     with pytest.raises(ParityFailed, match=r"text .* the checkpoint gives .* tolerance") as failed:
-        export(str(tiny_embed_checkpoint), tmp_path / "out", SHORT if precision == "fp32" else half)
+        verify(exported, str(tiny_embed_checkpoint), "onnxruntime-cpu")
     assert failed.value.rung == "logits"
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_runtime_that_forgets_the_prefix_fails_at_the_tokens_rung(
@@ -182,13 +184,12 @@ def test_a_runtime_that_forgets_the_prefix_fails_at_the_tokens_rung(
 
 
 def test_random_weights_in_half_precision_pass_by_their_own_rule(
-    tiny_embed_checkpoint: Path, tmp_path: Path
+    half_embed_artifact: Path,
 ) -> None:
-    wish = Wish(max_tokens=128, target="cuda-fp16", engine="onnxruntime-cpu")
-    manifest = export(str(tiny_embed_checkpoint), tmp_path / "out", wish)
+    manifest = read_manifest(half_embed_artifact)
     assert manifest.precision == "fp16"
     assert manifest.golden_tolerance >= 5e-3
-    report = json.loads((tmp_path / "out" / "parity.json").read_text())
+    report = json.loads((half_embed_artifact / "parity.json").read_text())
     assert report["rule"] == "random-weights"
     assert 1e-5 < report["rungs"]["logits"]["max_abs_delta"] < 1e-2
 
@@ -220,8 +221,13 @@ def test_the_checkpoints_maximum_bounds_the_wish(sentence_checkpoint: Path, tmp_
 
 
 def test_the_command_line_speaks_of_texts(
-    tiny_embed_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_embed_checkpoint: Path,
+    embed_artifact: Path,
+    tmp_path: Path,
+    ready_graph: ReadyGraph,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    ready_graph(embed_artifact)
     out = str(tmp_path / "out")
     wish = ["export", str(tiny_embed_checkpoint), "--profile", "tiny-embed-v1", "--out", out]
     assert main([*wish, "--max-tokens", "128"]) == 0

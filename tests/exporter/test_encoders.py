@@ -1,6 +1,7 @@
 """XLM-R, RoBERTa, ModernBERT and DeBERTa against transformers' own, and on the whole way."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from exporter.architectures.deberta import distance_places
 from exporter.architectures.modernbert import GLOBAL, LOCAL, layer_kinds
 from exporter.checkpoint import load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused
-from exporter.pipeline import Wish, export
 from exporter.tokens import CheckpointTokenizer
+from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
+from tests.conftest import Exported
+from tests.exporter.conftest import Coarsened
+from tests.exporter.targets import HALF
 from tests.tiny_encoders import (
     DEBERTA,
     write_deberta,
@@ -251,24 +255,37 @@ def test_every_token_sees_the_others(tmp_path: Path, write: Any) -> None:
     probe(load(directory), vocabulary(directory))
 
 
-@pytest.mark.parametrize("target", ["cpu-fp32", "cuda-fp16", "cpu-int8"])
-@pytest.mark.parametrize("write", [write_xlm_roberta, write_modernbert, write_deberta])
-def test_the_whole_way(tmp_path: Path, write: Any, target: str) -> None:
-    directory = write(tmp_path / "checkpoint", num_hidden_layers=2)
-    wish = Wish(target=target, engine="onnxruntime-cpu", max_tokens=64)
-    manifest = export(str(directory), tmp_path / "out", wish)
+@pytest.mark.parametrize("family", ["xlm-roberta", "modernbert", "deberta"])
+def test_the_whole_way(family: str, checkpoints: dict[str, Path], exported: Exported) -> None:
+    assert_proven_and_served(exported(checkpoints[family]))
+
+
+@pytest.mark.parametrize("family", ["modernbert", "deberta"])
+def test_the_whole_way_in_float16(
+    family: str, checkpoints: dict[str, Path], exported: Exported
+) -> None:
+    assert_proven_and_served(exported(checkpoints[family], HALF))
+
+
+@pytest.mark.parametrize("family", ["modernbert", "deberta"])
+def test_the_whole_way_in_int8(
+    family: str, checkpoints: dict[str, Path], exported: Exported, coarsened: Coarsened
+) -> None:
+    artifact = exported(checkpoints[family])
+    assert_proven_and_served(coarsened(artifact, "cpu-int8", checkpoints[family]))
+
+
+def assert_proven_and_served(artifact: Path) -> None:
+    manifest = read_manifest(artifact)
     assert manifest.inputs == ["input_ids", "attention_mask"]
     assert manifest.template is None
-    rungs = json.loads((tmp_path / "out" / "parity.json").read_text())["rungs"]
+    rungs = json.loads((artifact / "parity.json").read_text())["rungs"]
     assert list(rungs) == ["tokens", "logits", "ranking"]
     assert all(rung["passed"] for rung in rungs.values())
-    ranker = open_ranker(tmp_path / "out", engine="onnxruntime-cpu")
-    try:
+    with closing(open_ranker(artifact, engine="onnxruntime-cpu")) as ranker:
         short, long = ("short", "a passage of some more words than the other one")
         together = ranker.rank("query", [short, long]).logits
         swapped = ranker.rank("query", [long, short]).logits
-    finally:
-        ranker.close()
     assert together.tolist() == pytest.approx(swapped[::-1].tolist(), abs=1e-3)
 
 

@@ -14,12 +14,14 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from exporter import pipeline
-from exporter.long_rows import LONG, bound_attention, split_attention, unbound_attention
+from exporter.long_rows import LONG, bound_attention, split_attention
 from exporter.pipeline import Wish, export
 from runtime.manifest import read_manifest
+from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import write_llama
 
 HEADS, SIZE = 4, 8
+JUST_LONG = LONG + 16
 
 
 def attention(element: int = TensorProto.FLOAT, **attributes: int) -> ModelProto:
@@ -81,55 +83,75 @@ def test_a_causal_node_is_left_alone() -> None:
     assert [node.op_type for node in model.graph.node] == ["Attention"]
 
 
-@pytest.fixture(scope="module")
-def long_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("long")
-    checkpoint = write_llama(root / "checkpoint", max_position_embeddings=4096)
-    export(str(checkpoint), root / "out", Wish(max_tokens=4096))
-    return root / "out"
+@pytest.fixture
+def long_checkpoint(tmp_path: Path) -> Path:
+    """The tiny Llama, for longer rows: its graph is the same."""
+    return write_llama(tmp_path / "checkpoint", max_position_embeddings=4096)
 
 
-def test_an_export_for_long_rows_is_proven_at_its_limit(long_artifact: Path) -> None:
-    graph = onnx.load(long_artifact / "model.onnx").graph
-    kinds = [node.op_type for node in graph.node]
-    assert "If" in kinds
-    assert "Attention" not in kinds
+def kinds(directory: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(directory / "model.onnx").graph.node}
 
 
-@pytest.mark.parametrize("target", ["tensorrt-fp16-4096", "tensorrt-fp16"])
-def test_a_long_graph_for_a_gpu_is_proven_in_pieces_and_stays_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+def test_an_export_for_long_rows_is_proven_at_its_limit(
+    long_checkpoint: Path, rank_artifact: Path, tmp_path: Path, ready_graph: ReadyGraph
 ) -> None:
-    def kinds(directory: Path) -> set[str]:
-        return {node.op_type for node in onnx.load(directory / "model.onnx").graph.node}
+    ready_graph(rank_artifact)
+    export(str(long_checkpoint), tmp_path / "out", Wish(max_tokens=JUST_LONG))
+    found = kinds(tmp_path / "out")
+    assert "If" in found
+    assert "Attention" not in found
 
-    proven: list[set[str]] = []
+
+@pytest.fixture
+def proven(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The operators of each graph whose scores were compared."""
+    found: list[set[str]] = []
     check = pipeline._check_outputs
 
     def checking(directory: Path, *given: Any) -> None:
-        proven.append(kinds(directory))
+        found.append(kinds(directory))
         check(directory, *given)
 
     monkeypatch.setattr(pipeline, "_check_outputs", checking)
-    checkpoint = write_llama(tmp_path / "checkpoint", max_position_embeddings=4096)
-    export(str(checkpoint), tmp_path / "out", Wish(target=target))
-    pipeline.verify(tmp_path / "out", str(checkpoint), None)
+    return found
+
+
+def test_a_short_graph_for_a_gpu_is_proven_as_it_is(
+    proven: list[set[str]], planless: Path, tiny_llama_checkpoint: Path
+) -> None:
+    pipeline.verify(planless, str(tiny_llama_checkpoint), None)
+    assert proven == [kinds(planless)]
+
+
+def test_a_long_graph_for_a_gpu_is_proven_in_pieces_and_stays_whole(
+    proven: list[set[str]],
+    long_checkpoint: Path,
+    planless: Path,
+    tmp_path: Path,
+    ready_graph: ReadyGraph,
+) -> None:
+    ready_graph(planless)
+    wish = Wish(target="tensorrt-fp16-4096", max_tokens=JUST_LONG)
+    export(str(long_checkpoint), tmp_path / "out", wish)
+    pipeline.verify(tmp_path / "out", str(long_checkpoint), None)
     assert len(proven) == 2
     for on_the_cpu in proven:
-        assert ("If" in on_the_cpu) == (target == "tensorrt-fp16-4096")
-    assert "If" not in kinds(tmp_path / "out")
-    assert "Attention" in kinds(tmp_path / "out")
+        assert "If" in on_the_cpu
+    assert kinds(tmp_path / "out") == kinds(planless)
     # Nothing is left of the copy.
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names <= {
-        *("manifest.json", "parity.json", "reference.json", "tokenizer"),
-        *("model.onnx", "model.onnx.data"),
-    }
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        "model.onnx",
+        "parity.json",
+        "reference.json",
+        "tokenizer",
+    ]
 
 
 @pytest.mark.parametrize("linked", [True, False])
 def test_verifying_in_pieces_writes_nothing_in_the_artifact(
-    long_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+    rank_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
     def refuse(*_: object, **options: object) -> None:
         raise PermissionError
@@ -139,9 +161,10 @@ def test_verifying_in_pieces_writes_nothing_in_the_artifact(
         return [(path, one.st_size, one.st_mtime_ns) for path, one in found]
 
     artifact = tmp_path / "artifact"
-    shutil.copytree(long_artifact, artifact)
-    unbound_attention(artifact)
-    manifest = msgspec.structs.replace(read_manifest(artifact), target="tensorrt-fp16-4096")
+    shutil.copytree(rank_artifact, artifact)
+    manifest = msgspec.structs.replace(
+        read_manifest(artifact), target="tensorrt-fp16-4096", max_tokens=JUST_LONG
+    )
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -177,14 +200,9 @@ def peak_mb(model: Path, length: int) -> float:
     return float(done.stdout) / 1024
 
 
-def test_memory_of_a_long_row_is_bounded(
-    long_artifact: Path, rank_artifact: Path, tmp_path: Path
-) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(rank_artifact, whole)
-    pieces = tmp_path / "pieces"
-    shutil.copytree(rank_artifact, pieces)
+def test_memory_of_a_long_row_is_bounded(rank_artifact: Path, tmp_path: Path) -> None:
+    pieces = shutil.copytree(rank_artifact, tmp_path / "pieces")
     bound_attention(pieces)
-    short = peak_mb(whole / "model.onnx", 64)
-    grown = peak_mb(whole / "model.onnx", 4096) - short
+    short = peak_mb(rank_artifact / "model.onnx", 64)
+    grown = peak_mb(rank_artifact / "model.onnx", 4096) - short
     assert peak_mb(pieces / "model.onnx", 4096) - short < 0.6 * grown

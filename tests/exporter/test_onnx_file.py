@@ -13,6 +13,7 @@ import torch
 from exporter import onnx_file
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.onnx_file import move_to_onnx
+from tests.tiny_checkpoints import write_llama
 
 
 def operators(path: Path) -> Counter[str]:
@@ -63,10 +64,11 @@ def test_the_graph_agrees_with_pytorch_for_any_shape_and_padding(
 
 
 def test_weights_over_the_threshold_go_into_one_relocatable_file(
-    tiny_llama_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 1024)
-    model = load_model(read_checkpoint(str(tiny_llama_checkpoint)))
+    checkpoint = write_llama(tmp_path / "checkpoint", num_hidden_layers=1)
+    model = load_model(read_checkpoint(str(checkpoint)))
     there = tmp_path / "there"
     there.mkdir()
     ids = torch.arange(2, 8).reshape(2, 3)

@@ -1,8 +1,8 @@
 """Half precision: which values of a graph are in it, and the operators of the CUDA provider."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,10 +15,10 @@ from exporter.checkpoint import load_model, read_checkpoint
 from exporter.errors import ExportError
 from exporter.onnx_file import move_to_onnx
 from exporter.onnxruntime_cuda import adapt, use_fast_kernels
-from exporter.pipeline import Wish, export
 from runtime.manifest import read_manifest
-from tests.tiny_checkpoints import write_bert, write_llama, write_llama_embedder
-from tests.tiny_encoders import write_deberta, write_modernbert, write_xlm_roberta
+from tests.conftest import Exported
+from tests.exporter.targets import HALF
+from tests.tiny_checkpoints import write_llama
 
 HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # What may compute in half precision, and nothing else: products and what stands between them.
@@ -46,25 +46,28 @@ def operators(model: ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
 
-@pytest.mark.parametrize(
-    ("write", "dtype"),
-    [
-        (write_llama, torch.float16),
-        (write_llama, torch.bfloat16),
-        (write_llama_embedder, torch.float16),
-        (write_bert, torch.float16),
-    ],
-)
-def test_only_products_are_in_half_precision(
-    tmp_path: Path, write: Any, dtype: torch.dtype
-) -> None:
-    directory = write_graph(write(tmp_path / "checkpoint"), tmp_path / "graph", dtype)
-    assert_only_products_are_halves(directory, dtype)
+def test_only_products_are_in_bfloat16(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:
+    directory = write_graph(tiny_llama_checkpoint, tmp_path / "graph", torch.bfloat16)
+    assert_only_products_are_halves(directory, torch.bfloat16)
     adapt(directory)
-    assert_only_products_are_halves(directory, dtype)
-    weights = {i.name for i in onnx.load(directory / "model.onnx").graph.initializer}
-    head = [n for n in weights if n.startswith(("score", "classifier", "bert.pooler"))]
-    assert bool(head) == (write is not write_llama_embedder)
+    assert_only_products_are_halves(directory, torch.bfloat16)
+
+
+@pytest.mark.parametrize("family", ["llama", "embed", "bert"])
+def test_only_products_are_in_float16(
+    family: str, checkpoints: dict[str, Path], exported: Exported
+) -> None:
+    artifact = exported(checkpoints[family], HALF)
+    manifest = read_manifest(artifact)
+    assert (manifest.precision, manifest.opset) == ("fp16", 24)
+    assert_only_products_are_halves(artifact, torch.float16)
+
+
+def test_the_same_for_tensorrt_holds_onnxs_own_operators(planless: Path) -> None:
+    assert_only_products_are_halves(planless, torch.float16)
+    model = onnx.load(planless / "model.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 23)]
 
 
 def assert_only_products_are_halves(directory: Path, dtype: torch.dtype) -> None:
@@ -85,31 +88,37 @@ def assert_only_products_are_halves(directory: Path, dtype: torch.dtype) -> None
     norms = {"RMSNormalization", "LayerNormalization"}
     norms |= {"SkipSimplifiedLayerNormalization", "SkipLayerNormalization"}
     assert sum(operators(model)[name] for name in norms) == 5
-    assert not any(n.startswith(("score", "classifier", "bert.pooler")) for n in half)
+    head = {n for n in weights if n.startswith(("score", "classifier", "bert.pooler"))}
+    assert bool(head) == (model.graph.output[0].name == "logits")
+    assert not head & half
     products = [n.input[1] for n in model.graph.node if n.op_type == "MatMul"]
     assert {name for name in products if name in weights} <= half
     assert len(half & set(products)) >= 12
 
 
 @pytest.mark.parametrize(
-    ("write", "attentions", "sums"),
+    ("family", "attentions", "sums"),
     [
-        (write_llama, 2, 4),
-        (write_llama_embedder, 2, 4),
-        (write_bert, 2, 4),
-        (write_xlm_roberta, 3, 7),
-        (write_modernbert, 2, None),
-        (write_deberta, 0, None),
+        ("llama", 2, 4),
+        ("embed", 2, 4),
+        ("bert", 2, 4),
+        ("xlm-roberta", 2, 5),
+        ("modernbert", 1, None),
+        ("deberta", 0, None),
     ],
 )
 def test_the_fast_operators_give_the_same_on_either_side_of_the_padding(
-    tmp_path: Path, write: Any, attentions: int, sums: int | None
+    checkpoints: dict[str, Path],
+    exported: Exported,
+    tmp_path: Path,
+    family: str,
+    attentions: int,
+    sums: int | None,
 ) -> None:
-    checkpoint = write(tmp_path / "checkpoint")
-    directory = write_graph(checkpoint, tmp_path / "graph", torch.float32)
-    plain = onnx.load(directory / "model.onnx")
-    adapt(directory)
-    fast = onnx.load(directory / "model.onnx")
+    plain = onnx.load(exported(checkpoints[family]) / "model.onnx")
+    onnx.save(plain, tmp_path / "model.onnx")
+    adapt(tmp_path)
+    fast = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(fast)
     assert [(o.domain, o.version) for o in fast.opset_import] == [("", 24), ("com.microsoft", 1)]
     by_lengths = [n for n in fast.graph.node if n.op_type == "Attention" and not n.input[3]]
@@ -131,16 +140,18 @@ def test_the_fast_operators_give_the_same_on_either_side_of_the_padding(
         (first,) = wanted.run(None, inputs(session, ids, right))
         (second,) = session.run(None, inputs(session, ids, right))
         np.testing.assert_allclose(second, first, atol=1e-5)
-        if attentions and write is not write_modernbert:
+        if attentions and family != "modernbert":
             left = np.take_along_axis(right, order, 1)
             (third,) = session.run(None, inputs(session, np.take_along_axis(ids, order, 1), left))
             np.testing.assert_allclose(third, second, atol=1e-6)
 
 
-def test_a_row_without_real_tokens_is_finite_and_disturbs_no_other(tmp_path: Path) -> None:
-    directory = write_graph(write_llama(tmp_path / "c"), tmp_path / "graph", torch.float32)
-    adapt(directory)
-    session = onnxruntime.InferenceSession(directory / "model.onnx")
+def test_a_row_without_real_tokens_is_finite_and_disturbs_no_other(
+    rank_artifact: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(rank_artifact / "model.onnx", tmp_path / "model.onnx")
+    adapt(tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     ids = np.arange(10).reshape(2, 5) + 2
     mask = np.asarray([[1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
     (both,) = session.run(None, inputs(session, ids, mask))
@@ -149,11 +160,9 @@ def test_a_row_without_real_tokens_is_finite_and_disturbs_no_other(tmp_path: Pat
     np.testing.assert_allclose(both[:1], alone, atol=1e-6)
 
 
-def test_nothing_is_copied_from_host_to_device(tmp_path: Path) -> None:
+def test_nothing_is_copied_from_host_to_device(half_artifact: Path) -> None:
     """Captured CUDA graphs allow no copies: what comes from Shape may only give sizes."""
-    directory = write_graph(write_llama(tmp_path / "c"), tmp_path / "graph", torch.float16)
-    adapt(directory)
-    graph = onnx.load(directory / "model.onnx").graph
+    graph = onnx.load(half_artifact / "model.onnx").graph
     constant = {i.name for i in graph.initializer}
     host: set[str] = set()
     for node in graph.node:
@@ -167,7 +176,7 @@ def test_nothing_is_copied_from_host_to_device(tmp_path: Path) -> None:
 
 
 def test_a_causal_model_keeps_its_mask(tmp_path: Path) -> None:
-    checkpoint = write_llama(tmp_path / "c", is_causal=True)
+    checkpoint = write_llama(tmp_path / "c", is_causal=True, num_hidden_layers=1)
     directory = write_graph(checkpoint, tmp_path / "graph", torch.float32)
     adapt(directory)
     model = onnx.load(directory / "model.onnx")
@@ -180,24 +189,6 @@ def test_a_graph_of_another_opset_is_refused() -> None:
     model.opset_import.add(domain="", version=18)
     with pytest.raises(ExportError, match="wanted 23"):
         use_fast_kernels(model)
-
-
-@pytest.mark.parametrize("write", [write_llama_embedder, write_bert])
-def test_the_whole_way_in_float16(tmp_path: Path, write: Any) -> None:
-    wish = Wish(target="cuda-fp16", engine="onnxruntime-cpu", max_tokens=64)
-    export(str(write(tmp_path / "checkpoint")), tmp_path / "out", wish)
-    manifest = read_manifest(tmp_path / "out")
-    assert (manifest.precision, manifest.opset) == ("fp16", 24)
-
-
-def test_the_same_for_tensorrt_holds_onnxs_own_operators(
-    tiny_llama_checkpoint: Path, tmp_path: Path
-) -> None:
-    wish = Wish(target="tensorrt-fp16", engine="onnxruntime-cpu", max_tokens=64)
-    export(str(tiny_llama_checkpoint), tmp_path / "out", wish)
-    model = onnx.load(tmp_path / "out" / "model.onnx")
-    assert {node.domain for node in model.graph.node} == {""}
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", 23)]
 
 
 def inputs(

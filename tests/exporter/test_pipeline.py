@@ -1,19 +1,18 @@
 """Whole exports: what lies in an artifact, and what a failed or killed export leaves."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
-import torch
+from onnx import numpy_helper
 
 from exporter import pipeline
 from exporter.errors import CheckpointRefused, ExportError, ManifestWrong, ParityFailed
@@ -21,6 +20,7 @@ from exporter.pipeline import Wish, export, verify
 from runtime.errors import EngineUnavailable, FileChanged, GoldenMismatch, ProfileError
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_ranker
+from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import write_llama
 
 
@@ -62,18 +62,21 @@ def test_a_bert_artifact_tells_query_from_passage(pair_artifact: Path) -> None:
     manifest = read_manifest(pair_artifact)
     assert manifest.inputs == ["input_ids", "attention_mask", "token_type_ids"]
     assert (manifest.template, manifest.pooling, manifest.max_tokens) == (None, "cls", 512)
-    ranker = open_ranker(pair_artifact)
-    try:
+    with closing(open_ranker(pair_artifact)) as ranker:
         there = ranker.rank("deep learning", ["the sheep"]).logits[0]
         back = ranker.rank("the sheep", ["deep learning"]).logits[0]
-    finally:
-        ranker.close()
     assert abs(there - back) > 1e-3
+
+
+def scores(artifact: Path) -> list[float]:
+    with closing(open_ranker(artifact)) as ranker:
+        return ranker.rank("deep learning", ["the sheep", "neural networks"]).logits.tolist()
 
 
 def test_an_artifact_can_be_moved(rank_artifact: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(rank_artifact, tmp_path / "elsewhere")
-    verify(moved, None, None)
+    assert verify(moved, None, None) == read_manifest(rank_artifact)
+    assert scores(moved) == scores(rank_artifact)
 
 
 def test_verify_with_the_checkpoint_climbs_all_rungs(
@@ -109,14 +112,16 @@ def test_verify_sees_a_golden_that_no_longer_holds(rank_artifact: Path, tmp_path
 
 
 def test_weights_that_change_on_the_way_fail_at_the_logits_rung(
-    tiny_llama_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama_checkpoint: Path,
+    rank_artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    honest = pipeline.move_to_onnx
-
-    def tamper(model: Any, directory: Path) -> None:
-        with torch.no_grad():
-            model.score.weight *= 1.5
-        honest(model, directory)
+    def tamper(_: object, directory: Path) -> None:
+        model = onnx.load(rank_artifact / "model.onnx")
+        (weight,) = [one for one in model.graph.initializer if one.name == "score.weight"]
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.5, weight.name))
+        onnx.save(model, directory / "model.onnx")
 
     monkeypatch.setattr(pipeline, "move_to_onnx", tamper)
     out = tmp_path / "out"
@@ -185,29 +190,51 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
         export(str(tmp_path / "small"), tmp_path / "out", Wish())
 
 
+# An export that stops for good once the graph is there, with all but the manifest still to come.
+_HUNG = """
+import shutil, sys, time
+from exporter import pipeline
+from exporter.cli import main
+
+def hang(model, directory):
+    shutil.copyfile(sys.argv[1], directory / "model.onnx")
+    print("here", flush=True)
+    time.sleep(3600)
+
+pipeline.move_to_onnx = hang
+main(["export", sys.argv[2], "--out", sys.argv[3]])
+"""
+
+
 def test_a_killed_export_leaves_nothing_that_looks_finished(
     tiny_llama_checkpoint: Path, rank_artifact: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "exporter.cli", "export", str(tiny_llama_checkpoint)]
-    child = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    graph = rank_artifact / "model.onnx"
+    with subprocess.Popen(
+        [sys.executable, "-c", _HUNG, graph, tiny_llama_checkpoint, out],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"here\n"
+        child.kill()
     (partial,) = tmp_path.iterdir()
     assert partial.name.startswith(".out.partial-")
+    assert (partial / "model.onnx").exists()
     assert not (partial / "manifest.json").exists()
+    # The next one clears it away. The graph is exported anew: an export is reproducible.
     again = export(str(tiny_llama_checkpoint), out, Wish())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert again.version == read_manifest(rank_artifact).version
 
 
 def test_a_small_limit_still_makes_an_artifact_that_opens(
-    tiny_llama_checkpoint: Path, tmp_path: Path
+    tiny_llama_checkpoint: Path, rank_artifact: Path, tmp_path: Path, ready_graph: ReadyGraph
 ) -> None:
     """Goldens are never cut texts: whoever opens the artifact does not cut them."""
+    ready_graph(rank_artifact)
     export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(max_tokens=64))
     manifest = verify(tmp_path / "out", None, None)
     assert manifest.goldens

@@ -9,6 +9,7 @@ from exporter import workspace as module
 from exporter.errors import OutputRefused, ParityFailed
 from exporter.workspace import refuse_foreign, workspace
 from runtime.manifest import read_manifest, unproven_manifest, write_manifest
+from runtime.tuning import TUNING_FILE
 
 
 def fill(directory: Path, version: str = "new") -> None:
@@ -83,6 +84,12 @@ def test_an_artifact_is_replaced_and_kept_when_the_new_one_fails(out: Path, tmp_
     replace_with_new(out)
     assert version(out) == "new"
     assert names(tmp_path) == ["out"]
+
+
+def test_a_tuned_artifact_is_replaced_with_its_tuning(out: Path) -> None:
+    (out / TUNING_FILE).write_text("{}")
+    replace_with_new(out)
+    assert names(out) == ["manifest.json", "model.onnx"]
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "manifest.json"])

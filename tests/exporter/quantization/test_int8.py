@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from exporter.errors import ParityFailed, QuantizationFailed
 from exporter.parity import dependence, open_report, raise_failures
-from exporter.pipeline import Wish, export, verify
+from exporter.pipeline import coarsen, verify
 from exporter.quantization import step
 from exporter.quantization.calibration import Range, watch
 from exporter.quantization.graph import Graph
@@ -19,18 +19,19 @@ from exporter.quantization.int8 import quantize_int8, round_columns
 from exporter.report import Rung, read_report
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
+from tests.exporter.conftest import Coarsened
+from tests.exporter.quantization.conftest import EMBEDDED
 from tests.exporter.targets import target_in
 
-CHECKPOINT = Path(__file__).parents[3] / "embedded" / "rank"
+CHECKPOINT = EMBEDDED / "rank"
 HIDDEN, INNER = 32, 64
 OUTLIER = 5
 
 
-@pytest.fixture(scope="module")
-def int8_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("artifacts") / "int8"
-    export(str(CHECKPOINT), out, Wish(profile="tiny-rerank-v1", target="cpu-int8"))
-    return out
+@pytest.fixture(scope="session")
+def int8_artifact(trained_artifact: Path, coarsened: Coarsened) -> Path:
+    """The trained ranker in int8, proven against its checkpoint."""
+    return coarsened(trained_artifact, "cpu-int8", CHECKPOINT)
 
 
 def block() -> ModelProto:
@@ -173,11 +174,14 @@ def test_queries_and_keys_are_rounded_twice_where_that_helps(int8_artifact: Path
 
 
 def test_and_once_where_it_helps_too_little(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained_artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(step, "_WORTH_TWICE", 0.1)
     out = tmp_path / "out"
-    export(str(CHECKPOINT), out, Wish(profile="tiny-rerank-v1", target="cpu-int8"))
+    coarsen(trained_artifact, out, "cpu-int8")
     assert again(out) == 0
     assert "once is enough" in capsys.readouterr().err
     assert sorted(path.name for path in out.iterdir()) == [
@@ -217,11 +221,11 @@ def test_auto_stays_on_the_engine_that_fuses(int8_artifact: Path) -> None:
 
 
 def test_unfused_products_are_refused(
-    tiny_llama_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rank_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step, "FUSED_OPERATOR", "SomethingElse")
     with pytest.raises(QuantizationFailed, match="fused 0 of"):
-        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(target="cpu-int8"))
+        coarsen(rank_artifact, tmp_path / "out", "cpu-int8")
     assert not (tmp_path / "out").exists()
 
 

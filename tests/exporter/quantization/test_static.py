@@ -8,37 +8,26 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from exporter.checkpoint import load_model, read_checkpoint
 from exporter.errors import QuantizationFailed
-from exporter.onnx_file import move_to_onnx
 from exporter.parity import climb_ranking, ndcg, open_report
 from exporter.parity_texts import Group
-from exporter.pipeline import Wish, export
+from exporter.pipeline import Wish
 from exporter.quantization.calibration import Range
 from exporter.quantization.graph import Graph
 from exporter.quantization.static import quantize_static
 from runtime.manifest import read_manifest
 from runtime.profile import load_target_profile
+from tests.conftest import Exported
 
 EIGHT = {"fp8": TensorProto.FLOAT8E4M3FN, "int8": TensorProto.INT8}
-TRAINED = Path("embedded/rank")
-
-
-@pytest.fixture(scope="module")
-def half_graph(tiny_llama_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama in float16, in ONNX's own operators."""
-    directory = tmp_path_factory.mktemp("half")
-    model = load_model(read_checkpoint(str(tiny_llama_checkpoint)))
-    move_to_onnx(model.halve(torch.float16), directory)
-    return directory / "model.onnx"
+TRAINED = Path(__file__).parents[3] / "embedded" / "rank"
 
 
 @pytest.mark.parametrize("precision", ["fp8", "int8"])
-def test_every_linear_layer_is_rounded_and_nothing_else(half_graph: Path, precision: Any) -> None:
-    model = onnx.load(half_graph)
+def test_every_linear_layer_is_rounded_and_nothing_else(planless: Path, precision: Any) -> None:
+    model = onnx.load(planless / "model.onnx")
     reach = np.ones(64, np.float32)
     ranges = {linear.source: Range(-reach, reach) for linear in Graph(model).linears()}
     assert quantize_static(model, ranges, precision) == 14
@@ -68,16 +57,15 @@ def test_every_linear_layer_is_rounded_and_nothing_else(half_graph: Path, precis
     }
 
 
-def test_a_trained_ranker_keeps_its_order_in_fp8(tmp_path: Path) -> None:
-    wish = Wish(target="tensorrt-fp8", max_tokens=64)
-    export(str(TRAINED), tmp_path / "out", wish)
-    parity = json.loads((tmp_path / "out" / "parity.json").read_text())
+def test_a_trained_ranker_keeps_its_order_in_fp8(exported: Exported) -> None:
+    artifact = exported(TRAINED, Wish(target="tensorrt-fp8", max_tokens=64))
+    parity = json.loads((artifact / "parity.json").read_text())
     assert (parity["rule"], parity["precision"]) == ("ndcg", "fp8")
     ranking = parity["rungs"]["ranking"]
     assert ranking["passed"]
     assert ranking["ndcg_drift"] <= ranking["tolerance"] == 0.01
     assert ranking["kendall_tau"] > 0.9
-    assert read_manifest(tmp_path / "out").precision == "fp8"
+    assert read_manifest(artifact).precision == "fp8"
 
 
 def test_a_graph_without_linear_layers_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Weights in 8 bits: the rounding by hand, and whole exports of tiny and trained models."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,16 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from exporter.pipeline import Wish, coarsen, export
+from exporter.pipeline import Wish
 from exporter.quantization.weight_only import OPERATOR, round_blocks, round_rows
 from exporter.report import read_report
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
+from tests.conftest import Exported
+from tests.exporter.conftest import Coarsened
+from tests.exporter.quantization.conftest import EMBEDDED
 
 TARGET = "cpu-int8-weights"
-EMBEDDED = Path(__file__).parents[3] / "embedded"
 
 
 @pytest.mark.parametrize("inputs", [20, 128, 300])
@@ -48,14 +51,14 @@ def test_rows_are_rounded_in_blocks_where_they_divide(columns: int, blocks: int)
     assert np.all(wide[3] == 0)
 
 
-@pytest.mark.parametrize("kind", ["tiny_bert", "tiny_embed"])
-def test_tiny_checkpoints_are_exported(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+@pytest.mark.parametrize("kind", ["pair", "embed"])
+def test_tiny_checkpoints_are_rounded(
+    kind: str, request: pytest.FixtureRequest, coarsened: Coarsened
 ) -> None:
-    checkpoint = request.getfixturevalue(f"{kind}_checkpoint")
-    manifest = export(str(checkpoint), tmp_path / "out", Wish(target=TARGET, max_tokens=64))
+    artifact = coarsened(request.getfixturevalue(f"{kind}_artifact"), TARGET)
+    manifest = read_manifest(artifact)
     assert (manifest.target, manifest.precision) == (TARGET, "int8-weights")
-    model = onnx.load(tmp_path / "out" / "model.onnx")
+    model = onnx.load(artifact / "model.onnx")
     operators = [node.op_type for node in model.graph.node]
     assert operators.count(OPERATOR) >= 2 * 6
     sizes = {t.data_type: 0 for t in model.graph.initializer}
@@ -64,14 +67,10 @@ def test_tiny_checkpoints_are_exported(
     assert sizes[TensorProto.INT8] + sizes[TensorProto.UINT8] > sizes[TensorProto.FLOAT]
 
 
-@pytest.fixture(scope="module")
-def coarse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained ranker, exported in fp32 and made coarser against its own scores."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    wish = Wish(profile="tiny-rerank-v1", max_tokens=512)
-    export(str(EMBEDDED / "rank"), folder / "fine", wish)
-    coarsen(folder / "fine", folder / "coarse", TARGET)
-    return folder / "coarse"
+@pytest.fixture(scope="session")
+def coarse(trained_artifact: Path, coarsened: Coarsened) -> Path:
+    """The trained ranker, made coarser against its own scores in fp32."""
+    return coarsened(trained_artifact, TARGET)
 
 
 def test_the_trained_ranker_keeps_its_order(coarse: Path) -> None:
@@ -83,21 +82,18 @@ def test_the_trained_ranker_keeps_its_order(coarse: Path) -> None:
     assert (logits.batch_max_abs_delta or 1) <= 1e-5
 
 
-def test_it_is_a_third_of_the_size_and_stays_on_its_engine(coarse: Path) -> None:
-    fine = coarse.with_name("fine")
-    sizes = [(folder / "model.onnx").stat().st_size for folder in (coarse, fine)]
+def test_it_is_a_third_of_the_size_and_stays_on_its_engine(
+    coarse: Path, trained_artifact: Path
+) -> None:
+    sizes = [(folder / "model.onnx").stat().st_size for folder in (coarse, trained_artifact)]
     assert sizes[0] < 0.35 * sizes[1]
-    assert read_manifest(coarse).version != read_manifest(fine).version
-    ranker = open_ranker(coarse, engine="auto")
-    try:
+    assert read_manifest(coarse).version != read_manifest(trained_artifact).version
+    with closing(open_ranker(coarse, engine="auto")) as ranker:
         ranker.warm_up()
         assert ranker.info.engine == "onnxruntime-cpu"
-    finally:
-        ranker.close()
 
 
-def test_the_trained_embedder_keeps_its_order(tmp_path: Path) -> None:
+def test_the_trained_embedder_keeps_its_order(exported: Exported) -> None:
     wish = Wish(profile="tiny-embed-v1", target=TARGET, max_tokens=512)
-    export(str(EMBEDDED / "embed"), tmp_path / "out", wish)
-    ranking = read_report(tmp_path / "out").rungs["ranking"]
+    ranking = read_report(exported(EMBEDDED / "embed", wish)).rungs["ranking"]
     assert (ranking.kendall_tau or 0) >= 0.95
