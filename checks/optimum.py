@@ -264,10 +264,9 @@ def _tokenizer() -> tokenizers.Tokenizer:
     )
     texts = (text for group in parity_groups(1) for text in (group.query, *group.passages))
     tokenizer.train_from_iterator(texts, trainer)
-    ends = [
-        (_SPECIAL[key], tokenizer.token_to_id(_SPECIAL[key])) for key in ("sep_token", "cls_token")
-    ]
-    tokenizer.post_processor = processors.BertProcessing(*ends)
+    ids = tokenizer.get_vocab()
+    separator, start = ((_SPECIAL[key], ids[_SPECIAL[key]]) for key in ("sep_token", "cls_token"))
+    tokenizer.post_processor = processors.BertProcessing(separator, start)
     return tokenizer
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -281,7 +281,7 @@ def _faults(seen: Seen) -> list[str]:
     if slope - 2 * noise > _LEAK_BYTES_A_MINUTE:
         found.append(f"memory grows by {slope / 1e6:.2f} ± {noise / 1e6:.2f} MB a minute")
     for place, what in ((2, "threads"), (3, "descriptors")):
-        early, late = (_middle([sample[place] for sample in part]) for part in _halves(seen))
+        early, late = (_middle([one[place] for one in part]) for part in _halves(seen))
         if abs(late - early) > 2 + _CALLERS // 2:
             found.append(f"{what}: {early:.0f}, later {late:.0f}")
     return found
@@ -296,7 +296,7 @@ def _halves(seen: Seen) -> tuple[list[tuple[float, int, int, int]], ...]:
     return settled[: len(settled) // 2], settled[len(settled) // 2 :]
 
 
-def _middle(values: list[int]) -> float:
+def _middle(values: Sequence[float]) -> float:
     return float(np.median(values)) if values else 0.0
 
 

@@ -99,7 +99,7 @@ def complaint(use: Use, bindings: Any) -> str | None:
         found = getattr(found, name)
     if use.call is None or not callable(found):
         return None
-    ways = signatures(found.__init__ if isinstance(found, type) else found)
+    ways = signatures(found.__init__ if isinstance(found, type) else found)  # type: ignore[misc]
     if use.name.endswith("__init__"):  # called of the class: self is given
         ways = [[("self", True), *way] for way in ways]
     given, named = len(use.call.args), {k.arg for k in use.call.keywords}

@@ -12,11 +12,12 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -69,7 +70,7 @@ def main() -> int:
         direct = ranker.rank(QUERY, PASSAGES).logits
         ranker.close()
         flags = {"NIM_TRITON_RATE_LIMIT": "execution_count", "NIM_TRITON_LOG_VERBOSE": "1"}
-        with triton(repository, Path(folder) / "triton.log", **flags) as running:
+        with triton(repository, Path(folder) / "triton.log", flags) as running:
             _texts(running, direct)
             _rows(running, artifact, direct)
             _rows_without_tokens(running)
@@ -80,7 +81,7 @@ def main() -> int:
         made_up = mock.rank(QUERY, PASSAGES).logits  # type: ignore[attr-defined]
         mock.close()
         said = {"ENABLE_MOCK_INFERENCE": "1"}
-        with triton(repository, Path(folder) / "mock.log", **said) as running:
+        with triton(repository, Path(folder) / "mock.log", said) as running:
             _texts(running, made_up)
             _mock_behind_our_server(running, made_up)
     print("real tritonserver: all steps held")
@@ -89,17 +90,20 @@ def main() -> int:
 
 @contextmanager
 def triton(
-    repository: Path, log: Path, ports: tuple[int, int, int] | None = None, **flags: str
+    repository: Path,
+    log: Path,
+    flags: Mapping[str, str] = MappingProxyType({}),
+    ports: tuple[int, int, int] | None = None,
 ) -> Iterator[Triton]:
     """Triton on `repository`, started by its start.sh, once the model is ready."""
-    environment = _environment(log.parent) | flags
+    environment = {**_environment(log.parent), **flags}
     http, grpc, metrics = ports or free_ports(3)
     environment |= {
         "TRITON_HTTP_PORT": str(http),
         "TRITON_GRPC_PORT": str(grpc),
         "TRITON_METRICS_PORT": str(metrics),
     }
-    command = [repository / "start.sh", f"--backend-directory={log.parent / 'backends'}"]
+    command = [str(repository / "start.sh"), f"--backend-directory={log.parent / 'backends'}"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
     running = Triton(http, grpc, metrics, log, process)
@@ -264,7 +268,7 @@ def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np
             print(f"no Triton: {error}")
         else:
             raise AssertionError("found an engine where no Triton is")
-        with triton(repository, running.log.with_name("again.log"), ports):
+        with triton(repository, running.log.with_name("again.log"), ports=ports):
             for url in urls:
                 end = time.monotonic() + START_S
                 # gRPC waits a while before it tries an address again.

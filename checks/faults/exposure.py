@@ -18,21 +18,21 @@ from checks.faults.target import Target, ranking
 _EXPOSURE, _METRICS = "12 exposure", "13 metrics"
 _KEY = "Zq7-the-right-key"
 _OPEN = {"/health", "/v1/health/live", "/v1/health/ready", "/v2/health/live", "/v2/health/ready"}
-_WRONG: dict[str, list[tuple[str, bytes]]] = {
+_WRONG: dict[str, list[tuple[bytes, bytes]]] = {
     "no key": [],
-    "a wrong key": [("authorization", b"Bearer wrong")],
-    "an empty key": [("authorization", b"Bearer")],
-    "the key without a scheme": [("authorization", _KEY.encode())],
-    "another scheme": [("authorization", b"Basic " + _KEY.encode())],
-    "the key and more": [("authorization", f"Bearer {_KEY}x".encode())],
-    "the beginning of the key": [("authorization", f"Bearer {_KEY[:-1]}".encode())],
+    "a wrong key": [(b"authorization", b"Bearer wrong")],
+    "an empty key": [(b"authorization", b"Bearer")],
+    "the key without a scheme": [(b"authorization", _KEY.encode())],
+    "another scheme": [(b"authorization", b"Basic " + _KEY.encode())],
+    "the key and more": [(b"authorization", f"Bearer {_KEY}x".encode())],
+    "the beginning of the key": [(b"authorization", f"Bearer {_KEY[:-1]}".encode())],
     "two headers": [
-        ("authorization", f"Bearer {_KEY}".encode()),
-        ("authorization", b"Bearer wrong"),
+        (b"authorization", f"Bearer {_KEY}".encode()),
+        (b"authorization", b"Bearer wrong"),
     ],
-    "a key of 8 KiB": [("authorization", b"Bearer " + b"x" * 8192)],
-    "a key that is no text": [("authorization", b"Bearer \xff\xfe\xc3")],
-    "the key in another header": [("x-api-key", _KEY.encode())],
+    "a key of 8 KiB": [(b"authorization", b"Bearer " + b"x" * 8192)],
+    "a key that is no text": [(b"authorization", b"Bearer \xff\xfe\xc3")],
+    "the key in another header": [(b"x-api-key", _KEY.encode())],
 }
 
 
@@ -77,11 +77,11 @@ def _every_route_asks(target: Target) -> None:
             found = client.get(server.url + path).status_code
             expect(found == 200, f"{path} without a key: {found}")
         for spelled in ("Bearer", "bearer", "BEARER"):
-            headers = {"authorization": f"{spelled} {_KEY}"}
-            found = client.post(server.url + "/v1/ranking", json=ranking(), headers=headers)
-            expect(found.status_code == 200, f"{spelled}: {found.status_code}")
+            right = {"authorization": f"{spelled} {_KEY}"}
+            allowed = client.post(server.url + "/v1/ranking", json=ranking(), headers=right)
+            expect(allowed.status_code == 200, f"{spelled}: {allowed.status_code}")
         expect(_KEY not in server.log, "the key stands in the log")
-        seen = client.get(server.url + "/v1/metadata", headers=headers).text
+        seen = client.get(server.url + "/v1/metadata", headers=right).text
         expect(_KEY not in seen, "the key stands in /v1/metadata")
 
 

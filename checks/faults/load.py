@@ -7,9 +7,11 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -234,7 +236,11 @@ def _storm(target: Target) -> None:
 
 @contextlib.contextmanager
 def _crowded(
-    target: Target, count: int, sent: bytes, files: int | None = None, **more: str
+    target: Target,
+    count: int,
+    sent: bytes,
+    files: int | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[OwnServer]:
     """A server of our own, of which at most `files` files may be open, with `count` connections
     on each of which `sent` was sent."""
@@ -285,7 +291,7 @@ def _all_body_room_taken(target: Target) -> None:
     """Large bodies that do not end take all the memory for bodies, but for that of small ones."""
     limit = 34_000_000  # eight of them are more than the least room that there is for bodies
     given = {"NIM_HTTP_BODY_LIMIT_BYTES": str(limit)}
-    with _crowded(target, 10, _begun(limit, limit - 1000), **given) as server:
+    with _crowded(target, 10, _begun(limit, limit - 1000), more=given) as server:
         expect(server.status("/v1/health/live") == 200, "not live")
         answered(_ask(server, ranking()))
 
@@ -362,7 +368,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(_LOAD, "a deadline that passes", _deadline_passes),
     Fault(_LOAD, "a client hangs up while it waits", _hangs_up_while_waiting),
     *(
-        Fault(_LOAD, f"a client hangs up {where}", lambda t, part=part: _hangs_up_early(part, t))
+        Fault(_LOAD, f"a client hangs up {where}", partial(_hangs_up_early, part))
         for where, part in _QUARTERS.items()
     ),
     Fault(_LOAD, "clients reset", _resets),

@@ -59,7 +59,7 @@ def pack(wheel: Path, folder: Path = FOLDER, most: int = 30 * _MEGABYTE) -> list
         old.unlink()
     with (
         closing(_Pieces(folder, stem, most)) as pieces,
-        lzma.open(pieces, "wb") as packed,
+        lzma.open(pieces, "wb") as packed,  # type: ignore[call-overload]
         tarfile.open(fileobj=packed, mode="w|") as tar,
         zipfile.ZipFile(wheel) as content,
     ):
