@@ -11,6 +11,7 @@ CHECKPOINT ?=
 BENCH ?=
 ARTIFACT ?=
 FAULTS ?=
+RECIPE ?=
 PYTEST ?=
 MINUTES ?= 10
 PORT := $${NIM_HTTP_API_PORT:-8000}
@@ -90,15 +91,18 @@ audit: .venvs/audit/.installed  ## known advisories for every pinned package (as
 docs: $(INSTALLED)  ## write the generated parts of the README
 	@$(BIN)/python -m tools.write_readme
 
-recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 5 minutes on two cores)
-	@$(BIN)/rerank run -c small --to export
+recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 5 minutes on two cores): make recipe RECIPE=--force
+	@$(BIN)/rerank run -c small --to export $(RECIPE)
 
 check-pubmedqa: $(INSTALLED)  ## fine-tune on PubMedQA's questions and measure: make check-pubmedqa PAIRS=FILE
 	@$(BIN)/python -m checks.pubmedqa "$(PAIRS)" output/pubmedqa
 
-check-ray: $(INSTALLED) $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
+.venv/.ray: pyproject.toml constraints.txt | $(INSTALLED)
 	@$(PIP) --editable '.[ray]'
-	$(BIN)/python -m checks.ray_workers $(RANK_DIR) $(EMBED_DIR)
+	touch $@
+
+check-ray: .venv/.ray $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
+	@$(BIN)/python -m checks.ray_workers $(RANK_DIR) $(EMBED_DIR)
 
 check-sky: $(INSTALLED) .venvs/skypilot/.installed  ## the cluster's job, read by SkyPilot itself
 	@$(BIN)/python -m checks.skypilot
