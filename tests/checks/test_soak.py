@@ -55,6 +55,14 @@ def test_nothing_wrong() -> None:
     assert seen.vectors == 14
 
 
+@pytest.mark.parametrize(("minutes", "faults"), [(2, 0), (6, 1)])
+def test_memory_is_judged_over_several_reloads(minutes: int, faults: int) -> None:
+    seen = sound()
+    leak(seen)
+    seen.samples = seen.samples[: minutes * 30]
+    assert len(_faults(seen)) == faults
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
