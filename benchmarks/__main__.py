@@ -17,6 +17,7 @@ from benchmarks.progress import say
 from benchmarks.results import CandidateFacts, Results
 from benchmarks.roster import BY_NAME, CANDIDATES, Candidate
 from benchmarks.scenarios import MAIN, QUICK, SCENARIOS, SHARED, SMALL_MODELS, Bench, Sizes
+from runtime.telemetry import disable_telemetry
 
 _TERMINATED = 143
 RESULTS = Path(__file__).with_name("results")
@@ -24,6 +25,7 @@ RESULTS = Path(__file__).with_name("results")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; 0 unless nothing could be measured."""
+    disable_telemetry()
     wish = _parser().parse_args(arguments)
     # The candidates are in sessions of their own: nothing else would end them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.progress import stage
+from runtime.telemetry import SWITCHES
 
 ROOT = Path(__file__).resolve().parent.parent
 _KEPT = ("PATH", "HOME", "TMPDIR", "LANG")
@@ -55,4 +56,5 @@ def child_variables() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",
+        **SWITCHES,
     }

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
+from runtime.telemetry import disable_telemetry
+
 Score = Callable[[str, list[str]], list[float]]
 
 
@@ -53,6 +55,7 @@ def templated(template: str, query: str, passage: str) -> str:
 
 def answer_lines(load: Callable[[Setting], Score]) -> None:
     """Load, say ready, and answer every line until standard input ends."""
+    disable_telemetry()
     answers = _take_stdout()
     score = load(read_setting())
     _say(answers, {"ready": True})

@@ -21,6 +21,7 @@ from checks.serving import served
 from exporter.errors import ExportError
 from exporter.pipeline import Wish, export
 from runtime.errors import ServingError
+from runtime.telemetry import disable_telemetry
 
 WORK = Path("build/check-minilm")
 PYTHON = Path(".venvs/minilm/bin/python")
@@ -107,6 +108,7 @@ def _embed(address: str, texts: tuple[str, ...], encoding: str) -> tuple[Vectors
 
 def main() -> int:
     """Export, serve, compare; 1 when a vector or a token count differs."""
+    disable_telemetry()
     reference = ask_sentence_transformers(PYTHON, TEXTS)
     try:
         export(reference.folder, WORK, Wish())

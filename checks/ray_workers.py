@@ -18,6 +18,7 @@ from recipe import prep, sdg
 from recipe.config import STAGE_NAMES, load
 from recipe.score import score
 from recipe.stage import perform
+from runtime.telemetry import disable_telemetry
 
 _FILES = ("train_mined.automodel.json", "train_mined.automodel_unrolled.json")
 _LINES, _PASSAGES = 600, 4
@@ -25,6 +26,7 @@ _LINES, _PASSAGES = 600, 4
 
 def main() -> None:
     """Raise when a file differs."""
+    disable_telemetry()
     rank, embed = map(Path, sys.argv[1:3])
     with tempfile.TemporaryDirectory(prefix="check-ray-") as folder:
         _mining(Path(folder), embed)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recipe.cluster import load_profile, task_file
 from recipe.config import STAGE_NAMES, load
+from runtime.telemetry import disable_telemetry
 
 SKY_PYTHON = Path(".venvs/skypilot/bin/python")
 PROFILE = """
@@ -56,6 +57,7 @@ print(task.num_nodes, "nodes")
 
 def main() -> None:
     """Raise when SkyPilot refuses a task file."""
+    disable_telemetry()
     for infra in ("slurm", "k8s", "aws"):
         _read(infra, "everything", ["prep", "finetune", "eval"], READ)
         _read(infra, "many", ["prep"], READ_MANY)

@@ -27,6 +27,7 @@ from clients.serving import (
     running_server,
     serves_the_mock,
 )
+from runtime.telemetry import SWITCHES
 
 _CLIENT_TIMEOUT_S = 600
 _VERDICT_CHARACTERS = 80
@@ -40,11 +41,6 @@ _OVERLAY = _SHORT | {
     "NIM_TRITON_LOG_VERBOSE": "1",
     "NIM_TRITON_MAX_BATCH_SIZE": "1",
     "RERANK_MAX_PASSAGES": "512",
-}
-# Clients must not phone home, nor fetch what they carry themselves.
-_QUIET = {
-    "HAYSTACK_TELEMETRY_ENABLED": "False",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
 }
 
 
@@ -174,7 +170,7 @@ def _call(client: Client, python: Path, address: Address, output: Path, errors: 
     Files take what it says: nv-ingest leaves a child behind that would keep a pipe open.
     """
     command = [str(python), "-W", "ignore", "-m", f"clients.{client.name}", address.base_url]
-    environment = {**caller_variables(), **_QUIET, GRPC_VARIABLE: address.grpc}
+    environment = {**caller_variables(), **SWITCHES, GRPC_VARIABLE: address.grpc}
     with output.open("wb") as out, errors.open("wb") as err:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
         try:

@@ -18,11 +18,13 @@ from runtime.engines import ENGINES
 from runtime.errors import ServingError
 from runtime.manifest import Manifest, read_manifest
 from runtime.profile import load_target_profile, model_profile_names, target_profile_names
+from runtime.telemetry import disable_telemetry
 from runtime.tuning import TUNING_FILE, read_tuning
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (None: the process's own) and return the exit code."""
+    disable_telemetry()
     wish = _parser().parse_args(arguments)
     try:
         wish.run(wish)

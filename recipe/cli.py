@@ -19,6 +19,7 @@ from recipe.progress import tell, under
 from recipe.stage import Stage, perform, require_inputs, state
 from recipe.table import COMMANDS, STAGES
 from runtime.errors import ServingError
+from runtime.telemetry import disable_telemetry
 
 _LAST = "eval"
 _SETTINGS_HELP = (
@@ -33,6 +34,7 @@ _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (None: the process's own) and return the exit code."""
+    disable_telemetry()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # argparse wants all positional arguments in one place; people put settings anywhere.
     overrides = []

@@ -40,6 +40,7 @@ import yaml
 
 from recipe.config import Positive, Recipe, as_yaml
 from recipe.errors import BadConfig, LaunchFailed
+from runtime.telemetry import SWITCHES
 
 ENV_FILE = "env.toml"
 _ROOT_MARKS = ("pyproject.toml", ".git")
@@ -165,7 +166,8 @@ def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force:
         **({"workdir": profile.workdir} if profile.workdir else {}),
         **({"num_nodes": profile.nodes} if profile.nodes > 1 else {}),
         "resources": {key: value for key, value in resources.items() if value is not None},
-        **({"envs": profile.envs} if profile.envs else {}),
+        # Ray and whatever else `setup` and `run` start on the cluster.
+        "envs": {**profile.envs, **SWITCHES},
         **({"setup": profile.setup} if profile.setup else {}),
         "run": run,
     }

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from recipe.errors import StageFailed
+from runtime.telemetry import disable_telemetry, import_without_telemetry
 
 # Chunks that wait at each worker while it computes, so that none is idle.
 _AHEAD = 2
@@ -29,7 +30,7 @@ def map_in_order(
         work = make(*arguments)
         yield from (work(chunk) for chunk in chunks)
         return
-    import ray  # late: an extra of its own
+    ray = import_without_telemetry("ray")  # late: an extra of its own
 
     ray.init(
         address=address,
@@ -64,6 +65,8 @@ class _Worker:
     def __init__(
         self, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
     ) -> None:
+        # On another machine, Ray's processes have the environment that it was started with.
+        disable_telemetry()
         self._work = make(*arguments)
 
     def work(self, chunk: Any) -> Any:

@@ -15,6 +15,7 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from runtime.telemetry import disable_telemetry
 from server import health, metadata, pages
 from server.auth import KeyGuard
 from server.errors import answer_with
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
     Raises SystemExit with one line when the environment cannot be used.
     """
+    disable_telemetry()
     if settings is None:
         _refuse_workers()
         try:

@@ -7,6 +7,7 @@ import sys
 
 import uvicorn
 
+from runtime.telemetry import disable_telemetry
 from server.app import create_app
 from server.listen import connection_options, take_port
 from server.logs import configure_logging
@@ -21,6 +22,7 @@ _USAGE_ERROR = 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop; 0 after a clean stop, 2 for settings that cannot be used."""
+    disable_telemetry()
     options = vars(_parser().parse_args(arguments))
     given = {name: value for name, value in options.items() if value}
     try:

@@ -21,7 +21,7 @@ ALLOWED = {
     "checks": {"exporter", "recipe", "runtime"},
     "benchmarks": {"checks", "exporter", "recipe", "runtime"},
     # As a package that is installed into a client's environment, like the others.
-    "clients": {"checks", "rerank_client"},
+    "clients": {"checks", "rerank_client", "runtime"},
     "examples": {"rerank_client"},
     "tools": {"checks", "server", "runtime"},
 }

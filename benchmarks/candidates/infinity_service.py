@@ -13,11 +13,7 @@ from benchmarks.protocol import read_setting
 def main() -> None:
     """Become infinity's own command."""
     setting = read_setting()
-    os.environ |= {
-        "DO_NOT_TRACK": "1",
-        "INFINITY_ANONYMOUS_USAGE_STATS": "0",
-        "OMP_NUM_THREADS": str(setting.threads),
-    }
+    os.environ["OMP_NUM_THREADS"] = str(setting.threads)
     program = str(Path(sys.executable).with_name("infinity_emb"))
     options = {
         "--model-id": setting.checkpoint,

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import openvino as ov
-
 from benchmarks.candidates.pairs import Pairs, arrays, calls
 from benchmarks.protocol import Score, Setting, answer_lines
+from runtime.telemetry import import_without_telemetry
 
 
 def load(setting: Setting) -> Score:
     """One row a call, or rows grouped by length as the options say."""
-    core = ov.Core()
+    core = import_without_telemetry("openvino").Core()
     # Left to itself it computes in bf16 wherever the machine can.
     model = core.compile_model(
         str(Path(setting.graph) / "model.onnx"),

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from exporter.quantization.graph import Floats
 from runtime.manifest import MODEL_FILE
+from runtime.telemetry import import_without_telemetry
 
 _ERRORS_ONLY = 3
 _GRAPH_FILE = "calibration.onnx"
@@ -49,7 +50,8 @@ def answers(path: Path, texts: Sequence[Inputs]) -> Floats:
     return np.concatenate([session.run(None, dict(inputs))[0] for inputs in texts])
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _session(path: Path) -> Any:
+    onnxruntime = import_without_telemetry("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     return onnxruntime.InferenceSession(

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from exporter.errors import QuantizationFailed
 from exporter.library_texts import calibration_pairs
@@ -27,6 +26,7 @@ from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
 from exporter.quantization.weight_only import quantize_weights
 from runtime.batch import assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from runtime.telemetry import import_without_telemetry
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
 
 _ERRORS_ONLY = 3
@@ -122,6 +122,7 @@ def _rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
 def _require_fusion(path: Path, manifest: Manifest, products: int) -> None:
     """ONNX Runtime computes unfused products in float32, several times slower, and says nothing."""
     with tempfile.TemporaryDirectory() as directory:
+        onnxruntime = import_without_telemetry("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.enable_profiling = True

@@ -6,7 +6,6 @@ there on (the tolerances of NVIDIA's rerank recipe, stage 3); it changes the ord
 over the queries of Kendall's tau-b falls under 0.99.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ from recipe.durable import write_whole
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.metrics import Scores, measure_each
 from recipe.evaluation.results import Column
+from recipe.picture import as_svg, new_figure
 
 LOW_K, LOW_K_TOLERANCE, TOLERANCE = 5, 0.03, 0.01
 LEAST_TAU = 0.99
@@ -293,10 +293,7 @@ def _worst_line(found: QueryDrift, collection: Collection) -> str:
 
 
 def _picture(results: Mapping[str, Column], drift: Drift, depths: Sequence[int]) -> bytes:
-    import matplotlib as mpl  # late: half a second
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = new_figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for depth in depths:
         key = f"NDCG@{depth}"
@@ -309,8 +306,4 @@ def _picture(results: Mapping[str, Column], drift: Drift, depths: Sequence[int])
     right.axhline(LEAST_TAU, color="black", linewidth=0.8, linestyle="--")
     right.set_title("Kendall's tau at each boundary")
     right.set_ylim(0, 1.05)
-    buffer = io.BytesIO()
-    # Without it every run writes other identifiers into the same picture.
-    with mpl.rc_context({"svg.hashsalt": "recipe"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return as_svg(figure)

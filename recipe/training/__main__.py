@@ -9,6 +9,7 @@ import msgspec
 from recipe.progress import under
 from recipe.training.following import die_with
 from recipe.training.job import Job
+from runtime.telemetry import disable_telemetry
 
 _INIT = 1
 # torchrun as a command, and as the stage finetune calls it.
@@ -17,6 +18,7 @@ _TORCHRUN = (b"torchrun", b"torch.distributed.run")
 
 def main() -> None:
     """Train what the file says, as the process that torchrun's variables describe."""
+    disable_telemetry()
     parent = os.getppid()
     # An orphan has a new parent: init, or on Linux whoever asked the kernel to be it.
     orphan = not _is_torchrun(parent) if sys.platform == "linux" else parent == _INIT

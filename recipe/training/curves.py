@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from recipe.durable import write_whole
+from recipe.picture import as_svg, new_figure
 
 # What a line of metrics.jsonl may hold: no run times, so that equal runs give equal files.
 _KEPT = (
@@ -35,18 +36,13 @@ def write_curves(directory: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _picture(history: Sequence[Mapping[str, Any]]) -> bytes:
-    import io  # late: matplotlib takes half a second to import
-
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     panels = [
         (title, drawn)
         for title, keys in _PANELS
         if (drawn := {word: _series(history, key) for key, word in keys.items()})
         and any(drawn.values())
     ]
-    figure = Figure(figsize=(4.5 * max(1, len(panels)), 3.2), layout="constrained")
+    figure = new_figure(figsize=(4.5 * max(1, len(panels)), 3.2), layout="constrained")
     for axes, (title, drawn) in zip(
         figure.subplots(1, max(1, len(panels)), squeeze=False)[0], panels, strict=False
     ):
@@ -56,11 +52,7 @@ def _picture(history: Sequence[Mapping[str, Any]]) -> bytes:
         axes.set_xlabel("step")
         axes.set_title(title)
         axes.legend(fontsize="small")
-    buffer = io.BytesIO()
-    # Without it every run writes other identifiers into the same picture.
-    with mpl.rc_context({"svg.hashsalt": "recipe"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return as_svg(figure)
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:

@@ -15,6 +15,7 @@ from runtime.cores import usable_cores
 from runtime.engines import AnyShape, EngineSetup
 from runtime.engines.lanes import Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
+from runtime.telemetry import import_without_telemetry
 
 _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 
@@ -56,7 +57,7 @@ def open_engine(
     """Compile `model_file` for the CPU in the precision that `name` says, or raise
     EngineUnavailable."""
     try:
-        import openvino
+        openvino = import_without_telemetry("openvino")
     except ImportError as error:
         raise EngineUnavailable(
             f"engine {name} needs the package openvino; install the extra openvino"

@@ -29,6 +29,7 @@ from runtime.engines.faults import understood
 from runtime.engines.lanes import Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange, bucket
+from runtime.telemetry import import_without_telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
     DeviceLost or EngineError when it fails.
     """
     try:
-        import onnxruntime as ort
+        ort = import_without_telemetry("onnxruntime")
     except ImportError as error:
         raise EngineUnavailable(
             f"engine {name} needs the package onnxruntime; install the extra serve-cpu or serve-gpu"
