@@ -1,4 +1,6 @@
-"""Servers as users run them: processes on free ports, asked over HTTP."""
+"""Servers as users run them: processes on free ports, asked over HTTP. Most tests need less:
+see `in_process`.
+"""
 
 import contextlib
 import math
@@ -16,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from checks.ports import free_ports
+from tests.server.in_process import InProcess, Serve, in_process
 from tests.small_graphs import write_graph
 
 # The mock counts bytes, so these limits are easy to reach.
@@ -112,23 +115,30 @@ def start(tmp_path: Path) -> Iterator[Start]:
         server.end()
 
 
+# Made-up scores and small limits.
+MOCK = {
+    "ENABLE_MOCK_INFERENCE": "1",
+    "MAX_SEQUENCE_LENGTH": str(MAX_TOKENS),
+    "NIM_HTTP_BODY_LIMIT_BYTES": str(BODY_LIMIT_BYTES),
+    "MODEL_VERSION": "1.2.3",
+    "NGC_API_KEY": "ngcapikey",
+    "NIM_TRITON_LOG_VERBOSE": "1",
+    "RERANK_MODEL_CONTROL": "true",
+    "OMP_NUM_THREADS": "1",
+}
+# It asks for one of two keys.
+GUARDED = {
+    "ENABLE_MOCK_INFERENCE": "1",
+    "NIM_REQUIRE_AUTH": "true",
+    "NGC_API_KEY": "key-one",
+    "NVIDIA_API_KEY": "key-zwei-ü",
+}
+
+
 @pytest.fixture(scope="session")
 def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ready server with made-up scores and small limits."""
-    server = Server(
-        tmp_path_factory.mktemp("mock"),
-        {
-            "ENABLE_MOCK_INFERENCE": "1",
-            "MAX_SEQUENCE_LENGTH": str(MAX_TOKENS),
-            "NIM_HTTP_BODY_LIMIT_BYTES": str(BODY_LIMIT_BYTES),
-            "NIM_REQUEST_TIMEOUT_S": "2",
-            "MODEL_VERSION": "1.2.3",
-            "NGC_API_KEY": "ngcapikey",
-            "NIM_TRITON_LOG_VERBOSE": "1",
-            "RERANK_MODEL_CONTROL": "true",
-            "OMP_NUM_THREADS": "1",
-        },
-    )
+    """A process with the settings MOCK, ready."""
+    server = Server(tmp_path_factory.mktemp("mock"), {**MOCK, "NIM_REQUEST_TIMEOUT_S": "2"})
     yield server.ready()
     assert server.stop() == 0, server.log
     server.end()
@@ -136,11 +146,32 @@ def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def client(mock_server: Server) -> Iterator[httpx.Client]:
-    """A client of `mock_server` that proves, after each test, that the next request works."""
-    yield mock_server.http
+def serve() -> Iterator[Serve]:
+    """Servers in this process that end with the test."""
+    with contextlib.ExitStack() as running:
+        yield lambda environment: running.enter_context(in_process(environment))
+
+
+@pytest.fixture(scope="session")
+def mock_in_process() -> Iterator[InProcess]:
+    """A server in this process with the settings MOCK."""
+    with in_process(MOCK) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[InProcess]:
+    """A server in this process with the settings GUARDED."""
+    with in_process(GUARDED) as server:
+        yield server
+
+
+@pytest.fixture
+def client(mock_in_process: InProcess) -> Iterator[httpx.Client]:
+    """A client of `mock_in_process` that proves, after each test, that the next request works."""
+    yield mock_in_process.http
     body = {"query": {"text": "still"}, "passages": [{"text": "there"}]}
-    assert mock_server.rank(body).status_code == 200
+    assert mock_in_process.rank(body).status_code == 200
 
 
 # Rows of so many tokens make the engine of `bare_directory` give NaN, and fail.
@@ -190,13 +221,9 @@ def slow_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ready server that asks for one of two keys."""
-    keys = {"NGC_API_KEY": "key-one", "NVIDIA_API_KEY": "key-zwei-ü"}
-    server = Server(
-        tmp_path_factory.mktemp("guarded"),
-        {"ENABLE_MOCK_INFERENCE": "1", "NIM_REQUIRE_AUTH": "true", **keys},
-    )
+    """A process with the settings GUARDED, ready."""
+    server = Server(tmp_path_factory.mktemp("guarded"), GUARDED)
     yield server.ready()
     assert server.stop() == 0
     server.end()
-    assert not any(key in server.log for key in keys.values())
+    assert not any(GUARDED[key] in server.log for key in ("NGC_API_KEY", "NVIDIA_API_KEY"))

@@ -11,6 +11,8 @@ from server.app import METRICS_ROUTES, SURFACES, routed
 from server.auth import OPEN_PATHS
 from server.service import Service
 from server.settings import read_settings
+from tests.server.conftest import GUARDED, Server
+from tests.server.in_process import InProcess
 
 
 def route_paths(routes: list[Any]) -> list[tuple[str, str]]:
@@ -20,8 +22,8 @@ def route_paths(routes: list[Any]) -> list[tuple[str, str]]:
     for route in routed(routes, service).routes:
         assert isinstance(route, HTTPRoute)
         path = re.sub(r"\{\w+:str\}", "m", route.path)
-        found += [(method, path) for method in sorted(route.methods) if method != "OPTIONS"]
-    return found
+        found += [(method, path) for method in route.methods - {"OPTIONS"}]
+    return sorted(found)  # the router keeps its paths in a set
 
 
 ALL = route_paths([controller for surface in SURFACES for controller in surface.controllers])
@@ -61,22 +63,20 @@ def assert_asks_for_a_key(response: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [r for r in ALL if r[1] not in OPEN_PATHS])
-def test_every_route_asks(guarded_server: Any, method: str, path: str) -> None:
-    assert_asks_for_a_key(guarded_server.http.request(method, path))
+def test_every_route_asks(guarded: InProcess, method: str, path: str) -> None:
+    assert_asks_for_a_key(guarded.http.request(method, path))
 
 
 @pytest.mark.parametrize(("method", "path"), UNKNOWN + SNEAKY)
-def test_so_do_unknown_routes_and_odd_spellings(
-    guarded_server: Any, method: str, path: str
-) -> None:
-    request = guarded_server.http.build_request(method, "/")
+def test_so_do_unknown_routes_and_odd_spellings(guarded: InProcess, method: str, path: str) -> None:
+    request = guarded.http.build_request(method, "/")
     request.url = request.url.copy_with(raw_path=path.encode())
-    assert_asks_for_a_key(guarded_server.http.send(request))
+    assert_asks_for_a_key(guarded.http.send(request))
 
 
 @pytest.mark.parametrize(("method", "path"), [r for r in ALL if r[1] in OPEN_PATHS])
-def test_health_is_open(guarded_server: Any, method: str, path: str) -> None:
-    assert guarded_server.http.request(method, path).status_code == 200
+def test_health_is_open(guarded: InProcess, method: str, path: str) -> None:
+    assert guarded.http.request(method, path).status_code == 200
 
 
 def test_every_open_path_is_a_route() -> None:
@@ -84,7 +84,7 @@ def test_every_open_path_is_a_route() -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), route_paths(METRICS_ROUTES))
-def test_the_metrics_port_asks_as_well(guarded_server: Any, method: str, path: str) -> None:
+def test_the_metrics_port_asks_as_well(guarded_server: Server, method: str, path: str) -> None:
     url = guarded_server.metrics_url + path
     assert_asks_for_a_key(httpx.request(method, url))
     key = {"authorization": "Bearer key-one"}
@@ -92,16 +92,16 @@ def test_the_metrics_port_asks_as_well(guarded_server: Any, method: str, path: s
 
 
 @pytest.mark.parametrize("headers", REFUSED_HEADERS)
-def test_what_is_no_key(guarded_server: Any, headers: list[tuple[str, str]]) -> None:
-    assert_asks_for_a_key(guarded_server.http.get("/v1/models", headers=headers))
+def test_what_is_no_key(guarded: InProcess, headers: list[tuple[str, str]]) -> None:
+    assert_asks_for_a_key(guarded.http.get("/v1/models", headers=headers))
 
 
 @pytest.mark.parametrize(
     "value", ["Bearer key-one", "bearer key-one", "BEARER  key-one", "Bearer key-zwei-ü"]
 )
-def test_what_is_a_key(guarded_server: Any, value: str) -> None:
+def test_what_is_a_key(guarded: InProcess, value: str) -> None:
     headers = {"authorization": value.encode()}
-    response = guarded_server.http.get("/v1/models", headers=headers)
+    response = guarded.http.get("/v1/models", headers=headers)
     assert response.status_code == 200
 
 
@@ -109,3 +109,13 @@ def test_without_the_setting_any_placeholder_is_welcome(client: httpx.Client) ->
     for value in ("Bearer **********", "Bearer NO_API_KEY_PROVIDED", "nonsense"):
         response = client.get("/v1/models", headers={"authorization": value})
         assert response.status_code == 200
+
+
+def test_keys_are_in_no_line_of_the_log(
+    guarded: InProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    for key in (GUARDED["NGC_API_KEY"], "key-of-somebody"):
+        guarded.http.get("/v1/models", headers={"authorization": f"Bearer {key}"})
+    assert "GET other 401" in caplog.text
+    assert "key-" not in caplog.text

@@ -4,7 +4,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,14 @@ import pytest
 BODY_LIMIT_BYTES = 100_000  # of the mock server, see conftest
 REQUEST_TIMEOUT_S = 2
 BODY = json.dumps({"query": {"text": "q"}, "passages": [{"text": "p"}]}).encode()
+
+
+@pytest.fixture
+def client(mock_server: Any) -> Iterator[httpx.Client]:
+    """A client of a process that proves, after each test, that the next request works."""
+    yield mock_server.http
+    body = {"query": {"text": "still"}, "passages": [{"text": "there"}]}
+    assert mock_server.rank(body).status_code == 200
 
 
 def connect(client: httpx.Client) -> socket.socket:

@@ -12,6 +12,7 @@ from server.app import SURFACES, routed
 from server.openapi import Operation
 from server.service import Service
 from server.settings import read_settings
+from tests.server.in_process import InProcess
 
 OPERATIONS = [operation for surface in SURFACES for operation in surface.operations]
 
@@ -47,9 +48,9 @@ def test_the_document_is_served(client: httpx.Client) -> None:
     assert not [name for name in names if "." in name], "two types of one name"
 
 
-def test_keys_are_told_of(guarded_server: Any) -> None:
+def test_keys_are_told_of(guarded: InProcess) -> None:
     headers = {"authorization": "Bearer key-one"}
-    found = guarded_server.http.get("/openapi.json", headers=headers).json()
+    found = guarded.http.get("/openapi.json", headers=headers).json()
     ranking = found["paths"]["/v1/ranking"]["post"]
     assert ranking["security"] == [{"bearer": []}]
     assert "401" in ranking["responses"]

@@ -2,10 +2,11 @@
 
 import re
 from importlib import resources
-from typing import Any
 
 import httpx
 import pytest
+
+from tests.server.in_process import Serve
 
 PAGES = ["/", "/docs"]
 FILES = sorted(entry.name for entry in resources.files("server").joinpath("page").iterdir())
@@ -43,8 +44,8 @@ def test_nothing_else_is_served(client: httpx.Client, name: str) -> None:
     assert client.get(f"/page/{name}").status_code == 404
 
 
-def test_the_pages_can_be_turned_off(start: Any) -> None:
-    server = start({"ENABLE_MOCK_INFERENCE": "1", "RERANK_UI": "false"}).ready()
+def test_the_pages_can_be_turned_off(serve: Serve) -> None:
+    server = serve({"ENABLE_MOCK_INFERENCE": "1", "RERANK_UI": "false"})
     for path in (*PAGES, "/page/page.css"):
         assert server.get(path).status_code == 404
     paths = server.get("/openapi.json").json()["paths"]

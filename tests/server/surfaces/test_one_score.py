@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.server.conftest import Server
@@ -136,7 +135,7 @@ def test_every_rerank_route_is_asked_here(server: Server) -> None:
     asked = {"/v1/ranking", "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"}
     asked |= {"/v1/retrieval/nvidia/reranking", "/v1/retrieval/{org}/{model}/reranking"}
     embeds = {"/v1/embeddings", "/embed", "/tokenize"}
-    paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    paths = server.get("/openapi.json").json()["paths"]
     posts = {path for path, methods in paths.items() if "post" in methods}
     assert {
         path for path in posts if not path.startswith(("/v2/models", "/v2/repo"))

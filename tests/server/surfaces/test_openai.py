@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from runtime.opening import mock_model
 from runtime.postprocess import quantized, shorten
 from server.names import AcceptedNames
 from server.surfaces.openai import EmbeddingRequest, input_type_of
-from tests.server.conftest import Server
+from tests.server.in_process import Serve
 
 PATH = "/v1/embeddings"
 MODEL = "nvidia/llama-nemotron-embed-1b-v2"
@@ -105,10 +106,10 @@ def test_a_served_name_may_end_like_an_input_type(
     assert input_type_of(body, AcceptedNames("acme/long-passage", "embed")) == found
 
 
-def test_a_server_whose_name_ends_like_an_input_type(start: Any, embed_artifact: Any) -> None:
+def test_a_server_whose_name_ends_like_an_input_type(serve: Serve, embed_artifact: Path) -> None:
     name = "acme/long-passage"
     settings = {"EMBED_MODEL_DIR": str(embed_artifact), "NIM_SERVED_MODEL_NAME": name}
-    server = start(settings).ready()
+    server = serve(settings)
     body = {"input": TEXTS, "model": name}
     queries = vectors(server.http.post(PATH, json={**body, "input_type": "query"}))
     passages = vectors(server.http.post(PATH, json={**body, "input_type": "passage"}))
@@ -255,9 +256,7 @@ def test_other_methods_speak_the_same_voice(client: httpx.Client, method: str, s
     assert_error(client.request(method, PATH), status, None)
 
 
-def test_many_requests_at_once_get_their_own_vectors(
-    mock_server: Server, client: httpx.Client
-) -> None:
+def test_many_requests_at_once_get_their_own_vectors(client: httpx.Client) -> None:
     texts = [f"text {number}" for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda text: post(client, input=text), texts))
@@ -267,8 +266,8 @@ def test_many_requests_at_once_get_their_own_vectors(
     np.testing.assert_array_equal(np.concatenate([vectors(reply) for reply in replies]), expected)
 
 
-def test_a_request_may_be_as_large_as_allowed(start: Any) -> None:
-    server = start({"ENABLE_MOCK_INFERENCE": "1", "EMBED_MAX_INPUTS": "2000"}).ready()
+def test_a_request_may_be_as_large_as_allowed(serve: Serve) -> None:
+    server = serve({"ENABLE_MOCK_INFERENCE": "1", "EMBED_MAX_INPUTS": "2000"})
     texts = [f"text {number}" for number in range(2000)]
     found = vectors(post(server.http, input=texts))
     assert found.shape == (2000, DIMENSIONS)
@@ -277,7 +276,7 @@ def test_a_request_may_be_as_large_as_allowed(start: Any) -> None:
     assert "EMBED_MAX_INPUTS" in refused["message"]
 
 
-def test_a_reranker_alone_embeds_nothing(start: Any, bare_directory: Any) -> None:
-    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}).ready()
+def test_a_reranker_alone_embeds_nothing(serve: Serve, bare_directory: Path) -> None:
+    server = serve({"NIM_CUSTOM_MODEL": str(bare_directory)})
     found = assert_error(post(server.http), 404, None)
     assert "--embed DIR" in found["message"]
