@@ -1,6 +1,7 @@
 """A scripted server, and both clients behind one blocking face."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -44,6 +45,14 @@ def server() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
+def dead_url() -> Iterator[str]:
+    """An address at which nobody listens: its port is held, so that nobody begins to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+@pytest.fixture
 def waits() -> list[float]:
     """Seconds that the client wanted to wait, in order."""
     return []
@@ -70,5 +79,8 @@ def asker(make_asker: MakeAsker) -> Asker:
 
 
 @pytest.fixture(autouse=True)
-def _no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RERANK_URL", raising=False)
+def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an address nor a proxy, which would be asked in the scripted server's place."""
+    for name in ("RERANK_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)

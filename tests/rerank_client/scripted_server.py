@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from checks.ports import free_port
-
 _POLL_S = 0.01
 
 
@@ -47,11 +45,6 @@ def ranking(scores: Sequence[float]) -> Say:
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     reply = {"id": "r", "model": "m", "scores": list(scores), "ranked_indices": order}
     return Say(200, json.dumps(reply).encode(), {"content-type": "application/json"})
-
-
-def dead_url() -> str:
-    """An address at which nobody listens."""
-    return f"http://127.0.0.1:{free_port()}"
 
 
 @dataclass(frozen=True)

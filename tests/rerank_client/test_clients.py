@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from email.utils import formatdate
 from time import time
 
@@ -16,7 +17,6 @@ from tests.rerank_client.scripted_server import (
     Say,
     ScriptedServer,
     Step,
-    dead_url,
     ranking,
 )
 
@@ -25,7 +25,7 @@ DOCUMENTS = ["first", "second", "third"]
 SCORES = [0.45, 0.85, -0.12]
 GOOD = ranking(SCORES)
 BEST_FIRST = [1, 0, 2]
-IN_40_SECONDS = "a date 40 seconds after the test begins"
+IN_55_SECONDS = "a date 55 seconds after the test begins"
 OVERLOADED = Say(503, b'{"message":"busy"}')
 
 
@@ -111,38 +111,42 @@ def test_three_attempts_are_all(
     assert len(waits) == 2
 
 
-def test_a_slow_server_is_asked_again(server: ScriptedServer, make_asker: MakeAsker) -> None:
-    server.script = [Hang(), Hang(), GOOD]
-    assert make_asker(timeout_s=0.1).rerank(QUERY, DOCUMENTS).ranked_indices == BEST_FIRST
-    assert len(server.requests) == 3
-
-
-def test_a_server_that_stays_silent_is_an_error(
+def test_a_server_that_stays_silent_is_asked_again_and_then_an_error(
     server: ScriptedServer, make_asker: MakeAsker
 ) -> None:
     server.script = [Hang()]
-    with pytest.raises(RerankError, match="ReadTimeout") as raised:
+    with pytest.raises(RerankError, match=r": (Read|Write|Connect)Timeout") as raised:
         make_asker(timeout_s=0.1).rerank(QUERY, DOCUMENTS)
     assert raised.value.attempts == 3
     assert timeouts_s(raised.value) == {0.1}
 
 
-def test_a_dead_port_is_an_error_that_names_it(make_asker: MakeAsker, waits: list[float]) -> None:
-    url = dead_url()
-    with pytest.raises(RerankError, match=f"POST {url}/rerank: ConnectError") as raised:
-        make_asker(base_url=url).rerank(QUERY, DOCUMENTS)
+def test_a_dead_port_is_an_error_that_names_it(
+    make_asker: MakeAsker, waits: list[float], dead_url: str
+) -> None:
+    with pytest.raises(RerankError, match=f"POST {dead_url}/rerank: ConnectError") as raised:
+        make_asker(base_url=dead_url).rerank(QUERY, DOCUMENTS)
     assert (raised.value.status, raised.value.attempts) == (None, 3)
     assert len(waits) == 2
     assert timeouts_s(raised.value) == {60}
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["http://no-such-host.invalid", f"http://{'a' * 70}", "http://a..b"],
-)
+@pytest.mark.parametrize("url", [f"http://{'a' * 70}", "http://a..b"])
 def test_an_address_that_leads_nowhere_is_an_error(make_asker: MakeAsker, url: str) -> None:
     with pytest.raises(RerankError):
         make_asker(base_url=url).rerank(QUERY, DOCUMENTS)
+
+
+def test_a_name_that_nobody_knows_is_an_error(
+    make_asker: MakeAsker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask_nobody)
+    with pytest.raises(RerankError, match=r"ConnectError: .*not known") as raised:
+        make_asker(base_url="http://no-such-host.invalid").rerank(QUERY, DOCUMENTS)
+    assert raised.value.attempts == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422])
@@ -210,7 +214,7 @@ def test_a_redirect_to_no_address_is_an_error(server: ScriptedServer, asker: Ask
     [
         ("7", 7, 8),
         ("0", 0, 1),
-        (IN_40_SECONDS, 5, 41),
+        (IN_55_SECONDS, 2, 56),  # longer than the client's own pause
         (formatdate(0, usegmt=True), 0, 1),
         ("soon", 0.5, 1.5),
     ],
@@ -224,8 +228,8 @@ def test_retry_after_is_honoured(
     shortest: float,
     longest: float,
 ) -> None:
-    if header == IN_40_SECONDS:
-        header = formatdate(time() + 40, usegmt=True)
+    if header == IN_55_SECONDS:
+        header = formatdate(time() + 55, usegmt=True)
     server.script = [Say(503, b"", {"Retry-After": header}), GOOD]
     asker.rerank(QUERY, DOCUMENTS)
     (wait,) = waits
@@ -287,12 +291,15 @@ def test_the_address_may_have_a_folder(server: ScriptedServer, make_asker: MakeA
 
 
 def test_rerank_url_is_read_when_the_client_is_made(
-    server: ScriptedServer, make_asker: MakeAsker, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer,
+    make_asker: MakeAsker,
+    dead_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.script = [GOOD]
     monkeypatch.setenv("RERANK_URL", server.url)
     asker = make_asker(base_url=None)
-    monkeypatch.setenv("RERANK_URL", dead_url())
+    monkeypatch.setenv("RERANK_URL", dead_url)
     assert asker.rerank(QUERY, DOCUMENTS).ranked_indices == BEST_FIRST
 
 
