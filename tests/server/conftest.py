@@ -6,10 +6,12 @@ import contextlib
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,33 @@ import pytest
 from onnx import TensorProto, helper
 
 from checks.ports import free_ports
+from runtime.engines.mock import MockEngine
+from tests.server.gate import GATED_TOKENS, Gate
+from tests.server.gated import gated
 from tests.server.in_process import InProcess, Serve, in_process
 from tests.small_graphs import write_graph
 
 # The mock counts bytes, so these limits are easy to reach.
 MAX_TOKENS = 200
 BODY_LIMIT_BYTES = 100_000
+# Only a hang reaches it: nothing may depend on how fast a machine is.
+PATIENCE_S = 300.0
 _CLI = "import sys; from server.cli import main; sys.exit(main())"
-_PATIENCE_S = 30.0
+_GATED = Path(__file__).with_name("gated.py")
 
 
 class Server:
     """One server process; `log` is everything that it has written so far."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
-        self.port, self.metrics_port, self.grpc_port = free_ports(3)
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *arguments: str,
+        triton: bool = False,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        self.port, self.metrics_port, self.grpc_port, self.triton_port = free_ports(4)
         self.url = f"http://127.0.0.1:{self.port}"
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
         settings = {
@@ -41,6 +55,7 @@ class Server:
             "NIM_HTTP_API_PORT": str(self.port),
             "NIM_TRITON_METRICS_PORT": str(self.metrics_port),
             "NIM_TRITON_GRPC_PORT": str(self.grpc_port),
+            "NIM_HTTP_TRITON_PORT": str(self.triton_port if triton else 0),
             "NIM_BIND_ADDR": "127.0.0.1:1",
             **environment,
         }
@@ -50,13 +65,15 @@ class Server:
             *(a.format(port=self.port) for a in arguments or ("-c", _CLI)),
         ]
         # One client: every new one reads the machine's certificates again.
-        self.http = httpx.Client(base_url=self.url)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
         with self._log_file.open("wb") as out:
-            self.process = subprocess.Popen(command, env=settings, stdout=out, stderr=out)
+            self.process = subprocess.Popen(
+                command, env=settings, stdout=out, stderr=out, pass_fds=pass_fds
+            )
 
     @property
     def log(self) -> str:
-        return self._log_file.read_text()
+        return self._log_file.read_text("utf-8", "replace")
 
     def get(self, path: str) -> httpx.Response:
         return self.http.get(path)
@@ -71,7 +88,7 @@ class Server:
 
     def wait_for(self, path: str, status: int) -> "Server":
         """Until GET `path` answers `status`; fails at once when the process has ended."""
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log
             with contextlib.suppress(httpx.TransportError):
@@ -81,7 +98,7 @@ class Server:
         raise AssertionError(f"no {status} from {path} in time:\n{self.log}")
 
     def wait_until(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + _PATIENCE_S
+        end = time.monotonic() + PATIENCE_S
         while not true():
             assert time.monotonic() < end, self.log
             time.sleep(0.02)
@@ -89,8 +106,20 @@ class Server:
     def ready(self) -> "Server":
         return self.wait_for("/v1/health/ready", 200)
 
+    def wait_until_deaf(self) -> None:
+        """Until it takes no more connections: it has been told to stop a while ago."""
+
+        def refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), PATIENCE_S).close()
+            except ConnectionError:
+                return True
+            return False
+
+        self.wait_until(refused)
+
     def exit_code(self) -> int:
-        return self.process.wait(_PATIENCE_S)
+        return self.process.wait(PATIENCE_S)
 
     def stop(self) -> int:
         if self.process.poll() is None:
@@ -98,21 +127,67 @@ class Server:
         return self.exit_code()
 
 
+class GatedServer(Server):
+    """A server with the mock, whose engine calls with rows of `from_tokens` tokens or more wait
+    at `gate`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *arguments: str,
+        from_tokens: int = GATED_TOKENS,
+    ) -> None:
+        self.gate = Gate()
+        ends = (self.gate.begun, self.gate.through)
+        super().__init__(
+            folder,
+            {"ENABLE_MOCK_INFERENCE": "1", **environment},
+            *(str(_GATED), *map(str, (*ends, from_tokens)), *arguments),
+            pass_fds=ends,
+        )
+        self.gate.give_ends_away()
+
+    def end(self) -> None:
+        super().end()
+        self.gate.close()
+
+
 Start = Callable[..., Server]
+StartGated = Callable[..., GatedServer]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts servers that end with the test."""
-    servers: list[Server] = []
+    with contextlib.ExitStack() as servers:
 
-    def begin(environment: dict[str, str], *arguments: str) -> Server:
-        servers.append(Server(tmp_path, environment, *arguments))
-        return servers[-1]
+        def begin(
+            environment: dict[str, str],
+            *arguments: str,
+            kind: type[Server] = Server,
+            **options: Any,
+        ) -> Server:
+            server = kind(tmp_path, environment, *arguments, **options)
+            servers.callback(server.end)
+            return server
 
-    yield begin
-    for server in servers:
-        server.end()
+        yield begin
+
+
+@pytest.fixture
+def start_gated(start: Start) -> StartGated:
+    """Starts gated servers that end with the test."""
+    return partial(start, kind=GatedServer)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """What the mock's calls with long rows wait at in this process. Open it at last."""
+    gate = Gate()
+    monkeypatch.setattr(MockEngine, "run", gated(gate.begun, gate.through, GATED_TOKENS))
+    yield gate
+    gate.close()
 
 
 # Made-up scores and small limits.
@@ -138,9 +213,19 @@ GUARDED = {
 @pytest.fixture(scope="session")
 def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A process with the settings MOCK, ready."""
-    server = Server(tmp_path_factory.mktemp("mock"), {**MOCK, "NIM_REQUEST_TIMEOUT_S": "2"})
+    server = Server(tmp_path_factory.mktemp("mock"), MOCK, triton=True)
     yield server.ready()
     assert server.stop() == 0, server.log
+    server.end()
+    assert "Traceback" not in server.log
+
+
+@pytest.fixture(scope="session")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process that waits one second for a head, and one for a body."""
+    given = {"RERANK_HEADER_TIMEOUT_S": "1", "NIM_REQUEST_TIMEOUT_S": "1"}
+    server = Server(tmp_path_factory.mktemp("hasty"), {**MOCK, **given})
+    yield server.ready()
     server.end()
     assert "Traceback" not in server.log
 

@@ -1,12 +1,9 @@
 """Requests that are told to come again are counted, each by what kept it."""
 
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
 import httpx
 import numpy as np
 import pytest
@@ -15,52 +12,26 @@ from tritonclient.utils import InferenceServerException
 
 from checks.ports import free_port
 from runtime import errors
-from server.metrics import REFUSALS, Metrics
-from tests.server.test_engine_faults import body, pending
-from tests.server.test_metrics import outcomes, sums, values
-
-Start = Callable[..., Any]
-
-# The mock, whose engine is away at a text of more than 100 bytes, and out of memory above 150.
-_FAIL = """
-import sys
 from runtime.engines.mock import MockEngine
-from runtime.errors import EngineAway, OutOfMemory
-from server.cli import main
+from runtime.throughput import Throughput
+from server.metrics import REFUSALS, Metrics
+from tests.server.conftest import PATIENCE_S, Server
+from tests.server.figures import figures, outcomes, refusals, sums, values
+from tests.server.gate import GATED_TOKENS, Gate
+from tests.server.in_process import Serve
+from tests.server.test_engine_faults import body
 
-compute = MockEngine.run
-
-def run(self, inputs):
-    longest = inputs["input_ids"].shape[1]
-    if longest > 100:
-        raise OutOfMemory if longest > 150 else EngineAway
-    return compute(self, inputs)
-
-MockEngine.run = run
-sys.exit(main())
-"""
+MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
+ONE_ROW_A_CALL = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "64"}
 
 
-def refusals(server: Any) -> dict[str, float]:
-    """Reason → requests, without those that have none."""
-    found = values(server.get("/v1/metrics").text)
-    counted = {reason: found[f'rerank_refusals_total{{reason="{reason}"}}'] for reason in reasons()}
-    return {reason: count for reason, count in counted.items() if count}
-
-
-def reasons() -> Iterator[str]:
-    return iter(REFUSALS.values())
-
-
-def family(kind: type[Exception]) -> Iterator[type[Exception]]:
-    yield kind
-    for below in kind.__subclasses__():
-        yield from family(below)
+def family(kind: type[Exception]) -> list[type[Exception]]:
+    return [kind, *(one for below in kind.__subclasses__() for one in family(below))]
 
 
 def test_every_error_that_says_come_again_has_a_reason() -> None:
     metrics = Metrics(lambda: ())
-    classes = list(family(errors.Unavailable))
+    classes = family(errors.Unavailable)
     for kind in classes:
         metrics.count_refusal(kind.__new__(kind))
     metrics.count_refusal(errors.InputTooLong(3, 2))
@@ -70,118 +41,115 @@ def test_every_error_that_says_come_again_has_a_reason() -> None:
     assert sum(counted.values()) == len(classes)
     assert counted['rerank_refusals_total{reason="other"}'] == 1  # Unavailable itself
     assert set(counted.values()) == {1.0}
-    assert len(counted) == len(set(reasons()))
+    assert len(counted) == len(set(REFUSALS.values()))
 
 
-def test_full_queues_and_passed_deadlines(start: Start, slow_directory: Path) -> None:
-    server = start(
-        {
-            "NIM_CUSTOM_MODEL": str(slow_directory),
-            "NIM_TRITON_MAX_BATCH_SIZE": "1",
-            "RERANK_MAX_PASSAGES": "64",
-            "NIM_MAX_QUEUE_SIZE": "40",
-            "NIM_REQUEST_TIMEOUT_S": "1",
-        }
-    ).ready()
+def refused_over_grpc(port: int, rows: int) -> tuple[str, str]:
+    """Status and message of a request of so many rows."""
+    passages = [passage["text"] for passage in body(*[GATED_TOKENS] * rows)["passages"]]
+    tensors = []
+    for name, texts in (("query", ["q"]), ("passage", passages)):
+        tensor = tritonclient.grpc.InferInput(name, [len(texts), 1], "BYTES")
+        tensors.append(tensor.set_data_from_numpy(np.array([[t.encode()] for t in texts], object)))
+    with (
+        tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}") as client,
+        pytest.raises(InferenceServerException) as refused,
+    ):
+        client.infer("llama_3_2_nv_rerankqa_1b_v2", tensors)
+    return refused.value.status(), refused.value.message()
+
+
+def test_a_full_queue_refuses_at_once(serve: Serve, gate: Gate) -> None:
+    port = free_port()
+    given = {"NIM_MAX_QUEUE_SIZE": "40", "NIM_TRITON_GRPC_PORT": str(port)}
+    server = serve({**MOCK, **ONE_ROW_A_CALL, **given})
     assert refusals(server) == {}
-    url = server.url + "/v1/ranking"
-    statuses = []
-
-    def ask() -> None:
-        statuses.append(httpx.post(url, json=body(*[50] * 64), timeout=20).status_code)
-
-    first = threading.Thread(target=ask)
-    first.start()
-    while pending(server) == 0:
-        assert first.is_alive()
-    assert httpx.post(url, json=body(*[50] * 64)).status_code == 503
-    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-        rows = tensors([f"{n:050}" for n in range(64)])
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.rank, body(*[GATED_TOKENS] * 64))
+        gate.wait_for_call()
+        refused = server.rank(body(*[GATED_TOKENS] * 64))
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
         # nv-ingest asks again when it finds these words in this status.
-        with pytest.raises(InferenceServerException, match="Exceeds maximum queue size") as full:
-            client.infer("llama_3_2_nv_rerankqa_1b_v2", rows)
-        assert full.value.status() == "StatusCode.UNAVAILABLE"
-    first.join()
-    assert statuses == [504]
-    assert refusals(server) == {"full": 2, "expired": 1}
-    # Now the speed is known: what cannot be in time is refused before it is begun.
-    assert httpx.post(url, json=body(*[50] * 64), timeout=20).status_code == 503
-    assert refusals(server) == {"full": 2, "expired": 1, "deadline": 1}
-    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-        with pytest.raises(InferenceServerException, match="longer than the request") as late:
-            client.infer("llama_3_2_nv_rerankqa_1b_v2", rows)
-        assert late.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
-    assert refusals(server) == {"full": 2, "expired": 1, "deadline": 2}
-    found = values(server.get("/v1/metrics").text)
-    assert outcomes(found) == {"answered": 0, "failed": 1, "cancelled": 0, "refused": 4}
-    received, counted = sums(found)
-    assert received == counted == 5
+        status, message = refused_over_grpc(port, rows=64)
+        assert status == "StatusCode.UNAVAILABLE"
+        assert "Exceeds maximum queue size" in message
+        gate.open()
+        assert first.result().status_code == 200
+    assert refusals(server) == {"full": 2}
+    found = figures(server)
+    assert outcomes(found) == {"answered": 1, "failed": 0, "cancelled": 0, "refused": 2}
+    assert sums(found) == (3, 3)
 
 
-def tensors(texts: list[str]) -> list[Any]:
-    made = []
-    for name, found in (("query", ["q"]), ("passage", texts)):
-        tensor = tritonclient.grpc.InferInput(name, [len(found), 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[t.encode()] for t in found], dtype=np.object_))
-        made.append(tensor)
-    return made
+def test_what_cannot_be_in_time_is_refused_before_it_is_begun(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known(_: Throughput, tokens: int, now: float, *, busy: bool) -> float:
+        return tokens * 0.1
+
+    monkeypatch.setattr(Throughput, "predicted_s", known)
+    port = free_port()
+    given = {"RERANK_OVERLOAD_STATUS": "429", "NIM_TRITON_GRPC_PORT": str(port)}
+    server = serve({**MOCK, **ONE_ROW_A_CALL, **given, "NIM_REQUEST_TIMEOUT_S": "300"})
+    late = server.rank(body(*[GATED_TOKENS] * 64))
+    assert late.status_code == 429
+    assert "longer than the request" in late.json()["message"]
+    status, message = refused_over_grpc(port, rows=64)
+    assert status == "StatusCode.RESOURCE_EXHAUSTED"
+    assert "longer than the request" in message
+    assert refusals(server) == {"deadline": 2}
+    assert server.rank(body(GATED_TOKENS)).status_code == 200
+    found = figures(server)
+    assert outcomes(found) == {"answered": 1, "failed": 0, "cancelled": 0, "refused": 2}
+    assert sums(found) == (3, 3)
 
 
-def test_an_engine_that_is_away_or_has_no_memory(start: Start) -> None:
-    server = start({"ENABLE_MOCK_INFERENCE": "1"}, "-c", _FAIL).ready()
+def test_an_engine_that_is_away_or_has_no_memory(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = MockEngine.run
+
+    def fail(self: MockEngine, inputs: Any) -> Any:
+        longest = inputs["input_ids"].shape[1]
+        if longest > 100:
+            raise errors.OutOfMemory if longest > 150 else errors.EngineAway
+        return compute(self, inputs)
+
+    monkeypatch.setattr(MockEngine, "run", fail)
+    server = serve(MOCK)
     assert server.rank(body(50)).status_code == 200
     assert server.rank(body(120)).status_code == 503
     assert server.rank(body(180)).status_code == 503
     assert refusals(server) == {"engine_away": 1, "out_of_memory": 1}
-    found = values(server.get("/v1/metrics").text)
+    found = figures(server)
     backend = [v for s, v in found.items() if "request_failure" in s and '"BACKEND"' in s]
     assert sorted(backend) == [0.0, 2.0]  # the embedder's and the reranker's
     assert outcomes(found)["failed"] == 2
 
 
-def test_requests_before_ready(start: Start, slow_directory: Path) -> None:
-    server = start({"NIM_CUSTOM_MODEL": str(slow_directory)}, "-c", _SLOW_START)
-    server.wait_for("/v1/health/live", 200)
-    assert server.rank(body(50)).status_code == 503
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-        index = channel.unary_unary("/inference.GRPCInferenceService/RepositoryIndex")
-        with pytest.raises(grpc.RpcError, match="not ready"):
-            index(b"")
-    assert refusals(server) == {"not_ready": 2}
-
-
-# A server whose model never finishes loading.
-_SLOW_START = """
-import sys, time
-import server.service
-from server.cli import main
-
-def never(*_, **__):
-    time.sleep(3600)
-
-server.service._open = never
-sys.exit(main())
-"""
-
-
-def test_the_second_ports_are_observed_as_the_first(start: Start) -> None:
+def test_the_second_ports_are_observed_as_the_first(mock_server: Server) -> None:
     """Logged, counted and named like every request."""
-    port = free_port()
-    server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_HTTP_TRITON_PORT": str(port)}).ready()
+    url = f"http://127.0.0.1:{mock_server.triton_port}"
+    counted = (
+        'request_count_total{route="/v2/models/{model}/infer",status="404"}',
+        'request_count_total{route="other",status="405"}',
+    )
+    before = figures(mock_server)
     path = "/v2/models/nothing/infer"
-    answer = httpx.post(f"http://127.0.0.1:{port}{path}", json={}, headers={"x-request-id": "mine"})
+    headers = {"x-request-id": "second-port"}
+    answer = httpx.post(f"{url}{path}", json={}, headers=headers, timeout=PATIENCE_S)
     assert answer.status_code == 404
-    assert answer.headers["x-request-id"] == "mine"
-    assert httpx.post(f"{server.metrics_url}/metrics").status_code == 405
-    found = values(server.get("/v1/metrics").text)
-    assert found['request_count_total{route="/v2/models/{model}/infer",status="404"}'] == 1
-    assert found['request_count_total{route="other",status="405"}'] == 1
-    assert "POST /v2/models/{model}/infer 404" in server.log
-    assert "request_id=mine" in server.log
-    with socket.create_connection(("127.0.0.1", port)) as raw:
+    assert answer.headers["x-request-id"] == "second-port"
+    metrics = httpx.post(f"{mock_server.metrics_url}/metrics", timeout=PATIENCE_S)
+    assert metrics.status_code == 405
+    found = figures(mock_server)
+    assert [found[sample] - before.get(sample, 0) for sample in counted] == [1, 1]
+    (line,) = (line for line in mock_server.log.splitlines() if "request_id=second-port" in line)
+    assert "POST /v2/models/{model}/infer 404" in line
+    with socket.create_connection(("127.0.0.1", mock_server.triton_port)) as raw:
         raw.sendall(b"GET /secret-path HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         while raw.recv(4096):
             pass
-    assert "GET other 404" in server.log
-    assert "secret-path" not in server.log
-    assert server.stop() == 0
+    mock_server.wait_until(lambda: "GET other 404" in mock_server.log)
+    assert "secret-path" not in mock_server.log

@@ -3,64 +3,89 @@
 import json
 import signal
 import socket
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
-import httpx
-import pytest
+from tests.server.conftest import PATIENCE_S, Server, Start, StartGated
+from tests.server.gate import GATED_TOKENS
 
-Start = Callable[..., Any]
-
-PASSAGES = [{"text": f"{i:02}".ljust(50, "x")} for i in range(64)]
+PASSAGES = [{"text": letter * GATED_TOKENS} for letter in "ab"]
 BODY = {"query": {"text": "q"}, "passages": PASSAGES}
-ONE_ROW_A_CALL = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "64"}
-
-
-def pending(server: Any) -> float:
-    text = server.get("/v1/metrics").text
-    (line,) = [x for x in text.splitlines() if x.startswith("nv_inference_pending_request_count")]
-    return float(line.split()[-1])
+MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 
 
 def head(length: int) -> bytes:
     return f"POST /v1/ranking HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n".encode()
 
 
-def test_at_the_deadline_the_rest_is_answered_with_503(start: Start, slow_directory: Path) -> None:
-    given = {"NIM_CUSTOM_MODEL": str(slow_directory), "RERANK_DRAIN_TIMEOUT_S": "1"}
-    server = start({**given, **ONE_ROW_A_CALL}).ready()
-    answers: list[httpx.Response] = []
-    asking = threading.Thread(
-        target=lambda: answers.append(httpx.post(server.url + "/v1/ranking", json=BODY, timeout=20))
-    )
-    asking.start()
-    while not pending(server):
-        assert asking.is_alive()
-    # A second request is still being sent when the time is up.
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(head(100) + b"{")
-        server.get("/v1/health/live")
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
+
+
+def begin_a_request(server: Server, connection: socket.socket) -> bytes:
+    """Send a request but for the rest of its body, which is returned."""
+    body = json.dumps(BODY).encode()
+    connection.sendall(head(len(body)) + body[:10])
+    server.get("/v1/health/live")  # the server has read it by now
+    return body[10:]
+
+
+def test_at_the_deadline_the_rest_is_answered_with_503(start_gated: StartGated) -> None:
+    one_row_a_call = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "2"}
+    server = start_gated({"RERANK_DRAIN_TIMEOUT_S": "1", **one_row_a_call}).ready()
+    with ThreadPoolExecutor(1) as pool, connect(server) as connection:
+        computed = pool.submit(server.rank, BODY)
+        server.gate.wait_for_call()
+        # A second request is still being sent when the time is up.
+        begin_a_request(server, connection)
         server.process.send_signal(signal.SIGTERM)
         assert connection.recv(100).startswith(b"HTTP/1.1 503")
-    asking.join()
-    assert answers[0].status_code == 503
-    assert int(answers[0].headers["retry-after"]) >= 1
+        assert computed.result().status_code == 503
+        assert int(computed.result().headers["retry-after"]) >= 1
+    server.gate.open()
     assert server.exit_code() == 0
     assert "Traceback" not in server.log
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(start: Start, number: int) -> None:
-    server = start({"ENABLE_MOCK_INFERENCE": "1"}).ready()
-    body = json.dumps(BODY).encode()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(head(len(body)) + body[:10])
-        server.get("/v1/health/live")
-        server.process.send_signal(number)
-        time.sleep(1)
+def test_a_second_signal_ends_at_once(start: Start) -> None:
+    server = start({**MOCK, "RERANK_DRAIN_TIMEOUT_S": "3600"}).ready()
+    with connect(server) as connection:
+        begin_a_request(server, connection)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until_deaf()
         assert server.process.poll() is None
-        server.process.send_signal(number)
-        assert server.exit_code() == 128 + number
+        server.process.send_signal(signal.SIGINT)
+        assert server.exit_code() == 128 + signal.SIGINT
+
+
+# Its notice never ends.
+_NOTICE = (
+    "import sys, server.stopping as stopping; from server.cli import main; "
+    "stopping._NOTICE_S = 3600; sys.exit(main())"
+)
+
+
+def test_readiness_flips_and_requests_are_taken_for_a_while(start: Start) -> None:
+    server = start(MOCK, "-c", _NOTICE).ready()
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for("/v1/health/ready", 503)
+    assert server.get("/v1/health/live").status_code == 200
+    assert server.rank(BODY).status_code == 200
+
+
+def test_what_has_begun_is_answered_before_the_end(start: Start) -> None:
+    server = start({**MOCK, "RERANK_DRAIN_TIMEOUT_S": "3600"}).ready()
+    with connect(server) as connection:
+        rest = begin_a_request(server, connection)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until_deaf()
+        connection.sendall(rest)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    assert server.exit_code() == 0
+
+
+def test_an_idle_server_waits_for_nobody(start: Start) -> None:
+    """Else it would for the time that requests have to end, which nobody has patience for."""
+    server = start({**MOCK, "RERANK_DRAIN_TIMEOUT_S": "3600"}).ready()
+    server.process.send_signal(signal.SIGINT)
+    assert server.exit_code() == 0
+    assert "Traceback" not in server.log
