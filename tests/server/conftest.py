@@ -36,7 +36,8 @@ _GATED = Path(__file__).with_name("gated.py")
 
 
 class Server:
-    """One server process; `log` is everything that it has written so far."""
+    """One server process, made with `options` of Popen; `log` is everything that it has written
+    so far."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class Server:
         environment: dict[str, str],
         *arguments: str,
         triton: bool = False,
-        pass_fds: tuple[int, ...] = (),
+        **options: Any,
     ) -> None:
         self.port, self.metrics_port, self.grpc_port, self.triton_port = free_ports(4)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -68,7 +69,7 @@ class Server:
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
         with self._log_file.open("wb") as out:
             self.process = subprocess.Popen(
-                command, env=settings, stdout=out, stderr=out, pass_fds=pass_fds
+                command, env=settings, stdout=out, stderr=out, **options
             )
 
     @property
@@ -212,8 +213,9 @@ GUARDED = {
 
 @pytest.fixture(scope="session")
 def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A process with the settings MOCK, ready."""
-    server = Server(tmp_path_factory.mktemp("mock"), MOCK, triton=True)
+    """A process with the settings MOCK, ready. It has a second port for KServe, and logs all."""
+    given = {**MOCK, "NIM_LOG_LEVEL": "DEBUG"}
+    server = Server(tmp_path_factory.mktemp("mock"), given, triton=True)
     yield server.ready()
     assert server.stop() == 0, server.log
     server.end()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.server.conftest import PATIENCE_S, Server, Start, StartGated
 from tests.server.gate import GATED_TOKENS
+from tests.server.surfaces.kserve_requests import RANK, grpc_ready
 
 PASSAGES = [{"text": letter * GATED_TOKENS} for letter in "ab"]
 BODY = {"query": {"text": "q"}, "passages": PASSAGES}
@@ -69,6 +70,10 @@ def test_readiness_flips_and_requests_are_taken_for_a_while(start: Start) -> Non
     server.process.send_signal(signal.SIGTERM)
     server.wait_for("/v1/health/ready", 503)
     assert server.get("/v1/health/live").status_code == 200
+    model = server.get(f"/v2/models/{RANK}/ready")
+    assert model.status_code == 503
+    assert set(model.json()) == {"error"}
+    assert not grpc_ready(server.grpc_port)
     assert server.rank(BODY).status_code == 200
 
 

@@ -1,13 +1,30 @@
-"""Raw requests of KServe's REST form for the mock server."""
+"""Raw requests of KServe's two forms."""
 
 import json
 import struct
 from typing import Any
 
+import grpc
 import httpx
+
+from server.kserve.messages import Messages
 
 RANK = "nvidia_llama_nemotron_rerank_1b_v2"
 INFER = f"/v2/models/{RANK}/infer"
+
+_PATIENCE_S = 300.0
+
+
+def grpc_ready(port: int) -> bool:
+    """What gRPC's ModelReady says; any other status than OK raises."""
+    messages = Messages()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelReady",
+            request_serializer=lambda request: request.SerializeToString(),
+            response_deserializer=messages["ModelReadyResponse"].FromString,
+        )
+        return bool(ask(messages["ModelReadyRequest"](name=RANK), timeout=_PATIENCE_S).ready)
 
 
 def body(**changes: Any) -> dict[str, Any]:
