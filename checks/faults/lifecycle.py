@@ -21,8 +21,8 @@ import onnx
 from onnx import TensorProto
 
 from checks.faults.fault import Fault, NotHere, answered, expect
-from checks.faults.models import FAIL_TOKENS, NAN_TOKENS, passage, write_model
-from checks.faults.own import OwnServer, started
+from checks.faults.models import FAIL_TOKENS, NAN_TOKENS, passage, work_of, write_model
+from checks.faults.own import START_S, OwnServer, started
 from checks.faults.target import BODY, Target, ranking
 
 _START, _STOP, _ENGINE = "9 start", "10 stop", "11 engine"
@@ -30,6 +30,10 @@ _NOBODY = 65534
 _LENGTH = f"Content-Length: {len(BODY)}"
 # uvicorn tells the application to end only when it has begun.
 _BEGUN_S = 0.3
+# A drain that the check does not wait for.
+_LONG_S = 600
+# With an engine that does not come back from a call.
+_PATIENCE_S = 1
 
 
 @contextlib.contextmanager
@@ -251,7 +255,7 @@ def _busy_at_the_end(target: Target, drain_s: int) -> Iterator[tuple[OwnServer, 
         with started(folder, given) as server:
             server.ready()
             address = ("127.0.0.1", server.port)
-            with socket.create_connection(address, timeout=20) as connected:
+            with socket.create_connection(address, timeout=START_S) as connected:
                 connected.sendall(Target(server.url).head(_LENGTH) + BODY[:10])
                 time.sleep(_BEGUN_S)
                 server.signal(signal.SIGTERM)
@@ -259,7 +263,7 @@ def _busy_at_the_end(target: Target, drain_s: int) -> Iterator[tuple[OwnServer, 
 
 
 def _drains(target: Target) -> None:
-    with _busy_at_the_end(target, 20) as (server, connected):
+    with _busy_at_the_end(target, _LONG_S) as (server, connected):
         time.sleep(1.5)
         expect(server.process.poll() is None, "it did not wait")
         connected.sendall(BODY[10:])
@@ -274,11 +278,12 @@ def _drain_ends(target: Target) -> None:
 
 
 def _second_sigterm(target: Target) -> None:
-    with _busy_at_the_end(target, 20) as (server, _):
-        time.sleep(1)
+    with _busy_at_the_end(target, _LONG_S) as (server, _):
+        while server.status("/v1/health/ready") == 200:
+            time.sleep(0.05)  # the first one is still on its way
         server.signal(signal.SIGTERM)
         # As a shell would say it: the first process of a container has no end by a signal.
-        ended = server.ends(2)
+        ended = server.ends()
         expect(ended == 128 + signal.SIGTERM, f"the second SIGTERM: exit status {ended}")
 
 
@@ -298,7 +303,7 @@ def _reload(target: Target) -> None:
                 (folder / "next").rename(link)
                 told = server.log.count(words)
                 server.signal(signal.SIGHUP)
-                end = time.monotonic() + 30
+                end = time.monotonic() + START_S
                 while server.log.count(words) == told:
                     expect(time.monotonic() < end, f"no {words.strip()!r} in the log")
                     expect(_ask(server).json() == before, "the answer changed")
@@ -345,8 +350,8 @@ def _neighbours_of_nan(target: Target) -> None:
 
 def _hanging_engine(target: Target) -> None:
     with _folder(target) as folder:
-        model = write_model(folder / "model", work=8000)
-        given = {"RERANK_ENGINE_PATIENCE_S": "1", "NIM_REQUEST_TIMEOUT_S": "2"}
+        model = write_model(folder / "model", work=work_of(4 * _PATIENCE_S))
+        given = {"RERANK_ENGINE_PATIENCE_S": str(_PATIENCE_S), "NIM_REQUEST_TIMEOUT_S": "2"}
         with started(folder, {"NIM_CUSTOM_MODEL": str(model), **given}) as server:
             expect(server.until("/v1/health/live", 200), "not live at first")
             expect(server.until("/v1/health/live", 503), "live although the engine hangs")

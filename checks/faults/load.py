@@ -16,15 +16,16 @@ from types import MappingProxyType
 import httpx
 
 from checks.faults.fault import Fault, NotHere, answered, expect
-from checks.faults.models import passage, write_model
+from checks.faults.models import passage, work_of, write_model
 from checks.faults.own import OwnServer, started
 from checks.faults.target import BODY, Target, ranking
 
 _LOAD, _SCARCE = "7 load", "8 scarce"
 _HASTY = {200, 429, 503, 504}
 _SLOW_CLIENT_S = 45.0
-# An engine call takes tens of milliseconds.
-_SLOW_WORK = 1200
+# What an engine call takes on any machine, and more where others use it.
+_CALL_S = 0.03
+_PATIENCE_S = 60.0
 
 
 @contextlib.contextmanager
@@ -33,7 +34,7 @@ def _slow_server(target: Target, **more: str) -> Iterator[OwnServer]:
     if target.own is None:
         raise NotHere("needs a server of our own")
     with tempfile.TemporaryDirectory() as name:
-        model = write_model(Path(name) / "model", work=_SLOW_WORK)
+        model = write_model(Path(name) / "model", work=work_of(_CALL_S))
         given = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512", **more}
         with started(Path(name), {"NIM_CUSTOM_MODEL": str(model), **given}) as server:
             yield server.ready()
@@ -53,13 +54,15 @@ def _waiting(server: OwnServer) -> float:
     return sum(float(line.split()[-1]) for line in found)
 
 
-def _drained(server: OwnServer, within_s: float) -> bool:
-    end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        if not _waiting(server):
-            return True
+def _computed(server: OwnServer) -> float:
+    """Rows that the engine has computed, once none waits."""
+    end = time.monotonic() + _PATIENCE_S
+    while _waiting(server):
+        expect(time.monotonic() < end, "rows wait for ever")
         time.sleep(0.02)
-    return False
+    text = server.http.get("/v1/metrics").text
+    found = [x for x in text.splitlines() if x.startswith("nv_inference_count{")]
+    return sum(float(line.split()[-1]) for line in found)
 
 
 def _burst(target: Target) -> None:
@@ -80,16 +83,12 @@ def _full_queue(target: Target) -> None:
         while not _waiting(server):
             time.sleep(0.01)
         for _ in range(5):
-            began = time.monotonic()
             refused = _ask(server, _rows(100))
-            took = time.monotonic() - began
             expect(refused.status_code in (429, 503), f"found {refused.status_code}")
             expect(int(refused.headers.get("retry-after", "0")) >= 1, "no Retry-After")
-            expect(took < 0.5, f"the refusal took {took:.2f} s")
+        expect(not first.done(), "the refusals waited for the queue")
         answered(first.result())
-        text = server.http.get("/v1/metrics").text
-        lines = [x for x in text.splitlines() if x.startswith("nv_inference_count{")]
-        rows = sum(float(line.split()[-1]) for line in lines)
+        rows = _computed(server)
         expect(rows <= 102, f"{rows:.0f} rows were computed for a request of 100")
 
 
@@ -119,26 +118,25 @@ def _cannot_be_in_time(target: Target) -> None:
     with _slow_server(target, NIM_REQUEST_TIMEOUT_S="2") as server:
         for _ in range(10):
             answered(_ask(server, _rows(1)))
-        began = time.monotonic()
+        before = _computed(server)
         found = _ask(server, _rows(512))
-        took = time.monotonic() - began
         expect(found.status_code == 503, f"found {found.status_code}, wanted 503 at admission")
-        expect(took < 1.0, f"the refusal took {took:.2f} s")
-        expect(_drained(server, 1), "rows of a refused request wait")
+        more = _computed(server) - before
+        expect(not more, f"{more:.0f} rows of a refused request were computed")
 
 
 def _deadline_passes(target: Target) -> None:
     with _slow_server(target, NIM_REQUEST_TIMEOUT_S="1") as server:
         found = _ask(server, _rows(200))  # nothing has been measured yet
         expect(found.status_code in (503, 504), f"found {found.status_code}")
-        expect(_drained(server, 1), "rows wait whose deadline has passed")
+        expect(_computed(server) < 200, "rows were computed whose deadline had passed")
 
 
 def _hangs_up_while_waiting(target: Target) -> None:
     with _slow_server(target) as server:
         with contextlib.suppress(httpx.TimeoutException):
             _ask(server, _rows(200), timeout=0.5)
-        expect(_drained(server, 1), "rows wait for a client that has gone")
+        expect(_computed(server) < 200, "rows were computed for a client that had gone")
 
 
 def _hangs_up_early(part: float, target: Target) -> None:

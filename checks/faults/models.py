@@ -1,5 +1,6 @@
 """Models that fail on request: bare directories as NIM_CUSTOM_MODEL mounts them."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from runtime.engines.mock import byte_tokenizer
 
 NAN_TOKENS = 150
 FAIL_TOKENS = 200
+_TRIED = 1000
 PROMPT = len("question:q \n \n passage:")
 
 _GRAPH = """
@@ -45,6 +47,17 @@ def write_model(directory: Path, *, work: int = 1) -> Path:
     byte_tokenizer().save(str(directory / "tokenizer" / "tokenizer.json"))
     onnx.save(model, str(directory / "model.onnx"))
     return directory
+
+
+def work_of(seconds: float) -> int:
+    """The size of two matrices whose product takes so long on this machine, at its quickest."""
+    matrix = np.ones((_TRIED, _TRIED), dtype=np.float32)
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        np.matmul(matrix, matrix)
+        took.append(time.monotonic() - began)
+    return int(_TRIED * (seconds / min(took)) ** (1 / 3))
 
 
 def passage(tokens: int, mark: str = "") -> str:

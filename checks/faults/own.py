@@ -14,6 +14,7 @@ import httpx
 
 from checks.ports import free_ports
 
+# Only a hang reaches it.
 START_S = 120.0
 # What `rerank-serve` does, from the sources in the current directory.
 _SERVE = "import sys; from server.cli import main; sys.exit(main())"
@@ -80,7 +81,7 @@ class OwnServer:
         """Send a signal."""
         self.process.send_signal(number)
 
-    def ends(self, within_s: float = 40.0) -> int | None:
+    def ends(self, within_s: float = START_S) -> int | None:
         """Its exit status, None while it runs."""
         try:
             return self.process.wait(within_s)
