@@ -142,7 +142,7 @@ class Scheduler:
     `compute` turns n encodings into float32 [n] or [n, d]; up to `lanes` threads call it at the
     same time. `queue` bounds what waits; a request to an idle scheduler is always admitted.
     `window_s` is how long a row may wait for company while the engine is idle and the batch not
-    full.
+    full. `clock` gives seconds; deadlines are on it.
     """
 
     def __init__(
@@ -152,11 +152,13 @@ class Scheduler:
         queue: QueueLimits,
         window_s: float = 0.0,
         lanes: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._compute = compute
         self._limits = limits
         self._queue = queue
         self._window_s = window_s
+        self._clock = clock
         self._changed = threading.Condition()
         self._by_length: list[_Row] = []
         # Requests with rows that wait, in the order of their arrival.
@@ -201,7 +203,7 @@ class Scheduler:
     def submit(self, rows: Sequence[Encoding], deadline: float | None) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
-        `deadline` is in seconds of time.monotonic(). Raises Overloaded when the queue is full or
+        `deadline` is in seconds of the clock. Raises Overloaded when the queue is full or
         the measured speed says that the answer would come after the deadline, ModelClosed after
         `close`, DeviceLost when an earlier call found the device gone, and EngineLost when the
         thread that calls the engine has ended.
@@ -209,7 +211,7 @@ class Scheduler:
         request = _Request(
             future=Future(),
             deadline=deadline,
-            submitted=time.monotonic(),
+            submitted=self._clock(),
             rows=len(rows),
             open_rows=len(rows),
         )
@@ -282,7 +284,7 @@ class Scheduler:
         """For how many seconds the oldest engine call has been running; 0 without one."""
         with self._changed:
             since = min((batch.began for batch in self._running), default=None)
-        return 0.0 if since is None else time.monotonic() - since
+        return 0.0 if since is None else self._clock() - since
 
     def alive(self) -> bool:
         """Whether all threads that call the engine are there."""
@@ -323,7 +325,7 @@ class Scheduler:
             raise DeviceLost
         if not self.alive():
             raise EngineLost
-        now = time.monotonic()
+        now = self._clock()
         waiting_rows = len(self._by_length) + self._expected_rows
         waiting_tokens = self._waiting_tokens + self._expected_tokens
         running_tokens = sum(len(row.encoding) for batch in self._running for row in batch.rows)
@@ -420,7 +422,7 @@ class Scheduler:
         if len(self._by_length) >= limits.max_rows or self._waiting_tokens >= limits.token_budget:
             return 0
         oldest = next(iter(self._requests))
-        return max(0.0, oldest.submitted + self._window_s - time.monotonic())
+        return max(0.0, oldest.submitted + self._window_s - self._clock())
 
     def _next_batch(self) -> _Batch | None:
         """Take the rows of the next engine call off the queue, but leave other lanes that are idle
@@ -435,7 +437,7 @@ class Scheduler:
         idle = len(self._threads) - len(self._running)
         share = min(self._limits.max_rows, math.ceil(len(lengths) / idle))
         low, high = grow_batch(lengths, start, replace(self._limits, max_rows=share))
-        batch = _Batch(self._by_length[low:high], began=time.monotonic())
+        batch = _Batch(self._by_length[low:high], began=self._clock())
         del self._by_length[low:high]
         self._take_turns(batch.rows)
         self._dequeue(batch.rows)
@@ -443,13 +445,13 @@ class Scheduler:
         return batch
 
     def _drop_expired(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         for request in [r for r in self._requests if r.deadline is not None and r.deadline <= now]:
             self._fail(request, DeadlineExceeded())
 
     def _choose(self) -> _Request:
         """The request whose row comes next; see the module's docstring."""
-        now = time.monotonic()
+        now = self._clock()
         deadlines = [r.deadline for r in self._requests if r.deadline is not None]
         everything_s = self._predicted_s(self._waiting_tokens + self._limits.token_budget, now)
         if deadlines and now + everything_s > min(deadlines):
@@ -478,7 +480,7 @@ class Scheduler:
         ) as unexpected:  # one bad call must not end the thread: waiters depend on it
             error = EngineError(f"{type(unexpected).__name__} in the engine: {unexpected}")
             error.__cause__ = unexpected
-        call = _engine_call(rows, batch.began, time.monotonic())
+        call = _engine_call(rows, batch.began, self._clock())
         if error is None:
             self._told(call)
         with self._changed:

@@ -8,7 +8,7 @@ is alone, a narrow one takes one core for each of several calls.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -26,20 +26,23 @@ T = TypeVar("T")
 
 
 class Lanes(Generic[T]):
-    """The ways that a call can take; a way is used by one call at a time."""
+    """The ways that a call can take; a way is used by one call at a time. `clock` gives seconds."""
 
-    def __init__(self, wide: T, narrow: Sequence[T] = ()) -> None:
+    def __init__(
+        self, wide: T, narrow: Sequence[T] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.count = max(1, len(narrow))
         self._wide = wide
         self._narrow = list(narrow)
         self._under_way = 0
+        self._clock = clock
         self._met = -_CROWDED_S
         self._lock = threading.Lock()
 
     @contextmanager
     def take(self) -> Iterator[T]:
         """The wide way for a call that is alone, else a narrow one; for up to `count` callers."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             if self._under_way:
                 self._met = now

@@ -1,7 +1,6 @@
 """Every waiter is answered, rows share calls, and the queue is bounded."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -24,6 +23,8 @@ from runtime.errors import (
 from runtime.postprocess import Floats
 from runtime.scheduler import QueueLimits, Scheduler
 from runtime.text import Encoding
+from tests.runtime.clock import Clock
+from tests.runtime.patience import PATIENCE_S, wait_until
 
 LIMITS = BatchLimits(max_rows=8, token_budget=1000, padding_waste=0.4)
 
@@ -48,22 +49,44 @@ class Gate:
     def __call__(self, rows: Sequence[Encoding]) -> Floats:
         self.calls.append([len(r) for r in rows])
         self.entered.set()
-        assert self.open.wait(10)
+        assert self.open.wait(PATIENCE_S)
         return self._then(rows)
 
 
+class Timed:
+    """A compute function whose calls take `seconds` of the clock, and none of the machine's; it
+    remembers them."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.calls: list[list[int]] = []
+        self._clock, self._seconds = clock, seconds
+
+    def __call__(self, rows: Sequence[Encoding]) -> Floats:
+        self.calls.append([len(r) for r in rows])
+        self._clock.advance(self._seconds)
+        return first_ids(rows)
+
+
 @pytest.fixture
-def make() -> Iterator[Callable[..., Scheduler]]:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Callable[..., Scheduler]]:
+    """Makes schedulers on `clock`, whose calls take no time unless they move it."""
+    monkeypatch.setattr(scheduler_module, "_CLOSE_PATIENCE_S", PATIENCE_S)
     made: list[tuple[Scheduler, object]] = []
 
     def build(
         compute: Callable[[Sequence[Encoding]], Floats],
         queue_rows: int = 100,
         queue_tokens: int = 100_000,
+        window_s: float = 0.0,
         lanes: int = 1,
     ) -> Scheduler:
         queue = QueueLimits(queue_rows, queue_tokens)
-        scheduler = Scheduler(compute, LIMITS, queue, lanes=lanes)
+        scheduler = Scheduler(compute, LIMITS, queue, window_s, lanes, clock)
         made.append((scheduler, compute))
         return scheduler
 
@@ -79,13 +102,13 @@ def blocked(make: Callable[..., Scheduler], **options: int) -> tuple[Scheduler, 
     gate = Gate()
     scheduler = make(gate, **options)
     scheduler.submit([row(3)], None)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(PATIENCE_S)
     return scheduler, gate
 
 
 def test_outputs_come_back_in_the_order_submitted(make: Callable[..., Scheduler]) -> None:
     rows = [row(30, 7), row(5, 8), row(12, 9)]
-    assert make(first_ids).submit(rows, None).result(5).outputs.tolist() == [7, 8, 9]
+    assert make(first_ids).submit(rows, None).result(PATIENCE_S).outputs.tolist() == [7, 8, 9]
 
 
 def first_ids_and_lengths(rows: Sequence[Encoding]) -> Floats:
@@ -98,7 +121,7 @@ def test_vectors_of_several_calls_come_back_in_the_order_submitted(
     gate = Gate(first_ids_and_lengths)
     gate.open.set()
     rows = [row(900, 7), row(5, 8), row(300, 9)]
-    outputs = make(gate).submit(rows, None).result(5).outputs
+    outputs = make(gate).submit(rows, None).result(PATIENCE_S).outputs
     assert len(gate.calls) == 3  # lengths too far apart to share one
     assert outputs.tolist() == [[7, 900], [8, 5], [9, 300]]
     assert outputs.dtype == np.float32
@@ -113,13 +136,13 @@ def test_one_infinite_component_fails_its_own_request_only(make: Callable[..., S
     gate = Gate(compute)
     scheduler = make(gate)
     scheduler.submit([row(3)], None)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(PATIENCE_S)
     poisoned = scheduler.submit([row(10, 4), row(10, 13)], None)
     sound = scheduler.submit([row(10, 5)], None)
     gate.open.set()
     with pytest.raises(NonFiniteScore):
-        poisoned.result(5)
-    assert sound.result(5).outputs.tolist() == [[5, 10]]
+        poisoned.result(PATIENCE_S)
+    assert sound.result(PATIENCE_S).outputs.tolist() == [[5, 10]]
     assert gate.calls[1] == [10, 10, 10]
 
 
@@ -127,7 +150,7 @@ def test_rows_of_several_requests_share_a_call(make: Callable[..., Scheduler]) -
     scheduler, gate = blocked(make)
     futures = [scheduler.submit([row(10, i)], None) for i in range(4)]
     gate.open.set()
-    assert [f.result(5).outputs[0] for f in futures] == [0, 1, 2, 3]
+    assert [f.result(PATIENCE_S).outputs[0] for f in futures] == [0, 1, 2, 3]
     assert gate.calls == [[3], [10, 10, 10, 10]]
     stats = scheduler.stats()
     assert (stats.inference_count, stats.execution_count) == (5, 2)
@@ -138,8 +161,8 @@ def test_the_oldest_row_is_in_the_next_call(make: Callable[..., Scheduler]) -> N
     old = scheduler.submit([row(400)], None)
     young = [scheduler.submit([row(4)], None) for _ in range(20)]
     gate.open.set()
-    old.result(5)
-    [f.result(5) for f in young]
+    old.result(PATIENCE_S)
+    [f.result(PATIENCE_S) for f in young]
     assert 400 in gate.calls[1]
 
 
@@ -151,8 +174,8 @@ def test_a_failing_engine_answers_its_waiters_and_goes_on(make: Callable[..., Sc
 
     scheduler = make(compute)
     with pytest.raises(EngineError, match="RuntimeError"):
-        scheduler.submit([row(4, 13), row(100, 1)], None).result(5)
-    assert scheduler.submit([row(4, 2)], None).result(5).outputs.tolist() == [2]
+        scheduler.submit([row(4, 13), row(100, 1)], None).result(PATIENCE_S)
+    assert scheduler.submit([row(4, 2)], None).result(PATIENCE_S).outputs.tolist() == [2]
     assert scheduler.stats().failed_count == 1
 
 
@@ -164,13 +187,13 @@ def test_nan_fails_its_own_request_only(make: Callable[..., Scheduler]) -> None:
     gate = Gate(compute)
     scheduler = make(gate)
     scheduler.submit([row(3)], None)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(PATIENCE_S)
     poisoned = scheduler.submit([row(10, 13)], None)
     sound = scheduler.submit([row(10, 5)], None)
     gate.open.set()
     with pytest.raises(NonFiniteScore):
-        poisoned.result(5)
-    assert sound.result(5).outputs.tolist() == [5]
+        poisoned.result(PATIENCE_S)
+    assert sound.result(PATIENCE_S).outputs.tolist() == [5]
     assert gate.calls[1] == [10, 10]
 
 
@@ -184,80 +207,82 @@ def test_a_full_queue_refuses_the_whole_request(make: Callable[..., Scheduler]) 
 
 
 def test_an_idle_scheduler_takes_any_size(make: Callable[..., Scheduler]) -> None:
-    assert len(make(first_ids, queue_rows=2).submit([row(5)] * 50, None).result(5).outputs) == 50
+    assert (
+        len(make(first_ids, queue_rows=2).submit([row(5)] * 50, None).result(PATIENCE_S).outputs)
+        == 50
+    )
 
 
 def test_a_request_that_cannot_be_in_time_is_refused_at_once(
-    make: Callable[..., Scheduler],
+    make: Callable[..., Scheduler], clock: Clock
 ) -> None:
-    def slow(rows: Sequence[Encoding]) -> Floats:
-        time.sleep(0.02)
-        return first_ids(rows)
-
-    scheduler = make(slow)
+    engine = Timed(clock, 0.02)
+    scheduler = make(engine)
     for _ in range(10):
-        scheduler.submit([row(100)], None).result(5)
+        scheduler.submit([row(100)], None).result(PATIENCE_S)
+    vast = [row(900)] * 40  # 7.2 s
     with pytest.raises(TooLate, match="longer than the request's deadline"):
-        scheduler.submit([row(900)] * 40, time.monotonic() + 3)
+        scheduler.submit(vast, clock() + 7)
+    assert len(engine.calls) == 10
+    assert len(scheduler.submit(vast, clock() + 7.5).result(PATIENCE_S).outputs) == 40
 
 
 def test_a_request_that_would_be_late_for_what_waits_is_not_called_too_large(
-    make: Callable[..., Scheduler],
+    make: Callable[..., Scheduler], clock: Clock
 ) -> None:
-    gate = Gate()
-
-    def slow(rows: Sequence[Encoding]) -> Floats:
-        time.sleep(0.02)
-        return gate(rows)
-
+    gate = Gate(Timed(clock, 0.02))
     gate.open.set()
-    scheduler = make(slow)
+    scheduler = make(gate)
     for _ in range(10):
-        scheduler.submit([row(100)], None).result(5)
+        scheduler.submit([row(100)], None).result(PATIENCE_S)
     gate.open.clear()
-    waiting = scheduler.submit([row(900)] * 10, None)
+    waiting = scheduler.submit([row(900)] * 10, None)  # 1.8 s
     with pytest.raises(Overloaded, match="for what waits before it") as caught:
-        scheduler.submit([row(100)], time.monotonic() + 1)
+        scheduler.submit([row(100)], clock() + 1)
     assert not isinstance(caught.value, TooLate)
-    assert caught.value.retry_after_s > 1
+    assert caught.value.retry_after_s == pytest.approx(1.8)
     gate.open.set()
-    assert len(waiting.result(10).outputs) == 10
+    assert len(waiting.result(PATIENCE_S).outputs) == 10
 
 
 def test_an_engine_that_gives_too_few_outputs_is_an_error(make: Callable[..., Scheduler]) -> None:
     scheduler = make(lambda rows: first_ids(rows)[1:])
     for _ in range(2):
         with pytest.raises(EngineError, match="0 outputs for 1 rows"):
-            scheduler.submit([row(5)], None).result(5)
+            scheduler.submit([row(5)], None).result(PATIENCE_S)
 
 
 def test_no_rows_are_answered_at_once(make: Callable[..., Scheduler]) -> None:
-    assert make(first_ids).submit([], None).result(1).outputs.shape == (0,)
+    assert make(first_ids).submit([], None).result(PATIENCE_S).outputs.shape == (0,)
 
 
 def test_an_engine_that_hangs_leaves_nobody_waiting(
     make: Callable[..., Scheduler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler_module, "_CLOSE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(scheduler_module, "_CLOSE_PATIENCE_S", 0.0)
     gate = Gate()
     scheduler = make(gate)
     running = scheduler.submit([row(3)], None)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(PATIENCE_S)
     waiting = scheduler.submit([row(5)], None)
     assert not scheduler.close()
     for future in (running, waiting):
         with pytest.raises(ModelClosed):
-            future.result(1)
+            future.result(PATIENCE_S)
 
 
-def test_a_row_past_its_deadline_is_not_computed(make: Callable[..., Scheduler]) -> None:
+def test_a_row_past_its_deadline_is_not_computed(
+    make: Callable[..., Scheduler], clock: Clock
+) -> None:
     scheduler, gate = blocked(make)
-    late = scheduler.submit([row(50)], time.monotonic() + 0.05)
-    time.sleep(0.1)
+    late = scheduler.submit([row(50)], clock() + 1)
+    timely = scheduler.submit([row(70)], clock() + 3)
+    clock.advance(2)
     gate.open.set()
     with pytest.raises(DeadlineExceeded):
-        late.result(5)
-    assert gate.calls == [[3]]
+        late.result(PATIENCE_S)
+    timely.result(PATIENCE_S)
+    assert gate.calls == [[3], [70]]
 
 
 def test_cancelling_drops_the_waiting_rows(make: Callable[..., Scheduler]) -> None:
@@ -266,44 +291,57 @@ def test_cancelling_drops_the_waiting_rows(make: Callable[..., Scheduler]) -> No
     assert abandoned.cancel()
     assert scheduler.queue_depth() == (0, 0)
     gate.open.set()
-    assert scheduler.submit([row(4, 2)], None).result(5).outputs.tolist() == [2]
+    assert scheduler.submit([row(4, 2)], None).result(PATIENCE_S).outputs.tolist() == [2]
     assert [50] not in gate.calls
 
 
 def test_closing_answers_everybody(make: Callable[..., Scheduler]) -> None:
-    scheduler, gate = blocked(make)
+    """Who waits at once, and those whose rows every lane computes after their call."""
+    gate = Gate()
+    scheduler = make(gate, lanes=2)
+    running = scheduler.submit([row(3), row(900)], None)
+    wait_until(lambda: len(gate.calls) == 2)
     waiting = scheduler.submit([row(5)], None)
-    threading.Timer(0.1, gate.open.set).start()
-    scheduler.close()
+    closer = threading.Thread(target=scheduler.close)
+    closer.start()
     with pytest.raises(ModelClosed):
-        waiting.result(5)
+        waiting.result(PATIENCE_S)
+    assert not running.done()
+    gate.open.set()
+    closer.join(PATIENCE_S)
+    assert not closer.is_alive()
+    assert running.result(0).outputs.tolist() == [1, 1]
     with pytest.raises(ModelClosed):
         scheduler.submit([row(5)], None)
 
 
-def test_within_the_window_rows_wait_for_company() -> None:
-    calls: list[int] = []
-
-    def compute(rows: Sequence[Encoding]) -> Floats:
-        calls.append(len(rows))
-        return first_ids(rows)
-
-    scheduler = Scheduler(compute, LIMITS, QueueLimits(100, 100_000), window_s=0.5)
-    try:
-        futures = [scheduler.submit([row(10)], None) for _ in range(3)]
-        for future in futures:
-            future.result(5)
-        assert calls == [3]
-        # A full batch has nobody to wait for.
-        began = time.monotonic()
-        scheduler.submit([row(10)] * LIMITS.max_rows, None).result(5)
-        assert time.monotonic() - began < 0.4
-    finally:
-        scheduler.close()
+def test_within_the_window_rows_wait_for_company(
+    make: Callable[..., Scheduler], clock: Clock
+) -> None:
+    engine = Timed(clock, 0.0)
+    scheduler = make(engine, window_s=0.01)
+    first = scheduler.submit([row(10)], None)
+    clock.advance(0.005)
+    reads = clock.reads
+    wait_until(lambda: clock.reads > reads + 2)  # its thread looks whether the window is over
+    assert not engine.calls
+    others = [scheduler.submit([row(10)], None) for _ in range(2)]
+    assert scheduler.queue_depth() == (3, 30)
+    clock.advance(0.006)  # the window of the first is over
+    for future in (first, *others):
+        future.result(PATIENCE_S)
+    assert engine.calls == [[10, 10, 10]]
 
 
-def test_closing_does_not_wait_for_the_window() -> None:
-    scheduler = Scheduler(first_ids, LIMITS, QueueLimits(100, 100_000), window_s=60.0)
+def test_a_full_batch_has_nobody_to_wait_for(make: Callable[..., Scheduler]) -> None:
+    """The clock stands still: the window never ends."""
+    full = [row(10)] * LIMITS.max_rows
+    scheduler = make(first_ids, window_s=0.01)
+    assert len(scheduler.submit(full, None).result(PATIENCE_S).outputs) == LIMITS.max_rows
+
+
+def test_closing_does_not_wait_for_the_window(make: Callable[..., Scheduler]) -> None:
+    scheduler = make(first_ids, window_s=1e6)
     future = scheduler.submit([row(10)], None)
     assert scheduler.close()
     with pytest.raises(ModelClosed):
@@ -323,11 +361,11 @@ def test_a_batch_without_memory_is_halved_and_the_bound_is_kept(
 
     scheduler = make(compute)
     rows = [row(10, first) for first in range(2, 10)]
-    found = scheduler.submit(rows, None).result(10)
+    found = scheduler.submit(rows, None).result(PATIENCE_S)
     assert found.outputs.tolist() == list(range(2, 10))
     assert sorted(calls, reverse=True)[:3] == [8, 4, 4]
     calls.clear()
-    scheduler.submit(rows, None).result(10)
+    scheduler.submit(rows, None).result(PATIENCE_S)
     assert max(calls) <= 2
 
 
@@ -341,8 +379,8 @@ def test_a_row_that_never_fits_is_unavailable_and_others_go_on(
 
     scheduler = make(compute)
     with pytest.raises(OutOfMemory):
-        scheduler.submit([row(60)], None).result(10)
-    assert scheduler.submit([row(10)], None).result(10).outputs.tolist() == [1]
+        scheduler.submit([row(60)], None).result(PATIENCE_S)
+    assert scheduler.submit([row(10)], None).result(PATIENCE_S).outputs.tolist() == [1]
     assert not scheduler.lost
 
 
@@ -353,12 +391,12 @@ def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Sch
     gate = Gate(fail)
     scheduler = make(gate)
     running = scheduler.submit([row(5)], None)
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(PATIENCE_S)
     waiting = scheduler.submit([row(500)], None)
     gate.open.set()
     for future in (running, waiting):
         with pytest.raises(DeviceLost):
-            future.result(10)
+            future.result(PATIENCE_S)
     assert scheduler.lost
     assert len(gate.calls) == 1
     with pytest.raises(DeviceLost):
@@ -376,28 +414,25 @@ def test_an_engine_that_is_away_is_asked_again(make: Callable[..., Scheduler]) -
     scheduler = make(compute)
     gone.set()
     with pytest.raises(EngineAway):
-        scheduler.submit([row(5)], None).result(10)
+        scheduler.submit([row(5)], None).result(PATIENCE_S)
     assert scheduler.away
     gone.clear()
-    assert scheduler.submit([row(5)], None).result(10).outputs.tolist() == [1]
+    assert scheduler.submit([row(5)], None).result(PATIENCE_S).outputs.tolist() == [1]
     assert scheduler.away  # until somebody has looked whether it computes as before
     scheduler.returned()
     assert not scheduler.away
 
 
-def test_a_new_scheduler_predicts_by_the_one_before(make: Callable[..., Scheduler]) -> None:
-    def slowly(rows: Sequence[Encoding]) -> Floats:
-        time.sleep(0.01)
-        return first_ids(rows)
-
-    before = make(slowly)
+def test_a_new_scheduler_predicts_by_the_one_before(
+    make: Callable[..., Scheduler], clock: Clock
+) -> None:
+    before = make(Timed(clock, 0.01))
     for _ in range(8):
-        before.submit([row(10)], None).result(10)
-    soon = time.monotonic() + 60
+        before.submit([row(10)], None).result(PATIENCE_S)
+    soon = clock() + 60
     vast = [row(1000)] * 100  # 100 s at a millisecond a token
-    new = make(slowly)
-    new.submit(vast, soon).cancel()  # nothing is known: it is tried
-    follower = make(slowly)
+    make(first_ids).submit(vast, soon).result(PATIENCE_S)  # nothing is known: it is tried
+    follower = make(first_ids)
     follower.follow(before)
     with pytest.raises(TooLate, match="longer than the request's deadline"):
         follower.submit(vast, soon)
@@ -429,8 +464,8 @@ def test_a_large_request_does_not_hold_up_small_ones(make: Callable[..., Schedul
     small = [scheduler.submit([row(10, i)], None) for i in range(3)]
     gate.open.set()
     for future in small:
-        future.result(5)
-    large.result(5)
+        future.result(PATIENCE_S)
+    large.result(PATIENCE_S)
     # The large one came first and has the first call, the small ones share the second.
     assert gate.calls[1:3] == [[900], [10, 10, 10]]
 
@@ -438,46 +473,47 @@ def test_a_large_request_does_not_hold_up_small_ones(make: Callable[..., Schedul
 def test_a_stream_of_small_requests_does_not_hold_up_a_large_one(
     make: Callable[..., Scheduler],
 ) -> None:
-    done = threading.Event()
+    """Three more come during every call."""
+    ended = threading.Event()
+    calls = 0
 
     def compute(rows: Sequence[Encoding]) -> Floats:
-        time.sleep(0.001)
+        nonlocal calls
+        calls += 1
+        if large.done() or calls > 1000:
+            ended.set()
+        else:
+            for _ in range(3):
+                scheduler.submit([row(10)], None)
         return first_ids(rows)
 
-    scheduler = make(compute, queue_rows=1000)
+    gate = Gate(compute)
+    scheduler = make(gate, queue_rows=1000)
     large = scheduler.submit([row(900, i) for i in range(5)], None)
-    large.add_done_callback(lambda _: done.set())
-    sent = 0
-    while not done.is_set():
-        assert sent < 2000
-        for _ in range(3):
-            scheduler.submit([row(10)], None)
-        sent += 3
-        time.sleep(0.001)
+    gate.open.set()
+    assert ended.wait(PATIENCE_S)
+    assert calls <= 1000
 
 
-def test_when_time_is_short_the_oldest_goes_first(make: Callable[..., Scheduler]) -> None:
-    def slow(rows: Sequence[Encoding]) -> Floats:
-        time.sleep(0.1)
-        return first_ids(rows)
-
-    gate = Gate(slow)
+def test_when_time_is_short_the_oldest_goes_first(
+    make: Callable[..., Scheduler], clock: Clock
+) -> None:
+    gate = Gate(Timed(clock, 0.1))
     gate.open.set()
     scheduler = make(gate)
     for _ in range(10):
-        scheduler.submit([row(900)], None).result(5)
+        scheduler.submit([row(900)], None).result(PATIENCE_S)
     gate.open.clear()
     gate.entered.clear()
     scheduler.submit([row(900)], None)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(PATIENCE_S)
     calls = len(gate.calls)
-    soon = time.monotonic() + 0.66
+    soon = clock() + 0.65  # 0.6 s are needed
     large = scheduler.submit([row(900, i) for i in range(5)], soon)
     small = [scheduler.submit([row(10, i)], soon + 60) for i in range(3)]
     gate.open.set()
-    large.exception(5)
-    for future in small:
-        future.result(5)
+    for future in (large, *small):
+        future.result(PATIENCE_S)
     assert gate.calls[calls : calls + 5] == [[900]] * 5
 
 
@@ -490,26 +526,24 @@ def test_a_thread_that_ends_answers_everybody(
     gate = Gate(leave)
     scheduler = make(gate)
     running = scheduler.submit([row(3)], None)
-    assert gate.entered.wait(5)
+    assert gate.entered.wait(PATIENCE_S)
     waiting = scheduler.submit([row(900)], None)
     gate.open.set()
     for future in (running, waiting):
         with pytest.raises(EngineLost):
-            future.result(5)
+            future.result(PATIENCE_S)
     assert "the thread that calls the engine ended" in caplog.text
-    while scheduler.alive():
-        time.sleep(0.001)
+    wait_until(lambda: not scheduler.alive())
     with pytest.raises(EngineLost):
         scheduler.submit([row(3)], None)
 
 
-def test_how_long_a_call_runs(make: Callable[..., Scheduler]) -> None:
+def test_how_long_a_call_runs(make: Callable[..., Scheduler], clock: Clock) -> None:
     scheduler, gate = blocked(make)
-    time.sleep(0.02)
-    assert scheduler.running_s() >= 0.01
+    clock.advance(7)
+    assert scheduler.running_s() == 7
     gate.open.set()
-    while not scheduler.idle():
-        time.sleep(0.001)
+    wait_until(scheduler.idle)
     assert scheduler.running_s() == 0
 
 
@@ -522,39 +556,22 @@ class Meeting:
 
     def __call__(self, rows: Sequence[Encoding]) -> Floats:
         self.calls.append([len(r) for r in rows])
-        self._barrier.wait(10)
+        self._barrier.wait(PATIENCE_S)
         return first_ids(rows)
 
 
 def test_lanes_compute_beside_each_other_and_share_the_rows(make: Callable[..., Scheduler]) -> None:
     meeting = Meeting(2)
     rows = [row(10, number) for number in range(1, 7)]
-    outputs = make(meeting, lanes=2).submit(rows, None).result(5).outputs
+    outputs = make(meeting, lanes=2).submit(rows, None).result(PATIENCE_S).outputs
     assert outputs.tolist() == [1, 2, 3, 4, 5, 6]
     assert meeting.calls == [[10] * 3, [10] * 3]
-
-
-def test_closing_waits_for_every_lane(make: Callable[..., Scheduler]) -> None:
-    gate = Gate()
-    scheduler = make(gate, lanes=2)
-    running = scheduler.submit([row(3), row(900)], None)
-    while len(gate.calls) < 2:
-        time.sleep(0.001)
-    waiting = scheduler.submit([row(5)], None)
-    closer = threading.Thread(target=scheduler.close)
-    closer.start()
-    with pytest.raises(ModelClosed):
-        waiting.result(5)
-    gate.open.set()
-    closer.join(5)
-    assert not closer.is_alive()
-    assert running.result(5).outputs.tolist() == [1, 1]
 
 
 def test_a_row_without_tokens_is_answered(make: Callable[..., Scheduler]) -> None:
     empty = Encoding(np.asarray([], dtype=np.int64), None)
     scheduler = make(lambda rows: np.zeros(len(rows), dtype=np.float32))
-    assert scheduler.submit([empty], None).result(5).outputs.tolist() == [0]
+    assert scheduler.submit([empty], None).result(PATIENCE_S).outputs.tolist() == [0]
     assert scheduler.alive()
 
 
@@ -565,4 +582,4 @@ def test_a_fault_behind_the_engine_answers_everybody(make: Callable[..., Schedul
     scheduler = make(first_ids)
     scheduler.tell(broken)
     with pytest.raises(EngineLost):
-        scheduler.submit([row(3)], None).result(5)
+        scheduler.submit([row(3)], None).result(PATIENCE_S)

@@ -1,9 +1,9 @@
 """Calls beside each other: which way each takes, and that all give the same."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +11,12 @@ import pytest
 from runtime.engines import lanes as lanes_module
 from runtime.engines import open_engine
 from runtime.engines.lanes import Lanes, lanes_for
+from tests.runtime.clock import Clock
 
 
 def test_a_call_that_is_alone_takes_the_wide_way_and_the_others_narrow_ones() -> None:
-    lanes = Lanes("wide", ["first", "second"])
+    clock = Clock()
+    lanes = Lanes("wide", ["first", "second"], clock)
     assert lanes.count == 2
     with ExitStack() as first, ExitStack() as second:
         assert first.enter_context(lanes.take()) == "wide"
@@ -25,17 +27,18 @@ def test_a_call_that_is_alone_takes_the_wide_way_and_the_others_narrow_ones() ->
             assert {one, other} == {"first", "second"}
     with lanes.take() as way:
         assert way != "wide"  # the others are only between two calls
-    time.sleep(lanes_module._CROWDED_S)
+    clock.advance(lanes_module._CROWDED_S + 0.01)
     with lanes.take() as way:
         assert way == "wide"
 
 
 def test_a_way_comes_back_after_an_error() -> None:
-    lanes = Lanes("wide", ["narrow", "other"])
+    clock = Clock()
+    lanes = Lanes("wide", ["narrow", "other"], clock)
     for _ in range(3):
         with lanes.take(), pytest.raises(ValueError, match="no"), lanes.take():
             raise ValueError("no")
-    time.sleep(lanes_module._CROWDED_S)
+    clock.advance(1)
     with lanes.take() as way:
         assert way == "wide"
 
@@ -62,14 +65,15 @@ def test_all_ways_give_the_same(
     rank_artifact: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(lanes_module, "usable_cores", lambda: 3)
-    engine = open_engine(name, rank_artifact)
+    engine: Any = open_engine(name, rank_artifact)
     assert engine.lanes == 3
     random = np.random.default_rng(0)
     rows = [random.integers(1, 40, (1, length)) for length in (3, 17, 40, 64) for _ in range(8)]
     inputs = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in rows]
     inputs = [{name: one[name] for name in engine.input_names} for one in inputs]
     alone = [engine.run(one)["logits"] for one in inputs]
-    with ThreadPoolExecutor(3) as callers:
+    # While another call has the wide way, these take the narrow ones: two at a time, of three.
+    with engine._lanes.take(), ThreadPoolExecutor(2) as callers:
         together = list(callers.map(lambda one: engine.run(one)["logits"], inputs))
     np.testing.assert_array_equal(np.concatenate(together), np.concatenate(alone))
     engine.close()
