@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,13 +23,12 @@ from runtime.engines.mock import MockEngine
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.gated import gated
 from tests.server.in_process import InProcess, Serve, in_process
+from tests.server.waiting import PATIENCE_S, wait_until
 from tests.small_graphs import write_graph
 
 # The mock counts bytes, so these limits are easy to reach.
 MAX_TOKENS = 200
 BODY_LIMIT_BYTES = 100_000
-# Only a hang reaches it: nothing may depend on how fast a machine is.
-PATIENCE_S = 300.0
 _CLI = "import sys; from server.cli import main; sys.exit(main())"
 _GATED = Path(__file__).with_name("gated.py")
 
@@ -89,20 +87,18 @@ class Server:
 
     def wait_for(self, path: str, status: int) -> "Server":
         """Until GET `path` answers `status`; fails at once when the process has ended."""
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
+
+        def answers() -> bool:
             assert self.process.poll() is None, self.log
             with contextlib.suppress(httpx.TransportError):
-                if self.get(path).status_code == status:
-                    return self
-            time.sleep(0.02)
-        raise AssertionError(f"no {status} from {path} in time:\n{self.log}")
+                return self.get(path).status_code == status
+            return False
+
+        self.wait_until(answers)
+        return self
 
     def wait_until(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not true():
-            assert time.monotonic() < end, self.log
-            time.sleep(0.02)
+        wait_until(true, lambda: self.log)
 
     def ready(self) -> "Server":
         return self.wait_for("/v1/health/ready", 200)

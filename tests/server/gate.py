@@ -3,9 +3,10 @@
 import os
 import select
 
+from tests.server.waiting import PATIENCE_S
+
 # Rows of so many tokens wait; those of warm-up are shorter.
 GATED_TOKENS = 100
-_PATIENCE_S = 300.0
 
 
 class Gate:
@@ -22,7 +23,7 @@ class Gate:
 
     def wait_for_call(self) -> None:
         """Until one more call waits here."""
-        found, _, _ = select.select([self._told], [], [], _PATIENCE_S)
+        found, _, _ = select.select([self._told], [], [], PATIENCE_S)
         assert found, "no engine call in time"
         assert os.read(self._told, 1), "the server has ended"
 

@@ -14,10 +14,11 @@ import httpx
 import pytest
 
 from server import service as service_module
-from tests.server.conftest import BODY_LIMIT_BYTES, PATIENCE_S, Server, Start
+from tests.server.conftest import BODY_LIMIT_BYTES, Server, Start
 from tests.server.figures import figures, sums
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve
+from tests.server.waiting import PATIENCE_S
 
 BODY = json.dumps({"query": {"text": "q"}, "passages": [{"text": "p"}]}).encode()
 

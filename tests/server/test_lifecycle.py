@@ -16,10 +16,11 @@ import pytest
 from server.kserve.grpc_service import GrpcServer
 from server.service import Service
 from server.settings import SettingsError, read_settings
-from tests.server.conftest import PATIENCE_S, Server, Start
+from tests.server.conftest import Server, Start
 from tests.server.figures import refusals
 from tests.server.in_process import GaveUp, Serve
 from tests.server.surfaces.kserve_requests import RANK, grpc_ready
+from tests.server.waiting import PATIENCE_S
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 UVICORN = ("-m", "uvicorn", "--factory", "server.app:create_app", "--port", "{port}")

@@ -25,8 +25,9 @@ from server.kserve.messages import Messages
 from server.listen import connection_options
 from server.protocol import BoundedProtocol
 from server.settings import SettingsError, read_settings
-from tests.server.conftest import PATIENCE_S, Server, Start
+from tests.server.conftest import Server, Start
 from tests.server.in_process import Serve
+from tests.server.waiting import PATIENCE_S
 
 HOUR_S = 3600.0
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}

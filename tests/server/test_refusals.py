@@ -15,11 +15,12 @@ from runtime import errors
 from runtime.engines.mock import MockEngine
 from runtime.throughput import Throughput
 from server.metrics import REFUSALS, Metrics
-from tests.server.conftest import PATIENCE_S, Server
+from tests.server.conftest import Server
 from tests.server.figures import figures, outcomes, refusals, sums, values
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve
 from tests.server.test_engine_faults import body
+from tests.server.waiting import PATIENCE_S
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 ONE_ROW_A_CALL = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "64"}

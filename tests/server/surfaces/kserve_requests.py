@@ -8,11 +8,10 @@ import grpc
 import httpx
 
 from server.kserve.messages import Messages
+from tests.server.waiting import PATIENCE_S
 
 RANK = "nvidia_llama_nemotron_rerank_1b_v2"
 INFER = f"/v2/models/{RANK}/infer"
-
-_PATIENCE_S = 300.0
 
 
 def grpc_ready(port: int) -> bool:
@@ -24,7 +23,7 @@ def grpc_ready(port: int) -> bool:
             request_serializer=lambda request: request.SerializeToString(),
             response_deserializer=messages["ModelReadyResponse"].FromString,
         )
-        return bool(ask(messages["ModelReadyRequest"](name=RANK), timeout=_PATIENCE_S).ready)
+        return bool(ask(messages["ModelReadyRequest"](name=RANK), timeout=PATIENCE_S).ready)
 
 
 def body(**changes: Any) -> dict[str, Any]:
