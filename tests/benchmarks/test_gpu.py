@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu import __main__ as bench
 from benchmarks.gpu.__main__ import Measured, Sizes, _candidates, main, report
 from benchmarks.gpu.candidates import MAX_ROWS
 from benchmarks.gpu.loads import make_loads
 from benchmarks.models import flops
-from checks.gpu.models import CONFIGS
+from checks.gpu.models import CONFIGS, Exported
 from runtime.profile import load_target_profile
 from runtime.shapes import bucket
 
@@ -23,7 +24,10 @@ def test_without_a_gpu_it_says_so(
     assert capsys.readouterr().out.startswith("no GPU found")
 
 
-def test_a_tiny_run_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tiny_run_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_WARM_RUNS", 1)
     options = ["--device", "cpu", "--model", "tiny", "--quick", "--out", str(tmp_path)]
     assert main(options) == 0
     measured = json.loads((tmp_path / "results.json").read_text())["measured"]
@@ -45,7 +49,12 @@ def test_loads_are_what_their_names_say() -> None:
     assert max(int(row.token_ids.max()) for row in mixed.rows) < 512
 
 
-def test_graphs_are_measured_on_calls_as_large_as_the_budget(tmp_path: Path) -> None:
+def test_graphs_are_measured_on_calls_as_large_as_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Exported(tmp_path, "fp16")
+    monkeypatch.setattr(bench, "export", lambda *_: graph)
+    monkeypatch.setattr(bench, "adapted", lambda _: graph)
     sizes = Sizes(batches=(4,), budgets=(256, 1024))
     names = [one.name for one in _candidates("tiny", "cpu", sizes, tmp_path) if one.ours]
     assert names[:4] == [

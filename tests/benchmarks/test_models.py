@@ -1,10 +1,11 @@
 """Operations of the models, and the rows of the table."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.models import flops, matrix_shapes
 from benchmarks.roster import BY_NAME, CANDIDATES, REFERENCE
-from benchmarks.scenarios import Sizes
 
 BERT = {
     "model_type": "bert",
@@ -40,16 +41,9 @@ def test_names_are_unique_and_the_reference_is_among_them() -> None:
 
 
 def test_every_peer_has_pins_and_every_candidate_a_module() -> None:
-    from pathlib import Path
-
     room = Path(__file__).resolve().parents[2] / "benchmarks"
     for candidate in CANDIDATES:
         assert (room / "candidates" / f"{candidate.module}.py").is_file()
         assert candidate.ours == (candidate.peer is None)
         if candidate.peer is not None:
             assert "==" in (room / "requirements" / f"{candidate.peer}.txt").read_text()
-
-
-def test_the_whole_bench_is_what_was_asked_for() -> None:
-    sizes = Sizes()
-    assert (sizes.passages, sizes.longest, sizes.many, sizes.clients) == (40, 512, 100, 16)

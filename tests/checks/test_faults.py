@@ -1,18 +1,15 @@
-"""The suite of faults: it passes against our server, and it notices servers that are worse."""
+"""The suite of faults notices a server that is worse than ours, which `make test-faults` runs."""
 
 import json
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from checks.faults import __main__ as suite
 from checks.faults.fault import Fault
-
-COLUMNS = 5
 
 
 def run(
@@ -22,17 +19,6 @@ def run(
     monkeypatch.setattr(sys, "argv", ["faults", *arguments])
     status = suite.main()
     return status, [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-
-
-def test_our_server_passes(
-    rank_artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, lines = run(monkeypatch, capsys, "--rank", str(rank_artifact), "--only", "1 body")
-    *faults, total = lines
-    assert status == 0, faults
-    assert all(len(fault) == COLUMNS and fault[0] == "1 body" for fault in faults)
-    assert {fault[2] for fault in faults} == {"ok"}
-    assert total == ["total", f"ok={len(faults)} fail=0 n/a=0"]
 
 
 class Careless(BaseHTTPRequestHandler):

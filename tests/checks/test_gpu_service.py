@@ -1,15 +1,20 @@
-"""What `make test-gpu` asks of a whole server, asked of one whose CPU plays the GPU: the checks
-pass where it does right, and fail where it does not."""
+"""What `make test-gpu` asks of a whole server: right answers pass, each wrong one does not.
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+The answers are played. That the server gives them is shown in tests/server, and on a GPU.
+"""
+
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from checks.gpu import lost, service
 from checks.gpu.service import (
+    LONG,
+    Answer,
     Service,
     admits_a_lost_device,
     break_it,
@@ -18,75 +23,94 @@ from checks.gpu.service import (
     survives_no_memory,
     with_tokenizer,
 )
-from tests.runtime.conftest import write_bare_directory
-
-# ONNX Runtime's CPU engine with memory for {room} tokens, and a device that can be lost.
-_PLAYED = """
-import sys, threading, time
-from pathlib import Path
-import runtime.engines.ort as ort
-from runtime.errors import DeviceLost, OutOfMemory
-from server.cli import main
-trigger, broken, compute = Path(sys.argv.pop()), [], ort.OrtEngine.run
-
-def wait():
-    while not trigger.exists():
-        time.sleep(0.02)
-    broken.append(True)
-    trigger.unlink()
-
-def run(self, inputs):
-    if broken:
-        raise {lost}
-    if inputs["input_ids"].size > {room}:
-        raise OutOfMemory
-    return compute(self, inputs)
-
-ort.OrtEngine.device = "cuda:0"
-ort.OrtEngine.run = run
-threading.Thread(target=wait, daemon=True).start()
-sys.exit(main())
-"""
-
-Start = Callable[..., AbstractContextManager[Service]]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Start:
-    model = write_bare_directory(tmp_path / "bare")
-
-    def started(room: int = 1 << 30, lost: str = "DeviceLost()") -> AbstractContextManager[Service]:
-        code = _PLAYED.format(room=room, lost=lost)
-        return serving(tmp_path / "log", model, {}, code)
-
-    return started
+def said(status: int, message: str, **headers: str) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, named, json.dumps({"message": message}).encode())
 
 
-def test_a_server_without_memory_for_the_longest_row(start: Start) -> None:
-    with start(room=500) as server:
-        assert "503, come back later" in survives_no_memory(server)
-        # The first call of all was the longest row.
-        assert "no memory for one row of 8192 tokens" in server.log
-        assert server.stop() == 0
+def ranked(passages: tuple[str, ...], shift: float = 0.0) -> Answer:
+    rankings = [{"index": i, "logit": len(text) + shift} for i, text in enumerate(passages)]
+    return Answer(200, {}, json.dumps({"rankings": rankings}).encode())
 
 
-def test_a_server_with_memory_for_everything_does_not_pass(start: Start) -> None:
-    with start() as server, pytest.raises(AssertionError, match="200"):
-        survives_no_memory(server)
+NO_MEMORY = said(503, "there is no memory for this request", Retry_After="2")
+LOST = said(503, "the GPU is lost; this server needs a new process")
 
 
-def test_a_server_that_answers_otherwise_does_not_pass(start: Start) -> None:
-    with (
-        start(lost="OutOfMemory()") as server,
-        pytest.raises(AssertionError, match="no memory for this request"),
-    ):
-        admits_a_lost_device(server, break_it)
+@dataclass
+class Played:
+    """Stands for a Service that has no memory for the longest row, and whose GPU can be lost."""
+
+    no_memory: Answer = NO_MEMORY
+    health_after: tuple[int, int] = (200, 200)
+    others_after: Answer | None = None
+    shift_after: float = 0.0
+    lost: Answer = LOST
+    health_lost: tuple[int, int] = (503, 503)
+    log: str = ""
+    refused: bool = False
+    broken: bool = False
+
+    def rank(self, *passages: str) -> Answer:
+        if self.broken:
+            return self.lost
+        if LONG in passages:
+            self.refused = True
+            return ranked(passages) if self.no_memory.status == 200 else self.no_memory
+        if self.refused and self.others_after:
+            return self.others_after
+        return ranked(passages, self.shift_after if self.refused else 0.0)
+
+    def health(self) -> tuple[int, int]:
+        return self.health_lost if self.broken else self.health_after
+
+    def stop(self) -> int:
+        return 0
 
 
-def test_a_server_whose_device_is_lost(start: Start) -> None:
-    with start() as server:
-        assert "exit status 0" in admits_a_lost_device(server, break_it)
-        assert server.process.poll() == 0
+def lose(played: Any) -> None:
+    played.broken = True
+
+
+def test_a_server_that_does_right_passes() -> None:
+    played: Any = Played()
+    assert "503, come back later" in survives_no_memory(played)
+    assert "exit status 0" in admits_a_lost_device(played, lose)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"no_memory": replace(NO_MEMORY, status=200)},
+        {"no_memory": replace(NO_MEMORY, status=500)},
+        {"no_memory": replace(NO_MEMORY, headers={})},
+        {"no_memory": said(503, "the queue is full", Retry_After="2")},
+        {"health_after": (200, 503)},
+        {"others_after": NO_MEMORY},
+        {"shift_after": 0.1},
+    ],
+)
+def test_a_server_that_takes_a_lack_of_memory_otherwise_does_not_pass(wrong: Any) -> None:
+    played: Any = replace(Played(), **wrong)
+    with pytest.raises(AssertionError):
+        survives_no_memory(played)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lost": ranked(("a short passage",))},
+        {"lost": NO_MEMORY},
+        {"health_lost": (200, 503)},
+        {"health_lost": (503, 200)},
+    ],
+)
+def test_a_server_that_takes_a_lost_gpu_otherwise_does_not_pass(wrong: Any) -> None:
+    played: Any = replace(Played(), **wrong)
+    with pytest.raises(AssertionError):
+        admits_a_lost_device(played, lose)
 
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
@@ -99,7 +123,6 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
 
 
 def test_what_the_server_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert missing() is None
     monkeypatch.setattr(service, "_IMPORT", "import litestar.no_such_part")
     assert missing() == "ModuleNotFoundError: No module named 'litestar.no_such_part'"
 

@@ -7,18 +7,17 @@ import pytest
 
 from checks.minilm import Reference, compare
 from checks.serving import served
-from exporter.pipeline import Wish, export
 from runtime.opening import open_embedder
+from tests.conftest import Exported
 from tests.tiny_checkpoints import write_sentence_transformers
 
 TEXTS = ("deep learning", "a sheep", "the weather " * 300)
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("minilm")
-    export(str(write_sentence_transformers(folder / "checkpoint")), folder / "out", Wish())
-    return folder / "out"
+def artifact(tmp_path_factory: pytest.TempPathFactory, exported: Exported) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return exported(write_sentence_transformers(folder / "symmetric"))
 
 
 @pytest.fixture(scope="module")

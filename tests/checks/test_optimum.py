@@ -1,7 +1,6 @@
 """check-optimum without optimum: transformers answers, and our own graph stands for the other."""
 
 import tomllib
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -9,26 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from checks.optimum import (
-    MAX_TOKENS,
-    SHAPE,
-    Reference,
-    compare,
-    describe,
-    time_call,
-    write_checkpoint,
-)
+from checks.optimum import MAX_TOKENS, Reference, compare
 from exporter.parity_texts import parity_groups
-from exporter.pipeline import Wish, export
-from runtime.engines import open_engine
+from runtime.manifest import read_manifest
+from tests.conftest import Exported
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = SHAPE | {
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 1,
-    "vocab_size": 2000,
-}
 
 
 @torch.inference_mode()
@@ -54,11 +39,12 @@ def answers(checkpoint: Path) -> Reference:
     )
 
 
-def test_agreement_passes_and_any_difference_fails(tmp_path: Path) -> None:
-    checkpoint, artifact = tmp_path / "checkpoint", tmp_path / "artifact"
-    write_checkpoint(checkpoint, TINY)
-    manifest = export(str(checkpoint), artifact, Wish())
-    reference = answers(checkpoint)
+def test_agreement_passes_and_any_difference_fails(
+    tiny_bert_checkpoint: Path, exported: Exported
+) -> None:
+    artifact = exported(tiny_bert_checkpoint)
+    manifest = read_manifest(artifact)
+    reference = answers(tiny_bert_checkpoint)
     groups = parity_groups(MAX_TOKENS)
     figures = compare(artifact, manifest, artifact, groups, reference)
     assert figures.passed
@@ -76,10 +62,6 @@ def test_agreement_passes_and_any_difference_fails(tmp_path: Path) -> None:
     figures = compare(artifact, manifest, artifact, groups, other)
     assert not figures.passed
     assert figures.other_tokens == 1
-
-    with closing(open_engine("onnxruntime-cpu", artifact)) as engine:
-        assert min(time_call(engine, engine, 2, 9)) > 0
-    assert describe(artifact).startswith("opset 23, ")
 
 
 def test_the_extra_is_what_its_environment_gets() -> None:

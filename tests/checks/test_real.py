@@ -1,6 +1,7 @@
 """The logic of check-real, on the tiny checkpoint: it passes its own facts, not the NIM's."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from checks.real import (
     check_tokens,
     main,
 )
+from exporter.pipeline import Wish
 from runtime.opening import open_embedder, open_ranker
 from runtime.text import load_tokenizer
+from tests.conftest import Exported
 from tests.tiny_checkpoints import write_sentence_transformers
 
 
@@ -29,6 +32,17 @@ def own_facts(rank_artifact: Path) -> Expectations:
     counts = [len(tokenizer.encode(text + passage.format(i)).ids) for i in range(16)]
     (separator,) = tokenizer.encode(" \n \n", add_special_tokens=False).ids
     return Expectations(separator, {2: sum(counts[:2]), 16: sum(counts)})
+
+
+@pytest.fixture
+def stand_in(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check works in a folder of the test, on artifacts that were exported for all tests."""
+
+    def copy(checkpoint: str, out: Path, wish: Wish) -> None:
+        shutil.copytree(exported(checkpoint, wish), out, dirs_exist_ok=True)
+
+    monkeypatch.setattr(real, "WORK", tmp_path / "work")
+    monkeypatch.setattr(real, "export", copy)
 
 
 @pytest.fixture
@@ -58,20 +72,18 @@ def test_own_facts_pass_and_the_nims_fail(rank_artifact: Path, own_facts: Expect
         ranker.close()
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_whole_run(
     tiny_llama_checkpoint: Path,
     own_facts: Expectations,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(real, "WORK", tmp_path / "work")
     arguments = [str(tiny_llama_checkpoint), "--beir", str(tmp_path / "none")]
     assert main(arguments, own_facts) == 0
     said = capsys.readouterr().out
     assert "FAILED" not in said
     assert "not measured" in said
-    monkeypatch.setattr(real, "export", lambda *_: None)  # once is enough
     assert main(arguments) == 1
     assert "FAILED, wanted 33006" in capsys.readouterr().out
 
@@ -96,41 +108,39 @@ def test_an_embedders_own_facts_pass_and_the_nims_fail(
         embedder.close()
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_whole_run_of_an_embedder(
     tiny_embed_checkpoint: Path,
     own_vector_facts: VectorExpectations,
     beir: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(real, "WORK", tmp_path / "work")
-    arguments = [str(tiny_embed_checkpoint), "--beir", str(beir), "--max-tokens", "128"]
+    arguments = [str(tiny_embed_checkpoint), "--beir", str(beir)]
     assert main(arguments, vectors_expected=own_vector_facts) == 0
     said = capsys.readouterr().out
     assert "FAILED" not in said
     assert "(1 queries of" in said
-    monkeypatch.setattr(real, "export", lambda *_: None)
     assert main(arguments) == 1
     assert "FAILED, wanted 2048" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_an_embedder_without_known_answers_is_still_exported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(real, "WORK", tmp_path / "work")
-    checkpoint = write_sentence_transformers(tmp_path / "sentences")
+    checkpoint = write_sentence_transformers(tmp_path / "symmetric")
     assert main([str(checkpoint), "--beir", str(tmp_path / "none")]) == 0
     assert "no known answers for profile sentence-transformers" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_the_embedded_checkpoint_from_export_to_ndcg(
-    beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    beir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every step on trained weights; only the NIM's own tokens are not to be found in them."""
-    monkeypatch.setattr(real, "WORK", tmp_path / "work")
     checkpoint = Path(__file__).parents[2] / "embedded" / "rank"
-    embedded = [str(checkpoint), "--profile", "tiny-rerank-v1", "--max-tokens", "256"]
+    embedded = [str(checkpoint), "--profile", "tiny-rerank-v1", "--max-tokens", "512"]
     assert main([*embedded, "--beir", str(beir)]) == 1
     said = capsys.readouterr().out
     assert "FAILED, wanted 33006" in said

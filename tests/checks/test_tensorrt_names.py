@@ -2,7 +2,7 @@
 
 import pytest
 
-from checks.tensorrt_names import complaint, signatures, uses
+from checks.tensorrt_names import complaint, uses
 
 
 class Builder:
@@ -17,14 +17,6 @@ class Builder:
 
         2. build(self: t.Builder, network: t.N) -> t.M
         """
-
-
-def test_signatures_are_read_with_overloads_and_defaults() -> None:
-    assert signatures(_native(Builder.create_network)) == [[("flags", False)]]
-    assert signatures(_native(Builder.build)) == [
-        [("network", True), ("config", True)],
-        [("network", True)],
-    ]
 
 
 @pytest.mark.parametrize(
