@@ -33,6 +33,7 @@ from runtime.manifest import (
     write_manifest,
 )
 from runtime.opening import mock_model, open_embedder, open_model, open_ranker
+from tests.runtime.held_engine import HeldEngine
 from tests.small_graphs import embedding_table, write_embedding_directory
 
 TEXTS = ["because", "b", "a much longer text " * 9, "ümlaut", "b"]
@@ -93,7 +94,8 @@ def artifact(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def embedder(artifact: Path) -> Iterator[Embedder]:
+def embedder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedder]:
+    monkeypatch.setattr("runtime.engines.lanes.usable_cores", lambda: 2)
     opened = open_embedder(artifact)
     yield opened
     opened.close()
@@ -161,15 +163,21 @@ def test_vectors_do_not_depend_on_neighbours(embedder: Embedder) -> None:
     assert together == pytest.approx(backwards, abs=1e-6)
 
 
-def test_many_async_callers_share_engine_calls(embedder: Embedder) -> None:
+def test_many_async_callers_share_engine_calls(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = TEXTS * 20
+    engine = HeldEngine(embedder, monkeypatch)
+
     async def all_at_once() -> list[np.ndarray]:
-        calls = [embedder.embed_async([t], input_type="passage") for t in TEXTS * 20]
-        return [found.vectors[0] for found in await asyncio.gather(*calls)]
+        callers = asyncio.gather(*(embedder.embed_async([t], input_type="passage") for t in texts))
+        await engine.let_go_after(len(texts))
+        return [found.vectors[0] for found in await callers]
 
     found = np.stack(asyncio.run(all_at_once()))
-    wanted = np.stack([expected(embedder, text, "passage") for text in TEXTS * 20])
+    wanted = np.stack([expected(embedder, text, "passage") for text in texts])
     assert found == pytest.approx(wanted, abs=1e-5)
-    assert embedder.stats().execution_count < embedder.stats().inference_count
+    assert embedder.stats().execution_count < embedder.stats().inference_count == len(texts)
 
 
 @pytest.mark.parametrize("dimensions", [1, 3, SIZE - 1])

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,13 +20,17 @@ from runtime.errors import (
 )
 from runtime.opening import mock_model, open_ranker
 from runtime.ranker import Ranker
+from runtime.text import Encodings
 from tests.runtime.conftest import write_bare_directory
+from tests.runtime.held_engine import HeldEngine
+from tests.runtime.patience import PATIENCE_S
 
 PASSAGES = ["because", "b", "a much longer passage " * 9, "ümlaut", "b"]
 
 
 @pytest.fixture
-def ranker(bare_directory: Path) -> Iterator[Ranker]:
+def ranker(bare_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranker]:
+    monkeypatch.setattr("runtime.engines.lanes.usable_cores", lambda: 2)
     opened = open_ranker(bare_directory)
     yield opened
     opened.close()
@@ -53,14 +57,20 @@ def test_scores_do_not_depend_on_neighbours(ranker: Ranker) -> None:
     assert np.array_equal(together, backwards)
 
 
-def test_many_async_callers_share_engine_calls(ranker: Ranker) -> None:
+def test_many_async_callers_share_engine_calls(
+    ranker: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = PASSAGES * 20
+    engine = HeldEngine(ranker, monkeypatch)
+
     async def all_at_once() -> list[float]:
-        rankings = await asyncio.gather(*(ranker.rank_async("why", [p]) for p in PASSAGES * 20))
-        return [float(r.logits[0]) for r in rankings]
+        callers = asyncio.gather(*(ranker.rank_async("why", [p]) for p in passages))
+        await engine.let_go_after(len(passages))
+        return [float(r.logits[0]) for r in await callers]
 
     found = asyncio.run(all_at_once())
-    assert found == pytest.approx([expected(ranker, p) for p in PASSAGES * 20], rel=1e-6)
-    assert ranker.stats().execution_count < ranker.stats().inference_count
+    assert found == pytest.approx([expected(ranker, p) for p in passages], rel=1e-6)
+    assert ranker.stats().execution_count < ranker.stats().inference_count == len(passages)
 
 
 def test_truncation_is_reported(ranker: Ranker) -> None:
@@ -92,13 +102,25 @@ def test_a_graph_with_other_inputs_is_refused_by_name(tmp_path: Path) -> None:
         open_ranker(directory)
 
 
-def test_the_deadline_covers_tokenising(ranker: Ranker) -> None:
-    """100 MB of text take seconds; the answer comes at the deadline and the work stops."""
-    passages = ["word " * 200_000] * 100
-    began = time.monotonic()
-    with pytest.raises(DeadlineExceeded):
-        asyncio.run(ranker.rank_async("why", passages, truncate="END", deadline=began + 0.3))
-    assert ranker.queue_depth() == (0, 0)
+def test_the_deadline_covers_tokenising(ranker: Ranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer comes at the deadline, though the texts are still being tokenised."""
+    over = threading.Event()
+    encode = ranker._encoder.encode
+
+    def held(*arguments: Any) -> Encodings:
+        assert over.wait(PATIENCE_S)
+        return encode(*arguments)
+
+    async def ask() -> None:
+        with pytest.raises(DeadlineExceeded):
+            await ranker.rank_async("why", PASSAGES, deadline=time.monotonic() + 0.1)
+        assert not over.is_set()
+        over.set()
+
+    monkeypatch.setattr(ranker._encoder, "encode", held)
+    asyncio.run(ask())
+    ranker.close()
+    assert ranker.stats().inference_count == 0
 
 
 def test_timing_adds_up(ranker: Ranker) -> None:
@@ -134,10 +156,11 @@ def test_work_of_others_does_not_keep_texts_from_being_tokenised(ranker: Ranker)
     async def ask() -> float:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(1))
-        held = loop.run_in_executor(None, over.wait)
-        ranking = await asyncio.wait_for(ranker.rank_async("why", ["because"]), 10)
-        over.set()
-        await held
+        loop.run_in_executor(None, over.wait)
+        try:
+            ranking = await asyncio.wait_for(ranker.rank_async("why", ["because"]), PATIENCE_S)
+        finally:
+            over.set()
         return float(ranking.logits[0])
 
     assert asyncio.run(ask()) == pytest.approx(expected(ranker, "because"), rel=1e-6)

@@ -1,8 +1,11 @@
 """Tokenising and truncation, with real tokenizers made here."""
 
+import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
+from runtime import text as text_module
 from runtime.engines.mock import byte_tokenizer
 from runtime.errors import (
     ArtifactError,
@@ -23,7 +27,7 @@ from runtime.errors import (
     NoPassages,
     ProfileError,
 )
-from runtime.text import PairEncoder, TextEncoder, load_tokenizer, tokens_of
+from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer, tokens_of
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
 PREFIXES = {"query": "query: ", "passage": "passage: "}
@@ -32,6 +36,18 @@ PREFIXES = {"query": "query: ", "passage": "passage: "}
 def encoder(max_tokens: int, template: str | None = TEMPLATE) -> PairEncoder:
     """One token per byte, so that what was cut can be read off."""
     return PairEncoder(byte_tokenizer(), template, max_tokens)
+
+
+class Watched(PairEncoder):
+    """The same, which remembers what it tokenises."""
+
+    def __init__(self, max_tokens: int) -> None:
+        super().__init__(byte_tokenizer(), TEMPLATE, max_tokens)
+        self.tokenized: list[tuple[str, list[str]]] = []
+
+    def _encode_chunk(self, query: str, passages: Sequence[str]) -> list[Encoding]:
+        self.tokenized.append((query, list(passages)))
+        return super()._encode_chunk(query, passages)
 
 
 def text_encoder(max_tokens: int, prefixes: dict[str, str] = PREFIXES) -> TextEncoder:
@@ -182,7 +198,9 @@ def test_an_unreadable_tokenizer_is_an_artifact_error(tmp_path) -> None:
 def test_a_vast_text_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
     """Only the part that matters is tokenised, with the same result."""
     vast = "".join(f"word{i} " for i in range(20_000))
-    row = encoder(60).encode("why", [vast], truncate).rows[0]  # type: ignore[arg-type]
+    watched = Watched(60)
+    row = watched.encode("why", [vast], truncate).rows[0]  # type: ignore[arg-type]
+    assert [len(passages[0]) for _, passages in watched.tokenized] == [60 * 32]
     whole = encoder(10**6).encode("why", [vast]).rows[0].token_ids
     template = len("question:why \n \n passage:")
     kept = whole[:60] if truncate == "END" else np.r_[whole[:template], whole[-60 + template :]]
@@ -190,13 +208,15 @@ def test_a_vast_text_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
 
 
 def test_a_vast_texts_true_length_is_told() -> None:
-    vast = "word " * 200_000
+    vast = "word " * 30_000  # counted in three pieces
     with pytest.raises(InputTooLong, match=f"Input length {len(vast) + 25} exceeds"):
         encoder(60).encode("why", ["short", vast])
 
 
 def test_a_vast_query_is_bounded_too() -> None:
-    found = encoder(60).encode("why " * 500_000, ["because"] * 50, "END")
+    watched = Watched(60)
+    found = watched.encode("why " * 50_000, ["because"] * 50, "END")
+    assert max(len(query) for query, _ in watched.tokenized) == 60 * 32
     assert found.truncated == 50
     assert {len(row) for row in found.rows} == {60}
 
@@ -243,6 +263,17 @@ def test_a_deadline_ends_the_search_for_first_tokens() -> None:
 def test_a_deadline_ends_the_encoding() -> None:
     with pytest.raises(DeadlineExceeded):
         encoder(60).encode("why", ["because"], deadline=time.monotonic() - 1)
+
+
+def test_no_text_is_tokenised_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock moves on by a second with every look at it."""
+    seconds = itertools.count()
+    monkeypatch.setattr(text_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(text_module, "_CHUNK_CHARS", 10)
+    watched = Watched(60)
+    with pytest.raises(DeadlineExceeded):
+        watched.encode("why", ["because", "of", "that", "and nothing else"], "END", 1.5)
+    assert watched.tokenized == [("why", ["because"]), ("why", ["of"])]
 
 
 @given(
@@ -327,7 +358,7 @@ def test_a_vast_input_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
 
 
 def test_a_vast_inputs_true_length_is_told() -> None:
-    vast = "word " * 200_000
+    vast = "word " * 30_000
     with pytest.raises(InputTooLong, match=f"Input length {len(vast) + 7} exceeds"):
         text_encoder(60).encode(["short", vast], "query")
 
