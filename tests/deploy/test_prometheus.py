@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics import GPU_METRICS
+from tests.server.in_process import in_process
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 # Given by Prometheus itself.
@@ -47,15 +47,11 @@ def panels() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Metric]]:
+def page() -> Iterator[list[Metric]]:
     """What a server shows that has answered a request."""
-    from tests.server.conftest import Server
-
-    server = Server(tmp_path_factory.mktemp("served"), {"ENABLE_MOCK_INFERENCE": "1"}).ready()
-    server.rank({"query": {"text": "q"}, "passages": [{"text": "p"}]})
-    yield list(text_string_to_metric_families(httpx.get(f"{server.url}/v1/metrics").text))
-    assert server.stop() == 0
-    server.end()
+    with in_process({"ENABLE_MOCK_INFERENCE": "1"}) as server:
+        server.rank({"query": {"text": "q"}, "passages": [{"text": "p"}]})
+        yield list(text_string_to_metric_families(server.get("/v1/metrics").text))
 
 
 @pytest.fixture(scope="module")

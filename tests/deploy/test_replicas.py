@@ -1,11 +1,11 @@
-"""Two replicas behind a proxy, one of which goes under load: nobody who asks with the client
-library goes without an answer."""
+"""Replicas behind a proxy, some of which go under load: nobody who asks with the client library
+goes without an answer."""
 
 import asyncio
 import contextlib
+import operator
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from rerank_client import RerankClient
-from tests.server.conftest import Server
+from tests.server.conftest import PATIENCE_S, Server
+from tests.server.figures import figures, outcomes
 
 DOCUMENTS = [f"passage {number} " * (1 + number % 7) for number in range(12)]
 CALLERS = 8
-LOAD_S = 4.0
 
 
 class Proxy:
@@ -30,17 +30,16 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         started = asyncio.run_coroutine_threadsafe(self._start(), self._loop)
-        self._server = started.result(10)
+        self._server = started.result(PATIENCE_S)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _start(self) -> asyncio.Server:
         return await asyncio.start_server(self._serve, "127.0.0.1", 0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in self._ports:
-            self._turn += 1
+        self._turn = (self._turn + 1) % len(self._ports)
+        for port in self._ports[self._turn :] + self._ports[: self._turn]:
             with contextlib.suppress(OSError):
-                port = self._ports[self._turn % len(self._ports)]
                 inner, outer = await asyncio.open_connection("127.0.0.1", port)
                 await asyncio.gather(_pass_on(reader, outer), _pass_on(inner, writer))
                 return
@@ -54,7 +53,7 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(PATIENCE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -73,10 +72,13 @@ async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -
 
 @pytest.fixture
 def replicas(tmp_path: Path) -> Iterator[list[Server]]:
-    started = [Server(tmp_path, {"ENABLE_MOCK_INFERENCE": "1"}) for _ in range(2)]
-    yield [server.ready() for server in started]
-    for server in started:
-        server.end()
+    with contextlib.ExitStack() as ended:
+        # What has begun gets the time that it needs.
+        given = {"ENABLE_MOCK_INFERENCE": "1", "RERANK_DRAIN_TIMEOUT_S": "3600"}
+        started = [Server(tmp_path, given) for _ in range(3)]
+        for server in started:
+            ended.callback(server.end)
+        yield [server.ready() for server in started]
 
 
 @pytest.fixture
@@ -86,33 +88,45 @@ def proxy(replicas: list[Server]) -> Iterator[Proxy]:
     running.close()
 
 
-@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGTERM])
-def test_a_replica_that_goes_costs_no_caller_an_answer(
-    replicas: list[Server], proxy: Proxy, fate: signal.Signals
-) -> None:
-    end = time.monotonic() + LOAD_S
+def test_replicas_that_go_cost_no_caller_an_answer(replicas: list[Server], proxy: Proxy) -> None:
+    """One is killed and one is told to end while all callers ask; the third stays."""
+    answers = [0] * CALLERS
+    enough = threading.Event()
 
-    def ask(number: int) -> int:
-        asked = 0
-        with RerankClient(proxy.url) as client:
+    def ask(number: int) -> None:
+        with RerankClient(proxy.url, timeout_s=PATIENCE_S) as client:
             wanted = client.rerank(f"query {number}", DOCUMENTS).scores
-            while time.monotonic() < end:
+            while not enough.is_set():
                 # Any replica gives the same scores.
                 assert client.rerank(f"query {number}", DOCUMENTS).scores == wanted
-                asked += 1
-        return asked
-
-    def waits_for_work(server: Server) -> bool:
-        return '{kind="rank",outcome="answered"} 0.0' in server.get("/v1/metrics").text
+                answers[number] += 1
 
     with ThreadPoolExecutor(CALLERS) as pool:
         callers = [pool.submit(ask, number) for number in range(CALLERS)]
-        for server in replicas:
-            server.wait_until(lambda server=server: not waits_for_work(server))  # type: ignore[misc]
-        time.sleep(LOAD_S / 4)
-        replicas[0].process.send_signal(fate)
-        counts = [caller.result(60) for caller in callers]
-    assert min(counts) > 0
-    # A request that was being answered ends well when there is time for it.
-    assert replicas[0].exit_code() == (0 if fate == signal.SIGTERM else -fate)
-    assert replicas[1].stop() == 0
+
+        def each_has_more_answers() -> None:
+            wanted = [count + 5 for count in answers]
+            replicas[2].wait_until(
+                lambda: all(map(operator.ge, answers, wanted)) or any(c.done() for c in callers)
+            )
+
+        try:
+            each_has_more_answers()
+            assert all(answered(server) for server in replicas)
+            for server, fate, code in (
+                (replicas[0], signal.SIGKILL, -signal.SIGKILL),
+                # A request that is being answered ends well when there is time for it.
+                (replicas[1], signal.SIGTERM, 0),
+            ):
+                server.process.send_signal(fate)
+                assert server.exit_code() == code
+                each_has_more_answers()
+        finally:
+            enough.set()
+        for caller in callers:
+            caller.result(PATIENCE_S)
+    assert replicas[2].stop() == 0
+
+
+def answered(server: Server) -> float:
+    return outcomes(figures(server))["answered"]
