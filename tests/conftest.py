@@ -1,5 +1,6 @@
 """Tiny checkpoints, and the artifacts exported from them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("suite")
+
+# A proxy of the machine would be asked in the place of the servers that tests start.
+for name in ("http_proxy", "https_proxy", "all_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
 
 Exported = Callable[..., Path]
 

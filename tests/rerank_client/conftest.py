@@ -4,8 +4,10 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
 from rerank_client import AsyncRerankClient, RerankClient, RerankResult
@@ -78,9 +80,16 @@ def asker(make_asker: MakeAsker) -> Asker:
     return make_asker()
 
 
+@pytest.fixture(scope="session")
+def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the many that httpx reads for every client, which takes longer than most tests here."""
+    end = "-----END CERTIFICATE-----"
+    file = tmp_path_factory.mktemp("certificate") / "one.pem"
+    file.write_text(certifi.contents().split(end)[0] + end, "utf-8")
+    return file
+
+
 @pytest.fixture(autouse=True)
-def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither an address nor a proxy, which would be asked in the scripted server's place."""
-    for name in ("RERANK_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, one_certificate: Path) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(one_certificate))
+    monkeypatch.delenv("RERANK_URL", raising=False)

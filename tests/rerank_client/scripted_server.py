@@ -89,6 +89,7 @@ class ScriptedServer:
 
 class _Tcp(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
+    request_queue_size = 64  # a connection beyond it waits a second
 
     def __init__(self, scripted: ScriptedServer) -> None:
         self.scripted = scripted
