@@ -1,6 +1,7 @@
 """The direction of the arrows between rooms (ARCHITECTURE.md), read from the imports."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -29,11 +30,13 @@ ROOMS = {*ALLOWED, "tests"}
 HEAVY = {"torch", "transformers", "onnx", "onnxscript", "safetensors", "huggingface_hub"}
 
 
+@functools.cache
 def imports(room: str) -> dict[Path, set[str]]:
+    """File → the packages that it imports."""
     found = {}
     for path in (ROOT / room).rglob("*.py"):
         names = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

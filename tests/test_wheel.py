@@ -1,10 +1,12 @@
 """The wheel holds what it needs: profiles and licence are found in a non-editable install."""
 
+import json
 import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +29,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def run(installed: Path, code: str) -> str:
+@pytest.fixture(scope="module")
+def told(installed: Path) -> dict[str, Any]:
+    """What the installed packages say of themselves, asked in one process."""
+    code = (
+        "import json; from recipe import config; from recipe.table import STAGES;"
+        "from runtime import profile; print(json.dumps({"
+        "'files': [config.__file__, profile.__file__],"
+        "'models': [profile.load_model_profile(n).id for n in profile.model_profile_names()],"
+        "'targets': [profile.load_target_profile(n).name for n in profile.target_profile_names()],"
+        "'configurations': config.config_names(),"
+        "'stages': [stage.name for stage in STAGES]}))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -37,38 +50,24 @@ def run(installed: Path, code: str) -> str:
         text=True,
         check=True,
     )
-    return done.stdout.strip()
+    return json.loads(done.stdout)
 
 
-def test_profiles_are_package_data(installed: Path) -> None:
-    code = (
-        "from runtime import profile; print(profile.__file__);"
-        "print([profile.load_model_profile(n).id for n in profile.model_profile_names()]);"
-        "print([profile.load_target_profile(n).name for n in profile.target_profile_names()])"
-    )
-    lines = run(installed, code).splitlines()
-    assert lines[0].startswith(str(installed))
-    assert "nvidia/llama-nemotron-rerank-1b-v2" in lines[1]
-    assert "cpu-fp32" in lines[2]
+def test_data_of_the_packages_is_in_them(installed: Path, told: dict[str, Any]) -> None:
+    files = [installed / "recipe" / "config.py", installed / "runtime" / "profile.py"]
+    assert told["files"] == [str(file) for file in files]
+    assert "nvidia/llama-nemotron-rerank-1b-v2" in told["models"]
+    assert "cpu-fp32" in told["targets"]
+    assert told["configurations"] == ["default", "small"]
+    for name in ("model.py", "start.sh"):
+        assert (installed / "exporter" / "triton" / name).is_file()
 
 
-def test_configurations_are_package_data(installed: Path) -> None:
-    code = "from recipe import config; print(config.__file__, config.config_names())"
-    assert run(installed, code) == f"{installed}/recipe/config.py ['default', 'small']"
+def test_the_recipe_knows_its_stages(told: dict[str, Any]) -> None:
+    assert told["stages"] == ["sdg", "prep", "finetune", "eval", "export", "deploy"]
 
 
 def test_only_the_rooms_for_users_are_shipped(installed: Path) -> None:
     packages = {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")}
     rooms = {"exporter", "profiles", "recipe", "rerank_client", "runtime", "server"}
     assert packages == rooms
-
-
-def test_the_recipe_knows_its_stages(installed: Path) -> None:
-    code = "from recipe.table import STAGES; print([stage.name for stage in STAGES])"
-    wanted = ["sdg", "prep", "finetune", "eval", "export", "deploy"]
-    assert run(installed, code) == str(wanted)
-
-
-def test_what_a_triton_repository_is_made_of_is_package_data(installed: Path) -> None:
-    for name in ("model.py", "start.sh"):
-        assert (installed / "exporter" / "triton" / name).is_file()
