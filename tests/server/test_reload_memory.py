@@ -1,6 +1,5 @@
 """A reload where the GPU has no room for two models: the one that stays gets all of it."""
 
-import threading
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +10,7 @@ from runtime.errors import OutOfMemory
 from server import service as module
 from server.service import Service
 from server.settings import read_settings
+from tests.server.waiting import retiring, wait_until
 
 # Tokens of the largest call beside which nothing else is open.
 ROOM = 1024
@@ -58,19 +58,13 @@ def largest_call(service: Service, gpu: Gpu) -> int:
     return max(gpu.calls)
 
 
-def wait_for_the_retired() -> None:
-    for thread in threading.enumerate():
-        if "_retire" in thread.name:
-            thread.join(30)
-
-
 def test_a_reload_leaves_batches_as_large_as_they_were(gpu: Gpu) -> None:
     service = Service(read_settings(SETTINGS))
     service._load()
     whole = largest_call(service, gpu)
     assert whole > ROOM // 2
     service.reload("rank")
-    wait_for_the_retired()
+    wait_until(lambda: not retiring())
     assert largest_call(service, gpu) == whole
     service.close()
 

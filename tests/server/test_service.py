@@ -1,11 +1,12 @@
 """The service alone: models that are replaced, and what goes wrong meanwhile."""
 
+import asyncio
 import errno
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import pytest
 
 from runtime.engines.mock import MockEngine
 from runtime.errors import ArtifactError, EngineError, ModelClosed
-from runtime.model import Model
+from runtime.model import Model, Work
 from runtime.profile import Kind
 from runtime.ranker import Ranker
 from server import service as service_module
+from server.call import Call
 from server.reloading import reloading_on_signal
 from server.service import Service
 from server.settings import Settings, read_settings
+from tests.server.waiting import PATIENCE_S, retiring, wait_until
 
 _open = service_module._open
 
@@ -33,13 +36,6 @@ def settings(**given: str) -> Settings:
     return read_settings({"ENABLE_MOCK_INFERENCE": "1", **given})
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The mock's reranker and embedder."""
@@ -49,6 +45,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     wait_until(lambda: started.loaded)
     yield started
     started.close()
+    wait_until(lambda: not retiring())
 
 
 def opening(monkeypatch: pytest.MonkeyPatch, before: Callable[[Kind | None], None]) -> None:
@@ -69,18 +66,23 @@ def test_a_model_that_hung_is_not_swapped_in(
     """Its last call ends while the model is being closed for it, and warm-up ends well."""
     last, closing = threading.Event(), threading.Event()
     warm_up, close, compute = Model.warm_up, Model.close, MockEngine.run
+    hanging: list[Model] = []
+    states: list[tuple[bool, bool]] = []
 
     def warm_up_and_hang(self: Ranker) -> None:
         warm_up(self)
+        hanging.append(self)
         last.set()
         self.rank("q", ["p"])
 
     def told_close(self: Model) -> None:
-        closing.set()
+        if self in hanging:
+            states.append((service.live, service.ready))
+            closing.set()
         close(self)
 
     def late(self: MockEngine, inputs: Any) -> Any:
-        assert not last.is_set() or closing.wait(60)
+        assert not last.is_set() or closing.wait(PATIENCE_S)
         return compute(self, inputs)
 
     with monkeypatch.context() as patch:
@@ -90,6 +92,8 @@ def test_a_model_that_hung_is_not_swapped_in(
         patch.setattr(service, "settings", replace(service.settings, engine_patience_s=1))
         with pytest.raises(EngineError, match="the new model does not compute"):
             service.reload("rank")
+    # The model that is served is as well as before.
+    assert set(states) == {(True, True)}
     assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
     service.reload("rank")
     assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
@@ -126,6 +130,36 @@ def test_reloads_in_a_row_have_one_more_model_in_memory(
     for kind in ("rank", "rank", "embed", "rank"):
         service.reload(kind)
     assert found == [0, 0, 0, 0]
+
+
+def test_a_model_that_retires_answers_whoever_has_begun(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is tokenised and not yet queued, while its model is looked at."""
+    learn, idle = Model._learn, Model.idle
+    held, released = threading.Event(), threading.Event()
+    looks: list[bool] = []
+
+    def hold(self: Model, work: Work, encodings: Any) -> None:
+        learn(self, work, encodings)
+        if work.rows == 3:
+            held.set()
+            assert released.wait(PATIENCE_S)
+
+    def look(self: Model) -> bool:
+        looks.append(idle(self))
+        return looks[-1]
+
+    monkeypatch.setattr(Model, "_learn", hold)
+    monkeypatch.setattr(Model, "idle", look)
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(asyncio.run, Call(service).rank("q", ["a", "bb", "ccc"]))
+        assert held.wait(PATIENCE_S)
+        service.reload("rank")
+        wait_until(lambda: len(looks) > 0)
+        assert not looks[0]
+        released.set()
+        assert len(begun.result().order) == 3
 
 
 def test_a_disk_s_time_out_is_told_as_such(
@@ -165,6 +199,31 @@ def test_what_keeps_the_reranker_does_not_keep_the_embedder(
         wait_until(lambda: service.ranker is not before[0])
 
 
+def test_signals_while_a_reload_runs_are_one_more_behind_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Kind | None] = []
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def wait(kind: Kind | None) -> None:
+        opened.append(kind)
+        waiting.set()
+        assert go_on.wait(PATIENCE_S)
+
+    opening(monkeypatch, wait)
+    monkeypatch.setattr(os, "isatty", lambda _: False)
+    before = service.ranker
+    with reloading_on_signal(service):
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert waiting.wait(PATIENCE_S)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert service.ranker is before
+        go_on.set()
+        wait_until(lambda: len(opened) == 4 and not service._reloading.locked())
+    assert opened == ["rank", "embed"] * 2
+
+
 def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> None:
     def panic(_: Kind | None) -> None:
         raise PanicException
@@ -174,7 +233,7 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(service_module, "give_up", lambda _: given_up.set())
     service = Service(settings())
     service.start()
-    assert given_up.wait(30)
+    assert given_up.wait(PATIENCE_S)
     service.close()
 
 

@@ -1,5 +1,6 @@
 """Waiting for what must come."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,3 +15,8 @@ def wait_until(true: Callable[[], bool], told: Callable[[], str] = str) -> None:
     while not true():
         assert time.monotonic() < end, told()
         time.sleep(_PAUSE_S)
+
+
+def retiring() -> bool:
+    """Whether models that were replaced in this process are still open."""
+    return any("_retire" in thread.name for thread in threading.enumerate())
