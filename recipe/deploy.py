@@ -157,8 +157,8 @@ def _wait(endpoint: Endpoint, say: Say) -> None:
     """Until SIGINT or SIGTERM, which is how a deployment in the foreground is finished."""
     # A supervisor sends SIGTERM, which by default would leave the endpoint behind.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    say("it runs until you interrupt this command (detach=true leaves it running)")
     try:
+        say("it runs until you interrupt this command (detach=true leaves it running)")
         endpoint.wait()
     except KeyboardInterrupt:
         say("interrupted: the endpoint was measured and is now stopped")

@@ -165,6 +165,9 @@ class docker(Launcher):  # noqa: N801 - named as the setting's value
             f"NIM_HTTP_API_PORT={wish.container_port}",
             "--env",
             f"NIM_CACHE_PATH={wish.container_cache_path}",
+            # Our images report nothing; this is NVIDIA's name for the same.
+            "--env",
+            "NIM_TELEMETRY_MODE=0",
             *(part for item in self._bounds.items() for part in ("--env", "=".join(item))),
             "--env",
             wish.ngc_api_key_env,
@@ -424,7 +427,8 @@ def _end(number: int) -> None:
     """Stop a process that is no child of ours, and wait until it is gone."""
     os.kill(number, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_S
-    while Path(f"/proc/{number}").exists():
+    # Gone is also one whose parent never asks how it ended, as in a container without an init.
+    while _is_server(number):
         if time.monotonic() > deadline:
             os.kill(number, signal.SIGKILL)
             return

@@ -1,10 +1,13 @@
-"""A `rerank` that dies without warning, at a point in its work and not after a time."""
+"""A `rerank` that ends on its way: at a point in its work, and not after a time."""
 
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # The process kills itself: it is exactly there, however fast the machine is.
@@ -52,3 +55,18 @@ def killed_after(place: str, times: int, *arguments: str, folder: Path, first: s
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def interrupt_after(patch: pytest.MonkeyPatch, holder: Any, name: str, times: int = 1) -> None:
+    """Interrupts this process, as Ctrl-C does, when `holder.name` has returned so often."""
+    real, left = getattr(holder, name), times
+
+    def interrupting(*values: Any, **named: Any) -> Any:
+        nonlocal left
+        result = real(*values, **named)
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return result
+
+    patch.setattr(holder, name, interrupting)

@@ -1,4 +1,4 @@
-"""One small run of finetune, eval and export, made once a session; copy it before changing it."""
+"""One small run of finetune, eval and export, made once a session for all workers."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from recipe.cli import main
+from recipe.evaluation import drift
+from recipe.training import curves
 from tests.recipe.models.material import LENGTH_TOKENS, write_prep
+from tests.shared_artifacts import made_once, session_folder
 
 
 def write_config(folder: Path, base: Path, embedder: Path) -> None:
@@ -36,22 +39,39 @@ batch_size = 8
 launcher = "process"
 detach = true
 health_check_interval = 1
+health_check_timeout = 600
 """
     )
+
+
+def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
+    """Matplotlib takes longer than all the rest; test_pictures.py draws."""
+    for module in (curves, drift):
+        patch.setattr(module, "_picture", lambda *_: b"<svg/>")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of this process are empty."""
+    leave_undrawn(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def finished(
     tiny_llama_checkpoint: Path, embed_artifact: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A folder in which finetune, eval and export were run."""
-    folder = tmp_path_factory.mktemp("recipe")
-    write_prep(folder / "prep")
-    write_config(folder, tiny_llama_checkpoint, embed_artifact)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main(["run", "-c", "c.toml", "--from", "finetune", "--to", "export"]) == 0
-    return folder
+    """A folder in which finetune, eval and export were run. Copy it before you change a file."""
+
+    def run(folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # what a failed run left
+        write_prep(folder / "prep")
+        write_config(folder, tiny_llama_checkpoint, embed_artifact)
+        with pytest.MonkeyPatch.context() as patch:
+            leave_undrawn(patch)
+            patch.chdir(folder)
+            assert main(["run", "-c", "c.toml", "--from", "finetune", "--to", "export"]) == 0
+
+    return made_once(session_folder(tmp_path_factory) / "recipe", run)
 
 
 @pytest.fixture

@@ -1,19 +1,12 @@
 """A small world to train and measure in: 24 passages, one question to each."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
-ROOT = Path(__file__).resolve().parents[3]
 TEMPLATE = "question:{query} \n \n passage:{passage}"
 TOPICS = (
     "sheep",
@@ -93,38 +86,3 @@ def write_beir(folder: Path, asked: range) -> Path:
 
 def write_lines(file: Path, rows: list[Any]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "recipe.cli", *arguments]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def run(*arguments: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=environment() | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def kill_when(ready: Callable[[], bool], *arguments: str, folder: Path) -> None:
-    """Start the command and kill it, without warning, as soon as `ready` says so."""
-    running = subprocess.Popen(
-        command(*arguments),
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not ready():
-        assert running.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    running.send_signal(signal.SIGKILL)
-    running.wait()

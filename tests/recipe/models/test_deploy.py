@@ -3,92 +3,106 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
+from recipe import launchers
 from recipe.cli import main
 from recipe.config import DeployConfig
 from recipe.evaluation.results import read_results, write_results
 from recipe.launchers import docker
+from tests.recipe.conftest import write_program
+from tests.recipe.killing import killed_after
 from tests.recipe.models import docker_stand_in
-from tests.recipe.models.material import command, environment, kill_when, run
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 DEPLOY = Path("output/rerank/stage5_deploy")
 EVAL = Path("output/rerank/stage3_eval")
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+def folder(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The copied folder. What serves there, and is left, ends with the test."""
+    started: list[subprocess.Popen[Any]] = []
 
+    class Known(subprocess.Popen[Any]):
+        def __init__(self, *arguments: Any, **wishes: Any) -> None:
+            super().__init__(*arguments, **wishes)
+            started.append(self)
 
-@pytest.fixture
-def folder(copied: Path) -> Iterator[Path]:
+    monkeypatch.setattr(subprocess, "Popen", Known)
     yield copied
-    file = copied / DEPLOY / "server.pid"
-    if file.exists():
-        os.kill(int(file.read_text()), signal.SIGKILL)
+    for process in started:
+        process.kill()
+        process.wait()
+    left = copied / DEPLOY / "server.pid"  # of a stage that was killed
+    if left.exists() and launchers._is_server(number := int(left.read_text())):
+        os.kill(number, signal.SIGKILL)
 
 
 @pytest.fixture
-def docker_command(tmp_path: Path) -> Path:
-    """A program named docker, for a PATH that begins with its folder."""
-    stand_in = tmp_path / "bin" / "docker"
-    stand_in.parent.mkdir()
-    script = Path(docker_stand_in.__file__).read_text()
-    stand_in.write_text(f"#!{sys.executable}\n{script}")
-    stand_in.chmod(0o755)
-    return stand_in
+def docker_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A program named docker, which PATH finds first."""
+    command = tmp_path / "bin" / "docker"
+    write_program(command, Path(docker_stand_in.__file__).read_text())
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    yield command
+    subprocess.run([str(command), "rm", "--force", "nemotron-rerank-nim"], check=True)
 
 
-def test_a_killed_deploy_is_begun_again_and_serves_what_was_measured(
-    folder: Path, port: int
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v1/health/ready").is_success
+    except httpx.ConnectError:
+        return False
+
+
+def test_a_deploy_killed_while_it_measures_is_begun_again_and_serves_what_was_measured(
+    folder: Path, port: int, docker_command: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # An earlier deployment's column, in whose place the killed one measures.
+    results = read_results(folder / EVAL)
+    earlier = msgspec.structs.replace(results["onnx"], identity="")
+    write_results(folder / EVAL, {**results, "nim": earlier})
+    scores = folder / EVAL / "scores"
+    shutil.copyfile(scores / "onnx.jsonl", scores / "nim.jsonl")
     arguments = ["deploy", "-c", "c.toml", f"host_port={port}"]
-    kill_when((folder / DEPLOY / "server.pid").exists, *arguments, folder=folder)
-    done = run(*arguments, folder=folder)
-    assert done.returncode == 0, done.stderr
-    assert "replace the process" in done.stderr
+    # With the head of the new scores, and those of two queries.
+    killed_after("recipe.durable:JournalWriter.write", 3, *arguments, folder=folder)
+    left = (folder / DEPLOY / "server.pid").read_text().strip()
+    assert "nim" not in read_results(folder / EVAL)
+    assert main(["export", "-c", "c.toml"]) == 0  # which writes drift.md of what there is
+    assert "onnx → nim" not in (folder / EVAL / "drift.md").read_text("utf-8")
+    capsys.readouterr()
+    # What the killed run left is its own: no need to ask for its replacement.
+    assert main(arguments) == 0
+    assert f"replace the process {left}" in capsys.readouterr().err
     results = read_results(folder / EVAL)
     assert results["nim"].NDCG == results["finetuned"].NDCG
-    assert (
-        "| onnx → nim | +0.0000 | NDCG@1 +0.0000 | 1.0000 | no |"
-        in (folder / EVAL / "drift.md").read_text()
-    )
+    assert "| onnx → nim | +0.0000 | NDCG@1 +0.0000 | 1.0000 | no |" in (
+        folder / EVAL / "drift.md"
+    ).read_text("utf-8")
     endpoint = json.loads((folder / DEPLOY / "endpoint.json").read_text())
-    assert httpx.get(endpoint["url"] + "/v1/health/ready").status_code == 200
-    again = run(*arguments, folder=folder)
-    assert again.returncode == 1
-    assert f"kill {endpoint['handle']}" in again.stderr
-
-
-def test_an_endpoint_that_was_handed_over_is_not_forgotten(
-    folder: Path, port: int, docker_command: Path
-) -> None:
-    arguments = ["deploy", "-c", "c.toml", f"host_port={port}"]
-    done = run(*arguments, folder=folder)
-    assert done.returncode == 0, done.stderr
-    endpoint = json.loads((folder / DEPLOY / "endpoint.json").read_text())
-    path = {"PATH": f"{docker_command.parent}:{os.environ['PATH']}"}
-    other = run(*arguments, "launcher=docker", "nim_image=open-rerank:cpu", folder=folder, **path)
-    assert other.returncode == 1
-    assert endpoint["stop"] in other.stderr
+    assert is_ready(port)
+    # It was handed over, and is not forgotten.
+    assert main([*arguments, "launcher=docker", "nim_image=open-rerank:cpu"]) == 1
+    assert endpoint["stop"] in capsys.readouterr().err
     # Which would otherwise take it for something that a killed run left, and replace it.
-    again = run(*arguments, folder=folder)
-    assert again.returncode == 1
-    assert "replace_existing=true" in again.stderr
-    assert httpx.get(endpoint["url"] + "/v1/health/ready").status_code == 200
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "replace_existing=true" in said
+    assert f"kill {endpoint['handle']}" in said
+    assert is_ready(port)
 
 
 def test_a_key_that_no_request_can_carry_is_told_before_anything_runs(
@@ -103,70 +117,55 @@ def test_a_key_that_no_request_can_carry_is_told_before_anything_runs(
 
 
 def test_a_server_that_wants_a_key_is_asked_with_it(
-    folder: Path, port: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("NIM_REQUIRE_AUTH", "true")
     monkeypatch.setenv("NGC_API_KEY", "a-very-secret-key")
-    done = run("deploy", "-c", "c.toml", f"host_port={port}", folder=folder)
-    assert done.returncode == 0, done.stderr
+    assert main(["deploy", "-c", "c.toml", f"host_port={port}"]) == 0
+    said = capsys.readouterr()
     assert httpx.post(f"http://127.0.0.1:{port}/v1/ranking", json={}).status_code == 401
-    assert '-H "Authorization: Bearer $NGC_API_KEY"' in done.stderr
+    assert '-H "Authorization: Bearer $NGC_API_KEY"' in said.err
     assert read_results(folder / EVAL)["nim"].identity == ""
-    assert "a-very-secret-key" not in done.stderr + done.stdout
+    assert "a-very-secret-key" not in said.err + said.out
     for path in (folder / "output").rglob("*"):
         assert path.is_dir() or b"a-very-secret-key" not in path.read_bytes(), path
 
 
-def test_a_deploy_killed_while_it_measures_leaves_results_that_others_can_use(
-    folder: Path, port: int
-) -> None:
-    arguments = ["deploy", "-c", "c.toml", f"host_port={port}"]
-    scores = folder / EVAL / "scores" / "nim.jsonl"
-    first = run(*arguments, folder=folder)
-    assert first.returncode == 0, first.stderr
-    wanted, before = read_results(folder / EVAL)["nim"], scores.stat().st_mtime_ns
-
-    def is_measuring() -> bool:
-        try:
-            return scores.stat().st_mtime_ns != before
-        except FileNotFoundError:  # the old ones are gone, the new ones not begun
-            return False
-
-    kill_when(is_measuring, *arguments, "replace_existing=true", folder=folder)
-    assert "nim" not in read_results(folder / EVAL)
-    assert main(["export", "-c", "c.toml"]) == 0  # which writes drift.md of what there is
-    assert "onnx → nim" not in (folder / EVAL / "drift.md").read_text()
-    # What the killed run left is its own: no need to ask for its replacement.
-    done = run(*arguments, folder=folder)
-    assert done.returncode == 0, done.stderr
-    assert read_results(folder / EVAL)["nim"] == wanted
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_deployment_in_the_foreground_is_finished_by_a_signal(
-    folder: Path, port: int, number: signal.Signals
+    folder: Path,
+    port: int,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    running = subprocess.Popen(
-        command("deploy", "-c", "c.toml", f"host_port={port}", "detach=false"),
-        cwd=folder,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job hands an ignored SIGINT down.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-    assert running.stderr is not None
-    with running.stderr as said:
-        assert any("it runs until you interrupt" in line for line in said)
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/health/ready").status_code == 200
-        running.send_signal(number)
-        assert any("is now stopped" in line for line in said)
-        said.read()
-    assert running.wait() == 0
+    said_before = []
+    wait = launchers._Process.wait
+
+    def signalled(endpoint: launchers._Process) -> None:
+        said_before.append(capsys.readouterr().err)
+        assert is_ready(port)
+        signal.raise_signal(number)
+        wait(endpoint)
+
+    monkeypatch.setattr(launchers._Process, "wait", signalled)
+    terminated = signal.getsignal(signal.SIGTERM)
+    # A shell's background job hands an ignored SIGINT down.
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        arguments = [f"host_port={port}", "detach=false", "eval_dir=null"]
+        assert main(["deploy", "-c", "c.toml", *arguments]) == 0
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
+    assert signal.getsignal(signal.SIGTERM) == terminated
+    assert "it runs until you interrupt" in said_before[0]
+    assert "is now stopped" in capsys.readouterr().err
     assert (folder / DEPLOY / "done.json").is_file()
     assert not (folder / DEPLOY / "endpoint.json").exists()
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/v1/health/ready")
+    assert not is_ready(port)
 
 
 def test_a_taken_port_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,29 +226,24 @@ def test_an_artifact_that_was_never_measured_is_refused(
 
 
 def test_a_container_is_started_measured_replaced_and_removed(
-    folder: Path, port: int, docker_command: Path
+    folder: Path, port: int, docker_command: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["deploy", "-c", "c.toml", "launcher=docker", "nim_image=open-rerank:cpu"]
     arguments.append(f"host_port={port}")
-    path = {"PATH": f"{docker_command.parent}:{os.environ['PATH']}"}
-    done = run(*arguments, folder=folder, **path)
-    assert done.returncode == 0, done.stderr
-    assert "to stop it: docker rm --force nemotron-rerank-nim" in done.stderr
+    assert main(arguments) == 0
+    assert "to stop it: docker rm --force nemotron-rerank-nim" in capsys.readouterr().err
     results = read_results(folder / EVAL)
     assert results["nim"].NDCG == results["finetuned"].NDCG
-    again = run(*arguments, folder=folder, **path)
-    assert again.returncode == 1
-    assert "replace_existing=true" in again.stderr
-    foreign = run(*arguments, "replace_existing=true", "output_dir=./other", folder=folder, **path)
-    assert foreign.returncode == 1
-    assert f"belongs to the deployment in {folder / DEPLOY}" in foreign.stderr
-    assert httpx.get(f"http://127.0.0.1:{port}/v1/health/ready").status_code == 200
-    replaced = run(*arguments, "replace_existing=true", folder=folder, **path)
-    assert replaced.returncode == 0, replaced.stderr
-    assert "replace the container" in replaced.stderr
+    assert main(arguments) == 1
+    assert "replace_existing=true" in capsys.readouterr().err
+    assert main([*arguments, "replace_existing=true", "output_dir=./other"]) == 1
+    assert f"belongs to the deployment in {folder / DEPLOY}" in capsys.readouterr().err
+    assert is_ready(port)
+    assert main([*arguments, "replace_existing=true"]) == 0
+    assert "replace the container" in capsys.readouterr().err
+    assert is_ready(port)
     subprocess.run([str(docker_command), "rm", "--force", "nemotron-rerank-nim"], check=True)
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/v1/health/ready")
+    assert not is_ready(port)
 
 
 def test_the_docker_command_names_the_key_and_never_holds_it(

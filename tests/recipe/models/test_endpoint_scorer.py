@@ -12,6 +12,8 @@ from recipe.cli import main
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.scorers import EndpointScorer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 KEY = "a-very-secret-key"
 ARTIFACT = "output/rerank/stage4_export/onnx"
 
@@ -44,7 +46,7 @@ def guarded() -> Iterator[HTTPServer]:
     """A server that asks for KEY; `asked` holds every authorization that it was sent."""
     with HTTPServer(("127.0.0.1", 0), _Guarded) as server:
         server.asked = []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 

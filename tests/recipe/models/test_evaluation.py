@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from recipe.cli import main
+from recipe.durable import JournalWriter
 from recipe.errors import BadInput, Drifted
 from recipe.evaluation.candidates import find_candidates
 from recipe.evaluation.collection import Collection, read_collection
@@ -24,7 +25,10 @@ from recipe.evaluation.results import Basis, Column, add_column, read_results
 from recipe.evaluation.scorers import ArtifactScorer
 from recipe.evaluation.session import open_session, require_no_drift
 from runtime.postprocess import Floats, InputType
-from tests.recipe.models.material import LENGTH_TOKENS, TEMPLATE, kill_when, run, write_beir
+from tests.recipe.killing import interrupt_after
+from tests.recipe.models.material import LENGTH_TOKENS, TEMPLATE, write_beir
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 EVAL = Path("output/rerank/stage3_eval")
 BASIS = Basis(eval_beir="a", candidates="b", prompt_template=None, max_length=8)
@@ -158,51 +162,32 @@ def test_every_column_stands_in_the_results_with_its_facts(finished: Path) -> No
     assert {c.basis.eval_beir for c in results.values()} == {digest}
     assert set(results["base"].NDCG) == {"NDCG@1", "NDCG@5", "NDCG@10"}
     assert results["finetuned"].NDCG == results["onnx"].NDCG
-    report = (finished / EVAL / "drift.md").read_text()
+    report = (finished / EVAL / "drift.md").read_text("utf-8")
     assert "| finetuned → onnx | +0.0000 |" in report
-    assert (finished / EVAL / "drift.svg").is_file()
 
 
-def test_a_killed_evaluation_goes_on_to_the_same_results(copied: Path) -> None:
-    wanted = (copied / EVAL / "scores" / "finetuned.jsonl").read_bytes()
-    for name in ("eval_results.json", "scores", "done.json", "candidates.json"):
-        path = copied / EVAL / name
-        for file in [*path.glob("*"), path] if path.is_dir() else [path]:
-            file.rmdir() if file.is_dir() else file.unlink()
-    file = copied / EVAL / "scores" / "base.jsonl"
-
-    def has_scored() -> bool:
-        return file.exists() and file.read_bytes().count(b"\n") > 1
-
-    kill_when(has_scored, "eval", "-c", "c.toml", folder=copied)
-    done = run("eval", "-c", "c.toml", folder=copied)
-    assert done.returncode == 0, done.stderr
-    assert "were done before" in done.stderr
-    assert (copied / EVAL / "scores" / "finetuned.jsonl").read_bytes() == wanted
-
-
-def test_a_killed_remeasure_leaves_no_column_without_scores(
-    copied: Path, tiny_llama_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+def test_a_remeasure_that_is_stopped_leaves_no_column_without_scores_and_goes_on(
+    copied: Path,
+    tiny_llama_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    file = copied / EVAL / "scores" / "finetuned.jsonl"
-    before = file.read_bytes().splitlines()[0]
     # Another checkpoint, whose scores will differ: the base under its own name.
     arguments = ["eval", "-c", "c.toml", f"finetuned_model_path={tiny_llama_checkpoint}"]
-    arguments.append("batch_size=1")  # which is slow enough to be killed half-way
-
-    def has_begun_anew() -> bool:
-        lines = file.read_bytes().splitlines() if file.exists() else []
-        return bool(lines) and lines[0] != before
-
-    kill_when(has_begun_anew, *arguments, folder=copied)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, JournalWriter, "write", 3)  # the head, and two queries
+        assert main(arguments) == 130
     assert list(read_results(copied / EVAL)) == ["retrieval", "base"]
     capsys.readouterr()
     assert main(["export", "-c", "c.toml"]) == 1  # and no KeyError
     assert "eval measured none as finetuned" in capsys.readouterr().err
-    done = run(*arguments, folder=copied)
-    assert done.returncode == 0, done.stderr
+    assert main(arguments) == 0
+    assert "finetuned, queries: 2 of 6 were done before" in capsys.readouterr().err
     results = read_results(copied / EVAL)
     assert results["finetuned"].NDCG == results["base"].NDCG
+    scores = [copied / EVAL / "scores" / f"{name}.jsonl" for name in ("base", "finetuned")]
+    base, finetuned = (file.read_bytes().splitlines()[1:] for file in scores)
+    assert base == finetuned
 
 
 def test_eval_measures_an_artifact_that_it_is_given(
@@ -248,7 +233,7 @@ def test_a_drifting_artifact_is_reported_after_the_results_are_written(
     assert read_results(copied / EVAL)["onnx"].identity == scorer.identity
     with pytest.raises(Drifted, match="first changes between finetuned and onnx"):
         require_no_drift(drift, copied / EVAL / "drift.md")
-    assert "Worst queries, finetuned → onnx" in (copied / EVAL / "drift.md").read_text()
+    assert "Worst queries, finetuned → onnx" in (copied / EVAL / "drift.md").read_text("utf-8")
 
 
 def test_a_changed_evaluation_set_is_not_compared(copied: Path) -> None:

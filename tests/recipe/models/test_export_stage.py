@@ -12,7 +12,9 @@ from exporter import building, pipeline, tensorrt_plan
 from recipe.cli import main
 from recipe.evaluation.results import read_results
 from runtime.manifest import Manifest, read_manifest
-from tests.recipe.models.material import kill_when, run
+from tests.recipe.killing import interrupt_after
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 EXPORT = Path("output/rerank/stage4_export")
 EVAL = Path("output/rerank/stage3_eval")
@@ -71,19 +73,23 @@ def test_what_made_the_artifact_stays_recorded(
     assert json.loads(done.read_text())["settings"]["model_profile"] is None
 
 
-def test_a_killed_export_goes_on_to_the_same_column(copied: Path) -> None:
+def test_an_export_that_is_stopped_goes_on_to_the_same_column(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = read_results(copied / EVAL)["onnx"]
     shutil.rmtree(copied / EXPORT)
     (copied / EVAL / "scores" / "onnx.jsonl").unlink()
-    made, out = copied / EXPORT / "onnx.json", copied / EXPORT / "onnx"
-
+    out = copied / EXPORT / "onnx"
     # Half-way in the export itself, and as soon as the artifact stands there.
-    kill_when(made.exists, "export", "-c", "c.toml", folder=copied)
-    assert not (out / "manifest.json").exists()
-    kill_when((out / "manifest.json").exists, "export", "-c", "c.toml", folder=copied)
-    done = run("export", "-c", "c.toml", folder=copied)
-    assert done.returncode == 0, done.stderr
-    assert "was exported before" in done.stderr
+    for holder, name, stands in ((pipeline, "load_model", False), (pipeline, "export", True)):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, holder, name)
+            assert main(["export", "-c", "c.toml"]) == 130
+        assert (out / "manifest.json").exists() == stands
+        assert (copied / EXPORT / "onnx.json").exists()
+    capsys.readouterr()
+    assert main(["export", "-c", "c.toml"]) == 0
+    assert "was exported before" in capsys.readouterr().err
     assert read_results(copied / EVAL)["onnx"] == wanted
 
 
@@ -125,4 +131,4 @@ def test_a_column_that_eval_dropped_comes_back(copied: Path) -> None:
         if arguments != ["max_length=40"]:
             assert main(["export", "-c", "c.toml"]) == 0
             assert read_results(copied / EVAL)["onnx"] == wanted
-            assert "finetuned → onnx" in (copied / EVAL / "drift.md").read_text()
+            assert "finetuned → onnx" in (copied / EVAL / "drift.md").read_text("utf-8")

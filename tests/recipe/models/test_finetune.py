@@ -2,25 +2,45 @@
 
 import json
 import os
+import select
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    TrainingArguments,
+    dynamic_module_utils,
+)
 
 from exporter.checkpoint import load_model, read_checkpoint
 from recipe.cli import main
 from recipe.training import loop
-from tests.recipe.models.material import kill_when, run, write_prep
+from tests.recipe.conftest import PATIENCE_S
+from tests.recipe.killing import environment, interrupt_after
+from tests.recipe.models.material import write_prep
 
-WAIT_S = 60
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CHECKPOINTS = Path("output/rerank/stage2_finetune/checkpoints")
 CONSOLIDATED = CHECKPOINTS / "LATEST/model/consolidated"
+# The stage on two processes, without a look at the model: they train nothing.
+STAGE = """
+from dataclasses import replace
+from recipe import finetune
+from recipe.config import load
+from recipe.stage import perform
+real = finetune._torchrun
+finetune._torchrun = lambda settings: [
+    word.replace("recipe.training", "tests.recipe.models.held_training") for word in real(settings)
+]
+settings = load("c.toml", ["finetune"], ["processes=2"]).finetune
+perform(replace(finetune.STAGE, check=lambda _: None), settings, force=False, say=print)
+"""
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -40,7 +60,6 @@ def test_training_lowers_the_loss_and_tells_its_course(finished: Path) -> None:
     steps = losses(finished)
     assert sum(steps[-3:]) < sum(steps[:3])
     assert any("eval_mrr" in entry for entry in history(finished))
-    assert (finished / CHECKPOINTS / "curves.svg").read_text().count("<svg") == 1
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine(finished: Path) -> None:
@@ -51,7 +70,12 @@ def test_the_rate_warms_up_and_falls_along_a_cosine(finished: Path) -> None:
     assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
 
 
-def test_transformers_and_the_exporter_read_the_same_model(finished: Path) -> None:
+def test_transformers_and_the_exporter_read_the_same_model(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where transformers puts the code that comes with a checkpoint: not under HOME.
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     directory = finished / CONSOLIDATED
     ours = load_model(read_checkpoint(str(directory)))
     theirs = AutoModelForSequenceClassification.from_pretrained(directory, trust_remote_code=True)
@@ -64,83 +88,80 @@ def test_transformers_and_the_exporter_read_the_same_model(finished: Path) -> No
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(finished: Path, fresh: Path) -> None:
-    def has_checkpoint() -> bool:
-        return any((fresh / CHECKPOINTS / "trainer").glob("checkpoint-*/whole"))
-
-    kill_when(has_checkpoint, "finetune", "-c", "c.toml", folder=fresh)
-    assert not (fresh / CHECKPOINTS / "LATEST").exists()
-    done = run("finetune", "-c", "c.toml", folder=fresh)
-    assert done.returncode == 0, done.stderr
-    assert "step 1 of" not in done.stderr  # it did not begin again
-    assert losses(fresh) == losses(finished)
-    assert weights(fresh) == weights(finished)
+def stop_at_the_first_checkpoint(*arguments: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, loop._Reporter, "on_save")
+        assert main(["finetune", "-c", "c.toml", *arguments]) == 130
+    assert not (CHECKPOINTS / "LATEST").exists()
+    assert len(list((CHECKPOINTS / "trainer").glob("checkpoint-*/whole"))) == 1
 
 
-def test_a_killed_run_stays_with_its_base_when_the_hub_moves_on(
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights_when_the_hub_moves_on(
     finished: Path,
     fresh: Path,
     tiny_llama_checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    hub_cache: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     commit = "1c0d1856f3fb595b2dda98d4b61061fa6d782d51"
-    repository = tmp_path / "home" / "hub" / "models--someone--model"
+    repository = hub_cache / "models--someone--model"
     shutil.copytree(tiny_llama_checkpoint, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    arguments = ["finetune", "-c", "c.toml", "base_model=someone/model", "processes=2"]
-
-    def has_checkpoint() -> bool:
-        return any((fresh / CHECKPOINTS / "trainer").glob("checkpoint-*/whole"))
-
-    kill_when(has_checkpoint, *arguments, folder=fresh)
+    stop_at_the_first_checkpoint("base_model=someone/model")
     # What main is now cannot even be read.
     (repository / "snapshots" / commit[::-1]).mkdir()
     (repository / "refs" / "main").write_text(commit[::-1])
-    done = run(*arguments, folder=fresh)
-    assert done.returncode == 0, done.stderr
-    assert f"this stays with {commit}" in done.stderr
-    assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
-    again = run(*arguments, folder=fresh)
-    assert again.returncode == 0, again.stderr
-    assert "finished before" in again.stderr
+    # One that was not written to its end.
+    torn = CHECKPOINTS / "trainer" / "checkpoint-8"
+    torn.mkdir()
+    capsys.readouterr()
+    assert main(["finetune", "-c", "c.toml", "base_model=someone/model"]) == 0
+    said = capsys.readouterr().err
+    assert f"this stays with {commit}" in said
+    assert "step 1 of" not in said  # it did not begin again
+    assert not torn.exists()
+    assert losses(fresh) == losses(finished)
+    assert weights(fresh) == weights(finished)
+    assert main(["finetune", "-c", "c.toml", "base_model=someone/model"]) == 0
+    assert "finished before" in capsys.readouterr().err
 
 
-def test_two_processes_give_the_loss_curve_of_one(finished: Path, fresh: Path) -> None:
-    done = run("finetune", "-c", "c.toml", "processes=2", folder=fresh)
-    assert done.returncode == 0, done.stderr
-    assert "on 2 process(es)" in done.stderr
-    assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
-
-
-def test_killed_processes_end_together_and_go_on_to_the_same_curve(
-    finished: Path, fresh: Path
+def test_two_processes_go_on_along_the_curve_of_one(
+    finished: Path, fresh: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["finetune", "-c", "c.toml", "processes=2", f"checkpoint_dir={fresh}/run/models"]
-    job = str(fresh / "run" / "job.json")
+    stop_at_the_first_checkpoint()
+    capfd.readouterr()
+    assert main(["finetune", "-c", "c.toml", "processes=2"]) == 0
+    said = capfd.readouterr().err
+    assert "on 2 process(es)" in said
+    assert "step 1 of" not in said  # they did not begin again
+    assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
 
-    def has_checkpoint() -> bool:
-        return any((fresh / "run/models/trainer").glob("checkpoint-*/whole"))
 
-    def running() -> list[str]:
-        commands = Path("/proc").glob("[0-9]*/cmdline")
-        return [str(path) for path in commands if job.encode() in content(path)]
-
-    kill_when(has_checkpoint, *arguments, folder=fresh)
-    deadline = time.monotonic() + WAIT_S
-    while running():
-        assert time.monotonic() < deadline, "processes outlive the stage that was killed"
-        time.sleep(0.05)
-    assert not (fresh / "run/models/LATEST").exists()
-    done = run(*arguments, folder=fresh)
-    assert done.returncode == 0, done.stderr
-    assert "step 1 of" not in done.stderr  # they did not begin again
-    lines = (fresh / "run/models/metrics.jsonl").read_text().splitlines()
-    found = [entry["loss"] for line in lines if "loss" in (entry := json.loads(line))]
-    assert found == pytest.approx(losses(finished), abs=1e-5)
+def test_processes_end_with_the_stage_that_was_killed(fresh: Path) -> None:
+    home = (fresh / CHECKPOINTS).parent
+    home.mkdir(parents=True)
+    os.mkfifo(home / "held")
+    gate = os.open(home / "held", os.O_RDONLY | os.O_NONBLOCK)
+    stage = subprocess.Popen([sys.executable, "-c", STAGE], cwd=fresh, env=environment())
+    try:
+        told = select.poll()
+        told.register(gate, select.POLLIN)
+        at_work = b""
+        while len(at_work) < 2:  # one byte of each process
+            assert stage.poll() is None, "the stage ended before it was killed"
+            if told.poll(1000):
+                at_work += os.read(gate, 2)
+    finally:
+        stage.kill()
+        stage.wait()
+    try:
+        # Its other end is closed once all of them have ended.
+        assert told.poll(PATIENCE_S * 1000), "processes outlive the stage that was killed"
+        assert os.read(gate, 1) == b""
+    finally:
+        os.close(gate)
 
 
 def test_a_process_that_torchrun_did_not_live_to_see_ends_at_once(tmp_path: Path) -> None:
@@ -150,16 +171,9 @@ def test_a_process_that_torchrun_did_not_live_to_see_ends_at_once(tmp_path: Path
     process = shlex.join([sys.executable, "-m", "recipe.training", str(job)])
     # The shell ends at once; the pipe ends with the process.
     found = subprocess.run(
-        ["sh", "-c", f"{process} &"], stderr=subprocess.PIPE, timeout=WAIT_S, check=True
+        ["sh", "-c", f"{process} &"], stderr=subprocess.PIPE, timeout=PATIENCE_S, check=True
     )
     assert b"wanted torchrun" in found.stderr
-
-
-def content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-        return b""
 
 
 def test_one_process_trains_on_one_of_several_gpus(tmp_path: Path) -> None:

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from recipe.cli import main
+from recipe.score import CHUNK_LINES
 from runtime.opening import open_ranker
-from tests.recipe.models.material import kill_when, passage, question, run, write_lines
+from tests.recipe.killing import killed_after
+from tests.recipe.models.material import passage, question, write_lines
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture
@@ -32,20 +36,17 @@ def test_scores_are_those_of_the_ranker(asked: Path, rank_artifact: Path) -> Non
     assert sorted(path.name for path in asked.parent.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
-def test_a_killed_run_goes_on_to_the_same_file(asked: Path, rank_artifact: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_file(
+    asked: Path, rank_artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, broken_off = asked.with_name("whole.jsonl"), asked.with_name("again.jsonl")
     rank = ["--rank", str(rank_artifact)]
     assert main(["score", str(asked), str(whole), *rank]) == 0
-    partial = broken_off.with_name("again.jsonl.partial")
-
-    def has_lines() -> bool:
-        return partial.exists() and b"\n" in partial.read_bytes()
-
     command = ["score", str(asked), str(broken_off), *rank]
-    kill_when(has_lines, *command, folder=asked.parent)
-    done = run(*command, folder=asked.parent)
-    assert done.returncode == 0, done.stderr
-    assert "were done before" in done.stderr
+    killed_after("recipe.durable:JournalWriter.write", 1, *command, folder=asked.parent)
+    assert not broken_off.exists()
+    assert main(command) == 0
+    assert f"lines: {CHUNK_LINES} of 80 were done before" in capsys.readouterr().err
     assert broken_off.read_bytes() == whole.read_bytes()
 
 
@@ -95,8 +96,8 @@ def test_compare_finds_no_drift_in_an_export_and_drift_in_another_model(
 
 
 def test_compare_says_what_an_endpoint_that_is_away_is(
-    copied: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, refusing: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     artifact = "output/rerank/stage4_export/onnx"
-    assert main(["compare", artifact, "http://127.0.0.1:1", "-c", "c.toml"]) == 1
+    assert main(["compare", artifact, refusing, "-c", "c.toml"]) == 1
     assert "the endpoint gave no ranking" in capsys.readouterr().err
