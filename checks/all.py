@@ -85,16 +85,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(f"{len(chosen)} checks, one after the other: {', '.join(one.name for one in chosen)}")
     print(f"what each of them prints: {LOGS.relative_to(ROOT)}/TARGET.log", flush=True)
-    results = []
-    for target in chosen:
-        print(f"{target.name} …", flush=True)
-        log = LOGS / f"{target.name}.log"
-        results.append(result := run(target.name, target.command, log))
-        print(f"  {result.verdict}, {result.seconds:.0f} s: {result.said}", flush=True)
-        if result.verdict == FAILED:
-            print(textwrap.indent(_end_of(log), "  | "), flush=True)
-    print("\n".join(["", *table(results)]))
+    results: list[Result] = []
+    try:
+        for target in chosen:
+            results.append(_run(target))  # noqa: PERF401 (what is done stands in the table)
+    except KeyboardInterrupt:
+        print("  interrupted: the table ends here")
+        return 130
+    finally:
+        print("\n".join(["", *table(results)]))
     return 1 if any(result.verdict == FAILED for result in results) else 0
+
+
+def _run(target: Target) -> Result:
+    """Run it, and tell how it fares while others wait."""
+    print(f"{target.name} …", flush=True)
+    log = LOGS / f"{target.name}.log"
+    result = run(target.name, target.command, log)
+    print(f"  {result.verdict}, {result.seconds:.0f} s: {result.said}", flush=True)
+    if result.verdict == FAILED:
+        print(textwrap.indent(_end_of(log), "  | "), flush=True)
+    return result
 
 
 def _chosen(arguments: Sequence[str] | None) -> list[Target]:

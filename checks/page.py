@@ -38,7 +38,7 @@ def main() -> int:
             ("python", [sys.executable, "-"]),
         ):
             failed += not _runs(name, command)
-    print(f"screenshots: {OUT}/")
+    print(f"{'FAILED' if failed else 'all checks passed'}; screenshots: {OUT}/")
     return 1 if failed else 0
 
 
