@@ -17,7 +17,7 @@ PASSAGES = [
 ]
 QUERY = "What is machine learning?"
 # Only a hang reaches it.
-PATIENCE_MS, POLL_MS = 60_000, 50
+PATIENCE_MS, POLL_MS = 120_000, 50
 
 Check = Callable[[Page, Path], None]
 
