@@ -54,7 +54,7 @@ def known(name: str) -> bool:
 
 
 def manifest(kind: str) -> Any:
-    found = [yaml.safe_load(p.read_text()) for p in KUBERNETES.glob("*/*.yaml")]
+    found = [yaml.safe_load(p.read_text("utf-8")) for p in KUBERNETES.glob("*/*.yaml")]
     (one,) = [document for document in found if document["kind"] == kind]
     return one
 
@@ -66,7 +66,7 @@ def containers(deployment: Any) -> Iterator[Any]:
 def patched(overlay: str) -> dict[str, list[Any]]:
     """Path → values that the overlay's patches put there."""
     found: dict[str, list[Any]] = {}
-    for patch in yaml.safe_load((KUBERNETES / overlay / "kustomization.yaml").read_text())[
+    for patch in yaml.safe_load((KUBERNETES / overlay / "kustomization.yaml").read_text("utf-8"))[
         "patches"
     ]:
         for step in yaml.safe_load(patch["patch"]):
@@ -76,7 +76,7 @@ def patched(overlay: str) -> dict[str, list[Any]]:
 
 def test_every_resource_is_listed() -> None:
     for folder in KUBERNETES.iterdir():
-        listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+        listed = yaml.safe_load((folder / "kustomization.yaml").read_text("utf-8"))["resources"]
         files = {p.name for p in folder.glob("*.yaml")} - {"kustomization.yaml"}
         assert {name for name in listed if name.endswith(".yaml")} == files
         assert all((folder / name).exists() for name in listed)
@@ -113,8 +113,12 @@ def test_the_pod_speaks_of_ports_paths_and_variables_that_exist() -> None:
 
 
 def test_a_cluster_without_operators_takes_the_base() -> None:
-    listed = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())["resources"]
-    kinds = {yaml.safe_load((KUBERNETES / "base" / name).read_text())["kind"] for name in listed}
+    listed = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text("utf-8"))[
+        "resources"
+    ]
+    kinds = {
+        yaml.safe_load((KUBERNETES / "base" / name).read_text("utf-8"))["kind"] for name in listed
+    }
     assert kinds == {"Deployment", "Service", "PodDisruptionBudget"}
     assert manifest("Deployment")["spec"]["replicas"] == 2
     assert patched("autoscaler") == {"/spec/replicas": [None]}  # removed, the autoscaler's to say
@@ -142,7 +146,7 @@ def test_replicas_on_gpus_have_a_model_a_cache_and_time_to_build_a_plan(tmp_path
 def test_the_autoscaler_asks_for_what_the_adapter_gives() -> None:
     scaler = manifest("HorizontalPodAutoscaler")["spec"]
     asked = {metric["pods"]["metric"]["name"] for metric in scaler["metrics"]}
-    adapter = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())
+    adapter = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text("utf-8"))
     assert asked == {rule["name"]["as"] for rule in adapter["rules"]}
     assert scaler["scaleTargetRef"]["name"] == manifest("Deployment")["metadata"]["name"]
     assert scaler["minReplicas"] >= 2  # one may be drained
@@ -156,7 +160,7 @@ def test_the_monitor_scrapes_a_port_of_the_service() -> None:
 
 
 def test_every_compose_file_is_in_the_readme() -> None:
-    text = (DEPLOY / "README.md").read_text()
+    text = (DEPLOY / "README.md").read_text("utf-8")
     for file in (DEPLOY / "compose").iterdir():
         assert f"`compose/{file.name}`" in text
 
@@ -170,7 +174,7 @@ def merged(under: Any, over: Any) -> Any:
 
 @pytest.mark.parametrize("model", ["rerankqa", "embedqa"])
 def test_the_charts_values_are_nv_ingests(model: str) -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())["nimOperator"][model]
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))["nimOperator"][model]
     assert set(values) - set(NV_INGEST) == {"nodeSelector", "tolerations"}
     assert not set(NV_INGEST) - set(values)
     assert set(values["image"]) == set(NV_INGEST["image"])
@@ -182,23 +186,25 @@ def test_the_charts_values_are_nv_ingests(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["rerankqa", "embedqa"])
 def test_nv_ingests_values_are_refused_until_what_differs_is_replaced(model: str) -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())["nimOperator"][model]
-    differs = yaml.safe_load((CHART.parent / "nv-ingest.yaml").read_text())["nimOperator"][model]
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))["nimOperator"][model]
+    differs = yaml.safe_load((CHART.parent / "nv-ingest.yaml").read_text("utf-8"))["nimOperator"][
+        model
+    ]
     theirs = merged(values, NV_INGEST)
     both = merged(theirs, differs)
     assert both["storage"]["pvc"].items() >= {"create": False, "name": ""}.items()
     assert both["image"]["repository"] == values["image"]["repository"]
     assert both["enabled"] == values["enabled"]
     assert both["resources"] == merged(values["resources"], {"limits": {"nvidia.com/gpu": 0}})
-    text = (CHART / "templates" / "servers.yaml").read_text()
+    text = (CHART / "templates" / "servers.yaml").read_text("utf-8")
     assert '{{- if hasPrefix "nvcr.io/" $model.image.repository }}\n{{- fail ' in text
     assert "{{- if $model.storage.pvc.create }}\n{{- fail " in text
     assert "PersistentVolumeClaim" not in text
 
 
 def test_the_chart_uses_values_that_exist_and_nothing_else() -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    text = (CHART / "templates" / "servers.yaml").read_text()
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    text = (CHART / "templates" / "servers.yaml").read_text("utf-8")
     for path in re.findall(r"\$model\.([\w.]+)", text):
         found: Any = values["nimOperator"]["rerankqa"]
         for step in path.split("."):
@@ -232,7 +238,7 @@ def test_the_chart_uses_values_that_exist_and_nothing_else() -> None:
 def test_compose_files_replace_image_ports_and_environment(
     file: str, ports: dict[str, tuple[int, ...]]
 ) -> None:
-    text = (DEPLOY / "compose" / f"{file}.yaml").read_text()
+    text = (DEPLOY / "compose" / f"{file}.yaml").read_text("utf-8")
     services = yaml.load(text, ComposeLoader)["services"]
     assert set(services) == set(ports)
     for name, service in services.items():

@@ -23,14 +23,16 @@ _WORDS = {"sum", "by", "rate", "increase", "max", "le", "or", "histogram_quantil
 
 
 def alerts() -> Iterator[str]:
-    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text("utf-8"))
     for group in rules["groups"]:
         yield from (rule["expr"] for rule in group["rules"])
 
 
 def adapted() -> Iterator[str]:
     """What the autoscaler asks, with the adapter's placeholders filled in as it does."""
-    for rule in yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())["rules"]:
+    for rule in yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text("utf-8"))[
+        "rules"
+    ]:
         series = rule["seriesQuery"].partition("{")[0]
         yield (
             rule["metricsQuery"]
@@ -41,7 +43,7 @@ def adapted() -> Iterator[str]:
 
 
 def panels() -> Iterator[str]:
-    board = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+    board = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text("utf-8"))
     for panel in board["panels"]:
         yield from (target["expr"] for target in panel["targets"])
 
@@ -121,17 +123,17 @@ def test_every_series_of_an_alert_is_there_before_its_first_event(page: list[Met
 
 def test_the_alerts_know_the_job_that_the_operator_makes_of_our_services() -> None:
     manifests = DEPLOY / "kubernetes"
-    monitor = yaml.safe_load((manifests / "monitor" / "servicemonitor.yaml").read_text())
-    service = yaml.safe_load((manifests / "base" / "service.yaml").read_text())
+    monitor = yaml.safe_load((manifests / "monitor" / "servicemonitor.yaml").read_text("utf-8"))
+    service = yaml.safe_load((manifests / "base" / "service.yaml").read_text("utf-8"))
     label = monitor["spec"]["jobLabel"]
     job = service["metadata"]["labels"][label]
     assert monitor["spec"]["selector"]["matchLabels"] == {label: job}
-    chart = (DEPLOY / "helm" / "open-rerank" / "templates" / "servers.yaml").read_text()
+    chart = (DEPLOY / "helm" / "open-rerank" / "templates" / "servers.yaml").read_text("utf-8")
     assert f"jobLabel: {label}\n" in chart
     assert f"{label}: {job}\n" in chart
     ups = [m for e in alerts() for name, m in selectors(e) if name == "up"]
     assert [matches(matchers, {"job": job}) for matchers in ups] == [True]
-    tested = (DEPLOY / "prometheus" / "alerts_test.yaml").read_text()
+    tested = (DEPLOY / "prometheus" / "alerts_test.yaml").read_text("utf-8")
     assert f'up{{job="{job}", instance="a"}}' in tested
 
 
