@@ -1,16 +1,15 @@
 """A finished artifact behind the server: the wire carries what the runtime computes."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
-
-Start = Callable[..., Any]
+from tests.server.conftest import Server
+from tests.server.in_process import GaveUp, Serve
 
 QUERY = "What is machine learning?"
 PASSAGES = [
@@ -22,11 +21,18 @@ PASSAGES = [
 BODY = {"query": {"text": QUERY}, "passages": [{"text": p} for p in PASSAGES]}
 
 
-def test_the_answer_is_the_runtime_s(start: Start, rank_artifact: Path) -> None:
+@pytest.fixture(scope="module")
+def server(rank_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process that serves the artifact."""
+    server = Server(tmp_path_factory.mktemp("rank"), {"NIM_CUSTOM_MODEL": str(rank_artifact)})
+    yield server.ready()
+    server.end()
+
+
+def test_the_answer_is_the_runtime_s(server: Server, rank_artifact: Path) -> None:
     ranker = open_ranker(rank_artifact)
     wanted = ranker.rank(QUERY, PASSAGES)
     ranker.close()
-    server = start({"NIM_CUSTOM_MODEL": str(rank_artifact)}).ready()
     found = server.rank(BODY).json()
     assert [r["index"] for r in found["rankings"]] == wanted.order.tolist()
     logits = [float(wanted.logits[i]) for i in wanted.order]
@@ -37,9 +43,8 @@ def test_the_answer_is_the_runtime_s(start: Start, rank_artifact: Path) -> None:
     assert refused.status_code == 400
 
 
-def test_what_it_says_of_itself(start: Start, rank_artifact: Path) -> None:
+def test_what_it_says_of_itself(server: Server, rank_artifact: Path) -> None:
     manifest = read_manifest(rank_artifact)
-    server = start({"RERANK_MODEL_DIR": str(rank_artifact)}).ready()
     model = server.get("/v1/metadata").json()["modelInfo"][0]
     assert model["shortName"] == f"{manifest.model_id.rsplit('/', 1)[-1]}:{manifest.version}"
     assert (model["proven"], model["mock"]) == (True, False)
@@ -49,19 +54,18 @@ def test_what_it_says_of_itself(start: Start, rank_artifact: Path) -> None:
         assert f'"{name}":\n        checksum: "{checksum}"' in text
 
 
-def test_one_row_a_call_and_many_passages(start: Start, rank_artifact: Path) -> None:
+def test_one_row_a_call_and_many_passages(serve: Serve, rank_artifact: Path) -> None:
     given = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512"}
-    server = start({"NIM_CUSTOM_MODEL": str(rank_artifact), **given}).ready()
+    server = serve({"RERANK_MODEL_DIR": str(rank_artifact), **given})
     passages = [{"text": f"{PASSAGES[i % 4]} {i}"} for i in range(100)]
     found = server.rank({**BODY, "passages": passages}).json()
     assert sorted(r["index"] for r in found["rankings"]) == list(range(100))
 
 
-def test_a_changed_file_is_never_served(start: Start, rank_artifact: Path, tmp_path: Path) -> None:
+def test_a_changed_file_is_never_served(serve: Serve, rank_artifact: Path, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(rank_artifact, changed)
     with (changed / "tokenizer" / "tokenizer.json").open("ab") as file:
         file.write(b"\n")
-    server = start({"NIM_CUSTOM_MODEL": str(changed)})
-    assert server.exit_code() == 1
-    assert "tokenizer/tokenizer.json has changed" in server.log
+    with pytest.raises(GaveUp, match=r"tokenizer/tokenizer\.json has changed"):
+        serve({"NIM_CUSTOM_MODEL": str(changed)})

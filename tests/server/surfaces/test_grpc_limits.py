@@ -1,6 +1,7 @@
 """What bounds gRPC: keys before messages, calls at the same time, slow messages, pings."""
 
 import contextlib
+import math
 import socket
 import struct
 import threading
@@ -8,11 +9,14 @@ import time
 from collections.abc import Iterator
 
 import grpc
-import httpx
 import pytest
 
-from tests.server.conftest import BODY_LIMIT_BYTES, Server
-from tests.server.test_metrics import values
+from checks.ports import free_port
+from server.kserve import grpc_service
+from tests.server.conftest import BODY_LIMIT_BYTES, GUARDED, Server, Start
+from tests.server.figures import figures, refusals
+from tests.server.in_process import Serve, in_process
+from tests.server.waiting import PATIENCE_S, wait_until
 
 PREFIX = "/inference.GRPCInferenceService/"
 LIVE = PREFIX + "ServerLive"
@@ -24,13 +28,13 @@ _ENHANCE_YOUR_CALM = 11
 
 
 @contextlib.contextmanager
-def channel(server: Server) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as opened:
+def channel(port: int) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as opened:
         yield opened
 
 
 @contextlib.contextmanager
-def stalled(server: Server, calls: int, method: str) -> Iterator[list[grpc.Future]]:
+def stalled(port: int, calls: int, method: str) -> Iterator[list[grpc.Future]]:
     """Calls whose message never comes, until the block ends."""
     over = threading.Event()
 
@@ -38,7 +42,7 @@ def stalled(server: Server, calls: int, method: str) -> Iterator[list[grpc.Futur
         over.wait()
         yield from ()
 
-    with channel(server) as opened:
+    with channel(port) as opened:
         try:
             # Kept here: a call that nobody holds is cancelled.
             held = [opened.stream_unary(method).future(nothing()) for _ in range(calls)]
@@ -47,84 +51,93 @@ def stalled(server: Server, calls: int, method: str) -> Iterator[list[grpc.Futur
             over.set()
 
 
-def code(server: Server, method: str, message: bytes = b"", **metadata: str) -> grpc.StatusCode:
-    with channel(server) as opened:
+def code(port: int, method: str, message: bytes = b"", **metadata: str) -> grpc.StatusCode:
+    with channel(port) as opened:
         try:
-            opened.unary_unary(method)(message, metadata=tuple(metadata.items()), timeout=20)
+            opened.unary_unary(method)(
+                message, metadata=tuple(metadata.items()), timeout=PATIENCE_S
+            )
         except grpc.RpcError as error:
             return error.code()
     return grpc.StatusCode.OK
 
 
+@pytest.fixture(scope="module")
+def guarded_port() -> Iterator[int]:
+    """gRPC's port of a server that asks for a key."""
+    port = free_port()
+    with in_process({**GUARDED, "NIM_TRITON_GRPC_PORT": str(port)}):
+        yield port
+
+
 @pytest.mark.parametrize("method", [PREFIX + "NoSuch", PREFIX + "other", "/a.B/C", "/nonsense"])
-def test_unknown_methods_ask_for_a_key(
-    guarded_server: Server, mock_server: Server, method: str
-) -> None:
-    assert code(guarded_server, method) is grpc.StatusCode.UNAUTHENTICATED
+def test_unknown_methods_ask_for_a_key(guarded_port: int, mock_server: Server, method: str) -> None:
+    assert code(guarded_port, method) is grpc.StatusCode.UNAUTHENTICATED
     key = {"authorization": "Bearer key-one"}
-    assert code(guarded_server, method, **key) is grpc.StatusCode.UNIMPLEMENTED
-    assert code(mock_server, method) is grpc.StatusCode.UNIMPLEMENTED
+    assert code(guarded_port, method, **key) is grpc.StatusCode.UNIMPLEMENTED
+    assert code(mock_server.grpc_port, method) is grpc.StatusCode.UNIMPLEMENTED
     counted = 'request_count_total{route="grpc other",status="UNIMPLEMENTED"}'
-    mock_server.wait_until(lambda: counted in mock_server.get("/v1/metrics").text)
-    found = values(mock_server.get("/v1/metrics").text)
-    assert not any("NoSuch" in sample or "nonsense" in sample for sample in found)
+    mock_server.wait_until(lambda: counted in figures(mock_server))
+    assert not any("NoSuch" in name or "nonsense" in name for name in figures(mock_server))
 
 
-def test_the_key_is_asked_for_before_the_message(guarded_server: Server) -> None:
-    with stalled(guarded_server, 1, INDEX) as calls:
-        error = calls[0].exception(timeout=20)
+def test_the_key_is_asked_for_before_the_message(guarded_port: int) -> None:
+    with stalled(guarded_port, 1, INDEX) as calls:
+        error = calls[0].exception(timeout=PATIENCE_S)
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_a_message_that_does_not_come_is_not_awaited_for_ever(mock_server: Server) -> None:
-    """NIM_REQUEST_TIMEOUT_S is 2 there."""
-    with stalled(mock_server, 1, INDEX) as calls:
-        error = calls[0].exception(timeout=20)
+def test_a_message_that_does_not_come_is_not_awaited_for_ever(hasty: Server) -> None:
+    with stalled(hasty.grpc_port, 1, INDEX) as calls:
+        error = calls[0].exception(timeout=PATIENCE_S)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "did not arrive" in error.details()
 
 
 def test_bytes_that_are_no_message(mock_server: Server) -> None:
-    assert code(mock_server, INDEX, b"\xff" * 9) is grpc.StatusCode.INVALID_ARGUMENT
-    assert code(mock_server, INDEX, bytes(BODY_LIMIT_BYTES + 1)) is (
-        grpc.StatusCode.RESOURCE_EXHAUSTED
-    )
-    assert code(mock_server, INDEX, long="x" * 100_000) is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert code(mock_server, INDEX) is grpc.StatusCode.OK
+    port, too_large = mock_server.grpc_port, grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert code(port, INDEX, b"\xff" * 9) is grpc.StatusCode.INVALID_ARGUMENT
+    assert code(port, INDEX, bytes(BODY_LIMIT_BYTES + 1)) is too_large
+    assert code(port, INDEX, long="x" * 100_000) is too_large
+    assert code(port, INDEX) is grpc.StatusCode.OK
 
 
-def test_calls_have_a_number_and_slow_ones_make_room(start: object) -> None:
-    """256 at the same time; those that keep their message back give way after a second. Health is
+def test_calls_have_a_number_and_slow_ones_make_room(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 at the same time; those that keep their message back give way after a while. Health is
     answered all the while."""
-    server = start({"ENABLE_MOCK_INFERENCE": "1"}).ready()  # type: ignore[operator]
-    with stalled(server, 300, INDEX):  # of which some are refused
-        server.wait_until(lambda: code(server, INDEX) is grpc.StatusCode.UNAVAILABLE)
-        assert code(server, READY) is grpc.StatusCode.OK
-        assert code(server, LIVE) is grpc.StatusCode.OK
-        found = values(server.get("/v1/metrics").text)
-        assert found['rerank_refusals_total{reason="full"}'] >= 1
-        assert httpx.get(f"{server.url}/v1/models").status_code == 200
-        server.wait_until(lambda: code(server, INDEX) is grpc.StatusCode.OK)
-    assert server.stop() == 0
-    assert "Traceback" not in server.log
+    monkeypatch.setattr(grpc_service, "_SLOW_S", math.inf)
+    port = free_port()
+    given = {"NIM_TRITON_GRPC_PORT": str(port), "NIM_REQUEST_TIMEOUT_S": "3600"}
+    server = serve({"ENABLE_MOCK_INFERENCE": "1", **given})
+    with stalled(port, 300, INDEX):
+        wait_until(lambda: refusals(server).get("full", 0) >= 300 - 256)
+        assert code(port, INDEX) is grpc.StatusCode.UNAVAILABLE
+        assert refusals(server) == {"full": 300 - 256 + 1}
+        assert code(port, READY) is grpc.StatusCode.OK
+        assert code(port, LIVE) is grpc.StatusCode.OK
+        assert server.get("/v1/models").status_code == 200
+        monkeypatch.setattr(grpc_service, "_SLOW_S", 0.0)
+        assert code(port, INDEX) is grpc.StatusCode.UNAVAILABLE
+        wait_until(lambda: code(port, INDEX) is grpc.StatusCode.OK)
 
 
-def test_connections_have_a_number(start: object) -> None:
+def test_connections_have_a_number(start: Start) -> None:
     """A quarter of the free file descriptors; the others are HTTP's."""
     limited = "import resource, sys; from server.cli import main; {}; sys.exit(main())"
     few = limited.format("resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))")
-    server = start({"ENABLE_MOCK_INFERENCE": "1"}, "-c", few).ready()  # type: ignore[operator]
+    server = start({"ENABLE_MOCK_INFERENCE": "1"}, "-c", few).ready()
     with contextlib.ExitStack() as held:
         words = 0
         for _ in range(40):
             place = ("127.0.0.1", server.grpc_port)
-            raw = held.enter_context(socket.create_connection(place, timeout=20))
+            raw = held.enter_context(socket.create_connection(place, timeout=PATIENCE_S))
             with contextlib.suppress(OSError):  # one too many is closed at once
                 raw.sendall(_PREFACE)
                 words += bool(raw.recv(1))
         assert 4 <= words <= 24
         assert server.get("/v1/health/ready").status_code == 200
-    assert server.stop() == 0
 
 
 def test_pings_without_calls_end_the_connection(mock_server: Server) -> None:
@@ -133,7 +146,7 @@ def test_pings_without_calls_end_the_connection(mock_server: Server) -> None:
     def frame(kind: int, payload: bytes) -> bytes:
         return struct.pack("!I", len(payload))[1:] + bytes([kind, 0]) + bytes(4) + payload
 
-    with socket.create_connection(("127.0.0.1", mock_server.grpc_port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", mock_server.grpc_port), timeout=PATIENCE_S) as raw:
         raw.sendall(_PREFACE + frame(_SETTINGS, b""))
         read = raw.makefile("rb")
         while True:

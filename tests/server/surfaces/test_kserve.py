@@ -1,8 +1,11 @@
 """KServe v2 over HTTP and gRPC, through Triton's own client library and as raw bytes."""
 
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,8 +19,12 @@ with warnings.catch_warnings():
     import tritonclient.http as triton_http
     from tritonclient.utils import InferenceServerException
 
+from checks.ports import free_port
 from server.kserve.messages import Messages
-from tests.server.conftest import Server
+from tests.server.conftest import GUARDED, Server, StartGated
+from tests.server.figures import figures, pending
+from tests.server.gate import GATED_TOKENS, Gate
+from tests.server.in_process import Serve
 from tests.server.surfaces.kserve_requests import (
     RANK,
     assert_refused,
@@ -25,11 +32,13 @@ from tests.server.surfaces.kserve_requests import (
     elements,
     send,
 )
+from tests.server.waiting import PATIENCE_S, wait_until
 
 EMBED = "nvidia_llama_nemotron_embed_1b_v2"
 QUERY, PASSAGES = "which one?", ["first", "second, a little longer", "ünï 𝔠ode"]
 MAX_TOKENS = 200  # of the mock server, see conftest
 HTTP, GRPC = "http", "grpc"
+MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 MESSAGES = Messages()
 BOTH = pytest.mark.parametrize("transport", [HTTP, GRPC])
 
@@ -37,9 +46,8 @@ BOTH = pytest.mark.parametrize("transport", [HTTP, GRPC])
 class Triton:
     """One of Triton's two clients, with the inputs that both build alike."""
 
-    def __init__(self, server: Server, transport: str) -> None:
+    def __init__(self, port: int, transport: str) -> None:
         self.library = triton_http if transport == HTTP else triton_grpc
-        port = server.port if transport == HTTP else server.grpc_port
         self.client = self.library.InferenceServerClient(f"127.0.0.1:{port}")
 
     def texts(self, name: str, texts: list[str], *, flat: bool = False, **options: Any) -> Any:
@@ -70,12 +78,20 @@ def triton(mock_server: Server) -> Iterator[Callable[[str], Triton]]:
     made: list[Triton] = []
 
     def make(transport: str) -> Triton:
-        made.append(Triton(mock_server, transport))
+        port = mock_server.port if transport == HTTP else mock_server.grpc_port
+        made.append(Triton(port, transport))
         return made[-1]
 
     yield make
     for one in made:
         one.client.close()
+
+
+@contextmanager
+def over_grpc(port: int) -> Iterator[Triton]:
+    one = Triton(port, GRPC)
+    yield one
+    one.client.close()
 
 
 def logits(client: httpx.Client, query: str = QUERY) -> list[float]:
@@ -124,17 +140,18 @@ def test_metadata_and_configuration(triton: Any, transport: str) -> None:
     assert "dynamic_batching" in config
 
 
-@BOTH
-def test_a_batch_is_nvidia_s_whatever_a_request_may_hold(start: Any, transport: str) -> None:
+@pytest.mark.parametrize(("given", "wanted"), [({}, 64), ({"NIM_TRITON_MAX_BATCH_SIZE": "7"}, 7)])
+def test_a_batch_is_nvidia_s_whatever_a_request_may_hold(
+    serve: Serve, given: dict[str, str], wanted: int
+) -> None:
     """nv-ingest fills its requests up to max_batch_size: thousands of texts take too long."""
     allowed = {"RERANK_MAX_PASSAGES": "512", "EMBED_MAX_INPUTS": "8192"}
-    for given, wanted in (({}, 64), ({"NIM_TRITON_MAX_BATCH_SIZE": "7"}, 7)):
-        server = start({"ENABLE_MOCK_INFERENCE": "1", **allowed, **given}).ready()
-        one = Triton(server, transport)
-        config = one.plain(one.client.get_model_config(RANK))
-        assert config.get("config", config)["max_batch_size"] == wanted
-        one.client.close()
-        server.end()
+    port = free_port()
+    server = serve({**MOCK, **allowed, **given, "NIM_TRITON_GRPC_PORT": str(port)})
+    with over_grpc(port) as one:
+        config = one.plain(one.client.get_model_config(RANK))["config"]
+    assert config["max_batch_size"] == wanted
+    assert server.get(f"/v2/models/{RANK}/config").json()["max_batch_size"] == wanted
 
 
 @BOTH
@@ -228,7 +245,7 @@ def infer_over_grpc(server: Server, request: Any) -> tuple[Any, dict[str, str]]:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=MESSAGES["ModelInferResponse"].FromString,
         )
-        reply, call = ask.with_call(request, timeout=10)
+        reply, call = ask.with_call(request, timeout=PATIENCE_S)
         return reply, dict(call.trailing_metadata())
 
 
@@ -295,29 +312,34 @@ def test_json_and_bytes_in_both_directions(
     assert found == logits(client)
 
 
-@BOTH
-def test_statistics_show_batching(start: Any, slow_directory: Any, transport: str) -> None:
-    server = start({"NIM_CUSTOM_MODEL": str(slow_directory)}).ready()
+def test_statistics_show_batching(serve: Serve, gate: Gate) -> None:
+    port = free_port()
+    given = {"NIM_TRITON_MAX_BATCH_SIZE": "4", "NIM_TRITON_GRPC_PORT": str(port)}
+    server = serve({**MOCK, **given})
     before = server.get("/v2/models/stats").json()["model_stats"][0]
 
     def ask(number: int) -> None:
-        own = Triton(server, transport)
-        own.rank([QUERY], [f"text {number:02}"])
-        own.client.close()
+        with over_grpc(port) as own:
+            own.rank([QUERY], [f"{number:02}".ljust(GATED_TOKENS)])
 
     with ThreadPoolExecutor(24) as pool:
-        list(pool.map(ask, range(24)))
-    own = Triton(server, transport)
-    found = own.plain(own.client.get_inference_statistics(RANK))["model_stats"][0]
-    own.client.close()
-    rows = int(found["inference_count"]) - before["inference_count"]
-    calls = int(found["execution_count"]) - before["execution_count"]
-    assert rows == 24
-    assert calls < 24
-    stages = found["inference_stats"]
-    assert int(stages["success"]["count"]) == 24
-    assert int(stages["compute_infer"]["ns"]) > 0
-    assert int(found["last_inference"]) > int(before["last_inference"])
+        asked = [pool.submit(ask, 0)]
+        gate.wait_for_call()
+        asked += [pool.submit(ask, number) for number in range(1, 24)]
+        wait_until(lambda: pending(server) == 23)
+        gate.open()
+        for one in asked:
+            one.result()
+    with over_grpc(port) as one:
+        told = one.plain(one.client.get_inference_statistics(RANK))["model_stats"][0]
+    for found in (told, server.get(f"/v2/models/{RANK}/stats").json()["model_stats"][0]):
+        assert int(found["inference_count"]) - before["inference_count"] == 24
+        # One row, and the others by four.
+        assert int(found["execution_count"]) - before["execution_count"] == 1 + 6
+        stages = found["inference_stats"]
+        assert int(stages["success"]["count"]) == 24
+        assert int(stages["compute_infer"]["ns"]) > 0
+        assert int(found["last_inference"]) > int(before["last_inference"])
 
 
 @BOTH
@@ -379,18 +401,6 @@ def test_a_model_has_nvidia_s_names_too(triton: Any) -> None:
 # Ports and keys
 
 
-def test_a_port_that_is_taken_is_named(start: Any, mock_server: Server) -> None:
-    taken = {"NIM_TRITON_GRPC_PORT": str(mock_server.grpc_port)}
-    server = start({"ENABLE_MOCK_INFERENCE": "1", **taken})
-    assert server.exit_code() == 1
-    assert "NIM_TRITON_GRPC_PORT: found port" in server.log
-
-
-def test_grpc_can_be_off(start: Any) -> None:
-    server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_TRITON_GRPC_PORT": "0"}).ready()
-    assert "gRPC" not in server.log
-
-
 @pytest.mark.parametrize(
     ("given", "code"),
     [
@@ -400,46 +410,51 @@ def test_grpc_can_be_off(start: Any) -> None:
     ],
 )
 def test_keys_are_asked_for_over_grpc(
-    guarded_server: Server, given: str | None, code: grpc.StatusCode
+    serve: Serve, given: str | None, code: grpc.StatusCode
 ) -> None:
-    one = Triton(guarded_server, GRPC)
+    port = free_port()
+    serve({**GUARDED, "NIM_TRITON_GRPC_PORT": str(port)})
     headers = {} if given is None else {"authorization": given}
-    assert one.client.is_server_live()
-    assert one.client.is_server_ready()
-    if code is grpc.StatusCode.OK:
-        assert one.client.get_model_metadata(RANK, headers=headers).name == RANK
-    else:
-        with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
-            one.client.get_model_metadata(RANK, headers=headers)
-    one.client.close()
+    with over_grpc(port) as one:
+        assert one.client.is_server_live()
+        assert one.client.is_server_ready()
+        if code is grpc.StatusCode.OK:
+            assert one.client.get_model_metadata(RANK, headers=headers).name == RANK
+        else:
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                one.client.get_model_metadata(RANK, headers=headers)
 
 
-def test_an_engine_that_fails_tells_nothing_over_grpc(start: Any, bare_directory: Any) -> None:
-    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}).ready()
-    one = Triton(server, GRPC)
-    with pytest.raises(InferenceServerException, match=r"INTERNAL.*log says why"):
-        one.rank([QUERY], ["x" * 400])
-    assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
-    one.client.close()
+def test_an_engine_that_fails_tells_nothing_over_grpc(serve: Serve, bare_directory: Path) -> None:
+    port = free_port()
+    serve({"NIM_CUSTOM_MODEL": str(bare_directory), "NIM_TRITON_GRPC_PORT": str(port)})
+    with over_grpc(port) as one:
+        with pytest.raises(InferenceServerException, match=r"INTERNAL.*log says why"):
+            one.rank([QUERY], ["x" * 400])
+        assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
 
 
-def test_a_deadline_of_the_caller_counts(start: Any, slow_directory: Any) -> None:
-    server = start({"NIM_CUSTOM_MODEL": str(slow_directory)}).ready()
-    one = Triton(server, GRPC)
-    with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
-        one.rank([QUERY], PASSAGES * 20, client_timeout=0.001)
-    assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
-    one.client.close()
+def test_a_deadline_of_the_caller_counts(serve: Serve, gate: Gate) -> None:
+    port = free_port()
+    server = serve({**MOCK, "NIM_TRITON_MAX_BATCH_SIZE": "1", "NIM_TRITON_GRPC_PORT": str(port)})
+    with over_grpc(port) as one:
+        with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
+            one.rank([QUERY], ["x" * GATED_TOKENS], client_timeout=0.1)
+        gate.open()
+        assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
+    wait_until(lambda: figures(server)['rerank_requests_in_flight{kind="rank"}'] == 0)
 
 
-def test_calls_that_run_are_answered_before_the_end(start: Any, slow_directory: Any) -> None:
+def test_calls_that_run_are_answered_before_the_end(start_gated: StartGated) -> None:
     batches = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "64"}
-    server = start({"NIM_CUSTOM_MODEL": str(slow_directory), **batches}).ready()
-    one = Triton(server, GRPC)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(one.rank, [QUERY], [f"text {number:02}" for number in range(12)])
-        while server.get("/v2/models/stats").json()["model_stats"][0]["execution_count"] < 4:
-            assert not answer.done()
-        assert server.stop() == 0
+    server = start_gated({**batches, "RERANK_DRAIN_TIMEOUT_S": "3600"}).ready()
+    with ThreadPoolExecutor(1) as pool, over_grpc(server.grpc_port) as one:
+        passages = [f"{number:02}".ljust(GATED_TOKENS) for number in range(12)]
+        answer = pool.submit(one.rank, [QUERY], passages)
+        server.gate.wait_for_call()
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until_deaf()
+        assert not answer.done()
+        server.gate.open()
         assert answer.result().as_numpy("logit").shape == (12, 1)
-    one.client.close()
+        assert server.exit_code() == 0

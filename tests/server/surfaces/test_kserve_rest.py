@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from checks.ports import free_port
+from tests.server.conftest import Server
 from tests.server.surfaces.kserve_requests import (
     INFER,
     RANK,
@@ -17,6 +17,7 @@ from tests.server.surfaces.kserve_requests import (
     elements,
     send,
 )
+from tests.server.waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize("data", [["a", "b"], [["a"], ["b"]]])
@@ -169,14 +170,12 @@ def test_a_caller_s_own_names_do_not_come_back(client: httpx.Client) -> None:
     assert "secret" not in assert_refused(client.post(INFER, json={**body(), "outputs": outputs}))
 
 
-def test_the_second_port_has_these_routes_alone(start: Any) -> None:
-    port = free_port()
-    server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_HTTP_TRITON_PORT": str(port)}).ready()
-    url = f"http://127.0.0.1:{port}"
-    assert httpx.post(url + INFER, json=body()).status_code == 200
-    assert httpx.get(f"{url}/v2/health/ready").status_code == 200
-    assert httpx.get(f"{url}/v1/models").status_code == 404
-    assert server.stop() == 0
+def test_the_second_port_has_these_routes_alone(mock_server: Server) -> None:
+    url = f"http://127.0.0.1:{mock_server.triton_port}"
+    with httpx.Client(base_url=url, timeout=PATIENCE_S) as second:
+        assert second.post(INFER, json=body()).status_code == 200
+        assert second.get("/v2/health/ready").status_code == 200
+        assert second.get("/v1/models").status_code == 404
 
 
 @pytest.mark.parametrize(
