@@ -22,7 +22,6 @@ from exporter.tokens import CheckpointTokenizer
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
 from tests.conftest import Exported
-from tests.exporter.conftest import Coarsened
 from tests.exporter.targets import HALF
 from tests.tiny_encoders import (
     DEBERTA,
@@ -265,14 +264,6 @@ def test_the_whole_way_in_float16(
     family: str, checkpoints: dict[str, Path], exported: Exported
 ) -> None:
     assert_proven_and_served(exported(checkpoints[family], HALF))
-
-
-@pytest.mark.parametrize("family", ["modernbert", "deberta"])
-def test_the_whole_way_in_int8(
-    family: str, checkpoints: dict[str, Path], exported: Exported, coarsened: Coarsened
-) -> None:
-    artifact = exported(checkpoints[family])
-    assert_proven_and_served(coarsened(artifact, "cpu-int8", checkpoints[family]))
 
 
 def assert_proven_and_served(artifact: Path) -> None:

@@ -9,7 +9,12 @@ import pytest
 from onnx import TensorProto
 
 from exporter.pipeline import Wish
-from exporter.quantization.weight_only import OPERATOR, round_blocks, round_rows
+from exporter.quantization.weight_only import (
+    OPERATOR,
+    quantize_weights,
+    round_blocks,
+    round_rows,
+)
 from exporter.report import read_report
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
@@ -52,13 +57,10 @@ def test_rows_are_rounded_in_blocks_where_they_divide(columns: int, blocks: int)
 
 
 @pytest.mark.parametrize("kind", ["pair", "embed"])
-def test_tiny_checkpoints_are_rounded(
-    kind: str, request: pytest.FixtureRequest, coarsened: Coarsened
-) -> None:
-    artifact = coarsened(request.getfixturevalue(f"{kind}_artifact"), TARGET)
-    manifest = read_manifest(artifact)
-    assert (manifest.target, manifest.precision) == (TARGET, "int8-weights")
+def test_most_of_a_graph_is_rounded(kind: str, request: pytest.FixtureRequest) -> None:
+    artifact: Path = request.getfixturevalue(f"{kind}_artifact")
     model = onnx.load(artifact / "model.onnx")
+    assert quantize_weights(model) >= 2 * 6
     operators = [node.op_type for node in model.graph.node]
     assert operators.count(OPERATOR) >= 2 * 6
     sizes = {t.data_type: 0 for t in model.graph.initializer}

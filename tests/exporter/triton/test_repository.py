@@ -3,8 +3,10 @@
 import hashlib
 import os
 import shutil
+import socket
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +143,23 @@ def test_start_sh_passes_flags_and_ports_on(rank_artifact: Path, tmp_path: Path)
     assert said[-1] == "--more"
 
 
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port of this machine that is taken and refuses connections."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
         ("triton", "found no address"),
-        ("triton=ftp://127.0.0.1:1", "found no address"),
-        ("triton=http://127.0.0.1:9", "does not offer the model"),
-        ("triton=grpc://127.0.0.1:9", "does not offer the model"),
+        ("triton=ftp://127.0.0.1:{port}", "found no address"),
+        ("triton=http://127.0.0.1:{port}", "does not offer the model"),
+        ("triton=grpc://127.0.0.1:{port}", "does not offer the model"),
     ],
 )
-def test_no_triton_is_no_engine(tmp_path: Path, wanted: str, told: str) -> None:
+def test_no_triton_is_no_engine(tmp_path: Path, refusing_port: int, wanted: str, told: str) -> None:
     with pytest.raises(EngineUnavailable, match=told):
-        open_engine(wanted, tmp_path)
+        open_engine(wanted.format(port=refusing_port), tmp_path)
