@@ -262,44 +262,24 @@ NAN_TOKENS = 150
 FAIL_TOKENS = 200
 
 
-def write_bare_directory(directory: Path, *, work: int = 1) -> Path:
+@pytest.fixture
+def bare_directory(tmp_path: Path) -> Path:
     """What NIM_CUSTOM_MODEL mounts: model.onnx and tokenizer/ (one token a byte).
 
-    A row's logit is its number of tokens. Every engine call multiplies two square matrices of
-    size `work`.
+    A row's logit is its number of tokens.
     """
     table = [math.nan if count == NAN_TOKENS else float(count) for count in range(FAIL_TOKENS)]
     nodes = [
         helper.make_node("Add", ["input_ids", "attention_mask"], ["sum"]),
         helper.make_node("Min", ["sum", "attention_mask"], ["real"]),
         helper.make_node("ReduceSum", ["real", "row_axis"], ["count"], keepdims=1),
-        helper.make_node("Gather", ["table", "count"], ["scores"]),
-        helper.make_node("ReduceMin", ["scores"], ["scalar"], keepdims=0),
-        helper.make_node("Expand", ["scalar", "square"], ["matrix"]),
-        helper.make_node("MatMul", ["matrix", "matrix"], ["product"]),
-        helper.make_node("ReduceMax", ["product"], ["largest"], keepdims=0),
-        helper.make_node("Mul", ["largest", "zero"], ["nothing"]),
-        helper.make_node("Add", ["scores", "nothing"], ["logits"]),
+        helper.make_node("Gather", ["table", "count"], ["logits"]),
     ]
     constants = [
         helper.make_tensor("row_axis", TensorProto.INT64, [1], [1]),
         helper.make_tensor("table", TensorProto.FLOAT, [FAIL_TOKENS], table),
-        helper.make_tensor("square", TensorProto.INT64, [2], [work, work]),
-        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
     ]
-    return write_graph(directory, nodes, constants)
-
-
-@pytest.fixture
-def bare_directory(tmp_path: Path) -> Path:
-    """A model that counts tokens."""
-    return write_bare_directory(tmp_path / "bare")
-
-
-@pytest.fixture(scope="session")
-def slow_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, taking tens of milliseconds for every engine call."""
-    return write_bare_directory(tmp_path_factory.mktemp("slow") / "bare", work=1200)
+    return write_graph(tmp_path / "bare", nodes, constants)
 
 
 @pytest.fixture(scope="session")
