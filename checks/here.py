@@ -30,3 +30,11 @@ def need_memory(wanted_bytes: float) -> None:
     (free,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     if free < wanted_bytes:
         not_here(f"found {free / 1e9:.1f} GB of free memory, wanted {wanted_bytes / 1e9:.0f}")
+
+
+def need_disk(folder: Path, wanted_bytes: float) -> None:
+    """End the check when the file system of `folder`, which need not exist, has less room."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    if (free := shutil.disk_usage(folder).free) < wanted_bytes:
+        not_here(f"found {free / 1e9:.1f} GB of free disk, wanted {wanted_bytes / 1e9:.0f}")

@@ -20,6 +20,7 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
+from checks.here import need_disk, need_memory
 from checks.random_weights import SHAPE, random_weight
 from checks.serving import script, served
 from exporter.architectures import CROSS_ENCODERS
@@ -31,6 +32,8 @@ WORK = Path("build/check-1b")
 TOKENIZER = Path("embedded/rank")
 MAX_TOKENS = 512
 MEMORY_BOUND = 1.6
+# The export's peak and the server; the checkpoint, two artifacts and what is made on the way.
+MEMORY_BYTES, DISK_BYTES = 9e9, 20e9
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ def table(figures: Figures) -> str:
 
 def main() -> int:
     """Measure the 1B shape; 1 when the export needed more memory than its bound."""
+    need_memory(MEMORY_BYTES)
+    need_disk(WORK, DISK_BYTES)
     figures = measure(SHAPE, TOKENIZER, WORK)
     print(table(figures))
     return 0 if figures.memory_ratio <= MEMORY_BOUND else 1

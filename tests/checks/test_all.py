@@ -10,7 +10,7 @@ import pytest
 
 from checks import all as check_all
 from checks.all import FAILED, IMPOSSIBLE, OK, Result, judge, run, table
-from checks.here import NOT_HERE, need_memory, need_tools
+from checks.here import NOT_HERE, need_disk, need_memory, need_tools
 
 ROOT = Path(__file__).resolve().parents[2]
 # What check-all leaves out: a GPU, real weights or a service is needed, or it is the suite itself.
@@ -130,3 +130,11 @@ def test_memory_that_no_machine_has() -> None:
     need_memory(1)
     with pytest.raises(SystemExit, match=rf"^{NOT_HERE}found .* GB of free memory, wanted 1000000"):
         need_memory(1e15)
+
+
+def test_room_that_no_disk_has(tmp_path: Path) -> None:
+    need_disk(tmp_path / "not" / "made", 1)
+    with pytest.raises(
+        SystemExit, match=rf"^{NOT_HERE}found .* GB of free disk, wanted 1000000000"
+    ):
+        need_disk(tmp_path / "not" / "made", 1e18)
