@@ -24,7 +24,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help install serve serve-embed dev test check test-clients test-contract test-page test-faults soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -129,6 +129,9 @@ check-triton: .venvs/tritonserver/.installed $(RANK_DIR)/manifest.json  ## a rea
 
 check-deploy: $(INSTALLED)  ## manifests, alert rules, metrics: kubectl, promtool and Prometheus read them
 	@$(BIN)/python -m checks.deploy
+
+check-network: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## nothing calls out: server, exporter and recipe in networks of their own
+	@$(BIN)/python -m checks.network
 
 check-replicas: $(RANK_DIR)/manifest.json  ## how many replicas a load needs, computed and replayed
 	@$(BIN)/python -m checks.replicas $(RANK_DIR)

@@ -170,7 +170,7 @@ def _call(client: Client, python: Path, address: Address, output: Path, errors: 
     Files take what it says: nv-ingest leaves a child behind that would keep a pipe open.
     """
     command = [str(python), "-W", "ignore", "-m", f"clients.{client.name}", address.base_url]
-    environment = {**caller_variables(), **SWITCHES, GRPC_VARIABLE: address.grpc}
+    environment = {**client_variables(), GRPC_VARIABLE: address.grpc}
     with output.open("wb") as out, errors.open("wb") as err:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
         try:
@@ -180,6 +180,11 @@ def _call(client: Client, python: Path, address: Address, output: Path, errors: 
         finally:
             process.kill()
     return f"exit status {status}" if status else ""
+
+
+def client_variables() -> dict[str, str]:
+    """What a client's process gets beside its addresses: it reports to nobody."""
+    return {**caller_variables(), **SWITCHES}
 
 
 def _print_table(results: list[Result]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from exporter.pipeline import Wish
+from runtime.telemetry import disable_telemetry
 from tests.shared_artifacts import exported_once, session_folder
 from tests.tiny_checkpoints import write_bert, write_llama, write_llama_embedder
 
@@ -27,6 +28,11 @@ for name in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name.upper(), None)
 
 Exported = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """Tests import by themselves what would report."""
+    disable_telemetry()
 
 
 @pytest.fixture(scope="session")

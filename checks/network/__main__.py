@@ -1,0 +1,122 @@
+"""`make check-network`: our processes call nobody, and leave nothing where it was not asked for.
+
+Server, exporter and recipe run one by one in network namespaces of their own, in which every
+address is this machine's and the resolver and port 443 are the check's, with a fresh HOME and
+TMPDIR. They live for longer than the longest delay before a first call that was ever seen. A name
+that is asked for, a packet to anywhere but loopback or a file that is left fails the check. So does
+a process that does all three on purpose, if it is not seen.
+
+    python -m checks.network --without-switches
+
+shows what runtime/telemetry.py turns off: it fails, as long as ONNX Runtime and OpenVINO report.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from checks.here import need_tools, not_here
+from checks.network.inside import Finding
+from checks.network.subjects import CONTROL, ROOT, SUBJECTS
+
+OUT = ROOT / "build" / "check-network"
+_AT_ONCE = 2  # they mostly wait
+_LIMIT_S = 900
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of one subject, and whether that is right."""
+
+    name: str
+    found: Finding
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Nothing was found; all of it, of the control."""
+        if self.found.failure:
+            return False
+        if self.name == CONTROL:
+            return all((self.found.queries, self.found.connections, self.found.files))
+        return self.found.quiet
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when nothing was found but of the control."""
+    parser = argparse.ArgumentParser(
+        prog="python -m checks.network",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--without-switches",
+        action="store_true",
+        help="let the packages report, to see that they do",
+    )
+    wish = parser.parse_args(arguments)
+    need_tools({"unshare": "util-linux", "mount": "mount", "ip": "iproute2"})
+    _need_namespaces()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        rows = list(pool.map(lambda name: _watch(name, not wish.without_switches), SUBJECTS))
+    print("\n".join(table(rows)))
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """One line for each subject, and what was found below it."""
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'process':{width}}  queries  connections  files  seconds  result"]
+    for row in rows:
+        found = row.found
+        counts = f"{len(found.queries):7}  {len(found.connections):11}  {len(found.files):5}"
+        verdict = "ok" if row.passed else "failed"
+        lines.append(f"{row.name:{width}}  {counts}  {row.seconds:7.0f}  {verdict}")
+        for word in ("queries", "connections", "files"):
+            told = getattr(found, word)
+            shown = ", ".join(told[:_SHOWN]) + (", …" if len(told) > _SHOWN else "")
+            lines += [f"  {word}: {shown}"] if told else []
+        lines += [f"  {found.failure}"] if found.failure else []
+    return lines
+
+
+def _watch(name: str, switches: bool) -> Row:
+    began = time.monotonic()
+    folder = OUT / re.sub(r"\W+", "-", name)
+    command = [*_unshare(), sys.executable, "-m", "checks.network.inside"]
+    command += [name, str(folder), "with" if switches else "without"]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=_LIMIT_S, check=False
+    )
+    try:
+        found = Finding(**json.loads(done.stdout))
+    except ValueError:
+        found = Finding(failure=f"the watch itself ended with {done.returncode}; see above")
+    return Row(name, found, time.monotonic() - began)
+
+
+def _unshare() -> list[str]:
+    """The command that gives what follows it a network and mounts of its own."""
+    mapped = [] if os.geteuid() == 0 else ["--map-root-user"]
+    return ["unshare", *mapped, "--net", "--mount"]
+
+
+def _need_namespaces() -> None:
+    done = subprocess.run([*_unshare(), "true"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        not_here(
+            f"found that no network namespace can be made ({done.stderr.strip()}), wanted root "
+            "with CAP_SYS_ADMIN, or user namespaces for others"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""One subject in a namespace of its own: python -m checks.network.inside NAME FOLDER SWITCHES
+
+Prints a Finding as JSON. `unshare` started it, so that its network and mounts are nobody else's.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from checks.network.subjects import SUBJECTS, Place
+from checks.network.wire import RESOLVER, watched
+
+# Read by Python when it starts: the switches are gone before our own code can set them.
+_NO_SWITCHES = """
+from runtime import telemetry
+telemetry.SWITCHES = {}
+telemetry.disable_telemetry = lambda: None
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What left for elsewhere, what was left on the disk, and why the subject failed, if it did."""
+
+    queries: list[str] = field(default_factory=list)
+    connections: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    failure: str = ""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing was found."""
+        return not (self.queries or self.connections or self.files)
+
+
+def main() -> None:
+    """Watch the subject of the command line."""
+    name, folder, switches = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "with"
+    shutil.rmtree(folder, ignore_errors=True)
+    # Where a user's files and temporary ones would go: both are fresh, and empty at the end.
+    outside = folder / "home", folder / "tmp"
+    for one in (*outside, folder / "work", folder / "etc"):
+        one.mkdir(parents=True)
+    _set_up(folder / "etc")
+    environment = _environment(*outside)
+    if not switches:
+        (folder / "etc" / "sitecustomize.py").write_text(_NO_SWITCHES)
+        environment["PYTHONPATH"] = str(folder / "etc")
+    place = Place(environment, folder / "work", folder / "log")
+    failure = ""
+    with watched() as seen:
+        try:
+            SUBJECTS[name](place)
+        except (subprocess.CalledProcessError, OSError) as error:
+            failure = f"{error}; see {place.log}"
+        except Exception as error:  # whatever it is, what was seen until then is told
+            failure = f"{type(error).__name__}: {error}; see {place.log}"
+    if seen.missed:
+        failure = failure or f"{seen.missed} packets came too fast to be looked at"
+    files = [str(path.relative_to(folder)) for top in outside for path in _files(top)]
+    found = Finding(list(seen.queries), list(seen.connections), files, failure)
+    json.dump(asdict(found), sys.stdout)
+
+
+def _environment(home: Path, temporary: Path) -> dict[str, str]:
+    """Nothing of the caller's: ONNX Runtime and OpenVINO keep quiet where CI is set."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "OMP_NUM_THREADS": "2",
+    }
+
+
+def _set_up(folder: Path) -> None:
+    """Make every address local, and the resolver ours."""
+    for words in (
+        ("link", "set", "lo", "up"),
+        ("route", "add", "local", "0.0.0.0/0", "dev", "lo"),
+        ("-6", "route", "add", "local", "::/0", "dev", "lo"),
+    ):
+        # A machine without IPv6 needs no route for it.
+        subprocess.run(["ip", *words], check="-6" not in words, stderr=subprocess.DEVNULL)
+    texts = {
+        "resolv.conf": f"nameserver {RESOLVER}\n",
+        "hosts": f"127.0.0.1 localhost {socket.gethostname()}\n::1 localhost\n",
+        "nsswitch.conf": "hosts: files dns\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        place = Path("/etc") / name
+        if place.exists():
+            subprocess.run(["mount", "--bind", folder / name, place.resolve()], check=True)
+
+
+def _files(top: Path) -> list[Path]:
+    return sorted(path for path in top.rglob("*") if not path.is_dir())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""A network that answers everything, and writes down what leaves for anywhere but this machine.
+
+For a network namespace in which every address is local, so that each packet passes its loopback
+device, whatever address and port it is for.
+"""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+RESOLVER = "192.0.2.53"
+# Names get addresses of this network, which is for documentation.
+_NAMES = "203.0.113."
+_MOST_NAMES = 254
+_EVERY_PROTOCOL, _RECEIVED, _IPV6 = 3, 0, 6
+_TCP, _UDP, _DNS, _TLS = 6, 17, 53, 443
+# Of a packet's bytes: enough for the longest name in a question.
+_HEAD_BYTES = 600
+# Training on several processes sends its gradients through the same device.
+_BUFFER_BYTES = 64 << 20
+_SOL_PACKET, _STATISTICS = 263, 6
+
+
+@dataclass
+class Seen:
+    """Names that were asked for, and places that something was sent to, each in order and once."""
+
+    queries: dict[str, None] = field(default_factory=dict)
+    connections: dict[str, None] = field(default_factory=dict)
+    missed: int = 0  # packets that came too fast to look at
+
+
+@contextmanager
+def watched() -> Iterator[Seen]:
+    """What leaves during the block; complete at its end."""
+    seen, names, over = Seen(), _Names(), threading.Event()
+    with (
+        closing(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))) as packets,
+        closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as resolver,
+        closing(socket.create_server(("0.0.0.0", _TLS))) as listener,
+    ):
+        packets.setsockopt(socket.SOL_SOCKET, 33, _BUFFER_BYTES)  # SO_RCVBUFFORCE
+        packets.bind(("lo", _EVERY_PROTOCOL))
+        resolver.bind((RESOLVER, _DNS))
+        work = [
+            threading.Thread(target=_look, args=(packets, seen, names, over)),
+            threading.Thread(target=_resolve, args=(resolver, names, over)),
+            threading.Thread(target=_accept, args=(listener, over)),
+        ]
+        for one in (packets, resolver, listener):
+            one.settimeout(0.2)
+        for thread in work:
+            thread.start()
+        try:
+            yield seen
+        finally:
+            over.set()
+            for thread in work:
+                thread.join()
+            _, seen.missed = struct.unpack("II", packets.getsockopt(_SOL_PACKET, _STATISTICS, 8))
+
+
+class _Names:
+    """The addresses that names were given."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._addresses: dict[str, str] = {}
+
+    def address(self, name: str) -> str:
+        """Of `name`: one of its own, as long as there are some."""
+        with self._lock:
+            number = min(len(self._addresses) + 1, _MOST_NAMES)
+            return self._addresses.setdefault(name, f"{_NAMES}{number}")
+
+    def shown(self, address: str) -> str:
+        """The name of `address`, or itself."""
+        with self._lock:
+            return next((n for n, given in self._addresses.items() if given == address), address)
+
+
+def _look(packets: socket.socket, seen: Seen, names: _Names, over: threading.Event) -> None:
+    while True:
+        try:
+            packet, (_, _, kind, *_) = packets.recvfrom(_HEAD_BYTES)
+        except TimeoutError:
+            if over.is_set():
+                return
+            continue
+        if kind == _RECEIVED:  # sent ones come by a second time
+            _note(packet, seen, names)
+
+
+def _note(packet: bytes, seen: Seen, names: _Names) -> None:
+    target: IPv4Address | IPv6Address
+    if packet[0] >> 4 == _IPV6:
+        target, protocol, rest = ip_address(packet[24:40]), packet[6], packet[40:]
+    else:
+        length = 4 * (packet[0] & 0xF)
+        target, protocol, rest = ip_address(packet[16:20]), packet[9], packet[length:]
+    if target.is_loopback or protocol not in (_TCP, _UDP):
+        return
+    source_port, port = struct.unpack("!HH", rest[:4])
+    if protocol == _UDP and source_port == _DNS:
+        return  # our own answer
+    if protocol == _UDP and port == _DNS:
+        seen.queries.setdefault(_question(rest[8:])[0])
+        return
+    if protocol == _TCP and rest[13] & 0x12 != 0x02:
+        return  # not the first of a connection
+    word = "udp " if protocol == _UDP else ""
+    seen.connections.setdefault(f"{word}{names.shown(str(target))}:{port}")
+
+
+def _resolve(resolver: socket.socket, names: _Names, over: threading.Event) -> None:
+    while not over.is_set():
+        try:
+            asked, sender = resolver.recvfrom(4096)
+        except TimeoutError:
+            continue
+        name, end = _question(asked)
+        (kind,) = struct.unpack("!H", asked[end : end + 2])
+        found = kind == 1  # an IPv4 address; everything else exists and is empty
+        head = asked[:2] + struct.pack("!HHHHH", 0x8180, 1, int(found), 0, 0)
+        answer = head + asked[12 : end + 4]
+        if found:
+            answer += struct.pack("!HHHIH", 0xC00C, 1, 1, 60, 4)
+            answer += socket.inet_aton(names.address(name))
+        resolver.sendto(answer, sender)
+
+
+def _question(message: bytes) -> tuple[str, int]:
+    """The first name that `message` asks for, and where it ends."""
+    labels, place = [], 12
+    while place < len(message) and (length := message[place]):
+        labels.append(message[place + 1 : place + 1 + length].decode("latin-1"))
+        place += 1 + length
+    return ".".join(labels), place + 1
+
+
+def _accept(listener: socket.socket, over: threading.Event) -> None:
+    """Take connections for TLS and end them: who was turned away might not try again."""
+    while not over.is_set():
+        try:
+            taken, _ = listener.accept()
+        except TimeoutError:
+            continue
+        taken.close()
