@@ -4,7 +4,6 @@ For what is about HTTP's shape. What uvicorn, our protocol and the process itsel
 connection, signals, ports, exit codes, log lines) needs the processes of `conftest`.
 """
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
@@ -18,12 +17,10 @@ from uvicorn.lifespan.on import LifespanOn
 
 from server import service
 from server.app import create_app
-from server.settings import read_settings
+from server.settings import Settings, read_settings
+from tests.server.waiting import wait_until
 
 _NO_PORTS = {"NIM_TRITON_METRICS_PORT": "0", "NIM_TRITON_GRPC_PORT": "0"}
-# Only a hang reaches it.
-_PATIENCE_S = 300.0
-_PAUSE_S = 0.005
 
 
 class GaveUp(Exception):
@@ -33,8 +30,9 @@ class GaveUp(Exception):
 class InProcess:
     """A ready server; `http` asks it. What the application raises, the client's call raises."""
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: httpx.Client, settings: Settings) -> None:
         self.http = http
+        self.settings = settings
 
     def get(self, path: str) -> httpx.Response:
         return self.http.get(path)
@@ -54,7 +52,8 @@ def in_process(
 
     Its event loop runs in a thread, so that it leaves the process's signals alone.
     """
-    app = create_app(read_settings({**_NO_PORTS, **environment}, options or {}))
+    settings = read_settings({**_NO_PORTS, **environment}, options or {})
+    app = create_app(settings)
     with ExitStack() as running:
         portal = running.enter_context(start_blocking_portal())
         transport = _Transport(app, portal)
@@ -65,8 +64,8 @@ def in_process(
         reasons: list[str] = []
         with mock.patch.object(service, "give_up", reasons.append):
             running.enter_context(portal.wrap_async_context_manager(_lifespan(app)))
-            _await_ready(http, reasons)
-        yield InProcess(http)
+            wait_until(lambda: _is_ready(http, reasons))
+        yield InProcess(http, settings)
 
 
 @asynccontextmanager
@@ -83,13 +82,10 @@ async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
     assert not lifespan.should_exit
 
 
-def _await_ready(http: httpx.Client, reasons: list[str]) -> None:
-    end = time.monotonic() + _PATIENCE_S
-    while http.get("/v1/health/ready").status_code != 200:
-        if reasons:
-            raise GaveUp(reasons[0])
-        assert time.monotonic() < end
-        time.sleep(_PAUSE_S)
+def _is_ready(http: httpx.Client, reasons: list[str]) -> bool:
+    if reasons:
+        raise GaveUp(reasons[0])
+    return http.get("/v1/health/ready").status_code == 200
 
 
 class _Transport(httpx.BaseTransport):

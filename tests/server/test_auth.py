@@ -7,12 +7,14 @@ import httpx
 import pytest
 from litestar.routes import HTTPRoute
 
+from checks.ports import free_port
 from server.app import METRICS_ROUTES, SURFACES, routed
 from server.auth import OPEN_PATHS
 from server.service import Service
 from server.settings import read_settings
-from tests.server.conftest import GUARDED, Server
-from tests.server.in_process import InProcess
+from tests.server.conftest import GUARDED
+from tests.server.in_process import InProcess, Serve
+from tests.server.waiting import PATIENCE_S
 
 
 def route_paths(routes: list[Any]) -> list[tuple[str, str]]:
@@ -83,12 +85,14 @@ def test_every_open_path_is_a_route() -> None:
     assert {path for _, path in ALL} >= OPEN_PATHS
 
 
-@pytest.mark.parametrize(("method", "path"), route_paths(METRICS_ROUTES))
-def test_the_metrics_port_asks_as_well(guarded_server: Server, method: str, path: str) -> None:
-    url = guarded_server.metrics_url + path
-    assert_asks_for_a_key(httpx.request(method, url))
+def test_the_metrics_port_asks_as_well(serve: Serve) -> None:
+    port = free_port()
+    serve({**GUARDED, "NIM_TRITON_METRICS_PORT": str(port)})
+    ((method, path),) = route_paths(METRICS_ROUTES)
+    url = f"http://127.0.0.1:{port}{path}"
+    assert_asks_for_a_key(httpx.request(method, url, timeout=PATIENCE_S))
     key = {"authorization": "Bearer key-one"}
-    assert httpx.request(method, url, headers=key).status_code == 200
+    assert httpx.request(method, url, headers=key, timeout=PATIENCE_S).status_code == 200
 
 
 @pytest.mark.parametrize("headers", REFUSED_HEADERS)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.server.conftest import Server
+from checks.ports import free_ports
+from tests.server.in_process import InProcess, in_process
 from tests.server.surfaces.test_kserve import GRPC, HTTP, Triton
 
 QUERY = "How do vaccines protect against infection?"
@@ -20,10 +21,10 @@ PASSAGES = [
 ]
 TOLERANCE = 1e-6
 
-Ask = Callable[[Server], list[float]]
+Ask = Callable[[InProcess], list[float]]
 
 
-def post(server: Server, path: str, body: dict[str, Any]) -> Any:
+def post(server: InProcess, path: str, body: dict[str, Any]) -> Any:
     response = server.http.post(path, json=body)
     assert response.status_code == 200, response.text
     return response.json()
@@ -54,14 +55,16 @@ def score(path: str, queries: str | list[str], **more: Any) -> Ask:
     return lambda server: by_index(post(server, path, body)["data"], "score")
 
 
-def simple_scores(server: Server) -> list[float]:
+def simple_scores(server: InProcess) -> list[float]:
     found: list[float] = post(server, "/rerank", {"query": QUERY, "documents": PASSAGES})["scores"]
     return found
 
 
 def kserve(transport: str, *, binary: bool = True) -> Ask:
-    def ask(server: Server) -> list[float]:
-        one = Triton(server, transport)
+    def ask(server: InProcess) -> list[float]:
+        settings = server.settings
+        port = settings.triton_port if transport == HTTP else settings.grpc_port
+        one = Triton(port, transport)
         options = {} if transport == GRPC else {"binary_data": binary}
         tensors = [
             one.texts("query", [QUERY], **options),
@@ -101,15 +104,16 @@ RELEVANCES: dict[str, Ask] = {
 
 
 @pytest.fixture(scope="module")
-def server(rank_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(rank_artifact: Path) -> Iterator[InProcess]:
     """The tiny Llama, whose scores depend on every token."""
-    one = Server(tmp_path_factory.mktemp("one"), {"RERANK_MODEL_DIR": str(rank_artifact)})
-    yield one.ready()
-    one.end()
+    over_http, over_grpc = map(str, free_ports(2))  # Triton's clients want a connection
+    ports = {"NIM_HTTP_TRITON_PORT": over_http, "NIM_TRITON_GRPC_PORT": over_grpc}
+    with in_process({"RERANK_MODEL_DIR": str(rank_artifact), **ports}) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
-def wanted(server: Server) -> list[float]:
+def wanted(server: InProcess) -> list[float]:
     """Each passage alone, so that no batch and no order has a share in it."""
     found = []
     for text in PASSAGES:
@@ -120,17 +124,17 @@ def wanted(server: Server) -> list[float]:
 
 
 @pytest.mark.parametrize("dialect", LOGITS)
-def test_logits(server: Server, wanted: list[float], dialect: str) -> None:
+def test_logits(server: InProcess, wanted: list[float], dialect: str) -> None:
     assert LOGITS[dialect](server) == pytest.approx(wanted, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("dialect", RELEVANCES)
-def test_relevances(server: Server, wanted: list[float], dialect: str) -> None:
+def test_relevances(server: InProcess, wanted: list[float], dialect: str) -> None:
     found = RELEVANCES[dialect](server)
     assert [math.log(p / (1 - p)) for p in found] == pytest.approx(wanted, abs=TOLERANCE)
 
 
-def test_every_rerank_route_is_asked_here(server: Server) -> None:
+def test_every_rerank_route_is_asked_here(server: InProcess) -> None:
     """A new dialect must join: every documented POST route that takes a query is in the tables."""
     asked = {"/v1/ranking", "/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"}
     asked |= {"/v1/retrieval/nvidia/reranking", "/v1/retrieval/{org}/{model}/reranking"}
