@@ -35,6 +35,7 @@ from runtime.batch import assemble
 from runtime.engines import Engine, open_engine
 from runtime.errors import ServingError
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from runtime.telemetry import SWITCHES
 from runtime.text import Encoding, PairEncoder, load_tokenizer
 
 WORK = Path("build/check-optimum")
@@ -128,7 +129,7 @@ def ask_optimum(python: Path, checkpoint: Path, out: Path, groups: tuple[Group, 
     # -I, as otherwise this folder's optimum.py would stand before the package.
     script = str(Path(__file__).with_name("optimum_reference.py"))
     command = [str(python), "-I", script, str(asked), str(answered)]
-    done = subprocess.run(command, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(command, env={**os.environ, **SWITCHES, "HF_HUB_OFFLINE": "1"})
     if done.returncode != 0:
         raise SystemExit(f"optimum failed ({done.returncode}); see above")
     return msgspec.json.decode(answered.read_bytes(), type=Reference)

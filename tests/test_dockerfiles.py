@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from runtime.telemetry import SWITCHES
 from server.settings import NO_MODEL
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +108,19 @@ def test_names_no_registry(dockerfile: str) -> None:
     names = {stage[-1] for stage in stages if "AS" in stage}
     assert {stage[0] for stage in stages} <= {"${BASE_IMAGE}", *names}
     assert re.findall(r"\w+://(?!127\.0\.0\.1)\S+", (_ROOT / dockerfile).read_text("utf-8")) == []
+
+
+def test_nothing_in_an_image_reports(dockerfile: str) -> None:
+    """What is run there beside our own commands, which say so for themselves."""
+    set_there = [dict(re.findall(r"(\w+)=(\S+)", found)) for found in _of(dockerfile, "ENV")]
+    for variables in set_there:
+        found = {name: value for name, value in variables.items() if name in SWITCHES}
+        assert found.items() <= SWITCHES.items()
+        assert {"ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"} <= found.keys()
+    # Every image: each ends in a command.
+    assert len(set_there) == len(_of(dockerfile, "ENTRYPOINT"))
+    uninstalled = " ".join(run for run in _of(dockerfile, "RUN") if "pip uninstall" in run)
+    assert ("openvino-telemetry" in uninstalled) == ("openvino" in _FILES[dockerfile][0])
 
 
 @pytest.mark.parametrize("keyword", ["ENV", "EXPOSE", "HEALTHCHECK", "USER"])
