@@ -280,13 +280,3 @@ def bare_directory(tmp_path: Path) -> Path:
         helper.make_tensor("table", TensorProto.FLOAT, [FAIL_TOKENS], table),
     ]
     return write_graph(tmp_path / "bare", nodes, constants)
-
-
-@pytest.fixture(scope="session")
-def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A process with the settings GUARDED, ready."""
-    server = Server(tmp_path_factory.mktemp("guarded"), GUARDED)
-    yield server.ready()
-    assert server.stop() == 0
-    server.end()
-    assert not any(GUARDED[key] in server.log for key in ("NGC_API_KEY", "NVIDIA_API_KEY"))
