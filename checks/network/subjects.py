@@ -74,7 +74,7 @@ def _serve(place: Place) -> None:
     command = [script("rerank-serve"), "--rank", str(RANK), "--embed", str(EMBED)]
     with place.running(*command):
         _rank()
-        _ask("/embed", {"inputs": ["one"]})
+        _ask("/embed", {"inputs": ["one"], "prompt_name": "query"})
         time.sleep(STAY_S)
 
 
