@@ -19,10 +19,12 @@ from checks.faults.fault import Fault, NotHere, answered, expect
 from checks.faults.models import passage, work_of, write_model
 from checks.faults.own import OwnServer, started
 from checks.faults.target import BODY, Target, ranking
+from checks.others import MUCH, Others
 
 _LOAD, _SCARCE = "7 load", "8 scarce"
 _HASTY = {200, 429, 503, 504}
 _SLOW_CLIENT_S = 45.0
+_HEALTH_S = 1.0
 # What an engine call takes on any machine, and more where others use it.
 _CALL_S = 0.03
 _PATIENCE_S = 60.0
@@ -344,7 +346,7 @@ def _others_during_a_large_body(target: Target) -> None:
     """While bodies at the limit are read and decoded, small requests go on."""
     text = b"lorem ipsum " * (target.body_limit_bytes // 12 - 20)
     large = b'{"query": {"text": "q"}, "passages": [{"text": "' + text + b'"}]}'
-    worst = 0.0
+    worst, others = 0.0, Others()
     with ThreadPoolExecutor(2) as pool:
         sent = [pool.submit(target.send, large) for _ in range(2)]
         while not all(one.done() for one in sent):
@@ -352,7 +354,10 @@ def _others_during_a_large_body(target: Target) -> None:
             target.http.get("/v1/health/live")
             worst = max(worst, time.monotonic() - began)
             threading.Event().wait(0.005)
-    expect(worst < 1.0, f"health waited {worst:.2f} s")
+    # A server of our own may be late because others use the machine: that says nothing of it.
+    if worst >= _HEALTH_S and target.own and (share := others.share()) > MUCH:
+        raise NotHere(f"health waited {worst:.2f} s, but others took {share:.0%} of the machine")
+    expect(worst < _HEALTH_S, f"health waited {worst:.2f} s")
 
 
 _QUARTERS = {"in the head": 0.1, "in the body": 0.9}
