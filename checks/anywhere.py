@@ -6,10 +6,12 @@ is 1 when one failed.
 """
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from checks.all import FAILED, ROOT, Result, run, table
 from checks.here import need_tools, not_here
@@ -21,17 +23,32 @@ _NO_HOME = "/nonexistent"
 _BUSY_LOOPS = 2
 
 _TEST = ("make", "--no-print-directory", "-C", str(ROOT), "test")
-# The checkout stays as it is: nothing that the suite leaves in it is hidden by rights of root.
-_UNPRIVILEGED = (
+# In the checkout of another user: what the suite would leave there it cannot.
+_AS_NOBODY = (
     *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
     *("env", f"HOME={_NO_HOME}", "PYTHONDONTWRITEBYTECODE=1"),
     *(*_TEST, "PYTEST=-p no:cacheprovider"),
 )
+# Shows $1, an interpreter below the closed folder $2, to everybody, and runs the rest. Only for
+# itself: it has mounts of its own.
+_OPENING = """
+set -e
+shown=$(mktemp -d)
+mount --bind "$1" "$shown"
+mount -t tmpfs -o mode=755 none "$2"
+mkdir -p "$1"
+mount --move "$shown" "$1"
+rmdir "$shown"
+shift 2
+exec "$@"
+"""
 
 
 def main() -> int:
     """0 when every run passed."""
-    need_tools({"taskset": "util-linux", "setpriv": "util-linux"})
+    need_tools(dict.fromkeys(("taskset", "setpriv", "unshare"), "util-linux"))
+    if _closed_folder(ROOT):
+        not_here(f"only its owner can enter {_closed_folder(ROOT)}; clone somewhere else")
     if os.getuid() != 0:
         not_here("only root can run the suite as another user")
     results = [
@@ -39,7 +56,7 @@ def main() -> int:
         _run("one core", ("taskset", "--cpu-list", "0", *_TEST)),
         _run_beside_busy_loops(),
         _run("random order", (*_TEST, "PYTEST=-p randomly")),
-        _run("not root", _UNPRIVILEGED),
+        _run("not root", _as_nobody()),
     ]
     print("\n".join(["", *table(results)]))
     return 1 if any(result.verdict == FAILED for result in results) else 0
@@ -49,6 +66,22 @@ def _run(name: str, command: Sequence[str]) -> Result:
     result = run(name, command, LOGS / f"{name.replace(' ', '-')}.log")
     print(f"{name}: {result.verdict}, {result.seconds:.0f} s: {result.said}", flush=True)
     return result
+
+
+def _as_nobody() -> Sequence[str]:
+    closed = _closed_folder(Path(sys.base_prefix))
+    if closed is None:
+        return _AS_NOBODY
+    opening = ("unshare", "--mount", "sh", "-c", _OPENING, "sh", sys.base_prefix, str(closed))
+    return (*opening, *_AS_NOBODY)
+
+
+def _closed_folder(path: Path) -> Path | None:
+    """The uppermost folder on the way to `path` that others cannot enter."""
+    return next(
+        (one for one in (*reversed(path.parents), path) if not one.stat().st_mode & stat.S_IXOTH),
+        None,
+    )
 
 
 def _run_beside_busy_loops() -> Result:
