@@ -30,7 +30,7 @@ from tests.small_graphs import write_graph
 MAX_TOKENS = 200
 BODY_LIMIT_BYTES = 100_000
 _CLI = "import sys; from server.cli import main; sys.exit(main())"
-_GATED = Path(__file__).with_name("gated.py")
+_ROOT = Path(__file__).parents[2]
 
 
 class Server:
@@ -50,6 +50,7 @@ class Server:
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}"
         settings = {
             "PATH": os.environ["PATH"],
+            "CUDA_VISIBLE_DEVICES": "",
             "PYTHONWARNINGS": "error",
             "NIM_HTTP_API_PORT": str(self.port),
             "NIM_TRITON_METRICS_PORT": str(self.metrics_port),
@@ -67,7 +68,7 @@ class Server:
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
         with self._log_file.open("wb") as out:
             self.process = subprocess.Popen(
-                command, env=settings, stdout=out, stderr=out, **options
+                command, cwd=_ROOT, env=settings, stdout=out, stderr=out, **options
             )
 
     @property
@@ -140,7 +141,7 @@ class GatedServer(Server):
         super().__init__(
             folder,
             {"ENABLE_MOCK_INFERENCE": "1", **environment},
-            *(str(_GATED), *map(str, (*ends, from_tokens)), *arguments),
+            *("-m", "tests.server.gated", *map(str, (*ends, from_tokens)), *arguments),
             pass_fds=ends,
         )
         self.gate.give_ends_away()

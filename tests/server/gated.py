@@ -1,15 +1,18 @@
 """`rerank-serve`, whose mock computes only what the test lets through.
 
-python gated.py BEGUN THROUGH TOKENS [options]: the arguments of `gated`, then the command's own.
+python -m tests.server.gated BEGUN THROUGH TOKENS [options]: the arguments of `gated`, then the
+command's own.
 """
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from runtime.engines.mock import MockEngine
 from server.cli import main
+from tests.server.waiting import PATIENCE_S
 
 
 def gated(begun: int, through: int, tokens: int) -> Callable[[MockEngine, Any], Any]:
@@ -23,6 +26,7 @@ def gated(begun: int, through: int, tokens: int) -> Callable[[MockEngine, Any], 
     def run(self: MockEngine, inputs: Any) -> Any:
         if inputs["input_ids"].shape[1] >= tokens:
             os.write(begun, b"x")
+            assert select.select([through], [], [], PATIENCE_S)[0]
             os.read(through, 1)
         return compute(self, inputs)
 
