@@ -24,11 +24,14 @@ def map_in_order(
     ("auto": the one that this machine is part of), None starts one on this machine for the time
     being. Files that `arguments` name must lie at the same paths everywhere. At most two chunks a
     worker are under way, whatever the length of `chunks`. Raises StageFailed when a worker is lost
-    or fails.
+    or fails. In this process, what `make` gave is closed at the end, where it can be.
     """
     if workers == 1 and address is None:
         work = make(*arguments)
-        yield from (work(chunk) for chunk in chunks)
+        try:
+            yield from (work(chunk) for chunk in chunks)
+        finally:
+            getattr(work, "close", lambda: None)()
         return
     ray = import_without_telemetry("ray")  # late: an extra of its own
 

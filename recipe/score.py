@@ -148,6 +148,10 @@ class _Scorer:
         named = {} if asked.id is None else {"id": asked.id}
         return {**named, "scores": logits}
 
+    def close(self) -> None:
+        """Stop the engine."""
+        self._ranker.close()
+
 
 def _look_through(source: Path) -> tuple[str, int, list[int]]:
     """sha256 of the input, its lines, and the numbers of those that cannot be scored."""

@@ -12,19 +12,11 @@ from recipe import cli
 from tests.recipe.killing import environment
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
-# The command as a process: what it prints, and how it ends.
-INFO = """
-import sys
-from recipe.cli import main
-code = main()
-assert "torch" not in sys.modules
-sys.exit(code)
-"""
 
 
 def test_info_lists_the_stages_in_order_without_loading_torch(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", INFO, "info"],
+        [sys.executable, "-X", "importtime", "-m", "recipe.cli", "info"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
@@ -34,6 +26,9 @@ def test_info_lists_the_stages_in_order_without_loading_torch(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     titles = [line.split(":")[0] for line in done.stdout.splitlines() if line[:1].isdigit()]
     assert titles == ["0 sdg", "1 prep", "2 finetune", "3 eval", "4 export", "5 deploy"]
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "recipe.stage" in loaded
+    assert "torch" not in loaded
 
 
 def test_a_dry_run_prints_settings_that_yaml_reads_and_does_nothing(

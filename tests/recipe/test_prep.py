@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from recipe.config import PrepConfig
 from recipe.durable import write_json, write_whole
-from recipe.errors import BadConfig, BadInput
+from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.first_stage import BLOCK_TEXTS, Block, BlockEmbedder
 from recipe.prep import STAGE
 from recipe.preparation import files
@@ -220,6 +220,20 @@ def test_what_cannot_work_is_refused_before_mining(
     with pytest.raises(error, match=said):
         perform(STAGE, msgspec.structs.replace(settings, **changes), force=False, say=quiet)
     assert not (Path(settings.output_dir) / "train_mined.automodel.json").exists()
+
+
+def test_questions_without_enough_negatives_below_the_margin_are_left_out(
+    settings: PrepConfig,
+) -> None:
+    said: list[str] = []
+    low = msgspec.structs.replace(settings, hard_neg_margin=0.7)
+    perform(STAGE, low, force=False, say=said.append)
+    assert "left out 6 question(s) with fewer than 2 negatives below the margin" in said
+    mined = (Path(settings.output_dir) / "train_mined.automodel.json").read_bytes()
+    assert [one["question_id"] for one in json.loads(mined)["data"]] == ["q6"]
+    lower = msgspec.structs.replace(settings, hard_neg_margin=0.5)
+    with pytest.raises(StageFailed, match="no question has 2 negatives below"):
+        perform(STAGE, lower, force=True, say=quiet)
 
 
 def test_one_file_cannot_be_split(settings: PrepConfig) -> None:

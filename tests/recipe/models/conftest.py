@@ -1,9 +1,12 @@
 """One small run of finetune, eval and export, made once a session for all workers."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from transformers.utils import logging
 
 from recipe.cli import main
 from recipe.evaluation import drift
@@ -50,10 +53,22 @@ def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "_picture", lambda *_: b"<svg/>")
 
 
+@contextmanager
+def as_loud_as_before() -> Iterator[None]:
+    """transformers' Trainer sets how much transformers tells, for the whole process."""
+    level = logging.get_verbosity()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pictures of this process are empty."""
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The pictures of this process are empty, and transformers tells as much as before."""
     leave_undrawn(monkeypatch)
+    with as_loud_as_before():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +81,7 @@ def finished(
         shutil.rmtree(folder, ignore_errors=True)  # what a failed run left
         write_prep(folder / "prep")
         write_config(folder, tiny_llama_checkpoint, embed_artifact)
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, as_loud_as_before():
             leave_undrawn(patch)
             patch.chdir(folder)
             assert main(["run", "-c", "c.toml", "--from", "finetune", "--to", "export"]) == 0

@@ -1,6 +1,7 @@
 """rerank score and rerank compare."""
 
 import json
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def asked(tmp_path: Path) -> Path:
 
 def test_scores_are_those_of_the_ranker(asked: Path, rank_artifact: Path) -> None:
     out = asked.with_name("out.jsonl")
+    before = set(threading.enumerate())
     assert main(["score", str(asked), str(out), "--rank", str(rank_artifact)]) == 0
+    assert before.issuperset(threading.enumerate())  # its rankers are closed
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["id"] for row in rows] == list(range(80))
     with closing(open_ranker(rank_artifact)) as ranker:
