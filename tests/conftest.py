@@ -26,6 +26,8 @@ settings.load_profile("suite")
 for name in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+# A GPU of the machine would change which engine is chosen.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 Exported = Callable[..., Path]
 

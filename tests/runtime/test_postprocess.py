@@ -11,7 +11,7 @@ from runtime.postprocess import Floats, descending, relevance, shorten, unit
 # Components whose squares neither vanish nor overflow in float32's precision.
 _COMPONENTS = st.floats(-1e3, 1e3, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3)
 _VECTORS = hnp.arrays(
-    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=16), elements=_COMPONENTS
+    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=_COMPONENTS
 )
 
 
@@ -48,7 +48,7 @@ def test_as_many_dimensions_as_there_are_change_nothing(dimensions: int) -> None
     assert np.array_equal(shorten(vectors, dimensions), vectors)
 
 
-@given(vectors=_VECTORS, dimensions=st.integers(1, 16))
+@given(vectors=_VECTORS, dimensions=st.integers(1, 8))
 def test_shortened_vectors_have_length_one_and_their_old_direction(
     vectors: Floats, dimensions: int
 ) -> None:
