@@ -5,7 +5,9 @@ import math
 import re
 import socket
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -103,12 +105,14 @@ def test_callers_cannot_make_labels(client: httpx.Client) -> None:
     assert not any("made" in sample or "acme" in sample for sample in counts)
 
 
-def hang_up(port: int, body: object) -> None:
-    """Send a whole request and leave at once."""
+@contextmanager
+def hanging_up(port: int, body: object) -> Iterator[None]:
+    """A whole request, whose caller leaves at the end of the block."""
     sent = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as raw:
         head = f"POST /v1/ranking HTTP/1.1\r\nHost: a\r\nContent-Length: {len(sent)}\r\n\r\n"
         raw.sendall(head.encode() + sent)
+        yield
 
 
 def test_the_counters_add_up_under_load(start_gated: StartGated) -> None:
@@ -122,15 +126,16 @@ def test_the_counters_add_up_under_load(start_gated: StartGated) -> None:
 
     def ask(number: int) -> int:
         if number % 5 == 4:
-            hang_up(server.port, body)
-            return 499
+            with hanging_up(server.port, body):
+                return 499
         sent = body if number % 5 else {**body, "passages": [{"text": " "}]}
         return server.rank(sent).status_code
 
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(ask, 1)]
         server.gate.wait_for_call()
-        hang_up(server.port, body)
+        with hanging_up(server.port, body):
+            server.wait_until(lambda: pending(server) == 1)
         server.wait_until(lambda: outcomes(figures(server))["cancelled"] == 1)
         asked.append(pool.submit(ask, 1))
         server.wait_until(lambda: pending(server) == 1)
@@ -148,11 +153,13 @@ def test_the_counters_add_up_under_load(start_gated: StartGated) -> None:
     received, _ = sums(found)
     accepted = received - ended["refused"]
     assert accepted == ended["answered"] + ended["failed"] + ended["cancelled"]
-    assert ended["answered"] == statuses[200]
     assert ended["failed"] == statuses[400]
-    assert ended["refused"] >= statuses[503]  # one who left may have been refused
-    assert total(found, 'rerank_stage_seconds_count{kind="rank",stage="queue"}') == statuses[200]
-    assert found['rerank_texts_total{kind="rank"}'] == 8 * statuses[200]
+    # One who leaves may have been answered or refused before that is seen.
+    assert 0 <= ended["answered"] - statuses[200] <= statuses[499]
+    assert 0 <= ended["refused"] - statuses[503] <= statuses[499]
+    queued = total(found, 'rerank_stage_seconds_count{kind="rank",stage="queue"}')
+    assert queued == ended["answered"]
+    assert found['rerank_texts_total{kind="rank"}'] == 8 * ended["answered"]
     assert found['rerank_server_faults_total{protocol="http"}'] == 0
 
 
