@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runtime.model import Model
-from tests.runtime.patience import PATIENCE_S
+from tests.server.waiting import PATIENCE_S
 
 
 class HeldEngine:
