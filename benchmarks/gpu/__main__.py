@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """After every turn, so that a run that is cut short keeps what it found."""
         text = report(facts, loads, found, ceilings, config)
         wish.out.mkdir(parents=True, exist_ok=True)
-        (wish.out / "report.md").write_text(text)
+        (wish.out / "report.md").write_text(text, encoding="utf-8")
         content = {"machine": facts, "ceilings": ceilings, "measured": [asdict(m) for m in found]}
         (wish.out / "results.json").write_text(json.dumps(content, indent=1))
         return text

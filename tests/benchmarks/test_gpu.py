@@ -30,13 +30,13 @@ def test_a_tiny_run_on_the_cpu(
     monkeypatch.setattr(bench, "_WARM_RUNS", 1)
     options = ["--device", "cpu", "--model", "tiny", "--quick", "--out", str(tmp_path)]
     assert main(options) == 0
-    measured = json.loads((tmp_path / "results.json").read_text())["measured"]
+    measured = json.loads((tmp_path / "results.json").read_bytes())["measured"]
     # Two of PyTorch and three of ours, on five loads.
     assert len(measured) == 25
     assert "ORT-CPU fp16, 256 tokens, graphs to 256" in {one["candidate"] for one in measured}
     assert [one["failure"] for one in measured if one["failure"]] == []
     assert max(one["max_delta"] for one in measured) < 0.05
-    assert (tmp_path / "report.md").read_text() == capsys.readouterr().out
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == capsys.readouterr().out
 
 
 def test_loads_are_what_their_names_say() -> None:

@@ -20,7 +20,7 @@ def load(directory: Path) -> Any:
 
 def edit_config(directory: Path, **changes: Any) -> None:
     path = directory / "config.json"
-    config = json.loads(path.read_text()) | changes
+    config = json.loads(path.read_bytes()) | changes
     path.write_text(json.dumps({k: v for k, v in config.items() if v != "absent"}))
 
 

@@ -15,7 +15,7 @@ from exporter.long_rows import bound_attention, unbound_attention
 from exporter.pipeline import coarsen, verify
 from exporter.report import read_report
 from runtime.errors import FileChanged
-from runtime.manifest import read_manifest
+from runtime.manifest import read_manifest, write_manifest
 from tests.tiny_checkpoints import write_llama
 
 
@@ -87,8 +87,7 @@ def test_the_source_is_not_replaced(rank_artifact: Path) -> None:
 
 def test_a_coarse_artifact_is_no_source(rank_artifact: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(rank_artifact, tmp_path / "copy")
-    raw = (copy / "manifest.json").read_text().replace('"precision": "fp32"', '"precision": "int8"')
-    (copy / "manifest.json").write_text(raw)
+    write_manifest(copy, msgspec.structs.replace(read_manifest(copy), precision="int8"))
     with pytest.raises(ExportError, match="found an artifact in int8"):
         coarsen(copy, tmp_path / "out", "cpu-int8-weights")
 

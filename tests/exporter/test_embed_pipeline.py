@@ -60,7 +60,7 @@ def test_an_embedders_artifact_holds_what_decides_its_vectors(embed_artifact: Pa
 
 
 def test_its_parity_counts_texts_and_is_tight(embed_artifact: Path) -> None:
-    rungs = json.loads((embed_artifact / "parity.json").read_text())["rungs"]
+    rungs = json.loads((embed_artifact / "parity.json").read_bytes())["rungs"]
     assert list(rungs) == ["tokens", "logits", "ranking"]
     assert all(rung["passed"] for rung in rungs.values())
     assert rungs["logits"]["max_abs_delta"] <= 1e-6 < rungs["logits"]["tolerance"] == 1e-5
@@ -112,7 +112,7 @@ def test_verify_sees_a_vector_golden_that_no_longer_holds(
     embed_artifact: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(embed_artifact, tmp_path / "copy")
-    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest = json.loads((copy / "manifest.json").read_bytes())
     manifest["vector_goldens"][2]["vector"][5] += 0.01
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(GoldenMismatch):
@@ -189,7 +189,7 @@ def test_random_weights_in_half_precision_pass_by_their_own_rule(
     manifest = read_manifest(half_embed_artifact)
     assert manifest.precision == "fp16"
     assert manifest.golden_tolerance >= 5e-3
-    report = json.loads((half_embed_artifact / "parity.json").read_text())
+    report = json.loads((half_embed_artifact / "parity.json").read_bytes())
     assert report["rule"] == "random-weights"
     assert 1e-5 < report["rungs"]["logits"]["max_abs_delta"] < 1e-2
 

@@ -21,7 +21,7 @@ def facts(directory: Path) -> VectorFacts | None:
 
 
 def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | values))
 
 
 def write_modules(directory: Path, *types: str) -> None:
@@ -67,7 +67,7 @@ def test_the_transformer_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "0_Transformer").mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).rename(tmp_path / "0_Transformer" / name)
-    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules = json.loads((tmp_path / "modules.json").read_bytes())
     modules[0]["path"] = "0_Transformer"
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     checkpoint = read_checkpoint(str(tmp_path))
@@ -198,7 +198,7 @@ def test_a_module_without_its_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_module_outside_the_checkpoint_is_not_opened(tmp_path: Path) -> None:
     write_sentence_transformers(tmp_path / "inside")
-    modules = json.loads((tmp_path / "inside" / "modules.json").read_text())
+    modules = json.loads((tmp_path / "inside" / "modules.json").read_bytes())
     modules[1]["path"] = "../outside"
     (tmp_path / "inside" / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(CheckpointRefused, match="wanted a folder in the checkpoint"):

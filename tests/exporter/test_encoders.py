@@ -41,12 +41,12 @@ def load(directory: Path) -> Any:
 
 
 def vocabulary(directory: Path) -> int:
-    return int(json.loads((directory / "config.json").read_text())["vocab_size"])
+    return int(json.loads((directory / "config.json").read_bytes())["vocab_size"])
 
 
 def uneven(directory: Path, side: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Random ids of uneven rows, padded on `side`, and the mask."""
-    pad = json.loads((directory / "config.json").read_text())["pad_token_id"]
+    pad = json.loads((directory / "config.json").read_bytes())["pad_token_id"]
     generator = torch.Generator().manual_seed(1)
     shape = (len(LENGTHS), max(LENGTHS))
     ids = torch.randint(5, vocabulary(directory), shape, generator=generator)
@@ -149,7 +149,7 @@ def test_both_spellings_of_modernbert_mean_the_same(tmp_path: Path) -> None:
         old = load(directory)(ids, mask)
         # transformers 5 rewrites the config as it saves.
         AutoConfig.from_pretrained(directory).save_pretrained(directory)
-        assert "rope_parameters" in json.loads((directory / "config.json").read_text())
+        assert "rope_parameters" in json.loads((directory / "config.json").read_bytes())
         assert torch.equal(load(directory)(ids, mask), old)
 
 
@@ -204,7 +204,7 @@ def test_what_is_not_implemented_is_refused_by_name(
     tmp_path: Path, write: Any, changes: dict[str, Any], named: str
 ) -> None:
     directory = write(tmp_path)
-    config = json.loads((directory / "config.json").read_text()) | changes
+    config = json.loads((directory / "config.json").read_bytes()) | changes
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointRefused, match=named):
         load(directory)
@@ -213,7 +213,7 @@ def test_what_is_not_implemented_is_refused_by_name(
 @pytest.mark.parametrize("key", ["relative_attention", "position_biased_input", "share_att_key"])
 def test_what_deberta_takes_an_absent_key_for_is_refused(tmp_path: Path, key: str) -> None:
     directory = write_deberta(tmp_path)
-    config = json.loads((directory / "config.json").read_text())
+    config = json.loads((directory / "config.json").read_bytes())
     del config[key]
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointRefused, match=key):
@@ -270,7 +270,7 @@ def assert_proven_and_served(artifact: Path) -> None:
     manifest = read_manifest(artifact)
     assert manifest.inputs == ["input_ids", "attention_mask"]
     assert manifest.template is None
-    rungs = json.loads((artifact / "parity.json").read_text())["rungs"]
+    rungs = json.loads((artifact / "parity.json").read_bytes())["rungs"]
     assert list(rungs) == ["tokens", "logits", "ranking"]
     assert all(rung["passed"] for rung in rungs.values())
     with closing(open_ranker(artifact, engine="onnxruntime-cpu")) as ranker:
@@ -315,7 +315,9 @@ def test_bodies_serve_as_embedding_models(
     if prefix == "roberta.":
         bare["pooler.dense.weight"] = torch.zeros(64, 64)
     save_file(bare, directory / "model.safetensors")
-    config = json.loads((directory / "config.json").read_text()) | {"architectures": [architecture]}
+    config = json.loads((directory / "config.json").read_bytes()) | {
+        "architectures": [architecture]
+    }
     (directory / "config.json").write_text(json.dumps(config))
     kinds = ("Transformer", "Pooling", "Normalize")
     modules = [

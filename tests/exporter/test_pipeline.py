@@ -46,7 +46,7 @@ def test_an_artifact_holds_what_decides_its_scores(rank_artifact: Path) -> None:
 
 
 def test_parity_json_has_its_three_rungs(rank_artifact: Path) -> None:
-    parity = json.loads((rank_artifact / "parity.json").read_text())
+    parity = json.loads((rank_artifact / "parity.json").read_bytes())
     assert parity["schema"] == 1
     assert (parity["engine"], parity["precision"]) == ("onnxruntime-cpu", "fp32")
     assert list(parity["rungs"]) == ["tokens", "logits", "ranking"]
@@ -104,7 +104,7 @@ def test_verify_names_a_file_with_one_byte_changed(
 
 def test_verify_sees_a_golden_that_no_longer_holds(rank_artifact: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(rank_artifact, tmp_path / "copy")
-    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest = json.loads((copy / "manifest.json").read_bytes())
     manifest["goldens"][0]["logit"] += 0.5
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(GoldenMismatch):
@@ -129,7 +129,7 @@ def test_weights_that_change_on_the_way_fail_at_the_logits_rung(
         export(str(tiny_llama_checkpoint), out, Wish())
     assert failed.value.rung == "logits"
     assert not out.exists()
-    report = json.loads(failed.value.report.read_text())
+    report = json.loads(failed.value.report.read_bytes())
     assert report["rungs"]["tokens"]["passed"]
     assert not report["rungs"]["logits"]["passed"]
 
@@ -140,7 +140,7 @@ def test_a_tokenizer_that_the_runtime_reads_otherwise_fails_at_the_tokens_rung(
     honest = pipeline.load_tokenizer
 
     def without_bos(path: Path) -> Any:
-        changed = json.loads(path.read_text())
+        changed = json.loads(path.read_bytes())
         changed["post_processor"] = None
         path.write_text(json.dumps(changed))
         return honest(path)
@@ -148,7 +148,7 @@ def test_a_tokenizer_that_the_runtime_reads_otherwise_fails_at_the_tokens_rung(
     monkeypatch.setattr(pipeline, "load_tokenizer", without_bos)
     with pytest.raises(ParityFailed, match=r"pair single\[0\]: from token id 0") as failed:
         export(str(tiny_llama_checkpoint), tmp_path / "out", Wish())
-    assert list(json.loads(failed.value.report.read_text())["rungs"]) == ["tokens"]
+    assert list(json.loads(failed.value.report.read_bytes())["rungs"]) == ["tokens"]
 
 
 def test_missing_hardware_is_an_error_before_any_work(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_limit_that_fits_no_text_is_refused(tiny_llama_checkpoint: Path, tmp_p
 
 def test_a_tokenizer_without_bos_is_refused(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_llama_checkpoint, tmp_path / "copy")
-    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    tokenizer = json.loads((copy / "tokenizer.json").read_bytes())
     tokenizer["post_processor"] = None
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointRefused, match="no token at the beginning"):
@@ -260,7 +260,7 @@ def test_a_token_that_only_transformers_adds_is_seen(
 ) -> None:
     """It stands in tokenizer_config.json, which the runtime does not read."""
     copy = shutil.copytree(tiny_llama_checkpoint, tmp_path / "copy")
-    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config = json.loads((copy / "tokenizer_config.json").read_bytes())
     config["additional_special_tokens"] = ["<extra_1>"]
     (copy / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ExportError):

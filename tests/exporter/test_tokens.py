@@ -38,9 +38,10 @@ def test_a_tokenizer_json_is_made_where_there_is_none(
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(tiny_bert_checkpoint, bare)
-    vocabulary = json.loads((bare / "tokenizer.json").read_text())["model"]["vocab"]
+    vocabulary = json.loads((bare / "tokenizer.json").read_bytes())["model"]["vocab"]
     (bare / "tokenizer.json").unlink()
-    (bare / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)))
+    words = sorted(vocabulary, key=vocabulary.get)
+    (bare / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     tokenizer = CheckpointTokenizer(bare, "bert", None, 64)
     tokenizer.save(tmp_path / "kept")
     made = tokenizers.Tokenizer.from_file(str(tmp_path / "kept" / "tokenizer.json"))
