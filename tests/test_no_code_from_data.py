@@ -14,6 +14,10 @@ MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 CALLS = {"eval", "exec", "compile"}
 
 
+def is_(node: ast.expr | None, value: bool) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
 def code_from_data(source: str) -> Iterator[str]:
     """The expressions that could run what they read."""
     for node in ast.walk(ast.parse(source)):
@@ -24,12 +28,17 @@ def code_from_data(source: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             names = {(node.module or "").split(".")[0]}
         elif isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            called = node.func.id if isinstance(node.func, ast.Name) else None
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            unpickles = isinstance(node.func, ast.Attribute) and node.func.attr == "load"
             bad = (
                 called in CALLS
-                or (called == "torch.load" and given.get("weights_only") != "True")
-                or given.get("trust_remote_code", "False") != "False"
+                or (
+                    unpickles
+                    and ast.unparse(node.func) == "torch.load"
+                    and not is_(given.get("weights_only"), True)
+                )
+                or ("trust_remote_code" in given and not is_(given["trust_remote_code"], False))
             )
         if bad or names & MODULES:
             yield ast.unparse(node)
