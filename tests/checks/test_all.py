@@ -113,7 +113,7 @@ def test_the_table_aligns() -> None:
 
 
 def test_every_heavy_target_is_run_or_left_out_by_name() -> None:
-    lines = (ROOT / "Makefile").read_text().splitlines()
+    lines = (ROOT / "Makefile").read_text("utf-8").splitlines()
     (phony,) = (line for line in lines if line.startswith(".PHONY:"))
     known = set(phony.split()[1:])
     run_by_it = {target.name for target in check_all.TARGETS}

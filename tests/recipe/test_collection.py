@@ -20,7 +20,8 @@ def folder(tmp_path: Path) -> Path:
 def test_judgements_need_no_line_of_titles(folder: Path) -> None:
     titled = read_collection(folder)
     file = folder / QRELS
-    file.write_text("\ufeff" + file.read_text().partition("\n")[2] + "\n\n")
+    text = "\ufeff" + file.read_text("utf-8").partition("\n")[2] + "\n\n"
+    file.write_text(text, "utf-8")
     assert read_collection(folder).grades == titled.grades
 
 

@@ -51,7 +51,7 @@ def test_it_carries_the_repositorys_licence(wheel: Path) -> None:
 def test_it_names_no_other_library() -> None:
     allowed = {"httpx", "msgspec", "rerank_client"} | sys.stdlib_module_names
     for path in ROOM.glob("*.py"):
-        tree = ast.parse(path.read_text(), feature_version=(3, 10))
+        tree = ast.parse(path.read_text("utf-8"), feature_version=(3, 10))
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         assert {name.split(".")[0] for name in names} <= allowed, path.name
