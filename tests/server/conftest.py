@@ -221,9 +221,9 @@ def mock_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A process that waits one second for a head, and one for a body."""
-    given = {"RERANK_HEADER_TIMEOUT_S": "1", "NIM_REQUEST_TIMEOUT_S": "1"}
-    server = Server(tmp_path_factory.mktemp("hasty"), {**MOCK, **given})
+    """A process that gives a request one second."""
+    given = {**MOCK, "NIM_REQUEST_TIMEOUT_S": "1"}
+    server = Server(tmp_path_factory.mktemp("hasty"), given)
     yield server.ready()
     server.end()
     assert "Traceback" not in server.log

@@ -9,8 +9,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from server.protocol import BoundedProtocol
 from server.settings import SettingsError, read_settings
 from tests.server.conftest import Server, Start
 from tests.server.in_process import Serve
-from tests.server.waiting import PATIENCE_S
+from tests.server.waiting import PATIENCE_S, wait_until
 
 HOUR_S = 3600.0
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
@@ -54,33 +53,8 @@ def status(connection: socket.socket) -> int:
     return int(connection.recv(65536).split()[1])
 
 
-def test_a_head_that_drips_is_cut_off(hasty: Server) -> None:
-    with connect(hasty) as connection:
-        connection.sendall(b"GET /v1/health/live HTTP/1.1\r\nhost: ")
-        for _ in range(int(PATIENCE_S / 0.1)):
-            if select.select([connection], [], [], 0.1)[0]:
-                break
-            connection.sendall(b"x")
-        # What was sent as it was closed resets it.
-        with contextlib.suppress(ConnectionResetError):
-            assert connection.recv(100).startswith(b"HTTP/1.1 408")
-
-
-def test_a_second_head_that_drips_is_cut_off(hasty: Any) -> None:
-    with connect(hasty) as connection:
-        connection.sendall(b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/hea")
-        received = everything(connection)
-    assert received.startswith(b"HTTP/1.1 200")
-    assert b"HTTP/1.1 408" in received
-
-
-def test_a_connection_without_a_request_is_closed(hasty: Any) -> None:
-    with connect(hasty) as connection:
-        assert everything(connection) == b""
-
-
-def test_bytes_that_are_no_http_are_answered_in_json(hasty: Any) -> None:
-    with connect(hasty) as connection:
+def test_bytes_that_are_no_http_are_answered_in_json(mock_server: Server) -> None:
+    with connect(mock_server) as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00\r\n\r\n")
         received = everything(connection)
     head, _, body = received.partition(b"\r\n\r\n")
@@ -141,20 +115,22 @@ def test_plain_uvicorn_shares_out_its_file_descriptors(start: Start) -> None:
 
 class FourPlaces:
     """A listener with room for four connections, each of which has an hour for a head. Requests
-    are answered when `over` is set, those for health at once; `running` counts the others."""
+    are answered when `over` is set, those for health at once; `running` counts the others, and
+    `received` the bytes that came."""
 
     def __init__(self) -> None:
-        self.running = 0
+        self.running = self.received = 0
         self.over = asyncio.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._answer,
-                http=partial(BoundedProtocol, most_connections=4, header_timeout_s=HOUR_S),  # type: ignore[arg-type]
+                http=self._protocol,  # type: ignore[arg-type]
                 ws="none",
                 interface="asgi3",
                 lifespan="off",
+                timeout_keep_alive=2 * int(HOUR_S),
                 log_config=None,
                 proxy_headers=False,
             )
@@ -164,6 +140,15 @@ class FourPlaces:
         self._loop.time = lambda: time.monotonic() + self._skipped_s  # type: ignore[method-assign]
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def _protocol(self, *given: Any, **named: Any) -> BoundedProtocol:
+        def read(data: bytes) -> None:
+            data_received(data)
+            self.received += len(data)
+
+        protocol = BoundedProtocol(*given, most_connections=4, header_timeout_s=HOUR_S, **named)
+        data_received, protocol.data_received = protocol.data_received, read  # type: ignore[method-assign]
+        return protocol
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -177,7 +162,7 @@ class FourPlaces:
     def begin_to_stop(self) -> None:
         """Return when idle connections have been told to close, and the loop has gone on."""
         self._server.should_exit = True
-        self._wait_until(lambda: self._socket.fileno() == -1)
+        wait_until(lambda: self._socket.fileno() == -1)
         asyncio.run_coroutine_threadsafe(self._turn(), self._loop).result(PATIENCE_S)
 
     async def _turn(self) -> None:
@@ -196,13 +181,13 @@ class FourPlaces:
         self._loop.call_soon_threadsafe(self.over.set)
 
     def wait_for(self, running: int) -> None:
-        self._wait_until(lambda: self.running >= running)
+        wait_until(lambda: self.running >= running)
 
-    def _wait_until(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not true():
-            assert time.monotonic() < end
-            time.sleep(0.01)
+    def take(self, connection: socket.socket, data: bytes) -> None:
+        """Return when these bytes have been read."""
+        before = self.received
+        connection.sendall(data)
+        wait_until(lambda: self.received == before + len(data))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] != "/v1/health/live":
@@ -219,6 +204,35 @@ def four_places() -> Iterator[FourPlaces]:
     listener = FourPlaces()
     yield listener
     listener.end()
+
+
+def test_a_head_that_drips_is_cut_off(four_places: FourPlaces) -> None:
+    with connect(four_places) as connection:
+        four_places.take(connection, b"GET /v1/health/live HTTP/1.1\r\nhost: ")
+        for _ in range(6):
+            four_places.take(connection, b"x")
+            four_places.pass_time(HOUR_S / 6)
+        assert everything(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_second_head_that_drips_is_cut_off(four_places: FourPlaces) -> None:
+    with connect(four_places) as connection:
+        four_places.take(connection, b"GET /v1/health/live HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/hea")
+        assert status(connection) == 200
+        four_places.pass_time(HOUR_S)
+        assert everything(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_connection_without_a_request_is_closed(four_places: FourPlaces) -> None:
+    with connect(four_places) as connection, connect(four_places) as other:
+        four_places.take(other, b"G")  # the one before has been accepted by then
+        four_places.pass_time(HOUR_S)
+        assert everything(connection) == b""
+
+
+def test_the_setting_says_how_long_a_head_may_take() -> None:
+    settings = read_settings({**MOCK, "RERANK_HEADER_TIMEOUT_S": "7"})
+    assert connection_options(settings)["http"].keywords["header_timeout_s"] == 7
 
 
 def test_silent_connections_do_not_lift_the_limit(four_places: FourPlaces) -> None:

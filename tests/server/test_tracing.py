@@ -13,11 +13,12 @@ import pytest
 import tritonclient.grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from checks.ports import free_port
 from server import tracing
 from server.settings import SettingsError, read_settings
 from tests.server.conftest import Start
 from tests.server.in_process import in_process
-from tests.server.waiting import wait_until
+from tests.server.waiting import PATIENCE_S, wait_until
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BODY = {"query": {"text": "secret-query"}, "passages": [{"text": "secret-a"}, {"text": "secret-b"}]}
@@ -45,7 +46,7 @@ server.serve_forever()
 
 
 class Collector:
-    """A running collector; `spans` waits for so many and gives them by name."""
+    """A running collector."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,11 +62,7 @@ class Collector:
     def raw(self) -> bytes:
         return b"".join(file.read_bytes() for file in self._folder.glob("*.otlp"))
 
-    def spans(self, count: int) -> list[Any]:
-        wait_until(lambda: len(self._spans()) >= count)
-        return self._spans()
-
-    def _spans(self) -> list[Any]:
+    def spans(self) -> list[Any]:
         scopes = [s for r in self.requests() for b in r.resource_spans for s in b.scope_spans]
         return [span for scope in scopes for span in scope.spans]
 
@@ -100,7 +97,8 @@ def test_a_request_is_one_span_with_its_stages_below(start: Start, collector: Co
     reply = server.rank(BODY, headers=headers)
     assert reply.status_code == 200
     assert reply.headers["x-request-id"] == "mine-1"
-    spans = collector.spans(4)
+    wait_until(lambda: len(collector.spans()) >= 4)
+    spans = collector.spans()
     assert [span.name for span in spans] == ["tokenize", "queue", "engine", "POST /v1/ranking"]
     *stages, root = spans
     trace_id, parent_id = PARENT.split("-")[1:3]
@@ -133,20 +131,24 @@ def test_a_request_is_one_span_with_its_stages_below(start: Start, collector: Co
     assert '"request_id":"mine-1"' in server.log
 
 
-def test_failures_probes_and_grpc(start: Start, collector: Collector) -> None:
-    server = start({**MOCK, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}).ready()
-    assert server.get("/v1/models").headers.get("traceresponse") is None  # not traced
-    reply = server.rank({"query": {"text": " "}, "passages": [{"text": "p"}]})
-    assert reply.headers["traceresponse"].startswith("00-")
-    client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
-    sent = []
-    for name in ("query", "passage"):
-        tensor = tritonclient.grpc.InferInput(name, [1, 1], "BYTES")
-        sent.append(tensor.set_data_from_numpy(np.asarray([[b"secret"]], object)))
-    client.infer("llama_nemotron_rerank_1b_v2", sent, headers={"traceparent": PARENT})
-    client.close()
-    assert server.stop() == 0  # what is left is sent before the process ends
-    spans = {span.name: span for span in collector.spans(5)}
+def test_failures_probes_and_grpc(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "_LAST_FLUSH_S", PATIENCE_S)
+    port = free_port()
+    given = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "NIM_TRITON_GRPC_PORT": str(port)}
+    with in_process({**MOCK, **given}) as server:
+        assert server.get("/v1/models").headers.get("traceresponse") is None  # not traced
+        reply = server.rank({"query": {"text": " "}, "passages": [{"text": "p"}]})
+        assert reply.headers["traceresponse"].startswith("00-")
+        client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}")
+        sent = []
+        for name in ("query", "passage"):
+            tensor = tritonclient.grpc.InferInput(name, [1, 1], "BYTES")
+            sent.append(tensor.set_data_from_numpy(np.asarray([[b"secret"]], object)))
+        client.infer("llama_nemotron_rerank_1b_v2", sent, headers={"traceparent": PARENT})
+        client.close()
+    # What is left is sent before the server ends.
+    spans = {span.name: span for span in collector.spans()}
+    assert len(spans) == 5
     refused = spans["POST /v1/ranking"]
     assert facts(refused)["http.response.status_code"] == 400
     assert refused.status.code == 0  # the caller's mistake is no error of the server's
