@@ -22,6 +22,7 @@ class Fake:
 
     def __init__(self, name: str, code: str) -> None:
         self.name = name
+        self.limit_s = check_all.LIMIT_S
         self.command: Sequence[str] = [sys.executable, "-c", code]
 
 
