@@ -33,6 +33,10 @@ _CLI = "import sys; from server.cli import main; sys.exit(main())"
 _ROOT = Path(__file__).parents[2]
 
 
+# The mock, whose requests may be held for as long as a test wants.
+HELD = {"ENABLE_MOCK_INFERENCE": "1", "NIM_REQUEST_TIMEOUT_S": "3600"}
+
+
 class Server:
     """One server process, made with `options` of Popen; `log` is everything that it has written
     so far."""
@@ -140,7 +144,7 @@ class GatedServer(Server):
         ends = (self.gate.begun, self.gate.through)
         super().__init__(
             folder,
-            {"ENABLE_MOCK_INFERENCE": "1", **environment},
+            {**HELD, **environment},
             *("-m", "tests.server.gated", *map(str, (*ends, from_tokens)), *arguments),
             pass_fds=ends,
         )

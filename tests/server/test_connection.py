@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from server import service as service_module
-from tests.server.conftest import BODY_LIMIT_BYTES, Server, Start
+from tests.server.conftest import BODY_LIMIT_BYTES, HELD, Server, Start
 from tests.server.figures import figures, sums
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve
@@ -199,7 +199,7 @@ def test_all_bodies_together_are_bounded(start: Start) -> None:
     requests nor probes notice. Those that have left take no room any more."""
     part = b"x" * (BODY_LIMIT_BYTES - 1000)
     limit = {"NIM_HTTP_BODY_LIMIT_BYTES": str(BODY_LIMIT_BYTES)}
-    given = {"ENABLE_MOCK_INFERENCE": "1", "NIM_REQUEST_TIMEOUT_S": "3600", **limit}
+    given = {**HELD, **limit}
     server = start(given, "-c", _LITTLE_ROOM).ready()
     client = server.http
     large = BODY.ljust(BODY_LIMIT_BYTES)
@@ -226,7 +226,7 @@ def test_a_body_counts_until_it_is_answered(
     """What is made of a body takes its memory while it is computed: whole bodies are refused."""
     monkeypatch.setattr(service_module, "_ROOM_FOR_BODIES", 0)
     limit = {"NIM_HTTP_BODY_LIMIT_BYTES": str(BODY_LIMIT_BYTES)}
-    server = serve({"ENABLE_MOCK_INFERENCE": "1", **limit})
+    server = serve({**HELD, **limit})
     passages = [{"text": "x" * GATED_TOKENS}]
     body = {"query": {"text": "q"}, "passages": passages, "ignored": "x" * 90_000}
     with ThreadPoolExecutor(7) as pool:

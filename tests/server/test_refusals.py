@@ -15,7 +15,7 @@ from runtime import errors
 from runtime.engines.mock import MockEngine
 from runtime.throughput import Throughput
 from server.metrics import REFUSALS, Metrics
-from tests.server.conftest import Server
+from tests.server.conftest import HELD, Server
 from tests.server.figures import figures, outcomes, refusals, sums, values
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve
@@ -63,7 +63,7 @@ def refused_over_grpc(port: int, rows: int) -> tuple[str, str]:
 def test_a_full_queue_refuses_at_once(serve: Serve, gate: Gate) -> None:
     port = free_port()
     given = {"NIM_MAX_QUEUE_SIZE": "40", "NIM_TRITON_GRPC_PORT": str(port)}
-    server = serve({**MOCK, **ONE_ROW_A_CALL, **given})
+    server = serve({**HELD, **ONE_ROW_A_CALL, **given})
     assert refusals(server) == {}
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.rank, body(*[GATED_TOKENS] * 64))

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 
 from checks.ports import free_port
 from server.kserve.messages import Messages
-from tests.server.conftest import GUARDED, Server, StartGated
+from tests.server.conftest import GUARDED, HELD, Server, StartGated
 from tests.server.figures import figures, pending
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve
@@ -315,7 +315,7 @@ def test_json_and_bytes_in_both_directions(
 def test_statistics_show_batching(serve: Serve, gate: Gate) -> None:
     port = free_port()
     given = {"NIM_TRITON_MAX_BATCH_SIZE": "4", "NIM_TRITON_GRPC_PORT": str(port)}
-    server = serve({**MOCK, **given})
+    server = serve({**HELD, **given})
     before = server.get("/v2/models/stats").json()["model_stats"][0]
 
     def ask(number: int) -> None:
@@ -436,7 +436,7 @@ def test_an_engine_that_fails_tells_nothing_over_grpc(serve: Serve, bare_directo
 
 def test_a_deadline_of_the_caller_counts(serve: Serve, gate: Gate) -> None:
     port = free_port()
-    server = serve({**MOCK, "NIM_TRITON_MAX_BATCH_SIZE": "1", "NIM_TRITON_GRPC_PORT": str(port)})
+    server = serve({**HELD, "NIM_TRITON_MAX_BATCH_SIZE": "1", "NIM_TRITON_GRPC_PORT": str(port)})
     with over_grpc(port) as one:
         with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
             one.rank([QUERY], ["x" * GATED_TOKENS], client_timeout=0.1)
