@@ -34,7 +34,7 @@ _REASON_CHARACTERS = 100
 
 @dataclass(frozen=True)
 class Target:
-    """A target of the Makefile, the variables that it is given, and the seconds that it may take."""
+    """A target of the Makefile, the variables that it is given, and how long it may take."""
 
     name: str
     variables: tuple[str, ...] = ()
