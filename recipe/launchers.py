@@ -1,6 +1,7 @@
 """Starting an endpoint, by Docker or as a process of this machine: one protocol for both."""
 
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -425,14 +426,17 @@ def _write_pid(file: Path, number: int) -> None:
 
 def _end(number: int) -> None:
     """Stop a process that is no child of ours, and wait until it is gone."""
-    os.kill(number, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_S
-    # Gone is also one whose parent never asks how it ended, as in a container without an init.
-    while _is_server(number):
-        if time.monotonic() > deadline:
-            os.kill(number, signal.SIGKILL)
-            return
-        time.sleep(0.1)
+    # Readable as soon as all threads have ended, whether or not a parent asks how: the first
+    # process of a container may not. Nobody else is given the number meanwhile.
+    process = os.pidfd_open(number)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        ended, _, _ = select.select([process], [], [], _STOP_S)
+        if not ended:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [])
+    finally:
+        os.close(process)
 
 
 def _docker(*arguments: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runtime.model import Model
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 
 class HeldEngine:

@@ -23,7 +23,7 @@ from runtime.ranker import Ranker
 from runtime.text import Encodings
 from tests.runtime.conftest import write_bare_directory
 from tests.runtime.held_engine import HeldEngine
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 PASSAGES = ["because", "b", "a much longer passage " * 9, "ümlaut", "b"]
 

@@ -24,7 +24,7 @@ from runtime.postprocess import Floats
 from runtime.scheduler import QueueLimits, Scheduler
 from runtime.text import Encoding
 from tests.runtime.clock import Clock
-from tests.server.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 LIMITS = BatchLimits(max_rows=8, token_budget=1000, padding_waste=0.4)
 

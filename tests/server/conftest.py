@@ -23,8 +23,8 @@ from runtime.engines.mock import MockEngine
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.gated import gated
 from tests.server.in_process import InProcess, Serve, in_process
-from tests.server.waiting import PATIENCE_S, wait_until
 from tests.small_graphs import write_graph
+from tests.waiting import PATIENCE_S, wait_until
 
 # The mock counts bytes, so these limits are easy to reach.
 MAX_TOKENS = 200

@@ -3,7 +3,7 @@
 import os
 import select
 
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 # Rows of so many tokens wait; those of warm-up are shorter.
 GATED_TOKENS = 100

@@ -12,7 +12,7 @@ from typing import Any
 
 from runtime.engines.mock import MockEngine
 from server.cli import main
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 
 def gated(begun: int, through: int, tokens: int) -> Callable[[MockEngine, Any], Any]:

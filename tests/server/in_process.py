@@ -18,7 +18,7 @@ from uvicorn.lifespan.on import LifespanOn
 from server import service
 from server.app import create_app
 from server.settings import Settings, read_settings
-from tests.server.waiting import wait_until
+from tests.waiting import wait_until
 
 _NO_PORTS = {"NIM_TRITON_METRICS_PORT": "0", "NIM_TRITON_GRPC_PORT": "0"}
 

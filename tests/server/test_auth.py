@@ -14,7 +14,7 @@ from server.service import Service
 from server.settings import read_settings
 from tests.server.conftest import GUARDED
 from tests.server.in_process import InProcess, Serve
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 
 def route_paths(routes: list[Any]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from tests.server.conftest import BODY_LIMIT_BYTES, HELD, Server, Start
 from tests.server.figures import figures, sums
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 BODY = json.dumps({"query": {"text": "q"}, "passages": [{"text": "p"}]}).encode()
 

@@ -20,7 +20,7 @@ from tests.server.conftest import Server, Start
 from tests.server.figures import refusals
 from tests.server.in_process import GaveUp, Serve
 from tests.server.surfaces.kserve_requests import RANK, grpc_ready
-from tests.server.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 UVICORN = ("-m", "uvicorn", "--factory", "server.app:create_app", "--port", "{port}")

@@ -12,7 +12,7 @@ from runtime.errors import DeviceLost, EngineAway
 from server import service
 from tests.server.in_process import Serve
 from tests.server.surfaces.kserve_requests import RANK
-from tests.server.waiting import wait_until
+from tests.waiting import wait_until
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 BODY = {"query": {"text": "q"}, "passages": [{"text": "short"}]}

@@ -20,7 +20,7 @@ from tests.server.conftest import MAX_TOKENS, Server, StartGated
 from tests.server.figures import figures, outcomes, pending, sums, total, values
 from tests.server.gate import GATED_TOKENS
 from tests.server.in_process import Serve
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 NAMES = (
     "python_gc_objects_collected_total",

@@ -26,7 +26,7 @@ from server.protocol import BoundedProtocol
 from server.settings import SettingsError, read_settings
 from tests.server.conftest import Server, Start
 from tests.server.in_process import Serve
-from tests.server.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 HOUR_S = 3600.0
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}

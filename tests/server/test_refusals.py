@@ -20,7 +20,7 @@ from tests.server.figures import figures, outcomes, refusals, sums, values
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve
 from tests.server.test_engine_faults import body
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 ONE_ROW_A_CALL = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "64"}

@@ -19,7 +19,7 @@ from tests.server.conftest import Server, Start
 from tests.server.figures import figures
 from tests.server.in_process import Serve
 from tests.server.surfaces.kserve_requests import RANK
-from tests.server.waiting import PATIENCE_S, retiring, wait_until
+from tests.waiting import PATIENCE_S, retiring, wait_until
 
 BODY = {"query": {"text": "q"}, "passages": [{"text": "bb"}, {"text": "a"}]}
 LOAD = f"/v2/repository/models/{RANK}/load"

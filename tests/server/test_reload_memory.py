@@ -10,7 +10,7 @@ from runtime.errors import OutOfMemory
 from server import service as module
 from server.service import Service
 from server.settings import read_settings
-from tests.server.waiting import retiring, wait_until
+from tests.waiting import retiring, wait_until
 
 # Tokens of the largest call beside which nothing else is open.
 ROOM = 1024

@@ -23,7 +23,7 @@ from server.call import Call
 from server.reloading import reloading_on_signal
 from server.service import Service
 from server.settings import Settings, read_settings
-from tests.server.waiting import PATIENCE_S, retiring, wait_until
+from tests.waiting import PATIENCE_S, retiring, wait_until
 
 _open = service_module._open
 
@@ -72,6 +72,8 @@ def test_a_model_that_hung_is_not_swapped_in(
     def warm_up_and_hang(self: Ranker) -> None:
         warm_up(self)
         hanging.append(self)
+        # Only now: a stall of the machine is no call that hangs.
+        patch.setattr(service, "settings", replace(service.settings, engine_patience_s=1))
         last.set()
         self.rank("q", ["p"])
 
@@ -89,7 +91,6 @@ def test_a_model_that_hung_is_not_swapped_in(
         patch.setattr(Model, "warm_up", warm_up_and_hang)
         patch.setattr(Model, "close", told_close)
         patch.setattr(MockEngine, "run", late)
-        patch.setattr(service, "settings", replace(service.settings, engine_patience_s=1))
         with pytest.raises(EngineError, match="the new model does not compute"):
             service.reload("rank")
     # The model that is served is as well as before.

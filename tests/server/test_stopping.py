@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.server.conftest import Server, Start, StartGated
 from tests.server.gate import GATED_TOKENS
 from tests.server.surfaces.kserve_requests import RANK, grpc_ready
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 PASSAGES = [{"text": letter * GATED_TOKENS} for letter in "ab"]
 BODY = {"query": {"text": "q"}, "passages": PASSAGES}

@@ -18,7 +18,7 @@ from server import tracing
 from server.settings import SettingsError, read_settings
 from tests.server.conftest import Start
 from tests.server.in_process import in_process
-from tests.server.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BODY = {"query": {"text": "secret-query"}, "passages": [{"text": "secret-a"}, {"text": "secret-b"}]}

@@ -23,6 +23,7 @@ from recipe.launchers import docker
 from tests.recipe.conftest import write_program
 from tests.recipe.killing import killed_after
 from tests.recipe.models import docker_stand_in
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -62,7 +63,7 @@ def docker_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def is_ready(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/v1/health/ready").is_success
+        return httpx.get(f"http://127.0.0.1:{port}/v1/health/ready", timeout=PATIENCE_S).is_success
     except httpx.ConnectError:
         return False
 
@@ -126,7 +127,8 @@ def test_a_server_that_wants_a_key_is_asked_with_it(
     monkeypatch.setenv("NGC_API_KEY", "a-very-secret-key")
     assert main(["deploy", "-c", "c.toml", f"host_port={port}"]) == 0
     said = capsys.readouterr()
-    assert httpx.post(f"http://127.0.0.1:{port}/v1/ranking", json={}).status_code == 401
+    url = f"http://127.0.0.1:{port}/v1/ranking"
+    assert httpx.post(url, json={}, timeout=PATIENCE_S).status_code == 401
     assert '-H "Authorization: Bearer $NGC_API_KEY"' in said.err
     assert read_results(folder / EVAL)["nim"].identity == ""
     assert "a-very-secret-key" not in said.err + said.out

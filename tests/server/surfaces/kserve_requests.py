@@ -8,7 +8,7 @@ import grpc
 import httpx
 
 from server.kserve.messages import Messages
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 RANK = "nvidia_llama_nemotron_rerank_1b_v2"
 INFER = f"/v2/models/{RANK}/infer"

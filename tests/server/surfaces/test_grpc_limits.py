@@ -16,7 +16,7 @@ from server.kserve import grpc_service
 from tests.server.conftest import BODY_LIMIT_BYTES, GUARDED, Server, Start
 from tests.server.figures import figures, refusals
 from tests.server.in_process import Serve, in_process
-from tests.server.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 PREFIX = "/inference.GRPCInferenceService/"
 LIVE = PREFIX + "ServerLive"

@@ -32,7 +32,7 @@ from tests.server.surfaces.kserve_requests import (
     elements,
     send,
 )
-from tests.server.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 EMBED = "nvidia_llama_nemotron_embed_1b_v2"
 QUERY, PASSAGES = "which one?", ["first", "second, a little longer", "ünï 𝔠ode"]

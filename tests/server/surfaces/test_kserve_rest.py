@@ -17,7 +17,7 @@ from tests.server.surfaces.kserve_requests import (
     elements,
     send,
 )
-from tests.server.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize("data", [["a", "b"], [["a"], ["b"]]])
