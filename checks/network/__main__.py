@@ -1,10 +1,11 @@
 """`make check-network`: our processes call nobody, and leave nothing where it was not asked for.
 
 Server, exporter and recipe run one by one in network namespaces of their own, in which every
-address is this machine's and the resolver and port 443 are the check's, with a fresh HOME and
-TMPDIR. They live for longer than the longest delay before a first call that was ever seen. A name
-that is asked for, a packet to anywhere but loopback or a file that is left fails the check. So does
-a process that does all three on purpose, if it is not seen.
+address is this machine's and the resolver and port 443 are the check's, with fresh folders for
+HOME, TMPDIR and all that checks/network/places.py names. They live for longer than the longest
+delay before a first call that was ever seen. A name that is asked for, a packet to anywhere but
+loopback or a file that is left fails the check. So does a process that does all three on purpose,
+if it is not seen.
 
     python -m checks.network --without-switches
 
@@ -24,7 +25,8 @@ from dataclasses import dataclass
 
 from checks.here import need_tools, not_here
 from checks.network.inside import Finding
-from checks.network.subjects import CONTROL, ROOT, SUBJECTS
+from checks.network.places import ROOT, places
+from checks.network.subjects import CONTROL, SUBJECTS
 
 OUT = ROOT / "build" / "check-network"
 _AT_ONCE = 2  # they mostly wait
@@ -46,7 +48,8 @@ class Row:
         if self.found.failure:
             return False
         if self.name == CONTROL:
-            return all((self.found.queries, self.found.connections, self.found.files))
+            left = len(self.found.files) == 2 + len(places())  # HOME, TMPDIR and these
+            return bool(self.found.queries and self.found.connections and left)
         return self.found.quiet
 
 
@@ -63,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="let the packages report, to see that they do",
     )
     wish = parser.parse_args(arguments)
-    need_tools({"unshare": "util-linux", "mount": "mount", "ip": "iproute2"})
+    need_tools(
+        {**dict.fromkeys(("unshare", "setpriv"), "util-linux"), "mount": "mount", "ip": "iproute2"}
+    )
     _need_namespaces()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         rows = list(pool.map(lambda name: _watch(name, not wish.without_switches), SUBJECTS))
@@ -108,8 +113,9 @@ def _watch(name: str, switches: bool) -> Row:
 def _unshare() -> list[str]:
     """The command that gives what follows it a network and mounts of its own."""
     mapped = [] if os.geteuid() == 0 else ["--map-root-user"]
-    # Its processes end with it.
+    # Its processes end with it, and it with us, whatever ends us.
     return [
+        *("setpriv", "--pdeathsig", "KILL"),
         "unshare",
         *mapped,
         "--net",

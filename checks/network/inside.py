@@ -12,6 +12,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from checks.network.places import ROOT, empty, files, places
 from checks.network.subjects import SUBJECTS, Place
 from checks.network.wire import RESOLVER, watched
 
@@ -41,13 +42,16 @@ class Finding:
 def main() -> None:
     """Watch the subject of the command line."""
     name, folder, switches = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "with"
+    for one in places():
+        empty(one)
+    os.chdir(ROOT)  # as it is seen now
     shutil.rmtree(folder, ignore_errors=True)
-    # Where a user's files and temporary ones would go: both are fresh, and empty at the end.
-    outside = folder / "home", folder / "tmp"
-    for one in (*outside, folder / "work", folder / "etc"):
+    # Where a user's files and temporary ones would go: all are fresh, and empty at the end.
+    own = folder / "home", folder / "tmp"
+    for one in (*own, folder / "work", folder / "etc"):
         one.mkdir(parents=True)
     _set_up(folder / "etc")
-    environment = _environment(*outside)
+    environment = _environment(*own)
     if not switches:
         (folder / "etc" / "sitecustomize.py").write_text(_NO_SWITCHES)
         environment["PYTHONPATH"] = str(folder / "etc")
@@ -62,8 +66,9 @@ def main() -> None:
             failure = f"{type(error).__name__}: {error}; see {place.log}"
     if seen.missed:
         failure = failure or f"{seen.missed} packets came too fast to be looked at"
-    files = [str(path.relative_to(folder)) for top in outside for path in _files(top)]
-    found = Finding(list(seen.queries), list(seen.connections), files, failure)
+    left = [str(path.relative_to(folder)) for top in own for path in files(top)]
+    left += [str(path) for top in places() for path in files(top)]
+    found = Finding(list(seen.queries), list(seen.connections), left, failure)
     json.dump(asdict(found), sys.stdout)
 
 
@@ -96,10 +101,6 @@ def _set_up(folder: Path) -> None:
         place = Path("/etc") / name
         if place.exists():
             subprocess.run(["mount", "--bind", folder / name, place.resolve()], check=True)
-
-
-def _files(top: Path) -> list[Path]:
-    return sorted(path for path in top.rglob("*") if not path.is_dir())
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ For a network namespace in which every address is local, so that each packet pas
 device, whatever address and port it is for.
 """
 
+import ctypes
 import socket
 import struct
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -16,13 +18,34 @@ RESOLVER = "192.0.2.53"
 # Names get addresses of this network, which is for documentation.
 _NAMES = "203.0.113."
 _MOST_NAMES = 254
-_EVERY_PROTOCOL, _RECEIVED, _IPV6 = 3, 0, 6
+_EVERY_PROTOCOL, _SENT, _IPV6 = 3, 4, 6
 _TCP, _UDP, _DNS, _TLS = 6, 17, 53, 443
+# A packet to here is the last that is looked at.
+_END, _DISCARD = "192.0.2.54", 9
 # Of a packet's bytes: enough for the longest name in a question.
 _HEAD_BYTES = 600
-# Training on several processes sends its gradients through the same device.
-_BUFFER_BYTES = 64 << 20
 _SOL_PACKET, _STATISTICS = 263, 6
+_SO_ATTACH_FILTER = 26
+# Classic BPF: code, jumps if true and if false, operand. It drops what is for 127.0.0.0/8 or ::1:
+# training on several processes sends its gradients there, faster than Python would look at them.
+_LOAD, _LOAD_BYTE, _SHIFT, _EQUAL, _RETURN = 0x20, 0x30, 0x74, 0x15, 0x06
+_NO_LOOPBACK = (
+    (_LOAD_BYTE, 0, 0, 0),
+    (_SHIFT, 0, 0, 4),
+    (_EQUAL, 2, 0, _IPV6),
+    (_LOAD_BYTE, 0, 0, 16),  # IPv4's target
+    (_EQUAL, 9, 8, 127),
+    (_LOAD, 0, 0, 24),  # IPv6's target, in four words
+    (_EQUAL, 0, 6, 0),
+    (_LOAD, 0, 0, 28),
+    (_EQUAL, 0, 4, 0),
+    (_LOAD, 0, 0, 32),
+    (_EQUAL, 0, 2, 0),
+    (_LOAD, 0, 0, 36),
+    (_EQUAL, 1, 0, 1),
+    (_RETURN, 0, 0, 0xFFFF),
+    (_RETURN, 0, 0, 0),
+)
 
 
 @dataclass
@@ -31,37 +54,49 @@ class Seen:
 
     queries: dict[str, None] = field(default_factory=dict)
     connections: dict[str, None] = field(default_factory=dict)
-    missed: int = 0  # packets that came too fast to look at
+    missed: int = 0  # packets for elsewhere that came too fast to look at
 
 
 @contextmanager
 def watched() -> Iterator[Seen]:
-    """What leaves during the block; complete at its end."""
+    """What leaves during the block; complete at its end. Raises what ended the watch before."""
     seen, names, over = Seen(), _Names(), threading.Event()
     with (
-        closing(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))) as packets,
+        # It hears nothing before it is bound.
+        closing(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)) as packets,
         closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as resolver,
+        closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end,
         closing(socket.create_server(("0.0.0.0", _TLS))) as listener,
     ):
-        packets.setsockopt(socket.SOL_SOCKET, 33, _BUFFER_BYTES)  # SO_RCVBUFFORCE
+        drop_loopback(packets)
         packets.bind(("lo", _EVERY_PROTOCOL))
         resolver.bind((RESOLVER, _DNS))
-        work = [
-            threading.Thread(target=_look, args=(packets, seen, names, over)),
-            threading.Thread(target=_resolve, args=(resolver, names, over)),
-            threading.Thread(target=_accept, args=(listener, over)),
-        ]
-        for one in (packets, resolver, listener):
+        for one in (resolver, listener):
             one.settimeout(0.2)
-        for thread in work:
-            thread.start()
-        try:
-            yield seen
-        finally:
-            over.set()
-            for thread in work:
-                thread.join()
-            _, seen.missed = struct.unpack("II", packets.getsockopt(_SOL_PACKET, _STATISTICS, 8))
+        with ThreadPoolExecutor(3) as pool:
+            looking = pool.submit(_look, packets, seen, names)
+            answering = (
+                pool.submit(_resolve, resolver, names, over),
+                pool.submit(_accept, listener, over),
+            )
+            try:
+                yield seen
+            finally:
+                over.set()
+                while not looking.done():  # more than once, should the buffer be full
+                    end.sendto(b"", (_END, _DISCARD))
+                    wait([looking], 0.2)
+        for work in (looking, *answering):
+            work.result()
+        _, seen.missed = struct.unpack("II", packets.getsockopt(_SOL_PACKET, _STATISTICS, 8))
+
+
+def drop_loopback(packets: socket.socket) -> None:
+    """Let `packets`, whose data begin with an IP header, receive only what is for elsewhere."""
+    program = b"".join(struct.pack("HBBI", *step) for step in _NO_LOOPBACK)
+    held = ctypes.create_string_buffer(program)
+    told = struct.pack("HL", len(_NO_LOOPBACK), ctypes.addressof(held))
+    packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, told)
 
 
 class _Names:
@@ -83,16 +118,15 @@ class _Names:
             return next((n for n, given in self._addresses.items() if given == address), address)
 
 
-def _look(packets: socket.socket, seen: Seen, names: _Names, over: threading.Event) -> None:
+def _look(packets: socket.socket, seen: Seen, names: _Names) -> None:
+    last = socket.inet_aton(_END)
     while True:
-        try:
-            packet, (_, _, kind, *_) = packets.recvfrom(_HEAD_BYTES)
-        except TimeoutError:
-            if over.is_set():
-                return
-            continue
-        if kind == _RECEIVED:  # sent ones come by a second time
-            _note(packet, seen, names)
+        packet, (_, _, kind, *_) = packets.recvfrom(_HEAD_BYTES)
+        if kind != _SENT:
+            continue  # received: the same once more, and maybe later than its sender ended
+        if packet[16:20] == last:
+            return
+        _note(packet, seen, names)
 
 
 def _note(packet: bytes, seen: Seen, names: _Names) -> None:
@@ -102,7 +136,7 @@ def _note(packet: bytes, seen: Seen, names: _Names) -> None:
     else:
         length = 4 * (packet[0] & 0xF)
         target, protocol, rest = ip_address(packet[16:20]), packet[9], packet[length:]
-    if target.is_loopback or protocol not in (_TCP, _UDP):
+    if protocol not in (_TCP, _UDP):
         return
     source_port, port = struct.unpack("!HH", rest[:4])
     if protocol == _UDP and source_port == _DNS:
