@@ -4,8 +4,9 @@
 
 One after the other, each as `make TARGET`; a check that fails stops no other. What one prints goes
 to build/check-all/TARGET.log. The table at the end has one of three words for each: ok, failed, or
-not possible here, which is what a check says that lacks a command, memory or a quiet machine. The
-exit status is 1 when one failed. The recipe begins anew: output/rerank-small is made again.
+not possible here, which is what the last line of a check says that lacks a command, memory or a
+quiet machine. The exit status is 1 when one failed. The recipe begins anew: output/rerank-small is
+made again.
 """
 
 import argparse
@@ -65,7 +66,8 @@ TARGETS = (
     Target("recipe", ("RECIPE=--force",)),  # what is finished is not done again
     Target("test-faults"),
     Target("image-test"),
-    Target("check-1b", limit_s=2 * LIMIT_S),  # a third of the hour by itself
+    # Only a limit: it takes a third of the hour that all of them have.
+    Target("check-1b", limit_s=2 * LIMIT_S),
 )
 
 
@@ -156,13 +158,11 @@ def judge(status: int, printed: str) -> tuple[str, str]:
     """The verdict on a command that ended with `status`, and the line that says why."""
     # make has its own words after those of a check that failed.
     lines = [line for line in printed.splitlines() if line.strip() and not _is_of_make(line)]
-    last = textwrap.shorten(lines[-1], _REASON_CHARACTERS) if lines else "printed nothing"
-    if status == 0:
-        return OK, last
-    for line in lines:
-        if line.startswith(NOT_HERE):
-            return IMPOSSIBLE, line.removeprefix(NOT_HERE)
-    return FAILED, last
+    last = lines[-1] if lines else "printed nothing"
+    # Only as the last words: before them they may be those of another process.
+    if status != 0 and last.startswith(NOT_HERE):
+        return IMPOSSIBLE, last.removeprefix(NOT_HERE)
+    return OK if status == 0 else FAILED, textwrap.shorten(last, _REASON_CHARACTERS)
 
 
 def _is_of_make(line: str) -> bool:

@@ -10,7 +10,8 @@ NOT_HERE = "not possible here: "
 
 
 def not_here(reason: str) -> NoReturn:
-    """End the check: this machine lacks something, and nothing was judged."""
+    """End the check: this machine lacks something, and nothing was found wrong."""
+    sys.stdout.flush()  # the words are the last line, in a file too
     sys.exit(f"{NOT_HERE}{reason}")
 
 

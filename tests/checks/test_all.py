@@ -1,8 +1,10 @@
 """How `make check-all` judges what it runs."""
 
+import os
 import re
+import select
+import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +42,13 @@ class Fake:
             f"log: {NOT_HERE}no cards",
         ),
         (2, f"one\n{NOT_HERE}no cards\nmake: *** [x] Error 1\n", IMPOSSIBLE, "no cards"),
+        # Neither does what another process says meanwhile.
+        (
+            2,
+            f"{NOT_HERE}no cards\nFAULT it broke\nmake: *** [x] Error 1\n",
+            FAILED,
+            "FAULT it broke",
+        ),
         (2, "two lines\nof it\nmake[1]: *** [x] Error 1\n", FAILED, "of it"),
         (-9, "", FAILED, "printed nothing"),
     ],
@@ -48,18 +57,26 @@ def test_verdicts(status: int, printed: str, verdict: str, said: str) -> None:
     assert judge(status, printed) == (verdict, said)
 
 
+_LACKING = """
+from checks.here import need_tools
+print("begun")
+need_tools({"no-such-tool": "pkg"})
+"""
+
+
 def test_goes_on_after_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     targets = (
         Fake("broken", "import sys; sys.exit('it broke')"),
-        Fake("lacking", "from checks.here import need_tools; need_tools({'no-such-tool': 'pkg'})"),
+        Fake("lacking", _LACKING),
         Fake("sound", "print('all held')"),
     )
     monkeypatch.setattr(check_all, "TARGETS", targets)
     monkeypatch.setattr(check_all, "ROOT", tmp_path)
     monkeypatch.setattr(check_all, "LOGS", tmp_path / "logs")
     monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     assert check_all.main([]) == 1
     told = capsys.readouterr().out
     rows = [line.split("  ") for line in told.partition("\ntarget ")[2].splitlines()]
@@ -79,27 +96,43 @@ def test_an_unknown_target_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "found soap, wanted some of" in capsys.readouterr().err
 
 
+# The last argument is a pipe by name, which the grandchild holds open as long as it lives.
 _STUBBORN = """
-import signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its children inherit that
 if len(sys.argv) == 3:
     subprocess.Popen([sys.executable, *sys.argv[1:]])
+else:
+    alive = os.open(sys.argv[1], os.O_WRONLY)
+    os.write(alive, str(os.getpid()).encode())
 while True:
-    open(sys.argv[-1], "a").write("x")
-    time.sleep(0.01)
+    time.sleep(60)
 """
+_PATIENCE_S = 120
 
 
 def test_a_hang_ends_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_all, "_STOP_S", 0.1)
-    script, pulse = tmp_path / "stubborn.py", tmp_path / "pulse"
+    script, alive = tmp_path / "stubborn.py", tmp_path / "alive"
     script.write_text(_STUBBORN)
-    command = [sys.executable, str(script), str(script), str(pulse)]
-    result = run("hang", command, tmp_path / "log", limit_s=2.0)
-    assert (result.verdict, result.said) == (FAILED, "no end within 2 s")
-    written = pulse.stat().st_size if pulse.exists() else 0
-    time.sleep(0.2)  # one that lives would write meanwhile
-    assert (pulse.stat().st_size if pulse.exists() else 0) == written
+    os.mkfifo(alive)
+    command = [sys.executable, str(script), str(script), str(alive)]
+    told, limit_s = b"", 1
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while not told:  # the limit came before the grandchild
+            assert limit_s < _PATIENCE_S, (tmp_path / "log").read_text()
+            limit_s *= 2
+            result = run("hang", command, tmp_path / "log", limit_s=limit_s)
+            assert (result.verdict, result.said) == (FAILED, f"no end within {limit_s} s")
+            told = os.read(reader, 100)
+        closed, _, _ = select.select([reader], [], [], _PATIENCE_S)
+        if not closed:
+            os.kill(int(told), signal.SIGKILL)
+        assert closed, "its child lives"
+        assert os.read(reader, 100) == b""
+    finally:
+        os.close(reader)
 
 
 def test_the_table_aligns() -> None:
