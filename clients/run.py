@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
+from checks.here import not_here
 from clients.check import FAILED, GRPC_VARIABLE, PASSED
 from clients.environment import (
     ENVIRONMENTS,
@@ -91,8 +92,8 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the named clients, or all of them. 1 if one failed, else 0: a client whose Python is
-    missing is named and skipped."""
+    """Run the named clients, or all of them. 1 if one failed. A client whose Python is missing is
+    skipped and named; the run then ends as not possible here."""
     chosen = _chosen(arguments)
     if serves_the_mock():
         print("MOCK: artifacts/rank and artifacts/embed are not both there; scores mean nothing")
@@ -110,7 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for variables, group in groupby(ready, key=lambda client: client.variables):
         results += _run_together(list(group), variables, pythons)
     _print_table(results)
-    return 1 if any(result.failure for result in results) else 0
+    return _ended(results)
+
+
+def _ended(results: list[Result]) -> int:
+    """The exit status; where nothing failed but not all was tried, the check ends here."""
+    if any(result.failure for result in results):
+        return 1
+    skipped = [f"{one.client.name}: {one.skipped}" for one in results if one.skipped]
+    if skipped:
+        not_here(f"{len(skipped)} of {len(results)} clients skipped: {'; '.join(skipped)}")
+    return 0
 
 
 class _Missing(Exception):

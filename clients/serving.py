@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 from checks.ports import free_ports
@@ -18,7 +17,9 @@ ARTIFACTS = {kind: ROOT / "artifacts" / kind for kind in ("rank", "embed")}
 LOG = ENVIRONMENTS / "server.log"
 
 _HOST = "127.0.0.1"
-_START_S = 120
+# Only a hang reaches them.
+_START_S = 300
+_ANSWER_S = 60
 _STOP_S = 20
 
 
@@ -85,9 +86,9 @@ def _await_ready(process: subprocess.Popen[bytes], base_url: str) -> None:
     give_up = time.monotonic() + _START_S
     while time.monotonic() < give_up and process.poll() is None:
         try:
-            with urlopen(f"{base_url}/v1/health/ready", timeout=5):
+            with urlopen(f"{base_url}/v1/health/ready", timeout=_ANSWER_S):
                 return
-        except URLError:
+        except OSError:  # urllib's own errors, and a connection that ends
             time.sleep(0.1)
     status = process.poll()
     how = f"did not become ready in {_START_S} s" if status is None else f"ended with {status}"
