@@ -26,7 +26,8 @@ from checks.serving import served
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
 TOOLS = {"kubectl": "kubernetes-client", "promtool": "prometheus", "prometheus": "prometheus"}
-START_S = 60.0
+# Only a hang reaches it.
+PATIENCE_S = 300.0
 # promtool's exit code for a page that it can read but would name otherwise.
 _LINT_ONLY = 3
 _BODY = {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]}
@@ -42,8 +43,8 @@ def main() -> int:
     print(_run("promtool", "test", "rules", str(RULES.with_name("alerts_test.yaml"))).strip())
     _chart()
     with served() as url:
-        httpx.post(f"{url}/v1/ranking", json=_BODY).raise_for_status()
-        _page(httpx.get(f"{url}/v1/metrics").content)
+        httpx.post(f"{url}/v1/ranking", json=_BODY, timeout=PATIENCE_S).raise_for_status()
+        _page(_got(f"{url}/v1/metrics").content)
         _scraped(url)
     return 0
 
@@ -162,13 +163,13 @@ def _scraped(url: str) -> None:
         assert _asked(api, "max(nv_inference_pending_request_count)") == ["0"]
 
         def evaluated() -> bool:
-            groups = httpx.get(f"{api}/rules").json()["data"]["groups"]
+            groups = _got(f"{api}/rules").json()["data"]["groups"]
             rules = [rule for group in groups for rule in group["rules"]]
             assert not [rule for rule in rules if rule["health"] == "err"], rules
             return bool(rules) and all(rule["health"] == "ok" for rule in rules)
 
         _until(evaluated, "every rule to be evaluated")
-        (target,) = httpx.get(f"{api}/targets").json()["data"]["activeTargets"]
+        (target,) = _got(f"{api}/targets").json()["data"]["activeTargets"]
         assert target["health"] == "up", target
         print("prometheus scrapes /v1/metrics and evaluates every rule")
 
@@ -203,10 +204,14 @@ def _prometheus(folder: Path, url: str) -> Iterator[str]:
         process.wait()
 
 
+def _got(url: str, **parameters: str) -> httpx.Response:
+    return httpx.get(url, params=parameters, timeout=PATIENCE_S)
+
+
 def _asked(api: str, query: str) -> list[str]:
     """The values that Prometheus has for `query` now; none while it starts."""
     try:
-        reply = httpx.get(f"{api}/query", params={"query": query})
+        reply = _got(f"{api}/query", query=query)
     except httpx.TransportError:
         return []
     if reply.status_code != httpx.codes.OK:
@@ -215,10 +220,10 @@ def _asked(api: str, query: str) -> list[str]:
 
 
 def _until(true: Any, what: str) -> None:
-    end = time.monotonic() + START_S
+    end = time.monotonic() + PATIENCE_S
     while not true():
         if time.monotonic() > end:
-            raise SystemExit(f"waited {START_S:.0f} s in vain for {what}")
+            raise SystemExit(f"waited {PATIENCE_S:.0f} s in vain for {what}")
         time.sleep(0.2)
 
 

@@ -35,7 +35,8 @@ from runtime.opening import mock_model, open_ranker
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venvs" / "tritonserver"
-START_S = 120.0
+# Only a hang reaches it.
+PATIENCE_S = 300.0
 # The same graph and the same library: only numpy differs.
 SAME = 1e-5
 QUERY = "which way should i go?"
@@ -227,7 +228,7 @@ def _flags(running: Triton) -> None:
     log = running.log.read_text(errors="replace")
     assert re.search(r"rate_limit\s+\|\s+EXEC_COUNT", log), "the rate limit did not arrive"
     assert re.search(r"^I\d+", log, re.M), "verbosity did not arrive"
-    text = httpx.get(f"http://127.0.0.1:{running.metrics}/metrics").text
+    text = httpx.get(f"http://127.0.0.1:{running.metrics}/metrics", timeout=PATIENCE_S).text
     counted = re.search(rf'nv_inference_count{{model="{MODEL_NAME}",version="1"}} (\d+)', text)
     assert counted, text
     assert int(counted[1]) >= len(PASSAGES)
@@ -261,7 +262,7 @@ def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np
         running.process.terminate()
         running.process.wait()
         for url in urls:
-            assert httpx.post(f"{url}/v1/ranking", json=BODY).status_code == 503
+            assert _asked(url).status_code == 503
         try:
             open_engine(f"triton=http://127.0.0.1:{running.http}", artifact)
         except EngineError as error:
@@ -270,9 +271,9 @@ def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np
             raise AssertionError("found an engine where no Triton is")
         with triton(repository, running.log.with_name("again.log"), ports=ports):
             for url in urls:
-                end = time.monotonic() + START_S
+                end = time.monotonic() + PATIENCE_S
                 # gRPC waits a while before it tries an address again.
-                while httpx.post(f"{url}/v1/ranking", json=BODY).status_code != 200:
+                while _asked(url).status_code != 200:
                     assert time.monotonic() < end, "the engine did not come back"
                     time.sleep(0.5)
                 _same("after Triton came back", _ranked(url), wanted)
@@ -287,8 +288,12 @@ def _mock_behind_our_server(running: Triton, wanted: np.ndarray) -> None:
         _same("mock behind our server", _ranked(url), wanted)
 
 
+def _asked(url: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/ranking", json=BODY, timeout=PATIENCE_S)
+
+
 def _ranked(url: str) -> np.ndarray:
-    reply = httpx.post(f"{url}/v1/ranking", json=BODY, timeout=60)
+    reply = _asked(url)
     assert reply.status_code == 200, reply.text
     rankings = reply.json()["rankings"]
     logits = np.empty(len(rankings), np.float32)
@@ -304,11 +309,11 @@ def _same(what: str, found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def _wait(running: Triton) -> None:
-    end = time.monotonic() + START_S
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and running.process.poll() is None:
         try:
             url = f"http://127.0.0.1:{running.http}/v2/models/{MODEL_NAME}/ready"
-            if httpx.get(url).status_code == 200:
+            if httpx.get(url, timeout=PATIENCE_S).status_code == 200:
                 return
         except httpx.TransportError:
             pass

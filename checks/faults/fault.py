@@ -1,12 +1,14 @@
 """What a fault is, and the words in which one is judged."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
 
 from checks.faults.target import Target
+from checks.others import MUCH, Others
 
 # A server that refuses says so at once; a whole request may take as long as a slow model takes.
 REFUSAL_S = 5.0
@@ -17,13 +19,17 @@ class NotHere(Exception):
     """The fault does not apply to this target; the text says why."""
 
 
+class NotJudged(Exception):
+    """A server of our own was late while others used the machine: that says nothing of it."""
+
+
 class Broken(Exception):
     """The target did something else than it should; the text says what."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`run` raises Broken or NotHere; `group` is that of the checklist."""
+    """`run` raises Broken, NotHere or NotJudged; `group` is that of the checklist."""
 
     group: str
     name: str
@@ -34,6 +40,23 @@ def expect(holds: object, otherwise: str) -> None:
     """Raise Broken unless `holds`."""
     if not holds:
         raise Broken(otherwise)
+
+
+class Stopwatch:
+    """Runs from when it is made. Late is a server that has the machine to itself."""
+
+    def __init__(self, target: Target) -> None:
+        self._others = Others() if target.own else None
+        self._began = time.monotonic()
+
+    def expect(self, bound_s: float, what: str, took_s: float | None = None) -> None:
+        """Raise Broken when `what` took `bound_s` or longer (until now, unless `took_s` says it),
+        NotJudged when others used the machine meanwhile."""
+        took_s = time.monotonic() - self._began if took_s is None else took_s
+        told = f"{what} took {took_s:.2f} s"
+        if took_s >= bound_s and self._others and (share := self._others.share()) > MUCH:
+            raise NotJudged(f"{told}, but others took {share:.0%} of the machine")
+        expect(took_s < bound_s, told)
 
 
 def refused(reply: httpx.Response, *statuses: int) -> None:

@@ -9,7 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from checks.faults import __main__ as suite
-from checks.faults.fault import Fault
+from checks.faults import fault as faults
+from checks.faults.fault import Broken, Fault, NotJudged, Stopwatch
+from checks.faults.target import Target
+from checks.here import NOT_HERE
 
 
 def run(
@@ -71,6 +74,62 @@ def test_what_needs_a_process_is_left_out(
     status, lines = run(monkeypatch, capsys, "--url", careless, "--only", "10 stop")
     assert status == 0
     assert {fault[2] for fault in lines[:-1]} == {"n/a"}
+
+
+def late(_: Target) -> None:
+    raise NotJudged("late beside others")
+
+
+def broken(_: Target) -> None:
+    raise Broken("broken")
+
+
+@pytest.mark.parametrize("broken_too", [False, True])
+def test_what_was_late_beside_others_is_not_passed(
+    broken_too: bool,
+    careless: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = (Fault("7 load", "broken", broken),) if broken_too else ()
+    monkeypatch.setattr(suite, "FAULTS", (Fault("7 load", "late", late), *more))
+    if broken_too:
+        status, lines = run(monkeypatch, capsys, "--url", careless)
+        assert status == 1
+        assert [line[2] for line in lines[:-1]] == ["late", "fail"]
+        assert lines[-1] == ["total", "ok=0 fail=1 n/a=0 late=1"]
+    else:
+        with pytest.raises(SystemExit, match=f"^{NOT_HERE}1 not judged"):
+            run(monkeypatch, capsys, "--url", careless)
+
+
+class Others:
+    """They took so much of the machine."""
+
+    taken = 0.0
+
+    def share(self) -> float:
+        return self.taken
+
+
+@pytest.mark.parametrize(
+    ("own", "taken", "raised"),
+    [(True, 0.04, Broken), (True, 0.4, NotJudged), (False, 0.4, Broken)],
+)
+def test_a_late_answer(
+    own: bool, taken: float, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "Others", Others)
+    monkeypatch.setattr(Others, "taken", taken)
+    target = Target("http://127.0.0.1:1")
+    target.own = object() if own else None  # type: ignore[assignment]
+    watch = Stopwatch(target)
+    watch.expect(5.0, "an answer", 4.9)
+    with pytest.raises(raised, match=r"^an answer took 5.10 s"):
+        watch.expect(5.0, "an answer", 5.1)
+    with pytest.raises(raised):
+        watch.expect(0.0, "an answer")
+    target.http.close()
 
 
 def test_names_are_distinct_and_every_group_has_a_fault() -> None:
