@@ -332,7 +332,13 @@ def _report(seen: Seen, faults: list[str]) -> None:
         print(f"{what:9} {min(values)} to {max(values)}, in the middle {_middle(values):.0f}")
     for fault in faults:
         print(f"FAULT     {fault}")
-    print("soak: " + ("failed" if faults else "nothing wrong"))
+    print(f"soak: {_verdict(seen, faults)}")
+
+
+def _verdict(seen: Seen, faults: list[str]) -> str:
+    if faults:
+        return "failed"
+    return "nothing wrong" + ("" if _judges_memory(seen) else "; memory not judged (too short)")
 
 
 if __name__ == "__main__":

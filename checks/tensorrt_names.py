@@ -2,7 +2,7 @@
 
 The bindings are in the package registry, their libraries are not. Empty libraries with the few
 functions that the bindings import let them load: classes, enumerations and signatures are then the
-real ones, and our subclasses are made of them. Nothing is computed. Needs a C compiler.
+real ones, and our subclasses are made of them. Nothing is computed.
 """
 
 import ast
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
+
+from checks.here import need_tools
 
 VERSIONS = ("10", "11")
 SOURCES = (Path("exporter/tensorrt_plan.py"), Path("runtime/engines/tensorrt.py"))
@@ -171,6 +173,7 @@ def compare() -> int:
 
 def main() -> int:
     """Compare with each version in a process of its own."""
+    need_tools({"cc": "gcc"})
     failures = 0
     for version in VERSIONS:
         place = (WORK / version).resolve()

@@ -3,9 +3,11 @@
 import pytest
 
 from checks.here import NOT_HERE
-from checks.overload import Bound, _too_slow, _verdict
+from checks.overload import Answered, Bound, Rate, _judge, _too_slow, _verdict
 
 BOUND = Bound(0.1, 0.2)
+RATE = Rate(10.0, 1000.0)
+ACCEPTED, REFUSED = Answered(200, 0.01, False), Answered(503, 0.01, True)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,15 @@ def test_what_is_late_counts_on_a_quiet_machine_only() -> None:
 
 def test_other_faults_count_anywhere() -> None:
     assert _verdict(["a refusal without Retry-After"], ["late"], 0.4) == 1
+
+
+def test_arrivals_of_which_none_is_refused_count_on_a_quiet_machine_only() -> None:
+    """The rate that they are four times of may have been measured beside other processes."""
+    assert _judge(BOUND, RATE, 1000, [ACCEPTED, REFUSED], RATE, 0.4) == 0
+    assert _judge(BOUND, RATE, 1000, [ACCEPTED], RATE, 0.04) == 1
+    with pytest.raises(SystemExit, match=f"^{NOT_HERE}other processes took 40%"):
+        _judge(BOUND, RATE, 1000, [ACCEPTED], RATE, 0.4)
+
+
+def test_arrivals_of_which_none_is_accepted_count_anywhere() -> None:
+    assert _judge(BOUND, RATE, 1000, [REFUSED], RATE, 0.4) == 1

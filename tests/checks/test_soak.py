@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from checks.soak import Seen, _check_vectors, _faults
+from checks.soak import Seen, _check_vectors, _faults, _verdict
 
 
 def sound() -> Seen:
@@ -52,6 +52,7 @@ def test_nothing_wrong() -> None:
     wanted = list(np.eye(4, dtype=np.float32))
     _check_vectors(wanted, [vector.tolist() for vector in wanted], seen)
     assert _faults(seen) == []
+    assert _verdict(seen, []) == "nothing wrong"
     assert seen.vectors == 14
 
 
@@ -61,6 +62,8 @@ def test_memory_is_judged_over_several_reloads(minutes: int, faults: int) -> Non
     leak(seen)
     seen.samples = seen.samples[: minutes * 30]
     assert len(_faults(seen)) == faults
+    wanted = "failed" if faults else "nothing wrong; memory not judged (too short)"
+    assert _verdict(seen, _faults(seen)) == wanted
 
 
 @pytest.mark.parametrize(
