@@ -35,13 +35,18 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
+def has_names() -> bool:
+    """Whether this system has abstract sockets, whose names hold ports."""
+    return hasattr(socket, "AF_UNIX") and os.path.exists("/proc/net/unix")
+
+
 def _hold(port: int) -> None:
     """Raises OSError when another call has given the port away.
 
     The name is one of Linux's abstract sockets: it belongs to the network namespace, as the port
     does, and ends with the process. Other systems have none, and rely on chance.
     """
-    if not hasattr(socket, "AF_UNIX") or not os.path.exists("/proc/net/unix"):
+    if not has_names():
         return
     with socket.socket(socket.AF_UNIX) as name:
         name.bind(f"\0open-rerank-port-{port}")
