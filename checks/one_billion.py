@@ -27,6 +27,7 @@ from exporter.architectures import CROSS_ENCODERS
 from exporter.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from exporter.report import Parity, read_report
 from exporter.tokens import TOKENIZER_FILES
+from runtime.telemetry import disable_telemetry
 
 WORK = Path("build/check-1b")
 TOKENIZER = Path("embedded/rank")
@@ -161,6 +162,7 @@ def table(figures: Figures) -> str:
 
 def main() -> int:
     """Measure the 1B shape; 1 when the export needed more memory than its bound."""
+    disable_telemetry()
     need_memory(MEMORY_BYTES)
     need_disk(WORK, DISK_BYTES)
     figures = measure(SHAPE, TOKENIZER, WORK)

@@ -35,7 +35,7 @@ from runtime.batch import assemble
 from runtime.engines import Engine, open_engine
 from runtime.errors import ServingError
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
-from runtime.telemetry import SWITCHES
+from runtime.telemetry import SWITCHES, disable_telemetry
 from runtime.text import Encoding, PairEncoder, load_tokenizer
 
 WORK = Path("build/check-optimum")
@@ -187,6 +187,7 @@ def describe(directory: Path) -> str:
 
 def main() -> int:
     """Export twice, compare, time; 1 when tokens or logits differ."""
+    disable_telemetry()
     shutil.rmtree(WORK, ignore_errors=True)
     checkpoint, artifact, theirs = WORK / "checkpoint", WORK / "artifact", WORK / "optimum"
     groups = parity_groups(MAX_TOKENS)

@@ -18,6 +18,7 @@ from runtime.manifest import TOKENIZER_FILE
 from runtime.model import Model
 from runtime.opening import open_model
 from runtime.ranker import Ranker
+from runtime.telemetry import disable_telemetry
 from runtime.text import load_tokenizer
 
 WORK = Path("build/check-real")
@@ -109,6 +110,7 @@ def main(
     vectors_expected: VectorExpectations = EMBED_NIM,
 ) -> int:
     """Run all checks; 1 when one of them fails."""
+    disable_telemetry()
     wish = _parser().parse_args(arguments)
     try:
         export(wish.checkpoint, WORK, Wish(wish.profile, wish.target, wish.max_tokens))

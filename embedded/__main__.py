@@ -18,6 +18,7 @@ from embedded import bpe, card, groups, initial, measure, teacher, texts, train,
 from embedded.model import SHAPE, Embedder, Ranker, save
 from embedded.stages import Stages
 from embedded.texts import Passage
+from runtime.telemetry import disable_telemetry
 
 POOL, QUERIES_PER_PASSAGE, SHORT_POOL = 16_000, 2, 12_000
 TOKENIZER_PASSAGES, LSA_PASSAGES = 40_000, 60_000
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--beir", type=Path, default=Path("../shared/data/cranfield"))
     chosen = parser.parse_args()
+    disable_telemetry()
     torch.set_num_threads(chosen.threads)
     stages = Stages(chosen.work / f"seed-{chosen.seed}")
     shared = _shared(stages, chosen.work, chosen.seed)

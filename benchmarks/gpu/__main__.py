@@ -37,6 +37,7 @@ from checks.gpu.models import CONFIGS, Exported, adapted, export
 from checks.gpu.plans import build_plan
 from runtime.errors import EngineUnavailable
 from runtime.gpu import find_gpu
+from runtime.telemetry import disable_telemetry
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
 _BATCHES = (16, 32, 64, 100)
@@ -72,6 +73,7 @@ class Sizes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; 0 unless nothing could be measured."""
+    disable_telemetry()
     wish = _parser().parse_args(arguments)
     use_brought()
     if wish.device == "cuda" and not torch.cuda.is_available():

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checks.gpu.brought import use_brought
+from runtime.telemetry import disable_telemetry
 
 _WIDTHS = (26, 9, 8)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks and print the table."""
+    disable_telemetry()
     wish = _parser().parse_args(arguments)
     brought = use_brought()
     # After what was brought along may have to go first.
