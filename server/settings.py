@@ -4,6 +4,7 @@ A value that cannot be read stops the start; the message names the variable, wha
 what is wanted. An empty value counts as not set, as compose files write `${NAME:-}`.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,7 +231,7 @@ def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
             "or --embed DIR (or ENABLE_MOCK_INFERENCE=1)",
         )
     for row, path in found:
-        if not Path(str(path)).is_dir():
+        if not os.path.isdir(str(path)):  # Path.is_dir raises for one that may not be seen
             raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
 
 
