@@ -15,8 +15,8 @@ FileNotFoundError.
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 # Manifests, reports and settings of tokenizers have a megabyte at most, tokenizers some tens.
 JSON_BYTES = 16 << 20
@@ -98,7 +98,7 @@ def find_file(directory: Path, name: str) -> Path:
     return found
 
 
-def open_file(path: Path, most_bytes: int = LARGEST_BYTES) -> BinaryIO:
+def open_file(path: Path, most_bytes: int = LARGEST_BYTES) -> BufferedReader:
     """Open the regular file `path`, of at most so many bytes, to be read. Raises OSError."""
     try:
         # First: opening a device may already do something.

@@ -26,7 +26,7 @@ from runtime.errors import (
 from runtime.external_data import check_external_files
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import Manifest
-from runtime.model_files import find_file
+from runtime.model_files import find_file, open_file
 from runtime.profile import TargetProfile, load_target_profile
 from runtime.shapes import ShapeRange, longest
 
@@ -112,7 +112,7 @@ def _check_files(directory: Path) -> None:
     given their names, and open whatever has them."""
     for file in (MODEL_FILE, PLAN_FILE):
         try:
-            find_file(directory, file)
+            open_file(find_file(directory, file)).close()
         except FileNotFoundError:
             continue
         except OSError as error:

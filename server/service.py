@@ -244,7 +244,10 @@ class Service:
         finally:
             self._reloading.release()
         _log_model(model)
-        threading.Thread(target=self._retire, args=(replaced,), daemon=True).start()
+        try:
+            threading.Thread(target=self._retire, args=(replaced,), daemon=True).start()
+        except RuntimeError:  # no more threads are to be had: this one waits instead
+            self._retire(replaced)
 
     def _swap(self, kind: Kind, before: Served, model: Model) -> Predecessor:
         """Put `model` in the place of the one of `before`. Raises ModelClosed."""

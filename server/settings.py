@@ -196,10 +196,17 @@ def _without_unfilled_place(given: Mapping[str, str]) -> dict[str, str]:
     """
     kept = dict(given)
     place = kept.get("RERANK_MODEL_DIR")
-    # `glob` finds nothing where there is no directory or none that may be read.
-    if place and [path.name for path in Path(place).glob("*")] == [NO_MODEL]:
+    if place and _entries(place) == [NO_MODEL]:
         del kept["RERANK_MODEL_DIR"]
     return kept
+
+
+def _entries(directory: str) -> list[str]:
+    """The names in it; none where there is no directory, or none that may be read."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def _without_other_models(given: Mapping[str, str]) -> dict[str, str]:

@@ -283,6 +283,22 @@ def test_a_reload_that_fails_leaves_nothing_behind(
     service.reload(kind)
 
 
+def test_a_model_is_retired_where_no_more_threads_are_to_be_had(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_others(self: threading.Thread) -> None:
+        if "_retire" in self.name:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    for _ in range(2):
+        service.reload("rank")
+        assert all(one.ended for one in service.served("rank").before)
+
+
 def test_a_second_model_that_cannot_start_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = set(threading.enumerate())
     warm_up = Model.warm_up
