@@ -103,14 +103,14 @@ class Model(ABC):
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
+        # Joins calls of one row while the start looks at padding.
+        self._company: Encoding | None = None
         self._limits = limits
         self._scheduler = Scheduler(
             self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
         # Threads of its own, so that no other work of the process keeps texts waiting.
         self._tokenizing = ThreadPoolExecutor(thread_name_prefix="tokenizer")
-        # Joins calls of one row while the start looks at padding.
-        self._company: Encoding | None = None
         # Measured, so that a full queue refuses texts before they are tokenised.
         self._tokens_per_character: float | None = None
         self._lock = threading.Lock()
