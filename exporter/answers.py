@@ -16,9 +16,12 @@ import numpy.typing as npt
 from exporter.errors import ReportRefused
 from exporter.parity_texts import Group
 from runtime.manifest import SCHEMA
+from runtime.model_files import read_file
 from runtime.postprocess import InputType
 
 REFERENCE_FILE = "reference.json"
+# Some thousand tokens and a vector for each of the parity texts.
+_MOST_BYTES = 1 << 30
 
 Scores = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
@@ -128,7 +131,8 @@ def read_reference(directory: Path) -> Reference | VectorReference:
     """The reference.json of an artifact. Raises ReportRefused when it cannot be read."""
     path = directory / REFERENCE_FILE
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_RankFile | _EmbedFile)
+        raw = read_file(directory, REFERENCE_FILE, _MOST_BYTES)
+        found = msgspec.json.decode(raw, type=_RankFile | _EmbedFile)
     except OSError as error:
         raise ReportRefused(
             f"cannot read {path}: {error.strerror}; wanted the checkpoint's answers, export it "

@@ -19,6 +19,7 @@ from exporter.architectures.base import Architecture
 from exporter.architectures.embedding import EmbeddingModel
 from exporter.embedding_files import VectorFacts, transformer_directory, vector_facts
 from exporter.errors import CheckpointRefused, WrongDirection
+from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.profile import Kind
 
 CONFIG_FILE = "config.json"
@@ -81,16 +82,22 @@ def find_checkpoint(source: str) -> Path:
 def read_checkpoint(source: str) -> Checkpoint:
     """Find `source` and read its config.json, refusing what cannot be exported faithfully."""
     root = find_checkpoint(source)
+    _refuse_special_files(root)
     directory = transformer_directory(root)
+    _refuse_special_files(directory)
     path = directory / CONFIG_FILE
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        config = msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
     except FileNotFoundError:
         raise CheckpointRefused(
             f"found no {CONFIG_FILE} in {directory}, wanted a Hugging Face checkpoint; name the "
             "directory that save_pretrained wrote"
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointRefused(
+            f"cannot read {path}: {error.strerror}; copy or download the checkpoint again"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
     architecture = _known_architecture(config)
     random_weights = bool(config.get("random_weights", False))
@@ -100,6 +107,17 @@ def read_checkpoint(source: str) -> Checkpoint:
     else:
         _refuse_labels(config)
     return Checkpoint(source, directory, config, architecture, random_weights, vectors)
+
+
+def _refuse_special_files(directory: Path) -> None:
+    """Links may lead anywhere, as those of the hub's cache do; but what reads a FIFO or a device,
+    here or in transformers, does not come back."""
+    for path in directory.glob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointRefused(
+                f"found {path.name} in {directory}, which is no regular file; copy or download the "
+                "checkpoint again"
+            )
 
 
 def load_model(checkpoint: Checkpoint) -> Architecture:

@@ -16,6 +16,7 @@ import msgspec
 from exporter.architectures.config import one_of
 from exporter.architectures.pooling import POOLINGS
 from exporter.errors import CheckpointRefused
+from runtime.model_files import JSON_BYTES, read_bounded
 
 MODULES_FILE = "modules.json"
 
@@ -188,11 +189,11 @@ def _folder(root: Path, module: _Module) -> Path:
 
 def _read(path: Path, kind: type[_T]) -> _T:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_bounded(path, JSON_BYTES), type=kind)
     except OSError as error:
         raise CheckpointRefused(
             f"cannot read {path.name} in {path.parent} ({error.strerror}), which "
             f"{MODULES_FILE} needs; copy or download the checkpoint again"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointRefused(f"{path} cannot be used: {error}") from error

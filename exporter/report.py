@@ -7,6 +7,7 @@ import msgspec
 
 from exporter.errors import ParityFailed, ReportRefused
 from runtime.manifest import PARITY_FILE, SCHEMA
+from runtime.model_files import JSON_BYTES, read_file
 from runtime.profile import Precision
 
 # The target that is chosen by trying.
@@ -80,7 +81,7 @@ def read_report(directory: Path) -> Parity:
     """The parity.json of an artifact. Raises ReportRefused when it cannot be read."""
     path = directory / PARITY_FILE
     try:
-        raw = path.read_bytes()
+        raw = read_file(directory, PARITY_FILE, JSON_BYTES)
         schema = msgspec.json.decode(raw, type=dict[str, object]).get("schema")
         if schema != SCHEMA:
             raise ReportRefused(

@@ -21,9 +21,12 @@ from runtime.tuning import TUNING_FILE
 
 
 def link_or_copy(source: Path | str, place: Path | str) -> None:
-    """Put the file `source` at `place`: linked where that can be done, for it may be large."""
+    """Put the file `source` at `place`: linked where that can be done, for it may be large.
+
+    A symbolic link is followed: it may lead elsewhere from `place`.
+    """
     try:
-        os.link(source, place)
+        os.link(os.path.realpath(source), place)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, place)
 

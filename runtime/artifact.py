@@ -1,27 +1,32 @@
 """Opening what lies in a directory: a finished artifact, or a bare NIM_CUSTOM_MODEL directory."""
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import tokenizers
 
 from runtime.batch import INPUT_NAMES
 from runtime.engines import ENGINES, Engine
-from runtime.errors import ArtifactError, EngineError, ManifestError
+from runtime.errors import ArtifactError, ManifestError
 from runtime.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
     Manifest,
     check_files,
+    identities,
     proven_engines,
     read_manifest,
     unproven_manifest,
 )
+from runtime.model_files import JSON_BYTES, find_file, is_there, read_file, real_directory
 from runtime.profile import TargetProfile, load_target_profile
 from runtime.selection import (
     AUTO,
@@ -42,6 +47,7 @@ _BARE_EMBED_PROFILE = "llama-nemotron-embed-1b-v2"
 EMBEDDINGS_OUTPUT = "embeddings"
 # NVIDIA's recipe exports embedders with the wished size as an input; it is always the full one.
 DIMENSIONS_INPUT = "dimensions"
+_TOKENIZER_CONFIG = "tokenizer/tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -72,26 +78,58 @@ def open_artifact(
     here (`runtime.selection`). `target` is what graph or plan must have been made for; None takes
     whatever it was. Raises ArtifactError or EngineError.
     """
-    if not directory.is_dir():
-        raise ArtifactError(f"found no directory {directory.name!r}, wanted an exported artifact")
     if manifest is not None:
         return _open_described(directory, manifest, engine, target, allowed)
-    if not (directory / MANIFEST_FILE).is_file():
+    if not is_there(directory, MANIFEST_FILE):
         return _open_bare(directory, engine, target, profile, allowed)
     manifest = read_manifest(directory)
     _check_wishes(manifest, target, profile)
+    before = identities(directory, manifest)
     # Hashing reads the same pages that the session maps, so doing both at once costs little.
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        hashed = pool.submit(check_files, directory, manifest)
-        try:
-            opened = _open_described(directory, manifest, engine, target, allowed)
-        except (ArtifactError, EngineError):
-            hashed.result()  # a changed file explains more than the engine's complaint about it
-            raise
-        with closed_on_error(opened.engine):
-            hashed.result()
-            _tell_unproven_engine(directory, opened.engine)
+    hashed = _in_daemon(partial(check_files, directory, manifest))
+    try:
+        opened = _open_described(directory, manifest, engine, target, allowed)
+    except Exception:
+        hashed.result()  # a changed file explains more than the engine's complaint about it
+        raise
+    with closed_on_error(opened.engine):
+        hashed.result()
+        if identities(directory, manifest) != before:
+            raise ArtifactError(
+                "files of the artifact were replaced while it was opened; open it again when all "
+                "of them are there"
+            )
+        _tell_unproven_engine(directory, opened.engine)
     return opened
+
+
+def find_directory(directory: Path) -> Path:
+    """`directory` with all links followed, so that all files come from one, whatever is swapped
+    meanwhile. Raises ArtifactError."""
+    try:
+        return real_directory(directory)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot open the directory {directory.name!r}: {error.strerror}; wanted an artifact "
+            "written by rerank-export"
+        ) from error
+
+
+def _in_daemon(work: Callable[[], None]) -> "Future[None]":
+    """The outcome of `work`, which runs in a thread that no process waits for when it ends: a file
+    that hangs may hold it."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, name="hasher", daemon=True).start()
+    return done
 
 
 def _tell_unproven_engine(directory: Path, engine: Engine) -> None:
@@ -104,13 +142,17 @@ def _tell_unproven_engine(directory: Path, engine: Engine) -> None:
         )
 
 
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
 @contextmanager
-def closed_on_error(engine: Engine) -> Iterator[None]:
-    """Close `engine` when the block raises: nobody will hold it then."""
+def closed_on_error(opened: _Closeable) -> Iterator[None]:
+    """Close what was `opened` when the block raises: nobody will hold it then."""
     try:
         yield
     except BaseException:
-        engine.close()
+        opened.close()
         raise
 
 
@@ -140,7 +182,8 @@ def _open_described(
     target: str | None,
     allowed: Allowance,
 ) -> OpenArtifact:
-    tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
+    tokenizer = _load_tokenizer(directory)
+    _refuse_unknown_pad(manifest, tokenizer)
     own = load_target_profile(manifest.target)
     wish = engine or default_engine(manifest, target)
     opened = open_best(directory, wish, manifest, own, allowed)
@@ -159,6 +202,27 @@ def _open_described(
         serving_target(opened.name, manifest),
         proven=bool(manifest.files),
     )
+
+
+def _load_tokenizer(directory: Path) -> tokenizers.Tokenizer:
+    try:
+        find_file(directory, TOKENIZER_FILE)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read {TOKENIZER_FILE}: {error.strerror}; copy the checkpoint's tokenizer "
+            "files into the folder tokenizer/"
+        ) from error
+    return load_tokenizer(directory / TOKENIZER_FILE)
+
+
+def _refuse_unknown_pad(manifest: Manifest, tokenizer: tokenizers.Tokenizer) -> None:
+    pad = manifest.special_tokens.pad
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if not 0 <= pad <= largest:
+        raise ManifestError(
+            f"{MANIFEST_FILE} pads with token {pad}, the tokenizer's go from 0 to {largest}; "
+            "export the checkpoint again"
+        )
 
 
 def _of_plan(manifest: Manifest) -> Manifest:
@@ -182,13 +246,13 @@ def _open_bare(
     allowed: Allowance,
 ) -> OpenArtifact:
     """A directory with a graph and tokenizer/ only; every fact that is guessed is logged."""
-    if not any((directory / file).is_file() for _, file in ENGINES.values() if file):
+    if not any(is_there(directory, file) for _, file in ENGINES.values() if file):
         raise ArtifactError(
             f"found none of {MANIFEST_FILE}, model.onnx and model.plan in the directory; mount an "
             "artifact written by rerank-export, or a directory with tokenizer/ and one of these (a "
             "model.engine is a plan: rename it to model.plan)"
         )
-    tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
+    tokenizer = _load_tokenizer(directory)
     own = load_target_profile(target) if target else None
     opened = open_best(directory, engine or (own.engine if own else AUTO), None, own, allowed)
     with closed_on_error(opened):
@@ -238,16 +302,28 @@ def _profile_of(engine: Engine) -> str:
     return _BARE_PAIR_PROFILE if "token_type_ids" in engine.input_names else _BARE_PROFILE
 
 
+class _AddedToken(msgspec.Struct, frozen=True):
+    content: str
+
+
+class _PadTokens(msgspec.Struct, frozen=True):
+    """What tokenizer_config.json says of the tokens that may pad."""
+
+    pad_token: str | _AddedToken | None = None
+    eos_token: str | _AddedToken | None = None
+
+
 def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
     """The id to pad with: the configured pad token, else EOS, else 0 (masked out anyway)."""
     try:
-        raw = (directory / "tokenizer" / "tokenizer_config.json").read_bytes()
-        config = msgspec.json.decode(raw, type=dict[str, object])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        raw = read_file(directory, _TOKENIZER_CONFIG, JSON_BYTES)
+        config = msgspec.json.decode(raw, type=_PadTokens)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return 0
-    for key in ("pad_token", "eos_token"):
-        token = config.get(key)
-        text = token.get("content") if isinstance(token, dict) else token
+    except OSError as error:
+        raise ArtifactError(f"cannot read {_TOKENIZER_CONFIG}: {error.strerror}") from error
+    for token in (config.pad_token, config.eos_token):
+        text = token.content if isinstance(token, _AddedToken) else token
         found = tokenizer.token_to_id(text) if isinstance(text, str) else None
         if found is not None:
             return int(found)

@@ -1,11 +1,17 @@
 """An embedder: turns texts into vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
+from runtime.artifact import (
+    DIMENSIONS_INPUT,
+    EMBEDDINGS_OUTPUT,
+    OpenArtifact,
+    closed_on_error,
+)
 from runtime.batch import BatchLimits
 from runtime.errors import ArtifactError, EngineError, GoldenMismatch
 from runtime.manifest import VectorGolden
@@ -36,7 +42,8 @@ class Embedder(Model):
         self._normalizes = opened.manifest.pooling == "unknown"
         super().__init__(opened, info, limits, queue, window_s)
         if info.dimensions is None:
-            self.info = replace(info, dimensions=self._find_dimensions())
+            with closed_on_error(self):
+                self.info = replace(info, dimensions=self._find_dimensions())
 
     def encode(
         self,
@@ -79,17 +86,24 @@ class Embedder(Model):
         computed = await self._run_async(work, deadline)
         return _embeddings(computed, dimensions)
 
-    def _check_goldens(self) -> None:
+    def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
         goldens = self._manifest.vector_goldens
         goldens = [g for g in goldens if len(g.token_ids) <= self.info.max_tokens]
-        for golden in goldens:
-            self._check_golden(golden)
-        if not goldens:
-            self.embed(
-                ["A short text.", "Another one, a little longer."],
-                input_type="passage",
-                truncate="END",
+        if goldens:
+            return [
+                (self._row(golden.text, golden.input_type), partial(self._check_golden, golden))
+                for golden in goldens
+            ]
+        return [
+            (
+                self._row(text, "passage"),
+                partial(self.embed, [text], input_type="passage", truncate="END"),
             )
+            for text in ("A short text.", "Another one, a little longer.")
+        ]
+
+    def _row(self, text: str, input_type: InputType | None) -> Encoding:
+        return self.encode([text], input_type, "END").rows[0]
 
     def _work(
         self,
@@ -106,17 +120,12 @@ class Embedder(Model):
 
     def _find_dimensions(self) -> int:
         if DIMENSIONS_INPUT in self._engine.input_names:
-            self.close()
             raise ArtifactError(
                 f"the graph takes {DIMENSIONS_INPUT}, but no profile says how many there are; name "
                 "one that does with RERANK_MODEL_PROFILE"
             )
         (row,) = self.encode(["size"], "passage", "END").rows
-        try:
-            return int(self._compute([row]).shape[1])
-        except EngineError:
-            self.close()
-            raise
+        return int(self._compute([row]).shape[1])
 
     def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
         inputs = super()._lay_out(rows)

@@ -5,6 +5,7 @@ A directory is a finished artifact exactly when this file is in it and agrees wi
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,17 @@ from runtime.engines import MODEL_FILE as MODEL_FILE
 from runtime.engines import PLAN_FILE as PLAN_FILE
 from runtime.errors import ArtifactError, FileChanged, ManifestError
 from runtime.external_data import external_files
+from runtime.model_files import (
+    GRAPH_BYTES,
+    JSON_BYTES,
+    LARGEST_BYTES,
+    TOKENIZER_BYTES,
+    find_file,
+    identity,
+    name_fault,
+    open_file,
+    read_file,
+)
 from runtime.postprocess import InputType
 from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_profile
 
@@ -21,8 +33,14 @@ SCHEMA = 1
 MANIFEST_FILE = "manifest.json"
 PARITY_FILE = "parity.json"
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
+_MOST_BYTES = {
+    PARITY_FILE: JSON_BYTES,
+    TOKENIZER_FILE: TOKENIZER_BYTES,
+    MODEL_FILE: GRAPH_BYTES,
+}
 
-_HASH_CHUNK_BYTES = 8 << 20
+# What decoding a file that is no JSON of ours raises; nesting is what a stack is too short for.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class SpecialTokens(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,27 +186,36 @@ def unproven_manifest(
     )
 
 
+class _Head(msgspec.Struct, frozen=True):
+    """What every version of a file has, whatever else."""
+
+    schema: int | None = None
+
+
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of `directory`; ManifestError says what is wrong with it."""
-    path = directory / MANIFEST_FILE
     try:
-        raw = path.read_bytes()
-        head = msgspec.json.decode(raw, type=dict[str, object])
-        if head.get("schema") != SCHEMA:
+        raw = read_file(directory, MANIFEST_FILE, JSON_BYTES)
+        schema = msgspec.json.decode(raw, type=_Head).schema
+        if schema != SCHEMA:
             raise ManifestError(
-                f"{MANIFEST_FILE} has schema {head.get('schema')!r}, wanted {SCHEMA}; "
+                f"{MANIFEST_FILE} has schema {schema!r}, wanted {SCHEMA}; "
                 "export the checkpoint again with this version"
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
     except OSError as error:
         raise ManifestError(
-            f"cannot read {path}: {error.strerror}; wanted an artifact written by rerank-export"
+            f"cannot read {directory / MANIFEST_FILE}: {error.strerror}; wanted an artifact "
+            "written by rerank-export"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise ManifestError(f"{MANIFEST_FILE} cannot be used: {error}") from error
     for name in manifest.files:
-        if not _stays_inside(directory, name):
-            raise ManifestError(f"{MANIFEST_FILE} names {name!r}, which lies outside the artifact")
+        if fault := name_fault(name):
+            raise ManifestError(
+                f"{MANIFEST_FILE} names the file {name[:80]!r}, {fault}; export the checkpoint "
+                "again"
+            )
     return manifest
 
 
@@ -206,10 +233,11 @@ def proven_engines(directory: Path) -> list[str]:
     ManifestError for an unknown schema.
     """
     try:
-        head = msgspec.json.decode((directory / PARITY_FILE).read_bytes(), type=_ParityHead)
+        raw = read_file(directory, PARITY_FILE, JSON_BYTES)
+        head = msgspec.json.decode(raw, type=_ParityHead)
     except OSError as error:
         raise ManifestError(f"cannot read {PARITY_FILE}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise ManifestError(f"{PARITY_FILE} cannot be used: {error}") from error
     if head.schema != SCHEMA:
         raise ManifestError(
@@ -230,13 +258,10 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     partial.rename(directory / MANIFEST_FILE)
 
 
-def hash_file(path: Path) -> str:
-    """ "sha256:<hex>" of the file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
+def hash_file(path: Path, most_bytes: int = LARGEST_BYTES) -> str:
+    """ "sha256:<hex>" of the regular file's bytes. Raises OSError, of more than these too."""
+    with open_file(path, most_bytes) as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
@@ -246,7 +271,7 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     when a file cannot be read.
     """
     for name, wanted in manifest.files.items():
-        found = _hash_or_reason(directory / name, name)
+        found = _hash_or_reason(directory, name)
         if found != wanted:
             raise FileChanged(name, found, wanted)
     # Only now: of a changed graph the hash says more than its parts.
@@ -263,18 +288,15 @@ def check_files(directory: Path, manifest: Manifest) -> None:
         raise ManifestError(f"{MANIFEST_FILE} records no goldens; export the checkpoint again")
 
 
-def _hash_or_reason(path: Path, name: str) -> str:
+def identities(directory: Path, manifest: Manifest) -> Mapping[str, tuple[int, ...] | None]:
+    """What changes when a file of the manifest is replaced or written to."""
+    return {name: identity(directory, name) for name in manifest.files}
+
+
+def _hash_or_reason(directory: Path, name: str) -> str:
     try:
-        return hash_file(path)
+        return hash_file(find_file(directory, name), _MOST_BYTES.get(name, LARGEST_BYTES))
     except FileNotFoundError:
         return "no such file"
     except OSError as error:
-        raise ArtifactError(
-            f"cannot read {name}: {error.strerror}; make it readable for user id {os.getuid()}, "
-            "as which this process runs"
-        ) from error
-
-
-def _stays_inside(directory: Path, name: str) -> bool:
-    resolved = (directory / name).resolve()
-    return resolved.is_relative_to(directory.resolve())
+        raise ArtifactError(f"cannot read {name}: {error.strerror}") from error

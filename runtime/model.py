@@ -5,9 +5,9 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,6 +103,8 @@ class Model(ABC):
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
+        # Joins calls of one row while the start looks at padding.
+        self._company: Encoding | None = None
         self._limits = limits
         self._scheduler = Scheduler(
             self._compute, limits, queue, window_s, lanes=opened.engine.lanes
@@ -116,18 +118,50 @@ class Model(ABC):
         self._engine_closed = False
 
     def warm_up(self) -> None:
-        """Run a real inference, on a GPU the largest first, and reproduce the manifest's goldens.
+        """Run a real inference, on a GPU the largest first, and reproduce the manifest's goldens,
+        the shortest of them padded too.
 
         Raises GoldenMismatch when ids or outputs differ from what the export recorded,
         EngineError when the engine cannot compute, and DeviceLost when its device failed.
         """
         if self._engine.device.startswith("cuda"):
             self._take_memory()
-        self._check_goldens()
+        checks = self._checks()
+        for _, check in checks:
+            check()
+        row, check = min(checks, key=lambda one: len(one[0]))
+        padding = f"{self._manifest.padding_side} with token {self._manifest.special_tokens.pad}"
+        try:
+            with self._padded(row):
+                check()
+        except GoldenMismatch as error:
+            raise GoldenMismatch(f"in a call that pads on the {padding}: {error}") from error
+        except EngineError as error:
+            raise EngineError(f"in a call that pads on the {padding}: {error}") from error
 
     @abstractmethod
-    def _check_goldens(self) -> None:
-        """Reproduce the manifest's goldens; without any, run a real inference."""
+    def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
+        """Rows that the engine must be able to compute, each with what computes it alone and, for
+        a golden of the manifest, compares it."""
+
+    @contextmanager
+    def _padded(self, row: Encoding) -> Iterator[None]:
+        """Calls with `row` alone get a longer row beside it in the block, which pads it.
+
+        There is none where no call can hold both. Nor does it matter when the device has no memory
+        for both: such batches are halved.
+        """
+        limits, tokens = replace(self._limits, padding_waste=1.0), len(row)
+        lengths = range(min(2 * tokens, self.info.max_tokens), tokens, -1)
+        longer = next((n for n in lengths if limits.allow(2, tokens + n, n)), None)
+        if longer is not None:
+            type_ids = None if row.type_ids is None else np.resize(row.type_ids, longer)
+            self._company = Encoding(np.resize(row.token_ids, longer), type_ids)
+        try:
+            with suppress(OutOfMemory):
+                yield
+        finally:
+            self._company = None
 
     def _take_memory(self) -> None:
         """Make the largest call that batches allow.
@@ -154,6 +188,12 @@ class Model(ABC):
     def tokenize(self, text: str, *, add_special_tokens: bool) -> list[Token]:
         """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
         return tokens_of(self._tokenizer, text, add_special_tokens=add_special_tokens)
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The artifact's files and their hashes, as they were when it was opened; of what no
+        export sealed there are none."""
+        return self._manifest.files
 
     @property
     def vocabulary_size(self) -> int:
@@ -263,6 +303,8 @@ class Model(ABC):
     def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
         """The engine's inputs for these encodings, in the shape that it computes: it may have more
         rows than were given."""
+        if self._company is not None and len(rows) == 1:
+            rows = [*rows, self._company]
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
         names = [name for name in self._engine.input_names if name in INPUT_NAMES]
         shape = self._engine.shape_for(len(rows), max(map(len, rows)))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack, cast
 
-from runtime.artifact import OpenArtifact, closed_on_error, open_artifact
+from runtime.artifact import OpenArtifact, closed_on_error, find_directory, open_artifact
 from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
 from runtime.engines import BoundedEngine, open_engine
@@ -66,6 +66,7 @@ def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishe
 
     `kind` None takes whichever it is. Raises ArtifactError or EngineError.
     """
+    directory = find_directory(directory)
     opened = open_artifact(
         directory,
         manifest=wishes.get("manifest"),
@@ -107,19 +108,20 @@ def mock_model(kind: Kind, engine: str | None = None, **bounds: Unpack[Bounds]) 
     `engine` names another one that makes them up in the same way, such as a Triton's.
     """
     opened_engine = open_engine(engine or "mock", Path())
-    manifest = unproven_manifest(
-        _MOCK_PROFILES[kind],
-        target="cpu-fp32",
-        version=_MOCK_VERSION,
-        precision="none",
-        pad_id=0,
-        inputs=opened_engine.input_names,
-        outputs=opened_engine.output_names,
-        dimensions=DIMENSIONS if kind == "embed" else None,
-    )
-    target = serving_target(opened_engine.name, manifest)
-    opened = OpenArtifact(manifest, opened_engine, byte_tokenizer(), target, proven=False)
-    return _model(opened, bounds, None)
+    with closed_on_error(opened_engine):
+        manifest = unproven_manifest(
+            _MOCK_PROFILES[kind],
+            target="cpu-fp32",
+            version=_MOCK_VERSION,
+            precision="none",
+            pad_id=0,
+            inputs=opened_engine.input_names,
+            outputs=opened_engine.output_names,
+            dimensions=DIMENSIONS if kind == "embed" else None,
+        )
+        target = serving_target(opened_engine.name, manifest)
+        opened = OpenArtifact(manifest, opened_engine, byte_tokenizer(), target, proven=False)
+        return _model(opened, bounds, None)
 
 
 def _model(opened: OpenArtifact, bounds: Bounds, directory: Path | None) -> Model:

@@ -1,6 +1,7 @@
 """A reranker: scores passages for a query."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -69,14 +70,20 @@ class Ranker(Model):
         work = self._work(query, passages, truncate, deadline, passage_tokens)
         return _ranking(await self._run_async(work, deadline))
 
-    def _check_goldens(self) -> None:
+    def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
         goldens = [g for g in self._manifest.goldens if len(g.token_ids) <= self.info.max_tokens]
-        for golden in goldens:
-            self._check_golden(golden)
-        if not goldens:
-            self.rank(
-                "ready?", ["A short passage.", "Another one, a little longer."], truncate="END"
-            )
+        if goldens:
+            return [
+                (self._row(golden.query, golden.passage), partial(self._check_golden, golden))
+                for golden in goldens
+            ]
+        return [
+            (self._row("ready?", text), partial(self.rank, "ready?", [text], truncate="END"))
+            for text in ("A short passage.", "Another one, a little longer.")
+        ]
+
+    def _row(self, query: str, passage: str) -> Encoding:
+        return self.encode(query, [passage], "END").rows[0]
 
     def _work(
         self,

@@ -16,10 +16,17 @@ import msgspec
 
 from runtime.engines import GPU_ENGINES, MODEL_FILE, PLAN_FILE, Engine, EngineSetup, open_engine
 from runtime.engines.tensorrt import tensorrt_version
-from runtime.errors import EngineError, EngineUnavailable, OutOfMemory, ServingError
+from runtime.errors import (
+    ArtifactError,
+    EngineError,
+    EngineUnavailable,
+    OutOfMemory,
+    ServingError,
+)
 from runtime.external_data import check_external_files
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import Manifest
+from runtime.model_files import find_file, open_file
 from runtime.profile import TargetProfile, load_target_profile
 from runtime.shapes import ShapeRange, longest
 
@@ -71,10 +78,9 @@ def open_best(
     `manifest` and `own`, the target it names, are None for a directory that nothing describes.
     Raises EngineUnavailable with the reasons, EngineError when engines on the GPU fail so that only
     the CPU is left, it or OutOfMemory when the one engine that was asked for fails, DeviceLost when
-    the GPU does, and ArtifactError when the graph's weights lie outside `directory`.
+    the GPU does, and ArtifactError when graph, plan or weights are no files of `directory`.
     """
-    if (graph := directory / MODEL_FILE).is_file():
-        check_external_files(graph)
+    _check_files(directory)
     gpu = find_gpu()
     if wish not in (AUTO, ONNX):
         return _open(directory, wish, manifest, own, allowed, gpu)
@@ -99,6 +105,20 @@ def open_best(
         _log.log(level, "%s chose engine %s", wish, "; ".join([name, *refusals]))
         return engine
     raise EngineUnavailable(f"no engine can open this artifact: {'; '.join(refusals)}")
+
+
+def _check_files(directory: Path) -> None:
+    """Raise ArtifactError where graph, plan or weights are no files of the directory: engines are
+    given their names, and open whatever has them."""
+    for file in (MODEL_FILE, PLAN_FILE):
+        try:
+            open_file(find_file(directory, file)).close()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
+        if file == MODEL_FILE:
+            check_external_files(directory / MODEL_FILE)
 
 
 def candidates(

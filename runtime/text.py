@@ -24,6 +24,7 @@ from runtime.errors import (
     NoPassages,
     ProfileError,
 )
+from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.postprocess import InputType
 
 Truncate = Literal["NONE", "END", "START"]
@@ -293,7 +294,7 @@ def first_tokens(tokenizer: tokenizers.Tokenizer, text: str, count: int) -> str:
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """The tokenizer in `path` (tokenizer.json); ArtifactError when it cannot be read."""
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_buffer(read_bounded(path, TOKENIZER_BYTES))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises bare Exception, its Rust panics

@@ -16,6 +16,7 @@ from runtime import machine
 from runtime.batch import BatchLimits
 from runtime.errors import ArtifactError
 from runtime.model import ModelInfo
+from runtime.model_files import JSON_BYTES, is_there, read_file
 
 SCHEMA = 1
 TUNING_FILE = "tuning.json"
@@ -87,13 +88,15 @@ def misfit(tuning: Tuning, info: ModelInfo, limits: BatchLimits) -> str | None:
 
 def read_tuning(directory: Path) -> Tuning | None:
     """The tuning of `directory`, None without one. Raises ArtifactError."""
-    try:
-        return msgspec.json.decode((directory / TUNING_FILE).read_bytes(), type=Tuning)
-    except FileNotFoundError:
+    if not is_there(directory, TUNING_FILE):
         return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    try:
+        raw = read_file(directory, TUNING_FILE, JSON_BYTES)
+        return msgspec.json.decode(raw, type=Tuning)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ArtifactError(
-            f"{TUNING_FILE} cannot be used ({error}); run `rerank-export tune` again, or remove it"
+            f"{TUNING_FILE} cannot be used ({reason}); run `rerank-export tune` again, or remove it"
         ) from error
 
 

@@ -9,7 +9,6 @@ import msgspec
 from litestar import Controller, get
 from litestar.di import NamedDependency
 
-from runtime.manifest import MANIFEST_FILE, read_manifest
 from server.call import limit_of
 from server.metrics import CONTENT_TYPE
 from server.openapi import Operation
@@ -53,7 +52,7 @@ class Metadata(Controller):
 
     @get("/v1/manifest")
     async def manifest(self, service: NamedDependency[Service]) -> Body:
-        """The artifact as a NIM manifest: one profile and its files."""
+        """The artifacts that are served as a NIM manifest: a profile and its files for each."""
         return {"manifest_file": _manifest_yaml(service), "repository_override": ""}
 
     @get("/v1/license")
@@ -106,7 +105,7 @@ def _manifest_yaml(service: Service) -> str:
     ]
     for served in service.all_served:
         info = served.model.info
-        files = _files(served)
+        files = served.model.files
         lines += [
             f"- id: {_quoted(info.target)}",
             "  tags:",
@@ -119,13 +118,6 @@ def _manifest_yaml(service: Service) -> str:
         for name, checksum in sorted(files.items()):
             lines += [f"      {_quoted(name)}:", f"        checksum: {_quoted(checksum)}"]
     return "\n".join(lines) + "\n"
-
-
-def _files(served: Served) -> dict[str, str]:
-    directory = served.directory
-    if directory is None or not (directory / MANIFEST_FILE).is_file():
-        return {}
-    return read_manifest(directory).files
 
 
 def _quoted(value: str) -> str:

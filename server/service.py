@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn, cast
 
+from runtime.artifact import closed_on_error
 from runtime.embedder import Embedder
 from runtime.errors import ArtifactError, EngineError, ModelClosed, ServingError
+from runtime.manifest import MANIFEST_FILE
 from runtime.model import Model
 from runtime.opening import Bounds, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
@@ -225,7 +227,8 @@ class Service:
 
         To be called from a thread of its own: it takes as long as a start, and the memory of one
         more model; for that it waits until the models before have ended. One reload runs at a time;
-        another one waits for its turn, or raises ReloadRuns.
+        another one waits for its turn, or raises ReloadRuns. A proven model is replaced by proven
+        ones only, which may have another name.
         Raises NotReady, NotServed, ModelClosed, or what opening raises, EngineError for an engine
         that hangs at its first calls; then the model before is still served.
         """
@@ -236,25 +239,35 @@ class Service:
                 before = self.served(kind)
                 self._await_predecessors()
                 model = self._proven(kind, before)
-                model.tell(partial(self.metrics.observe_call, kind))
-                model.follow(before.model)
-                own = self.settings.served_name if before is self.primary else None
-                name = own or model.info.model_id
-                replaced = Predecessor(before.model)
-                self._served[kind] = replace(
-                    before,
-                    model=model,
-                    name=name,
-                    accepted_names=AcceptedNames(name, kind),
-                    before=(*_shortened(before.before), replaced),
-                )
-                if self.stopping:  # `close` may have come before the new model was there
-                    model.close()
-                    raise ModelClosed
+                with closed_on_error(model):
+                    replaced = self._swap(kind, before, model)
         finally:
             self._reloading.release()
         _log_model(model)
-        threading.Thread(target=self._retire, args=(replaced,), daemon=True).start()
+        try:
+            threading.Thread(target=self._retire, args=(replaced,), daemon=True).start()
+        except RuntimeError:  # no more threads are to be had: this one waits instead
+            self._retire(replaced)
+
+    def _swap(self, kind: Kind, before: Served, model: Model) -> Predecessor:
+        """Put `model` in the place of the one of `before`. Raises ModelClosed."""
+        model.tell(partial(self.metrics.observe_call, kind))
+        model.follow(before.model)
+        own = self.settings.served_name if before is self.primary else None
+        name = own or model.info.model_id
+        replaced = Predecessor(before.model)
+        self._served[kind] = replace(
+            before,
+            model=model,
+            name=name,
+            accepted_names=AcceptedNames(name, kind),
+            before=(*_shortened(before.before), replaced),
+        )
+        if self.stopping:  # `close` may have come before the new model was there
+            raise ModelClosed
+        if name != before.name:
+            _log.warning("%s: served as %s from now on, not as %s", kind, name, before.name)
+        return replaced
 
     def _await_predecessors(self) -> None:
         """Wait until the models that were replaced have ended: a reload has the memory of one more
@@ -270,6 +283,11 @@ class Service:
         try:
             if model.info.kind != kind:
                 raise ArtifactError(f"found kind {model.info.kind}, wanted {kind}")
+            if before.model.info.proven and not model.info.proven:
+                raise ArtifactError(
+                    f"found no {MANIFEST_FILE}, wanted an artifact: the model that is served was "
+                    "proven, and one that was not does not take its place"
+                )
             with self._watched(model):
                 model.warm_up()
             if self.stopping:
@@ -348,7 +366,8 @@ class Service:
 
     def _add(self, model: Model, directory: Path | None) -> None:
         self._warming = model
-        model.warm_up()
+        with closed_on_error(model):
+            model.warm_up()
         self._warming = None
         _log_model(model)
         # The reranker comes first, and a name that was set is the first model's.

@@ -4,6 +4,7 @@ A value that cannot be read stops the start; the message names the variable, wha
 what is wanted. An empty value counts as not set, as compose files write `${NAME:-}`.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,10 +196,17 @@ def _without_unfilled_place(given: Mapping[str, str]) -> dict[str, str]:
     """
     kept = dict(given)
     place = kept.get("RERANK_MODEL_DIR")
-    # `glob` finds nothing where there is no directory or none that may be read.
-    if place and [path.name for path in Path(place).glob("*")] == [NO_MODEL]:
+    if place and _entries(place) == [NO_MODEL]:
         del kept["RERANK_MODEL_DIR"]
     return kept
+
+
+def _entries(directory: str) -> list[str]:
+    """The names in it; none where there is no directory, or none that may be read."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def _without_other_models(given: Mapping[str, str]) -> dict[str, str]:
@@ -230,7 +238,7 @@ def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
             "or --embed DIR (or ENABLE_MOCK_INFERENCE=1)",
         )
     for row, path in found:
-        if not Path(str(path)).is_dir():
+        if not os.path.isdir(str(path)):  # Path.is_dir raises for one that may not be seen
             raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
 
 

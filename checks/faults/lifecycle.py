@@ -24,6 +24,7 @@ from checks.faults.fault import Fault, NotHere, answered, expect
 from checks.faults.models import FAIL_TOKENS, NAN_TOKENS, passage, work_of, write_model
 from checks.faults.own import START_S, OwnServer, started
 from checks.faults.target import BODY, Target, ranking
+from checks.held import HELD_SERVE
 
 _START, _STOP, _ENGINE = "9 start", "10 stop", "11 engine"
 _NOBODY = 65534
@@ -187,11 +188,11 @@ def _serve_alone(target: Target, folder: Path) -> int:
 def _slow_start(target: Target) -> None:
     """Live at once, ready only after an inference; and a stop in between is a clean one."""
     with _folder(target) as folder:
-        model = write_model(folder / "model")
-        pipe = model / "tokenizer" / "tokenizer_config.json"
+        given = {"NIM_CUSTOM_MODEL": str(write_model(folder / "model"))}
+        pipe = folder / "pipe"
         os.mkfifo(pipe)
         for opens in (True, False):
-            with started(folder, {"NIM_CUSTOM_MODEL": str(model)}) as server:
+            with started(folder, given, program=[HELD_SERVE, str(pipe)]) as server:
                 expect(server.until("/v1/health/live", 200), "not live while the model loads")
                 expect(server.status("/v1/health/ready") == 503, "ready before the model is")
                 found = _ask(server)

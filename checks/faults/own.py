@@ -39,12 +39,13 @@ class OwnServer:
         }
         self._log_file = folder / f"server-{self.port}.log"
         command = options.pop("before", [])
+        program = options.pop("program", [_SERVE])
         # One client: each new one reads the machine's certificates again.
         alone = httpx.Limits(max_keepalive_connections=0)
         self.http = httpx.Client(base_url=self.url, timeout=60, limits=alone)
         with self._log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, sys.executable, "-c", _SERVE, "--host", "127.0.0.1"],
+                [*command, sys.executable, "-c", *program, "--host", "127.0.0.1"],
                 env=environment,
                 stdout=log,
                 stderr=log,

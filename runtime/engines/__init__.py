@@ -70,7 +70,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Give back memory and devices; `run` is not called afterwards."""
+        """Give back memory and devices; `run` is not called afterwards. May be called again."""
 
 
 @runtime_checkable

@@ -61,5 +61,5 @@ class Lanes(Generic[T]):
 def lanes_for(model_file: Path) -> int:
     """How many calls at a time suit the graph, whose weights may lie in files beside it."""
     parts = model_file.parent.glob(f"{model_file.name}*")
-    small = sum(file.stat().st_size for file in parts) <= _SMALL_BYTES
+    small = sum(file.stat().st_size for file in parts if file.is_file()) <= _SMALL_BYTES
     return usable_cores() if small else 1

@@ -17,6 +17,8 @@ from runtime.engines.lanes import Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.telemetry import import_without_telemetry
 
+# Of the exception that tells so.
+_WEIGHTS_ELSEWHERE = "outside the base directory"
 _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 
 
@@ -79,6 +81,12 @@ def open_engine(
             streams = core.compile_model(str(model_file), "CPU", wish | {"NUM_STREAMS": count})
             narrow = [streams.create_infer_request() for _ in range(count)]
     except Exception as error:
+        if _WEIGHTS_ELSEWHERE in str(error):
+            raise EngineUnavailable(
+                f"engine {name} takes no weights beside {model_file.name} that are links out of "
+                "its directory, as the hub's cache has them; copy the directory with `cp -rL`, or "
+                "choose a target of onnxruntime-cpu"
+            ) from error
         raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if found != precision:

@@ -74,7 +74,9 @@ class TensorRtEngine:
             raise _meaning(error) from error
 
     def close(self) -> None:
-        """Give back contexts, plan, buffers and stream, in this order."""
+        """Give back contexts, plan, buffers and stream, in this order. May be called again."""
+        if self._plan is None:
+            return
         self._contexts.clear()
         self._plan = None
         for block in (self._scratch, *self._device.values(), *self._pinned.values()):

@@ -1,6 +1,8 @@
 """Reading checkpoints, and every refusal by name."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from exporter.checkpoint import find_checkpoint, load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, WrongDirection
+from exporter.tokens import CheckpointTokenizer
+from tests.hub_cache import as_snapshot
 from tests.tiny_checkpoints import write_bert, write_llama
 
 
@@ -247,3 +251,37 @@ def test_weights_that_are_no_numbers_are_not_taken_for_a_causal_model(tmp_path: 
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointRefused, match="NaN or infinity"):
         probe(load(tmp_path), 100)
+
+
+def test_a_snapshot_in_the_hub_s_cache_is_taken(tmp_path: Path) -> None:
+    """Every file is a link to ../../blobs."""
+    wanted = load(write_llama(tmp_path / "llama")).state_dict()
+    snapshot = as_snapshot(tmp_path / "llama", tmp_path / "hub")
+    found = load(snapshot).state_dict()
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        name: tensor.tolist() for name, tensor in wanted.items()
+    }
+    CheckpointTokenizer(snapshot, "llama_bidirec", None, 16).save(tmp_path / "tokenizer")
+    assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
+    assert not (tmp_path / "tokenizer" / "tokenizer.json").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]
+)
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_never_ends_is_refused(
+    tmp_path: Path, name: str, put: Callable[[Path], object]
+) -> None:
+    directory = write_llama(tmp_path / "llama")
+    (directory / name).unlink(missing_ok=True)
+    put(directory / name)
+    with pytest.raises(CheckpointRefused, match=f"found {name} .* no regular file"):
+        read_checkpoint(str(directory))
+
+
+def test_a_config_of_any_size_is_told_unread(tmp_path: Path) -> None:
+    directory = write_llama(tmp_path)
+    os.truncate(directory / "config.json", 1 << 40)
+    with pytest.raises(CheckpointRefused, match=f"has {1 << 40} bytes"):
+        read_checkpoint(str(directory))

@@ -7,9 +7,10 @@ import pytest
 
 from exporter import workspace as module
 from exporter.errors import OutputRefused, ParityFailed
-from exporter.workspace import refuse_foreign, workspace
+from exporter.workspace import link_or_copy, refuse_foreign, workspace
 from runtime.manifest import read_manifest, unproven_manifest, write_manifest
 from runtime.tuning import TUNING_FILE
+from tests.hub_cache import as_snapshot
 
 
 def fill(directory: Path, version: str = "new") -> None:
@@ -167,3 +168,14 @@ def test_the_report_of_a_failure_goes_with_the_next_success(tmp_path: Path) -> N
         fail(tmp_path / "out", ParityFailed("logits", "pair x"))
     replace_with_new(tmp_path / "out")
     assert names(tmp_path) == ["out"]
+
+
+def test_a_file_in_the_hub_s_cache_is_linked_where_it_really_lies(tmp_path: Path) -> None:
+    """Its own link would lead elsewhere from another place."""
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "model.onnx").write_bytes(b"graph")
+    snapshot = as_snapshot(artifact, tmp_path / "hub")
+    link_or_copy(snapshot / "model.onnx", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").is_symlink()
+    assert (tmp_path / "model.onnx").read_bytes() == b"graph"

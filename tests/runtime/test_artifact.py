@@ -2,13 +2,11 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from runtime import manifest as manifest_module
 from runtime.engines import open_engine
 from runtime.engines.ort import OrtEngine
 from runtime.errors import (
@@ -21,7 +19,7 @@ from runtime.errors import (
 from runtime.manifest import (
     Golden,
     Manifest,
-    check_files,
+    SpecialTokens,
     hash_file,
     read_manifest,
     unproven_manifest,
@@ -180,16 +178,13 @@ def test_weights_beside_the_graph_must_be_recorded(artifact: Path) -> None:
         open_ranker(artifact)
 
 
-def test_an_unreadable_file_names_the_user(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = read_manifest(artifact)
-
-    # Tests may run as root, whom no permission stops: the system call itself has to refuse.
-    def refuse(self: Path, *_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(manifest_module.Path, "open", refuse)
-    with pytest.raises(ArtifactError, match=f"Permission denied; .*{os.getuid()}"):
-        check_files(artifact, manifest)
+@pytest.mark.parametrize("pad", [256, -1, 1 << 40])
+def test_a_token_to_pad_with_that_the_tokenizer_does_not_have(
+    bare_directory: Path, pad: int
+) -> None:
+    finish(bare_directory, special_tokens=SpecialTokens(bos=None, eos=None, pad=pad))
+    with pytest.raises(ManifestError, match=f"pads with token {pad}, .* from 0 to 255"):
+        open_ranker(bare_directory)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,16 +14,20 @@ import numpy as np
 import pytest
 
 from runtime.embedder import Embedder
+from runtime.engines.ort import OrtEngine
 from runtime.errors import (
     ArtifactError,
     BlankInput,
     DeadlineExceeded,
+    DeviceLost,
+    EngineAway,
     EngineError,
     GoldenMismatch,
     InputTooLong,
     InputTypeWanted,
     ManifestError,
     NonFiniteScore,
+    OutOfMemory,
 )
 from runtime.manifest import (
     Manifest,
@@ -35,6 +40,7 @@ from runtime.manifest import (
 from runtime.opening import mock_model, open_embedder, open_model, open_ranker
 from tests.runtime.held_engine import HeldEngine
 from tests.small_graphs import embedding_table, write_embedding_directory
+from tests.waiting import wait_until
 
 TEXTS = ["because", "b", "a much longer text " * 9, "ümlaut", "b"]
 GOLDEN = "why not"
@@ -327,6 +333,28 @@ def test_a_bare_directorys_vectors_get_length_one(
     embedder = opened(directory, profile="tiny-embed-v1")
     wanted = np.stack([unit_length(expected(embedder, t, "query", 128)) for t in TEXTS])
     assert embedder.embed(TEXTS, input_type="query").vectors == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "error", [EngineError("no"), OutOfMemory(), DeviceLost(), EngineAway(), MemoryError()]
+)
+def test_an_embedder_that_cannot_be_made_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Its number of dimensions is asked of the engine while it is made."""
+    directory = write_embedding_directory(tmp_path / "bare", size=128)
+    closed: list[OrtEngine] = []
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(OrtEngine, "run", fail)
+    monkeypatch.setattr(OrtEngine, "close", lambda self: closed.append(self))
+    before = set(threading.enumerate())
+    with pytest.raises(type(error)):
+        open_embedder(directory, profile="sentence-transformers")
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    assert len(set(closed)) == 1
 
 
 def test_a_graph_that_takes_the_number_of_dimensions_gets_all(

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from runtime import external_data
 from runtime.errors import ArtifactError
 from runtime.external_data import check_external_files, external_files
 from runtime.opening import open_ranker
@@ -61,14 +62,19 @@ def test_every_place_is_looked_at(tmp_path: Path, where: str) -> None:
     assert external_files(model_with(tmp_path, where, "weights.bin")) == {"weights.bin"}
 
 
-@pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "a/../../secret", "link", ""])
+@pytest.mark.parametrize(
+    "location",
+    ["../secret", "/etc/hostname", "a/../../secret", "link", "", ".", "a\0b", "folder", "x" * 5000],
+)
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, location: str) -> None:
     directory = tmp_path / "model"
     directory.mkdir()
+    (directory / "folder").mkdir()
     (tmp_path / "secret").write_bytes(b"1234")
     os.symlink(tmp_path / "secret", directory / "link")
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError) as refused:
         check_external_files(model_with(directory, "initializer", location))
+    assert str(refused.value).isprintable()
 
 
 def test_a_directory_with_such_a_graph_is_not_opened(tmp_path: Path) -> None:
@@ -81,7 +87,25 @@ def test_a_directory_with_such_a_graph_is_not_opened(tmp_path: Path) -> None:
         open_ranker(directory)
 
 
-@pytest.mark.parametrize("raw", [b"", b"no graph at all", b"\x3a\xff\xff\xff\x7f", b"\x3b" * 9])
+@pytest.mark.parametrize("location", ["weights.bin", "./weights.bin", "a//weights.bin"])
+def test_a_name_may_be_spelled_in_several_ways(tmp_path: Path, location: str) -> None:
+    (tmp_path / "a").mkdir()
+    for folder in (tmp_path, tmp_path / "a"):
+        (folder / "weights.bin").write_bytes(b"1234")
+    assert check_external_files(model_with(tmp_path, "initializer", location)) == {location}
+
+
+def test_fields_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes make a field: a graph of 2 GiB would be read for an hour."""
+    monkeypatch.setattr(external_data, "_MOST_FIELDS", 100)
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x01" * 101)
+    with pytest.raises(ArtifactError, match="more than 100 fields"):
+        external_files(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"no graph at all", b"\x3a\xff\xff\xff\x7f", b"\x3b" * 9, b"\0\0"]
+)
 def test_what_is_no_onnx_file(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(raw)

@@ -4,9 +4,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from runtime.manifest import read_manifest
+from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_ranker
 from tests.server.conftest import Server
 from tests.server.in_process import GaveUp, Serve
@@ -52,6 +53,25 @@ def test_what_it_says_of_itself(server: Server, rank_artifact: Path) -> None:
     text = server.get("/v1/manifest").json()["manifest_file"]
     for name, checksum in manifest.files.items():
         assert f'"{name}":\n        checksum: "{checksum}"' in text
+
+
+@pytest.mark.parametrize("now", ["absent", "broken", "another"])
+def test_what_it_says_is_of_what_is_served_and_not_of_the_disk(
+    serve: Serve, rank_artifact: Path, tmp_path: Path, now: str
+) -> None:
+    directory = shutil.copytree(rank_artifact, tmp_path / "artifact")
+    server = serve({"NIM_CUSTOM_MODEL": str(directory)})
+    paths = ["/v1/manifest", "/v1/metadata", "/v1/models", "/v1/health/ready", "/health", "/info"]
+    before = {path: server.get(path).json() for path in paths}
+    manifest = read_manifest(directory)
+    shutil.rmtree(directory)
+    if now != "absent":
+        directory.mkdir()
+        (directory / "manifest.json").write_text("{")
+    if now == "another":
+        write_manifest(directory, msgspec.structs.replace(manifest, files={"x": "sha256:0"}))
+    assert {path: server.get(path).json() for path in paths} == before
+    assert manifest.files["model.onnx"] in before["/v1/manifest"]["manifest_file"]
 
 
 def test_one_row_a_call_and_many_passages(serve: Serve, rank_artifact: Path) -> None:

@@ -13,6 +13,7 @@ import grpc
 import httpx
 import pytest
 
+from checks.held import HELD_SERVE, let_go
 from server.kserve.grpc_service import GrpcServer
 from server.service import Service
 from server.settings import SettingsError, read_settings
@@ -20,31 +21,23 @@ from tests.server.conftest import Server, Start
 from tests.server.figures import refusals
 from tests.server.in_process import GaveUp, Serve
 from tests.server.surfaces.kserve_requests import RANK, grpc_ready
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 UVICORN = ("-m", "uvicorn", "--factory", "server.app:create_app", "--port", "{port}")
 BODY = {"query": {"text": "q"}, "passages": [{"text": "bb"}, {"text": "a"}, {"text": "ccc"}]}
 
 
-def block(directory: Path) -> Path:
-    """Make opening `directory` wait until someone opens the returned pipe for writing."""
-    pipe = directory / "tokenizer" / "tokenizer_config.json"
-    os.mkfifo(pipe)
-    return pipe
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """What a server waits at that is started with `held(pipe)`, until the pipe is opened to
+    write."""
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
 
 
-def unblock(pipe: Path) -> None:
-    """When somebody reads it."""
-
-    def opened() -> bool:
-        try:
-            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # ENXIO
-            return False
-        return True
-
-    wait_until(opened)
+def held(pipe: Path) -> tuple[str, ...]:
+    return ("-c", HELD_SERVE, str(pipe))
 
 
 @pytest.fixture
@@ -57,9 +50,8 @@ def critical_lines(log: str) -> list[str]:
     return [line for line in log.splitlines() if " CRITICAL " in line]
 
 
-def test_a_model_that_loads_slowly(start: Start, bare_directory: Path) -> None:
-    pipe = block(bare_directory)
-    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)})
+def test_a_model_that_loads_slowly(start: Start, bare_directory: Path, pipe: Path) -> None:
+    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}, *held(pipe))
     server.wait_for("/v1/health/live", 200)
     assert server.get("/v1/health/ready").status_code == 503
     assert server.get("/v1/health/ready").json()["message"] == "Service is not ready."
@@ -81,17 +73,16 @@ def test_a_model_that_loads_slowly(start: Start, bare_directory: Path) -> None:
         with pytest.raises(grpc.RpcError, match="not ready"):
             index(b"", timeout=PATIENCE_S)
     assert refusals(server) == {"not_ready": 5}
-    unblock(pipe)
+    server.wait_until(lambda: let_go(pipe))
     server.ready()
     assert grpc_ready(server.grpc_port)
 
 
-def test_a_model_that_fails_after_a_while(start: Start, bare_directory: Path) -> None:
-    pipe = block(bare_directory)
+def test_a_model_that_fails_after_a_while(start: Start, bare_directory: Path, pipe: Path) -> None:
     given = {"NIM_CUSTOM_MODEL": str(bare_directory), "MAX_SEQUENCE_LENGTH": "999999"}
-    server = start(given)
+    server = start(given, *held(pipe))
     server.wait_for("/v1/health/ready", 503)
-    unblock(pipe)
+    server.wait_until(lambda: let_go(pipe))
     assert server.exit_code() == 1
     (line,) = critical_lines(server.log)
     assert "MAX_SEQUENCE_LENGTH=999999" in line
@@ -201,9 +192,10 @@ def test_the_log_holds_no_text_and_no_query_string(mock_server: Server) -> None:
     assert "Zq7text" not in mock_server.log
 
 
-def test_a_server_that_still_loads_stops_as_well(start: Start, bare_directory: Path) -> None:
-    block(bare_directory)
-    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)})
+def test_a_server_that_still_loads_stops_as_well(
+    start: Start, bare_directory: Path, pipe: Path
+) -> None:
+    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}, *held(pipe))
     server.wait_for("/v1/health/live", 200)
     assert server.stop() == 0
     assert "Traceback" not in server.log

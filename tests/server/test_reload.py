@@ -1,5 +1,6 @@
 """Models are replaced while requests run: no request notices, and a bad model changes nothing."""
 
+import os
 import shutil
 import signal
 import threading
@@ -93,6 +94,24 @@ def test_a_model_that_cannot_be_served_changes_nothing(serve: Serve, bare_direct
     assert "the model was not replaced" in refused.json()["error"]
     assert server.rank(BODY).json() == before
     assert server.get("/v1/health/ready").status_code == 200
+
+
+def test_a_file_that_never_ends_is_refused_and_holds_no_process(
+    start: Start, bare_directory: Path
+) -> None:
+    served = bare_directory.parent / "served"
+    served.symlink_to(bare_directory)
+    server = start({"NIM_CUSTOM_MODEL": str(served)}).ready()
+    for name in ("model.onnx", "tokenizer/tokenizer.json", "manifest.json"):
+        strange = shutil.copytree(bare_directory, bare_directory.with_name(name.replace("/", "-")))
+        (strange / name).unlink(missing_ok=True)
+        os.mkfifo(strange / name)
+        swap(served, strange)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_until(lambda told=f"{name}: it is a FIFO": told in server.log)
+    assert server.rank(BODY).status_code == 200
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
 
 
 def test_triton_s_clients_load_a_model(mock_server: Server) -> None:

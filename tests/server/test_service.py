@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,10 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from runtime.engines.mock import MockEngine
-from runtime.errors import ArtifactError, EngineError, ModelClosed
+from runtime.errors import (
+    ArtifactError,
+    DeviceLost,
+    EngineAway,
+    EngineError,
+    ModelClosed,
+    OutOfMemory,
+    ServingError,
+)
+from runtime.manifest import read_manifest, write_manifest
 from runtime.model import Model, Work
 from runtime.profile import Kind
 from runtime.ranker import Ranker
@@ -243,3 +254,131 @@ def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
     with service.bodies.holding(200 << 20):
         pass
     service.close()
+
+
+FAULTS = [EngineError("no"), OutOfMemory(), DeviceLost(), EngineAway(), MemoryError()]
+
+
+def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(MockEngine, "run", fail)
+
+
+@pytest.mark.parametrize("error", FAULTS)
+@pytest.mark.parametrize("kind", ["rank", "embed"])
+def test_a_reload_that_fails_leaves_nothing_behind(
+    service: Service, monkeypatch: pytest.MonkeyPatch, kind: Kind, error: Exception
+) -> None:
+    before, threads = service.served(kind), set(threading.enumerate())
+    with monkeypatch.context() as patch:
+        fail_with(error, patch)
+        with pytest.raises(ServingError):
+            service.reload(kind)
+    wait_until(lambda: set(threading.enumerate()) <= threads)
+    assert service.served(kind) is before
+    assert service.ready
+    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
+    service.reload(kind)
+
+
+def test_a_model_is_retired_where_no_more_threads_are_to_be_had(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_others(self: threading.Thread) -> None:
+        if "_retire" in self.name:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    for _ in range(2):
+        service.reload("rank")
+        assert all(one.ended for one in service.served("rank").before)
+
+
+def test_a_second_model_that_cannot_start_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set(threading.enumerate())
+    warm_up = Model.warm_up
+
+    def fail(self: Model) -> None:
+        if self.info.kind == "embed":
+            raise OutOfMemory
+        warm_up(self)
+
+    given_up = threading.Event()
+    monkeypatch.setattr(Model, "warm_up", fail)
+    monkeypatch.setattr(service_module, "give_up", lambda _: given_up.set())
+    service = Service(settings())
+    service.start()
+    assert given_up.wait(PATIENCE_S)
+    service.close()
+    wait_until(lambda: set(threading.enumerate()) <= threads)
+
+
+@pytest.fixture
+def artifact(rank_artifact: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(rank_artifact, tmp_path / "artifact")
+
+
+@pytest.fixture
+def of_artifact(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """A service of the proven artifact."""
+    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.0)
+    service = Service(read_settings({"RERANK_MODEL_DIR": str(artifact)}))
+    service._load()
+    yield service
+    service.close()
+    wait_until(lambda: not retiring())
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        str,
+        Path.mkdir,
+        os.mkfifo,
+        lambda path: path.symlink_to("nowhere"),
+        lambda path: path.write_text("{"),
+    ],
+    ids=["absent", "directory", "FIFO", "dangling", "half"],
+)
+def test_a_proven_model_is_never_replaced_by_a_guess(
+    of_artifact: Service, artifact: Path, put: Callable[[Path], object]
+) -> None:
+    before = of_artifact.primary
+    (artifact / "manifest.json").unlink()
+    put(artifact / "manifest.json")
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        of_artifact.reload("rank")
+    assert of_artifact.primary is before
+    assert of_artifact.ready
+    assert len(of_artifact.ranker.rank("q", ["a", "b"]).order) == 2
+
+
+def test_a_proven_model_may_be_replaced_by_one_of_another_name(
+    of_artifact: Service, artifact: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = read_manifest(artifact)
+    write_manifest(artifact, msgspec.structs.replace(manifest, model_id="org/another"))
+    of_artifact.reload("rank")
+    assert of_artifact.primary.name == "org/another"
+    assert f"rank: served as org/another from now on, not as {manifest.model_id}" in caplog.text
+
+
+def test_an_unproven_model_may_become_proven(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.0)
+    manifest = (artifact / "manifest.json").rename(artifact / "kept")
+    service = Service(read_settings({"RERANK_MODEL_DIR": str(artifact)}))
+    service._load()
+    assert not service.ranker.info.proven
+    service.reload("rank")  # one that is not proven stands in for another
+    manifest.rename(artifact / "manifest.json")
+    service.reload("rank")
+    assert service.ranker.info.proven
+    service.close()
+    wait_until(lambda: not retiring())

@@ -13,7 +13,7 @@ MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 BAD_VALUES = {
     "ENABLE_MOCK_INFERENCE": ["maybe", "2"],
     "NIM_CUSTOM_MODEL": ["/no/such/directory"],
-    "RERANK_MODEL_DIR": ["/no/such/directory"],
+    "RERANK_MODEL_DIR": ["/no/such/directory", __file__, "/dev/zero", "/" + "x" * 5000],
     "EMBED_MODEL_DIR": ["/no/such/directory"],
     "RERANK_MODEL_PROFILE": ["no-such-profile", "../models"],
     "NIM_MODEL_PROFILE": ["fp8", "0" * 64, "triton"],

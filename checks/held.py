@@ -1,0 +1,33 @@
+"""A server that does not get on with its start, as on a disk that does not answer.
+
+`python -c HELD_SERVE PIPE [options]` is `rerank-serve` that reads a model's tokenizer only when
+somebody has opened the FIFO at PIPE to write.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+HELD_SERVE = """
+import sys
+from runtime import artifact
+
+pipe, load = sys.argv.pop(1), artifact.load_tokenizer
+
+def held(path):
+    open(pipe, "rb").close()
+    return load(path)
+
+artifact.load_tokenizer = held
+from server.cli import main
+
+sys.exit(main())
+"""
+
+
+def let_go(pipe: Path) -> bool:
+    """Let the server that waits at `pipe` go on; whether one waits."""
+    with contextlib.suppress(OSError):  # ENXIO
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return True
+    return False

@@ -1,0 +1,166 @@
+"""The files of a model directory: read only where each is regular, inside it and bounded.
+
+A directory may come from anywhere. A link in it could name every file of the machine, a FIFO holds
+its reader for ever, and a device does not end. So each file is opened here, or looked at here
+before a library opens it by its name.
+
+Links are followed within the directory, and from a snapshot in the Hugging Face hub's cache into
+the blobs of the same repository. That is how huggingface_hub keeps every file:
+models--ORG--NAME/snapshots/COMMIT/FILE → models--ORG--NAME/blobs/HASH.
+
+What is refused is an OSError whose `strerror` says what was found; an absent file is a
+FileNotFoundError.
+"""
+
+import errno
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+# Manifests, reports and settings of tokenizers have a megabyte at most, tokenizers some tens.
+JSON_BYTES = 16 << 20
+TOKENIZER_BYTES = 128 << 20
+# Protocol Buffers read no larger message.
+GRAPH_BYTES = (2 << 30) - 1
+# Weights and plans. A file of holes may say that it is larger than any disk.
+LARGEST_BYTES = 256 << 30
+
+_MOST_NAME_BYTES = 1024
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def real_directory(directory: Path) -> Path:
+    """`directory` with all links followed: one that is swapped later changes nothing."""
+    try:
+        found = Path(os.path.realpath(directory, strict=True))
+        mode = found.stat().st_mode
+    except OSError as error:
+        raise _explained(error) from None
+    if not stat.S_ISDIR(mode):
+        raise NotADirectoryError(errno.ENOTDIR, f"it is {_kind(mode)}, wanted a directory")
+    return found
+
+
+def is_there(directory: Path, name: str) -> bool:
+    """Whether anything has this name, be it a link that leads nowhere."""
+    try:
+        (directory / name).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # not known to be absent; whoever reads it is told why it cannot be
+        return True
+    return True
+
+
+def name_fault(name: str) -> str | None:
+    """Why `name` cannot be that of a file in a directory, with slashes between folders; None where
+    it can."""
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/"):
+        return "which lies outside its directory"
+    if "" in parts or "." in parts:
+        return "wanted a plain relative path"
+    if "\\" in name or not name.isprintable():
+        return "wanted a name without backslashes and control characters"
+    if len(name.encode()) > _MOST_NAME_BYTES:
+        return f"wanted a name of at most {_MOST_NAME_BYTES} bytes"
+    return None
+
+
+def find_file(directory: Path, name: str) -> Path:
+    """Where the regular file `name` of `directory` really lies. Raises OSError."""
+    if fault := name_fault(name):
+        raise OSError(errno.EINVAL, f"found the name {name[:80]!r}, {fault}")
+    path = directory / name
+    home = Path(os.path.realpath(directory))
+    try:
+        found = Path(os.path.realpath(path, strict=True))
+        mode = found.stat().st_mode
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.is_symlink():
+            told = f"it is a link to {os.readlink(path)!r}, where nothing is"
+            raise OSError(errno.ELOOP, told) from error
+        raise _explained(error) from None
+    if not found.is_relative_to(home) and found.parent != _blobs(home):
+        raise OSError(
+            errno.EXDEV,
+            f"it leads to {str(found)!r}, outside its directory; wanted a file in it, or a link to "
+            "the blobs of the same hub cache",
+        )
+    _refuse_special(mode)
+    return found
+
+
+def open_file(path: Path, most_bytes: int = LARGEST_BYTES) -> BufferedReader:
+    """Open the regular file `path`, of at most so many bytes, to be read. Raises OSError."""
+    try:
+        # First: opening a device may already do something.
+        _refuse_special(path.stat().st_mode)
+        # A FIFO may have taken the file's place since, and hold whoever opens it.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _explained(error) from None
+    try:
+        found = os.fstat(handle)
+        _refuse_special(found.st_mode)
+        if found.st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"it has {found.st_size} bytes, wanted {most_bytes} at most")
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """The content of the regular file `path`, of at most so many bytes. Raises OSError."""
+    with open_file(path, most_bytes) as file:
+        return file.read(most_bytes)
+
+
+def read_file(directory: Path, name: str, most_bytes: int) -> bytes:
+    """The content of the file `name` of `directory`. Raises OSError."""
+    return read_bounded(find_file(directory, name), most_bytes)
+
+
+def identity(directory: Path, name: str) -> tuple[int, ...] | None:
+    """What changes when the file is replaced or written to; None where there is none."""
+    try:
+        found = (directory / name).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _blobs(home: Path) -> Path | None:
+    """Where the files of a snapshot in the hub's cache lie; None for a directory that is none."""
+    for snapshots in home.parents:
+        repository = snapshots.parent
+        if snapshots.name == "snapshots" and repository.name.startswith("models--"):
+            return repository / "blobs"
+    return None
+
+
+def _refuse_special(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_kind(mode)}, wanted a regular file")
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "a file")
+
+
+def _explained(error: OSError) -> OSError:
+    """`error`, which for a missing permission says whose."""
+    if not isinstance(error, PermissionError):
+        return error
+    return PermissionError(
+        error.errno,
+        f"{error.strerror}; make it readable for user id {os.getuid()}, as which this process runs",
+    )
