@@ -1,8 +1,8 @@
 """Which rows run together, and how they are laid out for an engine. Pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from runtime.text import Encoding
 
 if TYPE_CHECKING:  # the benches batch where nothing reads profiles
     from runtime.profile import PaddingSide
+
+S = TypeVar("S", bound=Sized)
 
 # The graph inputs that `assemble` can fill.
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -42,39 +44,39 @@ class BatchLimits:
         )
 
 
-def grow_batch(lengths: Sequence[int], start: int, limits: BatchLimits) -> tuple[int, int]:
-    """The slice [first, last) of ascending `lengths` that should run with row `start`.
+def grow_batch(
+    batch: list[S], shorter: Iterator[S], longer: Iterator[S], limits: BatchLimits
+) -> None:
+    """Add to `batch`, which holds a row at least, the others that should run with it.
 
-    Takes the neighbour nearest in length, shorter or longer, as long as the limits allow: rows
-    of like length waste no padding, and `start` (the oldest row) always runs.
+    `shorter` gives its neighbours in length downwards and `longer` upwards; of neither more are
+    taken than are looked at and one. Takes the neighbour nearest in length, as long as the limits
+    allow: rows of like length waste no padding. What the batch holds runs always.
     """
-    first, last = start, start + 1
-    real_tokens = lengths[start]
+    tokens = sum(map(len, batch))
+    shortest, longest = min(map(len, batch)), max(map(len, batch))
+    below, above = next(shorter, None), next(longer, None)
     while True:
-        shorter = first - 1 if first > 0 else None
-        longer = last if last < len(lengths) else None
-        rows = last - first + 1
-        fits_shorter = shorter is not None and limits.allow(
-            rows, real_tokens + lengths[shorter], lengths[last - 1]
+        rows = len(batch) + 1
+        fits_below = below is not None and limits.allow(rows, tokens + len(below), longest)
+        fits_above = above is not None and limits.allow(
+            rows, tokens + len(above), max(longest, len(above))
         )
-        fits_longer = longer is not None and limits.allow(
-            rows, real_tokens + lengths[longer], lengths[longer]
-        )
-        if not fits_shorter and not fits_longer:
-            return first, last
-        if fits_shorter and fits_longer:
-            assert shorter is not None
-            assert longer is not None
-            step_down = lengths[first] - lengths[shorter]
-            fits_longer = lengths[longer] - lengths[last - 1] < step_down
-        if fits_longer:
-            assert longer is not None
-            real_tokens += lengths[longer]
-            last += 1
+        if fits_below and fits_above:
+            assert below is not None
+            assert above is not None
+            fits_above = len(above) - longest < shortest - len(below)
+        if fits_above:
+            assert above is not None
+            found, above = above, next(longer, None)
+        elif fits_below:
+            assert below is not None
+            found, below = below, next(shorter, None)
         else:
-            assert shorter is not None
-            real_tokens += lengths[shorter]
-            first -= 1
+            return
+        batch.append(found)
+        tokens += len(found)
+        shortest, longest = min(shortest, len(found)), max(longest, len(found))
 
 
 def distinct(rows: Sequence[Encoding]) -> tuple[list[Encoding], npt.NDArray[np.int64]]:
