@@ -1,8 +1,8 @@
 """Which rows run together, and how they are laid out for an engine. Pure functions."""
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,17 @@ from runtime.text import Encoding
 if TYPE_CHECKING:  # the benches batch where nothing reads profiles
     from runtime.profile import PaddingSide
 
-S = TypeVar("S", bound=Sized)
-
 # The graph inputs that `assemble` can fill.
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Measured(Protocol):
+    """A row that is so many tokens long."""
+
+    length: int
+
+
+R = TypeVar("R", bound=Measured)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,12 @@ class BatchLimits:
     padding_waste: float
     shapes: tuple[ShapeRange, ...] = ()
 
+    def within(self, rows: int) -> "BatchLimits":
+        """The same for at most so many rows."""
+        if rows >= self.max_rows:
+            return self
+        return BatchLimits(rows, self.token_budget, self.padding_waste, self.shapes)
+
     def allow(self, rows: int, real_tokens: int, longest: int) -> bool:
         """Whether `rows` rows of together `real_tokens` tokens may run as one call."""
         computed = rows * longest
@@ -45,7 +58,7 @@ class BatchLimits:
 
 
 def grow_batch(
-    batch: list[S], shorter: Iterator[S], longer: Iterator[S], limits: BatchLimits
+    batch: list[R], shorter: Iterator[R], longer: Iterator[R], limits: BatchLimits
 ) -> None:
     """Add to `batch`, which holds a row at least, the others that should run with it.
 
@@ -53,19 +66,19 @@ def grow_batch(
     taken than are looked at and one. Takes the neighbour nearest in length, as long as the limits
     allow: rows of like length waste no padding. What the batch holds runs always.
     """
-    tokens = sum(map(len, batch))
-    shortest, longest = min(map(len, batch)), max(map(len, batch))
+    lengths = [row.length for row in batch]
+    tokens, shortest, longest = sum(lengths), min(lengths), max(lengths)
     below, above = next(shorter, None), next(longer, None)
     while True:
         rows = len(batch) + 1
-        fits_below = below is not None and limits.allow(rows, tokens + len(below), longest)
+        fits_below = below is not None and limits.allow(rows, tokens + below.length, longest)
         fits_above = above is not None and limits.allow(
-            rows, tokens + len(above), max(longest, len(above))
+            rows, tokens + above.length, max(longest, above.length)
         )
         if fits_below and fits_above:
             assert below is not None
             assert above is not None
-            fits_above = len(above) - longest < shortest - len(below)
+            fits_above = above.length - longest < shortest - below.length
         if fits_above:
             assert above is not None
             found, above = above, next(longer, None)
@@ -75,8 +88,8 @@ def grow_batch(
         else:
             return
         batch.append(found)
-        tokens += len(found)
-        shortest, longest = min(shortest, len(found)), max(longest, len(found))
+        tokens += found.length
+        shortest, longest = min(shortest, found.length), max(longest, found.length)
 
 
 def distinct(rows: Sequence[Encoding]) -> tuple[list[Encoding], npt.NDArray[np.int64]]:

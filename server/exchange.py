@@ -28,7 +28,7 @@ class Exchange(Call):
 
     def __init__(self, request: AnyRequest, service: Service) -> None:
         given = [value for name, value in request.scope["headers"] if name == b"authorization"]
-        super().__init__(service, caller=http_caller(given, request.scope["client"]))
+        super().__init__(service, caller=http_caller(given, request.scope.get("client")))
         self._request = request
         # Milliseconds of the stages around the model's own, and when the present one began.
         self._spent_ms: dict[str, float] = {}

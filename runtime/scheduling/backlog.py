@@ -115,7 +115,6 @@ class Backlog:
     def take(self) -> Batch | None:
         """The rows of the next engine call, when there are some; None when all is over."""
         while True:
-            self._end_each(lambda: self._waiting.due(self._clock()), DeadlineExceeded)
             with self._changed:
                 while self._shut is not ModelClosed and (pause_s := self._pause_s()) != 0:
                     self._changed.wait(pause_s)
@@ -123,6 +122,7 @@ class Backlog:
                     return None
                 if self._waiting.due(self._clock()) is None:
                     return self._next_batch()
+            self._end_each(lambda: self._waiting.due(self._clock()), DeadlineExceeded)
 
     def finish(self, batch: Batch, result: Result, call: EngineCall) -> list[Outcome]:
         """Count a batch that was taken, and answer the requests that are complete, or failed; their
@@ -133,7 +133,7 @@ class Backlog:
                 # The others that run share the machine with it.
                 seconds = (call.ended - call.began) / len(self._running)
                 self._admission.throughput.record(call.real_tokens, seconds, call.ended)
-            self._stats = self._stats.after(batch.rows, call, failed=result.error is not None)
+            self._stats.count(batch.rows, call, failed=result.error is not None)
             # Last: whatever fails before, `fail_running` finds who waits for this call.
             self._running.remove(batch)
         for request, outcome in outcomes:
@@ -174,7 +174,7 @@ class Backlog:
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
         with self._changed:
-            return self._stats
+            return replace(self._stats)
 
     def idle(self) -> bool:
         """Whether nothing waits, runs or is expected."""
@@ -210,7 +210,8 @@ class Backlog:
     def _end(self, request: Request, outcome: Outcome) -> None:
         """Answer a request and drop its waiting rows; the lock is not held."""
         request.answer(outcome)
-        self._drop(request)
+        if request.waiting:
+            self._drop(request)
 
     def _end_each(
         self, find: Callable[[], Request | None], error: Callable[[], ServingError]
@@ -244,8 +245,7 @@ class Backlog:
         lock is held."""
         now = self._clock()
         idle = self._lanes - len(self._running)
-        share = min(self._limits.max_rows, math.ceil(self._waiting.rows / idle))
-        limits = replace(self._limits, max_rows=share)
+        limits = self._limits.within(math.ceil(self._waiting.rows / idle))
         rows = self._waiting.take(limits, now, in_order=self._is_late(now))
         batch = Batch(rows, now, sum(row.length for row in rows))
         self._running.append(batch)

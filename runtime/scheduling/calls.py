@@ -53,19 +53,19 @@ def run_call(compute: Compute, rows: Sequence[Row], shrink: Callable[[int], None
         outputs = _fitting(compute, [row.encoding for row in rows], shrink)
         if len(outputs) != len(rows):
             raise EngineError(f"found {len(outputs)} outputs for {len(rows)} rows")
-        finite = np.isfinite(outputs.reshape(len(rows), -1))
-        broken = np.logical_not(np.all(finite, axis=1))
-        # Only requests that own a row with NaN or infinity fail: their neighbours' are sound.
-        not_finite = NonFiniteScore(int(broken.sum()))
-        shares = [
-            Share(
-                request,
-                [rows[place] for place in places],
-                not_finite if broken[places].any() else outputs[places],
-            )
-            for request, places in of_request.items()
-        ]
-        return Result(shares, None)
+        broken = _not_finite(outputs)
+        return Result(
+            [
+                # Only requests that own such a row fail: their neighbours' scores are sound.
+                Share(
+                    request,
+                    [rows[place] for place in places],
+                    outputs[places] if broken.isdisjoint(places) else NonFiniteScore(len(broken)),
+                )
+                for request, places in of_request.items()
+            ],
+            None,
+        )
     except Exception as raised:
         error = raised if isinstance(raised, ServingError) else _engine_error(raised)
         return Result([Share(request, [], error) for request in of_request], error)
@@ -89,6 +89,14 @@ def _fitting(
     shrink(max(1, half * max(map(len, encodings))))
     parts = (encodings[:half], encodings[half:])
     return np.concatenate([_fitting(compute, part, shrink) for part in parts])
+
+
+def _not_finite(outputs: Floats) -> set[int]:
+    """The rows with NaN or infinity."""
+    finite = np.isfinite(outputs)
+    if finite.all():
+        return set()
+    return {row for row, sound in enumerate(finite) if not sound.all()}
 
 
 def _engine_error(unexpected: Exception) -> EngineError:

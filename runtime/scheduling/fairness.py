@@ -119,16 +119,15 @@ class Callers:
 
     def charge(self, rows: Sequence[Row]) -> None:
         """Count rows that are taken, before they are removed."""
-        callers: dict[str, int] = {}
-        requests: dict[str, dict[Request, int]] = {}
+        of_request: dict[Request, int] = {}
         for row in rows:
-            name = row.request.caller
-            callers[name] = callers.get(name, 0) + row.length
-            of_caller = requests.setdefault(name, {})
-            of_caller[row.request] = of_caller.get(row.request, 0) + row.length
-        self._turns.charge(callers)
-        for name, tokens in requests.items():
-            self._waiting[name].requests.charge(tokens)
+            of_request[row.request] = of_request.get(row.request, 0) + row.length
+        of_caller: dict[str, dict[Request, int]] = {}
+        for request, tokens in of_request.items():
+            of_caller.setdefault(request.caller, {})[request] = tokens
+        self._turns.charge({name: sum(found.values()) for name, found in of_caller.items()})
+        for name, found in of_caller.items():
+            self._waiting[name].requests.charge(found)
 
     def _forget(self, now: float) -> None:
         """Drop who has been remembered for long enough; two at most, because one comes at most."""

@@ -36,9 +36,6 @@ class Row:
     encoding: Encoding
     length: int
 
-    def __len__(self) -> int:
-        return self.length
-
 
 class Request:
     """A submitted request.

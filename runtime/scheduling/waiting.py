@@ -1,9 +1,9 @@
 """What waits for the engine: found by length, by arrival, by deadline and by turn."""
 
-import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count, filterfalse, islice
 
 from runtime.batch import BatchLimits, grow_batch
 from runtime.scheduling.fairness import Callers
@@ -29,7 +29,7 @@ class Waiting:
         self._deadlines: Heap[Request] = Heap()
         self._callers = Callers()
         self._by_length = RowsByLength()
-        self._numbers = itertools.count()
+        self._numbers = count()
 
     def __len__(self) -> int:
         """Requests."""
@@ -62,7 +62,7 @@ class Waiting:
 
     def drop(self, request: Request, most: int, now: float) -> bool:
         """Remove up to `most` rows of a request; whether there are more."""
-        self._remove(list(itertools.islice(request.waiting, most)), now)
+        self._remove(list(islice(request.waiting, most)), now)
         return bool(request.waiting)
 
     def take(self, limits: BatchLimits, now: float, *, in_order: bool) -> list[Row]:
@@ -82,12 +82,12 @@ class Waiting:
         return batch
 
     def _remove(self, rows: Sequence[Row], now: float) -> None:
+        self.rows -= len(rows)
         for row in rows:
             request = row.request
             del request.waiting[row]
             self._by_length.remove(row)
             self._callers.remove(row)
-            self.rows -= 1
             self.tokens -= row.length
             if not request.waiting:
                 del self._arrived[request]
@@ -97,9 +97,6 @@ class Waiting:
 
 def _grow(batch: list[Row], rows: RowsByLength, limits: BatchLimits) -> None:
     """Add to `batch` those of `rows` that should run with its first row."""
-    taken = set(batch)
-
-    def left(found: Iterable[Row]) -> Iterator[Row]:
-        return (row for row in found if row not in taken)
-
-    grow_batch(batch, left(rows.shorter(batch[0])), left(rows.longer(batch[0])), limits)
+    first, is_taken = batch[0], set(batch).__contains__
+    shorter, longer = rows.shorter(first), rows.longer(first)
+    grow_batch(batch, filterfalse(is_taken, shorter), filterfalse(is_taken, longer), limits)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import given
@@ -18,12 +19,19 @@ def row(*ids: int, types: list[int] | None = None) -> Encoding:
     )
 
 
+@dataclass
+class Sized:
+    """All of a row that counts here."""
+
+    length: int
+
+
 def grown(lengths: list[int], start: int, limits: BatchLimits) -> list[int]:
     """The lengths of the batch that grows around number `start` of these, which ascend."""
-    rows = [range(length) for length in lengths]
+    rows = [Sized(length) for length in lengths]
     batch = [rows[start]]
     grow_batch(batch, reversed(rows[:start]), iter(rows[start + 1 :]), limits)
-    return sorted(map(len, batch))
+    return sorted(row.length for row in batch)
 
 
 def test_equal_lengths_fill_the_token_budget() -> None:
@@ -33,12 +41,12 @@ def test_equal_lengths_fill_the_token_budget() -> None:
 def test_no_more_neighbours_are_looked_at_than_are_taken_and_one() -> None:
     seen = itertools.count()
 
-    def endless(length: int) -> Iterator[range]:
+    def endless(length: int) -> Iterator[Sized]:
         while True:
             next(seen)
-            yield range(length)
+            yield Sized(length)
 
-    batch = [range(10)]
+    batch = [Sized(10)]
     grow_batch(batch, endless(9), endless(10), BatchLimits(8, 1000, 0.9))
     assert len(batch) == 8
     assert next(seen) == 7 + 2
