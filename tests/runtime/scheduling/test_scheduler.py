@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from runtime.batch import BatchLimits
 from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
@@ -25,33 +24,8 @@ from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Encoding
 from tests.runtime.clock import Clock
+from tests.runtime.scheduling.schedulers import LIMITS, Gate, first_ids, row
 from tests.waiting import PATIENCE_S, wait_until
-
-LIMITS = BatchLimits(max_rows=8, token_budget=1000, padding_waste=0.4)
-
-
-def row(length: int, first: int = 1) -> Encoding:
-    return Encoding(np.asarray([first] + [1] * (length - 1), dtype=np.int64), None)
-
-
-def first_ids(rows: Sequence[Encoding]) -> Floats:
-    return np.asarray([r.token_ids[0] for r in rows], dtype=np.float32)
-
-
-class Gate:
-    """A compute function that waits until it is opened, and remembers its calls."""
-
-    def __init__(self, then: Callable[[Sequence[Encoding]], Floats] = first_ids) -> None:
-        self.open = threading.Event()
-        self.entered = threading.Event()
-        self.calls: list[list[int]] = []
-        self._then = then
-
-    def __call__(self, rows: Sequence[Encoding]) -> Floats:
-        self.calls.append([len(r) for r in rows])
-        self.entered.set()
-        assert self.open.wait(PATIENCE_S)
-        return self._then(rows)
 
 
 class Timed:
