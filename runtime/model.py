@@ -144,7 +144,7 @@ class Model(ABC):
     async def tokenize_async(
         self,
         texts: Sequence[str],
-        use: Callable[[Iterator[list[Token]]], T],
+        use: Callable[[Iterator[Iterator[Token]]], T],
         *,
         add_special_tokens: bool,
         deadline: float | None = None,

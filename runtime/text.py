@@ -23,7 +23,7 @@ from runtime.errors import (
 )
 from runtime.postprocess import InputType
 from runtime.text_checks import check_text
-from runtime.tokens import encoded, first_tokens
+from runtime.tokens import encoded, first_tokens, pieces
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
@@ -38,7 +38,6 @@ _LONG_CHARS_PER_TOKEN = 32
 # Texts tokenised at a time: enough to use every core, few enough to bound memory and to notice
 # a deadline.
 _CHUNK_CHARS = 1 << 20
-_PIECE_CHARS = 1 << 16
 
 
 def unchecked() -> None:
@@ -188,7 +187,7 @@ class PairEncoder:
         for query, passage in pairs:
             if len(query) + len(passage) <= limit:
                 continue
-            first, *rest = _pieces(passage)
+            first, *rest = pieces(passage)
             count = len(self._encode_chunk([(query, first)])[0])
             for piece in rest:
                 check()
@@ -316,18 +315,6 @@ def _chunks(pairs: Pairs) -> Iterator[Pairs]:
             start, size = index, 0
         size += length
     yield pairs[start:]
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """`text` in pieces of about _PIECE_CHARS characters, each but the first with a leading blank
-    where the text has one in reach."""
-    start = 0
-    while start < len(text):
-        end = start + _PIECE_CHARS
-        blank = text.rfind(" ", start + 1, end) if end < len(text) else -1
-        end = blank if blank > 0 else end
-        yield text[start:end]
-        start = end
 
 
 def check_texts(query: str, passages: Sequence[str]) -> None:

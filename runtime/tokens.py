@@ -8,6 +8,9 @@ import tokenizers
 from runtime.errors import InputTooLong
 from runtime.text_checks import check_text
 
+# Enough to tokenise at once, few enough that their tokens take little memory.
+_PIECE_CHARS = 1 << 16
+
 
 class Token(NamedTuple):
     """One token of a text: `special` when the tokenizer added it, else characters `start` to
@@ -27,8 +30,9 @@ def tokens_of(
     *,
     add_special_tokens: bool,
     check: Callable[[], object],
-) -> Iterator[list[Token]]:
-    """The tokens of each text alone, without template or prefix, one text after the other.
+) -> Iterator[Iterator[Token]]:
+    """The tokens of each text alone, without template or prefix, one text after the other; those of
+    one are to be taken before the next.
 
     Raises InputTooLong for more than `most` tokens of all texts, and InputRejected, which names a
     text as in inputs[3], and what `check` raises, which is called before each.
@@ -37,12 +41,17 @@ def tokens_of(
     for index, text in enumerate(texts):
         check()
         check_text(f"inputs[{index}]", text)
+        if len(text) > _PIECE_CHARS:  # tokenised as a whole it may take much memory
+            parts = (encoded(tokenizer, piece, add_special_tokens=False) for piece in pieces(text))
+            about = count + sum(map(len, parts))
+            if about > most:
+                raise InputTooLong(about, most)
         found = encoded(tokenizer, text, add_special_tokens=add_special_tokens)
         count += len(found)
         if count > most:
             raise InputTooLong(count, most)
-        parts = zip(found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True)
-        yield [Token(i, token, bool(special), *span) for i, token, special, span in parts]
+        facts = zip(found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True)
+        yield (Token(i, token, bool(special), *span) for i, token, special, span in facts)
 
 
 def first_tokens(tokenizer: tokenizers.Tokenizer, text: str, count: int) -> str:
@@ -52,6 +61,18 @@ def first_tokens(tokenizer: tokenizers.Tokenizer, text: str, count: int) -> str:
         return text
     span = found.token_to_chars(count - 1)  # the list of all offsets takes long to make
     return text if span is None else text[: span[1]]
+
+
+def pieces(text: str) -> Iterator[str]:
+    """`text` in pieces of about 65,000 characters, each but the first with a leading blank where
+    the text has one in reach: tokenizers cut there too."""
+    start = 0
+    while start < len(text):
+        end = start + _PIECE_CHARS
+        blank = text.rfind(" ", start + 1, end) if end < len(text) else -1
+        end = blank if blank > 0 else end
+        yield text[start:end]
+        start = end
 
 
 def encoded(

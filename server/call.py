@@ -194,7 +194,7 @@ class Call:
     async def tokens(
         self,
         texts: Sequence[str],
-        use: Callable[[Iterator[list[Token]]], T],
+        use: Callable[[Iterator[Iterator[Token]]], T],
         *,
         special: bool,
         at: Field,

@@ -5,8 +5,9 @@ are not taken: the model has a tokenizer of its own.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -34,6 +35,7 @@ PromptName = Annotated[str, Meta(extra_json_schema={"enum": ["query", "passage",
 # Every token comes back as a JSON object some ten times as long as its text, and a tokenizer may
 # make a token of every byte.
 _MOST_BYTES = 1 << 20
+_TOKENS_AT_ONCE = 1 << 12
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
 _PROMPT_WANTED = f"wanted one of {', '.join(_PROMPTS)}"
 
@@ -77,7 +79,7 @@ class Rank(msgspec.Struct, omit_defaults=True):
     text: str | None = None
 
 
-class SimpleToken(msgspec.Struct):
+class SimpleToken(msgspec.Struct, gc=False):
     """One token; those that the tokenizer added have no place in the text."""
 
     id: int
@@ -149,10 +151,15 @@ def _check_embed(asked: EmbedRequest) -> None:
         raise NotValid("greater_than", ("dimensions",), "wanted 1 or more")
 
 
-def _encode_tokens(texts: list[str], found: Iterable[list[Token]]) -> bytes:
-    """The reply; text by text, so that the objects of one text are gone before the next."""
-    lists = zip(texts, found, strict=True)
-    parts = [_ENCODER.encode([_simple(token, text) for token in tokens]) for text, tokens in lists]
+def _encode_tokens(texts: list[str], found: Iterable[Iterator[Token]]) -> bytes:
+    """The reply, a part at a time: no objects of a whole text, and no long stop of other work."""
+    return b"[" + b",".join(map(_encode_text, texts, found)) + b"]"
+
+
+def _encode_text(text: str, tokens: Iterator[Token]) -> bytes:
+    parts = []
+    while some := list(islice(tokens, _TOKENS_AT_ONCE)):
+        parts.append(_ENCODER.encode([_simple(token, text) for token in some])[1:-1])
     return b"[" + b",".join(parts) + b"]"
 
 

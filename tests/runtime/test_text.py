@@ -462,7 +462,7 @@ def tokens(
     tokenizer: tokenizers.Tokenizer, *texts: str, most: int = 100, special: bool
 ) -> list[list[Token]]:
     found = tokens_of(tokenizer, texts, most, add_special_tokens=special, check=unchecked)
-    return list(found)
+    return [list(one) for one in found]
 
 
 def test_tokens_say_where_they_stand_and_which_were_added(
@@ -492,6 +492,22 @@ def test_no_more_tokens_are_listed_than_all_texts_may_have() -> None:
     assert len(tokens(byte_tokenizer(), "a" * 5, "b" * 5, most=10, special=True)) == 2
     with pytest.raises(InputTooLong, match="Input length 11 exceeds"):
         tokens(byte_tokenizer(), "a" * 5, "b" * 6, most=10, special=True)
+
+
+def test_a_vast_text_is_counted_before_it_is_tokenised_as_a_whole() -> None:
+    vast = "word " * 30_000
+    seen: list[int] = []
+
+    class Watched:
+        def encode_batch(self, texts: list[str], **options: bool) -> list[tokenizers.Encoding]:
+            seen.extend(map(len, texts))
+            return byte_tokenizer().encode_batch(texts, **options)
+
+    with pytest.raises(InputTooLong, match="Input length 150000 exceeds"):
+        tokens(Watched(), vast, most=149_999, special=True)  # type: ignore[arg-type]
+    assert max(seen) <= 1 << 16
+    (found,) = tokens(byte_tokenizer(), vast, most=150_000, special=True)
+    assert len(found) == 150_000
 
 
 def test_listing_ends_when_nobody_wants_it() -> None:

@@ -118,7 +118,7 @@ def test_a_model_that_closes_ends_what_is_tokenised(ranker: Ranker, held: Held) 
 def test_tokens_that_are_left(ranker: Ranker) -> None:
     taken, free = [], threading.Event()
 
-    def use(found: Iterator[list[Any]]) -> None:
+    def use(found: Iterator[Any]) -> None:
         for tokens in found:
             taken.append(tokens)
             assert free.wait(PATIENCE_S)
