@@ -240,11 +240,11 @@ class Call:
 
     @contextmanager
     def _counted(self, kind: Kind) -> Iterator[None]:
-        """Count the block as one request to the model of `kind`, however many answers it takes."""
+        """Count the block, which gets one answer, as one request to the model of `kind`."""
         served = self.service.served(kind)
         tally = served.tally
         tally.count_arrival()
-        began, before = time.monotonic(), len(self.answers)
+        began = time.monotonic()
         try:
             yield
         except BaseException as error:
@@ -252,10 +252,9 @@ class Call:
             of_engine = isinstance(error, _OF_ENGINE)
             tally.count_failure(seconds, _outcome(error), of_engine=of_engine)
             raise
-        answers = self.answers[before:]
-        timing = slowest(answers)
-        tally.count_success(time.monotonic() - began, timing, answers)
-        self.service.metrics.observe_stages(kind, timing)
+        answer = self.answers[-1]
+        tally.count_success(time.monotonic() - began, answer)
+        self.service.metrics.observe_stages(kind, answer.timing)
 
     async def _wait(self, work: Awaitable[T]) -> T:
         """The result of `work`, while the caller is there to take it."""
