@@ -1,8 +1,8 @@
 """Which rows run together, and how they are laid out for an engine. Pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,15 @@ if TYPE_CHECKING:  # the benches batch where nothing reads profiles
 
 # The graph inputs that `assemble` can fill.
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Measured(Protocol):
+    """A row that is so many tokens long."""
+
+    length: int
+
+
+R = TypeVar("R", bound=Measured)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,12 @@ class BatchLimits:
     padding_waste: float
     shapes: tuple[ShapeRange, ...] = ()
 
+    def within(self, rows: int) -> "BatchLimits":
+        """The same for at most so many rows."""
+        if rows >= self.max_rows:
+            return self
+        return BatchLimits(rows, self.token_budget, self.padding_waste, self.shapes)
+
     def allow(self, rows: int, real_tokens: int, longest: int) -> bool:
         """Whether `rows` rows of together `real_tokens` tokens may run as one call."""
         computed = rows * longest
@@ -42,39 +57,39 @@ class BatchLimits:
         )
 
 
-def grow_batch(lengths: Sequence[int], start: int, limits: BatchLimits) -> tuple[int, int]:
-    """The slice [first, last) of ascending `lengths` that should run with row `start`.
+def grow_batch(
+    batch: list[R], shorter: Iterator[R], longer: Iterator[R], limits: BatchLimits
+) -> None:
+    """Add to `batch`, which holds a row at least, the others that should run with it.
 
-    Takes the neighbour nearest in length, shorter or longer, as long as the limits allow: rows
-    of like length waste no padding, and `start` (the oldest row) always runs.
+    `shorter` gives its neighbours in length downwards and `longer` upwards; of neither more are
+    taken than are looked at and one. Takes the neighbour nearest in length, as long as the limits
+    allow: rows of like length waste no padding. What the batch holds runs always.
     """
-    first, last = start, start + 1
-    real_tokens = lengths[start]
+    lengths = [row.length for row in batch]
+    tokens, shortest, longest = sum(lengths), min(lengths), max(lengths)
+    below, above = next(shorter, None), next(longer, None)
     while True:
-        shorter = first - 1 if first > 0 else None
-        longer = last if last < len(lengths) else None
-        rows = last - first + 1
-        fits_shorter = shorter is not None and limits.allow(
-            rows, real_tokens + lengths[shorter], lengths[last - 1]
+        rows = len(batch) + 1
+        fits_below = below is not None and limits.allow(rows, tokens + below.length, longest)
+        fits_above = above is not None and limits.allow(
+            rows, tokens + above.length, max(longest, above.length)
         )
-        fits_longer = longer is not None and limits.allow(
-            rows, real_tokens + lengths[longer], lengths[longer]
-        )
-        if not fits_shorter and not fits_longer:
-            return first, last
-        if fits_shorter and fits_longer:
-            assert shorter is not None
-            assert longer is not None
-            step_down = lengths[first] - lengths[shorter]
-            fits_longer = lengths[longer] - lengths[last - 1] < step_down
-        if fits_longer:
-            assert longer is not None
-            real_tokens += lengths[longer]
-            last += 1
+        if fits_below and fits_above:
+            assert below is not None
+            assert above is not None
+            fits_above = above.length - longest < shortest - below.length
+        if fits_above:
+            assert above is not None
+            found, above = above, next(longer, None)
+        elif fits_below:
+            assert below is not None
+            found, below = below, next(shorter, None)
         else:
-            assert shorter is not None
-            real_tokens += lengths[shorter]
-            first -= 1
+            return
+        batch.append(found)
+        tokens += found.length
+        shortest, longest = min(shortest, found.length), max(longest, found.length)
 
 
 def distinct(rows: Sequence[Encoding]) -> tuple[list[Encoding], npt.NDArray[np.int64]]:

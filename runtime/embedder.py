@@ -15,10 +15,11 @@ from runtime.artifact import (
 from runtime.batch import BatchLimits
 from runtime.errors import ArtifactError, EngineError, GoldenMismatch
 from runtime.manifest import VectorGolden
-from runtime.model import Computed, Model, ModelInfo, Work
+from runtime.model import Computed, Model, ModelInfo
 from runtime.postprocess import Embeddings, Floats, InputType, shorten, unit
-from runtime.scheduler import QueueLimits
-from runtime.text import Encoding, Encodings, TextEncoder, Truncate
+from runtime.scheduling.admission import QueueLimits
+from runtime.text import Check, Encoding, Encodings, TextEncoder, Truncate, unchecked
+from runtime.tokenizing import Work
 
 _MATRIX_AXES = 2
 
@@ -50,10 +51,11 @@ class Embedder(Model):
         texts: Sequence[str],
         input_type: InputType | None,
         truncate: Truncate = "NONE",
-        deadline: float | None = None,
+        check: Check = unchecked,
     ) -> Encodings:
-        """Tokenise as `embed` does. Raises InputRejected or DeadlineExceeded."""
-        return self._encoder.encode(texts, input_type, truncate, deadline)
+        """Tokenise as `embed` does. Raises InputRejected, and what `check` raises, which is called
+        on the way."""
+        return self._encoder.encode(texts, input_type, truncate, check)
 
     def embed(
         self,
@@ -63,13 +65,14 @@ class Embedder(Model):
         truncate: Truncate = "NONE",
         dimensions: int | None = None,
         deadline: float | None = None,
+        caller: str = "",
     ) -> Embeddings:
         """A vector for every text, of `dimensions` components (None, or more than there are: all).
 
-        `deadline` in seconds of time.monotonic(). Raises InputRejected, Unavailable or
-        EngineError.
+        `deadline` in seconds of time.monotonic(). Callers take turns at the engine; all who name
+        none are one `caller`. Raises InputRejected, Unavailable or EngineError.
         """
-        computed = self._run(self._work(texts, input_type, truncate, deadline), deadline)
+        computed = self._run(self._work(texts, input_type, truncate, deadline, caller))
         return _embeddings(computed, dimensions)
 
     async def embed_async(
@@ -80,10 +83,11 @@ class Embedder(Model):
         truncate: Truncate = "NONE",
         dimensions: int | None = None,
         deadline: float | None = None,
+        caller: str = "",
     ) -> Embeddings:
         """`embed` for an event loop; cancelling the task drops the rows that still wait."""
-        work = self._work(texts, input_type, truncate, deadline)
-        computed = await self._run_async(work, deadline)
+        work = self._work(texts, input_type, truncate, deadline, caller)
+        computed = await self._run_async(work)
         return _embeddings(computed, dimensions)
 
     def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
@@ -111,11 +115,14 @@ class Embedder(Model):
         input_type: InputType | None,
         truncate: Truncate,
         deadline: float | None,
+        caller: str,
     ) -> Work:
         return Work(
             rows=len(texts),
             characters=sum(map(len, texts)),
-            encode=lambda: self.encode(texts, input_type, truncate, deadline),
+            encode=lambda check: self.encode(texts, input_type, truncate, check),
+            deadline=deadline,
+            caller=caller,
         )
 
     def _find_dimensions(self) -> int:

@@ -2,8 +2,9 @@
 
     ServingError
     ├── InputRejected            the caller's texts cannot be scored; sending them again won't help
-    │   ├── BlankInput           an empty or whitespace-only text
+    │   ├── BlankInput           a text without a visible character
     │   ├── ForbiddenText        half of a surrogate pair
+    │   ├── NoTokens             a text of which the tokenizer makes nothing
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
     │   ├── InputTypeWanted      the model embeds queries and passages differently
@@ -39,7 +40,7 @@ class InputRejected(ServingError):
 
 
 class BlankInput(InputRejected):
-    """`what` ("query" or "passages[3]") is empty or only whitespace."""
+    """`what` ("query" or "passages[3]") is empty, or nothing in it shows."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -52,6 +53,14 @@ class ForbiddenText(InputRejected):
     def __init__(self, what: str, character: str) -> None:
         self.what = what
         super().__init__(f"{what} contains {character}; remove it and send the text again")
+
+
+class NoTokens(InputRejected):
+    """The model's tokenizer makes no token of `what`."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} has no tokens; send text that the model's tokenizer knows")
 
 
 class NoPassages(InputRejected):

@@ -6,32 +6,36 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from runtime.artifact import OpenArtifact
-from runtime.batch import INPUT_NAMES, BatchLimits, assemble, distinct
+from runtime.batch import INPUT_NAMES, BatchLimits, assemble
 from runtime.errors import (
     DeadlineExceeded,
     EngineError,
     GoldenMismatch,
-    ModelClosed,
     OutOfMemory,
 )
 from runtime.postprocess import EngineCall, Floats, Ints, Timing
 from runtime.profile import Kind
-from runtime.scheduler import QueueLimits, Scheduler, SchedulerStats, Scored
-from runtime.text import Encoding, Encodings, Token, tokens_of
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.request import Scored
+from runtime.scheduling.scheduler import Scheduler
+from runtime.scheduling.stats import SchedulerStats
+from runtime.text import Encoding, Encodings
+from runtime.tokenizing import Encoded, Tokenizing, Work
+from runtime.tokens import Token, tokens_of
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# How much the latest request moves the estimate of tokens per character.
-_SHARE_OF_LATEST = 0.1
-# Before any was measured: tokens of real text have about four characters.
-_TOKENS_PER_CHARACTER = 0.25
+# Tokens of all texts of one request to list them: as many as a mebibyte of real text has.
+_MOST_LISTED_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,6 @@ class ModelInfo:
     proven: bool
     dimensions: int | None = None
     asymmetric: bool = False
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a request asks for, before anything is done for it: `rows` rows of together
-    `characters` characters, and what turns them into encodings."""
-
-    rows: int
-    characters: int
-    encode: Callable[[], Encodings]
 
 
 @dataclass(frozen=True)
@@ -109,10 +103,7 @@ class Model(ABC):
         self._scheduler = Scheduler(
             self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
-        # Threads of its own, so that no other work of the process keeps texts waiting.
-        self._tokenizing = ThreadPoolExecutor(thread_name_prefix="tokenizer")
-        # Measured, so that a full queue refuses texts before they are tokenised.
-        self._tokens_per_character: float | None = None
+        self._tokenizing = Tokenizing()
         self._lock = threading.Lock()
         self._users = 0
         self._engine_closed = False
@@ -185,9 +176,42 @@ class Model(ABC):
                 tokens,
             )
 
-    def tokenize(self, text: str, *, add_special_tokens: bool) -> list[Token]:
-        """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
-        return tokens_of(self._tokenizer, text, add_special_tokens=add_special_tokens)
+    async def tokenize_async(
+        self,
+        texts: Sequence[str],
+        use: Callable[[Iterator[Iterator[Token]]], T],
+        *,
+        add_special_tokens: bool,
+        deadline: float | None = None,
+        caller: str = "",
+    ) -> T:
+        """What `use` makes, in a thread, of the tokens of each text alone, without template or
+        prefix.
+
+        They take room in the queue meanwhile, and requests of this kind run one after the other;
+        cancelling the task ends the work behind the text that is being tokenised. Raises
+        InputTooLong for too many tokens, InputRejected, DeadlineExceeded, or Unavailable.
+        """
+        estimate = self._estimate(len(texts), sum(map(len, texts)))
+        # Without the deadline: the engine's work is no reason to be late.
+        with self._scheduler.admit(len(texts), estimate, None, caller) as ticket:
+
+            def work() -> T:
+                ticket.check()
+                found = tokens_of(
+                    self._tokenizer,
+                    texts,
+                    _MOST_LISTED_TOKENS,
+                    add_special_tokens=add_special_tokens,
+                    check=ticket.check,
+                )
+                return use(found)
+
+            try:
+                async with asyncio.timeout(_left(deadline)):
+                    return await self._tokenizing.list_async(work)
+            except TimeoutError as error:
+                raise DeadlineExceeded from error
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -251,7 +275,7 @@ class Model(ABC):
 
     def follow(self, before: "Model") -> None:
         """Estimate with what was measured of the model that this one replaces."""
-        self._tokens_per_character = before._tokens_per_character
+        self._tokenizing.follow(before._tokenizing)
         self._scheduler.follow(before._scheduler)
 
     @property
@@ -294,7 +318,7 @@ class Model(ABC):
                 closed, self._engine_closed = self._engine_closed, True
             if not closed:
                 self._engine.close()
-        self._tokenizing.shutdown(wait=False)
+        self._tokenizing.close()
 
     @abstractmethod
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
@@ -310,59 +334,41 @@ class Model(ABC):
         shape = self._engine.shape_for(len(rows), max(map(len, rows)))
         return dict(assemble(rows, names, pad, side, shape))
 
-    def _run(self, work: Work, deadline: float | None) -> Computed:
-        """Encode and compute, blocking; `deadline` in seconds of time.monotonic()."""
+    def _run(self, work: Work) -> Computed:
+        """Encode and compute, blocking."""
         began = time.monotonic()
-        with self._scheduler.expecting(work.rows, self._estimate(work), deadline):
-            encodings, rows, places = _encoded(work.encode)
-        self._learn(work, encodings)
-        encoded = time.monotonic()
-        future = self._scheduler.submit(rows, deadline)
+        estimate = self._estimate(work.rows, work.characters)
+        with self._scheduler.admit(work.rows, estimate, work.deadline, work.caller) as ticket:
+            encoded = self._tokenizing.encode(work, ticket.check)
+            tokenized = time.monotonic()
+            future = ticket.submit(encoded.rows)
         try:
-            scored = future.result(_left(deadline))
+            scored = future.result(_left(work.deadline))
         except TimeoutError as error:
             future.cancel()
             raise DeadlineExceeded from error
-        return _computed(encodings, scored, places, began, encoded)
+        return _computed(encoded, scored, began, tokenized)
 
-    async def _run_async(self, work: Work, deadline: float | None) -> Computed:
+    async def _run_async(self, work: Work) -> Computed:
         """`_run` for an event loop: encodes in a worker thread and waits without one."""
         began = time.monotonic()
+        estimate = self._estimate(work.rows, work.characters)
         try:
-            async with asyncio.timeout(_left(deadline)):
-                with self._scheduler.expecting(work.rows, self._estimate(work), deadline):
-                    encodings, rows, places = await self._encode_elsewhere(work)
-                self._learn(work, encodings)
-                encoded = time.monotonic()
-                future: Future[Scored] = self._scheduler.submit(rows, deadline)
+            async with asyncio.timeout(_left(work.deadline)):
+                with self._scheduler.admit(
+                    work.rows, estimate, work.deadline, work.caller
+                ) as ticket:
+                    encoded = await self._tokenizing.encode_async(work, ticket.check)
+                    tokenized = time.monotonic()
+                    future = ticket.submit(encoded.rows)
                 scored = await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise DeadlineExceeded from error
-        return _computed(encodings, scored, places, began, encoded)
+        return _computed(encoded, scored, began, tokenized)
 
-    async def _encode_elsewhere(self, work: Work) -> tuple[Encodings, list[Encoding], Ints]:
-        """`_encoded` in a thread; one that waits for a thread is dropped with its request."""
-        try:
-            encoding = self._tokenizing.submit(_encoded, work.encode)
-        except RuntimeError:  # the threads were told to end since the request was admitted
-            raise ModelClosed from None
-        try:
-            return await asyncio.wrap_future(encoding)
-        except (Exception, asyncio.CancelledError):
-            raise
-        except BaseException as error:  # a panic in the tokenizer's Rust is no Exception
-            raise EngineError(f"{type(error).__name__} in the tokenizer") from error
-
-    def _estimate(self, work: Work) -> int:
-        """About how many tokens the request will have."""
-        most = work.rows * self.info.max_tokens
-        ratio = self._tokens_per_character or _TOKENS_PER_CHARACTER
-        return min(most, int(work.characters * ratio))
-
-    def _learn(self, work: Work, encodings: Encodings) -> None:
-        found = sum(map(len, encodings.rows)) / max(1, work.characters)
-        known = self._tokens_per_character or found
-        self._tokens_per_character = known + _SHARE_OF_LATEST * (found - known)
+    def _estimate(self, rows: int, characters: int) -> int:
+        """About how many tokens a request of that size will have."""
+        return min(rows * self.info.max_tokens, self._tokenizing.estimate(characters))
 
     def _require_ids(self, found: list[int], recorded: list[int]) -> None:
         if found != recorded:
@@ -372,25 +378,17 @@ class Model(ABC):
             )
 
 
-def _encoded(encode: Callable[[], Encodings]) -> tuple[Encodings, list[Encoding], Ints]:
-    """All rows, those that differ, and the place of each of all among these."""
-    encodings = encode()
-    return encodings, *distinct(encodings.rows)
-
-
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _computed(
-    encodings: Encodings, scored: Scored, places: Ints, began: float, encoded: float
-) -> Computed:
+def _computed(encoded: Encoded, scored: Scored, began: float, tokenized: float) -> Computed:
     timing = Timing(
-        tokenize_ms=(encoded - began) * 1e3,
+        tokenize_ms=(tokenized - began) * 1e3,
         queue_ms=scored.queue_ms,
         engine_ms=scored.engine_ms,
         total_ms=(time.monotonic() - began) * 1e3,
         began=began,
         calls=scored.calls,
     )
-    return Computed(encodings, scored.outputs[places], timing)
+    return Computed(encoded.encodings, scored.outputs[encoded.places], timing)

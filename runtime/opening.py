@@ -19,7 +19,7 @@ from runtime.manifest import Manifest, unproven_manifest
 from runtime.model import Model, ModelInfo
 from runtime.profile import Kind
 from runtime.ranker import Ranker
-from runtime.scheduler import QueueLimits
+from runtime.scheduling.admission import QueueLimits
 from runtime.selection import Allowance, serving_target
 from runtime.shapes import longest
 from runtime.tuning import tuned

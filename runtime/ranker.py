@@ -9,10 +9,11 @@ from runtime.artifact import OpenArtifact
 from runtime.batch import BatchLimits
 from runtime.errors import EngineError, GoldenMismatch
 from runtime.manifest import Golden
-from runtime.model import Computed, Model, ModelInfo, Work
+from runtime.model import Computed, Model, ModelInfo
 from runtime.postprocess import Floats, Ranking, descending
-from runtime.scheduler import QueueLimits
-from runtime.text import Encoding, Encodings, PairEncoder, Truncate
+from runtime.scheduling.admission import QueueLimits
+from runtime.text import Check, Encoding, Encodings, PairEncoder, Pairs, Truncate, unchecked
+from runtime.tokenizing import Work
 
 
 class Ranker(Model):
@@ -34,11 +35,12 @@ class Ranker(Model):
         query: str,
         passages: Sequence[str],
         truncate: Truncate = "NONE",
-        deadline: float | None = None,
+        check: Check = unchecked,
         passage_tokens: int | None = None,
     ) -> Encodings:
-        """Tokenise as `rank` does, without scoring. Raises InputRejected or DeadlineExceeded."""
-        return self._encoder.encode(query, passages, truncate, deadline, passage_tokens)
+        """Tokenise as `rank` does, without scoring. Raises InputRejected, and what `check` raises,
+        which is called on the way."""
+        return self._encoder.encode(query, passages, truncate, check, passage_tokens)
 
     def rank(
         self,
@@ -48,14 +50,16 @@ class Ranker(Model):
         truncate: Truncate = "NONE",
         deadline: float | None = None,
         passage_tokens: int | None = None,
+        caller: str = "",
     ) -> Ranking:
         """Score every passage for the query; `deadline` in seconds of time.monotonic().
 
-        `passage_tokens` keeps the first tokens of each passage only. Raises InputRejected,
-        Unavailable or EngineError.
+        `passage_tokens` keeps the first tokens of each passage only. Callers take turns at the
+        engine; all who name none are one `caller`. Raises InputRejected, Unavailable or
+        EngineError.
         """
-        work = self._work(query, passages, truncate, deadline, passage_tokens)
-        return _ranking(self._run(work, deadline))
+        work = self._work(query, passages, truncate, deadline, passage_tokens, caller)
+        return _ranking(self._run(work))
 
     async def rank_async(
         self,
@@ -65,10 +69,30 @@ class Ranker(Model):
         truncate: Truncate = "NONE",
         deadline: float | None = None,
         passage_tokens: int | None = None,
+        caller: str = "",
     ) -> Ranking:
         """`rank` for an event loop; cancelling the task drops the rows that still wait."""
-        work = self._work(query, passages, truncate, deadline, passage_tokens)
-        return _ranking(await self._run_async(work, deadline))
+        work = self._work(query, passages, truncate, deadline, passage_tokens, caller)
+        return _ranking(await self._run_async(work))
+
+    async def rank_pairs_async(
+        self,
+        pairs: Pairs,
+        *,
+        truncate: Truncate = "NONE",
+        deadline: float | None = None,
+        caller: str = "",
+    ) -> Ranking:
+        """`rank_async` for (query, passage) pairs of any queries, as one request. Errors name
+        their texts as PairEncoder.encode_pairs does."""
+        work = Work(
+            rows=len(pairs),
+            characters=sum(len(query) + len(passage) for query, passage in pairs),
+            encode=lambda check: self._encoder.encode_pairs(pairs, truncate, check),
+            deadline=deadline,
+            caller=caller,
+        )
+        return _ranking(await self._run_async(work))
 
     def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
         goldens = [g for g in self._manifest.goldens if len(g.token_ids) <= self.info.max_tokens]
@@ -92,11 +116,14 @@ class Ranker(Model):
         truncate: Truncate,
         deadline: float | None,
         passage_tokens: int | None,
+        caller: str,
     ) -> Work:
         return Work(
             rows=len(passages),
             characters=len(query) * len(passages) + sum(map(len, passages)),
-            encode=lambda: self.encode(query, passages, truncate, deadline, passage_tokens),
+            encode=lambda check: self.encode(query, passages, truncate, check, passage_tokens),
+            deadline=deadline,
+            caller=caller,
         )
 
     def _compute(self, rows: Sequence[Encoding]) -> Floats:

@@ -3,8 +3,7 @@
 The tokenizer is the artifact's own tokenizer.json; nothing here adds a token that it would not.
 """
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,20 +14,23 @@ import tokenizers
 
 from runtime.errors import (
     ArtifactError,
-    BlankInput,
-    DeadlineExceeded,
-    ForbiddenText,
     InputTooLong,
     InputTypeWanted,
     NoInputs,
     NoPassages,
+    NoTokens,
     ProfileError,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.postprocess import InputType
+from runtime.text_checks import check_text
+from runtime.tokens import encoded, first_tokens, pieces
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
+# Raises when the work that calls it is in vain: its deadline has passed, or nobody waits for it.
+Check = Callable[[], None]
+Pairs = Sequence[tuple[str, str]]
 _Pair = str | tuple[str, str]
 
 # Tokens of real text have about four characters. Text that needs more than this many for each
@@ -37,7 +39,10 @@ _LONG_CHARS_PER_TOKEN = 32
 # Texts tokenised at a time: enough to use every core, few enough to bound memory and to notice
 # a deadline.
 _CHUNK_CHARS = 1 << 20
-_PIECE_CHARS = 1 << 16
+
+
+def unchecked() -> None:
+    """The Check of work that nothing ends before its time."""
 
 
 @dataclass(frozen=True)
@@ -82,61 +87,88 @@ class PairEncoder:
         query: str,
         passages: Sequence[str],
         truncate: Truncate = "NONE",
-        deadline: float | None = None,
+        check: Check = unchecked,
         passage_tokens: int | None = None,
     ) -> Encodings:
-        """Encode every pair; special tokens are counted.
+        """Encode the query with every passage; special tokens are counted.
 
         Of each passage only the first `passage_tokens` tokens are looked at; None: all of them.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
         left, from the same side of what comes before it. Raises InputTooLong for the first pair
         over `max_tokens` when `truncate` is NONE, InputRejected for texts that cannot be encoded,
-        and DeadlineExceeded when time.monotonic() passes `deadline` on the way.
+        and what `check` raises, which is called on the way.
         """
         check_texts(query, passages)
-        return self.encode_checked(query, passages, truncate, deadline, passage_tokens)
+        pairs = [(query, passage) for passage in passages]
+        return self.encode_checked(pairs, truncate, check, passage_tokens=passage_tokens)
+
+    def encode_pairs(
+        self, pairs: Pairs, truncate: Truncate = "NONE", check: Check = unchecked
+    ) -> Encodings:
+        """`encode` for pairs of different queries, in their order. Errors name a query by the first
+        pair that has it, as in queries[3]."""
+        if not pairs:
+            raise NoPassages
+        first: dict[str, int] = {}
+        for index, (query, passage) in enumerate(pairs):
+            if first.setdefault(query, index) == index:
+                check_text(f"queries[{index}]", query)
+            check_text(f"passages[{index}]", passage)
+        return self.encode_checked(pairs, truncate, check)
 
     def encode_checked(
         self,
-        query: str,
-        passages: Sequence[str],
+        pairs: Pairs,
         truncate: Truncate,
-        deadline: float | None,
+        check: Check,
+        *,
         passage_tokens: int | None = None,
+        called: str = "passages",
     ) -> Encodings:
-        """`encode` for texts that the caller has looked at; the query may be empty."""
-        begun = self._beginnings(passages, passage_tokens, deadline)
-        near = [self._near(passage, truncate) for passage in begun]
-        cut = {index for index, text in enumerate(near) if len(text) < len(passages[index])}
-        query = self._near(query, truncate)
+        """`encode` for texts that the caller has looked at, of which queries may be empty; a pair
+        without any token is `called` by that name and its number. Raises NoTokens."""
+        near = {query: self._near(query, truncate) for query in {query: None for query, _ in pairs}}
+        begun = self._beginnings([passage for _, passage in pairs], passage_tokens, check)
+        bounded = [
+            (near[query], self._near(passage, truncate))
+            for (query, _), passage in zip(pairs, begun, strict=True)
+        ]
+        whole = zip(bounded, pairs, strict=True)
+        cut = {i for i, ((_, kept), (_, text)) in enumerate(whole) if len(kept) < len(text)}
         rows: list[Encoding] = []
-        for chunk in _chunks(query, near):
-            _check_deadline(deadline)
+        for chunk in _chunks(bounded):
+            check()
             if truncate == "NONE":
-                self._refuse_vast(query, chunk)
-            found = self._encode_chunk(query, chunk)
+                self._refuse_vast(chunk, check)
+            found = self._encode_chunk(chunk)
             long = [index for index, row in enumerate(found) if len(row) > self.max_tokens]
             if long and truncate == "NONE":
                 raise InputTooLong(len(found[long[0]]), self.max_tokens)
-            for index, row in zip(long, self._cut(query, chunk, long, truncate), strict=True):
+            cut_rows = self._cut([chunk[index] for index in long], truncate)
+            for index, row in zip(long, cut_rows, strict=True):
                 found[index] = row
                 cut.add(len(rows) + index)
             rows += found
+        for index, row in enumerate(rows):
+            if not len(row):
+                raise NoTokens(f"{called}[{index}]")
         return Encodings(rows, len(cut))
 
     def _beginnings(
-        self, passages: Sequence[str], tokens: int | None, deadline: float | None
+        self, passages: Sequence[str], tokens: int | None, check: Check
     ) -> Sequence[str]:
         """The passages up to the end of their first `tokens` tokens."""
         if tokens is None:
             return passages
         # What lies behind the engine's bound is cut anyway, and need not be tokenised for that.
         most = min(tokens, self.max_tokens)
+        # Of a vast text only what lies near is looked at.
+        near = most * _LONG_CHARS_PER_TOKEN
         begun = []
         for passage in passages:
-            _check_deadline(deadline)
-            begun.append(first_tokens(self._tokenizer, passage, most))
+            check()
+            begun.append(first_tokens(self._tokenizer, passage[:near], most))
         return begun
 
     def _near(self, text: str, truncate: Truncate) -> str:
@@ -146,20 +178,21 @@ class PairEncoder:
             return text
         return text[:limit] if truncate == "END" else text[-limit:]
 
-    def _refuse_vast(self, query: str, passages: Sequence[str]) -> None:
+    def _refuse_vast(self, pairs: Pairs, check: Check) -> None:
         """Raise InputTooLong for a vast pair without tokenising it as a whole.
 
         Its length is counted piece by piece, with the pieces cut before a blank, where
         tokenizers cut too.
         """
         limit = self.max_tokens * _LONG_CHARS_PER_TOKEN
-        for passage in passages:
+        for query, passage in pairs:
             if len(query) + len(passage) <= limit:
                 continue
-            first, *rest = _pieces(passage)
-            count = len(self._encode_chunk(query, [first])[0])
+            first, *rest = pieces(passage)
+            count = len(self._encode_chunk([(query, first)])[0])
             for piece in rest:
-                count += len(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+                check()
+                count += len(encoded(self._tokenizer, piece, add_special_tokens=False))
             if count > self.max_tokens:
                 raise InputTooLong(count, self.max_tokens)
 
@@ -169,9 +202,9 @@ class PairEncoder:
         before, between, after = self._template
         return f"{before}{query}{between}{passage}{after}"
 
-    def _encode_chunk(self, query: str, passages: Sequence[str]) -> list[Encoding]:
-        pairs = [self._pair(query, passage) for passage in passages]
-        return [self._row(found) for found in self._tokenizer.encode_batch_fast(pairs)]
+    def _encode_chunk(self, pairs: Pairs) -> list[Encoding]:
+        joined = [self._pair(query, passage) for query, passage in pairs]
+        return [self._row(found) for found in self._tokenizer.encode_batch_fast(joined)]
 
     def _row(self, encoding: tokenizers.Encoding) -> Encoding:
         type_ids = None
@@ -179,17 +212,15 @@ class PairEncoder:
             type_ids = np.asarray(encoding.type_ids, dtype=np.int64)
         return Encoding(np.asarray(encoding.ids, dtype=np.int64), type_ids)
 
-    def _cut(
-        self, query: str, passages: Sequence[str], long: Sequence[int], truncate: Truncate
-    ) -> list[Encoding]:
-        """The pairs with the passages numbered `long`, cut to `max_tokens`."""
-        if not long:
+    def _cut(self, pairs: Pairs, truncate: Truncate) -> list[Encoding]:
+        """These pairs, which are too long, cut to `max_tokens`."""
+        if not pairs:
             return []
-        pairs = [self._pair(query, passages[index]) for index in long]
-        encodings = self._tokenizer.encode_batch(pairs)  # with offsets, unlike the fast form
+        joined = [self._pair(query, passage) for query, passage in pairs]
+        encodings = self._tokenizer.encode_batch(joined)  # with offsets, unlike the fast form
         return [
-            self._cut_one(encoding, query, passages[index], from_end=truncate == "END")
-            for encoding, index in zip(encodings, long, strict=True)
+            self._cut_one(encoding, query, passage, from_end=truncate == "END")
+            for encoding, (query, passage) in zip(encodings, pairs, strict=True)
         ]
 
     def _cut_one(
@@ -244,7 +275,7 @@ class TextEncoder:
         texts: Sequence[str],
         input_type: InputType | None,
         truncate: Truncate = "NONE",
-        deadline: float | None = None,
+        check: Check = unchecked,
     ) -> Encodings:
         """Encode every text; special tokens and prefix are counted.
 
@@ -256,39 +287,10 @@ class TextEncoder:
         if not texts:
             raise NoInputs
         for index, text in enumerate(texts):
-            _check_text(f"input[{index}]", text)
+            check_text(f"input[{index}]", text)
         prefix = self._prefixes.get(input_type, "") if input_type else ""
-        return self._pairs.encode_checked(prefix, texts, truncate, deadline)
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of a text: `special` when the tokenizer added it, else characters `start` to
-    `stop` of the text."""
-
-    id: int
-    text: str
-    special: bool
-    start: int
-    stop: int
-
-
-def tokens_of(
-    tokenizer: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool
-) -> list[Token]:
-    """The tokens of `text` alone, without template or prefix. Raises InputRejected."""
-    _check_text("inputs", text)
-    found = tokenizer.encode(text, add_special_tokens=add_special_tokens)
-    parts = zip(found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True)
-    return [Token(i, token, bool(special), *span) for i, token, special, span in parts]
-
-
-def first_tokens(tokenizer: tokenizers.Tokenizer, text: str, count: int) -> str:
-    """`text` up to the end of its first `count` tokens; of a vast text only what lies near is
-    looked at."""
-    near = text[: count * _LONG_CHARS_PER_TOKEN]
-    offsets = tokenizer.encode(near, add_special_tokens=False).offsets
-    return near if len(offsets) <= count else text[: offsets[count - 1][1]]
+        pairs = [(prefix, text) for text in texts]
+        return self._pairs.encode_checked(pairs, truncate, check, called="input")
 
 
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
@@ -304,51 +306,25 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
         ) from error
 
 
-def _check_deadline(deadline: float | None) -> None:
-    if deadline is not None and time.monotonic() > deadline:
-        raise DeadlineExceeded
-
-
-def _chunks(query: str, passages: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Consecutive passages whose pairs have about _CHUNK_CHARS characters together."""
+def _chunks(pairs: Pairs) -> Iterator[Pairs]:
+    """Consecutive pairs that have about _CHUNK_CHARS characters together."""
     start = size = 0
-    for index, passage in enumerate(passages):
+    for index, (query, passage) in enumerate(pairs):
         length = len(query) + len(passage)
         if index > start and size + length > _CHUNK_CHARS:
-            yield passages[start:index]
+            yield pairs[start:index]
             start, size = index, 0
         size += length
-    yield passages[start:]
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """`text` in pieces of about _PIECE_CHARS characters, each but the first with a leading blank
-    where the text has one in reach."""
-    start = 0
-    while start < len(text):
-        end = start + _PIECE_CHARS
-        blank = text.rfind(" ", start + 1, end) if end < len(text) else -1
-        end = blank if blank > 0 else end
-        yield text[start:end]
-        start = end
+    yield pairs[start:]
 
 
 def check_texts(query: str, passages: Sequence[str]) -> None:
     """Raise InputRejected for texts that no engine can score."""
     if not passages:
         raise NoPassages
-    _check_text("query", query)
+    check_text("query", query)
     for index, passage in enumerate(passages):
-        _check_text(f"passages[{index}]", passage)
-
-
-def _check_text(what: str, text: str) -> None:
-    if not text or text.isspace():
-        raise BlankInput(what)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ForbiddenText(what, "half of a surrogate pair") from None
+        check_text(f"passages[{index}]", passage)
 
 
 def _split_template(template: str) -> tuple[str, str, str]:

@@ -6,13 +6,10 @@ texts that cannot be scored are the same in every dialect.
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
-
-import numpy as np
 
 from runtime.errors import (
     BlankInput,
@@ -21,18 +18,21 @@ from runtime.errors import (
     EngineError,
     ForbiddenText,
     ModelClosed,
+    NoTokens,
     OutOfMemory,
     Overloaded,
 )
 from runtime.postprocess import Embeddings, Floats, InputType, Ints, Ranking, Timing
 from runtime.profile import Kind
 from runtime.text import Truncate
+from runtime.tokens import Token
 from server.errors import ClientGone, NotValid
 from server.observe import slowest
 from server.service import Service
 from server.settings import Settings
 from server.tally import Outcome
 
+T = TypeVar("T")
 Answer = TypeVar("Answer", Ranking, Embeddings)
 Place = tuple[str | int, ...]
 
@@ -81,30 +81,31 @@ def limit_of(settings: Settings, kind: Kind) -> Limit:
 
 
 @contextmanager
-def placing(rows: Sequence[int], **fields: Field) -> Iterator[None]:
+def placing(**fields: Field) -> Iterator[None]:
     """Tell of a text that cannot be scored where it stands in the caller's own body.
 
-    `fields` have the runtime's names. The block's text number i is number `rows[i]` of the
-    caller's; its query is that of the first of these rows.
+    `fields` have the runtime's names.
     """
     try:
         yield
-    except (BlankInput, ForbiddenText) as error:
+    except (BlankInput, ForbiddenText, NoTokens) as error:
         name, _, number = error.what.partition("[")  # as in "query" and "passages[3]"
         index = int(number[:-1]) if number else 0
         message = f"this text{str(error).removeprefix(error.what)}"
-        raise NotValid("value_error", fields[name].place(rows[index]), message) from error
+        raise NotValid("value_error", fields[name].place(index), message) from error
 
 
 class Call:
     """One caller's request; made when it arrives, because its deadline counts from there.
+    Turns at the engine are counted by `caller` (see `server.caller`).
 
     `answers` are those that the models gave so far. Methods raise RequestRefused or ServingError,
     which the surface's voice tells the caller.
     """
 
-    def __init__(self, service: Service, timeout_s: float | None = None) -> None:
+    def __init__(self, service: Service, timeout_s: float | None = None, caller: str = "") -> None:
         self.service = service
+        self.caller = caller
         self.answers: list[Ranking | Embeddings] = []
         limit_s = service.settings.request_timeout_s
         wait_s = limit_s if timeout_s is None else min(limit_s, timeout_s)
@@ -126,7 +127,7 @@ class Call:
         with (
             ranker.in_use(),
             self._counted("rank"),
-            placing(range(len(passages)), query=query_at, passages=passages_at),
+            placing(query=query_at, passages=passages_at),
         ):
             return await self._answer(
                 ranker.rank_async(
@@ -134,6 +135,7 @@ class Call:
                     passages,
                     truncate=truncate,
                     deadline=self.deadline,
+                    caller=self.caller,
                     passage_tokens=passage_tokens,
                 )
             )
@@ -146,32 +148,20 @@ class Call:
         queries_at: Field,
         passages_at: Field,
     ) -> tuple[Floats, Ints]:
-        """Logits float32 [n] and token counts int64 [n] of n (query, passage) pairs; those of one
-        query are ranked together, and all queries at the same time."""
+        """Logits float32 [n] and token counts int64 [n] of n (query, passage) pairs."""
         self.check_count("rank", len(pairs), passages_at)
-        rows: dict[str, list[int]] = defaultdict(list)
-        for index, (query, _) in enumerate(pairs):
-            rows[query].append(index)
         ranker = self.service.ranker
-
-        async def ask(query: str, found: list[int]) -> Ranking:
-            texts = [pairs[index][1] for index in found]
-            work = ranker.rank_async(query, texts, truncate=truncate, deadline=self.deadline)
-            with placing(found, query=queries_at, passages=passages_at):
-                return await self._answer(work)
-
-        with ranker.in_use(), self._counted("rank"):
-            asked = [asyncio.ensure_future(ask(query, found)) for query, found in rows.items()]
-            try:
-                rankings = await asyncio.gather(*asked)
-            finally:
-                for task in asked:  # of a request that failed, the other queries too
-                    task.cancel()
-        logits = np.empty(len(pairs), dtype=np.float32)
-        counts = np.empty(len(pairs), dtype=np.int64)
-        for found, ranking in zip(rows.values(), rankings, strict=True):
-            logits[found], counts[found] = ranking.logits, ranking.token_counts
-        return logits, counts
+        with (
+            ranker.in_use(),
+            self._counted("rank"),
+            placing(queries=queries_at, passages=passages_at),
+        ):
+            ranking = await self._answer(
+                ranker.rank_pairs_async(
+                    pairs, truncate=truncate, deadline=self.deadline, caller=self.caller
+                )
+            )
+        return ranking.logits, ranking.token_counts
 
     async def embed(
         self,
@@ -188,7 +178,7 @@ class Call:
         with (
             embedder.in_use(),
             self._counted("embed"),
-            placing(range(len(texts)), input=input_at),
+            placing(input=input_at),
         ):
             return await self._answer(
                 embedder.embed_async(
@@ -197,6 +187,30 @@ class Call:
                     truncate=truncate,
                     dimensions=dimensions,
                     deadline=self.deadline,
+                    caller=self.caller,
+                )
+            )
+
+    async def tokens(
+        self,
+        texts: Sequence[str],
+        use: Callable[[Iterator[Iterator[Token]]], T],
+        *,
+        special: bool,
+        at: Field,
+    ) -> T:
+        """What `use` makes of the tokens of the texts, which are the first model's; `special` says
+        whether they have what it adds. Not counted as a request to the model, whose engine has no
+        part in it."""
+        model = self.service.primary.model
+        with model.in_use(), placing(inputs=at):
+            return await self._wait(
+                model.tokenize_async(
+                    texts,
+                    use,
+                    add_special_tokens=special,
+                    deadline=self.deadline,
+                    caller=self.caller,
                 )
             )
 
@@ -226,11 +240,11 @@ class Call:
 
     @contextmanager
     def _counted(self, kind: Kind) -> Iterator[None]:
-        """Count the block as one request to the model of `kind`, however many answers it takes."""
+        """Count the block, which gets one answer, as one request to the model of `kind`."""
         served = self.service.served(kind)
         tally = served.tally
         tally.count_arrival()
-        began, before = time.monotonic(), len(self.answers)
+        began = time.monotonic()
         try:
             yield
         except BaseException as error:
@@ -238,12 +252,11 @@ class Call:
             of_engine = isinstance(error, _OF_ENGINE)
             tally.count_failure(seconds, _outcome(error), of_engine=of_engine)
             raise
-        answers = self.answers[before:]
-        timing = slowest(answers)
-        tally.count_success(time.monotonic() - began, timing, answers)
-        self.service.metrics.observe_stages(kind, timing)
+        answer = self.answers[-1]
+        tally.count_success(time.monotonic() - began, answer)
+        self.service.metrics.observe_stages(kind, answer.timing)
 
-    async def _wait(self, work: Awaitable[Answer]) -> Answer:
+    async def _wait(self, work: Awaitable[T]) -> T:
         """The result of `work`, while the caller is there to take it."""
         return await work
 

@@ -8,7 +8,8 @@ import msgspec
 from litestar import Response
 
 from runtime.postprocess import Timing
-from server.call import Answer, Call
+from server.call import Call
+from server.caller import http_caller
 from server.connection import answer_or_leave, check_json, read_body
 from server.errors import AnyRequest, Voice
 from server.json_body import decode
@@ -26,7 +27,8 @@ class Exchange(Call):
     """A call that came as an HTTP request; a caller who hangs up takes the work along."""
 
     def __init__(self, request: AnyRequest, service: Service) -> None:
-        super().__init__(service)
+        given = [value for name, value in request.scope["headers"] if name == b"authorization"]
+        super().__init__(service, caller=http_caller(given, request.scope.get("client")))
         self._request = request
         # Milliseconds of the stages around the model's own, and when the present one began.
         self._spent_ms: dict[str, float] = {}
@@ -68,7 +70,7 @@ class Exchange(Call):
         self._end_stage("encode")
         return Response(body, media_type=media_type, headers={**self.headers(), **(headers or {})})
 
-    async def _wait(self, work: Awaitable[Answer]) -> Answer:
+    async def _wait(self, work: Awaitable[T]) -> T:
         if not self.answers:
             self._end_stage("decode")
         answer = await answer_or_leave(self._request, work)

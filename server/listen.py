@@ -17,7 +17,7 @@ from server.settings import Settings, SettingsError
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-# An engine call that runs is waited for when models close (runtime.scheduler).
+# An engine call that runs is waited for when models close (runtime.scheduling).
 _LAST_RESORT_S = 10
 
 

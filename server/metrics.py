@@ -206,7 +206,7 @@ class Metrics:
         self._call_rows.labels(kind).observe(call.rows)
         self._call_tokens.labels(kind).observe(call.real_tokens)
         padding = call.computed_tokens - call.real_tokens
-        self._padding.labels(kind).observe(padding / call.computed_tokens)
+        self._padding.labels(kind).observe(padding / max(1, call.computed_tokens))
         self._computed.labels(kind, "false").inc(call.real_tokens)
         self._computed.labels(kind, "true").inc(padding)
 

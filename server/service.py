@@ -20,7 +20,7 @@ from runtime.model import Model
 from runtime.opening import Bounds, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
 from runtime.ranker import Ranker
-from runtime.scheduler import SchedulerStats
+from runtime.scheduling.stats import SchedulerStats
 from runtime.selection import AUTO, ONNX
 from server.connection import Bodies
 from server.errors import NotReady, NotServed, ReloadRuns

@@ -1,11 +1,10 @@
 """What a model was asked through this server, counted by request."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from runtime.postprocess import Embeddings, Ranking, Timing
+from runtime.postprocess import Embeddings, Ranking
 
 # refused: no room, too late, or the server ends; cancelled: the caller left; failed: all else that
 # is no answer, the caller's own mistakes included.
@@ -61,14 +60,13 @@ class Tally:
         """One request that came."""
         self.received += 1
 
-    def count_success(
-        self, seconds: float, timing: Timing, answers: Sequence[Ranking | Embeddings]
-    ) -> None:
-        """One answered request; `timing` stands for all its answers."""
+    def count_success(self, seconds: float, answer: Ranking | Embeddings) -> None:
+        """One answered request."""
+        timing = answer.timing
         self.outcomes["answered"] += 1
-        self.rows += sum(len(answer.token_counts) for answer in answers)
-        self.tokens += sum(int(answer.token_counts.sum()) for answer in answers)
-        self.truncated += sum(answer.truncated for answer in answers)
+        self.rows += len(answer.token_counts)
+        self.tokens += int(answer.token_counts.sum())
+        self.truncated += answer.truncated
         self.answered_s += seconds
         self.tokenize_s += timing.tokenize_ms / 1e3
         self.queue_s += timing.queue_ms / 1e3

@@ -18,7 +18,8 @@ from recipe.training.llama_bidirec import (
 from runtime.batch import BatchLimits, assemble
 from runtime.engines import EngineSetup, open_engine
 from runtime.errors import EngineUnavailable, ServingError
-from runtime.scheduler import QueueLimits, Scheduler
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.scheduler import Scheduler
 from runtime.shapes import ShapeRange
 from runtime.text import Encoding
 

@@ -29,6 +29,7 @@ from runtime.errors import (
 )
 from server.auth import Keys
 from server.call import Call, Limit
+from server.caller import grpc_caller
 from server.errors import (
     BodyTooSlow,
     ClientGone,
@@ -185,7 +186,8 @@ class GrpcServer:
         async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             began = time.monotonic()
             code = grpc.StatusCode.CANCELLED
-            call = Call(self._service, context.time_remaining())
+            caller = grpc_caller(_authorization(context), context.peer())
+            call = Call(self._service, context.time_remaining(), caller)
             given = _words(context)
             trace = self._begin(name, given)
             ids = ids_of(given, trace)
@@ -288,12 +290,7 @@ class GrpcServer:
     def _admit(self, name: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if name in _OPEN:
             return
-        given = [
-            value.encode() if isinstance(value, str) else value
-            for key, value in context.invocation_metadata() or ()
-            if key == "authorization"
-        ]
-        if not self._keys.admit(given):
+        if not self._keys.admit(_authorization(context)):
             raise KeyWanted
 
     async def _server_live(self, _: Any, call: Call) -> Any:
@@ -447,6 +444,15 @@ def _words(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
     """The caller's metadata that is text."""
     metadata = context.invocation_metadata() or ()
     return {key: value for key, value in metadata if isinstance(value, str)}
+
+
+def _authorization(context: grpc.aio.ServicerContext[Any, Any]) -> list[bytes]:
+    """The values of the caller's authorization metadata."""
+    return [
+        value.encode() if isinstance(value, str) else value
+        for key, value in context.invocation_metadata() or ()
+        if key == "authorization"
+    ]
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

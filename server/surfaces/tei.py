@@ -5,6 +5,9 @@ are not taken: the model has a tokenizer of its own.
 """
 
 import asyncio
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -14,10 +17,10 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.errors import EngineError, InputTypeWanted, NoPassages, Overloaded, Unavailable
-from runtime.model import Model
 from runtime.postprocess import InputType, Ranking, descending, relevance
-from runtime.text import Token, Truncate
-from server.call import Field, limit_of, placing
+from runtime.text import Truncate
+from runtime.tokens import Token
+from server.call import Field, limit_of
 from server.errors import AnyRequest, Failure, NotServed, NotValid, Spoken
 from server.exchange import Exchange
 from server.metadata import version
@@ -29,8 +32,10 @@ Direction = Annotated[str, Meta(extra_json_schema={"enum": ["left", "right", "Le
 Texts = Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
 PromptName = Annotated[str, Meta(extra_json_schema={"enum": ["query", "passage", "document"]})]
 
-# Every token comes back as a JSON object some ten times as long as its text.
-_MOST_CHARACTERS = 1 << 20
+# Every token comes back as a JSON object some ten times as long as its text, and a tokenizer may
+# make a token of every byte.
+_MOST_BYTES = 1 << 20
+_TOKENS_AT_ONCE = 1 << 12
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
 _PROMPT_WANTED = f"wanted one of {', '.join(_PROMPTS)}"
 
@@ -74,7 +79,7 @@ class Rank(msgspec.Struct, omit_defaults=True):
     text: str | None = None
 
 
-class SimpleToken(msgspec.Struct):
+class SimpleToken(msgspec.Struct, gc=False):
     """One token; those that the tokenizer added have no place in the text."""
 
     id: int
@@ -146,13 +151,20 @@ def _check_embed(asked: EmbedRequest) -> None:
         raise NotValid("greater_than", ("dimensions",), "wanted 1 or more")
 
 
-def _tokenize(model: Model, texts: list[str], at: Field, *, special: bool) -> bytes:
-    found = []
-    for index, text in enumerate(texts):
-        with placing([index], inputs=at):
-            tokens = model.tokenize(text, add_special_tokens=special)
-        found.append([_simple(token, text) for token in tokens])
-    return _ENCODER.encode(found)
+def _encode_tokens(texts: list[str], found: Iterable[Iterator[Token]]) -> bytes:
+    """The reply, a part at a time: no objects of a whole text, and no long stop of other work."""
+    return b"[" + b",".join(map(_encode_text, texts, found)) + b"]"
+
+
+def _encode_text(text: str, tokens: Iterator[Token]) -> bytes:
+    parts = []
+    while some := list(islice(tokens, _TOKENS_AT_ONCE)):
+        parts.append(_ENCODER.encode([_simple(token, text) for token in some])[1:-1])
+    return b"[" + b",".join(parts) + b"]"
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def _simple(token: Token, text: str) -> SimpleToken:
@@ -265,13 +277,14 @@ class TeiRoutes(Controller):
         exchange = Exchange(request, service)
         asked = await exchange.json(_TOKENIZE)
         texts, at = _listed(asked.inputs)
-        model = service.primary.model
-        exchange.check_count(model.info.kind, len(texts), at)
-        if (characters := sum(map(len, texts))) > _MOST_CHARACTERS:
-            message = f"found {characters} characters, wanted at most {_MOST_CHARACTERS} together"
+        kind = service.primary.model.info.kind
+        exchange.check_count(kind, len(texts), at)
+        if (size := sum(map(_bytes_of, texts))) > _MOST_BYTES:
+            message = f"found {size} bytes of text, wanted at most {_MOST_BYTES} together"
             raise NotValid("too_long", ("inputs",), message)
-        special = asked.add_special_tokens
-        return exchange.reply(await asyncio.to_thread(_tokenize, model, texts, at, special=special))
+        encode = partial(_encode_tokens, texts)
+        body = await exchange.tokens(texts, encode, special=asked.add_special_tokens, at=at)
+        return exchange.reply(body)
 
     @get("/info")
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:

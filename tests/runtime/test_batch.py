@@ -1,5 +1,9 @@
 """Which rows run together, and how they are padded."""
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,20 +19,49 @@ def row(*ids: int, types: list[int] | None = None) -> Encoding:
     )
 
 
+@dataclass
+class Sized:
+    """All of a row that counts here."""
+
+    length: int
+
+
+def grown(lengths: list[int], start: int, limits: BatchLimits) -> list[int]:
+    """The lengths of the batch that grows around number `start` of these, which ascend."""
+    rows = [Sized(length) for length in lengths]
+    batch = [rows[start]]
+    grow_batch(batch, reversed(rows[:start]), iter(rows[start + 1 :]), limits)
+    return sorted(row.length for row in batch)
+
+
 def test_equal_lengths_fill_the_token_budget() -> None:
-    assert grow_batch([10] * 8, 3, BatchLimits(64, 50, 0.1)) == (0, 5)
+    assert grown([10] * 8, 3, BatchLimits(64, 50, 0.1)) == [10] * 5
+
+
+def test_no_more_neighbours_are_looked_at_than_are_taken_and_one() -> None:
+    seen = itertools.count()
+
+    def endless(length: int) -> Iterator[Sized]:
+        while True:
+            next(seen)
+            yield Sized(length)
+
+    batch = [Sized(10)]
+    grow_batch(batch, endless(9), endless(10), BatchLimits(8, 1000, 0.9))
+    assert len(batch) == 8
+    assert next(seen) == 7 + 2
 
 
 def test_a_row_above_the_budget_runs_alone() -> None:
-    assert grow_batch([5, 500], 1, BatchLimits(64, 50, 0.5)) == (1, 2)
+    assert grown([5, 500], 1, BatchLimits(64, 50, 0.5)) == [500]
 
 
 def test_max_rows_of_one_runs_single_rows() -> None:
-    assert grow_batch([5, 5, 5], 1, BatchLimits(1, 1000, 0.5)) == (1, 2)
+    assert grown([5, 5, 5], 1, BatchLimits(1, 1000, 0.5)) == [5]
 
 
 def test_the_nearest_length_comes_first() -> None:
-    assert grow_batch([1, 9, 10, 30], 2, BatchLimits(2, 1000, 0.9)) == (1, 3)
+    assert grown([1, 9, 10, 30], 2, BatchLimits(2, 1000, 0.9)) == [9, 10]
 
 
 @given(
@@ -40,9 +73,8 @@ def test_a_batch_holds_its_start_and_keeps_the_limits(
     lengths: list[int], start: int, limits: BatchLimits
 ) -> None:
     start %= len(lengths)
-    first, last = grow_batch(lengths, start, limits)
-    assert first <= start < last
-    chosen = lengths[first:last]
+    chosen = grown(lengths, start, limits)
+    assert lengths[start] in chosen
     assert len(chosen) == 1 or limits.allow(len(chosen), sum(chosen), max(chosen))
 
 
@@ -76,10 +108,10 @@ def test_repeated_rows_are_found_by_tokens_and_types() -> None:
 def test_batches_are_cut_to_what_the_engine_was_compiled_for() -> None:
     shapes = (ShapeRange((1, 2, 4), (3, 8, 16)), ShapeRange((1, 1, 2), (3, 32, 64)))
     limits = BatchLimits(64, 10_000, 0.9, shapes)
-    assert grow_batch([10] * 8, 0, limits) == (0, 4)
-    assert grow_batch([30] * 8, 0, limits) == (0, 2)
+    assert grown([10] * 8, 0, limits) == [10] * 4
+    assert grown([30] * 8, 0, limits) == [30] * 2
     # A long row takes no more neighbours than its own profile has rows for.
-    assert grow_batch([10, 11, 12, 40], 3, limits) == (2, 4)
+    assert grown([10, 11, 12, 40], 3, limits) == [12, 40]
 
 
 def test_a_larger_shape_is_filled_with_padding_and_copies() -> None:

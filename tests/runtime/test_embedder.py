@@ -237,7 +237,10 @@ def test_timing_adds_up(embedder: Embedder) -> None:
 
 
 def test_tokens_of_a_text_alone(embedder: Embedder) -> None:
-    found = embedder.tokenize("a b", add_special_tokens=True)
+    listed = embedder.tokenize_async(
+        ["a b"], lambda texts: [list(tokens) for tokens in texts], add_special_tokens=True
+    )
+    (found,) = asyncio.run(listed)
     assert [(t.start, t.stop, t.special) for t in found] == [
         (0, 1, False),
         (1, 2, False),

@@ -2,10 +2,8 @@
 
 import itertools
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,9 +23,11 @@ from runtime.errors import (
     InputTypeWanted,
     NoInputs,
     NoPassages,
+    NoTokens,
     ProfileError,
 )
-from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer, tokens_of
+from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer, unchecked
+from runtime.tokens import Token, tokens_of
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
 PREFIXES = {"query": "query: ", "passage": "passage: "}
@@ -45,9 +45,9 @@ class Watched(PairEncoder):
         super().__init__(byte_tokenizer(), TEMPLATE, max_tokens)
         self.tokenized: list[tuple[str, list[str]]] = []
 
-    def _encode_chunk(self, query: str, passages: Sequence[str]) -> list[Encoding]:
-        self.tokenized.append((query, list(passages)))
-        return super()._encode_chunk(query, passages)
+    def _encode_chunk(self, pairs: Sequence[tuple[str, str]]) -> list[Encoding]:
+        self.tokenized.append((pairs[0][0], [passage for _, passage in pairs]))
+        return super()._encode_chunk(pairs)
 
 
 def text_encoder(max_tokens: int, prefixes: dict[str, str] = PREFIXES) -> TextEncoder:
@@ -64,9 +64,19 @@ def with_bos(tokenizer: tokenizers.Tokenizer) -> int:
     return bos
 
 
+def passed() -> None:
+    raise DeadlineExceeded
+
+
 def text_of(ids: np.ndarray) -> str:
     tokenizer = byte_tokenizer()
     return "".join(tokenizer.id_to_token(i) for i in ids).replace("Ġ", " ").replace("Ċ", "\n")
+
+
+def bare_tokenizer() -> tokenizers.Tokenizer:
+    """It knows three letters, makes nothing of all else, and adds nothing."""
+    vocabulary = {"a": 0, "b": 1, "c": 2}
+    return tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
 
 
 @pytest.fixture
@@ -166,6 +176,9 @@ def test_truncation_left_in_the_tokenizer_file_is_ignored() -> None:
     [
         ("", ["a"], BlankInput, "query"),
         (" \n\t ", ["a"], BlankInput, "query"),
+        ("\u200b", ["a"], BlankInput, "query"),
+        ("q", ["\ufeff\u2060\xad \x00\u200e\u3164\ufe0f\U000e0020"], BlankInput, "passages[0]"),
+        ("q", ["\u200d" * 200_000], BlankInput, "passages[0]"),
         ("q", ["a", "\u2003"], BlankInput, "passages[1]"),
         ("q\ud800", ["a"], ForbiddenText, "query"),
         ("q", ["a", "b", "\ud800"], ForbiddenText, "passages[2]"),
@@ -176,6 +189,58 @@ def test_texts_that_cannot_be_scored_are_named(
 ) -> None:
     with pytest.raises(error, match=where.replace("[", r"\[")):
         encoder(100).encode(query, passages)
+
+
+@pytest.mark.parametrize("text", ["\u200ba", " " * 40_000 + "é", "\U0001f600", "\u0301", "\ue000"])
+def test_one_visible_character_is_enough(text: str) -> None:
+    assert len(encoder(10**6).encode(text, [text]).rows) == 1
+
+
+def test_a_pair_without_tokens_is_named() -> None:
+    silent = PairEncoder(bare_tokenizer(), None, 100)
+    assert [len(row) for row in silent.encode("a", ["b", "!"]).rows] == [2, 1]
+    with pytest.raises(NoTokens, match=r"passages\[1\] has no tokens"):
+        silent.encode("!", ["b", "!"])
+    with pytest.raises(NoTokens, match=r"passages\[2\]"):
+        silent.encode_pairs([("a", "!"), ("!", "b"), ("!", "!")])
+    with pytest.raises(NoTokens, match=r"input\[1\]"):
+        TextEncoder(bare_tokenizer(), {}, 100).encode(["a", "!"], None)
+
+
+def test_pairs_of_many_queries_are_encoded_as_each_alone() -> None:
+    pairs = [("why", "because"), ("how", "so"), ("why", "x" * 90), ("who", "me")]
+    found = encoder(60).encode_pairs(pairs, "END")
+    alone = [encoder(60).encode(query, [passage], "END").rows[0] for query, passage in pairs]
+    assert [row.token_ids.tolist() for row in found.rows] == [
+        row.token_ids.tolist() for row in alone
+    ]
+    assert found.truncated == 1
+    with pytest.raises(NoPassages):
+        encoder(60).encode_pairs([])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "where"),
+    [
+        ([("why", "a"), (" ", "b"), (" ", "c")], "queries[1]"),
+        ([("why", "a"), ("how", "\u200b")], "passages[1]"),
+    ],
+)
+def test_a_blank_text_of_a_pair_is_named(pairs: list[tuple[str, str]], where: str) -> None:
+    with pytest.raises(BlankInput) as caught:
+        encoder(60).encode_pairs(pairs)
+    assert caught.value.what == where
+
+
+def test_a_deadline_ends_the_counting_of_a_vast_text() -> None:
+    looks = itertools.count()
+
+    def check() -> None:
+        if next(looks) == 3:
+            raise DeadlineExceeded
+
+    with pytest.raises(DeadlineExceeded):
+        Watched(60).encode("why", ["word " * 200_000], "NONE", check)
 
 
 def test_no_passages() -> None:
@@ -255,24 +320,27 @@ def test_no_more_first_tokens_than_the_engine_takes() -> None:
 
 
 def test_a_deadline_ends_the_search_for_first_tokens() -> None:
-    past = time.monotonic() - 1
     with pytest.raises(DeadlineExceeded):
-        encoder(60).encode("why", ["because"], "END", past, passage_tokens=3)
+        encoder(60).encode("why", ["because"], "END", passed, passage_tokens=3)
 
 
 def test_a_deadline_ends_the_encoding() -> None:
     with pytest.raises(DeadlineExceeded):
-        encoder(60).encode("why", ["because"], deadline=time.monotonic() - 1)
+        encoder(60).encode("why", ["because"], check=passed)
 
 
 def test_no_text_is_tokenised_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock moves on by a second with every look at it."""
-    seconds = itertools.count()
-    monkeypatch.setattr(text_module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    """Which passes at the third look."""
+    looks = itertools.count()
+
+    def check() -> None:
+        if next(looks) == 2:
+            raise DeadlineExceeded
+
     monkeypatch.setattr(text_module, "_CHUNK_CHARS", 10)
     watched = Watched(60)
     with pytest.raises(DeadlineExceeded):
-        watched.encode("why", ["because", "of", "that", "and nothing else"], "END", 1.5)
+        watched.encode("why", ["because", "of", "that", "and nothing else"], "END", check)
     assert watched.tokenized == [("why", ["because"]), ("why", ["of"])]
 
 
@@ -387,14 +455,21 @@ def test_no_inputs() -> None:
 
 def test_a_deadline_ends_the_encoding_of_texts() -> None:
     with pytest.raises(DeadlineExceeded):
-        text_encoder(60).encode(["because"], "query", deadline=time.monotonic() - 1)
+        text_encoder(60).encode(["because"], "query", check=passed)
+
+
+def tokens(
+    tokenizer: tokenizers.Tokenizer, *texts: str, most: int = 100, special: bool
+) -> list[list[Token]]:
+    found = tokens_of(tokenizer, texts, most, add_special_tokens=special, check=unchecked)
+    return [list(one) for one in found]
 
 
 def test_tokens_say_where_they_stand_and_which_were_added(
     pair_tokenizer: tokenizers.Tokenizer,
 ) -> None:
     text = "a ü b"
-    found = tokens_of(pair_tokenizer, text, add_special_tokens=True)
+    (found,) = tokens(pair_tokenizer, text, special=True)
     assert [(t.id, t.text, t.special) for t in found] == [
         (0, "[CLS]", True),
         (3, "a", False),
@@ -403,14 +478,49 @@ def test_tokens_say_where_they_stand_and_which_were_added(
         (1, "[SEP]", True),
     ]
     assert [text[t.start : t.stop] for t in found if not t.special] == ["a", "ü", "b"]
-    alone = tokens_of(pair_tokenizer, text, add_special_tokens=False)
+    (alone,) = tokens(pair_tokenizer, text, special=False)
     assert alone == [token for token in found if not token.special]
 
 
 @pytest.mark.parametrize(("text", "error"), [(" ", BlankInput), ("a\ud800", ForbiddenText)])
 def test_a_text_that_has_no_tokens_is_refused(text: str, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        tokens_of(byte_tokenizer(), text, add_special_tokens=True)
+    with pytest.raises(error, match=r"inputs\[1\]"):
+        tokens(byte_tokenizer(), "a", text, special=True)
+
+
+def test_no_more_tokens_are_listed_than_all_texts_may_have() -> None:
+    assert len(tokens(byte_tokenizer(), "a" * 5, "b" * 5, most=10, special=True)) == 2
+    with pytest.raises(InputTooLong, match="Input length 11 exceeds"):
+        tokens(byte_tokenizer(), "a" * 5, "b" * 6, most=10, special=True)
+
+
+def test_a_vast_text_is_counted_before_it_is_tokenised_as_a_whole() -> None:
+    vast = "word " * 30_000
+    seen: list[int] = []
+
+    class Watched:
+        def encode_batch(self, texts: list[str], **options: bool) -> list[tokenizers.Encoding]:
+            seen.extend(map(len, texts))
+            return byte_tokenizer().encode_batch(texts, **options)
+
+    with pytest.raises(InputTooLong, match="Input length 150000 exceeds"):
+        tokens(Watched(), vast, most=149_999, special=True)  # type: ignore[arg-type]
+    assert max(seen) <= 1 << 16
+    (found,) = tokens(byte_tokenizer(), vast, most=150_000, special=True)
+    assert len(found) == 150_000
+
+
+def test_listing_ends_when_nobody_wants_it() -> None:
+    looks = itertools.count()
+
+    def check() -> None:
+        if next(looks) == 2:
+            raise DeadlineExceeded
+
+    found = tokens_of(byte_tokenizer(), ["a"] * 9, 100, add_special_tokens=True, check=check)
+    with pytest.raises(DeadlineExceeded):
+        list(found)
+    assert next(looks) == 3
 
 
 @pytest.mark.parametrize(

@@ -101,10 +101,10 @@ def test_a_tokenizer_that_panics_fails_one_request(
 ) -> None:
     encode = PairEncoder.encode_checked
 
-    def panic(self: PairEncoder, query: str, passages: list[str], *rest: Any) -> Any:
-        if "panic" in passages[0]:
+    def panic(self: PairEncoder, pairs: list[tuple[str, str]], *rest: Any, **more: Any) -> Any:
+        if "panic" in pairs[0][1]:
             raise PanicException("index out of bounds")
-        return encode(self, query, passages, *rest)
+        return encode(self, pairs, *rest, **more)
 
     monkeypatch.setattr(PairEncoder, "encode_checked", panic)
     server = serve(MOCK)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from runtime import scheduler as scheduler_module
-from runtime.batch import BatchLimits
 from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
@@ -21,36 +19,13 @@ from runtime.errors import (
     TooLate,
 )
 from runtime.postprocess import Floats
-from runtime.scheduler import QueueLimits, Scheduler
+from runtime.scheduling import scheduler as scheduler_module
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Encoding
 from tests.runtime.clock import Clock
+from tests.runtime.scheduling.schedulers import LIMITS, Gate, first_ids, row
 from tests.waiting import PATIENCE_S, wait_until
-
-LIMITS = BatchLimits(max_rows=8, token_budget=1000, padding_waste=0.4)
-
-
-def row(length: int, first: int = 1) -> Encoding:
-    return Encoding(np.asarray([first] + [1] * (length - 1), dtype=np.int64), None)
-
-
-def first_ids(rows: Sequence[Encoding]) -> Floats:
-    return np.asarray([r.token_ids[0] for r in rows], dtype=np.float32)
-
-
-class Gate:
-    """A compute function that waits until it is opened, and remembers its calls."""
-
-    def __init__(self, then: Callable[[Sequence[Encoding]], Floats] = first_ids) -> None:
-        self.open = threading.Event()
-        self.entered = threading.Event()
-        self.calls: list[list[int]] = []
-        self._then = then
-
-    def __call__(self, rows: Sequence[Encoding]) -> Floats:
-        self.calls.append([len(r) for r in rows])
-        self.entered.set()
-        assert self.open.wait(PATIENCE_S)
-        return self._then(rows)
 
 
 class Timed:
@@ -448,11 +423,11 @@ def test_a_queue_full_of_tokens_refuses(make: Callable[..., Scheduler]) -> None:
 
 def test_room_is_kept_for_what_is_being_tokenised(make: Callable[..., Scheduler]) -> None:
     scheduler, _ = blocked(make, queue_rows=4)
-    with scheduler.expecting(3, 30, None):
+    with scheduler.admit(3, 30, None):
         assert not scheduler.idle()
-        with pytest.raises(Overloaded), scheduler.expecting(2, 20, None):
-            raise AssertionError
-    with scheduler.expecting(4, 40, None):
+        with pytest.raises(Overloaded):
+            scheduler.admit(2, 20, None)
+    with scheduler.admit(4, 40, None):
         pass
     assert scheduler.submit([row(5)] * 4, None) is not None
 
@@ -572,13 +547,3 @@ def test_a_row_without_tokens_is_answered(make: Callable[..., Scheduler]) -> Non
     scheduler = make(lambda rows: np.zeros(len(rows), dtype=np.float32))
     assert scheduler.submit([empty], None).result(PATIENCE_S).outputs.tolist() == [0]
     assert scheduler.alive()
-
-
-def test_a_fault_behind_the_engine_answers_everybody(make: Callable[..., Scheduler]) -> None:
-    def broken(_: object) -> None:
-        raise RuntimeError("cannot be told")
-
-    scheduler = make(first_ids)
-    scheduler.tell(broken)
-    with pytest.raises(EngineLost):
-        scheduler.submit([row(3)], None).result(PATIENCE_S)

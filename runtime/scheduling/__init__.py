@@ -1,0 +1,1 @@
+"""Rows of all waiting requests share the engine's calls: see `scheduler`."""

@@ -1,0 +1,140 @@
+"""Whose turn it is: fair queueing with tokens for time (Demers, Keshav and Shenker, 1989).
+
+Callers take turns, and among the requests of one caller these do: neither a large request nor many
+small ones get more of the engine than one caller's share.
+"""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from runtime.scheduling.heap import Heap
+from runtime.scheduling.queue import RowsByLength
+from runtime.scheduling.request import Request, Row
+
+T = TypeVar("T", bound=Hashable)
+
+# Callers without waiting rows who have had more than the others are known so many seconds longer,
+# and so many of them.
+_REMEMBERED_S = 60.0
+_MOST_REMEMBERED = 1024
+
+
+class FairQueue(Generic[T]):
+    """Members and the tokens computed for each; next is who has had the fewest.
+
+    One that joins starts where the others are on average: no large member is held up for ever by
+    small ones that come and go. All methods are O(log n).
+    """
+
+    def __init__(self) -> None:
+        self._turns: Heap[T] = Heap()
+        self._average = 0.0
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def join(self, member: T, turn: float = 0.0) -> None:
+        """Take a member in; `turn` is where it stood when it left, if that is remembered."""
+        self._turns.put(member, (max(turn, self._average), next(self._numbers)))
+
+    def leave(self, member: T) -> float | None:
+        """Let a member go; where it stands, if that is ahead of the average."""
+        turn, _ = self._turns.key(member)
+        self._turns.discard(member)
+        return turn if turn > self._average else None
+
+    def first(self) -> T | None:
+        """Whose turn it is; of equals, that of the member who joined first."""
+        found = self._turns.first()
+        return None if found is None else found[1]
+
+    def charge(self, tokens: Mapping[T, int]) -> None:
+        """Count the tokens that are computed for each of these members."""
+        for member, count in tokens.items():
+            turn, number = self._turns.key(member)
+            self._turns.put(member, (turn + count, number))
+        self._average += sum(tokens.values()) / len(self._turns)
+
+
+class _Caller:
+    """The requests of one caller that have waiting rows, and these rows."""
+
+    def __init__(self) -> None:
+        self.requests: FairQueue[Request] = FairQueue()
+        self.rows = RowsByLength()
+
+
+class Callers:
+    """The callers with waiting rows, by their names, and a bounded number of those who had some."""
+
+    def __init__(self) -> None:
+        self._turns: FairQueue[str] = FairQueue()
+        self._waiting: dict[str, _Caller] = {}
+        # Where those stand who left ahead of the average, and until when that is known.
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, request: Request, now: float) -> None:
+        """A request with its rows has come."""
+        name = request.caller
+        caller = self._waiting.get(name)
+        if caller is None:
+            turn, until = self._left.pop(name, (0.0, now))
+            self._turns.join(name, turn if now < until else 0.0)
+            caller = self._waiting[name] = _Caller()
+        caller.requests.join(request)
+        for row in request.waiting:
+            caller.rows.add(row)
+
+    def remove(self, row: Row) -> None:
+        """A row waits no longer."""
+        self._waiting[row.request.caller].rows.remove(row)
+
+    def leave(self, request: Request, now: float) -> None:
+        """A request has no waiting rows any more."""
+        name = request.caller
+        requests = self._waiting[name].requests
+        requests.leave(request)
+        if len(requests):
+            return
+        del self._waiting[name]
+        turn = self._turns.leave(name)
+        if turn is not None:
+            self._left[name] = turn, now + _REMEMBERED_S
+        self._forget(now)
+
+    def first(self) -> Request | None:
+        """The request whose row comes next."""
+        name = self._turns.first()
+        return None if name is None else self._waiting[name].requests.first()
+
+    def rows_of(self, name: str) -> RowsByLength:
+        """The waiting rows of one caller."""
+        return self._waiting[name].rows
+
+    def charge(self, rows: Sequence[Row]) -> None:
+        """Count rows that are taken, before they are removed."""
+        of_request: dict[Request, int] = {}
+        for row in rows:
+            of_request[row.request] = of_request.get(row.request, 0) + row.length
+        of_caller: dict[str, dict[Request, int]] = {}
+        for request, tokens in of_request.items():
+            of_caller.setdefault(request.caller, {})[request] = tokens
+        self._turns.charge({name: sum(found.values()) for name, found in of_caller.items()})
+        for name, found in of_caller.items():
+            self._waiting[name].requests.charge(found)
+
+    def _forget(self, now: float) -> None:
+        """Drop who has been remembered for long enough; two at most, because one comes at most."""
+        for _ in range(2):
+            if not self._left:
+                return
+            oldest = next(iter(self._left))
+            if len(self._left) <= _MOST_REMEMBERED and now < self._left[oldest][1]:
+                return
+            del self._left[oldest]

@@ -1,0 +1,30 @@
+"""What no text of a caller may be: blank, or no Unicode."""
+
+import re
+
+from runtime.errors import BlankInput, ForbiddenText
+
+# A character that shows: neither white space nor a control, and none of those that Unicode lets
+# renderers ignore (DerivedCoreProperties.txt, Default_Ignorable_Code_Point: zero widths, marks of
+# direction, joiners, fillers, variation selectors, tags), nor an annotation's mark, nor Braille's
+# blank.
+_VISIBLE = re.compile(
+    r"[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    r"\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+# Looking at so many characters takes a millisecond at most, and other threads wait meanwhile.
+_PIECE_CHARS = 1 << 15
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise BlankInput unless a character of `text` is visible, ForbiddenText for half of a
+    surrogate pair; both name it as `what`."""
+    starts = range(0, len(text), _PIECE_CHARS)
+    if not any(_VISIBLE.search(text, start, start + _PIECE_CHARS) for start in starts):
+        raise BlankInput(what)
+    try:
+        for start in starts:
+            text[start : start + _PIECE_CHARS].encode()
+    except UnicodeEncodeError:
+        raise ForbiddenText(what, "half of a surrogate pair") from None

@@ -1,0 +1,83 @@
+"""The tokens of plain texts, without template or prefix."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import tokenizers
+
+from runtime.errors import InputTooLong
+from runtime.text_checks import check_text
+
+# Enough to tokenise at once, few enough that their tokens take little memory.
+_PIECE_CHARS = 1 << 16
+
+
+class Token(NamedTuple):
+    """One token of a text: `special` when the tokenizer added it, else characters `start` to
+    `stop` of the text."""
+
+    id: int
+    text: str
+    special: bool
+    start: int
+    stop: int
+
+
+def tokens_of(
+    tokenizer: tokenizers.Tokenizer,
+    texts: Sequence[str],
+    most: int,
+    *,
+    add_special_tokens: bool,
+    check: Callable[[], object],
+) -> Iterator[Iterator[Token]]:
+    """The tokens of each text alone, without template or prefix, one text after the other; those of
+    one are to be taken before the next.
+
+    Raises InputTooLong for more than `most` tokens of all texts, and InputRejected, which names a
+    text as in inputs[3], and what `check` raises, which is called before each.
+    """
+    count = 0
+    for index, text in enumerate(texts):
+        check()
+        check_text(f"inputs[{index}]", text)
+        if len(text) > _PIECE_CHARS:  # tokenised as a whole it may take much memory
+            parts = (encoded(tokenizer, piece, add_special_tokens=False) for piece in pieces(text))
+            about = count + sum(map(len, parts))
+            if about > most:
+                raise InputTooLong(about, most)
+        found = encoded(tokenizer, text, add_special_tokens=add_special_tokens)
+        count += len(found)
+        if count > most:
+            raise InputTooLong(count, most)
+        facts = zip(found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True)
+        yield (Token(i, token, bool(special), *span) for i, token, special, span in facts)
+
+
+def first_tokens(tokenizer: tokenizers.Tokenizer, text: str, count: int) -> str:
+    """`text` up to the end of its first `count` tokens."""
+    found = encoded(tokenizer, text, add_special_tokens=False)
+    if len(found) <= count:
+        return text
+    span = found.token_to_chars(count - 1)  # the list of all offsets takes long to make
+    return text if span is None else text[: span[1]]
+
+
+def pieces(text: str) -> Iterator[str]:
+    """`text` in pieces of about 65,000 characters, each but the first with a leading blank where
+    the text has one in reach: tokenizers cut there too."""
+    start = 0
+    while start < len(text):
+        end = start + _PIECE_CHARS
+        blank = text.rfind(" ", start + 1, end) if end < len(text) else -1
+        end = blank if blank > 0 else end
+        yield text[start:end]
+        start = end
+
+
+def encoded(
+    tokenizer: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool
+) -> tokenizers.Encoding:
+    """`text` tokenised; in the form for several, because that leaves Python to other threads."""
+    (found,) = tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
+    return found

@@ -1,0 +1,35 @@
+"""Who calls: the name under which turns at the engine are counted.
+
+A bearer where there is one, else the peer's address. Without NIM_REQUIRE_AUTH nobody has checked
+that bearer; it tells apart callers who want to be told apart.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+# Of a bearer's hash. The name stays in memory for a while, the bearer itself does not.
+_HASH_BYTES = 16
+
+
+def http_caller(authorization: Sequence[bytes], client: tuple[str, int] | None) -> str:
+    """The caller of a request with these authorization headers, from this address and port."""
+    return _bearer(authorization) or (client[0] if client else "")
+
+
+def grpc_caller(authorization: Sequence[bytes], peer: str) -> str:
+    """The caller of a call with this metadata, from `peer` in gRPC's words: ipv4:10.0.0.1:5000,
+    ipv6:[::1]:5000, with %5B for a bracket, or unix:PATH."""
+    family, _, address = unquote(peer).partition(":")
+    host = address.rpartition(":")[0].strip("[]") if family.startswith("ipv") else ""
+    return _bearer(authorization) or host
+
+
+def _bearer(authorization: Sequence[bytes]) -> str:
+    """A bearer's hash; empty where there is none, or more than one."""
+    if len(authorization) != 1:
+        return ""
+    scheme, _, key = authorization[0].partition(b" ")
+    if scheme.lower() != b"bearer" or not key.strip():
+        return ""
+    return hashlib.blake2b(key.strip(), digest_size=_HASH_BYTES).hexdigest()

@@ -1,0 +1,137 @@
+"""Texts that nobody waits for any more are not tokenised to the end."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from runtime import text as text_module
+from runtime.embedder import Embedder
+from runtime.errors import ModelClosed
+from runtime.model import Model
+from runtime.opening import mock_model
+from runtime.ranker import Ranker
+from runtime.text import Encoding, PairEncoder
+from tests.waiting import PATIENCE_S
+
+TEXTS = ["because", "of", "many", "texts"]
+
+
+class Held:
+    """Holds the first chunk that is tokenised until it is let go, and counts chunks."""
+
+    def __init__(self) -> None:
+        self.chunks = 0
+        self.free = threading.Event()
+        self._encode = PairEncoder._encode_chunk
+
+    def __call__(self, encoder: PairEncoder, pairs: Sequence[tuple[str, str]]) -> list[Encoding]:
+        self.chunks += 1
+        assert self.free.wait(PATIENCE_S)
+        return self._encode(encoder, pairs)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """A chunk holds one text."""
+    holding = Held()
+    monkeypatch.setattr(text_module, "_CHUNK_CHARS", 1)
+    monkeypatch.setattr(
+        PairEncoder, "_encode_chunk", lambda encoder, pairs: holding(encoder, pairs)
+    )
+    yield holding
+    holding.free.set()
+
+
+@pytest.fixture
+def ranker() -> Iterator[Ranker]:
+    model = cast(Ranker, mock_model("rank"))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def embedder() -> Iterator[Embedder]:
+    model = cast(Embedder, mock_model("embed"))
+    yield model
+    model.close()
+
+
+def end(model: Model) -> None:
+    """Until its threads have done what they had begun."""
+    for threads in (model._tokenizing._threads, model._tokenizing._lister):
+        threads.shutdown(wait=True)
+
+
+async def cancel(work: Coroutine[Any, Any, Any], begun: Callable[[], bool]) -> None:
+    """Leave `work` when it has begun."""
+    task = asyncio.ensure_future(work)
+    async with asyncio.timeout(PATIENCE_S):
+        while not begun():
+            await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_ranking_that_is_left(ranker: Ranker, held: Held) -> None:
+    asyncio.run(cancel(ranker.rank_async("why", TEXTS), lambda: held.chunks > 0))
+    assert ranker.idle()  # its room is free at once
+    held.free.set()
+    end(ranker)
+    assert held.chunks == 1
+
+
+def test_pairs_that_are_left(ranker: Ranker, held: Held) -> None:
+    pairs = [(text, text) for text in TEXTS]
+    asyncio.run(cancel(ranker.rank_pairs_async(pairs), lambda: held.chunks > 0))
+    held.free.set()
+    end(ranker)
+    assert held.chunks == 1
+
+
+def test_embeddings_that_are_left(embedder: Embedder, held: Held) -> None:
+    work = embedder.embed_async(TEXTS, input_type="query")
+    asyncio.run(cancel(work, lambda: held.chunks > 0))
+    held.free.set()
+    end(embedder)
+    assert held.chunks == 1
+
+
+def test_a_model_that_closes_ends_what_is_tokenised(ranker: Ranker, held: Held) -> None:
+    async def ask() -> None:
+        task = asyncio.ensure_future(ranker.rank_async("why", TEXTS))
+        async with asyncio.timeout(PATIENCE_S):
+            while not held.chunks:
+                await asyncio.sleep(0.001)
+        ranker.close()
+        held.free.set()
+        with pytest.raises(ModelClosed):
+            await task
+
+    asyncio.run(ask())
+    assert held.chunks == 1
+
+
+def test_tokens_that_are_left(ranker: Ranker) -> None:
+    taken, free = [], threading.Event()
+
+    def use(found: Iterator[Any]) -> None:
+        for tokens in found:
+            taken.append(tokens)
+            assert free.wait(PATIENCE_S)
+
+    work = ranker.tokenize_async(TEXTS, use, add_special_tokens=True)
+    asyncio.run(cancel(work, lambda: len(taken) > 0))
+    assert ranker.idle()
+    free.set()
+    end(ranker)
+    assert len(taken) == 1
+
+
+def test_tokens_of_a_closed_model(ranker: Ranker) -> None:
+    ranker.close()
+    with pytest.raises(ModelClosed):
+        asyncio.run(ranker.tokenize_async(TEXTS, list, add_special_tokens=True))
