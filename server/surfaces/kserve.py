@@ -149,7 +149,7 @@ class KserveRoutes(Controller):
         """The models of the repository: all are ready, or none is."""
         exchange = Exchange(request, service)
         if body := await exchange.body():
-            exchange.decode(_INDEX_DECODER, body)
+            await exchange.decode(_INDEX_DECODER, body)
         models = all_models(service)
         return Response([IndexEntry(model.name, TRITON_VERSION, "READY", "") for model in models])
 
@@ -158,7 +158,7 @@ class KserveRoutes(Controller):
         """Put what lies in the model's directory now in its place."""
         exchange = Exchange(request, service)
         if body := await exchange.body():
-            exchange.decode(_LOAD_DECODER, body)
+            await exchange.decode(_LOAD_DECODER, body)
         await reload(service, _named(request, service))
         return Response(b"", media_type="text/plain")
 
@@ -178,7 +178,7 @@ class KserveRoutes(Controller):
         body = await exchange.body()
         found = _named(request, service)
         head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
-        asked = exchange.decode(_DECODER, head)
+        asked = await exchange.decode(_DECODER, head)
         wanted = (Wanted(o.name, o.parameters or {}) for o in asked.outputs or ())
         tensors = read_tensors(asked, raw, found.limit)
         outputs = await infer(exchange, found, tensors, asked.parameters or {}, wanted)

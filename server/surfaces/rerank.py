@@ -114,7 +114,7 @@ class Rerank(Controller):
         """Rerank documents, or texts."""
         exchange = Exchange(request, service)
         body = await exchange.json_body()
-        which = exchange.decode(_WHICH, body)
+        which = await exchange.decode(_WHICH, body)
         if which.documents != _NULL and which.texts != _NULL:
             message = "found `documents` and `texts`, wanted one of them"
             raise NotValid("value_error", (), message)
@@ -124,7 +124,7 @@ class Rerank(Controller):
 
 
 async def _rank_documents(exchange: Exchange, body: bytes, service: Service) -> Response[bytes]:
-    asked = exchange.decode(_DOCUMENTS, body)
+    asked = await exchange.decode(_DOCUMENTS, body)
     served = service.served("rank")
     check_top_n(asked.top_n)
     exchange.check_count("rank", len(asked.documents), Field("documents"))

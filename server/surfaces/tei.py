@@ -223,7 +223,7 @@ def voice(failure: Failure) -> Spoken:
 async def rank_texts(exchange: Exchange, body: bytes) -> Response[bytes]:
     """POST /rerank with `texts`."""
     exchange.speak(voice)
-    asked = exchange.decode(_TEXTS, body)
+    asked = await exchange.decode(_TEXTS, body)
     truncate = truncate_of(asked.truncate, asked.truncation_direction)
     ranking = await exchange.rank(asked.query, asked.texts, truncate, passages_at=Field("texts"))
     return exchange.reply(_encode_ranks(ranking, asked))
