@@ -147,10 +147,40 @@ def test_spellings_of_a_path(client: httpx.Client, request_line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("GET http://other:80/v1/models HTTP/1.1", 200),
+        ("GET /v1/models HTTP/1.2", 200),
+        ("OPTIONS /v1/ranking HTTP/1.1", 204),
+        ("OPTIONS * HTTP/1.1", 404),
+        ("TRACE /v1/ranking HTTP/1.1", 405),
+        ("BREW /v1/ranking HTTP/1.1", 405),
+        ("GET /%zz%00%ff HTTP/1.1", 404),
+        ("CONNECT other:443 HTTP/1.1", 501),
+        ("GET /v1/models HTTP/9.9", 505),
+    ],
+)
+def test_request_lines(client: httpx.Client, line: str, wanted: int) -> None:
+    with connect(client) as connection:
+        connection.sendall(f"{line}\r\nhost: x\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 %d" % wanted)
+
+
+@pytest.mark.parametrize("framing", ["transfer-encoding: chunked", "content-length: 99999999"])
+def test_an_answer_before_the_body_ends_the_connection(client: httpx.Client, framing: str) -> None:
+    with connect(client) as connection:
+        connection.sendall(head(framing, path="/nowhere"))
+        answers = replies(connection)
+        status, received = next(answers)
+        assert next(answers) == (0, b"")
+    assert status == 404
+    assert b"\r\nconnection: close\r\n" in received.lower()
+
+
+@pytest.mark.parametrize(
     "raw",
     [
         b"\x16\x03\x01\x02\x00",
-        b"GET /nowhere HTTP/9.9\r\n\r\n",
         b"POST /v1/ranking HTTP/1.1\r\nhost: \xff\r\n\r\n",
         b"POST /v1/ranking HTTP/1.1\r\nhost: x\r\ncontent-type: \xff\xfe\r\n"
         b"content-length: 2\r\n\r\n{}",
