@@ -52,7 +52,7 @@ class FramedProtocol(H11Protocol):
         self.conn = Parser()
         self.app = self._ending_early(self.app)
         # What the parser has not been given yet, and whether it waits for its turn.
-        self._unparsed = bytearray()
+        self._unparsed = b""
         self._in_turn = False
         # Whether an answer was given before its request was whole: what still comes is dropped.
         self._ends = False
@@ -68,15 +68,17 @@ class FramedProtocol(H11Protocol):
         if self._ends or self.transport.is_closing():
             self.transport.drop(len(data))
             return
-        self._unparsed += data
+        self._unparsed = self._unparsed + data if self._unparsed else data
         if not self._in_turn:
-            self._parse(_EVENTS_AT_ONCE)
+            self._allow(_EVENTS_AT_ONCE)
+            self._parse()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, of which a part may have come."""
+        self._allow(_EVENTS_AT_ONCE)
         super().on_response_complete()
         if not self.transport.is_closing() and not self._in_turn:
-            self._parse(_EVENTS_AT_ONCE)
+            self._parse()
 
     def on_parsed(self) -> None:
         """Called when something has been parsed."""
@@ -127,27 +129,32 @@ class FramedProtocol(H11Protocol):
         one with every request."""
         return False
 
-    def _parse(self, events: int) -> None:
-        """Parse what has come, so many events of it at most, and leave the others for later."""
+    def _allow(self, events: int) -> None:
         self.conn.until = self.conn.events + events
-        self.handle_events()
-        while self._unparsed and self._may_parse() and (size := self.conn.takes):
-            piece = bytes(self._unparsed[:size])
-            del self._unparsed[:size]
+
+    def _may_parse(self) -> bool:
+        return self.conn.events < self.conn.until and not self.transport.is_closing()
+
+    def _parse(self) -> None:
+        """Parse what has come, as many events of it as are allowed, the others in later turns."""
+        place = 0
+        while place < len(self._unparsed) and self._may_parse() and (size := self.conn.takes):
+            piece = self._unparsed[place : place + size]
+            place += len(piece)
             super().data_received(piece)
+        self._unparsed = self._unparsed[place:]
         self._in_turn = self.conn.events >= self.conn.until and not self.transport.is_closing()
         if self._in_turn:
             turns_of(self.loop).enqueue(self._go_on)
         self._read_on()
         self.on_parsed()
 
-    def _may_parse(self) -> bool:
-        return self.conn.events < self.conn.until and not self.transport.is_closing()
-
     def _go_on(self) -> None:
         self._in_turn = False
         if not self._ends and not self.transport.is_closing():
-            self._parse(_EVENTS_A_TURN)
+            self._allow(_EVENTS_A_TURN)
+            self.handle_events()
+            self._parse()
 
     def _read_on(self) -> None:
         """Read while what comes is parsed and taken."""
@@ -169,8 +176,8 @@ class FramedProtocol(H11Protocol):
                 early = self.conn.their_state is h11.SEND_BODY
                 if early and message["type"] == "http.response.start":
                     self._ends = True
-                    headers = [*message["headers"], _CLOSE]
-                    message["headers"] = [*dict.fromkeys(map(tuple, headers))]
+                    others = (field for field in message["headers"] if field[0] != _CLOSE[0])
+                    message["headers"] = [*others, _CLOSE]
                 await send(message)
 
             await app(scope, receive, closing)

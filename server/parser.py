@@ -10,8 +10,8 @@ from server.errors import Failure
 
 # A head, a line before a chunk, or the fields behind the last one.
 _MOST_HEAD_BYTES = 16 << 10
-# What h11 is given at a time where it cannot be known how many events are in it.
-_PIECE_BYTES = 4 << 10
+# What h11 is given at a time of a body in chunks; it measures what it has not made an event of.
+_PIECE_BYTES = _MOST_HEAD_BYTES
 # What the chunks of a body may add to it: lines, extensions, trailers. Each costs as much time as a
 # large piece of a body; in chunks of 64 bytes they add less.
 _FREE_OVERHEAD_BYTES = 64 << 10
@@ -21,12 +21,12 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _LOOSE_LINES = re.compile(rb"(?<!\r)\n|\n[ \t]")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#@]+)([/?][^#]*)?", re.IGNORECASE)
 
-_TOO_LONG = (
-    f"found more than {_MOST_HEAD_BYTES} bytes of headers, wanted less; send fewer or shorter ones"
-)
 _NO_REQUEST = "found bytes that are no request, wanted HTTP/1.1"
 # For what h11 refuses by itself.
-_WORDS = {431: _TOO_LONG, 501: "found a Transfer-Encoding that is not known here, wanted chunked"}
+_WORDS = {
+    431: f"found more than {_MOST_HEAD_BYTES} bytes of headers, wanted less; send fewer or shorter",
+    501: "found a Transfer-Encoding that is not known here, wanted chunked",
+}
 
 Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
 
@@ -58,7 +58,7 @@ class Parser(h11.Connection):
     def takes(self) -> int:
         """How many bytes it may be given now, 0 while the request before is being answered."""
         if self.their_state is h11.IDLE:
-            return _PIECE_BYTES
+            return _MOST_HEAD_BYTES + 1 - len(self._head)
         if self.their_state is not h11.SEND_BODY:
             return 0
         return _PIECE_BYTES if self._left is None else self._left
@@ -125,10 +125,7 @@ class Parser(h11.Connection):
 
     def _check_head(self) -> None:
         end = _END_OF_HEAD.search(self._head)
-        head = self._head[: end.end()] if end else self._head
-        if len(head) > _MOST_HEAD_BYTES:
-            raise Refused(_TOO_LONG, 431)
-        if _LOOSE_LINES.search(head):
+        if _LOOSE_LINES.search(self._head, 0, end.end() if end else len(self._head)):
             raise Refused("found a line that is folded, or does not end in CR LF, wanted neither")
 
 
