@@ -250,18 +250,20 @@ def test_all_bodies_together_are_bounded(start: Start) -> None:
         server.wait_until(lambda: client.post("/v1/ranking", content=large).status_code == 200)
 
 
+@pytest.mark.parametrize(("ignored", "fit"), [("x" * 90_000, 7), ([[]] * 2_000, 1)])
 def test_a_body_counts_until_it_is_answered(
-    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch, ignored: object, fit: int
 ) -> None:
-    """What is made of a body takes its memory while it is computed: whole bodies are refused."""
+    """What is made of a body takes its memory while it is computed, and more where it has many
+    values: whole bodies are refused."""
     monkeypatch.setattr(service_module, "_ROOM_FOR_BODIES", 0)
     limit = {"NIM_HTTP_BODY_LIMIT_BYTES": str(BODY_LIMIT_BYTES)}
     server = serve({**HELD, **limit})
     passages = [{"text": "x" * GATED_TOKENS}]
-    body = {"query": {"text": "q"}, "passages": passages, "ignored": "x" * 90_000}
-    with ThreadPoolExecutor(7) as pool:
+    body = {"query": {"text": "q"}, "passages": passages, "ignored": ignored}
+    with ThreadPoolExecutor(fit) as pool:
         taken = []
-        for number in range(7):
+        for number in range(fit):
             taken.append(pool.submit(server.rank, body))
             while sums(figures(server))[0] == number:
                 assert not taken[-1].done()

@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 from server import json_size
-from server.errors import NotValid
+from server.app import SURFACES
+from server.errors import Failure, NotValid
 from server.json_size import decoded_bytes, most_values
+from tests.server.in_process import Serve
 
 MOST = most_values(512)
 MIB = 1 << 20
@@ -151,3 +153,25 @@ def test_other_work_goes_on_between_slices() -> None:
         return count
 
     assert asyncio.run(turns()) >= 8 * MIB // (1 << 18)
+
+
+def test_every_route_that_reads_json_counts_first(serve: Serve) -> None:
+    """Each refuses with the words of its own surface."""
+    server = serve({"ENABLE_MOCK_INFERENCE": "1", "RERANK_MODEL_CONTROL": "true"})
+    settings = server.settings
+    most = most_values(max(settings.max_passages, settings.embed_max_inputs))
+    body = b'{"ignored":[' + b"0," * most + b"0]}"
+    reading = [
+        (operation, surface.voice)
+        for surface in SURFACES
+        for operation in surface.operations
+        if operation.request is not None
+    ]
+    assert len(reading) > 10
+    for operation, voice in reading:
+        path = operation.path.format(**operation.parameters)
+        found = server.http.post(path, content=body)
+        assert f"more than {most} values" in found.text, path
+        refused = Failure(400, "", "too_long", kind=NotValid)
+        assert found.status_code == voice(refused).status
+        assert found.json().keys() == json.loads(voice(refused).body).keys()
