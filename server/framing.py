@@ -173,8 +173,7 @@ class FramedProtocol(H11Protocol):
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             async def closing(message: Message) -> None:
-                starts = message["type"] == "http.response.start"
-                if starts and self.conn.their_state is h11.SEND_BODY:
+                if message["type"] == "http.response.start" and self._may_come():
                     self._ends = True
                     others = (field for field in message["headers"] if field[0] != _CLOSE[0])
                     message["headers"] = [*others, _CLOSE]

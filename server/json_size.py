@@ -118,7 +118,7 @@ def _escaped(raw: Bytes) -> Places:
     slashes = np.flatnonzero(raw == _BACKSLASH)
     begins = np.diff(slashes, prepend=-2) != 1
     runs = slashes[begins][np.cumsum(begins) - 1]
-    places = slashes[(slashes - runs) % 2 == 0] + 1
+    places: Places = slashes[(slashes - runs) % 2 == 0] + 1
     return places[places < raw.size]
 
 
