@@ -21,11 +21,13 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _LOOSE_LINES = re.compile(rb"(?<!\r)\n|\n[ \t]")
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#@]+)([/?][^#]*)?", re.IGNORECASE)
 
-_NO_REQUEST = "found bytes that are no request, wanted HTTP/1.1"
-# For what h11 refuses by itself.
-_WORDS = {
-    431: f"found more than {_MOST_HEAD_BYTES} bytes of headers, wanted less; send fewer or shorter",
-    501: "found a Transfer-Encoding that is not known here, wanted chunked",
+_NO_REQUEST = Failure(400, "found bytes that are no request, wanted HTTP/1.1")
+# For what h11 refuses by itself, by the status that it hints at.
+_HINTED = {
+    431: Failure(
+        431, f"found more than {_MOST_HEAD_BYTES} bytes of headers, wanted less; send fewer"
+    ),
+    501: Failure(400, "found a Transfer-Encoding that is not known here, wanted chunked"),
 }
 
 Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
@@ -132,8 +134,6 @@ class Parser(h11.Connection):
 def _in_origin_form(event: h11.Request) -> h11.Request:
     """The request as if its target were a path alone: of a whole address the rest takes the place
     of Host, as RFC 9112 (3.2.2) wants it."""
-    if event.method == b"CONNECT":
-        raise Refused("found CONNECT, but this server is no proxy", 501)
     if event.target.startswith(b"/") or (event.method, event.target) == (b"OPTIONS", b"*"):
         return event
     found = _ABSOLUTE_FORM.fullmatch(event.target)
@@ -151,6 +151,6 @@ def _in_origin_form(event: h11.Request) -> h11.Request:
 
 def _failure(error: h11.RemoteProtocolError) -> Failure:
     """What its sender may learn; h11's own messages repeat what was sent."""
-    status = error.error_status_hint
-    told = str(error) if isinstance(error, Refused) else _WORDS.get(status, _NO_REQUEST)
-    return Failure(status, told)
+    if isinstance(error, Refused):
+        return Failure(error.error_status_hint, str(error))
+    return _HINTED.get(error.error_status_hint, _NO_REQUEST)

@@ -156,7 +156,7 @@ def test_spellings_of_a_path(client: httpx.Client, request_line: str) -> None:
         ("TRACE /v1/ranking HTTP/1.1", 405),
         ("BREW /v1/ranking HTTP/1.1", 405),
         ("GET /%zz%00%ff HTTP/1.1", 404),
-        ("CONNECT other:443 HTTP/1.1", 501),
+        ("CONNECT other:443 HTTP/1.1", 400),
         ("GET /v1/models HTTP/9.9", 505),
     ],
 )
