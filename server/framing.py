@@ -73,6 +73,11 @@ class FramedProtocol(H11Protocol):
             self._allow(_EVENTS_AT_ONCE)
             self._parse()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self.transport.forget()
+
     def on_response_complete(self) -> None:
         """Go on with the next request, of which a part may have come."""
         self._allow(_EVENTS_AT_ONCE)

@@ -29,6 +29,7 @@ class LingeringTransport(asyncio.Transport):
         self._may_come = may_come
         self._lingers = False
         self._dropped_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         """Close, once what has been written is sent."""
@@ -41,13 +42,19 @@ class LingeringTransport(asyncio.Transport):
         self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._loop.call_later(_LINGER_S, self.close_now)
+        self._timer = self._loop.call_later(_LINGER_S, self.close_now)
 
     def close_now(self) -> None:
         """Close without waiting for what may still come."""
+        self.forget()
         self._lingers = True
         self._transport.close()
-        self._loop.call_later(_FLUSH_S, self._transport.abort)
+        self._timer = self._loop.call_later(_FLUSH_S, self._transport.abort)
+
+    def forget(self) -> None:
+        """Wait for nothing any more, as when the connection is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def drop(self, count: int) -> None:
         """Of what came since `close`, `count` bytes more are not looked at."""
