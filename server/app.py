@@ -18,6 +18,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from runtime.telemetry import disable_telemetry
 from server import health, metadata, pages
 from server.auth import KeyGuard
+from server.descriptors import raise_descriptor_limit
 from server.errors import answer_with
 from server.hosts import HostGuard
 from server.kserve.grpc_service import GrpcServer
@@ -26,7 +27,6 @@ from server.logs import configure_logging
 from server.metrics import CONTENT_TYPE
 from server.observe import Observer
 from server.openapi import document
-from server.protocol import raise_descriptor_limit
 from server.reloading import reloading_on_signal
 from server.service import Service, give_up
 from server.settings import Settings, SettingsError, read_settings

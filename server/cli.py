@@ -9,9 +9,9 @@ import uvicorn
 
 from runtime.telemetry import disable_telemetry
 from server.app import create_app
+from server.descriptors import raise_descriptor_limit
 from server.listen import connection_options, take_port
 from server.logs import configure_logging
-from server.protocol import raise_descriptor_limit
 from server.settings import SettingsError, read_settings
 from server.variables import OPTIONS
 

@@ -19,10 +19,6 @@ from server.errors import (
 
 T = TypeVar("T")
 
-# A client that is still sending when the connection closes may never see the answer.
-_LINGER_S = 1.0
-
-
 # A body of at most this share of all room is small, and this share is left to small ones: a few
 # large bodies that never end must not shut everybody out.
 _SMALL = 1 / 512
@@ -34,8 +30,8 @@ _HELD = "held_body"
 class Bodies:
     """The memory that all bodies together may take, `limit_bytes`.
 
-    A body counts from its first byte until its request is answered: what is made of it takes as
-    much memory as the bytes did.
+    A body counts from its first byte until its request is answered. What is made of it takes the
+    place of the bytes; where it takes more, that counts too.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -98,14 +94,19 @@ async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> 
     _refuse_encoding(request)
     announced = int(request.headers.get("content-length", "0"))
     if announced > limit_bytes:
-        if "expect" not in request.headers:
-            await _linger(request)
         raise BodyTooLarge(limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
             return await _read(request, limit_bytes)
     except TimeoutError as error:
         raise BodyTooSlow(timeout_s) from error
+
+
+def hold_beside_body(request: AnyRequest, size: int) -> None:
+    """Count `size` bytes, if any, that the request needs beside those of its body, until it is
+    answered. Raises Overloaded."""
+    held: _Held = request.scope["state"][_HELD]
+    held.add(max(0, size))
 
 
 async def answer_or_leave(request: AnyRequest, work: Awaitable[T]) -> T:
@@ -144,31 +145,18 @@ def check_json(request: AnyRequest) -> None:
 
 async def _read(request: AnyRequest, limit_bytes: int) -> bytes:
     held: _Held = request.scope["state"][_HELD]
-    chunks = []
+    body = bytearray()  # which takes less than a list of its bytes that come one by one
     while True:
         message = await request.receive()
         if message["type"] != "http.request":
             raise ClientGone
         chunk = message["body"]
         if held.size + len(chunk) > limit_bytes:
-            await _linger(request)
             raise BodyTooLarge(limit_bytes)
         held.add(len(chunk))
-        chunks.append(chunk)
+        body += chunk
         if not message["more_body"]:
-            return b"".join(chunks)
-
-
-async def _linger(request: AnyRequest) -> None:
-    """Drop what still comes for a moment, so that the client can read the refusal."""
-    try:
-        async with asyncio.timeout(_LINGER_S):
-            while True:
-                message = await request.receive()
-                if message["type"] != "http.request" or not message["more_body"]:
-                    return
-    except TimeoutError:
-        return
+            return bytes(body)
 
 
 async def _until_gone(request: AnyRequest) -> None:

@@ -10,9 +10,10 @@ from litestar import Response
 from runtime.postprocess import Timing
 from server.call import Call
 from server.caller import http_caller
-from server.connection import answer_or_leave, check_json, read_body
+from server.connection import answer_or_leave, check_json, hold_beside_body, read_body
 from server.errors import AnyRequest, Voice
 from server.json_body import decode
+from server.json_size import decoded_bytes, most_values
 from server.observe import ANSWERED
 from server.service import Service
 from server.surface import VOICE
@@ -33,6 +34,7 @@ class Exchange(Call):
         # Milliseconds of the stages around the model's own, and when the present one began.
         self._spent_ms: dict[str, float] = {}
         self._since = time.monotonic()
+        self._measured = False
         request.scope["state"][ANSWERED] = self.answers
 
     def speak(self, voice: Voice) -> None:
@@ -51,13 +53,23 @@ class Exchange(Call):
         check_json(self._request)
         return await self.body()
 
-    def decode(self, decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-        """The JSON in `body` as `decoder` reads it; NotValid names the place that does not fit."""
+    async def decode(self, decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+        """The JSON in `body`, the request's only one, as `decoder` reads it.
+
+        Raises NotValid, which names the place that does not fit, for too many values before any is
+        decoded; Overloaded where there is no room for what the body becomes.
+        """
+        if not self._measured:
+            settings = self.service.settings
+            texts = max(settings.max_passages, settings.embed_max_inputs)
+            size = await decoded_bytes(body, most_values(texts))
+            hold_beside_body(self._request, size - len(body))
+            self._measured = True
         return decode(decoder, body)
 
     async def json(self, decoder: "msgspec.json.Decoder[T]") -> T:
         """The JSON body as `decoder` reads it; NotValid names the place that does not fit."""
-        return self.decode(decoder, await self.json_body())
+        return await self.decode(decoder, await self.json_body())
 
     def reply(
         self,

@@ -11,7 +11,8 @@ from typing import Any
 import uvicorn
 from litestar.types import ASGIApp
 
-from server.protocol import API_SHARE, SIDE_SHARE, bounded
+from server.descriptors import API_SHARE, SIDE_SHARE
+from server.protocol import bounded
 from server.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """A log line and a count for every HTTP request on every port, and a span unless it only reads.
 
-Unknown routes and refused keys too; bytes that are no request never get here (server.protocol).
+Unknown routes and refused keys too; bytes that are no request never get here (server.framing).
 
 Every answer carries the request's id in X-Request-Id: the caller's own where it is a plain word.
 """

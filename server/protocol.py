@@ -1,24 +1,22 @@
-"""HTTP connections with limits: what uvicorn's parser leaves unbounded.
+"""HTTP connections with limits: what uvicorn's protocol leaves unbounded.
 
 uvicorn 0.54 waits for ever for the head of a first request and for a client that does not read
-its answer, takes any number of connections, and answers bytes that are not HTTP in plain text.
-`uvicorn --http server.protocol:BoundedProtocol` has them under plain uvicorn, whose time for a head
-is the default's.
+its answer, and takes any number of connections. `uvicorn --http server.protocol:BoundedProtocol`
+has limits under plain uvicorn, whose time for a head is the default's.
 """
 
 import asyncio
-import os
-import resource
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
 import h11
 from litestar.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.auth import OPEN_PATHS
+from server.descriptors import API_SHARE, most_connections
 from server.errors import Failure
+from server.framing import FramedProtocol
 from server.surface import send_failure
 from server.surfaces import nim
 
@@ -31,33 +29,18 @@ _FLUSH_S = 10
 # reset what is on its way.
 _FIRST_WORDS_S = 0.25
 _FAREWELL_S = 1
-# More connections than one process has use for; idle ones make room for new ones.
-_MOST_CONNECTIONS = 4096
-# Beyond them, so that an orchestrator's probes reach a server that is full.
+# Connections beyond the limit, so that an orchestrator's probes reach a server that is full.
 _PROBES = 8
 _FULL = Failure(
     503,
     "this server has no connection left; try again",
     headers={"retry-after": "1", "connection": "close"},
 )
-# File descriptors that are not connections: files that are opened, sockets of the event loop.
-_SPARE_DESCRIPTORS = 24
-_FEWEST_CONNECTIONS = 4
-# What each listener gets of those that are free: the API's, gRPC's, and each of the two beside
-# them. Together no more than all, so that none takes what another needs to answer.
-API_SHARE = 1 / 2
-GRPC_SHARE = 1 / 4
-SIDE_SHARE = 1 / 8
-_MOST_DESCRIPTORS = 4 * _MOST_CONNECTIONS
 
 
-class BoundedProtocol(H11Protocol):
-    """uvicorn's h11 protocol, with a time limit on heads and on readers and a number of
-    connections (`most_connections`; None for the API's share of the file descriptors).
-
-    h11 rather than uvicorn's faster httptools: Java's HTTP client offers an upgrade to HTTP/2 with
-    every request; httptools then loses the body, h11 ignores the offer.
-    """
+class BoundedProtocol(FramedProtocol):
+    """Requests on a connection, with a time limit on heads and on readers and a number of
+    connections (`most_connections`; None for the API's share of the file descriptors)."""
 
     def __init__(
         self,
@@ -80,7 +63,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a head. At the limit an idle connection makes room, or one whose body
         takes too long; without any, this one may ask for health only."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(transport)
         if not self._takes_a_place():
             self._probing_since = self.loop.time()
             self.app = self._health_only(self.app)
@@ -88,23 +71,19 @@ class BoundedProtocol(H11Protocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Keep the time limit while a head is incomplete."""
+        """Remember that this connection is used."""
         self._received = True
         super().data_received(data)
+
+    def on_parsed(self) -> None:
+        """Keep the time limit of a head, and remember when a body began."""
         if self.conn.their_state is not h11.SEND_BODY:
             self._body_since = None
         elif self._body_since is None:
             self._body_since = self.loop.time()
-        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+        if not self.has_begun_a_head:
             self._header_timer = _cancelled(self._header_timer)
         elif self._header_timer is None:
-            self._await_head()
-
-    def on_response_complete(self) -> None:
-        """Keep the time limit for a head that began to come while the request before ran."""
-        super().on_response_complete()
-        begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
-        if begun and self._header_timer is None and not self.transport.is_closing():
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -144,14 +123,6 @@ class BoundedProtocol(H11Protocol):
         super().timeout_keep_alive_handler()
         self.loop.call_later(_FLUSH_S, self.transport.abort)
 
-    def send_400_response(self, msg: str) -> None:
-        """Bytes that are no HTTP."""
-        self._refuse(400, f"found bytes that are no request: {msg.rstrip('.').lower()}")
-
-    def is_idle(self) -> bool:
-        """Whether no request of this connection is being answered."""
-        return self.cycle is None or self.cycle.response_complete
-
     def _await_head(self) -> None:
         self._header_timer = self.loop.call_later(self._header_timeout_s, self._head_is_late)
 
@@ -160,7 +131,7 @@ class BoundedProtocol(H11Protocol):
         if not self._received:  # a connection that somebody keeps for later
             self.transport.close()
             return
-        self._refuse(408, f"no whole request head within {self._header_timeout_s:g} seconds")
+        self.refuse(408, f"no whole request head within {self._header_timeout_s:g} seconds")
 
     def _takes_a_place(self) -> bool:
         """Whether this connection is within the limit now, where it may have made room."""
@@ -181,7 +152,8 @@ class BoundedProtocol(H11Protocol):
         slowest = min(began, key=lambda one: began[one], default=None)
         if slowest is None or began[slowest] > late:
             return False
-        slowest._refuse(408, "this body takes too long, and the server has no connection left")
+        slowest.refuse(408, "this body takes too long, and the server has no connection left")
+        slowest.transport.close_now()
         self.connections.discard(slowest)
         return True
 
@@ -221,30 +193,6 @@ class BoundedProtocol(H11Protocol):
 
         return answer
 
-    def _refuse(self, status: int, message: str) -> None:
-        """Answer with the NIM's error body and close."""
-        if self.transport.is_closing():
-            return
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.close()
-            return
-        body = nim.voice(Failure(status, message)).body
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-        ]
-        for event in (
-            h11.Response(status_code=status, headers=headers),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
-        if not self.is_idle():  # whoever reads this request's body finds that it ends here
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self.transport.close()
-
 
 def bounded(header_timeout_s: float, share: float) -> Any:
     """The protocol with that limit, for uvicorn's option `http`; `share` of the file descriptors
@@ -260,29 +208,6 @@ def bounded(header_timeout_s: float, share: float) -> Any:
 def _share_of_plain_uvicorn() -> int:
     """What `bounded` gives the API, counted when the first connection comes."""
     return most_connections(API_SHARE, _PROBES)
-
-
-def most_connections(share: float, beside: int = 0) -> int:
-    """How many connections a listener may have that gets this share of the file descriptors that
-    are free, `beside` of them for something else."""
-    found = int(_free_descriptors() * share) - beside
-    return max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, found))
-
-
-def raise_descriptor_limit() -> None:
-    """Let the process open as many files as it is allowed to and has use for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-    if soft != resource.RLIM_INFINITY:
-        wanted = max(soft, min(allowed, _MOST_DESCRIPTORS))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _free_descriptors() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return _MOST_DESCRIPTORS
-    return soft - len(os.listdir("/proc/self/fd")) - _SPARE_DESCRIPTORS
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:

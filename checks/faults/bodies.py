@@ -105,7 +105,7 @@ _FRAMES: dict[str, _Raw] = {
     "Content-Length twice, different": _REFUSES(
         lambda t: t.head("Content-Length: 10", f"Content-Length: {len(BODY)}") + BODY
     ),
-    "Transfer-Encoding and Content-Length": _SURVIVES(
+    "Transfer-Encoding and Content-Length": _REFUSES(
         lambda t: t.head("Transfer-Encoding: chunked", "Content-Length: 4") + _chunks(BODY)
     ),
     "unknown Transfer-Encoding": _SURVIVES(
@@ -132,7 +132,11 @@ _EDGE_FRAMES: dict[str, _Raw] = {
         lambda t: t.head(first=f"GET /v1/models?{'x' * (1 << 20)} HTTP/1.1")
     ),
     "HTTP/1.0": _SURVIVES(lambda t: t.head(first="GET /v1/health/ready HTTP/1.0")),
-    "HTTP/9.9": _SURVIVES(lambda t: t.head(first="GET /v1/health/ready HTTP/9.9")),
+    "HTTP/9.9": _Raw(
+        lambda found: found == 505 or _is_refusal(found),
+        "505, 4xx or a closed connection",
+        lambda t: t.head(first="GET /v1/health/ready HTTP/9.9"),
+    ),
     "TRACE": _SURVIVES(lambda t: t.head(first="TRACE / HTTP/1.1")),
     "a method nobody knows": _SURVIVES(lambda t: t.head(first="BREW /v1/ranking HTTP/1.1")),
     "OPTIONS": _SURVIVES(lambda t: t.head(first="OPTIONS /v1/ranking HTTP/1.1")),

@@ -30,6 +30,7 @@ from runtime.errors import (
 from server.auth import Keys
 from server.call import Call, Limit
 from server.caller import grpc_caller
+from server.descriptors import GRPC_SHARE, most_connections
 from server.errors import (
     BodyTooSlow,
     ClientGone,
@@ -57,7 +58,6 @@ from server.logs import current_request
 from server.metadata import version
 from server.names import TRITON_VERSION
 from server.observe import ids_of
-from server.protocol import GRPC_SHARE, most_connections
 from server.service import Service
 from server.settings import Settings, SettingsError
 from server.tracing import Trace

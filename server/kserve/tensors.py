@@ -102,7 +102,7 @@ def _unpacked(raw: memoryview, declared: Declared) -> Iterator[str]:
         if length > len(raw) - place:
             message = f"found an element of {length} bytes, but only {len(raw) - place} are left"
             raise _wrong(declared, message)
-        yield _text(bytes(raw[place : place + length]), declared)
+        yield _text(raw[place : place + length], declared)
         place += length
 
 
@@ -144,8 +144,8 @@ def _flat(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Iterator[st
             raise _wrong(declared, "wanted texts as data, nested as the shape is")
 
 
-def _text(element: bytes, declared: Declared) -> str:
+def _text(element: bytes | memoryview, declared: Declared) -> str:
     try:
-        return element.decode()
+        return str(element, "utf-8")
     except UnicodeDecodeError:
         raise _wrong(declared, "found bytes that are not UTF-8") from None

@@ -5,6 +5,7 @@ binary tensor data extensions. Triton's client library 2.73 works unchanged.
 """
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,7 @@ from server.kserve.rest import (
     tensor_reply,
     write_reply,
 )
+from server.kserve.tensors import TextTensor
 from server.metadata import version as software_version
 from server.names import TRITON_VERSION
 from server.openapi import Operation
@@ -81,6 +83,18 @@ def _versioned(tail: str) -> list[str]:
 def _named(request: AnyRequest, service: Service) -> KserveModel:
     """The model of the path, whose version is in some of the paths only."""
     return find(service, request.path_params["model"], request.path_params.get("v"))
+
+
+async def _read(
+    exchange: Exchange, request: AnyRequest
+) -> tuple[KserveModel, InferRequest, Iterator[TextTensor]]:
+    """The model, what is asked of it, and the inputs: the bytes of the body are gone when these
+    have been taken."""
+    body = await exchange.body()
+    found = _named(request, exchange.service)
+    head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
+    asked = await exchange.decode(_DECODER, head)
+    return found, asked, read_tensors(asked, raw, found.limit)
 
 
 class KserveRoutes(Controller):
@@ -149,7 +163,7 @@ class KserveRoutes(Controller):
         """The models of the repository: all are ready, or none is."""
         exchange = Exchange(request, service)
         if body := await exchange.body():
-            exchange.decode(_INDEX_DECODER, body)
+            await exchange.decode(_INDEX_DECODER, body)
         models = all_models(service)
         return Response([IndexEntry(model.name, TRITON_VERSION, "READY", "") for model in models])
 
@@ -158,7 +172,7 @@ class KserveRoutes(Controller):
         """Put what lies in the model's directory now in its place."""
         exchange = Exchange(request, service)
         if body := await exchange.body():
-            exchange.decode(_LOAD_DECODER, body)
+            await exchange.decode(_LOAD_DECODER, body)
         await reload(service, _named(request, service))
         return Response(b"", media_type="text/plain")
 
@@ -175,12 +189,8 @@ class KserveRoutes(Controller):
     ) -> Response[bytes]:
         """Rank or embed."""
         exchange = Exchange(request, service)
-        body = await exchange.body()
-        found = _named(request, service)
-        head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
-        asked = exchange.decode(_DECODER, head)
+        found, asked, tensors = await _read(exchange, request)
         wanted = (Wanted(o.name, o.parameters or {}) for o in asked.outputs or ())
-        tensors = read_tensors(asked, raw, found.limit)
         outputs = await infer(exchange, found, tensors, asked.parameters or {}, wanted)
         write = partial(write_reply, asked, found, outputs)
         many = sum(output.values.size for output in outputs) > MANY_NUMBERS

@@ -113,18 +113,27 @@ class Rerank(Controller):
     ) -> Response[bytes]:
         """Rerank documents, or texts."""
         exchange = Exchange(request, service)
-        body = await exchange.json_body()
-        which = exchange.decode(_WHICH, body)
-        if which.documents != _NULL and which.texts != _NULL:
-            message = "found `documents` and `texts`, wanted one of them"
-            raise NotValid("value_error", (), message)
-        if which.texts != _NULL:
-            return await tei.rank_texts(exchange, body)
-        return await _rank_documents(exchange, body, service)
+        asked = await _read(exchange)
+        if isinstance(asked, tei.TextsRequest):
+            return await tei.rank_texts(exchange, asked)
+        return await _rank_documents(exchange, asked, service)
 
 
-async def _rank_documents(exchange: Exchange, body: bytes, service: Service) -> Response[bytes]:
-    asked = exchange.decode(_DOCUMENTS, body)
+async def _read(exchange: Exchange) -> tei.TextsRequest | DocumentsRequest:
+    """What is asked; the bytes of the body are gone then."""
+    body = await exchange.json_body()
+    which = await exchange.decode(_WHICH, body)
+    if which.documents != _NULL and which.texts != _NULL:
+        message = "found `documents` and `texts`, wanted one of them"
+        raise NotValid("value_error", (), message)
+    if which.texts != _NULL:
+        return await tei.read_texts(exchange, body)
+    return await exchange.decode(_DOCUMENTS, body)
+
+
+async def _rank_documents(
+    exchange: Exchange, asked: DocumentsRequest, service: Service
+) -> Response[bytes]:
     served = service.served("rank")
     check_top_n(asked.top_n)
     exchange.check_count("rank", len(asked.documents), Field("documents"))

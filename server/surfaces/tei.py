@@ -232,10 +232,14 @@ def voice(failure: Failure) -> Spoken:
 
 
 # Controller
-async def rank_texts(exchange: Exchange, body: bytes) -> Response[bytes]:
-    """POST /rerank with `texts`."""
+async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
+    """The body of POST /rerank with `texts`."""
     exchange.speak(voice)
-    asked = exchange.decode(_TEXTS, body)
+    return await exchange.decode(_TEXTS, body)
+
+
+async def rank_texts(exchange: Exchange, asked: TextsRequest) -> Response[bytes]:
+    """POST /rerank with `texts`."""
     truncate = truncate_of(asked.truncate, asked.truncation_direction)
     ranking = await exchange.rank(asked.query, asked.texts, truncate, passages_at=Field("texts"))
     return exchange.reply(_encode_ranks(ranking, asked))

@@ -147,10 +147,40 @@ def test_spellings_of_a_path(client: httpx.Client, request_line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("GET http://other:80/v1/models HTTP/1.1", 200),
+        ("GET /v1/models HTTP/1.2", 200),
+        ("OPTIONS /v1/ranking HTTP/1.1", 204),
+        ("OPTIONS * HTTP/1.1", 404),
+        ("TRACE /v1/ranking HTTP/1.1", 405),
+        ("BREW /v1/ranking HTTP/1.1", 405),
+        ("GET /%zz%00%ff HTTP/1.1", 404),
+        ("CONNECT other:443 HTTP/1.1", 400),
+        ("GET /v1/models HTTP/9.9", 505),
+    ],
+)
+def test_request_lines(client: httpx.Client, line: str, wanted: int) -> None:
+    with connect(client) as connection:
+        connection.sendall(f"{line}\r\nhost: x\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 %d" % wanted)
+
+
+@pytest.mark.parametrize("framing", ["transfer-encoding: chunked", "content-length: 99999999"])
+def test_an_answer_before_the_body_ends_the_connection(client: httpx.Client, framing: str) -> None:
+    with connect(client) as connection:
+        connection.sendall(head(framing, path="/nowhere"))
+        answers = replies(connection)
+        status, received = next(answers)
+        assert next(answers) == (0, b"")
+    assert status == 404
+    assert b"\r\nconnection: close\r\n" in received.lower()
+
+
+@pytest.mark.parametrize(
     "raw",
     [
         b"\x16\x03\x01\x02\x00",
-        b"GET /nowhere HTTP/9.9\r\n\r\n",
         b"POST /v1/ranking HTTP/1.1\r\nhost: \xff\r\n\r\n",
         b"POST /v1/ranking HTTP/1.1\r\nhost: x\r\ncontent-type: \xff\xfe\r\n"
         b"content-length: 2\r\n\r\n{}",
@@ -220,18 +250,20 @@ def test_all_bodies_together_are_bounded(start: Start) -> None:
         server.wait_until(lambda: client.post("/v1/ranking", content=large).status_code == 200)
 
 
+@pytest.mark.parametrize(("ignored", "fit"), [("x" * 90_000, 7), ([[]] * 2_000, 1)])
 def test_a_body_counts_until_it_is_answered(
-    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch, ignored: object, fit: int
 ) -> None:
-    """What is made of a body takes its memory while it is computed: whole bodies are refused."""
+    """What is made of a body takes its memory while it is computed, and more where it has many
+    values: whole bodies are refused."""
     monkeypatch.setattr(service_module, "_ROOM_FOR_BODIES", 0)
     limit = {"NIM_HTTP_BODY_LIMIT_BYTES": str(BODY_LIMIT_BYTES)}
     server = serve({**HELD, **limit})
     passages = [{"text": "x" * GATED_TOKENS}]
-    body = {"query": {"text": "q"}, "passages": passages, "ignored": "x" * 90_000}
-    with ThreadPoolExecutor(7) as pool:
+    body = {"query": {"text": "q"}, "passages": passages, "ignored": ignored}
+    with ThreadPoolExecutor(fit) as pool:
         taken = []
-        for number in range(7):
+        for number in range(fit):
             taken.append(pool.submit(server.rank, body))
             while sums(figures(server))[0] == number:
                 assert not taken[-1].done()

@@ -1,0 +1,156 @@
+"""Parsing HTTP/1.1 requests: h11, with what it leaves unbounded bounded and what it lets pass
+decided (RFC 9110, RFC 9112).
+"""
+
+import re
+
+import h11
+
+from server.errors import Failure
+
+# A head, a line before a chunk, or the fields behind the last one.
+_MOST_HEAD_BYTES = 16 << 10
+# What h11 is given at a time of a body in chunks; it measures what it has not made an event of.
+_PIECE_BYTES = _MOST_HEAD_BYTES
+# What the chunks of a body may add to it: lines, extensions, trailers. A chunk costs 10 µs whatever
+# its size; those of 128 bytes add less.
+_FREE_OVERHEAD_BYTES = 64 << 10
+_OVERHEAD_SHARE = 1 / 16
+
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+_LOOSE_LINES = re.compile(rb"(?<!\r)\n|\n[ \t]")
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?#@]+)([/?][^#]*)?", re.IGNORECASE)
+
+_NO_REQUEST = Failure(400, "found bytes that are no request, wanted HTTP/1.1")
+# For what h11 refuses by itself, by the status that it hints at.
+_HINTED = {
+    431: Failure(
+        431, f"found more than {_MOST_HEAD_BYTES} bytes of headers, wanted less; send fewer"
+    ),
+    501: Failure(400, "found a Transfer-Encoding that is not known here, wanted chunked"),
+}
+
+Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
+
+
+class Refused(h11.RemoteProtocolError):
+    """A request that breaks the rules of HTTP. The message repeats nothing of it."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message, error_status_hint=status)
+
+
+class Parser(h11.Connection):
+    """One connection's requests. `events` were parsed so far, of at most `until`: at that bound it
+    asks for data, as if it had none."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, _MOST_HEAD_BYTES)
+        self.events = self.until = 0
+        self.method = b""  # of the present request
+        # Why `next_event` has raised.
+        self.failure: Failure | None = None
+        self._head = bytearray()
+        # Of the present body: bytes that are to come, if that is known; else those that came, and
+        # those of them that are the body's.
+        self._left: int | None = 0
+        self._came = self._body = 0
+
+    @property
+    def takes(self) -> int:
+        """How many bytes it may be given now, 0 while the request before is being answered."""
+        if self.their_state is h11.IDLE:
+            return _MOST_HEAD_BYTES + 1 - len(self._head)
+        if self.their_state is not h11.SEND_BODY:
+            return 0
+        return _PIECE_BYTES if self._left is None else self._left
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes, of which `next_event` makes events."""
+        if self.their_state is h11.IDLE:
+            self._head += data
+        self._came += len(data)
+        super().receive_data(data)
+
+    def start_next_cycle(self) -> None:
+        """Go on with the next request."""
+        super().start_next_cycle()
+        self.method = b""
+        self._head = bytearray(self.trailing_data[0])
+
+    def next_event(self) -> Event:
+        """The next event. Raises RemoteProtocolError, and `failure` says why."""
+        if self.events >= self.until:
+            return h11.NEED_DATA
+        try:
+            event = self._checked(super().next_event())
+        except h11.RemoteProtocolError as error:
+            self.failure = _failure(error)
+            raise
+        if isinstance(event, h11.Event):
+            self.events += 1
+        return event
+
+    def _checked(self, event: Event) -> Event:
+        if isinstance(event, h11.Request):
+            return self._request(event)
+        if isinstance(event, h11.Data):
+            self._body += len(event.data)
+            if self._left is not None:
+                self._left -= len(event.data)
+        elif event is h11.NEED_DATA and self.their_state is h11.SEND_BODY and self._left is None:
+            allowed = _FREE_OVERHEAD_BYTES + self._body * _OVERHEAD_SHARE
+            if self._came - self._body > allowed:
+                raise Refused(
+                    "found a body in too many small chunks; send larger ones, or Content-Length"
+                )
+        return event
+
+    def _request(self, event: h11.Request) -> h11.Request:
+        self.method = event.method
+        self._check_head()
+        if not event.http_version.startswith(b"1."):
+            raise Refused("found another version of HTTP, wanted HTTP/1.1", 505)
+        found = dict(list(event.headers))
+        if b"host" not in found and event.http_version > b"1.0":
+            raise Refused("found no Host, wanted one")
+        length = found.get(b"content-length")
+        coded = b"transfer-encoding" in found
+        if coded and (length is not None or event.http_version == b"1.0"):
+            raise Refused(
+                "found Transfer-Encoding with Content-Length or in HTTP/1.0, wanted one length of "
+                "the body that cannot be misread"
+            )
+        self._left = None if coded else int(length or 0)
+        self._came, self._body = len(self.trailing_data[0]), 0
+        return _in_origin_form(event)
+
+    def _check_head(self) -> None:
+        end = _END_OF_HEAD.search(self._head)
+        if _LOOSE_LINES.search(self._head, 0, end.end() if end else len(self._head)):
+            raise Refused("found a line that is folded, or does not end in CR LF, wanted neither")
+
+
+def _in_origin_form(event: h11.Request) -> h11.Request:
+    """The request as if its target were a path alone: of a whole address the rest takes the place
+    of Host, as RFC 9112 (3.2.2) wants it."""
+    if event.target.startswith(b"/") or (event.method, event.target) == (b"OPTIONS", b"*"):
+        return event
+    found = _ABSOLUTE_FORM.fullmatch(event.target)
+    if found is None:
+        raise Refused("found a target that is neither a path nor an address of HTTP")
+    host, path = found.groups(b"")
+    headers = [(name, host if name == b"host" else value) for name, value in event.headers]
+    return h11.Request(
+        method=event.method,
+        headers=headers,
+        target=path if path.startswith(b"/") else b"/" + path,
+        http_version=event.http_version,
+    )
+
+
+def _failure(error: h11.RemoteProtocolError) -> Failure:
+    """What its sender may learn; h11's own messages repeat what was sent."""
+    if isinstance(error, Refused):
+        return Failure(error.error_status_hint, str(error))
+    return _HINTED.get(error.error_status_hint, _NO_REQUEST)
