@@ -74,12 +74,10 @@ def test_on_the_command_line(
     stored = read_tuning(copy)
     assert (stored is not None) == ("tuning.json: " in said.out)
     assert (stored is None) == ("nothing to store" in said.out)
-    assert main(["inspect", str(copy)]) == 0
-    assert ("\ntuned " in capsys.readouterr().out) == (stored is not None)
 
 
-def test_a_shape_that_is_faster_is_stored(
-    artifact: Path, fake_speeds: Callable[[Speed], None]
+def test_a_shape_that_is_faster_is_stored_and_shown(
+    artifact: Path, fake_speeds: Callable[[Speed], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_speeds(lambda limits: 130.0 if limits.token_budget == 256 else 100.0)
     outcome = tune(artifact, 60.0)
@@ -88,6 +86,8 @@ def test_a_shape_that_is_faster_is_stored(
     assert stored is not None
     assert (stored.token_budget, stored.padding_waste) == (256, 0.1)
     assert (stored.tokens_per_s, stored.default_tokens_per_s) == (130.0, 100.0)
+    assert main(["inspect", str(artifact)]) == 0
+    assert "\ntuned            256 tokens, 0.1 padding, for " in capsys.readouterr().out
 
 
 def test_noise_stores_nothing_and_forgets_what_was_stored(
