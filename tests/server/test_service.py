@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -31,10 +32,13 @@ from runtime.profile import Kind
 from runtime.ranker import Ranker
 from runtime.tokenizing import Tokenizing, Work
 from server import service as service_module
+from server.app import routed
 from server.call import Call
+from server.names import triton_name
 from server.reloading import reloading_on_signal
 from server.service import Service
 from server.settings import Settings, read_settings
+from server.surfaces import kserve
 from tests.waiting import PATIENCE_S, retiring, wait_until
 
 _open = service_module._open
@@ -128,6 +132,40 @@ def test_a_model_that_is_ready_when_all_close_is_closed(
         service.reload("rank")
     with pytest.raises(ModelClosed):
         new[0].rank("q", ["p"])
+
+
+def test_a_model_that_warms_up_when_the_process_is_told_to_end_is_closed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine hangs, which nobody waits for."""
+    closing = threading.Event()
+    close = Model.close
+
+    def warm_up_for_ever(self: Model) -> None:
+        service.stopping = True
+        assert closing.wait(PATIENCE_S)
+        raise ModelClosed
+
+    def told_close(self: Model) -> None:
+        closing.set()
+        close(self)
+
+    monkeypatch.setattr(Model, "warm_up", warm_up_for_ever)
+    monkeypatch.setattr(Model, "close", told_close)
+    with pytest.raises(ModelClosed):
+        service.reload("rank")
+
+
+def test_a_model_is_not_ready_while_the_process_ends(service: Service) -> None:
+    async def ready() -> int:
+        transport = httpx.ASGITransport(routed(list(kserve.SURFACE.controllers), service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://in.process") as client:
+            path = f"/v2/models/{triton_name(service.primary.name)}/ready"
+            return (await client.get(path)).status_code
+
+    assert asyncio.run(ready()) == 200
+    service.stopping = True
+    assert asyncio.run(ready()) == 503
 
 
 def test_reloads_in_a_row_have_one_more_model_in_memory(
