@@ -39,8 +39,8 @@ class Body:
 
 _REFUSED = frozenset({"400", "413", "422", "INVALID_ARGUMENT", "NOT_FOUND"})
 _SERVED = frozenset({"200", "OK"})
-# What may also be said where several are sent at once.
-FULL = frozenset({"429", "503", "UNAVAILABLE", "RESOURCE_EXHAUSTED"})
+# What may also be said where several are sent at once: no room, or no time.
+FULL = frozenset({"429", "503", "504", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
 
 # JSON: where a list of each surface's stands, and what it is filled with.
 _LISTS = {
@@ -157,11 +157,29 @@ def _zero(number: int) -> bytes:
     return _tag(number, _VARINT) + b"\x00"
 
 
-def _message(places: tuple[int, ...], unit: bytes, size: int, head: bytes = b"") -> bytes:
-    """`unit` as often as there is room, where the fields `places` lead, behind `head` there."""
-    found = head + unit * max(1, (size - 6 * len(places)) // len(unit))
+def _field(number: int, content: bytes) -> bytes:
+    return _tag(number) + _varint(len(content)) + content
+
+
+def _message(places: tuple[int, ...], unit: bytes, size: int) -> bytes:
+    """`unit` as often as there is room, where the fields `places` lead."""
+    found = unit * max(1, (size - 6 * len(places)) // len(unit))
     for number in reversed(places):
-        found = _tag(number) + _varint(len(found)) + found
+        found = _field(number, found)
+    return found
+
+
+def _inference(unit: bytes, size: int, *, raw: bool) -> bytes:
+    """A request for one pair, whose passage (raw: all that stands for it) is made of `unit`."""
+    text = unit * ((size - 200) // len(unit))
+    found = _field(1, b"nvidia/llama-nemotron-rerank-1b-v2")
+    for name, content in ((b"query", b"\1\0\0\0q" if raw else b"q"), (b"passage", text)):
+        tensor = _field(1, name) + _field(2, b"BYTES") + _field(3, b"\x01")
+        if raw:
+            found += _field(_RAW, content)
+        else:
+            tensor += _field(5, _field(8, content))
+        found += _field(_INPUT, tensor)
     return found
 
 
@@ -192,7 +210,7 @@ _MESSAGES: dict[str, dict[str, tuple[tuple[int, ...], bytes]]] = {
         "an input's unknown texts": ((_INPUT,), _empty(_UNKNOWN)),
         "groups in groups": ((), _tag(_UNKNOWN, _GROUP)),
         "one name": ((1,), b"/"),
-        "one text": ((*_CONTENTS, 8), b"word "),
+        "a text of no request": ((*_CONTENTS, 8), b"word "),
         "no message": ((), b"\xff"),
     },
     "ModelMetadata": {"one name": ((1,), b"/"), "unknown texts": ((), _empty(_UNKNOWN))},
@@ -200,14 +218,20 @@ _MESSAGES: dict[str, dict[str, tuple[tuple[int, ...], bytes]]] = {
     "RepositoryIndex": {"unknown numbers": ((), _zero(_UNKNOWN))},
     "RepositoryModelLoad": {"empty parameters": ((), _empty(3))},
 }
-_SOUND = {"one name", "one text", "names again and again"}
 
 
 def _over_grpc() -> Iterator[Body]:
     for method, bodies in _MESSAGES.items():
         for what, (places, unit) in bodies.items():
             make = partial(_message, places, unit)
-            yield Body(method, what, make, {}, may_pass=method != "ModelInfer" and what in _SOUND)
+            yield Body(method, what, make, {}, may_pass=what == "names again and again")
+    for what, unit, raw in (
+        ("one text", b"word ", False),
+        ("one raw text", b"    ", True),  # as a length it is too long
+        ("raw empty texts", bytes(4), True),
+    ):
+        make = partial(_inference, unit, raw=raw)
+        yield Body("ModelInfer", what, make, {}, may_pass=what == "one text")
 
 
 BODIES = (*_over_http(), *_over_grpc())

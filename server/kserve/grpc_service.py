@@ -28,6 +28,7 @@ from server.kserve.grpc_requests import VALUE_BYTES, Requests
 from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, words_of
 from server.kserve.messages import Messages
 from server.logs import current_request
+from server.memory import give_memory_back
 from server.observe import ids_of
 from server.protocol import GRPC_SHARE, most_connections
 from server.service import Service
@@ -68,6 +69,7 @@ class GrpcServer:
         answers = Methods(messages).answers()
         self._requests = Requests(messages, answers, service.settings)
         self._calls = 0
+        self._kept_bytes = 0
         self._arrivals = Arrivals()
         self._server = grpc.aio.server(
             options=_options(service.settings), maximum_concurrent_rpcs=_MOST_UNFINISHED
@@ -116,27 +118,24 @@ class GrpcServer:
                 told["traceresponse"] = trace.traceresponse
             before = current_request.set(ids)
             try:
-                self._admit(name, context)
-                if answer is None:
-                    raise UnknownMethod
-                if name in _OPEN:
-                    reply = await answer(None, call)
-                else:
-                    async with self._placed():
-                        with ExitStack() as room:
-                            reply = await answer(await self._read(name, context, call, room), call)
-                context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
-                code = grpc.StatusCode.OK
-                return reply
-            except Exception as error:
-                self._service.metrics.count_refusal(error)
-                log_failure(error, self._service.settings)
-                code = code_of(error)
-                failure = explain(error, self._service.settings)
-                context.set_trailing_metadata(tuple({**told, **failure.headers}.items()))
-                # gRPC cannot send to a caller that has gone; what ends the call is raised there.
-                with suppress(grpc.aio.InternalError):
-                    await context.abort(code, words_of(error, failure.message))
+                try:
+                    self._admit(name, context)
+                    reply = await self._answer(name, answer, context, call)
+                    context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
+                    code = grpc.StatusCode.OK
+                    return reply
+                except Exception as error:
+                    self._service.metrics.count_refusal(error)
+                    log_failure(error, self._service.settings)
+                    code = code_of(error)
+                    failure = explain(error, self._service.settings)
+                    words = words_of(error, failure.message)
+                    told |= failure.headers
+                # Behind the handling of the error, which gRPC would keep until the garbage is
+                # collected, and with it the message that the error was raised over.
+                context.set_trailing_metadata(tuple(told.items()))
+                with suppress(grpc.aio.InternalError):  # the caller has gone
+                    await context.abort(code, words)
             finally:
                 seconds = time.monotonic() - began
                 self._service.metrics.observe(f"grpc {name}", code.name, seconds)
@@ -153,6 +152,22 @@ class GrpcServer:
         return grpc.stream_unary_rpc_method_handler(
             handle, response_serializer=lambda reply: reply.SerializeToString()
         )
+
+    async def _answer(
+        self,
+        method: str,
+        answer: Answer | None,
+        context: grpc.aio.ServicerContext[Any, Any],
+        call: Call,
+    ) -> Any:
+        """The reply to a call that may be made."""
+        if answer is None:
+            raise UnknownMethod
+        if method in _OPEN:
+            return await answer(None, call)
+        async with self._placed():
+            with ExitStack() as room:
+                return await answer(await self._read(method, context, call, room), call)
 
     @asynccontextmanager
     async def _placed(self) -> AsyncIterator[None]:
@@ -179,10 +194,22 @@ class GrpcServer:
         on until the model's answer is, so that copies of a message are made of one at a time.
         """
         message = await self._arrivals.read(context, call.deadline)
+        room.callback(self._release, len(message))
         room.enter_context(self._service.bodies.holding(len(message)))
         values = await self._requests.count(method, message)
         room.enter_context(self._service.bodies.holding(values * VALUE_BYTES))
         return self._requests.parse(method, message)
+
+    def _release(self, size: int) -> None:
+        """A message of `size` bytes has been answered.
+
+        gRPC and its Python side cut what arrives into pieces of some KiB, of which the C library's
+        heaps keep the room: as much as the messages that came at the same time.
+        """
+        self._kept_bytes += size
+        if self._kept_bytes >= self._service.settings.body_limit_bytes:
+            self._kept_bytes = 0
+            asyncio.get_running_loop().run_in_executor(None, give_memory_back)
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
         """The call's span; what asks no model has none."""

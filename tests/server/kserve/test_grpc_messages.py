@@ -21,7 +21,7 @@ from server.kserve.messages import Messages
 from server.service import Service
 from server.settings import read_settings
 from tests.server.gate import GATED_TOKENS, Gate
-from tests.server.in_process import in_process
+from tests.server.in_process import Serve, in_process
 from tests.server.surfaces.kserve_requests import RANK, elements
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -150,21 +150,54 @@ def test_values_count_in_the_room_for_bodies(port: int, monkeypatch: pytest.Monk
     assert counted == [len(message), values * VALUE_BYTES]
 
 
-def test_a_message_is_not_kept_while_its_texts_are_scored(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither its bytes nor what they were parsed to."""
-    released: list[bytes] = []
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The messages that were read and that nothing refers to any more."""
+    found: list[bytes] = []
     read = Arrivals.read
 
     class Message(bytes):
         def __del__(self) -> None:
-            released.append(bytes(self))
+            found.append(bytes(self))
 
     async def watched(self: Arrivals, *given: Any) -> bytes:
         return Message(await read(self, *given))
 
     monkeypatch.setattr(Arrivals, "read", watched)
+    return found
+
+
+def test_a_message_that_was_refused_is_not_kept(port: int, released: list[bytes]) -> None:
+    """Not until garbage is collected either, which few large objects do not bring about."""
+    message = HOSTILE["ModelInfer"]["inputs"]
+    gc.collect()
+    gc.disable()
+    try:
+        with refused("values"):
+            ask(port, "ModelInfer", message)
+        wait_until(lambda: released == [message])
+    finally:
+        gc.enable()
+
+
+def test_heaps_are_given_back_after_as_much_as_one_body(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(grpc_service, "give_memory_back", lambda: given_back.append(1))
+    found, limit = free_port(), 1 << 20
+    serve({**MOCK, "NIM_TRITON_GRPC_PORT": str(found), "NIM_HTTP_BODY_LIMIT_BYTES": str(limit)})
+    for messages in range(1, 9):
+        with refused("values"):
+            ask(found, "ModelInfer", b"\x2a\x00" * (limit // 8))
+        wait_until(lambda: len(given_back) >= messages // 4)  # noqa: B023
+        assert len(given_back) <= messages // 4
+
+
+def test_a_message_is_not_kept_while_its_texts_are_scored(
+    gate: Gate, released: list[bytes]
+) -> None:
+    """Neither its bytes nor what they were parsed to."""
     found = free_port()
     given = {**MOCK, "NIM_REQUEST_TIMEOUT_S": "3600", "NIM_TRITON_GRPC_PORT": str(found)}
     raw = elements(b"x" * GATED_TOKENS)
