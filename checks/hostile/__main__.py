@@ -20,7 +20,7 @@ import httpx
 
 from checks.faults.own import OwnServer, started
 from checks.hostile.bodies import BODIES, FULL, MODEL, Body
-from checks.hostile.sending import Address, after_refusal, chunks, send
+from checks.hostile.sending import Address, after_answer, chunks, send
 from checks.hostile.watch import Health
 from checks.others import Others
 
@@ -129,10 +129,12 @@ def _cases(to: Address, model: str, size: int) -> Iterator[Case]:
         what = f"{named} chunks of one byte {'with' if keyed else 'without'} a key"
         sent = partial(chunks, to, _CHUNKS, keyed=keyed)
         yield Case(what, _CHUNKED_AT_ONCE, wanted, partial(_as_is, sent))
-    for what, pause_s in (("400 MiB", 0.0), ("drops", _DRIP_S)):
-        sent = partial(after_refusal, to, _AFTER_BYTES, pause_s=pause_s)
-        closed = frozenset({"401, closed"})
-        yield Case(f"{named} {what} after a 401", 1, closed, partial(_as_is, sent))
+    for method, path, answer in (("POST", named, "401"), ("GET", "/v1/health/live", "200")):
+        for what, pause_s in (("400 MiB", 0.0), ("drops", _DRIP_S)):
+            where = {"method": method, "path": path}
+            sent = partial(after_answer, to, _AFTER_BYTES, **where, pause_s=pause_s)
+            wanted = frozenset({f"{answer}, closed"})
+            yield Case(f"{path} {what} after a {answer}", 1, wanted, partial(_as_is, sent))
 
 
 def _case(to: Address, body: Body, model: str, size: int, count: int) -> Case:

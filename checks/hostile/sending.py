@@ -25,12 +25,17 @@ class Address:
     grpc: str
     key: str | None = None
 
-    def head(self, path: str, headers: Mapping[str, str], *, keyed: bool = True) -> bytes:
-        """The head of a request that is the connection's last, with the key where `keyed`."""
-        named = {"host": "localhost", "connection": "close", **headers}
+    def head(
+        self, path: str, headers: Mapping[str, str], *, method: str = "POST", keyed: bool = True
+    ) -> bytes:
+        """The head of a request, with the key where `keyed`."""
+        named = {"host": "localhost", **headers}
         if self.key and keyed:
             named["authorization"] = f"Bearer {self.key}"
-        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in named.items()),
+        ]
         return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
     @contextlib.contextmanager
@@ -44,7 +49,7 @@ def send(to: Address, surface: str, body: bytes, headers: Mapping[str, str]) -> 
     """Send a body to a path of HTTP, or to a method of gRPC."""
     if not surface.startswith("/"):
         return _call(to, surface, body)
-    head = to.head(surface, {**headers, "content-length": str(len(body))})
+    head = to.head(surface, {**headers, "content-length": str(len(body)), "connection": "close"})
     with to.connected() as connection:
         with contextlib.suppress(OSError):  # it may answer before all is sent
             connection.sendall(head)
@@ -93,11 +98,13 @@ def chunks(to: Address, count: int, *, keyed: bool) -> str:
         return _status(connection)
 
 
-def after_refusal(to: Address, size: int, *, pause_s: float = 0.0) -> str:
-    """Announce `size` bytes without the key, and go on sending after the answer: as fast as may
-    be, or a byte each `pause_s`. Says whether the server still took them at the end."""
+def after_answer(to: Address, size: int, *, method: str, path: str, pause_s: float = 0.0) -> str:
+    """Announce `size` bytes to what answers without them or without the key, and go on sending
+    after the answer: as fast as may be, or a byte each `pause_s`. Says whether they were still
+    taken at the end."""
     with to.connected() as connection:
-        connection.sendall(to.head("/v1/ranking", {"content-length": str(size)}, keyed=False))
+        head = to.head(path, {"content-length": str(size)}, method=method, keyed=False)
+        connection.sendall(head)
         answer = _status(connection)
         piece = b" " if pause_s else bytes(_MIB)
         end = time.monotonic() + PATIENCE_S / 2
