@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 MODEL = "{model}"
 _INFER = f"/v2/models/{MODEL}/infer"
@@ -106,7 +107,7 @@ def _keys(around: bytes, size: int) -> bytes:
 def _raw(size: int, unit: bytes = bytes(4)) -> bytes:
     """Raw tensors of elements, most of them empty, behind their JSON."""
     count = size // len(unit)
-    tensor = {"name": "passage", "datatype": "BYTES", "shape": [count, 1]}
+    tensor: dict[str, Any] = {"name": "passage", "datatype": "BYTES", "shape": [count, 1]}
     tensor["parameters"] = {"binary_data_size": count * len(unit)}
     head = json.dumps({"inputs": [tensor]}).encode().ljust(_HEAD_BYTES)
     return head + unit * count
