@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 
 from checks.ports import free_port
+from server.call import Call
 from server.connection import Bodies
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
@@ -210,6 +211,32 @@ def test_a_message_is_not_kept_while_its_texts_are_scored(
         assert not [one for one in requests if raw in one.raw_input_contents]
         gate.open()
         assert asked.result()
+
+
+def test_one_message_at_a_time_is_parsed_and_taken_apart(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many calls there are: from the parsing on until the texts are handed over."""
+    steps: list[asyncio.Task[Any] | None] = []
+    parse, rank_pairs = Requests.parse, Call.rank_pairs
+
+    def parsed(self: Requests, method: str, message: bytes) -> Any:
+        steps.append(asyncio.current_task())
+        return parse(self, method, message)
+
+    async def handed_over(self: Call, *given: Any, **more: Any) -> Any:
+        steps.append(asyncio.current_task())
+        return await rank_pairs(self, *given, **more)
+
+    monkeypatch.setattr(Requests, "parse", parsed)
+    monkeypatch.setattr(Call, "rank_pairs", handed_over)
+    message = inference().SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = channel.unary_unary(PREFIX + "ModelInfer")
+        asked = [infer.future(message, timeout=PATIENCE_S) for _ in range(30)]
+        assert all(one.result() for one in asked)
+    assert len(steps) == 60
+    assert steps[::2] == steps[1::2]
 
 
 # Where the elements are
