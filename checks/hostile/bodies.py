@@ -91,7 +91,7 @@ _TEXTS: dict[str, tuple[bytes, bytes, bytes]] = {
 
 def _list(around: bytes, item: bytes, size: int) -> bytes:
     count = max(1, (size - len(around)) // (len(item) + 1))
-    return around % b",".join([item] * count)
+    return around % ((item + b",") * (count - 1) + item)
 
 
 def _text(text: tuple[bytes, bytes, bytes], size: int) -> bytes:
@@ -99,9 +99,13 @@ def _text(text: tuple[bytes, bytes, bytes], size: int) -> bytes:
     return _LISTS["/v1/ranking"] % (begin + unit * (size // len(unit)) + end)
 
 
+# A key of seven digits and its value; there are no more in 64 MiB.
+_KEY_BYTES = len(b'"1234567":0,')
+
+
 def _keys(around: bytes, size: int) -> bytes:
     """An object whose keys are all different."""
-    return around % b",".join(b'"%d":0' % number for number in range(size // 10))
+    return around % b",".join(b'"%d":0' % number for number in range(size // _KEY_BYTES))
 
 
 def _raw(size: int, unit: bytes = bytes(4)) -> bytes:

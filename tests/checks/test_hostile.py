@@ -19,7 +19,7 @@ SOUND = Found(CASE, ["400", "503", "400"], 0.1, 2.0)
 def test_bodies_have_their_size_and_a_name(size: int) -> None:
     for body in BODIES:
         found = len(body.make(size))
-        assert size * 0.7 <= found <= size * 1.1 + 300, body.name
+        assert size * 0.6 <= found <= size * 1.1 + 300, body.name
     assert len({body.name for body in BODIES}) == len(BODIES)
 
 
