@@ -21,7 +21,7 @@ import grpc.aio
 from runtime.errors import Overloaded
 from server.auth import Keys
 from server.call import Call
-from server.errors import KeyWanted, explain, log_failure
+from server.errors import KeyWanted, explain, log_failure, release
 from server.kserve.arrivals import Arrivals
 from server.kserve.grpc_methods import Answer, Methods
 from server.kserve.grpc_requests import VALUE_BYTES, Requests
@@ -131,6 +131,7 @@ class GrpcServer:
                     failure = explain(error, self._service.settings)
                     words = words_of(error, failure.message)
                     told |= failure.headers
+                    release(error)
                 # Behind the handling of the error, which gRPC would keep until the garbage is
                 # collected, and with it the message that the error was raised over.
                 context.set_trailing_metadata(tuple(told.items()))

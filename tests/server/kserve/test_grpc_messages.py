@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -177,6 +178,25 @@ def test_a_message_that_was_refused_is_not_kept(port: int, released: list[bytes]
         with refused("values"):
             ask(port, "ModelInfer", message)
         wait_until(lambda: released == [message])
+    finally:
+        gc.enable()
+
+
+def test_what_a_refused_text_went_through_is_not_kept(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Futures and the errors that they hold keep each other, and the texts of the request."""
+    errors: list[Any] = []
+    monkeypatch.setattr(
+        grpc_service, "log_failure", lambda error, _: errors.append(weakref.ref(error))
+    )
+    message = raw_inference(elements(b"q"), elements(b"x" * 100_000)).SerializeToString()
+    gc.collect()
+    gc.disable()
+    try:
+        with refused("exceeds maximum allowed token size"):
+            ask(port, "ModelInfer", message)
+        wait_until(lambda: errors[0]() is None)
     finally:
         gc.enable()
 
