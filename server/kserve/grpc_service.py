@@ -45,6 +45,8 @@ _OTHER = "other"
 # which gRPC still sends the answer.
 _MOST_CALLS = 256
 _MOST_UNFINISHED = 4096
+# A message that takes a millisecond or more to parse, and to take apart.
+_LARGE_BYTES = 1 << 20
 # A peer that is silent for a minute is asked whether it is there, and has twenty seconds to say so.
 _ASK_MS = 60_000
 _PATIENCE_MS = 20_000
@@ -70,6 +72,8 @@ class GrpcServer:
         self._requests = Requests(messages, answers, service.settings)
         self._calls = 0
         self._kept_bytes = 0
+        # Of the large messages one is parsed in each turn of the event loop.
+        self._large = asyncio.Lock()
         self._arrivals = Arrivals()
         self._server = grpc.aio.server(
             options=_options(service.settings), maximum_concurrent_rpcs=_MOST_UNFINISHED
@@ -199,7 +203,11 @@ class GrpcServer:
         room.enter_context(self._service.bodies.holding(len(message)))
         values = await self._requests.count(method, message)
         room.enter_context(self._service.bodies.holding(values * VALUE_BYTES))
-        return self._requests.parse(method, message)
+        if len(message) < _LARGE_BYTES:
+            return self._requests.parse(method, message)
+        async with self._large:
+            await asyncio.sleep(0)
+            return self._requests.parse(method, message)
 
     def _release(self, size: int) -> None:
         """A message of `size` bytes has been answered.

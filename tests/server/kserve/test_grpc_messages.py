@@ -259,6 +259,38 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
     assert steps[::2] == steps[1::2]
 
 
+def test_large_messages_take_turns_with_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two are parsed in one turn of the event loop, however many have come."""
+    monkeypatch.setattr(grpc_service, "_LARGE_BYTES", 1)
+    turns, parsed = 0, list[int]()
+    count, parse, together = Requests.count, Requests.parse, asyncio.Barrier(20)
+
+    async def at_once(self: Requests, method: str, message: bytes) -> int:
+        await together.wait()
+        return await count(self, method, message)
+
+    def tick() -> None:
+        nonlocal turns
+        turns += 1
+        if len(parsed) < 20:
+            asyncio.get_running_loop().call_soon(tick)
+
+    def counted(self: Requests, method: str, message: bytes) -> Any:
+        if not parsed:
+            tick()
+        parsed.append(turns)
+        return parse(self, method, message)
+
+    monkeypatch.setattr(Requests, "count", at_once)
+    monkeypatch.setattr(Requests, "parse", counted)
+    message = inference().SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = channel.unary_unary(PREFIX + "ModelInfer")
+        asked = [infer.future(message, timeout=PATIENCE_S) for _ in range(20)]
+        assert all(one.result() for one in asked)
+    assert len(set(parsed)) == len(parsed) == 20
+
+
 # Where the elements are
 
 
