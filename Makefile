@@ -11,6 +11,7 @@ CHECKPOINT ?=
 BENCH ?=
 ARTIFACT ?=
 FAULTS ?=
+HOSTILE ?=
 RECIPE ?=
 PYTEST ?=
 MINUTES ?= 10
@@ -24,7 +25,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test test-anywhere check test-clients test-contract test-page test-faults soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help install serve serve-embed dev test test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +82,9 @@ test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifes
 
 test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## faults against a server: FAULTS="--url http://…"
 	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) $(FAULTS)
+
+hostile: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## what hostile bodies do to health and memory, on every surface: HOSTILE="--only /rerank"
+	@$(BIN)/python -m checks.hostile --rank $(RANK_DIR) --embed $(EMBED_DIR) $(HOSTILE)
 
 soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mixed load for MINUTES (10), every answer checked
 	@$(BIN)/python -m checks.soak --rank $(RANK_DIR) --embed $(EMBED_DIR) --minutes $(MINUTES)

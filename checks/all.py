@@ -61,6 +61,7 @@ TARGETS = (
     Target("test-contract"),
     Target("test-clients"),
     Target("overload"),
+    Target("hostile"),
     Target("check-replicas"),
     Target("soak", ("MINUTES=2",)),
     Target("recipe", ("RECIPE=--force",)),  # what is finished is not done again

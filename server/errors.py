@@ -204,6 +204,7 @@ def answer_with(
         count(error)
         log_failure(error, settings)
         failure = explain(error, settings)
+        release(error)
         spoken = voice_of(request.scope)(failure)
         return Response(
             spoken.body,
@@ -213,6 +214,15 @@ def answer_with(
         )
 
     return handler
+
+
+def release(error: BaseException | None) -> None:
+    """Let go of what the functions hold that `error` and its causes went through, once it has been
+    told: futures are kept by an error that they keep, and a request's texts with them, until
+    garbage is collected."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def log_failure(error: Exception, settings: Settings) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from checks.faults import bodies, exposure, lifecycle, load, protocols, requests
+from checks.faults import bodies, exposure, hostile, lifecycle, load, protocols, requests
 from checks.faults.fault import Broken, Fault, NotHere, NotJudged
 from checks.faults.own import started
 from checks.faults.target import Target
@@ -30,6 +30,7 @@ FAULTS: tuple[Fault, ...] = (
     *lifecycle.FAULTS,
     *exposure.FAULTS,
     *protocols.FAULTS,
+    *hostile.FAULTS,
 )
 _OWN_BODY_LIMIT_BYTES = 16 << 20
 # Longer rows take more than a moment on a small machine.

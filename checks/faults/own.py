@@ -102,6 +102,16 @@ class OwnServer:
         fields = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def peak_bytes(self) -> int:
+        """The most memory that it had since it was started, or since `forget_peak`."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        (peak,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+        return peak
+
+    def forget_peak(self) -> None:
+        """Count the peak from what it has now."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
     def close(self) -> None:
         """End it, however it feels about that."""
         self.http.close()

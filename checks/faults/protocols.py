@@ -27,7 +27,8 @@ _PATIENCE_S = 10.0
 _BYTES = np.dtype(np.object_)
 
 
-def _model(target: Target) -> str:
+def model_of(target: Target) -> str:
+    """The reranker's name over KServe v2. Raises NotHere."""
     found = target.post("/v2/repository/index", {})
     if found.status_code != 200:
         raise NotHere("no KServe v2")
@@ -39,7 +40,7 @@ def _model(target: Target) -> str:
 
 
 def _infer(target: Target) -> str:
-    return f"/v2/models/{_model(target)}/infer"
+    return f"/v2/models/{model_of(target)}/infer"
 
 
 def _tensor(name: str, *texts: object, **changes: object) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _grpc(
 ) -> None:
     if target.grpc is None:
         raise NotHere("no gRPC address is known")
-    name = _model(target)
+    name = model_of(target)
     passage = tritonclient.grpc.InferInput("passage", [2, 1], "BYTES")
     passage.set_data_from_numpy(np.array([[b"a"], [b"b"]], dtype=_BYTES))
     query = tritonclient.grpc.InferInput("query", [1, 1], "BYTES")

@@ -4,59 +4,33 @@ nv-ingest's embedding client asks for ModelConfig and then infers; Triton's clie
 the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get. What HTTP tells in
 headers is trailing metadata here (x-truncated-passages, server-timing, retry-after).
 
-A call's message is not read before the call has its key and its place. Health needs neither.
+A call's message is not read before the call has its key and its place, and not parsed before its
+values are counted. Health needs neither key nor place.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
-from runtime.errors import (
-    ArtifactError,
-    DeadlineExceeded,
-    EngineError,
-    InputRejected,
-    Overloaded,
-    TooLate,
-    Unavailable,
-)
+from runtime.errors import Overloaded
 from server.auth import Keys
-from server.call import Call, Limit
+from server.call import Call
 from server.caller import grpc_caller
 from server.descriptors import GRPC_SHARE, most_connections
-from server.errors import (
-    BodyTooSlow,
-    ClientGone,
-    KeyWanted,
-    NotServed,
-    NotValid,
-    RequestRefused,
-    UnknownModel,
-    explain,
-    log_failure,
-)
-from server.kserve.inference import Wanted, infer
-from server.kserve.managing import NotManaged, reload
-from server.kserve.messages import CONFIG_TYPES, Messages
-from server.kserve.models import (
-    EXTENSIONS,
-    PLATFORM,
-    SERVER_NAME,
-    KserveModel,
-    all_models,
-    find,
-)
-from server.kserve.tensors import Declared, Output, TextTensor, from_elements, from_raw
+from server.errors import KeyWanted, explain, log_failure, release
+from server.kserve.arrivals import Arrivals
+from server.kserve.grpc_methods import Answer, Methods
+from server.kserve.grpc_requests import VALUE_BYTES, Requests
+from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, words_of
+from server.kserve.messages import Messages
 from server.logs import current_request
-from server.metadata import version
-from server.names import TRITON_VERSION
+from server.memory import give_memory_back
 from server.observe import ids_of
 from server.service import Service
 from server.settings import Settings, SettingsError
@@ -69,10 +43,11 @@ _INFER = "ModelInfer"
 # What a method that is not served is called in counts: its name is the caller's own.
 _OTHER = "other"
 # Calls at the same time, each with one message of at most NIM_HTTP_BODY_LIMIT_BYTES; and those of
-# which gRPC still sends the answer. At the first bound, a call whose message is slow makes room.
+# which gRPC still sends the answer.
 _MOST_CALLS = 256
 _MOST_UNFINISHED = 4096
-_SLOW_S = 1.0
+# A message that takes a millisecond or more to parse, and to take apart.
+_LARGE_BYTES = 1 << 20
 # A peer that is silent for a minute is asked whether it is there, and has twenty seconds to say so.
 _ASK_MS = 60_000
 _PATIENCE_MS = 20_000
@@ -82,49 +57,9 @@ _FORGIVEN_PINGS = 2
 # A connection ends after an hour, so that one that takes no answers ends too, and clients of a
 # Service spread over new replicas. Clients open the next one by themselves.
 _OLDEST_MS = 3_600_000
-
-
-class UnknownMethod(RequestRefused):
-    """A method that is not served."""
-
-    def __init__(self) -> None:
-        super().__init__("found a method that is not served here")
-
-
-# Statuses that are the server's own fault, as OpenTelemetry's conventions count them.
-_SERVER_FAULTS = (
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-)
 # Asked for without a key and a place, as by probes of a server that is busy. Their messages say
 # nothing, and are not awaited.
 _OPEN = frozenset({"ServerLive", "ServerReady"})
-# The first class of an error's ancestry that is in here decides.
-_CODES: dict[type[BaseException], grpc.StatusCode] = {
-    NotValid: grpc.StatusCode.INVALID_ARGUMENT,
-    InputRejected: grpc.StatusCode.INVALID_ARGUMENT,
-    KeyWanted: grpc.StatusCode.UNAUTHENTICATED,
-    NotServed: grpc.StatusCode.NOT_FOUND,
-    UnknownModel: grpc.StatusCode.NOT_FOUND,
-    BodyTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ClientGone: grpc.StatusCode.CANCELLED,
-    UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
-    RequestRefused: grpc.StatusCode.INVALID_ARGUMENT,
-    TooLate: grpc.StatusCode.RESOURCE_EXHAUSTED,  # sent again it is as late
-    Overloaded: grpc.StatusCode.UNAVAILABLE,
-    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Unavailable: grpc.StatusCode.UNAVAILABLE,
-    ArtifactError: grpc.StatusCode.INTERNAL,
-    EngineError: grpc.StatusCode.INTERNAL,
-    Exception: grpc.StatusCode.INTERNAL,
-}
-# How Triton begins its refusals when a queue is full, in this status: nv-ingest sends again what is
-# refused in these words, and gives up on everything else.
-_QUEUE_FULL = "Exceeds maximum queue size"
-_PARAMETER_FIELDS = ("bool_param", "int64_param", "string_param", "double_param", "uint64_param")
-
-Answer = Callable[[Any, Call], Awaitable[Any]]
 
 
 class GrpcServer:
@@ -133,14 +68,18 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._keys = Keys(service.settings)
-        self._messages = Messages()
+        messages = Messages()
+        answers = Methods(messages).answers()
+        self._requests = Requests(messages, answers, service.settings)
         self._calls = 0
-        # Those whose message is awaited, oldest first: when that began, and its time limit.
-        self._arriving: list[tuple[float, asyncio.Timeout]] = []
+        self._kept_bytes = 0
+        # Of the large messages one is parsed in each turn of the event loop.
+        self._large = asyncio.Lock()
+        self._arrivals = Arrivals()
         self._server = grpc.aio.server(
             options=_options(service.settings), maximum_concurrent_rpcs=_MOST_UNFINISHED
         )
-        self._server.add_generic_rpc_handlers((_Methods(self._handlers()),))
+        self._server.add_generic_rpc_handlers((_Methods(self._handlers(answers)),))
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SettingsError when the port is taken."""
@@ -162,19 +101,7 @@ class GrpcServer:
         """Refuse new calls, and wait until those that run are answered."""
         await self._server.stop(self._service.settings.drain_timeout_s)
 
-    def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        answers: dict[str, Answer] = {
-            "ServerLive": self._server_live,
-            "ServerReady": self._server_ready,
-            "ServerMetadata": self._server_metadata,
-            "ModelReady": self._model_ready,
-            "ModelMetadata": self._model_metadata,
-            "ModelConfig": self._model_config,
-            "ModelStatistics": self._model_statistics,
-            "ModelInfer": self._model_infer,
-            "RepositoryIndex": self._repository_index,
-            "RepositoryModelLoad": self._repository_model_load,
-        }
+    def _handlers(self, answers: Mapping[str, Answer]) -> dict[str, grpc.RpcMethodHandler]:
         unknown = self._handler(_OTHER, None)
         return {_OTHER: unknown} | {
             name: self._handler(name, answer) for name, answer in answers.items()
@@ -184,6 +111,7 @@ class GrpcServer:
         """What answers calls of this method; without `answer` it is not served."""
 
         async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            _expect_gone_callers()
             began = time.monotonic()
             code = grpc.StatusCode.CANCELLED
             caller = grpc_caller(_authorization(context), context.peer())
@@ -196,32 +124,31 @@ class GrpcServer:
                 told["traceresponse"] = trace.traceresponse
             before = current_request.set(ids)
             try:
-                self._admit(name, context)
-                if answer is None:
-                    raise UnknownMethod
-                if name in _OPEN:
-                    reply = await answer(None, call)
-                else:
-                    async with self._placed():
-                        message = await self._read(context, call)
-                        with self._service.bodies.holding(len(message)):
-                            reply = await answer(self._parsed(name, message), call)
-                context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
-                code = grpc.StatusCode.OK
-                return reply
-            except Exception as error:
-                self._service.metrics.count_refusal(error)
-                log_failure(error, self._service.settings)
-                code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-                failure = explain(error, self._service.settings)
-                context.set_trailing_metadata(tuple({**told, **failure.headers}.items()))
-                await context.abort(code, _said(code, error, failure.message))
+                try:
+                    self._admit(name, context)
+                    reply = await self._answer(name, answer, context, call)
+                    context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
+                    code = grpc.StatusCode.OK
+                    return reply
+                except Exception as error:
+                    self._service.metrics.count_refusal(error)
+                    log_failure(error, self._service.settings)
+                    code = code_of(error)
+                    failure = explain(error, self._service.settings)
+                    words = words_of(error, failure.message)
+                    told |= failure.headers
+                    release(error)
+                # Behind the handling of the error, which gRPC would keep until the garbage is
+                # collected, and with it the message that the error was raised over.
+                context.set_trailing_metadata(tuple(told.items()))
+                with suppress(grpc.aio.InternalError):  # the caller has gone
+                    await context.abort(code, words)
             finally:
                 seconds = time.monotonic() - began
                 self._service.metrics.observe(f"grpc {name}", code.name, seconds)
                 if trace is not None:
                     facts = {"rpc.system": "grpc", "rpc.grpc.status_code": code.value[0]}
-                    failed = code in _SERVER_FAULTS
+                    failed = code in SERVER_FAULTS
                     trace.end(f"{_SERVICE}/{name}", facts, call.answers, failed=failed)
                 level = logging.INFO if name == _INFER else logging.DEBUG
                 _log.log(level, "grpc %s %s %.1f ms", name, code.name, seconds * 1e3)
@@ -233,11 +160,27 @@ class GrpcServer:
             handle, response_serializer=lambda reply: reply.SerializeToString()
         )
 
+    async def _answer(
+        self,
+        method: str,
+        answer: Answer | None,
+        context: grpc.aio.ServicerContext[Any, Any],
+        call: Call,
+    ) -> Any:
+        """The reply to a call that may be made."""
+        if answer is None:
+            raise UnknownMethod
+        if method in _OPEN:
+            return await answer(None, call)
+        async with self._placed():
+            with ExitStack() as room:
+                return await answer(await self._read(method, context, call, room), call)
+
     @asynccontextmanager
     async def _placed(self) -> AsyncIterator[None]:
         """Hold one of the places for calls. Raises Overloaded when all are taken."""
         if self._calls >= _MOST_CALLS:
-            self._make_room()
+            self._arrivals.hurry(1)
             raise Overloaded(f"{self._calls} gRPC calls are running; send fewer at the same time")
         self._calls += 1
         try:
@@ -245,40 +188,39 @@ class GrpcServer:
         finally:
             self._calls -= 1
 
-    def _make_room(self) -> None:
-        """End the call that has waited longest for its message, if that is slow."""
-        if not self._arriving:
-            return
-        began, limit = self._arriving[0]
-        if time.monotonic() - began > _SLOW_S:
-            del self._arriving[0]
-            limit.reschedule(asyncio.get_running_loop().time())
+    async def _read(
+        self,
+        method: str,
+        context: grpc.aio.ServicerContext[Any, Any],
+        call: Call,
+        room: ExitStack,
+    ) -> Any:
+        """The call's request, which takes a part of the room for bodies until `room` closes.
 
-    async def _read(self, context: grpc.aio.ServicerContext[Any, Any], call: Call) -> bytes:
-        """The call's message. Raises BodyTooSlow or ClientGone."""
-        began = time.monotonic()
-        wait_s = max(0.0, call.deadline - began)
-        try:
-            async with asyncio.timeout(wait_s) as limit:
-                awaited = (began, limit)
-                self._arriving.append(awaited)
-                try:
-                    message = await context.read()
-                finally:
-                    if awaited in self._arriving:
-                        self._arriving.remove(awaited)
-        except TimeoutError:
-            raise BodyTooSlow(time.monotonic() - began) from None
-        if not isinstance(message, bytes):  # the end of the stream
-            raise ClientGone
-        return message
+        Raises BodyTooSlow, ClientGone, Overloaded or NotValid. Nothing is awaited from the parsing
+        on until the model's answer is, so that copies of a message are made of one at a time.
+        """
+        message = await self._arrivals.read(context, call.deadline)
+        room.callback(self._release, len(message))
+        room.enter_context(self._service.bodies.holding(len(message)))
+        values = await self._requests.count(method, message)
+        room.enter_context(self._service.bodies.holding(values * VALUE_BYTES))
+        if len(message) < _LARGE_BYTES:
+            return self._requests.parse(method, message)
+        async with self._large:
+            await asyncio.sleep(0)
+            return self._requests.parse(method, message)
 
-    def _parsed(self, name: str, message: bytes) -> Any:
-        """The request in `message`. Raises NotValid."""
-        try:
-            return self._messages[f"{name}Request"].FromString(message)
-        except DecodeError:
-            raise NotValid("value_error", (), f"found bytes that are no {name}Request") from None
+    def _release(self, size: int) -> None:
+        """A message of `size` bytes has been answered.
+
+        gRPC and its Python side cut what arrives into pieces of some KiB, of which the C library's
+        heaps keep the room: as much as the messages that came at the same time.
+        """
+        self._kept_bytes += size
+        if self._kept_bytes >= self._service.settings.body_limit_bytes:
+            self._kept_bytes = 0
+            asyncio.get_running_loop().run_in_executor(None, give_memory_back)
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
         """The call's span; what asks no model has none."""
@@ -293,112 +235,6 @@ class GrpcServer:
         if not self._keys.admit(_authorization(context)):
             raise KeyWanted
 
-    async def _server_live(self, _: Any, call: Call) -> Any:
-        return self._messages["ServerLiveResponse"](live=call.service.live)
-
-    async def _server_ready(self, _: Any, call: Call) -> Any:
-        return self._messages["ServerReadyResponse"](ready=call.service.ready)
-
-    async def _server_metadata(self, _: Any, __: Call) -> Any:
-        reply = self._messages["ServerMetadataResponse"]
-        return reply(name=SERVER_NAME, version=version(), extensions=EXTENSIONS)
-
-    async def _model_ready(self, request: Any, call: Call) -> Any:
-        if call.service.loaded:  # until then nobody knows the names
-            find(call.service, request.name, request.version)
-        return self._messages["ModelReadyResponse"](ready=call.service.ready)
-
-    async def _model_metadata(self, request: Any, call: Call) -> Any:
-        model = find(call.service, request.name, request.version)
-        tensor = self._messages["TensorMetadata"]
-        return self._messages["ModelMetadataResponse"](
-            name=model.name,
-            versions=[TRITON_VERSION],
-            platform=PLATFORM,
-            inputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.inputs],
-            outputs=[
-                tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.outputs
-            ],
-        )
-
-    async def _model_config(self, request: Any, call: Call) -> Any:
-        model = find(call.service, request.name, request.version)
-        ends = {
-            end: [
-                self._messages[message](
-                    name=t.name, data_type=CONFIG_TYPES[t.config_type], dims=t.dims
-                )
-                for t in tensors
-            ]
-            for end, message, tensors in (
-                ("input", "ModelInput", model.inputs),
-                ("output", "ModelOutput", model.outputs),
-            )
-        }
-        config = self._messages["ModelConfig"](
-            name=model.name,
-            platform=PLATFORM,
-            backend=PLATFORM,
-            max_batch_size=model.max_batch_size,
-            dynamic_batching=self._messages["ModelDynamicBatching"](),
-            **ends,
-        )
-        return self._messages["ModelConfigResponse"](config=config)
-
-    async def _model_statistics(self, request: Any, call: Call) -> Any:
-        service = call.service
-        named = [find(service, request.name, request.version)] if request.name else None
-        models = all_models(service) if named is None else named
-        return self._messages["ModelStatisticsResponse"](
-            model_stats=[self._statistics(model) for model in models]
-        )
-
-    def _statistics(self, model: KserveModel) -> Any:
-        found = model.statistics()
-        duration = self._messages["StatisticDuration"]
-        return self._messages["ModelStatistics"](
-            name=model.name,
-            version=TRITON_VERSION,
-            last_inference=found.last_inference_ms,
-            inference_count=found.inference_count,
-            execution_count=found.execution_count,
-            inference_stats=self._messages["InferStatistics"](
-                **{name: duration(count=s.count, ns=s.ns) for name, s in found.stages.items()}
-            ),
-        )
-
-    async def _repository_index(self, request: Any, call: Call) -> Any:  # noqa: ARG002
-        index = self._messages["ModelIndex"]
-        models = all_models(call.service)
-        return self._messages["RepositoryIndexResponse"](
-            models=[
-                index(name=model.name, version=TRITON_VERSION, state="READY") for model in models
-            ]
-        )
-
-    async def _repository_model_load(self, request: Any, call: Call) -> Any:
-        if request.parameters:
-            raise NotManaged("the model's directory is loaded as it is; send no parameters")
-        await reload(call.service, find(call.service, request.model_name, None))
-        return self._messages["RepositoryModelLoadResponse"]()
-
-    async def _model_infer(self, request: Any, call: Call) -> Any:
-        model = find(call.service, request.model_name, request.model_version)
-        wanted = (Wanted(output.name, _parameters(output)) for output in request.outputs)
-        tensors = _tensors(request, model.limit)
-        outputs = await infer(call, model, tensors, _parameters(request), wanted)
-        return self._messages["ModelInferResponse"](
-            model_name=model.name,
-            model_version=TRITON_VERSION,
-            id=request.id,
-            outputs=[self._output(output) for output in outputs],
-            raw_output_contents=[output.raw() for output in outputs],
-        )
-
-    def _output(self, output: Output) -> Any:
-        message = self._messages["InferOutputTensor"]
-        return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
-
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
     """Finds the handler of a method; one that is not served has one as well, which asks for a key
@@ -412,11 +248,6 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
         service, _, name = details.method.lstrip("/").partition("/")
         known = service == _SERVICE and name in self._handlers
         return self._handlers[name if known else _OTHER]
-
-
-def _said(code: grpc.StatusCode, error: Exception, message: str) -> str:
-    full = isinstance(error, Overloaded) and code is grpc.StatusCode.UNAVAILABLE
-    return f"{_QUEUE_FULL}: {message}" if full else message
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -440,6 +271,22 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
+def _expect_gone_callers() -> None:
+    """Let the present call's task fail in silence when its caller is not there any more.
+
+    gRPC sends what the handler returned in the same task, after it, and what it raises then would
+    be logged as an error with its traceback.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(_note_failure)
+
+
+def _note_failure(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.debug("a caller went away before its answer was sent: %s", type(error).__name__)
+
+
 def _words(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
     """The caller's metadata that is text."""
     metadata = context.invocation_metadata() or ()
@@ -461,27 +308,3 @@ def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
         return None
     pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
     return grpc.ssl_server_credentials([pair])
-
-
-def _tensors(request: Any, limit: Limit) -> Iterator[TextTensor]:
-    """The inputs, whose elements come as raw bytes of all of them, or in each one's contents."""
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        message = f"found {len(raw)} raw contents for {len(request.inputs)} inputs"
-        raise NotValid("value_error", ("raw_input_contents",), f"{message}, wanted one for each")
-    for index, given in enumerate(request.inputs):
-        place, parameters = ("inputs", index), _parameters(given)
-        declared = Declared(place, given.name, given.datatype, given.shape, parameters, limit)
-        if raw:
-            yield from_raw(declared, memoryview(raw[index]))
-        else:
-            yield from_elements(declared, given.contents.bytes_contents)
-
-
-def _parameters(message: Any) -> dict[str, Any]:
-    """The parameters of a request, or of one of its tensors."""
-    found: dict[str, Any] = {}
-    for name, parameter in message.parameters.items():
-        fields = [field for field in _PARAMETER_FIELDS if parameter.HasField(field)]
-        found[name] = getattr(parameter, fields[0]) if fields else None
-    return found

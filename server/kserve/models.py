@@ -3,6 +3,7 @@
 Tensor names are those of NVIDIA's retrieval NIMs.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from runtime.profile import Kind
@@ -84,12 +85,16 @@ def find(service: Service, name: str, version: str | None) -> KserveModel:
     """The model of that name. Raises NotReady or UnknownModel."""
     models = all_models(service)
     for model in models:
-        names = {triton_name(known) for known in model.served.accepted_names}
-        if name == model.name or triton_name(name) in names:
+        if name == model.name or _is_one_of(model.served.accepted_names, name):
             if version in (None, "", TRITON_VERSION):
                 return model
             raise UnknownModel(f"version {TRITON_VERSION} or none")
     raise UnknownModel(" or ".join(model.name for model in models))
+
+
+def _is_one_of(accepted: Iterable[str], name: str) -> bool:
+    # The spelling keeps the length: a name of megabytes is not spelled.
+    return any(len(name) == len(one) and triton_name(name) == triton_name(one) for one in accepted)
 
 
 def _model(service: Service, served: Served) -> KserveModel:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from checks.ports import free_port
-from server.kserve import grpc_service
+from server.kserve import arrivals
 from tests.server.conftest import BODY_LIMIT_BYTES, GUARDED, Server, Start
 from tests.server.figures import figures, refusals
 from tests.server.in_process import Serve, in_process
@@ -107,7 +107,7 @@ def test_calls_have_a_number_and_slow_ones_make_room(
 ) -> None:
     """256 at the same time; those that keep their message back give way after a while. Health is
     answered all the while."""
-    monkeypatch.setattr(grpc_service, "_SLOW_S", math.inf)
+    monkeypatch.setattr(arrivals, "_SLOW_S", math.inf)
     port = free_port()
     given = {"NIM_TRITON_GRPC_PORT": str(port), "NIM_REQUEST_TIMEOUT_S": "3600"}
     server = serve({"ENABLE_MOCK_INFERENCE": "1", **given})
@@ -118,7 +118,7 @@ def test_calls_have_a_number_and_slow_ones_make_room(
         assert code(port, READY) is grpc.StatusCode.OK
         assert code(port, LIVE) is grpc.StatusCode.OK
         assert server.get("/v1/models").status_code == 200
-        monkeypatch.setattr(grpc_service, "_SLOW_S", 0.0)
+        monkeypatch.setattr(arrivals, "_SLOW_S", 0.0)
         assert code(port, INDEX) is grpc.StatusCode.UNAVAILABLE
         wait_until(lambda: code(port, INDEX) is grpc.StatusCode.OK)
 

@@ -1,0 +1,60 @@
+"""Group 16: bodies of which a few bytes become many objects, from the table of `make hostile`."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from urllib.parse import urlsplit
+
+from checks.faults.fault import Fault, NotHere, Stopwatch, expect
+from checks.faults.protocols import model_of
+from checks.faults.target import Target
+from checks.hostile.bodies import BODIES, MODEL, Body
+from checks.hostile.sending import Address, send
+
+_HOSTILE = "16 hostile"
+_BYTES = 8 << 20
+# Memory that a body may take, in times its size, and what the interpreter takes for whatever it is.
+_TIMES = 6
+_BESIDE_BYTES = 32 << 20
+_HEALTH_S = 1.0
+_PAUSE_S = 0.005
+
+
+def _tried(body: Body, target: Target) -> None:
+    surface = _surface(body, target)
+    found = urlsplit(target.url)
+    address = Address((found.hostname or "", found.port or 80), target.grpc or "", target.key)
+    sent = body.make(min(_BYTES, target.body_limit_bytes - 1024))
+    before = 0
+    if target.own:
+        before = target.own.resident_bytes()
+        target.own.forget_peak()
+    worst, watch = 0.0, Stopwatch(target)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(send, address, surface, sent, body.headers)
+        while not asked.done():
+            began = time.monotonic()
+            target.http.get("/v1/health/live")
+            worst = max(worst, time.monotonic() - began)
+            threading.Event().wait(_PAUSE_S)
+    answer = asked.result()
+    expect(answer in body.answers, f"answered {answer}, wanted {' or '.join(sorted(body.answers))}")
+    if target.own:
+        grown, most = target.own.peak_bytes() - before, _TIMES * len(sent) + _BESIDE_BYTES
+        expect(grown <= most, f"took {grown >> 20} MiB for {len(sent) >> 20}, at most {most >> 20}")
+    watch.expect(_HEALTH_S, "health", worst)
+
+
+def _surface(body: Body, target: Target) -> str:
+    if not body.surface.startswith("/"):
+        if target.grpc is None:
+            raise NotHere("no gRPC address is known")
+        return body.surface
+    path = body.surface.replace(MODEL, model_of(target)) if MODEL in body.surface else body.surface
+    if not target.serves(path, {}):
+        raise NotHere(f"no {body.surface}")
+    return path
+
+
+FAULTS: tuple[Fault, ...] = tuple(Fault(_HOSTILE, one.name, partial(_tried, one)) for one in BODIES)

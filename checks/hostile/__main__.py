@@ -1,0 +1,208 @@
+"""`make hostile`: what a table of hostile bodies does to health and memory.
+
+Each body has about the size of the default limit. For each: how many are sent at once, what was
+answered, the longest that GET /v1/health/live took meanwhile, and the most memory beyond that of
+the idle server, in times the size of all that are sent. The aims are 250 ms and 6 times. More
+memory, a wrong answer, health that does not come back and a process that ends are faults. Stalls
+are told, and marked where they are longer: a machine that others use makes them so.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from checks.faults.own import OwnServer, started
+from checks.hostile.bodies import BODIES, FULL, MODEL, Body
+from checks.hostile.sending import Address, after_answer, chunks, send
+from checks.hostile.watch import Health
+from checks.others import Others
+
+_STALL_S = 0.25
+_TIMES = 6.0
+_KEY = "hostile"
+_AT_ONCE = 3
+_MANY_AT_ONCE = 8
+# Those of which several are sent at once.
+_TOGETHER = {
+    "/v1/ranking empty objects",
+    "/v1/ranking one text of escapes",
+    "/tokenize empty texts",
+    f"/v2/models/{MODEL}/infer empty lists",
+    f"/v2/models/{MODEL}/infer raw empty texts",
+    "ModelInfer empty inputs",
+    "ModelInfer empty texts",
+    "ModelInfer one text",
+}
+_CHUNKS, _CHUNKED_AT_ONCE = 1_000_000, 4
+_AFTER_BYTES = 400 << 20
+_DRIP_S = 0.1
+
+
+@dataclass(frozen=True)
+class Case:
+    """`prepare` makes what is to be sent, and gives what sends it and tells the answer, which is
+    called so many times at once. `wanted` are the right answers."""
+
+    name: str
+    at_once: int
+    wanted: frozenset[str]
+    prepare: Callable[[], Callable[[], str]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of a case; `times` is the memory over all that was sent at once."""
+
+    case: Case
+    answers: list[str]
+    stall_s: float
+    times: float
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with it on any machine."""
+        if wrong := sorted(set(self.answers) - self.case.wanted):
+            yield f"answered {', '.join(wrong)}, wanted {' or '.join(sorted(self.case.wanted))}"
+        if self.stall_s == float("inf"):
+            yield "health was not answered"
+        if self.times > _TIMES:
+            yield f"{self.times:.1f} times the memory of what was sent, wanted {_TIMES:.0f}"
+
+    def line(self) -> str:
+        """A line of the table."""
+        told = "/".join(sorted(set(self.answers)))
+        late = " late" if self.stall_s > _STALL_S else ""
+        return (
+            f"{self.case.name:62.62} {self.case.at_once:2} {told:22.22} "
+            f"{self.stall_s * 1e3:6.0f} ms {self.times:5.1f} x{late}"
+        )
+
+
+def main() -> int:
+    """0 when nothing was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m checks.hostile", description=__doc__)
+    parser.add_argument("--rank", type=Path, default=Path("artifacts/rank"))
+    parser.add_argument("--embed", type=Path, default=Path("artifacts/embed"))
+    parser.add_argument("--mib", type=int, default=60, help="size of a body")
+    parser.add_argument("--only", default="", help="surfaces and bodies that begin so")
+    chosen = parser.parse_args()
+    given = {
+        "RERANK_MODEL_DIR": str(chosen.rank),
+        "EMBED_MODEL_DIR": str(chosen.embed),
+        "NIM_REQUIRE_AUTH": "true",
+        "NGC_API_KEY": _KEY,
+        "NIM_LOG_LEVEL": "WARNING",
+    }
+    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
+        api, grpc = ("127.0.0.1", server.ready().port), f"127.0.0.1:{server.grpc_port}"
+        server.http.headers["authorization"] = f"Bearer {_KEY}"
+        cases = [
+            case
+            for case in _cases(Address(api, grpc, _KEY), _model(server), chosen.mib << 20)
+            if case.name.startswith(chosen.only)
+        ]
+        found, faults = _all(server, cases, chosen.mib << 20)
+        if "Traceback" in server.log:
+            faults.append(f"a stack trace in the log: {server.log[-1000:]}")
+    return _report(found, faults)
+
+
+def _model(server: OwnServer) -> str:
+    names = [entry["name"] for entry in server.http.post("/v2/repository/index", json={}).json()]
+    return str(next(name for name in names if "rank" in name))
+
+
+def _cases(to: Address, model: str, size: int) -> Iterator[Case]:
+    for body in BODIES:
+        yield _case(to, body, model, size, 1)
+        if body.name in _TOGETHER:
+            yield _case(to, body, model, size, _AT_ONCE)
+            yield _case(to, body, model, size, _MANY_AT_ONCE)
+    named = "/v1/ranking"
+    for keyed, wanted in ((False, frozenset({"401"})), (True, BODIES[0].answers | FULL)):
+        what = f"{named} chunks of one byte {'with' if keyed else 'without'} a key"
+        sent = partial(chunks, to, _CHUNKS, keyed=keyed)
+        yield Case(what, _CHUNKED_AT_ONCE, wanted, partial(_as_is, sent))
+    for method, path, answer in (("POST", named, "401"), ("GET", "/v1/health/live", "200")):
+        for what, pause_s in (("400 MiB", 0.0), ("drops", _DRIP_S)):
+            where = {"method": method, "path": path}
+            sent = partial(after_answer, to, _AFTER_BYTES, **where, pause_s=pause_s)
+            wanted = frozenset({f"{answer}, closed"})
+            yield Case(f"{path} {what} after a {answer}", 1, wanted, partial(_as_is, sent))
+
+
+def _case(to: Address, body: Body, model: str, size: int, count: int) -> Case:
+    surface = body.surface.replace(MODEL, model)
+
+    def prepare() -> Callable[[], str]:
+        return partial(send, to, surface, body.make(size), body.headers)
+
+    return Case(body.name, count, body.answers | (FULL if count > 1 else frozenset()), prepare)
+
+
+def _as_is(sent: Callable[[], str]) -> Callable[[], str]:
+    return sent
+
+
+def _all(server: OwnServer, cases: list[Case], size: int) -> tuple[list[Found], list[str]]:
+    """What came of the cases, and the faults; the server's end ends them."""
+    found: list[Found] = []
+    faults: list[str] = []
+    _answers(server)  # what it keeps from its first request on is no one's body
+    idle, others = server.resident_bytes(), Others()
+    with Health(server.port) as health:
+        for case in cases:
+            found.append(_tried(server, health, case, idle, size))
+            print(found[-1].line(), flush=True)
+            faults += [f"{case.name}: {fault}" for fault in found[-1].faults()]
+            if server.process.poll() is not None:
+                faults.append(f"{case.name}: the process ended with {server.process.returncode}")
+                break
+            if not _answers(server):
+                faults.append(f"{case.name}: an ordinary request is not answered any more")
+    print(f"idle {idle >> 20} MiB; others took {others.share():.0%} of the machine")
+    return found, faults
+
+
+def _tried(server: OwnServer, health: Health, case: Case, idle: int, size: int) -> Found:
+    sent = case.prepare()
+    health.longest_s()
+    server.forget_peak()
+    with ThreadPoolExecutor(case.at_once) as pool:
+        asked = [pool.submit(sent) for _ in range(case.at_once)]
+        answers = [one.result() for one in asked]
+    grown = server.peak_bytes() - idle
+    return Found(case, answers, health.longest_s(), grown / (size * case.at_once))
+
+
+def _answers(server: OwnServer) -> bool:
+    """Whether an ordinary request is answered."""
+    body = {"query": {"text": "q"}, "passages": [{"text": "a passage"}]}
+    try:
+        return server.http.post("/v1/ranking", json=body).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _report(found: list[Found], faults: list[str]) -> int:
+    late = [one for one in found if one.stall_s > _STALL_S]
+    stall_s = max((one.stall_s for one in found), default=0.0)
+    times = max((one.times for one in found), default=0.0)
+    print(
+        f"{len(found)} cases; longest stall {stall_s * 1e3:.0f} ms, {len(late)} over the aim of "
+        f"{_STALL_S * 1e3:.0f}; most memory {times:.1f} times, bound {_TIMES:.0f}"
+    )
+    for fault in faults:
+        print(f"FAULT {fault}")
+    print(f"hostile: {len(faults)} faults" if faults else "hostile: nothing wrong")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

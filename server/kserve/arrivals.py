@@ -1,0 +1,76 @@
+"""Messages that are on their way: a few at a time, and slow ones give way to those that wait.
+
+gRPC takes a message that is read whole, up to the limit of one, before anybody learns how long it
+is. One that is not read yet keeps to its window of 64 KiB.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Any
+
+import grpc.aio
+
+from server.errors import BodyTooSlow, ClientGone
+
+# One that has come is copied in the event loop, in a twentieth of a second at the default limit.
+_MOST_ARRIVING = 8
+# What a message may take to arrive while others wait for its place.
+_SLOW_S = 1.0
+
+
+class Arrivals:
+    """Used in one event loop."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(_MOST_ARRIVING)
+        self._waiting = 0
+        # The messages that are being read, oldest first: when that began, and its time limit.
+        self._arriving: dict[asyncio.Timeout, float] = {}
+
+    async def read(self, context: grpc.aio.ServicerContext[Any, Any], deadline: float) -> bytes:
+        """The message of a call, until `deadline` of the monotonic clock. Raises BodyTooSlow, or
+        ClientGone when none comes."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - began)) as limit, self._place(limit):
+                message = await context.read()
+        except TimeoutError:
+            raise BodyTooSlow(time.monotonic() - began) from None
+        if not isinstance(message, bytes):  # the end of the stream
+            raise ClientGone
+        return message
+
+    def hurry(self, more: int = 0) -> None:
+        """Give as many messages as others wait, and `more`, a second in all; the oldest first."""
+        for limit, began in islice(self._arriving.items(), self._waiting + more):
+            when = limit.when()
+            if not limit.expired() and (when is None or when > began + _SLOW_S):
+                limit.reschedule(began + _SLOW_S)
+
+    @asynccontextmanager
+    async def _place(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
+        """A place among the messages that are read; `limit` is shortened when others wait."""
+        if self._places.locked():
+            self._waiting += 1
+            self.hurry()
+        try:
+            await self._places.acquire()
+        except asyncio.CancelledError:
+            self._count_one_less()
+            raise
+        self._arriving[limit] = asyncio.get_running_loop().time()
+        self.hurry()
+        try:
+            yield
+        finally:
+            del self._arriving[limit]
+            self._count_one_less()
+            self._places.release()
+
+    def _count_one_less(self) -> None:
+        """One that waits, if any does, has its place now though it does not know yet; or one that
+        waited has gone, and passes on the place that it may have been given."""
+        self._waiting = max(0, self._waiting - 1)

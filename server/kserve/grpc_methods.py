@@ -1,0 +1,192 @@
+"""What the methods of GRPCInferenceService answer: messages in, messages out."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from server.call import Call, Limit, Place
+from server.errors import NotValid
+from server.kserve.inference import Wanted, infer
+from server.kserve.managing import NotManaged, reload
+from server.kserve.messages import CONFIG_TYPES, Messages
+from server.kserve.models import (
+    EXTENSIONS,
+    PLATFORM,
+    SERVER_NAME,
+    KserveModel,
+    all_models,
+    find,
+)
+from server.kserve.tensors import BYTES, Declared, Output, TextTensor, from_elements, from_raw
+from server.metadata import version
+from server.names import TRITON_VERSION
+
+Answer = Callable[[Any, Call], Awaitable[Any]]
+
+_PARAMETER_FIELDS = ("bool_param", "int64_param", "string_param", "double_param", "uint64_param")
+_TEXTS = "bytes_contents"
+
+
+class Methods:
+    """The methods that are served; each takes its request and the call that it came with."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+
+    def answers(self) -> Mapping[str, Answer]:
+        """What answers each method, by the method's name."""
+        return {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "ModelInfer": self._model_infer,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._repository_model_load,
+        }
+
+    async def _server_live(self, _: Any, call: Call) -> Any:
+        return self._messages["ServerLiveResponse"](live=call.service.live)
+
+    async def _server_ready(self, _: Any, call: Call) -> Any:
+        return self._messages["ServerReadyResponse"](ready=call.service.ready)
+
+    async def _server_metadata(self, _: Any, __: Call) -> Any:
+        reply = self._messages["ServerMetadataResponse"]
+        return reply(name=SERVER_NAME, version=version(), extensions=EXTENSIONS)
+
+    async def _model_ready(self, request: Any, call: Call) -> Any:
+        if call.service.loaded:  # until then nobody knows the names
+            find(call.service, request.name, request.version)
+        return self._messages["ModelReadyResponse"](ready=call.service.ready)
+
+    async def _model_metadata(self, request: Any, call: Call) -> Any:
+        model = find(call.service, request.name, request.version)
+        tensor = self._messages["TensorMetadata"]
+        return self._messages["ModelMetadataResponse"](
+            name=model.name,
+            versions=[TRITON_VERSION],
+            platform=PLATFORM,
+            inputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.inputs],
+            outputs=[
+                tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.outputs
+            ],
+        )
+
+    async def _model_config(self, request: Any, call: Call) -> Any:
+        model = find(call.service, request.name, request.version)
+        ends = {
+            end: [
+                self._messages[message](
+                    name=t.name, data_type=CONFIG_TYPES[t.config_type], dims=t.dims
+                )
+                for t in tensors
+            ]
+            for end, message, tensors in (
+                ("input", "ModelInput", model.inputs),
+                ("output", "ModelOutput", model.outputs),
+            )
+        }
+        config = self._messages["ModelConfig"](
+            name=model.name,
+            platform=PLATFORM,
+            backend=PLATFORM,
+            max_batch_size=model.max_batch_size,
+            dynamic_batching=self._messages["ModelDynamicBatching"](),
+            **ends,
+        )
+        return self._messages["ModelConfigResponse"](config=config)
+
+    async def _model_statistics(self, request: Any, call: Call) -> Any:
+        service = call.service
+        named = [find(service, request.name, request.version)] if request.name else None
+        models = all_models(service) if named is None else named
+        return self._messages["ModelStatisticsResponse"](
+            model_stats=[self._statistics(model) for model in models]
+        )
+
+    def _statistics(self, model: KserveModel) -> Any:
+        found = model.statistics()
+        duration = self._messages["StatisticDuration"]
+        return self._messages["ModelStatistics"](
+            name=model.name,
+            version=TRITON_VERSION,
+            last_inference=found.last_inference_ms,
+            inference_count=found.inference_count,
+            execution_count=found.execution_count,
+            inference_stats=self._messages["InferStatistics"](
+                **{name: duration(count=s.count, ns=s.ns) for name, s in found.stages.items()}
+            ),
+        )
+
+    async def _repository_index(self, request: Any, call: Call) -> Any:  # noqa: ARG002
+        index = self._messages["ModelIndex"]
+        models = all_models(call.service)
+        return self._messages["RepositoryIndexResponse"](
+            models=[
+                index(name=model.name, version=TRITON_VERSION, state="READY") for model in models
+            ]
+        )
+
+    async def _repository_model_load(self, request: Any, call: Call) -> Any:
+        if request.parameters:
+            raise NotManaged("the model's directory is loaded as it is; send no parameters")
+        await reload(call.service, find(call.service, request.model_name, None))
+        return self._messages["RepositoryModelLoadResponse"]()
+
+    async def _model_infer(self, request: Any, call: Call) -> Any:
+        model = find(call.service, request.model_name, request.model_version)
+        wanted = (Wanted(output.name, _parameters(output)) for output in request.outputs)
+        tensors, parameters = _tensors(request, model.limit), _parameters(request)
+        told = request.id
+        del request  # its texts are copied out of it; while they are scored it would be kept
+        outputs = await infer(call, model, tensors, parameters, wanted)
+        return self._messages["ModelInferResponse"](
+            model_name=model.name,
+            model_version=TRITON_VERSION,
+            id=told,
+            outputs=[self._output(output) for output in outputs],
+            raw_output_contents=[output.raw() for output in outputs],
+        )
+
+    def _output(self, output: Output) -> Any:
+        message = self._messages["InferOutputTensor"]
+        return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
+
+
+def _tensors(request: Any, limit: Limit) -> Iterator[TextTensor]:
+    """The inputs, whose elements come as raw bytes of all of them, or in each one's contents."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        message = f"found {len(raw)} raw contents for {len(request.inputs)} inputs"
+        raise NotValid("value_error", ("raw_input_contents",), f"{message}, wanted one for each")
+    for index, given in enumerate(request.inputs):
+        place, parameters = ("inputs", index), _parameters(given)
+        declared = Declared(place, given.name, given.datatype, given.shape, parameters, limit)
+        if not raw:
+            yield from_elements(declared, _elements(given, place))
+        elif given.HasField("contents"):
+            message = "found contents beside raw_input_contents, wanted one of them"
+            raise NotValid("value_error", place, message)
+        else:
+            yield from_raw(declared, memoryview(raw[index]))
+
+
+def _elements(given: Any, place: Place) -> Sequence[bytes]:
+    """The texts of an input that came in its contents. Raises NotValid for numbers."""
+    if any(field.name != _TEXTS for field, _ in given.contents.ListFields()):
+        message = f"found numbers as contents, wanted the datatype {BYTES} and texts in {_TEXTS}"
+        raise NotValid("value_error", place, message)
+    texts: Sequence[bytes] = given.contents.bytes_contents
+    return texts
+
+
+def _parameters(message: Any) -> dict[str, Any]:
+    """The parameters of a request, or of one of its tensors."""
+    found: dict[str, Any] = {}
+    for name, parameter in message.parameters.items():
+        fields = [field for field in _PARAMETER_FIELDS if parameter.HasField(field)]
+        found[name] = getattr(parameter, fields[0]) if fields else None
+    return found

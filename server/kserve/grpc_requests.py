@@ -1,0 +1,57 @@
+"""Requests out of the bytes of their messages, counted before they are parsed."""
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from google.protobuf.message import DecodeError
+
+from runtime.profile import Kind
+from server.call import limit_of
+from server.errors import NotValid
+from server.kserve.messages import Messages
+from server.kserve.wire import NoMessage, TooManyValues, count_values, layout_of
+from server.settings import Settings
+
+# A text is a value of its tensor; up to three tensors have as many, and none is counted narrowly.
+_VALUES_OF_A_TEXT = 4
+# Names, shapes, parameters and outputs.
+_VALUES_BESIDE = 1024
+# What a value may take once it is parsed, besides its bytes: a field, and Python's object of it.
+VALUE_BYTES = 256
+
+
+class Requests:
+    """Reads the requests of `methods`, none of which may hold more than `most` values."""
+
+    def __init__(self, messages: Messages, methods: Iterable[str], settings: Settings) -> None:
+        self._classes = {method: messages[f"{method}Request"] for method in methods}
+        self._layouts = {
+            method: layout_of(kind.DESCRIPTOR) for method, kind in self._classes.items()
+        }
+        texts, self._variable = max(limit_of(settings, kind) for kind in get_args(Kind))
+        self.most = _VALUES_OF_A_TEXT * texts + _VALUES_BESIDE
+
+    async def count(self, method: str, message: bytes) -> int:
+        """The values in a message of the method. Raises NotValid before there are too many."""
+        try:
+            return await count_values(message, self._layouts[method], self.most)
+        except NoMessage:
+            raise _no_request(method) from None
+        except TooManyValues:
+            raise NotValid(
+                "too_long",
+                (),
+                f"found more than {self.most} values in one message, wanted at most as many; "
+                f"send fewer texts in one request, or raise {self._variable}",
+            ) from None
+
+    def parse(self, method: str, message: bytes) -> Any:
+        """The request in a message whose values were counted. Raises NotValid."""
+        try:
+            return self._classes[method].FromString(message)
+        except DecodeError:
+            raise _no_request(method) from None
+
+
+def _no_request(method: str) -> NotValid:
+    return NotValid("value_error", (), f"found bytes that are no {method}Request")
