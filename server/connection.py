@@ -16,6 +16,7 @@ from server.errors import (
     ClientGone,
     WrongContentType,
 )
+from server.memory import give_memory_back
 
 T = TypeVar("T")
 
@@ -23,6 +24,10 @@ T = TypeVar("T")
 # large bodies that never end must not shut everybody out.
 _SMALL = 1 / 512
 _FOR_SMALL = 1 / 8
+# After so many bytes of bodies of at least that size the heaps are given back: what arrives is cut
+# into pieces of some KiB, of which the C library keeps the room.
+_GIVE_BACK_BYTES = 64 << 20
+_FRAGMENTED_BYTES = 1 << 20
 # Where a request's share of the room stands in its scope's state.
 _HELD = "held_body"
 
@@ -37,6 +42,7 @@ class Bodies:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
+        self._ended_bytes = 0
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """`app`, whose requests give their bodies' room back when they end."""
@@ -49,7 +55,7 @@ class Bodies:
             try:
                 await app(scope, receive, send)
             finally:
-                self._held_bytes -= held.size
+                self._end(held.size)
 
         return guarded
 
@@ -60,7 +66,17 @@ class Bodies:
         try:
             yield
         finally:
-            self._held_bytes -= size
+            self._end(size)
+
+    def _end(self, size: int) -> None:
+        """A request that had `size` bytes of the room is answered."""
+        self._held_bytes -= size
+        if size < _FRAGMENTED_BYTES:
+            return
+        self._ended_bytes += size
+        if self._ended_bytes >= _GIVE_BACK_BYTES:
+            self._ended_bytes = 0
+            asyncio.get_running_loop().run_in_executor(None, give_memory_back)
 
     def hold(self, count: int, size: int) -> None:
         """Count `count` more bytes in, of a body that has `size` with them. Raises Overloaded."""

@@ -30,7 +30,6 @@ from server.kserve.grpc_requests import VALUE_BYTES, Requests
 from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, words_of
 from server.kserve.messages import Messages
 from server.logs import current_request
-from server.memory import give_memory_back
 from server.observe import ids_of
 from server.service import Service
 from server.settings import Settings, SettingsError
@@ -72,7 +71,6 @@ class GrpcServer:
         answers = Methods(messages).answers()
         self._requests = Requests(messages, answers, service.settings)
         self._calls = 0
-        self._kept_bytes = 0
         # Of the large messages one is parsed in each turn of the event loop.
         self._large = asyncio.Lock()
         self._arrivals = Arrivals()
@@ -201,7 +199,6 @@ class GrpcServer:
         on until the model's answer is, so that copies of a message are made of one at a time.
         """
         message = await self._arrivals.read(context, call.deadline)
-        room.callback(self._release, len(message))
         room.enter_context(self._service.bodies.holding(len(message)))
         values = await self._requests.count(method, message)
         room.enter_context(self._service.bodies.holding(values * VALUE_BYTES))
@@ -210,17 +207,6 @@ class GrpcServer:
         async with self._large:
             await asyncio.sleep(0)
             return self._requests.parse(method, message)
-
-    def _release(self, size: int) -> None:
-        """A message of `size` bytes has been answered.
-
-        gRPC and its Python side cut what arrives into pieces of some KiB, of which the C library's
-        heaps keep the room: as much as the messages that came at the same time.
-        """
-        self._kept_bytes += size
-        if self._kept_bytes >= self._service.settings.body_limit_bytes:
-            self._kept_bytes = 0
-            asyncio.get_running_loop().run_in_executor(None, give_memory_back)
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
         """The call's span; what asks no model has none."""

@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 
 from checks.ports import free_port
+from server import connection
 from server.call import Call
 from server.connection import Bodies
 from server.kserve import grpc_service, models
@@ -187,9 +188,7 @@ def test_what_a_refused_text_went_through_is_not_kept(
 ) -> None:
     """Futures and the errors that they hold keep each other, and the texts of the request."""
     errors: list[Any] = []
-    monkeypatch.setattr(
-        grpc_service, "log_failure", lambda error, _: errors.append(weakref.ref(error))
-    )
+    monkeypatch.setattr("log_failure", lambda error, _: errors.append(weakref.ref(error)))
     message = raw_inference(elements(b"q"), elements(b"x" * 100_000)).SerializeToString()
     gc.collect()
     gc.disable()
@@ -201,18 +200,25 @@ def test_what_a_refused_text_went_through_is_not_kept(
         gc.enable()
 
 
-def test_heaps_are_given_back_after_as_much_as_one_body(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("surface", ["http", "grpc"])
+def test_heaps_are_given_back_after_many_large_bodies(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, surface: str
 ) -> None:
     given_back: list[int] = []
-    monkeypatch.setattr(grpc_service, "give_memory_back", lambda: given_back.append(1))
-    found, limit = free_port(), 1 << 20
-    serve({**MOCK, "NIM_TRITON_GRPC_PORT": str(found), "NIM_HTTP_BODY_LIMIT_BYTES": str(limit)})
-    for messages in range(1, 9):
-        with refused("values"):
-            ask(found, "ModelInfer", b"\x2a\x00" * (limit // 8))
-        wait_until(lambda: len(given_back) >= messages // 4)  # noqa: B023
-        assert len(given_back) <= messages // 4
+    monkeypatch.setattr(connection, "give_memory_back", lambda: given_back.append(1))
+    monkeypatch.setattr(connection, "_FRAGMENTED_BYTES", 1 << 17)
+    monkeypatch.setattr(connection, "_GIVE_BACK_BYTES", 1 << 19)
+    found = free_port()
+    server = serve({**MOCK, "NIM_TRITON_GRPC_PORT": str(found)})
+    for bodies in range(1, 9):
+        server.rank(b" " * 1000)  # small ones do not count
+        if surface == "grpc":
+            with refused("values"):
+                ask(found, "ModelInfer", b"\x2a\x00" * (1 << 16))
+        else:
+            assert server.http.post("/v1/ranking", content=b" " * (1 << 17)).status_code == 400
+        wait_until(lambda: len(given_back) >= bodies // 4)  # noqa: B023
+        assert len(given_back) <= bodies // 4
 
 
 def test_a_message_is_not_kept_while_its_texts_are_scored(
@@ -261,7 +267,7 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
 
 def test_large_messages_take_turns_with_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two are parsed in one turn of the event loop, however many have come."""
-    monkeypatch.setattr(grpc_service, "_LARGE_BYTES", 1)
+    monkeypatch.setattr("_LARGE_BYTES", 1)
     turns, parsed = 0, list[int]()
     count, parse, together = Requests.count, Requests.parse, asyncio.Barrier(20)
 
