@@ -188,7 +188,9 @@ def test_what_a_refused_text_went_through_is_not_kept(
 ) -> None:
     """Futures and the errors that they hold keep each other, and the texts of the request."""
     errors: list[Any] = []
-    monkeypatch.setattr("log_failure", lambda error, _: errors.append(weakref.ref(error)))
+    monkeypatch.setattr(
+        grpc_service, "log_failure", lambda error, _: errors.append(weakref.ref(error))
+    )
     message = raw_inference(elements(b"q"), elements(b"x" * 100_000)).SerializeToString()
     gc.collect()
     gc.disable()
@@ -211,7 +213,7 @@ def test_heaps_are_given_back_after_many_large_bodies(
     found = free_port()
     server = serve({**MOCK, "NIM_TRITON_GRPC_PORT": str(found)})
     for bodies in range(1, 9):
-        server.rank(b" " * 1000)  # small ones do not count
+        server.http.post("/v1/ranking", content=b" " * 1000)  # small ones do not count
         if surface == "grpc":
             with refused("values"):
                 ask(found, "ModelInfer", b"\x2a\x00" * (1 << 16))
@@ -267,7 +269,7 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
 
 def test_large_messages_take_turns_with_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two are parsed in one turn of the event loop, however many have come."""
-    monkeypatch.setattr("_LARGE_BYTES", 1)
+    monkeypatch.setattr(grpc_service, "_LARGE_BYTES", 1)
     turns, parsed = 0, list[int]()
     count, parse, together = Requests.count, Requests.parse, asyncio.Barrier(20)
 
