@@ -349,7 +349,8 @@ class Service:
         while not self.stopping:
             time.sleep(_ENGINES_PAUSE_S)
             faulty = self._faulty()
-            if faulty is not None and not lost:
+            # Looked at last: threads of models that are closed have ended, too.
+            if faulty is not None and not lost and not self.stopping:
                 _log.critical("%s: %s; the process must be restarted", *faulty)
             lost = faulty is not None
             for kind, served in list(self._served.items()):
