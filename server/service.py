@@ -41,9 +41,9 @@ _ROOM_FOR_BODIES = 256 << 20
 _RETIRING_PAUSE_S = 0.05
 # A request that took the model just before it was replaced has begun by then.
 _RETIRING_NOTICE_S = 2.0
-# How often a model that warms up anew is looked at, and engines are watched.
+# How often a model that warms up anew is looked at, and engines are; one that is away is asked.
 _WATCH_PAUSE_S = 0.2
-_ENGINES_PAUSE_S = 1.0
+_AWAY_PAUSE_S = 1.0
 # Opening a model reads files and compiles for minutes at most; with a disk that is gone, for ever.
 _OPENING_PATIENCE_S = 1800.0
 
@@ -347,7 +347,7 @@ class Service:
         told: dict[Kind, str] = {}
         lost = False
         while not self.stopping:
-            time.sleep(_ENGINES_PAUSE_S)
+            time.sleep(_AWAY_PAUSE_S)
             faulty = self._faulty()
             # Looked at last: threads of models that are closed have ended, too.
             if faulty is not None and not lost and not self.stopping:

@@ -40,7 +40,7 @@ def settings(**given: str) -> Settings:
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The mock's reranker and embedder."""
     monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.2)
-    monkeypatch.setattr(service_module, "_ENGINES_PAUSE_S", 0.05)
+    monkeypatch.setattr(service_module, "_AWAY_PAUSE_S", 0.05)
     started = Service(settings())
     started.start()
     wait_until(lambda: started.loaded)
