@@ -62,6 +62,10 @@ _NO_CUDA = re.compile(r"CUDA failure (35|209|803|804)\b|CUDA wasn't able to be l
 _FATAL, _ERRORS = 4, 3
 # The work of a model; the rest (shapes, masks, indices) may be on the CPU.
 _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
+# How long threads look for work before they sleep, in µs: longer than from one operator to the
+# next, and for short calls to the next call. Left alone they burn ten times the CPU of a small call
+# when no other follows.
+_SPIN = ("session.intra_op.spin_duration_us", "200")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 # Versions from the first to before the second give TensorRT a network without the graph's types, by
 # a wrong comparison of versions: github.com/microsoft/onnxruntime/pull/29779. So does the library
@@ -399,6 +403,7 @@ def _session_options(ort: Any, name: str, threads: int) -> Any:
     # library maps and unmaps them each time, a third of a large call. What it keeps is bounded
     # because batches are (BatchLimits). Patterns would be planned anew for every shape.
     options.enable_mem_pattern = False
+    options.add_session_config_entry(*_SPIN)
     if name != "onnxruntime-cpu":
         options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
     return options

@@ -461,3 +461,25 @@ def test_what_the_loader_prints_is_told_and_stdout_stays(
     with pytest.raises(EngineUnavailable, match=r"it said: Failed to load libcublas\.so\.13"):
         opened(monkeypatch, bare_directory, "onnxruntime-cuda", Session(["CPUExecutionProvider"]))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "onnxruntime-cuda"])
+def test_threads_without_work_go_to_sleep(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path, name: str
+) -> None:
+    """ONNX Runtime's own choice spins for longer than a small call takes."""
+    made: list[ort.SessionOptions] = []
+
+    class Noting(Session):
+        def __init__(self, _: str, sess_options: Any, providers: Any, **__: Any) -> None:
+            super().__init__([provider for provider, _ in providers])
+            made.append(sess_options)
+
+    monkeypatch.setattr("runtime.engines.find_gpu", lambda: Gpu("H100", "9.0", "x86_64", "580"))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: PROVIDERS)
+    monkeypatch.setattr(ort, "InferenceSession", Noting)
+    engine = open_engine(name, bare_directory)
+    engine.close()
+    asked = "session.intra_op.spin_duration_us"
+    assert made
+    assert all(int(one.get_session_config_entry(asked)) <= 1000 for one in made)
