@@ -65,7 +65,7 @@ _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
 # How long threads look for work before they sleep, in µs: longer than from one operator to the
 # next, and for short calls to the next call. Left alone they burn ten times the CPU of a small call
 # when no other follows.
-_SPIN = ("session.intra_op.spin_duration_us", "200")
+_SPIN = ("session.intra_op.spin_duration_us", "500")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 # Versions from the first to before the second give TensorRT a network without the graph's types, by
 # a wrong comparison of versions: github.com/microsoft/onnxruntime/pull/29779. So does the library
