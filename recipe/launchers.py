@@ -1,10 +1,8 @@
 """Starting an endpoint, by Docker or as a process of this machine: one protocol for both."""
 
 import os
-import select
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,9 +16,12 @@ import msgspec
 
 from recipe.config import DeployConfig
 from recipe.errors import BadConfig, OutputRefused, StageFailed
+from recipe.processes import Started, read_started, write_started
 from recipe.progress import Say
 
 ENDPOINT_FILE = "endpoint.json"
+# Which process serves; the number alone could be another one's by now.
+_PROCESS_FILE = "server.pid"
 _RECIPE, _OWNER = "open-rerank.recipe", "open-rerank.output"
 _NAME = "rerank"
 _LOG_LINES = 20
@@ -47,7 +48,8 @@ def handed_over(folder: Path) -> Record | None:
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     if record.launcher == "process":
-        return record if _is_server(int(record.handle)) else None
+        left = read_started(folder / _PROCESS_FILE)
+        return record if left is not None and record.handle == str(left.pid) else None
     return record if shutil.which("docker") and _is_up(record.handle) else None
 
 
@@ -295,8 +297,8 @@ class process(Launcher):  # noqa: N801 - named as the setting's value
         older = self._older()
         if older is not None and not self._replace:
             raise OutputRefused(
-                f"an endpoint of this recipe runs as process {older}; set replace_existing=true "
-                f"to replace it, or stop it with: kill {older}"
+                f"an endpoint of this recipe runs as process {older.pid}; set "
+                f"replace_existing=true to replace it, or stop it with: kill {older.pid}"
             )
 
     def shown(self) -> str:
@@ -308,8 +310,8 @@ class process(Launcher):  # noqa: N801 - named as the setting's value
         """See Launcher."""
         older = self._older()
         if older is not None:
-            say(f"replace the process {older}")
-            _end(older)
+            say(f"replace the process {older.pid}")
+            older.end()
         _require_free(self._settings)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
@@ -322,9 +324,9 @@ class process(Launcher):  # noqa: N801 - named as the setting's value
                 # An interrupt on the terminal is for the stage, which then stops the server.
                 start_new_session=True,
             )
-        _write_pid(self._pid_file, running.pid)
+        write_started(self._process_file, running.pid)
         url = f"http://{self._settings.bind_address}:{self._settings.host_port}"
-        return _Process(url, running, self._log, self._pid_file)
+        return _Process(url, running, self._log, self._process_file)
 
     def _arguments(self) -> list[str]:
         return [str(self._program()), "--rank", str(self._model_dir.resolve())]
@@ -344,23 +346,19 @@ class process(Launcher):  # noqa: N801 - named as the setting's value
         return Path(sys.executable).with_name("rerank-serve")
 
     @property
-    def _pid_file(self) -> Path:
-        return self._log.with_name("server.pid")
+    def _process_file(self) -> Path:
+        return self._log.with_name(_PROCESS_FILE)
 
-    def _older(self) -> int | None:
+    def _older(self) -> Started | None:
         """A server that an earlier run of this stage started and that still runs."""
-        try:
-            number = int(self._pid_file.read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return number if _is_server(number) else None
+        return read_started(self._process_file)
 
 
 @dataclass
 class _Process(Endpoint):
     running: "subprocess.Popen[bytes]"
     log: Path
-    pid_file: Path
+    process_file: Path
 
     def is_alive(self) -> bool:
         return self.running.poll() is None
@@ -383,7 +381,7 @@ class _Process(Endpoint):
             except subprocess.TimeoutExpired:
                 self.running.kill()
                 self.running.wait()
-        self.pid_file.unlink(missing_ok=True)
+        self.process_file.unlink(missing_ok=True)
 
     def stop_command(self) -> str:
         return f"kill {self.running.pid}"
@@ -395,14 +393,6 @@ class _Process(Endpoint):
             handle=str(self.running.pid),
             stop=self.stop_command(),
         )
-
-
-def _is_server(number: int) -> bool:
-    """Whether the process is a rerank-serve: its number may belong to another one by now."""
-    try:
-        return b"rerank-serve" in Path(f"/proc/{number}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _is_up(container: str) -> bool:
@@ -418,25 +408,6 @@ def _require_free(settings: DeployConfig) -> None:
             raise StageFailed(
                 f"something answers on {place[0]}:{place[1]} already; stop it, or set host_port"
             )
-
-
-def _write_pid(file: Path, number: int) -> None:
-    file.write_text(f"{number}\n")
-
-
-def _end(number: int) -> None:
-    """Stop a process that is no child of ours, and wait until it is gone."""
-    # Readable as soon as all threads have ended, whether or not a parent asks how: the first
-    # process of a container may not. Nobody else is given the number meanwhile.
-    process = os.pidfd_open(number)
-    try:
-        signal.pidfd_send_signal(process, signal.SIGTERM)
-        ended, _, _ = select.select([process], [], [], _STOP_S)
-        if not ended:
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-            select.select([process], [], [])
-    finally:
-        os.close(process)
 
 
 def _docker(*arguments: str) -> str:

@@ -42,7 +42,10 @@ def disable_telemetry() -> None:
     What was set to report before is overwritten. A package that is imported already goes on as it
     began.
     """
-    os.environ.update(SWITCHES)
+    for name, value in SWITCHES.items():
+        # Not again where it stands: changing the environment beside other threads is not safe.
+        if os.environ.get(name) != value:
+            os.environ[name] = value
     # None in this place is how Python is told that a module cannot be imported.
     sys.modules.setdefault(_REPORTER, None)  # type: ignore[arg-type]
 

@@ -8,22 +8,24 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from typing import NoReturn
 
 from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
-from runtime.telemetry import disable_telemetry
 from server import health, metadata, pages
 from server.auth import KeyGuard
 from server.descriptors import raise_descriptor_limit
 from server.errors import answer_with
 from server.hosts import HostGuard
 from server.kserve.grpc_service import GrpcServer
+from server.libraries import prepare_libraries
+from server.limits import LimitReached, limit_behind, require_room
 from server.listen import SideListener, take_port
-from server.logs import configure_logging
+from server.logs import asks_for_json, configure_logging, say_refused
 from server.metrics import CONTENT_TYPE
 from server.observe import Observer
 from server.openapi import document
@@ -66,16 +68,17 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     """The whole application; without `settings`, those of the environment, with logging and the
     limit of file descriptors set up as `rerank-serve` does.
 
-    Raises SystemExit with one line when the environment cannot be used.
+    Raises SystemExit after one line when the environment cannot be used.
     """
-    disable_telemetry()
+    prepare_libraries()
     if settings is None:
         _refuse_workers()
         try:
             settings = read_settings(os.environ)
-        except SettingsError as error:
-            raise SystemExit(str(error)) from None
-        configure_logging(settings)
+            require_room()
+        except (SettingsError, LimitReached) as error:
+            _refuse(str(error))
+        configure_logging(settings.log_level, as_json=settings.json_logs)
         raise_descriptor_limit()
     service = Service(settings)
     stopping = Stopping(service, voice_of)
@@ -109,11 +112,16 @@ def _refuse_workers() -> None:
     if parent is None or parent.pid is None or "--reload" in sys.argv:
         return
     os.kill(parent.pid, signal.SIGTERM)
-    raise SystemExit(
+    _refuse(
         "found several uvicorn workers, each of which would hold the model's memory and fight for "
         "the cores; one process serves all requests and uses every core: leave --workers and "
         "WEB_CONCURRENCY out"
     )
+
+
+def _refuse(reason: str) -> NoReturn:
+    say_refused(reason, as_json=asks_for_json(os.environ))
+    raise SystemExit(1) from None
 
 
 def open_surfaces(settings: Settings) -> list[Surface]:
@@ -157,15 +165,30 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
 @asynccontextmanager
 async def _running(service: Service, stopping: Stopping) -> AsyncIterator[None]:
     """From open ports to closed models."""
-    closers = await _open_ports(service, stopping)
-    service.start()
-    with stopping.on_signals(), reloading_on_signal(service):
+    with ExitStack() as signals:
+        with _ended_by_limits():
+            closers = await _open_ports(service, stopping)
+            service.start()
+            signals.enter_context(stopping.on_signals())
+            signals.enter_context(reloading_on_signal(service))
         yield
         # Requests that run are answered first, on these ports as on the API's.
         await asyncio.gather(*(close() for close in closers))
         await asyncio.to_thread(service.close)
         if service.tracing is not None:
             await asyncio.to_thread(service.tracing.close)
+
+
+@contextmanager
+def _ended_by_limits() -> Iterator[None]:
+    """End the process with one line when a limit of threads or memory is met in the block."""
+    try:
+        yield
+    except Exception as error:
+        limit = limit_behind(error)
+        if limit is None:
+            raise
+        give_up(f"cannot start: {limit}")
 
 
 async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[], Awaitable[None]]]:

@@ -1,61 +1,61 @@
-"""`rerank-serve`: serve artifacts."""
+"""`rerank-serve`: serve artifacts.
 
-import argparse
+Signals first, imports after: the first process of a container has no default for them, and one that
+came while the rest is imported would be lost.
+"""
+
 import os
 import signal
-import sys
 
-import uvicorn
-
-from runtime.telemetry import disable_telemetry
-from server.app import create_app
-from server.descriptors import raise_descriptor_limit
-from server.listen import connection_options, take_port
-from server.logs import configure_logging
-from server.settings import SettingsError, read_settings
-from server.variables import OPTIONS
-
-# Longer than the idle time of common load balancers, so that they close first.
-_KEEP_ALIVE_S = 75
-_USAGE_ERROR = 2
+_FAILED = 1
+_STDERR = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; 0 after a clean stop, 2 for settings that cannot be used."""
-    disable_telemetry()
-    options = vars(_parser().parse_args(arguments))
-    given = {name: value for name, value in options.items() if value}
+    """Serve until told to stop; 0 after a clean stop, 1 for a start that fails, 2 for settings
+    that cannot be used.
+
+    SIGTERM and SIGINT end the process from here on, unless the server listens to them itself.
+    SIGHUP, which asks to reload, asks for nothing before that; in a terminal it goes on ending the
+    process.
+    """
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGINT)}
+    if not os.isatty(_STDERR):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        settings = read_settings(os.environ, given)
-        configure_logging(settings)
-        raise_descriptor_limit()
-        connections = connection_options(settings)
-        app = create_app(settings)
-        taken = take_port(settings.host, settings.port, "NIM_HTTP_API_PORT")
-    except SettingsError as error:
-        print(f"rerank-serve: {error}", file=sys.stderr)
-        return _USAGE_ERROR
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        lifespan="on",
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        **connections,
-    )
-    # uvicorn raises the signal again when it has stopped; a stop that was asked for is no error.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[taken])
-    return 0
+        return _start(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rerank-serve",
-        description="Serve a reranker, an embedder or both on the surfaces of NVIDIA's NIMs and "
-        "others. Everything else is set by environment variables; README lists them.",
-    )
-    for option in OPTIONS:
-        word = option.name.removeprefix("--").upper()
-        parser.add_argument(option.name, dest=option.name, metavar=word, help=option.effect)
-    return parser
+def _end(*_: object) -> None:
+    """End as after a clean stop: before the server listens there is nothing to answer, and when it
+    has stopped, uvicorn raises the signal again.
+
+    Without Python's own end, which waits for threads that may hang, and takes from native ones
+    what they use.
+    """
+    os._exit(0)
+
+
+def _start(arguments: list[str] | None) -> int:
+    # These import the standard library only, so that they can speak of what fails below.
+    from server.libraries import prepare_libraries
+    from server.limits import limit_behind, require_room
+    from server.logs import asks_for_json, say_refused
+
+    as_json = asks_for_json(os.environ)
+    prepare_libraries()
+    try:
+        require_room()
+        from server.command import serve
+
+        return serve(arguments, as_json=as_json)
+    except Exception as error:
+        limit = limit_behind(error)
+        if limit is None and not as_json:
+            raise
+        reason = limit or f"the start failed unexpectedly: {type(error).__name__}"
+        say_refused(reason, as_json=as_json, error=None if limit else error)
+        return _FAILED

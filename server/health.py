@@ -39,6 +39,12 @@ def _status(ready: bool) -> int:
     return 200 if ready else _UNAVAILABLE
 
 
+def _reply(service: Service, asked: str, holds: bool) -> Response[HealthReply]:
+    state = asked if holds else f"not {asked}"
+    reply = HealthReply(_spelling(service), f"Service is {state}.")
+    return Response(reply, status_code=_status(holds))
+
+
 def _empty(status: int) -> Response[bytes]:
     return Response(b"", status_code=status, media_type=MediaType.TEXT)
 
@@ -49,20 +55,12 @@ class Health(Controller):
     @route("/v1/health/live", http_method=_PROBE)
     async def live(self, service: NamedDependency[Service]) -> Response[HealthReply]:
         """The process answers, no engine hangs and no device is lost: 503 asks for a restart."""
-        state = "live" if service.live else "not live"
-        return Response(
-            HealthReply(_spelling(service), f"Service is {state}."),
-            status_code=_status(service.live),
-        )
+        return _reply(service, "live", service.live)
 
     @route("/v1/health/ready", http_method=_PROBE)
     async def ready(self, service: NamedDependency[Service]) -> Response[HealthReply]:
         """The model answers."""
-        state = "ready" if service.ready else "not ready"
-        return Response(
-            HealthReply(_spelling(service), f"Service is {state}."),
-            status_code=_status(service.ready),
-        )
+        return _reply(service, "ready", service.ready)
 
     @route("/v2/health/live", http_method=_PROBE)
     async def kserve_live(self, service: NamedDependency[Service]) -> Response[bytes]:
@@ -77,17 +75,17 @@ class Health(Controller):
     @route("/health", http_method=_PROBE)
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
         """Status, whether the model is loaded, and where it runs."""
-        loaded = service.loaded
-        status: Literal["loading", "stopping", "failed"] = "stopping" if loaded else "loading"
-        if not service.live or service.away:
+        found = service.condition()
+        status: Literal["ok", "loading", "stopping", "failed"]
+        status = "stopping" if found.loaded else "loading"
+        if found.ready:
+            status = "ok"
+        elif not found.live or found.away:
             status = "failed"
+        device = service.primary.model.info.device if found.loaded else None
         return Response(
-            PlainHealth(
-                status="ok" if service.ready else status,
-                model_loaded=loaded,
-                device=service.primary.model.info.device if loaded else None,
-            ),
-            status_code=_status(service.ready),
+            PlainHealth(status=status, model_loaded=found.loaded, device=device),
+            status_code=_status(found.ready),
         )
 
 

@@ -24,6 +24,7 @@ from runtime.scheduling.stats import SchedulerStats
 from runtime.selection import AUTO, ONNX
 from server.connection import Bodies
 from server.errors import NotReady, NotServed, ReloadRuns
+from server.limits import limit_behind
 from server.memory import give_memory_back, map_large_blocks
 from server.metrics import Metrics
 from server.names import AcceptedNames
@@ -42,7 +43,7 @@ _ROOM_FOR_BODIES = 256 << 20
 _RETIRING_PAUSE_S = 0.05
 # A request that took the model just before it was replaced has begun by then.
 _RETIRING_NOTICE_S = 2.0
-# How often a model that warms up anew is looked at, and an engine that is away is asked again.
+# How often a model that warms up anew is looked at, and engines are; one that is away is asked.
 _WATCH_PAUSE_S = 0.2
 _AWAY_PAUSE_S = 1.0
 # Opening a model reads files and compiles for minutes at most; with a disk that is gone, for ever.
@@ -102,6 +103,23 @@ def _shortened(before: tuple[Predecessor, ...]) -> tuple[Predecessor, ...]:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What one look at the service found: whether every model answered a real inference, whether
+    the process can still be of use, whether an engine that is another process cannot be reached,
+    and whether the process was told to end."""
+
+    loaded: bool
+    live: bool
+    away: bool
+    stopping: bool
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.loaded and self.live and not self.away and not self.stopping
+
+
+@dataclass(frozen=True)
 class Served:
     """A loaded model: the name that /v1/models lists, those that requests may use, where it came
     from (None: made up), what it was asked, and the models that it replaced."""
@@ -129,7 +147,6 @@ class Service:
         self._all_loaded = False
         # The model that shows for the first time that it can compute; it may hang at that.
         self._warming: Model | None = None
-        self._told_fault = False
         self._reloading = threading.Lock()
         self.bodies = Bodies(max(_BODIES_AT_ONCE * settings.body_limit_bytes, _ROOM_FOR_BODIES))
         self.tracing = open_tracing(settings)
@@ -140,10 +157,14 @@ class Service:
         """Whether every model answered a real inference."""
         return self._all_loaded
 
+    def condition(self) -> Condition:
+        """One look at everything that health tells of."""
+        return Condition(self.loaded, self.live, self.away, self.stopping)
+
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here."""
-        return self.loaded and not self.stopping and self.live and not self.away
+        return self.condition().ready
 
     @property
     def away(self) -> bool:
@@ -155,18 +176,18 @@ class Service:
     def live(self) -> bool:
         """Whether the process can still be of use: no engine hangs, no thread has ended, no device
         is lost."""
+        return self.stopping or self._faulty() is None
+
+    def _faulty(self) -> tuple[Kind, str] | None:
+        """The model that does not compute any more, and what ails it."""
         models = [served.model for served in list(self._served.values())]
         if self._warming is not None:
             models.append(self._warming)
         for model in models:
             fault = model.fault(self.settings.engine_patience_s)
-            if fault is not None and not self.stopping:
-                if not self._told_fault:
-                    _log.critical("%s: %s; the process must be restarted", model.info.kind, fault)
-                self._told_fault = True
-                return False
-        self._told_fault = False
-        return True
+            if fault is not None:
+                return model.info.kind, fault
+        return None
 
     @property
     def all_served(self) -> list[Served]:
@@ -199,8 +220,8 @@ class Service:
         return cast(Embedder, self.served("embed").model)
 
     def start(self) -> None:
-        """Log what was asked for and load the models in a thread of its own; another one asks for
-        engines that are away.
+        """Log what was asked for and load the models in a thread of its own; another one watches
+        their engines.
 
         The threads are daemons: a process that is told to end does not wait for a model to load.
         """
@@ -209,7 +230,7 @@ class Service:
         map_large_blocks()
         for name, work in (
             ("model-loader", self._load),
-            ("engine-watch", self._ask_engines_that_are_away),
+            ("engine-watch", self._watch_engines),
         ):
             threading.Thread(target=work, name=name, daemon=True).start()
 
@@ -338,11 +359,18 @@ class Service:
         for served in list(self._served.values()):
             served.model.lift_bounds()
 
-    def _ask_engines_that_are_away(self) -> None:
-        """The thread that finds out that an engine is back: nobody sends requests meanwhile."""
+    def _watch_engines(self) -> None:
+        """The thread that tells of an engine that is lost, and finds out that one that was away is
+        back: nobody sends requests meanwhile."""
         told: dict[Kind, str] = {}
+        lost = False
         while not self.stopping:
             time.sleep(_AWAY_PAUSE_S)
+            faulty = self._faulty()
+            # Looked at last: threads of models that are closed have ended, too.
+            if faulty is not None and not lost and not self.stopping:
+                _log.critical("%s: %s; the process must be restarted", *faulty)
+            lost = faulty is not None
             for kind, served in list(self._served.items()):
                 if served.model.away:
                     told[kind] = _look_again(served.model, told.get(kind, ""))
@@ -357,8 +385,11 @@ class Service:
                 self._add(model, directory)
         except ServingError as error:
             given = ", ".join(self.settings.model_wishes) or "nothing else"
-            give_up(f"cannot serve the model: {error} (given: {given})")
-        except BaseException:  # a panic in the tokenizer's Rust is no Exception
+            reason = limit_behind(error) or error
+            give_up(f"cannot serve the model: {reason} (given: {given})")
+        except BaseException as error:  # a panic in the tokenizer's Rust is no Exception
+            if limit := limit_behind(error):
+                give_up(f"cannot serve the model: {limit}")
             _log.exception("loading the model failed unexpectedly")
             give_up("cannot serve the model")
         else:

@@ -4,6 +4,8 @@
 # target, GPU or TensorRT gets a plan of its own. It takes the model's place under the variable that
 # named the model, so that an embedder beside it stays.
 set -eu
+# The first process of a container has no default for signals.
+trap 'exit 0' TERM INT
 
 if [ -z "${RERANK_BUILD_TARGET:-}" ]; then
     exec rerank-serve "$@"
@@ -43,8 +45,11 @@ print(f"sm{gpu.compute_capability}-tensorrt{tensorrt_version()}" if gpu else "")
 artifact="$cache/plans/$(sha256sum "$model/manifest.json" | cut -c1-12)-$RERANK_BUILD_TARGET-$machine"
 if [ ! -f "$artifact/manifest.json" ]; then
     echo "start: building a plan for $RERANK_BUILD_TARGET, which takes minutes" >&2
+    # Beside the shell, which hears signals only between commands that it waits for in front.
     rerank-export build "$model" --target "$RERANK_BUILD_TARGET" --out "$artifact" \
-        --timing-cache "$cache/plans/$machine.timing"
+        --timing-cache "$cache/plans/$machine.timing" &
+    trap 'kill "$!" || :; wait "$!" || :; exit 0' TERM INT
+    wait "$!"
 fi
 export "$source=$artifact"
 exec rerank-serve "$@"

@@ -16,7 +16,16 @@ from pathlib import Path
 
 import httpx
 
-from checks.faults import bodies, exposure, hostile, lifecycle, load, protocols, requests
+from checks.faults import (
+    bodies,
+    exposure,
+    hostile,
+    lifecycle,
+    load,
+    protocols,
+    requests,
+    starting,
+)
 from checks.faults.fault import Broken, Fault, NotHere, NotJudged
 from checks.faults.own import started
 from checks.faults.target import Target
@@ -27,6 +36,7 @@ FAULTS: tuple[Fault, ...] = (
     *bodies.FAULTS,
     *requests.FAULTS,
     *load.FAULTS,
+    *starting.FAULTS,
     *lifecycle.FAULTS,
     *exposure.FAULTS,
     *protocols.FAULTS,

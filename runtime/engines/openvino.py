@@ -2,6 +2,9 @@
 
 Left alone, OpenVINO computes a float32 graph in bf16 wherever the hardware has it, and says
 nothing; so each precision is an engine of its own.
+
+It makes kernels for every shape that it sees and keeps them, hundreds of KiB a shape; so rows are
+padded to few lengths.
 """
 
 from collections.abc import Mapping
@@ -12,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.cores import usable_cores
-from runtime.engines import AnyShape, EngineSetup
+from runtime.engines import EngineSetup
 from runtime.engines.lanes import Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
+from runtime.shapes import Shape, ShapeRange, rounded
 from runtime.telemetry import import_without_telemetry
 
 # Of the exception that tells so.
@@ -22,10 +26,17 @@ _WEIGHTS_ELSEWHERE = "outside the base directory"
 _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 
 
-class OpenVinoEngine(AnyShape):
-    """One graph on the CPU, compiled into requests that compute one call each."""
+class OpenVinoEngine:
+    """One graph on the CPU, compiled into requests that compute one call each.
 
-    def __init__(self, name: str, version: str, compiled: Any, lanes: Lanes[Any]) -> None:
+    Rows are padded to few lengths, though to no more than `max_tokens`.
+    """
+
+    shapes: tuple[ShapeRange, ...] = ()
+
+    def __init__(
+        self, name: str, version: str, compiled: Any, lanes: Lanes[Any], max_tokens: int
+    ) -> None:
         self.name = name
         self.version = version
         self.device = "cpu"
@@ -33,6 +44,11 @@ class OpenVinoEngine(AnyShape):
         self.input_names = [i.get_any_name() for i in compiled.inputs]
         self.output_names = [o.get_any_name() for o in compiled.outputs]
         self._lanes: Lanes[Any] | None = lanes
+        self._max_tokens = max_tokens
+
+    def shape_for(self, rows: int, tokens: int) -> Shape:
+        """See Engine."""
+        return rows, max(tokens, min(rounded(tokens), self._max_tokens))
 
     def run(
         self, inputs: Mapping[str, npt.NDArray[np.generic]]
@@ -54,7 +70,7 @@ class OpenVinoEngine(AnyShape):
 def open_engine(
     name: str,
     model_file: Path,
-    setup: EngineSetup,  # noqa: ARG001
+    setup: EngineSetup,
 ) -> OpenVinoEngine:
     """Compile `model_file` for the CPU in the precision that `name` says, or raise
     EngineUnavailable."""
@@ -92,4 +108,4 @@ def open_engine(
     if found != precision:
         raise EngineUnavailable(f"engine {name} computes in {found}, wanted {precision}")
     lanes = Lanes(compiled.create_infer_request(), narrow)
-    return OpenVinoEngine(name, openvino.__version__, compiled, lanes)
+    return OpenVinoEngine(name, openvino.__version__, compiled, lanes, setup.max_tokens)

@@ -10,7 +10,6 @@ onnxruntime-gpu 1.31.1.
 """
 
 import contextlib
-import io
 import itertools
 import logging
 import os
@@ -58,9 +57,15 @@ _NO_TENSORRT = "Please install TensorRT libraries"
 # A driver, a card or a library with which this build can never compute: driver too old (35), no
 # kernels for the card (209), driver and library or card apart (803, 804; driver_types.h of CUDA).
 _NO_CUDA = re.compile(r"CUDA failure (35|209|803|804)\b|CUDA wasn't able to be loaded")
-_ERRORS_ONLY = 3
+# Nothing: what fails is raised in the same words, which ONNX Runtime would print on stderr. Not so
+# what TensorRT's parser and builder say: of these the errors.
+_FATAL, _ERRORS = 4, 3
 # The work of a model; the rest (shapes, masks, indices) may be on the CPU.
 _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
+# How long threads look for work before they sleep, in µs: longer than from one operator to the
+# next, and for short calls to the next call. Left alone they burn ten times the CPU of a small call
+# when no other follows.
+_SPIN = ("session.intra_op.spin_duration_us", "500")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 # Versions from the first to before the second give TensorRT a network without the graph's types, by
 # a wrong comparison of versions: github.com/microsoft/onnxruntime/pull/29779. So does the library
@@ -244,7 +249,8 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 ort.__version__,
             )
     providers = provider_options(name, setup, typed=keeps_types(ort.__version__))
-    with _libraries(ort, name) as printed, _whole_float32(name):
+    said = _load_libraries(ort, name)
+    with _whole_float32(name):
         try:
             session = _session(ort, name, model_file, providers, usable_cores())
             # A session may compute several calls at a time.
@@ -262,7 +268,7 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
             if name == "onnxruntime-cpu":
                 raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
             raise understood(name, error, f"cannot open {model_file.name}") from error
-    _refuse_fallback(name, wanted, session, printed.getvalue())
+    _refuse_fallback(name, wanted, session, said)
     if name == "onnxruntime-cpu":
         return OrtEngine(name, ort.__version__, session, Lanes(session, narrow))
     _refuse_work_elsewhere(name, wanted[0], session)
@@ -391,42 +397,45 @@ def _session(
 
 def _session_options(ort: Any, name: str, threads: int) -> Any:
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _ERRORS if name == "onnxruntime-tensorrt" else _FATAL
     options.intra_op_num_threads = threads
     # The arena keeps the pages of large intermediate values between calls: without it the C
     # library maps and unmaps them each time, a third of a large call. What it keeps is bounded
     # because batches are (BatchLimits). Patterns would be planned anew for every shape.
     options.enable_mem_pattern = False
+    options.add_session_config_entry(*_SPIN)
     if name != "onnxruntime-cpu":
         options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
     return options
 
 
-@contextlib.contextmanager
-def _libraries(ort: Any, name: str) -> Iterator[io.StringIO]:
-    """Load CUDA's libraries from their Python packages, where they are installed as such.
+def _load_libraries(ort: Any, name: str) -> str:
+    """Load CUDA's libraries from their Python packages, where they are installed as such; what ONNX
+    Runtime's function prints of those that it cannot load.
 
-    ONNX Runtime prints what it cannot load; that is collected.
+    It prints with a name of its module, so that the process's stdout stays as it is.
     """
-    printed = io.StringIO()
     if name == "onnxruntime-cpu":
-        yield printed
-        return
-    with contextlib.redirect_stdout(printed):
-        ort.preload_dlls()
-        yield printed
+        return ""
+    said: list[str] = []
+    ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
+    ort.preload_dlls()
+    return "; ".join(said)
 
 
 @contextlib.contextmanager
 def _whole_float32(name: str) -> Iterator[None]:
     """Compile without TensorFloat-32, for which ONNX Runtime's TensorRT provider has no option.
 
-    It would round what the graph keeps in float32 to 11 bits, the score head above all.
+    It would round what the graph keeps in float32 to 11 bits, the score head above all. A server
+    has set the variable before its first thread: changing it beside others is not safe.
     """
     variable, off = _NO_TF32
     before = os.environ.get(variable)
-    if name == "onnxruntime-tensorrt":
-        os.environ[variable] = off
+    if name != "onnxruntime-tensorrt" or before == off:
+        yield
+        return
+    os.environ[variable] = off
     try:
         yield
     finally:
@@ -436,14 +445,12 @@ def _whole_float32(name: str) -> Iterator[None]:
             os.environ[variable] = before
 
 
-def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, printed: str) -> None:
+def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, said: str) -> None:
     found = session.get_providers()
     for place, provider in enumerate(wanted):
         if place >= len(found) or found[place] != provider:
             what = _MISSING.get(provider, "another onnxruntime")
-            told = (
-                f" (it said: {'; '.join(printed.strip().splitlines())})" if printed.strip() else ""
-            )
+            told = f" (it said: {said})" if said else ""
             raise EngineUnavailable(
                 f"engine {name} could not start {provider} and would have run on "
                 f"{', '.join(found)}; wanted {what}{told}; repair the installation or choose "

@@ -1,7 +1,11 @@
 """Health routes of a ready server; what they say while it loads stands in test_lifecycle."""
 
+import itertools
+
 import httpx
 import pytest
+
+from server.service import Service
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,19 @@ def test_kserve_says_nothing(client: httpx.Client, path: str) -> None:
 def test_head(client: httpx.Client, path: str) -> None:
     response = client.head(path)
     assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("what", ["live", "ready"])
+def test_the_words_and_the_status_are_of_one_look(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    turns = itertools.cycle([True, False])
+    with monkeypatch.context() as patch:
+        patch.setattr(Service, "live", property(lambda _: next(turns)))
+        found = [client.get(f"/v1/health/{what}") for _ in range(4)]
+        plain = [client.get("/health") for _ in range(4)]
+    assert [one.status_code for one in found] == [200, 503] * 2
+    for one in found:
+        assert ("not" in one.json()["message"]) == (one.status_code == 503)
+    for one in plain:
+        assert (one.json()["status"] == "ok") == (one.status_code == 200)

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from server.logs import JsonLines, Lines, current_request
+from server.logs import JsonLines, Lines, asks_for_json, current_request
+from server.settings import SettingsError, read_settings
+from server.variables import VARIABLES
+from tests.server.conftest import Start
+from tests.server.test_lifecycle import UVICORN
 
 FORGED = "\n2026-01-01 00:00:00,000 CRITICAL server: all is lost\r\x1b[31m\x85\u2028"
 
@@ -58,3 +62,70 @@ def test_callers_words_are_in_no_line(start: Any, style: str) -> None:
     if style == "json":
         lines = [json.loads(line) for line in server.log.splitlines()]
         assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
+
+
+JSON = {"ENABLE_MOCK_INFERENCE": "1", "NIM_JSONL_LOGGING": "1"}
+# Ends with what Python prints by itself.
+_PRINTING = """
+import os, sys, threading, warnings
+from server.logs import configure_logging
+configure_logging("INFO", as_json=True)
+
+class Unraisable:
+    def __del__(self):
+        raise ValueError("one\\ntwo")
+
+Unraisable()
+warnings.warn("three\\nfour")
+thread = threading.Thread(target=lambda: 1 // 0)
+thread.start()
+thread.join()
+raise ValueError("five\\nsix")
+"""
+
+
+@pytest.mark.parametrize("name", [row.name for row in VARIABLES if row.field == "json_logs"])
+@pytest.mark.parametrize(
+    "value", ["1", "true", "ON", "0", "off", "json", "JSON", "pretty", " ", ""]
+)
+def test_the_wish_for_json_is_read_before_the_settings_as_they_read_it(
+    name: str, value: str
+) -> None:
+    try:
+        wanted = read_settings({"ENABLE_MOCK_INFERENCE": "1", name: value}).json_logs
+    except SettingsError:
+        wanted = False
+    assert asks_for_json({name: value}) == wanted
+
+
+def test_of_two_wishes_for_json_the_same_one_counts() -> None:
+    given = {"ENABLE_MOCK_INFERENCE": "1", "NIM_JSONL_LOGGING": "0", "LOG_FORMAT": "json"}
+    assert asks_for_json(given) == read_settings(given).json_logs
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "code", "told"),
+    [
+        ({"NIM_REQUIRE_AUTH": "true"}, (), 2, "NIM_REQUIRE_AUTH: found "),
+        ({"NIM_REQUIRE_AUTH": "true"}, UVICORN, 1, "NIM_REQUIRE_AUTH: found "),
+        ({}, ("-c", "from server.cli import main; main(['--unknown'])"), 2, "--unknown"),
+        ({"ENABLE_MOCK_INFERENCE": "", "NIM_CUSTOM_MODEL": "/nowhere"}, (), 2, "/nowhere"),
+        ({"NIM_HTTP_API_PORT": "{taken}"}, (), 2, "NIM_HTTP_API_PORT: found port"),
+        ({"NIM_TRITON_METRICS_PORT": "{taken}"}, (), 1, "NIM_TRITON_METRICS_PORT: found port"),
+        ({"NIM_TRITON_GRPC_PORT": "{taken}"}, (), 1, "NIM_TRITON_GRPC_PORT: found port"),
+        ({}, ("-c", _PRINTING), 1, "five\nsix"),
+    ],
+)
+def test_a_start_that_is_refused_speaks_json(
+    start: Start, given: dict[str, str], arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        filled = {name: value.replace("{taken}", taken) for name, value in given.items()}
+        server = start({**JSON, "PYTHONWARNINGS": "default", **filled}, *arguments)
+        assert server.exit_code() == code
+    lines = [json.loads(line) for line in server.log.splitlines()]
+    assert told in f"{lines[-1]['message']} {lines[-1].get('traceback')}"
+    assert lines[-1]["level"] == "CRITICAL"
+    if arguments == ("-c", _PRINTING):
+        assert len(lines) == 4

@@ -56,6 +56,7 @@ def settings(**given: str) -> Settings:
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The mock's reranker and embedder."""
     monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.2)
+    monkeypatch.setattr(service_module, "_AWAY_PAUSE_S", 0.05)
     started = Service(settings())
     started.start()
     wait_until(lambda: started.loaded)
@@ -275,6 +276,26 @@ def test_signals_while_a_reload_runs_are_one_more_behind_it(
     assert opened == ["rank", "embed"] * 2
 
 
+def test_a_look_at_a_lost_engine_tells_nobody_and_the_watch_tells_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = threading.Semaphore(0)
+
+    def ail(self: Model, patience_s: float) -> str:
+        if "must be restarted" in caplog.text:
+            told.release()
+        return f"an engine call has been running for {patience_s} s"
+
+    monkeypatch.setattr(Model, "fault", ail)
+    state = dict(vars(service))
+    assert [service.live, service.live, service.condition().live] == [False] * 3
+    assert not service.ready
+    assert vars(service) == state
+    for _ in range(4):  # looks after the line
+        assert told.acquire(timeout=PATIENCE_S)
+    assert caplog.text.count("must be restarted") == 1
+
+
 def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> None:
     def panic(_: Kind | None) -> None:
         raise PanicException
@@ -289,9 +310,12 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
+    async def hold(service: Service) -> None:
+        with service.bodies.holding(200 << 20):
+            pass
+
     service = Service(settings(NIM_HTTP_BODY_LIMIT_BYTES="100000"))
-    with service.bodies.holding(200 << 20):
-        pass
+    asyncio.run(hold(service))
     service.close()
 
 

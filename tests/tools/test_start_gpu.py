@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 _SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "start_gpu.sh"
 _MACHINE = "sm9.0-tensorrt10.16.1.11"
 # Builds as rerank-export does: the artifact is there whole, or not at all.
-_EXPORT = """#!/bin/sh
-echo "export $*" >> "$CALLS"
-[ -z "${BUILD_FAILS:-}" ] || exit 1
+_EXPORT_CALL = 'echo "export $*" >> "$CALLS"'
+_EXPORT = f"""#!/bin/sh
+{_EXPORT_CALL}
+[ -z "${{BUILD_FAILS:-}}" ] || exit 1
 mkdir -p "$6"
 echo plan > "$6/manifest.json"
 """
@@ -134,3 +137,12 @@ def test_a_machine_without_a_gpu_or_tensorrt_is_refused(container: Container) ->
     container.command("python3", "#!/bin/sh\nexit 1\n")
     assert "found no TensorRT" in container.start().stderr
     assert container.called() == []
+
+
+def test_a_signal_ends_the_build_and_nothing_is_served(container: Container) -> None:
+    container.command(
+        "rerank-export", f"#!/bin/sh\n{_EXPORT_CALL}\nkill -TERM $PPID\nexec sleep {PATIENCE_S}\n"
+    )
+    assert container.start().returncode == 0
+    (call,) = container.called()
+    assert call.startswith("export build ")

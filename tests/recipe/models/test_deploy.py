@@ -20,6 +20,7 @@ from recipe.cli import main
 from recipe.config import DeployConfig
 from recipe.evaluation.results import read_results, write_results
 from recipe.launchers import docker
+from recipe.processes import read_started
 from tests.recipe.conftest import write_program
 from tests.recipe.killing import killed_after
 from tests.recipe.models import docker_stand_in
@@ -47,8 +48,8 @@ def folder(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         process.kill()
         process.wait()
     left = copied / DEPLOY / "server.pid"  # of a stage that was killed
-    if left.exists() and launchers._is_server(number := int(left.read_text())):
-        os.kill(number, signal.SIGKILL)
+    if server := read_started(left):
+        server.end(0)
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_deploy_killed_while_it_measures_is_begun_again_and_serves_what_was_me
     arguments = ["deploy", "-c", "c.toml", f"host_port={port}"]
     # With the head of the new scores, and those of two queries.
     killed_after("recipe.durable:JournalWriter.write", 3, *arguments, folder=folder)
-    left = (folder / DEPLOY / "server.pid").read_text().strip()
+    left = json.loads((folder / DEPLOY / "server.pid").read_bytes())["pid"]
     assert "nim" not in read_results(folder / EVAL)
     assert main(["export", "-c", "c.toml"]) == 0  # which writes drift.md of what there is
     assert "onnx → nim" not in (folder / EVAL / "drift.md").read_text("utf-8")

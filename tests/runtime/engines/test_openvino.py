@@ -6,7 +6,8 @@ import numpy as np
 import openvino
 import pytest
 
-from runtime.engines import open_engine
+from runtime.engines import AnyShape, EngineSetup, open_engine
+from runtime.engines.openvino import OpenVinoEngine
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.opening import open_ranker
 
@@ -58,3 +59,28 @@ def test_a_wrong_input_is_an_engine_error(rank_artifact: Path) -> None:
     with pytest.raises(EngineError, match="openvino-fp32 failed"):
         engine.run({"input_ids": np.zeros((1, 2, 3), np.int64)})
     engine.close()
+
+
+@pytest.mark.parametrize("max_tokens", [512, 500])
+def test_calls_of_all_lengths_come_in_few_shapes(rank_artifact: Path, max_tokens: int) -> None:
+    """OpenVINO keeps kernels for every shape that it ever saw."""
+    engine = open_engine("openvino-fp32", rank_artifact, EngineSetup(max_tokens=max_tokens))
+    calls = {
+        (rows, tokens): engine.shape_for(rows, tokens)
+        for rows in range(1, 65)
+        for tokens in range(1, max_tokens + 1)
+        if rows * tokens <= 1024 or rows == 1
+    }
+    engine.close()
+    assert len(set(calls.values())) < 300 < len(calls) / 10
+    for (rows, tokens), found in calls.items():
+        assert found[0] == rows
+        assert tokens <= found[1] <= max_tokens
+
+
+def test_padding_to_a_shape_changes_no_score(rank_artifact: Path) -> None:
+    padded = logits(rank_artifact, "openvino-fp32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OpenVinoEngine, "shape_for", AnyShape.shape_for)
+        plain = logits(rank_artifact, "openvino-fp32")
+    assert np.abs(padded - plain).max() < 1e-5

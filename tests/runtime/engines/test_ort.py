@@ -6,7 +6,7 @@ The binding runs for real, with its buffers in the CPU's memory.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from runtime.engines.ort import OrtGpuEngine, keeps_types, provider_options
 from runtime.errors import DeviceLost, EngineError, EngineUnavailable, OutOfMemory
 from runtime.gpu import Gpu
 from runtime.shapes import ShapeRange
+from runtime.telemetry import disable_telemetry
 
 SHAPES = (ShapeRange((1, 16, 64), (3, 256, 512)),)
 PROVIDERS = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -430,3 +431,55 @@ def test_a_failed_call_is_understood(
     monkeypatch.setattr(engine._session, "run_with_iobinding", fail)
     with pytest.raises(kind):
         engine.run(ROWS)
+
+
+def test_a_server_s_environment_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path
+) -> None:
+    """It has set all that is read there before its first thread: a reload changes nothing."""
+    disable_telemetry()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    changes: list[object] = []
+    monkeypatch.setattr(os, "putenv", lambda *change: changes.append(change))
+    monkeypatch.setattr(os, "unsetenv", lambda *change: changes.append(change))
+    session = Session(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
+    opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session)
+    assert session.tf32 == "0"
+    assert changes == []
+
+
+def test_what_the_loader_prints_is_told_and_stdout_stays(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ONNX Runtime prints the libraries of CUDA that it cannot load."""
+
+    def fail() -> None:
+        print("Failed to load libcublas.so.13")  # noqa: T201
+
+    monkeypatch.setattr(ort, "print", None, raising=False)  # what is set there ends with the test
+    monkeypatch.setattr(ort, "preload_dlls", FunctionType(fail.__code__, vars(ort)))
+    with pytest.raises(EngineUnavailable, match=r"it said: Failed to load libcublas\.so\.13"):
+        opened(monkeypatch, bare_directory, "onnxruntime-cuda", Session(["CPUExecutionProvider"]))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "onnxruntime-cuda"])
+def test_threads_without_work_go_to_sleep(
+    monkeypatch: pytest.MonkeyPatch, bare_directory: Path, name: str
+) -> None:
+    """ONNX Runtime's own choice spins for longer than a small call takes."""
+    made: list[ort.SessionOptions] = []
+
+    class Noting(Session):
+        def __init__(self, _: str, sess_options: Any, providers: Any, **__: Any) -> None:
+            super().__init__([provider for provider, _ in providers])
+            made.append(sess_options)
+
+    monkeypatch.setattr("runtime.engines.find_gpu", lambda: Gpu("H100", "9.0", "x86_64", "580"))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: PROVIDERS)
+    monkeypatch.setattr(ort, "InferenceSession", Noting)
+    engine = open_engine(name, bare_directory)
+    engine.close()
+    asked = "session.intra_op.spin_duration_us"
+    assert made
+    assert all(int(one.get_session_config_entry(asked)) <= 1000 for one in made)

@@ -1,0 +1,97 @@
+"""Processes that files tell of: nobody else is taken for one, and nobody else is ended."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from recipe.config import DeployConfig
+from recipe.errors import OutputRefused
+from recipe.launchers import ENDPOINT_FILE, Record, handed_over, process
+from recipe.processes import Started, look, read_started, write_started
+
+# Its command line is that of a server, to whoever looks for the name.
+_WAITS = "print(flush=True); input()  # rerank-serve"
+
+
+@pytest.fixture
+def stranger() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that has begun, and waits."""
+    command = [sys.executable, "-c", _WAITS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        yield running
+        running.kill()
+
+
+def started(running: "subprocess.Popen[bytes]") -> Started:
+    found = look(running.pid)
+    assert found is not None
+    return found
+
+
+def others(found: Started) -> list[Started]:
+    """Processes that had its number: earlier, before the last boot, or with another command."""
+    return [
+        msgspec.structs.replace(found, start_ticks=found.start_ticks - 1),
+        msgspec.structs.replace(found, boot="another"),
+        msgspec.structs.replace(found, command=[*found.command, "--rank"]),
+    ]
+
+
+def test_a_file_names_the_process_until_it_ends(
+    tmp_path: Path, stranger: "subprocess.Popen[bytes]"
+) -> None:
+    file = tmp_path / "server.pid"
+    write_started(file, stranger.pid)
+    found = read_started(file)
+    assert found == started(stranger)
+    assert found.command == [sys.executable, "-c", _WAITS]
+    found.end()
+    assert not found.runs()  # though nobody has asked how it ended
+    assert read_started(file) is None
+    stranger.wait()
+    found.end()
+    write_started(file, stranger.pid)
+    assert read_started(file) is None
+
+
+def test_whoever_has_the_number_now_is_left_alone(
+    tmp_path: Path, stranger: "subprocess.Popen[bytes]"
+) -> None:
+    for other in others(started(stranger)):
+        other.end()
+        (tmp_path / "server.pid").write_bytes(msgspec.json.encode(other))
+        assert read_started(tmp_path / "server.pid") is None
+    assert stranger.poll() is None
+
+
+@pytest.mark.parametrize("content", ["{pid}\n", "", "{{}}", "\x00"])
+def test_a_file_that_tells_less_is_not_trusted(
+    tmp_path: Path, stranger: "subprocess.Popen[bytes]", content: str
+) -> None:
+    """As one of an earlier version, or one that the disk lost."""
+    (tmp_path / "server.pid").write_text(content.format(pid=stranger.pid))
+    assert read_started(tmp_path / "server.pid") is None
+
+
+def test_a_deployment_takes_no_stranger_for_its_endpoint(
+    tmp_path: Path, stranger: "subprocess.Popen[bytes]"
+) -> None:
+    handle = str(stranger.pid)
+    record = Record(url="http://x", launcher="process", handle=handle, stop=f"kill {handle}")
+    (tmp_path / ENDPOINT_FILE).write_bytes(msgspec.json.encode(record))
+    file, log = tmp_path / "server.pid", tmp_path / "server.log"
+    launcher = process(DeployConfig(), tmp_path, log, None, replace=False)
+    for other in others(started(stranger)):
+        file.write_bytes(msgspec.json.encode(other))
+        assert handed_over(tmp_path) is None
+        launcher.check()
+    write_started(file, stranger.pid)
+    assert handed_over(tmp_path) == record
+    with pytest.raises(OutputRefused, match=f"kill {handle}"):
+        launcher.check()
