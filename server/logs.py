@@ -62,7 +62,8 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _FORGING.sub(_escaped, json.dumps(line, ensure_ascii=False))
+        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        return _FORGING.sub(_escaped, text)
 
 
 def _escaped(found: "re.Match[str]") -> str:

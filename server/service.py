@@ -414,8 +414,9 @@ def _look_again(model: Model, told: str) -> str:
     `told` before."""
     try:
         model.look_again()
-    except ServingError as error:
-        reason = str(error)
+    except Exception as error:  # whatever it is, the engine is asked again
+        known = isinstance(error, ServingError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
         level = logging.DEBUG if reason == told else logging.WARNING
         _log.log(level, "%s: not ready, asked again every second: %s", model.info.kind, reason)
         return reason

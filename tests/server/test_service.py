@@ -281,7 +281,11 @@ def test_a_look_at_a_lost_engine_tells_nobody_and_the_watch_tells_once(
 ) -> None:
     told = threading.Semaphore(0)
 
-    def ail(self: Model, patience_s: float) -> str:
+    models: tuple[Model, ...] = (service.ranker, service.embedder)
+
+    def ail(self: Model, patience_s: float) -> str | None:
+        if self not in models:  # of another test
+            return None
         if "must be restarted" in caplog.text:
             told.release()
         return f"an engine call has been running for {patience_s} s"
