@@ -388,10 +388,10 @@ class Service:
             reason = limit_behind(error) or error
             give_up(f"cannot serve the model: {reason} (given: {given})")
         except BaseException as error:  # a panic in the tokenizer's Rust is no Exception
-            if limit := limit_behind(error):
-                give_up(f"cannot serve the model: {limit}")
-            _log.exception("loading the model failed unexpectedly")
-            give_up("cannot serve the model")
+            limit = limit_behind(error)
+            if limit is None:
+                _log.exception("loading the model failed unexpectedly")
+            give_up("cannot serve the model" + (f": {limit}" if limit else ""))
         else:
             self._all_loaded = True
 
