@@ -221,6 +221,7 @@ def setup_for(
     setup = EngineSetup(
         precision=target.precision,
         max_rows=min(allowed.max_rows or target.max_rows, target.max_rows),
+        padding_waste=target.padding_waste,
         shapes=tuple(ShapeRange(one.batch, one.sequence) for one in target.shapes),
         graph_tokens=target.graph_tokens,
         cache=_cache_of(manifest, allowed),

@@ -70,17 +70,12 @@ def longest(ranges: Sequence[ShapeRange]) -> int | None:
     return max((one.sequence[2] for one in ranges), default=None)
 
 
-def rounded(tokens: int) -> int:
-    """The next of few lengths: a multiple of 16, of 32 above 128 and of 64 above 256, so that of a
-    row above 48 tokens at most a quarter is padding."""
-    step = 16 if tokens <= 128 else 32 if tokens <= 256 else 64
-    return -(-tokens // step) * step
-
-
 def bucket(rows: int, tokens: int, max_rows: int) -> Shape:
     """The shape whose captured graph computes such a call: few shapes, little padding.
 
-    Rows go up to a power of two (at most `max_rows`), tokens to the next of few lengths.
+    Rows go up to a power of two (at most `max_rows`), tokens to a multiple of 16, of 32 above 128
+    and of 64 above 256: of a row above 48 tokens at most a quarter is padding.
     """
+    step = 16 if tokens <= 128 else 32 if tokens <= 256 else 64
     power = 1 << (rows - 1).bit_length()
-    return max(rows, min(power, max_rows)), rounded(tokens)
+    return max(rows, min(power, max_rows)), -(-tokens // step) * step

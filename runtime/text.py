@@ -39,6 +39,8 @@ _LONG_CHARS_PER_TOKEN = 32
 # Texts tokenised at a time: enough to use every core, few enough to bound memory and to notice
 # a deadline.
 _CHUNK_CHARS = 1 << 20
+# Of a pair that is too long anyway, so many characters are counted: a third of a second.
+_COUNTED_CHARS = 1 << 20
 
 
 def unchecked() -> None:
@@ -182,7 +184,8 @@ class PairEncoder:
         """Raise InputTooLong for a vast pair without tokenising it as a whole.
 
         Its length is counted piece by piece, with the pieces cut before a blank, where
-        tokenizers cut too.
+        tokenizers cut too. Behind the first _COUNTED_CHARS of a pair that is too long it is told in
+        proportion: others wait for these threads.
         """
         limit = self.max_tokens * _LONG_CHARS_PER_TOKEN
         for query, passage in pairs:
@@ -190,9 +193,14 @@ class PairEncoder:
                 continue
             first, *rest = pieces(passage)
             count = len(self._encode_chunk([(query, first)])[0])
+            seen = len(query) + len(first)
             for piece in rest:
+                if count > self.max_tokens and seen >= _COUNTED_CHARS:
+                    count = count * (len(query) + len(passage)) // seen
+                    break
                 check()
                 count += len(encoded(self._tokenizer, piece, add_special_tokens=False))
+                seen += len(piece)
             if count > self.max_tokens:
                 raise InputTooLong(count, self.max_tokens)
 

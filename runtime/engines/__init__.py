@@ -23,19 +23,21 @@ Outputs = dict[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class EngineSetup:
-    """What an engine is opened for. CPU engines need none of it.
+    """What an engine is opened for. ONNX Runtime on the CPU needs none of it.
 
     `inputs` are the graph's, all int64 [rows, tokens], and `precision` is its own; `max_rows` and
-    `max_tokens` bound a call; `shapes` are what to compile for, where the engine compiles; calls of
-    up to `graph_tokens` computed tokens replay captured CUDA graphs (0: none). `cache` is where
-    compiled engines are kept between starts, `memory_bytes` the most memory of the GPU that calls
-    may take (None: no bound), and `host_code` says that a plan may bring code for the CPU along.
+    `max_tokens` bound a call; `padding_waste` is the share of padding that batches may have;
+    `shapes` are what to compile for, where the engine compiles; calls of up to `graph_tokens`
+    computed tokens replay captured CUDA graphs (0: none). `cache` is where compiled engines are
+    kept between starts, `memory_bytes` the most memory of the GPU that calls may take (None: no
+    bound), and `host_code` says that a plan may bring code for the CPU along.
     """
 
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     precision: str = "fp32"
     max_rows: int = 64
     max_tokens: int = 8192
+    padding_waste: float = 0.0
     shapes: tuple[ShapeRange, ...] = ()
     graph_tokens: int = 0
     cache: Path | None = None

@@ -3,10 +3,12 @@
 Left alone, OpenVINO computes a float32 graph in bf16 wherever the hardware has it, and says
 nothing; so each precision is an engine of its own.
 
-It makes kernels for every shape that it sees and keeps them, hundreds of KiB a shape; so rows are
-padded to few lengths.
+It makes kernels for every shape that it sees and keeps them, hundreds of KiB a shape. So rows
+are padded to few lengths, by no more than the target's batches may be. Where these must not pad,
+because scores would move, the number of kernels that it keeps is bounded instead.
 """
 
+import bisect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,24 +20,27 @@ from runtime.cores import usable_cores
 from runtime.engines import EngineSetup
 from runtime.engines.lanes import Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
-from runtime.shapes import Shape, ShapeRange, rounded
+from runtime.shapes import Shape, ShapeRange
 from runtime.telemetry import import_without_telemetry
 
 # Of the exception that tells so.
 _WEIGHTS_ELSEWHERE = "outside the base directory"
+# Kernels for some dozens of shapes, where shapes are not rounded; 0 would make them anew each time.
+_KERNELS_KEPT = 256
 _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 
 
 class OpenVinoEngine:
     """One graph on the CPU, compiled into requests that compute one call each.
 
-    Rows are padded to few lengths, though to no more than `max_tokens`.
+    Rows are padded to few lengths: by the share `padding` of their own at most, and to no more than
+    `max_tokens`.
     """
 
     shapes: tuple[ShapeRange, ...] = ()
 
     def __init__(
-        self, name: str, version: str, compiled: Any, lanes: Lanes[Any], max_tokens: int
+        self, name: str, version: str, compiled: Any, lanes: Lanes[Any], setup: EngineSetup
     ) -> None:
         self.name = name
         self.version = version
@@ -44,11 +49,12 @@ class OpenVinoEngine:
         self.input_names = [i.get_any_name() for i in compiled.inputs]
         self.output_names = [o.get_any_name() for o in compiled.outputs]
         self._lanes: Lanes[Any] | None = lanes
-        self._max_tokens = max_tokens
+        self._lengths = _lengths(setup.padding_waste, setup.max_tokens)
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
         """See Engine."""
-        return rows, max(tokens, min(rounded(tokens), self._max_tokens))
+        place = bisect.bisect_left(self._lengths, tokens)
+        return rows, self._lengths[place] if place < len(self._lengths) else tokens
 
     def run(
         self, inputs: Mapping[str, npt.NDArray[np.generic]]
@@ -89,6 +95,8 @@ def open_engine(
             f"{', '.join(able)}; choose the target cpu-fp32 or cpu-int8"
         )
     wish = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
+    if not setup.padding_waste:
+        wish["CPU_RUNTIME_CACHE_CAPACITY"] = _KERNELS_KEPT
     count = lanes_for(model_file)
     try:
         compiled = core.compile_model(str(model_file), "CPU", wish | {"NUM_STREAMS": 1})
@@ -108,4 +116,15 @@ def open_engine(
     if found != precision:
         raise EngineUnavailable(f"engine {name} computes in {found}, wanted {precision}")
     lanes = Lanes(compiled.create_infer_request(), narrow)
-    return OpenVinoEngine(name, openvino.__version__, compiled, lanes, setup.max_tokens)
+    return OpenVinoEngine(name, openvino.__version__, compiled, lanes, setup)
+
+
+def _lengths(padding: float, most: int) -> list[int]:
+    """The lengths that rows are padded to, ascending, the last one `most`: between two neighbours
+    lies at most the share `padding` of the longer one. None where rows are not padded."""
+    found: list[int] = []
+    length = most if padding else 0
+    while length > 0:
+        found.append(length)
+        length -= max(1, int(length * padding))
+    return found[::-1]

@@ -41,19 +41,28 @@ class Issuer(Protocol):
 
 
 class Ticket:
-    """Room for one request whose texts become rows: `rows` rows, and about `tokens` tokens.
+    """Room for one request whose texts become rows: `rows` rows, and about `tokens` tokens, which
+    the engine computes where they are `for_engine`.
 
     A context manager: at its end the room is given back, unless `submit` has exchanged it.
     """
 
     def __init__(
-        self, issuer: Issuer, rows: int, tokens: int, deadline: float | None, caller: str
+        self,
+        issuer: Issuer,
+        rows: int,
+        tokens: int,
+        deadline: float | None,
+        caller: str,
+        *,
+        for_engine: bool,
     ) -> None:
         self._issuer = issuer
         self.rows = rows
         self.tokens = tokens
         self.deadline = deadline
         self.caller = caller
+        self.for_engine = for_engine
         # Whether the scheduler still counts it; changed by the issuer, under its lock.
         self.holds = True
 
@@ -106,12 +115,22 @@ class Admission:
         self.throughput = Throughput()
         self.rows = 0
         self._tokens = 0
+        # Those of them that the engine will compute.
+        self._work = 0
         self._room = room
 
-    def hold(self, rows: int, tokens: int) -> None:
-        """Keep room; negative numbers give it back."""
-        self.rows += rows
-        self._tokens += tokens
+    def hold(self, ticket: Ticket) -> None:
+        """Keep the room of a ticket."""
+        self._count(ticket, 1)
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Let the room of a ticket go."""
+        self._count(ticket, -1)
+
+    def _count(self, ticket: Ticket, times: int) -> None:
+        self.rows += times * ticket.rows
+        self._tokens += times * ticket.tokens
+        self._work += times * ticket.tokens if ticket.for_engine else 0
 
     def predicted_s(self, tokens: int, load: Load) -> float:
         """Seconds that `tokens` take at least."""
@@ -128,7 +147,7 @@ class Admission:
         """
         waiting_rows = load.rows + self.rows
         waiting_tokens = load.tokens + self._tokens
-        backlog_s = self.predicted_s(waiting_tokens + load.running_tokens, load)
+        backlog_s = self.predicted_s(load.tokens + self._work + load.running_tokens, load)
         retry_after_s = max(1.0, backlog_s)
         for waiting, brought, room, unit in (
             (waiting_rows, rows, self._room.rows, "rows"),

@@ -65,13 +65,16 @@ class Backlog:
         # Why nobody is admitted any more.
         self._shut: Callable[[], ServingError] | None = None
 
-    def admit(self, rows: int, tokens: int, deadline: float | None, caller: str) -> Ticket:
+    def admit(
+        self, rows: int, tokens: int, deadline: float | None, caller: str, *, for_engine: bool
+    ) -> Ticket:
         """See Scheduler.admit."""
+        ticket = Ticket(self, rows, tokens, deadline, caller, for_engine=for_engine)
         with self._changed:
             self._require_open()
             self._admission.check(self._load(), rows, tokens, deadline, exact=False)
-            self._admission.hold(rows, tokens)
-        return Ticket(self, rows, tokens, deadline, caller)
+            self._admission.hold(ticket)
+        return ticket
 
     def check(self, ticket: Ticket) -> None:
         """See Ticket.check."""
@@ -205,7 +208,7 @@ class Backlog:
         """`take_back` while the lock is held."""
         if ticket.holds:
             ticket.holds = False
-            self._admission.hold(-ticket.rows, -ticket.tokens)
+            self._admission.give_back(ticket)
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         """Answer a request and drop its waiting rows; the lock is not held."""

@@ -59,16 +59,29 @@ class Scheduler:
             threading.Thread(target=self._run, name=f"scheduler-{lane}", daemon=True)
             for lane in range(lanes)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # no more threads are to be had; those that there are end
+            self._backlog.shut(ModelClosed)
+            raise
 
-    def admit(self, rows: int, tokens: int, deadline: float | None, caller: str = "") -> Ticket:
+    def admit(
+        self,
+        rows: int,
+        tokens: int,
+        deadline: float | None,
+        caller: str = "",
+        *,
+        for_engine: bool = True,
+    ) -> Ticket:
         """Keep room for a request while its texts become rows; `tokens` is an estimate.
 
-        What cannot be admitted is refused here, before any work is done for it. Raises as
+        What cannot be admitted is refused here, before any work is done for it. Of a request that
+        is not `for_engine` no rows will come: it takes room, but no time of the engine. Raises as
         `submit` does.
         """
-        return self._backlog.admit(rows, tokens, deadline, caller)
+        return self._backlog.admit(rows, tokens, deadline, caller, for_engine=for_engine)
 
     def submit(
         self, rows: Sequence[Encoding], deadline: float | None, caller: str = ""

@@ -278,6 +278,15 @@ def test_a_vast_texts_true_length_is_told() -> None:
         encoder(60).encode("why", ["short", vast])
 
 
+def test_of_a_text_that_is_too_long_anyway_not_all_is_counted() -> None:
+    looks = itertools.count()
+    vast = "word " * 2_000_000  # ten times what is counted
+    with pytest.raises(InputTooLong) as told:
+        encoder(60).encode("why", [vast], "NONE", lambda: next(looks))
+    assert told.value.found_tokens == pytest.approx(len(vast), rel=0.01)
+    assert next(looks) < 30
+
+
 def test_a_vast_query_is_bounded_too() -> None:
     watched = Watched(60)
     found = watched.encode("why " * 50_000, ["because"] * 50, "END")

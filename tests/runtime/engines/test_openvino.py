@@ -1,6 +1,7 @@
 """OpenVINO's engines on a real artifact: the precision is the one that was asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -62,20 +63,37 @@ def test_a_wrong_input_is_an_engine_error(rank_artifact: Path) -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [512, 500])
-def test_calls_of_all_lengths_come_in_few_shapes(rank_artifact: Path, max_tokens: int) -> None:
+def test_rows_come_in_few_lengths(rank_artifact: Path, max_tokens: int) -> None:
     """OpenVINO keeps kernels for every shape that it ever saw."""
-    engine = open_engine("openvino-fp32", rank_artifact, EngineSetup(max_tokens=max_tokens))
-    calls = {
-        (rows, tokens): engine.shape_for(rows, tokens)
-        for rows in range(1, 65)
-        for tokens in range(1, max_tokens + 1)
-        if rows * tokens <= 1024 or rows == 1
-    }
+    setup = EngineSetup(max_tokens=max_tokens, padding_waste=0.1)
+    engine = open_engine("openvino-fp32", rank_artifact, setup)
+    computed = {n: engine.shape_for(3, n) for n in range(1, max_tokens + 1)}
+    longer = engine.shape_for(3, max_tokens + 7)
     engine.close()
-    assert len(set(calls.values())) < 300 < len(calls) / 10
-    for (rows, tokens), found in calls.items():
-        assert found[0] == rows
-        assert tokens <= found[1] <= max_tokens
+    assert longer == (3, max_tokens + 7)
+    assert len(set(computed.values())) < 90
+    for tokens, (rows, length) in computed.items():
+        assert rows == 3
+        assert tokens <= length <= max_tokens
+        assert length - tokens <= 0.1 * length
+
+
+def test_rows_that_must_not_be_padded_are_not(
+    rank_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What OpenVINO keeps is bounded then."""
+    wishes: list[dict[str, Any]] = []
+    compile_model = openvino.Core.compile_model
+
+    def compiling(self: Any, path: str, device: str, wish: dict[str, Any]) -> Any:
+        wishes.append(wish)
+        return compile_model(self, path, device, wish)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compiling)
+    engine = open_engine("openvino-fp32", rank_artifact, EngineSetup(max_tokens=512))
+    assert [engine.shape_for(2, n) for n in range(1, 520)] == [(2, n) for n in range(1, 520)]
+    assert {wish["CPU_RUNTIME_CACHE_CAPACITY"] for wish in wishes} == {256}
+    engine.close()
 
 
 def test_padding_to_a_shape_changes_no_score(rank_artifact: Path) -> None:

@@ -76,6 +76,24 @@ def test_the_exact_size_says_what_is_too_late() -> None:
     scheduler.close()
 
 
+def test_what_the_engine_does_not_compute_takes_none_of_its_time() -> None:
+    clock = Clock()
+
+    def slow(rows: list[object]) -> object:
+        clock.advance(len(rows))
+        return first_ids(rows)  # type: ignore[arg-type]
+
+    scheduler = Scheduler(slow, LIMITS, NO_BOUND, clock=clock)  # type: ignore[arg-type]
+    for _ in range(8):
+        scheduler.submit([row(10)], None).result(PATIENCE_S)  # a second for ten tokens
+    with scheduler.admit(1, 1000, None), pytest.raises(Overloaded):
+        scheduler.submit([row(10)], clock() + 5)
+    with scheduler.admit(1, 1000, None, for_engine=False):
+        scheduler.submit([row(10)], clock() + 5).result(PATIENCE_S)
+    assert scheduler.idle()
+    scheduler.close()
+
+
 def test_a_ticket_says_when_its_work_is_in_vain() -> None:
     clock = Clock()
     scheduler = Scheduler(first_ids, LIMITS, NO_BOUND, clock=clock)

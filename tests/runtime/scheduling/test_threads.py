@@ -199,3 +199,19 @@ def test_waiting_ends_with_the_call_that_began_first() -> None:
     assert (scored.queue_ms, scored.engine_ms) == (0, 7000)
     assert sorted(call.began - 1000 for call in scored.calls) == [0, 5]
     scheduler.close()
+
+
+def test_a_scheduler_that_gets_too_few_threads_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, begun = threading.Thread.start, list[threading.Thread]()
+
+    def start_one(self: threading.Thread) -> None:
+        if begun:
+            raise RuntimeError("can't start new thread")
+        begun.append(self)
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    with pytest.raises(RuntimeError, match="new thread"):
+        Scheduler(first_ids, LIMITS, NO_BOUND, lanes=3)
+    begun[0].join(PATIENCE_S)
+    assert not begun[0].is_alive()
