@@ -171,6 +171,21 @@ def test_a_deployment_in_the_foreground_is_finished_by_a_signal(
     assert not is_ready(port)
 
 
+def test_a_deployment_in_the_foreground_fails_with_its_server(
+    folder: Path, port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait = launchers._Process.wait
+
+    def killed(endpoint: launchers._Process) -> None:
+        endpoint.running.kill()
+        wait(endpoint)
+
+    monkeypatch.setattr(launchers._Process, "wait", killed)
+    arguments = [f"host_port={port}", "detach=false", "eval_dir=null"]
+    assert main(["deploy", "-c", "c.toml", *arguments]) == 1
+    assert "the server ended by itself with code -9; its last lines:" in capsys.readouterr().err
+
+
 def test_a_taken_port_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
