@@ -1,7 +1,8 @@
 """Processes that outlive whoever started them: known by more than a number, ended by a handle.
 
-A number is given again, soon where a container restarts, and a command line may be another one's
-too. Linux's proc(5) tells when a process started, in ticks since the boot that boot_id names.
+A number is given again, soon where a container restarts. Linux's proc(5) tells when a process
+started, in ticks since the boot that boot_id names. Its command line tells nothing: there is none
+at first, others have the same, and it changes where a script executes a program in its own place.
 """
 
 import os
@@ -15,8 +16,10 @@ from recipe.durable import write_json
 
 _PROC = Path("/proc")
 _BOOT_ID = _PROC / "sys/kernel/random/boot_id"
-# Field 22 of stat; those behind the name, which may hold anything, begin with the third.
-_START_TICKS = 22 - 3
+# Fields 3 and 22 of stat; those behind the name, which may hold anything, begin with the third.
+_STATE, _START_TICKS = 0, 22 - 3
+# Zombies, and what is about to be none.
+_ENDED = "ZXx"
 _STOP_S = 30.0
 
 
@@ -26,7 +29,6 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     boot: str
     start_ticks: int
-    command: list[str]
 
     def runs(self) -> bool:
         """Whether it still does."""
@@ -48,19 +50,19 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look(pid: int) -> Started | None:
-    """The process that has this number now; None where there is none, or one that has ended."""
+    """The process that has this number now; None where there is none, one that has ended, or one
+    of another user that the mount option hidepid hides."""
     try:
         stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
-        command = (_PROC / str(pid) / "cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
-    if not command:
+    fields = stat.rpartition(")")[2].split()
+    if fields[_STATE] in _ENDED:
         return None
     return Started(
         pid=pid,
         boot=_BOOT_ID.read_text().strip(),
-        start_ticks=int(stat.rpartition(")")[2].split()[_START_TICKS]),
-        command=command.decode(errors="replace").rstrip("\0").split("\0"),
+        start_ticks=int(fields[_START_TICKS]),
     )
 
 

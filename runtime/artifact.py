@@ -307,10 +307,11 @@ class _AddedToken(msgspec.Struct, frozen=True):
 
 
 class _PadTokens(msgspec.Struct, frozen=True):
-    """What tokenizer_config.json says of the tokens that may pad."""
+    """What tokenizer_config.json says of the tokens that may pad, each read alone: one in a form
+    that nobody knows takes nothing from the other."""
 
-    pad_token: str | _AddedToken | None = None
-    eos_token: str | _AddedToken | None = None
+    pad_token: msgspec.Raw = msgspec.Raw(b"null")
+    eos_token: msgspec.Raw = msgspec.Raw(b"null")
 
 
 def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
@@ -318,13 +319,22 @@ def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
     try:
         raw = read_file(directory, _TOKENIZER_CONFIG, JSON_BYTES)
         config = msgspec.json.decode(raw, type=_PadTokens)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, RecursionError):
         return 0
     except OSError as error:
         raise ArtifactError(f"cannot read {_TOKENIZER_CONFIG}: {error.strerror}") from error
     for token in (config.pad_token, config.eos_token):
-        text = token.content if isinstance(token, _AddedToken) else token
-        found = tokenizer.token_to_id(text) if isinstance(text, str) else None
+        text = _token_text(token)
+        found = None if text is None else tokenizer.token_to_id(text)
         if found is not None:
             return int(found)
     return 0
+
+
+def _token_text(raw: msgspec.Raw) -> str | None:
+    """The text of a token, plain or as transformers writes an AddedToken; None for all else."""
+    try:
+        token = msgspec.json.decode(raw, type=str | _AddedToken | None)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return token.content if isinstance(token, _AddedToken) else token

@@ -88,11 +88,18 @@ def find_file(directory: Path, name: str) -> Path:
             told = f"it is a link to {os.readlink(path)!r}, where nothing is"
             raise OSError(errno.ELOOP, told) from error
         raise _explained(error) from None
-    if not found.is_relative_to(home) and found.parent != _blobs(home):
+    blobs = _blobs(home)
+    if not found.is_relative_to(home) and found.parent != blobs:
+        wanted = "a file in it, or a link to the blobs of the same hub cache"
+        if blobs is not None and blobs.is_symlink():
+            # A directory that was downloaded may bring one, and name any folder of the machine.
+            wanted += (
+                " (whose folder blobs is a link here, and is not followed: move the whole cache, "
+                "and set HF_HUB_CACHE or link to that)"
+            )
         raise OSError(
             errno.EXDEV,
-            f"it leads to {str(found)!r}, outside its directory; wanted a file in it, or a link to "
-            "the blobs of the same hub cache",
+            f"it leads to {str(found)!r}, outside its directory; wanted {wanted}",
         )
     _refuse_special(mode)
     return found
@@ -135,7 +142,9 @@ def identity(directory: Path, name: str) -> tuple[int, ...] | None:
         found = (directory / name).stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    # Not st_ino: over FUSE a file of an object store may have another one at every look. Where
+    # files are replaced by others of the same size and date, ctime is new; nobody can set it.
+    return found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _blobs(home: Path) -> Path | None:

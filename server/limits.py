@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.cores import usable_cores
-from runtime.errors import OutOfMemory
+from runtime.errors import OutOfMemory, ServingError
 
 # A server with two models has 25 threads on two cores under load; engines, tokenizers and
 # schedulers each have some for every core.
@@ -30,12 +30,20 @@ _STATM = Path("/proc/self/statm")
 # Of Python, pthreads, Rust's standard library and rayon.
 _NO_THREAD = re.compile(
     r"can't start new thread|pthread_create|thread::spawn|failed to spawn thread"
-    r"|ThreadPoolBuildError|Resource temporarily unavailable"
+    r"|ThreadPoolBuildError"
 )
-# Of C++, the dynamic loader, the C library and ONNX Runtime's arena.
-_NO_MEMORY = re.compile(
-    r"bad_alloc|failed to map segment|Cannot allocate memory|Failed to allocate memory"
+# EAGAIN tells of sockets and files as well: only beside one of these words, which is no part of a
+# file's name, does it tell of threads.
+_AGAIN = "Resource temporarily unavailable"
+_THREADING = re.compile(
+    r"(?<![\w./-])(pthread\w*|threads?|fork|clone3?)(?![\w/-]|\.\w)", re.IGNORECASE
 )
+# Of C++ (where CUDA's libraries add the name of their error) and the dynamic loader.
+_NO_MEMORY = re.compile(r"bad_alloc(?!.*cuda)|failed to map segment", re.IGNORECASE)
+# Of the C library and ONNX Runtime's arena. A GPU's memory and another server's are told in the
+# same words, and are no limit of this process.
+_NO_MEMORY_SOMEWHERE = re.compile(r"Cannot allocate memory|Failed to allocate memory")
+_ELSEWHERE = re.compile(r"cuda|gpu|tensorrt|device|triton", re.IGNORECASE)
 
 
 class LimitReached(Exception):
@@ -72,17 +80,31 @@ def require_room() -> None:
 
 def limit_behind(error: BaseException) -> str | None:
     """The limit that `error` comes of, and what to do; None where it comes of something else, as
-    a device's memory."""
+    a device's memory. What a ServingError says itself follows in parentheses."""
+    limit = _first_limit(error)
+    return f"{limit} ({error})" if limit and isinstance(error, ServingError) else limit
+
+
+def _first_limit(error: BaseException) -> str | None:
+    elsewhere = False
     for one in _chain(error):
         text = str(one)
         number = one.errno if isinstance(one, OSError) else None
+        # Said of an error, it holds for its causes, whose texts are shorter.
+        elsewhere = elsewhere or _ELSEWHERE.search(text) is not None
         if isinstance(one, OutOfMemory):
             return None
         if isinstance(one, LimitReached):
             return text
-        if isinstance(one, MemoryError) or number == errno.ENOMEM or _NO_MEMORY.search(text):
+        if (
+            isinstance(one, MemoryError)
+            or number == errno.ENOMEM
+            or _NO_MEMORY.search(text)
+            or (_NO_MEMORY_SOMEWHERE.search(text) and not elsewhere)
+        ):
             return f"found no more memory: {_memory_limit()}"
-        if number == errno.EAGAIN or _NO_THREAD.search(text):
+        again = number == errno.EAGAIN or _AGAIN in text
+        if _NO_THREAD.search(text) or (again and _THREADING.search(text)):
             return f"found no room for another thread: {_thread_limit()}"
     return None
 

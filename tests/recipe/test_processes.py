@@ -1,13 +1,18 @@
 """Processes that files tell of: nobody else is taken for one, and nobody else is ended."""
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from recipe import processes
 from recipe.config import DeployConfig
 from recipe.errors import OutputRefused
 from recipe.launchers import ENDPOINT_FILE, Record, handed_over, process
@@ -35,11 +40,10 @@ def started(running: "subprocess.Popen[bytes]") -> Started:
 
 
 def others(found: Started) -> list[Started]:
-    """Processes that had its number: earlier, before the last boot, or with another command."""
+    """Processes that had its number: earlier, or before the last boot."""
     return [
         msgspec.structs.replace(found, start_ticks=found.start_ticks - 1),
         msgspec.structs.replace(found, boot="another"),
-        msgspec.structs.replace(found, command=[*found.command, "--rank"]),
     ]
 
 
@@ -50,7 +54,6 @@ def test_a_file_names_the_process_until_it_ends(
     write_started(file, stranger.pid)
     found = read_started(file)
     assert found == started(stranger)
-    assert found.command == [sys.executable, "-c", _WAITS]
     found.end()
     assert not found.runs()  # though nobody has asked how it ended
     assert read_started(file) is None
@@ -58,6 +61,59 @@ def test_a_file_names_the_process_until_it_ends(
     found.end()
     write_started(file, stranger.pid)
     assert read_started(file) is None
+
+
+def test_a_script_that_executes_a_program_in_its_place_stays_the_same(tmp_path: Path) -> None:
+    """As pip's wrappers do under a long path, or one with blanks."""
+    file = tmp_path / "server.pid"
+    script = 'read go; exec "$0" -c "print(flush=True); input()"'
+    command = ["/bin/sh", "-c", script, sys.executable]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        write_started(file, running.pid)
+        running.stdin.write(b"go\n")
+        running.stdin.flush()
+        running.stdout.readline()
+        found = read_started(file)
+        assert found is not None
+        found.end()
+        assert running.wait() < 0
+
+
+def test_a_process_without_a_command_line_is_known(
+    tmp_path: Path, stranger: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux may wake who started it before it has one."""
+    found, proc = started(stranger), tmp_path / str(stranger.pid)
+    proc.mkdir()
+    (proc / "cmdline").touch()
+    shutil.copyfile(f"/proc/{stranger.pid}/stat", proc / "stat")
+    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    write_started(tmp_path / "server.pid", stranger.pid)
+    assert read_started(tmp_path / "server.pid") == found
+
+
+def test_a_process_that_is_hidden_is_nobody_s(
+    tmp_path: Path, stranger: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mount option hidepid=1 forbids to read those of other users."""
+    file = tmp_path / "server.pid"
+    write_started(file, stranger.pid)
+    hidden, read = Path(f"/proc/{stranger.pid}/stat"), Path.read_text
+
+    # Tests may run as root, from whom nothing is hidden.
+    def refuse(path: Path, *given: Any, **named: Any) -> str:
+        if path == hidden:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return read(path, *given, **named)
+
+    found = started(stranger)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert look(stranger.pid) is None
+    assert read_started(file) is None
+    found.end()
+    assert stranger.poll() is None
 
 
 def test_whoever_has_the_number_now_is_left_alone(
@@ -74,7 +130,7 @@ def test_whoever_has_the_number_now_is_left_alone(
 def test_a_file_that_tells_less_is_not_trusted(
     tmp_path: Path, stranger: "subprocess.Popen[bytes]", content: str
 ) -> None:
-    """As one of an earlier version, or one that the disk lost."""
+    """As one of an early version, or one that the disk lost."""
     (tmp_path / "server.pid").write_text(content.format(pid=stranger.pid))
     assert read_started(tmp_path / "server.pid") is None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tokenizers import Tokenizer
 
 from runtime.engines import open_engine
 from runtime.engines.ort import OrtEngine
@@ -229,6 +230,40 @@ def test_a_bare_directory_opens_and_says_what_it_guessed(
     assert info.profile == "llama-nemotron-rerank-1b-v2"
     for guess in ("profile", "question:{query}", "8192 tokens", "padding left", "auto chose"):
         assert guess in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "pad"),
+    [
+        (b'{"pad_token": "<pad>"}', 256),
+        (b'{"pad_token": {"content": "<pad>", "lstrip": false}, "eos_token": "</s>"}', 256),
+        (b'{"eos_token": "</s>"}', 257),
+        # What is odd in one takes nothing from the other.
+        (b'{"pad_token": "<pad>", "eos_token": ["</s>"]}', 256),
+        (b'{"pad_token": "<pad>", "eos_token": 2}', 256),
+        (b'{"pad_token": "<pad>", "eos_token": {"id": 2}}', 256),
+        (b'{"pad_token": "<pad>", "eos_token": "\xff"}', 256),
+        (b'{"\xff": "\xff", "pad_token": "<pad>"}', 256),
+        (b'{"pad_token": ["<pad>"], "eos_token": "</s>"}', 257),
+        (b'{"pad_token": "unknown", "eos_token": "</s>"}', 257),
+        # Nothing is known.
+        (b'{"pad_token": null, "eos_token": 2}', 0),
+        (b'["<pad>"]', 0),
+        (b'{"pad_token": "<pad>"', 0),
+        (b'{"pad_token": "<pad>", "eos_token": ' + b"[" * 100_000, 0),
+    ],
+)
+def test_the_token_that_a_bare_directory_pads_with(
+    bare_directory: Path, caplog: pytest.LogCaptureFixture, config: bytes, pad: int
+) -> None:
+    path = bare_directory / "tokenizer" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["<pad>", "</s>"])
+    tokenizer.save(str(path))
+    path.with_name("tokenizer_config.json").write_bytes(config)
+    with caplog.at_level(logging.WARNING):
+        opened(bare_directory)
+    assert f"padding left with id {pad}" in caplog.text.splitlines()[-1]
 
 
 def test_a_bare_directory_with_token_types_is_a_joined_pair(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import concurrent.futures.thread
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -284,13 +285,19 @@ def test_a_snapshot_does_not_reach_into_another_repository(
 
 
 def test_blobs_that_lie_elsewhere_are_no_blobs(artifact: Path, tmp_path: Path) -> None:
-    """A link in their place would make a cache of any folder of the machine."""
+    """A link in their place, which may come with a download, would make a cache of any folder of
+    the machine. Who wants the cache on another disk moves all of it."""
     snapshot = as_snapshot(artifact, tmp_path / "hub")
     blobs = snapshot.parents[1] / "blobs"
     blobs.rename(tmp_path / "elsewhere")
     blobs.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ArtifactError, match="outside its directory"):
+    with pytest.raises(ArtifactError, match=r"outside its directory.*blobs is a link here.*move"):
         open_ranker(snapshot)
+    blobs.unlink()
+    (tmp_path / "elsewhere").rename(blobs)
+    (tmp_path / "hub").rename(tmp_path / "disk")
+    (tmp_path / "hub").symlink_to(tmp_path / "disk")
+    open_ranker(snapshot).close()
 
 
 def test_a_link_to_the_directory_may_be_swapped_while_it_is_read(
@@ -315,17 +322,35 @@ def test_a_link_to_the_directory_may_be_swapped_while_it_is_read(
 def test_a_file_that_is_replaced_while_it_is_opened(
     artifact: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine may have opened one and the hash be the other's."""
+    """The engine may have opened one and the hash be the other's, though size and date agree."""
 
     def replace_and_check(directory: Path, manifest: Manifest) -> None:
-        copy = directory / "copy"
-        shutil.copyfile(directory / name, copy)
+        copy, first = directory / "copy", (directory / name).stat().st_ctime_ns
+        shutil.copy2(directory / name, copy)
+        while copy.stat().st_ctime_ns == first:  # of a clock that ticks some hundred times a second
+            shutil.copystat(directory / name, copy)
         copy.rename(directory / name)
         check_files(directory, manifest)
 
     monkeypatch.setattr(artifact_module, "check_files", replace_and_check)
     with pytest.raises(ArtifactError, match="replaced while it was opened"):
         open_ranker(artifact)
+
+
+def test_a_file_that_has_another_number_at_every_look(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over FUSE, where the files are those of an object store."""
+    look, numbers = os.stat, itertools.count(1 << 40)
+
+    def look_anew(path: Any, **named: Any) -> os.stat_result:
+        found = look(path, **named)
+        fields = {field: getattr(found, field) for field in dir(found) if field.startswith("st_")}
+        return os.stat_result((found.st_mode, next(numbers), *found[2:]), fields)
+
+    monkeypatch.setattr(os, "stat", look_anew)
+    assert (artifact / "model.onnx").stat() != (artifact / "model.onnx").stat()
+    open_ranker(artifact).close()
 
 
 def test_a_file_that_hangs_holds_no_process(

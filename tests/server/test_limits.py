@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import EngineError, OutOfMemory
+from runtime.errors import ArtifactError, EngineError, EngineUnavailable, OutOfMemory
 from server import limits
 from server import service as service_module
 from server.limits import LimitReached, limit_behind, require_room
@@ -97,12 +97,20 @@ def caused(error: Exception, cause: BaseException) -> Exception:
         (RuntimeError(NO_THREAD), "another thread: RLIMIT_NPROC is 9 "),
         (OSError(errno.EAGAIN, "fork"), "another thread: RLIMIT_NPROC is 9 "),
         (EngineError("cannot open: pthread_create failed, error code: 11"), "RLIMIT_NPROC is 9 "),
+        (EngineError("std::thread 3 of 8: Resource temporarily unavailable"), "RLIMIT_NPROC is 9 "),
+        (EngineError("Thread creation failed: Resource temporarily unavailable"), "RLIMIT_NPROC"),
         (caused(EngineError("x"), RuntimeError(NO_THREAD)), "RLIMIT_NPROC is 9 "),
         (MemoryError(), "more memory: RLIMIT_AS is 7000 MiB"),
         (caused(ValueError("x"), MemoryError()), "RLIMIT_AS is 7000 MiB"),
         (OSError(errno.ENOMEM, "mmap"), "RLIMIT_AS is 7000 MiB"),
         (EngineError("onnxruntime-cpu cannot open model.onnx: std::bad_alloc"), "RLIMIT_AS"),
-        (ImportError("x.so: failed to map segment from shared object"), "RLIMIT_AS"),
+        (
+            EngineError("onnxruntime-cpu: Failed to allocate memory for requested buffer"),
+            "RLIMIT_AS",
+        ),
+        (EngineError("onnxruntime-cuda cannot open model.onnx: std::bad_alloc"), "RLIMIT_AS"),
+        (ImportError("cublas.so: failed to map segment from shared object"), "RLIMIT_AS"),
+        (caused(EngineError("Triton failed"), MemoryError()), "RLIMIT_AS"),
     ],
 )
 def test_what_comes_of_a_limit(
@@ -112,13 +120,31 @@ def test_what_comes_of_a_limit(
     assert told in (limit_behind(error) or "")
 
 
+def test_what_an_error_of_ours_says_itself_follows() -> None:
+    error = EngineError("tensorrt cannot load model.plan: pthread_create failed")
+    assert (limit_behind(error) or "").endswith(f" ({error})")
+
+
+AGAIN = "Resource temporarily unavailable"
+NO_ROOM = "Cannot allocate memory"
+
+
 @pytest.mark.parametrize(
     "error",
     [
         ValueError("found 3, wanted 4"),
+        # Of a connection, and of files on NFS or with a lease.
+        EngineError(f"triton cannot be reached: {AGAIN}"),
+        OSError(errno.EAGAIN, AGAIN, "/fork/model.onnx"),
+        caused(ArtifactError(f"cannot read clone.bin: {AGAIN}"), OSError(errno.EAGAIN, AGAIN)),
         OSError(errno.ENOENT, "no such file"),
         # A device's memory is no limit of the process.
         caused(OutOfMemory(), RuntimeError("CUDA failure 2: Failed to allocate memory")),
+        EngineUnavailable(f"engine onnxruntime-cuda cannot use this GPU (CUDA failure: {NO_ROOM})"),
+        caused(EngineUnavailable(f"no CUDA here ({NO_ROOM})"), RuntimeError(NO_ROOM)),
+        EngineError("std::bad_alloc: cudaErrorMemoryAllocation"),
+        # Nor is another server's.
+        EngineError(f"Triton failed: {NO_ROOM}"),
     ],
 )
 def test_what_comes_of_something_else(error: Exception) -> None:
@@ -138,6 +164,17 @@ def test_a_model_that_meets_one(
     limited(monkeypatch, RLIMIT_NPROC=9)
     monkeypatch.setattr(service_module, "_open", meet)
     with pytest.raises(GaveUp, match=f"cannot serve the model: found no .*{told}"):
+        serve(MOCK)
+
+
+def test_a_model_whose_error_only_looks_like_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meet(*_: Any, **__: Any) -> None:
+        raise ArtifactError(f"cannot read model.onnx: {AGAIN}")
+
+    monkeypatch.setattr(service_module, "_open", meet)
+    with pytest.raises(GaveUp, match=f"cannot serve the model: cannot read model.onnx: {AGAIN}"):
         serve(MOCK)
 
 
