@@ -148,6 +148,9 @@ class FramedProtocol(H11Protocol):
             place += len(piece)
             super().data_received(piece)
         self._unparsed = self._unparsed[place:]
+        if self.transport.is_closing():
+            self.transport.drop(len(self._unparsed))
+            self._unparsed = b""
         self._in_turn = self.conn.events >= self.conn.until and not self.transport.is_closing()
         if self._in_turn:
             turns_of(self.loop).enqueue(self._go_on)
@@ -162,7 +165,9 @@ class FramedProtocol(H11Protocol):
             self._parse()
 
     def _read_on(self) -> None:
-        """Read while what comes is parsed and taken."""
+        """Read while what comes is parsed and taken; on the way to its end a connection reads."""
+        if self.transport.is_closing():
+            return
         self.flow.held = self._in_turn
         if self._in_turn or self._unparsed:
             self.flow.pause_reading()

@@ -255,6 +255,30 @@ async def test_a_head_that_comes_in_pieces_has_the_same_bound() -> None:
         assert await wire.answered() == 431
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 250_000,
+        POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n" + b"x" * 250_000,
+        CHUNKED + b"x\r\n" + b"x" * 250_000,
+    ],
+)
+@in_loop
+async def test_a_refused_client_is_read_until_it_ends(raw: bytes) -> None:
+    """So that it reads the answer: nothing is kept of what came, and its end is noticed."""
+    wire = Wire(echo)
+    wire.send(raw)
+    assert await wire.answered() in (400, 431)
+    assert not wire.paused
+    assert not wire.closed
+    assert not wire.protocol._unparsed
+    dropped = wire.protocol.transport._dropped_bytes
+    assert len(raw) - 2 * 16 * 1024 - 1 <= dropped <= len(raw)
+    wire.send(b"x" * 20 * MIB)
+    assert wire.protocol.transport._dropped_bytes == dropped + 20 * MIB
+    assert not wire.paused
+
+
 @in_loop
 async def test_an_offer_of_http_2_is_ignored_without_a_word(
     caplog: pytest.LogCaptureFixture,
