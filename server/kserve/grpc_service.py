@@ -178,7 +178,6 @@ class GrpcServer:
     async def _placed(self) -> AsyncIterator[None]:
         """Hold one of the places for calls. Raises Overloaded when all are taken."""
         if self._calls >= _MOST_CALLS:
-            self._arrivals.hurry(1)
             raise Overloaded(f"{self._calls} gRPC calls are running; send fewer at the same time")
         self._calls += 1
         try:
