@@ -41,6 +41,7 @@ _SERVICE = "inference.GRPCInferenceService"
 _INFER = "ModelInfer"
 # What a method that is not served is called in counts: its name is the caller's own.
 _OTHER = "other"
+_RETRY = "retry-after"
 # Calls at the same time, each with one message of at most NIM_HTTP_BODY_LIMIT_BYTES; and those of
 # which gRPC still sends the answer.
 _MOST_CALLS = 256
@@ -134,7 +135,9 @@ class GrpcServer:
                     code = code_of(error)
                     failure = explain(error, self._service.settings)
                     words = words_of(error, failure.message)
-                    told |= failure.headers
+                    # The others are HTTP's own; one of a connection makes an answer malformed.
+                    if wait := failure.headers.get(_RETRY):
+                        told[_RETRY] = wait
                     release(error)
                 # Behind the handling of the error, which gRPC would keep until the garbage is
                 # collected, and with it the message that the error was raised over.
