@@ -5,6 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
+# So much of a body is looked at in one turn, and a larger one is decoded in a turn of its own. A
+# slice takes 1 ms, 6 where all are escapes.
+SLICE_BYTES = 1 << 18
+
 
 class Turns:
     """A queue: one slice in each iteration of the event loop, however many wait."""
@@ -17,6 +21,18 @@ class Turns:
         self._waiting.append(one_slice)
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_soon(self._next)
+
+    async def wait(self) -> None:
+        """Return in a turn, which lasts until the caller awaits something."""
+        turn = asyncio.get_running_loop().create_future()
+        self.enqueue(lambda: None if turn.done() else turn.set_result(None))
+        await turn
+
+    async def before(self, size: int) -> None:
+        """Wait for a turn before a step over `size` bytes of a body that nothing interrupts; a
+        small one has none."""
+        if size > SLICE_BYTES:
+            await self.wait()
 
     def _next(self) -> None:
         try:
@@ -31,5 +47,5 @@ _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary(
 
 
 def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
-    """The queue of this loop."""
+    """The queue of this loop's connections."""
     return _TURNS.setdefault(loop, Turns())
