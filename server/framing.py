@@ -165,9 +165,7 @@ class FramedProtocol(H11Protocol):
             self._parse()
 
     def _read_on(self) -> None:
-        """Read while what comes is parsed and taken; on the way to its end a connection reads."""
-        if self.transport.is_closing():
-            return
+        """Read while what comes is parsed and taken."""
         self.flow.held = self._in_turn
         if self._in_turn or self._unparsed:
             self.flow.pause_reading()

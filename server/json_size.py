@@ -49,7 +49,8 @@ async def decoded_bytes(body: bytes, most: int, turns: Turns) -> int:
     scan = _Scan()
     begin = 0
     while begin < len(body):
-        await turns.before(len(body))
+        if len(body) > SLICE_BYTES:
+            await turns.wait()
         part = _slice(body, begin)
         scan.take(part)
         if scan.values > most:

@@ -8,6 +8,9 @@ from weakref import WeakKeyDictionary
 # So much of a body is looked at in one turn, and a larger one is decoded in a turn of its own. A
 # slice takes 1 ms, 6 where all are escapes.
 SLICE_BYTES = 1 << 18
+# Decoding the largest takes 200 ms and more. Iterations of the event loop before each of those, in
+# which an ordinary request that came meanwhile is read, taken up and answered.
+_BETWEEN = 8
 
 
 class Turns:
@@ -29,9 +32,11 @@ class Turns:
         await turn
 
     async def before(self, size: int) -> None:
-        """Wait for a turn before a step over `size` bytes of a body that nothing interrupts; a
-        small one has none."""
+        """Wait for a turn before a step over `size` bytes of a body that nothing interrupts, some
+        iterations behind the one before; a small one has none."""
         if size > SLICE_BYTES:
+            for _ in range(_BETWEEN):
+                self.enqueue(_nothing)
             await self.wait()
 
     def _next(self) -> None:
@@ -41,6 +46,10 @@ class Turns:
             self._waiting.popleft()
             if self._waiting:
                 asyncio.get_running_loop().call_soon(self._next)
+
+
+def _nothing() -> None:
+    """A turn in which others go on."""
 
 
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()

@@ -19,6 +19,7 @@ from server.call import Call
 from server.connection import Bodies
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
+from server.kserve.grpc_methods import Methods
 from server.kserve.grpc_requests import VALUE_BYTES, Requests
 from server.kserve.grpc_service import GrpcServer
 from server.kserve.messages import Messages
@@ -402,8 +403,8 @@ class Gone:
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
-    def set_trailing_metadata(self, metadata: object) -> None:
-        pass
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.told = dict(metadata)
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
@@ -427,6 +428,35 @@ def test_a_refusal_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None
     asyncio.run(call())
     assert caller.aborted == [grpc.StatusCode.UNIMPLEMENTED]
     assert failures(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("calls", "told"), [(256, {"x-request-id"}), (0, {"x-request-id", "retry-after"})]
+)
+def test_failures_tell_nothing_of_http_connections(
+    calls: int, told: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fields of a connection make an answer malformed (RFC 9113, 8.2.2). A message that does not
+    come, and one for which there is no place."""
+    monkeypatch.setattr(grpc_service, "_MOST_CALLS", calls)
+
+    class Late(Gone):
+        def time_remaining(self) -> Any:
+            return 0.0
+
+        async def read(self) -> object:
+            return await asyncio.get_running_loop().create_future()
+
+    caller: Any = Late()
+
+    async def call() -> None:
+        server = GrpcServer(Service(read_settings(MOCK, {})))
+        handler = server._handler("ModelInfer", Methods(MESSAGES).answers()["ModelInfer"])
+        await handler.stream_unary(None, caller)
+
+    asyncio.run(call())
+    assert len(caller.aborted) == 1
+    assert caller.told.keys() == told
 
 
 def test_an_answer_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:
