@@ -17,6 +17,7 @@ from server.errors import (
     WrongContentType,
 )
 from server.memory import give_memory_back
+from server.turns import Turns
 
 T = TypeVar("T")
 
@@ -36,13 +37,15 @@ class Bodies:
     """The memory that all bodies together may take, `limit_bytes`.
 
     A body counts from its first byte until its request is answered. What is made of it takes the
-    place of the bytes; where it takes more, that counts too.
+    place of the bytes; where it takes more, that counts too. Large ones are looked at and decoded
+    in `turns`, whatever the protocol they came with.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
         self._ended_bytes = 0
+        self.turns = Turns()
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """`app`, whose requests give their bodies' room back when they end."""

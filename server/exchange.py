@@ -1,7 +1,7 @@
 """One HTTP exchange: the body in, a model's answer while the caller waits, the reply out."""
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -10,6 +10,7 @@ from litestar import Response
 from runtime.postprocess import Timing
 from server.call import Call
 from server.caller import http_caller
+from server.characters import wider_bytes
 from server.connection import answer_or_leave, check_json, hold_beside_body, read_body
 from server.errors import AnyRequest, Voice
 from server.json_body import decode
@@ -54,18 +55,28 @@ class Exchange(Call):
         return await self.body()
 
     async def decode(self, decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-        """The JSON in `body`, the request's only one, as `decoder` reads it.
+        """The JSON in `body`, the request's only one, as `decoder` reads it; a large one in a turn
+        of its own each time.
 
         Raises NotValid, which names the place that does not fit, for too many values before any is
         decoded; Overloaded where there is no room for what the body becomes.
         """
+        turns = self.service.bodies.turns
         if not self._measured:
             settings = self.service.settings
             texts = max(settings.max_passages, settings.embed_max_inputs)
-            size = await decoded_bytes(body, most_values(texts))
+            size = await decoded_bytes(body, most_values(texts), turns)
             hold_beside_body(self._request, size - len(body))
             self._measured = True
+        await turns.before(len(body))
         return decode(decoder, body)
+
+    async def hold_raw(self, raw: memoryview, texts: Iterable[memoryview]) -> None:
+        """Count what `texts`, which are to be decoded out of `raw`, take beside the body, and wait
+        for a turn to decode them. Raises Overloaded."""
+        turns = self.service.bodies.turns
+        hold_beside_body(self._request, await wider_bytes(texts, turns))
+        await turns.before(len(raw))
 
     async def json(self, decoder: "msgspec.json.Decoder[T]") -> T:
         """The JSON body as `decoder` reads it; NotValid names the place that does not fit."""

@@ -148,6 +148,9 @@ class FramedProtocol(H11Protocol):
             place += len(piece)
             super().data_received(piece)
         self._unparsed = self._unparsed[place:]
+        if self.transport.is_closing():
+            self.transport.drop(len(self._unparsed))
+            self._unparsed = b""
         self._in_turn = self.conn.events >= self.conn.until and not self.transport.is_closing()
         if self._in_turn:
             turns_of(self.loop).enqueue(self._go_on)

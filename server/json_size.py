@@ -4,12 +4,12 @@ Decoding holds up every other request, and memory and time go with the number of
 bytes: 64 MB of text take 100 ms and once or twice their size, 64 MB of empty lists 5 s and 2 GB.
 """
 
-import asyncio
-
 import numpy as np
 import numpy.typing as npt
 
+from server.characters import WIDEST, Bytes, Characters
 from server.errors import NotValid
+from server.turns import SLICE_BYTES, Turns
 
 # A request's texts stand in lists or objects with a few fields: so many values for each text that
 # one request may have, and so many in any case, for fields that are ignored.
@@ -19,21 +19,13 @@ _FREE_VALUES = 1 << 18
 _VALUE_BYTES = 96
 # Of a body that is smaller a rough bound does, which takes 5 µs instead of 40.
 _SMALL_BYTES = 1 << 12
-# Between two slices other requests go on: 1 ms, 6 where all are escapes.
-_SLICE_BYTES = 1 << 18
 # One of these stands before every key and every value but the first.
 _SEPARATORS = b",:[{"
 _QUOTE, _BACKSLASH, _U = b'"\\u'
 _NO_MARKS = bytes(set(range(256)) - {*_SEPARATORS, _QUOTE})
-_NOT_ASCII = 0x80
-# Lead bytes of UTF-8 from which on Python keeps a whole text in 2 and 4 bytes a character.
-_TWO_BYTES_WIDE = 0xC4
-_FOUR_BYTES_WIDE = 0xF0
-_WIDEST = 4
 # As \u4e00 is longer than the one character that it stands for.
 _LONGER = 5
 
-Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.intp]
 
 
@@ -43,20 +35,22 @@ def most_values(texts: int) -> int:
     return _FREE_VALUES + _VALUES_PER_TEXT * texts
 
 
-async def decoded_bytes(body: bytes, most: int) -> int:
+async def decoded_bytes(body: bytes, most: int, turns: Turns) -> int:
     """A bound on the bytes that decoding `body` takes beside it: 96 for each value, and every
     character as wide as the widest.
 
-    Raises NotValid as soon as more than `most` values are found. Reads slices, between which the
-    event loop goes on; what is no JSON gets some number, and is refused by the decoder.
+    Raises NotValid as soon as more than `most` values are found. Reads slices, each in a turn of
+    its own; what is no JSON gets some number, and is refused by the decoder.
     """
     if len(body) < _SMALL_BYTES:
         found = 1 + sum(map(body.count, _SEPARATORS))  # as if all stood outside of texts
         if found <= most:
-            return found * _VALUE_BYTES + len(body) * _WIDEST
+            return found * _VALUE_BYTES + len(body) * WIDEST
     scan = _Scan()
     begin = 0
     while begin < len(body):
+        if len(body) > SLICE_BYTES:
+            await turns.wait()
         part = _slice(body, begin)
         scan.take(part)
         if scan.values > most:
@@ -67,19 +61,16 @@ async def decoded_bytes(body: bytes, most: int) -> int:
                 "texts, or leave fields out that are not read",
             )
         begin += len(part)
-        if begin < len(body):
-            await asyncio.sleep(0)
-    return scan.values * _VALUE_BYTES + scan.characters * scan.width
+    return scan.values * _VALUE_BYTES + scan.characters.size
 
 
 class _Scan:
     """What the slices so far hold: `values` (at least 1 for any JSON; what stands within texts does
-    not count), and `characters` of which the widest takes `width` bytes in memory."""
+    not count), and `characters`."""
 
     def __init__(self) -> None:
         self.values = 1
-        self.characters = 0
-        self.width = 1
+        self.characters = Characters()
         self._in_text = 0
 
     def take(self, part: bytes) -> None:
@@ -100,16 +91,12 @@ class _Scan:
 
     def _measure(self, raw: Bytes, named: Places) -> None:
         """Count the characters and find the widest; `named` are the places of u in \\u4e00."""
-        self.characters += raw.size - _LONGER * named.size
-        widest = int(raw.max())
-        if widest >= _NOT_ASCII:
-            self.characters -= int(np.count_nonzero(raw & 0xC0 == 0x80))  # continuation bytes
+        self.characters.take(raw)
+        self.characters.count -= _LONGER * named.size
         # \ud83d begins a wide character; other characters that begin with d are taken for one.
         paired = bool((raw[named[named < raw.size - 1] + 1] | 0x20 == ord("d")).any())
-        if widest >= _FOUR_BYTES_WIDE or paired:
-            self.width = _WIDEST
-        elif widest >= _TWO_BYTES_WIDE or named.size:
-            self.width = max(self.width, 2)
+        if named.size:
+            self.characters.widen(WIDEST if paired else 2)
 
 
 def _escaped(raw: Bytes) -> Places:
@@ -124,6 +111,6 @@ def _escaped(raw: Bytes) -> Places:
 
 def _slice(body: bytes, begin: int) -> bytes:
     """The next slice, one byte longer where its last would begin an escape."""
-    part = body[begin : begin + _SLICE_BYTES]
+    part = body[begin : begin + SLICE_BYTES]
     escaping = (len(part) - len(part.rstrip(b"\\"))) % 2
-    return body[begin : begin + _SLICE_BYTES + 1] if escaping else part
+    return body[begin : begin + SLICE_BYTES + 1] if escaping else part

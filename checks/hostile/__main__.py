@@ -33,12 +33,14 @@ _MANY_AT_ONCE = 8
 _TOGETHER = {
     "/v1/ranking empty objects",
     "/v1/ranking one text of escapes",
+    "/rerank one text of line ends",
     "/tokenize empty texts",
     f"/v2/models/{MODEL}/infer empty lists",
     f"/v2/models/{MODEL}/infer raw empty texts",
     "ModelInfer empty inputs",
     "ModelInfer empty texts",
     "ModelInfer one text",
+    "ModelInfer one wide text",
 }
 _CHUNKS, _CHUNKED_AT_ONCE = 1_000_000, 4
 _AFTER_BYTES = 400 << 20

@@ -5,6 +5,7 @@ object or a text. Surfaces that begin with a slash are paths of HTTP, the others
 """
 
 import json
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -89,14 +90,20 @@ _TEXTS: dict[str, tuple[bytes, bytes, bytes]] = {
 }
 
 
+_WHOLE: dict[str, tuple[bytes, bytes, bytes]] = {
+    "one text of line ends": (b'"', b"\\n", b'"'),
+    "one wide text": (b'"\xf0\x9f\x98\x80', b"word ", b'"'),
+}
+
+
 def _list(around: bytes, item: bytes, size: int) -> bytes:
     count = max(1, (size - len(around)) // (len(item) + 1))
     return around % ((item + b",") * (count - 1) + item)
 
 
-def _text(text: tuple[bytes, bytes, bytes], size: int) -> bytes:
+def _text(text: tuple[bytes, bytes, bytes], around: bytes, size: int) -> bytes:
     begin, unit, end = text
-    return _LISTS["/v1/ranking"] % (begin + unit * (size // len(unit)) + end)
+    return around % (begin + unit * (size // len(unit)) + end)
 
 
 # A key of seven digits and its value; there are no more in 64 MiB.
@@ -111,13 +118,33 @@ def _keys(around: bytes, size: int) -> bytes:
 def _raw(size: int, unit: bytes = bytes(4)) -> bytes:
     """Raw tensors of elements, most of them empty, behind their JSON."""
     count = size // len(unit)
-    tensor: dict[str, Any] = {"name": "passage", "datatype": "BYTES", "shape": [count, 1]}
-    tensor["parameters"] = {"binary_data_size": count * len(unit)}
-    head = json.dumps({"inputs": [tensor]}).encode().ljust(_HEAD_BYTES)
-    return head + unit * count
+    return _binary({"name": "passage"}, count, unit * count)
 
 
-_HEAD_BYTES = 200
+def _raw_wide(size: int) -> bytes:
+    """A pair whose texts come raw; the passage's characters are as wide as they may be."""
+    query = {"name": "query", "datatype": "BYTES", "shape": [1], "data": ["q"]}
+    return _binary({"name": "passage"}, 1, _element(_wide(size)), query)
+
+
+def _binary(tensor: dict[str, Any], count: int, raw: bytes, *others: dict[str, Any]) -> bytes:
+    """`tensor` with `count` elements in `raw`, behind the JSON of all."""
+    tensor |= {"datatype": "BYTES", "shape": [count, 1]}
+    tensor["parameters"] = {"binary_data_size": len(raw)}
+    return json.dumps({"inputs": [*others, tensor]}).encode().ljust(_HEAD_BYTES) + raw
+
+
+def _wide(size: int) -> bytes:
+    """ASCII and one character for which all of them take four bytes in memory."""
+    return b"\xf0\x9f\x98\x80" + b"word " * (size // 5)
+
+
+def _element(text: bytes) -> bytes:
+    """With its length before it."""
+    return struct.pack("<I", len(text)) + text
+
+
+_HEAD_BYTES = 250
 
 
 def _over_http() -> Iterator[Body]:
@@ -127,11 +154,16 @@ def _over_http() -> Iterator[Body]:
     for (path, what), (around, item) in _PLACES.items():
         yield Body(path, what, partial(_list, around, item), may_pass="unknown" in what)
     for what, text in _TEXTS.items():
-        yield Body("/v1/ranking", what, partial(_text, text), may_pass=what.startswith("one text"))
+        make = partial(_text, text, _LISTS["/v1/ranking"])
+        yield Body("/v1/ranking", what, make, may_pass=what.startswith("one text"))
+    for what, text in _WHOLE.items():
+        yield Body("/rerank", what, partial(_text, text, _LISTS["/rerank"]), may_pass=True)
     parameters = b'{"inputs":[],"parameters":{%s}}'
     yield Body(_INFER, "different keys", partial(_keys, parameters))
     yield Body("/v2/rerank", "different keys", partial(_keys, b'{"query":"q","documents":[{%s}]}'))
-    yield Body(_INFER, "raw empty texts", _raw, {**_BINARY, _LENGTH: str(_HEAD_BYTES)})
+    raw = {**_BINARY, _LENGTH: str(_HEAD_BYTES)}
+    yield Body(_INFER, "raw empty texts", _raw, raw)
+    yield Body(_INFER, "one raw wide text", _raw_wide, raw, may_pass=True)
 
 
 # Protocol buffers: the numbers of the fields that lead to a place, and what is repeated there.
@@ -174,9 +206,13 @@ def _message(places: tuple[int, ...], unit: bytes, size: int) -> bytes:
     return found
 
 
-def _inference(unit: bytes, size: int, *, raw: bool) -> bytes:
-    """A request for one pair, whose passage (raw: all that stands for it) is made of `unit`."""
-    text = unit * ((size - 200) // len(unit))
+def _repeated(unit: bytes, size: int) -> bytes:
+    return unit * (size // len(unit))
+
+
+def _inference(passage: Callable[[int], bytes], size: int, *, raw: bool) -> bytes:
+    """A request for one pair; raw: `passage` makes all that stands for it."""
+    text = passage(size - 200)
     found = _field(1, b"nvidia/llama-nemotron-rerank-1b-v2")
     for name, content in ((b"query", b"\1\0\0\0q" if raw else b"q"), (b"passage", text)):
         tensor = _field(1, name) + _field(2, b"BYTES") + _field(3, b"\x01")
@@ -230,13 +266,16 @@ def _over_grpc() -> Iterator[Body]:
         for what, (places, unit) in bodies.items():
             make = partial(_message, places, unit)
             yield Body(method, what, make, {}, may_pass=what == "names again and again")
-    for what, unit, raw in (
-        ("one text", b"word ", False),
-        ("one raw text", b"    ", True),  # as a length it is too long
-        ("raw empty texts", bytes(4), True),
+    for what, passage, raw in (
+        ("one text", partial(_repeated, b"word "), False),
+        ("one wide text", _wide, False),
+        ("one raw wide text", lambda size: _element(_wide(size)), True),
+        ("one raw text", partial(_repeated, b"    "), True),  # as a length it is too long
+        ("raw empty texts", partial(_repeated, bytes(4)), True),
     ):
-        make = partial(_inference, unit, raw=raw)
-        yield Body("ModelInfer", what, make, {}, may_pass=what == "one text")
+        make = partial(_inference, passage, raw=raw)
+        passes = what == "one text" or "wide" in what
+        yield Body("ModelInfer", what, make, {}, may_pass=passes)
 
 
 BODIES = (*_over_http(), *_over_grpc())

@@ -17,7 +17,7 @@ from server.errors import BodyTooSlow, ClientGone
 
 # One that has come is copied in the event loop, in a twentieth of a second at the default limit.
 _MOST_ARRIVING = 8
-# What a message may take to arrive while others wait for its place.
+# What a message may take to arrive while others wait for its place all the time.
 _SLOW_S = 1.0
 
 
@@ -29,6 +29,9 @@ class Arrivals:
         self._waiting = 0
         # The messages that are being read, oldest first: when that began, and its time limit.
         self._arriving: dict[asyncio.Timeout, float] = {}
+        # While others wait: since when, and what looks for slow ones.
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: grpc.aio.ServicerContext[Any, Any], deadline: float) -> bytes:
         """The message of a call, until `deadline` of the monotonic clock. Raises BodyTooSlow, or
@@ -43,26 +46,39 @@ class Arrivals:
             raise ClientGone
         return message
 
-    def hurry(self, more: int = 0) -> None:
-        """Give as many messages as others wait, and `more`, a second in all; the oldest first."""
-        for limit, began in islice(self._arriving.items(), self._waiting + more):
-            when = limit.when()
-            if not limit.expired() and (when is None or when > began + _SLOW_S):
-                limit.reschedule(began + _SLOW_S)
+    def _look(self) -> None:
+        """End as many messages as others wait, the oldest first, that have been coming for a second
+        in which others waited; and look again when the next one has."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._waiting:
+            self._since = None
+            return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._since = now if self._since is None else self._since
+        for limit, began in islice(self._arriving.items(), self._waiting):
+            end = max(began, self._since) + _SLOW_S
+            if end > now:
+                self._timer = loop.call_at(end, self._look)
+                return
+            if not limit.expired():
+                limit.reschedule(now)
 
     @asynccontextmanager
     async def _place(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
-        """A place among the messages that are read; `limit` is shortened when others wait."""
+        """A place among the messages that are read; `limit` ends early where others wait."""
         if self._places.locked():
             self._waiting += 1
-            self.hurry()
+            self._look()
         try:
             await self._places.acquire()
         except asyncio.CancelledError:
             self._count_one_less()
             raise
         self._arriving[limit] = asyncio.get_running_loop().time()
-        self.hurry()
+        self._look()
         try:
             yield
         finally:
@@ -74,3 +90,4 @@ class Arrivals:
         """One that waits, if any does, has its place now though it does not know yet; or one that
         waited has gone, and passes on the place that it may have been given."""
         self._waiting = max(0, self._waiting - 1)
+        self._look()

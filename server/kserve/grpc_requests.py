@@ -1,16 +1,20 @@
 """Requests out of the bytes of their messages, counted before they are parsed."""
 
 from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Any, get_args
 
 from google.protobuf.message import DecodeError
 
 from runtime.profile import Kind
 from server.call import limit_of
+from server.characters import wider_bytes
 from server.errors import NotValid
 from server.kserve.messages import Messages
-from server.kserve.wire import NoMessage, TooManyValues, count_values, layout_of
+from server.kserve.tensors import elements_of
+from server.kserve.wire import Counted, NoMessage, TooManyValues, count_values, layout_of
 from server.settings import Settings
+from server.turns import Turns
 
 # A text is a value of its tensor; up to three tensors have as many, and none is counted narrowly.
 _VALUES_OF_A_TEXT = 4
@@ -18,6 +22,8 @@ _VALUES_OF_A_TEXT = 4
 _VALUES_BESIDE = 1024
 # What a value may take once it is parsed, besides its bytes: a field, and Python's object of it.
 VALUE_BYTES = 256
+# Fields of texts with their lengths before them.
+_RAW = frozenset({"raw_input_contents"})
 
 
 class Requests:
@@ -26,15 +32,25 @@ class Requests:
     def __init__(self, messages: Messages, methods: Iterable[str], settings: Settings) -> None:
         self._classes = {method: messages[f"{method}Request"] for method in methods}
         self._layouts = {
-            method: layout_of(kind.DESCRIPTOR) for method, kind in self._classes.items()
+            method: layout_of(kind.DESCRIPTOR, _RAW) for method, kind in self._classes.items()
         }
         texts, self._variable = max(limit_of(settings, kind) for kind in get_args(Kind))
         self.most = _VALUES_OF_A_TEXT * texts + _VALUES_BESIDE
 
-    async def count(self, method: str, message: bytes) -> int:
-        """The values in a message of the method. Raises NotValid before there are too many."""
+    async def decoded_bytes(self, method: str, message: bytes, turns: Turns) -> int:
+        """A bound on the bytes that are made of a message of the method beside its own: 256 for
+        each value, and what texts take that are wider in memory. Raises NotValid before there are
+        too many values."""
+        found = await self.count(method, message, turns)
+        elements = chain.from_iterable(map(elements_of, found.raw))
+        # Of more elements no tensor is made.
+        texts = chain(found.texts, islice(elements, self.most))
+        return found.values * VALUE_BYTES + await wider_bytes(texts, turns)
+
+    async def count(self, method: str, message: bytes, turns: Turns) -> Counted:
+        """What is in a message of the method. Raises NotValid before there are too many values."""
         try:
-            return await count_values(message, self._layouts[method], self.most)
+            return await count_values(message, self._layouts[method], self.most, turns)
         except NoMessage:
             raise _no_request(method) from None
         except TooManyValues:

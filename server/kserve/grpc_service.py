@@ -26,7 +26,7 @@ from server.descriptors import GRPC_SHARE, most_connections
 from server.errors import KeyWanted, explain, log_failure, release
 from server.kserve.arrivals import Arrivals
 from server.kserve.grpc_methods import Answer, Methods
-from server.kserve.grpc_requests import VALUE_BYTES, Requests
+from server.kserve.grpc_requests import Requests
 from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, words_of
 from server.kserve.messages import Messages
 from server.logs import current_request
@@ -41,12 +41,11 @@ _SERVICE = "inference.GRPCInferenceService"
 _INFER = "ModelInfer"
 # What a method that is not served is called in counts: its name is the caller's own.
 _OTHER = "other"
+_RETRY = "retry-after"
 # Calls at the same time, each with one message of at most NIM_HTTP_BODY_LIMIT_BYTES; and those of
 # which gRPC still sends the answer.
 _MOST_CALLS = 256
 _MOST_UNFINISHED = 4096
-# A message that takes a millisecond or more to parse, and to take apart.
-_LARGE_BYTES = 1 << 20
 # A peer that is silent for a minute is asked whether it is there, and has twenty seconds to say so.
 _ASK_MS = 60_000
 _PATIENCE_MS = 20_000
@@ -71,8 +70,6 @@ class GrpcServer:
         answers = Methods(messages).answers()
         self._requests = Requests(messages, answers, service.settings)
         self._calls = 0
-        # Of the large messages one is parsed in each turn of the event loop.
-        self._large = asyncio.Lock()
         self._arrivals = Arrivals()
         self._server = grpc.aio.server(
             options=_options(service.settings), maximum_concurrent_rpcs=_MOST_UNFINISHED
@@ -134,7 +131,9 @@ class GrpcServer:
                     code = code_of(error)
                     failure = explain(error, self._service.settings)
                     words = words_of(error, failure.message)
-                    told |= failure.headers
+                    # The others are HTTP's own; one of a connection makes an answer malformed.
+                    if wait := failure.headers.get(_RETRY):
+                        told[_RETRY] = wait
                     release(error)
                 # Behind the handling of the error, which gRPC would keep until the garbage is
                 # collected, and with it the message that the error was raised over.
@@ -178,7 +177,6 @@ class GrpcServer:
     async def _placed(self) -> AsyncIterator[None]:
         """Hold one of the places for calls. Raises Overloaded when all are taken."""
         if self._calls >= _MOST_CALLS:
-            self._arrivals.hurry(1)
             raise Overloaded(f"{self._calls} gRPC calls are running; send fewer at the same time")
         self._calls += 1
         try:
@@ -199,14 +197,12 @@ class GrpcServer:
         on until the model's answer is, so that copies of a message are made of one at a time.
         """
         message = await self._arrivals.read(context, call.deadline)
-        room.enter_context(self._service.bodies.holding(len(message)))
-        values = await self._requests.count(method, message)
-        room.enter_context(self._service.bodies.holding(values * VALUE_BYTES))
-        if len(message) < _LARGE_BYTES:
-            return self._requests.parse(method, message)
-        async with self._large:
-            await asyncio.sleep(0)
-            return self._requests.parse(method, message)
+        bodies = self._service.bodies
+        room.enter_context(bodies.holding(len(message)))
+        beside = await self._requests.decoded_bytes(method, message, bodies.turns)
+        room.enter_context(bodies.holding(beside))
+        await bodies.turns.before(len(message))
+        return self._requests.parse(method, message)
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
         """The call's span; what asks no model has none."""

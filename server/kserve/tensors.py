@@ -85,6 +85,18 @@ def from_raw(declared: Declared, raw: memoryview) -> TextTensor:
     return _tensor(declared, _unpacked(raw, declared))
 
 
+def elements_of(raw: memoryview) -> Iterator[memoryview]:
+    """The elements of length-prefixed texts, up to where lengths do not fit any more."""
+    place = 0
+    while place + _LENGTH.size <= len(raw):
+        (length,) = _LENGTH.unpack_from(raw, place)
+        place += _LENGTH.size
+        if length > len(raw) - place:
+            return
+        yield raw[place : place + length]
+        place += length
+
+
 def refuse_shared_memory(place: Place, parameters: Mapping[str, Any]) -> None:
     """Raise NotValid for a tensor that is meant to travel through memory of the server's."""
     if any(word.startswith("shared_memory") for word in parameters):
@@ -94,16 +106,15 @@ def refuse_shared_memory(place: Place, parameters: Mapping[str, Any]) -> None:
 
 def _unpacked(raw: memoryview, declared: Declared) -> Iterator[str]:
     place = 0
-    while place < len(raw):
-        if place + _LENGTH.size > len(raw):
-            raise _wrong(declared, "found bytes behind the last element")
+    for element in elements_of(raw):
+        yield _text(element, declared)
+        place += _LENGTH.size + len(element)
+    left = len(raw) - place - _LENGTH.size
+    if left >= 0:
         (length,) = _LENGTH.unpack_from(raw, place)
-        place += _LENGTH.size
-        if length > len(raw) - place:
-            message = f"found an element of {length} bytes, but only {len(raw) - place} are left"
-            raise _wrong(declared, message)
-        yield _text(raw[place : place + length], declared)
-        place += length
+        raise _wrong(declared, f"found an element of {length} bytes, but only {left} are left")
+    if place < len(raw):
+        raise _wrong(declared, "found bytes behind the last element")
 
 
 def _wrong(declared: Declared, message: str) -> NotValid:

@@ -5,10 +5,11 @@ interrupts: of 60 MB of empty elements a gigabyte. The wire format says enough t
 without making any. Format: https://protobuf.dev/programming-guides/encoding.
 """
 
-import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+
+from server.turns import Turns
 
 # Kinds of fields on the wire. Groups (3 and 4) are in no message here, and nest without a bound.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -28,38 +29,53 @@ class NoMessage(Exception):
 
 @dataclass(frozen=True)
 class Layout:
-    """What a message's length-delimited fields hold, by number: the messages of other layouts, or
-    numbers that are packed. All others are texts and bytes, or not known."""
+    """What a message's length-delimited fields hold, by number: the messages of other layouts,
+    numbers that are packed, or `raw` bytes that are no text. All others are texts, or not known."""
 
     messages: Mapping[int, "Layout"]
     packed: frozenset[int]
+    raw: frozenset[int] = frozenset()
 
 
-def layout_of(descriptor: Any) -> Layout:
-    """The layout of a message whose descriptor refers to no message that holds itself."""
-    messages, packed = {}, set()
+@dataclass(frozen=True)
+class Counted:
+    """What parsing would make of a message: how many `values`, of which some are `texts`, and what
+    is `raw`."""
+
+    values: int
+    texts: list[memoryview]
+    raw: list[memoryview]
+
+
+def layout_of(descriptor: Any, raw: Iterable[str] = ()) -> Layout:
+    """The layout of a message whose descriptor refers to no message that holds itself; fields of
+    the names `raw` hold no text."""
+    messages, packed, others = {}, set(), set()
     for field in descriptor.fields:
         if field.cpp_type == field.CPPTYPE_MESSAGE:
-            messages[field.number] = layout_of(field.message_type)
+            messages[field.number] = layout_of(field.message_type, raw)
         elif field.is_repeated and field.cpp_type != field.CPPTYPE_STRING:
             packed.add(field.number)
-    return Layout(messages, frozenset(packed))
+        elif field.name in raw:
+            others.add(field.number)
+    return Layout(messages, frozenset(packed), frozenset(others))
 
 
-async def count_values(message: bytes, layout: Layout, most: int) -> int:
-    """How many values parsing would make of `message`: every field at every depth, known or not,
+async def count_values(message: bytes, layout: Layout, most: int, turns: Turns) -> Counted:
+    """What parsing would make of `message`. Every field at every depth is a value, known or not,
     and every byte of packed numbers, of which each may be one.
 
-    Looks at `most` fields at most, and lets others have their turn meanwhile. Raises TooManyValues
-    or NoMessage; a message that passes may still be none.
+    Looks at `most` fields at most, some in each turn. Raises TooManyValues or NoMessage; a message
+    that passes may still be none.
     """
+    found = Counted(0, [], [])
     values = steps = place = 0
     end = len(message)
     around: list[tuple[int, Layout]] = []  # the messages that this one is in
     while True:
         while place == end:
             if not around:
-                return values
+                return replace(found, values=values)
             end, layout = around.pop()
         tag, place = _varint(message, place, end)
         number, kind = tag >> _KIND_BITS, tag & 7
@@ -72,8 +88,12 @@ async def count_values(message: bytes, layout: Layout, most: int) -> int:
                 around.append((end, layout))
                 end, layout = place + length, layout.messages[number]
             else:
+                if number in layout.packed:
+                    values += length
+                elif length:
+                    kept = found.raw if number in layout.raw else found.texts
+                    kept.append(memoryview(message)[place : place + length])
                 place += length
-                values += length if number in layout.packed else 0
         elif kind == _VARINT:
             _, place = _varint(message, place, end)
         elif kind in (_FIXED64, _FIXED32):
@@ -86,7 +106,7 @@ async def count_values(message: bytes, layout: Layout, most: int) -> int:
             raise TooManyValues
         steps += 1
         if steps % SLICE == 0:
-            await asyncio.sleep(0)
+            await turns.wait()
 
 
 def _varint(message: bytes, place: int, end: int) -> tuple[int, int]:

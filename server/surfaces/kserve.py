@@ -7,6 +7,7 @@ binary tensor data extensions. Triton's client library 2.73 works unchanged.
 import asyncio
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -44,7 +45,7 @@ from server.kserve.rest import (
     tensor_reply,
     write_reply,
 )
-from server.kserve.tensors import TextTensor
+from server.kserve.tensors import TextTensor, elements_of
 from server.metadata import version as software_version
 from server.names import TRITON_VERSION
 from server.openapi import Operation
@@ -52,6 +53,8 @@ from server.service import Service
 from server.surface import Surface
 from server.surfaces.nim import STATUSES
 
+# No more inputs than that are unpacked, the one included that does not belong there.
+_MOST_INPUTS = 3
 _BINARY = "application/octet-stream"
 _DECODER = msgspec.json.Decoder(InferRequest)
 _LOAD_DECODER = msgspec.json.Decoder(LoadRequest)
@@ -94,6 +97,9 @@ async def _read(
     found = _named(request, exchange.service)
     head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
     asked = await exchange.decode(_DECODER, head)
+    # A text too many is unpacked before a tensor is refused.
+    most = _MOST_INPUTS * (found.limit.texts + 1)
+    await exchange.hold_raw(raw, islice(elements_of(raw), most))
     return found, asked, read_tensors(asked, raw, found.limit)
 
 

@@ -13,6 +13,7 @@ from server import json_size
 from server.app import SURFACES
 from server.errors import Failure, NotValid
 from server.json_size import decoded_bytes, most_values
+from server.turns import Turns
 from tests.server.in_process import Serve
 
 MOST = most_values(512)
@@ -20,7 +21,7 @@ MIB = 1 << 20
 
 
 def measured(body: bytes, most: int = MOST) -> int:
-    return asyncio.run(decoded_bytes(body, most))
+    return asyncio.run(decoded_bytes(body, most, Turns()))
 
 
 def values(body: bytes) -> int:
@@ -88,7 +89,7 @@ def test_the_count_is_exact_wherever_slices_end(monkeypatch: pytest.MonkeyPatch)
         body = json.dumps(value, ensure_ascii=chosen.random() < 0.5).encode()
         found = set()
         for size in (1, 2, 3, 7, 64, len(body)):
-            monkeypatch.setattr(json_size, "_SLICE_BYTES", size)
+            monkeypatch.setattr(json_size, "SLICE_BYTES", size)
             found.add(values(body))
         assert found == {1 + body_separators(value)}
 
@@ -145,7 +146,7 @@ def test_other_work_goes_on_between_slices() -> None:
     body = b'["' + b"x" * 8 * MIB + b'"]'
 
     async def turns() -> int:
-        task = asyncio.ensure_future(decoded_bytes(body, MOST))
+        task = asyncio.ensure_future(decoded_bytes(body, MOST, Turns()))
         count = 0
         while not task.done():
             await asyncio.sleep(0)

@@ -78,13 +78,45 @@ def test_slow_ones_give_way_to_as_many_as_wait(monkeypatch: pytest.MonkeyPatch) 
         for one in small:
             one.message.set_result(b"small")
         assert await asyncio.gather(*asked) == [b"small"] * 2
-        reading.hurry(1)  # for a call that was refused
-        await asyncio.wait(held[2:3])
-        await turns()
-        assert [task.done() for task in held].count(True) == 3
-        for one in slow[3:]:
+        for one in slow[2:]:
             one.message.set_result(b"slow")
-        assert await asyncio.gather(*held[3:]) == [b"slow"] * (PLACES - 3)
+        assert await asyncio.gather(*held[2:]) == [b"slow"] * (PLACES - 2)
+
+    in_loop(test)
+
+
+def test_a_slow_message_outlives_bursts_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a second in which others wait all the time, however long it has been coming."""
+    monkeypatch.setattr(arrivals, "_SLOW_S", 1000.0)
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        passed, real = 0.0, loop.time
+        monkeypatch.setattr(loop, "time", lambda: real() + passed)
+        reading = Arrivals()
+        slow, held = begin(reading, PLACES - 1)
+        await turns()
+        for _ in range(5):
+            passed += 600
+            burst, asked = begin(reading, 3)
+            await turns()
+            assert [one.read_begun for one in burst] == [True, False, False]
+            for one in burst:
+                one.message.set_result(b"quick")
+            assert await asyncio.gather(*asked) == [b"quick"] * 3
+            await turns()
+            assert reading._timer is None
+        passed -= 3000  # so that no deadline is near
+        assert not any(task.done() for task in held)
+        waiting, asked = begin(reading, 2)  # one of which waits, and goes on waiting
+        await turns()
+        passed += 1001
+        await turns()
+        assert [task.done() for task in held] == [True] + [False] * (PLACES - 2)
+        assert isinstance(held[0].exception(), BodyTooSlow)
+        for one in (*waiting, *slow[1:]):
+            one.message.set_result(b"")
+        await asyncio.gather(*asked, *held[1:])
 
     in_loop(test)
 

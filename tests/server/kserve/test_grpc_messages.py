@@ -14,15 +14,18 @@ import pytest
 
 from checks.ports import free_port
 from server import connection
+from server import turns as turns_module
 from server.call import Call
 from server.connection import Bodies
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
+from server.kserve.grpc_methods import Methods
 from server.kserve.grpc_requests import VALUE_BYTES, Requests
 from server.kserve.grpc_service import GrpcServer
 from server.kserve.messages import Messages
 from server.service import Service
 from server.settings import read_settings
+from server.turns import Turns
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve, in_process
 from tests.server.surfaces.kserve_requests import RANK, elements
@@ -127,7 +130,7 @@ def test_the_bound_leaves_room_for_what_is_allowed() -> None:
         tensor.contents.bytes_contents[:] = [b"text"] * texts
         tensor.shape[:] = [texts, 1]
     message = largest.SerializeToString()
-    values = asyncio.run(requests.count("ModelInfer", message))
+    values = asyncio.run(requests.count("ModelInfer", message, Turns())).values
     assert 2 * texts < values < requests.most / 2
     assert requests.parse("ModelInfer", message) == largest
 
@@ -147,9 +150,8 @@ def test_values_count_in_the_room_for_bodies(port: int, monkeypatch: pytest.Monk
     )
     message = inference().SerializeToString()
     ask(port, "ModelInfer", message)
-    values = asyncio.run(
-        Requests(MESSAGES, ["ModelInfer"], read_settings(MOCK, {})).count("ModelInfer", message)
-    )
+    requests = Requests(MESSAGES, ["ModelInfer"], read_settings(MOCK, {}))
+    values = asyncio.run(requests.count("ModelInfer", message, Turns())).values
     assert counted == [len(message), values * VALUE_BYTES]
 
 
@@ -269,13 +271,13 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
 
 def test_large_messages_take_turns_with_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two are parsed in one turn of the event loop, however many have come."""
-    monkeypatch.setattr(grpc_service, "_LARGE_BYTES", 1)
+    monkeypatch.setattr(turns_module, "SLICE_BYTES", 1)
     turns, parsed = 0, list[int]()
     count, parse, together = Requests.count, Requests.parse, asyncio.Barrier(20)
 
-    async def at_once(self: Requests, method: str, message: bytes) -> int:
+    async def at_once(self: Requests, method: str, message: bytes, taking: Turns) -> Any:
         await together.wait()
-        return await count(self, method, message)
+        return await count(self, method, message, taking)
 
     def tick() -> None:
         nonlocal turns
@@ -401,8 +403,8 @@ class Gone:
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
-    def set_trailing_metadata(self, metadata: object) -> None:
-        pass
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self.told = dict(metadata)
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
@@ -426,6 +428,35 @@ def test_a_refusal_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None
     asyncio.run(call())
     assert caller.aborted == [grpc.StatusCode.UNIMPLEMENTED]
     assert failures(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("calls", "told"), [(256, {"x-request-id"}), (0, {"x-request-id", "retry-after"})]
+)
+def test_failures_tell_nothing_of_http_connections(
+    calls: int, told: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fields of a connection make an answer malformed (RFC 9113, 8.2.2). A message that does not
+    come, and one for which there is no place."""
+    monkeypatch.setattr(grpc_service, "_MOST_CALLS", calls)
+
+    class Late(Gone):
+        def time_remaining(self) -> Any:
+            return 0.0
+
+        async def read(self) -> object:
+            return await asyncio.get_running_loop().create_future()
+
+    caller: Any = Late()
+
+    async def call() -> None:
+        server = GrpcServer(Service(read_settings(MOCK, {})))
+        handler = server._handler("ModelInfer", Methods(MESSAGES).answers()["ModelInfer"])
+        await handler.stream_unary(None, caller)
+
+    asyncio.run(call())
+    assert len(caller.aborted) == 1
+    assert caller.told.keys() == told
 
 
 def test_an_answer_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from server.kserve import wire
 from server.kserve.messages import Messages
 from server.kserve.wire import Layout, NoMessage, TooManyValues, count_values, layout_of
+from server.turns import Turns
 
 MESSAGES = Messages()
 REQUESTS = [
@@ -41,7 +42,7 @@ def field(number: int, kind: int, content: bytes = b"") -> bytes:
 
 
 def count(message: bytes, most: int = MANY, layout: Layout = INFER) -> int:
-    return asyncio.run(count_values(message, layout, most))
+    return asyncio.run(count_values(message, layout, most, Turns())).values
 
 
 def infer(**fields: Any) -> bytes:
@@ -192,9 +193,9 @@ def test_others_have_their_turn(slices: int, monkeypatch: pytest.MonkeyPatch) ->
 
     async def both() -> int:
         beside = asyncio.create_task(other())
-        found = await count_values(field(7, BYTES) * (100 * slices + 1), INFER, MANY)
+        found = await count_values(field(7, BYTES) * (100 * slices + 1), INFER, MANY, Turns())
         beside.cancel()
-        return found
+        return found.values
 
     assert asyncio.run(both()) == 100 * slices + 1
-    assert turns == slices
+    assert slices <= turns <= 2 * slices
