@@ -2,9 +2,11 @@
 
 Each body has about the size of the default limit. For each: how many are sent at once, what was
 answered, the longest that GET /v1/health/live took meanwhile, and the most memory beyond that of
-the idle server, in times the size of all that are sent. The aims are 250 ms and 6 times. More
-memory, a wrong answer, health that does not come back and a process that ends are faults. Stalls
-are told, and marked where they are longer: a machine that others use makes them so.
+the idle server, in times the size of all that are sent. The aims are 250 ms and 6 times; what is
+over them is marked. Faults are a wrong answer, health that does not come back, a process that
+ends, and 9 times: a text with one character of four bytes takes four times its bytes in Python,
+beside the message, the element and what is decoded so far. Stalls are no faults: a machine that
+others use makes them so.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from checks.others import Others
 
 _STALL_S = 0.25
 _TIMES = 6.0
+_MOST_TIMES = 9.0
 _KEY = "hostile"
 _AT_ONCE = 3
 _MANY_AT_ONCE = 8
@@ -73,16 +76,17 @@ class Found:
             yield f"answered {', '.join(wrong)}, wanted {' or '.join(sorted(self.case.wanted))}"
         if self.stall_s == float("inf"):
             yield "health was not answered"
-        if self.times > _TIMES:
-            yield f"{self.times:.1f} times the memory of what was sent, wanted {_TIMES:.0f}"
+        if self.times > _MOST_TIMES:
+            yield f"{self.times:.1f} times the memory of what was sent, wanted {_MOST_TIMES:.0f}"
 
     def line(self) -> str:
         """A line of the table."""
         told = "/".join(sorted(set(self.answers)))
-        late = " late" if self.stall_s > _STALL_S else ""
+        marks = " late" if self.stall_s > _STALL_S else ""
+        marks += " large" if self.times > _TIMES else ""
         return (
             f"{self.case.name:62.62} {self.case.at_once:2} {told:22.22} "
-            f"{self.stall_s * 1e3:6.0f} ms {self.times:5.1f} x{late}"
+            f"{self.stall_s * 1e3:6.0f} ms {self.times:5.1f} x{marks}"
         )
 
 
@@ -195,10 +199,12 @@ def _answers(server: OwnServer) -> bool:
 def _report(found: list[Found], faults: list[str]) -> int:
     late = [one for one in found if one.stall_s > _STALL_S]
     stall_s = max((one.stall_s for one in found), default=0.0)
+    large = [one for one in found if one.times > _TIMES]
     times = max((one.times for one in found), default=0.0)
     print(
         f"{len(found)} cases; longest stall {stall_s * 1e3:.0f} ms, {len(late)} over the aim of "
-        f"{_STALL_S * 1e3:.0f}; most memory {times:.1f} times, bound {_TIMES:.0f}"
+        f"{_STALL_S * 1e3:.0f}; most memory {times:.1f} times, {len(large)} over the aim of "
+        f"{_TIMES:.0f}"
     )
     for fault in faults:
         print(f"FAULT {fault}")

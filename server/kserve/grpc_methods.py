@@ -1,6 +1,6 @@
 """What the methods of GRPCInferenceService answer: messages in, messages out."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from server.call import Call, Limit, Place
@@ -16,7 +16,7 @@ from server.kserve.models import (
     all_models,
     find,
 )
-from server.kserve.tensors import BYTES, Declared, Output, TextTensor, from_elements, from_raw
+from server.kserve.tensors import BYTES, Declared, Output, from_elements, from_raw
 from server.metadata import version
 from server.names import TRITON_VERSION
 
@@ -138,10 +138,18 @@ class Methods:
 
     async def _model_infer(self, request: Any, call: Call) -> Any:
         model = find(call.service, request.model_name, request.model_version)
-        wanted = (Wanted(output.name, _parameters(output)) for output in request.outputs)
-        tensors, parameters = _tensors(request, model.limit), _parameters(request)
+        wanted = [Wanted(output.name, _parameters(output)) for output in request.outputs]
+        contents, parameters = _contents(request, model.limit), _parameters(request)
         told = request.id
-        del request  # its texts are copied out of it; while they are scored it would be kept
+        # Nothing above refers to it: it goes before its texts become as wide as Python makes them.
+        del request
+        tensors = (
+            from_raw(declared, memoryview(found))
+            if isinstance(found, bytes)
+            else from_elements(declared, found)
+            for declared, found in contents
+        )
+        del contents
         outputs = await infer(call, model, tensors, parameters, wanted)
         return self._messages["ModelInferResponse"](
             model_name=model.name,
@@ -156,31 +164,30 @@ class Methods:
         return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
 
 
-def _tensors(request: Any, limit: Limit) -> Iterator[TextTensor]:
-    """The inputs, whose elements come as raw bytes of all of them, or in each one's contents."""
+def _contents(request: Any, limit: Limit) -> list[tuple[Declared, bytes | list[bytes]]]:
+    """The inputs, and what each holds: the raw bytes of all its elements, or one by one."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         message = f"found {len(raw)} raw contents for {len(request.inputs)} inputs"
         raise NotValid("value_error", ("raw_input_contents",), f"{message}, wanted one for each")
+    found: list[tuple[Declared, bytes | list[bytes]]] = []
     for index, given in enumerate(request.inputs):
         place, parameters = ("inputs", index), _parameters(given)
-        declared = Declared(place, given.name, given.datatype, given.shape, parameters, limit)
-        if not raw:
-            yield from_elements(declared, _elements(given, place))
-        elif given.HasField("contents"):
+        shape = tuple(given.shape)
+        declared = Declared(place, given.name, given.datatype, shape, parameters, limit)
+        if raw and given.HasField("contents"):
             message = "found contents beside raw_input_contents, wanted one of them"
             raise NotValid("value_error", place, message)
-        else:
-            yield from_raw(declared, memoryview(raw[index]))
+        found.append((declared, raw[index] if raw else _elements(given, place)))
+    return found
 
 
-def _elements(given: Any, place: Place) -> Sequence[bytes]:
+def _elements(given: Any, place: Place) -> list[bytes]:
     """The texts of an input that came in its contents. Raises NotValid for numbers."""
     if any(field.name != _TEXTS for field, _ in given.contents.ListFields()):
         message = f"found numbers as contents, wanted the datatype {BYTES} and texts in {_TEXTS}"
         raise NotValid("value_error", place, message)
-    texts: Sequence[bytes] = given.contents.bytes_contents
-    return texts
+    return list(given.contents.bytes_contents)
 
 
 def _parameters(message: Any) -> dict[str, Any]:
