@@ -63,10 +63,15 @@ class Admitted:
         admit = Scheduler.admit
 
         def noting(
-            scheduler: Scheduler, rows: int, tokens: int, deadline: float | None, caller: str = ""
+            scheduler: Scheduler,
+            rows: int,
+            tokens: int,
+            deadline: float | None,
+            caller: str = "",
+            **options: Any,
         ) -> Any:
             self.found.append((rows, caller))
-            return admit(scheduler, rows, tokens, deadline, caller)
+            return admit(scheduler, rows, tokens, deadline, caller, **options)
 
         monkeypatch.setattr(Scheduler, "admit", noting)
 
