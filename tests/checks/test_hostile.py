@@ -38,8 +38,8 @@ def test_every_surface_has_bodies() -> None:
         (Found(CASE, ["400", "500", "400"], 0.1, 2.0), "answered 500, wanted"),
         (Found(CASE, ["400", "closed", "no answer"], 0.1, 2.0), "answered closed, no answer"),
         (Found(CASE, ["400"] * 3, float("inf"), 2.0), "health was not answered"),
-        (Found(CASE, ["400"] * 3, 0.1, 8.9), None),  # large, likewise
-        (Found(CASE, ["400"] * 3, 0.1, 9.1), "9.1 times the memory"),
+        (Found(CASE, ["400"] * 3, 0.1, 9.9), None),  # large, likewise
+        (Found(CASE, ["400"] * 3, 0.1, 10.1), "10.1 times the memory"),
     ],
 )
 def test_what_is_a_fault(found: Found, words: str | None) -> None:
