@@ -232,7 +232,8 @@ def _under_load(target: Target) -> None:
                 try:
                     body = ranking(*(f"load {number} {i}" for i in range(30)))
                     return _ask(server, body).status_code
-                except httpx.ConnectError:
+                except (httpx.ConnectError, httpx.ReadError):
+                    # What waits to be accepted when the port closes is reset by the kernel.
                     return -1
 
             asked = [pool.submit(ask, number) for number in range(200)]
