@@ -1,9 +1,9 @@
 """rerank score IN.jsonl OUT.jsonl: score large files offline, on the engine that serves.
 
 A line of IN is {"query": …, "passages": […]} with an optional "id"; the line of OUT with the same
-number is {"id"?, "scores": […]}, raw logits in the order of the passages. Rows of neighbouring lines
-share calls of the engine. So the number of workers, and where a run was stopped and resumed, may
-move a score by the rounding of its sums: some 1e-6 of a float32 engine's.
+number is {"id"?, "scores": […]}, raw logits in the order of the passages. Rows of neighbouring
+lines share calls of the engine. So the number of workers, and where a run was stopped and resumed,
+may move a score by the rounding of its sums: some 1e-6 of a float32 engine's.
 """
 
 import argparse
