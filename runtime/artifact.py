@@ -1,9 +1,7 @@
 """Opening what lies in a directory: a finished artifact, or a bare NIM_CUSTOM_MODEL directory."""
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +12,7 @@ import msgspec
 import tokenizers
 
 from runtime.batch import INPUT_NAMES
+from runtime.daemon import in_daemon
 from runtime.engines import ENGINES, Engine
 from runtime.errors import ArtifactError, ManifestError
 from runtime.manifest import (
@@ -86,7 +85,7 @@ def open_artifact(
     _check_wishes(manifest, target, profile)
     before = identities(directory, manifest)
     # Hashing reads the same pages that the session maps, so doing both at once costs little.
-    hashed = _in_daemon(partial(check_files, directory, manifest))
+    hashed = in_daemon(partial(check_files, directory, manifest), "hasher")
     try:
         opened = _open_described(directory, manifest, engine, target, allowed)
     except Exception:
@@ -113,23 +112,6 @@ def find_directory(directory: Path) -> Path:
             f"cannot open the directory {directory.name!r}: {error.strerror}; wanted an artifact "
             "written by rerank-export"
         ) from error
-
-
-def _in_daemon(work: Callable[[], None]) -> "Future[None]":
-    """The outcome of `work`, which runs in a thread that no process waits for when it ends: a file
-    that hangs may hold it."""
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threading.Thread(target=run, name="hasher", daemon=True).start()
-    return done
 
 
 def _tell_unproven_engine(directory: Path, engine: Engine) -> None:

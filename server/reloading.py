@@ -4,8 +4,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
@@ -24,24 +23,6 @@ class NotReloaded(RequestRefused):
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(f"the model was not replaced: {reason}")
-
-
-def in_own_thread(work: Callable[[], None]) -> "Future[None]":
-    """The outcome of `work`, which runs in a thread of its own: those that requests share must not
-    be kept for as long as a model takes to open."""
-    done: Future[None] = Future()
-    done.set_running_or_notify_cancel()  # who asked may leave, the work goes on
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threading.Thread(target=run, name="reloader", daemon=True).start()
-    return done
 
 
 @contextmanager

@@ -179,8 +179,10 @@ class Scheduler:
         result = run_call(self._compute, batch.rows, self._shrink)
         call = engine_call(batch.rows, batch.began, self._clock())
         if result.error is None:
-            with suppress(BaseException):  # the observer's own fault
+            try:
                 self._told(call)
+            except BaseException:  # the observer's own fault, which ends no thread
+                _say(logging.ERROR, "the observer of engine calls failed", trace=True)
         was_away = self._away
         self._lost = self._lost or isinstance(result.error, DeviceLost)
         self._away = self._away or isinstance(result.error, EngineAway)

@@ -60,8 +60,8 @@ def test_a_request_that_an_idle_scheduler_admitted_keeps_its_room() -> None:
     scheduler.close()
 
 
-def test_the_exact_size_says_what_is_too_late() -> None:
-    clock = Clock()
+def measured(clock: Clock) -> Scheduler:
+    """One that has measured a second for ten tokens."""
 
     def slow(rows: list[object]) -> object:
         clock.advance(len(rows))
@@ -69,7 +69,13 @@ def test_the_exact_size_says_what_is_too_late() -> None:
 
     scheduler = Scheduler(slow, LIMITS, NO_BOUND, clock=clock)  # type: ignore[arg-type]
     for _ in range(8):
-        scheduler.submit([row(10)], None).result(PATIENCE_S)  # a second for ten tokens
+        scheduler.submit([row(10)], None).result(PATIENCE_S)
+    return scheduler
+
+
+def test_the_exact_size_says_what_is_too_late() -> None:
+    clock = Clock()
+    scheduler = measured(clock)
     with scheduler.admit(1, 1, clock() + 5) as ticket, pytest.raises(TooLate):
         ticket.submit([row(100)])
     assert scheduler.idle()
@@ -78,14 +84,7 @@ def test_the_exact_size_says_what_is_too_late() -> None:
 
 def test_what_the_engine_does_not_compute_takes_none_of_its_time() -> None:
     clock = Clock()
-
-    def slow(rows: list[object]) -> object:
-        clock.advance(len(rows))
-        return first_ids(rows)  # type: ignore[arg-type]
-
-    scheduler = Scheduler(slow, LIMITS, NO_BOUND, clock=clock)  # type: ignore[arg-type]
-    for _ in range(8):
-        scheduler.submit([row(10)], None).result(PATIENCE_S)  # a second for ten tokens
+    scheduler = measured(clock)
     with scheduler.admit(1, 1000, None), pytest.raises(Overloaded):
         scheduler.submit([row(10)], clock() + 5)
     with scheduler.admit(1, 1000, None, for_engine=False):
