@@ -146,6 +146,7 @@ def test_the_second_ports_are_observed_as_the_first(mock_server: Server) -> None
     assert metrics.status_code == 405
     found = figures(mock_server)
     assert [found[sample] - before.get(sample, 0) for sample in counted] == [1, 1]
+    mock_server.wait_until(lambda: "request_id=second-port" in mock_server.log)
     (line,) = (line for line in mock_server.log.splitlines() if "request_id=second-port" in line)
     assert "POST /v2/models/{model}/infer 404" in line
     with socket.create_connection(("127.0.0.1", mock_server.triton_port)) as raw:
