@@ -73,6 +73,7 @@ _FACTS = (
     "precision",
     "inputs",
     "outputs",
+    "activation",
 )
 
 
@@ -151,8 +152,11 @@ def coarsen(
     with stage("check hashes"):
         check_files(source, fine)
     require_passed(read_report(source))
+    # What the source was not proven for, no coarser form of it is.
+    schema = fine.schema if checkpoint is None else SCHEMA
     draft = msgspec.structs.replace(
         fine,
+        schema=schema,
         target=target.name,
         precision=target.precision,
         version="draft",
@@ -465,6 +469,7 @@ def _draft(
         goldens=[],
         golden_tolerance=0.0,
         prefixes=_prefixes(profile, name, checkpoint),
+        activation=checkpoint.activation,
     )
 
 

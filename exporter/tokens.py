@@ -18,7 +18,9 @@ from transformers import (
 
 from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused
+from runtime.errors import ArtifactError
 from runtime.manifest import SpecialTokens
+from runtime.tokenizer_limits import check_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -115,6 +117,11 @@ def _load(directory: Path, model_type: str | None) -> Any:
             "convert it with transformers and save it into the checkpoint"
         )
     _refuse_without_vocabulary(directory, tokenizer)
+    try:
+        # As it came out, of whichever files.
+        check_tokenizer(tokenizer.backend_tokenizer.to_str().encode())
+    except ArtifactError as error:
+        raise CheckpointRefused(str(error)) from error
     return tokenizer
 
 

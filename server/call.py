@@ -22,7 +22,7 @@ from runtime.errors import (
     OutOfMemory,
     Overloaded,
 )
-from runtime.postprocess import Embeddings, Floats, InputType, Ints, Ranking, Timing
+from runtime.postprocess import Embeddings, InputType, Ranking, Timing
 from runtime.profile import Kind
 from runtime.text import Truncate
 from runtime.tokens import Token
@@ -147,8 +147,8 @@ class Call:
         *,
         queries_at: Field,
         passages_at: Field,
-    ) -> tuple[Floats, Ints]:
-        """Logits float32 [n] and token counts int64 [n] of n (query, passage) pairs."""
+    ) -> Ranking:
+        """Score (query, passage) pairs."""
         self.check_count("rank", len(pairs), passages_at)
         ranker = self.service.ranker
         with (
@@ -156,12 +156,11 @@ class Call:
             self._counted("rank"),
             placing(queries=queries_at, passages=passages_at),
         ):
-            ranking = await self._answer(
+            return await self._answer(
                 ranker.rank_pairs_async(
                     pairs, truncate=truncate, deadline=self.deadline, caller=self.caller
                 )
             )
-        return ranking.logits, ranking.token_counts
 
     async def embed(
         self,

@@ -14,7 +14,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET, Meta, UnsetType
 
-from runtime.postprocess import Ranking, relevance
+from runtime.postprocess import Ranking
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
@@ -154,7 +154,7 @@ def _meta(version: str, documents: Sequence[Document]) -> CohereMeta:
 
 
 def _encode_v1(ranking: Ranking, asked: RerankV1, texts: list[str], model: str) -> bytes:
-    scores = ranking.logits if asked.use_activation is False else relevance(ranking.logits)
+    scores = ranking.logits if asked.use_activation is False else ranking.relevance()
     shown = asked.return_documents is not False
     results = [
         ResultV1(i, float(scores[i]), DocumentText(texts[i]) if shown else UNSET)
@@ -165,7 +165,7 @@ def _encode_v1(ranking: Ranking, asked: RerankV1, texts: list[str], model: str) 
 
 
 def _encode_v2(ranking: Ranking, asked: RerankV2) -> bytes:
-    scores = relevance(ranking.logits)
+    scores = ranking.relevance()
     results = [ResultV2(i, float(scores[i])) for i in best(ranking.order.tolist(), asked.top_n)]
     return _ENCODER.encode(ReplyV2(new_id(), results, _meta("2", asked.documents)))
 

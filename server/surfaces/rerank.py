@@ -11,7 +11,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET, UnsetType
 
-from runtime.postprocess import Ranking, relevance
+from runtime.postprocess import Ranking
 from server.call import Field
 from server.errors import AnyRequest, NotValid
 from server.exchange import Exchange
@@ -91,7 +91,7 @@ def _shown(text: str, return_documents: bool | None) -> str | DocumentText | Uns
 
 def _encode(ranking: Ranking, asked: DocumentsRequest, texts: list[str], model: str) -> bytes:
     raw = asked.raw_scores is True or asked.use_activation is False
-    scores = ranking.logits if raw else relevance(ranking.logits)
+    scores = ranking.logits if raw else ranking.relevance()
     order = ranking.order.tolist()
     results = [
         Result(i, float(scores[i]), _shown(texts[i], asked.return_documents))

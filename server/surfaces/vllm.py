@@ -11,14 +11,13 @@ import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
-from runtime.postprocess import relevance
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
-from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, new_id
+from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, new_id, usage_of
 from server.surfaces.documents import truncate_prompt
 from server.surfaces.nim import STATUSES
 
@@ -118,18 +117,16 @@ class Scores(Controller):
         pairs = _pairs(one, two, second)
         tokens = asked.truncate_prompt_tokens
         truncate = truncate_prompt(tokens, served.model.info.max_tokens, "NONE")
-        logits, counts = await exchange.rank_pairs(
+        ranking = await exchange.rank_pairs(
             pairs,
             truncate,
             queries_at=Field(first, alone=isinstance(one, str)),
             passages_at=Field(second, alone=isinstance(two, str)),
         )
         raw = False in (asked.use_activation, asked.activation)
-        scores = logits if raw else relevance(logits)
+        scores = ranking.logits if raw else ranking.relevance()
         data = [Score(index, score) for index, score in enumerate(scores.tolist())]
-        tokens_used = int(counts.sum())
-        usage = RerankUsage(tokens_used, tokens_used)
-        reply = ScoreReply(new_id(), int(time.time()), served.name, data, usage)
+        reply = ScoreReply(new_id(), int(time.time()), served.name, data, usage_of(ranking))
         return exchange.reply(_ENCODER.encode(reply))
 
 
