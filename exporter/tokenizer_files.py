@@ -1,5 +1,6 @@
 """A checkpoint's tokenizer files, looked at before transformers reads them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from exporter.errors import CheckpointRefused
@@ -26,12 +27,15 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
     try:
         tokens = load_tokenizer(path).get_vocab()
     except ArtifactError as error:
-        raise CheckpointRefused(f"{error}") from error
+        raise CheckpointRefused(
+            f"the tokenizer in {directory} cannot be used: {error.__cause__ or error}"
+        ) from error
     refuse_unknown_ids(tokens, vocabulary)
 
 
-def refuse_unknown_ids(tokens: dict[str, int], vocabulary: int) -> None:
-    """Raise CheckpointRefused for a token (text → id) that has no row in the embeddings."""
+def refuse_unknown_ids(tokens: Mapping[str, int], vocabulary: int) -> None:
+    """Raise CheckpointRefused for a token (text → id) without a row in the embeddings, of which
+    there are `vocabulary`."""
     text, largest = max(tokens.items(), key=lambda token: token[1], default=("", -1))
     if largest >= vocabulary:
         raise CheckpointRefused(

@@ -64,6 +64,10 @@ class CheckpointTokenizer:
             )
         return Tokens(found["input_ids"], found["token_type_ids"])
 
+    def vocabulary(self) -> dict[str, int]:
+        """Text → id of every token, added ones included."""
+        return dict(self._tokenizer.get_vocab())
+
     def added_tokens(self) -> list[str]:
         """Texts that stand for one token each: special ones, and those added to the vocabulary."""
         return sorted({*self._tokenizer.get_added_vocab(), *self._tokenizer.all_special_tokens})

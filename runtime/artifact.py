@@ -284,12 +284,12 @@ def _inferred_manifest(
     prompt = manifest.prefixes if manifest.kind == "embed" else manifest.template
     _log.warning("no %s: kind %s, prompt %r (profile)", MANIFEST_FILE, manifest.kind, prompt)
     _log.warning("no %s: at most %d tokens (profile)", MANIFEST_FILE, manifest.max_tokens)
-    _log.warning("no %s: padding %s with id %d", MANIFEST_FILE, manifest.padding_side, pad)
     if manifest.kind == "rank":
         saved = _activation(directory)
         manifest = msgspec.structs.replace(manifest, activation=saved or manifest.activation)
         whose = "saved with the checkpoint" if saved else "no file names another"
         _log.warning("no %s: relevance by %s (%s)", MANIFEST_FILE, manifest.activation, whose)
+    _log.warning("no %s: padding %s with id %d", MANIFEST_FILE, manifest.padding_side, pad)
     return manifest
 
 

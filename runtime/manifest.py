@@ -105,12 +105,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of manifest.json.
 
-    `version` is a short hash of graph, weights, tokenizer, template and limit: two artifacts with
-    one version give the same scores. `template` is None where the tokenizer joins the pair.
-    Embedders have `prefixes` (by input type, none for symmetric models), `dimensions` and
-    `vector_goldens` instead of a template and `goldens`. `golden_tolerance` is the largest
-    |Δ logit|, or |Δ| of a vector's component, that a golden may show when the artifact is opened.
-    `activation` makes a relevance of a reranker's logit, and is None for embedders.
+    `version` is a short hash of graph, weights, tokenizer, template, limit and activation: two
+    artifacts with one version give the same scores. `template` is None where the tokenizer joins
+    the pair. Embedders have `prefixes` (by input type, none for symmetric models), `dimensions` and
+    `vector_goldens` instead of a template and `goldens`; `activation` makes a relevance of a
+    reranker's logit, and they have none. `golden_tolerance` is the largest |Δ logit|, or |Δ| of a
+    vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
     `plan` and `hardware` describe model.plan, and are None exactly where there is none.
     """
