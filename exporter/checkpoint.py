@@ -27,7 +27,8 @@ from exporter.errors import CheckpointRefused, WrongDirection
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
 from exporter.weights import Stored, first, stored_tensors
-from runtime.activation import CONFIG_FILE, saved_activation
+from runtime.activation import CONFIG_FILE as CONFIG_FILE
+from runtime.activation import saved_activation
 from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.postprocess import Activation
 from runtime.profile import Kind

@@ -19,7 +19,7 @@ import tokenizers
 from runtime.errors import ArtifactError
 from runtime.regexes import nests_repeats
 
-# Unicode's NFKC makes 18 characters of one (U+FDFA), their UTF-8 five times as many.
+# Unicode's NFKC makes 18 characters of one (U+FDFA), byte-level tokenizers at most 5 of each.
 _MOST_GROWTH = 100
 _MOST_STEPS = 256
 # Charsmaps, the largest parts, have half a megabyte.
@@ -163,14 +163,14 @@ def _rewritten(step: _Step) -> float:
     if kind == "Prepend":  # once for each text between added tokens
         return 1 + len(step["prepend"])
     if kind == "Precompiled":
-        return _longest(step["precompiled_charsmap"])
+        return _longest(str(step["precompiled_charsmap"]))
     if kind == "BertNormalizer":
         return _WITH_BLANKS
     if kind == "ByteLevel":
         return _BYTES_OF_ONE
     content, literal = len(step["content"]), step["pattern"].get("String")
     # A regex, like an empty text, may be found before each character and at the end.
-    return max(1, content / len(literal)) if literal else 1 + content
+    return max(1.0, content / len(literal)) if literal else 1.0 + content
 
 
 def _pre_tokenized(step: _Step) -> float:
