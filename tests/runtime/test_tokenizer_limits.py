@@ -264,3 +264,13 @@ def test_a_bomb_is_refused_where_it_lies(tmp_path: Path) -> None:
     path.write_bytes(b'{"added_tokens": 5}')
     with pytest.raises(ArtifactError, match="cannot read tokenizer"):
         load_tokenizer(path)
+
+
+def test_a_part_of_any_depth_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    for deep in (200, 50_000):
+        part = '{"type":"Sequence","normalizers":[' * deep + "]}" * deep
+        text = made().to_str().replace('"normalizer":null', f'"normalizer":{part}')
+        path.write_text(text)
+        with pytest.raises(ArtifactError, match="cannot read tokenizer"):
+            load_tokenizer(path)
