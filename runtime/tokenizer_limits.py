@@ -176,7 +176,7 @@ def _rewritten(step: _Step) -> float:
 def _pre_tokenized(step: _Step) -> float:
     """The most characters that a pre_tokenizer makes of one."""
     if step["type"] == "ByteLevel":
-        return _BYTES_OF_ONE + step["add_prefix_space"]
+        return _BYTES_OF_ONE + bool(step["add_prefix_space"])
     return 2 if step["type"] == "Metaspace" else 1
 
 
