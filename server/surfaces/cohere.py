@@ -15,6 +15,7 @@ from litestar.di import NamedDependency
 from msgspec import UNSET, Meta, UnsetType
 
 from runtime.postprocess import Ranking, relevance
+from runtime.text import TokenLimits
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
@@ -253,7 +254,10 @@ class CohereRerank(Controller):
         asked = await exchange.json(_V2)
         _check_v2(asked)
         ranking = await exchange.rank(
-            asked.query, asked.documents, "END", passage_tokens=asked.max_tokens_per_doc
+            asked.query,
+            asked.documents,
+            "END",
+            limits=TokenLimits(passage=asked.max_tokens_per_doc),
         )
         return exchange.reply(_encode_v2(ranking, asked))
 
