@@ -260,3 +260,33 @@ def test_a_request_s_id_is_its_answer_s(client: httpx.Client, path: str) -> None
 def test_other_people_s_bodies(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
     wanted = [sigmoid(logit) for logit in logits(client)]
     assert scores(ask(client, path, **DOCUMENTS, **body)) == pytest.approx(wanted)
+
+
+# Numbers that JSON has and others have not
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/v2/rerank"])
+@pytest.mark.parametrize(
+    ("number", "named"),
+    [
+        ("1e400", "top_n: "),
+        ("-1e400", "top_n: "),
+        ("9" * 5000, "top_n: "),
+        ("NaN", "the body: "),
+        ("-Infinity", "the body: "),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    client: httpx.Client, path: str, number: str, named: str
+) -> None:
+    body = f'{{"query":"q","documents":["a"],"top_n":{number}}}'
+    headers = {"content-type": "application/json"}
+    response = client.post(path, content=body, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["message"].startswith(named)
+    assert "9999" not in response.text
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/v2/rerank"])
+def test_more_than_a_machine_s_whole_numbers_is_all(client: httpx.Client, path: str) -> None:
+    assert len(ask(client, path, **DOCUMENTS, top_n=10**30).json()["results"]) == 3
