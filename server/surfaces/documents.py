@@ -7,7 +7,7 @@ Infinity's. Either takes blank texts.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -60,7 +60,7 @@ class DocumentText(msgspec.Struct):
     text: str
 
 
-class RankedDocuments(msgspec.Struct, frozen=True):
+class RankedDocuments(NamedTuple):
     """A ranking of `texts`, which are the documents' in their order."""
 
     ranking: Ranking
