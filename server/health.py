@@ -123,8 +123,12 @@ SURFACE = Surface(
     operations=(
         _probe("/v1/health/live", "The process answers", HealthReply, _READY, HealthReply),
         _probe("/v1/health/ready", "The model answers", HealthReply, _READY, HealthReply),
-        _probe("/v2/health/live", "KServe v2: the process answers", ServerLive, _V2_LIVE, ServerLive),
-        _probe("/v2/health/ready", "KServe v2: the model answers", ServerReady, _V2_READY, ServerReady),
+        _probe(
+            "/v2/health/live", "KServe v2: the process answers", ServerLive, _V2_LIVE, ServerLive
+        ),
+        _probe(
+            "/v2/health/ready", "KServe v2: the model answers", ServerReady, _V2_READY, ServerReady
+        ),
         _probe("/health", "Status and device", PlainHealth, _PLAIN, PlainHealth),
     ),
     voice=nim.voice,

@@ -1,7 +1,7 @@
 """KServe v2 over HTTP: /v2 and all below it, but for its health (server.health).
 
 The Open Inference Protocol's REST form, with Triton's configuration, statistics, repository and
-binary tensor data extensions. Triton's client library 2.73 works unchanged, and so does the kserve SDK 0.20.
+binary tensor data extensions. Triton's client library 2.73 and the kserve SDK 0.20 work unchanged.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ from server.kserve.rest import (
     InferReply,
     InferRequest,
     LoadRequest,
-    ModelReply,
     ModelReadyReply,
+    ModelReply,
     ServerReply,
     StatisticsReply,
     check_wishes,
