@@ -329,9 +329,10 @@ SURFACE = Surface(
             summary="Embed texts",
             description=(
                 "`input_type` may be the ending of the model's name instead (-query, -passage). "
-                "`dimensions` keeps the first components and normalises them again; more than there "
-                "are: all of them, as the NIM has it. int8 scales each vector to a largest component "
-                "of ±127, uint8 adds 128, ubinary packs signs, binary is that minus 128. Headers: x-truncated-passages when any text was cut."
+                "`dimensions` keeps the first components and normalises them again; more than "
+                "there are: all of them, as the NIM has it. int8 scales each vector to a largest "
+                "component of ±127, uint8 adds 128, ubinary packs signs, binary is that minus 128. "
+                "Headers: x-truncated-passages when any text was cut."
             ),
             request=EmbeddingRequest,
             request_example=_REQUEST,
