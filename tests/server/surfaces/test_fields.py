@@ -3,7 +3,8 @@
 `fields/` has a table a dialect, written from its server's schema, whose version and date it names:
 
     [[route]]
-    path = "/rerank"                  # as the OpenAPI document has it; `parameters` fill it in
+    path = "/rerank"                  # as the OpenAPI document has it; `parameters` fill it in;
+                                      # `paths` for several of the same fields
     body = { query = "…" }            # a request that is answered with 200
     [route.fields.truncation_side]
     fate = "honoured"                 # "refused" or "no effect"
@@ -40,6 +41,7 @@ class Row:
     """A field of a route, and what becomes of it."""
 
     dialect: str
+    path: str
     route: dict[str, Any]
     name: str
     told: dict[str, Any]
@@ -47,10 +49,6 @@ class Row:
     @property
     def field(self) -> str:
         return self.name.partition("[")[0]
-
-    @property
-    def path(self) -> str:
-        return str(self.route["path"])
 
     def __str__(self) -> str:
         return f"{self.dialect}{self.path}:{self.name}"
@@ -62,9 +60,10 @@ class Row:
 
 
 ROWS = [
-    Row(dialect, route, name, told)
+    Row(dialect, path, route, name, told)
     for dialect, table in sorted(TABLES.items())
     for route in table.get("route", [])
+    for path in route.get("paths", [route.get("path")])
     for name, told in route["fields"].items()
 ]
 
