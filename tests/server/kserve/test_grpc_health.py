@@ -28,7 +28,7 @@ def named(service: str) -> bytes:
 
 
 @contextlib.contextmanager
-def refused(code: grpc.StatusCode, words: str = "") -> Iterator[None]:
+def refused(code: grpc.StatusCode, words: str | None = None) -> Iterator[None]:
     with pytest.raises(grpc.RpcError, match=words) as caught:
         yield
     assert caught.value.code() is code  # type: ignore[attr-defined]
