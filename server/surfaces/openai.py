@@ -30,13 +30,13 @@ from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import nim
+from server.surfaces.pooling import PromptTokens, Side, prompt_cut
 
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _FORMATS = ("float", "base64")
 _MODALITIES = ("text",)
 _TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
-_SIDES: dict[str, Truncate] = {"left": "START", "right": "END"}
 _UNIT = "vectors come with length 1 from this server"
 # What fields may say that change nothing here, and why nothing else.
 _AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
@@ -78,8 +78,8 @@ class EmbeddingRequest(msgspec.Struct):
     modality: str | list[str] | None = None
     output_dimension: _Size | None = None
     output_dtype: Annotated[str, _words(*_TYPES)] | None = None
-    truncate_prompt_tokens: Annotated[Whole, Meta(extra_json_schema={"minimum": -1})] | None = None
-    truncation_side: Annotated[str, _words(*_SIDES)] | None = None
+    truncate_prompt_tokens: PromptTokens | None = None
+    truncation_side: Side | None = None
     user: str | None = None
     add_special_tokens: Annotated[Flag, _as_it_is("add_special_tokens")] | None = None
     use_activation: Annotated[Flag, _as_it_is("use_activation")] | None = None
@@ -141,24 +141,6 @@ def input_type_of(
                 raise NotValid("value_error", ("input_type",), message)
             return name.removesuffix(f"-{kind}"), kind
     return name, said
-
-
-def cut_of(request: EmbeddingRequest, max_tokens: int) -> tuple[Truncate, int | None]:
-    """How texts are cut by a model that takes `max_tokens`, and at how many tokens (None: there).
-    Raises NotValid."""
-    truncate = _one_of(request.truncate, _TRUNCATES, "truncate") or "NONE"
-    side = _one_of(request.truncation_side, tuple(_SIDES), "truncation_side")
-    tokens = request.truncate_prompt_tokens
-    if tokens is None:
-        return truncate, None
-    if tokens != -1 and not 1 <= tokens <= max_tokens:
-        message = f"wanted 1 to {max_tokens}, which is all that the model takes, or -1 for that"
-        raise NotValid("value_error", ("truncate_prompt_tokens",), message)
-    if side is not None:
-        truncate = _SIDES[side]
-    elif truncate == "NONE":
-        truncate = "END"
-    return truncate, None if tokens == -1 else tokens
 
 
 def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> bytes:
@@ -277,7 +259,12 @@ class OpenAiEmbeddings(Controller):
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
         _check(asked)
-        truncate, most_tokens = cut_of(asked, served.model.info.max_tokens)
+        truncate, most_tokens = prompt_cut(
+            asked.truncate_prompt_tokens,
+            asked.truncation_side,
+            served.model.info.max_tokens,
+            _one_of(asked.truncate, _TRUNCATES, "truncate") or "NONE",
+        )
         embeddings = await exchange.embed(
             texts_of(asked),
             input_type,
