@@ -60,6 +60,10 @@ class Embedder(Model):
         on the way."""
         return self._encoder.encode(texts, input_type, truncate, check, most_tokens, blanks=blanks)
 
+    def prefix(self, input_type: InputType | None) -> str:
+        """What stands before a text of that type; nothing where the model tells none apart."""
+        return self._manifest.prefixes.get(input_type, "") if input_type else ""
+
     def embed(
         self,
         texts: Sequence[str],

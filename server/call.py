@@ -185,8 +185,8 @@ class Call:
         most_tokens: int | None = None,
         blanks: bool = False,
     ) -> Embeddings:
-        """Embed the texts, each of at most `most_tokens` tokens; with `blanks`, they may be
-        blank."""
+        """Embed the texts, each of at most `most_tokens` tokens; with `blanks`, they may be blank.
+        Without `input_type` they are what EMBED_DEFAULT_INPUT_TYPE says."""
         self.check_count("embed", len(texts), input_at)
         embedder = self.service.embedder
         with (
@@ -197,7 +197,7 @@ class Call:
             return await self._answer(
                 embedder.embed_async(
                     texts,
-                    input_type=input_type,
+                    input_type=input_type or self.service.settings.default_input_type,
                     truncate=truncate,
                     dimensions=dimensions,
                     most_tokens=most_tokens,

@@ -68,21 +68,30 @@ def cut_of(
     """Where texts are cut by a model that takes `max_tokens`; `otherwise` says how they are without
     vLLM's fields. Raises NotValid for a field that cannot be done."""
     _refuse_others(asked)
-    side = asked.truncation_side
-    if side is not None and side not in _SIDES:
-        raise NotValid("literal_error", ("truncation_side",), "wanted left or right")
-    pair = _pair_limit(asked.truncate_prompt_tokens, max_tokens)
-    truncate = otherwise
-    if truncate == "NONE" and pair is not None:
-        truncate = "END"
-    if truncate != "NONE" and side is not None:
-        truncate = _SIDES[side]
+    tokens, side = asked.truncate_prompt_tokens, asked.truncation_side
+    truncate, pair = prompt_cut(tokens, side, max_tokens, otherwise)
     limits = TokenLimits(
         query=_text_limit("max_tokens_per_query", asked.max_tokens_per_query, max_tokens),
         passage=_text_limit("max_tokens_per_doc", asked.max_tokens_per_doc, max_tokens),
         pair=pair,
     )
     return truncate, limits
+
+
+def prompt_cut(
+    tokens: int | None, side: str | None, max_tokens: int, otherwise: Truncate
+) -> tuple[Truncate, int | None]:
+    """Where and behind how many tokens a prompt is cut by truncate_prompt_tokens and
+    truncation_side; `otherwise` as in `cut_of`. Raises NotValid."""
+    if side is not None and side not in _SIDES:
+        raise NotValid("literal_error", ("truncation_side",), "wanted left or right")
+    limit = _pair_limit(tokens, max_tokens)
+    truncate = otherwise
+    if truncate == "NONE" and limit is not None:
+        truncate = "END"
+    if truncate != "NONE" and side is not None:
+        truncate = _SIDES[side]
+    return truncate, limit
 
 
 def _refuse_others(asked: PoolingFields) -> None:
