@@ -184,11 +184,12 @@ class Model(ABC):
         use: Callable[[Iterator[Iterator[Token]]], T],
         *,
         add_special_tokens: bool,
+        blanks: bool = False,
         deadline: float | None = None,
         caller: str = "",
     ) -> T:
         """What `use` makes, in a thread, of the tokens of each text alone, without template or
-        prefix.
+        prefix; with `blanks`, texts may be blank.
 
         They take room in the queue meanwhile, and requests of this kind run one after the other;
         cancelling the task ends the work behind the text that is being tokenised. Raises
@@ -206,6 +207,7 @@ class Model(ABC):
                     _MOST_LISTED_TOKENS,
                     add_special_tokens=add_special_tokens,
                     check=ticket.check,
+                    blanks=blanks,
                 )
                 return use(found)
 

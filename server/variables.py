@@ -9,8 +9,9 @@ compose files and Kubernetes operator that set them, and our own (RERANK_*).
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from runtime.postprocess import InputType
 from runtime.profile import model_profile_names, target_profile_names
 from runtime.selection import AUTO, ONNX
 
@@ -32,6 +33,7 @@ OTHER_LEVELS = {"DEFAULT": "INFO", "TRACE": "DEBUG", "WARN": "WARNING", "FATAL":
 _MAX_PORT = 65535
 _MAX_DIGITS = 12
 _LONGEST_WINDOW_US = 1_000_000
+_INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 
 
 class NotWanted(ValueError):
@@ -126,6 +128,12 @@ def _hosts(value: str) -> tuple[str, ...]:
     if not hosts or any(set(host) & set("/:@*?") for host in hosts):
         raise NotWanted("host names without port, separated by commas")
     return hosts
+
+
+def _input_type(value: str) -> str:
+    if value not in _INPUT_TYPES:
+        raise NotWanted(" or ".join(_INPUT_TYPES))
+    return value
 
 
 def _model_profile(value: str) -> str:
@@ -271,6 +279,14 @@ VARIABLES: tuple[Variable, ...] = (
         "the artifact's model id",
     ),
     _honoured("NIM_SERVER_SERVED_MODEL_NAME", "served_name", _text, "as NIM_SERVED_MODEL_NAME"),
+    _honoured(
+        "EMBED_DEFAULT_INPUT_TYPE",
+        "default_input_type",
+        _input_type,
+        "`query` or `passage`: what texts to embed are where a request does not say it (in "
+        "`input_type`, the ending of the model's name, or TEI's `prompt_name`)",
+        "400, for a model that tells them apart; over KServe `query`",
+    ),
     _honoured(
         "MODEL_VERSION",
         "model_version",

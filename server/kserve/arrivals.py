@@ -22,9 +22,10 @@ _SLOW_S = 1.0
 
 
 class Arrivals:
-    """Used in one event loop."""
+    """Used in one event loop; a message may take `slow_s` to arrive while others wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, slow_s: float | None = None) -> None:
+        self._slow_s = slow_s
         self._places = asyncio.Semaphore(_MOST_ARRIVING)
         self._waiting = 0
         # The messages that are being read, oldest first: when that began, and its time limit.
@@ -47,7 +48,7 @@ class Arrivals:
         return message
 
     def _look(self) -> None:
-        """End as many messages as others wait, the oldest first, that have been coming for a second
+        """End as many messages as others wait, the oldest first, that have been coming for too long
         in which others waited; and look again when the next one has."""
         if self._timer is not None:
             self._timer.cancel()
@@ -58,8 +59,9 @@ class Arrivals:
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._since = now if self._since is None else self._since
+        slow_s = _SLOW_S if self._slow_s is None else self._slow_s
         for limit, began in islice(self._arriving.items(), self._waiting):
-            end = max(began, self._since) + _SLOW_S
+            end = max(began, self._since) + slow_s
             if end > now:
                 self._timer = loop.call_at(end, self._look)
                 return

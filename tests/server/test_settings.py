@@ -21,6 +21,7 @@ BAD_VALUES = {
     "NIM_TRITON_MODEL_BATCH_SIZE": ["0"],
     "RERANK_MAX_PASSAGES": ["0", "all"],
     "EMBED_MAX_INPUTS": ["0", "many"],
+    "EMBED_DEFAULT_INPUT_TYPE": ["document", "Query"],
     "MAX_SEQUENCE_LENGTH": ["0", "8k"],
     "NIM_TRITON_MAX_SEQ_LENGTH": ["none"],
     "RERANK_GPU_MEMORY_BYTES": ["8GB", "0"],
