@@ -1,5 +1,6 @@
 """Every port listens on the same addresses, told by what can be connected to."""
 
+import asyncio
 import socket
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from checks.ports import free_ports
 from server import addresses
 from server.addresses import addresses_of
+from server.kserve.grpc_service import GrpcServer
 from server.listen import take_port
-from server.settings import SettingsError
+from server.service import Service
+from server.settings import SettingsError, read_settings
 from tests.server.conftest import Start
 from tests.server.in_process import Serve
 from tests.waiting import PATIENCE_S
@@ -119,6 +122,18 @@ def test_a_port_that_is_taken_at_one_of_the_addresses(monkeypatch: pytest.Monkey
             take_port("x", port, "NAME")
     for one in take_port("x", port, "NAME"):  # nothing of the first try is left
         one.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_a_port_of_grpc_that_is_taken(host: str) -> None:
+    async def listen(port: int) -> None:
+        await GrpcServer(Service(read_settings({"ENABLE_MOCK_INFERENCE": "1"}))).start(host, port)
+
+    (port,) = free_ports(1)
+    with addresses.bound(IPV4, port) as other:
+        other.listen()
+        with pytest.raises(SettingsError, match=f"NIM_TRITON_GRPC_PORT: found port {port}"):
+            asyncio.run(listen(port))
 
 
 @needs_ipv6
