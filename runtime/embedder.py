@@ -139,6 +139,7 @@ class Embedder(Model):
             ),
             deadline=deadline,
             caller=caller,
+            row_tokens=most_tokens,
         )
 
     def _find_dimensions(self) -> int:

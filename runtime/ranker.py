@@ -109,6 +109,7 @@ class Ranker(Model):
             ),
             deadline=deadline,
             caller=caller,
+            row_tokens=limits.pair,
         )
         return _ranking(await self._run_async(work))
 
@@ -145,6 +146,7 @@ class Ranker(Model):
             ),
             deadline=deadline,
             caller=caller,
+            row_tokens=limits.pair,
         )
 
     def _compute(self, rows: Sequence[Encoding]) -> Floats:

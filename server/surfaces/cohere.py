@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from runtime.postprocess import Ranking, relevance
 from runtime.text import TokenLimits
@@ -24,13 +24,13 @@ from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces.documents import (
-    DocumentText,
     RankedDocuments,
     RerankRequest,
+    Shown,
     best,
     check_least,
     rank_documents,
-    shown,
+    showing,
     wants_raw,
 )
 from server.surfaces.nim import STATUSES
@@ -68,7 +68,7 @@ class ResultV1(msgspec.Struct):
 
     index: int
     relevance_score: float
-    document: str | DocumentText | UnsetType = UNSET
+    document: Shown = UNSET
 
 
 class ResultV2(msgspec.Struct):
@@ -147,8 +147,9 @@ def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
 def _encode_v1(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
     ranking = ranked.ranking
     scores = ranking.logits if wants_raw(asked) else relevance(ranking.logits)
+    show = showing(asked, plain=False)
     results = [
-        ResultV1(i, float(scores[i]), shown(asked, ranked.texts[i], plain=False))
+        ResultV1(i, float(scores[i]), show(ranked.texts[i]))
         for i in best(ranking.order.tolist(), asked.top_n)
     ]
     meta = _meta("1", asked.documents)

@@ -6,8 +6,8 @@ is: one with a field of vLLM's alone, or with `top_n: 0`, is vLLM's; one with `r
 Infinity's. Either takes blank texts.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -60,7 +60,10 @@ class DocumentText(msgspec.Struct):
     text: str
 
 
-class RankedDocuments(msgspec.Struct, frozen=True):
+Shown = str | DocumentText | UnsetType
+
+
+class RankedDocuments(NamedTuple):
     """A ranking of `texts`, which are the documents' in their order."""
 
     ranking: Ranking
@@ -100,16 +103,16 @@ def wants_raw(asked: RerankRequest) -> bool:
     return asked.raw_scores is True or wants_logits(asked)
 
 
-def shown(asked: RerankRequest, text: str, *, plain: bool) -> str | DocumentText | UnsetType:
-    """`text` as its result shows it: an object for vLLM, a text for Infinity, which has to ask;
-    where the body says neither whose it is nor what it wants, a text if `plain`."""
+def showing(asked: RerankRequest, *, plain: bool) -> Callable[[str], Shown]:
+    """What makes of a text what its result shows: an object for vLLM, a text for Infinity, which
+    has to ask; where the body says neither whose it is nor what it wants, a text if `plain`."""
     family = family_of(asked)
     asks = asked.return_documents
     if asks is False or (asks is None and family == "infinity"):
-        return UNSET
+        return lambda _: UNSET
     if family == "infinity" or (asks is None and family is None and plain):
-        return text
-    return DocumentText(text)
+        return str
+    return DocumentText
 
 
 def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None) -> list[str]:

@@ -20,6 +20,7 @@ Padding = Annotated[str, Meta(extra_json_schema={"const": "do_not_pad"})]
 Tokens = Annotated[Whole, Meta(extra_json_schema={"minimum": 0})]
 PromptTokens = Annotated[Whole, Meta(extra_json_schema={"minimum": -1})]
 
+_PRIORITIES = 2**63
 _SIDES: dict[str, Truncate] = {"left": "START", "right": "END"}
 
 
@@ -100,6 +101,8 @@ def _refuse_others(asked: PoolingFields) -> None:
     if asked.chat_template_kwargs:
         message = "this model's template takes none; leave it out"
         raise NotValid("value_error", ("chat_template_kwargs",), message)
+    if asked.priority is not None and not -_PRIORITIES <= asked.priority < _PRIORITIES:
+        raise NotValid("value_error", ("priority",), "wanted a whole number of 64 bits")
     if asked.padding not in (None, "do_not_pad"):
         message = "texts are not padded here; leave it out, or send do_not_pad"
         raise NotValid("literal_error", ("padding",), message)

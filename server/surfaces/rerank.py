@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from runtime.postprocess import relevance
 from server.errors import AnyRequest, NotValid
@@ -21,12 +21,12 @@ from server.surface import Surface
 from server.surfaces import tei
 from server.surfaces.cohere import RerankError, RerankUsage, id_of, usage_of, voice
 from server.surfaces.documents import (
-    DocumentText,
     RankedDocuments,
     RerankRequest,
+    Shown,
     best,
     rank_documents,
-    shown,
+    showing,
     wants_raw,
 )
 
@@ -45,7 +45,7 @@ class Result(msgspec.Struct):
 
     index: int
     relevance_score: float
-    document: str | DocumentText | UnsetType = UNSET
+    document: Shown = UNSET
 
 
 class DocumentsReply(msgspec.Struct):
@@ -70,10 +70,8 @@ def _encode(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
     ranking = ranked.ranking
     scores = ranking.logits if wants_raw(asked) else relevance(ranking.logits)
     order = ranking.order.tolist()
-    results = [
-        Result(i, float(scores[i]), shown(asked, ranked.texts[i], plain=True))
-        for i in best(order, asked.top_n)
-    ]
+    show = showing(asked, plain=True)
+    results = [Result(i, float(scores[i]), show(ranked.texts[i])) for i in best(order, asked.top_n)]
     logits = ranking.logits.tolist()
     answer_id = id_of(asked.request_id)
     return _ENCODER.encode(

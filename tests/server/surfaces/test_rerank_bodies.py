@@ -111,6 +111,8 @@ def test_zero_is_no_limit(client: httpx.Client, path: str, zero: dict[str, int])
         {"max_tokens_per_query": -1},
         {"max_tokens_per_query": 10**30},
         {"padding": "max_length"},
+        {"priority": 2**63},
+        {"priority": "first"},
         {"cache_salt": ""},
         {"cache_salt": "x" * 1025},
         {"instruction": "Find the answer."},
