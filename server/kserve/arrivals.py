@@ -9,11 +9,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
 
 from server.errors import BodyTooSlow, ClientGone
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 # One that has come is copied in the event loop, in a twentieth of a second at the default limit.
 _MOST_ARRIVING = 8
@@ -34,7 +36,7 @@ class Arrivals:
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def read(self, context: grpc.aio.ServicerContext[Any, Any], deadline: float) -> bytes:
+    async def read(self, context: Context, deadline: float) -> bytes:
         """The message of a call, until `deadline` of the monotonic clock. Raises BodyTooSlow, or
         ClientGone when none comes."""
         began = time.monotonic()

@@ -10,16 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import grpc.aio
 from google.protobuf.message import DecodeError
 
 from server.errors import NotValid
-from server.kserve.arrivals import Arrivals
+from server.kserve.arrivals import Arrivals, Context
 from server.kserve.grpc_status import TooManyWatches, UnknownService
 from server.kserve.messages import Messages
 from server.service import Service
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 HEALTH = "grpc.health.v1.Health"
 # HealthCheckResponse.ServingStatus
@@ -98,5 +95,5 @@ class Health:
         try:
             return str(self._messages["HealthCheckRequest"].FromString(message).service)
         except DecodeError:
-            message = "found bytes that are no HealthCheckRequest"
-            raise NotValid("value_error", (), message) from None
+            wrong = "found bytes that are no HealthCheckRequest"
+            raise NotValid("value_error", (), wrong) from None

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -26,7 +26,7 @@ from server.call import Call
 from server.caller import grpc_caller
 from server.descriptors import GRPC_SHARE, most_connections
 from server.errors import KeyWanted, explain, log_failure, release
-from server.kserve.arrivals import Arrivals
+from server.kserve.arrivals import Arrivals, Context
 from server.kserve.grpc_health import HEALTH, Health
 from server.kserve.grpc_methods import Answer, Methods
 from server.kserve.grpc_requests import Requests
@@ -40,9 +40,8 @@ from server.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
 # Gives the reply to a call, if it is not a stream, or raises.
-Serve = Callable[[Context, Call], Awaitable[Any]]
+Serve: TypeAlias = Callable[[Context, Call], Awaitable[Any]]
 
 _SERVICE = "inference.GRPCInferenceService"
 _INFER = "ModelInfer"

@@ -2,8 +2,8 @@
 
 Shapes as NIM 1.13.0 answers and its clients need them: OpenAI SDK 3.52 (base64 by default),
 langchain-nvidia-ai-endpoints 1.5.0, llama-index-embeddings-nvidia 0.6.0, nvidia-haystack 3.0.0
-(reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Mistral's and Voyage's requests to this
-path are honoured too, or refused where they ask for other vectors than there are.
+(reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Jina's, Mistral's and Voyage's requests
+to this path are honoured too, or refused where they ask for other vectors than there are.
 """
 
 import asyncio
@@ -37,12 +37,17 @@ _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _FORMATS = ("float", "base64")
 _MODALITIES = ("text",)
 _TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
+# Jina's word for what texts are.
+_TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _UNIT = "vectors come with length 1 from this server"
 # What fields may say that change nothing here, and why nothing else.
 _AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
     "add_special_tokens": ((True,), "the model was trained with its special tokens"),
     "use_activation": ((True,), _UNIT),
     "normalize": ((True,), _UNIT),
+    "normalized": ((True,), _UNIT),
+    "late_chunking": ((False,), "every text is embedded by itself"),
+    "return_multivector": ((False,), "a text has one vector"),
     "embed_dtype": (("float32",), "embedding_type has the types that there are"),
     "endianness": (("native", "little"), "numbers come with their lowest byte first"),
     "padding": (("do_not_pad",), "texts are not padded here"),
@@ -64,9 +69,10 @@ _Size = Annotated[Whole, Meta(extra_json_schema={"minimum": 1})]
 
 # Request. Unknown fields are ignored; null stands for a field's default (litellm sends it).
 class EmbeddingRequest(msgspec.Struct):
-    """The body of an embedding request. `output_dimension` and `output_dtype` are other names of
-    `dimensions` and `embedding_type`; `truncate_prompt_tokens` cuts a text at `truncation_side`,
-    prefix and special tokens included. The last fields may ask for what is done anyway."""
+    """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are other
+    names of `input_type`, `dimensions` and `embedding_type`; `truncate_prompt_tokens` cuts a text
+    at `truncation_side`, prefix and special tokens included. The last fields may ask for what is
+    done anyway."""
 
     input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     model: str | None = None
@@ -76,6 +82,7 @@ class EmbeddingRequest(msgspec.Struct):
     dimensions: _Size | None = None
     truncate: Annotated[str, _words(*_TRUNCATES)] | None = None
     modality: str | list[str] | None = None
+    task: Annotated[str, _words(*_TASKS)] | None = None
     output_dimension: _Size | None = None
     output_dtype: Annotated[str, _words(*_TYPES)] | None = None
     truncate_prompt_tokens: PromptTokens | None = None
@@ -84,6 +91,9 @@ class EmbeddingRequest(msgspec.Struct):
     add_special_tokens: Annotated[Flag, _as_it_is("add_special_tokens")] | None = None
     use_activation: Annotated[Flag, _as_it_is("use_activation")] | None = None
     normalize: Annotated[Flag, _as_it_is("normalize")] | None = None
+    normalized: Annotated[Flag, _as_it_is("normalized")] | None = None
+    late_chunking: Annotated[Flag, _as_it_is("late_chunking")] | None = None
+    return_multivector: Annotated[Flag, _as_it_is("return_multivector")] | None = None
     embed_dtype: Annotated[str, _as_it_is("embed_dtype")] | None = None
     endianness: Annotated[str, _as_it_is("endianness")] | None = None
     padding: Annotated[str, _as_it_is("padding")] | None = None
@@ -131,7 +141,10 @@ def input_type_of(
 ) -> tuple[str | None, InputType | None]:
     """The model's name without its suffix, and what the texts are, by field or suffix. The end of
     a name that is `accepted` as it stands is no suffix."""
-    name, said = request.model, _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    task = _one_of(request.task, tuple(_TASKS), "task")
+    said = _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    said = _either(said, None if task is None else _TASKS[task], "task")
+    name = request.model
     if name is None or name in accepted:
         return name, said
     for kind in _INPUT_TYPES:

@@ -1,8 +1,8 @@
 """Text Embeddings Inference: POST /embed, POST /tokenize, GET /info, and its voice on /rerank.
 
 Shapes and statuses as the router of text-embeddings-inference 1.9.3 has them. Token ids as inputs
-are not taken: the model has a tokenizer of its own. Of no characters a text is Empty, and a pair of
-texts whose both sides are blank; a text of blanks is a text.
+are not taken: the model has a tokenizer of its own. A text of no characters is Empty, and so is a
+pair of two blank ones; a text of blanks alone is a text.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """grpc.health.v1 on gRPC's port, as bytes on the wire: a status is field 1, a varint."""
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 
@@ -37,8 +38,9 @@ def refused(code: grpc.StatusCode, words: str | None = None) -> Iterator[None]:
 class Probe:
     """A server in this process, and a channel to it."""
 
-    def __init__(self, server: InProcess, channel: grpc.Channel) -> None:
+    def __init__(self, server: InProcess, address: str, channel: grpc.Channel) -> None:
         self.server = server
+        self.address = address
         self._channel = channel
 
     def check(self, message: bytes = b"", method: str = CHECK) -> bytes:
@@ -64,8 +66,9 @@ def probe(serve: Serve, request: pytest.FixtureRequest) -> Iterator[Probe]:
     port = free_port()
     given = getattr(request, "param", MOCK)
     server = serve({**given, "NIM_TRITON_GRPC_PORT": str(port)})
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Probe(server, channel)
+    address = f"127.0.0.1:{port}"
+    with grpc.insecure_channel(address) as channel:
+        yield Probe(server, address, channel)
 
 
 @pytest.mark.parametrize("probe", [MOCK, GUARDED], indirect=True)
@@ -92,6 +95,23 @@ def test_a_watch_tells_every_change(probe: Probe, monkeypatch: pytest.MonkeyPatc
         assert next(told) == NOT_SERVING
     assert next(told) == SERVING
     told.cancel()
+
+
+@pytest.mark.parametrize(("service", "served"), [(KSERVE, True), ("inference.Another", False)])
+def test_grpc_s_own_clients_watch(probe: Probe, service: str, served: bool) -> None:
+    """Those that choose among servers by their health."""
+    config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": service},
+    }
+    options = [("grpc.service_config", json.dumps(config))]
+    with grpc.insecure_channel(probe.address, options=options) as channel:
+        live = channel.unary_unary(f"/{KSERVE}/ServerLive")
+        if served:
+            assert live(b"", timeout=PATIENCE_S)
+        else:
+            with refused(grpc.StatusCode.UNAVAILABLE):
+                live(b"", timeout=PATIENCE_S)
 
 
 def test_a_watch_of_an_unknown_service_goes_on(probe: Probe) -> None:

@@ -185,6 +185,7 @@ def test_more_dimensions_than_there_are(
         ({"output_dimension": 16, "dimensions": 8}, "output_dimension"),
         ({"output_dtype": "float16"}, "output_dtype"),
         ({"output_dtype": "int8", "embedding_type": "uint8"}, "output_dtype"),
+        ({"task": "retrieval.query"}, "task"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
         ({"truncate_prompt_tokens": MAX_TOKENS + 1}, "truncate_prompt_tokens"),
