@@ -30,6 +30,8 @@ ROUTES: dict[str, Any] = {
     "/v1/rerank": {"model": "any", "query": "q", "documents": ["a", "b"]},
     "/v2/rerank": {"model": "any", "query": "q", "documents": ["a", "b"]},
     "/score": {"text_1": "q", "text_2": ["a", "b"]},
+    "/v1/embeddings": {"input": ["a", "b"], "input_type": "query"},
+    "/embed": {"inputs": ["a", "b"], "prompt_name": "query"},
     "/tokenize": {"inputs": ["a", "b"]},
     INFER: body(),
     "/v2/repository/index": {},
