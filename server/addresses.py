@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from server.settings import SettingsError
@@ -53,21 +53,15 @@ def bound(address: str, port: int) -> socket.socket:
 def only_at(address: str, port: int) -> Iterator[None]:
     """Keep gRPC, which is to listen there within the block, from listening elsewhere.
 
-    It takes 0.0.0.0 for every address of both families, and for those of IPv4 where the port is
-    taken in IPv6. Nothing else of it tells them apart.
+    It has no option for IPv4 alone: 0.0.0.0 is every address of both families to it, and of IPv4
+    only where the port is taken in IPv6.
     """
-    if address != _IPV4:
-        yield
-        return
-    try:
-        held = socket.socket(socket.AF_INET6)
-    except OSError:  # a machine without IPv6
-        yield
-        return
-    with closing(held):
-        held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        with suppress(OSError):  # somebody else has taken it, or there is no IPv6
-            held.bind((_BOTH, port))
+    with ExitStack() as stack:
+        if address == _IPV4:
+            with suppress(OSError):  # no IPv6 here, or somebody else has taken the port
+                held = stack.enter_context(socket.socket(socket.AF_INET6))
+                held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                held.bind((_BOTH, port))
         yield
 
 
