@@ -17,6 +17,7 @@ from runtime.profile import Kind
 from server.variables import (
     NVIDIA_ONNX_PROFILES,
     OPTIONS,
+    OTHER_LEVELS,
     TRITON,
     VARIABLES,
     NotWanted,
@@ -304,6 +305,9 @@ def _notices(
                 yield f"{name} has no effect: {winner} is set as well"
         elif row is not None and row.field in _DIR_FIELDS:
             yield f"{name} has no effect: another model was named to be served"
+    level = chosen.get("log_level")
+    if level is not None and given[level.row.name].upper() in OTHER_LEVELS:
+        yield f"{level.row.name}={given[level.row.name]} is taken for {level.value}"
     if given.get("NIM_MODEL_PROFILE") in NVIDIA_ONNX_PROFILES:
         yield (
             "NIM_MODEL_PROFILE names NVIDIA's ONNX fp16 profile: an ONNX artifact is served, on "

@@ -28,6 +28,8 @@ TRITON = "triton"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# Other NIMs' words, other loggers' spellings, and the level that each stands for here.
+OTHER_LEVELS = {"DEFAULT": "INFO", "TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
 _MAX_PORT = 65535
 _MAX_DIGITS = 12
 _LONGEST_WINDOW_US = 1_000_000
@@ -102,9 +104,10 @@ def _one_of(*numbers: int) -> Callable[[str], int]:
 
 
 def _level(value: str) -> str:
-    if value.upper() not in _LEVELS:
-        raise NotWanted(f"one of {', '.join(_LEVELS)}")
-    return value.upper()
+    level = value.upper()
+    if level not in (*_LEVELS, *OTHER_LEVELS):
+        raise NotWanted(f"one of {', '.join((*_LEVELS, *OTHER_LEVELS))}")
+    return OTHER_LEVELS.get(level, level)
 
 
 def _log_format(value: str) -> bool:
@@ -192,7 +195,10 @@ _GRPC_PORT = "see NIM_TRITON_GRPC_PORT"
 _ONE_PROCESS = "one process serves all requests and uses every core"
 _BATCHING = "rows of waiting requests share engine calls by themselves"
 _KEY = "a bearer that NIM_REQUIRE_AUTH accepts; otherwise unused"
-_SEVERITY = "least severe message logged: DEBUG, INFO, WARNING, ERROR or CRITICAL"
+_SEVERITY = (
+    "least severe message logged: DEBUG, INFO, WARNING, ERROR or CRITICAL; DEFAULT, TRACE, WARN "
+    "and FATAL are taken for INFO, DEBUG, WARNING and CRITICAL, with a logged note"
+)
 _LOWER_TOKENS = "lowers the tokens of one pair or text; above the artifact's bound: no start"
 
 OPTIONS: tuple[Variable, ...] = (
@@ -318,7 +324,7 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_HTTP_BODY_LIMIT_BYTES",
         "body_limit_bytes",
         _POSITIVE,
-        "bytes of one request body; above: 413",
+        "bytes of one request body, before and after inflating; above: 413",
         "67108864",
     ),
     _honoured(
@@ -396,7 +402,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_BIND_ADDR",
         "bind",
         _address,
-        "host:port to listen on (rerank-serve); NIM_HTTP_API_PORT replaces its port",
+        "host:port to listen on (rerank-serve); NIM_HTTP_API_PORT replaces its port, all other "
+        "ports are at the same host: 0.0.0.0 is all of IPv4, [::] all of IPv4 and IPv6",
         "0.0.0.0:8000",
     ),
     _honoured("NIM_SERVER_BIND_ADDR", "bind", _address, "as NIM_BIND_ADDR"),

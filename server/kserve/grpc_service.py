@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 
 from runtime.errors import Overloaded
+from server.addresses import addresses_of, only_at
 from server.auth import Keys
 from server.call import Call
 from server.caller import grpc_caller
@@ -86,19 +87,24 @@ class GrpcServer:
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SettingsError when the port is taken."""
+        for address in addresses_of(host):
+            with only_at(address, port):
+                self._listen(address, port)
+            _log.info("listening on %s port %d (gRPC)", address, port)
+        await self._server.start()
+
+    def _listen(self, address: str, port: int) -> None:
+        place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        tls = _credentials(self._service.settings)
         try:
-            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            tls = _credentials(self._service.settings)
             if tls is None:
-                self._server.add_insecure_port(address)
+                self._server.add_insecure_port(place)
             else:
-                self._server.add_secure_port(address, tls)
+                self._server.add_secure_port(place, tls)
         except RuntimeError:
             raise SettingsError(
-                "NIM_TRITON_GRPC_PORT", f"port {port}", f"a port that is free on {host}, or 0"
+                "NIM_TRITON_GRPC_PORT", f"port {port}", f"a port that is free on {address}, or 0"
             ) from None
-        await self._server.start()
-        _log.info("listening on %s port %d (gRPC)", host, port)
 
     async def stop(self) -> None:
         """Refuse new calls, and wait until those that run are answered."""
