@@ -11,8 +11,7 @@ import msgspec
 from rerank_client.result import RerankResult
 
 OK = 200
-# ValueError: text that is no Unicode, a whole number of too many digits.
-NOT_JSON = (msgspec.MsgspecError, ValueError, RecursionError)
+NOT_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _LONGEST_MESSAGE = 300
 # An answer may take that, headers included …
 _BASE_BYTES = 128 << 10

@@ -57,7 +57,10 @@ def _proxy(url: httpx.URL) -> httpx.Proxy | None:
     address = named.get(url.scheme) or named.get("all")
     if not address or any(proxy_bypass(host) for host in (url.host, url.netloc.decode())):
         return None
-    return httpx.Proxy(address if "://" in address else f"http://{address}")
+    proxy = httpx.Proxy(address if "://" in address else f"http://{address}")
+    if not proxy.url.host:
+        raise ValueError("it has no host")
+    return proxy
 
 
 def _variables(scheme: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -74,11 +75,12 @@ class Request:
 class ScriptedServer:
     """Serves on a free port until `close`; the last step answers all further requests.
 
-    `deaf`: connections are taken and nothing is read from them.
+    `deaf`: connections are taken and nothing is read from them. With `tls` it speaks that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.deaf = False
+        self.tls = tls
         self.script: list[Step] = []
         self.requests: list[Request] = []
         self.connections = 0
@@ -86,7 +88,7 @@ class ScriptedServer:
         self._count = threading.Lock()
         self.ended = threading.Event()
         self._tcp = _Tcp(self)
-        self.url = f"http://127.0.0.1:{self._tcp.server_address[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._tcp.server_address[1]}"
         self._thread = threading.Thread(target=self._tcp.serve_forever, args=(_POLL_S,))
         self._thread.start()
 
@@ -127,10 +129,21 @@ class _Tcp(socketserver.ThreadingTCPServer):
 
 
 class _Connection(socketserver.StreamRequestHandler):
+    def setup(self) -> None:
+        assert isinstance(self.server, _Tcp)
+        scripted = self.server.scripted
+        if scripted.tls is not None and not scripted.deaf:
+            self.request = scripted.tls.wrap_socket(self.request, server_side=True)
+        super().setup()
+
+    def finish(self) -> None:
+        super().finish()
+        self.request.close()  # the server knows of the socket under TLS alone
+
     def handle(self) -> None:
         assert isinstance(self.server, _Tcp)
         scripted = self.server.scripted
-        with scripted.connection() as number, suppress(ConnectionError):
+        with scripted.connection() as number, suppress(OSError):
             if scripted.deaf:
                 scripted.ended.wait()
             else:
@@ -156,11 +169,11 @@ class _Connection(socketserver.StreamRequestHandler):
             self.wfile.write(step.piece)
 
     def _request(self, number: int) -> Request | None:
-        line = self.rfile.readline().decode().strip()
+        line = self.rfile.readline().decode("latin-1").strip()
         if not line:
             return None
         headers = {}
-        while header := self.rfile.readline().decode().strip():
+        while header := self.rfile.readline().decode("latin-1").strip():
             name, _, value = header.partition(":")
             headers[name.lower()] = value.strip()
         body = self.rfile.read(int(headers.get("content-length", 0)))

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from rerank_client import AsyncRerankClient, RerankClient, RerankError
-from tests.rerank_client.conftest import Asker, MakeAsker
+from tests.rerank_client.conftest import MakeAsker
 from tests.rerank_client.scripted_server import Say, ScriptedServer, ranking
 
 QUERY = "which one?"
 DOCUMENTS = ["first", "second", "third"]
 GOOD = ranking([0.45, 0.85, -0.12])
+NAME = "reranker.invalid"
+NOBODY = f"http://{NAME}"
 
 both = pytest.mark.parametrize("make", [RerankClient, AsyncRerankClient])
 
@@ -21,7 +23,15 @@ both = pytest.mark.parametrize("make", [RerankClient, AsyncRerankClient])
 @both
 @pytest.mark.parametrize(
     "proxy",
-    ["http://[", "http://h:port", "garbage://h", "http://\udcff", "socks5://h", "://", "http://"],
+    [
+        "http://[::1",
+        "http://h:port",
+        "garbage://h",
+        "http://\udcff",
+        "socks5://h",
+        "://",
+        "http://",
+    ],
 )
 def test_a_proxy_that_is_none_is_an_error_when_the_client_is_made(
     make: type, monkeypatch: pytest.MonkeyPatch, proxy: str
@@ -102,13 +112,14 @@ def test_certificates_that_cannot_be_read_are_an_error_when_the_client_is_made(
     if content is not None:
         file.write_text(content)
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
-    with pytest.raises(RerankError, match="no certificates can be read .*SSL_CERT_FILE"):
+    with pytest.raises(RerankError, match=r"no certificates can be read .*SSL_CERT_FILE"):
         make("https://host")
 
 
 def test_a_server_that_does_not_speak_tls_is_an_error(
     server: ScriptedServer, make_asker: MakeAsker
 ) -> None:
+    server.script = [Say(400)]
     with pytest.raises(RerankError, match="Error"):
         make_asker(base_url=server.url.replace("http:", "https:")).rerank(QUERY, DOCUMENTS)
 
@@ -127,26 +138,27 @@ def test_a_server_that_does_not_speak_tls_is_an_error(
     ids=lambda error: type(error).__name__,
 )
 def test_whatever_the_network_raises_is_an_error_of_ours(
-    asker: Asker, monkeypatch: pytest.MonkeyPatch, error: Exception
+    make_asker: MakeAsker, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    asker = make_asker(base_url=NOBODY)
     with pytest.raises(RerankError, match=str(error).strip("'")):
         asker.rerank(QUERY, DOCUMENTS)
     assert asker.rerank_or_keep_order(QUERY, DOCUMENTS).degraded
 
 
 def test_want_of_memory_is_no_error_of_ours(
-    asker: Asker, monkeypatch: pytest.MonkeyPatch
+    make_asker: MakeAsker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with pytest.raises(MemoryError):
-        asker.rerank_or_keep_order(QUERY, DOCUMENTS)
+        make_asker(base_url=NOBODY).rerank_or_keep_order(QUERY, DOCUMENTS)
 
 
 def test_each_address_of_a_name_is_tried(
@@ -156,12 +168,15 @@ def test_each_address_of_a_name_is_tried(
     server.script = [GOOD]
     port = int(server.url.rpartition(":")[2])
     resolve = socket.getaddrinfo
-    dead = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (2, 3)]
+    dead = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (2, 3)
+    ]
 
     def two_dead_ones(host: Any, *arguments: Any, **options: Any) -> Any:
-        found = resolve("127.0.0.1" if host == "reranker.invalid" else host, *arguments, **options)
-        return dead + found if host == "reranker.invalid" else found
+        if host not in (NAME, NAME.encode()):
+            return resolve(host, *arguments, **options)
+        return dead + resolve("127.0.0.1", *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", two_dead_ones)
-    make_asker(base_url=f"http://reranker.invalid:{port}").rerank(QUERY, DOCUMENTS)
+    make_asker(base_url=f"{NOBODY}:{port}").rerank(QUERY, DOCUMENTS)
     assert len(server.requests) == 1

@@ -103,7 +103,9 @@ def test_cookies_are_not_collected(server: ScriptedServer, asker: Asker) -> None
 
 
 @pytest.mark.parametrize("documents", [1, 1000])
-@pytest.mark.parametrize("text", ["\x1f" * 100, "日" * 100, "\N{GRINNING FACE}" * 100, "a" * 10_000])
+@pytest.mark.parametrize(
+    "text", ["\x1f" * 100, "日" * 100, "\N{GRINNING FACE}" * 100, "a" * 10_000]
+)
 def test_an_answer_that_repeats_the_documents_is_read(
     server: ScriptedServer, asker: Asker, documents: int, text: str
 ) -> None:
@@ -199,5 +201,5 @@ def test_a_connection_serves_on_after_a_call_that_kept_its_limit(
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), 1e9])
 def test_a_limit_that_is_none_is_refused(make_asker: MakeAsker, timeout_s: float) -> None:
-    with pytest.raises(ValueError, match="timeout_s is .*, wanted more than 0 and at most 86400"):
+    with pytest.raises(ValueError, match=r"timeout_s is .*, wanted more than 0 and at most 86400"):
         make_asker(timeout_s=timeout_s)
