@@ -62,7 +62,7 @@ def test_calls_share_a_connection(server: ScriptedServer, make_asker: MakeAsker)
 )
 def test_limits_are_kept(server: ScriptedServer, make_asker: MakeAsker, step: Step) -> None:
     server.script = [step]
-    with pytest.raises(RerankError, match="Timeout|it takes more than"):
+    with pytest.raises(RerankError, match=r"Timeout|it takes more than"):
         make_asker(timeout_s=0.5).rerank(QUERY, DOCUMENTS)
 
 
