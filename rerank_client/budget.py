@@ -11,6 +11,9 @@ from contextvars import ContextVar
 
 import httpx
 
+# The longest that an operating system can be asked to wait at once is 24 days.
+_LONGEST_WAIT_S = 86_400.0
+
 
 class TooLarge(Exception):
     """More bytes came from the server than its answer may take."""
@@ -25,10 +28,14 @@ class Budget:
         self._bytes = 0
 
     def seconds(self, most: float | None = None) -> float:
-        """What is left, more than 0 and at most `most`. Raises httpx.TimeoutException."""
+        """How long one wait may take, more than 0 and at most `most`: what is left, or a day.
+
+        Raises httpx.TimeoutException when nothing is left.
+        """
         left_s = self._until_s - time.monotonic()
         if left_s <= 0:
             raise httpx.TimeoutException("the time limit passed before the answer was whole")
+        left_s = min(left_s, _LONGEST_WAIT_S)
         return left_s if most is None else min(left_s, most)
 
     def count(self, data: bytes) -> bytes:

@@ -33,11 +33,10 @@ class RerankClient:
     ) -> None:
         """`base_url` None: RERANK_URL as it is now, else http://localhost:8000.
 
-        `api_key` is sent as the bearer. `timeout_s` bounds a whole call, in seconds (at most a
-        day): all attempts, and the waits between them. An attempt may take what is left, but to
-        connect no more than its share of that. Only the look-up of a host's name cannot be cut
-        short. `surface` is the HTTP contract (`rerank_client.nim(…)` for a ranking NIM). `sleep`
-        waits between attempts.
+        `api_key` is sent as the bearer. `timeout_s` bounds a whole call, in seconds: all attempts,
+        and the waits between them. An attempt may take what is left, but to connect no more than
+        its share of that. Only the look-up of a host's name cannot be cut short. `surface` is the
+        HTTP contract (`rerank_client.nim(…)` for a ranking NIM). `sleep` waits between attempts.
 
         Raises ValueError for a `timeout_s` that is none, RerankError when the address, the key, or
         what the environment says about certificates and proxies cannot be used.

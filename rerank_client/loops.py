@@ -121,7 +121,7 @@ def _close_from_outside(loop: asyncio.AbstractEventLoop, pool: LoopPool) -> None
             return callback(*arguments)
         return None if loop.is_closed() else give_to_loop(callback, *arguments, context=context)
 
-    loop.call_soon = call_soon  # type: ignore[method-assign]
+    loop.call_soon = call_soon  # type: ignore[assignment, method-assign]
     try:
         closing = pool.lifetime.aclose().__await__()
         # By hand, because nothing in it waits: what it yields is that it can be gone on with.

@@ -1,5 +1,7 @@
 """Over TLS: the same connections, the same limits."""
 
+import asyncio
+import gc
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -7,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rerank_client import RerankError
+from rerank_client import AsyncRerankClient, RerankError
 from tests.rerank_client.conftest import MakeAsker
 from tests.rerank_client.scripted_server import Endless, ScriptedServer, Step, ranking
+from tests.waiting import wait_until
 
 QUERY = "which one?"
 DOCUMENTS = ["first", "second", "third"]
@@ -72,3 +75,14 @@ def test_a_handshake_that_nobody_answers_is_an_error(
     server.deaf = True
     with pytest.raises(RerankError, match="Timeout"):
         make_asker(timeout_s=0.3).rerank(QUERY, DOCUMENTS)
+
+
+def test_a_loop_that_was_only_closed_leaves_nothing_open(server: ScriptedServer) -> None:
+    server.script = [GOOD]
+    client = AsyncRerankClient(server.url)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(client.rerank(QUERY, DOCUMENTS))
+    loop.close()
+    asyncio.run(client.aclose())
+    gc.collect()  # what is open warns then, and a warning is an error
+    wait_until(lambda: server.open_connections == 0)
