@@ -121,12 +121,12 @@ def _close_from_outside(loop: asyncio.AbstractEventLoop, pool: LoopPool) -> None
             return callback(*arguments)
         return None if loop.is_closed() else give_to_loop(callback, *arguments, context=context)
 
-    loop.call_soon = call_soon  # type: ignore[assignment, method-assign]
-    try:
-        closing = pool.lifetime.aclose().__await__()
-        # By hand, because nothing in it waits: what it yields is that it can be gone on with.
-        with suppress(Exception):
+    with suppress(Exception):
+        loop.call_soon = call_soon  # type: ignore[assignment, method-assign]
+        try:
+            closing = pool.lifetime.aclose().__await__()
+            # By hand, because nothing in it waits: what it yields is that it can be gone on with.
             while True:
                 next(closing)
-    finally:
-        del loop.call_soon
+        finally:
+            del loop.call_soon

@@ -75,6 +75,7 @@ PASSING: dict[str, Step] = {
     "dropped": Raw(),
     "dropped in the headers": Raw(b"HTTP/1.1 200 OK\r\ncontent-len"),
     "dropped in the body": Raw(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"),
+    "another protocol": Raw(b"HTTP/1.1 101 Switch\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n{}"),
     "not HTTP": Raw(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"),
 }
 
@@ -164,6 +165,9 @@ NONSENSE: dict[str, Step] = {
     "not in order": reply(ranked_indices=[0, 1, 2]),
     "not gzip": Say(200, GOOD.body, {"content-encoding": "gzip"}),
     "redirect": Say(307, b"", {"location": "/rerank"}),
+    "a redirect in no encoding": Raw(
+        b"HTTP/1.1 302 Found\r\nlocation: http://\xff\xfe\r\ncontent-length: 0\r\n\r\n"
+    ),
     "a number of many digits": Say(200, b'{"scores":[%s],"ranked_indices":[0]}' % (b"9" * 100)),
     "an error of many digits": Say(400, b'{"message":%s}' % (b"9" * 10_000)),
 }
