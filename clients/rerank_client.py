@@ -3,6 +3,8 @@
 import asyncio
 import sys
 
+import trio
+
 from clients.check import assert_ranked, assert_says, main, own_logits
 from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
 from rerank_client import AsyncRerankClient, RerankClient
@@ -36,6 +38,19 @@ def asynchronous(base_url: str) -> None:
         assert_ranked(found.ranked_indices, wanted)
 
 
+def loop_after_loop(base_url: str) -> None:
+    """AsyncRerankClient, one for several event loops, trio's among them"""
+    client = AsyncRerankClient(base_url, sleep=trio.sleep)
+
+    async def ask() -> list[int]:
+        return (await client.rerank(QUERY, FIVE)).ranked_indices
+
+    wanted = own_logits(base_url, QUERY, FIVE)
+    for run in (trio.run, trio.run, lambda call: asyncio.run(call())):
+        assert_ranked(run(ask), wanted)
+    trio.run(client.aclose)
+
+
 def errors(base_url: str) -> None:
     """what the server says is in the RerankError"""
     with RerankClient(base_url) as client:
@@ -54,4 +69,4 @@ def keeps_the_order(base_url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(ranks, top_n, asynchronous, errors, keeps_the_order)
+    main(ranks, top_n, asynchronous, loop_after_loop, errors, keeps_the_order)

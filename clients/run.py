@@ -43,6 +43,9 @@ _OVERLAY = _SHORT | {
     "NIM_TRITON_MAX_BATCH_SIZE": "1",
     "RERANK_MAX_PASSAGES": "512",
 }
+# What clients that name no input type need of an asymmetric embedder.
+_PASSAGES = _SHORT | {"EMBED_DEFAULT_INPUT_TYPE": "passage"}
+_KEYED = _SHORT | {"NIM_REQUIRE_AUTH": "true", "NGC_API_KEY": "not-known-to-probes"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,13 @@ CLIENTS = (
     Client("openai"),
     Client("cohere"),
     Client("triton"),
+    Client("kserve"),
     Client("rerank_client"),
     Client("nemo_retriever", pythons=("3.12",)),
+    Client("llama_index_tei", _PASSAGES),
+    Client("huggingface_hub", _PASSAGES),
+    Client("aiperf", _PASSAGES),
+    Client("grpc_probe", _KEYED),
 )
 
 

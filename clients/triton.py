@@ -27,10 +27,10 @@ def _clients(base_url: str) -> list:
     ]
 
 
-def _column(library, name: str, texts: list[str]):
+def _column(library, name: str, texts: list[str], **form: bool):
     array = np.array([[text.encode()] for text in texts], dtype=object)
     tensor = library.InferInput(name, array.shape, "BYTES")
-    tensor.set_data_from_numpy(array)
+    tensor.set_data_from_numpy(array, **form)
     return tensor
 
 
@@ -44,6 +44,24 @@ def ranks(base_url: str) -> None:
         logits = found.as_numpy("logit").ravel()
         assert np.abs(logits - wanted).max() < 1e-3, library.__name__
         assert found.as_numpy("index").ravel().tolist() == list(range(60))
+
+
+def compressed(base_url: str) -> None:
+    """infer with bodies in gzip and deflate; an answer in gzip is asked for, and may be plain"""
+    wanted = own_logits(base_url, QUERY, FIVE)
+    _, client = _clients(base_url)[0]
+    library = tritonclient.http
+    for form in ("gzip", "deflate"):
+        for raw in (True, False):
+            columns = (("query", [QUERY]), ("passage", FIVE))
+            tensors = [_column(library, *column, binary_data=raw) for column in columns]
+            found = client.infer(
+                TRITON_RANKER,
+                tensors,
+                request_compression_algorithm=form,
+                response_compression_algorithm=form,
+            )
+            assert np.abs(found.as_numpy("logit").ravel() - wanted).max() < 1e-3, form
 
 
 def embeds(base_url: str) -> None:
@@ -86,4 +104,4 @@ def errors(base_url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(tells, ranks, embeds, errors)
+    main(tells, ranks, compressed, embeds, errors)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import msgspec
 
@@ -12,15 +13,24 @@ from rerank_client.result import RerankResult
 OK = 200
 NOT_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _LONGEST_MESSAGE = 300
+# An answer may take that, headers included …
+_BASE_BYTES = 128 << 10
+# … and for each document its index, its scores and what names them …
+_DOCUMENT_BYTES = 1 << 10
+# … and the texts back, each byte of them escaped as \u0000.
+_ESCAPED_BYTES = 6
+# A score or an index in a list, with the white space around it.
+_NUMBER_BYTES = 64
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The server's; header names are in lower case."""
+    """The server's; header names are in lower case. `whole`: the body was read to its end."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,17 +48,29 @@ class MakesNoSense(Exception):
 class _Reply(msgspec.Struct):
     """The two fields of the server's reply that a ranking needs."""
 
-    scores: list[float]
-    ranked_indices: list[int]
+    scores: msgspec.Raw
+    ranked_indices: msgspec.Raw
+
+
+_Numbers = TypeVar("_Numbers", list[float], list[int])
+
+
+def most_answer_bytes(request_bytes: int, documents: int) -> int:
+    """What an answer to a request of so many bytes and documents may take, headers included.
+
+    128 KiB, 1 KiB for each document, and six times the request: a server may send the texts back.
+    """
+    return _BASE_BYTES + _DOCUMENT_BYTES * documents + _ESCAPED_BYTES * request_bytes
 
 
 def read_ranking(body: bytes, documents: int, top_n: int | None) -> RerankResult:
     """The ranking of so many documents, the indices trimmed to `top_n`. Raises MakesNoSense."""
     try:
         reply = msgspec.json.decode(body, type=_Reply)
+        scores = _numbers("scores", reply.scores, documents, list[float])
+        order = _numbers("ranked_indices", reply.ranked_indices, documents, list[int])
     except NOT_JSON as error:
         raise MakesNoSense(f"wanted JSON with scores and ranked_indices, {error}") from error
-    scores, order = reply.scores, reply.ranked_indices
     if len(scores) != documents:
         raise MakesNoSense(f"{len(scores)} scores, wanted one for each of {documents} documents")
     if not all(math.isfinite(score) for score in scores):
@@ -58,6 +80,13 @@ def read_ranking(body: bytes, documents: int, top_n: int | None) -> RerankResult
     if any(scores[better] < scores[worse] for better, worse in pairwise(order)):
         raise MakesNoSense("ranked_indices put a lower score before a higher one")
     return RerankResult(scores, order[:top_n])
+
+
+def _numbers(name: str, text: msgspec.Raw, documents: int, kind: type[_Numbers]) -> _Numbers:
+    # Before it is a list: that takes sixteen times the bytes.
+    if len(memoryview(text)) > _NUMBER_BYTES * (documents + 1):
+        raise MakesNoSense(f"{name} takes {len(memoryview(text))} bytes for {documents} documents")
+    return msgspec.json.decode(text, type=kind)
 
 
 def server_message(body: bytes) -> str:

@@ -3,22 +3,23 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-import httpx
-
 from rerank_client.answer import Answer, NoAnswer
-from rerank_client.client import TIMEOUT_S
-from rerank_client.flow import Flow, Send, rank, rank_or_keep_order
+from rerank_client.budget import Budget, spending
+from rerank_client.flow import TIMEOUT_S, Flow, Send, limit_of, rank, rank_or_keep_order
+from rerank_client.loops import LoopConnections
+from rerank_client.network import Network
 from rerank_client.question import question
 from rerank_client.result import RerankResult
 from rerank_client.surface import RERANK, Surface
 from rerank_client.target import find_target
-from rerank_client.transport import SEND_ERRORS, answer, no_answer
+from rerank_client.transport import answer, expect_body, no_answer, request
 
 
 class AsyncRerankClient:
     """`RerankClient` for asyncio: the same arguments, answers and errors.
 
-    Tasks may share a client. `await aclose()`, or use it with `async with`.
+    Tasks, event loops and threads may share a client: each event loop has connections of its own,
+    which end with it. `await aclose()` in any of them, or use it with `async with`.
     """
 
     def __init__(
@@ -31,26 +32,31 @@ class AsyncRerankClient:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """As of RerankClient; with `sleep=trio.sleep` the client runs under trio."""
+        self._timeout_s = limit_of(timeout_s)
         self._target = find_target(base_url, api_key, surface)
-        self._http = httpx.AsyncClient(timeout=timeout_s)
+        self._connections = LoopConnections(Network(self._target.url))
         self._sleep = sleep
 
     async def rerank(
         self, query: str, documents: Iterable[str], top_n: int | None = None
     ) -> RerankResult:
         """As RerankClient.rerank."""
-        return await self._run(rank(self._target, question(query, documents, top_n)))
+        asked = question(query, documents, top_n)
+        return await self._run(rank(self._target, asked, self._timeout_s))
 
     async def rerank_or_keep_order(
         self, query: str, documents: Iterable[str], top_n: int | None = None
     ) -> RerankResult:
         """As RerankClient.rerank_or_keep_order."""
-        flow = rank_or_keep_order(self._target, question(query, documents, top_n))
-        return await self._run(flow)
+        asked = question(query, documents, top_n)
+        return await self._run(rank_or_keep_order(self._target, asked, self._timeout_s))
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections of this event loop, and of those that do not run.
+
+        Another one that runs closes its own when the calls in it are done.
+        """
+        await self._connections.aclose()
 
     async def __aenter__(self) -> "AsyncRerankClient":
         return self
@@ -59,6 +65,7 @@ class AsyncRerankClient:
         await self.aclose()
 
     async def _run(self, flow: Flow) -> RerankResult:
+        self._connections.require_open()
         outcome: Answer | NoAnswer | None = None
         while True:
             try:
@@ -73,8 +80,25 @@ class AsyncRerankClient:
                 outcome = None
 
     async def _send(self, step: Send) -> Answer | NoAnswer:
+        budget = Budget(step.within_s, step.most_bytes)
         try:
-            response = await self._http.post(step.url, content=step.body, headers=step.headers)
-        except SEND_ERRORS as error:
+            with spending(budget):
+                return await self._exchange(step, budget)
+        except MemoryError:
+            raise
+        except Exception as error:  # nothing of the caller's runs in there
             return no_answer(error)
-        return answer(response)
+
+    async def _exchange(self, step: Send, budget: Budget) -> Answer:
+        pool = await self._connections.pool()
+        response = await pool.http.handle_async_request(request(step, budget))
+        body, broken = bytearray(), None
+        try:
+            expect_body(response, budget)
+            async for piece in response.aiter_raw():
+                body += piece
+        except Exception as error:
+            broken = error
+        finally:
+            await self._connections.give_back(response)
+        return answer(response, body, broken)

@@ -6,6 +6,23 @@ from email.utils import parsedate_to_datetime
 
 LONGEST_WAIT_S = 60.0
 _LONGEST_NUMBER = 9
+# Of the time that is left, a pause that nobody asked for takes no more.
+_PAUSE_SHARE = 0.25
+
+
+def wait_s(
+    attempt: int, asked_s: float | None, left_s: float, chance: Callable[[], float]
+) -> float | None:
+    """The pause after attempt 0, 1, …, shorter than the `left_s` seconds; None: not in that time.
+
+    `asked_s` is what the server asked for: never earlier, and not all refused callers in the same
+    moment. Longer than a minute is too long.
+    """
+    spare_s = left_s - (asked_s or 0.0)
+    if spare_s <= 0 or (asked_s or 0.0) > LONGEST_WAIT_S:
+        return None
+    wanted_s = own_wait_s(attempt, chance) if asked_s is None else chance()
+    return (asked_s or 0.0) + min(wanted_s, spare_s * _PAUSE_SHARE)
 
 
 def own_wait_s(attempt: int, chance: Callable[[], float]) -> float:

@@ -3,23 +3,23 @@
 import time
 from collections.abc import Callable, Iterable
 
-import httpx
-
 from rerank_client.answer import Answer, NoAnswer
-from rerank_client.flow import Flow, Send, rank, rank_or_keep_order
+from rerank_client.budget import Budget, spending
+from rerank_client.connections import Connections
+from rerank_client.flow import TIMEOUT_S, Flow, Send, limit_of, rank, rank_or_keep_order
+from rerank_client.network import Network
 from rerank_client.question import question
 from rerank_client.result import RerankResult
 from rerank_client.surface import RERANK, Surface
 from rerank_client.target import find_target
-from rerank_client.transport import SEND_ERRORS, answer, no_answer
-
-TIMEOUT_S = 60.0
+from rerank_client.transport import answer, expect_body, no_answer, request
 
 
 class RerankClient:
     """Asks one server (POST /rerank, or what `surface` says) over connections that stay open.
 
-    Threads may share a client. Close it, or use it as a context manager.
+    Threads may share a client; a forked process opens connections of its own. Close it, or use it
+    as a context manager: a call after that is a RuntimeError.
     """
 
     def __init__(
@@ -33,13 +33,17 @@ class RerankClient:
     ) -> None:
         """`base_url` None: RERANK_URL as it is now, else http://localhost:8000.
 
-        `api_key` is sent as the bearer. `timeout_s` bounds each wait for the server (to connect,
-        to take the request, for the next piece of the answer) of each attempt. `surface`
-        is the HTTP contract (`rerank_client.nim(…)` for a ranking NIM). `sleep` waits between
-        attempts. Raises RerankError when the address or the key cannot be used.
+        `api_key` is sent as the bearer. `timeout_s` bounds a whole call, in seconds: all attempts,
+        and the waits between them. An attempt may take what is left, but to connect no more than
+        its share of that. Only the look-up of a host's name cannot be cut short. `surface` is the
+        HTTP contract (`rerank_client.nim(…)` for a ranking NIM). `sleep` waits between attempts.
+
+        Raises ValueError for a `timeout_s` that is none, RerankError when the address, the key, or
+        what the environment says about certificates and proxies cannot be used.
         """
+        self._timeout_s = limit_of(timeout_s)
         self._target = find_target(base_url, api_key, surface)
-        self._http = httpx.Client(timeout=timeout_s)
+        self._connections = Connections(Network(self._target.url))
         self._sleep = sleep
 
     def rerank(
@@ -50,7 +54,7 @@ class RerankClient:
         No documents: an empty result, nobody is asked. Raises RerankError when there is no
         ranking to be had; TypeError and ValueError for arguments of the wrong kind.
         """
-        return self._run(rank(self._target, question(query, documents, top_n)))
+        return self._run(rank(self._target, question(query, documents, top_n), self._timeout_s))
 
     def rerank_or_keep_order(
         self, query: str, documents: Iterable[str], top_n: int | None = None
@@ -59,11 +63,12 @@ class RerankClient:
 
         That result has `degraded` true and scores of 0.0, and a warning is logged.
         """
-        return self._run(rank_or_keep_order(self._target, question(query, documents, top_n)))
+        asked = question(query, documents, top_n)
+        return self._run(rank_or_keep_order(self._target, asked, self._timeout_s))
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections. Calls that still run in other threads end with a RerankError."""
+        self._connections.close()
 
     def __enter__(self) -> "RerankClient":
         return self
@@ -72,6 +77,7 @@ class RerankClient:
         self.close()
 
     def _run(self, flow: Flow) -> RerankResult:
+        self._connections.require_open()
         outcome: Answer | NoAnswer | None = None
         while True:
             try:
@@ -86,8 +92,24 @@ class RerankClient:
                 outcome = None
 
     def _send(self, step: Send) -> Answer | NoAnswer:
+        budget = Budget(step.within_s, step.most_bytes)
         try:
-            response = self._http.post(step.url, content=step.body, headers=step.headers)
-        except SEND_ERRORS as error:
+            with spending(budget):
+                return self._exchange(step, budget)
+        except MemoryError:
+            raise
+        except Exception as error:  # nothing of the caller's runs in there
             return no_answer(error)
-        return answer(response)
+
+    def _exchange(self, step: Send, budget: Budget) -> Answer:
+        response = self._connections.pool().handle_request(request(step, budget))
+        body, broken = bytearray(), None
+        try:
+            expect_body(response, budget)
+            for piece in response.iter_raw():
+                body += piece
+        except Exception as error:
+            broken = error
+        finally:
+            self._connections.give_back(response)
+        return answer(response, body, broken)

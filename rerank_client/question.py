@@ -1,5 +1,6 @@
 """A request's body."""
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ def question(query: str, documents: Iterable[str], top_n: int | None) -> Questio
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"documents[{index}] is a {type(text).__name__}, wanted a str")
+    top_n = None if top_n is None else operator.index(top_n)
     if top_n is not None and top_n < 1:
         raise ValueError(f"top_n is {top_n}, wanted at least 1 (or None for all)")
     # Plain strings: subclasses (of numpy, of enum) have no encoding.
@@ -54,8 +56,10 @@ def encode_fields(asked: Question, fields: dict[str, object]) -> bytes:
 def _broken_text(asked: Question) -> str:
     if not _is_unicode(asked.query):
         return "query"
-    broken = (index for index, text in enumerate(asked.documents) if not _is_unicode(text))
-    return f"documents[{next(broken)}]"
+    for index, text in enumerate(asked.documents):
+        if not _is_unicode(text):
+            return f"documents[{index}]"
+    return "a text of the surface"
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Where requests go, and with which headers."""
 
+import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,16 +34,25 @@ def find_target(base_url: str | None, api_key: str | None, surface: Surface = RE
     source = "base_url" if base_url else _VARIABLE
     url = _http_url(source, base_url or os.environ.get(_VARIABLE) or DEFAULT_URL)
     url = url.copy_with(path=url.path.rstrip("/") + surface.path, query=None, fragment=None)
-    headers = {"content-type": "application/json", "accept": "application/json"}
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json",
+        # What is compressed can unpack to any size.
+        "accept-encoding": "identity",
+        "user-agent": "rerank-client",
+    }
     if api_key:
         headers["authorization"] = f"Bearer {_token(api_key)}"
+    if url.userinfo:
+        user = base64.b64encode(f"{url.username}:{url.password}".encode()).decode("ascii")
+        headers["authorization"] = f"Basic {user}"
     return Target(str(url), str(url.copy_with(userinfo=b"")), headers, surface)
 
 
 def _http_url(source: str, text: str) -> httpx.URL:
     try:
         url = httpx.URL(text.strip())
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, UnicodeError) as error:
         message = f"{source} is not a URL ({error}); wanted one like {DEFAULT_URL}"
         raise RerankError(message) from error
     if url.scheme not in ("http", "https") or not url.host:

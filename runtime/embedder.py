@@ -52,10 +52,17 @@ class Embedder(Model):
         input_type: InputType | None,
         truncate: Truncate = "NONE",
         check: Check = unchecked,
+        most_tokens: int | None = None,
+        *,
+        blanks: bool = False,
     ) -> Encodings:
         """Tokenise as `embed` does. Raises InputRejected, and what `check` raises, which is called
         on the way."""
-        return self._encoder.encode(texts, input_type, truncate, check)
+        return self._encoder.encode(texts, input_type, truncate, check, most_tokens, blanks=blanks)
+
+    def prefix(self, input_type: InputType | None) -> str:
+        """What stands before a text of that type; nothing where the model tells none apart."""
+        return self._manifest.prefixes.get(input_type, "") if input_type else ""
 
     def embed(
         self,
@@ -64,16 +71,19 @@ class Embedder(Model):
         input_type: InputType | None = None,
         truncate: Truncate = "NONE",
         dimensions: int | None = None,
+        most_tokens: int | None = None,
+        blanks: bool = False,
         deadline: float | None = None,
         caller: str = "",
     ) -> Embeddings:
         """A vector for every text, of `dimensions` components (None, or more than there are: all).
 
-        `deadline` in seconds of time.monotonic(). Callers take turns at the engine; all who name
-        none are one `caller`. Raises InputRejected, Unavailable or EngineError.
+        `most_tokens` bounds the tokens of each text; with `blanks`, texts may be blank. `deadline`
+        in seconds of time.monotonic(). Callers take turns at the engine; all who name none are one
+        `caller`. Raises InputRejected, Unavailable or EngineError.
         """
-        computed = self._run(self._work(texts, input_type, truncate, deadline, caller))
-        return _embeddings(computed, dimensions)
+        work = self._work(texts, input_type, truncate, most_tokens, blanks, deadline, caller)
+        return _embeddings(self._run(work), dimensions)
 
     async def embed_async(
         self,
@@ -82,11 +92,13 @@ class Embedder(Model):
         input_type: InputType | None = None,
         truncate: Truncate = "NONE",
         dimensions: int | None = None,
+        most_tokens: int | None = None,
+        blanks: bool = False,
         deadline: float | None = None,
         caller: str = "",
     ) -> Embeddings:
         """`embed` for an event loop; cancelling the task drops the rows that still wait."""
-        work = self._work(texts, input_type, truncate, deadline, caller)
+        work = self._work(texts, input_type, truncate, most_tokens, blanks, deadline, caller)
         computed = await self._run_async(work)
         return _embeddings(computed, dimensions)
 
@@ -114,15 +126,20 @@ class Embedder(Model):
         texts: Sequence[str],
         input_type: InputType | None,
         truncate: Truncate,
+        most_tokens: int | None,
+        blanks: bool,
         deadline: float | None,
         caller: str,
     ) -> Work:
         return Work(
             rows=len(texts),
             characters=sum(map(len, texts)),
-            encode=lambda check: self.encode(texts, input_type, truncate, check),
+            encode=lambda check: self.encode(
+                texts, input_type, truncate, check, most_tokens, blanks=blanks
+            ),
             deadline=deadline,
             caller=caller,
+            row_tokens=most_tokens,
         )
 
     def _find_dimensions(self) -> int:

@@ -184,11 +184,12 @@ class Model(ABC):
         use: Callable[[Iterator[Iterator[Token]]], T],
         *,
         add_special_tokens: bool,
+        blanks: bool = False,
         deadline: float | None = None,
         caller: str = "",
     ) -> T:
         """What `use` makes, in a thread, of the tokens of each text alone, without template or
-        prefix.
+        prefix; with `blanks`, texts may be blank.
 
         They take room in the queue meanwhile, and requests of this kind run one after the other;
         cancelling the task ends the work behind the text that is being tokenised. Raises
@@ -206,6 +207,7 @@ class Model(ABC):
                     _MOST_LISTED_TOKENS,
                     add_special_tokens=add_special_tokens,
                     check=ticket.check,
+                    blanks=blanks,
                 )
                 return use(found)
 
@@ -340,7 +342,7 @@ class Model(ABC):
     def _run(self, work: Work) -> Computed:
         """Encode and compute, blocking."""
         began = time.monotonic()
-        estimate = self._estimate(work.rows, work.characters)
+        estimate = self._estimate(work.rows, work.characters, work.row_tokens)
         with self._scheduler.admit(work.rows, estimate, work.deadline, work.caller) as ticket:
             encoded = self._tokenizing.encode(work, ticket.check)
             tokenized = time.monotonic()
@@ -355,7 +357,7 @@ class Model(ABC):
     async def _run_async(self, work: Work) -> Computed:
         """`_run` for an event loop: encodes in a worker thread and waits without one."""
         began = time.monotonic()
-        estimate = self._estimate(work.rows, work.characters)
+        estimate = self._estimate(work.rows, work.characters, work.row_tokens)
         try:
             async with asyncio.timeout(_left(work.deadline)):
                 with self._scheduler.admit(
@@ -369,9 +371,10 @@ class Model(ABC):
             raise DeadlineExceeded from error
         return _computed(encoded, scored, began, tokenized)
 
-    def _estimate(self, rows: int, characters: int) -> int:
+    def _estimate(self, rows: int, characters: int, row_tokens: int | None = None) -> int:
         """About how many tokens a request of that size will have."""
-        return min(rows * self.info.max_tokens, self._tokenizing.estimate(characters))
+        most = self.info.max_tokens if row_tokens is None else min(row_tokens, self.info.max_tokens)
+        return min(rows * most, self._tokenizing.estimate(characters))
 
     def _require_ids(self, found: list[int], recorded: list[int]) -> None:
         if found != recorded:

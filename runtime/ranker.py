@@ -12,7 +12,17 @@ from runtime.manifest import Golden
 from runtime.model import Computed, Model, ModelInfo
 from runtime.postprocess import Floats, Ranking, descending
 from runtime.scheduling.admission import QueueLimits
-from runtime.text import Check, Encoding, Encodings, PairEncoder, Pairs, Truncate, unchecked
+from runtime.text import (
+    NO_LIMITS,
+    Check,
+    Encoding,
+    Encodings,
+    PairEncoder,
+    Pairs,
+    TokenLimits,
+    Truncate,
+    unchecked,
+)
 from runtime.tokenizing import Work
 
 
@@ -37,11 +47,13 @@ class Ranker(Model):
         passages: Sequence[str],
         truncate: Truncate = "NONE",
         check: Check = unchecked,
-        passage_tokens: int | None = None,
+        limits: TokenLimits = NO_LIMITS,
+        *,
+        blanks: bool = False,
     ) -> Encodings:
         """Tokenise as `rank` does, without scoring. Raises InputRejected, and what `check` raises,
         which is called on the way."""
-        return self._encoder.encode(query, passages, truncate, check, passage_tokens)
+        return self._encoder.encode(query, passages, truncate, check, limits, blanks=blanks)
 
     def rank(
         self,
@@ -50,16 +62,17 @@ class Ranker(Model):
         *,
         truncate: Truncate = "NONE",
         deadline: float | None = None,
-        passage_tokens: int | None = None,
+        limits: TokenLimits = NO_LIMITS,
+        blanks: bool = False,
         caller: str = "",
     ) -> Ranking:
         """Score every passage for the query; `deadline` in seconds of time.monotonic().
 
-        `passage_tokens` keeps the first tokens of each passage only. Callers take turns at the
-        engine; all who name none are one `caller`. Raises InputRejected, Unavailable or
-        EngineError.
+        `limits` bound the tokens; with `blanks`, one text of a pair may be blank. Callers take
+        turns at the engine; all who name none are one `caller`. Raises InputRejected, Unavailable
+        or EngineError.
         """
-        work = self._work(query, passages, truncate, deadline, passage_tokens, caller)
+        work = self._work(query, passages, truncate, deadline, limits, blanks, caller)
         return self._ranking(self._run(work))
 
     async def rank_async(
@@ -69,11 +82,12 @@ class Ranker(Model):
         *,
         truncate: Truncate = "NONE",
         deadline: float | None = None,
-        passage_tokens: int | None = None,
+        limits: TokenLimits = NO_LIMITS,
+        blanks: bool = False,
         caller: str = "",
     ) -> Ranking:
         """`rank` for an event loop; cancelling the task drops the rows that still wait."""
-        work = self._work(query, passages, truncate, deadline, passage_tokens, caller)
+        work = self._work(query, passages, truncate, deadline, limits, blanks, caller)
         return self._ranking(await self._run_async(work))
 
     async def rank_pairs_async(
@@ -82,6 +96,8 @@ class Ranker(Model):
         *,
         truncate: Truncate = "NONE",
         deadline: float | None = None,
+        limits: TokenLimits = NO_LIMITS,
+        blanks: bool = False,
         caller: str = "",
     ) -> Ranking:
         """`rank_async` for (query, passage) pairs of any queries, as one request. Errors name
@@ -89,9 +105,12 @@ class Ranker(Model):
         work = Work(
             rows=len(pairs),
             characters=sum(len(query) + len(passage) for query, passage in pairs),
-            encode=lambda check: self._encoder.encode_pairs(pairs, truncate, check),
+            encode=lambda check: self._encoder.encode_pairs(
+                pairs, truncate, check, limits, blanks=blanks
+            ),
             deadline=deadline,
             caller=caller,
+            row_tokens=limits.pair,
         )
         return self._ranking(await self._run_async(work))
 
@@ -116,15 +135,19 @@ class Ranker(Model):
         passages: Sequence[str],
         truncate: Truncate,
         deadline: float | None,
-        passage_tokens: int | None,
+        limits: TokenLimits,
+        blanks: bool,
         caller: str,
     ) -> Work:
         return Work(
             rows=len(passages),
             characters=len(query) * len(passages) + sum(map(len, passages)),
-            encode=lambda check: self.encode(query, passages, truncate, check, passage_tokens),
+            encode=lambda check: self.encode(
+                query, passages, truncate, check, limits, blanks=blanks
+            ),
             deadline=deadline,
             caller=caller,
+            row_tokens=limits.pair,
         )
 
     def _ranking(self, computed: Computed) -> Ranking:

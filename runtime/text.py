@@ -23,7 +23,7 @@ from runtime.errors import (
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.postprocess import InputType
-from runtime.text_checks import check_text
+from runtime.text_checks import check_passage, check_text, is_blank
 from runtime.tokenizer_limits import check_tokenizer
 from runtime.tokens import encoded, first_tokens, pieces
 
@@ -46,6 +46,23 @@ _COUNTED_CHARS = 1 << 20
 
 def unchecked() -> None:
     """The Check of work that nothing ends before its time."""
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """The most tokens, 1 or more, that a caller wants looked at; None, or more than the engine
+    takes: what the engine takes.
+
+    `query` and `passage` keep the first tokens of a text by itself. `pair` counts query, passage,
+    template and special tokens; what is longer is cut as `truncate` says.
+    """
+
+    query: int | None = None
+    passage: int | None = None
+    pair: int | None = None
+
+
+NO_LIMITS = TokenLimits()
 
 
 @dataclass(frozen=True)
@@ -91,64 +108,75 @@ class PairEncoder:
         passages: Sequence[str],
         truncate: Truncate = "NONE",
         check: Check = unchecked,
-        passage_tokens: int | None = None,
+        limits: TokenLimits = NO_LIMITS,
+        *,
+        blanks: bool = False,
     ) -> Encodings:
         """Encode the query with every passage; special tokens are counted.
 
-        Of each passage only the first `passage_tokens` tokens are looked at; None: all of them.
-
         END drops tokens from the passage's end, START from its start; when no passage token is
-        left, from the same side of what comes before it. Raises InputTooLong for the first pair
-        over `max_tokens` when `truncate` is NONE, InputRejected for texts that cannot be encoded,
-        and what `check` raises, which is called on the way.
+        left, from the same side of what comes before it. With `blanks`, one text of a pair may be
+        blank. Raises InputTooLong for the first pair over `max_tokens` or `limits.pair` when
+        `truncate` is NONE, InputRejected for texts that cannot be encoded, and what `check` raises,
+        which is called on the way.
         """
-        check_texts(query, passages)
+        check_texts(query, passages, blanks=blanks)
         pairs = [(query, passage) for passage in passages]
-        return self.encode_checked(pairs, truncate, check, passage_tokens=passage_tokens)
+        return self.encode_checked(pairs, truncate, check, limits)
 
     def encode_pairs(
-        self, pairs: Pairs, truncate: Truncate = "NONE", check: Check = unchecked
+        self,
+        pairs: Pairs,
+        truncate: Truncate = "NONE",
+        check: Check = unchecked,
+        limits: TokenLimits = NO_LIMITS,
+        *,
+        blanks: bool = False,
     ) -> Encodings:
         """`encode` for pairs of different queries, in their order. Errors name a query by the first
         pair that has it, as in queries[3]."""
         if not pairs:
             raise NoPassages
-        first: dict[str, int] = {}
+        blank: dict[str, bool] = {}
         for index, (query, passage) in enumerate(pairs):
-            if first.setdefault(query, index) == index:
-                check_text(f"queries[{index}]", query)
-            check_text(f"passages[{index}]", passage)
-        return self.encode_checked(pairs, truncate, check)
+            if query not in blank:
+                check_text(f"queries[{index}]", query, blanks=blanks)
+                blank[query] = blanks and is_blank(query)
+            check_passage(f"passages[{index}]", passage, blanks=blanks, blank_query=blank[query])
+        return self.encode_checked(pairs, truncate, check, limits)
 
     def encode_checked(
         self,
         pairs: Pairs,
         truncate: Truncate,
         check: Check,
+        limits: TokenLimits = NO_LIMITS,
         *,
-        passage_tokens: int | None = None,
         called: str = "passages",
     ) -> Encodings:
-        """`encode` for texts that the caller has looked at, of which queries may be empty; a pair
-        without any token is `called` by that name and its number. Raises NoTokens."""
-        near = {query: self._near(query, truncate) for query in {query: None for query, _ in pairs}}
-        begun = self._beginnings([passage for _, passage in pairs], passage_tokens, check)
+        """`encode` for texts that the caller has looked at; a pair without any token is `called` by
+        that name and its number. Raises NoTokens."""
+        most = self._most(limits.pair)
+        kept: dict[str, str] = {}
+        for query, _ in pairs:
+            if query not in kept:
+                kept[query] = _near(self._beginning(query, limits.query, check), truncate, most)
         bounded = [
-            (near[query], self._near(passage, truncate))
-            for (query, _), passage in zip(pairs, begun, strict=True)
+            (kept[query], _near(self._beginning(passage, limits.passage, check), truncate, most))
+            for query, passage in pairs
         ]
         whole = zip(bounded, pairs, strict=True)
-        cut = {i for i, ((_, kept), (_, text)) in enumerate(whole) if len(kept) < len(text)}
+        cut = {i for i, (short, texts) in enumerate(whole) if _length(short) < _length(texts)}
         rows: list[Encoding] = []
         for chunk in _chunks(bounded):
             check()
             if truncate == "NONE":
-                self._refuse_vast(chunk, check)
+                self._refuse_vast(chunk, check, most)
             found = self._encode_chunk(chunk)
-            long = [index for index, row in enumerate(found) if len(row) > self.max_tokens]
+            long = [index for index, row in enumerate(found) if len(row) > most]
             if long and truncate == "NONE":
-                raise InputTooLong(len(found[long[0]]), self.max_tokens)
-            cut_rows = self._cut([chunk[index] for index in long], truncate)
+                raise InputTooLong(len(found[long[0]]), most)
+            cut_rows = self._cut([chunk[index] for index in long], truncate, most)
             for index, row in zip(long, cut_rows, strict=True):
                 found[index] = row
                 cut.add(len(rows) + index)
@@ -158,52 +186,43 @@ class PairEncoder:
                 raise NoTokens(f"{called}[{index}]")
         return Encodings(rows, len(cut))
 
-    def _beginnings(
-        self, passages: Sequence[str], tokens: int | None, check: Check
-    ) -> Sequence[str]:
-        """The passages up to the end of their first `tokens` tokens."""
+    def _most(self, tokens: int | None) -> int:
+        """What a limit of `tokens` leaves of the engine's own."""
+        return self.max_tokens if tokens is None else min(tokens, self.max_tokens)
+
+    def _beginning(self, text: str, tokens: int | None, check: Check) -> str:
+        """`text` up to the end of its first `tokens` tokens."""
         if tokens is None:
-            return passages
-        # What lies behind the engine's bound is cut anyway, and need not be tokenised for that.
-        most = min(tokens, self.max_tokens)
-        # Of a vast text only what lies near is looked at.
-        near = most * _LONG_CHARS_PER_TOKEN
-        begun = []
-        for passage in passages:
-            check()
-            begun.append(first_tokens(self._tokenizer, passage[:near], most))
-        return begun
-
-    def _near(self, text: str, truncate: Truncate) -> str:
-        """What of a vast text lies near enough to the kept side to matter; `text` if it is not."""
-        limit = self.max_tokens * _LONG_CHARS_PER_TOKEN
-        if truncate == "NONE" or len(text) <= limit:
             return text
-        return text[:limit] if truncate == "END" else text[-limit:]
+        check()
+        # What lies behind the engine's bound need not be tokenised to be cut.
+        most = self._most(tokens)
+        return first_tokens(self._tokenizer, text[: most * _LONG_CHARS_PER_TOKEN], most)
 
-    def _refuse_vast(self, pairs: Pairs, check: Check) -> None:
+    def _refuse_vast(self, pairs: Pairs, check: Check, most: int) -> None:
         """Raise InputTooLong for a vast pair without tokenising it as a whole.
 
         Its length is counted piece by piece, with the pieces cut before a blank, where
         tokenizers cut too. Behind the first _COUNTED_CHARS of a pair that is too long it is told in
         proportion: others wait for these threads.
         """
-        limit = self.max_tokens * _LONG_CHARS_PER_TOKEN
+        limit = most * _LONG_CHARS_PER_TOKEN
         for query, passage in pairs:
             if len(query) + len(passage) <= limit:
                 continue
-            first, *rest = pieces(passage)
+            rest = pieces(passage)
+            first = next(rest, "")
             count = len(self._encode_chunk([(query, first)])[0])
             seen = len(query) + len(first)
             for piece in rest:
-                if count > self.max_tokens and seen >= _COUNTED_CHARS:
+                if count > most and seen >= _COUNTED_CHARS:
                     count = count * (len(query) + len(passage)) // seen
                     break
                 check()
                 count += len(encoded(self._tokenizer, piece, add_special_tokens=False))
                 seen += len(piece)
-            if count > self.max_tokens:
-                raise InputTooLong(count, self.max_tokens)
+            if count > most:
+                raise InputTooLong(count, most)
 
     def _pair(self, query: str, passage: str) -> _Pair:
         if self._template is None:
@@ -221,25 +240,25 @@ class PairEncoder:
             type_ids = np.asarray(encoding.type_ids, dtype=np.int64)
         return Encoding(np.asarray(encoding.ids, dtype=np.int64), type_ids)
 
-    def _cut(self, pairs: Pairs, truncate: Truncate) -> list[Encoding]:
-        """These pairs, which are too long, cut to `max_tokens`."""
+    def _cut(self, pairs: Pairs, truncate: Truncate, most: int) -> list[Encoding]:
+        """These pairs, which are too long, cut to `most` tokens."""
         if not pairs:
             return []
         joined = [self._pair(query, passage) for query, passage in pairs]
         encodings = self._tokenizer.encode_batch(joined)  # with offsets, unlike the fast form
         return [
-            self._cut_one(encoding, query, passage, from_end=truncate == "END")
+            self._cut_one(encoding, query, passage, most, from_end=truncate == "END")
             for encoding, (query, passage) in zip(encodings, pairs, strict=True)
         ]
 
     def _cut_one(
-        self, encoding: tokenizers.Encoding, query: str, passage: str, *, from_end: bool
+        self, encoding: tokenizers.Encoding, query: str, passage: str, most: int, *, from_end: bool
     ) -> Encoding:
         row = self._row(encoding)
         in_passage = self._passage_tokens(encoding, query, passage)
         special = np.asarray(encoding.special_tokens_mask, dtype=bool) & ~in_passage
         keep = np.ones(len(row), dtype=bool)
-        excess = len(row) - self.max_tokens
+        excess = len(row) - most
         # The passage gives way first, then query and template, the tokenizer's own tokens last.
         for droppable in (in_passage, ~in_passage & ~special, special):
             positions = np.flatnonzero(droppable)
@@ -285,21 +304,26 @@ class TextEncoder:
         input_type: InputType | None,
         truncate: Truncate = "NONE",
         check: Check = unchecked,
+        most_tokens: int | None = None,
+        *,
+        blanks: bool = False,
     ) -> Encodings:
         """Encode every text; special tokens and prefix are counted.
 
-        A model without prefixes takes every `input_type` alike. Raises as PairEncoder.encode does,
-        and InputTypeWanted.
+        What is longer than `most_tokens` is cut or refused as what is longer than `max_tokens`.
+        With `blanks`, texts may be blank. A model without prefixes takes every `input_type` alike.
+        Raises as PairEncoder.encode does, and InputTypeWanted.
         """
         if self._prefixes and input_type is None:
             raise InputTypeWanted
         if not texts:
             raise NoInputs
         for index, text in enumerate(texts):
-            check_text(f"input[{index}]", text)
+            check_text(f"input[{index}]", text, blanks=blanks)
         prefix = self._prefixes.get(input_type, "") if input_type else ""
         pairs = [(prefix, text) for text in texts]
-        return self._pairs.encode_checked(pairs, truncate, check, called="input")
+        limits = TokenLimits(pair=most_tokens)
+        return self._pairs.encode_checked(pairs, truncate, check, limits, called="input")
 
 
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
@@ -330,13 +354,27 @@ def _chunks(pairs: Pairs) -> Iterator[Pairs]:
     yield pairs[start:]
 
 
-def check_texts(query: str, passages: Sequence[str]) -> None:
+def check_texts(query: str, passages: Sequence[str], *, blanks: bool) -> None:
     """Raise InputRejected for texts that no engine can score."""
     if not passages:
         raise NoPassages
-    check_text("query", query)
+    check_text("query", query, blanks=blanks)
+    blank_query = blanks and is_blank(query)
     for index, passage in enumerate(passages):
-        check_text(f"passages[{index}]", passage)
+        check_passage(f"passages[{index}]", passage, blanks=blanks, blank_query=blank_query)
+
+
+def _near(text: str, truncate: Truncate, most: int) -> str:
+    """What of a vast text lies near enough to the kept side to matter where `most` tokens are kept;
+    `text` if it is not vast."""
+    limit = most * _LONG_CHARS_PER_TOKEN
+    if truncate == "NONE" or len(text) <= limit:
+        return text
+    return text[:limit] if truncate == "END" else text[-limit:]
+
+
+def _length(texts: tuple[str, str]) -> int:
+    return sum(map(len, texts))
 
 
 def _split_template(template: str) -> tuple[str, str, str]:

@@ -2,7 +2,7 @@
 
 import re
 
-from runtime.errors import BlankInput, ForbiddenText
+from runtime.errors import BlankInput, BlankPair, ForbiddenText
 
 # A character that shows: neither white space nor a control, and none of those that Unicode lets
 # renderers ignore (DerivedCoreProperties.txt, Default_Ignorable_Code_Point: zero widths, marks of
@@ -17,14 +17,30 @@ _VISIBLE = re.compile(
 _PIECE_CHARS = 1 << 15
 
 
-def check_text(what: str, text: str) -> None:
-    """Raise BlankInput unless a character of `text` is visible, ForbiddenText for half of a
-    surrogate pair; both name it as `what`."""
-    starts = range(0, len(text), _PIECE_CHARS)
-    if not any(_VISIBLE.search(text, start, start + _PIECE_CHARS) for start in starts):
+def is_blank(text: str) -> bool:
+    """Whether no character of `text` is visible."""
+    return not any(_VISIBLE.search(text, at, at + _PIECE_CHARS) for at in _pieces(text))
+
+
+def check_text(what: str, text: str, *, blanks: bool = False) -> None:
+    """Raise BlankInput unless a character of `text` is visible or `blanks` are allowed,
+    ForbiddenText for half of a surrogate pair; both name it as `what`."""
+    if not blanks and is_blank(text):
         raise BlankInput(what)
     try:
-        for start in starts:
-            text[start : start + _PIECE_CHARS].encode()
+        for at in _pieces(text):
+            text[at : at + _PIECE_CHARS].encode()
     except UnicodeEncodeError:
         raise ForbiddenText(what, "half of a surrogate pair") from None
+
+
+def check_passage(what: str, passage: str, *, blanks: bool, blank_query: bool) -> None:
+    """`check_text` for a passage whose query may be blank: with `blanks`, a pair is BlankPair when
+    both of its texts are."""
+    if blank_query and is_blank(passage):
+        raise BlankPair(what)
+    check_text(what, passage, blanks=blanks)
+
+
+def _pieces(text: str) -> range:
+    return range(0, len(text), _PIECE_CHARS)

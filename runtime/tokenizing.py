@@ -23,13 +23,15 @@ _TOKENS_PER_CHARACTER = 0.25
 class Work:
     """What a request asks for, before anything is done for it: `rows` rows of together
     `characters` characters, what turns them into encodings while its Check lets it, until when it
-    is to be answered (seconds of time.monotonic()), and whose turn it is."""
+    is to be answered (seconds of time.monotonic()), and whose turn it is. `row_tokens` is the most
+    that a row may have, where the caller wants less than the model takes."""
 
     rows: int
     characters: int
     encode: Callable[[Check], Encodings]
     deadline: float | None
     caller: str
+    row_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Tokenizing:
         self._lister.shutdown(wait=False)
 
     def _learn(self, work: Work, encodings: Encodings) -> None:
+        if work.row_tokens is not None:  # how much was cut is not known
+            return
         found = sum(map(len, encodings.rows)) / max(1, work.characters)
         known = self._tokens_per_character or found
         self._tokens_per_character = known + _SHARE_OF_LATEST * (found - known)

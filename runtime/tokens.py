@@ -30,17 +30,19 @@ def tokens_of(
     *,
     add_special_tokens: bool,
     check: Callable[[], object],
+    blanks: bool = False,
 ) -> Iterator[Iterator[Token]]:
     """The tokens of each text alone, without template or prefix, one text after the other; those of
     one are to be taken before the next.
 
     Raises InputTooLong for more than `most` tokens of all texts, and InputRejected, which names a
-    text as in inputs[3], and what `check` raises, which is called before each.
+    text as in inputs[3], and what `check` raises, which is called before each. With `blanks`, texts
+    may be blank.
     """
     count = 0
     for index, text in enumerate(texts):
         check()
-        check_text(f"inputs[{index}]", text)
+        check_text(f"inputs[{index}]", text, blanks=blanks)
         if len(text) > _PIECE_CHARS:  # tokenised as a whole it may take much memory
             parts = (encoded(tokenizer, piece, add_special_tokens=False) for piece in pieces(text))
             about = count + sum(map(len, parts))

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from runtime.errors import (
     BlankInput,
+    BlankPair,
     DeviceLost,
     EngineAway,
     EngineError,
@@ -24,7 +25,7 @@ from runtime.errors import (
 )
 from runtime.postprocess import Embeddings, InputType, Ranking, Timing
 from runtime.profile import Kind
-from runtime.text import Truncate
+from runtime.text import NO_LIMITS, TokenLimits, Truncate
 from runtime.tokens import Token
 from server.errors import ClientGone, NotValid
 from server.observe import slowest
@@ -88,11 +89,12 @@ def placing(**fields: Field) -> Iterator[None]:
     """
     try:
         yield
-    except (BlankInput, ForbiddenText, NoTokens) as error:
+    except (BlankInput, BlankPair, ForbiddenText, NoTokens) as error:
         name, _, number = error.what.partition("[")  # as in "query" and "passages[3]"
         index = int(number[:-1]) if number else 0
         message = f"this text{str(error).removeprefix(error.what)}"
-        raise NotValid("value_error", fields[name].place(index), message) from error
+        problem = "too_short" if isinstance(error, BlankPair) else "value_error"
+        raise NotValid(problem, fields[name].place(index), message) from error
 
 
 class Call:
@@ -119,9 +121,10 @@ class Call:
         *,
         query_at: Field = Field("query", alone=True),
         passages_at: Field = Field("documents"),
-        passage_tokens: int | None = None,
+        limits: TokenLimits = NO_LIMITS,
+        blanks: bool = False,
     ) -> Ranking:
-        """Score the passages, of each at most its first `passage_tokens` tokens."""
+        """Score the passages within `limits`; with `blanks`, one text of a pair may be blank."""
         self.check_count("rank", len(passages), passages_at)
         ranker = self.service.ranker
         with (
@@ -136,7 +139,8 @@ class Call:
                     truncate=truncate,
                     deadline=self.deadline,
                     caller=self.caller,
-                    passage_tokens=passage_tokens,
+                    limits=limits,
+                    blanks=blanks,
                 )
             )
 
@@ -147,8 +151,10 @@ class Call:
         *,
         queries_at: Field,
         passages_at: Field,
+        limits: TokenLimits = NO_LIMITS,
+        blanks: bool = False,
     ) -> Ranking:
-        """Score (query, passage) pairs."""
+        """Score (query, passage) pairs, as `rank`."""
         self.check_count("rank", len(pairs), passages_at)
         ranker = self.service.ranker
         with (
@@ -158,7 +164,12 @@ class Call:
         ):
             return await self._answer(
                 ranker.rank_pairs_async(
-                    pairs, truncate=truncate, deadline=self.deadline, caller=self.caller
+                    pairs,
+                    truncate=truncate,
+                    deadline=self.deadline,
+                    limits=limits,
+                    blanks=blanks,
+                    caller=self.caller,
                 )
             )
 
@@ -170,8 +181,11 @@ class Call:
         dimensions: int | None = None,
         *,
         input_at: Field,
+        most_tokens: int | None = None,
+        blanks: bool = False,
     ) -> Embeddings:
-        """Embed the texts."""
+        """Embed the texts, each of at most `most_tokens` tokens; with `blanks`, they may be blank.
+        Without `input_type` they are what EMBED_DEFAULT_INPUT_TYPE says."""
         self.check_count("embed", len(texts), input_at)
         embedder = self.service.embedder
         with (
@@ -182,9 +196,11 @@ class Call:
             return await self._answer(
                 embedder.embed_async(
                     texts,
-                    input_type=input_type,
+                    input_type=input_type or self.service.settings.default_input_type,
                     truncate=truncate,
                     dimensions=dimensions,
+                    most_tokens=most_tokens,
+                    blanks=blanks,
                     deadline=self.deadline,
                     caller=self.caller,
                 )
@@ -197,10 +213,11 @@ class Call:
         *,
         special: bool,
         at: Field,
+        blanks: bool = False,
     ) -> T:
         """What `use` makes of the tokens of the texts, which are the first model's; `special` says
-        whether they have what it adds. Not counted as a request to the model, whose engine has no
-        part in it."""
+        whether they have what it adds; with `blanks`, texts may be blank. Not counted as a request
+        to the model, whose engine has no part in it."""
         model = self.service.primary.model
         with model.in_use(), placing(inputs=at):
             return await self._wait(
@@ -208,6 +225,7 @@ class Call:
                     texts,
                     use,
                     add_special_tokens=special,
+                    blanks=blanks,
                     deadline=self.deadline,
                     caller=self.caller,
                 )

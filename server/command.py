@@ -40,7 +40,7 @@ def serve(arguments: list[str] | None, *, as_json: bool) -> int:
         **connections,
     )
     # uvicorn raises the signal again when it has stopped, and server.cli ends the process.
-    uvicorn.Server(config).run(sockets=[taken])
+    uvicorn.Server(config).run(sockets=taken)
     return 0
 
 

@@ -1,6 +1,7 @@
 """One request's connection: reading its body within bounds, and noticing that the caller left."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -16,6 +17,7 @@ from server.errors import (
     ClientGone,
     WrongContentType,
 )
+from server.inflating import Inflater, coding_of
 from server.memory import give_memory_back
 from server.turns import Turns
 
@@ -31,6 +33,10 @@ _GIVE_BACK_BYTES = 64 << 20
 _FRAGMENTED_BYTES = 1 << 20
 # Where a request's share of the room stands in its scope's state.
 _HELD = "held_body"
+# As FastAPI and axum read it: application/json, or what is written in it, as application/x+json.
+_JSON_TYPE = re.compile(r"application/([^/]+\+)?json")
+_CHARSET = re.compile(r"(?:^|;)\s*charset\s*=\s*\"?([^\";\s]*)")
+_UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 
 
 class Bodies:
@@ -96,6 +102,7 @@ class _Held:
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
+        self.turns = bodies.turns
         self.size = 0
 
     def add(self, count: int) -> None:
@@ -105,18 +112,19 @@ class _Held:
 
 
 async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> bytes:
-    """The body's bytes, at most `limit_bytes`, in an application that `Bodies` guards.
+    """The body's bytes, inflated where they come compressed, in an application that `Bodies`
+    guards; at most `limit_bytes` before and after.
 
-    Raises WrongContentType for a compressed body, BodyTooLarge, BodyTooSlow, ClientGone, or
-    Overloaded when all bodies together leave no room.
+    Raises UnknownCoding or NotValid for a body that cannot be inflated, BodyTooLarge, BodyTooSlow,
+    ClientGone, or Overloaded when all bodies together leave no room.
     """
-    _refuse_encoding(request)
+    coding = coding_of(request)
     announced = int(request.headers.get("content-length", "0"))
     if announced > limit_bytes:
         raise BodyTooLarge(limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(request, limit_bytes)
+            return await _read(request, coding, limit_bytes)
     except TimeoutError as error:
         raise BodyTooSlow(timeout_s) from error
 
@@ -145,37 +153,51 @@ async def answer_or_leave(request: AnyRequest, work: Awaitable[T]) -> T:
         gone.cancel()
 
 
-def _refuse_encoding(request: AnyRequest) -> None:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise WrongContentType("found a compressed body, wanted one without Content-Encoding")
-
-
 def check_json(request: AnyRequest) -> None:
-    """Raise WrongContentType for a body that says that it is something else than JSON."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """Raise WrongContentType for a body that says that it is something else than JSON in UTF-8."""
+    given = request.headers.get("content-type", "").lower()
+    media_type, _, parameters = given.partition(";")
     # Some clients name no type at all; one that names another type is told, as it is curl's
     # default (form data) more often than intent.
-    if media_type not in ("", "application/json"):
+    if media_type.strip() and not _JSON_TYPE.fullmatch(media_type.strip()):
         raise WrongContentType(
             "found another content type, wanted the header Content-Type: application/json"
         )
+    if any(charset not in _UTF8 for charset in _CHARSET.findall(parameters)):
+        raise WrongContentType(
+            "found another charset in Content-Type, wanted JSON in UTF-8, with charset=utf-8 or "
+            "none"
+        )
 
 
-async def _read(request: AnyRequest, limit_bytes: int) -> bytes:
+async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> bytes:
     held: _Held = request.scope["state"][_HELD]
     body = bytearray()  # which takes less than a list of its bytes that come one by one
-    while True:
+
+    def take(part: bytes) -> None:
+        if len(body) + len(part) > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+        held.add(len(part))
+        body.extend(part)
+
+    inflater = None if coding is None else Inflater(coding, held.turns)
+    came = 0
+    more = True
+    while more:
         message = await request.receive()
         if message["type"] != "http.request":
             raise ClientGone
-        chunk = message["body"]
-        if held.size + len(chunk) > limit_bytes:
+        more = message["more_body"]
+        came += len(message["body"])
+        if came > limit_bytes:
             raise BodyTooLarge(limit_bytes)
-        held.add(len(chunk))
-        body += chunk
-        if not message["more_body"]:
-            return bytes(body)
+        if inflater is None:
+            take(message["body"])
+        else:
+            await inflater.inflate(message["body"], take)
+    if inflater is not None:
+        inflater.end()
+    return bytes(body)
 
 
 async def _until_gone(request: AnyRequest) -> None:

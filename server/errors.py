@@ -91,7 +91,18 @@ class BodyTooSlow(RequestRefused):
 
 
 class WrongContentType(RequestRefused):
-    """A body that is not plain JSON."""
+    """A body that is not JSON in UTF-8."""
+
+
+class UnknownCoding(RequestRefused):
+    """A body that is compressed otherwise than in one of the codings `taken`."""
+
+    def __init__(self, taken: tuple[str, ...]) -> None:
+        self.taken = taken
+        super().__init__(
+            "found a body with another Content-Encoding, wanted one of "
+            f"{', '.join(taken)}, once, or none"
+        )
 
 
 class ClientGone(RequestRefused):
@@ -128,6 +139,7 @@ STATUSES: Mapping[type[BaseException], int] = {
     BodyTooSlow: 408,
     BodyTooLarge: 413,
     WrongContentType: 415,
+    UnknownCoding: 415,
     InputTooLong: 422,  # RERANK_TOO_LONG_STATUS
     ClientGone: 499,  # as nginx logs it; never sent
     EngineError: 500,
@@ -185,6 +197,8 @@ def _explain(error: Exception, settings: Settings) -> Failure:
         return Failure(status, str(error), headers={"retry-after": str(wait_s)})
     if isinstance(error, BodyTooLarge | BodyTooSlow):
         return Failure(status, str(error), headers={"connection": "close"})
+    if isinstance(error, UnknownCoding):  # as RFC 9110 12.5.3 asks
+        return Failure(status, str(error), headers={"accept-encoding": ", ".join(error.taken)})
     if isinstance(error, KeyWanted):
         return Failure(status, str(error), headers={"www-authenticate": "Bearer"})
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:

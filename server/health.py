@@ -3,7 +3,7 @@
 from typing import Literal
 
 import msgspec
-from litestar import Controller, HttpMethod, MediaType, Response, route
+from litestar import Controller, HttpMethod, Response, route
 from litestar.di import NamedDependency
 
 from server.openapi import Operation
@@ -30,6 +30,18 @@ class PlainHealth(msgspec.Struct):
     device: str | None
 
 
+class ServerLive(msgspec.Struct):
+    """KServe's: whether the process answers."""
+
+    live: bool
+
+
+class ServerReady(msgspec.Struct):
+    """KServe's: whether every model answers."""
+
+    ready: bool
+
+
 def _spelling(service: Service) -> Literal["health.response", "health-response"]:
     embeds = service.loaded and service.primary.model.info.kind == "embed"
     return "health-response" if embeds else "health.response"
@@ -43,10 +55,6 @@ def _reply(service: Service, asked: str, holds: bool) -> Response[HealthReply]:
     state = asked if holds else f"not {asked}"
     reply = HealthReply(_spelling(service), f"Service is {state}.")
     return Response(reply, status_code=_status(holds))
-
-
-def _empty(status: int) -> Response[bytes]:
-    return Response(b"", status_code=status, media_type=MediaType.TEXT)
 
 
 class Health(Controller):
@@ -63,14 +71,16 @@ class Health(Controller):
         return _reply(service, "ready", service.ready)
 
     @route("/v2/health/live", http_method=_PROBE)
-    async def kserve_live(self, service: NamedDependency[Service]) -> Response[bytes]:
-        """KServe v2: empty 200 or 503."""
-        return _empty(_status(service.live))
+    async def kserve_live(self, service: NamedDependency[Service]) -> Response[ServerLive]:
+        """KServe v2."""
+        live = service.live
+        return Response(ServerLive(live), status_code=_status(live))
 
     @route("/v2/health/ready", http_method=_PROBE)
-    async def kserve_ready(self, service: NamedDependency[Service]) -> Response[bytes]:
-        """KServe v2: empty 200 or 503."""
-        return _empty(_status(service.ready))
+    async def kserve_ready(self, service: NamedDependency[Service]) -> Response[ServerReady]:
+        """KServe v2."""
+        ready = service.ready
+        return Response(ServerReady(ready), status_code=_status(ready))
 
     @route("/health", http_method=_PROBE)
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
@@ -104,6 +114,8 @@ def _probe(path: str, summary: str, reply: object, example: object, error: objec
 
 
 _READY = {"object": "health.response", "message": "Service is ready."}
+_V2_LIVE = {"live": True}
+_V2_READY = {"ready": True}
 _PLAIN = {"status": "ok", "model_loaded": True, "device": "cpu"}
 
 SURFACE = Surface(
@@ -111,8 +123,12 @@ SURFACE = Surface(
     operations=(
         _probe("/v1/health/live", "The process answers", HealthReply, _READY, HealthReply),
         _probe("/v1/health/ready", "The model answers", HealthReply, _READY, HealthReply),
-        _probe("/v2/health/live", "KServe v2: the process answers", None, None, None),
-        _probe("/v2/health/ready", "KServe v2: the model answers", None, None, None),
+        _probe(
+            "/v2/health/live", "KServe v2: the process answers", ServerLive, _V2_LIVE, ServerLive
+        ),
+        _probe(
+            "/v2/health/ready", "KServe v2: the model answers", ServerReady, _V2_READY, ServerReady
+        ),
         _probe("/health", "Status and device", PlainHealth, _PLAIN, PlainHealth),
     ),
     voice=nim.voice,

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from litestar.types import ASGIApp
 
+from server.addresses import addresses_of, bound
 from server.descriptors import API_SHARE, SIDE_SHARE
 from server.protocol import bounded
 from server.settings import Settings, SettingsError
@@ -22,20 +23,21 @@ _BACKLOG = 2048
 _LAST_RESORT_S = 10
 
 
-def take_port(host: str, port: int, setting: str) -> socket.socket:
-    """A socket that listens on `host`:`port`; SettingsError names `setting` when it cannot."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    taken = socket.socket(family)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        taken.bind((host, port))
-        taken.listen(_BACKLOG)
-    except OSError as error:
-        taken.close()
-        raise SettingsError(
-            setting, f"port {port} ({error.strerror})", f"a port that is free on {host}"
-        ) from None
-    _log.info("listening on %s port %d", host, port)
+def take_port(host: str, port: int, setting: str) -> list[socket.socket]:
+    """Sockets that listen on `port` at each of `host`'s addresses. Raises SettingsError, with the
+    name `setting` when the port is not to be had."""
+    taken: list[socket.socket] = []
+    for address in addresses_of(host):
+        try:
+            taken.append(bound(address, port))
+            taken[-1].listen(_BACKLOG)
+        except OSError as error:
+            for other in taken:
+                other.close()
+            raise SettingsError(
+                setting, f"port {port} ({error.strerror})", f"a port that is free on {address}"
+            ) from None
+        _log.info("listening on %s port %d", address, port)
     return taken
 
 
@@ -81,13 +83,13 @@ class _SideServer(uvicorn.Server):
 
 
 class SideListener:
-    """Serves `app` on an own socket inside the running event loop."""
+    """Serves `app` on sockets of its own inside the running event loop."""
 
-    def __init__(self, app: ASGIApp, taken: socket.socket, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, taken: list[socket.socket], settings: Settings) -> None:
         options = connection_options(settings, SIDE_SHARE)
         config = uvicorn.Config(app, lifespan="off", **options)
         self._server = _SideServer(config)
-        self._task = asyncio.create_task(self._server.serve(sockets=[taken]))
+        self._task = asyncio.create_task(self._server.serve(sockets=taken))
 
     async def close(self) -> None:
         """Stop listening and wait for requests that are being answered."""

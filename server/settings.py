@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from runtime.errors import ServingError
+from runtime.postprocess import InputType
 from runtime.profile import Kind
 from server.variables import (
     NVIDIA_ONNX_PROFILES,
     OPTIONS,
+    OTHER_LEVELS,
     TRITON,
     VARIABLES,
     NotWanted,
@@ -63,11 +65,12 @@ class Settings:
     it tells, but a reranker beside an embedder. All are None only for the mock. `target` is what
     the artifact must have been made for, AUTO or ONNX for the best engine that fits, None for the
     artifact's own. `triton_engine` is the engine of the reranker where a Triton computes it, with
-    its address. `cache_dir`, `gpu_memory_bytes` and `host_code` are for engines on a GPU. None for
-    `max_rows` and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are the
-    accepted bearers; none means that nobody is asked. No `allowed_hosts` means any; both TLS files
-    are set or none. `notices` are lines to log at start, `otel` what OpenTelemetry may read, under
-    its own names, `model_wishes` the variables that decide how the model is opened, as NAME=value.
+    its address. `default_input_type` is what texts to embed are where a request does not say it.
+    `cache_dir`, `gpu_memory_bytes` and `host_code` are for engines on a GPU. None for `max_rows`
+    and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are the accepted bearers;
+    none means that nobody is asked. No `allowed_hosts` means any; both TLS files are set or none.
+    `notices` are lines to log at start, `otel` what OpenTelemetry may read, under its own names,
+    `model_wishes` the variables that decide how the model is opened, as NAME=value.
     """
 
     custom_dir: Path | None = None
@@ -78,6 +81,7 @@ class Settings:
     target: str | None = None
     triton_engine: str | None = None
     served_name: str | None = None
+    default_input_type: InputType | None = None
     model_version: str | None = None
     max_rows: int | None = None
     max_passages: int = MAX_BATCH_SIZES["rank"]
@@ -301,6 +305,9 @@ def _notices(
                 yield f"{name} has no effect: {winner} is set as well"
         elif row is not None and row.field in _DIR_FIELDS:
             yield f"{name} has no effect: another model was named to be served"
+    level = chosen.get("log_level")
+    if level is not None and given[level.row.name].upper() in OTHER_LEVELS:
+        yield f"{level.row.name}={given[level.row.name]} is taken for {level.value}"
     if given.get("NIM_MODEL_PROFILE") in NVIDIA_ONNX_PROFILES:
         yield (
             "NIM_MODEL_PROFILE names NVIDIA's ONNX fp16 profile: an ONNX artifact is served, on "

@@ -9,8 +9,9 @@ compose files and Kubernetes operator that set them, and our own (RERANK_*).
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from runtime.postprocess import InputType
 from runtime.profile import model_profile_names, target_profile_names
 from runtime.selection import AUTO, ONNX
 
@@ -27,9 +28,12 @@ TRITON = "triton"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# Other NIMs' words, other loggers' spellings, and the level that each stands for here.
+OTHER_LEVELS = {"DEFAULT": "INFO", "TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
 _MAX_PORT = 65535
 _MAX_DIGITS = 12
 _LONGEST_WINDOW_US = 1_000_000
+_INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 
 
 class NotWanted(ValueError):
@@ -100,9 +104,10 @@ def _one_of(*numbers: int) -> Callable[[str], int]:
 
 
 def _level(value: str) -> str:
-    if value.upper() not in _LEVELS:
-        raise NotWanted(f"one of {', '.join(_LEVELS)}")
-    return value.upper()
+    level = value.upper()
+    if level not in (*_LEVELS, *OTHER_LEVELS):
+        raise NotWanted(f"one of {', '.join((*_LEVELS, *OTHER_LEVELS))}")
+    return OTHER_LEVELS.get(level, level)
 
 
 def _log_format(value: str) -> bool:
@@ -123,6 +128,12 @@ def _hosts(value: str) -> tuple[str, ...]:
     if not hosts or any(set(host) & set("/:@*?") for host in hosts):
         raise NotWanted("host names without port, separated by commas")
     return hosts
+
+
+def _input_type(value: str) -> str:
+    if value not in _INPUT_TYPES:
+        raise NotWanted(" or ".join(_INPUT_TYPES))
+    return value
 
 
 def _model_profile(value: str) -> str:
@@ -184,7 +195,10 @@ _GRPC_PORT = "see NIM_TRITON_GRPC_PORT"
 _ONE_PROCESS = "one process serves all requests and uses every core"
 _BATCHING = "rows of waiting requests share engine calls by themselves"
 _KEY = "a bearer that NIM_REQUIRE_AUTH accepts; otherwise unused"
-_SEVERITY = "least severe message logged: DEBUG, INFO, WARNING, ERROR or CRITICAL"
+_SEVERITY = (
+    "least severe message logged: DEBUG, INFO, WARNING, ERROR or CRITICAL; DEFAULT, TRACE, WARN "
+    "and FATAL are taken for INFO, DEBUG, WARNING and CRITICAL, with a logged note"
+)
 _LOWER_TOKENS = "lowers the tokens of one pair or text; above the artifact's bound: no start"
 
 OPTIONS: tuple[Variable, ...] = (
@@ -266,6 +280,14 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     _honoured("NIM_SERVER_SERVED_MODEL_NAME", "served_name", _text, "as NIM_SERVED_MODEL_NAME"),
     _honoured(
+        "EMBED_DEFAULT_INPUT_TYPE",
+        "default_input_type",
+        _input_type,
+        "`query` or `passage`: what texts to embed are where a request does not say it (in "
+        "`input_type`, the ending of the model's name, or TEI's `prompt_name`)",
+        "400, for a model that tells them apart; over KServe `query`",
+    ),
+    _honoured(
         "MODEL_VERSION",
         "model_version",
         _text,
@@ -302,7 +324,7 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_HTTP_BODY_LIMIT_BYTES",
         "body_limit_bytes",
         _POSITIVE,
-        "bytes of one request body; above: 413",
+        "bytes of one request body, before and after inflating; above: 413",
         "67108864",
     ),
     _honoured(
@@ -380,7 +402,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_BIND_ADDR",
         "bind",
         _address,
-        "host:port to listen on (rerank-serve); NIM_HTTP_API_PORT replaces its port",
+        "host:port to listen on (rerank-serve); NIM_HTTP_API_PORT replaces its port, all other "
+        "ports are at the same host: 0.0.0.0 is all of IPv4, [::] all of IPv4 and IPv6",
         "0.0.0.0:8000",
     ),
     _honoured("NIM_SERVER_BIND_ADDR", "bind", _address, "as NIM_BIND_ADDR"),

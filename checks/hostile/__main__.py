@@ -36,6 +36,7 @@ _MANY_AT_ONCE = 8
 _TOGETHER = {
     "/v1/ranking empty objects",
     "/v1/ranking one text of escapes",
+    "/v1/ranking gzip of white space",
     "/rerank one text of line ends",
     "/tokenize empty texts",
     f"/v2/models/{MODEL}/infer empty lists",

@@ -4,6 +4,7 @@ A body fills its size with one unit again and again, in a place where a surface 
 object or a text. Surfaces that begin with a slash are paths of HTTP, the others methods of gRPC.
 """
 
+import gzip
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -96,9 +97,21 @@ _WHOLE: dict[str, tuple[bytes, bytes, bytes]] = {
 }
 
 
+# Compressed: a coding, and a part of its stream that may stand there again and again.
+_COMPRESSED = {
+    "gzip of white space": ("gzip", gzip.compress(b" " * (1 << 20))),
+    "gzip of nothing": ("gzip", gzip.compress(b"")),
+    "deflate of nothing": ("deflate", b"\0\0\0\xff\xff"),
+}
+
+
 def _list(around: bytes, item: bytes, size: int) -> bytes:
     count = max(1, (size - len(around)) // (len(item) + 1))
     return around % ((item + b",") * (count - 1) + item)
+
+
+def _repeated(unit: bytes, size: int) -> bytes:
+    return unit * (size // len(unit))
 
 
 def _text(text: tuple[bytes, bytes, bytes], around: bytes, size: int) -> bytes:
@@ -161,6 +174,9 @@ def _over_http() -> Iterator[Body]:
     parameters = b'{"inputs":[],"parameters":{%s}}'
     yield Body(_INFER, "different keys", partial(_keys, parameters))
     yield Body("/v2/rerank", "different keys", partial(_keys, b'{"query":"q","documents":[{%s}]}'))
+    for what, (coding, part) in _COMPRESSED.items():
+        headers = {**_JSON, "content-encoding": coding}
+        yield Body("/v1/ranking", what, partial(_repeated, part), headers)
     raw = {**_BINARY, _LENGTH: str(_HEAD_BYTES)}
     yield Body(_INFER, "raw empty texts", _raw, raw)
     yield Body(_INFER, "one raw wide text", _raw_wide, raw, may_pass=True)
@@ -204,10 +220,6 @@ def _message(places: tuple[int, ...], unit: bytes, size: int) -> bytes:
     for number in reversed(places):
         found = _field(number, found)
     return found
-
-
-def _repeated(unit: bytes, size: int) -> bytes:
-    return unit * (size // len(unit))
 
 
 def _inference(passage: Callable[[int], bytes], size: int, *, raw: bool) -> bytes:

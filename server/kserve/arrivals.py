@@ -9,11 +9,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
 
 from server.errors import BodyTooSlow, ClientGone
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 # One that has come is copied in the event loop, in a twentieth of a second at the default limit.
 _MOST_ARRIVING = 8
@@ -22,9 +24,10 @@ _SLOW_S = 1.0
 
 
 class Arrivals:
-    """Used in one event loop."""
+    """Used in one event loop; a message may take `slow_s` to arrive while others wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, slow_s: float | None = None) -> None:
+        self._slow_s = slow_s
         self._places = asyncio.Semaphore(_MOST_ARRIVING)
         self._waiting = 0
         # The messages that are being read, oldest first: when that began, and its time limit.
@@ -33,7 +36,7 @@ class Arrivals:
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def read(self, context: grpc.aio.ServicerContext[Any, Any], deadline: float) -> bytes:
+    async def read(self, context: Context, deadline: float) -> bytes:
         """The message of a call, until `deadline` of the monotonic clock. Raises BodyTooSlow, or
         ClientGone when none comes."""
         began = time.monotonic()
@@ -47,7 +50,7 @@ class Arrivals:
         return message
 
     def _look(self) -> None:
-        """End as many messages as others wait, the oldest first, that have been coming for a second
+        """End as many messages as others wait, the oldest first, that have been coming for too long
         in which others waited; and look again when the next one has."""
         if self._timer is not None:
             self._timer.cancel()
@@ -58,8 +61,9 @@ class Arrivals:
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._since = now if self._since is None else self._since
+        slow_s = _SLOW_S if self._slow_s is None else self._slow_s
         for limit, began in islice(self._arriving.items(), self._waiting):
-            end = max(began, self._since) + _SLOW_S
+            end = max(began, self._since) + slow_s
             if end > now:
                 self._timer = loop.call_at(end, self._look)
                 return

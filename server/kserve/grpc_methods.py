@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from server.call import Call, Limit, Place
-from server.errors import NotValid
+from server.errors import NotValid, UnknownModel
 from server.kserve.inference import Wanted, infer
 from server.kserve.managing import NotManaged, reload
 from server.kserve.messages import CONFIG_TYPES, Messages
@@ -58,9 +58,14 @@ class Methods:
         return reply(name=SERVER_NAME, version=version(), extensions=EXTENSIONS)
 
     async def _model_ready(self, request: Any, call: Call) -> Any:
-        if call.service.loaded:  # until then nobody knows the names
-            find(call.service, request.name, request.version)
-        return self._messages["ModelReadyResponse"](ready=call.service.ready)
+        """A model that is not here is not ready, as Triton has it."""
+        ready = call.service.ready
+        if ready:
+            try:
+                find(call.service, request.name, request.version)
+            except UnknownModel:
+                ready = False
+        return self._messages["ModelReadyResponse"](ready=ready)
 
     async def _model_metadata(self, request: Any, call: Call) -> Any:
         model = find(call.service, request.name, request.version)

@@ -1,4 +1,4 @@
-"""GRPCInferenceService: the same models and inferences over gRPC.
+"""GRPCInferenceService: the same models and inferences over gRPC, and gRPC's own health service.
 
 nv-ingest's embedding client asks for ModelConfig and then infers; Triton's client library knows
 the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get. What HTTP tells in
@@ -11,20 +11,23 @@ values are counted. Health needs neither key nor place.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 
 from runtime.errors import Overloaded
+from server.addresses import addresses_of, only_at
 from server.auth import Keys
 from server.call import Call
 from server.caller import grpc_caller
 from server.descriptors import GRPC_SHARE, most_connections
 from server.errors import KeyWanted, explain, log_failure, release
-from server.kserve.arrivals import Arrivals
+from server.kserve.arrivals import Arrivals, Context
+from server.kserve.grpc_health import HEALTH, Health
 from server.kserve.grpc_methods import Answer, Methods
 from server.kserve.grpc_requests import Requests
 from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, words_of
@@ -37,8 +40,12 @@ from server.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
+# Gives the reply to a call, if it is not a stream, or raises.
+Serve: TypeAlias = Callable[[Context, Call], Awaitable[Any]]
+
 _SERVICE = "inference.GRPCInferenceService"
 _INFER = "ModelInfer"
+_WATCH = "Watch"
 # What a method that is not served is called in counts: its name is the caller's own.
 _OTHER = "other"
 _RETRY = "retry-after"
@@ -55,9 +62,10 @@ _FORGIVEN_PINGS = 2
 # A connection ends after an hour, so that one that takes no answers ends too, and clients of a
 # Service spread over new replicas. Clients open the next one by themselves.
 _OLDEST_MS = 3_600_000
-# Asked for without a key and a place, as by probes of a server that is busy. Their messages say
-# nothing, and are not awaited.
-_OPEN = frozenset({"ServerLive", "ServerReady"})
+# Asked for without a key and a place, as by probes of a server that is busy. The messages of the
+# first two say nothing, and are not awaited.
+_SILENT = frozenset({"ServerLive", "ServerReady"})
+_OPEN = _SILENT | {"Check", _WATCH}
 
 
 class GrpcServer:
@@ -69,6 +77,7 @@ class GrpcServer:
         messages = Messages()
         answers = Methods(messages).answers()
         self._requests = Requests(messages, answers, service.settings)
+        self._health = Health(messages, service, frozenset({_SERVICE}))
         self._calls = 0
         self._arrivals = Arrivals()
         self._server = grpc.aio.server(
@@ -78,34 +87,46 @@ class GrpcServer:
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SettingsError when the port is taken."""
+        for address in addresses_of(host):
+            with only_at(address, port):
+                self._listen(address, port)
+            _log.info("listening on %s port %d (gRPC)", address, port)
+        await self._server.start()
+
+    def _listen(self, address: str, port: int) -> None:
+        place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        tls = _credentials(self._service.settings)
         try:
-            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            tls = _credentials(self._service.settings)
             if tls is None:
-                self._server.add_insecure_port(address)
+                self._server.add_insecure_port(place)
             else:
-                self._server.add_secure_port(address, tls)
+                self._server.add_secure_port(place, tls)
         except RuntimeError:
             raise SettingsError(
-                "NIM_TRITON_GRPC_PORT", f"port {port}", f"a port that is free on {host}, or 0"
+                "NIM_TRITON_GRPC_PORT", f"port {port}", f"a port that is free on {address}, or 0"
             ) from None
-        await self._server.start()
-        _log.info("listening on %s port %d (gRPC)", host, port)
 
     async def stop(self) -> None:
         """Refuse new calls, and wait until those that run are answered."""
+        self._health.end()
         await self._server.stop(self._service.settings.drain_timeout_s)
 
     def _handlers(self, answers: Mapping[str, Answer]) -> dict[str, grpc.RpcMethodHandler]:
-        unknown = self._handler(_OTHER, None)
-        return {_OTHER: unknown} | {
-            name: self._handler(name, answer) for name, answer in answers.items()
+        """What answers each path, _OTHER those that are not served."""
+        served = {
+            f"/{_SERVICE}/{name}": self._handler(name, partial(self._answer, name, answer))
+            for name, answer in answers.items()
         }
+        health = {
+            f"/{HEALTH}/Check": self._handler("Check", self._health.check),
+            f"/{HEALTH}/{_WATCH}": self._handler(_WATCH, self._health.watch),
+        }
+        return {_OTHER: self._handler(_OTHER, _refuse), **served, **health}
 
-    def _handler(self, name: str, answer: Answer | None) -> grpc.RpcMethodHandler:
-        """What answers calls of this method; without `answer` it is not served."""
+    def _handler(self, name: str, serve: Serve) -> grpc.RpcMethodHandler:
+        """What answers calls of this method with what `serve` gives."""
 
-        async def handle(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def handle(_: object, context: Context) -> Any:
             _expect_gone_callers()
             began = time.monotonic()
             code = grpc.StatusCode.CANCELLED
@@ -121,7 +142,7 @@ class GrpcServer:
             try:
                 try:
                     self._admit(name, context)
-                    reply = await self._answer(name, answer, context, call)
+                    reply = await serve(context, call)
                     context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
                     code = grpc.StatusCode.OK
                     return reply
@@ -142,7 +163,8 @@ class GrpcServer:
                     await context.abort(code, words)
             finally:
                 seconds = time.monotonic() - began
-                self._service.metrics.observe(f"grpc {name}", code.name, seconds)
+                if name != _WATCH:  # it lasts as long as its caller wants
+                    self._service.metrics.observe(f"grpc {name}", code.name, seconds)
                 if trace is not None:
                     facts = {"rpc.system": "grpc", "rpc.grpc.status_code": code.value[0]}
                     failed = code in SERVER_FAULTS
@@ -153,21 +175,14 @@ class GrpcServer:
 
         # On the wire a stream of one message is that message; only a stream's handler runs before
         # the message is there.
-        return grpc.stream_unary_rpc_method_handler(
-            handle, response_serializer=lambda reply: reply.SerializeToString()
-        )
+        kind = grpc.stream_unary_rpc_method_handler
+        if name == _WATCH:  # it writes its replies itself
+            kind = grpc.stream_stream_rpc_method_handler
+        return kind(handle, response_serializer=lambda reply: reply.SerializeToString())
 
-    async def _answer(
-        self,
-        method: str,
-        answer: Answer | None,
-        context: grpc.aio.ServicerContext[Any, Any],
-        call: Call,
-    ) -> Any:
+    async def _answer(self, method: str, answer: Answer, context: Context, call: Call) -> Any:
         """The reply to a call that may be made."""
-        if answer is None:
-            raise UnknownMethod
-        if method in _OPEN:
+        if method in _SILENT:
             return await answer(None, call)
         async with self._placed():
             with ExitStack() as room:
@@ -187,7 +202,7 @@ class GrpcServer:
     async def _read(
         self,
         method: str,
-        context: grpc.aio.ServicerContext[Any, Any],
+        context: Context,
         call: Call,
         room: ExitStack,
     ) -> Any:
@@ -211,7 +226,7 @@ class GrpcServer:
             return None
         return tracing.begin(name, given, {"rpc.method": name})
 
-    def _admit(self, name: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    def _admit(self, name: str, context: Context) -> None:
         if name in _OPEN:
             return
         if not self._keys.admit(_authorization(context)):
@@ -227,9 +242,11 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         """The handler of `details.method`, /package.Service/Method."""
-        service, _, name = details.method.lstrip("/").partition("/")
-        known = service == _SERVICE and name in self._handlers
-        return self._handlers[name if known else _OTHER]
+        return self._handlers.get(details.method, self._handlers[_OTHER])
+
+
+async def _refuse(_: Context, __: Call) -> None:
+    raise UnknownMethod
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -269,13 +286,13 @@ def _note_failure(task: "asyncio.Task[Any]") -> None:
         _log.debug("a caller went away before its answer was sent: %s", type(error).__name__)
 
 
-def _words(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+def _words(context: Context) -> dict[str, str]:
     """The caller's metadata that is text."""
     metadata = context.invocation_metadata() or ()
     return {key: value for key, value in metadata if isinstance(value, str)}
 
 
-def _authorization(context: grpc.aio.ServicerContext[Any, Any]) -> list[bytes]:
+def _authorization(context: Context) -> list[bytes]:
     """The values of the caller's authorization metadata."""
     return [
         value.encode() if isinstance(value, str) else value

@@ -29,6 +29,20 @@ class UnknownMethod(RequestRefused):
         super().__init__("found a method that is not served here")
 
 
+class UnknownService(RequestRefused):
+    """A service whose health nobody knows here."""
+
+    def __init__(self) -> None:
+        super().__init__("found another service, wanted inference.GRPCInferenceService or no name")
+
+
+class TooManyWatches(RequestRefused):
+    """More streams that watch the server's health than there may be."""
+
+    def __init__(self, found: int) -> None:
+        super().__init__(f"found {found} callers that watch already, wanted fewer; ask with Check")
+
+
 # Statuses that are the server's own fault, as OpenTelemetry's conventions count them.
 SERVER_FAULTS = (
     grpc.StatusCode.INTERNAL,
@@ -42,6 +56,8 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
     KeyWanted: grpc.StatusCode.UNAUTHENTICATED,
     NotServed: grpc.StatusCode.NOT_FOUND,
     UnknownModel: grpc.StatusCode.NOT_FOUND,
+    UnknownService: grpc.StatusCode.NOT_FOUND,
+    TooManyWatches: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BodyTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
     ClientGone: grpc.StatusCode.CANCELLED,
     UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,

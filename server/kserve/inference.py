@@ -4,6 +4,7 @@ Outputs stay in the order of the rows that came, because KServe's row i of an ou
 row i of the input; so `index` is the row's own number.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
@@ -26,6 +27,7 @@ _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _MODALITY = "modality"
 # Python itself refuses to read more than 4300.
 _MOST_DIGITS = 12
+_LONGEST_TIMEOUT_US = 10**12
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ async def infer(
     `tensors` and `wanted` are taken one by one, none behind the first that does not belong there.
     """
     names = _output_names(model, wanted)
+    _shorten_deadline(call, parameters)
     inputs = _by_name(model, tensors)
     run = _rank if model.kind == "rank" else _embed
     outputs = {output.name: output for output in await run(call, inputs, parameters)}
@@ -84,9 +87,11 @@ async def _embed(
     if _MODALITY in inputs and set(inputs[_MODALITY].texts) != {"text"}:
         raise NotValid("literal_error", (_MODALITY,), "this model embeds text only")
     kind = _word(parameters, "embedding_type", _TYPES, "float")
+    # The NIM's own default over gRPC is query.
+    default_type = call.service.settings.default_input_type or "query"
     embeddings = await call.embed(
         inputs["text"].texts,
-        _word(parameters, "input_type", _INPUT_TYPES, "query"),
+        _word(parameters, "input_type", _INPUT_TYPES, default_type),
         _word(parameters, "truncate", _TRUNCATES, "NONE"),
         _dimensions(parameters),
         input_at=Field("text"),
@@ -131,6 +136,19 @@ def _output_names(model: KserveModel, wanted: Iterable[Wanted]) -> list[str]:
     return found or known
 
 
+def _shorten_deadline(call: Call, parameters: Parameters) -> None:
+    """Let `call` end within Triton's `timeout`, microseconds of which 0 are no limit."""
+    found = parameters.get("timeout")
+    number = _whole(found)
+    if found is not None and (number is None or number < 0):
+        raise NotValid(
+            "greater_than_equal", ("parameters", "timeout"), "wanted microseconds, 0 or more"
+        )
+    if number:
+        within_s = min(number, _LONGEST_TIMEOUT_US) * 1e-6
+        call.deadline = min(call.deadline, time.monotonic() + within_s)
+
+
 def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: Word) -> Word:
     found = parameters.get(name)
     if found is None:
@@ -149,12 +167,19 @@ def whole_number(text: str) -> int | None:
 
 def _dimensions(parameters: Parameters) -> int | None:
     found = parameters.get("dimensions")
-    if found is None:
-        return None
-    # Clients of string-only parameters write the number as text.
-    number = whole_number(found) if isinstance(found, str) else found
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+    number = _whole(found)
+    if found is not None and (number is None or number < 1):
         raise NotValid(
             "greater_than", ("parameters", "dimensions"), "wanted a whole number of 1 or more"
         )
     return number
+
+
+def _whole(found: Any) -> int | None:
+    """`found` as a whole number, which clients whose parameters have one type only write as text or
+    with a fraction of 0; None for what is none."""
+    if isinstance(found, str):
+        return whole_number(found)
+    if isinstance(found, float) and found.is_integer():
+        return int(found)
+    return found if isinstance(found, int) and not isinstance(found, bool) else None

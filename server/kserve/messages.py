@@ -143,6 +143,9 @@ _MESSAGES = {
     "RepositoryIndexRequest": ("repository_name 1 string", "ready 2 bool"),
     "ModelIndex": ("name 1 string", "version 2 string", "state 3 string", "reason 4 string"),
     "RepositoryIndexResponse": ("models 1 ModelIndex[]",),
+    # Of grpc.health.v1: on the wire messages have no package. The status is an enumeration.
+    "HealthCheckRequest": ("service 1 string",),
+    "HealthCheckResponse": ("status 1 int32",),
 }
 CONFIG_TYPES = {
     "TYPE_UINT8": 2,

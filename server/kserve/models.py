@@ -16,6 +16,8 @@ from server.settings import MAX_BATCH_SIZES
 SERVER_NAME = "open-rerank"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 PLATFORM = "open_rerank"
+# Ways to ask for the one version that there is; -1 is Triton's latest.
+_VERSIONS = (None, "", "-1", TRITON_VERSION)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def find(service: Service, name: str, version: str | None) -> KserveModel:
     models = all_models(service)
     for model in models:
         if name == model.name or _is_one_of(model.served.accepted_names, name):
-            if version in (None, "", TRITON_VERSION):
+            if version in _VERSIONS:
                 return model
             raise UnknownModel(f"version {TRITON_VERSION} or none")
     raise UnknownModel(" or ".join(model.name for model in models))

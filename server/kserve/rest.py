@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from server.call import Limit
+from server.call import Limit, Place
 from server.errors import NotValid
 from server.kserve.inference import whole_number
 from server.kserve.models import KserveModel, TensorFacts
@@ -94,6 +94,13 @@ class TensorReply(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
+
+
+class ModelReadyReply(msgspec.Struct):
+    """A model that is ready."""
+
+    name: str
+    ready: bool
 
 
 class ModelReply(msgspec.Struct):
@@ -195,11 +202,24 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
         raise NotValid("value_error", (), f"found {len(raw)} bytes that belong to no input")
 
 
+def check_wishes(request: InferRequest) -> None:
+    """Raise NotValid where a wish for raw outputs is neither true nor false."""
+    _flag(request.parameters, "binary_data_output", ("parameters",))
+    for index, output in enumerate(request.outputs or ()):
+        _flag(output.parameters, "binary_data", ("outputs", index, "parameters"))
+
+
 def _wants_binary(request: InferRequest, name: str) -> bool:
-    for output in request.outputs or ():
-        if output.name == name and "binary_data" in (output.parameters or {}):
-            return bool((output.parameters or {})["binary_data"])
-    return bool((request.parameters or {}).get("binary_data_output", False))
+    all_of_them = _flag(request.parameters, "binary_data_output", ("parameters",))
+    own = (_flag(o.parameters, "binary_data", ()) for o in request.outputs or () if o.name == name)
+    return bool(next((wish for wish in own if wish is not None), all_of_them))
+
+
+def _flag(parameters: Parameters | None, name: str, place: Place) -> bool | None:
+    found = (parameters or {}).get(name)
+    if not isinstance(found, bool | None):
+        raise NotValid("bool_type", (*place, name), "wanted true or false")
+    return found
 
 
 def write_reply(

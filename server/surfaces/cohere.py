@@ -1,7 +1,8 @@
-"""POST /v1/rerank (Cohere v1, Jina, vLLM: one superset answer) and /v2/rerank (Cohere's alone).
+"""POST /v1/rerank (Cohere v1, Jina, vLLM, Infinity: one superset answer) and /v2/rerank (Cohere's
+alone).
 
-Shapes as cohere 5.21, Jina's API and vLLM's server have them. Cohere and Jina cut documents that
-are too long, so END is the default here; x-truncated-passages tells how many were.
+Shapes as cohere 7.3, Jina's API, vLLM's and Infinity's servers have them. Cohere and Jina cut
+documents that are too long, so END is the default here; x-truncated-passages tells how many were.
 """
 
 import math
@@ -12,25 +13,25 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from runtime.postprocess import Ranking
-from server.call import Field
+from runtime.text import TokenLimits
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
+from server.lax import lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces.documents import (
-    Document,
-    Documents,
-    TopN,
-    Truncation,
+    RankedDocuments,
+    RerankRequest,
+    Shown,
     best,
-    check_top_n,
-    texts_of,
-    truncate_of,
-    truncate_prompt,
+    check_least,
+    rank_documents,
+    showing,
+    wants_raw,
 )
 from server.surfaces.nim import STATUSES
 
@@ -39,45 +40,35 @@ _UNIT_DOCUMENTS = 100
 
 
 # Request. `model` is ignored, and so are unknown fields.
-class RerankV1(msgspec.Struct):
-    """Cohere v1's body with Jina's and vLLM's fields."""
+Positive = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
 
-    query: str
-    documents: Documents
-    model: str | None = None
-    top_n: TopN | None = None
-    return_documents: bool | None = None
-    rank_fields: list[str] | None = None
-    max_chunks_per_doc: Annotated[int, Meta(extra_json_schema={"const": 1})] | None = None
-    truncate: Truncation | None = None
-    truncate_prompt_tokens: int | None = None
-    use_activation: bool | None = None
+
+class RelevantSpans(msgspec.Struct):
+    """Cohere v2's wish for the parts of a document that count: none are told here."""
+
+    mode: Annotated[str, Meta(extra_json_schema={"const": "disabled"})]
 
 
 class RerankV2(msgspec.Struct):
-    """Cohere v2's body."""
+    """Cohere v2's body. `priority` is without effect: callers take turns."""
 
     query: str
     documents: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     model: str | None = None
-    top_n: TopN | None = None
-    max_tokens_per_doc: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
+    top_n: Positive | None = None
+    max_tokens_per_doc: Positive | None = None
+    relevant_spans: RelevantSpans | None = None
+    priority: int | None = None
 
 
 # Reply
-class DocumentText(msgspec.Struct):
-    """A document as it was scored."""
-
-    text: str
-
-
 class ResultV1(msgspec.Struct):
     """One document; `relevance_score` is the logit's sigmoid, or the logit with
-    `use_activation: false`."""
+    `use_activation: false`, which Infinity calls `raw_scores: true`."""
 
     index: int
     relevance_score: float
-    document: DocumentText | UnsetType = UNSET
+    document: Shown = UNSET
 
 
 class ResultV2(msgspec.Struct):
@@ -132,7 +123,7 @@ class ReplyV2(msgspec.Struct):
 
 
 # Mapping
-_V1 = msgspec.json.Decoder(RerankV1)
+_V1 = lax_decoder(RerankRequest)
 _V2 = msgspec.json.Decoder(RerankV2)
 _ENCODER = msgspec.json.Encoder()
 
@@ -143,44 +134,41 @@ def usage_of(ranking: Ranking) -> RerankUsage:
     return RerankUsage(tokens, tokens)
 
 
-def new_id() -> str:
-    """An id for one answer."""
-    return uuid.uuid4().hex
+def id_of(request_id: str | None) -> str:
+    """The id of one answer: its request's own, or a new one."""
+    return request_id or uuid.uuid4().hex
 
 
-def _meta(version: str, documents: Sequence[Document]) -> CohereMeta:
+def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
     units = math.ceil(len(documents) / _UNIT_DOCUMENTS)
     return CohereMeta(ApiVersion(version), BilledUnits(units))
 
 
-def _encode_v1(ranking: Ranking, asked: RerankV1, texts: list[str], model: str) -> bytes:
-    scores = ranking.logits if asked.use_activation is False else ranking.relevance()
-    shown = asked.return_documents is not False
+def _encode_v1(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
+    ranking = ranked.ranking
+    scores = ranking.logits if wants_raw(asked) else ranking.relevance()
+    show = showing(asked, plain=False)
     results = [
-        ResultV1(i, float(scores[i]), DocumentText(texts[i]) if shown else UNSET)
+        ResultV1(i, float(scores[i]), show(ranked.texts[i]))
         for i in best(ranking.order.tolist(), asked.top_n)
     ]
     meta = _meta("1", asked.documents)
-    return _ENCODER.encode(ReplyV1(new_id(), model, usage_of(ranking), meta, results))
+    reply = ReplyV1(id_of(asked.request_id), model, usage_of(ranking), meta, results)
+    return _ENCODER.encode(reply)
 
 
 def _encode_v2(ranking: Ranking, asked: RerankV2) -> bytes:
     scores = ranking.relevance()
     results = [ResultV2(i, float(scores[i])) for i in best(ranking.order.tolist(), asked.top_n)]
-    return _ENCODER.encode(ReplyV2(new_id(), results, _meta("2", asked.documents)))
-
-
-def _check_v1(asked: RerankV1) -> None:
-    check_top_n(asked.top_n)
-    if asked.max_chunks_per_doc not in (None, 1):
-        message = "this server scores a document as one text; leave it out, or send 1"
-        raise NotValid("value_error", ("max_chunks_per_doc",), message)
+    return _ENCODER.encode(ReplyV2(id_of(None), results, _meta("2", asked.documents)))
 
 
 def _check_v2(asked: RerankV2) -> None:
-    check_top_n(asked.top_n)
-    if asked.max_tokens_per_doc is not None and asked.max_tokens_per_doc < 1:
-        raise NotValid("greater_than", ("max_tokens_per_doc",), "wanted 1 or more")
+    check_least("top_n", asked.top_n, 1)
+    check_least("max_tokens_per_doc", asked.max_tokens_per_doc, 1)
+    if asked.relevant_spans is not None and asked.relevant_spans.mode != "disabled":
+        message = "this server tells no spans; leave it out, or send the mode disabled"
+        raise NotValid("value_error", ("relevant_spans", "mode"), message)
 
 
 # Error voice
@@ -231,20 +219,12 @@ class CohereRerank(Controller):
 
     @post("/v1/rerank", status_code=200)
     async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Cohere v1, Jina, vLLM."""
+        """Cohere v1, Jina, vLLM, Infinity."""
         exchange = Exchange(request, service)
         asked = await exchange.json(_V1)
         served = service.served("rank")
-        _check_v1(asked)
-        exchange.check_count("rank", len(asked.documents), Field("documents"))
-        texts = texts_of(asked.documents, asked.rank_fields)
-        truncate = truncate_prompt(
-            asked.truncate_prompt_tokens,
-            served.model.info.max_tokens,
-            truncate_of(asked.truncate, "END"),
-        )
-        ranking = await exchange.rank(asked.query, texts, truncate)
-        return exchange.reply(_encode_v1(ranking, asked, texts, served.name))
+        ranked = await rank_documents(exchange, asked, served.model.info.max_tokens, "END")
+        return exchange.reply(_encode_v1(ranked, asked, served.name))
 
     @post("/v2/rerank", status_code=200)
     async def v2(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
@@ -253,7 +233,10 @@ class CohereRerank(Controller):
         asked = await exchange.json(_V2)
         _check_v2(asked)
         ranking = await exchange.rank(
-            asked.query, asked.documents, "END", passage_tokens=asked.max_tokens_per_doc
+            asked.query,
+            asked.documents,
+            "END",
+            limits=TokenLimits(passage=asked.max_tokens_per_doc),
         )
         return exchange.reply(_encode_v2(ranking, asked))
 
@@ -288,9 +271,12 @@ SURFACES = (
         operations=(
             _operation(
                 "/v1/rerank",
-                "Rerank as Cohere v1, Jina and vLLM do",
-                description="`document` is left out with return_documents: false.",
-                request=RerankV1,
+                "Rerank as Cohere v1, Jina, vLLM and Infinity do",
+                description=(
+                    "`document` is left out with return_documents: false. A body with `raw_scores` "
+                    "is Infinity's: `document` is a text then, with return_documents: true."
+                ),
+                request=RerankRequest,
                 reply=ReplyV1,
                 reply_example={
                     "id": "0f6b",

@@ -1,20 +1,118 @@
-"""What the rerank dialects share: documents as texts or objects, and the best of a ranking."""
+"""What the rerank dialects share: one request, documents as texts or objects, and the best of a
+ranking.
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+The families share paths, so every field of each is taken on each path, and the body says whose it
+is: one with a field of vLLM's alone, or with `top_n: 0`, is vLLM's; one with `raw_scores` is
+Infinity's. Either takes blank texts.
+"""
 
-from msgspec import Meta
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
-from runtime.text import Truncate
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from runtime.postprocess import Ranking
+from runtime.text import TokenLimits, Truncate
+from server.call import Field
 from server.errors import NotValid
+from server.exchange import Exchange
+from server.lax import Flag, Whole
+from server.surfaces.pooling import PoolingFields, cut_of, is_pooling, wants_logits
 
 Document = str | dict[str, Any]
 Documents = Annotated[list[Document], Meta(extra_json_schema={"minItems": 1})]
-TopN = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
 Truncation = Annotated[str, Meta(extra_json_schema={"enum": ["NONE", "END", "START"]})]
+Positive = Annotated[Whole, Meta(extra_json_schema={"minimum": 1})]
+Never = Annotated[Flag, Meta(extra_json_schema={"const": False})]
 
 _TRUNCATES: tuple[Truncate, ...] = ("NONE", "END", "START")
 _FIELD = ("text",)
+# What a vision model takes instead of a text: Jina's image, vLLM's list of parts.
+_NO_TEXTS = ("image", "content")
+
+
+class RerankRequest(PoolingFields, kw_only=True):
+    """The fields of Cohere v1, Jina, Infinity and vLLM, and the simple request's. `truncate` and
+    Jina's `truncation` say whether texts that are too long are cut; `raw_scores: true` gives
+    logits; `top_n: 0` means all."""
+
+    query: str
+    documents: Documents
+    top_n: Annotated[Whole, Meta(extra_json_schema={"minimum": 0})] | None = None
+    return_documents: Flag | None = None
+    truncate: Truncation | None = None
+    # Cohere's
+    rank_fields: list[str] | None = None
+    max_chunks_per_doc: Annotated[Whole, Meta(extra_json_schema={"const": 1})] | None = None
+    # Jina's
+    truncation: Flag | None = None
+    max_query_length: Positive | None = None
+    max_doc_length: Positive | None = None
+    return_embeddings: Never | None = None
+    # Infinity's
+    raw_scores: Flag | None = None
+
+
+class DocumentText(msgspec.Struct):
+    """A document as it was scored."""
+
+    text: str
+
+
+Shown = str | DocumentText | UnsetType
+
+
+class RankedDocuments(NamedTuple):
+    """A ranking of `texts`, which are the documents' in their order."""
+
+    ranking: Ranking
+    texts: list[str]
+
+
+async def rank_documents(
+    exchange: Exchange, asked: RerankRequest, max_tokens: int, otherwise: Truncate
+) -> RankedDocuments:
+    """Rank as asked a model that takes `max_tokens`; texts that are too long are cut as `otherwise`
+    says where the request does not. Raises NotValid, and what Call.rank raises."""
+    _check(asked)
+    exchange.check_count("rank", len(asked.documents), Field("documents"))
+    texts = texts_of(asked.documents, asked.rank_fields)
+    if asked.truncation is not None:
+        otherwise = "END" if asked.truncation else "NONE"
+    truncate, limits = cut_of(asked, max_tokens, truncate_of(asked.truncate, otherwise))
+    limits = TokenLimits(
+        query=_least(limits.query, asked.max_query_length),
+        passage=_least(limits.passage, asked.max_doc_length),
+        pair=limits.pair,
+    )
+    blanks = family_of(asked) is not None
+    ranking = await exchange.rank(asked.query, texts, truncate, limits=limits, blanks=blanks)
+    return RankedDocuments(ranking, texts)
+
+
+def family_of(asked: RerankRequest) -> Literal["vllm", "infinity"] | None:
+    """Whose request it is, as far as the body says so."""
+    if is_pooling(asked) or asked.top_n == 0:
+        return "vllm"
+    return None if asked.raw_scores is None else "infinity"
+
+
+def wants_raw(asked: RerankRequest) -> bool:
+    """Whether relevance_score is to be the logit."""
+    return asked.raw_scores is True or wants_logits(asked)
+
+
+def showing(asked: RerankRequest, *, plain: bool) -> Callable[[str], Shown]:
+    """What makes of a text what its result shows: an object for vLLM, a text for Infinity, which
+    has to ask; where the body says neither whose it is nor what it wants, a text if `plain`."""
+    family = family_of(asked)
+    asks = asked.return_documents
+    if asks is False or (asks is None and family == "infinity"):
+        return lambda _: UNSET
+    if family == "infinity" or (asks is None and family is None and plain):
+        return str
+    return DocumentText
 
 
 def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None) -> list[str]:
@@ -36,6 +134,10 @@ def _text(document: Document, index: int, ranks: Mapping[str, int], which: str) 
     named = sorted((name for name in document if name in ranks), key=ranks.__getitem__)
     found = [document[name] for name in named]
     if not found:
+        for name in _NO_TEXTS:
+            if name in document:
+                message = "this model ranks texts, not images or lists of parts"
+                raise NotValid("value_error", ("documents", index, name), message)
         raise NotValid("missing", ("documents", index), f"wanted {which}")
     if not all(isinstance(value, str) for value in found):
         raise NotValid("type_error", ("documents", index), f"wanted a text as {which}")
@@ -43,15 +145,8 @@ def _text(document: Document, index: int, ranks: Mapping[str, int], which: str) 
 
 
 def best(order: Sequence[int], top_n: int | None) -> Sequence[int]:
-    """The first `top_n` of `order`, all for None. Raises NotValid below 1."""
-    check_top_n(top_n)
-    return order[:top_n]
-
-
-def check_top_n(top_n: int | None) -> None:
-    """Raise NotValid for a `top_n` that asks for nothing."""
-    if top_n is not None and top_n < 1:
-        raise NotValid("greater_than", ("top_n",), "wanted 1 or more; leave it out for all")
+    """The first `top_n` of `order`, all for None and 0."""
+    return order[: top_n or None]
 
 
 def truncate_of(said: str | None, default: Truncate) -> Truncate:
@@ -63,15 +158,24 @@ def truncate_of(said: str | None, default: Truncate) -> Truncate:
     return said
 
 
-def truncate_prompt(tokens: int | None, max_tokens: int, otherwise: Truncate) -> Truncate:
-    """vLLM's `truncate_prompt_tokens`: -1 or the model's bound and more cut texts there, at the
-    end unless the start was asked for."""
-    if tokens is None:
-        return otherwise
-    if tokens == -1 or tokens >= max_tokens:
-        return "START" if otherwise == "START" else "END"
-    raise NotValid(
-        "value_error",
-        ("truncate_prompt_tokens",),
-        f"this server cuts at {max_tokens} tokens only; send -1, or leave it out",
-    )
+def check_least(name: str, found: int | None, least: int) -> None:
+    """Raise NotValid for a field `name` below `least`."""
+    if found is not None and found < least:
+        raise NotValid("greater_than", (name,), f"wanted {least} or more")
+
+
+def _check(asked: RerankRequest) -> None:
+    # vLLM's default for all is 0; Infinity takes 1 at least.
+    check_least("top_n", asked.top_n, 1 if asked.raw_scores is not None else 0)
+    check_least("max_query_length", asked.max_query_length, 1)
+    check_least("max_doc_length", asked.max_doc_length, 1)
+    if asked.max_chunks_per_doc not in (None, 1):
+        message = "this server scores a document as one text; leave it out, or send 1"
+        raise NotValid("value_error", ("max_chunks_per_doc",), message)
+    if asked.return_embeddings:
+        message = "a reranker gives scores only; leave it out, or send false"
+        raise NotValid("value_error", ("return_embeddings",), message)
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)

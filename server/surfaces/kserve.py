@@ -1,7 +1,7 @@
 """KServe v2 over HTTP: /v2 and all below it, but for its health (server.health).
 
 The Open Inference Protocol's REST form, with Triton's configuration, statistics, repository and
-binary tensor data extensions. Triton's client library 2.73 works unchanged.
+binary tensor data extensions. Triton's client library 2.73 and the kserve SDK 0.20 work unchanged.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from litestar import Controller, Response, get, post
+from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
 from runtime.errors import InputTooLong, ModelClosed
@@ -35,9 +35,11 @@ from server.kserve.rest import (
     InferReply,
     InferRequest,
     LoadRequest,
+    ModelReadyReply,
     ModelReply,
     ServerReply,
     StatisticsReply,
+    check_wishes,
     config_tensor,
     model_statistics,
     read_tensors,
@@ -97,6 +99,7 @@ async def _read(
     found = _named(request, exchange.service)
     head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
     asked = await exchange.decode(_DECODER, head)
+    check_wishes(asked)
     # A text too many is unpacked before a tensor is refused.
     most = _MOST_INPUTS * (found.limit.texts + 1)
     await exchange.hold_raw(raw, islice(elements_of(raw), most))
@@ -120,17 +123,17 @@ class KserveRoutes(Controller):
         inputs, outputs = ([tensor_reply(t) for t in end] for end in (found.inputs, found.outputs))
         return Response(ModelReply(found.name, [TRITON_VERSION], PLATFORM, inputs, outputs))
 
-    @get(_versioned("/ready"))
+    @route(_versioned("/ready"), http_method=[HttpMethod.GET, HttpMethod.HEAD])
     async def ready(
         self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Empty 200 while the model should be asked."""
-        _named(request, service)
+    ) -> Response[ModelReadyReply]:
+        """200 while the model should be asked."""
+        found = _named(request, service)
         if service.stopping:
             raise ModelClosed
         if not service.ready:
             raise NotReady
-        return Response(b"", media_type="text/plain")
+        return Response(ModelReadyReply(found.name, ready=True))
 
     @get(_versioned("/config"))
     async def config(
@@ -314,7 +317,13 @@ SURFACE = Surface(
             reply=ModelReply,
             reply_example=_METADATA_REPLY,
         ),
-        *_of_a_model("GET", "/ready", "Whether a model is ready"),
+        *_of_a_model(
+            "GET",
+            "/ready",
+            "Whether a model is ready",
+            reply=ModelReadyReply,
+            reply_example={"name": "nvidia_llama_nemotron_rerank_1b_v2", "ready": True},
+        ),
         *_of_a_model(
             "GET",
             "/config",

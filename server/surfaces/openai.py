@@ -2,7 +2,8 @@
 
 Shapes as NIM 1.13.0 answers and its clients need them: OpenAI SDK 3.52 (base64 by default),
 langchain-nvidia-ai-endpoints 1.5.0, llama-index-embeddings-nvidia 0.6.0, nvidia-haystack 3.0.0
-(reads `usage`), nv-ingest-client 26.3.0.
+(reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Jina's, Mistral's and Voyage's requests
+to this path are honoured too, or refused where they ask for other vectors than there are.
 """
 
 import asyncio
@@ -24,16 +25,33 @@ from runtime.text import Truncate
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
+from server.lax import Flag, Whole, lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import nim
+from server.surfaces.pooling import PromptTokens, Side, prompt_cut
 
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _FORMATS = ("float", "base64")
 _MODALITIES = ("text",)
 _TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
+# Jina's word for what texts are.
+_TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
+_UNIT = "vectors come with length 1 from this server"
+# What fields may say that change nothing here, and why nothing else.
+_AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
+    "add_special_tokens": ((True,), "the model was trained with its special tokens"),
+    "use_activation": ((True,), _UNIT),
+    "normalize": ((True,), _UNIT),
+    "normalized": ((True,), _UNIT),
+    "late_chunking": ((False,), "every text is embedded by itself"),
+    "return_multivector": ((False,), "a text has one vector"),
+    "embed_dtype": (("float32",), "embedding_type has the types that there are"),
+    "endianness": (("native", "little"), "numbers come with their lowest byte first"),
+    "padding": (("do_not_pad",), "texts are not padded here"),
+}
 
 
 def _words(*words: str) -> Meta:
@@ -41,19 +59,44 @@ def _words(*words: str) -> Meta:
     return Meta(extra_json_schema={"enum": list(words)})
 
 
+def _as_it_is(name: str) -> Meta:
+    """The same of a field of _AS_IT_IS."""
+    return Meta(extra_json_schema={"enum": list(_AS_IT_IS[name][0])})
+
+
+_Size = Annotated[Whole, Meta(extra_json_schema={"minimum": 1})]
+
+
 # Request. Unknown fields are ignored; null stands for a field's default (litellm sends it).
 class EmbeddingRequest(msgspec.Struct):
-    """The body of an embedding request."""
+    """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are other
+    names of `input_type`, `dimensions` and `embedding_type`; `truncate_prompt_tokens` cuts a text
+    at `truncation_side`, prefix and special tokens included. The last fields may ask for what is
+    done anyway."""
 
     input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     model: str | None = None
     input_type: Annotated[str, _words(*_INPUT_TYPES)] | None = None
     encoding_format: Annotated[str, _words(*_FORMATS)] | None = None
     embedding_type: Annotated[str, _words(*_TYPES)] | None = None
-    dimensions: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
+    dimensions: _Size | None = None
     truncate: Annotated[str, _words(*_TRUNCATES)] | None = None
     modality: str | list[str] | None = None
+    task: Annotated[str, _words(*_TASKS)] | None = None
+    output_dimension: _Size | None = None
+    output_dtype: Annotated[str, _words(*_TYPES)] | None = None
+    truncate_prompt_tokens: PromptTokens | None = None
+    truncation_side: Side | None = None
     user: str | None = None
+    add_special_tokens: Annotated[Flag, _as_it_is("add_special_tokens")] | None = None
+    use_activation: Annotated[Flag, _as_it_is("use_activation")] | None = None
+    normalize: Annotated[Flag, _as_it_is("normalize")] | None = None
+    normalized: Annotated[Flag, _as_it_is("normalized")] | None = None
+    late_chunking: Annotated[Flag, _as_it_is("late_chunking")] | None = None
+    return_multivector: Annotated[Flag, _as_it_is("return_multivector")] | None = None
+    embed_dtype: Annotated[str, _as_it_is("embed_dtype")] | None = None
+    endianness: Annotated[str, _as_it_is("endianness")] | None = None
+    padding: Annotated[str, _as_it_is("padding")] | None = None
 
 
 # Reply
@@ -83,7 +126,8 @@ class EmbeddingReply(msgspec.Struct):
 
 # Mapping
 Word = TypeVar("Word", bound=str)
-_DECODER = msgspec.json.Decoder(EmbeddingRequest)
+T = TypeVar("T")
+_DECODER = lax_decoder(EmbeddingRequest)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -97,7 +141,10 @@ def input_type_of(
 ) -> tuple[str | None, InputType | None]:
     """The model's name without its suffix, and what the texts are, by field or suffix. The end of
     a name that is `accepted` as it stands is no suffix."""
-    name, said = request.model, _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    task = _one_of(request.task, tuple(_TASKS), "task")
+    said = _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    said = _either(said, None if task is None else _TASKS[task], "task")
+    name = request.model
     if name is None or name in accepted:
         return name, said
     for kind in _INPUT_TYPES:
@@ -111,7 +158,7 @@ def input_type_of(
 
 def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> bytes:
     """The reply's bytes."""
-    kind = _one_of(request.embedding_type, _TYPES, "embedding_type") or "float"
+    kind = _type_of(request)
     rows = quantized(embeddings.vectors, kind)
     write = _base64 if request.encoding_format == "base64" else _numbers
     data = [
@@ -144,12 +191,36 @@ def _one_of(found: str | None, known: tuple[Word, ...], field: str) -> Word | No
     return found
 
 
+def _dimensions_of(request: EmbeddingRequest) -> int | None:
+    for name in ("dimensions", "output_dimension"):
+        found = getattr(request, name)
+        if found is not None and found < 1:
+            raise NotValid("greater_than", (name,), "wanted a whole number of 1 or more")
+    return _either(request.dimensions, request.output_dimension, "output_dimension")
+
+
+def _type_of(request: EmbeddingRequest) -> EmbeddingType:
+    first = _one_of(request.embedding_type, _TYPES, "embedding_type")
+    second = _one_of(request.output_dtype, _TYPES, "output_dtype")
+    return _either(first, second, "output_dtype") or "float"
+
+
+def _either(first: T | None, second: T | None, name: str) -> T | None:
+    """What a field says, or its other name, which is called `name`."""
+    if first is not None and second is not None and first != second:
+        raise NotValid("value_error", (name,), "found two names of one field that differ")
+    return second if first is None else first
+
+
 def _check(request: EmbeddingRequest) -> None:
     """Refuse what is documented and cannot be done here."""
     _one_of(request.encoding_format, _FORMATS, "encoding_format")
-    _one_of(request.embedding_type, _TYPES, "embedding_type")
-    if request.dimensions is not None and request.dimensions < 1:
-        raise NotValid("greater_than", ("dimensions",), "wanted a whole number of 1 or more")
+    _type_of(request)
+    for name, (known, why) in _AS_IT_IS.items():
+        found = getattr(request, name)
+        if found is not None and found not in known:
+            words = " or ".join(msgspec.json.encode(word).decode() for word in known)
+            raise NotValid("literal_error", (name,), f"wanted {words}: {why}")
     modality = request.modality
     for found in [modality] if isinstance(modality, str) else modality or []:
         if found not in _MODALITIES:
@@ -201,12 +272,19 @@ class OpenAiEmbeddings(Controller):
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
         _check(asked)
+        truncate, most_tokens = prompt_cut(
+            asked.truncate_prompt_tokens,
+            asked.truncation_side,
+            served.model.info.max_tokens,
+            _one_of(asked.truncate, _TRUNCATES, "truncate") or "NONE",
+        )
         embeddings = await exchange.embed(
             texts_of(asked),
             input_type,
-            _one_of(asked.truncate, _TRUNCATES, "truncate") or "NONE",
-            asked.dimensions,
+            truncate,
+            _dimensions_of(asked),
             input_at=Field("input", alone=isinstance(asked.input, str)),
+            most_tokens=most_tokens,
         )
         write = partial(encode, embeddings, asked, asked.model or served.name)
         many = embeddings.vectors.size > MANY_NUMBERS
@@ -251,9 +329,10 @@ SURFACE = Surface(
             summary="Embed texts",
             description=(
                 "`input_type` may be the ending of the model's name instead (-query, -passage). "
-                "`dimensions` keeps the first components and normalises them again. int8 scales "
-                "each vector to a largest component of ±127, uint8 adds 128, ubinary packs signs, "
-                "binary is that minus 128. Headers: x-truncated-passages when any text was cut."
+                "`dimensions` keeps the first components and normalises them again; more than "
+                "there are: all of them, as the NIM has it. int8 scales each vector to a largest "
+                "component of ±127, uint8 adds 128, ubinary packs signs, binary is that minus 128. "
+                "Headers: x-truncated-passages when any text was cut."
             ),
             request=EmbeddingRequest,
             request_example=_REQUEST,

@@ -1,4 +1,4 @@
-"""POST /rerank, which three families share: the simple one, vLLM's, and TEI's.
+"""POST /rerank, which four families share: the simple one, vLLM's, Infinity's, and TEI's.
 
 `documents` gets one answer for all who send them: the open-data-reranker's results, the scores and
 ranked_indices that `rerank_client` reads, vLLM's id, model and usage. `texts` gets TEI's list.
@@ -9,45 +9,27 @@ from typing import Any
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from runtime.postprocess import Ranking
-from server.call import Field
 from server.errors import AnyRequest, NotValid
 from server.exchange import Exchange
+from server.lax import lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import tei
-from server.surfaces.cohere import DocumentText, RerankError, RerankUsage, new_id, usage_of, voice
+from server.surfaces.cohere import RerankError, RerankUsage, id_of, usage_of, voice
 from server.surfaces.documents import (
-    Documents,
-    TopN,
-    Truncation,
+    RankedDocuments,
+    RerankRequest,
+    Shown,
     best,
-    check_top_n,
-    texts_of,
-    truncate_of,
-    truncate_prompt,
+    rank_documents,
+    showing,
+    wants_raw,
 )
 
-
 # Requests. `model` is ignored, and so are unknown fields.
-class DocumentsRequest(msgspec.Struct):
-    """The simple request with vLLM's and Infinity's fields. `raw_scores: true` and
-    `use_activation: false` make relevance_score the logit."""
-
-    query: str
-    documents: Documents
-    model: str | None = None
-    top_n: TopN | None = None
-    return_documents: bool | None = None
-    truncate: Truncation | None = None
-    truncate_prompt_tokens: int | None = None
-    raw_scores: bool | None = None
-    use_activation: bool | None = None
-
-
 _NULL = msgspec.Raw(b"null")
 
 
@@ -58,11 +40,11 @@ class _Which(msgspec.Struct):
 
 # Reply
 class Result(msgspec.Struct):
-    """One document: a plain text, or an object when return_documents is true."""
+    """One document: a plain text, or an object for vLLM's bodies and with return_documents."""
 
     index: int
     relevance_score: float
-    document: str | DocumentText | UnsetType = UNSET
+    document: Shown = UNSET
 
 
 class DocumentsReply(msgspec.Struct):
@@ -79,27 +61,20 @@ class DocumentsReply(msgspec.Struct):
 
 # Mapping
 _WHICH = msgspec.json.Decoder(_Which)
-_DOCUMENTS = msgspec.json.Decoder(DocumentsRequest)
+_DOCUMENTS = lax_decoder(RerankRequest)
 _ENCODER = msgspec.json.Encoder()
 
 
-def _shown(text: str, return_documents: bool | None) -> str | DocumentText | UnsetType:
-    if return_documents is None:
-        return text
-    return DocumentText(text) if return_documents else UNSET
-
-
-def _encode(ranking: Ranking, asked: DocumentsRequest, texts: list[str], model: str) -> bytes:
-    raw = asked.raw_scores is True or asked.use_activation is False
-    scores = ranking.logits if raw else ranking.relevance()
+def _encode(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
+    ranking = ranked.ranking
+    scores = ranking.logits if wants_raw(asked) else ranking.relevance()
     order = ranking.order.tolist()
-    results = [
-        Result(i, float(scores[i]), _shown(texts[i], asked.return_documents))
-        for i in best(order, asked.top_n)
-    ]
+    show = showing(asked, plain=True)
+    results = [Result(i, float(scores[i]), show(ranked.texts[i])) for i in best(order, asked.top_n)]
     logits = ranking.logits.tolist()
+    answer_id = id_of(asked.request_id)
     return _ENCODER.encode(
-        DocumentsReply(new_id(), model, usage_of(ranking), results, logits, order)
+        DocumentsReply(answer_id, model, usage_of(ranking), results, logits, order)
     )
 
 
@@ -116,10 +91,12 @@ class Rerank(Controller):
         asked = await _read(exchange)
         if isinstance(asked, tei.TextsRequest):
             return await tei.rank_texts(exchange, asked)
-        return await _rank_documents(exchange, asked, service)
+        served = service.served("rank")
+        ranked = await rank_documents(exchange, asked, served.model.info.max_tokens, "NONE")
+        return exchange.reply(_encode(ranked, asked, served.name))
 
 
-async def _read(exchange: Exchange) -> tei.TextsRequest | DocumentsRequest:
+async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
     """What is asked; the bytes of the body are gone then."""
     body = await exchange.json_body()
     which = await exchange.decode(_WHICH, body)
@@ -129,22 +106,6 @@ async def _read(exchange: Exchange) -> tei.TextsRequest | DocumentsRequest:
     if which.texts != _NULL:
         return await tei.read_texts(exchange, body)
     return await exchange.decode(_DOCUMENTS, body)
-
-
-async def _rank_documents(
-    exchange: Exchange, asked: DocumentsRequest, service: Service
-) -> Response[bytes]:
-    served = service.served("rank")
-    check_top_n(asked.top_n)
-    exchange.check_count("rank", len(asked.documents), Field("documents"))
-    texts = texts_of(asked.documents)
-    truncate = truncate_prompt(
-        asked.truncate_prompt_tokens,
-        served.model.info.max_tokens,
-        truncate_of(asked.truncate, "NONE"),
-    )
-    ranking = await exchange.rank(asked.query, texts, truncate)
-    return exchange.reply(_encode(ranking, asked, texts, served.name))
 
 
 # Documentation
@@ -179,9 +140,11 @@ SURFACE = Surface(
             description=(
                 "With `documents`: results by descending relevance, scores and ranked_indices; "
                 "`document` is a text, with return_documents true an object, with false left out. "
+                "A body with a field of vLLM's alone, or `top_n: 0`, gets objects. One with "
+                "`raw_scores` is Infinity's, and gets texts with return_documents true only. "
                 "With `texts`: TEI's bare list and TEI's errors."
             ),
-            request=(DocumentsRequest, tei.TextsRequest),
+            request=(RerankRequest, tei.TextsRequest),
             request_example=_REQUEST,
             reply=(DocumentsReply, list[tei.Rank]),
             reply_example=_REPLY,

@@ -1,14 +1,15 @@
 """Text Embeddings Inference: POST /embed, POST /tokenize, GET /info, and its voice on /rerank.
 
 Shapes and statuses as the router of text-embeddings-inference 1.9.3 has them. Token ids as inputs
-are not taken: the model has a tokenizer of its own.
+are not taken: the model has a tokenizer of its own. A text of no characters is Empty, and so is a
+pair of two blank ones; a text of blanks alone is a text.
 """
 
 import asyncio
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import orjson
@@ -16,6 +17,7 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from runtime.embedder import Embedder
 from runtime.errors import EngineError, InputTypeWanted, NoPassages, Overloaded, Unavailable
 from runtime.postprocess import InputType, Ranking, descending, relevance
 from runtime.text import Truncate
@@ -28,16 +30,18 @@ from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 
-Direction = Annotated[str, Meta(extra_json_schema={"enum": ["left", "right", "Left", "Right"]})]
-Texts = Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
-PromptName = Annotated[str, Meta(extra_json_schema={"enum": ["query", "passage", "document"]})]
-
 # Every token comes back as a JSON object some ten times as long as its text, and a tokenizer may
 # make a token of every byte.
 _MOST_BYTES = 1 << 20
 _TOKENS_AT_ONCE = 1 << 12
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
 _PROMPT_WANTED = f"wanted one of {', '.join(_PROMPTS)}"
+_SIDES: dict[str, Truncate] = {"left": "START", "Left": "START", "right": "END", "Right": "END"}
+
+
+Direction = Annotated[str, Meta(extra_json_schema={"enum": list(_SIDES)})]
+Texts = Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
+PromptName = Annotated[str, Meta(extra_json_schema={"enum": list(_PROMPTS)})]
 
 
 # Requests. Unknown fields are ignored.
@@ -64,10 +68,12 @@ class EmbedRequest(msgspec.Struct):
 
 
 class TokenizeRequest(msgspec.Struct):
-    """POST /tokenize: texts as they are, without template or prefix."""
+    """POST /tokenize: texts as they are, without template; behind an embedder's own prefix with
+    `prompt_name`, or with EMBED_DEFAULT_INPUT_TYPE."""
 
     inputs: str | Texts
     add_special_tokens: bool = True
+    prompt_name: PromptName | None = None
 
 
 # Replies
@@ -95,17 +101,22 @@ class Info(msgspec.Struct):
     model_id: str
     model_sha: str | None
     model_dtype: str
+    served_model_name: str
     model_type: dict[str, dict[str, Any]]
     max_concurrent_requests: int
     max_input_length: int
     max_batch_tokens: int
+    max_batch_requests: int | None
     max_client_batch_size: int
     auto_truncate: bool
     tokenization_workers: int
     version: str
+    sha: None
+    docker_label: None
 
 
 # Mapping
+Asked = TypeVar("Asked", EmbedRequest, TokenizeRequest)
 _TEXTS = msgspec.json.Decoder(TextsRequest)
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
@@ -114,12 +125,9 @@ _ENCODER = msgspec.json.Encoder()
 
 def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
     """TEI's two fields in our word."""
-    side = (direction or "right").lower()
-    if side not in ("left", "right"):
+    if direction is not None and direction not in _SIDES:
         raise NotValid("literal_error", ("truncation_direction",), "wanted left or right")
-    if not truncate:
-        return "NONE"
-    return "END" if side == "right" else "START"
+    return _SIDES[direction or "right"] if truncate else "NONE"
 
 
 def _encode_ranks(ranking: Ranking, asked: TextsRequest) -> bytes:
@@ -137,18 +145,39 @@ def _listed(inputs: str | list[str]) -> tuple[list[str], Field]:
     return [inputs] if isinstance(inputs, str) else inputs, Field("inputs", alone=alone)
 
 
+def _refuse_empty(texts: list[str], at: Field) -> None:
+    """Raise NotValid for a text of no characters, which TEI takes for none."""
+    if "" in texts:
+        place = at.place(texts.index(""))
+        raise NotValid("too_short", place, "this text is empty; send at least one character")
+
+
 def _input_type(name: str | None) -> InputType | None:
     if name is not None and name not in _PROMPTS:
         raise NotValid("literal_error", ("prompt_name",), _PROMPT_WANTED)
     return None if name is None else _PROMPTS[name]
 
 
-def _check_embed(asked: EmbedRequest) -> None:
+def _prompt(service: Service, name: str | None) -> str:
+    """What is put before a text that is tokenised. Raises NotValid."""
+    input_type, model = _input_type(name), service.primary.model
+    if isinstance(model, Embedder):
+        return model.prefix(input_type or service.settings.default_input_type)
+    if name is not None:
+        message = "the reranker, whose tokens these are, has no prompts; leave it out"
+        raise NotValid("value_error", ("prompt_name",), message)
+    return ""
+
+
+def _check_embed(asked: EmbedRequest, most: int | None) -> None:
+    """Raise NotValid for what cannot be had of vectors that have `most` dimensions."""
     if asked.normalize is False:
         message = "vectors come with length 1 from this server; leave it out, or send true"
         raise NotValid("value_error", ("normalize",), message)
-    if asked.dimensions is not None and asked.dimensions < 1:
-        raise NotValid("greater_than", ("dimensions",), "wanted 1 or more")
+    dimensions = asked.dimensions
+    if dimensions is not None and (dimensions < 1 or (most is not None and dimensions > most)):
+        problem = "greater_than" if dimensions < 1 else "less_than_equal"
+        raise NotValid(problem, ("dimensions",), f"wanted 1 to {most}, as many as there are")
 
 
 def _encode_tokens(texts: list[str], found: Iterable[Iterator[Token]]) -> bytes:
@@ -188,14 +217,18 @@ def _info(service: Service) -> Info:
         model_id=service.primary.name,
         model_sha=None if info.mock else info.version,
         model_dtype=info.precision,
+        served_model_name=service.primary.name,
         model_type={"embedding": {"pooling": info.pooling}} if embeds else {"reranker": labels},
         max_concurrent_requests=settings.queue_rows,
         max_input_length=info.max_tokens,
         max_batch_tokens=info.token_budget,
+        max_batch_requests=info.max_rows,
         max_client_batch_size=limit_of(settings, info.kind).texts,
         auto_truncate=False,
         tokenization_workers=1,
         version=version(),
+        sha=None,
+        docker_label=None,
     )
 
 
@@ -241,8 +274,23 @@ async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
 async def rank_texts(exchange: Exchange, asked: TextsRequest) -> Response[bytes]:
     """POST /rerank with `texts`."""
     truncate = truncate_of(asked.truncate, asked.truncation_direction)
-    ranking = await exchange.rank(asked.query, asked.texts, truncate, passages_at=Field("texts"))
+    ranking = await exchange.rank(
+        asked.query, asked.texts, truncate, passages_at=Field("texts"), blanks=True
+    )
     return exchange.reply(_encode_ranks(ranking, asked))
+
+
+async def _read_inputs(exchange: Exchange, decoder: "msgspec.json.Decoder[Asked]") -> Asked:
+    try:
+        return await exchange.json(decoder)
+    except NotValid as error:
+        if error.location[:1] == ("inputs",):
+            message = (
+                "wanted a text or a list of texts; token ids are not taken, as the model has a "
+                "tokenizer of its own"
+            )
+            raise NotValid(error.problem, error.location, message) from error
+        raise
 
 
 class TeiRoutes(Controller):
@@ -254,9 +302,10 @@ class TeiRoutes(Controller):
     ) -> Response[bytes]:
         """Embed texts: a bare list of vectors."""
         exchange = Exchange(request, service)
-        asked = await exchange.json(_EMBED)
-        _check_embed(asked)
+        asked = await _read_inputs(exchange, _EMBED)
+        _check_embed(asked, service.embedder.info.dimensions)
         texts, at = _listed(asked.inputs)
+        _refuse_empty(texts, at)
         try:
             embeddings = await exchange.embed(
                 texts,
@@ -264,9 +313,13 @@ class TeiRoutes(Controller):
                 truncate_of(asked.truncate, asked.truncation_direction),
                 asked.dimensions,
                 input_at=at,
+                blanks=True,
             )
         except InputTypeWanted as error:
-            message = f"this model embeds queries and passages differently; {_PROMPT_WANTED}"
+            message = (
+                "this model embeds queries and passages differently, and "
+                f"EMBED_DEFAULT_INPUT_TYPE is not set; {_PROMPT_WANTED}"
+            )
             raise NotValid("missing", ("prompt_name",), message) from error
         body = await asyncio.to_thread(
             orjson.dumps, embeddings.vectors, None, orjson.OPT_SERIALIZE_NUMPY
@@ -279,15 +332,20 @@ class TeiRoutes(Controller):
     ) -> Response[bytes]:
         """The tokens of texts."""
         exchange = Exchange(request, service)
-        asked = await exchange.json(_TOKENIZE)
+        asked = await _read_inputs(exchange, _TOKENIZE)
         texts, at = _listed(asked.inputs)
         kind = service.primary.model.info.kind
         exchange.check_count(kind, len(texts), at)
+        _refuse_empty(texts, at)
+        if prompt := _prompt(service, asked.prompt_name):
+            texts = [prompt + text for text in texts]
         if (size := sum(map(_bytes_of, texts))) > _MOST_BYTES:
             message = f"found {size} bytes of text, wanted at most {_MOST_BYTES} together"
             raise NotValid("too_long", ("inputs",), message)
         encode = partial(_encode_tokens, texts)
-        body = await exchange.tokens(texts, encode, special=asked.add_special_tokens, at=at)
+        body = await exchange.tokens(
+            texts, encode, special=asked.add_special_tokens, at=at, blanks=True
+        )
         return exchange.reply(body)
 
     @get("/info")
@@ -345,16 +403,20 @@ SURFACE = Surface(
                 "model_id": "nvidia/llama-nemotron-rerank-1b-v2",
                 "model_sha": "9b80352abec3",
                 "model_dtype": "fp32",
+                "served_model_name": "nvidia/llama-nemotron-rerank-1b-v2",
                 "model_type": {
                     "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
                 },
                 "max_concurrent_requests": 8192,
                 "max_input_length": 8192,
                 "max_batch_tokens": 1024,
+                "max_batch_requests": 64,
                 "max_client_batch_size": 64,
                 "auto_truncate": False,
                 "tokenization_workers": 1,
                 "version": "0.1.0",
+                "sha": None,
+                "docker_label": None,
             },
             error=TeiError,
             statuses=(503,),

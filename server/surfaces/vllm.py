@@ -1,10 +1,10 @@
 """POST /score and /v1/score: vLLM's scoring of one text against another.
 
-Shapes as vLLM's pooling entrypoints have them: 1:1, 1:N and N:N, in the older spelling (text_1,
-text_2) and the newer one (queries, documents).
+Shapes as vLLM's pooling entrypoints have them: 1:1, 1:N and N:N, in four spellings.
 """
 
 import time
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -14,28 +14,37 @@ from litestar.di import NamedDependency
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
+from server.lax import lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
-from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, new_id, usage_of
-from server.surfaces.documents import truncate_prompt
+from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of, usage_of
 from server.surfaces.nim import STATUSES
+from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
 
 Texts = str | list[str]
 
 
 # Request. `model` is ignored, and so are unknown fields.
-class ScoreRequest(msgspec.Struct):
-    """Two sides, each a text or a list; `use_activation: false` gives logits."""
+class ScoreRequest(PoolingFields, kw_only=True):
+    """Two sides, each a text or a list: text_1 and text_2, queries and documents, queries and
+    items, or data_1 and data_2."""
 
     text_1: Texts | None = None
     text_2: Texts | None = None
     queries: Texts | None = None
     documents: Texts | None = None
-    model: str | None = None
-    truncate_prompt_tokens: int | None = None
-    use_activation: bool | None = None
-    activation: bool | None = None
+    items: Texts | None = None
+    data_1: Texts | None = None
+    data_2: Texts | None = None
+
+
+_SPELLINGS = (
+    ("text_1", "text_2"),
+    ("queries", "documents"),
+    ("queries", "items"),
+    ("data_1", "data_2"),
+)
 
 
 # Reply
@@ -59,22 +68,23 @@ class ScoreReply(msgspec.Struct):
 
 
 # Mapping
-_DECODER = msgspec.json.Decoder(ScoreRequest)
+_DECODER = lax_decoder(ScoreRequest)
 _ENCODER = msgspec.json.Encoder()
 
 
 def _sides(asked: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]:
     """Both sides with the names of their fields."""
-    spellings = (("text_1", "text_2"), ("queries", "documents"))
-    for first, second in spellings:
-        one, two = getattr(asked, first), getattr(asked, second)
-        if one is None and two is None:
-            continue
-        for name, found in ((first, one), (second, two)):
-            if found is None:
-                raise NotValid("missing", (name,), f"wanted the field `{name}`")
-        return (first, one), (second, two)
-    raise NotValid("missing", ("text_1",), "wanted the fields text_1 and text_2")
+    names = dict.fromkeys(chain(*_SPELLINGS))
+    given = {name: found for name in names if (found := getattr(asked, name)) is not None}
+    for first, second in _SPELLINGS:
+        if given.keys() >= {first, second}:
+            if others := [name for name in given if name not in (first, second)]:
+                message = f"found it beside {first} and {second}, wanted one pair of fields"
+                raise NotValid("value_error", (others[0],), message)
+            return (first, given[first]), (second, given[second])
+    first, second = next((pair for pair in _SPELLINGS if given.keys() & set(pair)), _SPELLINGS[0])
+    missing = second if first in given else first
+    raise NotValid("missing", (missing,), f"wanted the field `{missing}`")
 
 
 def _pairs(first: Texts, second: Texts, name: str) -> list[tuple[str, str]]:
@@ -115,18 +125,19 @@ class Scores(Controller):
         served = service.served("rank")
         (first, one), (second, two) = _sides(asked)
         pairs = _pairs(one, two, second)
-        tokens = asked.truncate_prompt_tokens
-        truncate = truncate_prompt(tokens, served.model.info.max_tokens, "NONE")
+        truncate, limits = cut_of(asked, served.model.info.max_tokens, "NONE")
         ranking = await exchange.rank_pairs(
             pairs,
             truncate,
             queries_at=Field(first, alone=isinstance(one, str)),
             passages_at=Field(second, alone=isinstance(two, str)),
+            limits=limits,
+            blanks=True,
         )
-        raw = False in (asked.use_activation, asked.activation)
-        scores = ranking.logits if raw else ranking.relevance()
+        scores = ranking.logits if wants_logits(asked) else ranking.relevance()
         data = [Score(index, score) for index, score in enumerate(scores.tolist())]
-        reply = ScoreReply(new_id(), int(time.time()), served.name, data, usage_of(ranking))
+        usage, answer_id = usage_of(ranking), id_of(asked.request_id)
+        reply = ScoreReply(answer_id, int(time.time()), served.name, data, usage)
         return exchange.reply(_ENCODER.encode(reply))
 
 

@@ -92,4 +92,6 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, one_certificate: Path) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(one_certificate))
-    monkeypatch.delenv("RERANK_URL", raising=False)
+    for name in ("RERANK_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)

@@ -2,8 +2,10 @@
 
 import json
 import socketserver
+import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -37,7 +39,16 @@ class Hang:
     """No answer; the connection ends when the server does."""
 
 
-Step = Say | Raw | Hang
+@dataclass(frozen=True)
+class Endless:
+    """`head`, then `piece` again and again, until the client ends the connection."""
+
+    head: bytes
+    piece: bytes
+    pause_s: float = 0.0
+
+
+Step = Say | Raw | Hang | Endless
 
 
 def ranking(scores: Sequence[float]) -> Say:
@@ -62,21 +73,42 @@ class Request:
 
 
 class ScriptedServer:
-    """Serves on a free port until `close`; the last step answers all further requests."""
+    """Serves on a free port until `close`; the last step answers all further requests.
 
-    def __init__(self) -> None:
+    `deaf`: connections are taken and nothing is read from them. With `tls` it speaks that.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.deaf = False
+        self.tls = tls
         self.script: list[Step] = []
         self.requests: list[Request] = []
         self.connections = 0
+        self.open_connections = 0
+        self._count = threading.Lock()
         self.ended = threading.Event()
         self._tcp = _Tcp(self)
-        self.url = f"http://127.0.0.1:{self._tcp.server_address[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._tcp.server_address[1]}"
         self._thread = threading.Thread(target=self._tcp.serve_forever, args=(_POLL_S,))
         self._thread.start()
 
+    @contextmanager
+    def connection(self) -> Iterator[int]:
+        """Its number, while it is open."""
+        with self._count:
+            number = self.connections
+            self.connections += 1
+            self.open_connections += 1
+        try:
+            yield number
+        finally:
+            with self._count:
+                self.open_connections -= 1
+
     def next_step(self, request: Request) -> Step:
-        step = self.script[min(len(self.requests), len(self.script) - 1)]
-        self.requests.append(request)
+        with self._count:
+            step = self.script[min(len(self.requests), len(self.script) - 1)]
+            self.requests.append(request)
         return step
 
     def close(self) -> None:
@@ -97,11 +129,27 @@ class _Tcp(socketserver.ThreadingTCPServer):
 
 
 class _Connection(socketserver.StreamRequestHandler):
+    def setup(self) -> None:
+        assert isinstance(self.server, _Tcp)
+        scripted = self.server.scripted
+        if scripted.tls is not None and not scripted.deaf:
+            self.request = scripted.tls.wrap_socket(self.request, server_side=True)
+        super().setup()
+
+    def finish(self) -> None:
+        super().finish()
+        self.request.close()  # the server knows of the socket under TLS alone
+
     def handle(self) -> None:
         assert isinstance(self.server, _Tcp)
         scripted = self.server.scripted
-        number = scripted.connections
-        scripted.connections += 1
+        with scripted.connection() as number, suppress(OSError):
+            if scripted.deaf:
+                scripted.ended.wait()
+            else:
+                self._serve(scripted, number)
+
+    def _serve(self, scripted: ScriptedServer, number: int) -> None:
         while request := self._request(number):
             step = scripted.next_step(request)
             if isinstance(step, Say):
@@ -109,16 +157,23 @@ class _Connection(socketserver.StreamRequestHandler):
                 continue
             if isinstance(step, Raw):
                 self.wfile.write(step.data)
+            elif isinstance(step, Endless):
+                self._go_on(step, scripted.ended)
             else:
                 scripted.ended.wait()
             return
 
+    def _go_on(self, step: Endless, ended: threading.Event) -> None:
+        self.wfile.write(step.head)
+        while not ended.wait(step.pause_s):
+            self.wfile.write(step.piece)
+
     def _request(self, number: int) -> Request | None:
-        line = self.rfile.readline().decode().strip()
+        line = self.rfile.readline().decode("latin-1").strip()
         if not line:
             return None
         headers = {}
-        while header := self.rfile.readline().decode().strip():
+        while header := self.rfile.readline().decode("latin-1").strip():
             name, _, value = header.partition(":")
             headers[name.lower()] = value.strip()
         body = self.rfile.read(int(headers.get("content-length", 0)))

@@ -14,7 +14,16 @@ from rerank_client.target import find_target
 
 @pytest.mark.parametrize("make", [RerankClient, AsyncRerankClient])
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://host", "http://", "http://[::1", "http://h:port", "\x00"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://h:port",
+        "\x00",
+        "http://\ud83d",
+    ],
 )
 def test_an_address_that_is_not_https_is_refused_when_the_client_is_made(
     make: type, url: str
@@ -67,6 +76,8 @@ def test_a_password_in_the_address_is_sent_and_not_shown() -> None:
         (("q", ["a", None], None), r"documents\[1\] is a NoneType, wanted a str"),
         (("q", ["a"], 0), "top_n is 0, wanted at least 1"),
         (("q", [], -1), "top_n is -1, wanted at least 1"),
+        (("q", ["a"], 1.5), "'float' object cannot be interpreted as an integer"),
+        (("q", ["a"], "1"), "'str' object cannot be interpreted as an integer"),
     ],
 )
 def test_mistakes_of_the_caller_are_never_degraded(arguments: Any, wanted: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from rerank_client.answer import (
 )
 from rerank_client.backoff import asked_wait_s
 from rerank_client.errors import RerankError
-from rerank_client.flow import Flow, Send, Wait, rank, rank_or_keep_order
+from rerank_client.flow import TIMEOUT_S, Flow, Send, Wait, rank, rank_or_keep_order
 from rerank_client.question import question
 from rerank_client.result import RerankResult
 from rerank_client.target import find_target
@@ -26,11 +27,19 @@ ASKED = question("q", ["a", "b"], None)
 GOOD = Answer(200, {}, b'{"scores":[-1.5,2],"ranked_indices":[1,0]}')
 BUSY = Answer(503, {}, b"")
 NOW_S = 1_000_000_000.0  # Sun, 09 Sep 2001 01:46:40 GMT
+Clock = Callable[[], float]
+FROZEN: Clock = lambda: 0.0  # noqa: E731
 BROKEN = NoAnswer(ConnectionError("gone"), may_pass=True)
 
 
-def flow(chance: float = 0.5) -> Flow:
-    return rank(TARGET, ASKED, chance=lambda: chance, now=lambda: NOW_S)
+def flow(chance: float = 0.5, timeout_s: float = 1000, clock: Clock = FROZEN) -> Flow:
+    return rank(TARGET, ASKED, timeout_s, chance=lambda: chance, now=lambda: NOW_S, clock=clock)
+
+
+def send(running: Flow, outcome: Answer | NoAnswer | None = None) -> Send:
+    step = running.send(outcome)
+    assert isinstance(step, Send)
+    return step
 
 
 def end_of(running: Flow, outcome: Answer | NoAnswer) -> RerankResult:
@@ -51,13 +60,72 @@ def wait_after(outcome: Answer | NoAnswer, chance: float = 0.5) -> float:
 
 def test_the_steps_of_a_call_that_succeeds_last() -> None:
     running = flow()
-    first = next(running)
-    assert first == Send("http://host/rerank", TARGET.headers, first.body)  # type: ignore[union-attr]
+    first = send(running)
+    assert (first.url, first.headers) == ("http://host/rerank", TARGET.headers)
     assert running.send(BUSY) == Wait(1.0)
-    assert running.send(None) == first
+    assert send(running).body == first.body
     assert running.send(BROKEN) == Wait(2.0)
-    assert running.send(None) == first
+    assert send(running).body == first.body
     assert end_of(running, GOOD) == RerankResult([-1.5, 2.0], [1, 0])
+
+
+def test_an_attempt_may_take_what_is_left_and_connecting_a_share_of_it() -> None:
+    passed = iter([0.0, 0.0, 30.0, 31.0, 40.0, 42.0]).__next__
+    running = flow(timeout_s=60, clock=passed)
+    steps = [send(running)]
+    for _ in range(2):
+        assert isinstance(running.send(BROKEN), Wait)
+        steps.append(send(running))
+    assert [step.within_s for step in steps] == [60, 29, 18]
+    assert [step.connect_s for step in steps] == [20, 14.5, 18]
+
+
+@pytest.mark.parametrize("passed_s", [57.1, 60.0, 70.0])
+@pytest.mark.parametrize("outcome", [BROKEN, BUSY])
+def test_what_took_the_whole_limit_is_not_asked_again(
+    outcome: Answer | NoAnswer, passed_s: float
+) -> None:
+    running = flow(timeout_s=60, clock=iter([0.0, 0.0, passed_s]).__next__)
+    send(running)
+    with pytest.raises(RerankError, match=r"\(attempt 1 of 3, timeout_s: 60\)"):
+        running.send(outcome)
+
+
+@pytest.mark.parametrize("timeout_s", [0.1, 1, 3, 10])
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "0"}])
+def test_pauses_leave_time_for_every_attempt(timeout_s: float, headers: dict[str, str]) -> None:
+    """Whatever is refused at once is asked three times, however short the limit is."""
+    passed_s = 0.0
+    running = flow(chance=1.0, timeout_s=timeout_s, clock=lambda: passed_s)
+    send(running)
+    for _ in range(2):
+        step = running.send(Answer(503, headers, b""))
+        assert isinstance(step, Wait)
+        passed_s += step.seconds
+        assert send(running).within_s > timeout_s / 2
+    with pytest.raises(RerankError, match="attempt 3 of 3"):
+        running.send(BUSY)
+
+
+@pytest.mark.parametrize(("retry_after", "asked_again"), [("50", True), ("57", False)])
+def test_a_wait_that_leaves_no_time_is_an_error_at_once(
+    retry_after: str, asked_again: bool
+) -> None:
+    running = flow(timeout_s=60)
+    send(running)
+    answer = Answer(503, {"retry-after": retry_after}, b"")
+    if asked_again:
+        step = running.send(answer)
+        assert isinstance(step, Wait)
+        assert 50 <= step.seconds <= 51
+        return
+    with pytest.raises(RerankError, match=r"retry-after: 57, timeout_s: 60\)"):
+        running.send(answer)
+
+
+def test_an_answer_may_repeat_the_request() -> None:
+    step = send(flow())
+    assert step.most_bytes == (128 << 10) + 2 * 1024 + 6 * len(step.body)
 
 
 def test_the_last_failure_is_the_one_that_is_told() -> None:
@@ -110,8 +178,8 @@ def test_a_date_without_a_zone_is_gmt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.text())
 def test_any_header_is_a_wait_or_nothing(header: str) -> None:
-    wait_s = asked_wait_s(header, lambda: NOW_S)
-    assert wait_s is None or wait_s >= 0
+    seconds = asked_wait_s(header, lambda: NOW_S)
+    assert seconds is None or seconds >= 0
 
 
 @given(st.binary() | st.builds(str.encode, st.text()))
@@ -186,7 +254,7 @@ def test_equal_scores_may_stand_in_any_order() -> None:
 
 
 def test_the_fallback_drives_the_same_flow() -> None:
-    running = rank_or_keep_order(TARGET, question("q", ["a", "b"], 1))
+    running = rank_or_keep_order(TARGET, question("q", ["a", "b"], 1), TIMEOUT_S)
     next(running)
     assert isinstance(running.send(BUSY), Wait)
     assert isinstance(running.send(None), Send)

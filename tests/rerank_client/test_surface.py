@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rerank_client import nim
+from rerank_client import RerankError, nim
 from rerank_client.answer import MakesNoSense
 from rerank_client.question import question
 from rerank_client.target import find_target
@@ -27,6 +27,11 @@ def test_the_body_is_the_nims() -> None:
 
 def test_an_unnamed_model_is_not_sent() -> None:
     assert "model" not in json.loads(nim().encode(question("q", ["a"], None)))
+
+
+def test_a_model_that_is_not_unicode_is_an_error() -> None:
+    with pytest.raises(RerankError, match="a text of the surface is not valid Unicode"):
+        nim("half \ud83d").encode(question("q", ["a"], None))
 
 
 def test_logits_come_back_in_the_order_of_the_documents() -> None:

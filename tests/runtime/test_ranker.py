@@ -107,9 +107,9 @@ def test_the_deadline_covers_tokenising(ranker: Ranker, monkeypatch: pytest.Monk
     over = threading.Event()
     encode = ranker._encoder.encode
 
-    def held(*arguments: Any) -> Encodings:
+    def held(*arguments: Any, **more: Any) -> Encodings:
         assert over.wait(PATIENCE_S)
-        return encode(*arguments)
+        return encode(*arguments, **more)
 
     async def ask() -> None:
         with pytest.raises(DeadlineExceeded):

@@ -17,6 +17,7 @@ from runtime.engines.mock import byte_tokenizer
 from runtime.errors import (
     ArtifactError,
     BlankInput,
+    BlankPair,
     DeadlineExceeded,
     ForbiddenText,
     InputTooLong,
@@ -26,7 +27,14 @@ from runtime.errors import (
     NoTokens,
     ProfileError,
 )
-from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer, unchecked
+from runtime.text import (
+    Encoding,
+    PairEncoder,
+    TextEncoder,
+    TokenLimits,
+    load_tokenizer,
+    unchecked,
+)
 from runtime.tokens import Token, tokens_of
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
@@ -297,7 +305,7 @@ def test_a_vast_query_is_bounded_too() -> None:
 
 def test_of_each_passage_the_first_tokens_are_looked_at() -> None:
     passages = ["because of it", "because", "ok"]
-    found = encoder(100).encode("why", passages, passage_tokens=4)
+    found = encoder(100).encode("why", passages, limits=TokenLimits(passage=4))
     prompt = "question:why \n \n passage:"
     assert [text_of(row.token_ids) for row in found.rows] == [
         f"{prompt}{passage[:4]}" for passage in passages
@@ -306,23 +314,107 @@ def test_of_each_passage_the_first_tokens_are_looked_at() -> None:
 
 
 def test_a_passage_that_is_cut_twice_counts_once() -> None:
-    found = encoder(28).encode("why", ["because of it", "bec"], "END", passage_tokens=5)
+    found = encoder(28).encode(
+        "why", ["because of it", "bec"], "END", limits=TokenLimits(passage=5)
+    )
     assert [text_of(row.token_ids)[-3:] for row in found.rows] == ["bec", "bec"]
     assert found.truncated == 1
 
 
 def test_what_is_left_of_a_passage_may_be_blank() -> None:
-    found = encoder(100).encode("why", ["   because"], passage_tokens=2)
+    found = encoder(100).encode("why", ["   because"], limits=TokenLimits(passage=2))
     assert text_of(found.rows[0].token_ids).endswith("passage:  ")
     with pytest.raises(BlankInput, match=r"passages\[0\]"):
-        encoder(100).encode("why", ["   "], passage_tokens=2)
+        encoder(100).encode("why", ["   "], limits=TokenLimits(passage=2))
     with pytest.raises(ForbiddenText, match=r"passages\[0\]"):
-        encoder(100).encode("why", ["a\ud800"], passage_tokens=2)
+        encoder(100).encode("why", ["a\ud800"], limits=TokenLimits(passage=2))
+
+
+@pytest.mark.parametrize("truncate", ["END", "START"])
+def test_query_and_passage_keep_their_first_tokens(truncate: str) -> None:
+    limits = TokenLimits(query=2, passage=5)
+    found = encoder(100).encode("why", ["because", "ok"], truncate, limits=limits)  # type: ignore[arg-type]
+    prompt = "question:wh \n \n passage:"
+    assert [text_of(row.token_ids) for row in found.rows] == [f"{prompt}becau", f"{prompt}ok"]
+    assert found.truncated == 2  # each has lost a part of its query
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("END", "bec"), ("START", "use")])
+def test_a_limit_of_a_pair_counts_all_of_it(truncate: str, kept: str) -> None:
+    limits = TokenLimits(pair=28)
+    found = encoder(100).encode("why", ["because", "ok"], truncate, limits=limits)  # type: ignore[arg-type]
+    prompt = "question:why \n \n passage:"
+    assert [text_of(row.token_ids) for row in found.rows] == [prompt + kept, f"{prompt}ok"]
+    assert found.truncated == 1
+    pairs = [("why", "because"), ("why", "ok")]
+    found = encoder(100).encode_pairs(pairs, truncate, limits=limits)  # type: ignore[arg-type]
+    assert [text_of(row.token_ids) for row in found.rows] == [prompt + kept, f"{prompt}ok"]
+
+
+def test_a_longer_pair_is_refused_without_truncation() -> None:
+    with pytest.raises(InputTooLong) as caught:
+        encoder(100).encode("why", ["ok", "because"], limits=TokenLimits(pair=30))
+    assert str(caught.value) == "Input length 32 exceeds maximum allowed token size 30"
+
+
+def test_no_limit_of_a_pair_is_above_the_engine_s() -> None:
+    limits = TokenLimits(pair=10**30)
+    assert len(encoder(28).encode("why", ["because"], "END", limits=limits).rows[0]) == 28
+
+
+def test_of_a_text_to_embed_so_many_tokens_are_kept() -> None:
+    found = text_encoder(100).encode(["abcdef", "ab"], "query", "START", most_tokens=9)
+    assert [text_of(row.token_ids) for row in found.rows] == ["query: ef", "query: ab"]
+    assert found.truncated == 1
+    with pytest.raises(InputTooLong):
+        text_encoder(100).encode(["abcdef"], "query", most_tokens=9)
+
+
+@pytest.mark.parametrize("blank", ["", " \n", "\u200b", "\u2060\ufeff"])
+def test_one_text_of_a_pair_may_be_blank(blank: str) -> None:
+    rows = encoder(100).encode("why", ["because", blank], blanks=True).rows
+    assert text_of(rows[0].token_ids).endswith("because")
+    assert len(encoder(100).encode(blank, ["because"], blanks=True).rows) == 1
+    assert len(encoder(100).encode_pairs([("a", blank), (blank, "b")], blanks=True).rows) == 2
+    with pytest.raises(BlankPair, match=r"passages\[1\] is blank"):
+        encoder(100).encode(blank, ["because", blank], blanks=True)
+    with pytest.raises(BlankPair, match=r"passages\[2\] is blank"):
+        encoder(100).encode_pairs([("a", blank), (blank, "b"), (blank, "")], blanks=True)
+
+
+def test_half_a_surrogate_pair_is_refused_among_blank_texts_too() -> None:
+    with pytest.raises(ForbiddenText, match="query"):
+        encoder(100).encode("\ud800", ["a"], blanks=True)
+    with pytest.raises(ForbiddenText, match=r"passages\[1\]"):
+        encoder(100).encode("", ["a", "\ud800"], blanks=True)
+
+
+def test_blank_texts_may_be_embedded_and_listed() -> None:
+    found = text_encoder(100).encode(["", "\u200b"], "query", blanks=True)
+    assert text_of(found.rows[0].token_ids) == "query: "
+    tokens = tokens_of(
+        byte_tokenizer(), ["", "a"], 9, add_special_tokens=True, check=unchecked, blanks=True
+    )
+    assert [len(list(each)) for each in tokens] == [0, 1]
+
+
+def test_a_text_without_any_token_is_refused_where_blanks_are_not() -> None:
+    silent = PairEncoder(bare_tokenizer(), None, 100)
+    assert len(silent.encode("a", ["", "b"], blanks=True).rows) == 2
+    with pytest.raises(NoTokens, match=r"passages\[0\]"):
+        silent.encode("!", [""], blanks=True)
+    with pytest.raises(NoTokens, match=r"input\[1\]"):
+        TextEncoder(bare_tokenizer(), {}, 100).encode(["a", ""], None, blanks=True)
+
+
+def test_an_empty_passage_beside_a_vast_query_is_too_long() -> None:
+    with pytest.raises(InputTooLong):
+        encoder(60).encode("why " * 50_000, [""], blanks=True)
 
 
 def test_no_more_first_tokens_than_the_engine_takes() -> None:
     vast = "".join(f"word{i} " for i in range(20_000))
-    found = encoder(60).encode("why", [vast], "END", passage_tokens=10**30)
+    found = encoder(60).encode("why", [vast], "END", limits=TokenLimits(passage=10**30))
     plain = encoder(60).encode("why", [vast], "END")
     assert found.rows[0].token_ids.tolist() == plain.rows[0].token_ids.tolist()
     assert found.truncated == 1
@@ -330,7 +422,7 @@ def test_no_more_first_tokens_than_the_engine_takes() -> None:
 
 def test_a_deadline_ends_the_search_for_first_tokens() -> None:
     with pytest.raises(DeadlineExceeded):
-        encoder(60).encode("why", ["because"], "END", passed, passage_tokens=3)
+        encoder(60).encode("why", ["because"], "END", passed, limits=TokenLimits(passage=3))
 
 
 def test_a_deadline_ends_the_encoding() -> None:

@@ -13,7 +13,7 @@ from runtime.errors import ModelClosed
 from runtime.model import Model
 from runtime.opening import mock_model
 from runtime.ranker import Ranker
-from runtime.text import Encoding, PairEncoder
+from runtime.text import Encoding, PairEncoder, TokenLimits
 from tests.waiting import PATIENCE_S
 
 TEXTS = ["because", "of", "many", "texts"]
@@ -135,3 +135,44 @@ def test_tokens_of_a_closed_model(ranker: Ranker) -> None:
     ranker.close()
     with pytest.raises(ModelClosed):
         asyncio.run(ranker.tokenize_async(TEXTS, list, add_special_tokens=True))
+
+
+LONG = [f"{number} {'word ' * 500}" for number in range(4)]
+
+
+def reckoned(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each request was expected to have."""
+    found: list[int] = []
+    admit = model._scheduler.admit
+
+    def watched(rows: int, tokens: int, *rest: Any, **more: Any) -> Any:
+        found.append(tokens)
+        return admit(rows, tokens, *rest, **more)
+
+    monkeypatch.setattr(model._scheduler, "admit", watched)
+    return found
+
+
+def check_reckoning(found: list[int]) -> None:
+    """The second of three like requests had a limit of 64 tokens a row."""
+    assert found[0] > 2000
+    assert found[1] == len(LONG) * 64
+    assert found[2] >= found[0], "it was learned from what had been cut"
+
+
+def test_what_a_limit_cuts_off_a_pair_is_not_expected(
+    ranker: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = reckoned(ranker, monkeypatch)
+    for limit in (None, 64, None):
+        ranker.rank("why", LONG, truncate="END", limits=TokenLimits(pair=limit))
+    check_reckoning(found)
+
+
+def test_what_a_limit_cuts_off_a_text_is_not_expected(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = reckoned(embedder, monkeypatch)
+    for limit in (None, 64, None):
+        embedder.embed(LONG, input_type="query", truncate="END", most_tokens=limit)
+    check_reckoning(found)

@@ -32,7 +32,8 @@ BODIES: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "/rerank": (lambda text: {"query": text, "texts": [text]}, "query", "texts[0]"),
     "/v1/rerank": (lambda text: {"query": text, "documents": [text]}, "query", "documents[0]"),
     "/v2/rerank": (lambda text: {"query": text, "documents": [text]}, "query", "documents[0]"),
-    "/score": (lambda text: {"text_1": text, "text_2": [text]}, "text_1", "text_2[0]"),
+    # A query may be blank here, and its passage then may not.
+    "/score": (lambda text: {"text_1": text, "text_2": [text]}, "text_2[0]", "text_2[0]"),
     "/v2/models/{}/infer": (tensors, "query[0]", "passage[0]"),
 }
 

@@ -23,10 +23,16 @@ def test_bodies(client: httpx.Client, path: str, body: dict[str, object]) -> Non
     assert response.json() == body
 
 
-@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
-def test_kserve_says_nothing(client: httpx.Client, path: str) -> None:
-    response = client.get(path)
-    assert (response.status_code, response.content) == (200, b"")
+@pytest.mark.parametrize("what", ["live", "ready"])
+def test_kserve_s_bodies(client: httpx.Client, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """As the Open Inference Protocol has them; the kserve SDK reads them."""
+    for holds, status in ((True, 200), (False, 503)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Service, what, property(lambda _: holds))  # noqa: B023
+            response = client.get(f"/v2/health/{what}")
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/json"
+        assert response.json() == {what: holds}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ BAD_VALUES = {
     "NIM_TRITON_MODEL_BATCH_SIZE": ["0"],
     "RERANK_MAX_PASSAGES": ["0", "all"],
     "EMBED_MAX_INPUTS": ["0", "many"],
+    "EMBED_DEFAULT_INPUT_TYPE": ["document", "Query"],
     "MAX_SEQUENCE_LENGTH": ["0", "8k"],
     "NIM_TRITON_MAX_SEQ_LENGTH": ["none"],
     "RERANK_GPU_MEMORY_BYTES": ["8GB", "0"],
@@ -51,8 +52,8 @@ BAD_VALUES = {
     "TRITON_HTTP_ENDPOINT": ["grpc://127.0.0.1:8003", "http://", "http://user@host"],
     "TRITON_GRPC_ENDPOINT": ["http://127.0.0.1:8004", "grpcs://"],
     "NIM_REQUIRE_AUTH": ["true", "perhaps"],
-    "NIM_LOG_LEVEL": ["TRACE"],
-    "LOG_LEVEL": ["loud"],
+    "NIM_LOG_LEVEL": ["VERBOSE", "20", "NOTSET", "WARN ING"],
+    "LOG_LEVEL": ["loud", "INFO,DEBUG"],
     "NIM_JSONL_LOGGING": ["json"],
     "NIM_LOGGING_JSONL": ["2"],
     "LOG_FORMAT": ["xml"],
@@ -205,6 +206,24 @@ def test_the_first_synonym_counts_and_the_other_is_told() -> None:
     settings = read_settings({**MOCK, "NIM_LOG_LEVEL": "info", "LOG_LEVEL": "DEBUG"})
     assert settings.log_level == "INFO"
     assert settings.notices == ("LOG_LEVEL has no effect: NIM_LOG_LEVEL is set as well",)
+
+
+@pytest.mark.parametrize("name", ["NIM_LOG_LEVEL", "LOG_LEVEL"])
+@pytest.mark.parametrize(
+    ("word", "level"),
+    [("DEFAULT", "INFO"), ("TRACE", "DEBUG"), ("warn", "WARNING"), ("Fatal", "CRITICAL")],
+)
+def test_other_words_for_levels_are_taken_with_a_note(name: str, word: str, level: str) -> None:
+    settings = read_settings({**MOCK, name: word})
+    assert settings.log_level == level
+    assert settings.notices == (f"{name}={word} is taken for {level}",)
+
+
+@pytest.mark.parametrize("word", ["debug", "Info", " WARNING ", "ERROR", "critical"])
+def test_levels_are_taken_as_they_are(word: str) -> None:
+    settings = read_settings({**MOCK, "NIM_LOG_LEVEL": word})
+    assert settings.log_level == word.strip().upper()
+    assert settings.notices == ()
 
 
 @pytest.mark.parametrize(

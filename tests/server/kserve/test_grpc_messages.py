@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -422,7 +423,7 @@ def test_a_refusal_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None
 
     async def call() -> None:
         server = GrpcServer(Service(read_settings(MOCK, {})))
-        handler = server._handler("ModelInfer", None)
+        handler = server._handler("ModelInfer", grpc_service._refuse)
         assert await handler.stream_unary(None, caller) is None
 
     asyncio.run(call())
@@ -451,7 +452,8 @@ def test_failures_tell_nothing_of_http_connections(
 
     async def call() -> None:
         server = GrpcServer(Service(read_settings(MOCK, {})))
-        handler = server._handler("ModelInfer", Methods(MESSAGES).answers()["ModelInfer"])
+        answer = Methods(MESSAGES).answers()["ModelInfer"]
+        handler = server._handler("ModelInfer", partial(server._answer, "ModelInfer", answer))
         await handler.stream_unary(None, caller)
 
     asyncio.run(call())

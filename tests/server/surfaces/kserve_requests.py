@@ -14,8 +14,8 @@ RANK = "nvidia_llama_nemotron_rerank_1b_v2"
 INFER = f"/v2/models/{RANK}/infer"
 
 
-def grpc_ready(port: int) -> bool:
-    """What gRPC's ModelReady says; any other status than OK raises."""
+def grpc_ready(port: int, model: str = RANK) -> bool:
+    """What gRPC's ModelReady says of `model`; any other status than OK raises."""
     messages = Messages()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         ask = channel.unary_unary(
@@ -23,7 +23,7 @@ def grpc_ready(port: int) -> bool:
             request_serializer=lambda request: request.SerializeToString(),
             response_deserializer=messages["ModelReadyResponse"].FromString,
         )
-        return bool(ask(messages["ModelReadyRequest"](name=RANK), timeout=PATIENCE_S).ready)
+        return bool(ask(messages["ModelReadyRequest"](name=model), timeout=PATIENCE_S).ready)
 
 
 def body(**changes: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tests.waiting import PATIENCE_S, wait_until
 PREFIX = "/inference.GRPCInferenceService/"
 LIVE = PREFIX + "ServerLive"
 READY = PREFIX + "ServerReady"
+CHECK = "/grpc.health.v1.Health/Check"
 INDEX = PREFIX + "RepositoryIndex"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS, _PING, _GOAWAY = 4, 6, 7
@@ -117,6 +118,7 @@ def test_calls_have_a_number_and_slow_ones_make_room(
         assert refusals(server) == {"full": 300 - 256 + 1}
         assert code(port, READY) is grpc.StatusCode.OK
         assert code(port, LIVE) is grpc.StatusCode.OK
+        assert code(port, CHECK) is grpc.StatusCode.OK
         assert server.get("/v1/models").status_code == 200
         monkeypatch.setattr(arrivals, "_SLOW_S", 0.0)
         next(call for call in calls if not call.done()).cancel()

@@ -113,15 +113,27 @@ def test_who_is_there(triton: Any, transport: str) -> None:
     assert client.is_server_ready()
     assert client.is_model_ready(RANK)
     assert client.is_model_ready(EMBED, "1")
-    assert not _ready(client, "nobody")
-    assert not _ready(client, RANK, "2")
+    # Over gRPC as an answer, over HTTP as a status: both as Triton.
+    assert not client.is_model_ready("nobody")
+    assert not client.is_model_ready(RANK, "2")
 
 
-def _ready(client: Any, *model: str) -> bool:
-    try:
-        return bool(client.is_model_ready(*model))
-    except InferenceServerException:
-        return False
+@BOTH
+def test_the_latest_version_is_the_one_that_there_is(triton: Any, transport: str) -> None:
+    one, latest = triton(transport), "-1"
+    assert one.client.is_model_ready(RANK, latest)
+    for ask in (one.client.get_model_metadata, one.client.get_model_config):
+        assert one.plain(ask(RANK, latest)) == one.plain(ask(RANK))
+    assert one.client.get_inference_statistics(RANK, latest)
+    found = one.rank([QUERY], PASSAGES, model_version=latest).get_response()
+    assert (found["model_version"] if transport == HTTP else found.model_version) == "1"
+
+
+@BOTH
+@pytest.mark.parametrize("version", ["2", "0", "-2", "latest"])
+def test_another_version_is_not_here(triton: Any, transport: str, version: str) -> None:
+    with pytest.raises(InferenceServerException, match="version 1 or none"):
+        triton(transport).rank([QUERY], PASSAGES, model_version=version)
 
 
 @BOTH
@@ -375,6 +387,7 @@ def test_wrong_inputs(
         {"dimensions": "many"},
         {"dimensions": "9" * 5000},
         {"dimensions": True},
+        {"dimensions": "8.0"},
         {"embedding_type": "float16"},
     ],
 )
@@ -382,6 +395,16 @@ def test_wrong_parameters(triton: Any, transport: str, parameters: dict[str, Any
     (name,) = parameters
     with pytest.raises(InferenceServerException, match=f"parameters.{name}"):
         triton(transport).embed(["a"], parameters=parameters)
+
+
+@BOTH
+def test_a_timeout_of_the_caller_counts(triton: Any, transport: str) -> None:
+    """Microseconds, of which 0 are no limit; the server's own goes on counting."""
+    one = triton(transport)
+    for timeout in (0, 10**15):
+        assert one.rank([QUERY], PASSAGES, timeout=timeout).as_numpy("logit").shape == (3, 1)
+    with pytest.raises(InferenceServerException, match=r"time|late|deadline"):
+        one.rank([QUERY], PASSAGES, timeout=1)
 
 
 @BOTH

@@ -83,6 +83,13 @@ def test_a_wrong_tensor(client: httpx.Client, changes: dict[str, Any]) -> None:
         {"outputs": {}},
         {"parameters": {"truncate": 5}},
         {"parameters": "END"},
+        {"parameters": {"binary_data_output": "false"}},
+        {"parameters": {"binary_data_output": 1}},
+        {"parameters": {"timeout": -1}},
+        {"parameters": {"timeout": "soon"}},
+        {"parameters": {"timeout": False}},
+        {"parameters": {"timeout": 1.5}},
+        {"outputs": [{"name": "logit", "parameters": {"binary_data": "true"}}]},
         {"id": 5},
         {"inputs": []},
         {"inputs": [body()["inputs"][0]] * 2},
@@ -90,6 +97,29 @@ def test_a_wrong_tensor(client: httpx.Client, changes: dict[str, Any]) -> None:
 )
 def test_a_wrong_request(client: httpx.Client, more: dict[str, Any]) -> None:
     assert_refused(client.post(INFER, json={**body(), **more}))
+
+
+@pytest.mark.parametrize("tail", ["", "/versions/1", "/versions/-1"])
+def test_a_model_is_ready(client: httpx.Client, tail: str) -> None:
+    path = f"/v2/models/{RANK}{tail}/ready"
+    assert client.get(path).json() == {"name": RANK, "ready": True}
+    assert (client.head(path).status_code, client.head(path).content) == (200, b"")
+    assert_refused(client.get("/v2/models/nobody/ready"), 404)
+
+
+def test_all_outputs_may_be_raw(client: httpx.Client) -> None:
+    """But for those that say otherwise."""
+    parameters = {"parameters": {"binary_data_output": True}}
+    response = client.post(INFER, json={**body(), **parameters})
+    size = int(response.headers["inference-header-content-length"])
+    outputs = json.loads(response.content[:size])["outputs"]
+    assert [set(output["parameters"]) for output in outputs] == [{"binary_data_size"}] * 3
+    assert sum(output["parameters"]["binary_data_size"] for output in outputs) == len(
+        response.content[size:]
+    )
+    plain = [{"name": "logit", "parameters": {"binary_data": False}}]
+    response = client.post(INFER, json={**body(), **parameters, "outputs": plain})
+    assert len(response.json()["outputs"][0]["data"]) == 2
 
 
 def test_a_wrong_query_among_many_is_named(client: httpx.Client) -> None:

@@ -155,7 +155,16 @@ def test_a_body_as_large_as_allowed_and_one_byte_more(client: httpx.Client) -> N
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/json", "application/json; charset=utf-8", "Application/JSON;x=y", None],
+    [
+        "application/json",
+        "application/json; charset=utf-8",
+        'application/json;charset="UTF8"',
+        "application/json ; Charset = US-ASCII",
+        "Application/JSON;x=y",
+        "application/vnd.api+json",
+        "APPLICATION/problem+JSON; charset=utf-8; profile=x",
+        None,
+    ],
 )
 def test_json_by_any_header(client: httpx.Client, content_type: str | None) -> None:
     headers = {"content-type": content_type} if content_type else {}
@@ -169,7 +178,12 @@ def test_json_by_any_header(client: httpx.Client, content_type: str | None) -> N
         {"content-type": "text/plain"},
         {"content-type": "application/x-www-form-urlencoded"},
         {"content-type": "multipart/form-data; boundary=x"},
-        {"content-type": "application/json", "content-encoding": "gzip"},
+        {"content-type": "application/x-ndjson"},
+        {"content-type": "application/json+xml"},
+        {"content-type": "application/+json"},
+        {"content-type": "text/json"},
+        {"content-type": "json"},
+        {"content-type": "application/json, text/plain"},
     ],
 )
 def test_anything_else_is_an_unsupported_type(
@@ -177,6 +191,14 @@ def test_anything_else_is_an_unsupported_type(
 ) -> None:
     raw = json.dumps(body("p")).encode()
     assert_request_error(client.post("/v1/ranking", content=raw, headers=headers), 415)
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "UTF-16", '"windows-1252"', "utf-8x", ""])
+def test_another_charset_is_refused_by_name(client: httpx.Client, charset: str) -> None:
+    headers = {"content-type": f"application/json; x=y; charset={charset}"}
+    response = client.post("/v1/ranking", json=body("p"), headers=headers)
+    assert_request_error(response, 415)
+    assert "charset" in response.json()["message"]
 
 
 MISFITS: list[tuple[dict[str, Any], tuple[str | int, ...]]] = [

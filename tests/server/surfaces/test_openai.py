@@ -178,9 +178,23 @@ def test_more_dimensions_than_there_are(
     [
         ({"dimensions": 0}, "dimensions"),
         ({"dimensions": -1}, "dimensions"),
-        ({"dimensions": True}, "dimensions"),
         ({"dimensions": 16.5}, "dimensions"),
-        ({"dimensions": "16"}, "dimensions"),
+        ({"dimensions": "many"}, "dimensions"),
+        ({"dimensions": [16]}, "dimensions"),
+        ({"output_dimension": 0}, "output_dimension"),
+        ({"output_dimension": 16, "dimensions": 8}, "output_dimension"),
+        ({"output_dtype": "float16"}, "output_dtype"),
+        ({"output_dtype": "int8", "embedding_type": "uint8"}, "output_dtype"),
+        ({"task": "retrieval.query"}, "task"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": MAX_TOKENS + 1}, "truncate_prompt_tokens"),
+        ({"truncate_prompt_tokens": "all"}, "truncate_prompt_tokens"),
+        ({"truncation_side": "middle"}, "truncation_side"),
+        ({"truncation_side": "LEFT"}, "truncation_side"),
+        ({"add_special_tokens": "false"}, "add_special_tokens"),
+        ({"use_activation": 0}, "use_activation"),
+        ({"normalize": "maybe"}, "normalize"),
         ({"input_type": "document"}, "input_type"),
         ({"input_type": 1}, "input_type"),
         ({"encoding_format": "hex"}, "encoding_format"),
@@ -236,6 +250,51 @@ def test_texts_are_cut_on_one_side_and_counted(
     response = post(client, input=["short", long], truncate=truncate)
     assert response.headers["x-truncated-passages"] == "1"
     np.testing.assert_array_equal(vectors(response)[1:], vectors(post(client, input=[kept])))
+
+
+@pytest.mark.parametrize("tokens", [12, "12", 12.0])
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ({}, "abc"),
+        ({"truncate": "NONE"}, "abc"),
+        ({"truncate": "START"}, "xyz"),
+        ({"truncation_side": "left"}, "xyz"),
+        ({"truncation_side": "left", "truncate": "END"}, "xyz"),
+        ({"truncation_side": "right", "truncate": "START"}, "abc"),
+    ],
+)
+def test_texts_are_cut_at_so_many_tokens(
+    client: httpx.Client, said: dict[str, str], kept: str, tokens: Any
+) -> None:
+    texts = ["abc and then xyz", "ab"]
+    response = post(client, input=texts, truncate_prompt_tokens=tokens, **said)
+    np.testing.assert_array_equal(vectors(response), vectors(post(client, input=[kept, "ab"])))
+    assert response.headers["x-truncated-passages"] == "1"
+    assert response.json()["usage"]["total_tokens"] == 12 + 11
+
+
+def test_a_side_alone_cuts_nothing(client: httpx.Client) -> None:
+    assert_error(post(client, input="x" * MAX_TOKENS, truncation_side="left"), 422, None)
+    cut = post(client, input="x" * MAX_TOKENS, truncate_prompt_tokens=-1)
+    assert cut.headers["x-truncated-passages"] == "1"
+
+
+@pytest.mark.parametrize("size", [16, "16", 16.0])
+@pytest.mark.parametrize("name", ["dimensions", "output_dimension"])
+def test_sizes_by_either_name_and_as_pydantic_reads_them(
+    client: httpx.Client, wanted: np.ndarray, name: str, size: Any
+) -> None:
+    found = vectors(post(client, **{name: size}))
+    np.testing.assert_allclose(found, shorten(wanted, 16), rtol=1e-6)
+    both = vectors(post(client, dimensions=16, output_dimension=size))
+    np.testing.assert_array_equal(both, found)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "binary", "ubinary", "float"])
+def test_types_by_their_other_name(client: httpx.Client, wanted: np.ndarray, kind: Any) -> None:
+    found = vectors(post(client, output_dtype=kind))
+    np.testing.assert_array_equal(found, quantized(wanted, kind))
 
 
 def test_what_nvidia_documents_and_does_not_matter_here(

@@ -115,12 +115,3 @@ def test_tokens_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> No
     answer = server.http.post("/tokenize", json={"inputs": ["a" * 60, "b" * 41]})
     assert answer.status_code == 422
     assert "101 exceeds maximum allowed token size 100" in answer.json()["error"]
-
-
-@pytest.mark.parametrize(
-    ("inputs", "place"), [(["a", "\u200b"], "inputs[1]"), ("\u200b", "inputs"), (" ", "inputs")]
-)
-def test_a_text_that_does_not_show_is_named(serve: Serve, inputs: Any, place: str) -> None:
-    answer = serve(MOCK).http.post("/tokenize", json={"inputs": inputs})
-    assert answer.status_code == 422
-    assert answer.json()["error"].startswith(f"{place}: this text is blank")

@@ -1,0 +1,130 @@
+"""aiperf: its ranking endpoints (NIM, TEI, Cohere) and its embedding ones, each answer compared."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clients.check import (
+    NEW_EMBEDDER,
+    NEW_MODEL,
+    assert_ranked,
+    assert_vectors,
+    main,
+    own_logits,
+    own_relevances,
+    own_vectors,
+)
+from clients.texts import FIVE, HUNDRED, QUERY
+
+_CHECKPOINT = Path(__file__).resolve().parent.parent / "embedded" / "rank"
+# Its tokenizer comes from the hub or from what the hub's client has downloaded, nothing else.
+_TOKENIZER = "open-rerank/tiny"
+_REVISION = "0" * 40
+_TIMEOUT_S = 300
+# Answers are kept only where a file of all of them is asked for; no GPU is looked for.
+_OPTIONS = ("--ui", "none", "--export-level", "raw", "--no-gpu-telemetry", "--no-server-metrics")
+
+_RANKINGS = [
+    {
+        "texts": [
+            {"name": "query", "contents": [f"{QUERY} {number}"]},
+            {"name": "passages", "contents": FIVE},
+        ]
+    }
+    for number in range(4)
+]
+_TEXTS = [{"texts": HUNDRED[begin : begin + 5]} for begin in range(0, 20, 5)]
+
+
+def _profile(
+    base_url: str, endpoint: str, model: str, requests: Sequence[object], *options: str
+) -> list[tuple[Any, Any]]:
+    """What it sent for each of the `requests` and was answered; a failure of one is an error."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given, out = folder / "requests.jsonl", folder / "out"
+        given.write_text("".join(f"{json.dumps(request)}\n" for request in requests))
+        command = [
+            *(str(Path(sys.executable).with_name("aiperf")), "profile", "--url", base_url),
+            *("--model", model, "--endpoint-type", endpoint, "--tokenizer", _TOKENIZER),
+            *("--input-file", str(given), "--custom-dataset-type", "single_turn"),
+            *("--request-count", str(len(requests)), "--output-artifact-dir", str(out)),
+            *(*_OPTIONS, *options),
+        ]
+        offline = {"HF_HUB_CACHE": str(_cache(folder)), "HF_HUB_OFFLINE": "1"}
+        subprocess.run(
+            command,
+            cwd=folder,
+            env=os.environ | offline,
+            stdout=sys.stderr,
+            timeout=_TIMEOUT_S,
+            check=True,
+        )
+        told = json.loads((out / "profile_export_aiperf.json").read_text())
+        assert told["request_count"]["avg"] == len(requests), told["request_count"]
+        assert not told["error_summary"], told["error_summary"]
+        lines = (out / "profile_export_raw.jsonl").read_text().splitlines()
+    exchanges = [json.loads(line) for line in lines]
+    assert len(exchanges) == len(requests), len(exchanges)
+    return [(one["payload"], json.loads(one["responses"][0]["text"])) for one in exchanges]
+
+
+def _cache(folder: Path) -> Path:
+    """The hub's cache as it would be after a download of the embedded checkpoint's tokenizer."""
+    repository = folder / "hub" / f"models--{_TOKENIZER.replace('/', '--')}"
+    snapshot = repository / "snapshots" / _REVISION
+    shutil.copytree(_CHECKPOINT, snapshot, ignore=shutil.ignore_patterns("*.safetensors"))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(_REVISION)
+    return folder / "hub"
+
+
+def nim_rankings(base_url: str) -> None:
+    """nim-rankings, /v1/ranking"""
+    for sent, answer in _profile(base_url, "nim-rankings", NEW_MODEL, _RANKINGS):
+        ranked = answer["rankings"]
+        wanted = own_logits(base_url, sent["query"]["text"], FIVE)
+        scores = [one["logit"] for one in ranked]
+        assert_ranked([one["index"] for one in ranked], wanted, scores)
+
+
+def tei_rankings(base_url: str) -> None:
+    """hf-tei-rankings, /rerank"""
+    for sent, ranked in _profile(base_url, "hf-tei-rankings", "any", _RANKINGS):
+        wanted = own_relevances(base_url, sent["query"], FIVE)
+        assert_ranked([one["index"] for one in ranked], wanted, [one["score"] for one in ranked])
+
+
+def cohere_rankings(base_url: str) -> None:
+    """cohere-rankings, /v2/rerank"""
+    for sent, answer in _profile(base_url, "cohere-rankings", "any", _RANKINGS):
+        ranked = answer["results"]
+        wanted = own_relevances(base_url, sent["query"], FIVE)
+        scores = [one["relevance_score"] for one in ranked]
+        assert_ranked([one["index"] for one in ranked], wanted, scores)
+
+
+def embeddings(base_url: str) -> None:
+    """embeddings, /v1/embeddings, without an input type; EMBED_DEFAULT_INPUT_TYPE"""
+    for sent, answer in _profile(base_url, "embeddings", NEW_EMBEDDER, _TEXTS):
+        found = [one["embedding"] for one in answer["data"]]
+        assert_vectors(found, own_vectors(base_url, sent["input"], "passage"))
+
+
+def nim_embeddings(base_url: str) -> None:
+    """nim-embeddings, /v1/embeddings, input_type query"""
+    asked = ("--extra-inputs", "input_type:query")
+    for sent, answer in _profile(base_url, "nim-embeddings", NEW_EMBEDDER, _TEXTS, *asked):
+        assert sent["input_type"] == "query"
+        found = [one["embedding"] for one in answer["data"]]
+        assert_vectors(found, own_vectors(base_url, sent["input"], "query"))
+
+
+if __name__ == "__main__":
+    main(nim_rankings, tei_rankings, cohere_rankings, embeddings, nim_embeddings)

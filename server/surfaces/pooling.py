@@ -1,0 +1,126 @@
+"""What vLLM's requests to rerank and to score have in common.
+
+As the pooling entrypoints of vLLM have it on 2026-11-28. Its template, padding and queue are not
+ours: what would change them is refused, not ignored.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from runtime.text import TokenLimits, Truncate
+from server.errors import NotValid
+from server.lax import Flag, Whole
+
+Side = Annotated[str, Meta(extra_json_schema={"enum": ["left", "right"]})]
+Salt = Annotated[str, Meta(min_length=1, max_length=1024)]
+Padding = Annotated[str, Meta(extra_json_schema={"const": "do_not_pad"})]
+# vLLM reads 0 as no limit.
+Tokens = Annotated[Whole, Meta(extra_json_schema={"minimum": 0})]
+PromptTokens = Annotated[Whole, Meta(extra_json_schema={"minimum": -1})]
+
+_PRIORITIES = 2**63
+_SIDES: dict[str, Truncate] = {"left": "START", "right": "END"}
+
+
+class PoolingFields(msgspec.Struct, kw_only=True):
+    """vLLM's fields. `max_tokens_per_query` and `max_tokens_per_doc` keep the first tokens of a
+    text, `truncate_prompt_tokens` cuts the pair at `truncation_side`. `use_activation: false`,
+    which was called `activation` and `softmax`, gives logits. `request_id` is the answer's id."""
+
+    model: str | None = None
+    truncate_prompt_tokens: PromptTokens | None = None
+    truncation_side: Side | None = None
+    max_tokens_per_query: Tokens | None = None
+    max_tokens_per_doc: Tokens | None = None
+    use_activation: Flag | None = None
+    activation: Flag | None = None
+    softmax: Flag | None = None
+    request_id: str | None = None
+    padding: Padding | None = None
+    instruction: Annotated[str, Meta(extra_json_schema={"const": ""})] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    # Without effect on an answer.
+    user: str | None = None
+    priority: Whole | None = None
+    cache_salt: Salt | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    additional_data: Any = None
+
+
+_OWN = tuple(name for name in PoolingFields.__struct_fields__ if name != "model")
+
+
+def is_pooling(asked: PoolingFields) -> bool:
+    """Whether the request has a field that is vLLM's alone."""
+    return any(getattr(asked, name) is not None for name in _OWN)
+
+
+def wants_logits(asked: PoolingFields) -> bool:
+    """Whether scores are to be left as the model gives them."""
+    return False in (asked.use_activation, asked.activation, asked.softmax)
+
+
+def cut_of(
+    asked: PoolingFields, max_tokens: int, otherwise: Truncate
+) -> tuple[Truncate, TokenLimits]:
+    """Where texts are cut by a model that takes `max_tokens`; `otherwise` says how they are without
+    vLLM's fields. Raises NotValid for a field that cannot be done."""
+    _refuse_others(asked)
+    tokens, side = asked.truncate_prompt_tokens, asked.truncation_side
+    truncate, pair = prompt_cut(tokens, side, max_tokens, otherwise)
+    limits = TokenLimits(
+        query=_text_limit("max_tokens_per_query", asked.max_tokens_per_query, max_tokens),
+        passage=_text_limit("max_tokens_per_doc", asked.max_tokens_per_doc, max_tokens),
+        pair=pair,
+    )
+    return truncate, limits
+
+
+def prompt_cut(
+    tokens: int | None, side: str | None, max_tokens: int, otherwise: Truncate
+) -> tuple[Truncate, int | None]:
+    """Where and behind how many tokens a prompt is cut by truncate_prompt_tokens and
+    truncation_side; `otherwise` as in `cut_of`. Raises NotValid."""
+    if side is not None and side not in _SIDES:
+        raise NotValid("literal_error", ("truncation_side",), "wanted left or right")
+    limit = _pair_limit(tokens, max_tokens)
+    truncate = otherwise
+    if truncate == "NONE" and limit is not None:
+        truncate = "END"
+    if truncate != "NONE" and side is not None:
+        truncate = _SIDES[side]
+    return truncate, limit
+
+
+def _refuse_others(asked: PoolingFields) -> None:
+    if asked.instruction:
+        message = "this model's template takes none; leave it out, or put it into the query"
+        raise NotValid("value_error", ("instruction",), message)
+    if asked.chat_template_kwargs:
+        message = "this model's template takes none; leave it out"
+        raise NotValid("value_error", ("chat_template_kwargs",), message)
+    if asked.priority is not None and not -_PRIORITIES <= asked.priority < _PRIORITIES:
+        raise NotValid("value_error", ("priority",), "wanted a whole number of 64 bits")
+    if asked.padding not in (None, "do_not_pad"):
+        message = "texts are not padded here; leave it out, or send do_not_pad"
+        raise NotValid("literal_error", ("padding",), message)
+
+
+def _pair_limit(tokens: int | None, max_tokens: int) -> int | None:
+    if tokens is None:
+        return None
+    if tokens == -1:
+        return max_tokens
+    if not 1 <= tokens <= max_tokens:
+        message = f"wanted 1 to {max_tokens}, which is all that the model takes, or -1 for that"
+        raise NotValid("value_error", ("truncate_prompt_tokens",), message)
+    return tokens
+
+
+def _text_limit(name: str, tokens: int | None, max_tokens: int) -> int | None:
+    if tokens is not None and not 0 <= tokens < max_tokens:
+        message = f"wanted less than {max_tokens}, which is all that the model takes, or 0 for all"
+        raise NotValid("value_error", (name,), message)
+    return tokens or None
