@@ -63,8 +63,8 @@ class RerankV2(msgspec.Struct):
 
 # Reply
 class ResultV1(msgspec.Struct):
-    """One document; `relevance_score` is the logit's sigmoid, or the logit with
-    `use_activation: false`, which Infinity calls `raw_scores: true`."""
+    """One document; `relevance_score` is the logit's sigmoid, or what else the model was saved
+    with, or the logit with `use_activation: false`, which Infinity calls `raw_scores: true`."""
 
     index: int
     relevance_score: float
@@ -72,7 +72,8 @@ class ResultV1(msgspec.Struct):
 
 
 class ResultV2(msgspec.Struct):
-    """One document; `relevance_score` is the logit's sigmoid."""
+    """One document; `relevance_score` is the logit's sigmoid, or what else the model was saved
+    with."""
 
     index: int
     relevance_score: float

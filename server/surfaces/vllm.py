@@ -49,7 +49,7 @@ _SPELLINGS = (
 
 # Reply
 class Score(msgspec.Struct):
-    """One pair's score: the logit's sigmoid, or the logit."""
+    """One pair's score: the logit's sigmoid, what else the model was saved with, or the logit."""
 
     index: int
     score: float
