@@ -28,7 +28,8 @@ def saved_activation(config: Mapping[str, Any], sentence: Mapping[str, Any]) -> 
 
     Raises ValueError, which says what was found, for one that is not known.
     """
-    inner = config.get("sentence_transformers") or {}
+    inner = config.get("sentence_transformers")
+    inner = {} if inner is None else inner
     if not isinstance(inner, Mapping):
         raise ValueError(
             f"{CONFIG_FILE} has sentence_transformers = {repr(inner)[:_MOST_SHOWN]}, wanted an "

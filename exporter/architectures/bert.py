@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.config import (
+    epsilon,
     head_size,
-    number,
     one_of,
     refuse_unless,
     require,
@@ -230,4 +230,6 @@ def encoder_sizes(config: Mapping[str, Any]) -> Iterator[Size]:
 
 
 def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    return nn.LayerNorm(require(config, "hidden_size"), eps=number(config, "layer_norm_eps", 1e-12))
+    return nn.LayerNorm(
+        require(config, "hidden_size"), eps=epsilon(config, "layer_norm_eps", 1e-12)
+    )

@@ -42,16 +42,25 @@ def whole(
     return int(found)
 
 
-def number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """The number `key`, above 0 and finite in float32; `default` as in `whole`."""
+def number(
+    config: Mapping[str, Any], key: str, default: float | None = None, *, most: float = _LARGEST
+) -> float:
+    """The number `key`, above 0 and at most `most`; `default` as in `whole`."""
     if default is not None and config.get(key) is None:
         return default
     found = require(config, key)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found <= _LARGEST:
+    taken = isinstance(found, int | float) and not isinstance(found, bool)
+    if not (taken and 0 < found <= most):
         raise CheckpointRefused(
-            f"config.json has {key} = {shown(found)}, wanted a number above 0; {_ADVICE}"
+            f"config.json has {key} = {shown(found)}, wanted a number above 0, at most {most:g}; "
+            f"{_ADVICE}"
         )
     return float(found)
+
+
+def epsilon(config: Mapping[str, Any], key: str, default: float) -> float:
+    """What a norm adds to a variance, so that it divides by no zero; never more than that."""
+    return number(config, key, default, most=1.0)
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:

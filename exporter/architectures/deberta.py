@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import ACTIVATIONS, Intermediate, Output
 from exporter.architectures.config import (
+    epsilon,
     head_size,
-    number,
     one_of,
     refuse_unless,
     require,
@@ -313,4 +313,4 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
 
 
 def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    return nn.LayerNorm(require(config, "hidden_size"), eps=number(config, "layer_norm_eps", 1e-7))
+    return nn.LayerNorm(require(config, "hidden_size"), eps=epsilon(config, "layer_norm_eps", 1e-7))

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.config import (
+    epsilon,
     flag,
     number,
     one_of,
@@ -83,7 +84,7 @@ class Layer(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         hidden, heads = require(config, "hidden_size"), require(config, "num_attention_heads")
-        eps = number(config, "rms_norm_eps", 1e-6)
+        eps = epsilon(config, "rms_norm_eps", 1e-6)
         self.self_attn = Attention(
             hidden,
             heads,
@@ -124,7 +125,7 @@ class BidirectionalLlama(Body):
         self.layers = nn.ModuleList(
             Layer(config) for _ in range(require(config, "num_hidden_layers"))
         )
-        self.norm = RMSNorm(self.hidden, number(config, "rms_norm_eps", 1e-6))
+        self.norm = RMSNorm(self.hidden, epsilon(config, "rms_norm_eps", 1e-6))
         # A plain tensor, neither parameter nor buffer: no cast of the module can round it.
         self.frequencies = rotary_frequencies(config)
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import ACTIVATIONS
 from exporter.architectures.config import (
+    epsilon,
     flag,
     head_size,
     number,
@@ -271,5 +272,5 @@ def _activation(config: Mapping[str, Any], key: str) -> str:
 
 
 def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    hidden, eps = require(config, "hidden_size"), number(config, "norm_eps", 1e-5)
+    hidden, eps = require(config, "hidden_size"), epsilon(config, "norm_eps", 1e-5)
     return nn.LayerNorm(hidden, eps=eps, bias=flag(config, "norm_bias", False))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import Encoder, encoder_sizes
-from exporter.architectures.config import number, one_of, refuse_unless, require, whole
+from exporter.architectures.config import epsilon, one_of, refuse_unless, require, whole
 from exporter.architectures.pooling import pool, visible
 from exporter.errors import CheckpointRefused
 
@@ -26,7 +26,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
         self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
         self.token_type_embeddings = nn.Embedding(whole(config, "type_vocab_size", 2), hidden)
-        self.LayerNorm = nn.LayerNorm(hidden, eps=number(config, "layer_norm_eps", 1e-12))
+        self.LayerNorm = nn.LayerNorm(hidden, eps=epsilon(config, "layer_norm_eps", 1e-12))
         self.padding_idx = _padding_idx(config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -130,8 +130,12 @@ def test_other_numbers_are_told_by_name(checkpoints: dict[str, Path]) -> None:
     assert told_otherwise(llama, every(scaling, NO_NUMBER), inside="rope_scaling") == []
     equal = every(("low_freq_factor",), (4.0, 5.0))
     assert told_otherwise(llama, equal, inside="rope_scaling") == []
+    assert told_otherwise(llama, every(("rms_norm_eps",), (1.5, 10**12))) == []
     for family in ("bert", "xlm-roberta", "deberta"):
-        cases = [*every(("layer_norm_eps",), NO_NUMBER), *every(("hidden_act",), ("other", [1]))]
+        cases = [
+            *every(("layer_norm_eps",), (*NO_NUMBER, 10**12)),
+            *every(("hidden_act",), ("other", [1])),
+        ]
         assert told_otherwise(checkpoints[family], iter(cases)) == []
     modern = [
         *every(("norm_eps", "global_rope_theta", "local_rope_theta"), NO_NUMBER),
