@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from exporter import pipeline
 from exporter.checkpoint import read_checkpoint
 from exporter.cli import main
 from exporter.errors import CheckpointRefused, ManifestWrong
 from exporter.pipeline import Wish, export, verify
 from exporter.report import read_report
 from exporter.seal import seal, version_of
-from runtime.manifest import read_manifest
+from runtime.manifest import Manifest, read_manifest, write_manifest
 from tests.exporter.conftest import ReadyGraph
 
 SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"
@@ -93,3 +94,26 @@ def test_an_artifact_of_schema_1_is_verified(
     checkpoint = saved_with(tiny_llama_checkpoint, tmp_path / "identity", IDENTITY)
     with pytest.raises(ManifestWrong, match="activation = 'sigmoid', wanted 'identity'"):
         verify(place, str(checkpoint), None)
+
+
+def test_a_coarser_form_of_schema_1_is_of_schema_1_until_the_checkpoint_is_asked(
+    tiny_llama_checkpoint: Path,
+    rank_artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = shutil.copytree(rank_artifact, tmp_path / "old")
+    manifest = read_manifest(place)
+    write_manifest(place, msgspec.structs.replace(manifest, schema=1))
+    drafts = []
+
+    def noted(directory: Path, draft: Manifest, *_: object) -> Manifest:
+        drafts.append((draft.schema, draft.activation))
+        return draft
+
+    # What rounds and proves: the draft is made before it.
+    monkeypatch.setattr(pipeline, "_make", noted)
+    for checkpoint in (None, str(tiny_llama_checkpoint)):
+        pipeline.coarsen(place, tmp_path / "out", "cpu-int8", checkpoint=checkpoint)
+        shutil.rmtree(tmp_path / "out")
+    assert drafts == [(1, "sigmoid"), (2, "sigmoid")]
