@@ -17,7 +17,7 @@ from recipe.evaluation.column import measure_column, read_scores
 from recipe.evaluation.drift import find_drift, write_drift
 from recipe.evaluation.results import Column, write_results
 from recipe.evaluation.scorers import is_url, open_scorer
-from recipe.evaluation.session import Session, open_session
+from recipe.evaluation.session import Session, sole_session
 from recipe.progress import Say, under
 
 ABOUT = "measure two artifacts, checkpoints or URLs over eval's candidates"
@@ -36,8 +36,8 @@ def run(wish: argparse.Namespace) -> int:
     """0 when B ranks as A does; raises Drifted (exit 1) past the tolerance, after writing."""
     settings = load(wish.config, ["eval"], wish.overrides).eval
     _refuse_unused(wish.overrides)
-    session = open_session(Path(settings.output_dir))
-    report = compare(wish.a, wish.b, session, settings, under("compare"))
+    with sole_session(Path(settings.output_dir)) as session:
+        report = compare(wish.a, wish.b, session, settings, under("compare"))
     sys.stdout.write(report.read_text(encoding="utf-8"))
     return 0
 

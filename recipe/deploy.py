@@ -16,7 +16,7 @@ from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, OutputRefused
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import EndpointScorer
-from recipe.evaluation.session import Session, open_session, read_setting, require_no_drift
+from recipe.evaluation.session import Session, read_setting, require_no_drift, sole_session
 from recipe.launchers import ENDPOINT_FILE, Endpoint, Launcher, docker, handed_over, process
 from recipe.progress import Say
 from recipe.stage import Input, Stage
@@ -141,7 +141,8 @@ def _run(settings: DeployConfig, say: Say) -> None:
         _smoke_test(settings, endpoint)
         say(f"ready and ranking at {endpoint.url}; to ask it: {_smoke_command(settings)}")
         if settings.eval_dir is not None:
-            _measure(settings, open_session(Path(settings.eval_dir)), endpoint, say)
+            with sole_session(Path(settings.eval_dir)) as session:
+                _measure(settings, session, endpoint, say)
         if settings.detach:
             write_json(_home(settings) / ENDPOINT_FILE, endpoint.record())
             kept = True

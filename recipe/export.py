@@ -11,7 +11,7 @@ from recipe.errors import BadConfig, BadInput, OutputRefused
 from recipe.evaluate import open_artifact, refuse_other_template
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import fingerprint
-from recipe.evaluation.session import Session, open_session, require_no_drift
+from recipe.evaluation.session import Session, open_session, require_no_drift, sole_session
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
@@ -183,8 +183,8 @@ def _run(settings: ExportConfig, say: Say) -> None:
     _export(settings, out, say)
     if settings.eval_dir is None:
         return
-    session = open_session(Path(settings.eval_dir))
-    add_artifact(session, _column(settings), out, say)
+    with sole_session(Path(settings.eval_dir)) as session:
+        add_artifact(session, _column(settings), out, say)
 
 
 def add_artifact(session: Session, column: str, directory: Path, say: Say) -> None:
@@ -263,7 +263,7 @@ def _made_file(settings: ExportConfig) -> Path:
 def _read_made(file: Path) -> Made | None:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Made)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

@@ -210,19 +210,6 @@ def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
     assert go(toy, stage)
 
 
-def test_a_journal_is_counted_without_being_read(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
-    assert journal.count() == 0
-    with journal.open() as writer:
-        writer.write(*({"a": "x" * 40_000} for _ in range(60)))
-    size = (tmp_path / "journal.jsonl").stat().st_size
-    with (tmp_path / "journal.jsonl").open("ab") as file:
-        file.write(b'{"a": "' + b"y" * 3_000_000)
-    assert journal.count() == 60
-    assert (tmp_path / "journal.jsonl").stat().st_size == size
-    assert len(journal.read()) == 60
-
-
 # The disk takes the first bytes of a line and no more: without another try that looks like success.
 FULL_DISK = """
 import resource, sys
