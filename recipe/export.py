@@ -244,10 +244,10 @@ def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
 
     Raises OutputRefused for an artifact of anything else.
     """
-    out = Path(begun.artifact)
+    out, before = Path(begun.artifact), _read_made(_made_file(settings))
     if not (out / MANIFEST_FILE).is_file():
         return None
-    manifest, before = read_manifest(out), _read_made(_made_file(settings))
+    manifest = read_manifest(out)
     if before in (begun, msgspec.structs.replace(begun, version=manifest.version)):
         return manifest
     raise OutputRefused(
@@ -263,8 +263,13 @@ def _made_file(settings: ExportConfig) -> Path:
 def _read_made(file: Path) -> Made | None:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Made)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except FileNotFoundError:
         return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise OutputRefused(
+            f"{file} is damaged or not this stage's ({error}); move it away, or begin anew with "
+            "--force"
+        ) from error
 
 
 def _outputs(settings: ExportConfig) -> Sequence[Path]:

@@ -4,8 +4,8 @@ A stage is one file with a `STAGE` at its end, and a row in `recipe/table.py`. I
 output lies, what it reads and which stage makes that, and does its work in `run`; `perform` does
 what is the same for all:
 
-1. lock the stage's folder (`home`), so that two runs cannot mix their output
-2. inputs exist, or BadInput names the stage that makes them, and none lies where an output does
+1. inputs exist, or BadInput names the stage that makes them, and none lies where an output does
+2. lock the stage's folder (`home`), so that two runs cannot mix their output
 3. names on the hub are fixed (`pin`) at the commits that an earlier run recorded, or else at what
    they are now; `check`: everything that can be found wrong cheaply
 4. look at what lies there: finished with the same settings and inputs → nothing to do; finished,
@@ -102,7 +102,8 @@ class Stage(Generic[Settings]):
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """started.json, and done.json once `finished_at` is known (both times in UTC, ISO 8601).
 
-    `outputs` are all that the stage has written with these marks, as paths from their folder.
+    `outputs` are all that the stage has written with these marks, or will, as paths from their
+    folder; what lay there before it began is not among them.
     """
 
     schema: int
@@ -122,19 +123,20 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
     Raises RecipeError; what the stage itself raises passes through.
     """
     home = stage.home(settings)
+    require_inputs(stage, settings)
+    refuse_read(stage, settings, [one.path for one in stage.inputs(settings)])
     home.mkdir(parents=True, exist_ok=True)
     busy = f"another run of {stage.name} works in {home}; wait for it, or choose another directory"
     with held(home, busy):
-        require_inputs(stage, settings)
-        refuse_read(stage, settings, [one.path for one in stage.inputs(settings)])
         _refuse_other_stage(stage, home)
         sources = _sources(stage, settings, {} if force else _recorded(home), say)
         pinned = stage.pin(settings, sources)
         stage.check(pinned)
         made = {name for mark in _marks(home) for name in mark.outputs}
-        now = _provenance(stage, settings, sources, made)
+        now = _provenance(stage, settings, sources)
         if force:
             _clear(stage, settings, made, say)
+        now = msgspec.structs.replace(now, outputs=_outputs(stage, settings, made))
         began = _standing(stage, settings, now)
         if began is None:
             say(f"finished before ({home / DONE_FILE}); --force does it again")
@@ -220,7 +222,7 @@ def _standing(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance |
             )
         return now if changed else msgspec.structs.replace(now, started_at=begun.started_at)
     foreign = next((path for path in stage.outputs(settings) if os.path.lexists(path)), None)
-    if foreign is not None:
+    if foreign is not None and stage.again != "mend":  # which looks itself
         raise OutputRefused(
             f"{foreign} is there, but no {DONE_FILE} says what made it; move it away, or begin "
             "anew with --force, which gives it another name"
@@ -272,9 +274,7 @@ def _sources(
     return found
 
 
-def _provenance(
-    stage: Stage[Any], settings: Any, sources: Mapping[str, str], made: Collection[str]
-) -> Provenance:
+def _provenance(stage: Stage[Any], settings: Any, sources: Mapping[str, str]) -> Provenance:
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -292,7 +292,6 @@ def _provenance(
         },
         versions=versions,
         started_at=_now(),
-        outputs=sorted({*made, *_written(stage, settings).values()}),
     )
 
 
@@ -341,9 +340,17 @@ def _written(stage: Stage[Any], settings: Any) -> dict[Path, str]:
     return {path: os.path.relpath(path, home) for path in stage.outputs(settings)}
 
 
+def _outputs(stage: Stage[Any], settings: Any, made: Collection[str]) -> list[str]:
+    """What was `made`, and what is not there yet: anything else is somebody else's."""
+    written = _written(stage, settings).items()
+    return sorted({*made, *(name for path, name in written if not os.path.lexists(path))})
+
+
 def _clear(stage: Stage[Any], settings: Any, made: Collection[str], say: Say) -> None:
-    """Remove the marks and what was `made` with them; what else is in the way is renamed."""
+    """Remove the marks and then what was `made` with them; what else is in the way is renamed."""
     home = stage.home(settings)
+    for name in (DONE_FILE, STARTED_FILE):
+        (home / name).unlink(missing_ok=True)
     for path, name in _written(stage, settings).items():
         if name in made:
             _remove(path)
@@ -352,8 +359,6 @@ def _clear(stage: Stage[Any], settings: Any, made: Collection[str], say: Say) ->
             free = next(one for one in names if not os.path.lexists(one))
             path.rename(free)
             say(f"{path} was not made by this stage; it is {free.name} now")
-    for name in (DONE_FILE, STARTED_FILE):
-        (home / name).unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:
