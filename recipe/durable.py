@@ -13,7 +13,7 @@ from runtime.outputs import place_of
 from runtime.outputs import write_json as write_json
 from runtime.outputs import write_whole as write_whole
 
-Entry = TypeVar("Entry")
+Entry = TypeVar("Entry", bound=msgspec.Struct)
 
 
 class Journal(Generic[Entry]):
@@ -26,7 +26,8 @@ class Journal(Generic[Entry]):
 
     def __init__(self, path: Path, *kinds: type[Entry]) -> None:
         self.path = place_of(path)
-        self._decoders = [msgspec.json.Decoder(kind) for kind in kinds or (Any,)]
+        wanted: tuple[Any, ...] = kinds or (Any,)
+        self._decoders: list[Any] = [msgspec.json.Decoder(kind) for kind in wanted]
         self._begins = [f'{{"{msgspec.structs.fields(k)[0].encode_name}":'.encode() for k in kinds]
 
     def read(self) -> list[Entry]:
@@ -55,7 +56,8 @@ class Journal(Generic[Entry]):
     def _entry(self, number: int, line: bytes) -> Entry:
         for decoder in self._decoders:
             try:
-                return decoder.decode(line)
+                entry: Entry = decoder.decode(line)
+                return entry
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 reason = str(error)
         raise self._damaged(number, reason)

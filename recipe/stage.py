@@ -23,23 +23,22 @@ are whole or absent (`recipe/durable.py`), and gives the same result as one that
 import hashlib
 import os
 import platform
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from itertools import count
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from recipe.clearing import clear
 from recipe.durable import write_json
 from recipe.errors import BadInput, OutputRefused
 from recipe.hub import UNKNOWN, is_commit
 from recipe.progress import Say
-from runtime.outputs import held, place_of, refuse_inputs
+from runtime.outputs import held, refuse_inputs
 
 STARTED_FILE, DONE_FILE = "started.json", "done.json"
 _SCHEMA = 1
@@ -133,10 +132,14 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
         pinned = stage.pin(settings, sources)
         stage.check(pinned)
         made = {name for mark in _marks(home) for name in mark.outputs}
+        outputs = _outputs(stage, settings)
         now = _provenance(stage, settings, sources)
         if force:
-            _clear(stage, settings, made, say)
-        now = msgspec.structs.replace(now, outputs=_outputs(stage, settings, made))
+            for name in (DONE_FILE, STARTED_FILE):
+                (home / name).unlink(missing_ok=True)
+            clear(outputs, made, say)
+        made |= {name for path, name in outputs.items() if not path.exists()}
+        now = msgspec.structs.replace(now, outputs=sorted(made))
         began = _standing(stage, settings, now)
         if began is None:
             say(f"finished before ({home / DONE_FILE}); --force does it again")
@@ -221,7 +224,8 @@ def _standing(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance |
                 "directory, or begin anew with --force, which removes what is there"
             )
         return now if changed else msgspec.structs.replace(now, started_at=begun.started_at)
-    foreign = next((path for path in stage.outputs(settings) if os.path.lexists(path)), None)
+    outputs = _outputs(stage, settings).items()
+    foreign = next((path for path, name in outputs if name not in now.outputs), None)
     if foreign is not None and stage.again != "mend":  # which looks itself
         raise OutputRefused(
             f"{foreign} is there, but no {DONE_FILE} says what made it; move it away, or begin "
@@ -334,45 +338,10 @@ def _marks(home: Path) -> list[Provenance]:
     return [mark for mark in found if mark is not None]
 
 
-def _written(stage: Stage[Any], settings: Any) -> dict[Path, str]:
-    """The outputs, each with its path from `home`."""
+def _outputs(stage: Stage[Any], settings: Any) -> dict[Path, str]:
+    """Each with its path from `home`."""
     home = stage.home(settings)
     return {path: os.path.relpath(path, home) for path in stage.outputs(settings)}
-
-
-def _outputs(stage: Stage[Any], settings: Any, made: Collection[str]) -> list[str]:
-    """What was `made`, and what is not there yet: anything else is somebody else's."""
-    written = _written(stage, settings).items()
-    return sorted({*made, *(name for path, name in written if not os.path.lexists(path))})
-
-
-def _clear(stage: Stage[Any], settings: Any, made: Collection[str], say: Say) -> None:
-    """Remove the marks and then what was `made` with them; what else is in the way is renamed."""
-    home = stage.home(settings)
-    for name in (DONE_FILE, STARTED_FILE):
-        (home / name).unlink(missing_ok=True)
-    for path, name in _written(stage, settings).items():
-        if name in made:
-            _remove(path)
-        elif os.path.lexists(path):
-            names = (path.with_name(f"{path.name}.before-{number}") for number in count(1))
-            free = next(one for one in names if not os.path.lexists(one))
-            path.rename(free)
-            say(f"{path} was not made by this stage; it is {free.name} now")
-
-
-def _remove(path: Path) -> None:
-    """A link stays, for people made it; what it leads to goes."""
-    if not path.is_dir():
-        place_of(path).unlink(missing_ok=True)
-    elif not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        for one in path.iterdir():
-            if one.is_dir() and not one.is_symlink():
-                shutil.rmtree(one)
-            else:
-                one.unlink()
 
 
 def _now() -> str:
