@@ -90,8 +90,8 @@ def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[P
         handle = _made_and_locked(folder, None if wait else refusal)
     except OSError as error:
         raise OutputRefused(
-            f"cannot write beside {place}: {error.strerror} ({folder.name}); make "
-            f"{place.parent} writable and {folder.name} absent, or name another output"
+            f"cannot write beside {place} ({folder.name}: {error.strerror}); move away what has "
+            f"that name, make {place.parent} writable, or name another output"
         ) from error
     try:
         _mark(folder)

@@ -14,7 +14,7 @@ from recipe.evaluation.results import Basis, Column
 from recipe.evaluation.scorers import Scorer
 from recipe.progress import Progress, Say
 
-_SCORES_FOLDER = "scores"
+SCORES_FOLDER = "scores"
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ def measure_column(
 
     Scores are appended to scores/<name>.jsonl query by query; an interrupted run goes on there.
     """
-    file = directory / _SCORES_FOLDER / f"{name}.jsonl"
+    file = directory / SCORES_FOLDER / f"{name}.jsonl"
     journal = _journal(file)
     head = _Head(scorer.identity, basis)
     kept = journal.read()
@@ -78,7 +78,7 @@ def read_scores(directory: Path, name: str, candidates: Candidates) -> dict[str,
 
     Raises BadInput when scores of some query are not there, OutputRefused for a damaged file.
     """
-    file = directory / _SCORES_FOLDER / f"{name}.jsonl"
+    file = directory / SCORES_FOLDER / f"{name}.jsonl"
     rows = [row for row in _journal(file).read() if isinstance(row, _Row)]
     counts = {query: len(found) for query, found in candidates.found.items()}
     if {row.query: len(row.logits) for row in rows} != counts:

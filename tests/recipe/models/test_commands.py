@@ -172,6 +172,17 @@ def test_a_folder_is_of_one_stage(copied: Path, capsys: pytest.CaptureFixture[st
     assert tree(copied / OUT) == before
 
 
+def test_a_folder_that_is_no_comparison_is_kept(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = copied / OUT / "stage3_eval" / "compare" / "drift.md"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+    assert main([*COMPARE, "-c", "c.toml"]) == 1
+    assert "move it away" in capsys.readouterr().err
+    assert mine.read_text() == "years of work"
+
+
 def test_a_comparison_that_is_stopped_goes_on(
     copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
