@@ -52,22 +52,24 @@ def test_every_command_that_writes_is_here() -> None:
     assert {line[0] for line, _ in DOUBLED.values()} == known - elsewhere
 
 
-@pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
-@pytest.mark.parametrize(("line", "folder"), DOUBLED.values(), ids=DOUBLED)
+# compare has none, and an export that is forced exports before it adds its column.
+FORCED = {name: ([*line, "--force"], folder) for name, (line, folder) in DOUBLED.items()}
+del FORCED["compare"], FORCED["export that adds a column"]
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [*DOUBLED.values(), *FORCED.values()],
+    ids=[*DOUBLED, *(f"{name}, forced" for name in FORCED)],
+)
 def test_a_second_run_is_refused_and_changes_nothing(
-    whole: Path,
-    capsys: pytest.CaptureFixture[str],
-    line: list[str],
-    folder: str,
-    force: list[str],
+    whole: Path, capsys: pytest.CaptureFixture[str], line: list[str], folder: str
 ) -> None:
-    if force and (line[0] == "compare" or (line[0], folder) == ("export", "stage3_eval")):
-        pytest.skip("compare has no --force, and an export that is forced exports first")
     place = whole / OUT / folder
     place.mkdir(exist_ok=True)
     before = tree(place), tree(whole / ARTIFACT)
     with held(place):
-        assert main([*line, "-c", "c.toml", *force]) == 1
+        assert main([*line, "-c", "c.toml"]) == 1
     assert f"works in {OUT / folder}" in capsys.readouterr().err
     assert (tree(place), tree(whole / ARTIFACT)) == before
 
@@ -161,6 +163,17 @@ def test_force_gives_another_name_to_what_the_stage_did_not_make(
     assert "thesis was not made by this stage; it is thesis.before-1 now" in said
     assert (copied / "thesis.before-1" / "chapter-1.txt").read_text() == "years of work"
     assert (copied / "thesis" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["server.log", "endpoint.json", "server.pid"])
+def test_what_has_the_name_of_a_deployment_s_file_is_kept(
+    copied: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (copied / "mine").mkdir()
+    (copied / "mine" / name).write_text("years of work")
+    assert main(["deploy", "-c", "c.toml", "output_dir=mine", "eval_dir=null"]) == 1
+    assert f"mine/{name} is there" in capsys.readouterr().err
+    assert (copied / "mine" / name).read_text() == "years of work"
 
 
 def test_a_folder_is_of_one_stage(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
