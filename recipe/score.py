@@ -109,9 +109,7 @@ def score(
     refuse_inputs(out, source, artifact)
     with closing(Input(source)) as asked, working_beside(out, _PURPOSE) as folder:
         refuse_inputs(folder, source)
-        if force:
-            _forget(folder)
-        else:
+        if not force:
             _refuse_present(place)
         asked.look_through()
         _refuse_broken(source, asked.broken, skip_broken, say)
@@ -124,6 +122,8 @@ def score(
             max_length=bound,
             skipped=asked.broken,
         )
+        if force:
+            _forget(folder)
         _begin(folder, head)
         journal = Journal(folder / _JOURNAL, _Line)
         done = sum(1 for _ in _checked(asked, journal))
