@@ -24,9 +24,10 @@ from checks.here import need_disk, need_memory
 from checks.random_weights import SHAPE, random_weight
 from checks.serving import script, served
 from exporter.architectures import CROSS_ENCODERS
-from exporter.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from exporter.checkpoint import CONFIG_FILE
 from exporter.report import Parity, read_report
 from exporter.tokens import TOKENIZER_FILES
+from exporter.weights import WEIGHTS_FILE
 from runtime.telemetry import disable_telemetry
 
 WORK = Path("build/check-1b")

@@ -27,10 +27,11 @@ from safetensors.torch import save_file
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from exporter.architectures import CROSS_ENCODERS
-from exporter.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from exporter.checkpoint import CONFIG_FILE
 from exporter.errors import ExportError
 from exporter.parity_texts import Group, parity_groups
 from exporter.pipeline import Wish, export
+from exporter.weights import WEIGHTS_FILE
 from runtime.batch import assemble
 from runtime.engines import Engine, open_engine
 from runtime.errors import ServingError

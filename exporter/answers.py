@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from exporter.errors import ReportRefused
 from exporter.parity_texts import Group
-from runtime.manifest import SCHEMA
 from runtime.model_files import read_file
 from runtime.postprocess import InputType
 
+SCHEMA = 1
 REFERENCE_FILE = "reference.json"
 # Some thousand tokens and a vector for each of the parity texts.
 _MOST_BYTES = 1 << 30

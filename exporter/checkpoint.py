@@ -5,33 +5,37 @@ tokenizer files are read; no code of the checkpoint ever runs.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import safetensors
 import torch
 
 from exporter.architectures import BODIES, CROSS_ENCODERS
-from exporter.architectures.base import Architecture
+from exporter.architectures.base import Architecture, Size
+from exporter.architectures.config import shown, whole
 from exporter.architectures.embedding import EmbeddingModel
-from exporter.embedding_files import VectorFacts, transformer_directory, vector_facts
+from exporter.embedding_files import (
+    VectorFacts,
+    sentence_settings,
+    transformer_directory,
+    vector_facts,
+)
 from exporter.errors import CheckpointRefused, WrongDirection
+from exporter.sizes import check_sizes
+from exporter.tokenizer_files import check_tokenizer
+from exporter.weights import Stored, first, stored_tensors
+from runtime.activation import CONFIG_FILE as CONFIG_FILE
+from runtime.activation import saved_activation
 from runtime.model_files import JSON_BYTES, read_bounded
+from runtime.postprocess import Activation
 from runtime.profile import Kind
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 _HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt")
 # ORG/NAME, or ORG/NAME@COMMIT for what that name stood for once.
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# Constants that older versions of transformers saved beside the weights; recomputed here.
-_RECOMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
 _PROBE_TOKENS = 8
 # A hidden state that moves by less than this share of its size has not moved.
 _PROBE_SHARE = 1e-5
@@ -42,17 +46,21 @@ class Checkpoint:
     """A readable, exportable checkpoint.
 
     `source` is what the user named; `directory` holds weights and tokenizer; `config` is
-    config.json; `vectors` says how an embedder makes its vectors (None for a reranker);
-    `random_weights` is true for the seeded checkpoints of tests and measurements, which say so in
-    config.json (`"random_weights": true`) because parity judges them by another rule.
+    config.json, whose sizes are those of the `weights` by name; `vectors` says how an embedder
+    makes its vectors (None for a reranker); `activation` is what makes a relevance of a reranker's
+    logit (None for an embedder); `random_weights` is true for the seeded checkpoints of tests and
+    measurements, which say so in config.json (`"random_weights": true`) because parity judges them
+    by another rule.
     """
 
     source: str
     directory: Path
     config: dict[str, Any]
     architecture: str
+    weights: Mapping[str, Stored]
     random_weights: bool
     vectors: VectorFacts | None = None
+    activation: Activation | None = None
 
     @property
     def kind(self) -> Kind:
@@ -80,7 +88,11 @@ def find_checkpoint(source: str) -> Path:
 
 
 def read_checkpoint(source: str) -> Checkpoint:
-    """Find `source` and read its config.json, refusing what cannot be exported faithfully."""
+    """Find `source` and read what says what it is, refusing what cannot be exported faithfully.
+
+    Of weights only names and shapes are read: what config.json and the tokenizer claim is compared
+    with them before anything of that size is built.
+    """
     root = find_checkpoint(source)
     _refuse_special_files(root)
     directory = transformer_directory(root)
@@ -101,12 +113,36 @@ def read_checkpoint(source: str) -> Checkpoint:
         raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
     architecture = _known_architecture(config)
     random_weights = bool(config.get("random_weights", False))
-    vectors = None
+    vectors, activation = None, None
     if architecture in BODIES:
         vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
     else:
         _refuse_labels(config)
-    return Checkpoint(source, directory, config, architecture, random_weights, vectors)
+        activation = _activation(root, config)
+    weights = stored_tensors(directory)
+    _check_sizes(architecture, config, weights)
+    check_tokenizer(directory, whole(config, "vocab_size"))
+    return Checkpoint(
+        source, directory, config, architecture, weights, random_weights, vectors, activation
+    )
+
+
+def _check_sizes(
+    architecture: str, config: Mapping[str, Any], weights: Mapping[str, Stored]
+) -> None:
+    if architecture in BODIES:
+        return check_sizes(BODIES[architecture], (), config, weights)
+    model = CROSS_ENCODERS[architecture]
+    return check_sizes(model.trunk, [Size("num_labels", 1, model.logit)], config, weights)
+
+
+def _activation(root: Path, config: Mapping[str, Any]) -> Activation:
+    """The activation that the checkpoint was saved with; with one label the sigmoid is the
+    default of sentence-transformers."""
+    try:
+        return saved_activation(config, sentence_settings(root)) or "sigmoid"
+    except ValueError as error:
+        raise CheckpointRefused(str(error)) from None
 
 
 def _refuse_special_files(directory: Path) -> None:
@@ -129,14 +165,21 @@ def load_model(checkpoint: Checkpoint) -> Architecture:
     try:
         with torch.device("meta"):
             model = _build(checkpoint)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise CheckpointRefused(
             f"config.json holds a value that the architecture cannot use ({error}); compare it "
             "with the config.json of the base model"
         ) from error
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    places = _places(model, _weight_files(checkpoint.directory), set(wanted))
-    state = {name: _read_tensor(*places[name], shape) for name, shape in wanted.items()}
+    places = _places(model, checkpoint.weights, wanted)
+    state = {name: stored.read() for name, stored in places.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -206,7 +249,7 @@ def _known_architecture(config: dict[str, Any]) -> str:
         )
     names = config.get("architectures") or ["none"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointRefused(f"found architectures = {names!r}, wanted a list of one name")
+        raise CheckpointRefused(f"found architectures = {shown(names)}, wanted a list of one name")
     known = (*CROSS_ENCODERS, *BODIES)
     if len(names) != 1 or names[0] not in known:
         raise CheckpointRefused(
@@ -219,8 +262,8 @@ def _refuse_labels(config: dict[str, Any]) -> None:
     # transformers leaves both keys out of config.json for its default of two labels.
     named = config.get("id2label")
     if named is not None and not isinstance(named, dict):
-        raise CheckpointRefused(f"found id2label = {named!r}, wanted an object with one label")
-    labels = config.get("num_labels") or len(named or "12")
+        raise CheckpointRefused(f"found id2label = {shown(named)}, wanted an object with one label")
+    labels = whole(config, "num_labels", len(named or "12"))
     if labels != 1:
         raise CheckpointRefused(
             f"found num_labels = {labels}, wanted 1: a reranker gives one logit a pair; fine-tune "
@@ -228,85 +271,28 @@ def _refuse_labels(config: dict[str, Any]) -> None:
         )
 
 
-def _weight_files(directory: Path) -> dict[str, Path]:
-    """Tensor name → file, of a single or sharded safetensors checkpoint."""
-    if (directory / WEIGHTS_FILE).is_file():
-        file = directory / WEIGHTS_FILE
-    elif (directory / INDEX_FILE).is_file():
-        return _sharded_files(directory)
-    else:
-        pickled = sorted(p.name for p in directory.glob("pytorch_model*.bin"))
-        found = f"found {pickled[0]}" if pickled else "found no weights"
-        raise CheckpointRefused(
-            f"{found} in {directory}, wanted {WEIGHTS_FILE} or {INDEX_FILE}; pickled weights can "
-            "run code when read and are not opened: convert to safetensors "
-            "(save_pretrained writes it)"
-        )
-    return dict.fromkeys(_tensor_names(file), file)
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-
-
-def _sharded_files(directory: Path) -> dict[str, Path]:
-    """Tensor name → the shard that the index names for it, which lies in the checkpoint."""
-    try:
-        index = msgspec.json.decode((directory / INDEX_FILE).read_bytes(), type=_Index)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointRefused(
-            f"{INDEX_FILE} cannot be used ({error}); copy or download it again"
-        ) from error
-    for shard in index.weight_map.values():
-        if Path(shard).name != shard or shard in ("", ".", ".."):
-            raise CheckpointRefused(
-                f"{INDEX_FILE} names {shard!r}, wanted the name of a file in the checkpoint"
-            )
-    held = {shard: set(_tensor_names(directory / shard)) for shard in index.weight_map.values()}
-    return {name: directory / s for name, s in index.weight_map.items() if name in held[s]}
-
-
-def _tensor_names(file: Path) -> Iterator[str]:
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            names = opened.keys()
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointRefused(
-            f"cannot read the weights in {file.name}: {error}; copy or download it again"
-        ) from error
-    return (name for name in names if not name.endswith(_RECOMPUTED))
-
-
 def _places(
-    model: Architecture, files: dict[str, Path], wanted: set[str]
-) -> dict[str, tuple[Path, str]]:
-    """Parameter → file and name of its tensor. Raises CheckpointRefused unless all fit."""
-    named = [(model.place(name), name) for name in files]
+    model: Architecture, weights: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, Stored]:
+    """Parameter → its tensor. Raises CheckpointRefused unless all are there and of their shapes."""
+    named = [(model.place(name), name) for name in weights]
     names = {parameter: name for parameter, name in named if parameter is not None}
     unexpected = {name for parameter, name in named if parameter and names[parameter] != name}
     unexpected |= {name for parameter, name in names.items() if parameter not in wanted}
-    kinds = {"missing": wanted - set(names), "unexpected": unexpected}
-    lists = [f"{kind}: {_first(names)}" for kind, names in kinds.items() if names]
+    misshapen = {
+        f"{weights[name].name} {list(weights[name].shape)} (wanted {list(wanted[parameter])})"
+        for parameter, name in names.items()
+        if parameter in wanted and weights[name].shape != wanted[parameter]
+    }
+    kinds = {
+        "missing": wanted.keys() - names.keys(),
+        "unexpected": unexpected,
+        "of another shape": misshapen,
+    }
+    lists = [f"{kind}: {first(names)}" for kind, names in kinds.items() if names]
     if lists:
         raise CheckpointRefused(
             f"the weights do not fit the architecture and config.json; {'; '.join(lists)}; export "
             "the checkpoint as it was saved after training"
         )
-    return {parameter: (files[name], name) for parameter, name in names.items()}
-
-
-def _first(names: set[str], limit: int = 5) -> str:
-    shown = sorted(names)[:limit]
-    return ", ".join(shown) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _read_tensor(file: Path, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    # Opened anew for every tensor: a mapping kept open would count all pages read so far.
-    with safetensors.safe_open(file, framework="pt") as opened:
-        tensor = opened.get_tensor(name)
-    if tensor.dtype not in _FLOATS or tuple(tensor.shape) != shape:
-        raise CheckpointRefused(
-            f"found {name} as {tensor.dtype} {list(tensor.shape)}, wanted a float of "
-            f"{list(shape)} as config.json says"
-        )
-    return tensor.to(torch.float32, copy=True)
+    return {parameter: weights[name] for parameter, name in names.items()}

@@ -16,6 +16,7 @@ import msgspec
 from exporter.architectures.config import one_of
 from exporter.architectures.pooling import POOLINGS
 from exporter.errors import CheckpointRefused
+from runtime.activation import SENTENCE_FILE
 from runtime.model_files import JSON_BYTES, read_bounded
 
 MODULES_FILE = "modules.json"
@@ -152,10 +153,15 @@ def _max_tokens(directory: Path) -> int | None:
     return int(found)
 
 
+def sentence_settings(root: Path) -> dict[str, Any]:
+    """config_sentence_transformers.json of a reranker or embedder; empty where there is none."""
+    path = root / SENTENCE_FILE
+    return _read(path, dict[str, Any]) if path.is_file() else {}
+
+
 def _prefixes(root: Path) -> dict[str, str]:
     """The prompts for queries and passages; other prompts no caller could ask for."""
-    path = root / "config_sentence_transformers.json"
-    config = _read(path, dict[str, Any]) if path.is_file() else {}
+    path, config = root / SENTENCE_FILE, sentence_settings(root)
     prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise CheckpointRefused(f"{path.name} has prompts = {prompts!r}, wanted texts by name")
@@ -192,8 +198,8 @@ def _read(path: Path, kind: type[_T]) -> _T:
         return msgspec.json.decode(read_bounded(path, JSON_BYTES), type=kind)
     except OSError as error:
         raise CheckpointRefused(
-            f"cannot read {path.name} in {path.parent} ({error.strerror}), which "
-            f"{MODULES_FILE} needs; copy or download the checkpoint again"
+            f"cannot read {path.name} in {path.parent} ({error.strerror}); copy or download the "
+            "checkpoint again"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointRefused(f"{path} cannot be used: {error}") from error

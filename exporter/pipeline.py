@@ -32,6 +32,7 @@ from exporter.quantization.step import quantize
 from exporter.reference import Answering, ask
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import open_once, seal, version_of
+from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import CheckpointTokenizer
 from exporter.workspace import refuse_foreign, workspace
 from runtime.engines import open_engine
@@ -73,6 +74,7 @@ _FACTS = (
     "precision",
     "inputs",
     "outputs",
+    "activation",
 )
 
 
@@ -151,8 +153,11 @@ def coarsen(
     with stage("check hashes"):
         check_files(source, fine)
     require_passed(read_report(source))
+    # What the source was not proven for, no coarser form of it is.
+    schema = fine.schema if checkpoint is None else SCHEMA
     draft = msgspec.structs.replace(
         fine,
+        schema=schema,
         target=target.name,
         precision=target.precision,
         version="draft",
@@ -309,8 +314,9 @@ def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | V
 
 def _ask_artifact(source: Path, fine: Manifest, draft: Manifest) -> Reference | VectorReference:
     """The answers of the proven artifact in `source`, tokenised by transformers all the same."""
-    tokenizer = CheckpointTokenizer(source / "tokenizer", None, fine.template, fine.max_tokens)
+    # First: it refuses what transformers would take.
     vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
+    tokenizer = CheckpointTokenizer(source / "tokenizer", None, fine.template, fine.max_tokens)
     with stage("ask the artifact about the parity texts"):
         model = ArtifactModel(source, fine)
         try:
@@ -384,7 +390,10 @@ def _tokenizer(
     checkpoint: Checkpoint, template: str | None, max_tokens: int
 ) -> CheckpointTokenizer:
     model_type = checkpoint.config.get("model_type")
-    return CheckpointTokenizer(checkpoint.directory, model_type, template, max_tokens)
+    found = CheckpointTokenizer(checkpoint.directory, model_type, template, max_tokens)
+    # Those of tokenizer.json are known to have rows; transformers reads other files too.
+    refuse_unknown_ids(found.vocabulary(), checkpoint.config["vocab_size"])
+    return found
 
 
 def _special_tokens(
@@ -465,6 +474,7 @@ def _draft(
         goldens=[],
         golden_tolerance=0.0,
         prefixes=_prefixes(profile, name, checkpoint),
+        activation=checkpoint.activation,
     )
 
 

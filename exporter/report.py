@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from exporter.errors import ParityFailed, ReportRefused
-from runtime.manifest import PARITY_FILE, SCHEMA
+from runtime.manifest import PARITY_FILE, READABLE, SCHEMA
 from runtime.model_files import JSON_BYTES, read_file
 from runtime.profile import Precision
 
@@ -83,7 +83,7 @@ def read_report(directory: Path) -> Parity:
     try:
         raw = read_file(directory, PARITY_FILE, JSON_BYTES)
         schema = msgspec.json.decode(raw, type=dict[str, object]).get("schema")
-        if schema != SCHEMA:
+        if schema not in READABLE:
             raise ReportRefused(
                 f"{path} has schema {schema!r}, wanted {SCHEMA}; export the checkpoint again with "
                 "this version"

@@ -28,7 +28,10 @@ def version_of(manifest: Manifest) -> str:
     measured = (PARITY_FILE, REFERENCE_FILE)
     decisive = {name: digest for name, digest in manifest.files.items() if name not in measured}
     prompt = manifest.template if manifest.kind == "rank" else manifest.prefixes
-    digest = hashlib.sha256(msgspec.json.encode([decisive, prompt, manifest.max_tokens]))
+    facts: list[object] = [decisive, prompt, manifest.max_tokens]
+    if manifest.activation == "identity":  # the sigmoid was every artifact's before it was a fact
+        facts.append(manifest.activation)
+    digest = hashlib.sha256(msgspec.json.encode(facts))
     return digest.hexdigest()[:_VERSION_DIGITS]
 
 

@@ -18,7 +18,9 @@ from transformers import (
 
 from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused
+from runtime.errors import ArtifactError
 from runtime.manifest import SpecialTokens
+from runtime.tokenizer_limits import check_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -61,6 +63,10 @@ class CheckpointTokenizer:
                 text, truncation=True, max_length=self._max_tokens, return_token_type_ids=True
             )
         return Tokens(found["input_ids"], found["token_type_ids"])
+
+    def vocabulary(self) -> dict[str, int]:
+        """Text → id of every token, added ones included."""
+        return dict(self._tokenizer.get_vocab())
 
     def added_tokens(self) -> list[str]:
         """Texts that stand for one token each: special ones, and those added to the vocabulary."""
@@ -115,6 +121,11 @@ def _load(directory: Path, model_type: str | None) -> Any:
             "convert it with transformers and save it into the checkpoint"
         )
     _refuse_without_vocabulary(directory, tokenizer)
+    try:
+        # As it came out, of whichever files.
+        check_tokenizer(tokenizer.backend_tokenizer.to_str().encode())
+    except ArtifactError as error:
+        raise CheckpointRefused(str(error)) from error
     return tokenizer
 
 

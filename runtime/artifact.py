@@ -6,17 +6,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import tokenizers
 
+from runtime.activation import CONFIG_FILE, SENTENCE_FILE, saved_activation
 from runtime.batch import INPUT_NAMES
 from runtime.daemon import in_daemon
 from runtime.engines import ENGINES, Engine
 from runtime.errors import ArtifactError, ManifestError
 from runtime.manifest import (
     MANIFEST_FILE,
+    SCHEMA,
     TOKENIZER_FILE,
     Manifest,
     check_files,
@@ -26,6 +28,7 @@ from runtime.manifest import (
     unproven_manifest,
 )
 from runtime.model_files import JSON_BYTES, find_file, is_there, read_file, real_directory
+from runtime.postprocess import Activation
 from runtime.profile import TargetProfile, load_target_profile
 from runtime.selection import (
     AUTO,
@@ -83,6 +86,13 @@ def open_artifact(
         return _open_bare(directory, engine, target, profile, allowed)
     manifest = read_manifest(directory)
     _check_wishes(manifest, target, profile)
+    if manifest.schema < SCHEMA:
+        _log.warning(
+            "%s has schema %d, so that these scores are not witnessed: run `rerank-export verify "
+            "--checkpoint` on the artifact, or export the checkpoint again",
+            MANIFEST_FILE,
+            manifest.schema,
+        )
     before = identities(directory, manifest)
     # Hashing reads the same pages that the session maps, so doing both at once costs little.
     hashed = in_daemon(partial(check_files, directory, manifest), "hasher")
@@ -274,8 +284,34 @@ def _inferred_manifest(
     prompt = manifest.prefixes if manifest.kind == "embed" else manifest.template
     _log.warning("no %s: kind %s, prompt %r (profile)", MANIFEST_FILE, manifest.kind, prompt)
     _log.warning("no %s: at most %d tokens (profile)", MANIFEST_FILE, manifest.max_tokens)
+    if manifest.kind == "rank":
+        saved = _activation(directory)
+        manifest = msgspec.structs.replace(manifest, activation=saved or manifest.activation)
+        whose = "saved with the checkpoint" if saved else "no file names another"
+        _log.warning("no %s: relevance by %s (%s)", MANIFEST_FILE, manifest.activation, whose)
     _log.warning("no %s: padding %s with id %d", MANIFEST_FILE, manifest.padding_side, pad)
     return manifest
+
+
+def _activation(directory: Path) -> Activation | None:
+    """What the checkpoint's own files say, where they lie beside the graph."""
+    try:
+        return saved_activation(*(_settings(directory, n) for n in (CONFIG_FILE, SENTENCE_FILE)))
+    except ValueError as error:
+        raise ArtifactError(str(error)) from None
+
+
+def _settings(directory: Path, name: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(read_file(directory, name, JSON_BYTES), type=dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ArtifactError(f"cannot read {name}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ArtifactError(
+            f"{name} cannot be used ({error}); copy it from the checkpoint again, or leave it out"
+        ) from error
 
 
 def _profile_of(engine: Engine) -> str:

@@ -26,10 +26,12 @@ from runtime.model_files import (
     read_file,
 )
 from runtime.outputs import write_json
-from runtime.postprocess import InputType
+from runtime.postprocess import Activation, InputType
 from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_profile
 
-SCHEMA = 1
+SCHEMA = 2
+# Schema 1 knew no activation: relevance was the sigmoid of every logit.
+READABLE = (1, SCHEMA)
 MANIFEST_FILE = "manifest.json"
 PARITY_FILE = "parity.json"
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
@@ -103,11 +105,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of manifest.json.
 
-    `version` is a short hash of graph, weights, tokenizer, template and limit: two artifacts with
-    one version give the same scores. `template` is None where the tokenizer joins the pair.
-    Embedders have `prefixes` (by input type, none for symmetric models), `dimensions` and
-    `vector_goldens` instead of a template and `goldens`. `golden_tolerance` is the largest
-    |Δ logit|, or |Δ| of a vector's component, that a golden may show when the artifact is opened.
+    `version` is a short hash of graph, weights, tokenizer, template, limit and activation: two
+    artifacts with one version give the same scores. `template` is None where the tokenizer joins
+    the pair. Embedders have `prefixes` (by input type, none for symmetric models), `dimensions` and
+    `vector_goldens` instead of a template and `goldens`; `activation` makes a relevance of a
+    reranker's logit, and they have none. `golden_tolerance` is the largest |Δ logit|, or |Δ| of a
+    vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
     `plan` and `hardware` describe model.plan, and are None exactly where there is none.
     """
@@ -139,6 +142,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     prefixes: dict[str, str] = {}
     vector_goldens: list[VectorGolden] = []
     plan: Plan | None = None
+    activation: Activation | None = None
 
 
 def unproven_manifest(
@@ -183,6 +187,7 @@ def unproven_manifest(
         goldens=[],
         golden_tolerance=0.0,
         prefixes=facts.prefixes,
+        activation="sigmoid" if facts.kind == "rank" else None,
     )
 
 
@@ -197,12 +202,19 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         raw = read_file(directory, MANIFEST_FILE, JSON_BYTES)
         schema = msgspec.json.decode(raw, type=_Head).schema
-        if schema != SCHEMA:
+        if schema not in READABLE:
             raise ManifestError(
                 f"{MANIFEST_FILE} has schema {schema!r}, wanted {SCHEMA}; "
                 "export the checkpoint again with this version"
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
+        if manifest.kind == "rank" and manifest.activation is None:
+            if schema == SCHEMA:
+                raise ManifestError(
+                    f"{MANIFEST_FILE} of a reranker has no activation, wanted one; export the "
+                    "checkpoint again"
+                )
+            manifest = msgspec.structs.replace(manifest, activation="sigmoid")
     except OSError as error:
         raise ManifestError(
             f"cannot read {directory / MANIFEST_FILE}: {error.strerror}; wanted an artifact "
@@ -239,7 +251,7 @@ def proven_engines(directory: Path) -> list[str]:
         raise ManifestError(f"cannot read {PARITY_FILE}: {error.strerror}") from error
     except _UNREADABLE as error:
         raise ManifestError(f"{PARITY_FILE} cannot be used: {error}") from error
-    if head.schema != SCHEMA:
+    if head.schema not in READABLE:
         raise ManifestError(
             f"{PARITY_FILE} has schema {head.schema}, wanted {SCHEMA}; export the checkpoint again "
             "with this version"

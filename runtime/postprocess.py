@@ -10,6 +10,8 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 InputType = Literal["query", "passage"]
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
+# What makes a relevance of a logit.
+Activation = Literal["sigmoid", "identity"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Ranking:
 
     `logits` float32 [n] raw model outputs in the order of the passages; `order` int64 [n]
     passage indexes by descending logit, ties in the order given; `token_counts` int64 [n] tokens
-    of each pair as scored, special tokens included, padding not; `truncated` passages cut.
+    of each pair as scored, special tokens included, padding not; `truncated` passages cut;
+    `activation` is the one that the checkpoint was saved with.
     """
 
     logits: Floats
@@ -55,6 +58,11 @@ class Ranking:
     token_counts: Ints
     truncated: int
     timing: Timing
+    activation: Activation = "sigmoid"
+
+    def relevance(self) -> npt.NDArray[np.float64]:
+        """What dialects with an activation call the score of each passage, float64 [n]."""
+        return relevance(self.logits, self.activation)
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,11 @@ def descending(logits: Floats) -> Ints:
     return np.argsort(-logits, kind="stable").astype(np.int64)
 
 
-def relevance(logits: Floats) -> npt.NDArray[np.float64]:
-    """The sigmoid of `logits` [n], float64, without overflow at either end."""
+def relevance(logits: Floats, activation: Activation = "sigmoid") -> npt.NDArray[np.float64]:
+    """`activation` of `logits` [n], float64; the sigmoid without overflow at either end."""
     wide = logits.astype(np.float64)
+    if activation == "identity":
+        return wide
     small = np.exp(-np.abs(wide))
     return np.where(wide >= 0, 1.0, small) / (1.0 + small)
 

@@ -38,6 +38,7 @@ class Ranker(Model):
         window_s: float,
     ) -> None:
         self._encoder = PairEncoder(opened.tokenizer, info.template, info.max_tokens)
+        self._activation = opened.manifest.activation or "sigmoid"
         super().__init__(opened, info, limits, queue, window_s)
 
     def encode(
@@ -72,7 +73,7 @@ class Ranker(Model):
         or EngineError.
         """
         work = self._work(query, passages, truncate, deadline, limits, blanks, caller)
-        return _ranking(self._run(work))
+        return self._ranking(self._run(work))
 
     async def rank_async(
         self,
@@ -87,7 +88,7 @@ class Ranker(Model):
     ) -> Ranking:
         """`rank` for an event loop; cancelling the task drops the rows that still wait."""
         work = self._work(query, passages, truncate, deadline, limits, blanks, caller)
-        return _ranking(await self._run_async(work))
+        return self._ranking(await self._run_async(work))
 
     async def rank_pairs_async(
         self,
@@ -111,7 +112,7 @@ class Ranker(Model):
             caller=caller,
             row_tokens=limits.pair,
         )
-        return _ranking(await self._run_async(work))
+        return self._ranking(await self._run_async(work))
 
     def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
         goldens = [g for g in self._manifest.goldens if len(g.token_ids) <= self.info.max_tokens]
@@ -149,6 +150,16 @@ class Ranker(Model):
             row_tokens=limits.pair,
         )
 
+    def _ranking(self, computed: Computed) -> Ranking:
+        return Ranking(
+            logits=computed.outputs,
+            order=descending(computed.outputs),
+            token_counts=computed.token_counts,
+            truncated=computed.encodings.truncated,
+            timing=computed.timing,
+            activation=self._activation,
+        )
+
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
         inputs = self._lay_out(rows)
         found = self._engine.run(inputs)[self._manifest.outputs[0]]
@@ -169,13 +180,3 @@ class Ranker(Model):
                 f"recorded {golden.logit:.6f} (tolerance {self._manifest.golden_tolerance}); "
                 "run `rerank-export verify` on the artifact"
             )
-
-
-def _ranking(computed: Computed) -> Ranking:
-    return Ranking(
-        logits=computed.outputs,
-        order=descending(computed.outputs),
-        token_counts=computed.token_counts,
-        truncated=computed.encodings.truncated,
-        timing=computed.timing,
-    )

@@ -24,6 +24,7 @@ from runtime.errors import (
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.postprocess import InputType
 from runtime.text_checks import check_passage, check_text, is_blank
+from runtime.tokenizer_limits import check_tokenizer
 from runtime.tokens import encoded, first_tokens, pieces
 
 Truncate = Literal["NONE", "END", "START"]
@@ -326,10 +327,13 @@ class TextEncoder:
 
 
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer in `path` (tokenizer.json); ArtifactError when it cannot be read."""
+    """The tokenizer in `path` (tokenizer.json); ArtifactError when it cannot be read, or does not
+    bound what it makes of a text."""
     try:
-        return tokenizers.Tokenizer.from_buffer(read_bounded(path, TOKENIZER_BYTES))
-    except (KeyboardInterrupt, SystemExit):
+        raw = read_bounded(path, TOKENIZER_BYTES)
+        check_tokenizer(raw)
+        return tokenizers.Tokenizer.from_buffer(raw)
+    except (KeyboardInterrupt, SystemExit, ArtifactError):
         raise
     except BaseException as error:  # the library raises bare Exception, its Rust panics
         raise ArtifactError(

@@ -23,7 +23,7 @@ from runtime.errors import (
     OutOfMemory,
     Overloaded,
 )
-from runtime.postprocess import Embeddings, Floats, InputType, Ints, Ranking, Timing
+from runtime.postprocess import Embeddings, InputType, Ranking, Timing
 from runtime.profile import Kind
 from runtime.text import NO_LIMITS, TokenLimits, Truncate
 from runtime.tokens import Token
@@ -153,8 +153,8 @@ class Call:
         passages_at: Field,
         limits: TokenLimits = NO_LIMITS,
         blanks: bool = False,
-    ) -> tuple[Floats, Ints]:
-        """Logits float32 [n] and token counts int64 [n] of n (query, passage) pairs, as `rank`."""
+    ) -> Ranking:
+        """Score (query, passage) pairs, as `rank`."""
         self.check_count("rank", len(pairs), passages_at)
         ranker = self.service.ranker
         with (
@@ -162,7 +162,7 @@ class Call:
             self._counted("rank"),
             placing(queries=queries_at, passages=passages_at),
         ):
-            ranking = await self._answer(
+            return await self._answer(
                 ranker.rank_pairs_async(
                     pairs,
                     truncate=truncate,
@@ -172,7 +172,6 @@ class Call:
                     caller=self.caller,
                 )
             )
-        return ranking.logits, ranking.token_counts
 
     async def embed(
         self,

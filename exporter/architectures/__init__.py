@@ -5,17 +5,14 @@ architecture is one file with classes like those below and one row in `CROSS_ENC
 in `BODIES` where checkpoints without a head serve as embedding models.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from exporter.architectures.base import Architecture, Body
+from exporter.architectures.base import Body, CrossEncoder
 from exporter.architectures.bert import Bert, BertCrossEncoder
 from exporter.architectures.deberta import DebertaCrossEncoder
 from exporter.architectures.llama_bidirectional import BidirectionalLlama, LlamaCrossEncoder
 from exporter.architectures.modernbert import ModernBert, ModernBertCrossEncoder
 from exporter.architectures.xlm_roberta import Roberta, RobertaCrossEncoder
 
-CROSS_ENCODERS: dict[str, Callable[[Mapping[str, Any]], Architecture]] = {
+CROSS_ENCODERS: dict[str, type[CrossEncoder]] = {
     "BertForSequenceClassification": BertCrossEncoder,
     "DebertaV2ForSequenceClassification": DebertaCrossEncoder,
     "LlamaBidirectionalForSequenceClassification": LlamaCrossEncoder,

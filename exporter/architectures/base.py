@@ -1,10 +1,22 @@
 """What every architecture offers the exporter: a body that reads, and a head that answers."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Size:
+    """What config.json calls `what`, of this `value`, is the length of one axis of a matrix."""
+
+    what: str
+    value: int
+    parameter: str
+    axis: int = 0
 
 
 class Body(nn.Module, ABC):
@@ -14,8 +26,9 @@ class Body(nn.Module, ABC):
     `inputs` are the graph's inputs in order, `input_ids` and `attention_mask` first; `hidden` is
     the size of a state; `causal` says which way it reads; `position_limit` is the longest row, in
     tokens, that the weights can place. `prefix` is what checkpoints with a head put before this
-    body's parameter names, `unused` the beginnings of names (behind the prefix) of weights that
-    checkpoints without a head carry and no state depends on. `pools` is true for families whose
+    body's parameter names; behind it, `layer_prefix` stands before the number of a layer, and
+    `unused` are the beginnings of names of weights that checkpoints without a head carry and no
+    state depends on. `pools` is true for families whose
     config.json names the pooling of their embedders, which always normalise; elsewhere the
     sentence-transformers files beside it say both.
     """
@@ -25,8 +38,15 @@ class Body(nn.Module, ABC):
     causal: bool
     position_limit: int
     prefix: str
+    layer_prefix: str
     unused: tuple[str, ...] = ()
     pools: bool = False
+
+    @classmethod
+    @abstractmethod
+    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+        """What config.json says of the weights' sizes, but for the number of layers. Nothing may be
+        built before the weights bear it out. Raises CheckpointRefused for what is no size."""
 
     @abstractmethod
     def forward(self, *inputs: Any) -> Tensor:
@@ -88,3 +108,13 @@ class Architecture(nn.Module, ABC):
     def place(self, name: str) -> str | None:
         """The parameter that the checkpoint's tensor `name` is for; None for one not needed."""
         return name
+
+
+class CrossEncoder(Architecture):
+    """A body with a head that gives one logit a row, built from config.json as a Body is.
+
+    `trunk` is the body's class, `logit` the parameter that has a row for each label.
+    """
+
+    trunk: ClassVar[type[Body]]
+    logit: ClassVar[str]

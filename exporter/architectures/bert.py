@@ -3,7 +3,7 @@
 Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exporter.architectures.base import Architecture, Body
-from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.base import Body, CrossEncoder, Size
+from exporter.architectures.config import (
+    head_size,
+    number,
+    one_of,
+    refuse_unless,
+    require,
+    whole,
+)
 from exporter.architectures.pooling import pool, visible
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,7 +38,7 @@ class Embeddings(nn.Module):
         hidden = require(config, "hidden_size")
         self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
         self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
-        self.token_type_embeddings = nn.Embedding(config.get("type_vocab_size", 2), hidden)
+        self.token_type_embeddings = nn.Embedding(whole(config, "type_vocab_size", 2), hidden)
         self.LayerNorm = _norm(config)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
@@ -144,6 +151,7 @@ class Bert(Body):
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     causal = False
     prefix = "bert."
+    layer_prefix = "encoder.layer."
     unused = ("pooler.",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -155,6 +163,11 @@ class Bert(Body):
         self.position_limit = int(require(config, "max_position_embeddings"))
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
+
+    @classmethod
+    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+        """See Body."""
+        return encoder_sizes(config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         embedded = self.embeddings(input_ids, token_type_ids)
@@ -176,8 +189,11 @@ class PooledBert(Bert):
         self.pooler = Pooler(config)
 
 
-class BertCrossEncoder(Architecture):
+class BertCrossEncoder(CrossEncoder):
     """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → logits [batch, 1]."""
+
+    trunk = PooledBert
+    logit = "classifier.weight"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -196,5 +212,22 @@ class BertCrossEncoder(Architecture):
         return self.classifier(self.bert.pooler(pool(states, attention_mask, self.pooling)))
 
 
+def encoder_sizes(config: Mapping[str, Any]) -> Iterator[Size]:
+    """The sizes of a body of these embeddings and this encoder."""
+    for what, table in (
+        ("vocab_size", "word"),
+        ("max_position_embeddings", "position"),
+        ("type_vocab_size", "token_type"),
+    ):
+        default = 2 if what == "type_vocab_size" else None
+        yield Size(what, whole(config, what, default), f"embeddings.{table}_embeddings.weight")
+    yield Size(
+        "hidden_size", whole(config, "hidden_size"), "embeddings.word_embeddings.weight", axis=1
+    )
+    inner = whole(config, "intermediate_size")
+    yield Size("intermediate_size", inner, "encoder.layer.0.intermediate.dense.weight")
+    head_size(config)
+
+
 def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    return nn.LayerNorm(require(config, "hidden_size"), eps=config.get("layer_norm_eps", 1e-12))
+    return nn.LayerNorm(require(config, "hidden_size"), eps=number(config, "layer_norm_eps", 1e-12))

@@ -5,6 +5,17 @@ from typing import Any
 
 from exporter.errors import CheckpointRefused
 
+# The largest float32: weights and angles are computed in it.
+_LARGEST = 3.4028234663852886e38
+_LARGEST_WHOLE = (1 << 31) - 1
+_MOST_SHOWN = 80
+_ADVICE = "compare it with the config.json of the base model"
+
+
+def shown(found: object) -> str:
+    """`found` as messages show it: of what a file holds they take only the beginning."""
+    return repr(found)[:_MOST_SHOWN]
+
 
 def require(config: Mapping[str, Any], key: str) -> Any:
     """The value of `key`, which the architecture cannot do without."""
@@ -15,13 +26,76 @@ def require(config: Mapping[str, Any], key: str) -> Any:
     return config[key]
 
 
+def whole(
+    config: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 1
+) -> int:
+    """The whole number `key`; `default`, where there is one, stands for an absent or null key."""
+    if default is not None and config.get(key) is None:
+        return default
+    found = require(config, key)
+    taken = isinstance(found, int) and not isinstance(found, bool)
+    if not (taken and least <= found <= _LARGEST_WHOLE):
+        raise CheckpointRefused(
+            f"config.json has {key} = {shown(found)}, wanted a whole number from {least} to "
+            f"{_LARGEST_WHOLE}; {_ADVICE}"
+        )
+    return int(found)
+
+
+def number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """The number `key`, above 0 and finite in float32; `default` as in `whole`."""
+    if default is not None and config.get(key) is None:
+        return default
+    found = require(config, key)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found <= _LARGEST:
+        raise CheckpointRefused(
+            f"config.json has {key} = {shown(found)}, wanted a number above 0; {_ADVICE}"
+        )
+    return float(found)
+
+
+def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
+    """True or false; an absent or null key stands for `default`."""
+    found = config.get(key)
+    if found is None:
+        return default
+    if not isinstance(found, bool):
+        raise CheckpointRefused(
+            f"config.json has {key} = {shown(found)}, wanted true or false; {_ADVICE}"
+        )
+    return found
+
+
+def settings(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object `key`, empty where it is absent or null."""
+    found = config.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise CheckpointRefused(
+            f"config.json has {key} = {shown(found)}, wanted an object; {_ADVICE}"
+        )
+    return found
+
+
+def head_size(config: Mapping[str, Any]) -> int:
+    """The components of one attention head, where all heads together have hidden_size."""
+    hidden, heads = whole(config, "hidden_size"), whole(config, "num_attention_heads")
+    if hidden % heads:
+        raise CheckpointRefused(
+            f"config.json has num_attention_heads = {heads}, which does not divide hidden_size = "
+            f"{hidden}; {_ADVICE}"
+        )
+    return hidden // heads
+
+
 def one_of(config: Mapping[str, Any], key: str, known: tuple[str, ...], default: str) -> str:
     """The value of `key`, refused by name when it is none of `known`."""
     found = default if config.get(key) is None else config[key]
     if found not in known:
         raise CheckpointRefused(
-            f"config.json has {key} = {found!r}, wanted one of: {', '.join(known)}; exporting it "
-            "as anything else would give other scores"
+            f"config.json has {key} = {shown(found)}, wanted one of: {', '.join(known)}; exporting "
+            "it as anything else would give other scores"
         )
     return str(found)
 
@@ -31,6 +105,6 @@ def refuse_unless(config: Mapping[str, Any], key: str, wanted: Any) -> None:
     found = config.get(key)
     if found is not None and found != wanted:
         raise CheckpointRefused(
-            f"config.json has {key} = {found!r}, wanted {wanted!r}: the exporter does not "
+            f"config.json has {key} = {shown(found)}, wanted {wanted!r}: the exporter does not "
             "implement it; export a checkpoint without it"
         )

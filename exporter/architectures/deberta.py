@@ -5,18 +5,28 @@ position to content). Parameter names are those of the checkpoints.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from exporter.architectures.base import Architecture, Body
+from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import ACTIVATIONS, Intermediate, Output
-from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.config import (
+    head_size,
+    number,
+    one_of,
+    refuse_unless,
+    require,
+    shown,
+    whole,
+)
 from exporter.architectures.pooling import pool, visible
 from exporter.errors import CheckpointRefused
 
+# A table for twice as many distances becomes part of the graph, whatever the weights have.
+_MOST_POSITIONS = 1 << 17
 _ATTENTION_TYPES = ("c2p", "p2c")
 # Content to content, content to position, position to content.
 _TERMS = 1 + len(_ATTENTION_TYPES)
@@ -29,7 +39,7 @@ class Embeddings(nn.Module):
         super().__init__()
         hidden = require(config, "hidden_size")
         self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
-        types = config.get("type_vocab_size") or 0
+        types = whole(config, "type_vocab_size", 0, least=0)
         self.token_type_embeddings = nn.Embedding(types, hidden) if types else None
         self.LayerNorm = _norm(config)
 
@@ -132,6 +142,7 @@ class Deberta(Body):
 
     causal = False
     prefix = "deberta."
+    layer_prefix = "encoder.layer."
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -142,6 +153,26 @@ class Deberta(Body):
         self.encoder = Encoder(config)
         typed = self.embeddings.token_type_embeddings is not None
         self.inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
+
+    @classmethod
+    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+        """See Body."""
+        words = "embeddings.word_embeddings.weight"
+        yield Size("vocab_size", whole(config, "vocab_size"), words)
+        yield Size("hidden_size", whole(config, "hidden_size"), words, axis=1)
+        if types := whole(config, "type_vocab_size", 0, least=0):
+            yield Size("type_vocab_size", types, "embeddings.token_type_embeddings.weight")
+        inner = whole(config, "intermediate_size")
+        yield Size("intermediate_size", inner, "encoder.layer.0.intermediate.dense.weight")
+        head_size(config)
+        longest = whole(config, "max_position_embeddings")
+        if longest > _MOST_POSITIONS:
+            raise CheckpointRefused(
+                f"config.json has max_position_embeddings = {longest}, wanted {_MOST_POSITIONS} at "
+                "most; compare it with the config.json of the base model"
+            )
+        rows = f"position_buckets = {_buckets(config)} and 2 × {_span_key(config)}"
+        yield Size(rows, 2 * _span(config), "encoder.rel_embeddings.weight")
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -171,8 +202,11 @@ class Pooler(nn.Module):
         return self.activation(self.dense(first))
 
 
-class DebertaCrossEncoder(Architecture):
+class DebertaCrossEncoder(CrossEncoder):
     """The inputs of Deberta → logits float32 [batch, 1]."""
+
+    trunk = Deberta
+    logit = "classifier.weight"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -207,8 +241,7 @@ def distance_places(config: Mapping[str, Any]) -> Tensor:
     longest, span = require(config, "max_position_embeddings"), _span(config)
     # On the CPU even while the module is built on the meta device.
     apart = torch.arange(1 - longest, longest, device="cpu")
-    buckets = config.get("position_buckets") or -1
-    if buckets > 0:
+    if (buckets := _buckets(config)) > 0:
         middle = buckets // 2
         # All in float32, as in training: a logarithm rounded otherwise changes buckets.
         reach = torch.log(torch.tensor((_reach(config) - 1) / middle, device="cpu"))
@@ -220,14 +253,35 @@ def distance_places(config: Mapping[str, Any]) -> Tensor:
 
 def _span(config: Mapping[str, Any]) -> int:
     """How many embeddings there are for distances in one direction."""
-    buckets = config.get("position_buckets") or -1
-    return int(buckets) if buckets > 0 else _reach(config)
+    return whole(config, _span_key(config))
+
+
+def _span_key(config: Mapping[str, Any]) -> str:
+    """What says so."""
+    return "position_buckets" if _buckets(config) > 0 else _reach_key(config)
+
+
+def _buckets(config: Mapping[str, Any]) -> int:
+    """How many buckets distances in one direction fall into, not above 0 for one each."""
+    found = whole(config, "position_buckets", -1, least=-1)
+    if found == 1 or (found > 0 and _reach(config) - 1 <= found // 2):
+        raise CheckpointRefused(
+            f"config.json has position_buckets = {found} for {_reach_key(config)} = "
+            f"{_reach(config)}, wanted at least 2, and distances that do not fit into half of "
+            "them; compare it with the config.json of the base model"
+        )
+    return found
 
 
 def _reach(config: Mapping[str, Any]) -> int:
     """The largest distance that is told from larger ones."""
-    found = config.get("max_relative_positions") or -1
-    return int(found) if found > 0 else int(require(config, "max_position_embeddings"))
+    return whole(config, _reach_key(config))
+
+
+def _reach_key(config: Mapping[str, Any]) -> str:
+    """What says so."""
+    told = whole(config, "max_relative_positions", -1, least=-1) > 0
+    return "max_relative_positions" if told else "max_position_embeddings"
 
 
 def _refuse_variants(config: Mapping[str, Any]) -> None:
@@ -246,17 +300,17 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
     refuse_unless(config, "conv_kernel_size", 0)
     for key in ("embedding_size", "pooler_hidden_size"):
         refuse_unless(config, key, require(config, "hidden_size"))
-    head_size = require(config, "hidden_size") // require(config, "num_attention_heads")
-    refuse_unless(config, "attention_head_size", head_size)
+    refuse_unless(config, "attention_head_size", head_size(config))
     refuse_unless(config, "is_decoder", False)
     kinds = config.get("pos_att_type") or []
     found = kinds.split("|") if isinstance(kinds, str) else kinds
-    if sorted(kind.strip().lower() for kind in found) != sorted(_ATTENTION_TYPES):
+    names = [str(kind).strip().lower() for kind in found] if isinstance(found, list) else []
+    if sorted(names) != sorted(_ATTENTION_TYPES):
         raise CheckpointRefused(
-            f"config.json has pos_att_type = {kinds!r}, wanted both of "
+            f"config.json has pos_att_type = {shown(kinds)}, wanted both of "
             f"{' and '.join(_ATTENTION_TYPES)}: the exporter does not implement one alone"
         )
 
 
 def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    return nn.LayerNorm(require(config, "hidden_size"), eps=config.get("layer_norm_eps", 1e-7))
+    return nn.LayerNorm(require(config, "hidden_size"), eps=number(config, "layer_norm_eps", 1e-7))

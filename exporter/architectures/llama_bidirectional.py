@@ -5,15 +5,24 @@ the checkpoints, so that a state dict loads as it is.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exporter.architectures.base import Architecture, Body
-from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.base import Body, CrossEncoder, Size
+from exporter.architectures.config import (
+    flag,
+    number,
+    one_of,
+    refuse_unless,
+    require,
+    settings,
+    shown,
+    whole,
+)
 from exporter.architectures.pooling import POOLINGS, pool, visible
 from exporter.errors import CheckpointRefused
 
@@ -74,15 +83,16 @@ class Layer(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         hidden, heads = require(config, "hidden_size"), require(config, "num_attention_heads")
-        eps = config.get("rms_norm_eps") or 1e-6
+        eps = number(config, "rms_norm_eps", 1e-6)
         self.self_attn = Attention(
             hidden,
             heads,
-            config.get("num_key_value_heads") or heads,
+            whole(config, "num_key_value_heads", heads),
             _head_size(config),
-            config.get("attention_bias", False),
+            flag(config, "attention_bias", False),
         )
-        self.mlp = MLP(hidden, require(config, "intermediate_size"), config.get("mlp_bias", False))
+        inner = require(config, "intermediate_size")
+        self.mlp = MLP(hidden, inner, flag(config, "mlp_bias", False))
         self.input_layernorm = RMSNorm(hidden, eps)
         self.post_attention_layernorm = RMSNorm(hidden, eps)
 
@@ -98,22 +108,45 @@ class BidirectionalLlama(Body):
 
     inputs = ("input_ids", "attention_mask")
     prefix = "model."
+    layer_prefix = "layers."
     pools = True
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         one_of(config, "hidden_act", ("silu",), "silu")
         refuse_unless(config, "partial_rotary_factor", 1.0)
+        for key in ("sliding_window", "use_sliding_window"):
+            refuse_unless(config, key, False)
         self.causal = _reads_one_way(config)
         self.hidden = int(require(config, "hidden_size"))
-        self.position_limit = int(config.get("max_position_embeddings", 2048))
+        self.position_limit = _positions(config)
         self.embed_tokens = nn.Embedding(require(config, "vocab_size"), self.hidden)
         self.layers = nn.ModuleList(
             Layer(config) for _ in range(require(config, "num_hidden_layers"))
         )
-        self.norm = RMSNorm(self.hidden, config.get("rms_norm_eps") or 1e-6)
+        self.norm = RMSNorm(self.hidden, number(config, "rms_norm_eps", 1e-6))
         # A plain tensor, neither parameter nor buffer: no cast of the module can round it.
         self.frequencies = rotary_frequencies(config)
+
+    @classmethod
+    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+        """See Body."""
+        _positions(config)
+        words, attention = "embed_tokens.weight", "layers.0.self_attn.{}_proj.weight"
+        yield Size("vocab_size", whole(config, "vocab_size"), words)
+        yield Size("hidden_size", whole(config, "hidden_size"), words, axis=1)
+        inner = whole(config, "intermediate_size")
+        yield Size("intermediate_size", inner, "layers.0.mlp.up_proj.weight")
+        heads, size = whole(config, "num_attention_heads"), _head_size(config)
+        kv_heads = whole(config, "num_key_value_heads", heads)
+        yield Size("num_attention_heads × head_dim", heads * size, attention.format("q"))
+        yield Size("num_key_value_heads × head_dim", kv_heads * size, attention.format("k"))
+        if heads % kv_heads or size % 2:
+            raise CheckpointRefused(
+                f"config.json has num_attention_heads = {heads}, num_key_value_heads = {kv_heads} "
+                f"and head_dim = {size}, wanted the second to divide the first, and an even "
+                "head_dim; compare it with the config.json of the base model"
+            )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         batch, sequence = input_ids.shape
@@ -137,15 +170,18 @@ class BidirectionalLlama(Body):
                 module.to(dtype)
 
 
-class LlamaCrossEncoder(Architecture):
+class LlamaCrossEncoder(CrossEncoder):
     """input_ids, attention_mask int64 [batch, sequence] → logits float32 [batch, 1]."""
+
+    trunk = BidirectionalLlama
+    logit = "score.weight"
 
     templated = True
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.pooling = one_of(config, "pooling", POOLINGS, "avg")
-        self.temperature = _temperature(config)
+        self.temperature = number(config, "temperature", 1.0)
         self.model = BidirectionalLlama(config)
         self.score = nn.Linear(self.model.hidden, 1, bias=False)
 
@@ -165,11 +201,11 @@ def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:
     transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`.
     Rope types `default` and `llama3` are known; others are refused by name.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = settings(config, "rope_parameters") or settings(config, "rope_scaling")
     _refuse_contradictions(config, rope)
-    theta = rope.get("rope_theta") or config.get("rope_theta", 10000.0)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    one_of({"rope_type": kind}, "rope_type", ("default", "llama3"), "default")
+    theta = number(rope, "rope_theta", number(config, "rope_theta", 10000.0))
+    named = "type" if rope.get("rope_type") is None else "rope_type"
+    kind = one_of({"rope_type": rope.get(named)}, "rope_type", ("default", "llama3"), "default")
     refuse_unless(rope, "partial_rotary_factor", 1.0)
     size = _head_size(config)
     # On the CPU even while the module is built on the meta device: these are data, not weights.
@@ -180,30 +216,26 @@ def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:
 
 def _refuse_contradictions(config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
     """Versions of transformers settle these differently, so no reading of them is safe."""
-    outer = {**(config.get("rope_scaling") or {})}
+    outer = {**settings(config, "rope_scaling")}
     for key in ("rope_theta", "original_max_position_embeddings"):
         outer.setdefault(key, config.get(key))
     for key, found in outer.items():
         if found is not None and rope.get(key) is not None and rope[key] != found:
             raise CheckpointRefused(
-                f"config.json says both {found!r} and {rope[key]!r} for {key}; keep the one that "
-                "the model was trained with"
+                f"config.json says both {shown(found)} and {shown(rope[key])} for {key}; keep the "
+                "one that the model was trained with"
             )
-
-
-def _temperature(config: Mapping[str, Any]) -> float:
-    found = config.get("temperature")
-    if found is None:
-        return 1.0
-    if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
-        raise CheckpointRefused(f"config.json has temperature = {found!r}, wanted a number above 0")
-    return float(found)
 
 
 def _llama3_scaled(frequencies: Tensor, rope: Mapping[str, Any]) -> Tensor:
     """Llama 3.1's scaling: long waves slowed by `factor`, short ones kept, a ramp between."""
-    factor, original = require(rope, "factor"), require(rope, "original_max_position_embeddings")
-    low, high = require(rope, "low_freq_factor"), require(rope, "high_freq_factor")
+    factor, original = number(rope, "factor"), number(rope, "original_max_position_embeddings")
+    low, high = number(rope, "low_freq_factor"), number(rope, "high_freq_factor")
+    if low >= high:
+        raise CheckpointRefused(
+            f"config.json has low_freq_factor = {low} and high_freq_factor = {high}, wanted the "
+            "first below the second; compare it with the config.json of the base model"
+        )
     wavelength = 2 * math.pi / frequencies
     ramp = (original / wavelength - low) / (high - low)
     mixed = (1 - ramp) * frequencies / factor + ramp * frequencies
@@ -217,17 +249,24 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
 
 
 def _head_size(config: Mapping[str, Any]) -> int:
-    heads = require(config, "num_attention_heads")
-    return int(config.get("head_dim") or require(config, "hidden_size") // heads)
+    heads = whole(config, "num_attention_heads")
+    return whole(config, "head_dim", whole(config, "hidden_size") // heads)
+
+
+def _positions(config: Mapping[str, Any]) -> int:
+    """No weights bear it out; null, which transformers would not take, is no default."""
+    return whole({"max_position_embeddings": 2048, **config}, "max_position_embeddings")
 
 
 def _reads_one_way(config: Mapping[str, Any]) -> bool:
     """Whether the config asks for a causal model; the family's default is both ways."""
-    causal = config.get("is_causal")
-    both_ways = config.get("use_bidirectional_attention")
-    if causal is not None and both_ways is not None and bool(causal) == bool(both_ways):
+    causal, both_ways = (
+        None if config.get(key) is None else flag(config, key, False)
+        for key in ("is_causal", "use_bidirectional_attention")
+    )
+    if causal is not None and causal == both_ways:
         raise CheckpointRefused(
             f"config.json has is_causal = {causal} and use_bidirectional_attention = {both_ways}, "
             "which contradict each other; keep the one that the model was trained with"
         )
-    return bool(causal) if causal is not None else both_ways is False
+    return causal if causal is not None else both_ways is False

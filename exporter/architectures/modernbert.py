@@ -5,16 +5,26 @@ rotary angles of its own. Norms come first and most have no bias. Parameter name
 checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exporter.architectures.base import Architecture, Body
+from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import ACTIVATIONS
-from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.config import (
+    flag,
+    head_size,
+    number,
+    one_of,
+    refuse_unless,
+    require,
+    settings,
+    shown,
+    whole,
+)
 from exporter.architectures.pooling import pool, visible
 from exporter.errors import CheckpointRefused
 
@@ -29,7 +39,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        hidden, bias = require(config, "hidden_size"), config.get("attention_bias", False)
+        hidden, bias = require(config, "hidden_size"), flag(config, "attention_bias", False)
         self.heads = require(config, "num_attention_heads")
         self.Wqkv = nn.Linear(hidden, 3 * hidden, bias=bias)
         self.Wo = nn.Linear(hidden, hidden, bias=bias)
@@ -52,7 +62,7 @@ class MLP(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         hidden, inner = require(config, "hidden_size"), require(config, "intermediate_size")
-        bias = config.get("mlp_bias", False)
+        bias = flag(config, "mlp_bias", False)
         self.Wi = nn.Linear(hidden, 2 * inner, bias=bias)
         self.Wo = nn.Linear(inner, hidden, bias=bias)
         self.activation = ACTIVATIONS[_activation(config, "hidden_activation")]
@@ -99,6 +109,7 @@ class ModernBert(Body):
     inputs = ("input_ids", "attention_mask")
     causal = False
     prefix = "model."
+    layer_prefix = "layers."
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -111,9 +122,25 @@ class ModernBert(Body):
             Layer(config, kind, first=index == 0) for index, kind in enumerate(kinds)
         )
         self.final_norm = _norm(config)
-        self.reach = int(config.get("local_attention", 128)) // 2
+        self.reach = whole(config, "local_attention", 128) // 2
         # Plain tensors, neither parameters nor buffers: no cast of the module can round them.
         self.frequencies = {kind: _frequencies(config, kind) for kind in sorted(set(kinds))}
+
+    @classmethod
+    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+        """See Body."""
+        whole(config, "max_position_embeddings")
+        words = "embeddings.tok_embeddings.weight"
+        yield Size("vocab_size", whole(config, "vocab_size"), words)
+        yield Size("hidden_size", whole(config, "hidden_size"), words, axis=1)
+        inner = whole(config, "intermediate_size")
+        yield Size("intermediate_size", inner, "layers.0.mlp.Wo.weight", axis=1)
+        if (size := head_size(config)) % 2:
+            raise CheckpointRefused(
+                f"config.json has num_attention_heads = {config['num_attention_heads']}, which "
+                f"leaves {size} components to a head, wanted an even number; compare it with the "
+                "config.json of the base model"
+            )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         batch, sequence = input_ids.shape
@@ -144,7 +171,7 @@ class Head(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         hidden = require(config, "hidden_size")
-        self.dense = nn.Linear(hidden, hidden, bias=config.get("classifier_bias", False))
+        self.dense = nn.Linear(hidden, hidden, bias=flag(config, "classifier_bias", False))
         self.activation = ACTIVATIONS[_activation(config, "classifier_activation")]
         self.norm = _norm(config)
 
@@ -152,8 +179,11 @@ class Head(nn.Module):
         return self.norm(self.activation(self.dense(pooled)))
 
 
-class ModernBertCrossEncoder(Architecture):
+class ModernBertCrossEncoder(CrossEncoder):
     """input_ids, attention_mask int64 [batch, sequence] → logits float32 [batch, 1]."""
+
+    trunk = ModernBert
+    logit = "classifier.weight"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -181,8 +211,13 @@ def layer_kinds(config: Mapping[str, Any]) -> list[str]:
     count = require(config, "num_hidden_layers")
     kinds = config.get("layer_types")
     if kinds is None:
-        every = config.get("global_attn_every_n_layers", 3)
+        every = whole(config, "global_attn_every_n_layers", 3)
         return [LOCAL if index % every else GLOBAL for index in range(count)]
+    if not isinstance(kinds, list):
+        raise CheckpointRefused(
+            f"config.json has layer_types = {shown(kinds)}, wanted a list; compare it with the "
+            "config.json of the base model"
+        )
     if len(kinds) != count:
         raise CheckpointRefused(
             f"config.json has {len(kinds)} layer_types and num_hidden_layers = {count}; complete it"
@@ -196,18 +231,23 @@ def _frequencies(config: Mapping[str, Any], kind: str) -> Tensor:
     transformers 5 writes `rope_parameters` for each kind, version 4 two thetas.
     """
     refuse_unless(config, "rope_scaling", {})
-    rope = (config.get("rope_parameters") or {kind: {}}).get(kind)
-    if rope is None:
+    kinds = settings(config, "rope_parameters")
+    rope = settings(kinds, kind)
+    if kinds and kinds.get(kind) is None:
         raise CheckpointRefused(
             f"config.json has rope_parameters without {kind!r}, wanted those of each kind of layer"
         )
     one_of(rope, "rope_type", ("default",), "default")
     refuse_unless(rope, "partial_rotary_factor", 1.0)
     # Version 4 takes the global angles where the local ones are null.
-    outer = config.get(_THETA_KEYS[kind], _THETAS[kind]) or require(config, _THETA_KEYS[GLOBAL])
-    theta = rope.get("rope_theta") or outer
-    refuse_unless(config, _THETA_KEYS[kind], theta)
-    size = require(config, "hidden_size") // require(config, "num_attention_heads")
+    key, usual = _THETA_KEYS[kind], _THETAS[kind]
+    if config.get(key, usual) is None:
+        outer = number(config, _THETA_KEYS[GLOBAL])
+    else:
+        outer = number(config, key, usual)
+    theta = number(rope, "rope_theta", outer)
+    refuse_unless(config, key, theta)
+    size = head_size(config)
     # On the CPU even while the module is built on the meta device: these are data, not weights.
     steps = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float()
     return 1.0 / theta ** (steps / size)
@@ -231,5 +271,5 @@ def _activation(config: Mapping[str, Any], key: str) -> str:
 
 
 def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    hidden, eps = require(config, "hidden_size"), config.get("norm_eps", 1e-5)
-    return nn.LayerNorm(hidden, eps=eps, bias=config.get("norm_bias", False))
+    hidden, eps = require(config, "hidden_size"), number(config, "norm_eps", 1e-5)
+    return nn.LayerNorm(hidden, eps=eps, bias=flag(config, "norm_bias", False))

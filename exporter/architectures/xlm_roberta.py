@@ -4,16 +4,17 @@ BERT's layers behind embeddings that count positions from the padding id on and 
 type. Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from exporter.architectures.base import Architecture, Body
-from exporter.architectures.bert import Encoder
-from exporter.architectures.config import one_of, refuse_unless, require
+from exporter.architectures.base import Body, CrossEncoder, Size
+from exporter.architectures.bert import Encoder, encoder_sizes
+from exporter.architectures.config import number, one_of, refuse_unless, require, whole
 from exporter.architectures.pooling import pool, visible
+from exporter.errors import CheckpointRefused
 
 
 class Embeddings(nn.Module):
@@ -24,8 +25,8 @@ class Embeddings(nn.Module):
         hidden = require(config, "hidden_size")
         self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
         self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
-        self.token_type_embeddings = nn.Embedding(config.get("type_vocab_size", 2), hidden)
-        self.LayerNorm = nn.LayerNorm(hidden, eps=config.get("layer_norm_eps", 1e-12))
+        self.token_type_embeddings = nn.Embedding(whole(config, "type_vocab_size", 2), hidden)
+        self.LayerNorm = nn.LayerNorm(hidden, eps=number(config, "layer_norm_eps", 1e-12))
         self.padding_idx = _padding_idx(config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -50,6 +51,7 @@ class Roberta(Body):
     inputs = ("input_ids", "attention_mask")
     causal = False
     prefix = "roberta."
+    layer_prefix = "encoder.layer."
     unused = ("pooler.",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -61,6 +63,18 @@ class Roberta(Body):
         self.position_limit = require(config, "max_position_embeddings") - _padding_idx(config) - 1
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
+
+    @classmethod
+    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+        """See Body."""
+        yield from encoder_sizes(config)
+        places = whole(config, "max_position_embeddings")
+        if places <= _padding_idx(config) + 1:
+            raise CheckpointRefused(
+                f"config.json has max_position_embeddings = {places} and pad_token_id = "
+                f"{_padding_idx(config)}, wanted places behind the padding's; compare it with the "
+                "config.json of the base model"
+            )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         embedded = self.embeddings(input_ids, attention_mask)
@@ -87,8 +101,11 @@ class Head(nn.Module):
         return self.out_proj(torch.tanh(self.dense(first)))
 
 
-class RobertaCrossEncoder(Architecture):
+class RobertaCrossEncoder(CrossEncoder):
     """input_ids, attention_mask int64 [batch, sequence] → logits float32 [batch, 1]."""
+
+    trunk = Roberta
+    logit = "classifier.out_proj.weight"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -113,5 +130,4 @@ class RobertaCrossEncoder(Architecture):
 
 def _padding_idx(config: Mapping[str, Any]) -> int:
     """The id whose embedding position stands for padding; the family's default is 1."""
-    found = config.get("pad_token_id")
-    return 1 if found is None else int(found)
+    return whole(config, "pad_token_id", 1, least=0)

@@ -67,7 +67,7 @@ async def _rank(
         message = f"found {len(queries)} queries for {len(passages)} passages, wanted 1 or as many"
         raise NotValid("value_error", ("query",), message)
     truncate = _word(parameters, "truncate", _TRUNCATES, "NONE")
-    logits, counts = await call.rank_pairs(
+    ranking = await call.rank_pairs(
         list(zip(queries, passages, strict=True)),
         truncate,
         queries_at=Field("query"),
@@ -76,8 +76,8 @@ async def _rank(
     rows = np.arange(len(passages), dtype=np.int32)
     return [
         Output("index", rows[:, None]),
-        Output("logit", logits[:, None]),
-        Output("token_count", counts.astype(np.int32)),
+        Output("logit", ranking.logits[:, None]),
+        Output("token_count", ranking.token_counts.astype(np.int32)),
     ]
 
 

@@ -4,13 +4,7 @@
 // turns the replies into items {index, logit, relevance, tokens} and the tokens of all texts.
 
 const sigmoid = (logit) => 1 / (1 + Math.exp(-logit));
-const logitOf = (relevance) => Math.log(relevance / (1 - relevance));
 const byLogit = (index, logit, tokens) => ({ index, logit, relevance: sigmoid(logit), tokens });
-const byRelevance = ({ index, relevance_score: relevance }) => ({
-  index,
-  relevance,
-  logit: logitOf(relevance),
-});
 const direction = { NONE: {}, END: { truncate: true }, START: { truncate: true, truncation_direction: "left" } };
 
 function column(name, texts) {
@@ -58,9 +52,11 @@ export const dialects = {
   cohere: {
     title: "Cohere v1, Jina, vLLM · POST /v1/rerank",
     needs: "rank",
-    requests: (query, documents, truncate) => [["/v1/rerank", { query, documents, truncate }]],
+    requests: (query, documents, truncate) => [
+      ["/v1/rerank", { query, documents, truncate, use_activation: false }],
+    ],
     read: ([reply]) => ({
-      items: reply.results.map(byRelevance),
+      items: reply.results.map(({ index, relevance_score }) => byLogit(index, relevance_score)),
       tokens: reply.usage.total_tokens,
     }),
   },

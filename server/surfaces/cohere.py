@@ -15,7 +15,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET, Meta
 
-from runtime.postprocess import Ranking, relevance
+from runtime.postprocess import Ranking
 from runtime.text import TokenLimits
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
@@ -146,7 +146,7 @@ def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
 
 def _encode_v1(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
     ranking = ranked.ranking
-    scores = ranking.logits if wants_raw(asked) else relevance(ranking.logits)
+    scores = ranking.logits if wants_raw(asked) else ranking.relevance()
     show = showing(asked, plain=False)
     results = [
         ResultV1(i, float(scores[i]), show(ranked.texts[i]))
@@ -158,7 +158,7 @@ def _encode_v1(ranked: RankedDocuments, asked: RerankRequest, model: str) -> byt
 
 
 def _encode_v2(ranking: Ranking, asked: RerankV2) -> bytes:
-    scores = relevance(ranking.logits)
+    scores = ranking.relevance()
     results = [ResultV2(i, float(scores[i])) for i in best(ranking.order.tolist(), asked.top_n)]
     return _ENCODER.encode(ReplyV2(id_of(None), results, _meta("2", asked.documents)))
 

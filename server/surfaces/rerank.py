@@ -11,7 +11,6 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
-from runtime.postprocess import relevance
 from server.errors import AnyRequest, NotValid
 from server.exchange import Exchange
 from server.lax import lax_decoder
@@ -68,7 +67,7 @@ _ENCODER = msgspec.json.Encoder()
 
 def _encode(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
     ranking = ranked.ranking
-    scores = ranking.logits if wants_raw(asked) else relevance(ranking.logits)
+    scores = ranking.logits if wants_raw(asked) else ranking.relevance()
     order = ranking.order.tolist()
     show = showing(asked, plain=True)
     results = [Result(i, float(scores[i]), show(ranked.texts[i])) for i in best(order, asked.top_n)]

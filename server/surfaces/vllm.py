@@ -11,7 +11,6 @@ import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
-from runtime.postprocess import relevance
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
@@ -19,7 +18,7 @@ from server.lax import lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
-from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of
+from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of, usage_of
 from server.surfaces.nim import STATUSES
 from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
 
@@ -127,7 +126,7 @@ class Scores(Controller):
         (first, one), (second, two) = _sides(asked)
         pairs = _pairs(one, two, second)
         truncate, limits = cut_of(asked, served.model.info.max_tokens, "NONE")
-        logits, counts = await exchange.rank_pairs(
+        ranking = await exchange.rank_pairs(
             pairs,
             truncate,
             queries_at=Field(first, alone=isinstance(one, str)),
@@ -135,11 +134,9 @@ class Scores(Controller):
             limits=limits,
             blanks=True,
         )
-        scores = logits if wants_logits(asked) else relevance(logits)
+        scores = ranking.logits if wants_logits(asked) else ranking.relevance()
         data = [Score(index, score) for index, score in enumerate(scores.tolist())]
-        tokens_used = int(counts.sum())
-        usage = RerankUsage(tokens_used, tokens_used)
-        answer_id = id_of(asked.request_id)
+        usage, answer_id = usage_of(ranking), id_of(asked.request_id)
         reply = ScoreReply(answer_id, int(time.time()), served.name, data, usage)
         return exchange.reply(_ENCODER.encode(reply))
 

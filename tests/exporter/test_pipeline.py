@@ -47,7 +47,7 @@ def test_an_artifact_holds_what_decides_its_scores(rank_artifact: Path) -> None:
 
 def test_parity_json_has_its_three_rungs(rank_artifact: Path) -> None:
     parity = json.loads((rank_artifact / "parity.json").read_bytes())
-    assert parity["schema"] == 1
+    assert parity["schema"] == 2
     assert (parity["engine"], parity["precision"]) == ("onnxruntime-cpu", "fp32")
     assert list(parity["rungs"]) == ["tokens", "logits", "ranking"]
     assert all(rung["passed"] for rung in parity["rungs"].values())

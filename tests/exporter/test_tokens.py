@@ -1,13 +1,17 @@
 """The checkpoint's own tokenizer, as the exporter reads and keeps it."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import tokenizers
+from tokenizers import normalizers
 
+from exporter.checkpoint import read_checkpoint
 from exporter.errors import CheckpointRefused
+from exporter.pipeline import Wish, export
 from exporter.tokens import CheckpointTokenizer
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
@@ -69,3 +73,61 @@ def test_a_tokenizers_own_code_never_runs(tiny_llama_checkpoint: Path, tmp_path:
 
 def test_a_pad_token_past_the_embeddings_is_not_used(tiny_llama_checkpoint: Path) -> None:
     assert llama(tiny_llama_checkpoint).special_tokens(vocabulary=1).pad == 0
+
+
+def bomb(directory: Path) -> None:
+    """Each replacement makes ten of the character that the one before it left."""
+    path = directory / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    nested = [normalizers.Replace(one, after * 10) for one, after in itertools.pairwise("abcdefgh")]
+    tokenizer.normalizer = normalizers.Sequence(nested)
+    tokenizer.save(str(path))
+
+
+def test_a_tokenizer_that_multiplies_texts_is_refused_before_anything_is_built(
+    tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "llama"
+    shutil.copytree(tiny_llama_checkpoint, directory)
+    bomb(directory)
+    for look in (lambda: read_checkpoint(str(directory)), lambda: llama(directory)):
+        with pytest.raises(CheckpointRefused, match=r"makes up to 4e\+07 characters of one"):
+            look()
+    (directory / "tokenizer.json").write_bytes(b"{")
+    with pytest.raises(CheckpointRefused, match=r"tokenizer in .* cannot be used: "):
+        read_checkpoint(str(directory))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "added_tokens.json", "spm.model"])
+def test_tokenizer_files_of_any_size_are_told_unread(
+    tiny_bert_checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    directory = tmp_path / "bert"
+    shutil.copytree(tiny_bert_checkpoint, directory)
+    with (directory / name).open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CheckpointRefused, match=f"{name} has {1 << 40} bytes"):
+        read_checkpoint(str(directory))
+
+
+def test_tokens_without_a_row_in_the_embeddings_are_named(
+    tiny_bert_checkpoint: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "bert"
+    shutil.copytree(tiny_bert_checkpoint, directory)
+    path = directory / "tokenizer.json"
+    file = json.loads(path.read_bytes())
+    words = len(file["model"]["vocab"])
+    for number in (words, 1 << 31):
+        changed = file["model"] | {"vocab": file["model"]["vocab"] | {"unheard": number}}
+        path.write_text(json.dumps(file | {"model": changed}))
+        told = f"the token 'unheard' as number {number}, .* vocab_size = {words}"
+        with pytest.raises(CheckpointRefused, match=told):
+            read_checkpoint(str(directory))
+    # Where transformers makes the tokenizer, of a file with one word too many.
+    path.unlink()
+    vocabulary = sorted(file["model"]["vocab"], key=file["model"]["vocab"].get)
+    (directory / "vocab.txt").write_text("\n".join([*vocabulary, "unheard"]), encoding="utf-8")
+    told = f"the token 'unheard' as number {words}"
+    with pytest.raises(CheckpointRefused, match=told):
+        export(str(directory), tmp_path / "out", Wish())

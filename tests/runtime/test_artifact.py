@@ -130,7 +130,7 @@ def test_a_tokenizer_that_no_longer_gives_the_golden_is_refused(artifact: Path) 
     ("text", "match"),
     [
         (b"{", "cannot be used"),
-        (b'{"schema": 99}', "schema 99, wanted 1"),
+        (b'{"schema": 99}', "schema 99, wanted 2"),
         (b'{"schema": 1}', "missing required field"),
         (b"[]", "cannot be used"),
         (b'{"schema": 1, "kind": "\xff"}', "cannot be used"),
@@ -302,7 +302,7 @@ def test_an_engine_other_than_the_proven_one_is_told(
     assert "proven on engine onnxruntime-cuda, runs on onnxruntime-cpu" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"schema": 2, "engine": "onnxruntime-cpu"}'])
+@pytest.mark.parametrize("text", ["{", "{}", '{"schema": 3, "engine": "onnxruntime-cpu"}'])
 def test_a_parity_report_that_cannot_be_read_is_refused(artifact: Path, text: str) -> None:
     (artifact / "parity.json").write_text(text)
     manifest = read_manifest(artifact)

@@ -1,0 +1,52 @@
+"""The activation that a reranker's checkpoint was saved with, which decides its relevance_score.
+
+sentence-transformers writes the dotted name of a PyTorch class: from version 6 on into
+config_sentence_transformers.json, from 4 on below `sentence_transformers` in config.json, before as
+`sbert_ce_default_activation_function` there. It reads them in this order, and so do we.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.postprocess import Activation
+
+CONFIG_FILE = "config.json"
+SENTENCE_FILE = "config_sentence_transformers.json"
+
+_OLD_KEY = "sbert_ce_default_activation_function"
+_KNOWN: Mapping[str, Activation] = {
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.Sigmoid": "sigmoid",
+    "torch.nn.Identity": "identity",
+}
+_MOST_SHOWN = 80
+
+
+def saved_activation(config: Mapping[str, Any], sentence: Mapping[str, Any]) -> Activation | None:
+    """The activation that config.json and config_sentence_transformers.json name, None for none.
+
+    Raises ValueError, which says what was found, for one that is not known.
+    """
+    inner = config.get("sentence_transformers") or {}
+    if not isinstance(inner, Mapping):
+        raise ValueError(
+            f"{CONFIG_FILE} has sentence_transformers = {repr(inner)[:_MOST_SHOWN]}, wanted an "
+            "object; save the model with sentence-transformers again"
+        )
+    places = (
+        (SENTENCE_FILE, "activation_fn", sentence.get("activation_fn")),
+        (CONFIG_FILE, "sentence_transformers.activation_fn", inner.get("activation_fn")),
+        (CONFIG_FILE, _OLD_KEY, config.get(_OLD_KEY)),
+    )
+    for file, key, found in places:
+        if found is None:
+            continue
+        if not isinstance(found, str) or found not in _KNOWN:
+            raise ValueError(
+                f"{file} has {key} = {repr(found)[:_MOST_SHOWN]}, wanted one of: "
+                f"{', '.join(list(_KNOWN)[:2])}; a relevance_score by another activation would be "
+                "another number"
+            )
+        return _KNOWN[found]
+    return None

@@ -1,0 +1,213 @@
+"""What a tokenizer may do with a text, bounded before it is given one.
+
+tokenizer.json comes with a model from anywhere, and can ask for more than any text: seven
+replacements of one character by ten make ten million of it. So everything in the file that adds to
+a text is counted, as if each step met its worst case in what the step before it left. The figures
+are those of the library `tokenizers`, which also says what the file means: the parts that add are
+read as it writes them, from a tokenizer that has them alone.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from math import prod
+from typing import Any
+
+import msgspec
+import tokenizers
+
+from runtime.errors import ArtifactError
+from runtime.regexes import nests_repeats
+
+# Unicode's NFKC makes 18 characters of one (U+FDFA), byte-level tokenizers at most 5 of each.
+_MOST_GROWTH = 100
+_MOST_STEPS = 256
+# Charsmaps, the largest parts, have half a megabyte.
+_MOST_PART_BYTES = 4 << 20
+# Special tokens around a text: families have two to four.
+_MOST_SPECIAL = 256
+# Those beside the vocabulary; some families reserve thousands.
+_MOST_ADDED = 1 << 16
+_MOST_ADDED_CHARS = 1 << 20
+# Texts that are copied for each unknown word, or put before each of its characters.
+_MOST_AFFIX_CHARS = 256
+# A word of n characters is tried in n² / 2 ways; the usual figure is 100.
+_MOST_WORD_CHARS = 1000
+
+# The most characters that each makes of one, over all of Unicode; one after the other they make no
+# more than the greediest of them alone.
+_OF_UNICODE = {
+    "NFC": 3,
+    "NFD": 4,
+    "NFKC": 18,
+    "NFKD": 18,
+    "Lowercase": 2,
+    "Nmt": 1,
+    "Strip": 1,
+    "StripAccents": 1,
+}
+_BYTES_OF_ONE = 4
+# BertNormalizer puts blanks around Chinese characters, each time.
+_WITH_BLANKS = 3
+_Step = Mapping[str, Any]
+
+
+class _Added(msgspec.Struct):
+    content: str = ""
+
+
+class _Model(msgspec.Struct):
+    unk_token: str | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    max_input_chars_per_word: int | None = None
+
+
+class _File(msgspec.Struct):
+    model: _Model = msgspec.field(default_factory=_Model)
+    added_tokens: list[_Added] = []
+    normalizer: msgspec.Raw = msgspec.Raw(b"null")
+    pre_tokenizer: msgspec.Raw = msgspec.Raw(b"null")
+    post_processor: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def check_tokenizer(raw: bytes) -> None:
+    """Raise ArtifactError unless the tokenizer.json in `raw` bounds what it makes of a text, and
+    what the library raises for one that it cannot read."""
+    file = msgspec.json.decode(raw, type=_File)
+    for name in ("normalizer", "pre_tokenizer", "post_processor"):
+        _refuse(len(memoryview(getattr(file, name))), _MOST_PART_BYTES, f"bytes of {name}")
+    _check_added(file.added_tokens)
+    _check_model(file.model)
+    parts = _without_vocabulary(file)
+    normalizers = _steps(parts.normalizer, "normalizers")
+    pre_tokenizers = _steps(parts.pre_tokenizer, "pretokenizers")
+    processors = _steps(parts.post_processor, "processors")
+    steps = len(normalizers) + len(pre_tokenizers) + len(processors)
+    _refuse(steps, _MOST_STEPS, "steps")
+    growth = _normalized(normalizers) * prod(map(_pre_tokenized, pre_tokenizers))
+    if growth > _MOST_GROWTH:
+        raise ArtifactError(
+            f"tokenizer.json makes up to {growth:.3g} characters of one (normalizer and "
+            f"pre_tokenizer together), wanted {_MOST_GROWTH} at most; use the tokenizer that the "
+            "model was trained with"
+        )
+    for step in (*normalizers, *pre_tokenizers):
+        _check_pattern(step)
+    _refuse(sum(map(_special_tokens, processors)), _MOST_SPECIAL, "special tokens around a text")
+
+
+def _without_vocabulary(file: _File) -> tokenizers.Tokenizer:
+    """The tokenizer's parts alone. With its tokens the library would already normalise those."""
+    parts = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": file.normalizer,
+        "pre_tokenizer": file.pre_tokenizer,
+        "post_processor": file.post_processor,
+        "model": {"type": "WordLevel", "vocab": {}, "unk_token": ""},
+    }
+    return tokenizers.Tokenizer.from_buffer(msgspec.json.encode(parts))
+
+
+def _refuse(found: int, most: int, what: str) -> None:
+    if found > most:
+        raise ArtifactError(
+            f"tokenizer.json has {found} {what}, wanted {most} at most; use the tokenizer that the "
+            "model was trained with"
+        )
+
+
+def _check_added(tokens: list[_Added]) -> None:
+    _refuse(len(tokens), _MOST_ADDED, "added_tokens")
+    characters = sum(len(token.content) for token in tokens)
+    _refuse(characters, _MOST_ADDED_CHARS, "characters of added_tokens")
+
+
+def _check_model(model: _Model) -> None:
+    for name in ("unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
+        _refuse(len(getattr(model, name) or ""), _MOST_AFFIX_CHARS, f"characters of {name}")
+    found = model.max_input_chars_per_word or 0
+    _refuse(found, _MOST_WORD_CHARS, "as max_input_chars_per_word")
+
+
+def _steps(part: Any, inside: str) -> list[_Step]:
+    """A normalizer, pre_tokenizer or post_processor as its steps in order, without sequences."""
+    if part is None:
+        return []
+    return list(_flat(msgspec.json.decode(part.__getstate__()), inside))
+
+
+def _flat(step: _Step, inside: str) -> Iterator[_Step]:
+    if step["type"] != "Sequence":
+        yield step
+        return
+    for one in step[inside]:
+        yield from _flat(one, inside)
+
+
+def _normalized(steps: Sequence[_Step]) -> float:
+    """The most characters that normalizers make of one, one after the other."""
+    growth = 1.0
+    for of_unicode, run in groupby(steps, lambda step: step["type"] in _OF_UNICODE):
+        if of_unicode:
+            growth *= max(_OF_UNICODE[step["type"]] for step in run)
+        else:
+            growth *= prod(map(_rewritten, run))
+    return growth
+
+
+def _rewritten(step: _Step) -> float:
+    """The most characters that a normalizer makes of one where its file says what."""
+    kind = step["type"]
+    if kind == "Prepend":  # once for each text between added tokens
+        return 1 + len(step["prepend"])
+    if kind == "Precompiled":
+        return _longest(str(step["precompiled_charsmap"]))
+    if kind == "BertNormalizer":
+        return _WITH_BLANKS
+    if kind == "ByteLevel":
+        return _BYTES_OF_ONE
+    content, literal = len(step["content"]), step["pattern"].get("String")
+    # A regex, like an empty text, may be found before each character and at the end.
+    return max(1.0, content / len(literal)) if literal else 1.0 + content
+
+
+def _pre_tokenized(step: _Step) -> float:
+    """The most characters that a pre_tokenizer makes of one."""
+    if step["type"] == "ByteLevel":
+        return _BYTES_OF_ONE + bool(step["add_prefix_space"])
+    return 2 if step["type"] == "Metaspace" else 1
+
+
+def _longest(charsmap: str) -> int:
+    """The longest replacement of a charsmap: behind a table, whose size in bytes is the first
+    number, they stand with a zero after each (sentencepiece, normalizer.cc)."""
+    found = base64.b64decode(charsmap)
+    texts = found[4 + int.from_bytes(found[:4], "little") :].split(b"\0")
+    return max(1, *(len(text.decode(errors="replace")) for text in texts))
+
+
+def _check_pattern(step: _Step) -> None:
+    pattern = step.get("pattern")
+    regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
+    if regex and nests_repeats(regex):
+        raise ArtifactError(
+            f"tokenizer.json has the pattern {regex[:80]!r}, in which a repeated group repeats "
+            "something: it could take for ever on a short text; use the tokenizer that the model "
+            "was trained with"
+        )
+
+
+def _special_tokens(step: _Step) -> int:
+    """How many special tokens a post_processor adds to a pair."""
+    if step["type"] != "TemplateProcessing":
+        return 0 if step["type"] == "ByteLevel" else 4
+    added = {name: len(token["ids"]) for name, token in step["special_tokens"].items()}
+    counts = []
+    for pieces in (step["single"], step["pair"]):
+        names = [piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece]
+        texts = [piece["Sequence"]["id"] for piece in pieces if "Sequence" in piece]
+        _refuse(len(texts) - len(set(texts)), 0, "repetitions of a text in its post_processor")
+        counts.append(sum(added[name] for name in names))
+    return max(counts)
