@@ -12,11 +12,13 @@ import msgspec
 
 from benchmarks import machine, report
 from benchmarks.environments import ROOT, PeerMissing, interpreter, pinned
+from benchmarks.folder import REPORT_FILE, RESULTS_FILE, results_folder
 from benchmarks.models import MODELS
 from benchmarks.progress import say
 from benchmarks.results import CandidateFacts, Results
 from benchmarks.roster import BY_NAME, CANDIDATES, Candidate
 from benchmarks.scenarios import MAIN, QUICK, SCENARIOS, SHARED, SMALL_MODELS, Bench, Sizes
+from runtime.outputs import write_whole
 from runtime.telemetry import disable_telemetry
 
 _TERMINATED = 143
@@ -38,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine=machine.describe(),
         candidates={candidate.name: _facts(candidate) for candidate in chosen},
     )
-    wish.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(
         candidates=chosen,
         scenarios=scenarios,
@@ -47,10 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         save=lambda: _save(results, wish.out),
         deadline=time.monotonic() + 60 * wish.minutes,
     )
-    for name in _models(scenarios, quick=wish.quick):
-        bench.run_model(MODELS[name])
-    _save(results, wish.out)
-    _plot(wish.out)
+    with results_folder(wish.out):
+        for name in _models(scenarios, quick=wish.quick):
+            bench.run_model(MODELS[name])
+        _save(results, wish.out)
+        _plot(wish.out)
     say(f"written: {wish.out}")
     measured = any(one.samples for point in results.points for one in point.measured.values())
     return 0 if measured else 1
@@ -129,8 +131,8 @@ def _commit() -> str:
 def _save(results: Results, folder: Path) -> None:
     """After every scenario, so that a run that is cut short keeps what it found."""
     content = msgspec.json.format(msgspec.json.encode(results), indent=1)
-    (folder / "results.json").write_bytes(content)
-    (folder / "report.md").write_text(report.markdown(results))
+    write_whole(folder / RESULTS_FILE, content)
+    write_whole(folder / REPORT_FILE, report.markdown(results).encode())
 
 
 def _plot(folder: Path) -> None:

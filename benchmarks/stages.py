@@ -25,6 +25,7 @@ from benchmarks.progress import say, stage
 from checks.serving import served
 from exporter.library_texts import mixed_group
 from runtime.manifest import Manifest, read_manifest
+from runtime.outputs import write_whole
 
 RESULTS = Path(__file__).with_name("results")
 _MANY_CLIENTS = 16
@@ -75,9 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with stage(f"{load.clients} clients with {load.texts} texts a request"):
                 measure(load, address, manifest, wish.seconds)
     name = f"profile-{wish.artifact.resolve().name}"
-    wish.out.mkdir(parents=True, exist_ok=True)
     table = markdown(manifest, loads)
-    (wish.out / f"{name}.md").write_text(table)
+    write_whole(wish.out / f"{name}.md", table.encode())
     say(f"\n{table}")
     _draw(wish.out / f"{name}.json", manifest, loads)
 
@@ -219,7 +219,7 @@ def _draw(file: Path, manifest: Manifest, loads: Sequence[Load]) -> None:
         "web": WEB,
         "loads": [{"title": _title(load), "stages_ms": load.stages_ms} for load in loads],
     }
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(file, json.dumps(content, indent=1).encode() + b"\n")
     try:
         python = interpreter("plots")
     except PeerMissing as missing:

@@ -9,6 +9,7 @@ model's nDCG@10 is not above the base's. What was measured once stands in LOG.md
 """
 
 import sys
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from recipe.generation.record import (
     QaPair,
     Record,
 )
+from runtime.outputs import refuse_inputs
 
 CONFIG = Path(__file__).with_suffix(".toml")
 _BEST = 10.0
@@ -43,8 +45,10 @@ def main() -> None:
     pairs, folder = map(Path, sys.argv[1:])
     if not pairs.is_file():
         sys.exit(f"found no file {pairs}; name PubMedQA's pairs: make check-pubmedqa PAIRS=FILE")
+    refuse_inputs(folder, pairs)
     decoder = msgspec.json.Decoder(_Pair)
-    records = [_record(decoder.decode(line)) for line in pairs.read_bytes().splitlines()]
+    content = pairs.read_bytes().removeprefix(BOM_UTF8)
+    records = [_record(decoder.decode(line)) for line in content.splitlines()]
     lines = [msgspec.json.encode(record) + b"\n" for record in records]
     write_whole(folder / "records.jsonl", b"".join(lines))
     checkpoints = f"{folder}/finetune/checkpoints"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,20 @@ from embedded import bpe, card, groups, initial, measure, teacher, texts, train,
 from embedded.model import SHAPE, Embedder, Ranker, save
 from embedded.stages import Stages
 from embedded.texts import Passage
+from runtime.errors import OutputRefused
+from runtime.outputs import replaced
 from runtime.telemetry import disable_telemetry
 
 POOL, QUERIES_PER_PASSAGE, SHORT_POOL = 16_000, 2, 12_000
 TOKENIZER_PASSAGES, LSA_PASSAGES = 40_000, 60_000
+_FILES = {
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 
 
 def _vectors(material: groups.Material) -> tuple[np.ndarray, np.ndarray]:
@@ -54,22 +63,18 @@ def _second(
     return train.train(ranker, train.SECOND, source, short).state_dict()
 
 
-def _write(folder: Path, tokenizer: Tokenizer, model: Ranker | Embedder) -> None:
-    """Write the checkpoint into a new folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    save(model, folder)
-    bpe.save(tokenizer, folder, SHAPE["max_position_embeddings"])
+def _write(place: Path, tokenizer: Tokenizer, model: Ranker | Embedder, text: str) -> None:
+    """Let the checkpoint with its card be at `place`, whole."""
+    with replaced(place, "embedded", _refuse_foreign) as new:
+        save(model, new)
+        bpe.save(tokenizer, new, SHAPE["max_position_embeddings"])
+        (new / "README.md").write_text(text, encoding="utf-8")
 
 
-def _replace(new: Path, place: Path) -> None:
-    """Move the finished folder into place; there is never a half-written one."""
-    old = place.with_name(place.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
+def _refuse_foreign(place: Path) -> None:
+    """Raise OutputRefused unless `place` is absent, or what this wrote and nothing more."""
+    if place.exists() and {path.name for path in place.iterdir()} != _FILES:
+        raise OutputRefused(f"{place} holds other files than a checkpoint's; name another --out")
 
 
 def main() -> None:
@@ -132,8 +137,6 @@ def _make_ranker(stages: Stages, shared: _Shared, chosen: argparse.Namespace) ->
 
     ranker = Ranker().eval()
     ranker.load_state_dict(weights)
-    new = chosen.out / "rank.new"
-    _write(new, tokenizer, ranker)
     figures = _measured(
         stages, "measure", chosen.beir, lambda: measure.rerank(chosen.beir, ranker, tokenizer)
     )
@@ -144,8 +147,7 @@ def _make_ranker(stages: Stages, shared: _Shared, chosen: argparse.Namespace) ->
         figures=figures,
         examples=examples,
     )
-    (new / "README.md").write_text(text, encoding="utf-8")
-    _replace(new, chosen.out / "rank")
+    _write(chosen.out / "rank", tokenizer, ranker, text)
     print(figures, *examples, sep="\n")
 
 
@@ -162,8 +164,6 @@ def _make_embedder(stages: Stages, shared: _Shared, chosen: argparse.Namespace) 
 
     embedder = Embedder().eval()
     embedder.load_state_dict(weights)
-    new = chosen.out / "embed.new"
-    _write(new, tokenizer, embedder)
     figures = _measured(
         stages,
         "measure embedder",
@@ -175,8 +175,7 @@ def _make_embedder(stages: Stages, shared: _Shared, chosen: argparse.Namespace) 
         longest=train_embedder.WHOLE.lengths[-1][1],
         figures=figures,
     )
-    (new / "README.md").write_text(text, encoding="utf-8")
-    _replace(new, chosen.out / "embed")
+    _write(chosen.out / "embed", tokenizer, embedder, text)
     print(figures)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from runtime.outputs import write_json, write_whole
+
 Result = TypeVar("Result")
 
 
@@ -38,10 +40,7 @@ class Stages:
         began = time.monotonic()
         result = make()
         took = round(time.monotonic() - began, 1)
-        half = file.with_suffix(".half")
-        half.write_bytes(pickle.dumps(result))
-        half.rename(file)
-        times = json.dumps(self.seconds() | {name: took}, indent=2)
-        (self.folder / "seconds.json").write_text(times, encoding="utf-8")
+        write_whole(file, pickle.dumps(result))
+        write_json(self.folder / "seconds.json", self.seconds() | {name: took})
         print(f"{name}: {took} s", flush=True)
         return result

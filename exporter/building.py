@@ -31,6 +31,7 @@ from runtime.manifest import (
     read_manifest,
 )
 from runtime.opening import open_model
+from runtime.outputs import file_place, refuse_inputs
 from runtime.profile import TargetProfile, load_target_profile
 from runtime.text import load_tokenizer
 
@@ -58,6 +59,8 @@ def build(
     _refuse(manifest, target)
     machine = this_machine(target)
     refuse_foreign(out)
+    if timing_cache is not None:
+        refuse_inputs(file_place(timing_cache), directory, out)
     with stage("check hashes"):
         check_files(directory, manifest)
     require_passed(read_report(directory))

@@ -3,21 +3,22 @@
     ExportError
     ├── CheckpointRefused    the checkpoint cannot be exported faithfully, or cannot be read
     ├── WrongDirection       the loaded model reads in another direction than its config says
-    ├── OutputRefused        --out names something that must not be replaced
     ├── ReportRefused        parity.json is unreadable or of another schema
     ├── ManifestWrong        manifest.json claims something that is not so
     ├── QuantizationFailed   the graph could not be made coarser
     ├── PlanFailed           TensorRT cannot compile the graph
     ├── RepositoryRefused    the artifact has not what a Triton platform needs
     ├── NothingFits          no CPU target can be proven on this machine
-    ├── TuningFailed         the best shape of batches could not be stored
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
 
+OutputRefused, for an --out that must not be replaced, is the runtime's.
 Messages say what was found, what was wanted and what to do next. Unlike the runtime's they may
 show texts: the only ones an exporter sees are its own.
 """
 
 from pathlib import Path
+
+from runtime.errors import OutputRefused as OutputRefused
 
 
 class ExportError(Exception):
@@ -30,10 +31,6 @@ class CheckpointRefused(ExportError):
 
 class WrongDirection(ExportError):
     """The probe found a causal model where a bidirectional one was wanted, or the reverse."""
-
-
-class OutputRefused(ExportError):
-    """The output directory holds something that no export wrote."""
 
 
 class ReportRefused(ExportError):
@@ -63,10 +60,6 @@ class RepositoryRefused(ExportError):
 
 class NothingFits(ExportError):
     """Every target that `--target cpu-auto` tried fell out."""
-
-
-class TuningFailed(ExportError):
-    """What was measured cannot be written beside the artifact."""
 
 
 class ParityFailed(ExportError):

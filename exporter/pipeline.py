@@ -240,7 +240,7 @@ def _refuse_coarsening(fine: Manifest, target: TargetProfile, source: Path, out:
             f"{target.precision}, wanted one in fp32 and a CPU's target in "
             f"{', '.join(_FROM_FLOATS)}; use `rerank-export export` with the checkpoint"
         )
-    if source.resolve() == out.resolve():
+    if out.exists() and out.samefile(source):
         raise OutputRefused(f"{out} is the artifact that is read; name another --out")
 
 

@@ -7,7 +7,6 @@ value has the type that the graph gives it. Needs neither PyTorch nor the packag
 serving image can build.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from exporter.errors import PlanFailed
 from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import PlanHardware
+from runtime.outputs import write_whole
 from runtime.profile import TargetProfile
 
 # The first whose parser knows RMSNormalization and RotaryEmbedding.
@@ -95,8 +95,9 @@ def compile_plan(
     """Write `plan` from the ONNX file `graph`, for every shape that `target` names.
 
     Measurements of kernels are taken from `timing_cache` and added to it; one of another GPU or
-    version is started anew. `say` hears how far the build is. Raises PlanFailed naming the node
-    that TensorRT cannot parse, or saying what it complained of.
+    version, which may be any file of the user's, is left as it is. `say` hears how far the build
+    is. Raises PlanFailed naming the node that TensorRT cannot parse, or saying what it complained
+    of.
     """
     trt = machine.trt
     log = _logger(trt)
@@ -113,7 +114,7 @@ def compile_plan(
     if target.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     _add_profiles(builder, network, config, target)
-    _use_timing_cache(config, timing_cache, say)
+    cached = timing_cache is not None and _use_timing_cache(config, timing_cache, say)
     monitor = _monitor(trt, say)
     config.progress_monitor = monitor
     serialized = builder.build_serialized_network(network, config)
@@ -122,8 +123,8 @@ def compile_plan(
     if serialized is None:
         raise PlanFailed(f"TensorRT {trt.__version__} could not build {plan.name}: {log.told()}")
     plan.write_bytes(serialized)
-    if timing_cache is not None:
-        _keep_timing_cache(config, timing_cache)
+    if timing_cache is not None and cached:
+        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
 
 
 def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
@@ -177,24 +178,24 @@ def _add_profiles(builder: Any, network: Any, config: Any, target: TargetProfile
             )
 
 
-def _use_timing_cache(config: Any, path: Path | None, say: Callable[[str], None]) -> None:
-    """Give the builder an empty cache where there is none that fits."""
-    if path is None:
-        return
-    for content in (path.read_bytes() if path.exists() else b"", b""):
-        cache = config.create_timing_cache(content)
-        if cache is not None and config.set_timing_cache(cache, False):
-            return
-        say(f"the timing cache {path} is of another GPU or version; starting a new one")
-    raise PlanFailed("TensorRT takes not even an empty timing cache; leave --timing-cache out")
+def _use_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> bool:
+    """Whether the builder took what `path` holds, so that it may be written there again; it gets an
+    empty cache where it did not."""
+    content = path.read_bytes() if path.exists() else b""
+    if _takes(config, content):
+        return True
+    say(
+        f"{path} is the timing cache of another GPU or version, or none, and is left as it is; to "
+        "keep this build's measurements, name another file"
+    )
+    if not _takes(config, b""):
+        raise PlanFailed("TensorRT takes not even an empty timing cache; leave --timing-cache out")
+    return False
 
 
-def _keep_timing_cache(config: Any, path: Path) -> None:
-    """Whole or not at all: another build may read it."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(config.get_timing_cache().serialize())
-    partial.rename(path)
+def _takes(config: Any, content: bytes) -> bool:
+    cache = config.create_timing_cache(content)
+    return cache is not None and config.set_timing_cache(cache, False)
 
 
 def _monitor(trt: Any, say: Callable[[str], None]) -> Any:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from exporter.errors import TuningFailed
 from exporter.library_texts import mixed_group
 from exporter.parity_texts import Group
 from exporter.progress import tell
@@ -19,6 +18,7 @@ from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
 from runtime.model import Model
 from runtime.opening import open_model
+from runtime.outputs import held
 from runtime.profile import load_target_profile
 from runtime.ranker import Ranker
 from runtime.tuning import TUNING_FILE, Tuning, conditions, write_tuning
@@ -69,9 +69,14 @@ def tune(directory: Path, seconds: float) -> Outcome:
     """Measure for about `seconds` and write tuning.json, or remove it where the target's own shape
     is best.
 
-    Raises TuningFailed when nothing can be written, ArtifactError or EngineError when the artifact
-    cannot be opened.
+    Raises OutputRefused where another command works in the directory or nothing can be written,
+    ArtifactError or EngineError when the artifact cannot be opened.
     """
+    with held(directory):
+        return _tune(directory, seconds)
+
+
+def _tune(directory: Path, seconds: float) -> Outcome:
     model = open_model(directory)
     try:
         target = load_target_profile(model.info.target)
@@ -158,19 +163,14 @@ def _measure(model: Model, trials: Sequence[Trial], group: Group, seconds: float
 
 def _store(directory: Path, model: Model, outcome: Outcome) -> None:
     best, default = outcome.best, outcome.trials[0]
-    try:
-        if not outcome.changed:
-            (directory / TUNING_FILE).unlink(missing_ok=True)
-            return
-        tuning = Tuning(
-            conditions=conditions(model.info),
-            token_budget=best.limits.token_budget,
-            padding_waste=best.limits.padding_waste,
-            tokens_per_s=best.median,
-            default_tokens_per_s=default.median,
-        )
-        write_tuning(directory, tuning)
-    except OSError as error:
-        raise TuningFailed(
-            f"cannot write {directory / TUNING_FILE}: {error.strerror}; make {directory} writable"
-        ) from error
+    if not outcome.changed:
+        (directory / TUNING_FILE).unlink(missing_ok=True)
+        return
+    tuning = Tuning(
+        conditions=conditions(model.info),
+        token_budget=best.limits.token_budget,
+        padding_waste=best.limits.padding_waste,
+        tokens_per_s=best.median,
+        default_tokens_per_s=default.median,
+    )
+    write_tuning(directory, tuning)

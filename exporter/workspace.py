@@ -1,22 +1,24 @@
 """A directory that appears whole or not at all.
 
-Work happens in a hidden sibling, which is renamed into place at the end. An export that is
-interrupted in any way leaves at most such a sibling; the next one clears it away. Whoever works
-in one holds a lock on it, which the kernel drops when that process ends, however it ends.
+Work happens in a folder beside it (`runtime/outputs.py`), and is renamed into place at the end. An
+export that is interrupted in any way leaves at most that folder; the next one clears it away.
 """
 
-import fcntl
 import os
-import re
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from exporter.errors import OutputRefused, ParityFailed
+from exporter.report import Parity
 from runtime.errors import ManifestError
 from runtime.manifest import MANIFEST_FILE, PARITY_FILE, read_manifest
+from runtime.outputs import is_work_folder, place_of, replaced
 from runtime.tuning import TUNING_FILE
 
 
@@ -36,41 +38,24 @@ def workspace(out: Path) -> Iterator[Path]:
     """A fresh directory that replaces `out` when the block ends well, and vanishes otherwise.
 
     After ParityFailed its parity.json is kept beside `out`, at the error's `report`. Raises
-    OutputRefused when `out` holds anything that no export wrote. A link is followed: what it
-    leads to is replaced.
+    OutputRefused when `out` holds anything that no export wrote, or another command writes it. A
+    link is followed: what it leads to is replaced.
     """
-    refuse_foreign(out)
-    out = out.resolve()
-    report = out.with_name(f"{out.name}.failed-parity.json")
-    key = secrets.token_hex(4)
-    partial = _sibling(out, "partial", key)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(out)
-        partial.mkdir()
-    except OSError as error:
-        raise OutputRefused(
-            f"cannot write beside {out}: {error.strerror}; make {out.parent} writable, or choose "
-            "another --out"
-        ) from error
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield partial
-        _publish(partial, out, _sibling(out, "old", key))
-        report.unlink(missing_ok=True)
-    except ParityFailed as error:
-        error.report = report
-        (partial / PARITY_FILE).replace(report)
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(lock)
+    place = place_of(out)
+    with replaced(out, "rerank-export", refuse_foreign) as partial:
+        try:
+            yield partial
+        except ParityFailed as error:
+            error.report = _free_report(place)
+            (partial / PARITY_FILE).replace(error.report)
+            raise
+    if _is_report(report := next(_reports(place))):
+        report.unlink()
 
 
 def refuse_foreign(out: Path) -> None:
     """Raise OutputRefused unless `out` is absent, empty, or an artifact and nothing more."""
-    out = out.resolve()
+    out = place_of(out)
     if not out.exists():
         return
     if not out.is_dir() or out.is_mount():
@@ -85,7 +70,8 @@ def refuse_foreign(out: Path) -> None:
 
 def _foreign_file(out: Path) -> str | None:
     """The first file in `out` that its manifest does not know."""
-    files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir())
+    found = (p for p in out.rglob("*") if p.is_symlink() or not p.is_dir())
+    files = sorted(p.relative_to(out).as_posix() for p in found if not is_work_folder(p.parent))
     try:
         known = {MANIFEST_FILE, TUNING_FILE, *read_manifest(out).files}
     except ManifestError:
@@ -93,54 +79,21 @@ def _foreign_file(out: Path) -> str | None:
     return next((name for name in files if name not in known), None)
 
 
-def _publish(partial: Path, out: Path, old: Path) -> None:
-    for path in (*partial.rglob("*"), partial):
-        _sync(path)
-    if out.exists():
-        out.rename(old)
+def _free_report(out: Path) -> Path:
+    """Where the report of a failure is put: in the place of an older one, or of nothing."""
+    return next(one for one in _reports(out) if not os.path.lexists(one) or _is_report(one))
+
+
+def _reports(out: Path) -> Iterator[Path]:
+    yield out.with_name(f"{out.name}.failed-parity.json")
+    for number in count(2):
+        yield out.with_name(f"{out.name}.failed-parity-{number}.json")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether an export that failed left it: somebody else's file may have the name."""
     try:
-        partial.rename(out)
-    except BaseException:
-        if old.exists():
-            old.rename(out)
-        raise
-    _sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _clear_leftovers(out: Path) -> None:
-    """Undo what exports of `out` that died left behind; those still running are left alone."""
-    leftover = re.compile(rf"\.{re.escape(out.name)}\.(partial|old)-([0-9a-f]+)")
-    for path in list(out.parent.iterdir()):
-        found = leftover.fullmatch(path.name)
-        if not found or _is_held(_sibling(out, "partial", found[2])):
-            continue
-        if found[1] == "old" and not out.exists():
-            path.rename(out)  # it died between the two renames of `_publish`
-        else:
-            shutil.rmtree(path)
-
-
-def _sibling(out: Path, kind: str, key: str) -> Path:
-    return out.with_name(f".{out.name}.{kind}-{key}")
-
-
-def _is_held(partial: Path) -> bool:
-    """Whether a living process works in `partial`."""
-    with suppress(FileNotFoundError):
-        handle = os.open(partial, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-    return False
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return found.keys() <= set(Parity.__struct_fields__)

@@ -16,7 +16,7 @@ from recipe.cluster import launch, launch_command, load_profile, task_file
 from recipe.config import DEFAULT, STAGE_NAMES, Recipe, as_yaml, config_names, load
 from recipe.errors import BadConfig, RecipeError
 from recipe.progress import tell, under
-from recipe.stage import Stage, perform, require_inputs, state
+from recipe.stage import Stage, perform, refuse_read, require_inputs, state
 from recipe.table import COMMANDS, STAGES
 from runtime.errors import ServingError
 from runtime.telemetry import disable_telemetry
@@ -161,9 +161,11 @@ def _carry_out(stages: Sequence[Stage[Any]], wish: argparse.Namespace) -> int:
         print(_preview(stages, recipe))
         return 0
     names = [stage.name for stage in stages]
+    config = [Path(wish.config)] if wish.config not in config_names() else []
     for number, stage in enumerate(stages):
         # What the last stage lacks is said before the first one has worked for an hour.
         require_inputs(stage, getattr(recipe, stage.name), names[:number])
+        refuse_read(stage, getattr(recipe, stage.name), config)
     for stage in stages:
         say = under(stage.name)
         if perform(stage, getattr(recipe, stage.name), force=wish.force, say=say):

@@ -101,7 +101,7 @@ def load_profile(name: str, start: Path) -> Profile:
     """
     file = _find(start)
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{file} cannot be read: {error}") from error
     values: dict[str, Any] = {}

@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 
 from recipe.config import EvalConfig, load
-from recipe.errors import BadConfig, Drifted
-from recipe.evaluation.column import measure_column, read_scores
+from recipe.errors import BadConfig, Drifted, OutputRefused
+from recipe.evaluation.column import SCORES_FOLDER, measure_column, read_scores
 from recipe.evaluation.drift import find_drift, write_drift
 from recipe.evaluation.results import Column, write_results
 from recipe.evaluation.scorers import is_url, open_scorer
-from recipe.evaluation.session import Session, open_session
+from recipe.evaluation.session import Session, sole_session
 from recipe.progress import Say, under
 
 ABOUT = "measure two artifacts, checkpoints or URLs over eval's candidates"
@@ -36,8 +36,8 @@ def run(wish: argparse.Namespace) -> int:
     """0 when B ranks as A does; raises Drifted (exit 1) past the tolerance, after writing."""
     settings = load(wish.config, ["eval"], wish.overrides).eval
     _refuse_unused(wish.overrides)
-    session = open_session(Path(settings.output_dir))
-    report = compare(wish.a, wish.b, session, settings, under("compare"))
+    with sole_session(Path(settings.output_dir)) as session:
+        report = compare(wish.a, wish.b, session, settings, under("compare"))
     sys.stdout.write(report.read_text(encoding="utf-8"))
     return 0
 
@@ -59,11 +59,13 @@ def _refuse_unused(overrides: Iterable[str]) -> None:
 def compare(a: str, b: str, session: Session, settings: EvalConfig, say: Say) -> Path:
     """Measure both and write compare/drift.md beside the evaluation; returns its path.
 
-    Raises BadConfig or BadInput for what cannot be measured, and Drifted once the report is on
-    disk.
+    Raises BadConfig or BadInput for what cannot be measured, OutputRefused for a folder in the way,
+    and Drifted once the report is on disk.
     """
     _refuse_key_for_two(a, b, settings)
     directory = session.directory / _FOLDER
+    if directory.exists() and not (directory / SCORES_FOLDER).is_dir():
+        raise OutputRefused(f"{directory} holds no comparison of this command; move it away")
     both = (("A", a), ("B", b))
     columns = {name: _measure(name, source, session, settings, say) for name, source in both}
     write_results(directory, columns)

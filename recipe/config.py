@@ -351,7 +351,7 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
         return {}, DEFAULT
     path = _SHIPPED / f"{name}.toml" if name in config_names() else Path(name)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(config_names())
         raise BadConfig(

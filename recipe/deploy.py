@@ -16,10 +16,18 @@ from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, OutputRefused
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import EndpointScorer
-from recipe.evaluation.session import Session, open_session, read_setting, require_no_drift
-from recipe.launchers import ENDPOINT_FILE, Endpoint, Launcher, docker, handed_over, process
+from recipe.evaluation.session import Session, read_setting, require_no_drift, sole_session
+from recipe.launchers import (
+    ENDPOINT_FILE,
+    PROCESS_FILE,
+    Endpoint,
+    Launcher,
+    docker,
+    handed_over,
+    process,
+)
 from recipe.progress import Say
-from recipe.stage import Input, Stage
+from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage
 from rerank_client import RerankClient, RerankError, nim
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
 
@@ -56,6 +64,7 @@ def _check(settings: DeployConfig) -> None:
             "asks for; run the stage export first, or set model_dir and use_onnx together"
         )
     _refuse_other_artifact(settings, directory)
+    _refuse_foreign(_home(settings))
     _refuse_second(settings)
     _launcher(settings).check()
     asks_key = settings.launcher == "docker" and settings.nim_image.startswith("nvcr.io/")
@@ -88,6 +97,18 @@ def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
             f"on {measured.identity} ({measured.source}); run the stage export again, or name "
             "that directory in model_dir"
         )
+
+
+def _refuse_foreign(home: Path) -> None:
+    """What tells of an endpoint is replaced with it, where this stage worked before."""
+    if any((home / mark).exists() for mark in (DONE_FILE, STARTED_FILE)):
+        return
+    for file in (home / ENDPOINT_FILE, home / PROCESS_FILE):
+        if file.exists():
+            raise OutputRefused(
+                f"{file} is there, but no {DONE_FILE} says what made it; move it away, or set "
+                "another output_dir"
+            )
 
 
 def _refuse_second(settings: DeployConfig) -> None:
@@ -141,7 +162,8 @@ def _run(settings: DeployConfig, say: Say) -> None:
         _smoke_test(settings, endpoint)
         say(f"ready and ranking at {endpoint.url}; to ask it: {_smoke_command(settings)}")
         if settings.eval_dir is not None:
-            _measure(settings, open_session(Path(settings.eval_dir)), endpoint, say)
+            with sole_session(Path(settings.eval_dir)) as session:
+                _measure(settings, session, endpoint, say)
         if settings.detach:
             write_json(_home(settings) / ENDPOINT_FILE, endpoint.record())
             kept = True

@@ -4,69 +4,79 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-_CHUNK_BYTES = 1 << 20
+from recipe.errors import OutputRefused
+from runtime.outputs import place_of
+from runtime.outputs import write_json as write_json
+from runtime.outputs import write_whole as write_whole
+
+Entry = TypeVar("Entry", bound=msgspec.Struct)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, and rename it there when it lies on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_whole` of `value` as indented JSON."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-
-
-class Journal:
+class Journal(Generic[Entry]):
     """One line of JSON for each finished piece of work, in the order in which they finished.
 
     A line counts once its line break is written: what a killed process left of one is cut off, so
-    that its piece is done again and none is done twice.
+    that its piece is done again and none is done twice. Each line is one of the structs `kinds`
+    (none: any value), so that what others wrote, or a disk damaged, is noticed and never cut.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *kinds: type[Entry]) -> None:
+        self.path = place_of(path)
+        wanted: tuple[Any, ...] = kinds or (Any,)
+        self._decoders: list[Any] = [msgspec.json.Decoder(kind) for kind in wanted]
+        self._begins = [f'{{"{msgspec.structs.fields(k)[0].encode_name}":'.encode() for k in kinds]
 
-    def read(self) -> list[Any]:
-        """Every whole line; a torn last one is removed from the file."""
-        if not self._path.exists():
-            return []
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self._path, len(whole))
-        return [msgspec.json.decode(line) for line in whole.splitlines()]
+    def read(self) -> list[Entry]:
+        """`entries`, all of them."""
+        return list(self.entries())
 
-    def count(self) -> int:
-        """How many whole lines there are, by a look at their ends only; cuts as `read` does."""
-        if not self._path.exists():
-            return 0
-        lines = whole = size = 0
-        with self._path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                lines += chunk.count(b"\n")
-                last = chunk.rfind(b"\n")
-                whole = size + last + 1 if last >= 0 else whole
-                size += len(chunk)
-        if whole < size:
-            os.truncate(self._path, whole)
-        return lines
+    def entries(self) -> Iterator[Entry]:
+        """Every whole line; a torn last one is removed from the file once the others are read.
+
+        Raises OutputRefused that names a line which is no entry of this journal.
+        """
+        if not self.path.exists():
+            return
+        whole = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    self._refuse_other_beginning(number, line)
+                    break
+                yield self._entry(number, line)
+                whole += len(line)
+            else:
+                return
+        os.truncate(self.path, whole)
+
+    def _entry(self, number: int, line: bytes) -> Entry:
+        for decoder in self._decoders:
+            try:
+                entry: Entry = decoder.decode(line)
+                return entry
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                reason = str(error)
+        raise self._damaged(number, reason)
+
+    def _refuse_other_beginning(self, number: int, torn: bytes) -> None:
+        if self._begins and not any(torn.startswith(one[: len(torn)]) for one in self._begins):
+            raise self._damaged(number, "a torn one would begin otherwise")
+
+    def _damaged(self, number: int, reason: str) -> OutputRefused:
+        return OutputRefused(
+            f"line {number} of {self.path} is damaged or not this command's ({reason}); move the "
+            "file away, and what it held is done again"
+        )
 
     @contextmanager
     def open(self) -> Iterator["JournalWriter"]:
         """Append to what `read` found."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab", buffering=0) as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab", buffering=0) as file:
             yield JournalWriter(file.fileno())
 
 

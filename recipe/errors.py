@@ -3,13 +3,15 @@
     RecipeError
     ├── BadConfig        a setting is unknown or wrong
     ├── BadInput         an input is missing, broken or too small; raised before expensive work
-    ├── OutputRefused    the output is finished, or was begun with other settings
     ├── Drifted          a model's quality changed past the tolerance on its way to the endpoint
     ├── StageFailed      the work itself could not be done to its end
     └── LaunchFailed     the launcher of a cluster is not here, or refused the job
 
+OutputRefused, for an output that is finished or was begun otherwise, is the runtime's.
 Messages say what was found, what was wanted and what to do next. None ever holds a key or token.
 """
+
+from runtime.errors import OutputRefused as OutputRefused
 
 
 class RecipeError(Exception):
@@ -22,10 +24,6 @@ class BadConfig(RecipeError):
 
 class BadInput(RecipeError):
     """What a stage was given cannot be worked with as it is."""
-
-
-class OutputRefused(RecipeError):
-    """Going on would overwrite or mix results."""
 
 
 class Drifted(RecipeError):

@@ -11,7 +11,7 @@ from recipe.errors import BadConfig, BadInput, OutputRefused
 from recipe.evaluate import open_artifact, refuse_other_template
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import fingerprint
-from recipe.evaluation.session import Session, open_session, require_no_drift
+from recipe.evaluation.session import Session, open_session, require_no_drift, sole_session
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
@@ -183,8 +183,8 @@ def _run(settings: ExportConfig, say: Say) -> None:
     _export(settings, out, say)
     if settings.eval_dir is None:
         return
-    session = open_session(Path(settings.eval_dir))
-    add_artifact(session, _column(settings), out, say)
+    with sole_session(Path(settings.eval_dir)) as session:
+        add_artifact(session, _column(settings), out, say)
 
 
 def add_artifact(session: Session, column: str, directory: Path, say: Say) -> None:
@@ -244,10 +244,10 @@ def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
 
     Raises OutputRefused for an artifact of anything else.
     """
-    out = Path(begun.artifact)
+    out, before = Path(begun.artifact), _read_made(_made_file(settings))
     if not (out / MANIFEST_FILE).is_file():
         return None
-    manifest, before = read_manifest(out), _read_made(_made_file(settings))
+    manifest = read_manifest(out)
     if before in (begun, msgspec.structs.replace(begun, version=manifest.version)):
         return manifest
     raise OutputRefused(
@@ -263,8 +263,13 @@ def _made_file(settings: ExportConfig) -> Path:
 def _read_made(file: Path) -> Made | None:
     try:
         return msgspec.json.decode(file.read_bytes(), type=Made)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except FileNotFoundError:
         return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise OutputRefused(
+            f"{file} is damaged or not this stage's ({error}); move it away, or begin anew with "
+            "--force"
+        ) from error
 
 
 def _outputs(settings: ExportConfig) -> Sequence[Path]:

@@ -21,6 +21,7 @@ from recipe.progress import Progress, Say
 from recipe.stage import hash_of
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from runtime.opening import open_embedder
+from runtime.outputs import working_beside
 from runtime.postprocess import Floats, InputType
 
 # Texts in one file of vectors.
@@ -61,19 +62,26 @@ def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
     Raises ExportError, ArtifactError or BadConfig.
     """
     directory = artifact_directory(wanted)
-    if not (directory / MANIFEST_FILE).is_file() and directory != Path(wanted.model):
-        from exporter.pipeline import Wish, export  # torch takes seconds to import
-
-        say(f"export the embedder {wanted.model} to {directory}")
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        # First, so that whatever kills the export leaves no artifact whose commit nobody knows.
-        name, commit = unpinned(wanted.model)
-        write_json(_commit_file(directory), {name: commit} if commit else model_commit(name))
-        export(wanted.model, directory, Wish(target=wanted.target))
-    if (directory / MANIFEST_FILE).is_file():
+    manifest = directory / MANIFEST_FILE
+    if not manifest.is_file() and directory != Path(wanted.model):
+        # Other runs, which may share the folder, wait for this one's artifact.
+        with working_beside(directory, "embedder", wait=True):
+            if not manifest.is_file():
+                _export(wanted, directory, say)
+    if manifest.is_file():
         _refuse_other_commit(wanted, directory)
         _check(wanted, read_manifest(directory))
     return directory
+
+
+def _export(wanted: FirstStage, directory: Path, say: Say) -> None:
+    from exporter.pipeline import Wish, export  # torch takes seconds to import
+
+    say(f"export the embedder {wanted.model} to {directory}")
+    # First, so that whatever kills the export leaves no artifact whose commit nobody knows.
+    name, commit = unpinned(wanted.model)
+    write_json(_commit_file(directory), {name: commit} if commit else model_commit(name))
+    export(wanted.model, directory, Wish(target=wanted.target))
 
 
 def embedder_commit(wanted: FirstStage) -> dict[str, str]:
@@ -101,7 +109,7 @@ def _exported_commit(directory: Path) -> dict[str, str] | None:
     try:
         content = _commit_file(directory).read_bytes()
         return msgspec.json.decode(content, type=dict[str, str])
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
@@ -138,7 +146,8 @@ class Embedding:
         starts = range(0, len(texts), BLOCK_TEXTS)
         blocks: list[Block] = [(texts[i : i + BLOCK_TEXTS], input_type) for i in starts]
         files = [self._file(*block) for block in blocks]
-        missing = [place for place, file in enumerate(files) if not file.exists()]
+        kept = [_kept(file) for file in files]
+        missing = [place for place, vectors in enumerate(kept) if vectors is None]
         done = len(texts) - sum(len(blocks[place][0]) for place in missing)
         progress = Progress(f"embed {input_type} texts", len(texts), self._say, done)
         computed = self._computed(blocks[place] for place in missing)
@@ -146,8 +155,9 @@ class Embedding:
             held = io.BytesIO()
             np.save(held, vectors, allow_pickle=False)
             write_whole(files[place], held.getvalue())
+            kept[place] = vectors
             progress.step(len(blocks[place][0]))
-        return np.concatenate([np.load(file, allow_pickle=False) for file in files])
+        return np.concatenate([vectors for vectors in kept if vectors is not None])
 
     def close(self) -> None:
         """Stop the engine of this process."""
@@ -171,6 +181,15 @@ class Embedding:
         facts = [self.version, input_type, *map(str, _rule(self._wanted, input_type))]
         name = hashlib.sha256(msgspec.json.encode([facts, list(texts)])).hexdigest()
         return self._cache / f"{name[:32]}.npy"
+
+
+def _kept(file: Path) -> Floats | None:
+    """The vectors of a block; None where they are not there, or damaged."""
+    try:
+        vectors: Floats = np.load(file, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return vectors
 
 
 class BlockEmbedder:

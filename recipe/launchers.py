@@ -21,7 +21,7 @@ from recipe.progress import Say
 
 ENDPOINT_FILE = "endpoint.json"
 # Which process serves; the number alone could be another one's by now.
-_PROCESS_FILE = "server.pid"
+PROCESS_FILE = "server.pid"
 _RECIPE, _OWNER = "open-rerank.recipe", "open-rerank.output"
 _NAME = "rerank"
 _LOG_LINES = 20
@@ -45,10 +45,10 @@ def handed_over(folder: Path) -> Record | None:
     """The endpoint that a run in `folder` left running; None when there is none, or it ended."""
     try:
         record = msgspec.json.decode((folder / ENDPOINT_FILE).read_bytes(), type=Record)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     if record.launcher == "process":
-        left = read_started(folder / _PROCESS_FILE)
+        left = read_started(folder / PROCESS_FILE)
         return record if left is not None and record.handle == str(left.pid) else None
     return record if shutil.which("docker") and _is_up(record.handle) else None
 
@@ -347,7 +347,7 @@ class process(Launcher):  # noqa: N801 - named as the setting's value
 
     @property
     def _process_file(self) -> Path:
-        return self._log.with_name(_PROCESS_FILE)
+        return self._log.with_name(PROCESS_FILE)
 
     def _older(self) -> Started | None:
         """A server that an earlier run of this stage started and that still runs."""

@@ -16,24 +16,21 @@ from typing import Any
 
 import msgspec
 
-from recipe.durable import Journal, write_json
+from recipe.durable import Journal
 from recipe.errors import BadInput, OutputRefused
 from recipe.progress import Progress, Say, under
 from recipe.ray_workers import map_in_order
+from recipe.score_input import Input, decoded
 from runtime.opening import open_ranker
+from runtime.outputs import file_place, refuse_inputs, whole_file, working_beside
 
 ABOUT = "score a large file of queries and passages offline"
 # Lines that one worker takes at a time, and that are lost at most when a run is killed.
 CHUNK_LINES = 32
 _SHOWN = 10
-
-
-class Asked(msgspec.Struct):
-    """One line of the input."""
-
-    query: str
-    passages: list[str]
-    id: str | int | None = None
+_PURPOSE, _HEAD, _JOURNAL = "rerank-score", "head.json", "journal.jsonl"
+_CHECK_BYTES = 8
+_ANEW = "begin anew with --force, or name another OUT.jsonl"
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,79 +104,49 @@ def score(
     force: bool,
     say: Say,
 ) -> None:
-    """Write `out`; what is finished stands in `<out>.partial` until the last line is there."""
-    partial, head_file = out.with_name(out.name + ".partial"), out.with_name(out.name + ".head")
-    if out.resolve() == source.resolve():
-        raise OutputRefused(f"{out} is the input itself; name another file for the scores")
-    if force:
-        for path in (out, partial, head_file):
-            path.unlink(missing_ok=True)
-    if out.exists():
-        raise OutputRefused(f"{out} is there; name another file, or begin anew with --force")
-    digest, lines, broken = _look_through(source)
-    _refuse_broken(source, broken, skip_broken, say)
-    with closing(open_ranker(artifact, max_tokens=max_length)) as ranker:
-        version, bound = ranker.info.version, ranker.info.max_tokens
-    head = Head(input=digest, lines=lines, version=version, max_length=bound, skipped=broken)
-    done = _done_lines(partial, head_file, head)
-    progress = Progress("lines", lines - len(broken), say, done)
-    chunks = _chunks(source, set(broken), done)
-    with Journal(partial).open() as writer:
-        for scored in map_in_order(_Scorer, (artifact, bound), chunks, workers, ray_address):
-            writer.write(*scored)
-            progress.step(len(scored))
-    partial.replace(out)
-    head_file.unlink()
-
-
-_DECODER = msgspec.json.Decoder(Asked)
-
-
-class _Scorer:
-    """One worker's ranker: some of the input's lines → as many of the output's."""
-
-    def __init__(self, artifact: Path, max_length: int) -> None:
-        self._ranker = open_ranker(artifact, max_tokens=max_length)
-
-    def __call__(self, lines: list[bytes]) -> list[dict[str, Any]]:
-        return [self._scored(_DECODER.decode(line)) for line in lines]
-
-    def _scored(self, asked: Asked) -> dict[str, Any]:
-        logits = self._ranker.rank(asked.query, asked.passages, truncate="END").logits.tolist()
-        named = {} if asked.id is None else {"id": asked.id}
-        return {**named, "scores": logits}
-
-    def close(self) -> None:
-        """Stop the engine."""
-        self._ranker.close()
-
-
-def _look_through(source: Path) -> tuple[str, int, list[int]]:
-    """sha256 of the input, its lines, and the numbers of those that cannot be scored."""
-    digest, broken, number = hashlib.sha256(), [], 0
-    try:
-        with source.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                digest.update(line)
-                if not _can_be_scored(line):
-                    broken.append(number)
-    except OSError as error:
-        raise BadInput(f"cannot read {source}: {error.strerror}") from error
-    if number == len(broken):
-        raise BadInput(
-            f"found no line that can be scored among {number} in {source}, wanted "
-            '{"query": "…", "passages": ["…"]} on each'
+    """Write `out`; what is finished waits in `.<out>.rerank-score` until the last line is there."""
+    place = file_place(out)
+    refuse_inputs(out, source, artifact)
+    with closing(Input(source)) as asked, working_beside(out, _PURPOSE) as folder:
+        refuse_inputs(folder, source)
+        if not force:
+            _refuse_present(place)
+        asked.look_through()
+        _refuse_broken(source, asked.broken, skip_broken, say)
+        with closing(open_ranker(artifact, max_tokens=max_length)) as ranker:
+            version, bound = ranker.info.version, ranker.info.max_tokens
+        head = Head(
+            input=asked.digest,
+            lines=asked.lines,
+            version=version,
+            max_length=bound,
+            skipped=asked.broken,
         )
-    return digest.hexdigest(), number, broken
+        if force:
+            _forget(folder)
+        _begin(folder, head)
+        journal = Journal(folder / _JOURNAL, _Line)
+        done = sum(1 for _ in _checked(asked, journal))
+        progress = Progress("lines", asked.scored, say, done)
+        chunks = _chunks(islice(asked.good(), done, None))
+        with journal.open() as writer:
+            for scored in map_in_order(_Scorer, (artifact, bound), chunks, workers, ray_address):
+                writer.write(*scored)
+                progress.step(len(scored))
+        if not force:
+            _refuse_present(place)  # whoever put it there did not wait
+        _publish(asked, journal, folder, place)
+        _forget(folder)
 
 
-def _can_be_scored(line: bytes) -> bool:
-    try:
-        asked = _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    texts = [asked.query, *asked.passages]
-    return len(texts) > 1 and not any(not t or t.isspace() or "\0" in t for t in texts)
+def _refuse_present(place: Path) -> None:
+    if place.exists():
+        raise OutputRefused(f"{place} is there; name another file, or begin anew with --force")
+
+
+def _forget(folder: Path) -> None:
+    for name in (_JOURNAL, _HEAD):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _refuse_broken(source: Path, broken: list[int], skip: bool, say: Say) -> None:
@@ -195,23 +162,92 @@ def _refuse_broken(source: Path, broken: list[int], skip: bool, say: Say) -> Non
     say(f"{len(broken)} broken line(s) are left out: {shown}")
 
 
-def _done_lines(partial: Path, head_file: Path, head: Head) -> int:
-    """How many of the input's good lines an earlier run has scored."""
-    if not head_file.exists():
-        partial.unlink(missing_ok=True)
-        write_json(head_file, head)
-    done = Journal(partial).count()
-    if msgspec.json.decode(head_file.read_bytes(), type=Head) != head:
+def _begin(folder: Path, head: Head) -> None:
+    """Write `head`, or find it there: what an earlier run scored is then the same."""
+    file = folder / _HEAD
+    if not file.exists():
+        _forget(folder)
+        with whole_file(folder, file) as new:
+            new.write(msgspec.json.encode(head))
+        return
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=Head)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OutputRefused(
-            f"{head_file} says that an earlier run scored other lines, or with another artifact "
-            "or length; begin anew with --force, or name another OUT.jsonl"
+            f"{file} is damaged ({error}), so nobody knows what an earlier run scored; {_ANEW}"
+        ) from error
+    if found != head:
+        raise OutputRefused(
+            f"{file} says that an earlier run scored other lines, or with another artifact or "
+            f"length; {_ANEW}"
         )
-    return done
 
 
-def _chunks(source: Path, broken: set[int], done: int) -> Iterator[list[bytes]]:
-    with source.open("rb") as file:
-        good = (line for number, line in enumerate(file, start=1) if number not in broken)
-        rest = islice(good, done, None)
-        while chunk := list(islice(rest, CHUNK_LINES)):
-            yield chunk
+def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    while chunk := list(islice(lines, CHUNK_LINES)):
+        yield chunk
+
+
+class _Scorer:
+    """One worker's ranker: some of the input's lines, by number → as many of the journal's."""
+
+    def __init__(self, artifact: Path, max_length: int) -> None:
+        self._ranker = open_ranker(artifact, max_tokens=max_length)
+
+    def __call__(self, lines: list[tuple[int, bytes]]) -> list[dict[str, Any]]:
+        return [self._scored(*line) for line in lines]
+
+    def _scored(self, number: int, line: bytes) -> dict[str, Any]:
+        asked = decoded(number, line)
+        logits = self._ranker.rank(asked.query, asked.passages, truncate="END").logits.tolist()
+        named = {} if asked.id is None else {"id": asked.id}
+        answer = {**named, "scores": logits}
+        return {"check": _check(number, line, msgspec.json.encode(answer)), "answer": answer}
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._ranker.close()
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line of the journal: an answer, and what ties it to its line of the input."""
+
+    check: str
+    answer: msgspec.Raw
+
+
+def _check(number: int, line: bytes, answer: bytes) -> str:
+    """A digest of a line, its place and its answer: another line's answer, or a damaged one, has
+    another."""
+    digest = hashlib.blake2b(b"%d %d\n" % (number, len(line)), digest_size=_CHECK_BYTES)
+    digest.update(line)
+    digest.update(answer)
+    return digest.hexdigest()
+
+
+def _checked(asked: Input, journal: Journal[_Line]) -> Iterator[bytes]:
+    """The answers in the journal, each that of its line. Raises OutputRefused."""
+    good = asked.good()
+    for count, entry in enumerate(journal.entries(), start=1):
+        number, line = next(good, (0, b""))
+        answer = bytes(entry.answer)
+        if entry.check != _check(number, line, answer):
+            raise OutputRefused(
+                f"line {count} of {journal.path} is damaged, or the answer to another line than "
+                f"now; {_ANEW}"
+            )
+        yield answer
+
+
+def _publish(asked: Input, journal: Journal[_Line], folder: Path, place: Path) -> None:
+    """Let `place` have the answers, when there is one to each line that can be scored."""
+    count = 0
+    with whole_file(folder, place) as output:
+        for answer in _checked(asked, journal):
+            output.write(answer + b"\n")
+            count += 1
+        if count != asked.scored:
+            raise OutputRefused(
+                f"{journal.path} holds {count} answers, wanted {asked.scored}: the input has "
+                f"changed meanwhile; {_ANEW}"
+            )

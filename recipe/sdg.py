@@ -50,8 +50,8 @@ def _home(settings: SdgConfig) -> Path:
 
 def _inputs(settings: SdgConfig) -> list[Input]:
     given = settings.corpus_dir
-    remote = given.startswith("hf://") or given == PYTHON_DOCS
-    return [] if remote else [Input(Path(given), "corpus", None)]
+    elsewhere = given.startswith("hf://") or given == PYTHON_DOCS or not given.strip()
+    return [] if elsewhere else [Input(Path(given), "corpus", None)]
 
 
 def _outputs(settings: SdgConfig) -> list[Path]:

@@ -4,28 +4,27 @@ A stage is one file with a `STAGE` at its end, and a row in `recipe/table.py`. I
 output lies, what it reads and which stage makes that, and does its work in `run`; `perform` does
 what is the same for all:
 
-1. lock the stage's folder (`home`), so that two runs cannot mix their output
-2. inputs exist, or BadInput names the stage that makes them
+1. inputs exist, or BadInput names the stage that makes them, and none lies where an output does
+2. lock the stage's folder (`home`), so that two runs cannot mix their output
 3. names on the hub are fixed (`pin`) at the commits that an earlier run recorded, or else at what
    they are now; `check`: everything that can be found wrong cheaply
 4. look at what lies there: finished with the same settings and inputs → nothing to do; finished,
-   or begun, with others → OutputRefused; begun with the same → go on; `force` → begin anew
+   or begun, with others → OutputRefused; begun with the same → go on; `force` → begin anew,
+   removing what the marks say was written and setting aside what else is in the way
 5. write `started.json`, call `run`, write `done.json` last; a `run` that fails before it has made
    anything has not begun
 
-Both files hold the same provenance: settings, seed, versions, and what identifies every input:
-the sha256 of a path, the commit of a name on the hub.
+Both files hold the same provenance: settings, seed, versions, outputs, and what identifies every
+input: the sha256 of a path, the commit of a name on the hub.
 `run` must be able to go on after a kill at any moment: it keeps what is finished in files that
 are whole or absent (`recipe/durable.py`), and gives the same result as one that was never stopped.
 """
 
-import fcntl
 import hashlib
 import os
 import platform
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,10 +33,12 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from recipe.clearing import clear
 from recipe.durable import write_json
 from recipe.errors import BadInput, OutputRefused
 from recipe.hub import UNKNOWN, is_commit
 from recipe.progress import Say
+from runtime.outputs import held, refuse_inputs
 
 STARTED_FILE, DONE_FILE = "started.json", "done.json"
 _SCHEMA = 1
@@ -98,7 +99,11 @@ class Stage(Generic[Settings]):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """started.json, and done.json once `finished_at` is known (both times in UTC, ISO 8601)."""
+    """started.json, and done.json once `finished_at` is known (both times in UTC, ISO 8601).
+
+    `outputs` are all that the stage has written with these marks, or will, as paths from their
+    folder; what lay there before it began is not among them.
+    """
 
     schema: int
     stage: str
@@ -108,6 +113,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     started_at: str
     finished_at: str | None = None
+    outputs: list[str] = []
 
 
 def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
@@ -116,15 +122,24 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
     Raises RecipeError; what the stage itself raises passes through.
     """
     home = stage.home(settings)
-    with _locked(home, stage.name):
-        require_inputs(stage, settings)
+    require_inputs(stage, settings)
+    refuse_read(stage, settings, [one.path for one in stage.inputs(settings)])
+    home.mkdir(parents=True, exist_ok=True)
+    busy = f"another run of {stage.name} works in {home}; wait for it, or choose another directory"
+    with held(home, busy):
+        _refuse_other_stage(stage, home)
         sources = _sources(stage, settings, {} if force else _recorded(home), say)
         pinned = stage.pin(settings, sources)
         stage.check(pinned)
+        made = {name for mark in _marks(home) for name in mark.outputs}
+        outputs = _outputs(stage, settings)
         now = _provenance(stage, settings, sources)
         if force:
-            for path in [home / DONE_FILE, home / STARTED_FILE, *stage.outputs(settings)]:
-                _remove(path)
+            for name in (DONE_FILE, STARTED_FILE):
+                (home / name).unlink(missing_ok=True)
+            clear(outputs, made, say)
+        made |= {name for path, name in outputs.items() if not path.exists()}
+        now = msgspec.structs.replace(now, outputs=sorted(made))
         began = _standing(stage, settings, now)
         if began is None:
             say(f"finished before ({home / DONE_FILE}); --force does it again")
@@ -155,6 +170,13 @@ def require_inputs(
             )
             here = "" if wanted.path.is_absolute() else f" in {Path.cwd()}"
             raise BadInput(f"found no {wanted.what} at {wanted.path}{here}; {maker}")
+
+
+def refuse_read(stage: Stage[Any], settings: Any, read: Sequence[Path]) -> None:
+    """Raise OutputRefused where the stage would write what is `read`, or into it."""
+    home = stage.home(settings)
+    for path in (home / DONE_FILE, home / STARTED_FILE, *stage.outputs(settings)):
+        refuse_inputs(path, *read)
 
 
 def state(stage: Stage[Any], settings: Any) -> str:
@@ -202,11 +224,12 @@ def _standing(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance |
                 "directory, or begin anew with --force, which removes what is there"
             )
         return now if changed else msgspec.structs.replace(now, started_at=begun.started_at)
-    foreign = next((path for path in stage.outputs(settings) if path.exists()), None)
-    if foreign is not None and stage.again == "never":
+    outputs = _outputs(stage, settings).items()
+    foreign = next((path for path, name in outputs if name not in now.outputs), None)
+    if foreign is not None and stage.again != "mend":  # which looks itself
         raise OutputRefused(
             f"{foreign} is there, but no {DONE_FILE} says what made it; move it away, or begin "
-            "anew with --force, which removes it"
+            "anew with --force, which gives it another name"
         )
     return now
 
@@ -297,28 +320,28 @@ def _feed(digest: Any, path: Path) -> None:
             digest.update(chunk)
 
 
-@contextmanager
-def _locked(home: Path, name: str) -> Iterator[None]:
-    """Hold `home` for this process; the kernel lets it go when that ends, however it ends."""
-    home.mkdir(parents=True, exist_ok=True)
-    handle = os.open(home, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+def _refuse_other_stage(stage: Stage[Any], home: Path) -> None:
+    for mark in _marks(home):
+        if mark.stage != stage.name:
             raise OutputRefused(
-                f"another run of {name} works in {home}; wait for it, or choose another directory"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
+                f"{home} holds what the stage {mark.stage} made; choose another directory for "
+                f"{stage.name}"
+            )
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _marks(home: Path) -> list[Provenance]:
+    """Those in `home` that can be read."""
+    found = []
+    for name in (DONE_FILE, STARTED_FILE):
+        with suppress(OutputRefused):
+            found += [read_mark(home / name)]
+    return [mark for mark in found if mark is not None]
+
+
+def _outputs(stage: Stage[Any], settings: Any) -> dict[Path, str]:
+    """Each with its path from `home`."""
+    home = stage.home(settings)
+    return {path: os.path.relpath(path, home) for path in stage.outputs(settings)}
 
 
 def _now() -> str:

@@ -23,6 +23,7 @@
     │   ├── ManifestError        manifest.json is unreadable or of another schema
     │   ├── FileChanged          a file's sha256 is not the manifest's
     │   └── GoldenMismatch       the engine or tokenizer no longer gives the recorded ids or scores
+    ├── OutputRefused            a file or directory must not be written, replaced or removed
     └── EngineError              the engine failed
         ├── EngineUnavailable    the asked-for engine or hardware is not here
         ├── EngineLost           the thread that calls the engine has ended
@@ -191,6 +192,10 @@ class FileChanged(ArtifactError):
 
 class GoldenMismatch(ArtifactError):
     """Recorded token ids or scores are not reproduced."""
+
+
+class OutputRefused(ServingError):
+    """Going on would overwrite what is read, mix results, or touch what somebody else wrote."""
 
 
 class EngineError(ServingError):

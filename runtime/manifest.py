@@ -4,7 +4,6 @@ A directory is a finished artifact exactly when this file is in it and agrees wi
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,7 @@ from runtime.model_files import (
     open_file,
     read_file,
 )
+from runtime.outputs import write_json
 from runtime.postprocess import Activation, InputType
 from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_profile
 
@@ -261,13 +261,7 @@ def proven_engines(directory: Path) -> list[str]:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write manifest.json, readable by people, so that it is there whole or not at all."""
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    partial = directory / (MANIFEST_FILE + ".partial")
-    with partial.open("wb") as file:
-        file.write(text + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(directory / MANIFEST_FILE)
+    write_json(directory / MANIFEST_FILE, manifest)
 
 
 def hash_file(path: Path, most_bytes: int = LARGEST_BYTES) -> str:

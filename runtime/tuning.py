@@ -17,6 +17,7 @@ from runtime.batch import BatchLimits
 from runtime.errors import ArtifactError
 from runtime.model import ModelInfo
 from runtime.model_files import JSON_BYTES, is_there, read_file
+from runtime.outputs import write_json
 
 SCHEMA = 1
 TUNING_FILE = "tuning.json"
@@ -102,6 +103,4 @@ def read_tuning(directory: Path) -> Tuning | None:
 
 def write_tuning(directory: Path, tuning: Tuning) -> None:
     """Write tuning.json, readable by people, so that it is there whole or not at all."""
-    partial = directory / f"{TUNING_FILE}.partial"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(tuning), indent=2) + b"\n")
-    partial.rename(directory / TUNING_FILE)
+    write_json(directory / TUNING_FILE, tuning)

@@ -46,7 +46,9 @@ artifact="$cache/plans/$(sha256sum "$model/manifest.json" | cut -c1-12)-$RERANK_
 if [ ! -f "$artifact/manifest.json" ]; then
     echo "start: building a plan for $RERANK_BUILD_TARGET, which takes minutes" >&2
     # Beside the shell, which hears signals only between commands that it waits for in front.
-    rerank-export build "$model" --target "$RERANK_BUILD_TARGET" --out "$artifact" \
+    # Containers that share the cache wait for the one that builds, and have its plan.
+    flock --no-fork "$cache/plans/.lock" sh -c '[ -f "$0/manifest.json" ] || exec "$@"' "$artifact" \
+        rerank-export build "$model" --target "$RERANK_BUILD_TARGET" --out "$artifact" \
         --timing-cache "$cache/plans/$machine.timing" &
     trap 'kill "$!" || :; wait "$!" || :; exit 0' TERM INT
     wait "$!"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from runtime.outputs import write_whole
 from server.settings import environment_table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -16,4 +17,4 @@ def renewed(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text()))
+    write_whole(README, renewed(README.read_text("utf-8")).encode())

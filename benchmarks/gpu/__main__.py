@@ -19,6 +19,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from benchmarks.folder import REPORT_FILE, RESULTS_FILE, results_folder
 from benchmarks.gpu.candidates import (
     Candidate,
     CannotRun,
@@ -37,6 +38,7 @@ from checks.gpu.models import CONFIGS, Exported, adapted, export
 from checks.gpu.plans import build_plan
 from runtime.errors import EngineUnavailable
 from runtime.gpu import find_gpu
+from runtime.outputs import write_whole
 from runtime.telemetry import disable_telemetry
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
@@ -94,20 +96,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def save() -> str:
         """After every turn, so that a run that is cut short keeps what it found."""
         text = report(facts, loads, found, ceilings, config)
-        wish.out.mkdir(parents=True, exist_ok=True)
-        (wish.out / "report.md").write_text(text, encoding="utf-8")
         content = {"machine": facts, "ceilings": ceilings, "measured": [asdict(m) for m in found]}
-        (wish.out / "results.json").write_text(json.dumps(content, indent=1))
+        write_whole(wish.out / RESULTS_FILE, json.dumps(content, indent=1).encode())
+        write_whole(wish.out / REPORT_FILE, text.encode())
         return text
 
-    with tempfile.TemporaryDirectory() as work:
+    with results_folder(wish.out), tempfile.TemporaryDirectory() as work:
         candidates = _candidates(wish.model, wish.device, sizes, Path(work))
         wanted = {load.name: wanted_logits(wish.model, load.rows, wish.device) for load in loads}
         for turn in range(sizes.turns):
             for candidate in candidates if turn % 2 == 0 else reversed(candidates):
                 _take_turn(candidate, loads, wanted, sizes, found)
                 save()
-    sys.stdout.write(save())
+        sys.stdout.write(save())
     return 0 if any(m.seconds for m in found) else 1
 
 

@@ -6,7 +6,6 @@ the code that proved it; `onnxruntime` and `tensorrt` hand the graph or plan to 
 backends.
 """
 
-import shutil
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,11 +17,14 @@ from exporter.errors import OutputRefused, RepositoryRefused
 from exporter.workspace import link_or_copy
 from runtime.engines.triton import MODEL_NAME
 from runtime.manifest import Manifest, check_files, read_manifest
+from runtime.outputs import file_place, refuse_inputs, replaced, write_whole
 
 Platform = Literal["python", "onnxruntime", "tensorrt"]
 
 CONFIG_FILE = "config.pbtxt"
 START_FILE = "start.sh"
+# The first line of the configuration: the model may be replaced.
+_WRITTEN = "# Written by rerank-export triton, which replaces the whole directory.\n"
 MAX_BATCH_SIZE = 64
 # As the NIM: how long Triton waits for requests to join a batch.
 _QUEUE_DELAY_US = 100
@@ -58,31 +60,51 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
     """Write the model into the repository `out` and return the model's directory.
 
     Files of the artifact are linked where the file system can. Raises RepositoryRefused for an
-    artifact that has not what the platform needs, OutputRefused for a directory in the way that
-    is no model of Triton's, and what reading and checking the manifest raises.
+    artifact that has not what the platform needs, OutputRefused for what is in the way and was not
+    written by this command, and what reading and checking the manifest raises.
     """
     manifest = read_manifest(artifact)
     check_files(artifact, manifest)
     if manifest.kind != "rank":
         raise RepositoryRefused("found an embedder, wanted a reranker; rerank-serve serves it")
-    model = out / MODEL_NAME
-    if model.exists() and not (model / CONFIG_FILE).is_file():
-        raise OutputRefused(f"{model} is no model of Triton's; move it away")
+    model, start = out / MODEL_NAME, out / START_FILE
+    refuse_inputs(model, artifact)
+    script = resources.files("exporter.triton").joinpath(START_FILE).read_bytes()
+    _refuse_other_start(start, script)
     config = _python_config(manifest) if platform == "python" else _graph_config(artifact, platform)
-    shutil.rmtree(model, ignore_errors=True)
-    version = model / "1"
-    if platform == "python":
-        _link(artifact, version / "artifact", [*manifest.files, "manifest.json"])
-        code = resources.files("exporter.triton").joinpath("model.py").read_bytes()
-        (version / "model.py").write_bytes(code)
-    else:
-        stem = _GRAPH_FILES[platform][1]
-        _link(artifact, version, [name for name in manifest.files if name.startswith(stem)])
-    start = out / START_FILE
-    start.write_bytes(resources.files("exporter.triton").joinpath(START_FILE).read_bytes())
+    with replaced(model, "rerank-triton", _refuse_foreign) as new:
+        version = new / "1"
+        if platform == "python":
+            _link(artifact, version / "artifact", [*manifest.files, "manifest.json"])
+            code = resources.files("exporter.triton").joinpath("model.py").read_bytes()
+            (version / "model.py").write_bytes(code)
+        else:
+            stem = _GRAPH_FILES[platform][1]
+            _link(artifact, version, [name for name in manifest.files if name.startswith(stem)])
+        (new / CONFIG_FILE).write_text(_WRITTEN + config)
+    write_whole(start, script)
     start.chmod(0o755)
-    (model / CONFIG_FILE).write_text(config)  # last: Triton takes what has one for a model
     return model
+
+
+def _refuse_foreign(model: Path) -> None:
+    """Raise OutputRefused unless `model` is absent, or what this command wrote and nothing more."""
+    if not model.exists():
+        return
+    names = {path.name for path in model.iterdir()} if model.is_dir() else set()
+    if names != {"1", CONFIG_FILE} or not _begins(model / CONFIG_FILE, _WRITTEN.encode()):
+        raise OutputRefused(f"{model} is not as this command writes a model; move it away")
+
+
+def _refuse_other_start(start: Path, script: bytes) -> None:
+    """That of another version begins with the same two lines."""
+    if start.exists() and not _begins(start, b"".join(script.splitlines(keepends=True)[:2])):
+        raise OutputRefused(f"{start} is not the one that this command writes; move it away")
+
+
+def _begins(file: Path, head: bytes) -> bool:
+    with file_place(file).open("rb") as content:
+        return content.read(len(head)) == head
 
 
 def _python_config(manifest: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ def digest_of(folder: Path) -> str:
 def _rows(file: Path, kind: type[_Row]) -> list[_Row]:
     decoder = msgspec.json.Decoder(kind)
     rows: list[_Row] = []
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+    content = file.read_bytes().removeprefix(BOM_UTF8)
+    for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         try:

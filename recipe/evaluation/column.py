@@ -14,7 +14,7 @@ from recipe.evaluation.results import Basis, Column
 from recipe.evaluation.scorers import Scorer
 from recipe.progress import Progress, Say
 
-_SCORES_FOLDER = "scores"
+SCORES_FOLDER = "scores"
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -45,15 +45,15 @@ def measure_column(
 
     Scores are appended to scores/<name>.jsonl query by query; an interrupted run goes on there.
     """
-    file = directory / _SCORES_FOLDER / f"{name}.jsonl"
-    journal = Journal(file)
-    head = msgspec.to_builtins(_Head(scorer.identity, basis))
+    file = directory / SCORES_FOLDER / f"{name}.jsonl"
+    journal = _journal(file)
+    head = _Head(scorer.identity, basis)
     kept = journal.read()
     # Nobody knows whether an endpoint still serves the model that it served then.
     if not kept or kept[0] != head or not scorer.identity:
         file.unlink(missing_ok=True)
         kept = []
-    done = {row["query"] for row in kept[1:]}
+    done = {row.query for row in kept if isinstance(row, _Row)}
     progress = Progress(f"{name}, queries", len(candidates.found), say, len(done))
     with journal.open() as output:
         if not kept:
@@ -69,14 +69,19 @@ def measure_column(
     return Column(**metrics, source=scorer.source, identity=scorer.identity, basis=basis)
 
 
+def _journal(file: Path) -> Journal[_Head | _Row]:
+    return Journal(file, _Row, _Head)
+
+
 def read_scores(directory: Path, name: str, candidates: Candidates) -> dict[str, dict[str, float]]:
     """Of each query, the logit of each candidate by id, as the column `name` gave them.
 
-    Raises BadInput when scores of some query are not there.
+    Raises BadInput when scores of some query are not there, OutputRefused for a damaged file.
     """
-    file = directory / _SCORES_FOLDER / f"{name}.jsonl"
-    rows = [msgspec.convert(line, _Row) for line in Journal(file).read()[1:]]
-    if {row.query for row in rows} != set(candidates.found):
+    file = directory / SCORES_FOLDER / f"{name}.jsonl"
+    rows = [row for row in _journal(file).read() if isinstance(row, _Row)]
+    counts = {query: len(found) for query, found in candidates.found.items()}
+    if {row.query: len(row.logits) for row in rows} != counts:
         raise BadInput(
             f"{file} holds the scores of {len(rows)} of {len(candidates.found)} queries; run the "
             f"stage that measures the column {name} again"

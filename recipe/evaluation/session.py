@@ -5,6 +5,8 @@
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -26,6 +28,7 @@ from recipe.evaluation.results import (
 )
 from recipe.evaluation.scorers import Scorer
 from recipe.progress import Say
+from runtime.outputs import held
 
 SETTING_FILE = "setting.json"
 _HASH_DIGITS = 16
@@ -157,6 +160,13 @@ def open_session(directory: Path) -> Session:
             "eval again with --force"
         )
     return Session(directory, setting, collection, candidates)
+
+
+@contextmanager
+def sole_session(directory: Path) -> Iterator[Session]:
+    """`open_session`, for the one that adds to it. Raises OutputRefused where another one does."""
+    with held(directory) if directory.is_dir() else nullcontext():
+        yield open_session(directory)
 
 
 def read_setting(directory: Path) -> Setting | None:

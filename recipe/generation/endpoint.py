@@ -49,6 +49,13 @@ class Usage(msgspec.Struct):
     completion_tokens: int = 0
 
 
+class _Answer(msgspec.Struct, frozen=True):
+    """A line of the journal: the body of an answer, under the hash of its request."""
+
+    key: str
+    body: Any
+
+
 class Endpoint:
     """Asks `base_url`; safe to use from several threads."""
 
@@ -71,8 +78,8 @@ class Endpoint:
         self._not_before = 0.0
         self.usage = Usage()
         self._counted: set[str] = set()
-        held = Journal(journal)
-        self._known: dict[str, Any] = {entry["key"]: entry["body"] for entry in held.read()}
+        held = Journal(journal, _Answer)
+        self._known: dict[str, Any] = {entry.key: entry.body for entry in held.read()}
         self._journal = held.open()
         self._client = httpx.Client(
             timeout=timeout_s,
@@ -163,7 +170,7 @@ class Endpoint:
     def _keep(self, name: str, body: Any) -> None:
         with self._lock:
             if name not in self._known:
-                self._writer.write({"key": name, "body": body})
+                self._writer.write(_Answer(name, body))
                 self._known[name] = body
 
     def _count(self, name: str) -> None:

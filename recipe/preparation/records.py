@@ -1,5 +1,6 @@
 """Reading what sdg wrote, line by line."""
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def read_records(file: Path, *, skip_broken: bool, say: Say) -> list[Record]:
     decoder = msgspec.json.Decoder(Record)
     records, broken = [], list[str]()
     uneven = 0
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+    content = file.read_bytes().removeprefix(BOM_UTF8)
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -6,6 +6,7 @@ to a folder with parquet files of `id` and `text`; each record of `data` has `qu
 `question`, `pos_doc` and `neg_doc`, lists of `{"id", "score"?}`, hardest negatives first.
 """
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def read_groups(file: Path, passages: int) -> list[Group]:
     Raises BadInput for a file of another form, unknown passages and too few negatives.
     """
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=_TrainingFile)
+        content = file.read_bytes().removeprefix(BOM_UTF8)
+        found = msgspec.json.decode(content, type=_TrainingFile)
     except FileNotFoundError:
         raise BadInput(
             f"found no training data at {file}; run the stage prep first, or set train_data_path"

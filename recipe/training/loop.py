@@ -31,6 +31,7 @@ from recipe.training.checkpoint import PairBatcher, load_for_transformers, quiet
 from recipe.training.curves import write_curves
 from recipe.training.groups import Group, read_groups
 from recipe.training.job import CONSOLIDATED, FACTS_FILE, Facts, Job, accumulated_passes
+from runtime.outputs import replaced, working_beside
 
 # Lies in a folder of the Trainer exactly when everything else in it was written.
 _WHOLE = "whole"
@@ -253,20 +254,18 @@ def _last_whole(directory: Path) -> str | None:
 def _publish(
     trainer: _GroupTrainer, base: Checkpoint, directory: Path, epochs: int, facts: Facts
 ) -> Path:
-    """Write the checkpoint beside its final place, rename it there, and let LATEST lead to it."""
+    """Let the checkpoint appear whole, and LATEST lead to it."""
     name = f"epoch_{epochs}_step_{facts.steps}"
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process
     if trainer.is_world_process_zero():
-        partial = directory / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        save_consolidated(model, weights, base, partial / CONSOLIDATED)
-        write_json(partial / CONSOLIDATED / FACTS_FILE, facts)
-        shutil.rmtree(directory / name, ignore_errors=True)
-        partial.rename(directory / name)
-        link = directory / ".LATEST.partial"
-        link.unlink(missing_ok=True)
-        link.symlink_to(name)
-        link.replace(directory / "LATEST")
+        with replaced(directory / name, "finetune", lambda _: None) as new:
+            save_consolidated(model, weights, base, new / CONSOLIDATED)
+            write_json(new / CONSOLIDATED / FACTS_FILE, facts)
+        with working_beside(directory / name, "finetune") as folder:
+            link = folder / "link"
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
+            link.replace(directory / "LATEST")
     trainer.accelerator.wait_for_everyone()
     return directory / "LATEST" / CONSOLIDATED

@@ -220,10 +220,10 @@ def test_a_killed_export_leaves_nothing_that_looks_finished(
         assert child.stdout is not None
         assert child.stdout.readline() == b"here\n"
         child.kill()
-    (partial,) = tmp_path.iterdir()
-    assert partial.name.startswith(".out.partial-")
-    assert (partial / "model.onnx").exists()
-    assert not (partial / "manifest.json").exists()
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == ".out.rerank-export"
+    assert (folder / "new" / "model.onnx").exists()
+    assert not (folder / "new" / "manifest.json").exists()
     # The next one clears it away. The graph is exported anew: an export is reproducible.
     again = export(str(tiny_llama_checkpoint), out, Wish())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

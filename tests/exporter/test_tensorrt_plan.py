@@ -64,8 +64,8 @@ def test_a_version_compatible_target_says_so(tmp_path: Path) -> None:
     [
         (None, b"+", False),
         (b"measured", b"measured+", False),
-        (b"other GPU", b"+", True),
-        (b"broken", b"+", True),
+        (b"other GPU", b"other GPU", True),  # or any file of the user's
+        (b"broken", b"broken", True),
     ],
 )
 def test_the_timing_cache_is_used_and_kept(

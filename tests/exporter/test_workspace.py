@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter import workspace as module
 from exporter.errors import OutputRefused, ParityFailed
 from exporter.workspace import link_or_copy, refuse_foreign, workspace
 from runtime.manifest import read_manifest, unproven_manifest, write_manifest
+from runtime.outputs import MARK
 from runtime.tuning import TUNING_FILE
 from tests.hub_cache import as_snapshot
 
@@ -60,7 +60,7 @@ def out(tmp_path: Path) -> Path:
 def test_the_directory_appears_at_the_end(tmp_path: Path) -> None:
     with workspace(tmp_path / "a" / "out") as partial:
         fill(partial)
-        assert names(tmp_path / "a") == [partial.name]
+        assert names(tmp_path / "a") == [".out.rerank-export"]
     assert names(tmp_path / "a") == ["out"]
 
 
@@ -136,31 +136,75 @@ def test_a_rename_that_fails_leaves_the_old_artifact(
     rename = Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
-        if ".partial-" in self.name:
+        if self.name == "new":
             raise KeyboardInterrupt
         return rename(self, target)
 
-    monkeypatch.setattr(module.Path, "rename", interrupted)
+    monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
         replace_with_new(out)
     assert version(out) == "old"
     assert names(tmp_path) == ["out"]
 
 
-def test_leftovers_of_the_dead_are_cleared_and_of_the_living_kept(tmp_path: Path) -> None:
-    (tmp_path / ".out.partial-0dead").mkdir()
-    (tmp_path / ".other.partial-0dead").mkdir()
-    with workspace(tmp_path / "out") as living:
-        fill(living)
-        replace_with_new(tmp_path / "out")
-        assert set(names(tmp_path)) == {living.name, ".other.partial-0dead", "out"}
+def test_a_second_export_to_one_place_is_refused(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(out)
+    with workspace(out) as partial:
+        fill(partial)
+        for place in (out, tmp_path / "link"):
+            with pytest.raises(OutputRefused, match="another command writes"):
+                replace_with_new(place)
+    assert version(out) == "new"
+
+
+def test_leftovers_of_the_dead_are_cleared_and_those_of_others_kept(tmp_path: Path) -> None:
+    for name in (".out.rerank-export", ".out.partial-0dead", ".other.rerank-export"):
+        (tmp_path / name / "new").mkdir(parents=True)
+    (tmp_path / ".out.rerank-export" / MARK).touch()
+    replace_with_new(tmp_path / "out")
+    assert names(tmp_path) == [".other.rerank-export", ".out.partial-0dead", "out"]
 
 
 def test_an_artifact_that_was_being_replaced_comes_back(out: Path, tmp_path: Path) -> None:
-    out.rename(tmp_path / ".out.old-0dead")
+    folder = tmp_path / ".out.rerank-export"
+    folder.mkdir()
+    (folder / MARK).touch()
+    out.rename(folder / "old")
     with pytest.raises(RuntimeError), workspace(out):
         raise RuntimeError
     assert version(out) == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_was_put_into_the_artifact_meanwhile_is_not_lost(out: Path) -> None:
+    def with_notes() -> None:
+        with workspace(out) as partial:
+            fill(partial)
+            (out / "notes.txt").write_text("years of work")
+
+    with pytest.raises(OutputRefused, match=r"notes\.txt"):
+        with_notes()
+    assert version(out) == "old"
+    assert (out / "notes.txt").exists()
+
+
+def test_what_a_killed_tuning_left_is_no_reason_to_refuse(out: Path) -> None:
+    (out / ".tuning.json.writing").mkdir()
+    (out / ".tuning.json.writing" / MARK).touch()
+    replace_with_new(out)
+    assert names(out) == ["manifest.json", "model.onnx"]
+
+
+@pytest.mark.parametrize("content", ['{"mine": 1}', "years of work", '["rungs"]'])
+def test_a_users_own_file_with_the_name_of_a_report_is_kept(tmp_path: Path, content: str) -> None:
+    mine = tmp_path / "out.failed-parity.json"
+    mine.write_text(content)
+    for _ in range(2):
+        with pytest.raises(ParityFailed) as failed:
+            fail(tmp_path / "out", ParityFailed("logits", "pair x"))
+        assert failed.value.report == tmp_path / "out.failed-parity-2.json"
+    replace_with_new(tmp_path / "out")
+    assert mine.read_text() == content
 
 
 def test_the_report_of_a_failure_goes_with_the_next_success(tmp_path: Path) -> None:

@@ -281,6 +281,18 @@ def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\0", b"years of work"])
+def test_vectors_that_are_damaged_are_computed_again(
+    settings: PrepConfig, tmp_path: Path, content: bytes
+) -> None:
+    perform(STAGE, settings, force=False, say=quiet)
+    for file in (tmp_path / "embedders" / "vectors").iterdir():
+        file.write_bytes(content)
+    again = msgspec.structs.replace(settings, output_dir=str(tmp_path / "again"))
+    perform(STAGE, again, force=False, say=quiet)
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+
+
 def ending_after(write: Callable[[Path, Any], None], name: str) -> Callable[[Path, Any], None]:
     """`write`, and an interrupt when it wrote the file `name`."""
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recipe.durable import Journal
+from recipe.durable import Journal, write_whole
 from recipe.errors import BadInput, OutputRefused
 from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage, hash_of, perform, state
 from tests.recipe.killing import environment
+from tests.trees import tree
 
 
 class Toy(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +131,66 @@ def test_files_of_others_are_left_alone(toy: Toy) -> None:
     assert (copy.parent / "notes.txt").read_text() == "mine too"
 
 
+FOLDER = replace(TOY, outputs=lambda settings: [Path(settings.folder) / "made"])
+
+
+def test_force_renames_what_others_made_and_removes_what_the_stage_made(
+    toy: Toy, tmp_path: Path
+) -> None:
+    def make(settings: Toy, say: Callable[[str], None]) -> None:
+        (Path(settings.folder) / "made").mkdir()
+        (Path(settings.folder) / "made" / "new").touch()
+
+    stage, folder = replace(FOLDER, run=make), Path(toy.folder)
+    (folder / "made").mkdir(parents=True)
+    (folder / "made" / "thesis").touch()
+    (folder / "made.before-1").touch()
+    with pytest.raises(OutputRefused, match="which gives it another name"):
+        go(toy, stage)
+    for times in (2, 3):
+        go(msgspec.structs.replace(toy, times=times), stage, force=True)
+    assert tree(folder).keys() - {DONE_FILE} == {
+        "made",
+        "made.before-1",
+        "made.before-2",
+        "made.before-2/thesis",
+        "made/new",
+    }
+
+
+def test_force_empties_what_a_link_leads_to_and_leaves_the_link(toy: Toy, tmp_path: Path) -> None:
+    def make(settings: Toy, say: Callable[[str], None]) -> None:
+        (Path(settings.folder) / "made").mkdir(exist_ok=True)
+        write_whole(Path(settings.folder) / "made" / f"{settings.times}", b"")
+
+    stage, folder, disk = replace(FOLDER, run=make), Path(toy.folder), tmp_path / "disk"
+    go(toy, stage)
+    (folder / "made").rename(disk)
+    (folder / "made").symlink_to(disk)
+    go(msgspec.structs.replace(toy, times=3), stage, force=True)
+    assert (folder / "made").is_symlink()
+    assert tree(disk) == {"3": b""}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_input_that_is_an_output_is_refused(toy: Toy, force: bool) -> None:
+    copy = Path(toy.folder) / "copy.txt"
+    copy.parent.mkdir()
+    os.link(toy.source, copy)
+    for source in (toy.source, str(copy), toy.folder):
+        with pytest.raises(OutputRefused, match="name another output"):
+            go(msgspec.structs.replace(toy, source=source), force=force)
+    assert copy.read_text() == "word "
+
+
+def test_a_mark_of_another_stage_is_respected(toy: Toy) -> None:
+    go(toy)
+    before = tree(Path(toy.folder))
+    with pytest.raises(OutputRefused, match="holds what the stage toy made"):
+        go(toy, replace(TOY, name="other"), force=True)
+    assert tree(Path(toy.folder)) == before
+
+
 def test_a_missing_input_names_its_maker(toy: Toy) -> None:
     Path(toy.source).unlink()
     with pytest.raises(BadInput, match="run `rerank writer` with the same -c first"):
@@ -195,6 +256,41 @@ def test_a_journal_forgets_only_its_torn_last_line(tmp_path: Path) -> None:
     assert journal.read() == [{"a": 1}, {"a": 2}, {"a": 4}]
 
 
+class Entry(msgspec.Struct):
+    key: str
+    body: int
+
+
+@pytest.mark.parametrize(
+    ("content", "number"),
+    [
+        (b"years of work", 1),
+        (b'{"key":"a","body":1}\nyears of work', 2),
+        (b'{"key":"a","body":1}\n["x"]\n{"key":"b","body":2}\n', 2),
+        (b'{"key":"a","body":1}\n\0\0\0\0\n', 2),
+        (b'{"key":"a","body":1}\n\xff\n', 2),
+        (b'{"other":1}\n{"key":"a","bo', 1),
+    ],
+)
+def test_a_journal_that_is_damaged_or_somebody_else_s_is_never_cut(
+    tmp_path: Path, content: bytes, number: int
+) -> None:
+    file = tmp_path / "journal.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(OutputRefused, match=rf"line {number} of .*journal\.jsonl"):
+        Journal(file, Entry).read()
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"key":', b'{"key":"c","body":'])
+def test_what_is_torn_of_a_journal_is_cut(tmp_path: Path, torn: bytes) -> None:
+    file = tmp_path / "journal.jsonl"
+    for whole in (b"", b'{"key":"a","body":1}\n'):
+        file.write_bytes(whole + torn)
+        assert len(Journal(file, Entry).read()) == whole.count(b"\n")
+        assert file.read_bytes() == whole
+
+
 def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
     wrong = msgspec.structs.replace(toy, times=-1)
 
@@ -208,19 +304,6 @@ def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
         go(wrong, stage)
     assert state(stage, wrong) == "not begun"
     assert go(toy, stage)
-
-
-def test_a_journal_is_counted_without_being_read(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
-    assert journal.count() == 0
-    with journal.open() as writer:
-        writer.write(*({"a": "x" * 40_000} for _ in range(60)))
-    size = (tmp_path / "journal.jsonl").stat().st_size
-    with (tmp_path / "journal.jsonl").open("ab") as file:
-        file.write(b'{"a": "' + b"y" * 3_000_000)
-    assert journal.count() == 60
-    assert (tmp_path / "journal.jsonl").stat().st_size == size
-    assert len(journal.read()) == 60
 
 
 # The disk takes the first bytes of a line and no more: without another try that looks like success.

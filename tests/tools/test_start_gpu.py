@@ -81,6 +81,22 @@ def test_the_first_start_builds_and_later_ones_serve_what_is_there(container: Co
     assert served == [f"serve {plan} "] * 2
 
 
+# Waits for another container, which leaves its plan; then does as flock does.
+_FLOCK = """#!/bin/sh
+mkdir -p "$6"
+echo plan > "$6/manifest.json"
+shift 2
+exec "$@"
+"""
+
+
+def test_what_another_container_built_meanwhile_is_served(container: Container) -> None:
+    container.command("flock", _FLOCK)
+    assert container.start().returncode == 0
+    (plan,) = container.cache.glob(f"plans/*-tensorrt-fp16-{_MACHINE}")
+    assert container.called() == [f"serve {plan} "]
+
+
 def test_an_embedder_stays_beside_the_plan(container: Container) -> None:
     """The image itself names the reranker, in RERANK_MODEL_DIR; NIM_CUSTOM_MODEL would replace both
     models."""
