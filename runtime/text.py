@@ -24,7 +24,6 @@ from runtime.errors import (
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.postprocess import InputType
 from runtime.text_checks import check_passage, check_text, is_blank
-from runtime.tokenizer_limits import check_tokenizer
 from runtime.tokens import encoded, first_tokens, pieces
 
 Truncate = Literal["NONE", "END", "START"]
@@ -329,6 +328,7 @@ class TextEncoder:
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """The tokenizer in `path` (tokenizer.json); ArtifactError when it cannot be read, or does not
     bound what it makes of a text."""
+    from runtime.tokenizer_limits import check_tokenizer  # late: the GPU bench has no msgspec
     try:
         raw = read_bounded(path, TOKENIZER_BYTES)
         check_tokenizer(raw)
