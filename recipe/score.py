@@ -22,7 +22,7 @@ from recipe.progress import Progress, Say, under
 from recipe.ray_workers import map_in_order
 from recipe.score_input import Input, decoded
 from runtime.opening import open_ranker
-from runtime.outputs import file_place, refuse_inputs, whole_file, working_beside
+from runtime.outputs import file_place, refuse_inputs, whole_file, work_folder, working_beside
 
 ABOUT = "score a large file of queries and passages offline"
 # Lines that one worker takes at a time, and that are lost at most when a run is killed.
@@ -107,8 +107,8 @@ def score(
     """Write `out`; what is finished waits in `.<out>.rerank-score` until the last line is there."""
     place = file_place(out)
     refuse_inputs(out, source, artifact)
+    refuse_inputs(work_folder(out, _PURPOSE), source, artifact)
     with closing(Input(source)) as asked, working_beside(out, _PURPOSE) as folder:
-        refuse_inputs(folder, source)
         if not force:
             _refuse_present(place)
         asked.look_through()

@@ -10,6 +10,7 @@ spelled, its writers meet in one folder.
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,12 @@ def held(directory: Path, refusal: str | None = None) -> Iterator[None]:
         os.close(handle)
 
 
+def work_folder(out: Path, purpose: str) -> Path:
+    """Where `working_beside` works, be it there or not."""
+    place = place_of(out)
+    return place.with_name(f".{place.name}.{purpose}")
+
+
 @contextmanager
 def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[Path]:
     """The folder `.NAME.PURPOSE` beside `out`, with what a process that was killed left in it.
@@ -82,8 +89,7 @@ def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[P
     When the block ends, it is removed if it is empty. Raises OutputRefused where another process
     has it, unless this is to `wait` for that, and where it is somebody else's or cannot be made.
     """
-    place = place_of(out)
-    folder = place.with_name(f".{place.name}.{purpose}")
+    place, folder = place_of(out), work_folder(out, purpose)
     refusal = f"another command writes {out}; wait until it has ended, or name another output"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -98,15 +104,22 @@ def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[P
         yield folder
     finally:
         with suppress(OSError):
-            if os.listdir(folder) == [MARK]:
+            if os.listdir(folder) == [MARK] and is_work_folder(folder):
                 (folder / MARK).unlink()
                 folder.rmdir()
         os.close(handle)
 
 
 def is_work_folder(folder: Path) -> bool:
-    """Whether this is a folder of `working_beside`, which a killed process may have left."""
-    return (folder / MARK).is_file()
+    """Whether this is a folder of `working_beside`, which a killed process may have left.
+
+    Its mark is an empty file: what has content, or leads elsewhere, is somebody else's.
+    """
+    try:
+        found = (folder / MARK).lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
 @contextmanager

@@ -83,6 +83,21 @@ def test_what_bears_the_name_of_our_folder_is_left_alone(tmp_path: Path, kind: s
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("kind", ["with content", "link"])
+def test_a_mark_that_is_somebodys_file_is_none(tmp_path: Path, kind: str) -> None:
+    mine = tmp_path / ".x.writing"
+    mine.mkdir()
+    if kind == "link":
+        (tmp_path / "empty").touch()
+        (mine / MARK).symlink_to(tmp_path / "empty")
+    else:
+        (mine / MARK).write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(OutputRefused, match=r"\.x\.writing is not a folder of this command"):
+        write_whole(tmp_path / "x", b"")
+    assert tree(tmp_path) == before
+
+
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputRefused, match=r"cannot write beside .*/file/x"):

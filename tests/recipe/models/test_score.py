@@ -111,6 +111,12 @@ def in_the_folder_of_the_work(asked: Path) -> tuple[Path, Path]:
     return asked.rename(folder / "journal.jsonl"), asked.with_name("out.jsonl")
 
 
+def as_the_mark_of_that_folder(asked: Path) -> tuple[Path, Path]:
+    folder = asked.with_name(".out.jsonl.rerank-score")
+    folder.mkdir()
+    return asked.rename(folder / MARK), asked.with_name("out.jsonl")
+
+
 ONES_OWN: dict[str, Places] = {
     "itself": lambda asked: (asked, asked),
     "another spelling": lambda asked: (
@@ -121,6 +127,7 @@ ONES_OWN: dict[str, Places] = {
     "read by a link": lambda asked: by_a_link(asked)[::-1],
     "a hard link to it": by_a_hard_link,
     "in the folder of the work": in_the_folder_of_the_work,
+    "the mark of that folder": as_the_mark_of_that_folder,
 }
 
 
