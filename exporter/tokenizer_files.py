@@ -25,7 +25,7 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
     if not path.is_file():
         return  # transformers makes one of other files, and CheckpointTokenizer looks at that
     try:
-        tokens = load_tokenizer(path).get_vocab()
+        tokens = load_tokenizer(path, vocabulary).get_vocab()
     except ArtifactError as error:
         raise CheckpointRefused(
             f"the tokenizer in {directory} cannot be used: {error.__cause__ or error}"

@@ -325,13 +325,18 @@ class TextEncoder:
         return self._pairs.encode_checked(pairs, truncate, check, limits, called="input")
 
 
-def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer in `path` (tokenizer.json); ArtifactError when it cannot be read, or does not
-    bound what it makes of a text."""
-    from runtime.tokenizer_limits import check_tokenizer  # late: the GPU bench has no msgspec
+def load_tokenizer(path: Path, vocabulary: int | None = None) -> tokenizers.Tokenizer:
+    """The tokenizer in `path` (tokenizer.json) for a model of this `vocabulary`, if it is known.
+
+    ArtifactError when it cannot be read, does not bound what it makes of a text, or has many more
+    entries than the model knows.
+    """
+    # late: the GPU bench has no msgspec
+    from runtime.tokenizer_limits import MOST_VOCABULARY, check_tokenizer
+
     try:
         raw = read_bounded(path, TOKENIZER_BYTES)
-        check_tokenizer(raw)
+        check_tokenizer(raw, MOST_VOCABULARY if vocabulary is None else vocabulary)
         return tokenizers.Tokenizer.from_buffer(raw)
     except (KeyboardInterrupt, SystemExit, ArtifactError):
         raise

@@ -8,6 +8,7 @@ read as it writes them, from a tokenizer that has them alone.
 """
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from math import prod
@@ -17,18 +18,29 @@ import msgspec
 import tokenizers
 
 from runtime.errors import ArtifactError
-from runtime.regexes import nests_repeats
+from runtime.regexes import backtracks
 
 # Unicode's NFKC makes 18 characters of one (U+FDFA), byte-level tokenizers at most 5 of each.
 _MOST_GROWTH = 100
 _MOST_STEPS = 256
 # Charsmaps, the largest parts, have half a megabyte.
 _MOST_PART_BYTES = 4 << 20
+# All patterns together; those of families have less than one thousand bytes.
+_MOST_PATTERN_BYTES = 16 << 10
+# Of an unknown model. The largest vocabulary of a family has 901,629 entries.
+MOST_VOCABULARY = 1 << 20
+# Families have two merges to an entry, and some of them four quotes to a merge.
+_QUOTES_OF_MERGES = 16
+# A colon and a bracket are in few texts of a vocabulary.
+_OTHER_SIGNS = 1 << 12
 # Special tokens around a text: families have two to four.
 _MOST_SPECIAL = 256
 # Those beside the vocabulary; some families reserve thousands.
 _MOST_ADDED = 1 << 16
-_MOST_ADDED_CHARS = 1 << 20
+_MOST_ADDED_CHARS = 1 << 18
+_MOST_TOKEN_CHARS = 256
+# What the library makes of the added tokens that are normalised, as it reads the file.
+_MOST_NORMALIZED_CHARS = 1 << 18
 # Texts that are copied for each unknown word, or put before each of its characters.
 _MOST_AFFIX_CHARS = 256
 # A word of n characters is tried in n² / 2 ways; the usual figure is 100.
@@ -49,14 +61,20 @@ _OF_UNICODE = {
 _BYTES_OF_ONE = 4
 # BertNormalizer puts blanks around Chinese characters, each time.
 _WITH_BLANKS = 3
+# Patterns that need no look: characters, and classes by their letter, once or repeated. They are
+# not found where there is no character.
+_CONSUMING = re.compile(r"(?:(?:\\[sSdDwWnrt]|[^\\\[\](){}?*+|^$])(?:\+|\{[1-9]\d*(?:,\d*)?\})?)+")
 _Step = Mapping[str, Any]
 
 
 class _Added(msgspec.Struct):
     content: str = ""
+    normalized: bool = True
 
 
 class _Model(msgspec.Struct):
+    vocab: msgspec.Raw = msgspec.Raw(b"")
+    merges: msgspec.Raw = msgspec.Raw(b"")
     unk_token: str | None = None
     continuing_subword_prefix: str | None = None
     end_of_word_suffix: str | None = None
@@ -69,29 +87,40 @@ class _File(msgspec.Struct):
     normalizer: msgspec.Raw = msgspec.Raw(b"null")
     pre_tokenizer: msgspec.Raw = msgspec.Raw(b"null")
     post_processor: msgspec.Raw = msgspec.Raw(b"null")
+    decoder: msgspec.Raw = msgspec.Raw(b"null")
 
 
-def check_tokenizer(raw: bytes) -> None:
-    """Raise ArtifactError unless the tokenizer.json in `raw` bounds what it makes of a text, and
-    what the library raises for one that it cannot read."""
+def check_tokenizer(raw: bytes, vocabulary: int = MOST_VOCABULARY) -> None:
+    """Raise ArtifactError unless the tokenizer.json in `raw` bounds what it makes of a text and has
+    no more entries than a model of this `vocabulary` knows, and what the library raises for one
+    that it cannot read."""
     file = msgspec.json.decode(raw, type=_File)
-    for name in ("normalizer", "pre_tokenizer", "post_processor"):
+    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         _refuse(len(memoryview(getattr(file, name))), _MOST_PART_BYTES, f"bytes of {name}")
+    for part in (file.normalizer, file.pre_tokenizer, file.decoder):
+        size = sum(len(one.encode()) for one in _patterns(msgspec.json.decode(part)))
+        _refuse(size, _MOST_PATTERN_BYTES, "bytes of patterns in a part")
     _check_added(file.added_tokens)
     _check_model(file.model)
+    _check_entries(file.model, vocabulary)
     parts = _without_vocabulary(file)
     normalizers = _steps(parts.normalizer, "normalizers")
     pre_tokenizers = _steps(parts.pre_tokenizer, "pretokenizers")
     processors = _steps(parts.post_processor, "processors")
     steps = len(normalizers) + len(pre_tokenizers) + len(processors)
     _refuse(steps, _MOST_STEPS, "steps")
-    growth = _normalized(normalizers) * prod(map(_pre_tokenized, pre_tokenizers))
+    normalized = _normalized(normalizers)
+    growth = normalized * prod(map(_pre_tokenized, pre_tokenizers))
     if growth > _MOST_GROWTH:
         raise ArtifactError(
             f"tokenizer.json makes up to {growth:.3g} characters of one (normalizer and "
             f"pre_tokenizer together), wanted {_MOST_GROWTH} at most; use the tokenizer that the "
             "model was trained with"
         )
+    added = sum(len(token.content) for token in file.added_tokens if token.normalized)
+    _refuse(
+        int(normalized * added), _MOST_NORMALIZED_CHARS, "characters of normalized added_tokens"
+    )
     for step in (*normalizers, *pre_tokenizers):
         _check_pattern(step)
     _refuse(sum(map(_special_tokens, processors)), _MOST_SPECIAL, "special tokens around a text")
@@ -122,6 +151,8 @@ def _check_added(tokens: list[_Added]) -> None:
     _refuse(len(tokens), _MOST_ADDED, "added_tokens")
     characters = sum(len(token.content) for token in tokens)
     _refuse(characters, _MOST_ADDED_CHARS, "characters of added_tokens")
+    longest = max((len(token.content) for token in tokens), default=0)
+    _refuse(longest, _MOST_TOKEN_CHARS, "characters of an added token")
 
 
 def _check_model(model: _Model) -> None:
@@ -129,6 +160,28 @@ def _check_model(model: _Model) -> None:
         _refuse(len(getattr(model, name) or ""), _MOST_AFFIX_CHARS, f"characters of {name}")
     found = model.max_input_chars_per_word or 0
     _refuse(found, _MOST_WORD_CHARS, "as max_input_chars_per_word")
+
+
+def _check_entries(model: _Model, vocabulary: int) -> None:
+    """By the signs that each entry needs, for to build millions of them takes gigabytes: one colon
+    in {text: id}, one bracket in [[text, score], …], a pair of quotes or two in a merge."""
+    vocab, merges = bytes(model.vocab), bytes(model.merges)
+    sign = b"[" if vocab.startswith(b"[") else b":"
+    what = f"entries in its vocabulary, of which the model knows {vocabulary}"
+    _refuse(vocab.count(sign), 2 * vocabulary + _OTHER_SIGNS, what)
+    what = f"quotes in its merges, for a vocabulary of {vocabulary}"
+    _refuse(merges.count(b'"'), _QUOTES_OF_MERGES * vocabulary + _OTHER_SIGNS, what)
+
+
+def _patterns(part: Any) -> Iterator[str]:
+    """The regular expressions in a part of the file, before the library compiles them."""
+    if isinstance(part, dict):
+        if isinstance(part.get("Regex"), str):
+            yield part["Regex"]
+        part = list(part.values())
+    if isinstance(part, list):
+        for one in part:
+            yield from _patterns(one)
 
 
 def _steps(part: Any, inside: str) -> list[_Step]:
@@ -169,8 +222,12 @@ def _rewritten(step: _Step) -> float:
     if kind == "ByteLevel":
         return _BYTES_OF_ONE
     content, literal = len(step["content"]), step["pattern"].get("String")
-    # A regex, like an empty text, may be found before each character and at the end.
-    return max(1.0, content / len(literal)) if literal else 1.0 + content
+    if literal:
+        return max(1.0, content / len(literal))
+    if _CONSUMING.fullmatch(step["pattern"].get("Regex", "")):
+        return max(1.0, content)
+    # It may be found before each character and at the end, like an empty text.
+    return 1.0 + content
 
 
 def _pre_tokenized(step: _Step) -> float:
@@ -191,11 +248,10 @@ def _longest(charsmap: str) -> int:
 def _check_pattern(step: _Step) -> None:
     pattern = step.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
-    if regex and nests_repeats(regex):
+    if regex and backtracks(regex):
         raise ArtifactError(
-            f"tokenizer.json has the pattern {regex[:80]!r}, in which a repeated group repeats "
-            "something: it could take for ever on a short text; use the tokenizer that the model "
-            "was trained with"
+            f"tokenizer.json has the pattern {regex[:80]!r}, which could take for ever on a short "
+            "text; use the tokenizer that the model was trained with"
         )
 
 

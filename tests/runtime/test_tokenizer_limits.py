@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from runtime.errors import ArtifactError
-from runtime.regexes import nests_repeats
+from runtime.regexes import backtracks
 from runtime.text import load_tokenizer
 from runtime.tokenizer_limits import _OF_UNICODE, check_tokenizer
 from tests.tiny_checkpoints import write_bert, write_llama
@@ -50,7 +50,8 @@ NORMALIZERS = {
     "one alone": Replace("a", "b" * 101),
     "two letters by many": Replace("ab", "b" * 203),
     "a pattern that is empty": Replace("", "b" * 100),
-    "any character": Replace(Regex("."), "b" * 100),
+    "any character": Replace(Regex("."), "b" * 101),
+    "perhaps no character": Replace(Regex("a*"), "b" * 100),
     "between characters": Replace(Regex("(?=a)"), "b" * 100),
     "put before": normalizers.Prepend("b" * 100),
     "put before, twice": normalizers.Sequence([normalizers.Prepend("b" * 10)] * 2),
@@ -108,9 +109,45 @@ def test_added_tokens_are_bounded_before_they_are_normalised() -> None:
     for tokens, told in (
         ([{"content": "x"}] * 70_000, "70000 added_tokens"),
         ([{"content": "x" * (2 << 20)}], f"{2 << 20} characters of added_tokens"),
+        ([{"content": "x" * 300}], "300 characters of an added token"),
     ):
         with pytest.raises(ArtifactError, match=told):
             check_tokenizer(with_json(made(), added_tokens=tokens))
+
+
+def test_growth_of_normalized_added_tokens_is_bounded() -> None:
+    """All of them are normalised as the file is read."""
+    hundredfold = made(normalizer=Replace("a", "b" * 100))
+    plain = [{"content": "a" * 100, "normalized": False}] * 400
+    tokens = [{"content": "a" * 100, "normalized": True}] * 400
+    with pytest.raises(ArtifactError, match="4000000 characters of normalized added_tokens"):
+        check_tokenizer(with_json(hundredfold, added_tokens=tokens))
+    check_tokenizer(with_json(hundredfold, added_tokens=plain))
+    check_tokenizer(with_json(made(), added_tokens=tokens))
+
+
+@pytest.mark.parametrize(
+    ("vocab", "told"),
+    [
+        ({f"w{n}": n for n in range(9000)}, "9000 entries"),
+        ({f"w{n}": n % 3 for n in range(9000)}, "9000 entries"),
+        ([[f"w{n}", -1.5] for n in range(9000)], "9001 entries"),
+    ],
+)
+def test_a_vocabulary_is_counted_before_it_is_built(vocab: Any, told: str) -> None:
+    """The type that it is for does not exist: the library would say so."""
+    raw = with_json(made(), model={"type": "none", "vocab": vocab, "merges": []})
+    with pytest.raises(ArtifactError, match=f"{told} in its vocabulary, of which the model knows"):
+        check_tokenizer(raw, vocabulary=1000)
+    check_tokenizer(raw)
+
+
+@pytest.mark.parametrize("merge", ["a b", ["a", "b"]])
+def test_merges_are_counted_before_they_are_built(merge: Any) -> None:
+    raw = with_json(made(), model={"type": "none", "vocab": {}, "merges": [merge] * 20_000})
+    with pytest.raises(ArtifactError, match="quotes in its merges, for a vocabulary of 1000"):
+        check_tokenizer(raw, vocabulary=1000)
+    check_tokenizer(raw)
 
 
 def template(**pieces: list[str]) -> processors.TemplateProcessing:
@@ -173,29 +210,69 @@ LLAMA_3 = (
 )
 
 
+GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re"
+    r"|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
 @pytest.mark.parametrize(
-    ("pattern", "nests"),
+    "pattern",
     [
-        ("(a+)+b", True),
-        ("(?:a*)*b", True),
-        ("((a+)?)+b", True),
-        ("(x(?:a|b+)y)*", True),
-        ("([ab]{2,}){3,}", True),
-        (r"(\p{L}+)++", True),
-        ("(a|b)*", False),
-        ("([a+*]b?)*", False),
-        (r"(a\)+)", False),
-        (r"(a\+\*)+", False),
-        (r"(?=(\d{3})*\b)", False),
-        ("[[a]b(]+(c)", False),
-        ("a{,3}+", False),
-        ("", False),
-        (" {2,}", False),
-        (LLAMA_3, False),
+        "(a+)+b",
+        "(a|aa)+b",
+        "(a|a)*b",
+        "((?#[)a+)+b",
+        "(a+){1,100}b",
+        "(a{1,50}){1,50}b",
+        r"(?<x>a+){0}(\g<x>)+b",
+        r"(?<x>(a|a\g<x>)+)b",
+        r"q*q*(?!q)\P{L}x",
+        "q{0,3000}q{0,3000}(?!q)x",
+        "(?:ab)*(?:ab)*(?!ab)c",
+        r"(?<=(a|a){20}b)c",
+        "(?<=b)(q|qq)+x",
+        "([ab]{2,}){3,}!",
+        r"(\s|\s\s)+$x",
+        r"(?:\w+\s?)*:",
+        r"(a+)+b|\p{L}",
+        "(?x)a # a comment",
     ],
 )
-def test_repeats_of_repeats_are_seen(pattern: str, nests: bool) -> None:
-    assert nests_repeats(pattern) is nests
+def test_patterns_that_backtrack_are_seen(pattern: str) -> None:
+    assert backtracks(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        LLAMA_3,
+        GPT_2,
+        O200K,
+        r"\p{L}+(?:['’]\p{L}+)*",
+        r"\d+(?:[.,]\d+)*|\S",
+        r"https?://\S+|\w+(?:-\w+)*|\S",
+        "(x(?:a|b+)y)*!",  # its groups end in what they do not begin with
+        "(?:q+)+x",  # the library knows that this is q+x
+        "(a|b)*",
+        r"(?=(\d{3})*\b)",
+        "[0-9][0-9][0-9]",
+        " {2,}",
+        "",
+    ],
+)
+def test_patterns_that_take_one_way_are_taken(pattern: str) -> None:
+    assert not backtracks(pattern)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer", "decoder"])
+def test_a_vast_pattern_is_told_unread(part: str) -> None:
+    replace = {"type": "Replace", "pattern": {"Regex": "a|" * 9000 + "b"}, "content": ""}
+    raw = with_json(made(), **{part: {"type": "Sequence", "any": [[replace]]}})
+    with pytest.raises(ArtifactError, match="18001 bytes of patterns in a part, wanted 16384"):
+        check_tokenizer(raw)
 
 
 def test_patterns_that_take_for_ever_are_refused() -> None:
@@ -203,10 +280,25 @@ def test_patterns_that_take_for_ever_are_refused() -> None:
         {"pre_tokenizer": pre_tokenizers.Split(Regex("(a+)+b"), "isolated")},
         {"normalizer": Replace(Regex("(a*)*b"), "")},
     ):
-        with pytest.raises(ArtifactError, match="a repeated group repeats something"):
+        with pytest.raises(ArtifactError, match="could take for ever on a short"):
             check_tokenizer(made(**parts).to_str().encode())
     fine = made(pre_tokenizer=pre_tokenizers.Split(Regex(LLAMA_3), "isolated"))
     check_tokenizer(fine.to_str().encode())
+
+
+def test_the_longest_chains_of_families_are_taken() -> None:
+    deberta_lower = [
+        {"type": "Lowercase"},
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+        charsmap(18),
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+    ]
+    tokenizer = made(pre_tokenizer=pre_tokenizers.Metaspace())
+    whole = {"type": "Sequence", "normalizers": deberta_lower}
+    check_tokenizer(with_json(tokenizer, normalizer=whole))
+    blanks = normalizers.Sequence([normalizers.NFKC(), Replace(Regex(r"\s+"), " ")])
+    tokenizer = made(normalizer=blanks, pre_tokenizer=pre_tokenizers.ByteLevel())
+    check_tokenizer(tokenizer.to_str().encode())
 
 
 @pytest.mark.parametrize(
@@ -227,6 +319,7 @@ def test_tokenizers_of_every_family_are_taken(tmp_path: Path, write: Any) -> Non
         normalizers.Sequence([normalizers.NFKC(), Replace(Regex(" {2,}"), " ")]),
         normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.NFKC()]),
         normalizers.BertNormalizer(),
+        normalizers.Sequence([normalizers.Lowercase(), normalizers.BertNormalizer()]),
     ],
 )
 def test_normalizers_that_families_have_are_taken(normalizer: Any) -> None:
