@@ -6,6 +6,7 @@
     │   ├── BlankPair            neither text of a pair has one, where one of them may be blank
     │   ├── ForbiddenText        half of a surrogate pair
     │   ├── NoTokens             a text of which the tokenizer makes nothing
+    │   ├── TokenizerGaveUp      a text that the tokenizer's patterns take too many ways through
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
     │   ├── InputTypeWanted      the model embeds queries and passages differently
@@ -71,6 +72,16 @@ class NoTokens(InputRejected):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(f"{what} has no tokens; send text that the model's tokenizer knows")
+
+
+class TokenizerGaveUp(InputRejected):
+    """A pattern of the tokenizer met the library's limit of retries, at which it panics."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's tokenizer gave up on a text, cut in too many ways by its patterns; "
+            "send a shorter or a more ordinary text"
+        )
 
 
 class NoPassages(InputRejected):

@@ -24,7 +24,7 @@ from runtime.errors import (
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.postprocess import InputType
 from runtime.text_checks import check_passage, check_text, is_blank
-from runtime.tokens import encoded, first_tokens, pieces
+from runtime.tokens import encoded, first_tokens, panics_told, pieces
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
@@ -231,7 +231,9 @@ class PairEncoder:
 
     def _encode_chunk(self, pairs: Pairs) -> list[Encoding]:
         joined = [self._pair(query, passage) for query, passage in pairs]
-        return [self._row(found) for found in self._tokenizer.encode_batch_fast(joined)]
+        with panics_told():
+            encodings = self._tokenizer.encode_batch_fast(joined)
+        return [self._row(found) for found in encodings]
 
     def _row(self, encoding: tokenizers.Encoding) -> Encoding:
         type_ids = None
@@ -244,7 +246,8 @@ class PairEncoder:
         if not pairs:
             return []
         joined = [self._pair(query, passage) for query, passage in pairs]
-        encodings = self._tokenizer.encode_batch(joined)  # with offsets, unlike the fast form
+        with panics_told():
+            encodings = self._tokenizer.encode_batch(joined)  # with offsets, unlike the fast form
         return [
             self._cut_one(encoding, query, passage, most, from_end=truncate == "END")
             for encoding, (query, passage) in zip(encodings, pairs, strict=True)

@@ -1,15 +1,17 @@
 """The tokens of plain texts, without template or prefix."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import tokenizers
 
-from runtime.errors import InputTooLong
+from runtime.errors import InputTooLong, TokenizerGaveUp
 from runtime.text_checks import check_text
 
 # Enough to tokenise at once, few enough that their tokens take little memory.
 _PIECE_CHARS = 1 << 16
+_PANIC = "PanicException"
 
 
 class Token(NamedTuple):
@@ -80,6 +82,22 @@ def pieces(text: str) -> Iterator[str]:
 def encoded(
     tokenizer: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool
 ) -> tokenizers.Encoding:
-    """`text` tokenised; in the form for several, because that leaves Python to other threads."""
-    (found,) = tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
+    """`text` tokenised; in the form for several, because that leaves Python to other threads.
+
+    Raises TokenizerGaveUp.
+    """
+    with panics_told():
+        (found,) = tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
     return found
+
+
+@contextmanager
+def panics_told() -> Iterator[None]:
+    """Raise TokenizerGaveUp where the library panics: its panics are no Exceptions, and would end
+    a thread without a word to the caller."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != _PANIC:  # a class that no module has
+            raise
+        raise TokenizerGaveUp from error

@@ -26,12 +26,14 @@ from runtime.errors import (
     NoPassages,
     NoTokens,
     ProfileError,
+    TokenizerGaveUp,
 )
 from runtime.text import (
     Encoding,
     PairEncoder,
     TextEncoder,
     TokenLimits,
+    Truncate,
     load_tokenizer,
     unchecked,
 )
@@ -639,3 +641,18 @@ def test_a_file_at_which_the_library_panics_is_an_artifact_s_error(
     path.write_text(json.dumps({**json.loads(byte_tokenizer().to_str()), **damage}))
     with pytest.raises(ArtifactError, match="cannot read tokenizer"):
         load_tokenizer(path)
+
+
+@pytest.mark.parametrize("truncate", ["NONE", "END"])
+def test_a_tokenizer_that_gives_up_is_told(truncate: Truncate) -> None:
+    """Its pattern meets the library's limit of retries, which panics: that is no Exception."""
+    tokenizer = byte_tokenizer()
+    split = pre_tokenizers.Split(tokenizers.Regex("(a|aa)+b"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel()])
+    encoder, bad = PairEncoder(tokenizer, None, 60), "a" * 50
+    assert len(encoder.encode("q", ["aab"], truncate).rows) == 1
+    with pytest.raises(TokenizerGaveUp, match="gave up on a text") as told:
+        encoder.encode("q", ["fine", bad], truncate)
+    assert bad not in str(told.value)
+    with pytest.raises(TokenizerGaveUp):
+        next(tokens_of(tokenizer, [bad], 60, add_special_tokens=False, check=unchecked))
