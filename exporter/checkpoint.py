@@ -237,12 +237,12 @@ def _download(source: str, name: str, commit: str | None) -> Path:
 
 
 def _known_architecture(config: dict[str, Any]) -> str:
-    if config.get("model_type") == "llama_nemotron_vl_rerank" or "vision_config" in config:
+    if config.get("model_type") == "llama_nemotron_vl_rerank" or _is_set(config, "vision_config"):
         raise CheckpointRefused(
             "found a vision-language checkpoint (vision_config), wanted a text reranker; VL "
             "rerankers are not supported"
         )
-    if "quantization_config" in config:
+    if _is_set(config, "quantization_config"):
         raise CheckpointRefused(
             "found quantised weights (quantization_config), wanted float32, float16 or bfloat16; "
             "export the checkpoint that they were made from"
@@ -256,6 +256,11 @@ def _known_architecture(config: dict[str, Any]) -> str:
             f"found the architecture {', '.join(names)}, wanted one of: {', '.join(known)}"
         )
     return str(names[0])
+
+
+def _is_set(config: Mapping[str, Any], name: str) -> bool:
+    """transformers writes some of what is not there as null."""
+    return config.get(name) is not None
 
 
 def _refuse_labels(config: dict[str, Any]) -> None:

@@ -72,7 +72,8 @@ def _sharded(directory: Path) -> dict[str, Stored]:
     """The tensors, each of the shard that the index names for it, which lies in the checkpoint."""
     shards = _weight_map(directory)
     for shard in shards.values():
-        if Path(shard).name != shard or shard in ("", ".", ".."):
+        # Half of a surrogate pair, or NUL, is in no name of a file.
+        if Path(shard).name != shard or shard in ("", ".", "..") or not shard.isprintable():
             raise CheckpointRefused(
                 f"{INDEX_FILE} names {shard[:80]!r}, wanted the name of a file in the checkpoint"
             )

@@ -219,7 +219,14 @@ def test_an_index_that_cannot_be_used_is_named(tmp_path: Path, text: bytes) -> N
         load(tmp_path)
 
 
-@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", ".."])
+@pytest.mark.parametrize("name", ["quantization_config", "vision_config"])
+def test_what_is_null_is_not_set(tmp_path: Path, name: str) -> None:
+    write_llama(tmp_path)
+    edit_config(tmp_path, **{name: None})
+    load(tmp_path)
+
+
+@pytest.mark.parametrize("shard", ["../x.safetensors", "/etc/passwd", "..", "a\0", "\ud800"])
 def test_shards_outside_the_checkpoint_are_not_opened(tmp_path: Path, shard: str) -> None:
     write_llama(tmp_path)
     (tmp_path / "model.safetensors").unlink()
