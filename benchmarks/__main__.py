@@ -18,7 +18,7 @@ from benchmarks.progress import say
 from benchmarks.results import CandidateFacts, Results
 from benchmarks.roster import BY_NAME, CANDIDATES, Candidate
 from benchmarks.scenarios import MAIN, QUICK, SCENARIOS, SHARED, SMALL_MODELS, Bench, Sizes
-from runtime.outputs import write_whole
+from runtime.outputs import refusals_told, write_whole
 from runtime.telemetry import disable_telemetry
 
 _TERMINATED = 143
@@ -147,4 +147,5 @@ def _plot(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with refusals_told():
+        sys.exit(main())

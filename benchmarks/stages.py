@@ -25,7 +25,7 @@ from benchmarks.progress import say, stage
 from checks.serving import served
 from exporter.library_texts import mixed_group
 from runtime.manifest import Manifest, read_manifest
-from runtime.outputs import write_whole
+from runtime.outputs import refusals_told, write_whole
 
 RESULTS = Path(__file__).with_name("results")
 _MANY_CLIENTS = 16
@@ -233,4 +233,5 @@ def _draw(file: Path, manifest: Manifest, loads: Sequence[Load]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusals_told():
+        main()

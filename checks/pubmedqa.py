@@ -26,7 +26,7 @@ from recipe.generation.record import (
     QaPair,
     Record,
 )
-from runtime.outputs import refuse_inputs
+from runtime.outputs import refusals_told, refuse_inputs
 
 CONFIG = Path(__file__).with_suffix(".toml")
 _BEST = 10.0
@@ -88,4 +88,5 @@ def _record(pair: _Pair) -> Record:
 
 
 if __name__ == "__main__":
-    main()
+    with refusals_told():
+        main()

@@ -18,7 +18,7 @@ from embedded.model import SHAPE, Embedder, Ranker, save
 from embedded.stages import Stages
 from embedded.texts import Passage
 from runtime.errors import OutputRefused
-from runtime.outputs import replaced
+from runtime.outputs import foreign_file, refusals_told, replaced
 from runtime.telemetry import disable_telemetry
 
 POOL, QUERIES_PER_PASSAGE, SHORT_POOL = 16_000, 2, 12_000
@@ -73,8 +73,10 @@ def _write(place: Path, tokenizer: Tokenizer, model: Ranker | Embedder, text: st
 
 def _refuse_foreign(place: Path) -> None:
     """Raise OutputRefused unless `place` is absent, or what this wrote and nothing more."""
-    if place.exists() and {path.name for path in place.iterdir()} != _FILES:
-        raise OutputRefused(f"{place} holds other files than a checkpoint's; name another --out")
+    if place.exists() and not place.is_dir():
+        raise OutputRefused(f"{place} is no directory; name another --out")
+    if foreign := foreign_file(place, _FILES):
+        raise OutputRefused(f"{place} holds {foreign}, no checkpoint's file; name another --out")
 
 
 def main() -> None:
@@ -87,6 +89,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--beir", type=Path, default=Path("../shared/data/cranfield"))
     chosen = parser.parse_args()
+    for name in ("rank", "embed"):
+        _refuse_foreign(chosen.out / name)
     disable_telemetry()
     torch.set_num_threads(chosen.threads)
     stages = Stages(chosen.work / f"seed-{chosen.seed}")
@@ -200,4 +204,5 @@ def _common(stages: Stages, shared: _Shared, model: torch.nn.Module, seed: int) 
 
 
 if __name__ == "__main__":
-    main()
+    with refusals_told():
+        main()

@@ -18,7 +18,7 @@ from exporter.errors import OutputRefused, ParityFailed
 from exporter.report import Parity
 from runtime.errors import ManifestError
 from runtime.manifest import MANIFEST_FILE, PARITY_FILE, read_manifest
-from runtime.outputs import is_work_folder, place_of, replaced
+from runtime.outputs import foreign_file, place_of, replaced
 from runtime.tuning import TUNING_FILE
 
 
@@ -70,13 +70,11 @@ def refuse_foreign(out: Path) -> None:
 
 def _foreign_file(out: Path) -> str | None:
     """The first file in `out` that its manifest does not know."""
-    found = (p for p in out.rglob("*") if p.is_symlink() or not p.is_dir())
-    files = sorted(p.relative_to(out).as_posix() for p in found if not is_work_folder(p.parent))
     try:
         known = {MANIFEST_FILE, TUNING_FILE, *read_manifest(out).files}
     except ManifestError:
         known = set()
-    return next((name for name in files if name not in known), None)
+    return foreign_file(out, known)
 
 
 def _free_report(out: Path) -> Path:
@@ -94,6 +92,8 @@ def _is_report(path: Path) -> bool:
     """Whether an export that failed left it: somebody else's file may have the name."""
     try:
         found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return found.keys() <= set(Parity.__struct_fields__)
+    fields = msgspec.structs.fields(Parity)
+    named = {field.encode_name for field in fields}
+    return {field.encode_name for field in fields if field.required} <= found.keys() <= named

@@ -11,7 +11,8 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -101,6 +102,11 @@ def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[P
         ) from error
     try:
         _mark(folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputRefused(
+                f"{folder} is not writable: another user's command left it; let that user go on or "
+                "remove it, or name another output"
+            )
         yield folder
     finally:
         with suppress(OSError):
@@ -122,6 +128,25 @@ def is_work_folder(folder: Path) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size == 0
 
 
+def foreign_file(directory: Path, known: Collection[str]) -> str | None:
+    """The first file in `directory`, at any depth, whose path in it is none of the `known`.
+
+    What killed processes left in work folders is nobody's.
+    """
+    found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = (p.relative_to(directory).as_posix() for p in found if not is_work_folder(p.parent))
+    return min((name for name in names if name not in known), default=None)
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Let OutputRefused end a command that has no other errors of its own, without a traceback."""
+    try:
+        yield
+    except OutputRefused as error:
+        sys.exit(str(error))
+
+
 @contextmanager
 def whole_file(folder: Path, place: Path) -> Iterator[BinaryIO]:
     """A file in the work folder `folder` that takes the place of `place` when it lies on the disk,
@@ -129,6 +154,8 @@ def whole_file(folder: Path, place: Path) -> Iterator[BinaryIO]:
     new = folder / _NEW
     try:
         with new.open("wb") as file:
+            with suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))  # it may be private
             yield file
             file.flush()
             os.fsync(file.fileno())

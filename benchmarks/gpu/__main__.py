@@ -38,7 +38,7 @@ from checks.gpu.models import CONFIGS, Exported, adapted, export
 from checks.gpu.plans import build_plan
 from runtime.errors import EngineUnavailable
 from runtime.gpu import find_gpu
-from runtime.outputs import write_whole
+from runtime.outputs import refusals_told, write_whole
 from runtime.telemetry import disable_telemetry
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
@@ -287,4 +287,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with refusals_told():
+        sys.exit(main())

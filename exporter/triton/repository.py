@@ -6,6 +6,7 @@ the code that proved it; `onnxruntime` and `tensorrt` hand the graph or plan to 
 backends.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,8 +17,9 @@ import onnx
 from exporter.errors import OutputRefused, RepositoryRefused
 from exporter.workspace import link_or_copy
 from runtime.engines.triton import MODEL_NAME
+from runtime.errors import ManifestError
 from runtime.manifest import Manifest, check_files, read_manifest
-from runtime.outputs import file_place, refuse_inputs, replaced, write_whole
+from runtime.outputs import file_place, foreign_file, refuse_inputs, replaced, write_whole
 
 Platform = Literal["python", "onnxruntime", "tensorrt"]
 
@@ -91,9 +93,25 @@ def _refuse_foreign(model: Path) -> None:
     """Raise OutputRefused unless `model` is absent, or what this command wrote and nothing more."""
     if not model.exists():
         return
-    names = {path.name for path in model.iterdir()} if model.is_dir() else set()
-    if names != {"1", CONFIG_FILE} or not _begins(model / CONFIG_FILE, _WRITTEN.encode()):
+    written = model.is_dir() and (model / CONFIG_FILE).is_file()
+    if not written or not _begins(model / CONFIG_FILE, _WRITTEN.encode()):
         raise OutputRefused(f"{model} is not as this command writes a model; move it away")
+    if foreign := foreign_file(model, _written_files(model)):
+        raise OutputRefused(
+            f"{model} holds {foreign}, which this command did not write; move it away"
+        )
+
+
+def _written_files(model: Path) -> set[str]:
+    """What this command wrote into the model's directory, and Python beside model.py."""
+    version = model / "1"
+    found = [version / "model.py", *version.glob("__pycache__/model.*.pyc")]
+    for _, stem in _GRAPH_FILES.values():
+        found += version.glob(f"{stem}*")
+    with suppress(ManifestError):
+        names = ["manifest.json", *read_manifest(version / "artifact").files]
+        found += [version / "artifact" / name for name in names]
+    return {CONFIG_FILE, *(path.relative_to(model).as_posix() for path in found)}
 
 
 def _refuse_other_start(start: Path, script: bytes) -> None:

@@ -1,11 +1,13 @@
 """A directory appears whole or not at all."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from exporter.errors import OutputRefused, ParityFailed
+from exporter.report import Parity, write_report
 from exporter.workspace import link_or_copy, refuse_foreign, workspace
 from runtime.manifest import read_manifest, unproven_manifest, write_manifest
 from runtime.outputs import MARK
@@ -32,10 +34,13 @@ def version(directory: Path) -> str:
     return read_manifest(directory).version
 
 
+FACTS: dict[str, Any] = {"versions": {}, "hardware": {}}
+
+
 def fail(out: Path, error: BaseException) -> None:
     with workspace(out) as partial:
         fill(partial)
-        (partial / "parity.json").write_text("{}")
+        write_report(partial, Parity(engine="e", precision="fp32", rule="trained", **FACTS))
         raise error
 
 
@@ -195,7 +200,7 @@ def test_what_a_killed_tuning_left_is_no_reason_to_refuse(out: Path) -> None:
     assert names(out) == ["manifest.json", "model.onnx"]
 
 
-@pytest.mark.parametrize("content", ['{"mine": 1}', "years of work", '["rungs"]'])
+@pytest.mark.parametrize("content", ['{"mine": 1}', "years of work", '["rungs"]', "{}"])
 def test_a_users_own_file_with_the_name_of_a_report_is_kept(tmp_path: Path, content: str) -> None:
     mine = tmp_path / "out.failed-parity.json"
     mine.write_text(content)

@@ -1,6 +1,7 @@
 """What commands write: one at a time, whole or not at all, and never over what is read."""
 
 import os
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,10 +13,13 @@ from runtime.errors import OutputRefused
 from runtime.outputs import (
     MARK,
     file_place,
+    foreign_file,
     held,
     place_of,
+    refusals_told,
     refuse_inputs,
     replaced,
+    whole_file,
     working_beside,
     write_whole,
 )
@@ -81,6 +85,57 @@ def test_what_bears_the_name_of_our_folder_is_left_alone(tmp_path: Path, kind: s
     with pytest.raises(OutputRefused, match=r"\.x\.writing"):
         write_whole(tmp_path / "x", b"")
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path: Path, mode: int) -> None:
+    mine = tmp_path / "x"
+    mine.write_bytes(b"old")
+    mine.chmod(mode)
+    write_whole(mine, b"new")
+    assert stat.S_IMODE(mine.stat().st_mode) == mode
+    assert mine.read_bytes() == b"new"
+
+
+def test_an_unfinished_file_is_as_private_as_the_one_it_replaces(tmp_path: Path) -> None:
+    (tmp_path / "x").touch(mode=0o600)
+    with (
+        working_beside(tmp_path / "x", "work") as folder,
+        whole_file(folder, tmp_path / "x") as file,
+    ):
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+
+
+def test_a_folder_that_another_user_left_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".x.writing"
+    folder.mkdir()
+    for name in (MARK, "journal"):
+        (folder / name).touch()
+    before = tree(tmp_path)
+    # As it is for who is not root.
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != folder)
+    with pytest.raises(OutputRefused, match=r"\.x\.writing is not writable: another user"):
+        write_whole(tmp_path / "x", b"")
+    assert tree(tmp_path) == before
+
+
+def test_a_foreign_file_is_found_at_any_depth(tmp_path: Path) -> None:
+    for name in ("model", "1/model", "1/mine", "1/.model.writing/half", f"1/.model.writing/{MARK}"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert foreign_file(tmp_path, {"model", "1/model"}) == "1/mine"
+    assert foreign_file(tmp_path, {"model", "1/model", "1/mine"}) is None
+    (tmp_path / "a link").symlink_to(tmp_path / "1")
+    assert foreign_file(tmp_path, {"model", "1/model", "1/mine"}) == "a link"
+    assert foreign_file(tmp_path / "absent", set()) is None
+
+
+def test_a_refusal_ends_a_command_in_one_line() -> None:
+    with pytest.raises(SystemExit) as ended, refusals_told():
+        raise OutputRefused("name another --out")
+    assert ended.value.code == "name another --out"
 
 
 @pytest.mark.parametrize("kind", ["with content", "link"])

@@ -120,6 +120,24 @@ def test_what_cannot_become_a_model_is_refused(
     assert not (tmp_path / MODEL).exists()
 
 
+@pytest.mark.parametrize("platform", ["python", "onnxruntime"])
+@pytest.mark.parametrize("name", ["1/notes.txt", "1/artifact/mine/y", "mine"])
+def test_a_users_file_in_a_model_is_not_touched(
+    rank_artifact: Path, tmp_path: Path, platform: Any, name: str
+) -> None:
+    out = tmp_path / "out"
+    mine = write_repository(rank_artifact, out, platform) / name
+    cached = out / MODEL / "1" / "__pycache__" / "model.cpython-311.pyc"
+    cached.parent.mkdir()
+    cached.touch()
+    write_repository(rank_artifact, out, platform)
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("years of work")
+    with pytest.raises(OutputRefused, match=f"holds {name}, which this command did not write"):
+        write_repository(rank_artifact, out, platform)
+    assert mine.read_text() == "years of work"
+
+
 def test_start_sh_passes_flags_and_ports_on(rank_artifact: Path, tmp_path: Path) -> None:
     write_repository(rank_artifact, tmp_path / "out")
     start = tmp_path / "out" / "start.sh"
