@@ -138,7 +138,7 @@ def read_reference(directory: Path) -> Reference | VectorReference:
             f"cannot read {path}: {error.strerror}; wanted the checkpoint's answers, export it "
             "again with this version"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ReportRefused(f"{path} cannot be used ({error}); export again") from error
     if found.schema != SCHEMA:
         raise ReportRefused(

@@ -91,7 +91,7 @@ def read_report(directory: Path) -> Parity:
         return msgspec.json.decode(raw, type=Parity)
     except OSError as error:
         raise ReportRefused(f"cannot read {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ReportRefused(f"{path} cannot be used ({error}); export again") from error
 
 

@@ -58,7 +58,7 @@ class Journal(Generic[Entry]):
             try:
                 entry: Entry = decoder.decode(line)
                 return entry
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 reason = str(error)
         raise self._damaged(number, reason)
 

@@ -265,7 +265,7 @@ def _read_made(file: Path) -> Made | None:
         return msgspec.json.decode(file.read_bytes(), type=Made)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OutputRefused(
             f"{file} is damaged or not this stage's ({error}); move it away, or begin anew with "
             "--force"

@@ -109,7 +109,7 @@ def _exported_commit(directory: Path) -> dict[str, str] | None:
     try:
         content = _commit_file(directory).read_bytes()
         return msgspec.json.decode(content, type=dict[str, str])
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

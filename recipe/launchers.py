@@ -45,7 +45,7 @@ def handed_over(folder: Path) -> Record | None:
     """The endpoint that a run in `folder` left running; None when there is none, or it ended."""
     try:
         record = msgspec.json.decode((folder / ENDPOINT_FILE).read_bytes(), type=Record)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if record.launcher == "process":
         left = read_started(folder / PROCESS_FILE)

@@ -77,7 +77,7 @@ def read_started(file: Path) -> Started | None:
     """The process that `file` tells of, if it still runs."""
     try:
         process = msgspec.json.decode(file.read_bytes(), type=Started)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return process if process.runs() else None
 

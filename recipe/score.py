@@ -1,9 +1,8 @@
 """rerank score IN.jsonl OUT.jsonl: score large files offline, on the engine that serves.
 
 A line of IN is {"query": …, "passages": […]} with an optional "id"; the line of OUT with the same
-number is {"id"?, "scores": […]}, raw logits in the order of the passages. Rows of neighbouring
-lines share calls of the engine. So the number of workers, and where a run was stopped and resumed,
-may move a score by the rounding of its sums: some 1e-6 of a float32 engine's.
+number is {"id"?, "scores": […]}, raw logits in the order of the passages. No two lines share a
+call of the engine, so neither other lines nor where a run was stopped and resumed move a score.
 """
 
 import argparse
@@ -109,6 +108,7 @@ def score(
     refuse_inputs(out, source, artifact)
     refuse_inputs(work_folder(out, _PURPOSE), source, artifact)
     with closing(Input(source)) as asked, working_beside(out, _PURPOSE) as folder:
+        _refuse_others(folder)
         if not force:
             _refuse_present(place)
         asked.look_through()
@@ -144,6 +144,15 @@ def _refuse_present(place: Path) -> None:
         raise OutputRefused(f"{place} is there; name another file, or begin anew with --force")
 
 
+def _refuse_others(folder: Path) -> None:
+    for path in (folder / _HEAD, folder / _JOURNAL):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise OutputRefused(
+                f"{path} is no file, as this command leaves one there; move {folder} away, or name "
+                "another OUT.jsonl"
+            )
+
+
 def _forget(folder: Path) -> None:
     for name in (_JOURNAL, _HEAD):
         (folder / name).unlink(missing_ok=True)
@@ -172,7 +181,7 @@ def _begin(folder: Path, head: Head) -> None:
         return
     try:
         found = msgspec.json.decode(file.read_bytes(), type=Head)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OutputRefused(
             f"{file} is damaged ({error}), so nobody knows what an earlier run scored; {_ANEW}"
         ) from error

@@ -80,7 +80,7 @@ def decoded(number: int, line: bytes) -> Asked:
     """A line that could be scored at the first look. Raises BadInput where it cannot now."""
     try:
         return _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
             f"line {number} of the input has changed since the first look; wait until nobody "
             "writes it, and begin anew with --force"

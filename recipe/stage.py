@@ -193,7 +193,7 @@ def read_mark(path: Path) -> Provenance | None:
         return msgspec.json.decode(path.read_bytes(), type=Provenance)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OutputRefused(
             f"{path} cannot be read ({error}), so nobody knows what made the files beside it; "
             "--force begins anew"

@@ -353,6 +353,6 @@ def _token_text(raw: msgspec.Raw) -> str | None:
     """The text of a token, plain or as transformers writes an AddedToken; None for all else."""
     try:
         token = msgspec.json.decode(raw, type=str | _AddedToken | None)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return token.content if isinstance(token, _AddedToken) else token

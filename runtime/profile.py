@@ -122,5 +122,5 @@ def _load(folder: str, name: str, kind: type[_Profile]) -> _Profile:
     text = resources.files("profiles").joinpath(folder, f"{name}.toml").read_bytes()
     try:
         return msgspec.toml.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProfileError(f"profiles/{folder}/{name}.toml: {error}") from error

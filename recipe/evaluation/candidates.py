@@ -56,7 +56,7 @@ def read_candidates(file: Path, key: dict[str, str | int]) -> Candidates | None:
     """What an earlier run found under the same `key`; None when there is no such thing."""
     try:
         kept = msgspec.json.decode(file.read_bytes(), type=Candidates)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return kept if kept.key == key else None
 

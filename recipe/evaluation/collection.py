@@ -91,7 +91,7 @@ def _rows(file: Path, kind: type[_Row]) -> list[_Row]:
             continue
         try:
             rows.append(decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(
                 f"{file.name}, line {number}: {error}; mend the line, or run the stage prep again"
             ) from error

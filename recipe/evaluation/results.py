@@ -53,7 +53,7 @@ def read_results(directory: Path) -> Results:
         return msgspec.json.decode(file.read_bytes(), type=Results)
     except FileNotFoundError:
         return {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
             f"{file} cannot be used ({error}); remove it and run the stage eval again"
         ) from error

@@ -175,7 +175,7 @@ def read_setting(directory: Path) -> Setting | None:
         return msgspec.json.decode((directory / SETTING_FILE).read_bytes(), type=Setting)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
             f"{directory / SETTING_FILE} cannot be used ({error}); run the stage eval again"
         ) from error

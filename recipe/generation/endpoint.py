@@ -145,7 +145,7 @@ class Endpoint:
         if answer.is_success:
             try:
                 return msgspec.json.decode(answer.content), None, None
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None, "a body that is no whole JSON", None
         problem = f"status {answer.status_code}: {self._clean(answer.text)[:_SHOWN_CHARS]}"
         if answer.status_code not in _AGAIN and answer.status_code < _SERVER_ERROR:

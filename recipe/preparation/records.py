@@ -25,7 +25,7 @@ def records_file(given: Path) -> Path:
             f"found no {RESULT_FILE} in {given}; run the stage sdg first, or set sdg_input_path to "
             "a file of records"
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{manifest} cannot be read ({error}); run the stage sdg again") from error
     if result.schema_version != RESULT_SCHEMA:
         raise BadInput(
@@ -49,7 +49,7 @@ def read_records(file: Path, *, skip_broken: bool, say: Say) -> list[Record]:
             continue
         try:
             record = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             broken.append(f"line {number}: {error}")
             continue
         _check_record(file, number, record)

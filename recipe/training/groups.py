@@ -57,7 +57,7 @@ def read_groups(file: Path, passages: int) -> list[Group]:
         raise BadInput(
             f"found no training data at {file}; run the stage prep first, or set train_data_path"
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
             f"{file} cannot be used ({error}); wanted what the stage prep writes: run it again"
         ) from error

@@ -54,7 +54,7 @@ def read_facts(checkpoint: Path) -> Facts | None:
     """The facts of a checkpoint that this recipe trained; None for any other."""
     try:
         return msgspec.json.decode((checkpoint / FACTS_FILE).read_bytes(), type=Facts)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

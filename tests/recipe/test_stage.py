@@ -235,9 +235,10 @@ def test_a_stage_that_mends_keeps_the_provenance_of_what_it_left_alone(
     assert json.loads((folder / DONE_FILE).read_text())["versions"]["numpy"] == "later"
 
 
-def test_a_mark_that_cannot_be_read_is_refused(toy: Toy) -> None:
+@pytest.mark.parametrize("content", ["{", '{"more":' + "[" * 90_000])
+def test_a_mark_that_cannot_be_read_is_refused(toy: Toy, content: str) -> None:
     go(toy)
-    (Path(toy.folder) / DONE_FILE).write_text("{")
+    (Path(toy.folder) / DONE_FILE).write_text(content)
     with pytest.raises(OutputRefused, match="cannot be read"):
         go(toy)
 

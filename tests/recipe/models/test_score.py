@@ -229,6 +229,11 @@ DAMAGED: dict[str, tuple[str, Damage]] = {
     "a line twice": ("journal.jsonl", lambda raw: raw.splitlines(True)[0] + raw),
     "a line too few": ("journal.jsonl", lambda raw: b"".join(raw.splitlines(True)[1:])),
     "not a line of ours": ("journal.jsonl", lambda raw: b'{"scores":[1.0]}\n' + raw),
+    "a deep line": (
+        "journal.jsonl",
+        lambda raw: b'{"check":"a","answer":' + b"[" * 90_000 + b"]" * 90_000 + b"}\n" + raw,
+    ),
+    "a deep head": ("head.json", lambda _: b'{"more":' + b"[" * 90_000),
     "a last line of others": ("journal.jsonl", lambda raw: raw + b"years of work"),
 }
 
@@ -276,6 +281,31 @@ def test_what_is_damaged_is_named_and_never_published(
     said = capsys.readouterr().err
     assert name in said
     assert "--force" in said or "move the file away" in said
+    assert tree(resumed) == before
+
+
+@pytest.mark.parametrize("name", ["head.json", "journal.jsonl"])
+@pytest.mark.parametrize("kind", ["directory", "link"])
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "force"])
+def test_what_is_no_file_in_the_folder_of_the_work_is_named_and_kept(
+    resumed: Path,
+    rank_artifact: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    kind: str,
+    force: list[str],
+) -> None:
+    place = resumed / ".out.jsonl.rerank-score" / name
+    if kind == "directory":
+        place.unlink()
+        place.mkdir()
+    else:
+        place.rename(resumed / "elsewhere")
+        place.symlink_to(resumed / "elsewhere")
+    before = tree(resumed)
+    command = ["score", "in.jsonl", "out.jsonl", "--rank", str(rank_artifact), *force]
+    assert main(command) == 1
+    assert f"move {place.parent} away" in capsys.readouterr().err
     assert tree(resumed) == before
 
 
