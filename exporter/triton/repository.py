@@ -93,8 +93,8 @@ def _refuse_foreign(model: Path) -> None:
     """Raise OutputRefused unless `model` is absent, or what this command wrote and nothing more."""
     if not model.exists():
         return
-    written = model.is_dir() and (model / CONFIG_FILE).is_file()
-    if not written or not _begins(model / CONFIG_FILE, _WRITTEN.encode()):
+    names = {path.name for path in model.iterdir()} if model.is_dir() else set()
+    if names != {"1", CONFIG_FILE} or not _begins(model / CONFIG_FILE, _WRITTEN.encode()):
         raise OutputRefused(f"{model} is not as this command writes a model; move it away")
     if foreign := foreign_file(model, _written_files(model)):
         raise OutputRefused(
