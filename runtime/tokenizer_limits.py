@@ -9,8 +9,9 @@ read as it writes them, from a tokenizer that has them alone.
 
 import base64
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -201,13 +202,42 @@ def _flat(step: _Step, inside: str) -> Iterator[_Step]:
 
 def _normalized(steps: Sequence[_Step]) -> float:
     """The most characters that normalizers make of one, one after the other."""
-    growth = 1.0
-    for of_unicode, run in groupby(steps, lambda step: step["type"] in _OF_UNICODE):
-        if of_unicode:
-            growth *= max(_OF_UNICODE[step["type"]] for step in run)
-        else:
-            growth *= prod(map(_rewritten, run))
-    return growth
+    growth, forms = 1.0, []  # Unicode's, since the last other step
+    for step in steps:
+        if step["type"] in _OF_UNICODE:
+            forms.append(step)
+            continue
+        follows = forms and step["type"] == "Precompiled"
+        growth *= _mapped(forms, step) if follows else _grown(forms) * _rewritten(step)
+        forms = []
+    return growth * _grown(forms)
+
+
+def _grown(forms: Sequence[_Step]) -> int:
+    return max((_OF_UNICODE[form["type"]] for form in forms), default=1)
+
+
+def _mapped(forms: Sequence[_Step], charsmap: _Step) -> float:
+    """The most characters of one that Unicode's forms and then a charsmap make.
+
+    A charsmap is made of Unicode's forms, and adds little to what those have grown. Whether this
+    one does so is seen in the characters that grow by more than two; what it finds across the edge
+    of one is its longest replacement at most.
+    """
+    longest = _rewritten(charsmap)
+    if (product := _grown(forms) * longest) <= 2 * longest:
+        return product
+    steps = {"type": "Sequence", "normalizers": [*forms, charsmap]}
+    normalizer = _without_vocabulary(_File(normalizer=msgspec.Raw(msgspec.json.encode(steps))))
+    found = max(len(normalizer.normalizer.normalize_str(one)) for one in _growing())
+    return min(product, max(2 * longest, found + longest))
+
+
+@cache
+def _growing() -> Sequence[str]:
+    """The characters of which NFKC or NFKD make more than two."""
+    signs = (chr(code) for code in (*range(0xD800), *range(0xE000, 0x20000)))
+    return [sign for sign in signs if len(unicodedata.normalize("NFKD", sign)) > 2]
 
 
 def _rewritten(step: _Step) -> float:

@@ -33,8 +33,10 @@ def made(**parts: Any) -> Tokenizer:
 
 
 def charsmap(longest: int) -> dict[str, Any]:
-    """A table of no entries, which the library takes, and a replacement of this length."""
-    text = base64.b64encode((0).to_bytes(4, "little") + b"x" * longest + b"\0").decode()
+    """A table of no entries, and a replacement of this length."""
+    table = bytes(1024)
+    raw = len(table).to_bytes(4, "little") + table + b"x" * longest + b"\0"
+    text = base64.b64encode(raw).decode()
     return {"type": "Precompiled", "precompiled_charsmap": text}
 
 
@@ -296,6 +298,12 @@ def test_the_longest_chains_of_families_are_taken() -> None:
     tokenizer = made(pre_tokenizer=pre_tokenizers.Metaspace())
     whole = {"type": "Sequence", "normalizers": deberta_lower}
     check_tokenizer(with_json(tokenizer, normalizer=whole))
+    albert = [{"type": "NFKD"}, {"type": "StripAccents"}, *deberta_lower]
+    whole = {"type": "Sequence", "normalizers": albert}
+    check_tokenizer(with_json(tokenizer, normalizer=whole))
+    again = {"type": "Sequence", "normalizers": [*albert, *albert]}
+    with pytest.raises(ArtifactError, match="makes up to"):
+        check_tokenizer(with_json(tokenizer, normalizer=again))
     blanks = normalizers.Sequence([normalizers.NFKC(), Replace(Regex(r"\s+"), " ")])
     tokenizer = made(normalizer=blanks, pre_tokenizer=pre_tokenizers.ByteLevel())
     check_tokenizer(tokenizer.to_str().encode())
