@@ -1,10 +1,11 @@
 """What commands write: one writer at a time, whole or not at all, and never over what is read.
 
 While an output NAME is written, the folder `.NAME.PURPOSE` beside it holds what is unfinished. Its
-writer has it locked; the kernel drops the lock when that process ends, however it ends. A file MARK
-in it says that it is one of these folders: what bears the name without the mark is somebody
-else's, and is refused and left alone. Links to an output are followed, so that however an output is
-spelled, its writers meet in one folder.
+writer has it locked; the kernel drops the lock when that process ends, however it ends. The lock
+(flock) holds between the processes of one machine: a network file system need not pass it on to
+others. An empty file MARK in the folder says that it is one of these folders: what bears the name
+without the mark is somebody else's, and is refused and left alone. Links to an output are followed,
+so that however an output is spelled, its writers meet in one folder.
 """
 
 import fcntl

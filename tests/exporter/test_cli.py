@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 
 from exporter import pipeline
 from exporter.cli import main
@@ -89,3 +91,15 @@ def test_an_interrupt_is_no_traceback(
     monkeypatch.setattr(pipeline, "export", interrupted)
     assert main(["export", "somewhere", "--out", str(tmp_path)]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_panic_of_the_tokenizer_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def panicking(*_: object) -> None:
+        Split(Regex("(a|aa)+b"), "isolated").pre_tokenize_str("a" * 50)
+
+    monkeypatch.setattr(pipeline, "export", panicking)
+    assert main(["export", "somewhere", "--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("rerank-export: the model's tokenizer gave up on a text")
