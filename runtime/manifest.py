@@ -19,6 +19,7 @@ from runtime.model_files import (
     JSON_BYTES,
     LARGEST_BYTES,
     TOKENIZER_BYTES,
+    Identity,
     find_file,
     identity,
     name_fault,
@@ -294,9 +295,15 @@ def check_files(directory: Path, manifest: Manifest) -> None:
         raise ManifestError(f"{MANIFEST_FILE} records no goldens; export the checkpoint again")
 
 
-def identities(directory: Path, manifest: Manifest) -> Mapping[str, tuple[int, ...] | None]:
-    """What changes when a file of the manifest is replaced or written to."""
+def identities(directory: Path, manifest: Manifest) -> Mapping[str, Identity | None]:
+    """What the files of the manifest are now."""
     return {name: identity(directory, name) for name in manifest.files}
+
+
+def same_files(before: Mapping[str, Identity | None], after: Mapping[str, Identity | None]) -> bool:
+    """Whether every file that there was is still there, with the same content."""
+    pairs = ((one, after[name]) for name, one in before.items())
+    return all(one is not None and now is not None and one.is_of(now) for one, now in pairs)
 
 
 def _hash_or_reason(directory: Path, name: str) -> str:

@@ -329,6 +329,7 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """The tokenizer in `path` (tokenizer.json); ArtifactError when it cannot be read, or does not
     bound what it makes of a text."""
     from runtime.tokenizer_limits import check_tokenizer  # late: the GPU bench has no msgspec
+
     try:
         raw = read_bounded(path, TOKENIZER_BYTES)
         check_tokenizer(raw)
