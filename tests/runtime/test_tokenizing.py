@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from runtime import text as text_module
+from runtime import parts as parts_module
 from runtime.embedder import Embedder
 from runtime.errors import ModelClosed
 from runtime.model import Model
@@ -37,7 +37,7 @@ class Held:
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """A chunk holds one text."""
     holding = Held()
-    monkeypatch.setattr(text_module, "_CHUNK_CHARS", 1)
+    monkeypatch.setattr(parts_module, "CHUNK_CHARS", 1)
     monkeypatch.setattr(
         PairEncoder, "_encode_chunk", lambda encoder, pairs: holding(encoder, pairs)
     )
