@@ -67,7 +67,7 @@ class Ranker(Model):
     ) -> Ranking:
         """Score every passage for the query; `deadline` in seconds of time.monotonic().
 
-        `limits` bound the tokens; with `blanks`, one text of a pair may be blank. Callers take
+        `limits` bound the tokens; with `blanks`, texts may be blank. Callers take
         turns at the engine; all who name none are one `caller`. Raises InputRejected, Unavailable
         or EngineError.
         """

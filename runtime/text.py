@@ -24,7 +24,7 @@ from runtime.errors import (
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.parts import CHUNK_CHARS, chunks, part
 from runtime.postprocess import InputType
-from runtime.text_checks import check_passage, check_text, is_blank
+from runtime.text_checks import check_text
 from runtime.tokens import encoded, pieces
 
 Truncate = Literal["NONE", "END", "START"]
@@ -114,8 +114,8 @@ class PairEncoder:
         """Encode the query with every passage; special tokens are counted.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
-        left, from the same side of what comes before it. With `blanks`, one text of a pair may be
-        blank. Raises InputTooLong for the first pair over `max_tokens` or `limits.pair` when
+        left, from the same side of what comes before it. With `blanks`, texts may be blank. Raises
+        InputTooLong for the first pair over `max_tokens` or `limits.pair` when
         `truncate` is NONE, InputRejected for texts that cannot be encoded, and what `check` raises,
         which is called on the way.
         """
@@ -136,12 +136,12 @@ class PairEncoder:
         pair that has it, as in queries[3]."""
         if not pairs:
             raise NoPassages
-        blank: dict[str, bool] = {}
+        checked: set[str] = set()
         for index, (query, passage) in enumerate(pairs):
-            if query not in blank:
+            if query not in checked:
                 check_text(f"queries[{index}]", query, blanks=blanks)
-                blank[query] = blanks and is_blank(query)
-            check_passage(f"passages[{index}]", passage, blanks=blanks, blank_query=blank[query])
+                checked.add(query)
+            check_text(f"passages[{index}]", passage, blanks=blanks)
         return self.encode_checked(pairs, truncate, check, limits)
 
     def encode_checked(
@@ -355,9 +355,8 @@ def check_texts(query: str, passages: Sequence[str], *, blanks: bool) -> None:
     if not passages:
         raise NoPassages
     check_text("query", query, blanks=blanks)
-    blank_query = blanks and is_blank(query)
     for index, passage in enumerate(passages):
-        check_passage(f"passages[{index}]", passage, blanks=blanks, blank_query=blank_query)
+        check_text(f"passages[{index}]", passage, blanks=blanks)
 
 
 def _length(texts: tuple[str, str]) -> int:

@@ -44,6 +44,13 @@ def test_a_pair_of_nothing_is_empty(client: httpx.Client, texts: list[str]) -> N
     assert message.startswith(f"texts[{texts.index('')}]: ")
 
 
+@pytest.mark.parametrize("blank", BLANKS)
+@pytest.mark.parametrize("other", ["", *BLANKS])
+def test_a_pair_of_blanks_is_a_pair(client: httpx.Client, blank: str, other: str) -> None:
+    assert len(good(client, RERANK, query=blank, texts=[other, "a"])) == 2
+    assert len(good(client, RERANK, query=other, texts=[blank])) == 1
+
+
 @pytest.mark.parametrize("path", [EMBED, TOKENIZE])
 @pytest.mark.parametrize("blank", BLANKS)
 def test_a_text_of_blanks_is_a_text(client: httpx.Client, path: str, blank: str) -> None:
