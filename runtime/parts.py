@@ -14,11 +14,11 @@ CHUNK_CHARS = 1 << 20
 # So much of a text is tried: enough for most, as tokens of real text have about four characters.
 # Then four times as much, until it is the most that is tried.
 _TRIED_CHARS_PER_TOKEN = 8
-_LEAST_TRIED_CHARS = 1 << 12
+_LEAST_TRIED_CHARS = 1 << 10
 _MOST_TRIED_CHARS = 1 << 20
 _WIDER = 4
 # What lies so near to where a text was cut may have other tokens than in the whole.
-_EDGE_CHARS = 1 << 10
+_EDGE_CHARS = 1 << 9
 _WORD_END = re.compile(r"\S\s")
 
 

@@ -143,7 +143,7 @@ def test_of_a_usual_text_little_is_looked_at() -> None:
     words = "word " * 1_000_000
     part(watched, [words] * 3, 64, unchecked)  # type: ignore[arg-type]
     part(watched, [words] * 3, 64, unchecked, last=True)  # type: ignore[arg-type]
-    assert watched.given == [3 * 4096] * 2
+    assert watched.given == [3 * 1024] * 2
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -166,5 +166,5 @@ def test_many_texts_are_looked_at_in_parts_between_which_the_work_may_end() -> N
             raise DeadlineExceeded
 
     with pytest.raises(DeadlineExceeded):
-        part(watched, ["word " * 1000] * 1000, 8, check)  # type: ignore[arg-type]
-    assert watched.given == [256 * 4096] * 2
+        part(watched, ["word " * 1000] * 4000, 8, check)  # type: ignore[arg-type]
+    assert watched.given == [1024 * 1024] * 2
