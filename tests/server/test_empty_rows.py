@@ -34,6 +34,7 @@ BODIES: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "/score": (lambda text: {"text_1": text, "text_2": [text]}, "", "text_2[0]"),
     "/v1/rerank": (lambda text: {"query": text, "documents": [text]}, "query", "documents[0]"),
     "/v2/rerank": (lambda text: {"query": text, "documents": [text]}, "query", "documents[0]"),
+    "/v1/score": (lambda text: {"queries": [text], "items": text}, "", "items"),
     "/v2/models/{}/infer": (tensors, "query[0]", "passage[0]"),
 }
 
