@@ -49,8 +49,32 @@ class RelevantSpans(msgspec.Struct):
     mode: Annotated[str, Meta(extra_json_schema={"const": "disabled"})]
 
 
-class RerankV2(msgspec.Struct):
-    """Cohere v2's body. `priority` is without effect: callers take turns."""
+class NotInV2(msgspec.Struct):
+    """Fields of v1 and of other servers, which would change their answers: Cohere's v2 has none of
+    them, and they are refused rather than ignored."""
+
+    truncate: None = None
+    truncation: None = None
+    max_query_length: None = None
+    max_doc_length: None = None
+    max_chunks_per_doc: None = None
+    return_embeddings: None = None
+    raw_scores: None = None
+    truncate_prompt_tokens: None = None
+    truncation_side: None = None
+    max_tokens_per_query: None = None
+    use_activation: None = None
+    activation: None = None
+    softmax: None = None
+    request_id: None = None
+    padding: None = None
+    instruction: None = None
+    chat_template_kwargs: None = None
+
+
+class RerankV2(NotInV2, kw_only=True):
+    """Cohere v2's body. `priority` is without effect: callers take turns. So are `rank_fields` and
+    `return_documents`, which litellm sends: documents are texts, and are not returned."""
 
     query: str
     documents: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]

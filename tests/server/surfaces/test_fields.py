@@ -28,6 +28,7 @@ import msgspec
 import pytest
 
 from server.app import SURFACES
+from server.surfaces.documents import RerankRequest
 
 FOLDER = Path(__file__).parent / "fields"
 TABLES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
@@ -124,3 +125,9 @@ def test_every_field_that_is_read_is_in_a_table(path: str) -> None:
     }
     assert read, "no such path"
     assert read <= listed
+
+
+def test_cohere_s_v2_has_a_fate_for_every_field_of_v1() -> None:
+    """Its clients are those of /v1/rerank, and vLLM serves both paths alike."""
+    listed = {row.field for row in ROWS if row.path == "/v2/rerank"}
+    assert set(RerankRequest.__struct_fields__) <= listed
