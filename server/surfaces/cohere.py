@@ -2,7 +2,8 @@
 alone).
 
 Shapes as cohere 7.3, Jina's API, vLLM's and Infinity's servers have them. Cohere and Jina cut
-documents that are too long, so END is the default here; x-truncated-passages tells how many were.
+documents that are too long, so END is the default here, but for vLLM's bodies;
+x-truncated-passages tells how many were.
 """
 
 import math
@@ -176,7 +177,7 @@ def _encode_v1(ranked: RankedDocuments, asked: RerankRequest, model: str) -> byt
         ResultV1(i, float(scores[i]), show(ranked.texts[i]))
         for i in best(ranking.order.tolist(), asked.top_n)
     ]
-    meta = _meta("1", asked.documents)
+    meta = _meta("1", ranked.texts)
     reply = ReplyV1(id_of(asked.request_id), model, usage_of(ranking), meta, results)
     return _ENCODER.encode(reply)
 

@@ -21,7 +21,6 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
-from runtime.text import Truncate
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
@@ -30,13 +29,13 @@ from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import nim
-from server.surfaces.pooling import PromptTokens, Side, prompt_cut
+from server.surfaces.synonyms import agreed
+from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
 
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _FORMATS = ("float", "base64")
 _MODALITIES = ("text",)
-_TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
 # Jina's word for what texts are.
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _UNIT = "vectors come with length 1 from this server"
@@ -80,7 +79,7 @@ class EmbeddingRequest(msgspec.Struct):
     encoding_format: Annotated[str, _words(*_FORMATS)] | None = None
     embedding_type: Annotated[str, _words(*_TYPES)] | None = None
     dimensions: _Size | None = None
-    truncate: Annotated[str, _words(*_TRUNCATES)] | None = None
+    truncate: Truncation | None = None
     modality: str | list[str] | None = None
     task: Annotated[str, _words(*_TASKS)] | None = None
     output_dimension: _Size | None = None
@@ -143,7 +142,7 @@ def input_type_of(
     a name that is `accepted` as it stands is no suffix."""
     task = _one_of(request.task, tuple(_TASKS), "task")
     said = _one_of(request.input_type, _INPUT_TYPES, "input_type")
-    said = _either(said, None if task is None else _TASKS[task], "task")
+    said = agreed({"input_type": said, "task": None if task is None else _TASKS[task]})
     name = request.model
     if name is None or name in accepted:
         return name, said
@@ -196,20 +195,14 @@ def _dimensions_of(request: EmbeddingRequest) -> int | None:
         found = getattr(request, name)
         if found is not None and found < 1:
             raise NotValid("greater_than", (name,), "wanted a whole number of 1 or more")
-    return _either(request.dimensions, request.output_dimension, "output_dimension")
+    sizes = {"dimensions": request.dimensions, "output_dimension": request.output_dimension}
+    return agreed(sizes)
 
 
 def _type_of(request: EmbeddingRequest) -> EmbeddingType:
     first = _one_of(request.embedding_type, _TYPES, "embedding_type")
     second = _one_of(request.output_dtype, _TYPES, "output_dtype")
-    return _either(first, second, "output_dtype") or "float"
-
-
-def _either(first: T | None, second: T | None, name: str) -> T | None:
-    """What a field says, or its other name, which is called `name`."""
-    if first is not None and second is not None and first != second:
-        raise NotValid("value_error", (name,), "found two names of one field that differ")
-    return second if first is None else first
+    return agreed({"embedding_type": first, "output_dtype": second}) or "float"
 
 
 def _check(request: EmbeddingRequest) -> None:
@@ -273,10 +266,10 @@ class OpenAiEmbeddings(Controller):
             raise UnknownModel(served.name)
         _check(asked)
         truncate, most_tokens = prompt_cut(
-            asked.truncate_prompt_tokens,
-            asked.truncation_side,
             served.model.info.max_tokens,
-            _one_of(asked.truncate, _TRUNCATES, "truncate") or "NONE",
+            tokens=asked.truncate_prompt_tokens,
+            side=asked.truncation_side,
+            truncate=asked.truncate,
         )
         embeddings = await exchange.embed(
             texts_of(asked),

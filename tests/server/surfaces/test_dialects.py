@@ -411,7 +411,6 @@ WRONG_DOCUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"top_n": "one"}, "top_n"),
     ({"top_n": 1.5}, "top_n"),
     ({"documents": []}, "documents"),
-    ({"documents": "text"}, "documents"),
     ({"documents": {"a": "b"}}, "documents"),
     ({"documents": ["a", 1]}, "documents[1]"),
     ({"documents": ["a", None]}, "documents[1]"),
@@ -458,6 +457,7 @@ def test_wrong_documents(
         (V2, {"top_n": "2"}, "top_n"),
         (V2, {"top_n": True}, "top_n"),
         (V2, {"documents": [{"text": "a"}]}, "documents[0]"),
+        (V2, {"documents": "text"}, "documents"),
     ],
 )
 def test_wrong_fields(client: httpx.Client, path: str, wrong: dict[str, Any], named: str) -> None:

@@ -192,6 +192,8 @@ def test_more_dimensions_than_there_are(
         ({"truncate_prompt_tokens": "all"}, "truncate_prompt_tokens"),
         ({"truncation_side": "middle"}, "truncation_side"),
         ({"truncation_side": "LEFT"}, "truncation_side"),
+        ({"truncate": "END", "truncation_side": "left"}, "truncation_side"),
+        ({"truncate": "START", "truncation_side": "right"}, "truncation_side"),
         ({"add_special_tokens": "false"}, "add_special_tokens"),
         ({"use_activation": 0}, "use_activation"),
         ({"normalize": "maybe"}, "normalize"),
@@ -260,8 +262,8 @@ def test_texts_are_cut_on_one_side_and_counted(
         ({"truncate": "NONE"}, "abc"),
         ({"truncate": "START"}, "xyz"),
         ({"truncation_side": "left"}, "xyz"),
-        ({"truncation_side": "left", "truncate": "END"}, "xyz"),
-        ({"truncation_side": "right", "truncate": "START"}, "abc"),
+        ({"truncation_side": "left", "truncate": "START"}, "xyz"),
+        ({"truncation_side": "left", "truncate": "NONE"}, "xyz"),
     ],
 )
 def test_texts_are_cut_at_so_many_tokens(
