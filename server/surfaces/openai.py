@@ -2,8 +2,9 @@
 
 Shapes as NIM 1.13.0 answers and its clients need them: OpenAI SDK 3.52 (base64 by default),
 langchain-nvidia-ai-endpoints 1.5.0, llama-index-embeddings-nvidia 0.6.0, nvidia-haystack 3.0.0
-(reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Jina's, Mistral's and Voyage's requests
-to this path are honoured too, or refused where they ask for other vectors than there are.
+(reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Jina's, Infinity's, Mistral's and
+Voyage's requests to this path are honoured too, or refused where they ask for other vectors than
+there are.
 """
 
 import asyncio
@@ -50,6 +51,7 @@ _AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
     "embed_dtype": (("float32",), "embedding_type has the types that there are"),
     "endianness": (("native", "little"), "numbers come with their lowest byte first"),
     "padding": (("do_not_pad",), "texts are not padded here"),
+    "infinity_extra_modality": (("text",), "this model embeds text only"),
 }
 
 
@@ -70,7 +72,8 @@ _Size = Annotated[Whole, Meta(extra_json_schema={"minimum": 1})]
 class EmbeddingRequest(msgspec.Struct):
     """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are other
     names of `input_type`, `dimensions` and `embedding_type`; `truncate_prompt_tokens` cuts a text
-    at `truncation_side`, prefix and special tokens included. The last fields may ask for what is
+    at `truncation_side`, prefix and special tokens included. A flag that is called `truncate` (by
+    Jina) or `truncation` (by Voyage) cuts what is too long. The last fields may ask for what is
     done anyway."""
 
     input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
@@ -79,8 +82,10 @@ class EmbeddingRequest(msgspec.Struct):
     encoding_format: Annotated[str, _words(*_FORMATS)] | None = None
     embedding_type: Annotated[str, _words(*_TYPES)] | None = None
     dimensions: _Size | None = None
-    truncate: Truncation | None = None
+    truncate: Truncation | bool | None = None
+    truncation: Flag | None = None
     modality: str | list[str] | None = None
+    infinity_extra_modality: Annotated[str, _as_it_is("infinity_extra_modality")] | None = None
     task: Annotated[str, _words(*_TASKS)] | None = None
     output_dimension: _Size | None = None
     output_dtype: Annotated[str, _words(*_TYPES)] | None = None
@@ -270,6 +275,7 @@ class OpenAiEmbeddings(Controller):
             tokens=asked.truncate_prompt_tokens,
             side=asked.truncation_side,
             truncate=asked.truncate,
+            truncation=asked.truncation,
         )
         embeddings = await exchange.embed(
             texts_of(asked),

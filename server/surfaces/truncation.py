@@ -1,6 +1,6 @@
 """Whether, where and behind how many tokens texts are cut, in the words of the dialects that share
-a path: `truncate` (NIM), `truncation` (Jina, Voyage), `truncate_prompt_tokens` and
-`truncation_side` (vLLM).
+a path: `truncate` (NIM, and a flag of Jina's embeddings), `truncation` (a flag of Jina's rerankers
+and Voyage), `truncate_prompt_tokens` and `truncation_side` (vLLM).
 """
 
 from typing import Annotated, get_args
@@ -25,7 +25,7 @@ def prompt_cut(
     *,
     tokens: int | None,
     side: str | None,
-    truncate: str | None = None,
+    truncate: str | bool | None = None,
     truncation: bool | None = None,
     otherwise: Truncate = "NONE",
 ) -> tuple[Truncate, int | None]:
@@ -33,11 +33,12 @@ def prompt_cut(
     the fields say; `tokens` and `side` are vLLM's. Without any it is END or NONE, as `otherwise`.
     Raises NotValid, for fields that differ too."""
     said = next((word for word in TRUNCATES if word == truncate), None)
-    if truncate is not None and said is None:
+    if isinstance(truncate, str) and said is None:
         raise NotValid("literal_error", ("truncate",), f"wanted one of {', '.join(TRUNCATES)}")
     if side is not None and side not in _SIDES:
         raise NotValid("literal_error", ("truncation_side",), "wanted left or right")
-    cuts = agreed({"truncate": None if said is None else said != "NONE", "truncation": truncation})
+    flag = said != "NONE" if isinstance(truncate, str) else truncate
+    cuts = agreed({"truncate": flag, "truncation": truncation})
     limit = _prompt_limit(tokens, max_tokens)
     if limit is None and not (otherwise != "NONE" if cuts is None else cuts):
         return "NONE", None

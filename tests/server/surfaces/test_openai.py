@@ -244,6 +244,25 @@ def test_too_long(client: httpx.Client) -> None:
     assert found["message"] == sentence
 
 
+@pytest.mark.parametrize("name", ["truncate", "truncation"])
+def test_a_flag_says_whether_texts_are_cut(client: httpx.Client, name: str) -> None:
+    """Jina's is called truncate, Voyage's truncation; its place is vLLM's truncation_side."""
+    long = "a" * MAX_TOKENS + "b" * MAX_TOKENS
+    cut = post(client, input=[long], **{name: True})
+    assert np.array_equal(vectors(cut), vectors(post(client, input=["a" * 191])))
+    assert cut.headers["x-truncated-passages"] == "1"
+    start = post(client, input=[long], truncation_side="left", **{name: True})
+    assert np.array_equal(vectors(start), vectors(post(client, input=["b" * 191])))
+    assert_error(post(client, input=[long], **{name: False}), 422, None)
+    assert_error(post(client, **{name: 2}), 400, name)
+
+
+@pytest.mark.parametrize("truncate", [False, "NONE"])
+def test_two_flags_that_differ_are_refused(client: httpx.Client, truncate: Any) -> None:
+    assert_error(post(client, truncate=truncate, truncation=True), 400, "truncation")
+    assert post(client, truncate=truncate, truncation="false").status_code == 200
+
+
 @pytest.mark.parametrize(("truncate", "kept"), [("END", "a" * 191), ("START", "b" * 191)])
 def test_texts_are_cut_on_one_side_and_counted(
     client: httpx.Client, truncate: str, kept: str
