@@ -20,7 +20,7 @@ from runtime.postprocess import Ranking, relevance
 from runtime.text import TokenLimits
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
-from server.lax import lax_decoder
+from server.lax import StrictPositive, lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
@@ -41,9 +41,6 @@ _UNIT_DOCUMENTS = 100
 
 
 # Request. `model` is ignored, and so are unknown fields.
-Positive = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
-
-
 class RelevantSpans(msgspec.Struct):
     """Cohere v2's wish for the parts of a document that count: none are told here."""
 
@@ -80,8 +77,8 @@ class RerankV2(NotInV2, kw_only=True):
     query: str
     documents: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     model: str | None = None
-    top_n: Positive | None = None
-    max_tokens_per_doc: Positive | None = None
+    top_n: StrictPositive | None = None
+    max_tokens_per_doc: StrictPositive | None = None
     relevant_spans: RelevantSpans | None = None
     priority: int | None = None
 

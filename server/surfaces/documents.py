@@ -17,13 +17,12 @@ from runtime.text import TokenLimits, Truncate
 from server.call import Field
 from server.errors import NotValid
 from server.exchange import Exchange
-from server.lax import Flag, Whole
+from server.lax import Flag, Positive, Whole
 from server.surfaces.pooling import PoolingFields, cut_of, is_vllm, wants_logits
 from server.surfaces.truncation import Truncation
 
 Document = str | dict[str, Any]
 Documents = Annotated[list[Document], Meta(extra_json_schema={"minItems": 1})]
-Positive = Annotated[Whole, Meta(extra_json_schema={"minimum": 1})]
 Never = Annotated[Flag, Meta(extra_json_schema={"const": False})]
 
 _FIELD = ("text",)

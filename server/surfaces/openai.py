@@ -25,7 +25,7 @@ from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
-from server.lax import Flag, Whole, lax_decoder
+from server.lax import Flag, Positive, lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
@@ -65,9 +65,6 @@ def _as_it_is(name: str) -> Meta:
     return Meta(extra_json_schema={"enum": list(_AS_IT_IS[name][0])})
 
 
-_Size = Annotated[Whole, Meta(extra_json_schema={"minimum": 1})]
-
-
 # Request. Unknown fields are ignored; null stands for a field's default (litellm sends it).
 class EmbeddingRequest(msgspec.Struct):
     """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are other
@@ -81,13 +78,13 @@ class EmbeddingRequest(msgspec.Struct):
     input_type: Annotated[str, _words(*_INPUT_TYPES)] | None = None
     encoding_format: Annotated[str, _words(*_FORMATS)] | None = None
     embedding_type: Annotated[str, _words(*_TYPES)] | None = None
-    dimensions: _Size | None = None
+    dimensions: Positive | None = None
     truncate: Truncation | bool | None = None
     truncation: Flag | None = None
     modality: str | list[str] | None = None
     infinity_extra_modality: Annotated[str, _as_it_is("infinity_extra_modality")] | None = None
     task: Annotated[str, _words(*_TASKS)] | None = None
-    output_dimension: _Size | None = None
+    output_dimension: Positive | None = None
     output_dtype: Annotated[str, _words(*_TYPES)] | None = None
     truncate_prompt_tokens: PromptTokens | None = None
     truncation_side: Side | None = None

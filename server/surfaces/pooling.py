@@ -1,4 +1,5 @@
-"""vLLM's fields, which its requests to rerank and to score have in common.
+"""The fields that vLLM's requests to rerank and to score have in common, and that tell a body as
+vLLM's.
 
 As the pooling entrypoints of vLLM have it on 2026-11-28. Its template, padding and queue are not
 ours: what would change them is refused, not ignored.

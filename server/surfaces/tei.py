@@ -25,6 +25,7 @@ from runtime.tokens import Token
 from server.call import Field, limit_of
 from server.errors import AnyRequest, Failure, NotServed, NotValid, Spoken
 from server.exchange import Exchange
+from server.lax import StrictPositive
 from server.metadata import version
 from server.openapi import Operation
 from server.service import Service
@@ -64,7 +65,7 @@ class EmbedRequest(msgspec.Struct):
     truncate: bool | None = False
     truncation_direction: Direction | None = None
     prompt_name: PromptName | None = None
-    dimensions: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
+    dimensions: StrictPositive | None = None
 
 
 class TokenizeRequest(msgspec.Struct):
