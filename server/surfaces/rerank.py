@@ -101,7 +101,12 @@ class Rerank(Controller):
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
     """What is asked; the bytes of the body are gone then."""
     body = await exchange.json_body()
-    which = await exchange.decode(_WHICH, body)
+    try:
+        which = await exchange.decode(_WHICH, body)
+    except NotValid:
+        if b'"texts"' in body and b'"documents"' not in body:  # as far as can be told of no JSON
+            exchange.speak(tei.voice)
+        raise
     if which.documents != _NULL and which.texts != _NULL:
         message = "found `documents` and `texts`, wanted one of them"
         raise NotValid("value_error", (), message)

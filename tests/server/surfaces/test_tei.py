@@ -73,6 +73,17 @@ def test_no_texts_are_empty(client: httpx.Client) -> None:
         assert "inputs" in refused(client, path, 400, "Empty", inputs=[])
 
 
+def test_half_of_a_surrogate_pair_is_refused_in_tei_s_voice(client: httpx.Client) -> None:
+    body = rb'{"query":"q","texts":["\ud83d"]}'
+    response = client.post(RERANK, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["error_type"] == "Validation"
+    assert "surrogate" in response.json()["error"]
+    other = client.post(RERANK, content=body.replace(b"texts", b"documents"))
+    assert other.status_code == 400
+    assert "surrogate" in other.json()["message"]
+
+
 # Values
 
 
