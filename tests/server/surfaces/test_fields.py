@@ -5,6 +5,7 @@
     [[route]]
     path = "/rerank"                  # as the OpenAPI document has it; `parameters` fill it in;
                                       # `paths` for several of the same fields
+    upstream = ["query", …]           # all fields of the request in that server's schema
     body = { query = "…" }            # a request that is answered with 200
     [route.fields.truncation_side]
     fate = "honoured"                 # "refused" or "no effect"
@@ -101,6 +102,16 @@ def test_a_table_names_its_source(dialect: str) -> None:
     source = TABLES[dialect]["source"]
     assert source["of"]
     assert source["read"].isoformat() >= "2026-11-01"
+
+
+@pytest.mark.parametrize("dialect", sorted(TABLES))
+def test_every_field_of_a_server_s_schema_has_a_row(dialect: str) -> None:
+    """In this table, or in that of another dialect with the same path."""
+    for route in TABLES[dialect].get("route", []):
+        for path in route.get("paths", [route.get("path")]):
+            listed = {row.field for row in ROWS if row.path == path}
+            assert route["upstream"]
+            assert set(route["upstream"]) <= listed, path
 
 
 def requests() -> Iterator[tuple[str, type[msgspec.Struct]]]:
