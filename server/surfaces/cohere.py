@@ -321,6 +321,10 @@ SURFACES = (
             _operation(
                 "/v2/rerank",
                 "Rerank as Cohere v2 does",
+                description=(
+                    "Fields of v1 and of other servers that would change an answer are refused; "
+                    "they may be null."
+                ),
                 request=RerankV2,
                 reply=ReplyV2,
                 reply_example={"id": "0f6b", "results": [_RESULT], "meta": _META},

@@ -75,9 +75,8 @@ async def rank_documents(
     says where the request does not, but for vLLM's, which cuts none unless it is asked to. Raises
     NotValid, and what Call.rank raises."""
     _check(asked)
-    alone = isinstance(asked.documents, str)
     documents = [asked.documents] if isinstance(asked.documents, str) else asked.documents
-    at = Field("documents", alone=alone)
+    at = Field("documents", alone=isinstance(asked.documents, str))
     exchange.check_count("rank", len(documents), at)
     texts = texts_of(documents, asked.rank_fields)
     family = family_of(asked)

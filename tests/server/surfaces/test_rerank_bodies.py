@@ -259,6 +259,8 @@ def test_one_text_alone_is_vllm_s(client: httpx.Client, path: str) -> None:
     assert len(scores(ask(client, path, query=QUERY, documents=""))) == 1
     units = ask(client, path, query=QUERY, documents="a" * 101).json().get("meta")
     assert units is None or units["billed_units"]["search_units"] == 1
+    limit = ask(client, path, query=QUERY, documents="a", truncate_prompt_tokens=9).json()
+    assert len(limit["results"]) == 1
     for wrong in ({"text": "a"}, 1, [["a"]]):
         assert ask(client, path, query=QUERY, documents=wrong).status_code == 400
 
