@@ -3,7 +3,6 @@
     ServingError
     ├── InputRejected            the caller's texts cannot be scored; sending them again won't help
     │   ├── BlankInput           a text without a visible character
-    │   ├── BlankPair            neither text of a pair has one, where one of them may be blank
     │   ├── ForbiddenText        half of a surrogate pair
     │   ├── NoTokens             a text of which the tokenizer makes nothing
     │   ├── NoPassages           nothing to rank
@@ -47,14 +46,6 @@ class BlankInput(InputRejected):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(f"{what} is blank; send text with at least one visible character")
-
-
-class BlankPair(InputRejected):
-    """Nothing shows in `what` ("passages[3]"), nor in its query."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(f"{what} is blank, and so is its query; send text in one of them")
 
 
 class ForbiddenText(InputRejected):
