@@ -342,8 +342,8 @@ class Model(ABC):
     def _run(self, work: Work) -> Computed:
         """Encode and compute, blocking."""
         began = time.monotonic()
-        rows, estimate = len(work.characters), self._estimate(work.characters, work.limits)
-        with self._scheduler.admit(rows, estimate, work.deadline, work.caller) as ticket:
+        estimate = self._estimate(work.characters, work.limits)
+        with self._scheduler.admit(work.rows, estimate, work.deadline, work.caller) as ticket:
             encoded = self._tokenizing.encode(work, ticket.check)
             tokenized = time.monotonic()
             future = ticket.submit(encoded.rows)
@@ -357,10 +357,12 @@ class Model(ABC):
     async def _run_async(self, work: Work) -> Computed:
         """`_run` for an event loop: encodes in a worker thread and waits without one."""
         began = time.monotonic()
-        rows, estimate = len(work.characters), self._estimate(work.characters, work.limits)
+        estimate = self._estimate(work.characters, work.limits)
         try:
             async with asyncio.timeout(_left(work.deadline)):
-                with self._scheduler.admit(rows, estimate, work.deadline, work.caller) as ticket:
+                with self._scheduler.admit(
+                    work.rows, estimate, work.deadline, work.caller
+                ) as ticket:
                     encoded = await self._tokenizing.encode_async(work, ticket.check)
                     tokenized = time.monotonic()
                     future = ticket.submit(encoded.rows)

@@ -35,6 +35,11 @@ class Work:
     caller: str
     limits: TokenLimits = NO_LIMITS
 
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.characters)
+
 
 def lengths(queries: Sequence[str], passages: Sequence[str]) -> Ints:
     """The characters int64 [n, 2] of n queries and passages."""
