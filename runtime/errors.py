@@ -8,6 +8,7 @@
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
     │   ├── InputTypeWanted      the model embeds queries and passages differently
+    │   ├── VastText             more characters than are looked at
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           there is no room for the request
@@ -99,6 +100,17 @@ class InputTooLong(InputRejected):
         self.max_tokens = max_tokens
         super().__init__(
             f"Input length {found_tokens} exceeds maximum allowed token size {max_tokens}"
+        )
+
+
+class VastText(InputRejected):
+    """A pair of so many characters that looking at all of them takes too long, although it may
+    have few tokens."""
+
+    def __init__(self, found_characters: int, most_characters: int) -> None:
+        super().__init__(
+            f"found {found_characters} characters, wanted at most {most_characters}; leave out "
+            "what says nothing, such as long runs of blanks, or ask for truncation"
         )
 
 

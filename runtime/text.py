@@ -3,6 +3,7 @@
 The tokenizer is the artifact's own tokenizer.json; nothing here adds a token that it would not.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from runtime.errors import (
     NoPassages,
     NoTokens,
     ProfileError,
+    VastText,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.parts import CHUNK_CHARS, chunks, part
@@ -38,6 +40,9 @@ _Pair = str | tuple[str, str]
 # many for each token of the limit are looked at in parts: a tokenised character costs some 200
 # bytes of memory.
 _LONG_CHARS_PER_TOKEN = 32
+# A pair of more characters is not tokenised as a whole: so many take some seconds and 250 MB.
+_MOST_CHARS = 1 << 22
+_MOST_AT_A_JOINT = 2
 # Of a text that is cut by itself, so many tokens more are kept: beside another text those at the
 # cut may be fewer.
 _SPARE_TOKENS = 128
@@ -216,24 +221,28 @@ class PairEncoder:
 
         Its length is counted piece by piece, with the pieces cut before a blank, where
         tokenizers cut too. Behind the first CHUNK_CHARS of a pair that is too long it is told in
-        proportion: others wait for these threads.
+        proportion: others wait for these threads. What is vast and has few tokens all the same,
+        blanks for example, is refused as well: VastText.
         """
         for query, passage in pairs:
-            if len(query) + len(passage) <= CHUNK_CHARS:
+            whole = len(query) + len(passage)
+            if whole <= CHUNK_CHARS:
                 continue
-            rest = pieces(passage)
-            first = next(rest, "")
-            count = len(self._encode_chunk([(query, first)])[0])
-            seen = len(query) + len(first)
-            for piece in rest:
+            count = len(self._encode_chunk([("", "")])[0])
+            seen = joints = 0
+            for piece in itertools.chain(pieces(query), pieces(passage)):
                 if count > most and seen >= CHUNK_CHARS:
-                    count = count * (len(query) + len(passage)) // seen
+                    count = count * whole // seen
                     break
                 check()
                 count += len(encoded(self._tokenizer, piece, add_special_tokens=False))
                 seen += len(piece)
-            if count > most:
+                joints += 1
+            # Where two pieces meet, the whole may have fewer tokens than both.
+            if count - _MOST_AT_A_JOINT * joints > most:
                 raise InputTooLong(count, most)
+            if whole > _MOST_CHARS:
+                raise VastText(whole, _MOST_CHARS)
 
     def _pair(self, query: str, passage: str) -> _Pair:
         if self._template is None:

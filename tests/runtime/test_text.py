@@ -25,6 +25,7 @@ from runtime.errors import (
     NoPassages,
     NoTokens,
     ProfileError,
+    VastText,
 )
 from runtime.text import (
     Encoding,
@@ -300,6 +301,25 @@ def test_a_vast_query_is_bounded_too() -> None:
     assert max(len(query) for query, _ in watched.tokenized) < 60 * 32
     assert found.truncated == 50
     assert {len(row) for row in found.rows} == {60}
+
+
+def test_a_vast_query_is_counted_in_pieces() -> None:
+    watched = Watched(60)
+    with pytest.raises(InputTooLong) as told:
+        watched.encode("why " * 500_000, ["because"], "NONE")
+    assert told.value.found_tokens == pytest.approx(2_000_000, rel=0.01)
+    assert max(len(query) for query, _ in watched.tokenized) == 0
+
+
+@pytest.mark.parametrize("where", ["query", "passage"])
+def test_what_is_vast_and_has_few_tokens_is_refused(where: str) -> None:
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    blanks = "a" + " " * 5_000_000 + "b"
+    texts = ("a", blanks) if where == "passage" else (blanks, "a")
+    with pytest.raises(VastText, match="found 5000003 characters, wanted at most 4194304"):
+        PairEncoder(tokenizer, None, 100).encode(texts[0], [texts[1]])
+    assert len(PairEncoder(tokenizer, None, 100).encode("a", [blanks], "END").rows[0]) <= 3
 
 
 def test_of_each_passage_the_first_tokens_are_looked_at() -> None:
