@@ -33,6 +33,8 @@ from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_pro
 SCHEMA = 2
 # Schema 1 knew no activation: relevance was the sigmoid of every logit.
 READABLE = (1, SCHEMA)
+# How `Manifest.witness` begins where no loader that users use bore witness.
+NOT_WITNESSED = "not witnessed"
 MANIFEST_FILE = "manifest.json"
 PARITY_FILE = "parity.json"
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
@@ -113,7 +115,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reranker's logit, and they have none. `golden_tolerance` is the largest |Δ logit|, or |Δ| of a
     vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
-    `plan` and `hardware` describe model.plan, and are None exactly where there is none.
+    `witness` is the loader whose answers prove the scores, or says that there was none; `origins`
+    says of facts where they were read. `plan` and `hardware` describe model.plan, and are None
+    exactly where there is none.
     """
 
     schema: int
@@ -143,7 +147,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     prefixes: dict[str, str] = {}
     vector_goldens: list[VectorGolden] = []
     plan: Plan | None = None
+    witness: str | None = None
+    origins: dict[str, str] = {}
     activation: Activation | None = None
+
+
+def is_witnessed(manifest: Manifest) -> bool:
+    """Whether the scores are proven by more than the exporter's own reading of the checkpoint."""
+    return manifest.witness is not None and not manifest.witness.startswith(NOT_WITNESSED)
 
 
 def unproven_manifest(

@@ -42,7 +42,8 @@ _MOST_LISTED_TOKENS = 1 << 18
 class ModelInfo:
     """What is served. `max_tokens` bounds one pair or text, `max_rows` and `token_budget` (rows ×
     longest row) one engine call; `version` is the artifact's content hash, `engine_version` that
-    of the engine's library; `proven` says whether an export proved these scores.
+    of the engine's library; `proven` says whether an export proved these scores by the answers of
+    `witness`, a loader that users use, which is "not witnessed" (and why) where there was none.
 
     Of an embedder: `dimensions` is the size of its vectors, `asymmetric` whether it tells queries
     from passages.
@@ -64,6 +65,7 @@ class ModelInfo:
     template: str | None
     mock: bool
     proven: bool
+    witness: str
     dimensions: int | None = None
     asymmetric: bool = False
 
