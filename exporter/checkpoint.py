@@ -208,8 +208,7 @@ def load_model(checkpoint: Checkpoint) -> Architecture:
     Raises CheckpointRefused for missing, unexpected, misshapen or pickled weights.
     """
     model = outline(checkpoint)
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    places = _places(model, checkpoint.weights, wanted)
+    places = places_of(model, checkpoint.weights)
     state = {name: stored.read() for name, stored in places.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
@@ -302,10 +301,9 @@ def _refuse_labels(config: dict[str, Any]) -> None:
         )
 
 
-def _places(
-    model: Architecture, weights: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]]
-) -> dict[str, Stored]:
+def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, Stored]:
     """Parameter → its tensor. Raises CheckpointRefused unless all are there and of their shapes."""
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
     named = [(model.place(name), name) for name in weights]
     names = {parameter: name for parameter, name in named if parameter is not None}
     unexpected = {name for parameter, name in named if parameter and names[parameter] != name}

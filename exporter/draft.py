@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
-from exporter.checkpoint import Checkpoint, outline
+from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.errors import CheckpointRefused
 from exporter.folder import refuse_unread_keys
 from exporter.onnx_file import OPSET
@@ -56,6 +56,7 @@ def draft(
     refuse_other_kind(profile, profile_name, checkpoint)
     model = outline(checkpoint)
     _refuse_other_family(profile, profile_name, model)
+    places_of(model, checkpoint.weights)  # its names say more than any loader's
     refuse_unread_keys(checkpoint.config, strict=strict)
     model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
     loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)

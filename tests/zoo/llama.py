@@ -175,7 +175,7 @@ _RANKERS = (
     ranker(
         "unmerged lora names",
         renamed(r"q_proj\.weight", "q_proj.base_layer.weight"),
-        refused="layers.0.self_attn.q_proj",
+        refused="missing: model.layers.0.self_attn.q_proj.weight",
     ),
     ranker("_orig_mod. before all names", renamed("^", "_orig_mod."), refused="_orig_mod."),
     ranker(
