@@ -10,7 +10,7 @@ import pytest
 
 from rerank_client import RerankClient, RerankError
 from tests.rerank_client.scripted_server import Hang, ScriptedServer, ranking
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 QUERY = "which one?"
 DOCUMENTS = ["first", "second", "third"]
@@ -101,17 +101,17 @@ def test_a_closed_client_says_so(client: RerankClient) -> None:
 
 
 def test_a_call_that_runs_when_the_client_is_closed_is_an_error(
-    server: ScriptedServer, client: RerankClient
+    server: ScriptedServer,
 ) -> None:
-    server.script = [Hang()]
+    server.script, waits = [Hang()], list[float]()
+    client = RerankClient(server.url, sleep=waits.append)
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(client.rerank, QUERY, DOCUMENTS)
         wait_until(lambda: bool(server.requests))
         client.close()
-        server.ended.set()
         with pytest.raises(RerankError):
-            call.result()
-    assert len(server.requests) == 1
+            call.result(PATIENCE_S)
+    assert (len(server.requests), waits) == (1, [])
 
 
 def test_a_client_that_nobody_closes_leaves_nothing_open(server: ScriptedServer) -> None:
