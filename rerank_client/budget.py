@@ -41,10 +41,6 @@ class Budget:
         left_s = min(left_s, _LONGEST_WAIT_S)
         return left_s if most is None else min(left_s, most)
 
-    def part(self, most: float | None) -> "Budget":
-        """Of the seconds at most so many, and no bytes. Raises as `seconds` does."""
-        return Budget(self.seconds(most), 0)
-
     def count(self, data: bytes) -> bytes:
         """`data`, which came from the server. Raises TooLarge."""
         self.bytes += len(data)

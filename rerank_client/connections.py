@@ -7,6 +7,9 @@ import httpcore
 from rerank_client.network import Network
 from rerank_client.streams import Backend
 
+# Of more callers at once, the others open connections anew.
+MOST_IDLE = 32
+
 
 class Connection:
     """One, for one exchange at a time; the first opens it, and another where it has ended."""
@@ -50,10 +53,11 @@ class Connections:
 
     def give_back(self, connection: Connection, *, whole: bool) -> None:
         """`whole`: nothing of the exchange is still to come."""
-        if whole:
+        keep = whole and len(self._idle) < MOST_IDLE
+        if keep:
             self._idle.append(connection)
         self._busy.discard(connection)
-        if self.closed or not whole:
+        if self.closed or not keep:
             connection.backend.close()
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import httpcore
 
+from rerank_client.connections import MOST_IDLE
 from rerank_client.network import Network
 from rerank_client.streams import AsyncBackend
 
@@ -51,7 +52,7 @@ class Pool:
     async def give_back(self, connection: Connection, *, whole: bool) -> None:
         """`whole`: nothing of the exchange is still to come."""
         self._busy.discard(connection)
-        if whole and not self._closed:
+        if whole and not self._closed and len(self._idle) < MOST_IDLE:
             self._idle.append(connection)
         else:
             await connection.backend.aclose()

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpcore
 
-from rerank_client.budget import running_budget
+from rerank_client.budget import Budget, running_budget
 
 # A send that moves some bytes starts its timeout anew; so many are moved whole or not at all.
 _PIECE_BYTES = 16 << 10
@@ -33,9 +33,9 @@ class Stream(httpcore.NetworkStream):
         return budget.count(self._inner.read(max_bytes, budget.seconds(timeout)))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        budget, view = running_budget(), memoryview(buffer)
-        for start in range(0, len(view), _PIECE_BYTES):
-            self._inner.write(view[start : start + _PIECE_BYTES], budget.seconds(timeout))  # type: ignore[arg-type]
+        budget = running_budget()
+        for start in range(0, len(buffer), _PIECE_BYTES):
+            self._inner.write(buffer[start : start + _PIECE_BYTES], budget.seconds(timeout))
 
     def close(self) -> None:
         self._inner.close()
@@ -74,21 +74,28 @@ class Backend(httpcore.NetworkBackend):
         self._ended = False
 
     def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, **_options: Any
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
     ) -> Stream:
         """Nothing can end the look-up of a name early: its time is only counted."""
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
-        share = running_budget().part(timeout)
+        share = Budget(running_budget().seconds(timeout), 0)
         # One by one: the standard library gives each address of a name the whole timeout.
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for place, (*_, address) in enumerate(found):
             numeric, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
             try:
                 seconds = share.seconds() / (len(found) - place)
-                self._stream = Stream(self._inner.connect_tcp(numeric, port, seconds))
+                self._stream = Stream(
+                    self._inner.connect_tcp(numeric, port, seconds, local_address, socket_options)
+                )
             except Exception as error:
                 failure = error
                 continue
@@ -145,10 +152,17 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
         self._stream: AsyncStream | None = None
 
     async def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, **_options: Any
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
     ) -> AsyncStream:
         seconds = running_budget().seconds(timeout)
-        self._stream = AsyncStream(await self._inner.connect_tcp(host, port, seconds))
+        self._stream = AsyncStream(
+            await self._inner.connect_tcp(host, port, seconds, local_address, socket_options)
+        )
         return self._stream
 
     async def aclose(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rerank_client import AsyncRerankClient, RerankError, RerankResult
+from rerank_client.connections import MOST_IDLE
 from rerank_client.loops import MOST_LOOPS
 from tests.rerank_client.scripted_server import Hang, Say, ScriptedServer, ranking
 from tests.waiting import wait_until
@@ -241,6 +242,16 @@ def test_a_storm_of_cancelled_calls_leaves_nothing(
             await asyncio.sleep(0.01)
 
     asyncio.run(storm())
+
+
+def test_few_connections_stay_open(server: ScriptedServer, client: AsyncRerankClient) -> None:
+    async def many() -> None:
+        await asyncio.gather(*(ask(client) for _ in range(MOST_IDLE + 8)))
+        assert server.connections == MOST_IDLE + 8
+        while server.open_connections > MOST_IDLE:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(many())
 
 
 def test_a_forked_process_closes_nothing_of_its_parents(
