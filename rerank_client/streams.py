@@ -17,8 +17,10 @@ from rerank_client.budget import Budget, running_budget
 
 # A send that moves some bytes starts its timeout anew; so many are moved whole or not at all.
 _PIECE_BYTES = 16 << 10
-# Between two reads the event loop turns: what they brought is parsed at once, chunk by chunk.
+# What a read brought is parsed at once, chunk by chunk; then the event loop turns.
 _READ_BYTES = 8 << 10
+# Under asyncio and trio.
+_NETWORK = httpcore.AnyIOBackend()
 
 
 class Stream(httpcore.NetworkStream):
@@ -123,7 +125,9 @@ class AsyncStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         budget, most_bytes = running_budget(), min(max_bytes, _READ_BYTES)
-        return budget.count(await self._inner.read(most_bytes, budget.seconds(timeout)))
+        data = await self._inner.read(most_bytes, budget.seconds(timeout))
+        await _NETWORK.sleep(0)  # under TLS several reads have their bytes at hand
+        return budget.count(data)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         await self._inner.write(buffer, running_budget().seconds(timeout))
@@ -148,7 +152,6 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
     """Opens what one connection of the client for asyncio and trio needs."""
 
     def __init__(self) -> None:
-        self._inner = httpcore.AnyIOBackend()  # of trio as well
         self._stream: AsyncStream | None = None
 
     async def connect_tcp(
@@ -161,7 +164,7 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
     ) -> AsyncStream:
         seconds = running_budget().seconds(timeout)
         self._stream = AsyncStream(
-            await self._inner.connect_tcp(host, port, seconds, local_address, socket_options)
+            await _NETWORK.connect_tcp(host, port, seconds, local_address, socket_options)
         )
         return self._stream
 
