@@ -127,8 +127,8 @@ def _prefixes(root: Path) -> dict[str, str] | None:
         return None
     if (model_type := config.get("model_type")) not in (None, "SentenceTransformer"):
         raise CheckpointRefused(
-            f"{MODEL_FILE} has model_type = {model_type!r}, wanted SentenceTransformer: others make "
-            "other vectors, so this model cannot be exported"
+            f"{MODEL_FILE} has model_type = {model_type!r}, wanted SentenceTransformer: another "
+            "kind of model makes other vectors, and cannot be exported"
         )
     if config.get("truncate_dim") is not None:
         raise CheckpointRefused(
