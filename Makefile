@@ -25,7 +25,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help install serve serve-embed dev test test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -145,6 +145,11 @@ check-replicas: $(RANK_DIR)/manifest.json  ## how many replicas a load needs, co
 
 check-minilm: .venvs/minilm/.installed  ## real all-MiniLM-L6-v2, served, against sentence-transformers
 	@$(BIN)/python -m checks.minilm
+
+ZOO ?=
+
+check-zoo: $(INSTALLED)  ## tiny checkpoints of all families and layouts, exported and served, against the loaders that users have
+	@$(BIN)/python -m checks.zoo $(ZOO)
 
 check-optimum: .venvs/optimum/.installed  ## the graph that optimum makes of a BERT cross-encoder, against ours
 	@$(BIN)/python -m checks.optimum

@@ -54,6 +54,7 @@ TARGETS = (
     Target("check-deploy"),
     Target("check-triton"),
     Target("check-minilm"),
+    Target("check-zoo"),
     Target("check-optimum"),
     Target("check-ray"),
     Target("check-network"),

@@ -39,9 +39,11 @@ class Tokens:
 class Reference:
     """The parity groups with the reference's answers.
 
-    `tokens[g][p]` and `logits[g]` float64 [passages] belong to passage p of `groups[g]`.
+    `witness` says who gave them. `tokens[g][p]` and `logits[g]` float64 [passages] belong to
+    passage p of `groups[g]`.
     """
 
+    witness: str
     groups: tuple[Group, ...]
     tokens: list[list[Tokens]]
     logits: list[Scores]
@@ -53,6 +55,7 @@ class Reference:
     def only(self, kept: Sequence[int]) -> "Reference":
         """The groups of these numbers."""
         return Reference(
+            self.witness,
             tuple(self.groups[g] for g in kept),
             [self.tokens[g] for g in kept],
             [self.logits[g] for g in kept],
@@ -75,10 +78,12 @@ class Text:
 class VectorReference:
     """The texts of the parity groups with the checkpoint's answers.
 
-    `texts[g][0]` is the query of `groups[g]`, passage p follows as `texts[g][p + 1]`; `tokens`
-    and the rows of `vectors[g]` float64 [texts, dimensions] belong to them.
+    `witness` says who gave them. `texts[g][0]` is the query of `groups[g]`, passage p follows as
+    `texts[g][p + 1]`; `tokens` and the rows of `vectors[g]` float64 [texts, dimensions] belong to
+    them.
     """
 
+    witness: str
     groups: tuple[Group, ...]
     texts: list[list[Text]]
     tokens: list[list[Tokens]]
@@ -91,6 +96,7 @@ class VectorReference:
     def only(self, kept: Sequence[int]) -> "VectorReference":
         """The groups of these numbers."""
         return VectorReference(
+            self.witness,
             tuple(self.groups[g] for g in kept),
             [self.texts[g] for g in kept],
             [self.tokens[g] for g in kept],
@@ -100,6 +106,7 @@ class VectorReference:
 
 class _RankFile(msgspec.Struct, tag_field="kind", tag="rank", frozen=True):
     schema: int
+    witness: str
     groups: tuple[Group, ...]
     tokens: list[list[Tokens]]
     logits: list[list[float]]
@@ -109,6 +116,7 @@ class _EmbedFile(msgspec.Struct, tag_field="kind", tag="embed", frozen=True):
     """`vectors` hold little-endian float32, which is what the checkpoint computed in."""
 
     schema: int
+    witness: str
     groups: tuple[Group, ...]
     texts: list[list[Text]]
     tokens: list[list[Tokens]]
@@ -120,10 +128,12 @@ def write_reference(directory: Path, reference: Reference | VectorReference) -> 
     content: _RankFile | _EmbedFile
     if isinstance(reference, Reference):
         logits = [found.tolist() for found in reference.logits]
-        content = _RankFile(SCHEMA, reference.groups, reference.tokens, logits)
+        content = _RankFile(SCHEMA, reference.witness, reference.groups, reference.tokens, logits)
     else:
         vectors = [[row.astype("<f4").tobytes() for row in rows] for rows in reference.vectors]
-        content = _EmbedFile(SCHEMA, reference.groups, reference.texts, reference.tokens, vectors)
+        content = _EmbedFile(
+            SCHEMA, reference.witness, reference.groups, reference.texts, reference.tokens, vectors
+        )
     (directory / REFERENCE_FILE).write_bytes(msgspec.json.encode(content))
 
 
@@ -147,12 +157,12 @@ def read_reference(directory: Path) -> Reference | VectorReference:
         )
     if isinstance(found, _RankFile):
         logits = [np.asarray(row, np.float64) for row in found.logits]
-        return Reference(found.groups, found.tokens, logits)
+        return Reference(found.witness, found.groups, found.tokens, logits)
     vectors = [
         np.stack([np.frombuffer(row, "<f4").astype(np.float64) for row in rows])
         for rows in found.vectors
     ]
-    return VectorReference(found.groups, found.texts, found.tokens, vectors)
+    return VectorReference(found.witness, found.groups, found.texts, found.tokens, vectors)
 
 
 def _short_groups(tokens: list[list[Tokens]], max_tokens: int) -> list[int]:

@@ -1,30 +1,57 @@
-"""A proven artifact in the place of the checkpoint that it was made of."""
+"""A proven artifact in the place of a witness: what a coarser one made of it is measured by."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
 
+from exporter.answers import Tokens
+from exporter.tokens import CheckpointTokenizer
+from exporter.witness.base import RankWitness, Values, VectorWitness, row_of
 from runtime.engines import Engine, open_engine
 from runtime.manifest import Manifest
+from runtime.postprocess import InputType
 from runtime.profile import load_target_profile
 
 
-class ArtifactModel:
-    """Answers rows as the architectures do, from the artifact's own engine."""
+class _Artifact:
+    """The artifact's own engine, and its tokenizer as transformers reads it."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, tokenizer: CheckpointTokenizer) -> None:
         """Open the engine of `directory`; raises EngineError."""
-        self.inputs: Sequence[str] = manifest.inputs
-        self._output = manifest.outputs[0]
+        self.name = (
+            f"the {manifest.precision} artifact {manifest.version}, whose witness is "
+            f"{manifest.witness}"
+        )
+        self._manifest = manifest
+        self._tokenizer = tokenizer
         self._engine: Engine = open_engine(load_target_profile(manifest.target).engine, directory)
 
-    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [rows, 1] or vectors [rows, d] for int64 [rows, tokens] an input."""
-        arrays = [tensor.numpy() for tensor in tensors]
-        found = self._engine.run(dict(zip(self.inputs, arrays, strict=True)))
-        return torch.from_numpy(found[self._output])
+    def values(self, tokens: Tokens) -> Values:
+        """See Witness."""
+        row = row_of(tokens)
+        inputs = {name: row[name].numpy() for name in self._manifest.inputs}
+        found = self._engine.run(inputs)[self._manifest.outputs[0]]
+        return np.asarray(found[0], np.float64)
 
     def close(self) -> None:
         """Give the engine's memory back."""
         self._engine.close()
+
+
+class RankArtifact(_Artifact, RankWitness):
+    """A reranker's."""
+
+    def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
+        """See RankWitness."""
+        tokens, _ = self._tokenizer.encode(query, passage)
+        return tokens, self.values(tokens)
+
+
+class VectorArtifact(_Artifact, VectorWitness):
+    """An embedder's."""
+
+    def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
+        """See VectorWitness."""
+        prefix = self._manifest.prefixes.get(input_type or "", "")
+        tokens, _ = self._tokenizer.encode_text(prefix + text)
+        return tokens, self.values(tokens)

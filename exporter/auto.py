@@ -11,20 +11,21 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from exporter.answers import Reference, VectorReference
+from exporter.checkpoint import Checkpoint
+from exporter.draft import Draft
 from exporter.errors import ExportError, NothingFits
 from exporter.library_texts import candidate_groups
 from exporter.parity import COARSE
 from exporter.parity_texts import Group
-from exporter.pipeline import Wish, export
+from exporter.pipeline import Wish, ask_witness, export
 from exporter.progress import stage, tell
-from exporter.reference import Answering, ask
 from exporter.report import Candidate, read_report, write_report
-from exporter.tokens import CheckpointTokenizer
 from exporter.tuning import timely_group, tokens_per_s
 from exporter.workspace import workspace
 from runtime.errors import ServingError
@@ -80,7 +81,7 @@ def export_fastest(source: str, out: Path, wish: Wish) -> Manifest:
         for one in tried:
             tell(f"candidate {one.target}")
             with one.falling_out():
-                wanted = Wish(wish.profile, one.target, wish.max_tokens)
+                wanted = replace(wish, target=one.target, engine=None)
                 export(source, one.directory, wanted, asking)
         with stage("measure the candidates"):
             _measure(tried)
@@ -100,11 +101,13 @@ class _AskingOnce:
         self._kept: Reference | VectorReference | None = None
 
     def __call__(
-        self, manifest: Manifest, model: Answering, tokenizer: CheckpointTokenizer, vocabulary: int
+        self, found: Draft, checkpoint: Checkpoint, *, unwitnessed: bool
     ) -> Reference | VectorReference:
+        manifest = found.manifest
         if self._kept is None:
             coarse = msgspec.structs.replace(manifest, precision="int8")
-            self._kept = ask(coarse, model, tokenizer, vocabulary)
+            wider = replace(found, manifest=coarse)
+            self._kept = ask_witness(wider, checkpoint, unwitnessed=unwitnessed)
         more = 0 if manifest.precision in COARSE else len(candidate_groups(manifest.max_tokens))
         return self._kept.only(range(len(self._kept.groups) - more))
 

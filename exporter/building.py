@@ -127,7 +127,7 @@ def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) ->
     """Climb the rungs on the plan and add them to parity.json; the plan's report."""
     whole = read_report(place)
     random = whole.rule == "random-weights"
-    whole.plan = open_report(ENGINE, target, random_weights=random)
+    whole.plan = open_report(ENGINE, target, whole.witness, random_weights=random)
     whole.plan.hardware |= msgspec.to_builtins(draft.hardware)
     try:
         proof.climb_tokens(whole.plan, load_tokenizer(place / TOKENIZER_FILE))

@@ -17,13 +17,10 @@ from exporter.architectures import BODIES, CROSS_ENCODERS
 from exporter.architectures.base import Architecture, Size
 from exporter.architectures.config import shown, whole
 from exporter.architectures.embedding import EmbeddingModel
-from exporter.embedding_files import (
-    VectorFacts,
-    sentence_settings,
-    transformer_directory,
-    vector_facts,
-)
+from exporter.embedding_files import VectorFacts, transformer_directory, vector_facts
 from exporter.errors import CheckpointRefused, WrongDirection
+from exporter.folder import WatchedConfig, refuse_rank_modules, refuse_unread_files
+from exporter.sentence_files import TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
 from exporter.weights import Stored, first, stored_tensors
@@ -33,7 +30,16 @@ from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.postprocess import Activation
 from runtime.profile import Kind
 
-_HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt")
+_HUB_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.jinja",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "vocab.txt",
+    "merges.txt",
+)
 # ORG/NAME, or ORG/NAME@COMMIT for what that name stood for once.
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 _PROBE_TOKENS = 8
@@ -45,20 +51,22 @@ _PROBE_SHARE = 1e-5
 class Checkpoint:
     """A readable, exportable checkpoint.
 
-    `source` is what the user named; `directory` holds weights and tokenizer; `config` is
-    config.json, whose sizes are those of the `weights` by name; `vectors` says how an embedder
-    makes its vectors (None for a reranker); `activation` is what makes a relevance of a reranker's
-    logit (None for an embedder); `random_weights` is true for the seeded checkpoints of tests and
-    measurements, which say so in config.json (`"random_weights": true`) because parity judges them
-    by another rule.
+    `source` is what the user named, `root` where that lies; `directory` holds weights and
+    tokenizer; `config` is config.json, whose sizes are those of the `weights` by name; `texts` says
+    how texts become tokens, `vectors` how an embedder makes its vectors (None for a reranker);
+    `activation` is what makes a relevance of a reranker's logit (None for an embedder);
+    `random_weights` is true for the seeded checkpoints of tests and measurements, which say so in
+    config.json (`"random_weights": true`) because parity judges them by another rule.
     """
 
     source: str
+    root: Path
     directory: Path
-    config: dict[str, Any]
+    config: WatchedConfig
     architecture: str
     weights: Mapping[str, Stored]
     random_weights: bool
+    texts: TextFacts
     vectors: VectorFacts | None = None
     activation: Activation | None = None
 
@@ -87,19 +95,23 @@ def find_checkpoint(source: str) -> Path:
     return _download(source, named[1], named[2])
 
 
-def read_checkpoint(source: str) -> Checkpoint:
+def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
     """Find `source` and read what says what it is, refusing what cannot be exported faithfully.
 
     Of weights only names and shapes are read: what config.json and the tokenizer claim is compared
-    with them before anything of that size is built.
+    with them before anything of that size is built. A file that nobody knows is told, or refused
+    where `strict`.
     """
     root = find_checkpoint(source)
     _refuse_special_files(root)
     directory = transformer_directory(root)
     _refuse_special_files(directory)
+    refuse_unread_files(root, directory, strict=strict)
     path = directory / CONFIG_FILE
     try:
-        config = msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
+        config = WatchedConfig(
+            msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
+        )
     except FileNotFoundError:
         raise CheckpointRefused(
             f"found no {CONFIG_FILE} in {directory}, wanted a Hugging Face checkpoint; name the "
@@ -118,12 +130,23 @@ def read_checkpoint(source: str) -> Checkpoint:
         vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
     else:
         _refuse_labels(config)
+        refuse_rank_modules(root)
         activation = _activation(root, config)
+    texts = text_facts(root, directory, "rank" if vectors is None else "embed")
     weights = stored_tensors(directory)
     _check_sizes(architecture, config, weights)
     check_tokenizer(directory, whole(config, "vocab_size"))
     return Checkpoint(
-        source, directory, config, architecture, weights, random_weights, vectors, activation
+        source=source,
+        root=root,
+        directory=directory,
+        config=config,
+        architecture=architecture,
+        weights=weights,
+        random_weights=random_weights,
+        texts=texts,
+        vectors=vectors,
+        activation=activation,
     )
 
 
@@ -140,7 +163,7 @@ def _activation(root: Path, config: Mapping[str, Any]) -> Activation:
     """The activation that the checkpoint was saved with; with one label the sigmoid is the
     default of sentence-transformers."""
     try:
-        return saved_activation(config, sentence_settings(root)) or "sigmoid"
+        return saved_activation(config, model_settings(root) or {}) or "sigmoid"
     except ValueError as error:
         raise CheckpointRefused(str(error)) from None
 
@@ -156,15 +179,14 @@ def _refuse_special_files(directory: Path) -> None:
             )
 
 
-def load_model(checkpoint: Checkpoint) -> Architecture:
-    """The checkpoint's model with float32 weights, in evaluation mode.
+def outline(checkpoint: Checkpoint) -> Architecture:
+    """The checkpoint's model without its weights: what config.json alone decides.
 
-    Tensors are read and widened one at a time, so that the peak stays near the float32 weights.
-    Raises CheckpointRefused for missing, unexpected, misshapen or pickled weights.
+    Raises CheckpointRefused.
     """
     try:
         with torch.device("meta"):
-            model = _build(checkpoint)
+            return _build(checkpoint)
     except (
         ArithmeticError,
         AttributeError,
@@ -177,8 +199,16 @@ def load_model(checkpoint: Checkpoint) -> Architecture:
             f"config.json holds a value that the architecture cannot use ({error}); compare it "
             "with the config.json of the base model"
         ) from error
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    places = _places(model, checkpoint.weights, wanted)
+
+
+def load_model(checkpoint: Checkpoint) -> Architecture:
+    """The checkpoint's model with float32 weights, in evaluation mode.
+
+    Tensors are read and widened one at a time, so that the peak stays near the float32 weights.
+    Raises CheckpointRefused for missing, unexpected, misshapen or pickled weights.
+    """
+    model = outline(checkpoint)
+    places = places_of(model, checkpoint.weights)
     state = {name: stored.read() for name, stored in places.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
@@ -276,10 +306,9 @@ def _refuse_labels(config: dict[str, Any]) -> None:
         )
 
 
-def _places(
-    model: Architecture, weights: Mapping[str, Stored], wanted: Mapping[str, tuple[int, ...]]
-) -> dict[str, Stored]:
+def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, Stored]:
     """Parameter → its tensor. Raises CheckpointRefused unless all are there and of their shapes."""
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
     named = [(model.place(name), name) for name in weights]
     names = {parameter: name for parameter, name in named if parameter is not None}
     unexpected = {name for parameter, name in named if parameter and names[parameter] != name}

@@ -16,7 +16,7 @@ from exporter.report import AUTO, Parity, read_report
 from exporter.tuning import tune
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
-from runtime.manifest import Manifest, read_manifest
+from runtime.manifest import NOT_WITNESSED, Manifest, read_manifest
 from runtime.profile import load_target_profile, model_profile_names, target_profile_names
 from runtime.telemetry import disable_telemetry
 from runtime.tokens import panics_told
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wish.run(wish)
     except (ExportError, ServingError, OSError) as error:
         print(f"rerank-export: {error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            print(f"rerank-export: {note}", file=sys.stderr)
         if isinstance(error, ParityFailed) and error.report is not None:
             print(f"rerank-export: the report is in {error.report}", file=sys.stderr)
         return 1
@@ -85,6 +87,22 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         metavar="N",
         help="lower the artifact's bound of one pair or text",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="TEXT",
+        help="the prompt with {query} and {passage} that the model was trained with, where the "
+        "checkpoint does not name it",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse files and keys of the checkpoint that are not known, instead of naming them",
+    )
+    parser.add_argument(
+        "--unwitnessed",
+        action="store_true",
+        help="export a checkpoint that no loader here can load, and say so wherever proven stands",
     )
     _add_engine(parser)
     parser.set_defaults(run=_export)
@@ -184,7 +202,15 @@ def _export(wish: argparse.Namespace) -> None:
     with stage("load PyTorch"):
         from exporter.auto import export_fastest
         from exporter.pipeline import Wish, export
-    wanted = Wish(wish.profile, wish.target, wish.max_tokens, wish.engine)
+    wanted = Wish(
+        profile=wish.profile,
+        target=wish.target,
+        max_tokens=wish.max_tokens,
+        engine=wish.engine,
+        template=wish.template,
+        strict=wish.strict,
+        unwitnessed=wish.unwitnessed,
+    )
     run = export_fastest if wish.target == AUTO else export
     manifest = run(wish.checkpoint, wish.out, wanted)
     _tell_made(manifest, wish.out)
@@ -256,8 +282,7 @@ def _inspect(wish: argparse.Namespace) -> None:
         print(f"{name:<16} {value}")
     for report in (parity, *([parity.plan] if parity.plan else [])):
         print(f"{'proven on':<16} {report.engine}, {report.hardware}")
-        if report.reference is not msgspec.UNSET:
-            print(f"{'compared with':<16} {report.reference}")
+        print(f"{'compared with':<16} {report.witness}")
         for name, rung in report.rungs.items():
             figures = msgspec.to_builtins(rung)
             passed = "passed" if figures.pop("passed") else "FAILED"
@@ -285,6 +310,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, object]]:
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
     facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
     facts["template"] = repr(manifest.template)
+    facts["origins"] = ", ".join(f"{fact}: {at}" for fact, at in manifest.origins.items())
     facts["special_tokens"] = msgspec.to_builtins(manifest.special_tokens)
     return list(facts.items())
 
@@ -294,8 +320,13 @@ def _sentence(manifest: Manifest, parity: Parity) -> str:
     tau = "none to order" if ranking.kendall_tau is None else f"tau {ranking.kendall_tau:.4f}"
     allowed = "" if logits.tolerance is None else f" (tolerance {logits.tolerance:.2g})"
     what, delta = ("pairs", "logit") if manifest.kind == "rank" else ("texts", "component")
+    proven = (
+        f"compared with itself ({parity.witness})"
+        if parity.witness.startswith(NOT_WITNESSED)
+        else f"proven against {parity.witness}"
+    )
     return (
-        f"proven on {parity.engine}: {logits.pairs} {what}, "
+        f"{proven}, on {parity.engine}: {logits.pairs} {what}, "
         f"max |Δ {delta}| {logits.max_abs_delta:.2g}{allowed}, {tau}"
     )
 

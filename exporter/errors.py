@@ -2,6 +2,7 @@
 
     ExportError
     ├── CheckpointRefused    the checkpoint cannot be exported faithfully, or cannot be read
+    ├── NoWitness            no loader that users use can read the checkpoint
     ├── WrongDirection       the loaded model reads in another direction than its config says
     ├── ReportRefused        parity.json is unreadable or of another schema
     ├── ManifestWrong        manifest.json claims something that is not so
@@ -27,6 +28,10 @@ class ExportError(Exception):
 
 class CheckpointRefused(ExportError):
     """The checkpoint is unreadable, of an unknown kind, or would be exported wrongly."""
+
+
+class NoWitness(ExportError):
+    """The loader that would bear witness cannot load the checkpoint, or not all of it."""
 
 
 class WrongDirection(ExportError):

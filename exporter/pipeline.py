@@ -1,14 +1,15 @@
 """From a checkpoint to a proven artifact: the order of work and nothing else.
 
-load → probe → the checkpoint's answers → token check → ONNX → parity on the engine that will
+read → the witness's answers → token check → load → probe → ONNX → parity on the engine that will
 serve → parity.json → goldens → manifest.json, last → rename into place
 """
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -19,40 +20,49 @@ from onnx import TensorProto, helper
 from exporter import onnxruntime_cuda
 from exporter.answers import Reference, VectorReference, write_reference
 from exporter.architectures.base import Architecture
-from exporter.artifact_model import ArtifactModel
+from exporter.artifact_model import RankArtifact, VectorArtifact
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
-from exporter.errors import CheckpointRefused, ExportError, ManifestWrong, OutputRefused
+from exporter.draft import Draft, draft, profile_for
+from exporter.errors import (
+    CheckpointRefused,
+    ExportError,
+    ManifestWrong,
+    NoWitness,
+    OutputRefused,
+    ParityFailed,
+)
+from exporter.explaining import blame
 from exporter.long_rows import LONG, bound_attention, bounded_copy, unbound_attention
 from exporter.onnx_file import OPSET, move_to_onnx
+from exporter.own_reading import own_reading
 from exporter.parity import COARSE, open_report, package_versions
 from exporter.progress import stage
+from exporter.prompt import TEMPLATE_OPTION
 from exporter.proof import Proof, make_proof
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
-from exporter.reference import Answering, ask
+from exporter.reference import ask
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import open_once, seal, version_of
-from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import CheckpointTokenizer
+from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
+from exporter.witness import rank_witness, vector_witness
+from exporter.witness.base import Witness
 from exporter.workspace import refuse_foreign, workspace
 from runtime.engines import open_engine
-from runtime.errors import ProfileError
 from runtime.manifest import (
     MODEL_FILE,
     SCHEMA,
     TOKENIZER_FILE,
     Manifest,
-    SpecialTokens,
     check_files,
+    is_witnessed,
     read_manifest,
 )
 from runtime.opening import open_model
 from runtime.profile import (
-    ModelProfile,
     TargetProfile,
-    load_model_profile,
     load_target_profile,
-    model_profile_names,
 )
 from runtime.text import load_tokenizer
 
@@ -80,22 +90,55 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class Wish:
-    """What an export was asked for: profiles by name, `max_tokens` None for the profile's.
+    """What an export was asked for: profiles by name; `max_tokens` and `template` None for what the
+    checkpoint says.
 
-    `engine` is the one to prove on, None for the target's own.
+    `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
+    the checkpoint that nobody here knows, `unwitnessed` takes one that no witness can load.
     """
 
     profile: str | None = None
     target: str = "cpu-fp32"
     max_tokens: int | None = None
     engine: str | None = None
+    template: str | None = None
+    strict: bool = False
+    unwitnessed: bool = False
 
 
-# What asks a model for the answers that prove an artifact of a draft: `exporter.reference.ask`.
-Asking = Callable[[Manifest, Answering, CheckpointTokenizer, int], Reference | VectorReference]
+def ask_witness(
+    found: Draft, checkpoint: Checkpoint, *, unwitnessed: bool = False
+) -> Reference | VectorReference:
+    """The answers that prove an artifact of this draft.
+
+    The witness is gone afterwards: two copies of the weights are too many. Where there is none and
+    `unwitnessed` allows it, the exporter's own reading answers, and says so. Raises NoWitness and
+    CheckpointRefused.
+    """
+    with stage("ask the witness about the parity texts"):
+        try:
+            witness = _witness(found, checkpoint)
+        except NoWitness as error:
+            if not unwitnessed:
+                raise NoWitness(
+                    f"found no witness for the scores of this checkpoint: {error}; mend the "
+                    "folder, or export it all the same with --unwitnessed, and everything that "
+                    "says proven will say that"
+                ) from error
+            model = load_model(checkpoint)
+            witness = own_reading(model, found.tokenizer, found.manifest, str(error))
+        vocabulary = checkpoint.config["vocab_size"]
+        answers = ask(found.manifest, witness, found.tokenizer, vocabulary)
+        del witness
+        gc.collect()  # its hooks refer to it
+        return answers
 
 
-def export(source: str, out: Path, wish: Wish, asking: Asking = ask) -> Manifest:
+# What brings the answers that prove an artifact of a draft: `ask_witness`.
+Asking = Callable[..., Reference | VectorReference]
+
+
+def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> Manifest:
     """Export the checkpoint `source` into the artifact directory `out`, proven by the answers that
     `asking` brings.
 
@@ -105,29 +148,39 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask) -> Manifest
     engine = wish.engine or proving_engine(target)
     refuse_foreign(out)
     _require_engine(engine)
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, strict=wish.strict)
     profile_name = wish.profile or profile_for(checkpoint.architecture)
-    profile = load_model_profile(profile_name)
-    _refuse_other_kind(profile, profile_name, checkpoint)
     with workspace(out) as directory:
-        with stage("load the checkpoint"):
-            model = load_model(checkpoint)
-            probe(model, checkpoint.config["vocab_size"])
-        _refuse_other_family(profile, profile_name, model)
-        max_tokens = _max_tokens(wish.max_tokens, profile, target, model, checkpoint)
-        tokenizer = _tokenizer(checkpoint, profile.template, max_tokens)
-        manifest = _draft(profile_name, target, checkpoint, model, tokenizer, max_tokens)
-        with stage("ask PyTorch about the parity texts"):
-            answers = asking(manifest, model, tokenizer, checkpoint.config["vocab_size"])
-        _refuse_tiny_limit(make_proof(manifest, answers), max_tokens)
-        report = open_report(engine, target, random_weights=checkpoint.random_weights)
+        found = draft(
+            checkpoint,
+            profile_name,
+            target,
+            max_tokens=wish.max_tokens,
+            template=wish.template,
+            strict=wish.strict,
+        )
+        manifest, tokenizer = found.manifest, found.tokenizer
+        answers = asking(found, checkpoint, unwitnessed=wish.unwitnessed)
+        _refuse_tiny_limit(make_proof(manifest, answers), manifest.max_tokens)
+        report = open_report(
+            engine, target, answers.witness, random_weights=checkpoint.random_weights
+        )
         tokenizer.save(directory / "tokenizer")
 
         def write_graph() -> None:
+            with stage("load the checkpoint"):
+                model = load_model(checkpoint)
+                probe(model, checkpoint.config["vocab_size"])
             with stage("write the ONNX graph"):
                 _write_graph(model, target, directory)
 
-        return _make(directory, manifest, report, answers, write_graph)
+        try:
+            return _make(directory, manifest, report, answers, write_graph)
+        except ParityFailed as error:
+            if error.rung != "tokens" and target.precision == "fp32":
+                own = own_reading(load_model(checkpoint), tokenizer, manifest, "to explain")
+                error.add_note(blame(own.values, answers))
+            raise
 
 
 def coarsen(
@@ -155,7 +208,7 @@ def coarsen(
     require_passed(read_report(source))
     # What the source was not proven for, no coarser form of it is.
     schema = fine.schema if checkpoint is None else SCHEMA
-    draft = msgspec.structs.replace(
+    coarse = msgspec.structs.replace(
         fine,
         schema=schema,
         target=target.name,
@@ -167,14 +220,12 @@ def coarsen(
     random_weights = False
     with workspace(out) as directory:
         if checkpoint is None:
-            answers = _ask_artifact(source, fine, draft)
+            answers = _ask_artifact(source, fine, coarse)
         else:
             found = read_checkpoint(checkpoint)
             random_weights = found.random_weights
-            answers = _ask_checkpoint(draft, found)
-        report = open_report(engine, target, random_weights=random_weights)
-        if checkpoint is None:
-            report.reference = f"the {fine.precision} artifact {fine.version}"
+            answers = _ask_checkpoint(coarse, found)
+        report = open_report(engine, target, answers.witness, random_weights=random_weights)
         shutil.copytree(source / "tokenizer", directory / "tokenizer")
 
         def write_graph() -> None:
@@ -182,7 +233,7 @@ def coarsen(
                 shutil.copyfile(path, directory / path.name)
             unbound_attention(directory)
 
-        return _make(directory, draft, report, answers, write_graph)
+        return _make(directory, coarse, report, answers, write_graph)
 
 
 def _make(
@@ -211,7 +262,8 @@ def _make(
         write_report(directory, report)
     with stage("seal the artifact"):
         write_reference(directory, answers)
-        manifest = seal(directory, msgspec.structs.replace(manifest, **proof.goldens(report)))
+        sealed = {"witness": answers.witness, **proof.goldens(report)}
+        manifest = seal(directory, msgspec.structs.replace(manifest, **sealed))
     with stage("open it as a server does"):
         open_once(directory, engine)
     return manifest
@@ -286,43 +338,50 @@ def _verify_against(
 ) -> None:
     target = load_target_profile(manifest.target)
     engine = engine or proving_engine(target)
-    proof = make_proof(manifest, _ask_checkpoint(manifest, checkpoint))
-    report = open_report(engine, target, random_weights=checkpoint.random_weights)
+    answers = _ask_checkpoint(manifest, checkpoint)
+    proof = make_proof(manifest, answers)
+    report = open_report(engine, target, answers.witness, random_weights=checkpoint.random_weights)
     _check_tokens(directory, report, proof)
     with _bounded(directory, manifest, engine, within=None) as proven:
         _check_outputs(proven, report, proof, manifest, engine)
 
 
 def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:
-    """The checkpoint's answers for a manifest whose facts it must bear out.
-
-    Its weights are gone afterwards: two copies beside an engine are too many.
-    """
-    target = load_target_profile(manifest.target)
-    profile = load_model_profile(manifest.profile)
-    _refuse_other_kind(profile, manifest.profile, checkpoint)
-    with stage("ask PyTorch about the parity texts"):
-        model = load_model(checkpoint)
-        vocabulary = checkpoint.config["vocab_size"]
-        probe(model, vocabulary)
-        tokenizer = _tokenizer(checkpoint, manifest.template, manifest.max_tokens)
-        max_tokens = _max_tokens(manifest.max_tokens, profile, target, model, checkpoint)
-        wanted = _draft(manifest.profile, target, checkpoint, model, tokenizer, max_tokens)
-        _compare_facts(manifest, wanted)
-        return ask(manifest, model, tokenizer, vocabulary)
+    """The witness's answers for a manifest whose facts the checkpoint must bear out."""
+    wished = manifest.origins.get("template") == TEMPLATE_OPTION
+    found = draft(
+        checkpoint,
+        manifest.profile,
+        load_target_profile(manifest.target),
+        max_tokens=manifest.max_tokens,
+        template=manifest.template if wished else None,
+    )
+    _compare_facts(manifest, found.manifest)
+    unwitnessed = not is_witnessed(manifest)
+    return ask_witness(replace(found, manifest=manifest), checkpoint, unwitnessed=unwitnessed)
 
 
-def _ask_artifact(source: Path, fine: Manifest, draft: Manifest) -> Reference | VectorReference:
+def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
+    where = checkpoint.root, checkpoint.directory, checkpoint.config
+    if checkpoint.vectors is None:
+        return rank_witness(*where, found.template)
+    return vector_witness(*where, found.manifest.prefixes)
+
+
+def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference | VectorReference:
     """The answers of the proven artifact in `source`, tokenised by transformers all the same."""
     # First: it refuses what transformers would take.
     vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
-    tokenizer = CheckpointTokenizer(source / "tokenizer", None, fine.template, fine.max_tokens)
+    place = source / "tokenizer"
+    loaded = load_checkpoint_tokenizer(place, None)
+    tokenizer = CheckpointTokenizer(loaded, place, fine.template, fine.max_tokens)
+    kind = RankArtifact if fine.kind == "rank" else VectorArtifact
     with stage("ask the artifact about the parity texts"):
-        model = ArtifactModel(source, fine)
+        artifact = kind(source, fine, tokenizer)
         try:
-            return ask(draft, model, tokenizer, vocabulary)
+            return ask(coarse, artifact, tokenizer, vocabulary)
         finally:
-            model.close()
+            artifact.close()
 
 
 def _compare_facts(manifest: Manifest, wanted: Manifest) -> None:
@@ -343,139 +402,6 @@ def _require_engine(name: str) -> None:
         model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
         onnx.save(model, Path(directory) / MODEL_FILE)
         open_engine(name, Path(directory)).close()
-
-
-def profile_for(architecture: str) -> str:
-    names = model_profile_names()
-    fitting = [n for n in names if architecture in load_model_profile(n).architectures]
-    if len(fitting) != 1:
-        raise ProfileError(
-            f"found {len(fitting)} profiles for the architecture {architecture}, wanted one; "
-            f"choose with --profile: {', '.join(names)}"
-        )
-    return fitting[0]
-
-
-def _refuse_other_kind(profile: ModelProfile, name: str, checkpoint: Checkpoint) -> None:
-    if profile.kind != checkpoint.kind:
-        words = {"rank": "rerankers", "embed": "embedders"}
-        raise ProfileError(
-            f"profile {name} is for {words[profile.kind]}, but {checkpoint.architecture} is one of "
-            f"the {words[checkpoint.kind]}; leave --profile out, or name one of its kind"
-        )
-
-
-def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) -> None:
-    """A template is for models that read one text; the others' tokenizer joins the pair."""
-    if (profile.template is not None) != model.templated:
-        raise ProfileError(
-            f"profile {name} {'has no' if profile.template is None else 'has a'} template, but the "
-            f"checkpoint's model reads {'one text' if model.templated else 'two texts'}; leave "
-            "--profile out, or name one of this family"
-        )
-
-
-def _prefixes(profile: ModelProfile, name: str, checkpoint: Checkpoint) -> dict[str, str]:
-    """What is put before texts, by input type: the profile's, or else the checkpoint's own."""
-    own = checkpoint.vectors.prefixes if checkpoint.vectors else {}
-    if own and profile.prefixes and own != profile.prefixes:
-        raise CheckpointRefused(
-            f"config_sentence_transformers.json has the prompts {own}, profile {name} has "
-            f"{profile.prefixes}; name the --profile of this family, or correct the file"
-        )
-    return own or profile.prefixes
-
-
-def _tokenizer(
-    checkpoint: Checkpoint, template: str | None, max_tokens: int
-) -> CheckpointTokenizer:
-    model_type = checkpoint.config.get("model_type")
-    found = CheckpointTokenizer(checkpoint.directory, model_type, template, max_tokens)
-    # Those of tokenizer.json are known to have rows; transformers reads other files too.
-    refuse_unknown_ids(found.vocabulary(), checkpoint.config["vocab_size"])
-    return found
-
-
-def _special_tokens(
-    profile: ModelProfile, tokenizer: CheckpointTokenizer, vocabulary: int
-) -> SpecialTokens:
-    """The tokenizer's special tokens, refused when the family's are others.
-
-    Both sides of every comparison would read the same wrong prompt.
-    """
-    specials = tokenizer.special_tokens(vocabulary)
-    facts = (
-        ("beginning", specials.bos, profile.adds_bos),
-        ("end", specials.eos, profile.adds_eos),
-    )
-    for where, token, wanted in facts:
-        if (token is not None) != wanted:
-            raise CheckpointRefused(
-                f"the tokenizer adds {'no token' if token is None else f'token {token}'} at the "
-                f"{where} of a text, but this family wants {'one' if wanted else 'none'}; check "
-                "the post-processor in tokenizer.json, or name another --profile"
-            )
-    return specials
-
-
-def _max_tokens(
-    wished: int | None,
-    profile: ModelProfile,
-    target: TargetProfile,
-    model: Architecture,
-    checkpoint: Checkpoint,
-) -> int:
-    limit = min(profile.max_tokens, model.position_limit)
-    if target.shapes:
-        limit = min(limit, max(shapes.sequence[2] for shapes in target.shapes))
-    if checkpoint.vectors and checkpoint.vectors.max_tokens:
-        limit = min(limit, checkpoint.vectors.max_tokens)
-    if wished is not None and wished > limit:
-        raise CheckpointRefused(
-            f"found a wish for {wished} tokens; profile, target and checkpoint allow {limit}; "
-            "lower --max-tokens"
-        )
-    return wished or limit
-
-
-def _draft(
-    name: str,
-    target: TargetProfile,
-    checkpoint: Checkpoint,
-    model: Architecture,
-    tokenizer: CheckpointTokenizer,
-    max_tokens: int,
-) -> Manifest:
-    """The manifest as far as it is known before anything was written."""
-    profile = load_model_profile(name)
-    return Manifest(
-        schema=SCHEMA,
-        kind=profile.kind,
-        model_id=profile.id,
-        profile=name.rsplit("/", 1)[-1],
-        target=target.name,
-        version="draft",
-        template=profile.template,
-        special_tokens=_special_tokens(profile, tokenizer, checkpoint.config["vocab_size"]),
-        padding_side=profile.padding_side,
-        max_tokens=max_tokens,
-        pooling=model.pooling,
-        temperature=model.temperature,
-        causal=model.causal,
-        normalize=model.normalize,
-        dimensions=model.dimensions,
-        precision=target.precision,
-        inputs=list(model.inputs),
-        outputs=[model.output],
-        opset=onnxruntime_cuda.OPSET if target.operators == "onnxruntime-cuda" else OPSET,
-        versions=package_versions(),
-        hardware=None,
-        files={},
-        goldens=[],
-        golden_tolerance=0.0,
-        prefixes=_prefixes(profile, name, checkpoint),
-        activation=checkpoint.activation,
-    )
 
 
 def _check_tokens(directory: Path, report: Parity, proof: Proof) -> None:

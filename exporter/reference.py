@@ -1,16 +1,12 @@
-"""What the checkpoint itself answers, one row at a time: its tokens, and its float32 scores or
-vectors.
+"""What proves an artifact: the answers of a witness to the parity texts, one row at a time.
 
 Float32 on the CPU wherever the export runs: a reference in bfloat16, which PyTorch users take on a
 GPU, would be further from the truth than the graphs that are measured by it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from exporter.answers import Reference, Scores, Text, Tokens, VectorReference
 from exporter.errors import CheckpointRefused
@@ -18,84 +14,77 @@ from exporter.library_texts import candidate_groups
 from exporter.parity import COARSE
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
 from exporter.tokens import CheckpointTokenizer
+from exporter.witness.base import RankWitness, Values, VectorWitness, Witness
 from runtime.manifest import Manifest
 from runtime.postprocess import InputType
 
 
-class Answering(Protocol):
-    """What is asked: a checkpoint's Architecture, or an ArtifactModel in its place."""
-
-    @property
-    def inputs(self) -> Sequence[str]:
-        """Names of the tensors that it is called with, in their order."""
-
-    def __call__(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, 1] or vectors [rows, d] for int64 [rows, tokens] an input."""
-
-
 def ask(
-    manifest: Manifest, model: Answering, tokenizer: CheckpointTokenizer, vocabulary: int
+    manifest: Manifest, witness: Witness, tokenizer: CheckpointTokenizer, vocabulary: int
 ) -> Reference | VectorReference:
-    """Ask `model` for everything that a proof of this draft needs."""
+    """Ask `witness` for everything that a proof of this draft needs.
+
+    It is told raw texts, but for those that are too long: loaders cut the longer text first, or at
+    another place, where NIMs and this project cut the passage alone. There it is told the ids that
+    `tokenizer` keeps. Raises CheckpointRefused when the checkpoint itself gives NaN or infinity, or
+    its tokenizer an id past the `vocabulary` of its embeddings.
+    """
     # The passages that only coarse precisions have trouble with.
     more = candidate_groups(manifest.max_tokens) if manifest.precision in COARSE else ()
-    if manifest.kind == "rank":
-        return reference_scores(model, tokenizer, vocabulary, manifest.max_tokens, more)
-    return reference_vectors(
-        model, tokenizer, manifest.prefixes, vocabulary, manifest.max_tokens, more
-    )
+    base = parity_groups(manifest.max_tokens)
+    groups = (*base, *added_tokens_group(tokenizer.added_tokens()), *more)
+    if isinstance(witness, RankWitness):
+        return _scores(witness, tokenizer, vocabulary, groups)
+    assert isinstance(witness, VectorWitness)
+    return _vectors(witness, tokenizer, manifest.prefixes, vocabulary, groups)
 
 
-def reference_scores(
-    model: Answering,
-    tokenizer: CheckpointTokenizer,
-    vocabulary: int,
-    max_tokens: int,
-    more: Sequence[Group] = (),
+def _scores(
+    witness: RankWitness, tokenizer: CheckpointTokenizer, vocabulary: int, groups: Sequence[Group]
 ) -> Reference:
-    """Tokenise and score every parity pair without the runtime: unpadded, one row a call.
+    tokens: list[list[Tokens]] = []
+    logits: list[Scores] = []
+    for group in groups:
+        rows, values = [], []
+        for index, passage in enumerate(group.passages):
+            kept, cut = tokenizer.encode(group.query, passage)
+            _refuse_unknown_ids(kept, vocabulary)
+            if cut:
+                row, value = kept, witness.values(kept)
+            else:
+                row, value = witness.score(group.query, passage)
+            _refuse_broken(value, group.label(index))
+            rows.append(row)
+            values.append(value.item())
+        tokens.append(rows)
+        logits.append(np.asarray(values))
+    return Reference(witness.name, tuple(groups), tokens, logits)
 
-    `more` groups follow those that every artifact is proven on.
 
-    Raises CheckpointRefused when the checkpoint itself gives NaN or infinity, or its tokenizer
-    an id past the `vocabulary` of its embeddings.
-    """
-    groups = (*_groups(tokenizer, max_tokens), *more)
-    tokens = [[tokenizer.encode(g.query, p) for p in g.passages] for g in groups]
-    _refuse_unknown_ids(tokens, vocabulary)
-    logits = [np.asarray([_answer(model, row).item() for row in rows]) for rows in tokens]
-    for group, found in zip(groups, logits, strict=True):
-        _refuse_broken(found, [group.label(i) for i in range(len(found))])
-    return Reference(groups, tokens, logits)
-
-
-def reference_vectors(
-    model: Answering,
+def _vectors(
+    witness: VectorWitness,
     tokenizer: CheckpointTokenizer,
     prefixes: Mapping[str, str],
     vocabulary: int,
-    max_tokens: int,
-    more: Sequence[Group] = (),
+    groups: Sequence[Group],
 ) -> VectorReference:
-    """`reference_scores` for an embedder: its vectors of every query and passage.
-
-    `prefixes` maps input types to what is put before a text; empty for symmetric models.
-    """
-    groups = (*_groups(tokenizer, max_tokens), *more)
     texts = [_texts(group, asymmetric=bool(prefixes)) for group in groups]
-    tokens = [
-        [tokenizer.encode_text(prefixes.get(t.input_type or "", "") + t.text) for t in row]
-        for row in texts
-    ]
-    _refuse_unknown_ids(tokens, vocabulary)
-    vectors = [np.stack([_answer(model, row)[0] for row in rows]) for rows in tokens]
-    for row, found in zip(texts, vectors, strict=True):
-        _refuse_broken(found.sum(axis=1), [text.label for text in row])
-    return VectorReference(groups, texts, tokens, vectors)
-
-
-def _groups(tokenizer: CheckpointTokenizer, max_tokens: int) -> tuple[Group, ...]:
-    return (*parity_groups(max_tokens), *added_tokens_group(tokenizer.added_tokens()))
+    tokens, vectors = [], []
+    for some in texts:
+        rows, values = [], []
+        for text in some:
+            kept, cut = tokenizer.encode_text(prefixes.get(text.input_type or "", "") + text.text)
+            _refuse_unknown_ids(kept, vocabulary)
+            if cut:
+                row, value = kept, witness.values(kept)
+            else:
+                row, value = witness.embed(text.text, text.input_type)
+            _refuse_broken(value, text.label)
+            rows.append(row)
+            values.append(value)
+        tokens.append(rows)
+        vectors.append(np.stack(values))
+    return VectorReference(witness.name, tuple(groups), texts, tokens, vectors)
 
 
 def _texts(group: Group, *, asymmetric: bool) -> list[Text]:
@@ -104,8 +93,8 @@ def _texts(group: Group, *, asymmetric: bool) -> list[Text]:
     return [query, *(Text(group.label(i), p, kind) for i, p in enumerate(group.passages))]
 
 
-def _refuse_unknown_ids(tokens: Iterable[Iterable[Tokens]], vocabulary: int) -> None:
-    largest = max(max(row.token_ids) for rows in tokens for row in rows)
+def _refuse_unknown_ids(row: Tokens, vocabulary: int) -> None:
+    largest = max(row.token_ids, default=0)
     if largest >= vocabulary:
         raise CheckpointRefused(
             f"the tokenizer gives the id {largest}, but config.json has vocab_size = {vocabulary}; "
@@ -113,20 +102,10 @@ def _refuse_unknown_ids(tokens: Iterable[Iterable[Tokens]], vocabulary: int) -> 
         )
 
 
-def _refuse_broken(found: Scores, labels: list[str]) -> None:
-    for index in np.flatnonzero(~np.isfinite(found)):
+def _refuse_broken(values: Values, label: str) -> None:
+    broken = values[~np.isfinite(values)]
+    if len(broken):
         raise CheckpointRefused(
-            f"the checkpoint itself gives {found[index]} for {labels[int(index)]}; its weights "
-            "are broken, train or download it again"
+            f"the checkpoint itself gives {broken[0]} for {label}; its weights are broken, train "
+            "or download it again"
         )
-
-
-@torch.inference_mode()
-def _answer(model: Answering, tokens: Tokens) -> npt.NDArray[np.float64]:
-    """The model's output for one row, float64 [1, components]."""
-    ids = torch.tensor([tokens.token_ids])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if tokens.type_ids is not None:
-        inputs["token_type_ids"] = torch.tensor([tokens.type_ids])
-    found = model(*(inputs[name] for name in model.inputs))
-    return np.asarray(found.numpy(), dtype=np.float64)

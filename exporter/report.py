@@ -54,8 +54,8 @@ class Parity(msgspec.Struct, kw_only=True):
 
     `rule` says which tolerances were applied: "trained", "ndcg" for fp8 and int8 by TensorRT, or
     "random-weights" for what is coarser than float32 of a checkpoint that declares
-    `"random_weights": true`. `reference` is what the scores were compared with where it was not
-    the checkpoint in PyTorch. `candidates` are what this target was chosen among, where the export
+    `"random_weights": true`. `witness` is the loader whose answers everything was compared with, or
+    "not witnessed" and why. `candidates` are what this target was chosen among, where the export
     chose it. `plan` is what was proven of model.plan.
     """
 
@@ -65,8 +65,8 @@ class Parity(msgspec.Struct, kw_only=True):
     rule: Rule
     versions: dict[str, str]
     hardware: dict[str, str]
+    witness: str
     rungs: dict[str, Rung] = {}
-    reference: str | msgspec.UnsetType = msgspec.UNSET
     candidates: list[Candidate] | msgspec.UnsetType = msgspec.UNSET
     plan: "Parity | msgspec.UnsetType" = msgspec.UNSET
 

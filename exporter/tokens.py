@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import models
+import tokenizers
+from tokenizers import models, normalizers
 from transformers import (
     CONFIG_MAPPING,
     AutoTokenizer,
     PreTrainedConfig,
-    PreTrainedTokenizerFast,
+    PreTrainedTokenizerBase,
 )
 
 from exporter.answers import Tokens
@@ -22,26 +23,35 @@ from runtime.errors import ArtifactError
 from runtime.manifest import SpecialTokens
 from runtime.tokenizer_limits import check_tokenizer
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TYPES = "token_type_ids"
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = ("tokenizer.json", *SETTINGS_FILES)
 
 
 class CheckpointTokenizer:
     """Encodes pairs and texts as transformers' users do, sharing no code with the runtime."""
 
     def __init__(
-        self, directory: Path, model_type: str | None, template: str | None, max_tokens: int
+        self,
+        loaded: PreTrainedTokenizerBase,
+        directory: Path,
+        template: str | None,
+        max_tokens: int,
     ) -> None:
+        """`loaded` is what `load_tokenizer` made of `directory`; rows have at most `max_tokens`."""
+        self._tokenizer = loaded
         self._directory = directory
-        with _quiet():
-            self._tokenizer = _load(directory, model_type)
-        self._tokenizer.truncation_side = "right"
         self._template = template
         self._max_tokens = max_tokens
 
-    def encode(self, query: str, passage: str) -> Tokens:
-        """The pair's tokens, unpadded, cut at the passage's end when there are too many."""
+    def encode(self, query: str, passage: str) -> tuple[Tokens, bool]:
+        """The pair's tokens, unpadded, and whether it was cut: at the passage's end, when there are
+        too many."""
         with _quiet():
             if self._template is None:
+                whole = self._tokenizer(query, passage, return_token_type_ids=True)
+                if len(whole["input_ids"]) <= self._max_tokens:
+                    return Tokens(whole["input_ids"], whole["token_type_ids"]), False
                 found = self._tokenizer(
                     query,
                     passage,
@@ -49,24 +59,27 @@ class CheckpointTokenizer:
                     max_length=self._max_tokens,
                     return_token_type_ids=True,
                 )
-                return Tokens(found["input_ids"], found["token_type_ids"])
+                return Tokens(found["input_ids"], found["token_type_ids"]), True
             # The query is filled in last: it must not be searched for inside the passage.
             head, tail = self._template.split("{passage}")
             text = head.replace("{query}", query) + passage + tail
+            whole = self._tokenizer(text)
+            if len(whole["input_ids"]) <= self._max_tokens:
+                return Tokens(whole["input_ids"], None), False
             found = self._tokenizer(text, truncation=True, max_length=self._max_tokens)
-        return Tokens(found["input_ids"], None)
+        return Tokens(found["input_ids"], None), True
 
-    def encode_text(self, text: str) -> Tokens:
-        """The tokens of one text, its prefix included, unpadded and cut at its end."""
+    def encode_text(self, text: str) -> tuple[Tokens, bool]:
+        """The tokens of one text, its prefix included, unpadded, and whether it was cut, at its
+        end."""
         with _quiet():
+            whole = self._tokenizer(text, return_token_type_ids=True)
+            if len(whole["input_ids"]) <= self._max_tokens:
+                return Tokens(whole["input_ids"], whole["token_type_ids"]), False
             found = self._tokenizer(
                 text, truncation=True, max_length=self._max_tokens, return_token_type_ids=True
             )
-        return Tokens(found["input_ids"], found["token_type_ids"])
-
-    def vocabulary(self) -> dict[str, int]:
-        """Text → id of every token, added ones included."""
-        return dict(self._tokenizer.get_vocab())
+        return Tokens(found["input_ids"], found["token_type_ids"]), True
 
     def added_tokens(self) -> list[str]:
         """Texts that stand for one token each: special ones, and those added to the vocabulary."""
@@ -89,25 +102,41 @@ class CheckpointTokenizer:
         )
 
     def save(self, directory: Path) -> None:
-        """Copy the tokenizer's files; make tokenizer.json where the checkpoint has none."""
+        """Write tokenizer.json as transformers reads it, which for some families is not as it
+        stands in the checkpoint; copy the settings beside it."""
         directory.mkdir()
-        for name in TOKENIZER_FILES:
+        for name in SETTINGS_FILES:
             if (self._directory / name).is_file():
                 shutil.copyfile(self._directory / name, directory / name)
-        if not (directory / "tokenizer.json").is_file():
-            self._tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+        self._tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+
+
+def load_tokenizer(
+    directory: Path, model_type: str | None, *, lower_case: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of `directory` as transformers reads it; with `lower_case` letters are lowered
+    before all else unless it does so itself. Raises CheckpointRefused."""
+    with _quiet():
+        tokenizer = _load(directory, model_type)
+    if tokenizer.truncation_side != "right":
+        raise CheckpointRefused(
+            f"the tokenizer cuts texts at the {tokenizer.truncation_side} (truncation_side in "
+            "tokenizer_config.json, or truncation in tokenizer.json), wanted right: a request says "
+            "which side of a long text is cut; set it to right, and let requests say START"
+        )
+    if lower_case:
+        _lower(tokenizer.backend_tokenizer)
+    if TYPES not in tokenizer.model_input_names:
+        _untype(tokenizer.backend_tokenizer)
+    return tokenizer
 
 
 def _load(directory: Path, model_type: str | None) -> Any:
     # AutoTokenizer reads config.json first and stumbles over model types it does not know, such
     # as llama_bidirec; with an empty config it goes by tokenizer_config.json alone.
     config = None if model_type in CONFIG_MAPPING else PreTrainedConfig()
-    # transformers 5 makes Unigram tokenizers anew from their vocabulary, with a normalizer of its
-    # own; the versions that these models were trained with took tokenizer.json as it is.
-    unigram = _is_unigram(directory / "tokenizer.json")
-    kind: Any = PreTrainedTokenizerFast if unigram else AutoTokenizer
     try:
-        tokenizer = kind.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # a broken tokenizer surfaces as many unrelated classes
@@ -129,19 +158,47 @@ def _load(directory: Path, model_type: str | None) -> Any:
     return tokenizer
 
 
-class _TokenizerModel(msgspec.Struct):
-    type: str | None = None
+def _lower(backend: tokenizers.Tokenizer) -> None:
+    """As sentence-transformers reads do_lower_case."""
+    found = backend.normalizer
+    steps = list(found) if isinstance(found, normalizers.Sequence) else [found] if found else []
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
 
-class _TokenizerFile(msgspec.Struct):
-    model: _TokenizerModel
+def _untype(backend: tokenizers.Tokenizer) -> None:
+    """Let both texts of a pair have type 0, which is what a model reads that is fed no types."""
+    settings = msgspec.json.decode(backend.to_str())
+    settings["post_processor"] = _with_type_0(settings["post_processor"])
+    backend.post_processor = tokenizers.Tokenizer.from_str(
+        msgspec.json.encode(settings).decode()
+    ).post_processor
 
 
-def _is_unigram(path: Path) -> bool:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_TokenizerFile).model.type == "Unigram"
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return False  # none, or one about which transformers will complain
+def _with_type_0(found: Any) -> Any:
+    if isinstance(found, list):
+        return [_with_type_0(part) for part in found]
+    if not isinstance(found, dict):
+        return found
+    if found.get("type") == "BertProcessing":  # its types are not written down
+        return _bert_processing(*found["cls"], *found["sep"])
+    return {key: 0 if key == "type_id" else _with_type_0(value) for key, value in found.items()}
+
+
+def _bert_processing(cls: str, cls_id: int, sep: str, sep_id: int) -> dict[str, Any]:
+    """[CLS] A [SEP] B [SEP] as a TemplateProcessing whose tokens all have type 0."""
+    first, last = ({"SpecialToken": {"id": token, "type_id": 0}} for token in (cls, sep))
+    a, b = ({"Sequence": {"id": text, "type_id": 0}} for text in "AB")
+    ids = {cls: cls_id, sep: sep_id}
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, a, last],
+        "pair": [first, a, last, b, last],
+        "special_tokens": {
+            token: {"id": token, "ids": [number], "tokens": [token]}
+            for token, number in ids.items()
+        },
+    }
 
 
 def _refuse_without_vocabulary(directory: Path, tokenizer: Any) -> None:

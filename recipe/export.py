@@ -15,7 +15,7 @@ from recipe.evaluation.session import Session, open_session, require_no_drift, s
 from recipe.progress import Say
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
-from runtime.profile import load_model_profile, load_target_profile, target_profile_names
+from runtime.profile import load_target_profile, target_profile_names
 
 # What quant_cfg, export_dtype and export_to_trt ask for, as our target profiles.
 _TARGETS = {
@@ -107,13 +107,19 @@ def _check_opset(settings: ExportConfig) -> None:
 
 
 def _check_prompt(settings: ExportConfig) -> None:
+    """What was trained and measured with this prompt must be exported with it."""
+    from exporter.checkpoint import read_checkpoint  # late: torch
+    from exporter.draft import draft
+
     refuse_other_template(settings.model_path, settings.prompt_template)
-    template = load_model_profile(_profile(settings)).template
-    if template != settings.prompt_template:
+    checkpoint = read_checkpoint(settings.model_path)
+    target = load_target_profile(_target(settings))
+    found = draft(checkpoint, _profile(settings), target).manifest
+    if found.template != settings.prompt_template:
+        origin = found.origins.get("template", "the family, whose tokenizer joins the pair")
         raise BadConfig(
-            f"found prompt_template = {settings.prompt_template!r}, but the model profile "
-            f"{_profile(settings)} serves {template!r}; wanted the same: train with the profile's "
-            "template, or name another model_profile"
+            f"found prompt_template = {settings.prompt_template!r}, but the checkpoint is exported "
+            f"with {found.template!r} ({origin}); wanted the same in finetune, eval and export"
         )
 
 
@@ -139,7 +145,7 @@ def _refuse_unmeasured(settings: ExportConfig) -> None:
 
 def _profile(settings: ExportConfig) -> str:
     from exporter.checkpoint import read_checkpoint  # late: torch
-    from exporter.pipeline import profile_for
+    from exporter.draft import profile_for
 
     if settings.model_profile is not None:
         return settings.model_profile

@@ -52,7 +52,7 @@ class _Reply(msgspec.Struct):
     ranked_indices: msgspec.Raw
 
 
-_Numbers = TypeVar("_Numbers", list[float], list[int])
+_List = TypeVar("_List")
 
 
 def most_answer_bytes(request_bytes: int, documents: int) -> int:
@@ -67,8 +67,8 @@ def read_ranking(body: bytes, documents: int, top_n: int | None) -> RerankResult
     """The ranking of so many documents, the indices trimmed to `top_n`. Raises MakesNoSense."""
     try:
         reply = msgspec.json.decode(body, type=_Reply)
-        scores = _numbers("scores", reply.scores, documents, list[float])
-        order = _numbers("ranked_indices", reply.ranked_indices, documents, list[int])
+        scores = read_list("scores", reply.scores, documents, list[float])
+        order = read_list("ranked_indices", reply.ranked_indices, documents, list[int])
     except NOT_JSON as error:
         raise MakesNoSense(f"wanted JSON with scores and ranked_indices, {error}") from error
     if len(scores) != documents:
@@ -82,9 +82,16 @@ def read_ranking(body: bytes, documents: int, top_n: int | None) -> RerankResult
     return RerankResult(scores, order[:top_n])
 
 
-def _numbers(name: str, text: msgspec.Raw, documents: int, kind: type[_Numbers]) -> _Numbers:
+def read_list(
+    name: str,
+    text: msgspec.Raw,
+    documents: int,
+    kind: type[_List],
+    entry_bytes: int = _NUMBER_BYTES,
+) -> _List:
+    """A list with one entry for each document. Raises MakesNoSense, and what msgspec raises."""
     # Before it is a list: that takes sixteen times the bytes.
-    if len(memoryview(text)) > _NUMBER_BYTES * (documents + 1):
+    if len(memoryview(text)) > entry_bytes * (documents + 1):
         raise MakesNoSense(f"{name} takes {len(memoryview(text))} bytes for {documents} documents")
     return msgspec.json.decode(text, type=kind)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from io import BytesIO
 
 from rerank_client.answer import Answer, NoAnswer
 from rerank_client.budget import Budget, spending
@@ -34,7 +35,7 @@ class AsyncRerankClient:
         """As of RerankClient; with `sleep=trio.sleep` the client runs under trio."""
         self._timeout_s = limit_of(timeout_s)
         self._target = find_target(base_url, api_key, surface)
-        self._connections = LoopConnections(Network(self._target.url))
+        self._connections = LoopConnections(Network(self._target.url, tls_in_tls=True))
         self._sleep = sleep
 
     async def rerank(
@@ -87,18 +88,21 @@ class AsyncRerankClient:
         except MemoryError:
             raise
         except Exception as error:  # nothing of the caller's runs in there
-            return no_answer(error)
+            return no_answer(error, closed=self._connections.closed)
 
     async def _exchange(self, step: Send, budget: Budget) -> Answer:
-        pool = await self._connections.pool()
-        response = await pool.http.handle_async_request(request(step, budget))
-        body, broken = bytearray(), None
+        own = await self._connections.here()
+        connection = own.pool.take()
+        body, broken, whole = BytesIO(), None, False
         try:
-            expect_body(response, budget)
-            async for piece in response.aiter_raw():
-                body += piece
-        except Exception as error:
-            broken = error
+            async with connection.http.stream(**request(step)) as response:
+                expect_body(response, budget)
+                try:
+                    async for piece in response.aiter_stream():
+                        body.write(piece)
+                except Exception as error:
+                    broken = error
+            whole = broken is None
         finally:
-            await self._connections.give_back(response)
+            await own.pool.give_back(connection, whole=whole)
         return answer(response, body, broken)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from io import BytesIO
 
 from rerank_client.answer import Answer, NoAnswer
 from rerank_client.budget import Budget, spending
@@ -43,7 +44,7 @@ class RerankClient:
         """
         self._timeout_s = limit_of(timeout_s)
         self._target = find_target(base_url, api_key, surface)
-        self._connections = Connections(Network(self._target.url))
+        self._connections = Connections(Network(self._target.url, tls_in_tls=False))
         self._sleep = sleep
 
     def rerank(
@@ -99,17 +100,20 @@ class RerankClient:
         except MemoryError:
             raise
         except Exception as error:  # nothing of the caller's runs in there
-            return no_answer(error)
+            return no_answer(error, closed=self._connections.closed)
 
     def _exchange(self, step: Send, budget: Budget) -> Answer:
-        response = self._connections.pool().handle_request(request(step, budget))
-        body, broken = bytearray(), None
+        connection = self._connections.take()
+        body, broken, whole = BytesIO(), None, False
         try:
-            expect_body(response, budget)
-            for piece in response.iter_raw():
-                body += piece
-        except Exception as error:
-            broken = error
+            with connection.http.stream(**request(step)) as response:
+                expect_body(response, budget)
+                try:
+                    for piece in response.iter_stream():
+                        body.write(piece)
+                except Exception as error:
+                    broken = error
+            whole = broken is None
         finally:
-            self._connections.give_back(response)
+            self._connections.give_back(connection, whole=whole)
         return answer(response, body, broken)

@@ -82,7 +82,10 @@ class _Trouble:
 
 def limit_of(timeout_s: float) -> float:
     """The seconds that a call may take. Raises TypeError, or ValueError for 0, less, and NaN."""
-    seconds = float(timeout_s)
+    try:
+        seconds = float(timeout_s)
+    except OverflowError:
+        raise ValueError("timeout_s is larger than any float, wanted at most inf") from None
     if not seconds > 0:
         raise ValueError(f"timeout_s is {timeout_s}, wanted more than 0")
     return seconds

@@ -1,45 +1,32 @@
-"""What the environment says about the way to the server, and pools of connections on it."""
+"""What the environment says about the way to the server."""
 
 import ssl
 from urllib.request import getproxies, proxy_bypass
 
+import httpcore
 import httpx
 
 from rerank_client.errors import RerankError
-from rerank_client.streams import AsyncBackend, Backend
+from rerank_client.target import require_port
 
 
 class Network:
-    """Certificates and proxy as the environment names them when the client is made."""
+    """Certificates (where TLS is spoken) and proxy as the environment names them when the client
+    is made."""
 
-    def __init__(self, address: str) -> None:
-        """`address` is the URL that is asked. Raises RerankError for variables of no use."""
-        self._certificates = _certificates()
-        scheme = httpx.URL(address).scheme
-        try:
-            self._proxy = _proxy(httpx.URL(address))
-            self.pool()
-        except httpx.InvalidURL as error:
-            # Its text can hold a piece of a password.
-            raise RerankError(f"{_variables(scheme)} is not a URL; {_WANTED_PROXY}") from error
-        except (ValueError, ImportError) as error:
-            raise RerankError(f"{_variables(scheme)}: {error}; {_WANTED_PROXY}") from error
-
-    def pool(self) -> httpx.HTTPTransport:
-        """Connections for the threads of one process."""
-        pool = httpx.HTTPTransport(verify=self._certificates, proxy=self._proxy)
-        # httpx has no argument for it.
-        pool._pool._network_backend = Backend(pool._pool._network_backend)  # type: ignore[assignment]
-        return pool
-
-    def async_pool(self) -> httpx.AsyncHTTPTransport:
-        """Connections for the tasks of one event loop."""
-        pool = httpx.AsyncHTTPTransport(verify=self._certificates, proxy=self._proxy)
-        pool._pool._network_backend = AsyncBackend(pool._pool._network_backend)  # type: ignore[assignment]
-        return pool
-
-
-_WANTED_PROXY = "wanted one like http://proxy:3128"
+    def __init__(self, address: str, *, tls_in_tls: bool) -> None:
+        """`address` is the URL that is asked; TLS within a proxy's TLS is spoken where
+        `tls_in_tls`. Raises RerankError for variables of no use."""
+        url = httpx.URL(address)
+        proxy = _proxy(url)
+        schemes = [url.scheme, *([proxy.url.scheme] if proxy else [])]
+        if schemes == ["https", "https"] and not tls_in_tls:
+            raise RerankError(
+                f"{_variables(url)} is asked over https; RerankClient asks an https:// server "
+                "through a proxy of http:// alone, AsyncRerankClient through both"
+            )
+        self.certificates = _certificates() if "https" in schemes else None
+        self.proxy = _in_httpcore(proxy, self.certificates) if proxy else None
 
 
 def _certificates() -> ssl.SSLContext:
@@ -57,11 +44,27 @@ def _proxy(url: httpx.URL) -> httpx.Proxy | None:
     address = named.get(url.scheme) or named.get("all")
     if not address or any(proxy_bypass(host) for host in (url.host, url.netloc.decode())):
         return None
-    proxy = httpx.Proxy(address if "://" in address else f"http://{address}")
-    if not proxy.url.host:
-        raise ValueError("it has no host")
+    try:
+        proxy = httpx.Proxy(address if "://" in address else f"http://{address}")
+        require_port(_variables(url), proxy.url)
+    except (httpx.InvalidURL, ValueError):
+        # Without the error: its text can hold a piece of a password.
+        raise RerankError(f"{_variables(url)} is not a URL; {_WANTED_PROXY}") from None
+    if proxy.url.scheme not in ("http", "https") or not proxy.url.host:
+        raise RerankError(f"{_variables(url)} has no host or no http://; {_WANTED_PROXY}")
     return proxy
 
 
-def _variables(scheme: str) -> str:
-    return f"the proxy that {scheme.upper()}_PROXY or ALL_PROXY names"
+def _in_httpcore(proxy: httpx.Proxy, certificates: ssl.SSLContext | None) -> httpcore.Proxy:
+    url = httpcore.URL(
+        scheme=proxy.url.raw_scheme, host=proxy.url.raw_host, port=proxy.url.port, target=b"/"
+    )
+    tls = certificates if proxy.url.scheme == "https" else None
+    return httpcore.Proxy(url, auth=proxy.raw_auth, ssl_context=tls)
+
+
+_WANTED_PROXY = "wanted one like http://proxy:3128"
+
+
+def _variables(url: httpx.URL) -> str:
+    return f"the proxy that {url.scheme.upper()}_PROXY or ALL_PROXY names"

@@ -1,38 +1,43 @@
 """Network streams that keep to the budget of the exchange that runs.
 
-httpx's timeouts bound one wait each: a server that sends a byte now and then never meets them.
-These stand between httpx and the network (httpcore calls that a network backend) and give each
-wait what is left of the whole limit. They repeat httpcore's interface by its names alone, because
-this distribution names no dependency but httpx.
+httpcore's timeouts bound one wait each: a server that sends a byte now and then never meets them.
+These stand between httpcore and the network and give each wait what is left of the whole limit.
+Each backend opens the streams of one connection and remembers the last one, so that it can be
+closed from outside.
 """
 
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
-import httpx
+import httpcore
 
-from rerank_client.budget import running_budget
+from rerank_client.budget import Budget, running_budget
 
 # A send that moves some bytes starts its timeout anew; so many are moved whole or not at all.
 _PIECE_BYTES = 16 << 10
+# What a read brought is parsed at once, chunk by chunk; then the event loop turns.
+_READ_BYTES = 8 << 10
+# Under asyncio and trio.
+_NETWORK = httpcore.AnyIOBackend()
 
 
-class Stream:
+class Stream(httpcore.NetworkStream):
     """A connection of the blocking client. Closes itself when nothing refers to it any more."""
 
-    def __init__(self, inner: Any, under: "Stream | None" = None) -> None:
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
-        self._under = under  # kept: TLS within TLS still sends through it
+        self._socket: socket.socket = inner.get_extra_info("socket")
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         budget = running_budget()
         return budget.count(self._inner.read(max_bytes, budget.seconds(timeout)))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        budget, view = running_budget(), memoryview(buffer)
-        for start in range(0, len(view), _PIECE_BYTES):
-            self._inner.write(view[start : start + _PIECE_BYTES], budget.seconds(timeout))
+        budget = running_budget()
+        for start in range(0, len(buffer), _PIECE_BYTES):
+            self._inner.write(buffer[start : start + _PIECE_BYTES], budget.seconds(timeout))
 
     def close(self) -> None:
         self._inner.close()
@@ -44,49 +49,85 @@ class Stream:
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,
-    ) -> "Stream":
+    ) -> httpcore.NetworkStream:
         seconds = running_budget().seconds(timeout)
-        return Stream(self._inner.start_tls(ssl_context, server_hostname, seconds), self)
+        # The handshake takes the socket out of what is known here.
+        with self._socket.dup() as self._socket:
+            self._inner = self._inner.start_tls(ssl_context, server_hostname, seconds)
+            self._socket = self._inner.get_extra_info("socket")
+        return self
+
+    def end(self) -> None:
+        """Have whatever waits for it, in any thread, fail. It is still to be closed."""
+        with suppress(OSError):  # it has ended already
+            # Not that of ssl.SSLSocket, after which bytes would go out in plain.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
 
 
-class Backend:
-    """Opens the connections of the blocking client; `inner` is httpcore's own."""
+class Backend(httpcore.NetworkBackend):
+    """Opens what one connection of the blocking client needs."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self) -> None:
+        self._inner = httpcore.SyncBackend()
+        self._stream: Stream | None = None
+        self._ended = False
 
     def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, **options: Any
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
     ) -> Stream:
         """Nothing can end the look-up of a name early: its time is only counted."""
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise httpx.ConnectError(str(error)) from error
+            raise httpcore.ConnectError(str(error)) from error
+        share = Budget(running_budget().seconds(timeout), 0)
         # One by one: the standard library gives each address of a name the whole timeout.
-        failure: Exception = httpx.ConnectError(f"{host} has no address")
-        for *_, address in found:
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for place, (*_, address) in enumerate(found):
             numeric, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-            seconds = running_budget().seconds(timeout)
             try:
-                return Stream(self._inner.connect_tcp(numeric, port, seconds, **options))
+                seconds = share.seconds() / (len(found) - place)
+                self._stream = Stream(
+                    self._inner.connect_tcp(numeric, port, seconds, local_address, socket_options)
+                )
             except Exception as error:
                 failure = error
+                continue
+            if self._ended:
+                raise httpcore.ConnectError("the client was closed")
+            return self._stream
         raise failure
 
+    def end(self) -> None:
+        """As Stream.end, of one that is being opened as well."""
+        self._ended = True
+        if self._stream is not None:
+            self._stream.end()
 
-class AsyncStream:
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+class AsyncStream(httpcore.AsyncNetworkStream):
     """A connection of the client for asyncio and trio."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        budget = running_budget()
-        return budget.count(await self._inner.read(max_bytes, budget.seconds(timeout)))
+        budget, most_bytes = running_budget(), min(max_bytes, _READ_BYTES)
+        data = await self._inner.read(most_bytes, budget.seconds(timeout))
+        await _NETWORK.sleep(0)  # under TLS several reads have their bytes at hand
+        return budget.count(data)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         await self._inner.write(buffer, running_budget().seconds(timeout))
@@ -99,7 +140,7 @@ class AsyncStream:
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,
-    ) -> "AsyncStream":
+    ) -> httpcore.AsyncNetworkStream:
         seconds = running_budget().seconds(timeout)
         return AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, seconds))
 
@@ -107,14 +148,27 @@ class AsyncStream:
         return self._inner.get_extra_info(info)
 
 
-class AsyncBackend:
-    """Opens the connections of the client for asyncio and trio; `inner` is httpcore's own."""
+class AsyncBackend(httpcore.AsyncNetworkBackend):
+    """Opens what one connection of the client for asyncio and trio needs."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self) -> None:
+        self._stream: AsyncStream | None = None
 
     async def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, **options: Any
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
     ) -> AsyncStream:
         seconds = running_budget().seconds(timeout)
-        return AsyncStream(await self._inner.connect_tcp(host, port, seconds, **options))
+        self._stream = AsyncStream(
+            await _NETWORK.connect_tcp(host, port, seconds, local_address, socket_options)
+        )
+        return self._stream
+
+    async def aclose(self) -> None:
+        """Of TLS too: what is under it is closed, without a farewell."""
+        if self._stream is not None:
+            await self._stream.aclose()

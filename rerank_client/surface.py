@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from rerank_client.answer import NOT_JSON, MakesNoSense, read_ranking
+from rerank_client.answer import NOT_JSON, MakesNoSense, read_list, read_ranking
 from rerank_client.question import Question, encode, encode_fields
 from rerank_client.result import RerankResult
 
@@ -46,18 +46,23 @@ def nim(model: str | None = None, *, truncate: str = "NONE") -> Surface:
     return Surface("/v1/ranking", encode_nim, _read_nim)
 
 
+# One of a reply's rankings, with the white space in it.
+_RANKED_BYTES = 256
+
+
 class _Ranked(msgspec.Struct):
     index: int
     logit: float
 
 
 class _Rankings(msgspec.Struct):
-    rankings: list[_Ranked]
+    rankings: msgspec.Raw
 
 
 def _read_nim(body: bytes, documents: int, top_n: int | None) -> RerankResult:
     try:
-        ranked = msgspec.json.decode(body, type=_Rankings).rankings
+        text = msgspec.json.decode(body, type=_Rankings).rankings
+        ranked = read_list("rankings", text, documents, list[_Ranked], _RANKED_BYTES)
     except NOT_JSON as error:
         raise MakesNoSense(f"wanted JSON with rankings, {error}") from error
     if sorted(one.index for one in ranked) != list(range(documents)):

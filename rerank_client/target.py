@@ -35,6 +35,7 @@ def find_target(base_url: str | None, api_key: str | None, surface: Surface = RE
     url = _http_url(source, base_url or os.environ.get(_VARIABLE) or DEFAULT_URL)
     url = url.copy_with(path=url.path.rstrip("/") + surface.path, query=None, fragment=None)
     headers = {
+        "host": url.netloc.decode("ascii"),
         "content-type": "application/json",
         "accept": "application/json",
         # What is compressed can unpack to any size.
@@ -52,17 +53,22 @@ def find_target(base_url: str | None, api_key: str | None, surface: Surface = RE
 def _http_url(source: str, text: str) -> httpx.URL:
     try:
         url = httpx.URL(text.strip())
-    except (httpx.InvalidURL, UnicodeError) as error:
-        message = f"{source} is not a URL ({error}); wanted one like {DEFAULT_URL}"
-        raise RerankError(message) from error
+    except (httpx.InvalidURL, UnicodeError):
+        # Without the error: its text can hold a piece of a password.
+        raise RerankError(f"{source} is not a URL; wanted one like {DEFAULT_URL}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise RerankError(
             f"{source} does not begin with http:// or https:// and a host; "
             f"wanted one like {DEFAULT_URL}"
         )
-    if url.port is not None and url.port > _LAST_PORT:
-        raise RerankError(f"{source} has port {url.port}, wanted at most {_LAST_PORT}")
+    require_port(source, url)
     return url
+
+
+def require_port(source: str, url: httpx.URL) -> None:
+    """Raises RerankError for a port that no machine has."""
+    if url.port is not None and not 0 < url.port <= _LAST_PORT:
+        raise RerankError(f"{source} has port {url.port}, wanted 1 to {_LAST_PORT}")
 
 
 def _token(api_key: str) -> str:

@@ -1,6 +1,9 @@
-"""The flow's words in httpx's, and back; nothing is sent here."""
+"""The flow's words in httpcore's, and back; nothing is sent here."""
 
-import httpx
+from io import BytesIO
+from typing import Any
+
+import httpcore
 
 from rerank_client.answer import OK, Answer, NoAnswer
 from rerank_client.budget import Budget, TooLarge
@@ -8,37 +11,44 @@ from rerank_client.flow import Send
 
 # Of an error's body; a message is looked for in it.
 ERROR_BYTES = 64 << 10
-# Of httpx's transport errors, those that lie in the request itself.
-_OUR_FAULT = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)
+_PASSING = (
+    *(httpcore.TimeoutException, httpcore.NetworkError, httpcore.RemoteProtocolError),
+    *(httpcore.ProxyError, OSError),
+)
 
 
-def request(step: Send, budget: Budget) -> httpx.Request:
-    """Its timeouts are further bounded by the running budget, at every wait for the network."""
-    timeout = httpx.Timeout(None, connect=step.connect_s, pool=budget.seconds())
-    return httpx.Request(
-        "POST",
-        step.url,
-        headers=step.headers,
-        content=step.body,
-        extensions={"timeout": timeout.as_dict()},
-    )
+def request(step: Send) -> dict[str, Any]:
+    """What a pool is to send; its waits are bounded by the running budget as well."""
+    return {
+        "method": "POST",
+        "url": step.url,
+        "headers": step.headers,
+        "content": step.body,
+        "extensions": {"timeout": {"connect": step.connect_s}},
+    }
 
 
-def expect_body(response: httpx.Response, budget: Budget) -> None:
-    """Of a refusal little is read."""
-    if response.status_code != OK:
+def expect_body(response: httpcore.Response, budget: Budget) -> None:
+    """Of a refusal little is read. Raises RemoteProtocolError for the answer to another request."""
+    if not budget.bytes:
+        raise httpcore.RemoteProtocolError("an answer came before it was asked for")
+    if response.status != OK:
         budget.narrow(ERROR_BYTES)
 
 
-def answer(response: httpx.Response, body: bytearray, broken: Exception | None) -> Answer:
+def answer(response: httpcore.Response, body: BytesIO, broken: Exception | None) -> Answer:
     """What came, `broken` off if it did. Raises that error when it may pass and the body counts."""
-    if broken is not None and response.status_code == OK and not isinstance(broken, TooLarge):
+    if broken is not None and response.status == OK and not isinstance(broken, TooLarge):
         raise broken
-    headers = dict(response.headers)
-    return Answer(response.status_code, headers, bytes(body), whole=broken is None)
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    # getvalue makes no copy.
+    return Answer(response.status, headers, body.getvalue(), whole=broken is None)
 
 
-def no_answer(error: Exception) -> NoAnswer:
-    """Whatever an exchange raised: timeouts and broken connections may pass, the rest will not."""
-    passing = isinstance(error, (httpx.TransportError, OSError))
-    return NoAnswer(error, passing and not isinstance(error, _OUR_FAULT))
+def no_answer(error: Exception, *, closed: bool) -> NoAnswer:
+    """Whatever an exchange raised: timeouts and broken connections may pass unless the client is
+    closed, the rest will not."""
+    return NoAnswer(error, isinstance(error, _PASSING) and not closed)

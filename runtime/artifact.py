@@ -25,6 +25,7 @@ from runtime.manifest import (
     identities,
     proven_engines,
     read_manifest,
+    same_files,
     unproven_manifest,
 )
 from runtime.model_files import JSON_BYTES, find_file, is_there, read_file, real_directory
@@ -103,7 +104,7 @@ def open_artifact(
         raise
     with closed_on_error(opened.engine):
         hashed.result()
-        if identities(directory, manifest) != before:
+        if not same_files(before, identities(directory, manifest)):
             raise ArtifactError(
                 "files of the artifact were replaced while it was opened; open it again when all "
                 "of them are there"

@@ -18,8 +18,16 @@ from runtime.manifest import VectorGolden
 from runtime.model import Computed, Model, ModelInfo
 from runtime.postprocess import Embeddings, Floats, InputType, shorten, unit
 from runtime.scheduling.admission import QueueLimits
-from runtime.text import Check, Encoding, Encodings, TextEncoder, Truncate, unchecked
-from runtime.tokenizing import Work
+from runtime.text import (
+    Check,
+    Encoding,
+    Encodings,
+    TextEncoder,
+    TokenLimits,
+    Truncate,
+    unchecked,
+)
+from runtime.tokenizing import Work, lengths
 
 _MATRIX_AXES = 2
 
@@ -132,14 +140,13 @@ class Embedder(Model):
         caller: str,
     ) -> Work:
         return Work(
-            rows=len(texts),
-            characters=sum(map(len, texts)),
+            characters=lengths([""] * len(texts), texts),
             encode=lambda check: self.encode(
                 texts, input_type, truncate, check, most_tokens, blanks=blanks
             ),
             deadline=deadline,
             caller=caller,
-            row_tokens=most_tokens,
+            limits=TokenLimits(pair=most_tokens),
         )
 
     def _find_dimensions(self) -> int:

@@ -3,13 +3,13 @@
     ServingError
     ├── InputRejected            the caller's texts cannot be scored; sending them again won't help
     │   ├── BlankInput           a text without a visible character
-    │   ├── BlankPair            neither text of a pair has one, where one of them may be blank
     │   ├── ForbiddenText        half of a surrogate pair
     │   ├── NoTokens             a text of which the tokenizer makes nothing
     │   ├── TokenizerGaveUp      a text that the tokenizer's patterns take too many ways through
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
     │   ├── InputTypeWanted      the model embeds queries and passages differently
+    │   ├── VastText             more characters than are looked at
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           there is no room for the request
@@ -48,14 +48,6 @@ class BlankInput(InputRejected):
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(f"{what} is blank; send text with at least one visible character")
-
-
-class BlankPair(InputRejected):
-    """Nothing shows in `what` ("passages[3]"), nor in its query."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(f"{what} is blank, and so is its query; send text in one of them")
 
 
 class ForbiddenText(InputRejected):
@@ -119,6 +111,17 @@ class InputTooLong(InputRejected):
         self.max_tokens = max_tokens
         super().__init__(
             f"Input length {found_tokens} exceeds maximum allowed token size {max_tokens}"
+        )
+
+
+class VastText(InputRejected):
+    """A pair of so many characters that looking at all of them takes too long, although it may
+    have few tokens."""
+
+    def __init__(self, found_characters: int, most_characters: int) -> None:
+        super().__init__(
+            f"found {found_characters} characters, wanted at most {most_characters}; leave out "
+            "what says nothing, such as long runs of blanks, or ask for truncation"
         )
 
 

@@ -19,6 +19,7 @@ from runtime.model_files import (
     JSON_BYTES,
     LARGEST_BYTES,
     TOKENIZER_BYTES,
+    Identity,
     find_file,
     identity,
     name_fault,
@@ -32,6 +33,8 @@ from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_pro
 SCHEMA = 2
 # Schema 1 knew no activation: relevance was the sigmoid of every logit.
 READABLE = (1, SCHEMA)
+# How `Manifest.witness` begins where no loader that users use bore witness.
+NOT_WITNESSED = "not witnessed"
 MANIFEST_FILE = "manifest.json"
 PARITY_FILE = "parity.json"
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
@@ -112,7 +115,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reranker's logit, and they have none. `golden_tolerance` is the largest |Δ logit|, or |Δ| of a
     vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
-    `plan` and `hardware` describe model.plan, and are None exactly where there is none.
+    `witness` is the loader whose answers prove the scores, or says that there was none; `origins`
+    says of facts where they were read. `plan` and `hardware` describe model.plan, and are None
+    exactly where there is none.
     """
 
     schema: int
@@ -142,7 +147,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     prefixes: dict[str, str] = {}
     vector_goldens: list[VectorGolden] = []
     plan: Plan | None = None
+    witness: str | None = None
+    origins: dict[str, str] = {}
     activation: Activation | None = None
+
+
+def is_witnessed(manifest: Manifest) -> bool:
+    """Whether the scores are proven by more than the exporter's own reading of the checkpoint."""
+    return manifest.witness is not None and not manifest.witness.startswith(NOT_WITNESSED)
 
 
 def unproven_manifest(
@@ -294,9 +306,15 @@ def check_files(directory: Path, manifest: Manifest) -> None:
         raise ManifestError(f"{MANIFEST_FILE} records no goldens; export the checkpoint again")
 
 
-def identities(directory: Path, manifest: Manifest) -> Mapping[str, tuple[int, ...] | None]:
-    """What changes when a file of the manifest is replaced or written to."""
+def identities(directory: Path, manifest: Manifest) -> Mapping[str, Identity | None]:
+    """What the files of the manifest are now."""
     return {name: identity(directory, name) for name in manifest.files}
+
+
+def same_files(before: Mapping[str, Identity | None], after: Mapping[str, Identity | None]) -> bool:
+    """Whether every file that there was is still there, with the same content."""
+    pairs = ((one, after[name]) for name, one in before.items())
+    return all(one is not None and now is not None and one.is_of(now) for one, now in pairs)
 
 
 def _hash_or_reason(directory: Path, name: str) -> str:

@@ -26,8 +26,8 @@ from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.scheduling.stats import SchedulerStats
-from runtime.text import Encoding, Encodings
-from runtime.tokenizing import Encoded, Tokenizing, Work
+from runtime.text import NO_LIMITS, Encoding, Encodings, TokenLimits
+from runtime.tokenizing import Encoded, Tokenizing, Work, lengths
 from runtime.tokens import Token, tokens_of
 
 T = TypeVar("T")
@@ -42,7 +42,8 @@ _MOST_LISTED_TOKENS = 1 << 18
 class ModelInfo:
     """What is served. `max_tokens` bounds one pair or text, `max_rows` and `token_budget` (rows ×
     longest row) one engine call; `version` is the artifact's content hash, `engine_version` that
-    of the engine's library; `proven` says whether an export proved these scores.
+    of the engine's library; `proven` says whether an export proved these scores by the answers of
+    `witness`, a loader that users use, which is "not witnessed" (and why) where there was none.
 
     Of an embedder: `dimensions` is the size of its vectors, `asymmetric` whether it tells queries
     from passages.
@@ -64,6 +65,7 @@ class ModelInfo:
     template: str | None
     mock: bool
     proven: bool
+    witness: str
     dimensions: int | None = None
     asymmetric: bool = False
 
@@ -195,7 +197,7 @@ class Model(ABC):
         cancelling the task ends the work behind the text that is being tokenised. Raises
         InputTooLong for too many tokens, InputRejected, DeadlineExceeded, or Unavailable.
         """
-        estimate = self._estimate(len(texts), sum(map(len, texts)))
+        estimate = self._estimate(lengths([""] * len(texts), texts))
         # Without the deadline: the engine's work is no reason to be late.
         with self._scheduler.admit(len(texts), estimate, None, caller, for_engine=False) as ticket:
 
@@ -342,7 +344,7 @@ class Model(ABC):
     def _run(self, work: Work) -> Computed:
         """Encode and compute, blocking."""
         began = time.monotonic()
-        estimate = self._estimate(work.rows, work.characters, work.row_tokens)
+        estimate = self._estimate(work.characters, work.limits)
         with self._scheduler.admit(work.rows, estimate, work.deadline, work.caller) as ticket:
             encoded = self._tokenizing.encode(work, ticket.check)
             tokenized = time.monotonic()
@@ -357,7 +359,7 @@ class Model(ABC):
     async def _run_async(self, work: Work) -> Computed:
         """`_run` for an event loop: encodes in a worker thread and waits without one."""
         began = time.monotonic()
-        estimate = self._estimate(work.rows, work.characters, work.row_tokens)
+        estimate = self._estimate(work.characters, work.limits)
         try:
             async with asyncio.timeout(_left(work.deadline)):
                 with self._scheduler.admit(
@@ -371,10 +373,9 @@ class Model(ABC):
             raise DeadlineExceeded from error
         return _computed(encoded, scored, began, tokenized)
 
-    def _estimate(self, rows: int, characters: int, row_tokens: int | None = None) -> int:
-        """About how many tokens a request of that size will have."""
-        most = self.info.max_tokens if row_tokens is None else min(row_tokens, self.info.max_tokens)
-        return min(rows * most, self._tokenizing.estimate(characters))
+    def _estimate(self, characters: Ints, limits: TokenLimits = NO_LIMITS) -> int:
+        """About how many tokens rows have together; the arguments as Work has them."""
+        return self._tokenizing.estimate(characters, limits, self.info.max_tokens)
 
     def _require_ids(self, found: list[int], recorded: list[int]) -> None:
         if found != recorded:

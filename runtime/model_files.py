@@ -17,6 +17,7 @@ import os
 import stat
 from io import BufferedReader
 from pathlib import Path
+from typing import NamedTuple
 
 # Manifests, reports and settings of tokenizers have a megabyte at most, tokenizers some tens.
 JSON_BYTES = 16 << 20
@@ -136,15 +137,34 @@ def read_file(directory: Path, name: str, most_bytes: int) -> bytes:
     return read_bounded(find_file(directory, name), most_bytes)
 
 
-def identity(directory: Path, name: str) -> tuple[int, ...] | None:
-    """What changes when the file is replaced or written to; None where there is none."""
+class Identity(NamedTuple):
+    """What changes when a file is replaced or written to."""
+
+    device: int
+    size: int
+    mtime_ns: int
+    number: int
+    ctime_ns: int
+
+    def is_of(self, other: "Identity") -> bool:
+        """Whether both are the same file with the same content.
+
+        Number or ctime alone may differ: over FUSE a file of an object store may have another
+        number at every look, and another hard link to a file gives it a new ctime. A file that was
+        replaced by one of the same size and date differs in both; nobody can set a ctime.
+        """
+        return self[:3] == other[:3] and (
+            self.number == other.number or self.ctime_ns == other.ctime_ns
+        )
+
+
+def identity(directory: Path, name: str) -> Identity | None:
+    """The file's; None where there is none."""
     try:
         found = (directory / name).stat()
     except OSError:
         return None
-    # Not st_ino: over FUSE a file of an object store may have another one at every look. Where
-    # files are replaced by others of the same size and date, ctime is new; nobody can set it.
-    return found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return Identity(found.st_dev, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
 
 
 def _blobs(home: Path) -> Path | None:

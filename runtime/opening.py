@@ -15,7 +15,7 @@ from runtime.embedder import Embedder
 from runtime.engines import BoundedEngine, open_engine
 from runtime.engines.mock import DIMENSIONS, byte_tokenizer
 from runtime.errors import ArtifactError
-from runtime.manifest import Manifest, unproven_manifest
+from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, unproven_manifest
 from runtime.model import Model, ModelInfo
 from runtime.profile import Kind
 from runtime.ranker import Ranker
@@ -160,7 +160,8 @@ def _model(opened: OpenArtifact, bounds: Bounds, directory: Path | None) -> Mode
         token_budget=limits.token_budget,
         template=manifest.template,
         mock=manifest.version == _MOCK_VERSION,
-        proven=opened.proven,
+        proven=opened.proven and is_witnessed(manifest),
+        witness=manifest.witness or NOT_WITNESSED,
         dimensions=manifest.dimensions,
         asymmetric=bool(manifest.prefixes),
     )

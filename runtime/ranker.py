@@ -23,7 +23,7 @@ from runtime.text import (
     Truncate,
     unchecked,
 )
-from runtime.tokenizing import Work
+from runtime.tokenizing import Work, lengths
 
 
 class Ranker(Model):
@@ -68,7 +68,7 @@ class Ranker(Model):
     ) -> Ranking:
         """Score every passage for the query; `deadline` in seconds of time.monotonic().
 
-        `limits` bound the tokens; with `blanks`, one text of a pair may be blank. Callers take
+        `limits` bound the tokens; with `blanks`, texts may be blank. Callers take
         turns at the engine; all who name none are one `caller`. Raises InputRejected, Unavailable
         or EngineError.
         """
@@ -103,14 +103,13 @@ class Ranker(Model):
         """`rank_async` for (query, passage) pairs of any queries, as one request. Errors name
         their texts as PairEncoder.encode_pairs does."""
         work = Work(
-            rows=len(pairs),
-            characters=sum(len(query) + len(passage) for query, passage in pairs),
+            characters=lengths([query for query, _ in pairs], [passage for _, passage in pairs]),
             encode=lambda check: self._encoder.encode_pairs(
                 pairs, truncate, check, limits, blanks=blanks
             ),
             deadline=deadline,
             caller=caller,
-            row_tokens=limits.pair,
+            limits=limits,
         )
         return self._ranking(await self._run_async(work))
 
@@ -140,14 +139,13 @@ class Ranker(Model):
         caller: str,
     ) -> Work:
         return Work(
-            rows=len(passages),
-            characters=len(query) * len(passages) + sum(map(len, passages)),
+            characters=lengths([query] * len(passages), passages),
             encode=lambda check: self.encode(
                 query, passages, truncate, check, limits, blanks=blanks
             ),
             deadline=deadline,
             caller=caller,
-            row_tokens=limits.pair,
+            limits=limits,
         )
 
     def _ranking(self, computed: Computed) -> Ranking:

@@ -3,7 +3,8 @@
 The tokenizer is the artifact's own tokenizer.json; nothing here adds a token that it would not.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,11 +21,13 @@ from runtime.errors import (
     NoPassages,
     NoTokens,
     ProfileError,
+    VastText,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
+from runtime.parts import CHUNK_CHARS, chunks, part
 from runtime.postprocess import InputType
-from runtime.text_checks import check_passage, check_text, is_blank
-from runtime.tokens import encoded, first_tokens, panics_told, pieces
+from runtime.text_checks import check_text
+from runtime.tokens import encoded, panics_told, pieces
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
@@ -33,14 +36,16 @@ Check = Callable[[], None]
 Pairs = Sequence[tuple[str, str]]
 _Pair = str | tuple[str, str]
 
-# Tokens of real text have about four characters. Text that needs more than this many for each
-# token of the limit is looked at in parts: a tokenised character costs some 200 bytes of memory.
+# Tokens of real text have about four characters. Where texts are cut, those with more than this
+# many for each token of the limit are looked at in parts: a tokenised character costs some 200
+# bytes of memory.
 _LONG_CHARS_PER_TOKEN = 32
-# Texts tokenised at a time: enough to use every core, few enough to bound memory and to notice
-# a deadline.
-_CHUNK_CHARS = 1 << 20
-# Of a pair that is too long anyway, so many characters are counted: a third of a second.
-_COUNTED_CHARS = 1 << 20
+# A pair of more characters is not tokenised as a whole: so many take some seconds and 250 MB.
+_MOST_CHARS = 1 << 22
+_MOST_AT_A_JOINT = 2
+# Of a text that is cut by itself, so many tokens more are kept: beside another text those at the
+# cut may be fewer.
+_SPARE_TOKENS = 128
 
 
 def unchecked() -> None:
@@ -114,8 +119,8 @@ class PairEncoder:
         """Encode the query with every passage; special tokens are counted.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
-        left, from the same side of what comes before it. With `blanks`, one text of a pair may be
-        blank. Raises InputTooLong for the first pair over `max_tokens` or `limits.pair` when
+        left, from the same side of what comes before it. With `blanks`, texts may be blank. Raises
+        InputTooLong for the first pair over `max_tokens` or `limits.pair` when
         `truncate` is NONE, InputRejected for texts that cannot be encoded, and what `check` raises,
         which is called on the way.
         """
@@ -136,12 +141,12 @@ class PairEncoder:
         pair that has it, as in queries[3]."""
         if not pairs:
             raise NoPassages
-        blank: dict[str, bool] = {}
+        checked: set[str] = set()
         for index, (query, passage) in enumerate(pairs):
-            if query not in blank:
+            if query not in checked:
                 check_text(f"queries[{index}]", query, blanks=blanks)
-                blank[query] = blanks and is_blank(query)
-            check_passage(f"passages[{index}]", passage, blanks=blanks, blank_query=blank[query])
+                checked.add(query)
+            check_text(f"passages[{index}]", passage, blanks=blanks)
         return self.encode_checked(pairs, truncate, check, limits)
 
     def encode_checked(
@@ -156,18 +161,16 @@ class PairEncoder:
         """`encode` for texts that the caller has looked at; a pair without any token is `called` by
         that name and its number. Raises NoTokens."""
         most = self._most(limits.pair)
-        kept: dict[str, str] = {}
-        for query, _ in pairs:
-            if query not in kept:
-                kept[query] = _near(self._beginning(query, limits.query, check), truncate, most)
-        bounded = [
-            (kept[query], _near(self._beginning(passage, limits.passage, check), truncate, most))
-            for query, passage in pairs
-        ]
+        queries = list(dict.fromkeys(query for query, _ in pairs))
+        kept = self._kept(queries, limits.query, truncate, most, check)
+        query_of = dict(zip(queries, kept, strict=True))
+        passages = [passage for _, passage in pairs]
+        kept = self._kept(passages, limits.passage, truncate, most, check)
+        bounded = [(query_of[query], text) for (query, _), text in zip(pairs, kept, strict=True)]
         whole = zip(bounded, pairs, strict=True)
         cut = {i for i, (short, texts) in enumerate(whole) if _length(short) < _length(texts)}
         rows: list[Encoding] = []
-        for chunk in _chunks(bounded):
+        for chunk in chunks(bounded, map(_length, bounded)):
             check()
             if truncate == "NONE":
                 self._refuse_vast(chunk, check, most)
@@ -189,39 +192,57 @@ class PairEncoder:
         """What a limit of `tokens` leaves of the engine's own."""
         return self.max_tokens if tokens is None else min(tokens, self.max_tokens)
 
-    def _beginning(self, text: str, tokens: int | None, check: Check) -> str:
-        """`text` up to the end of its first `tokens` tokens."""
-        if tokens is None:
-            return text
-        check()
-        # What lies behind the engine's bound need not be tokenised to be cut.
-        most = self._most(tokens)
-        return first_tokens(self._tokenizer, text[: most * _LONG_CHARS_PER_TOKEN], most)
+    def _kept(
+        self, texts: list[str], tokens: int | None, truncate: Truncate, most: int, check: Check
+    ) -> list[str]:
+        """The texts without what is behind their first `tokens` tokens, or is so far from the side
+        that is kept that it is cut off any pair of `most` tokens."""
+        if tokens is not None:
+            # What lies behind the engine's bound need not be tokenised to be cut.
+            texts = part(self._tokenizer, texts, self._most(tokens), check)
+        long = most * _LONG_CHARS_PER_TOKEN
+        places = [index for index, text in enumerate(texts) if len(text) > long]
+        if truncate == "NONE" or not places:
+            return texts
+        near = part(
+            self._tokenizer,
+            [texts[index] for index in places],
+            most + _SPARE_TOKENS,
+            check,
+            last=truncate == "START",
+        )
+        texts = list(texts)
+        for index, text in zip(places, near, strict=True):
+            texts[index] = text
+        return texts
 
     def _refuse_vast(self, pairs: Pairs, check: Check, most: int) -> None:
         """Raise InputTooLong for a vast pair without tokenising it as a whole.
 
         Its length is counted piece by piece, with the pieces cut before a blank, where
-        tokenizers cut too. Behind the first _COUNTED_CHARS of a pair that is too long it is told in
-        proportion: others wait for these threads.
+        tokenizers cut too. Behind the first CHUNK_CHARS of a pair that is too long it is told in
+        proportion: others wait for these threads. What is vast and has few tokens all the same,
+        blanks for example, is refused as well: VastText.
         """
-        limit = most * _LONG_CHARS_PER_TOKEN
         for query, passage in pairs:
-            if len(query) + len(passage) <= limit:
+            whole = len(query) + len(passage)
+            if whole <= CHUNK_CHARS:
                 continue
-            rest = pieces(passage)
-            first = next(rest, "")
-            count = len(self._encode_chunk([(query, first)])[0])
-            seen = len(query) + len(first)
-            for piece in rest:
-                if count > most and seen >= _COUNTED_CHARS:
-                    count = count * (len(query) + len(passage)) // seen
+            count = len(self._encode_chunk([("", "")])[0])
+            seen = joints = 0
+            for piece in itertools.chain(pieces(query), pieces(passage)):
+                if count > most and seen >= CHUNK_CHARS:
+                    count = count * whole // seen
                     break
                 check()
                 count += len(encoded(self._tokenizer, piece, add_special_tokens=False))
                 seen += len(piece)
-            if count > most:
+                joints += 1
+            # Where two pieces meet, the whole may have fewer tokens than both.
+            if count - _MOST_AT_A_JOINT * joints > most:
                 raise InputTooLong(count, most)
+            if whole > _MOST_CHARS:
+                raise VastText(whole, _MOST_CHARS)
 
     def _pair(self, query: str, passage: str) -> _Pair:
         if self._template is None:
@@ -350,35 +371,13 @@ def load_tokenizer(path: Path, vocabulary: int | None = None) -> tokenizers.Toke
         ) from error
 
 
-def _chunks(pairs: Pairs) -> Iterator[Pairs]:
-    """Consecutive pairs that have about _CHUNK_CHARS characters together."""
-    start = size = 0
-    for index, (query, passage) in enumerate(pairs):
-        length = len(query) + len(passage)
-        if index > start and size + length > _CHUNK_CHARS:
-            yield pairs[start:index]
-            start, size = index, 0
-        size += length
-    yield pairs[start:]
-
-
 def check_texts(query: str, passages: Sequence[str], *, blanks: bool) -> None:
     """Raise InputRejected for texts that no engine can score."""
     if not passages:
         raise NoPassages
     check_text("query", query, blanks=blanks)
-    blank_query = blanks and is_blank(query)
     for index, passage in enumerate(passages):
-        check_passage(f"passages[{index}]", passage, blanks=blanks, blank_query=blank_query)
-
-
-def _near(text: str, truncate: Truncate, most: int) -> str:
-    """What of a vast text lies near enough to the kept side to matter where `most` tokens are kept;
-    `text` if it is not vast."""
-    limit = most * _LONG_CHARS_PER_TOKEN
-    if truncate == "NONE" or len(text) <= limit:
-        return text
-    return text[:limit] if truncate == "END" else text[-limit:]
+        check_text(f"passages[{index}]", passage, blanks=blanks)
 
 
 def _length(texts: tuple[str, str]) -> int:

@@ -2,7 +2,7 @@
 
 import re
 
-from runtime.errors import BlankInput, BlankPair, ForbiddenText
+from runtime.errors import BlankInput, ForbiddenText
 
 # A character that shows: neither white space nor a control, and none of those that Unicode lets
 # renderers ignore (DerivedCoreProperties.txt, Default_Ignorable_Code_Point: zero widths, marks of
@@ -32,14 +32,6 @@ def check_text(what: str, text: str, *, blanks: bool = False) -> None:
             text[at : at + _PIECE_CHARS].encode()
     except UnicodeEncodeError:
         raise ForbiddenText(what, "half of a surrogate pair") from None
-
-
-def check_passage(what: str, passage: str, *, blanks: bool, blank_query: bool) -> None:
-    """`check_text` for a passage whose query may be blank: with `blanks`, a pair is BlankPair when
-    both of its texts are."""
-    if blank_query and is_blank(passage):
-        raise BlankPair(what)
-    check_text(what, passage, blanks=blanks)
 
 
 def _pieces(text: str) -> range:

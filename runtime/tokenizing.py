@@ -1,15 +1,18 @@
 """A model's threads for tokenising, and how many tokens it expects of a text."""
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from runtime.batch import distinct
 from runtime.errors import EngineError, ModelClosed
 from runtime.postprocess import Ints
-from runtime.text import Check, Encoding, Encodings
+from runtime.text import NO_LIMITS, Check, Encoding, Encodings, TokenLimits
 
 T = TypeVar("T")
 
@@ -21,17 +24,27 @@ _TOKENS_PER_CHARACTER = 0.25
 
 @dataclass(frozen=True)
 class Work:
-    """What a request asks for, before anything is done for it: `rows` rows of together
-    `characters` characters, what turns them into encodings while its Check lets it, until when it
-    is to be answered (seconds of time.monotonic()), and whose turn it is. `row_tokens` is the most
-    that a row may have, where the caller wants less than the model takes."""
+    """What a request asks for, before anything is done for it: what turns its texts into encodings
+    while its Check lets it, until when it is to be answered (seconds of time.monotonic()), and
+    whose turn it is. `characters` int64 [rows, 2] are those of each row's query and passage;
+    `limits` say how many tokens of them count."""
 
-    rows: int
-    characters: int
+    characters: Ints
     encode: Callable[[Check], Encodings]
     deadline: float | None
     caller: str
-    row_tokens: int | None = None
+    limits: TokenLimits = NO_LIMITS
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.characters)
+
+
+def lengths(queries: Sequence[str], passages: Sequence[str]) -> Ints:
+    """The characters int64 [n, 2] of n queries and passages."""
+    columns = [np.fromiter(map(len, texts), np.int64, len(texts)) for texts in (queries, passages)]
+    return np.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -54,9 +67,13 @@ class Tokenizing:
         # Measured, so that a full queue refuses texts before they are tokenised.
         self._tokens_per_character: float | None = None
 
-    def estimate(self, characters: int) -> int:
-        """About how many tokens so many characters have."""
-        return int(characters * (self._tokens_per_character or _TOKENS_PER_CHARACTER))
+    def estimate(self, characters: Ints, limits: TokenLimits, most: int) -> int:
+        """About how many tokens rows have together, each at most `most`; `characters` and `limits`
+        as Work has them."""
+        bounds = [math.inf if limit is None else limit for limit in (limits.query, limits.passage)]
+        tokens = characters * (self._tokens_per_character or _TOKENS_PER_CHARACTER)
+        row = most if limits.pair is None else min(limits.pair, most)
+        return int(np.minimum(np.minimum(tokens, bounds).sum(axis=1), row).sum())
 
     def encode(self, work: Work, check: Check) -> Encoded:
         """Encode, in this thread."""
@@ -84,9 +101,9 @@ class Tokenizing:
         self._lister.shutdown(wait=False)
 
     def _learn(self, work: Work, encodings: Encodings) -> None:
-        if work.row_tokens is not None:  # how much was cut is not known
+        if encodings.truncated:  # how much was cut is not known
             return
-        found = sum(map(len, encodings.rows)) / max(1, work.characters)
+        found = sum(map(len, encodings.rows)) / max(1, int(work.characters.sum()))
         known = self._tokens_per_character or found
         self._tokens_per_character = known + _SHARE_OF_LATEST * (found - known)
 

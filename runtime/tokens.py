@@ -58,15 +58,6 @@ def tokens_of(
         yield (Token(i, token, bool(special), *span) for i, token, special, span in facts)
 
 
-def first_tokens(tokenizer: tokenizers.Tokenizer, text: str, count: int) -> str:
-    """`text` up to the end of its first `count` tokens."""
-    found = encoded(tokenizer, text, add_special_tokens=False)
-    if len(found) <= count:
-        return text
-    span = found.token_to_chars(count - 1)  # the list of all offsets takes long to make
-    return text if span is None else text[: span[1]]
-
-
 def pieces(text: str) -> Iterator[str]:
     """`text` in pieces of about 65,000 characters, each but the first with a leading blank where
     the text has one in reach: tokenizers cut there too."""

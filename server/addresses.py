@@ -1,14 +1,17 @@
 """Where all ports listen: the addresses that a host stands for, the same for HTTP and gRPC."""
 
+import errno
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from server.settings import SettingsError
 
 _IPV4 = "0.0.0.0"
 _BOTH = "::"
+# No IPv6 here, or somebody else has taken the port.
+_NOT_OURS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 # Before an address of IPv4 in IPv6's form.
 _MAPPED = "::ffff:"
 
@@ -58,10 +61,16 @@ def only_at(address: str, port: int) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if address == _IPV4:
-            with suppress(OSError):  # no IPv6 here, or somebody else has taken the port
+            try:
                 held = stack.enter_context(socket.socket(socket.AF_INET6))
                 held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                # Connections that ended there lately do not matter; gRPC minds one that listens.
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 held.bind((_BOTH, port))
+                held.listen(1)
+            except OSError as error:
+                if error.errno not in _NOT_OURS:
+                    raise
         yield
 
 

@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 
 from runtime.errors import (
     BlankInput,
-    BlankPair,
     DeviceLost,
     EngineAway,
     EngineError,
@@ -89,12 +88,11 @@ def placing(**fields: Field) -> Iterator[None]:
     """
     try:
         yield
-    except (BlankInput, BlankPair, ForbiddenText, NoTokens) as error:
+    except (BlankInput, ForbiddenText, NoTokens) as error:
         name, _, number = error.what.partition("[")  # as in "query" and "passages[3]"
         index = int(number[:-1]) if number else 0
         message = f"this text{str(error).removeprefix(error.what)}"
-        problem = "too_short" if isinstance(error, BlankPair) else "value_error"
-        raise NotValid(problem, fields[name].place(index), message) from error
+        raise NotValid("value_error", fields[name].place(index), message) from error
 
 
 class Call:
@@ -124,7 +122,7 @@ class Call:
         limits: TokenLimits = NO_LIMITS,
         blanks: bool = False,
     ) -> Ranking:
-        """Score the passages within `limits`; with `blanks`, one text of a pair may be blank."""
+        """Score the passages within `limits`; with `blanks`, texts may be blank."""
         self.check_count("rank", len(passages), passages_at)
         ranker = self.service.ranker
         with (

@@ -34,9 +34,9 @@ _FRAGMENTED_BYTES = 1 << 20
 # Where a request's share of the room stands in its scope's state.
 _HELD = "held_body"
 # As FastAPI and axum read it: application/json, or what is written in it, as application/x+json.
-_JSON_TYPE = re.compile(r"application/([^/]+\+)?json")
-_CHARSET = re.compile(r"(?:^|;)\s*charset\s*=\s*\"?([^\";\s]*)")
-_UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
+_JSON_TYPE = re.compile(r"application/([^/]*\+)?json")
+_CHARSET = re.compile(r"(?:^|;)\s*charset\s*=\s*[\"']?([^\"';\s]*)")
+_UTF8 = ("", "utf-8", "utf8", "us-ascii", "ascii")
 
 
 class Bodies:

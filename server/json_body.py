@@ -13,6 +13,13 @@ T = TypeVar("T")
 _PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+# Where the decoder gave up on a body that is no JSON, if not at its end.
+_BYTE = re.compile(r"\(byte (\d+)\)$")
+# The first half of a pair without the second, and so many bytes before that place to look for it.
+_HALF = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+_NEAR_BYTES = 64
 
 
 def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
@@ -23,11 +30,21 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     except msgspec.ValidationError as error:
         raise _misfit(str(error)) from None
     except msgspec.DecodeError as error:
-        raise NotValid("json_invalid", (), str(error)) from None
+        raise NotValid("json_invalid", (), _why(str(error), body)) from None
     except UnicodeDecodeError:
         raise NotValid("json_invalid", (), "found bytes that are not UTF-8") from None
     except RecursionError:
         raise NotValid("json_invalid", (), "found JSON that is nested too deeply") from None
+
+
+def _why(message: str, body: bytes) -> str:
+    """Why `body` is no JSON. Of half a surrogate pair, which JSON can write and no text can hold,
+    the decoder may say that the body ended too soon."""
+    place = _BYTE.search(message)
+    end = int(place[1]) if place else len(body)
+    if "surrogate" in message or _HALF.search(body[max(0, end - _NEAR_BYTES) : end]):
+        return "found half of a surrogate pair, wanted both or neither; send whole characters"
+    return message
 
 
 def _misfit(message: str) -> NotValid:

@@ -41,6 +41,12 @@ else:
     Whole = Annotated[_Whole, Meta(extra_json_schema={"type": "integer"})]
 
 
+# Whole numbers of 1 or more, in the documentation: surfaces check them in words of their own.
+_LEAST_ONE = Meta(extra_json_schema={"minimum": 1})
+Positive = Annotated[Whole, _LEAST_ONE]
+StrictPositive = Annotated[int, _LEAST_ONE]
+
+
 def lax_decoder(kind: type[T]) -> "msgspec.json.Decoder[T]":
     """A decoder of `kind`, whose fields may be Flag and Whole."""
     return msgspec.json.Decoder(kind, dec_hook=_read)

@@ -90,6 +90,7 @@ def _model(service: Service, served: Served) -> Body:
         "device": info.device,
         "precision": info.precision,
         "proven": info.proven,
+        "witness": info.witness,
         "mock": info.mock,
     }
 
@@ -112,6 +113,7 @@ def _manifest_yaml(service: Service) -> str:
             f"    backend: {_quoted(info.engine)}",
             f"    model_type: {_quoted(info.kind)}",
             f"    precision: {_quoted(info.precision)}",
+            f"    witness: {_quoted(info.witness)}",
             "  workspace:",
             "    files:" if files else "    files: {}",
         ]
@@ -184,6 +186,7 @@ _MODEL_EXAMPLE = {
     "device": "cpu",
     "precision": "fp32",
     "proven": True,
+    "witness": "sentence-transformers 6.2.0, CrossEncoder",
     "mock": False,
 }
 _METADATA_EXAMPLE = {

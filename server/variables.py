@@ -197,7 +197,8 @@ _BATCHING = "rows of waiting requests share engine calls by themselves"
 _KEY = "a bearer that NIM_REQUIRE_AUTH accepts; otherwise unused"
 _SEVERITY = (
     "least severe message logged: DEBUG, INFO, WARNING, ERROR or CRITICAL; DEFAULT, TRACE, WARN "
-    "and FATAL are taken for INFO, DEBUG, WARNING and CRITICAL, with a logged note"
+    "and FATAL are taken for INFO, DEBUG, WARNING and CRITICAL, with a warning in the "
+    "log, which FATAL hides"
 )
 _LOWER_TOKENS = "lowers the tokens of one pair or text; above the artifact's bound: no start"
 

@@ -19,7 +19,8 @@ ALLOWED = {
     "rerank_client": set(),
     # Never shipped; only `tools` may look at the server, to write what the README says of it.
     "embedded": {"checks", "exporter", "runtime"},
-    "checks": {"exporter", "recipe", "runtime"},
+    # check-zoo exports the checkpoints that the tests read.
+    "checks": {"exporter", "recipe", "runtime", "tests"},
     "benchmarks": {"checks", "exporter", "recipe", "runtime"},
     # As a package that is installed into a client's environment, like the others.
     "clients": {"checks", "rerank_client", "runtime"},
@@ -27,7 +28,15 @@ ALLOWED = {
     "tools": {"checks", "server", "runtime"},
 }
 ROOMS = {*ALLOWED, "tests"}
-HEAVY = {"torch", "transformers", "onnx", "onnxscript", "safetensors", "huggingface_hub"}
+HEAVY = {
+    "huggingface_hub",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "sentence_transformers",
+    "torch",
+    "transformers",
+}
 
 
 @functools.cache

@@ -102,14 +102,23 @@ def write_sentence_transformers(
     write_bert(directory, seed=seed, **{"architectures": ["BertModel"]} | changes)
     types = ["Transformer", "Pooling", "Normalize"][: 3 if normalize else 2]
     modules = [
-        {"idx": i, "path": f"{i}_{t}" if i else "", "type": f"sentence_transformers.models.{t}"}
+        {
+            "idx": i,
+            "name": str(i),
+            "path": f"{i}_{t}" if i else "",
+            "type": f"sentence_transformers.models.{t}",
+        }
         for i, t in enumerate(types)
     ]
     modes = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
     (directory / "1_Pooling").mkdir()
     for name, content in (
         ("modules.json", modules),
-        ("1_Pooling/config.json", {mode: pooling == word for mode, word in modes.items()}),
+        (
+            "1_Pooling/config.json",
+            {"word_embedding_dimension": BERT["hidden_size"]}
+            | {mode: pooling == word for mode, word in modes.items()},
+        ),
         ("sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": False}),
         ("config_sentence_transformers.json", {"prompts": prompts or {}}),
     ):
@@ -148,7 +157,7 @@ def write_tokenizer(
 ) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    settings = {"tokenizer_class": kind, "model_max_length": 512} | special
+    settings = {"tokenizer_class": kind, "model_max_length": int(1e30)} | special
     (directory / "tokenizer_config.json").write_bytes(msgspec.json.encode(settings))
     (directory / "special_tokens_map.json").write_bytes(msgspec.json.encode(special))
 

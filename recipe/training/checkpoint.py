@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from exporter.answers import Tokens
 from exporter.checkpoint import Checkpoint
-from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer
+from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer, load_tokenizer
 from recipe.errors import BadInput
 from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
@@ -42,10 +42,12 @@ class PairBatcher:
     """
 
     def __init__(self, checkpoint: Checkpoint, template: str | None, max_tokens: int) -> None:
-        model_type = checkpoint.config.get("model_type")
-        self._tokenizer = CheckpointTokenizer(
-            checkpoint.directory, model_type, template, max_tokens
+        loaded = load_tokenizer(
+            checkpoint.directory,
+            checkpoint.config.get("model_type"),
+            lower_case=checkpoint.texts.lower_case,
         )
+        self._tokenizer = CheckpointTokenizer(loaded, checkpoint.directory, template, max_tokens)
         self._pad = self._tokenizer.special_tokens(checkpoint.config["vocab_size"]).pad
         self._typed = template is None and checkpoint.config.get("type_vocab_size", 0) > 1
 
@@ -54,7 +56,7 @@ class PairBatcher:
 
         Padding stands on the left; scores do not depend on the side.
         """
-        rows = [self._tokenizer.encode(*pair) for pair in pairs]
+        rows = [self._tokenizer.encode(*pair)[0] for pair in pairs]
         longest = max(len(row.token_ids) for row in rows)
         width = -(-longest // _TILE_TOKENS) * _TILE_TOKENS
         batch = {

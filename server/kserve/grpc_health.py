@@ -1,7 +1,8 @@
 """grpc.health.v1.Health, which Kubernetes' gRPC probes ask, and clients that choose among servers.
 
 Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. Open without a key, as
-all health is: what a caller sends is small, or not read to its end.
+all health is. gRPC tells how long a message is when it has read it, up to the server's limit; so a
+few are read at a time, slow ones give way at once, and what is longer than a name is refused.
 """
 
 import asyncio

@@ -2,7 +2,8 @@
 alone).
 
 Shapes as cohere 7.3, Jina's API, vLLM's and Infinity's servers have them. Cohere and Jina cut
-documents that are too long, so END is the default here; x-truncated-passages tells how many were.
+documents that are too long, so END is the default here, but for vLLM's bodies;
+x-truncated-passages tells how many were.
 """
 
 import math
@@ -19,7 +20,7 @@ from runtime.postprocess import Ranking
 from runtime.text import TokenLimits
 from server.errors import AnyRequest, Failure, NotValid, Spoken
 from server.exchange import Exchange
-from server.lax import lax_decoder
+from server.lax import StrictPositive, lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
@@ -40,23 +41,44 @@ _UNIT_DOCUMENTS = 100
 
 
 # Request. `model` is ignored, and so are unknown fields.
-Positive = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
-
-
 class RelevantSpans(msgspec.Struct):
     """Cohere v2's wish for the parts of a document that count: none are told here."""
 
     mode: Annotated[str, Meta(extra_json_schema={"const": "disabled"})]
 
 
-class RerankV2(msgspec.Struct):
-    """Cohere v2's body. `priority` is without effect: callers take turns."""
+class NotInV2(msgspec.Struct):
+    """Fields of v1 and of other servers, which would change their answers: Cohere's v2 has none of
+    them, and they are refused rather than ignored."""
+
+    truncate: None = None
+    truncation: None = None
+    max_query_length: None = None
+    max_doc_length: None = None
+    max_chunks_per_doc: None = None
+    return_embeddings: None = None
+    raw_scores: None = None
+    truncate_prompt_tokens: None = None
+    truncation_side: None = None
+    max_tokens_per_query: None = None
+    use_activation: None = None
+    activation: None = None
+    softmax: None = None
+    request_id: None = None
+    padding: None = None
+    instruction: None = None
+    chat_template_kwargs: None = None
+
+
+class RerankV2(NotInV2, kw_only=True):
+    """Cohere v2's body. `priority` is without effect: callers take turns. So are `rank_fields` and
+    `return_documents`, which litellm sends: documents are texts, and are not returned."""
 
     query: str
     documents: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     model: str | None = None
-    top_n: Positive | None = None
-    max_tokens_per_doc: Positive | None = None
+    top_n: StrictPositive | None = None
+    max_tokens_per_doc: StrictPositive | None = None
     relevant_spans: RelevantSpans | None = None
     priority: int | None = None
 
@@ -153,7 +175,7 @@ def _encode_v1(ranked: RankedDocuments, asked: RerankRequest, model: str) -> byt
         ResultV1(i, float(scores[i]), show(ranked.texts[i]))
         for i in best(ranking.order.tolist(), asked.top_n)
     ]
-    meta = _meta("1", asked.documents)
+    meta = _meta("1", ranked.texts)
     reply = ReplyV1(id_of(asked.request_id), model, usage_of(ranking), meta, results)
     return _ENCODER.encode(reply)
 
@@ -300,6 +322,10 @@ SURFACES = (
             _operation(
                 "/v2/rerank",
                 "Rerank as Cohere v2 does",
+                description=(
+                    "Fields of v1 and of other servers that would change an answer are refused; "
+                    "they may be null."
+                ),
                 request=RerankV2,
                 reply=ReplyV2,
                 reply_example={"id": "0f6b", "results": [_RESULT], "meta": _META},

@@ -2,8 +2,8 @@
 ranking.
 
 The families share paths, so every field of each is taken on each path, and the body says whose it
-is: one with a field of vLLM's alone, or with `top_n: 0`, is vLLM's; one with `raw_scores` is
-Infinity's. Either takes blank texts.
+is: one with a field of vLLM's alone, with `top_n: 0`, or with one text in place of the list, is
+vLLM's; one with `raw_scores` is Infinity's. Either takes blank texts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,14 @@ from runtime.text import TokenLimits, Truncate
 from server.call import Field
 from server.errors import NotValid
 from server.exchange import Exchange
-from server.lax import Flag, Whole
-from server.surfaces.pooling import PoolingFields, cut_of, is_pooling, wants_logits
+from server.lax import Flag, Positive, Whole
+from server.surfaces.pooling import PoolingFields, cut_of, is_vllm, wants_logits
+from server.surfaces.truncation import Truncation
 
 Document = str | dict[str, Any]
 Documents = Annotated[list[Document], Meta(extra_json_schema={"minItems": 1})]
-Truncation = Annotated[str, Meta(extra_json_schema={"enum": ["NONE", "END", "START"]})]
-Positive = Annotated[Whole, Meta(extra_json_schema={"minimum": 1})]
 Never = Annotated[Flag, Meta(extra_json_schema={"const": False})]
 
-_TRUNCATES: tuple[Truncate, ...] = ("NONE", "END", "START")
 _FIELD = ("text",)
 # What a vision model takes instead of a text: Jina's image, vLLM's list of parts.
 _NO_TEXTS = ("image", "content")
@@ -38,7 +36,7 @@ class RerankRequest(PoolingFields, kw_only=True):
     logits; `top_n: 0` means all."""
 
     query: str
-    documents: Documents
+    documents: str | Documents
     top_n: Annotated[Whole, Meta(extra_json_schema={"minimum": 0})] | None = None
     return_documents: Flag | None = None
     truncate: Truncation | None = None
@@ -74,33 +72,43 @@ async def rank_documents(
     exchange: Exchange, asked: RerankRequest, max_tokens: int, otherwise: Truncate
 ) -> RankedDocuments:
     """Rank as asked a model that takes `max_tokens`; texts that are too long are cut as `otherwise`
-    says where the request does not. Raises NotValid, and what Call.rank raises."""
+    says where the request does not, but for vLLM's, which cuts none unless it is asked to. Raises
+    NotValid, and what Call.rank raises."""
     _check(asked)
-    exchange.check_count("rank", len(asked.documents), Field("documents"))
-    texts = texts_of(asked.documents, asked.rank_fields)
-    if asked.truncation is not None:
-        otherwise = "END" if asked.truncation else "NONE"
-    truncate, limits = cut_of(asked, max_tokens, truncate_of(asked.truncate, otherwise))
+    documents = [asked.documents] if isinstance(asked.documents, str) else asked.documents
+    at = Field("documents", alone=isinstance(asked.documents, str))
+    exchange.check_count("rank", len(documents), at)
+    texts = texts_of(documents, asked.rank_fields)
+    family = family_of(asked)
+    truncate, limits = cut_of(
+        asked,
+        max_tokens,
+        truncate=asked.truncate,
+        truncation=asked.truncation,
+        otherwise="NONE" if family == "vllm" else otherwise,
+    )
     limits = TokenLimits(
         query=_least(limits.query, asked.max_query_length),
         passage=_least(limits.passage, asked.max_doc_length),
         pair=limits.pair,
     )
-    blanks = family_of(asked) is not None
-    ranking = await exchange.rank(asked.query, texts, truncate, limits=limits, blanks=blanks)
+    blanks = family is not None
+    ranking = await exchange.rank(
+        asked.query, texts, truncate, passages_at=at, limits=limits, blanks=blanks
+    )
     return RankedDocuments(ranking, texts)
 
 
 def family_of(asked: RerankRequest) -> Literal["vllm", "infinity"] | None:
     """Whose request it is, as far as the body says so."""
-    if is_pooling(asked) or asked.top_n == 0:
+    if is_vllm(asked) or asked.top_n == 0 or isinstance(asked.documents, str):
         return "vllm"
     return None if asked.raw_scores is None else "infinity"
 
 
 def wants_raw(asked: RerankRequest) -> bool:
-    """Whether relevance_score is to be the logit."""
-    return asked.raw_scores is True or wants_logits(asked)
+    """Whether relevance_score is to be the logit. Raises NotValid for fields that differ."""
+    return wants_logits(asked, asked.raw_scores)
 
 
 def showing(asked: RerankRequest, *, plain: bool) -> Callable[[str], Shown]:
@@ -149,15 +157,6 @@ def best(order: Sequence[int], top_n: int | None) -> Sequence[int]:
     return order[: top_n or None]
 
 
-def truncate_of(said: str | None, default: Truncate) -> Truncate:
-    """How to cut long texts, by the field `truncate`."""
-    if said is None:
-        return default
-    if said not in _TRUNCATES:
-        raise NotValid("literal_error", ("truncate",), f"wanted one of {', '.join(_TRUNCATES)}")
-    return said
-
-
 def check_least(name: str, found: int | None, least: int) -> None:
     """Raise NotValid for a field `name` below `least`."""
     if found is not None and found < least:
@@ -165,6 +164,7 @@ def check_least(name: str, found: int | None, least: int) -> None:
 
 
 def _check(asked: RerankRequest) -> None:
+    wants_raw(asked)  # which refuses fields that differ before anything is scored
     # vLLM's default for all is 0; Infinity takes 1 at least.
     check_least("top_n", asked.top_n, 1 if asked.raw_scores is not None else 0)
     check_least("max_query_length", asked.max_query_length, 1)

@@ -2,8 +2,9 @@
 
 Shapes as NIM 1.13.0 answers and its clients need them: OpenAI SDK 3.52 (base64 by default),
 langchain-nvidia-ai-endpoints 1.5.0, llama-index-embeddings-nvidia 0.6.0, nvidia-haystack 3.0.0
-(reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Jina's, Mistral's and Voyage's requests
-to this path are honoured too, or refused where they ask for other vectors than there are.
+(reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Jina's, Infinity's, Mistral's and
+Voyage's requests to this path are honoured too, or refused where they ask for other vectors than
+there are.
 """
 
 import asyncio
@@ -21,22 +22,21 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
-from runtime.text import Truncate
 from server.call import Field
 from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
-from server.lax import Flag, Whole, lax_decoder
+from server.lax import Flag, Positive, lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import nim
-from server.surfaces.pooling import PromptTokens, Side, prompt_cut
+from server.surfaces.synonyms import agreed
+from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
 
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _FORMATS = ("float", "base64")
 _MODALITIES = ("text",)
-_TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
 # Jina's word for what texts are.
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _UNIT = "vectors come with length 1 from this server"
@@ -51,6 +51,7 @@ _AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
     "embed_dtype": (("float32",), "embedding_type has the types that there are"),
     "endianness": (("native", "little"), "numbers come with their lowest byte first"),
     "padding": (("do_not_pad",), "texts are not padded here"),
+    "infinity_extra_modality": (("text",), "this model embeds text only"),
 }
 
 
@@ -64,14 +65,12 @@ def _as_it_is(name: str) -> Meta:
     return Meta(extra_json_schema={"enum": list(_AS_IT_IS[name][0])})
 
 
-_Size = Annotated[Whole, Meta(extra_json_schema={"minimum": 1})]
-
-
 # Request. Unknown fields are ignored; null stands for a field's default (litellm sends it).
 class EmbeddingRequest(msgspec.Struct):
     """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are other
     names of `input_type`, `dimensions` and `embedding_type`; `truncate_prompt_tokens` cuts a text
-    at `truncation_side`, prefix and special tokens included. The last fields may ask for what is
+    at `truncation_side`, prefix and special tokens included. A flag that is called `truncate` (by
+    Jina) or `truncation` (by Voyage) cuts what is too long. The last fields may ask for what is
     done anyway."""
 
     input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
@@ -79,11 +78,13 @@ class EmbeddingRequest(msgspec.Struct):
     input_type: Annotated[str, _words(*_INPUT_TYPES)] | None = None
     encoding_format: Annotated[str, _words(*_FORMATS)] | None = None
     embedding_type: Annotated[str, _words(*_TYPES)] | None = None
-    dimensions: _Size | None = None
-    truncate: Annotated[str, _words(*_TRUNCATES)] | None = None
+    dimensions: Positive | None = None
+    truncate: Truncation | bool | None = None
+    truncation: Flag | None = None
     modality: str | list[str] | None = None
+    infinity_extra_modality: Annotated[str, _as_it_is("infinity_extra_modality")] | None = None
     task: Annotated[str, _words(*_TASKS)] | None = None
-    output_dimension: _Size | None = None
+    output_dimension: Positive | None = None
     output_dtype: Annotated[str, _words(*_TYPES)] | None = None
     truncate_prompt_tokens: PromptTokens | None = None
     truncation_side: Side | None = None
@@ -143,7 +144,7 @@ def input_type_of(
     a name that is `accepted` as it stands is no suffix."""
     task = _one_of(request.task, tuple(_TASKS), "task")
     said = _one_of(request.input_type, _INPUT_TYPES, "input_type")
-    said = _either(said, None if task is None else _TASKS[task], "task")
+    said = agreed({"input_type": said, "task": None if task is None else _TASKS[task]})
     name = request.model
     if name is None or name in accepted:
         return name, said
@@ -196,20 +197,14 @@ def _dimensions_of(request: EmbeddingRequest) -> int | None:
         found = getattr(request, name)
         if found is not None and found < 1:
             raise NotValid("greater_than", (name,), "wanted a whole number of 1 or more")
-    return _either(request.dimensions, request.output_dimension, "output_dimension")
+    sizes = {"dimensions": request.dimensions, "output_dimension": request.output_dimension}
+    return agreed(sizes)
 
 
 def _type_of(request: EmbeddingRequest) -> EmbeddingType:
     first = _one_of(request.embedding_type, _TYPES, "embedding_type")
     second = _one_of(request.output_dtype, _TYPES, "output_dtype")
-    return _either(first, second, "output_dtype") or "float"
-
-
-def _either(first: T | None, second: T | None, name: str) -> T | None:
-    """What a field says, or its other name, which is called `name`."""
-    if first is not None and second is not None and first != second:
-        raise NotValid("value_error", (name,), "found two names of one field that differ")
-    return second if first is None else first
+    return agreed({"embedding_type": first, "output_dtype": second}) or "float"
 
 
 def _check(request: EmbeddingRequest) -> None:
@@ -273,10 +268,11 @@ class OpenAiEmbeddings(Controller):
             raise UnknownModel(served.name)
         _check(asked)
         truncate, most_tokens = prompt_cut(
-            asked.truncate_prompt_tokens,
-            asked.truncation_side,
             served.model.info.max_tokens,
-            _one_of(asked.truncate, _TRUNCATES, "truncate") or "NONE",
+            tokens=asked.truncate_prompt_tokens,
+            side=asked.truncation_side,
+            truncate=asked.truncate,
+            truncation=asked.truncation,
         )
         embeddings = await exchange.embed(
             texts_of(asked),

@@ -1,4 +1,5 @@
-"""What vLLM's requests to rerank and to score have in common.
+"""The fields that vLLM's requests to rerank and to score have in common, and that tell a body as
+vLLM's.
 
 As the pooling entrypoints of vLLM have it on 2026-11-28. Its template, padding and queue are not
 ours: what would change them is refused, not ignored.
@@ -12,16 +13,15 @@ from msgspec import Meta
 from runtime.text import TokenLimits, Truncate
 from server.errors import NotValid
 from server.lax import Flag, Whole
+from server.surfaces.synonyms import agreed
+from server.surfaces.truncation import PromptTokens, Side, prompt_cut
 
-Side = Annotated[str, Meta(extra_json_schema={"enum": ["left", "right"]})]
 Salt = Annotated[str, Meta(min_length=1, max_length=1024)]
 Padding = Annotated[str, Meta(extra_json_schema={"const": "do_not_pad"})]
 # vLLM reads 0 as no limit.
 Tokens = Annotated[Whole, Meta(extra_json_schema={"minimum": 0})]
-PromptTokens = Annotated[Whole, Meta(extra_json_schema={"minimum": -1})]
 
 _PRIORITIES = 2**63
-_SIDES: dict[str, Truncate] = {"left": "START", "right": "END"}
 
 
 class PoolingFields(msgspec.Struct, kw_only=True):
@@ -52,46 +52,45 @@ class PoolingFields(msgspec.Struct, kw_only=True):
 _OWN = tuple(name for name in PoolingFields.__struct_fields__ if name != "model")
 
 
-def is_pooling(asked: PoolingFields) -> bool:
+def is_vllm(asked: PoolingFields) -> bool:
     """Whether the request has a field that is vLLM's alone."""
     return any(getattr(asked, name) is not None for name in _OWN)
 
 
-def wants_logits(asked: PoolingFields) -> bool:
-    """Whether scores are to be left as the model gives them."""
-    return False in (asked.use_activation, asked.activation, asked.softmax)
+def wants_logits(asked: PoolingFields, raw_scores: bool | None = None) -> bool:
+    """Whether scores are to be left as the model gives them, by vLLM's fields or Infinity's
+    `raw_scores`. Raises NotValid for fields that differ."""
+    activated = {name: getattr(asked, name) for name in ("use_activation", "activation", "softmax")}
+    return (
+        agreed({**activated, "raw_scores": None if raw_scores is None else not raw_scores}) is False
+    )
 
 
 def cut_of(
-    asked: PoolingFields, max_tokens: int, otherwise: Truncate
+    asked: PoolingFields,
+    max_tokens: int,
+    *,
+    truncate: str | None = None,
+    truncation: bool | None = None,
+    otherwise: Truncate = "NONE",
 ) -> tuple[Truncate, TokenLimits]:
-    """Where texts are cut by a model that takes `max_tokens`; `otherwise` says how they are without
-    vLLM's fields. Raises NotValid for a field that cannot be done."""
+    """Where texts are cut; the arguments as `prompt_cut` has them. Raises NotValid for a field that
+    cannot be done."""
     _refuse_others(asked)
-    tokens, side = asked.truncate_prompt_tokens, asked.truncation_side
-    truncate, pair = prompt_cut(tokens, side, max_tokens, otherwise)
+    truncated, pair = prompt_cut(
+        max_tokens,
+        tokens=asked.truncate_prompt_tokens,
+        side=asked.truncation_side,
+        truncate=truncate,
+        truncation=truncation,
+        otherwise=otherwise,
+    )
     limits = TokenLimits(
         query=_text_limit("max_tokens_per_query", asked.max_tokens_per_query, max_tokens),
         passage=_text_limit("max_tokens_per_doc", asked.max_tokens_per_doc, max_tokens),
         pair=pair,
     )
-    return truncate, limits
-
-
-def prompt_cut(
-    tokens: int | None, side: str | None, max_tokens: int, otherwise: Truncate
-) -> tuple[Truncate, int | None]:
-    """Where and behind how many tokens a prompt is cut by truncate_prompt_tokens and
-    truncation_side; `otherwise` as in `cut_of`. Raises NotValid."""
-    if side is not None and side not in _SIDES:
-        raise NotValid("literal_error", ("truncation_side",), "wanted left or right")
-    limit = _pair_limit(tokens, max_tokens)
-    truncate = otherwise
-    if truncate == "NONE" and limit is not None:
-        truncate = "END"
-    if truncate != "NONE" and side is not None:
-        truncate = _SIDES[side]
-    return truncate, limit
+    return truncated, limits
 
 
 def _refuse_others(asked: PoolingFields) -> None:
@@ -106,17 +105,6 @@ def _refuse_others(asked: PoolingFields) -> None:
     if asked.padding not in (None, "do_not_pad"):
         message = "texts are not padded here; leave it out, or send do_not_pad"
         raise NotValid("literal_error", ("padding",), message)
-
-
-def _pair_limit(tokens: int | None, max_tokens: int) -> int | None:
-    if tokens is None:
-        return None
-    if tokens == -1:
-        return max_tokens
-    if not 1 <= tokens <= max_tokens:
-        message = f"wanted 1 to {max_tokens}, which is all that the model takes, or -1 for that"
-        raise NotValid("value_error", ("truncate_prompt_tokens",), message)
-    return tokens
 
 
 def _text_limit(name: str, tokens: int | None, max_tokens: int) -> int | None:

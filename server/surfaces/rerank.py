@@ -1,7 +1,8 @@
 """POST /rerank, which four families share: the simple one, vLLM's, Infinity's, and TEI's.
 
-`documents` gets one answer for all who send them: the open-data-reranker's results, the scores and
-ranked_indices that `rerank_client` reads, vLLM's id, model and usage. `texts` gets TEI's list.
+`documents` gets one superset answer: the open-data-reranker's results, the scores and
+ranked_indices that `rerank_client` reads, vLLM's id, model and usage. How a result shows its
+document depends on whose body it is (`documents.showing`). `texts` gets TEI's list.
 """
 
 from typing import Any
@@ -99,7 +100,12 @@ class Rerank(Controller):
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
     """What is asked; the bytes of the body are gone then."""
     body = await exchange.json_body()
-    which = await exchange.decode(_WHICH, body)
+    try:
+        which = await exchange.decode(_WHICH, body)
+    except NotValid:
+        if b'"texts"' in body and b'"documents"' not in body:  # as far as can be told of no JSON
+            exchange.speak(tei.voice)
+        raise
     if which.documents != _NULL and which.texts != _NULL:
         message = "found `documents` and `texts`, wanted one of them"
         raise NotValid("value_error", (), message)
@@ -140,8 +146,9 @@ SURFACE = Surface(
             description=(
                 "With `documents`: results by descending relevance, scores and ranked_indices; "
                 "`document` is a text, with return_documents true an object, with false left out. "
-                "A body with a field of vLLM's alone, or `top_n: 0`, gets objects. One with "
-                "`raw_scores` is Infinity's, and gets texts with return_documents true only. "
+                "A body with a field of vLLM's alone, with `top_n: 0`, or with one text as "
+                "`documents`, gets objects. One with `raw_scores` is Infinity's, and gets texts "
+                "with return_documents true only. "
                 "With `texts`: TEI's bare list and TEI's errors."
             ),
             request=(RerankRequest, tei.TextsRequest),

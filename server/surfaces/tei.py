@@ -2,7 +2,7 @@
 
 Shapes and statuses as the router of text-embeddings-inference 1.9.3 has them. Token ids as inputs
 are not taken: the model has a tokenizer of its own. A text of no characters is Empty, and so is a
-pair of two blank ones; a text of blanks alone is a text.
+pair of two such; a text of blanks alone is a text.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from runtime.tokens import Token
 from server.call import Field, limit_of
 from server.errors import AnyRequest, Failure, NotServed, NotValid, Spoken
 from server.exchange import Exchange
+from server.lax import StrictPositive
 from server.metadata import version
 from server.openapi import Operation
 from server.service import Service
@@ -64,7 +65,7 @@ class EmbedRequest(msgspec.Struct):
     truncate: bool | None = False
     truncation_direction: Direction | None = None
     prompt_name: PromptName | None = None
-    dimensions: Annotated[int, Meta(extra_json_schema={"minimum": 1})] | None = None
+    dimensions: StrictPositive | None = None
 
 
 class TokenizeRequest(msgspec.Struct):
@@ -274,9 +275,10 @@ async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
 async def rank_texts(exchange: Exchange, asked: TextsRequest) -> Response[bytes]:
     """POST /rerank with `texts`."""
     truncate = truncate_of(asked.truncate, asked.truncation_direction)
-    ranking = await exchange.rank(
-        asked.query, asked.texts, truncate, passages_at=Field("texts"), blanks=True
-    )
+    at = Field("texts")
+    if not asked.query:
+        _refuse_empty(asked.texts, at)
+    ranking = await exchange.rank(asked.query, asked.texts, truncate, passages_at=at, blanks=True)
     return exchange.reply(_encode_ranks(ranking, asked))
 
 

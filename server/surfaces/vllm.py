@@ -125,7 +125,8 @@ class Scores(Controller):
         served = service.served("rank")
         (first, one), (second, two) = _sides(asked)
         pairs = _pairs(one, two, second)
-        truncate, limits = cut_of(asked, served.model.info.max_tokens, "NONE")
+        wants_logits(asked)  # which refuses fields that differ before anything is scored
+        truncate, limits = cut_of(asked, served.model.info.max_tokens)
         ranking = await exchange.rank_pairs(
             pairs,
             truncate,

@@ -28,6 +28,10 @@ def saved_with(checkpoint: Path, place: Path, name: Any, version: int = 4) -> Pa
     if version == 6:
         settings = {"model_type": "CrossEncoder", "activation_fn": name}
         (place / "config_sentence_transformers.json").write_text(json.dumps(settings))
+        module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.Transformer"}
+        (place / "modules.json").write_text(json.dumps([module]))
+        task = {"transformer_task": "sequence-classification"}
+        (place / "sentence_bert_config.json").write_text(json.dumps(task))
     elif version == 4:
         config["sentence_transformers"] = {"activation_fn": name, "version": "4.1.0"}
     else:

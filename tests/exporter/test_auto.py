@@ -13,15 +13,15 @@ from exporter import auto
 from exporter.answers import Reference, Tokens, VectorReference
 from exporter.auto import CANDIDATES, _AskingOnce, _Contestant, _measure, export_fastest
 from exporter.cli import main
+from exporter.draft import Draft
 from exporter.errors import NothingFits, OutputRefused, ParityFailed
 from exporter.library_texts import candidate_groups, mixed_group
 from exporter.parity_texts import Group, parity_groups
-from exporter.pipeline import Asking, Wish, verify
-from exporter.reference import ask
+from exporter.pipeline import Asking, Wish, ask_witness, verify
 from exporter.report import Candidate, read_report
 from runtime import opening
 from runtime.errors import EngineError
-from runtime.manifest import Manifest, read_manifest
+from runtime.manifest import read_manifest
 from runtime.model import Model
 from runtime.profile import load_target_profile
 from tests.exporter.conftest import ReadyGraph
@@ -158,16 +158,18 @@ def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
     base, more = parity_groups(fine.max_tokens), candidate_groups(fine.max_tokens)
     asked = []
 
-    def ask(manifest: Manifest, *_: object) -> Reference:
-        asked.append(manifest.precision)
+    def ask(found: Draft, *_: object, unwitnessed: bool) -> Reference:
+        asked.append(found.manifest.precision)
         groups = (*base, *more)
         tokens = [[Tokens([1], None) for _ in group.passages] for group in groups]
-        return Reference(groups, tokens, [np.zeros(len(rows)) for rows in tokens])
+        return Reference("a witness", groups, tokens, [np.zeros(len(rows)) for rows in tokens])
 
-    monkeypatch.setattr(auto, "ask", ask)
+    monkeypatch.setattr(auto, "ask_witness", ask)
     asking: Any = _AskingOnce()
-    assert asking(fine, None, None, 10).groups == base
-    assert asking(coarse, None, None, 10).groups == (*base, *more)
+    checkpoint: Any = None
+    for manifest, groups in ((fine, base), (coarse, (*base, *more))):
+        draft = Draft(manifest, checkpoint, None)
+        assert asking(draft, checkpoint, unwitnessed=False).groups == groups
     assert asked == ["int8"]
 
 
@@ -193,11 +195,11 @@ def test_on_the_command_line_with_real_measurements(
     monkeypatch.setattr(auto, "_MEASURE_S", 0.0)
     asked = []
 
-    def counted(manifest: Manifest, *others: Any) -> Reference | VectorReference:
-        asked.append(manifest)
-        return ask(manifest, *others)
+    def counted(found: Draft, *others: Any, **named: Any) -> Reference | VectorReference:
+        asked.append(found)
+        return ask_witness(found, *others, **named)
 
-    monkeypatch.setattr(auto, "ask", counted)
+    monkeypatch.setattr(auto, "ask_witness", counted)
     out = tmp_path / "out"
     code = main(["export", str(tiny_llama_checkpoint), "--out", str(out), "--target", "cpu-auto"])
     said = capsys.readouterr()

@@ -92,7 +92,8 @@ def test_it_can_go_elsewhere_and_be_built_anew(
     assert main([*command, "--timing-cache", str(tmp_path / "timing")]) == 0
     assert files(planless) == before
     said = capsys.readouterr()
-    assert "with a plan, proven on tensorrt" in said.out
+    assert "with a plan, proven against transformers " in said.out
+    assert ", on tensorrt: " in said.out
     assert "Building: step 1 of 2" in said.err
     assert (tmp_path / "timing").exists()
     assert read_manifest(out).plan.version_compatible is False  # type: ignore[union-attr]
@@ -114,7 +115,9 @@ def test_a_plan_that_lost_quality_is_not_kept(
     before = files(directory)
     answers = read_reference(directory)
     assert isinstance(answers, Reference)
-    wrong = Reference(answers.groups, answers.tokens, [-3 * found for found in answers.logits])
+    wrong = Reference(
+        answers.witness, answers.groups, answers.tokens, [-3 * found for found in answers.logits]
+    )
     monkeypatch.setattr(building, "read_reference", lambda _: wrong)
     with pytest.raises(ParityFailed, match="tensorrt scoring it") as failed:
         build(directory, "tensorrt-fp16", directory)
@@ -195,7 +198,10 @@ def test_answers_are_read_as_they_were_written(
     [
         (None, "No such file"),
         ("{}", "cannot be used"),
-        ('{"kind":"rank","schema":9,"groups":[],"tokens":[],"logits":[]}', "schema 9, wanted 1"),
+        (
+            '{"kind":"rank","schema":9,"witness":"","groups":[],"tokens":[],"logits":[]}',
+            "schema 9, wanted 1",
+        ),
     ],
 )
 def test_answers_that_cannot_be_read_are_refused(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from exporter.checkpoint import find_checkpoint, load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, WrongDirection
-from exporter.tokens import CheckpointTokenizer
+from exporter.tokens import CheckpointTokenizer, load_tokenizer
 from tests.hub_cache import as_snapshot
 from tests.tiny_checkpoints import write_bert, write_llama
 
@@ -264,7 +264,9 @@ def test_a_snapshot_in_the_hub_s_cache_is_taken(tmp_path: Path) -> None:
     assert {name: tensor.tolist() for name, tensor in found.items()} == {
         name: tensor.tolist() for name, tensor in wanted.items()
     }
-    CheckpointTokenizer(snapshot, "llama_bidirec", None, 16).save(tmp_path / "tokenizer")
+    CheckpointTokenizer(load_tokenizer(snapshot, "llama_bidirec"), snapshot, None, 16).save(
+        tmp_path / "tokenizer"
+    )
     assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
     assert not (tmp_path / "tokenizer" / "tokenizer.json").is_symlink()
 

@@ -41,7 +41,7 @@ def test_against_the_checkpoint_it_is_what_an_export_makes(
     assert (made.template, made.special_tokens) == (fine.template, fine.special_tokens)
     assert made.goldens != fine.goldens
     report = read_report(out)
-    assert report.reference is msgspec.UNSET
+    assert report.witness == fine.witness
     assert report.rule == "random-weights"
     verify(out, None, None)
 
@@ -54,9 +54,10 @@ def test_without_a_checkpoint_parity_names_the_artifact(
     assert main(arguments) == 0
     assert "tau " in capsys.readouterr().out
     fine = read_manifest(embed_artifact)
-    assert read_report(tmp_path / "out").reference == f"the fp32 artifact {fine.version}"
+    told = f"the fp32 artifact {fine.version}, whose witness is {fine.witness}"
+    assert read_report(tmp_path / "out").witness == told
     assert main(["inspect", out]) == 0
-    assert f"compared with    the fp32 artifact {fine.version}" in capsys.readouterr().out
+    assert f"compared with    {told}" in capsys.readouterr().out
 
 
 def test_a_changed_artifact_proves_nothing(rank_artifact: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ import numpy as np
 import pytest
 
 from exporter import pipeline
+from exporter.answers import Tokens
 from exporter.cli import main
 from exporter.errors import CheckpointRefused, ManifestWrong, ParityFailed
 from exporter.pipeline import Wish, export, verify
-from exporter.reference import ask
+from exporter.witness.llama import LlamaEmbedder
 from runtime.errors import GoldenMismatch, ProfileError
 from runtime.manifest import Manifest, read_manifest, write_manifest
 from runtime.opening import open_embedder
@@ -137,31 +137,26 @@ def test_other_prefixes_are_another_version(embed_artifact: Path, tmp_path: Path
         verify(copy, None, None)
 
 
-def _pool_the_first(model: Any) -> None:
-    model.pooling = "cls"
-
-
-def _leave_long(model: Any) -> None:
-    model.normalize = False
-
-
 @pytest.mark.parametrize("artifact", ["embed_artifact", "half_embed_artifact"])
-@pytest.mark.parametrize("tamper", [_pool_the_first, _leave_long])
+@pytest.mark.parametrize("value", ["_pooling", "_length"])
 def test_a_graph_that_pools_or_normalises_otherwise_is_caught(
     artifact: str,
     tiny_embed_checkpoint: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
-    tamper: Callable[[Any], None],
+    value: str,
 ) -> None:
-    """Otherwise than the checkpoint, which here is what changes."""
+    """Otherwise than the witness, which here is what changes."""
+    honest = LlamaEmbedder.values
 
-    def tampered(manifest: Manifest, model: Any, *rest: Any) -> Any:
-        tamper(model)
-        return ask(manifest, model, *rest)
+    def tampered(self: LlamaEmbedder, tokens: Tokens) -> Any:
+        if value == "_length":
+            return 2 * honest(self, tokens)
+        self._body._pooling = "cls"
+        return honest(self, tokens)
 
-    monkeypatch.setattr(pipeline, "ask", tampered)
     exported: Path = request.getfixturevalue(artifact)
+    monkeypatch.setattr(LlamaEmbedder, "values", tampered)
     with pytest.raises(ParityFailed, match=r"text .* the checkpoint gives .* tolerance") as failed:
         verify(exported, str(tiny_embed_checkpoint), "onnxruntime-cpu")
     assert failed.value.rung == "logits"
@@ -204,15 +199,19 @@ def test_profiles_of_the_other_kind_are_refused(
         export(str(ranker), tmp_path / "out", Wish(profile="tiny-embed-v1"))
 
 
-def test_prompts_that_contradict_the_profile_are_refused(tmp_path: Path) -> None:
+def test_the_folders_own_prompts_go_before_the_profiles(
+    tmp_path: Path, embed_artifact: Path, ready_graph: ReadyGraph
+) -> None:
+    ready_graph(embed_artifact)
     prompts = {"query": "find: ", "document": "text: "}
     files = write_sentence_transformers(tmp_path / "files", prompts=prompts)
     llama = write_llama_embedder(tmp_path / "llama")
     (llama / "1_Pooling").mkdir()
     for name in ("modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"):
         shutil.copyfile(files / name, llama / name)
-    with pytest.raises(CheckpointRefused, match=r"'find: '.*'query: '"):
-        export(str(llama), tmp_path / "out", SHORT)
+    made = export(str(llama), tmp_path / "out", SHORT)
+    assert made.prefixes == {"query": "find: ", "passage": "text: "}
+    assert made.origins["prefixes"] == "config_sentence_transformers.json"
 
 
 def test_the_checkpoints_maximum_bounds_the_wish(sentence_checkpoint: Path, tmp_path: Path) -> None:

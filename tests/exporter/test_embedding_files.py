@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.embedding_files import VectorFacts
 from exporter.errors import CheckpointRefused
+from exporter.sentence_files import TextFacts
 from tests.tiny_checkpoints import write_llama_embedder, write_sentence_transformers
 
 MODULE = "sentence_transformers.sentence_transformer.modules.{}"
@@ -18,6 +19,10 @@ MODULE = "sentence_transformers.sentence_transformer.modules.{}"
 
 def facts(directory: Path) -> VectorFacts | None:
     return read_checkpoint(str(directory)).vectors
+
+
+def texts(directory: Path) -> TextFacts:
+    return read_checkpoint(str(directory)).texts
 
 
 def change(path: Path, **values: Any) -> None:
@@ -38,7 +43,8 @@ def test_pooling_and_normalisation_are_the_modules(
     tmp_path: Path, word: str, pooling: str, normalize: bool
 ) -> None:
     write_sentence_transformers(tmp_path, pooling=word, normalize=normalize)
-    assert facts(tmp_path) == VectorFacts(pooling, normalize, 256, {})
+    assert facts(tmp_path) == VectorFacts(pooling, normalize, {})
+    assert texts(tmp_path) == TextFacts(256, lower_case=False)
 
 
 def test_what_version_6_writes_means_the_same(tmp_path: Path) -> None:
@@ -50,16 +56,16 @@ def test_what_version_6_writes_means_the_same(tmp_path: Path) -> None:
     task = {"transformer_task": "feature-extraction"}
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps(task))
     change(tmp_path / "tokenizer_config.json", model_max_length=128)
-    assert facts(tmp_path) == VectorFacts("cls", True, 128, {})
+    assert facts(tmp_path) == VectorFacts("cls", True, {})
+    assert texts(tmp_path) == TextFacts(128, lower_case=False)
 
 
 def test_a_tokenizer_without_a_limit_lowers_nothing(tmp_path: Path) -> None:
     write_sentence_transformers(tmp_path)
     (tmp_path / "sentence_bert_config.json").unlink()
-    change(tmp_path / "tokenizer_config.json", model_max_length=None)
-    found = facts(tmp_path)
-    assert found is not None
-    assert found.max_tokens is None
+    for value in (None, int(1e30)):
+        change(tmp_path / "tokenizer_config.json", model_max_length=value)
+        assert texts(tmp_path) == TextFacts(None, lower_case=False)
 
 
 def test_the_transformer_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_prompts_become_prefixes(
         (("Transformer", "WeightedLayerPooling"), "has the module WeightedLayerPooling"),
         (("Transformer",), "has the modules Transformer, wanted"),
         (("Transformer", "Normalize", "Pooling"), "Transformer, Normalize, Pooling, wanted"),
-        ((), "has the modules none"),
+        ((), "has no module"),
     ],
 )
 def test_other_modules_are_refused_by_name(
@@ -149,7 +155,8 @@ def test_other_poolings_are_refused_by_name(
 @pytest.mark.parametrize(
     ("file", "values", "named"),
     [
-        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
+        ("sentence_bert_config.json", {"query_length": 32}, "query_length = 32"),
+        ("sentence_bert_config.json", {"transformer_task": "text-generation"}, "text-generation"),
         ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length = 0"),
         (
             "config_sentence_transformers.json",
@@ -207,7 +214,7 @@ def test_a_module_outside_the_checkpoint_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_llama_says_its_own_pooling_and_always_normalises(tmp_path: Path) -> None:
     write_llama_embedder(tmp_path / "plain", pooling="last")
-    assert facts(tmp_path / "plain") == VectorFacts("last", True, None, {})
+    assert facts(tmp_path / "plain") == VectorFacts("last", True, None)
     write_llama_embedder(tmp_path / "odd", pooling="max")
     with pytest.raises(CheckpointRefused, match="pooling = 'max'"):
         facts(tmp_path / "odd")
@@ -219,7 +226,7 @@ def test_a_llama_and_its_modules_may_not_contradict_each_other(tmp_path: Path) -
     (llama / "1_Pooling").mkdir()
     for name in ("modules.json", "1_Pooling/config.json"):
         (llama / name).write_bytes((tmp_path / "files" / name).read_bytes())
-    assert facts(llama) == VectorFacts("cls", True, 512, {})
+    assert facts(llama) == VectorFacts("cls", False, None)
     change(llama / "config.json", pooling="avg")
     with pytest.raises(CheckpointRefused, match=r"'avg', the Pooling module .* says 'cls'"):
         facts(llama)

@@ -18,7 +18,7 @@ from exporter.architectures.deberta import distance_places
 from exporter.architectures.modernbert import GLOBAL, LOCAL, layer_kinds
 from exporter.checkpoint import load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused
-from exporter.tokens import CheckpointTokenizer
+from exporter.tokens import load_tokenizer
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
 from tests.conftest import Exported
@@ -280,20 +280,13 @@ def assert_proven_and_served(artifact: Path) -> None:
     assert together.tolist() == pytest.approx(swapped[::-1].tolist(), abs=1e-3)
 
 
-def test_a_unigram_tokenizer_keeps_its_normalizer(tmp_path: Path) -> None:
-    """transformers 5 would make it anew and read these as unknown characters."""
-    tokenizer = CheckpointTokenizer(write_deberta(tmp_path), "deberta-v2", None, 64)
-    plain, wide = tokenizer.encode("AI", "weather"), tokenizer.encode("ＡＩ", "ｗｅａｔｈｅｒ")
-    assert plain == wide
-
-
 @pytest.mark.parametrize("write", [write_xlm_roberta, write_deberta, write_roberta])
 def test_a_checkpoint_without_a_vocabulary_is_refused(tmp_path: Path, write: Any) -> None:
     """transformers would make a tokenizer that knows no word."""
     directory = write(tmp_path)
     (directory / "tokenizer.json").unlink()
     with pytest.raises(CheckpointRefused, match=r"vocabulary of the tokenizer .* tokenizer\.json"):
-        CheckpointTokenizer(directory, None, None, 64)
+        load_tokenizer(directory, None)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,17 @@ from tokenizers import normalizers
 from exporter.checkpoint import read_checkpoint
 from exporter.errors import CheckpointRefused
 from exporter.pipeline import Wish, export
-from exporter.tokens import CheckpointTokenizer
+from exporter.tokens import CheckpointTokenizer, load_tokenizer
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
 
 
 def llama(directory: Path) -> CheckpointTokenizer:
-    return CheckpointTokenizer(directory, "llama_bidirec", TEMPLATE, 64)
+    return CheckpointTokenizer(load_tokenizer(directory, "llama_bidirec"), directory, TEMPLATE, 64)
+
+
+def bert(directory: Path) -> CheckpointTokenizer:
+    return CheckpointTokenizer(load_tokenizer(directory, "bert"), directory, None, 64)
 
 
 def test_special_tokens_of_both_families(
@@ -26,12 +30,12 @@ def test_special_tokens_of_both_families(
 ) -> None:
     special = llama(tiny_llama_checkpoint).special_tokens(10_000)
     assert (special.bos, special.eos, special.pad) == (0, None, 1)
-    special = CheckpointTokenizer(tiny_bert_checkpoint, "bert", None, 64).special_tokens(10_000)
+    special = bert(tiny_bert_checkpoint).special_tokens(10_000)
     assert (special.bos, special.eos, special.pad) == (2, 3, 0)
 
 
 def test_the_template_is_filled_with_texts_that_look_like_it(tiny_llama_checkpoint: Path) -> None:
-    tokens = llama(tiny_llama_checkpoint).encode("{passage}", "{query}")
+    tokens, _ = llama(tiny_llama_checkpoint).encode("{passage}", "{query}")
     plain = tokenizers.Tokenizer.from_file(str(tiny_llama_checkpoint / "tokenizer.json"))
     assert plain.decode(tokens.token_ids) == "question:{passage} \n \n passage:{query}"
     assert tokens.type_ids is None
@@ -46,12 +50,12 @@ def test_a_tokenizer_json_is_made_where_there_is_none(
     (bare / "tokenizer.json").unlink()
     words = sorted(vocabulary, key=vocabulary.get)
     (bare / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-    tokenizer = CheckpointTokenizer(bare, "bert", None, 64)
+    tokenizer = bert(bare)
     tokenizer.save(tmp_path / "kept")
     made = tokenizers.Tokenizer.from_file(str(tmp_path / "kept" / "tokenizer.json"))
-    wanted = CheckpointTokenizer(tiny_bert_checkpoint, "bert", None, 64).encode("the sheep", "AI")
+    wanted, _ = bert(tiny_bert_checkpoint).encode("the sheep", "AI")
     assert made.encode("the sheep", "AI").ids == wanted.token_ids
-    assert tokenizer.encode("the sheep", "AI") == wanted
+    assert tokenizer.encode("the sheep", "AI") == (wanted, False)
 
 
 def test_no_tokenizer_at_all_is_refused(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:

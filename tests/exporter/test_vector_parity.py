@@ -27,7 +27,9 @@ def reference(vectors: np.ndarray) -> VectorReference:
         Text("group[query]", "query", "query"),
         *(Text(group.label(i), passage, "passage") for i, passage in enumerate(PASSAGES)),
     ]
-    return VectorReference((group,), [texts], [[Tokens([0], None)] * len(texts)], [vectors])
+    return VectorReference(
+        "a witness", (group,), [texts], [[Tokens([0], None)] * len(texts)], [vectors]
+    )
 
 
 class FixedEmbedder:
@@ -46,7 +48,9 @@ class FixedEmbedder:
 def climb(
     found: np.ndarray, wanted: np.ndarray = WANTED, precision: Any = "fp32", random: bool = False
 ) -> Any:
-    report = open_report("onnxruntime-cpu", target_in(precision), random_weights=random)
+    report = open_report(
+        "onnxruntime-cpu", target_in(precision), "a witness", random_weights=random
+    )
     try:
         climb_vectors(report, reference(wanted), FixedEmbedder(found))  # type: ignore[arg-type]
     except ParityFailed as error:
@@ -76,7 +80,7 @@ def test_equal_vectors_pass_both_rungs() -> None:
 
 def test_every_text_is_asked_alone_together_and_shuffled() -> None:
     embedder = FixedEmbedder(WANTED)
-    report = open_report("onnxruntime-cpu", target_in("fp32"), random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
     climb_vectors(report, reference(WANTED), embedder)  # type: ignore[arg-type]
     assert embedder.asked.count(("passage", 8)) == 2
     assert embedder.asked.count(("query", 1)) == 3
@@ -138,7 +142,7 @@ def test_nan_from_the_engine_fails_the_logits_rung() -> None:
         def embed(self, texts: Sequence[str], *, input_type: str, truncate: str) -> Any:
             raise NonFiniteScore(len(texts))
 
-    report = open_report("onnxruntime-cpu", target_in("fp16"), random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):
         climb_vectors(report, reference(WANTED), Overflowing(WANTED))  # type: ignore[arg-type]
     assert not report.rungs["logits"].passed

@@ -38,9 +38,10 @@ def test_the_variable_is_named_when_it_is_the_wrong_one(monkeypatch: pytest.Monk
         RerankClient()
 
 
-def test_a_port_that_no_machine_has_is_refused() -> None:
-    with pytest.raises(RerankError, match="base_url has port 99999, wanted at most 65535"):
-        RerankClient("http://127.0.0.1:99999")
+@pytest.mark.parametrize("port", [99999, 0, -1])
+def test_a_port_that_no_machine_has_is_refused(port: int) -> None:
+    with pytest.raises(RerankError, match=f"base_url has port {port}, wanted 1 to 65535"):
+        RerankClient(f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -66,6 +67,16 @@ def test_a_password_in_the_address_is_sent_and_not_shown() -> None:
     assert target.url == "http://user:secret@host/x/rerank"
     assert target.name == "http://host/x/rerank"
     assert "secret" not in repr(target)
+
+
+@pytest.mark.parametrize("password", ["sec#ret", "sec/ret", "sec?ret", "sec\x00ret", "sec[ret"])
+def test_no_piece_of_a_password_is_shown(password: str) -> None:
+    try:
+        found = find_target(f"http://user:{password}@host", None).name
+    except RerankError as error:
+        found = f"{error} {error.__cause__ or ''} {error.__suppress_context__}"
+    assert "sec" not in found
+    assert not found.endswith("False")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The distribution that other people install: this one package, httpx and msgspec."""
+"""The distribution that other people install: this one package, httpcore, httpx and msgspec."""
 
 import ast
 import subprocess
@@ -33,12 +33,14 @@ def test_the_wheel_holds_this_package_and_nothing_else(wheel: Path) -> None:
     assert names == sources | {"rerank_client/py.typed"}
 
 
-def test_it_depends_on_httpx_and_msgspec_alone(wheel: Path) -> None:
+def test_it_depends_on_three_libraries_alone(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
     metadata = Parser().parsestr(archive.read(name).decode())
     wanted = metadata.get_all("Requires-Dist") or []
-    assert {line.split("<")[0].split(">")[0] for line in wanted} == {"httpx", "msgspec"}
+    assert {line.split("<")[0].split(">")[0] for line in wanted} == {
+        *("httpcore[asyncio]", "httpx", "msgspec")
+    }
     assert metadata["Requires-Python"] == ">=3.10"
 
 
@@ -49,7 +51,7 @@ def test_it_carries_the_repositorys_licence(wheel: Path) -> None:
 
 
 def test_it_names_no_other_library() -> None:
-    allowed = {"httpx", "msgspec", "rerank_client"} | sys.stdlib_module_names
+    allowed = {"httpcore", "httpx", "msgspec", "rerank_client"} | sys.stdlib_module_names
     for path in ROOM.glob("*.py"):
         tree = ast.parse(path.read_text("utf-8"), feature_version=(3, 10))
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
@@ -82,7 +84,7 @@ def test_the_wheel_works_where_the_repository_is_not(wheel: Path) -> None:
 def test_importing_reads_no_environment_and_opens_nothing() -> None:
     code = (
         "import os, socket\n"
-        "import httpx, msgspec\n"
+        "import httpcore, httpx, msgspec\n"
         "os.environ['RERANK_URL'] = 'not a url'\n"
         "socket.socket = None\n"
         "import rerank_client\n"

@@ -31,14 +31,20 @@ both = pytest.mark.parametrize("make", [RerankClient, AsyncRerankClient])
         "socks5://h",
         "://",
         "http://",
+        "http://h:0",
+        "http://h:99999",
+        "http://user:sec#ret@h",
     ],
 )
 def test_a_proxy_that_is_none_is_an_error_when_the_client_is_made(
     make: type, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
-    with pytest.raises(RerankError, match="the proxy that HTTP_PROXY or ALL_PROXY names"):
+    wanted = "the proxy that HTTP_PROXY or ALL_PROXY names"
+    with pytest.raises(RerankError, match=wanted) as raised:
         make("http://host")
+    assert "sec" not in str(raised.value)
+    assert raised.value.__cause__ is None
 
 
 def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +122,25 @@ def test_certificates_that_cannot_be_read_are_an_error_when_the_client_is_made(
         make("https://host")
 
 
+@both
+def test_certificates_are_read_only_where_tls_is_spoken(
+    make: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "no such file")
+    make("http://host")
+    monkeypatch.setenv("HTTP_PROXY", "https://proxy")
+    with pytest.raises(RerankError, match="no certificates can be read"):
+        make("http://host")
+
+
+def test_tls_within_a_proxys_tls_is_for_asyncio_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpcore's blocking one gives each byte the whole time limit."""
+    monkeypatch.setenv("HTTPS_PROXY", "https://proxy")
+    with pytest.raises(RerankError, match="the proxy that HTTPS_PROXY or ALL_PROXY names is asked"):
+        RerankClient("https://host")
+    AsyncRerankClient("https://host")
+
+
 def test_a_server_that_does_not_speak_tls_is_an_error(
     server: ScriptedServer, make_asker: MakeAsker
 ) -> None:
@@ -181,3 +206,21 @@ def test_each_address_of_a_name_is_tried(
     monkeypatch.setattr(socket, "getaddrinfo", two_dead_ones)
     make_asker(base_url=f"{NOBODY}:{port}").rerank(QUERY, DOCUMENTS)
     assert len(server.requests) == 1
+
+
+def test_the_addresses_of_a_name_share_the_time_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def refuse(_: object, timeout: float, **__: object) -> None:
+        given.append(timeout)
+        raise TimeoutError
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", 9)) for n in (2, 3, 4)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with RerankClient(NOBODY, timeout_s=54, sleep=lambda _: None) as client:
+        assert client.rerank_or_keep_order(QUERY, DOCUMENTS).degraded
+    # A third, a half and all of the time for an attempt, each in shares of what is left of it.
+    most = [18 / 3, 18 / 2, 18, 27 / 3, 27 / 2, 27, 54 / 3, 54 / 2, 54]
+    assert len(given) == len(most)
+    assert all(0 < one <= bound for one, bound in zip(given, most, strict=True))

@@ -2,15 +2,19 @@
 
 import asyncio
 import gc
+import os
+import random
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from rerank_client import AsyncRerankClient, RerankError, RerankResult
+from rerank_client.connections import MOST_IDLE
 from rerank_client.loops import MOST_LOOPS
 from tests.rerank_client.scripted_server import Hang, Say, ScriptedServer, ranking
 from tests.waiting import wait_until
@@ -213,6 +217,63 @@ def test_cancelling_passes_through(server: ScriptedServer, client: AsyncRerankCl
         assert (await ask(client)).ranked_indices == BEST_FIRST
 
     asyncio.run(cancel())
+
+
+def test_a_storm_of_cancelled_calls_leaves_nothing(
+    server: ScriptedServer, client: AsyncRerankClient
+) -> None:
+    """A call that ends at any of its waits keeps no connection, and the next one gets its own."""
+
+    async def storm() -> None:
+        for turns in range(400):
+            calls = [asyncio.create_task(ask(client)) for _ in range(2)]
+            for _ in range(turns % 40):
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        for _ in range(100):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.random() * 0.004):
+                    await ask(client)
+        assert (await ask(client)).ranked_indices == BEST_FIRST
+        # Kept open are at most as many as were in use at once.
+        while server.open_connections > 2:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(storm())
+
+
+def test_few_connections_stay_open(server: ScriptedServer, client: AsyncRerankClient) -> None:
+    async def many() -> None:
+        await asyncio.gather(*(ask(client) for _ in range(MOST_IDLE + 8)))
+        assert server.connections == MOST_IDLE + 8
+        while server.open_connections > MOST_IDLE:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(many())
+
+
+def test_a_forked_process_closes_nothing_of_its_parents(
+    server: ScriptedServer, client: AsyncRerankClient
+) -> None:
+    with asyncio.Runner() as runner:
+        runner.run(ask(client))
+        child = os.fork()
+        if child == 0:
+            good = 0
+            try:
+
+                async def ask_and_close() -> RerankResult:
+                    async with client:
+                        return await ask(client)
+
+                good += asyncio.run(ask_and_close()).ranked_indices == BEST_FIRST
+            finally:
+                os._exit(good)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        runner.run(ask(client))
+    assert [request.connection for request in server.requests] == [0, 1, 0]
 
 
 def test_a_timeout_of_the_callers_passes_through(

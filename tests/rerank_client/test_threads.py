@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rerank_client import RerankClient, RerankError
+from rerank_client.connections import MOST_IDLE
 from tests.rerank_client.scripted_server import Hang, ScriptedServer, ranking
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 QUERY = "which one?"
 DOCUMENTS = ["first", "second", "third"]
@@ -44,6 +45,16 @@ def test_threads_share_a_client(server: ScriptedServer, client: RerankClient) ->
     assert found == [[BEST_FIRST] * 4] * 8
     assert len(server.requests) == 32
     assert server.connections <= 8
+
+
+def test_few_connections_stay_open(server: ScriptedServer) -> None:
+    with RerankClient(server.url) as client:
+        connections = client._connections
+        taken = [connections.take() for _ in range(MOST_IDLE + 1)]
+        for connection in taken:
+            connections.give_back(connection, whole=True)
+        again = [connections.take() for _ in range(MOST_IDLE + 1)]
+        assert len(set(taken) & set(again)) == MOST_IDLE
 
 
 def in_a_fork(client: RerankClient, calls: int) -> int:
@@ -101,17 +112,17 @@ def test_a_closed_client_says_so(client: RerankClient) -> None:
 
 
 def test_a_call_that_runs_when_the_client_is_closed_is_an_error(
-    server: ScriptedServer, client: RerankClient
+    server: ScriptedServer,
 ) -> None:
-    server.script = [Hang()]
+    server.script, waits = [Hang()], list[float]()
+    client = RerankClient(server.url, sleep=waits.append)
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(client.rerank, QUERY, DOCUMENTS)
         wait_until(lambda: bool(server.requests))
         client.close()
-        server.ended.set()
         with pytest.raises(RerankError):
-            call.result()
-    assert len(server.requests) == 1
+            call.result(PATIENCE_S)
+    assert (len(server.requests), waits) == (1, [])
 
 
 def test_a_client_that_nobody_closes_leaves_nothing_open(server: ScriptedServer) -> None:

@@ -5,14 +5,15 @@ import gc
 import ssl
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from rerank_client import AsyncRerankClient, RerankError
+from rerank_client import AsyncRerankClient, RerankClient, RerankError
 from tests.rerank_client.conftest import MakeAsker
-from tests.rerank_client.scripted_server import Endless, ScriptedServer, Step, ranking
-from tests.waiting import wait_until
+from tests.rerank_client.scripted_server import Endless, Hang, ScriptedServer, Step, ranking
+from tests.waiting import PATIENCE_S, wait_until
 
 QUERY = "which one?"
 DOCUMENTS = ["first", "second", "third"]
@@ -75,6 +76,18 @@ def test_a_handshake_that_nobody_answers_is_an_error(
     server.deaf = True
     with pytest.raises(RerankError, match="Timeout"):
         make_asker(timeout_s=0.3).rerank(QUERY, DOCUMENTS)
+
+
+@pytest.mark.parametrize("deaf", [False, True], ids=["an answer", "a handshake"])
+def test_closing_ends_a_call_that_waits_for(server: ScriptedServer, deaf: bool) -> None:
+    server.script, server.deaf = [Hang()], deaf
+    client = RerankClient(server.url)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.rerank, QUERY, DOCUMENTS)
+        wait_until(lambda: bool(server.connections if deaf else server.requests))
+        client.close()
+        with pytest.raises(RerankError):
+            call.result(PATIENCE_S)
 
 
 def test_a_loop_that_was_only_closed_leaves_nothing_open(server: ScriptedServer) -> None:

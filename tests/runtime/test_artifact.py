@@ -59,6 +59,7 @@ def finish(directory: Path, *, proven_on: str = "onnxruntime-cpu", **changes: ob
             )
         ],
         golden_tolerance=1e-4,
+        witness="a loader",
     )
     manifest = msgspec.structs.replace(manifest, **changes)
     write_manifest(directory, manifest)

@@ -72,6 +72,7 @@ def finish(directory: Path, **changes: object) -> Manifest:
         pooling="avg",
         vector_goldens=[golden],
         golden_tolerance=1e-5,
+        witness="a loader",
     )
     described = msgspec.structs.replace(described, **changes)
     write_manifest(directory, described)

@@ -337,6 +337,22 @@ def test_a_file_that_is_replaced_while_it_is_opened(
         open_ranker(artifact)
 
 
+def test_a_file_that_is_linked_while_it_is_opened(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a plan's build does, which shares the weights: another ctime, and no other content."""
+    first = (artifact / "model.onnx").stat().st_ctime_ns
+
+    def link_and_check(directory: Path, manifest: Manifest) -> None:
+        while (directory / "model.onnx").stat().st_ctime_ns == first:
+            os.link(directory / "model.onnx", tmp_path / "other")
+            (tmp_path / "other").unlink()
+        check_files(directory, manifest)
+
+    monkeypatch.setattr(artifact_module, "check_files", link_and_check)
+    open_ranker(artifact).close()
+
+
 def test_a_file_that_has_another_number_at_every_look(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

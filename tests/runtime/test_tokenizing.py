@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from runtime import text as text_module
+from runtime import parts as parts_module
 from runtime.embedder import Embedder
 from runtime.errors import ModelClosed
 from runtime.model import Model
 from runtime.opening import mock_model
 from runtime.ranker import Ranker
-from runtime.text import Encoding, PairEncoder, TokenLimits
+from runtime.text import NO_LIMITS, Encoding, PairEncoder, TokenLimits
 from tests.waiting import PATIENCE_S
 
 TEXTS = ["because", "of", "many", "texts"]
@@ -37,7 +37,7 @@ class Held:
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """A chunk holds one text."""
     holding = Held()
-    monkeypatch.setattr(text_module, "_CHUNK_CHARS", 1)
+    monkeypatch.setattr(parts_module, "CHUNK_CHARS", 1)
     monkeypatch.setattr(
         PairEncoder, "_encode_chunk", lambda encoder, pairs: holding(encoder, pairs)
     )
@@ -176,3 +176,34 @@ def test_what_a_limit_cuts_off_a_text_is_not_expected(
     for limit in (None, 64, None):
         embedder.embed(LONG, input_type="query", truncate="END", most_tokens=limit)
     check_reckoning(found)
+
+
+def test_what_a_limit_cuts_off_each_text_is_not_expected(
+    ranker: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = reckoned(ranker, monkeypatch)
+    for limits in (NO_LIMITS, *[TokenLimits(query=2, passage=8)] * 16, NO_LIMITS):
+        ranker.rank(LONG[0], LONG, truncate="END", limits=limits)
+        ranker.rank("why", ["because"])  # whose tokens are as many as before
+    expected = found[::2]
+    assert set(expected[1:-1]) == {len(LONG) * (2 + 8)}
+    assert expected[-1] >= expected[0], "it was learned from what had been cut"
+
+
+def test_nothing_is_learned_from_what_the_engine_s_bound_cuts(
+    ranker: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = reckoned(ranker, monkeypatch)
+    vast = "word " * ranker.info.max_tokens
+    for texts in (LONG, [vast], [vast], LONG):
+        ranker.rank("why", texts, truncate="END")
+    assert found[1] == found[2] == ranker.info.max_tokens
+    assert found[3] > found[0], "bytes are more than were expected at first"
+
+
+def test_each_text_is_expected_to_have_no_more_than_is_taken(
+    ranker: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = reckoned(ranker, monkeypatch)
+    ranker.rank("why", ["word " * ranker.info.max_tokens, *["ok"] * 9], truncate="END")
+    assert found[0] < ranker.info.max_tokens + 50

@@ -1,8 +1,10 @@
 """Every port listens on the same addresses, told by what can be connected to."""
 
 import asyncio
+import errno
 import socket
 
+import grpc.aio
 import pytest
 
 from checks.ports import free_ports
@@ -101,7 +103,7 @@ def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def without(family: int = socket.AF_INET, *rest: int) -> socket.socket:
         if family == socket.AF_INET6:
-            raise OSError("Address family not supported by protocol")
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
         return made(family, *rest)
 
     monkeypatch.setattr(socket, "socket", without)
@@ -111,6 +113,38 @@ def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     with pytest.raises(SettingsError, match=r"^NIM_BIND_ADDR: "):
         addresses_of("::")
+
+
+@needs_ipv6
+def test_connections_that_ended_lately_do_not_open_grpc_to_ipv6() -> None:
+    """Their addresses stay taken for a minute, of a port that nobody listens at."""
+    with addresses.bound(IPV6, 0) as before:
+        before.listen()
+        port = before.getsockname()[1]
+        with socket.create_connection((IPV6, port), PATIENCE_S) as caller:
+            before.accept()[0].close()  # who closes first keeps the address
+            assert caller.recv(1) == b""
+
+    async def serve() -> set[str]:
+        grpc_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        with addresses.only_at("0.0.0.0", port):
+            grpc_server.add_insecure_port(f"0.0.0.0:{port}")
+        await grpc_server.start()
+        try:
+            return answering(port)
+        finally:
+            await grpc_server.stop(0)
+
+    assert asyncio.run(serve()) == {IPV4}
+
+
+def test_want_of_sockets_is_no_want_of_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(OSError, match="Too many"), addresses.only_at("0.0.0.0", 1):
+        pass
 
 
 def test_a_port_that_is_taken_at_one_of_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,10 @@ JSON = [
     "application/json",
     "APPLICATION/JSON; charset=utf-8",
     'application/json; x="y"; charset="UTF-8"',
+    "application/json; charset='utf-8'",
+    "application/json; charset=",
+    'application/json; charset=""',
+    "application/+json",
     "application/vnd.api+json",
 ]
 OTHERS = [

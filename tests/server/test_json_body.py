@@ -41,3 +41,34 @@ def test_what_cannot_be_read_is_not_valid(body: bytes) -> None:
 def test_a_text_full_of_quotation_marks_is_one_text() -> None:
     found = decode(msgspec.json.Decoder(list[str]), b'["' + b'\\"' * 1_200_000 + b'"]')
     assert found == ['"' * 1_200_000]
+
+
+HALF = "half of a surrogate pair"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (r"\ud83d", HALF),
+        (r"\ud83d and more", HALF),
+        (r"\uD83D\ud83d", HALF),
+        (r"\ud83d\u0041", HALF),
+        (r"\ude00", HALF),
+        (r"\ud83d\ude00\ud83d", HALF),
+        (r"\\\ud83d", HALF),
+        (r"\u12", "escape"),
+        (r"\ud83d\ude00\q", "escape"),
+    ],
+)
+@pytest.mark.parametrize("field", ["data", "unknown"])
+def test_half_of_a_surrogate_pair_is_called_so(field: str, text: str, why: str) -> None:
+    with pytest.raises(NotValid) as told:
+        decode(DECODER, f'{{"{field}":"{text}"}}'.encode())
+    assert why in str(told.value)
+    assert (why == HALF) == (HALF in str(told.value))
+
+
+@pytest.mark.parametrize("body", [rb'{"data":"\\ud83d', rb'{"data":"\ud83d\ude00', b'{"data":"a'])
+def test_a_body_that_ends_too_soon_is_called_so(body: bytes) -> None:
+    with pytest.raises(NotValid, match="truncated"):
+        decode(DECODER, body)

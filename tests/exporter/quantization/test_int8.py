@@ -258,7 +258,7 @@ def test_unfused_products_are_refused(
 
 @pytest.mark.parametrize(("moved", "passes"), [(1e-6, True), (3e-4, False)])
 def test_scores_that_depend_on_their_batch_are_refused(moved: float, passes: bool) -> None:
-    report = open_report("onnxruntime-cpu", target_in("int8"), random_weights=False)
+    report = open_report("onnxruntime-cpu", target_in("int8"), "a witness", random_weights=False)
     report.rungs["logits"] = Rung(pairs=1, passed=True, batch_max_abs_delta=moved)
     if passes:
         raise_failures(logits=dependence(report))

@@ -102,7 +102,9 @@ def test_ndcg_is_one_for_the_same_order_and_less_for_another() -> None:
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (-1.0, False)])
 def test_the_rung_is_judged_by_ndcg(factor: float, passes: bool) -> None:
-    report = open_report("tensorrt", load_target_profile("tensorrt-fp8"), random_weights=False)
+    report = open_report(
+        "tensorrt", load_target_profile("tensorrt-fp8"), "a witness", random_weights=False
+    )
     wanted = np.linspace(-4, 4, 24)
     group = Group("group", "query", tuple(map(str, range(24))))
     told = climb_ranking(report, [(group, wanted, factor * wanted)], 1e-3)

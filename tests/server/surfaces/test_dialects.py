@@ -411,7 +411,6 @@ WRONG_DOCUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"top_n": "one"}, "top_n"),
     ({"top_n": 1.5}, "top_n"),
     ({"documents": []}, "documents"),
-    ({"documents": "text"}, "documents"),
     ({"documents": {"a": "b"}}, "documents"),
     ({"documents": ["a", 1]}, "documents[1]"),
     ({"documents": ["a", None]}, "documents[1]"),
@@ -458,6 +457,7 @@ def test_wrong_documents(
         (V2, {"top_n": "2"}, "top_n"),
         (V2, {"top_n": True}, "top_n"),
         (V2, {"documents": [{"text": "a"}]}, "documents[0]"),
+        (V2, {"documents": "text"}, "documents"),
     ],
 )
 def test_wrong_fields(client: httpx.Client, path: str, wrong: dict[str, Any], named: str) -> None:
@@ -493,21 +493,21 @@ def test_wrong_scores(client: httpx.Client, body: dict[str, Any], named: str) ->
     assert named in assert_vllm(client.post(SCORE, json=body), 400)
 
 
+def test_a_text_is_named_where_it_stands(client: httpx.Client) -> None:
+    body = {"data_1": "a", "data_2": ["c", 1]}
+    assert assert_vllm(client.post(SCORE, json=body), 400).startswith("data_2[1]: ")
+
+
 @pytest.mark.parametrize(
-    ("body", "place"),
+    "body",
     [
-        ({"text_1": " ", "text_2": " "}, "text_2"),
-        ({"text_1": [" "], "text_2": [" "]}, "text_2[0]"),
-        ({"text_1": " ", "text_2": ["c", "\u200b"]}, "text_2[1]"),
-        ({"text_1": ["a", ""], "text_2": ["", " "]}, "text_2[1]"),
-        ({"queries": [" "], "items": ""}, "items"),
-        ({"data_1": "a", "data_2": ["c", 1]}, "data_2[1]"),
+        {"text_1": " ", "text_2": ["", "\u200b"]},
+        {"text_1": ["a", ""], "text_2": ["", " "]},
+        {"queries": [""], "items": ["", "b"]},
     ],
 )
-def test_a_text_is_named_where_it_stands(
-    client: httpx.Client, body: dict[str, Any], place: str
-) -> None:
-    assert assert_vllm(client.post(SCORE, json=body), 400).startswith(f"{place}: ")
+def test_blank_pairs_are_scored(client: httpx.Client, body: dict[str, Any]) -> None:
+    assert len(good(client, SCORE, body)["data"]) == 2
 
 
 @pytest.mark.parametrize(

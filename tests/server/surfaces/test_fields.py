@@ -5,6 +5,7 @@
     [[route]]
     path = "/rerank"                  # as the OpenAPI document has it; `parameters` fill it in;
                                       # `paths` for several of the same fields
+    upstream = ["query", …]           # all fields of the request in that server's schema
     body = { query = "…" }            # a request that is answered with 200
     [route.fields.truncation_side]
     fate = "honoured"                 # "refused" or "no effect"
@@ -28,6 +29,7 @@ import msgspec
 import pytest
 
 from server.app import SURFACES
+from server.surfaces.documents import RerankRequest
 
 FOLDER = Path(__file__).parent / "fields"
 TABLES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
@@ -102,6 +104,16 @@ def test_a_table_names_its_source(dialect: str) -> None:
     assert source["read"].isoformat() >= "2026-11-01"
 
 
+@pytest.mark.parametrize("dialect", sorted(TABLES))
+def test_every_field_of_a_server_s_schema_has_a_row(dialect: str) -> None:
+    """In this table, or in that of another dialect with the same path."""
+    for route in TABLES[dialect].get("route", []):
+        for path in route.get("paths", [route.get("path")]):
+            listed = {row.field for row in ROWS if row.path == path}
+            assert route["upstream"]
+            assert set(route["upstream"]) <= listed, path
+
+
 def requests() -> Iterator[tuple[str, type[msgspec.Struct]]]:
     for surface in SURFACES:
         for operation in surface.operations:
@@ -124,3 +136,9 @@ def test_every_field_that_is_read_is_in_a_table(path: str) -> None:
     }
     assert read, "no such path"
     assert read <= listed
+
+
+def test_cohere_s_v2_has_a_fate_for_every_field_of_v1() -> None:
+    """Its clients are those of /v1/rerank, and vLLM serves both paths alike."""
+    listed = {row.field for row in ROWS if row.path == "/v2/rerank"}
+    assert set(RerankRequest.__struct_fields__) <= listed

@@ -180,7 +180,6 @@ def test_json_by_any_header(client: httpx.Client, content_type: str | None) -> N
         {"content-type": "multipart/form-data; boundary=x"},
         {"content-type": "application/x-ndjson"},
         {"content-type": "application/json+xml"},
-        {"content-type": "application/+json"},
         {"content-type": "text/json"},
         {"content-type": "json"},
         {"content-type": "application/json, text/plain"},
@@ -193,7 +192,7 @@ def test_anything_else_is_an_unsupported_type(
     assert_request_error(client.post("/v1/ranking", content=raw, headers=headers), 415)
 
 
-@pytest.mark.parametrize("charset", ["iso-8859-1", "UTF-16", '"windows-1252"', "utf-8x", ""])
+@pytest.mark.parametrize("charset", ["iso-8859-1", "UTF-16", '"windows-1252"', "utf-8x"])
 def test_another_charset_is_refused_by_name(client: httpx.Client, charset: str) -> None:
     headers = {"content-type": f"application/json; x=y; charset={charset}"}
     response = client.post("/v1/ranking", json=body("p"), headers=headers)

@@ -192,6 +192,8 @@ def test_more_dimensions_than_there_are(
         ({"truncate_prompt_tokens": "all"}, "truncate_prompt_tokens"),
         ({"truncation_side": "middle"}, "truncation_side"),
         ({"truncation_side": "LEFT"}, "truncation_side"),
+        ({"truncate": "END", "truncation_side": "left"}, "truncation_side"),
+        ({"truncate": "START", "truncation_side": "right"}, "truncation_side"),
         ({"add_special_tokens": "false"}, "add_special_tokens"),
         ({"use_activation": 0}, "use_activation"),
         ({"normalize": "maybe"}, "normalize"),
@@ -242,6 +244,25 @@ def test_too_long(client: httpx.Client) -> None:
     assert found["message"] == sentence
 
 
+@pytest.mark.parametrize("name", ["truncate", "truncation"])
+def test_a_flag_says_whether_texts_are_cut(client: httpx.Client, name: str) -> None:
+    """Jina's is called truncate, Voyage's truncation; its place is vLLM's truncation_side."""
+    long = "a" * MAX_TOKENS + "b" * MAX_TOKENS
+    cut = post(client, input=[long], **{name: True})
+    assert np.array_equal(vectors(cut), vectors(post(client, input=["a" * 191])))
+    assert cut.headers["x-truncated-passages"] == "1"
+    start = post(client, input=[long], truncation_side="left", **{name: True})
+    assert np.array_equal(vectors(start), vectors(post(client, input=["b" * 191])))
+    assert_error(post(client, input=[long], **{name: False}), 422, None)
+    assert_error(post(client, **{name: 2}), 400, name)
+
+
+@pytest.mark.parametrize("truncate", [False, "NONE"])
+def test_two_flags_that_differ_are_refused(client: httpx.Client, truncate: Any) -> None:
+    assert_error(post(client, truncate=truncate, truncation=True), 400, "truncation")
+    assert post(client, truncate=truncate, truncation="false").status_code == 200
+
+
 @pytest.mark.parametrize(("truncate", "kept"), [("END", "a" * 191), ("START", "b" * 191)])
 def test_texts_are_cut_on_one_side_and_counted(
     client: httpx.Client, truncate: str, kept: str
@@ -260,8 +281,8 @@ def test_texts_are_cut_on_one_side_and_counted(
         ({"truncate": "NONE"}, "abc"),
         ({"truncate": "START"}, "xyz"),
         ({"truncation_side": "left"}, "xyz"),
-        ({"truncation_side": "left", "truncate": "END"}, "xyz"),
-        ({"truncation_side": "right", "truncate": "START"}, "abc"),
+        ({"truncation_side": "left", "truncate": "START"}, "xyz"),
+        ({"truncation_side": "left", "truncate": "NONE"}, "xyz"),
     ],
 )
 def test_texts_are_cut_at_so_many_tokens(

@@ -81,13 +81,14 @@ def test_a_pair_is_cut_at_the_model_s_bound(
     assert scores(found) == logits(client, [kept * ROOM])
 
 
-def test_the_side_counts_wherever_texts_are_cut(client: httpx.Client) -> None:
-    """Without truncate_prompt_tokens, too: /v1/rerank cuts what is too long anyway."""
-    long = ["a" * ROOM + "b" * ROOM]
-    found = ask(client, "/v1/rerank", query=QUERY, documents=long, truncation_side="left", **LOGITS)
-    assert scores(found) == logits(client, ["b" * ROOM])
-    body = {"query": QUERY, "documents": long, "truncation_side": "left"}
-    assert client.post("/rerank", json=body).status_code == 422
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("cut", [{"truncation": True}, {"truncate_prompt_tokens": -1}])
+def test_the_side_counts_wherever_texts_are_cut(
+    client: httpx.Client, path: str, cut: dict[str, Any]
+) -> None:
+    body = {"query": QUERY, "documents": ["a" * ROOM + "b" * ROOM], "truncation_side": "left"}
+    assert scores(ask(client, path, **body, **cut, **LOGITS)) == logits(client, ["b" * ROOM])
+    assert client.post(path, json=body).status_code == 422
 
 
 @pytest.mark.parametrize("path", ALL_PATHS)
@@ -129,6 +130,75 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert "Find" not in response.text
 
 
+FIELDS_THAT_DIFFER = [
+    {"truncate": "START", "truncation_side": "right"},
+    {"truncate": "END", "truncation_side": "left"},
+    {"truncate": "END", "truncation": False},
+    {"truncate": "NONE", "truncation": True},
+]
+FIELDS_THAT_AGREE = [
+    {"truncate": "START", "truncation_side": "left"},
+    {"truncate": "END", "truncation": True, "truncate_prompt_tokens": 40},
+    {"truncate": "NONE", "truncation": False, "truncation_side": "left"},
+    {"truncate": "NONE", "truncate_prompt_tokens": 40},
+    {"truncation": True, "truncation_side": "left"},
+]
+
+
+def differ(response: httpx.Response, fields: dict[str, Any]) -> None:
+    assert response.status_code == 400
+    *_, last = fields
+    assert response.json()["message"] == f"{last}: found two names of one field that differ"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *FIELDS_THAT_DIFFER,
+        {"use_activation": True, "raw_scores": True},
+        {"use_activation": False, "raw_scores": False},
+        {"activation": True, "raw_scores": True},
+    ],
+)
+def test_fields_that_differ_are_refused(
+    client: httpx.Client, path: str, fields: dict[str, Any]
+) -> None:
+    differ(ask(client, path, **DOCUMENTS, **fields), fields)
+
+
+@pytest.mark.parametrize("path", ALL_PATHS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_activation": True, "activation": False},
+        {"use_activation": False, "softmax": True},
+        {"activation": False, "softmax": True},
+    ],
+)
+def test_old_and_new_names_that_differ_are_refused(
+    client: httpx.Client, path: str, fields: dict[str, Any]
+) -> None:
+    response = ask_score(client, path, TEXTS, **fields)
+    assert response.status_code == 400
+    assert "differ" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *FIELDS_THAT_AGREE,
+        {"use_activation": False, "activation": "off", "softmax": 0, "raw_scores": True},
+        {"use_activation": True, "activation": True, "raw_scores": False},
+    ],
+)
+def test_fields_that_agree_are_taken(
+    client: httpx.Client, path: str, fields: dict[str, Any]
+) -> None:
+    assert len(scores(ask(client, path, **DOCUMENTS, **fields))) == 3
+
+
 def test_jina_s_lengths_and_vllm_s_hold_together(client: httpx.Client) -> None:
     limits = {"max_doc_length": 9, "max_tokens_per_doc": 6, "max_query_length": 3}
     found = ask(client, "/v1/rerank", **DOCUMENTS, **limits, **LOGITS)
@@ -140,7 +210,7 @@ def test_truncation_false_refuses_what_is_too_long(client: httpx.Client, path: s
     body = {"query": QUERY, "documents": ["x" * 300]}
     assert ask(client, path, **body, truncation=False).status_code == 422
     assert ask(client, path, **body, truncation=True).status_code == 200
-    assert ask(client, path, **body, truncation=False, truncate="END").status_code == 200
+    assert ask(client, path, **body, truncation=True, truncate="START").status_code == 200
 
 
 # Whose body it is
@@ -180,6 +250,37 @@ def test_a_document_is_shown_as_its_dialect_does(
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_one_text_alone_is_vllm_s(client: httpx.Client, path: str) -> None:
+    """Which takes it as a list of one; no other server of this path does."""
+    found = ask(client, path, query=QUERY, documents=TEXTS[1], **LOGITS)
+    assert scores(found) == logits(client, TEXTS[1:2])
+    (result,) = ask(client, path, query=QUERY, documents="a").json()["results"]
+    assert result["document"] == OBJECT
+    assert len(scores(ask(client, path, query=QUERY, documents=""))) == 1
+    units = ask(client, path, query=QUERY, documents="a" * 101).json().get("meta")
+    assert units is None or units["billed_units"]["search_units"] == 1
+    limit = ask(client, path, query=QUERY, documents="a", truncate_prompt_tokens=9).json()
+    assert len(limit["results"]) == 1
+    for wrong in ({"text": "a"}, 1, [["a"]]):
+        assert ask(client, path, query=QUERY, documents=wrong).status_code == 400
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("whose", [*VLLM.values(), {"documents": "x" * 300}])
+def test_vllm_refuses_what_is_too_long(
+    client: httpx.Client, path: str, whose: dict[str, Any]
+) -> None:
+    """Unless it is told to cut; Cohere and Jina always cut."""
+    body = {"query": QUERY, "documents": ["x" * 300], **whose}
+    cut = "truncate_prompt_tokens" in whose or "max_tokens_per_doc" in whose
+    assert ask(client, path, **body).status_code == (200 if cut else 422)
+    assert ask(client, path, **body, truncate="END").status_code == 200
+    assert ask(client, path, **{**body, "truncate_prompt_tokens": -1}).status_code == 200
+    plain = ask(client, path, query=QUERY, documents=["x" * 300])
+    assert plain.status_code == (200 if path == "/v1/rerank" else 422)
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("zero", [0, 0.0, "0"])
 def test_no_top_n_is_all_of_vllm_s(client: httpx.Client, path: str, zero: Any) -> None:
     found = ask(client, path, **DOCUMENTS, top_n=zero).json()["results"]
@@ -196,9 +297,7 @@ def test_vllm_and_infinity_take_blank_texts(
 ) -> None:
     assert len(scores(ask(client, path, query=QUERY, documents=["", "a"], **whose))) == 2
     assert len(scores(ask(client, path, query=" ", documents=["a"], **whose))) == 1
-    refused = ask(client, path, query="", documents=["a", "\u200b"], **whose)
-    assert refused.status_code == 400
-    assert refused.json()["message"].startswith("documents[1]: ")
+    assert len(scores(ask(client, path, query="", documents=["a", "\u200b", ""], **whose))) == 3
     assert ask(client, path, query=QUERY, documents=["", "a"]).status_code == 400
 
 

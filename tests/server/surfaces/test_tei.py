@@ -44,6 +44,13 @@ def test_a_pair_of_nothing_is_empty(client: httpx.Client, texts: list[str]) -> N
     assert message.startswith(f"texts[{texts.index('')}]: ")
 
 
+@pytest.mark.parametrize("blank", BLANKS)
+@pytest.mark.parametrize("other", ["", *BLANKS])
+def test_a_pair_of_blanks_is_a_pair(client: httpx.Client, blank: str, other: str) -> None:
+    assert len(good(client, RERANK, query=blank, texts=[other, "a"])) == 2
+    assert len(good(client, RERANK, query=other, texts=[blank])) == 1
+
+
 @pytest.mark.parametrize("path", [EMBED, TOKENIZE])
 @pytest.mark.parametrize("blank", BLANKS)
 def test_a_text_of_blanks_is_a_text(client: httpx.Client, path: str, blank: str) -> None:
@@ -64,6 +71,17 @@ def test_no_texts_are_empty(client: httpx.Client) -> None:
     assert "texts" in refused(client, RERANK, 400, "Empty", query=QUERY, texts=[])
     for path in (EMBED, TOKENIZE):
         assert "inputs" in refused(client, path, 400, "Empty", inputs=[])
+
+
+def test_half_of_a_surrogate_pair_is_refused_in_tei_s_voice(client: httpx.Client) -> None:
+    body = rb'{"query":"q","texts":["\ud83d"]}'
+    response = client.post(RERANK, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert response.json()["error_type"] == "Validation"
+    assert "surrogate" in response.json()["error"]
+    other = client.post(RERANK, content=body.replace(b"texts", b"documents"))
+    assert other.status_code == 400
+    assert "surrogate" in other.json()["message"]
 
 
 # Values

@@ -1,0 +1,204 @@
+"""Every file and key of a checkpoint's folder: honoured, without effect, or refused.
+
+A loader reads more files than this exporter does. What would change a score and is not honoured is
+refused by name; what nobody here knows is told, or refused with --strict.
+"""
+
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import CheckpointRefused
+from exporter.progress import tell
+from exporter.sentence_files import (
+    MODEL_FILE,
+    MODULES_FILE,
+    SETTINGS_FILES,
+    TOKENIZER_CONFIG,
+    is_cross_encoder,
+    model_settings,
+    read_modules,
+)
+
+_ADAPTER = (
+    "an adapter lies beside the weights, and transformers and sentence-transformers would load "
+    "both; merge them (merge_and_unload), save the result, and export that"
+)
+_PROCESSOR = "a processor prepares what the model is fed; only texts and tokenizers are known here"
+_REFUSED = {
+    "adapter_config.json": _ADAPTER,
+    "adapter_model.safetensors": _ADAPTER,
+    "adapter_model.bin": _ADAPTER,
+    "processor_config.json": _PROCESSOR,
+    "preprocessor_config.json": _PROCESSOR,
+    "router_config.json": "a router chooses between modules, which is not known here",
+}
+# Read, or without any effect on a score.
+_KNOWN_FILES = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "training.json",
+    MODULES_FILE,
+    MODEL_FILE,
+    *SETTINGS_FILES,
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "unigram.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "automodel_peft_config.json",
+    "trainer_state.json",
+    "*_results.json",
+    "data_config.json",
+    "eval_script.py",
+    "*.py",
+    "*.md",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.h5",
+    "*.ot",
+    "*.onnx",
+    "*.onnx_data",
+    "*.msgpack",
+    "*.gguf",
+    "*.csv",
+    "*.tsv",
+    "*.txt",
+    "*.html",
+    "*.pdf",
+    "*.png",
+    "*.jpg",
+    "*.jpeg",
+    "*.svg",
+    "*.gif",
+    "*.webp",
+    "*.yaml",
+    "*.yml",
+    "*.log",
+    "LICENSE*",
+    "NOTICE*",
+    ".*",
+)
+# Keys of config.json that change no score of a model in evaluation, in float32, without a cache.
+_WITHOUT_EFFECT = frozenset(
+    """
+    _attn_implementation _commit_hash _name_or_path architectures attention_dropout
+    attention_probs_dropout_prob auto_map bos_token_id classifier_dropout
+    classifier_dropout_prob classifier_activation classifiers_size cls_dropout cls_token_id
+    decoder_bias deterministic_flash_attn directionality dtype embedding_dropout eos_token_id
+    finetuning_task gradient_checkpointing hidden_dropout hidden_dropout_prob id2label
+    initializer_cutoff_factor initializer_factor initializer_range keys_to_ignore_at_inference
+    label2id legacy mask_token_id mlp_dropout model_type num_labels output_attentions
+    output_hidden_states output_past pad_token_id padding_idx pooler_dropout pooler_fc_size
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+    pretraining_tp problem_type random_weights reference_compile repad_logits_with_grad
+    return_dict sbert_ce_default_activation_function sentence_transformers sep_token_id
+    sparse_pred_ignore_index sparse_prediction summary_activation summary_first_dropout
+    summary_last_dropout summary_type summary_use_proj task_specific_params tie_encoder_decoder
+    tie_word_embeddings tokenizer_class torch_dtype transformers_version unk_token_id
+    use_bfloat16 use_cache
+    """.split()  # noqa: SIM905
+)
+# Keys that change nothing while they have one of these values, and scores with any other.
+_SETTLED: Mapping[str, tuple[object, ...]] = {
+    "add_cross_attention": (None, False),
+    "chunk_size_feed_forward": (None, 0),
+    "is_decoder": (None, False),
+    "is_encoder_decoder": (None, False),
+    "pruned_heads": (None, {}),
+    "use_sliding_window": (None, False),
+    "sliding_window": (None,),
+}
+
+
+class WatchedConfig(dict[str, Any]):
+    """A config.json that remembers which of its keys were asked for."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of dict."""
+        self.read.add(key)
+        return super().get(key, default)
+
+
+def refuse_unread_files(root: Path, directory: Path, *, strict: bool) -> None:
+    """Raise CheckpointRefused for a file that a loader would read and this exporter does not."""
+    for folder in dict.fromkeys((root, directory)):
+        unknown = []
+        for path in sorted(folder.iterdir()):
+            if why := _REFUSED.get(path.name):
+                raise CheckpointRefused(f"found {path.name} in {folder}: {why}")
+            if path.is_file() and not any(fnmatchcase(path.name, k) for k in _KNOWN_FILES):
+                unknown.append(path.name)
+        _tell_unknown(unknown, f"file in {folder}", strict=strict)
+
+
+def refuse_rank_modules(root: Path) -> None:
+    """Raise CheckpointRefused where sentence-transformers would compute more than the classifier,
+    or put a prompt before every query."""
+    modules = read_modules(root)
+    if modules is None:
+        return
+    if not is_cross_encoder(root):
+        raise CheckpointRefused(
+            f"found {MODULES_FILE} beside a classifier, which is an embedder's unless {MODEL_FILE} "
+            "has model_type = 'CrossEncoder'; remove the files of the one that this is not"
+        )
+    names = [module.name for module in modules]
+    if names != ["Transformer"]:
+        raise CheckpointRefused(
+            f"{MODULES_FILE} has the modules {', '.join(names)}, wanted a Transformer alone: what "
+            "follows it changes the score; this cross-encoder cannot be exported"
+        )
+    settings = model_settings(root) or {}
+    default = settings.get("default_prompt_name")
+    if default is not None and (settings.get("prompts") or {}).get(default):
+        raise CheckpointRefused(
+            f"{MODEL_FILE} has default_prompt_name = {default!r}, wanted none: a reranker's prompt "
+            "is its template"
+        )
+
+
+def refuse_unread_keys(config: WatchedConfig, *, strict: bool) -> None:
+    """Look at the keys of config.json that no architecture asked for. Raises CheckpointRefused."""
+    for key in sorted(config.keys() - config.read):
+        settled = _SETTLED.get(key)
+        if settled is not None and config[key] not in settled:
+            raise CheckpointRefused(
+                f"config.json has {key} = {config[key]!r}, wanted none: the exporter does not "
+                "implement it; export a checkpoint without it"
+            )
+    known = config.read | _WITHOUT_EFFECT | _SETTLED.keys()
+    _tell_unknown(sorted(config.keys() - known), "key in config.json", strict=strict)
+
+
+def _tell_unknown(names: Collection[str], what: str, *, strict: bool) -> None:
+    if not names:
+        return
+    told = f"found the unknown {what}: {', '.join(names)}"
+    if strict:
+        raise CheckpointRefused(
+            f"{told}; wanted only what is known to be honoured or to change nothing, because of "
+            "--strict"
+        )
+    tell(f"{told}; it is taken to change no score")

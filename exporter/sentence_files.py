@@ -1,0 +1,194 @@
+"""sentence-transformers' files of a folder, read as its version 6 reads them.
+
+modules.json names the modules in order; without it none of the other files is read by anybody, and
+a cross-encoder's are read only where config_sentence_transformers.json says that they are one's.
+sentence_bert_config.json (earlier names: SETTINGS_FILES) holds the Transformer's settings,
+config_sentence_transformers.json the model's. Every key is honoured, known to change no score, or
+refused by name; one that nobody here knows is told (exporter.folder).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from exporter.errors import CheckpointRefused
+from runtime.model_files import JSON_BYTES, read_bounded
+
+MODULES_FILE = "modules.json"
+MODEL_FILE = "config_sentence_transformers.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# The first one that is there and not empty counts.
+SETTINGS_FILES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+# Longer limits stand for none: transformers writes 10^30 where there is no limit.
+_NO_LIMIT = 1_000_000
+# What it takes the Transformer for where its settings do not say.
+_TASKS: Mapping[str, tuple[object, ...]] = {
+    "rank": ("sequence-classification",),
+    "embed": (None, "feature-extraction"),
+}
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """How texts become tokens, as far as the folder says: `max_tokens` None where only the weights
+    limit a text; `lower_case` where letters are lowered before the tokenizer."""
+
+    max_tokens: int | None
+    lower_case: bool
+
+
+class Module(msgspec.Struct, frozen=True):
+    """One entry of modules.json; `type` is the name of a Python class, which is never imported."""
+
+    path: str
+    type: str
+
+    @property
+    def name(self) -> str:
+        """The class's last name, if it is one of sentence-transformers' own."""
+        known = self.type.startswith("sentence_transformers.")
+        return self.type.rpartition(".")[2] if known else self.type
+
+
+def read_modules(root: Path) -> list[Module] | None:
+    """The modules of the folder; None where modules.json is absent. Raises CheckpointRefused."""
+    if not (root / MODULES_FILE).is_file():
+        return None
+    modules = read_json(root / MODULES_FILE, list[Module])
+    if not modules:
+        raise CheckpointRefused(f"{MODULES_FILE} has no module, wanted a Transformer at least")
+    return modules
+
+
+def module_folder(root: Path, module: Module) -> Path:
+    """Where the module's files lie. Raises CheckpointRefused for a place outside `root`."""
+    folder = root / module.path
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise CheckpointRefused(
+            f"{MODULES_FILE} names {module.path!r}, wanted a folder in the checkpoint"
+        )
+    return folder
+
+
+def text_facts(root: Path, directory: Path, kind: str) -> TextFacts:
+    """The limit and the lower-casing of the folder `root`, whose tokenizer lies in `directory`.
+
+    Raises CheckpointRefused.
+    """
+    settings, name = {}, SETTINGS_FILES[0]
+    if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
+        settings, name = _settings(directory)
+        _refuse_settings(name, settings, kind)
+    tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
+    limit = _limit(name, "max_seq_length", settings.get("max_seq_length"))
+    if limit is None:
+        key = "model_max_length"
+        limit = _limit(TOKENIZER_CONFIG, key, tokenizer.get(key))
+    return TextFacts(limit, bool(settings.get("do_lower_case")))
+
+
+def is_cross_encoder(root: Path) -> bool:
+    """Whether sentence-transformers reads the folder's files for a CrossEncoder. Raises
+    CheckpointRefused."""
+    return (model_settings(root) or {}).get("model_type") == "CrossEncoder"
+
+
+def model_settings(root: Path) -> dict[str, Any] | None:
+    """config_sentence_transformers.json; None where it is absent, or no modules.json has it read.
+
+    Raises CheckpointRefused.
+    """
+    if not (root / MODULES_FILE).is_file() or not (root / MODEL_FILE).is_file():
+        return None
+    return read_json(root / MODEL_FILE, dict[str, Any])
+
+
+def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:
+    """The JSON in `path`; `absent` where there is no such file. Raises CheckpointRefused."""
+    try:
+        return msgspec.json.decode(read_bounded(path, JSON_BYTES), type=kind)
+    except FileNotFoundError as error:
+        if absent is not None:
+            return absent
+        raise _unreadable(path, error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointRefused(f"{path} cannot be used: {error}") from error
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointRefused:
+    return CheckpointRefused(
+        f"cannot read {path.name} in {path.parent} ({error.strerror}), which sentence-transformers "
+        "needs; copy or download the checkpoint again"
+    )
+
+
+def _settings(directory: Path) -> tuple[dict[str, Any], str]:
+    for name in SETTINGS_FILES:
+        if found := read_json(directory / name, dict[str, Any], absent={}):
+            return found, name
+    return {}, SETTINGS_FILES[0]
+
+
+# Keys of the Transformer's settings that change what is fed, and the values that do not.
+_SETTLED: Mapping[str, tuple[object, ...]] = {
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    "processing_kwargs": (None, {}),
+    "model_args": (None, {}),
+    "model_kwargs": (None, {}),
+    "tokenizer_args": (None, {}),
+    "processor_kwargs": (None, {}),
+    "config_args": (None, {}),
+    "config_kwargs": (None, {}),
+    "tokenizer_name_or_path": (None,),
+}
+
+
+# What version 6 writes of a Transformer for texts: the last layer's states, or the logits.
+_OUTPUTS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
+    kind: {
+        "module_output_name": (None, module),
+        "modality_config": (
+            None,
+            {"text": {"method": "forward", "method_output_name": output}},
+        ),
+    }
+    for kind, module, output in (
+        ("rank", "scores", "logits"),
+        ("embed", "token_embeddings", "last_hidden_state"),
+    )
+}
+
+
+def _refuse_settings(name: str, settings: Mapping[str, Any], kind: str) -> None:
+    wanted = {**_SETTLED, "transformer_task": _TASKS[kind], **_OUTPUTS[kind]}
+    for key, settled in wanted.items():
+        if (found := settings.get(key)) not in settled:
+            raise CheckpointRefused(
+                f"{name} has {key} = {found!r}, which changes what the model is fed; the "
+                "exporter does not implement it: export a checkpoint without it"
+            )
+
+
+def _limit(name: str, key: str, found: object) -> int | None:
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not found >= 1:
+        raise CheckpointRefused(f"{name} has {key} = {found!r}, wanted a number above 0")
+    return None if found >= _NO_LIMIT else int(found)

@@ -1,0 +1,132 @@
+"""What every witness answers, and how its weights are watched while they are read."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from exporter.answers import Tokens
+from exporter.errors import NoWitness
+from runtime.postprocess import InputType
+
+Values = npt.NDArray[np.float64]
+
+# Weights that transformers makes up where a checkpoint has none, and that no state depends on.
+_WITHOUT_EFFECT = ("pooler.",)
+
+
+class Witness(ABC):
+    """One loaded checkpoint. `name` says which loader of which version read it."""
+
+    name: str
+
+    @abstractmethod
+    def values(self, tokens: Tokens) -> Values:
+        """What its model makes of these ids, float64 [components]: one unpadded row."""
+
+
+class RankWitness(Witness):
+    """Scores pairs of texts; the one component is the logit."""
+
+    @abstractmethod
+    def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
+        """The pair as this loader feeds it to its model, and the logit, float64 [1]."""
+
+
+class VectorWitness(Witness):
+    """Embeds texts; the components are the vector's."""
+
+    @abstractmethod
+    def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
+        """The text as this loader feeds it to its model, and its vector, float64 [d]."""
+
+
+def tokens_of(inputs: dict[str, Any], *, typed: bool) -> Tokens:
+    """The one row of int64 [1, tokens] that a model was called with.
+
+    A model that knows types (`typed`) reads zeros where it is given none. Raises NoWitness for a
+    row with masked tokens, which no row of one text has.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if len(ids) != 1 or (mask is not None and not bool(mask.all())):
+        raise NoWitness("it pads a text that stands alone; such a row cannot be compared")
+    types = inputs.get("token_type_ids")
+    if types is None and typed:
+        types = torch.zeros_like(ids)
+    return Tokens(ids[0].tolist(), None if types is None or not typed else types[0].tolist())
+
+
+def row_of(tokens: Tokens) -> dict[str, torch.Tensor]:
+    """`tokens` as a model is called with them, int64 [1, tokens] each."""
+    ids = torch.tensor([tokens.token_ids])
+    row = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if tokens.type_ids is not None:
+        row["token_type_ids"] = torch.tensor([tokens.type_ids])
+    return row
+
+
+@contextmanager
+def complete_weights() -> Iterator[None]:
+    """Raise NoWitness when a model that the block loads says of its weights that some are missing,
+    left over, of another shape or made up: what it computes is not the checkpoint's then.
+
+    transformers tells this on request only, and sentence-transformers does not ask.
+    """
+    original = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def asking(cls: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
+        told = options.pop("output_loading_info", False)
+        # Else transformers raises a sentence without the names.
+        options["ignore_mismatched_sizes"] = True
+        model, found = original(cls, *arguments, output_loading_info=True, **options)
+        _refuse_incomplete(found)
+        return (model, found) if told else model
+
+    PreTrainedModel.from_pretrained = classmethod(asking)  # type: ignore[assignment]
+    try:
+        with _quiet():
+            yield
+    finally:
+        PreTrainedModel.from_pretrained = classmethod(original)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back progress bars, and log lines about what is asked for in words here."""
+    loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _refuse_incomplete(found: dict[str, Any]) -> None:
+    for kind, what in (
+        ("missing_keys", "made up, as the files hold none"),
+        ("unexpected_keys", "left out, as no layer wants them"),
+        ("mismatched_keys", "of another shape than the layers want"),
+    ):
+        names = sorted(str(name) for name in found.get(kind) or ())
+        names = [name for name in names if not _has_no_effect(name)]
+        if names:
+            shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+            raise NoWitness(f"weights are {what}: {shown}")
+
+
+def _has_no_effect(name: str) -> bool:
+    return any(f".{name}".find(f".{part}") >= 0 for part in _WITHOUT_EFFECT)

@@ -1,0 +1,180 @@
+"""transformers' own Llama, reading both ways: the witness of llama_bidirec checkpoints.
+
+Their own class is remote code, which never runs. What it adds to LlamaModel (after NVIDIA's and
+NeMo AutoModel's model.py): every token sees every other, states are pooled over the tokens, a
+reranker's score is divided by the temperature, an embedder's vector gets length 1.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+import transformers
+from torch.nn import functional
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    PreTrainedConfig,
+)
+
+from exporter.answers import Tokens
+from exporter.errors import NoWitness
+from exporter.witness.base import RankWitness, Values, VectorWitness, complete_weights, row_of
+from runtime.postprocess import InputType
+
+LLAMA_BIDIRECTIONAL = "llama_bidirec"
+_PROMPTS = "config_sentence_transformers.json"
+_TRAINING = "training.json"
+
+
+class _Body:
+    """The states of a LlamaModel, pooled."""
+
+    def __init__(self, model: LlamaModel, config: dict[str, Any]) -> None:
+        self._model = model
+        self._causal = bool(
+            config.get("is_causal", config.get("use_bidirectional_attention") is False)
+        )
+        self._pooling = config.get("pooling") or "avg"
+        if self._pooling not in ("avg", "cls", "last"):
+            raise NoWitness(f"config.json has pooling = {self._pooling!r}, which it does not know")
+
+    def pooled(self, tokens: Tokens) -> torch.Tensor:
+        """float32 [hidden] of one row."""
+        ids = row_of(tokens)["input_ids"]
+        seen = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
+        if self._causal:
+            seen = seen.tril()
+        states = self._model(input_ids=ids, attention_mask=seen, use_cache=False)[0][0]
+        if self._pooling == "avg":
+            return states.mean(dim=0)
+        return states[0 if self._pooling == "cls" else -1]
+
+
+class LlamaReranker(RankWitness):
+    """LlamaModel, mean of the states, the score head, divided by the temperature."""
+
+    def __init__(
+        self, root: Path, directory: Path, config: dict[str, Any], template: str | None
+    ) -> None:
+        """Load `directory`; `template` is the prompt with {query} and {passage}, None for the one
+        that the folder `root` names. Raises NoWitness."""
+        model = _load(LlamaForSequenceClassification, directory, {**config, "num_labels": 1})
+        self.name = _name("LlamaModel and its score head")
+        self._body = _Body(model.model, config)
+        self._score = model.score
+        self._temperature = config.get("temperature") or 1.0
+        self._tokenizer = _tokenizer(directory)
+        self._template = template if template is not None else _trained_template(root)
+
+    def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
+        """See RankWitness."""
+        if self._template is None:
+            text = self._tokenizer.apply_chat_template(
+                [{"role": "query", "content": query}, {"role": "document", "content": passage}],
+                tokenize=False,
+            ).removeprefix(self._tokenizer.bos_token or "")
+        else:
+            head, tail = self._template.split("{passage}")
+            text = head.replace("{query}", query) + passage + tail
+        tokens = Tokens(self._tokenizer(text)["input_ids"], None)
+        return tokens, self.values(tokens)
+
+    @torch.inference_mode()
+    def values(self, tokens: Tokens) -> Values:
+        """See Witness."""
+        logit = self._score(self._body.pooled(tokens)) / self._temperature
+        return np.asarray(logit.numpy(), np.float64)
+
+
+class LlamaEmbedder(VectorWitness):
+    """LlamaModel, pooled states, length 1 unless modules.json leaves that out."""
+
+    def __init__(
+        self, root: Path, directory: Path, config: dict[str, Any], prefixes: dict[str, str]
+    ) -> None:
+        """Load `directory`; prompts are those of sentence-transformers' file in `root`, else
+        `prefixes`. Raises NoWitness."""
+        model = _load(LlamaModel, directory, config)
+        self.name = _name("LlamaModel")
+        self._body = _Body(model, config)
+        self._tokenizer = _tokenizer(directory)
+        self._prompts = _prompts(root, prefixes)
+        self._normalizes = _normalizes(root)
+
+    def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
+        """See VectorWitness."""
+        prompt = self._prompts.get(input_type, "") if input_type else ""
+        tokens = Tokens(self._tokenizer(prompt + text)["input_ids"], None)
+        return tokens, self.values(tokens)
+
+    @torch.inference_mode()
+    def values(self, tokens: Tokens) -> Values:
+        """See Witness."""
+        vector = self._body.pooled(tokens)
+        if self._normalizes:
+            vector = functional.normalize(vector, dim=0)
+        return np.asarray(vector.numpy(), np.float64)
+
+
+def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
+    known = {key: value for key, value in config.items() if key not in ("auto_map", "model_type")}
+    try:
+        settings = LlamaConfig.from_dict(known)
+        with complete_weights():
+            return kind.from_pretrained(
+                directory, config=settings, dtype=torch.float32, local_files_only=True
+            ).eval()
+    except NoWitness:
+        raise
+    except Exception as error:  # weights that it cannot load surface as many unrelated classes
+        raise NoWitness(
+            f"transformers cannot load {directory} as {kind.__name__} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _tokenizer(directory: Path) -> Any:
+    # The type of this family is unknown to transformers: tokenizer_config.json alone decides.
+    return AutoTokenizer.from_pretrained(
+        directory, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
+    )
+
+
+def _trained_template(root: Path) -> str | None:
+    """The prompt that this project's recipe trained with; None where it trained nothing here."""
+    try:
+        found = msgspec.json.decode((root / _TRAINING).read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return None
+    return found.get("prompt_template")
+
+
+def _prompts(root: Path, prefixes: dict[str, str]) -> dict[str, str]:
+    """What goes before queries and passages; an empty object in the file means nothing does."""
+    try:
+        found = msgspec.json.decode((root / _PROMPTS).read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return prefixes
+    prompts = found.get("prompts")
+    if prompts is None:
+        return prefixes
+    passage = next((prompts[n] for n in ("document", "passage") if n in prompts), "")
+    return {"query": prompts.get("query", ""), "passage": passage}
+
+
+def _normalizes(root: Path) -> bool:
+    try:
+        raw = (root / "modules.json").read_bytes()
+    except FileNotFoundError:
+        return True
+    modules = msgspec.json.decode(raw, type=list[dict[str, Any]])
+    return any(str(module.get("type")).endswith("Normalize") for module in modules)
+
+
+def _name(what: str) -> str:
+    return f"transformers {transformers.__version__}, {what}, read both ways"

@@ -1,0 +1,131 @@
+"""sentence-transformers as the witness; remote code never runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from exporter.answers import Tokens
+from exporter.errors import NoWitness
+from exporter.witness.base import (
+    RankWitness,
+    Values,
+    VectorWitness,
+    complete_weights,
+    row_of,
+    tokens_of,
+)
+from runtime.postprocess import InputType
+
+_OPTIONS: dict[str, Any] = {
+    "device": "cpu",
+    "trust_remote_code": False,
+    "local_files_only": True,
+    # Whatever the files are stored in: see exporter.reference.
+    "model_kwargs": {"dtype": torch.float32},
+}
+
+# sentence-transformers' names of prompts, in the order in which it looks for them.
+_PROMPTS: dict[InputType, tuple[str, ...]] = {
+    "query": ("query",),
+    "passage": ("document", "passage", "corpus"),
+}
+
+
+class CrossEncoderWitness(RankWitness):
+    """CrossEncoder(folder).predict, one pair a call, without the last activation."""
+
+    def __init__(self, directory: Path) -> None:
+        """Load `directory`; raises NoWitness."""
+        import sentence_transformers
+
+        with _loading(directory):
+            self._model = sentence_transformers.CrossEncoder(str(directory), **_OPTIONS)
+        self.name = f"sentence-transformers {sentence_transformers.__version__}, CrossEncoder"
+        self._inputs = _Inputs(self._model)
+
+    def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
+        """See RankWitness."""
+        found = self._model.predict(
+            [(query, passage)],
+            activation_fn=torch.nn.Identity(),
+            batch_size=1,
+            show_progress_bar=False,
+        )
+        return self._inputs.last(), np.asarray(found, np.float64)
+
+    @torch.inference_mode()
+    def values(self, tokens: Tokens) -> Values:
+        """See Witness."""
+        return np.asarray(self._model(row_of(tokens))["scores"][0].numpy(), np.float64)
+
+
+class SentenceTransformerWitness(VectorWitness):
+    """SentenceTransformer(folder).encode with the prompt for what the text is, one text a call."""
+
+    def __init__(self, directory: Path) -> None:
+        """Load `directory`; raises NoWitness."""
+        import sentence_transformers
+
+        with _loading(directory):
+            self._model = sentence_transformers.SentenceTransformer(str(directory), **_OPTIONS)
+        self.name = f"sentence-transformers {sentence_transformers.__version__}"
+        self._inputs = _Inputs(self._model)
+
+    def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
+        """See VectorWitness; without a type the folder's default prompt goes before the text."""
+        found = self._model.encode(
+            [text],
+            prompt=None if input_type is None else self._prompt(input_type),
+            batch_size=1,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return self._inputs.last(), np.asarray(found[0], np.float64)
+
+    @torch.inference_mode()
+    def values(self, tokens: Tokens) -> Values:
+        """See Witness."""
+        found = self._model(row_of(tokens))["sentence_embedding"][0]
+        return np.asarray(found.numpy(), np.float64)
+
+    def _prompt(self, input_type: InputType) -> str:
+        """encode_document would take an empty "document" before a "passage" that is there."""
+        prompts = (self._model.prompts.get(name) for name in _PROMPTS[input_type])
+        return next((prompt for prompt in prompts if prompt), "")
+
+
+class _Inputs:
+    """What the first module of `model` is called with, which hands it to transformers' model."""
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        if config is None:
+            raise NoWitness("found no model of transformers in it")
+        self._typed = getattr(config, "type_vocab_size", 0) > 1
+        self._last: dict[str, Any] = {}
+        model[0].register_forward_pre_hook(self._note)
+
+    def _note(self, _: Any, given: tuple[dict[str, Any]]) -> None:
+        self._last = dict(given[0])
+
+    def last(self) -> Tokens:
+        """The tokens of the last call, which was of one row."""
+        return tokens_of(self._last, typed=self._typed)
+
+
+@contextmanager
+def _loading(directory: Path) -> Iterator[None]:
+    """Turn whatever loading raises into NoWitness."""
+    try:
+        with complete_weights():
+            yield
+    except NoWitness:
+        raise
+    except Exception as error:  # a folder that it cannot load surfaces as many unrelated classes
+        raise NoWitness(
+            f"sentence-transformers cannot load {directory} ({type(error).__name__}: {error})"
+        ) from error

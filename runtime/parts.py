@@ -1,0 +1,93 @@
+"""What of a text its first or last tokens cover, found without tokenising all of a long one."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import tokenizers
+
+from runtime.tokens import panics_told
+
+T = TypeVar("T")
+
+# Texts tokenised at a time: enough to use every core, few enough to bound memory and to notice
+# a deadline.
+CHUNK_CHARS = 1 << 20
+# So much of a text is tried: enough for most, as tokens of real text have about four characters.
+# Then four times as much, until it is the most that is tried.
+_TRIED_CHARS_PER_TOKEN = 8
+_LEAST_TRIED_CHARS = 1 << 10
+_MOST_TRIED_CHARS = 1 << 20
+_WIDER = 4
+# What lies so near to where a text was cut may have other tokens than in the whole.
+_EDGE_CHARS = 1 << 9
+_WORD_END = re.compile(r"\S\s")
+
+
+def part(
+    tokenizer: tokenizers.Tokenizer,
+    texts: Sequence[str],
+    count: int,
+    check: Callable[[], object],
+    *,
+    last: bool = False,
+) -> list[str]:
+    """What of each text its first (or `last`) `count` tokens cover, without what the tokenizer
+    adds; all of a text that has no more.
+
+    The tokens are those of the whole text. But of one that has not `count` in 2^20 characters (or
+    in 8 · `count`, where that is more) these characters are kept. Calls `check` on the way, and
+    raises what that raises.
+    """
+    found = list(texts)
+    most = max(_MOST_TRIED_CHARS, count * _TRIED_CHARS_PER_TOKEN)
+    wide = max(_LEAST_TRIED_CHARS, count * _TRIED_CHARS_PER_TOKEN)
+    left: Sequence[int] = range(len(texts))
+    while left:
+        thin = []
+        for some in chunks(left, [min(wide, len(texts[index])) for index in left]):
+            check()
+            tried = [texts[index][-wide:] if last else texts[index][:wide] for index in some]
+            with panics_told():
+                encodings = tokenizer.encode_batch(tried, add_special_tokens=False)
+            for index, text, encoding in zip(some, tried, encodings, strict=True):
+                at = _place(encoding, count, last=last)
+                final = wide >= most or len(text) == len(texts[index])
+                if not (final or _certain(text, at, last=last)):
+                    thin.append(index)
+                elif at is None:
+                    found[index] = text
+                else:
+                    found[index] = text[at:] if last else text[:at]
+        left, wide = thin, min(most, wide * _WIDER)
+    return found
+
+
+def chunks(items: Sequence[T], sizes: Iterable[int]) -> Iterator[Sequence[T]]:
+    """Consecutive items that have about CHUNK_CHARS characters together, by the size of each."""
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and total + size > CHUNK_CHARS:
+            yield items[start:index]
+            start, total = index, 0
+        total += size
+    yield items[start:]
+
+
+def _place(encoding: tokenizers.Encoding, count: int, *, last: bool) -> int | None:
+    """Where the first `count` tokens end, or the last ones begin; None where there are no more."""
+    if len(encoding) <= count:
+        return None
+    # The list of all offsets takes long to make.
+    span = encoding.token_to_chars(len(encoding) - count if last else count - 1)
+    return None if span is None else span[0 if last else 1]
+
+
+def _certain(text: str, at: int | None, *, last: bool) -> bool:
+    """Whether the tokens before `at` (the `last`: behind it) are those of the whole text, of which
+    `text` was cut at its other end: merging goes from left to right, and not beyond a word."""
+    if at is None:
+        return False
+    if last:
+        return at >= _EDGE_CHARS and _WORD_END.search(text, 0, at) is not None
+    return at <= len(text) - _EDGE_CHARS

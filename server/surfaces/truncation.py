@@ -1,0 +1,57 @@
+"""Whether, where and behind how many tokens texts are cut, in the words of the dialects that share
+a path: `truncate` (NIM, and a flag of Jina's embeddings), `truncation` (a flag of Jina's rerankers
+and Voyage), `truncate_prompt_tokens` and `truncation_side` (vLLM).
+"""
+
+from typing import Annotated, get_args
+
+from msgspec import Meta
+
+from runtime.text import Truncate
+from server.errors import NotValid
+from server.lax import Whole
+from server.surfaces.synonyms import agreed
+
+TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
+Truncation = Annotated[str, Meta(extra_json_schema={"enum": list(TRUNCATES)})]
+Side = Annotated[str, Meta(extra_json_schema={"enum": ["left", "right"]})]
+PromptTokens = Annotated[Whole, Meta(extra_json_schema={"minimum": -1})]
+
+_SIDES: dict[str, Truncate] = {"left": "START", "right": "END"}
+
+
+def prompt_cut(
+    max_tokens: int,
+    *,
+    tokens: int | None,
+    side: str | None,
+    truncate: str | bool | None = None,
+    truncation: bool | None = None,
+    otherwise: Truncate = "NONE",
+) -> tuple[Truncate, int | None]:
+    """Where and behind how many tokens a prompt is cut for a model that takes `max_tokens`, by what
+    the fields say; `tokens` and `side` are vLLM's. Without any it is END or NONE, as `otherwise`.
+    Raises NotValid, for fields that differ too."""
+    said = next((word for word in TRUNCATES if word == truncate), None)
+    if isinstance(truncate, str) and said is None:
+        raise NotValid("literal_error", ("truncate",), f"wanted one of {', '.join(TRUNCATES)}")
+    if side is not None and side not in _SIDES:
+        raise NotValid("literal_error", ("truncation_side",), "wanted left or right")
+    flag = said != "NONE" if isinstance(truncate, str) else truncate
+    cuts = agreed({"truncate": flag, "truncation": truncation})
+    limit = _prompt_limit(tokens, max_tokens)
+    if limit is None and not (otherwise != "NONE" if cuts is None else cuts):
+        return "NONE", None
+    ends = {"truncate": None if said == "NONE" else said, "truncation_side": _SIDES.get(side or "")}
+    return agreed(ends) or "END", limit
+
+
+def _prompt_limit(tokens: int | None, max_tokens: int) -> int | None:
+    if tokens is None:
+        return None
+    if tokens == -1:
+        return max_tokens
+    if not 1 <= tokens <= max_tokens:
+        message = f"wanted 1 to {max_tokens}, which is all that the model takes, or -1 for that"
+        raise NotValid("value_error", ("truncate_prompt_tokens",), message)
+    return tokens

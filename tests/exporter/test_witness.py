@@ -1,0 +1,152 @@
+"""The loaders that users use, in the exporter's place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from exporter import pipeline
+from exporter.cli import main
+from exporter.errors import NoWitness, ParityFailed
+from exporter.pipeline import Wish, export, verify
+from exporter.report import read_report
+from exporter.witness import rank_witness, vector_witness
+from exporter.witness.base import RankWitness, VectorWitness
+from runtime.manifest import read_manifest
+from tests.exporter.conftest import ReadyGraph
+from tests.tiny_checkpoints import BERT, LLAMA, write_bert, write_llama, write_sentence_transformers
+
+TEMPLATE = "question:{query} \n \n passage:{passage}"
+PAIR = ("what is AI", "Machine learning is a subset of AI.")
+
+
+def ranks(directory: Path, config: dict[str, Any] = BERT) -> RankWitness:
+    return rank_witness(
+        directory,
+        directory,
+        config,
+        TEMPLATE if config["model_type"] == LLAMA["model_type"] else None,
+    )
+
+
+def embeds(directory: Path) -> VectorWitness:
+    return vector_witness(directory, directory, BERT, {})
+
+
+def change(directory: Path, **tensors: torch.Tensor | None) -> None:
+    file = directory / "model.safetensors"
+    changed = load_file(file) | tensors
+    save_file({name: found for name, found in changed.items() if found is not None}, file)
+
+
+@pytest.mark.parametrize("config", [BERT, LLAMA], ids=["bert", "llama"])
+def test_ids_and_raw_texts_give_the_same(config: dict[str, Any], tmp_path: Path) -> None:
+    (write_llama if config is LLAMA else write_bert)(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_bytes())
+    witness = ranks(tmp_path, written)
+    tokens, logit = witness.score(*PAIR)
+    assert logit.shape == (1,)
+    np.testing.assert_allclose(witness.values(tokens), logit, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"classifier.weight": None}, "made up, as the files hold none: classifier.weight"),
+        ({"more.weight": torch.zeros(2, 2)}, "left out, as no layer wants them: more.weight"),
+        (
+            {"classifier.bias": torch.zeros(5)},
+            r"of another shape .*classifier\.bias",
+        ),
+    ],
+)
+def test_weights_that_are_not_all_of_them_are_no_testimony(
+    names: dict[str, torch.Tensor | None], said: str, tmp_path: Path
+) -> None:
+    change(write_bert(tmp_path), **names)
+    with pytest.raises(NoWitness, match=said):
+        ranks(tmp_path)
+
+
+def test_a_pooler_that_no_vector_depends_on_may_be_missing(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    vectors = [embeds(tmp_path).embed("a text", None)[1]]
+    change(
+        tmp_path,
+        **{"pooler.dense.weight": torch.zeros(64, 64), "pooler.dense.bias": torch.zeros(64)},
+    )
+    vectors.append(embeds(tmp_path).embed("a text", None)[1])
+    assert np.linalg.norm(vectors[0]) == pytest.approx(1)
+    assert vectors[0].tolist() == vectors[1].tolist()
+
+
+def test_prompts_are_found_by_what_a_text_is(tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path, prompts={"query": "", "document": "", "passage": "AI "})
+    witness = embeds(tmp_path)
+    plain, query = (witness.embed("a text", kind)[0] for kind in (None, "query"))
+    assert witness.embed("a text", "passage")[0] == witness.embed("AI a text", None)[0] != plain
+    assert query == plain
+
+
+def test_a_folder_without_a_witness_says_so_everywhere(
+    tiny_llama_checkpoint: Path,
+    rank_artifact: Path,
+    ready_graph: ReadyGraph,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def none(*_: object) -> None:
+        raise NoWitness("its class is unknown")
+
+    ready_graph(rank_artifact)
+    monkeypatch.setattr(pipeline, "rank_witness", none)
+    out = tmp_path / "out"
+    with pytest.raises(NoWitness, match=r"its class is unknown; .* --unwitnessed"):
+        export(str(tiny_llama_checkpoint), out, Wish())
+    assert not out.exists()
+    assert main(["export", str(tiny_llama_checkpoint), "--out", str(out), "--unwitnessed"]) == 0
+    assert "compared with itself (not witnessed: its class is unknown)" in capsys.readouterr().out
+    for found in (read_manifest(out).witness, read_report(out).witness):
+        assert found == "not witnessed: its class is unknown"
+    verify(out, str(tiny_llama_checkpoint), None)
+
+
+def test_a_witness_that_disagrees_is_told_where(
+    tiny_llama_checkpoint: Path,
+    rank_artifact: Path,
+    ready_graph: ReadyGraph,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    honest = pipeline.rank_witness
+
+    def other(*given: Any) -> RankWitness:
+        witness = honest(*given)
+        values = witness.values
+        monkeypatch.setattr(witness, "values", lambda tokens: values(tokens) + 0.5)
+        return witness
+
+    ready_graph(rank_artifact)
+    monkeypatch.setattr(pipeline, "rank_witness", other)
+    arguments = ["export", str(tiny_llama_checkpoint), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    assert "own PyTorch model differs from the witness as well" in capsys.readouterr().err
+
+
+def test_a_graph_that_disagrees_is_told_where(
+    tiny_llama_checkpoint: Path,
+    rank_artifact: Path,
+    ready_graph: ReadyGraph,
+    tmp_path: Path,
+) -> None:
+    other = write_llama(tmp_path / "other", seed=1)
+    ready_graph(rank_artifact)
+    with pytest.raises(ParityFailed) as failed:
+        export(str(other), tmp_path / "out", Wish())
+    assert "the graph or the engine is to blame" in failed.value.__notes__[0]

@@ -1,0 +1,110 @@
+"""The witness of `llama_bidirec`, whose own class is remote code: transformers' LlamaModel, a mask
+that lets every token see all, and head, pooling and prompt as the family publishes them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+from tests.zoo.folders import read_json
+from tests.zoo.texts import PAIRS, TEXTS, Kind
+from tests.zoo.weights import held
+from tests.zoo.witness import Witness
+
+_PROMPT = "question:{query} \n \n passage:{passage}"
+_PREFIXES: dict[Kind, str] = {"query": "query: ", "passage": "passage: "}
+_MOST_TOKENS = 8192
+# transformers writes a number like 10^30 for "no limit".
+_NO_LIMIT = 10**6
+
+
+class _Llama(Witness):
+    def __init__(self, directory: Path) -> None:
+        self._config = read_json(directory / "config.json")
+        self._training = read_json(directory / "training.json")
+        known = {k: v for k, v in self._config.items() if k not in ("architectures", "model_type")}
+        tensors = held(directory)
+        body = {n.removeprefix("model."): t for n, t in tensors.items() if n != "score.weight"}
+        model: Any = LlamaModel(LlamaConfig(**known))
+        self.model = model.eval()
+        self.model.load_state_dict(body)
+        self._score = tensors.get("score.weight")
+        self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(directory)
+        named = (
+            self._config["max_position_embeddings"],
+            self._tokenizer.model_max_length,
+            self._training.get("rerank_max_length"),
+            read_json(directory / "sentence_bert_config.json").get("max_seq_length"),
+        )
+        self._limit = min([_MOST_TOKENS, *(n for n in named if n is not None and n < _NO_LIMIT)])
+
+    def _pooled(self, text: str, pooling: str) -> torch.Tensor:
+        """float32 [hidden] of one text."""
+        cut = {"truncation": True, "max_length": self._limit, "return_tensors": "pt"}
+        ids = self._tokenizer(text, **cut)["input_ids"]
+        length = ids.shape[1]
+        mask = torch.zeros(length, length)
+        if self._config.get("is_causal") or not self._config.get(
+            "use_bidirectional_attention", True
+        ):
+            mask = mask.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
+        states = self.model(input_ids=ids, attention_mask=mask[None, None]).last_hidden_state[0]
+        pooled: torch.Tensor = {"avg": states.mean(0), "cls": states[0], "last": states[-1]}[
+            pooling
+        ]
+        return pooled
+
+
+class LlamaRanker(_Llama):
+    """Prompt, pooled states, score, temperature."""
+
+    def numbers(self) -> list[Any]:
+        """See Witness."""
+        assert self._score is not None
+        pooling = self._config.get("pooling") or "avg"
+        temperature = self._config.get("temperature") or 1.0
+        return [
+            (self._score @ self._pooled(self._prompt(*pair), pooling) / temperature).item()
+            for pair in PAIRS
+        ]
+
+    def _prompt(self, query: str, passage: str) -> str:
+        if self._tokenizer.chat_template is not None:
+            pair = [
+                {"role": "query", "content": query},
+                {"role": "document", "content": passage},
+            ]
+            return str(self._tokenizer.apply_chat_template(pair, tokenize=False))
+        template = self._training.get("prompt_template") or _PROMPT
+        head, tail = template.split("{passage}")
+        return str(head.replace("{query}", query) + passage + tail)
+
+
+class LlamaEmbedder(_Llama):
+    """Prefix, pooled states, length 1; sentence-transformers' files say otherwise where they lie
+    in the folder."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        modules = read_json(directory / "modules.json")
+        kinds = [module["type"].rpartition(".")[2] for module in modules]
+        self._normalizes = not modules or "Normalize" in kinds
+        settings = read_json(directory / "config_sentence_transformers.json")
+        prompts = settings.get("prompts") or {}
+        named: dict[Kind, str | None] = {
+            "query": prompts.get("query"),
+            "passage": prompts.get("document", prompts.get("passage")),
+        }
+        said = any(prompt is not None for prompt in named.values())
+        self._prefixes = {k: p or "" for k, p in named.items()} if said else _PREFIXES
+        self._pooling = self._config.get("pooling") or "avg"
+        self._components = settings.get("truncate_dim")
+
+    def numbers(self) -> list[Any]:
+        """See Witness."""
+        vectors = [self._pooled(self._prefixes[kind] + text, self._pooling) for text, kind in TEXTS]
+        if self._normalizes:
+            vectors = [torch.nn.functional.normalize(v, dim=0) for v in vectors]
+        return [vector[: self._components].numpy() for vector in vectors]

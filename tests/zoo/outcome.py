@@ -1,0 +1,42 @@
+"""What came of a checkpoint, and whether it is what the table says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from exporter.errors import ExportError
+from runtime.errors import ServingError
+from tests.zoo.answers import Answers, difference
+from tests.zoo.case import Case
+
+Asking = Callable[[Path], Answers]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a checkpoint fared, and what was said: the refusal, or the difference."""
+
+    word: Literal["agrees", "differs", "refused"]
+    said: str = ""
+
+
+def outcome(case: Case, directory: Path, ask: Asking) -> Outcome:
+    """What `ask` makes of the case's folder, against its witness."""
+    try:
+        found = ask(directory)
+    except (ExportError, ServingError) as error:
+        return Outcome("refused", str(error))
+    if case.witness is None:
+        return Outcome("differs", "read, and no witness is there to say whether rightly")
+    said = difference(found, case.witness(directory).answers())
+    return Outcome("agrees") if said is None else Outcome("differs", said)
+
+
+def complaint(case: Case, found: Outcome) -> str | None:
+    """What is not as the table says; None where all is."""
+    if case.refused is not None:
+        if found.word == "refused" and case.refused in found.said:
+            return None
+        return f"wanted a refusal that says {case.refused!r}, found {found.word}: {found.said}"
+    return None if found.word == "agrees" else f"{found.word}: {found.said}"

@@ -1,0 +1,52 @@
+"""What the exporter reads in a folder, up to the graph: its tokens and its model's numbers."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from exporter.answers import Reference, Text, VectorReference
+from exporter.checkpoint import load_model, read_checkpoint
+from exporter.draft import draft, profile_for
+from exporter.own_reading import own_reading
+from exporter.parity import open_report
+from exporter.parity_texts import Group
+from exporter.proof import make_proof
+from exporter.witness.base import RankWitness, VectorWitness
+from runtime.profile import load_target_profile
+from runtime.text import load_tokenizer
+from tests.zoo.answers import Answers, row
+from tests.zoo.texts import PAIRS, PASSAGES, QUERY, TEXTS
+
+_GROUP = (Group("zoo", QUERY, PASSAGES),)
+
+
+def read(directory: Path) -> Answers:
+    """The answers of the exporter's own model to what its tokenizers agree upon.
+
+    Raises ExportError and ServingError as an export does.
+    """
+    target = load_target_profile("cpu-fp32")
+    checkpoint = read_checkpoint(str(directory))
+    found = draft(checkpoint, profile_for(checkpoint.architecture), target)
+    own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")
+    reference: Reference | VectorReference
+    if isinstance(own, RankWitness):
+        tokens, numbers = zip(*(own.score(*pair) for pair in PAIRS), strict=True)
+        numbers = tuple(number[0] for number in numbers)
+        reference = Reference(own.name, _GROUP, [list(tokens)], [np.stack(numbers)])
+    else:
+        assert isinstance(own, VectorWitness)
+        tokens, numbers = zip(*(own.embed(*text) for text in TEXTS), strict=True)
+        texts = [Text(str(number), *text) for number, text in enumerate(TEXTS)]
+        vectors = np.stack(numbers)
+        reference = VectorReference(own.name, _GROUP, [texts], [list(tokens)], [vectors])
+    report = open_report("onnxruntime-cpu", target, own.name, random_weights=False)
+    with tempfile.TemporaryDirectory() as saved:
+        found.tokenizer.save(Path(saved) / "tokenizer")
+        served = load_tokenizer(Path(saved) / "tokenizer/tokenizer.json")
+    # Raises ParityFailed where the tokenizer that would serve reads otherwise.
+    make_proof(found.manifest, reference).climb_tokens(report, served)
+    typed = "token_type_ids" in found.manifest.inputs
+    rows = [row(one.token_ids, one.type_ids if typed else None) for one in tokens]
+    return Answers(rows, np.stack(numbers))

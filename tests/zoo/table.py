@@ -1,0 +1,54 @@
+"""TABLE.md: families, layouts and what comes of them, written from the cases.
+
+python -m tests.zoo.table
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.zoo.case import Case
+from tests.zoo.cases import CASES
+
+PATH = Path(__file__).with_name("TABLE.md")
+_INTRODUCTION = """\
+# Checkpoints: families, layouts, results
+
+Each is a tiny checkpoint that the tests make. `agrees`: tokens and numbers are those of the loader
+that users have, to 1e-4. `refused`: the export ends with a message that has these words.
+"""
+AGREES, REFUSED = "agrees", "refused"
+
+
+def result(case: Case) -> str:
+    """One of the two words."""
+    return AGREES if case.refused is None else REFUSED
+
+
+def markdown(cases: Sequence[Case]) -> str:
+    """The page: a table of counts, and a table for each family."""
+    families = {f: list(c) for f, c in itertools.groupby(sorted(cases, key=_family), key=_family)}
+    words = (AGREES, REFUSED)
+    lines = [_INTRODUCTION, f"| family | {' | '.join(words)} |", "|---|---|---|"]
+    for family, members in families.items():
+        counts = Counter(map(result, members))
+        lines.append(f"| {family} | {' | '.join(str(counts[word]) for word in words)} |")
+    counts = Counter(map(result, cases))
+    lines.append(f"| all | {' | '.join(str(counts[word]) for word in words)} |")
+    for family, members in families.items():
+        lines += ["", f"## {family}", "", "| layout | result |", "|---|---|"]
+        lines += [f"| {case.layout} | {_told(case)} |" for case in members]
+    return "\n".join(lines) + "\n"
+
+
+def _family(case: Case) -> str:
+    return case.family
+
+
+def _told(case: Case) -> str:
+    return AGREES if case.refused is None else f"{REFUSED}: `{case.refused}`"
+
+
+if __name__ == "__main__":
+    PATH.write_text(markdown(CASES), encoding="utf-8")

@@ -1,0 +1,184 @@
+"""Tokenizers of a few hundred tokens, given by rule: a trainer breaks ties by chance."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from tests.zoo.texts import EXTRA_TOKEN, PASSAGES, QUERY
+
+_WORDS = sorted({word for text in (QUERY, *PASSAGES) for word in text.split()} - {EXTRA_TOKEN})
+BRACKETS = {
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "mask_token": "[MASK]",
+}
+ANGLES = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "cls_token": "<s>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+LLAMA = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
+
+
+def word_piece(*, lowercase: bool = True) -> Tokenizer:
+    """BERT's; it knows the words of the zoo's texts and their characters in both cases."""
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=lowercase), _bert_splitter()
+    words = {
+        word
+        for text in _WORDS
+        for cased in (text, text.lower())
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(cased))
+    }
+    letters = {letter for word in words for letter in word}
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words | letters)]
+    pieces += [f"##{letter}" for letter in sorted(letters)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(pieces[:5])
+    tokenizer.post_processor = _bracketed(tokenizer)
+    return tokenizer
+
+
+def byte_level(
+    special: Sequence[str], *, single: str, pair: str, normalizer: normalizers.Normalizer | None
+) -> Tokenizer:
+    """Byte-level BPE whose merges spell some words from their beginnings."""
+    merges = list(
+        dict.fromkeys(_merges(("Ġlearning", "Ġthe", "Ġnetworks", "assage", "query", "ing")))
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = dict.fromkeys([*special, *alphabet, *(left + right for left, right in merges)])
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(s, vocabulary[s]) for s in special]
+    )
+    return tokenizer
+
+
+def llama(*, adds_eos: bool = False) -> Tokenizer:
+    """Begins a text with BOS."""
+    end = f" {EOS}" if adds_eos else ""
+    return byte_level(
+        [BOS, EOS], single=f"{BOS} $A{end}", pair=f"{BOS} $A {BOS} $B{end}", normalizer=None
+    )
+
+
+def roberta() -> Tokenizer:
+    """RoBERTa's."""
+    tokenizer = byte_level(
+        ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        normalizer=None,
+    )
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
+    return tokenizer
+
+
+def modernbert() -> Tokenizer:
+    """ModernBERT's, whose mask token takes the blanks before it."""
+    tokenizer = byte_level(
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        normalizer=normalizers.NFC(),
+    )
+    tokenizer.add_special_tokens([AddedToken("[MASK]", lstrip=True)])
+    return tokenizer
+
+
+def xlm_roberta() -> Tokenizer:
+    """XLM-R's, as transformers 5 saves it for a checkpoint without a table of characters."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = _unigram(special, "<unk>")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return tokenizer
+
+
+def deberta() -> Tokenizer:
+    """DeBERTa v3's, as transformers 5 saves it."""
+    tokenizer = _unigram(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"], "[UNK]")
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " "),
+            normalizers.NFC(),
+            normalizers.Strip(left=False, right=True),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace()])
+    tokenizer.post_processor = _bracketed(tokenizer)
+    return tokenizer
+
+
+def older_normalizer(directory: Path) -> None:
+    """tokenizer.json as transformers 4 saved it for the families of Unigram: widths of characters
+    are made one before words are looked up."""
+    path = str(directory / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Strip(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    tokenizer.save(path)
+
+
+def _bert_splitter() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.BertPreTokenizer()
+
+
+def _merges(words: Iterable[str]) -> Iterable[tuple[str, str]]:
+    return ((word[:end], word[end]) for word in words for end in range(1, len(word)))
+
+
+def _unigram(special: list[str], unknown: str) -> Tokenizer:
+    words = {f"▁{word}" for word in _WORDS}
+    letters = {letter for word in words for letter in word}
+    scored = [(name, 0.0) for name in special]
+    scored += [(word, -4.0) for word in sorted(words - letters)]
+    scored += [(letter, -8.0) for letter in sorted(letters)]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=special.index(unknown)))
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _bracketed(tokenizer: Tokenizer) -> processors.TemplateProcessing:
+    return processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )

@@ -1,0 +1,132 @@
+"""What users' own loader makes of a folder: sentence-transformers, on transformers' own models.
+
+Nothing of the exporter is imported here. Everything is computed in float32, one row a call.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import PreTrainedModel
+
+from tests.zoo.answers import Answers, Row, row
+from tests.zoo.folders import read_json
+from tests.zoo.texts import PAIRS, TEXTS, Kind
+
+_FLOATS = {"dtype": torch.float32}
+
+
+class Witness:
+    """`model` is a class of transformers; its rows are what it is called with.
+
+    `loaded` is what sentence-transformers makes of the folder, where that is the witness.
+    """
+
+    model: PreTrainedModel
+    loaded: Any = None
+
+    def answers(self) -> Answers:
+        """The witness's answers to the zoo's texts."""
+        rows: list[Row] = []
+        # sentence-transformers calls it past the hooks of modules.
+        inner = self.model.forward
+
+        def forward(*positional: Any, **named: Any) -> Any:
+            # A model of one token type takes no notice of them.
+            typed = getattr(self.model.config, "type_vocab_size", 0) > 1
+            types = named.get("token_type_ids") if typed else None
+            ids = named["input_ids"][0].tolist()
+            rows.append(row(ids, None if types is None else types[0].tolist()))
+            return inner(*positional, **named)
+
+        with patch.object(self.model, "forward", forward), torch.inference_mode():
+            numbers = self.numbers()
+        return Answers(rows, np.asarray(numbers, np.float64))
+
+    def numbers(self) -> list[Any]:
+        """A logit for each pair, or a vector for each text."""
+        raise NotImplementedError
+
+
+Making = Callable[[Path], Witness]
+
+
+class Ranker(Witness):
+    """sentence-transformers' CrossEncoder, before its activation."""
+
+    def __init__(self, directory: Path) -> None:
+        self.loaded = CrossEncoder(
+            str(directory), device="cpu", local_files_only=True, model_kwargs=dict(_FLOATS)
+        )
+        model = self.loaded.transformers_model
+        assert model is not None
+        self.model = model
+
+    def numbers(self) -> list[Any]:
+        """See Witness."""
+        return [
+            float(self.loaded.predict(pair, activation_fn=torch.nn.Identity())) for pair in PAIRS
+        ]
+
+
+class Embedder(Witness):
+    """sentence-transformers' SentenceTransformer."""
+
+    def __init__(self, directory: Path) -> None:
+        self.loaded = SentenceTransformer(
+            str(directory), device="cpu", local_files_only=True, model_kwargs=dict(_FLOATS)
+        )
+        model = self.loaded.transformers_model
+        assert model is not None
+        self.model = model
+
+    def numbers(self) -> list[Any]:
+        """See Witness."""
+        return [self._vector(text, kind) for text, kind in TEXTS]
+
+    def _vector(self, text: str, kind: Kind) -> Any:
+        if kind == "query":
+            return self.loaded.encode_query(text)
+        # encode_document alone stops at "document", which is always there and often empty.
+        named = [n for n in ("document", "passage", "corpus") if self.loaded.prompts.get(n)]
+        return self.loaded.encode_document(text, prompt_name=named[0] if named else None)
+
+
+def adapted(make: Making) -> Making:
+    """The witness of a base that lies in one folder with a LoRA adapter, which is merged into it.
+
+    The loaders do so themselves where the package peft is installed.
+    """
+
+    def made(directory: Path) -> Witness:
+        with tempfile.TemporaryDirectory() as bare:
+            hidden = shutil.ignore_patterns("adapter_*")
+            shutil.copytree(directory, bare, ignore=hidden, dirs_exist_ok=True)
+            witness = make(Path(bare))
+        (found,) = directory.rglob("adapter_config.json")
+        _merge(witness.model, found.parent)
+        return witness
+
+    return made
+
+
+@torch.no_grad()
+def _merge(model: torch.nn.Module, adapter: Path) -> None:
+    """W + α / r · B A for each pair of an adapter's matrices (LoRA, arXiv 2106.09685)."""
+    settings = read_json(adapter / "adapter_config.json")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for name, down in tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            continue
+        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        up = tensors[name.replace("lora_A", "lora_B")]
+        # Bodies are loaded without the name that models with a head put before them.
+        (layer,) = (m for n, m in model.named_modules() if n and f".{path}".endswith(f".{n}"))
+        layer.weight += settings["lora_alpha"] / settings["r"] * up @ down
