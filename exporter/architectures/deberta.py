@@ -286,17 +286,14 @@ def _reach_key(config: Mapping[str, Any]) -> str:
 
 def _refuse_variants(config: Mapping[str, Any]) -> None:
     # Absent keys stand for what transformers takes them for, which is often not what is here.
-    settled = {
-        "relative_attention": False,
-        "position_biased_input": True,
-        "share_att_key": False,
-        "norm_rel_ebd": "none",
-        **{key: value for key, value in config.items() if value is not None},
-    }
-    refuse_unless(settled, "relative_attention", True)
-    refuse_unless(settled, "position_biased_input", False)
-    refuse_unless(settled, "share_att_key", True)
-    refuse_unless(settled, "norm_rel_ebd", "layer_norm")
+    for key, absent, wanted in (
+        ("relative_attention", False, True),
+        ("position_biased_input", True, False),
+        ("share_att_key", False, True),
+        ("norm_rel_ebd", "none", "layer_norm"),
+    ):
+        found = config.get(key)
+        refuse_unless({key: absent if found is None else found}, key, wanted)
     refuse_unless(config, "conv_kernel_size", 0)
     for key in ("embedding_size", "pooler_hidden_size"):
         refuse_unless(config, key, require(config, "hidden_size"))

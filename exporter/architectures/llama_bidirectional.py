@@ -256,7 +256,8 @@ def _head_size(config: Mapping[str, Any]) -> int:
 
 def _positions(config: Mapping[str, Any]) -> int:
     """No weights bear it out; null, which transformers would not take, is no default."""
-    return whole({"max_position_embeddings": 2048, **config}, "max_position_embeddings")
+    key = "max_position_embeddings"
+    return whole(config, key) if key in config else 2048
 
 
 def _reads_one_way(config: Mapping[str, Any]) -> bool:

@@ -70,6 +70,11 @@ def test_what_nobody_knows_is_told_or_refused(
         read(tmp_path, strict=True)
 
 
+def test_every_key_of_the_families_is_known(checkpoints: dict[str, Path]) -> None:
+    for directory in checkpoints.values():
+        read(directory, strict=True)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
