@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from exporter.errors import ReportRefused
 from exporter.parity_texts import Group
+from runtime.manifest import NOT_WITNESSED
 from runtime.model_files import read_file
 from runtime.postprocess import InputType
 
@@ -106,21 +107,21 @@ class VectorReference:
 
 class _RankFile(msgspec.Struct, tag_field="kind", tag="rank", frozen=True):
     schema: int
-    witness: str
     groups: tuple[Group, ...]
     tokens: list[list[Tokens]]
     logits: list[list[float]]
+    witness: str = NOT_WITNESSED
 
 
 class _EmbedFile(msgspec.Struct, tag_field="kind", tag="embed", frozen=True):
     """`vectors` hold little-endian float32, which is what the checkpoint computed in."""
 
     schema: int
-    witness: str
     groups: tuple[Group, ...]
     texts: list[list[Text]]
     tokens: list[list[Tokens]]
     vectors: list[list[bytes]]
+    witness: str = NOT_WITNESSED
 
 
 def write_reference(directory: Path, reference: Reference | VectorReference) -> None:
@@ -128,11 +129,11 @@ def write_reference(directory: Path, reference: Reference | VectorReference) -> 
     content: _RankFile | _EmbedFile
     if isinstance(reference, Reference):
         logits = [found.tolist() for found in reference.logits]
-        content = _RankFile(SCHEMA, reference.witness, reference.groups, reference.tokens, logits)
+        content = _RankFile(SCHEMA, reference.groups, reference.tokens, logits, reference.witness)
     else:
         vectors = [[row.astype("<f4").tobytes() for row in rows] for rows in reference.vectors]
         content = _EmbedFile(
-            SCHEMA, reference.witness, reference.groups, reference.texts, reference.tokens, vectors
+            SCHEMA, reference.groups, reference.texts, reference.tokens, vectors, reference.witness
         )
     (directory / REFERENCE_FILE).write_bytes(msgspec.json.encode(content))
 

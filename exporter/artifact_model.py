@@ -8,7 +8,7 @@ from exporter.answers import Tokens
 from exporter.tokens import CheckpointTokenizer
 from exporter.witness.base import RankWitness, Values, VectorWitness, row_of
 from runtime.engines import Engine, open_engine
-from runtime.manifest import Manifest
+from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed
 from runtime.postprocess import InputType
 from runtime.profile import load_target_profile
 
@@ -18,9 +18,11 @@ class _Artifact:
 
     def __init__(self, directory: Path, manifest: Manifest, tokenizer: CheckpointTokenizer) -> None:
         """Open the engine of `directory`; raises EngineError."""
+        made_of = f"the {manifest.precision} artifact {manifest.version}"
         self.name = (
-            f"the {manifest.precision} artifact {manifest.version}, whose witness is "
-            f"{manifest.witness}"
+            f"{made_of}, whose witness is {manifest.witness}"
+            if is_witnessed(manifest)
+            else f"{NOT_WITNESSED}: made of {made_of}, which is not"
         )
         self._manifest = manifest
         self._tokenizer = tokenizer

@@ -16,7 +16,7 @@ from exporter.report import AUTO, Parity, read_report
 from exporter.tuning import tune
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
-from runtime.manifest import NOT_WITNESSED, Manifest, read_manifest
+from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, read_manifest
 from runtime.profile import load_target_profile, model_profile_names, target_profile_names
 from runtime.telemetry import disable_telemetry
 from runtime.tokens import panics_told
@@ -235,6 +235,8 @@ def _verify(wish: argparse.Namespace) -> None:
         from exporter.pipeline import verify
     manifest = verify(wish.directory, wish.checkpoint, wish.engine)
     against = "" if wish.checkpoint is None else f", parity with {wish.checkpoint}"
+    if against and not is_witnessed(manifest):
+        against += " (the artifact itself is not witnessed: export it again)"
     print(f"{wish.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")
 
 

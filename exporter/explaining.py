@@ -13,7 +13,7 @@ from exporter.sentence_files import MODEL_FILE, SETTINGS_FILES, TOKENIZER_CONFIG
 # Rows of so many tokens are asked again: enough to tell, and done in seconds.
 _LONGEST = 512
 # The exporter's own model rounds as the witness does, but for the order of some sums.
-_SAME = 1e-4
+_SAME, _SCALE = 1e-4, 5.0
 
 
 def misread(found: Sequence[int], wanted: Tokens) -> str:
@@ -42,7 +42,8 @@ def blame(own: Callable[[Tokens], Vectors], answers: Reference | VectorReference
     for rows, wanted in zip(answers.tokens, values, strict=True):
         for row, value in zip(rows, wanted, strict=True):
             if len(row.token_ids) <= _LONGEST:
-                furthest = max(furthest, float(np.abs(own(row) - value).max()))
+                scale = max(1.0, float(np.abs(value).max()) / _SCALE)
+                furthest = max(furthest, float(np.abs(own(row) - value).max()) / scale)
     if furthest <= _SAME:
         return (
             f"the exporter's own PyTorch model agrees with the witness (|Δ| {furthest:.2g}), so "

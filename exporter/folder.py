@@ -107,7 +107,8 @@ _WITHOUT_EFFECT = frozenset(
     pretraining_tp problem_type random_weights reference_compile repad_logits_with_grad
     return_dict sbert_ce_default_activation_function sentence_transformers sep_token_id
     sparse_pred_ignore_index sparse_prediction summary_activation summary_first_dropout
-    summary_last_dropout temperature summary_type summary_use_proj task_specific_params tie_encoder_decoder
+    summary_last_dropout summary_type summary_use_proj task_specific_params temperature
+    add_pooling_layer layer_norm_eps tie_encoder_decoder
     tie_word_embeddings tokenizer_class torch_dtype transformers_version unk_token_id
     use_bfloat16 use_cache
     """.split()  # noqa: SIM905
@@ -121,6 +122,8 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
     "pruned_heads": (None, {}),
     "use_sliding_window": (None, False),
     "sliding_window": (None,),
+    # Read where a family has absolute positions; others must not claim another kind.
+    "position_embedding_type": (None, "absolute"),
 }
 
 

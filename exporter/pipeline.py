@@ -47,7 +47,7 @@ from exporter.seal import open_once, seal, version_of
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
 from exporter.witness import rank_witness, vector_witness
-from exporter.witness.base import Witness
+from exporter.witness.base import RankWitness, Witness
 from exporter.workspace import refuse_foreign, workspace
 from runtime.engines import open_engine
 from runtime.manifest import (
@@ -127,11 +127,22 @@ def ask_witness(
                 ) from error
             model = load_model(checkpoint)
             witness = own_reading(model, found.tokenizer, found.manifest, str(error))
+        _refuse_other_activation(found.manifest, witness)
         vocabulary = checkpoint.config["vocab_size"]
         answers = ask(found.manifest, witness, found.tokenizer, vocabulary)
         del witness
         gc.collect()  # its hooks refer to it
         return answers
+
+
+def _refuse_other_activation(manifest: Manifest, witness: Witness) -> None:
+    theirs = witness.activation if isinstance(witness, RankWitness) else None
+    if theirs is not None and theirs != manifest.activation:
+        raise CheckpointRefused(
+            f"{witness.name} makes a relevance by {theirs}, the exporter reads "
+            f"{manifest.activation} in the folder; name one activation_fn in "
+            "config_sentence_transformers.json or config.json"
+        )
 
 
 # What brings the answers that prove an artifact of a draft: `ask_witness`.
@@ -353,9 +364,18 @@ def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | V
         checkpoint,
         manifest.profile,
         load_target_profile(manifest.target),
-        max_tokens=manifest.max_tokens,
         template=manifest.template if wished else None,
     )
+    if manifest.max_tokens > (limit := found.manifest.max_tokens):
+        raise ManifestWrong("max_tokens", manifest.max_tokens, f"at most {limit}")
+    if manifest.max_tokens < limit:
+        found = draft(
+            checkpoint,
+            manifest.profile,
+            load_target_profile(manifest.target),
+            max_tokens=manifest.max_tokens,
+            template=manifest.template if wished else None,
+        )
     _compare_facts(manifest, found.manifest)
     unwitnessed = not is_witnessed(manifest)
     return ask_witness(replace(found, manifest=manifest), checkpoint, unwitnessed=unwitnessed)

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from exporter.errors import ParityFailed, ReportRefused
-from runtime.manifest import PARITY_FILE, READABLE, SCHEMA
+from runtime.manifest import NOT_WITNESSED, PARITY_FILE, READABLE, SCHEMA
 from runtime.model_files import JSON_BYTES, read_file
 from runtime.profile import Precision
 
@@ -65,7 +65,7 @@ class Parity(msgspec.Struct, kw_only=True):
     rule: Rule
     versions: dict[str, str]
     hardware: dict[str, str]
-    witness: str
+    witness: str = NOT_WITNESSED
     rungs: dict[str, Rung] = {}
     candidates: list[Candidate] | msgspec.UnsetType = msgspec.UNSET
     plan: "Parity | msgspec.UnsetType" = msgspec.UNSET

@@ -52,13 +52,20 @@ class CheckpointTokenizer:
                 whole = self._tokenizer(query, passage, return_token_type_ids=True)
                 if len(whole["input_ids"]) <= self._max_tokens:
                     return Tokens(whole["input_ids"], whole["token_type_ids"]), False
-                found = self._tokenizer(
-                    query,
-                    passage,
-                    truncation="only_second",
-                    max_length=self._max_tokens,
-                    return_token_type_ids=True,
-                )
+                try:
+                    found = self._tokenizer(
+                        query,
+                        passage,
+                        truncation="only_second",
+                        max_length=self._max_tokens,
+                        return_token_type_ids=True,
+                    )
+                except Exception as error:  # tokenizers raises bare ones
+                    raise CheckpointRefused(
+                        f"found a limit of {self._max_tokens} tokens, which leaves no room for a "
+                        "passage beside a parity text's query; raise --max-tokens, or the "
+                        "model_max_length of the folder"
+                    ) from error
                 return Tokens(found["input_ids"], found["token_type_ids"]), True
             # The query is filled in last: it must not be searched for inside the passage.
             head, tail = self._template.split("{passage}")

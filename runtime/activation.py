@@ -20,6 +20,7 @@ _KNOWN: Mapping[str, Activation] = {
     "torch.nn.Sigmoid": "sigmoid",
     "torch.nn.Identity": "identity",
 }
+_INNER_KEY = "sentence_transformers.activation_fn"
 _MOST_SHOWN = 80
 
 
@@ -37,11 +38,13 @@ def saved_activation(config: Mapping[str, Any], sentence: Mapping[str, Any]) -> 
         )
     places = (
         (SENTENCE_FILE, "activation_fn", sentence.get("activation_fn")),
-        (CONFIG_FILE, "sentence_transformers.activation_fn", inner.get("activation_fn")),
+        (CONFIG_FILE, _INNER_KEY, inner.get("activation_fn")),
         (CONFIG_FILE, _OLD_KEY, config.get(_OLD_KEY)),
     )
     for file, key, found in places:
         if found is None:
+            if key == _INNER_KEY and "activation_fn" in inner:
+                return None  # sentence-transformers looks no further either
             continue
         if not isinstance(found, str) or found not in _KNOWN:
             raise ValueError(

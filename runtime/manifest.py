@@ -154,7 +154,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def is_witnessed(manifest: Manifest) -> bool:
     """Whether the scores are proven by more than the exporter's own reading of the checkpoint."""
-    return manifest.witness is not None and not manifest.witness.startswith(NOT_WITNESSED)
+    told = manifest.witness
+    return manifest.schema > 1 and told is not None and not told.startswith(NOT_WITNESSED)
 
 
 def unproven_manifest(

@@ -1,6 +1,7 @@
 """What every witness answers, and how its weights are watched while they are read."""
 
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ Values = npt.NDArray[np.float64]
 
 # Weights that transformers makes up where a checkpoint has none, and that no state depends on.
 _WITHOUT_EFFECT = ("pooler.",)
+# One model at a time is watched: what is patched is the whole process's.
+_PATCHING = threading.Lock()
 
 
 class Witness(ABC):
@@ -33,7 +36,10 @@ class Witness(ABC):
 
 
 class RankWitness(Witness):
-    """Scores pairs of texts; the one component is the logit."""
+    """Scores pairs of texts; the one component is the logit. `activation` is what its loader makes
+    a relevance with, None where that says nothing."""
+
+    activation: str | None = None
 
     @abstractmethod
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
@@ -79,6 +85,12 @@ def complete_weights() -> Iterator[None]:
 
     transformers tells this on request only, and sentence-transformers does not ask.
     """
+    with _PATCHING, _asking_for_weights(), _quiet():
+        yield
+
+
+@contextmanager
+def _asking_for_weights() -> Iterator[None]:
     original = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
     def asking(cls: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
@@ -86,13 +98,12 @@ def complete_weights() -> Iterator[None]:
         # Else transformers raises a sentence without the names.
         options["ignore_mismatched_sizes"] = True
         model, found = original(cls, *arguments, output_loading_info=True, **options)
-        _refuse_incomplete(found)
+        _refuse_incomplete(found, headless=cls.__name__.endswith("Model"))
         return (model, found) if told else model
 
     PreTrainedModel.from_pretrained = classmethod(asking)  # type: ignore[assignment]
     try:
-        with _quiet():
-            yield
+        yield
     finally:
         PreTrainedModel.from_pretrained = classmethod(original)
 
@@ -115,14 +126,15 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _refuse_incomplete(found: dict[str, Any]) -> None:
+def _refuse_incomplete(found: dict[str, Any], *, headless: bool) -> None:
     for kind, what in (
         ("missing_keys", "made up, as the files hold none"),
         ("unexpected_keys", "left out, as no layer wants them"),
         ("mismatched_keys", "of another shape than the layers want"),
     ):
         names = sorted(str(name) for name in found.get(kind) or ())
-        names = [name for name in names if not _has_no_effect(name)]
+        # A classifier reads its pooler; a body alone has one that nothing reads.
+        names = [name for name in names if not (headless and _has_no_effect(name))]
         if names:
             shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
             raise NoWitness(f"weights are {what}: {shown}")

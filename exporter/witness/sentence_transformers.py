@@ -46,6 +46,7 @@ class CrossEncoderWitness(RankWitness):
             self._model = sentence_transformers.CrossEncoder(str(directory), **_OPTIONS)
         self.name = f"sentence-transformers {sentence_transformers.__version__}, CrossEncoder"
         self._inputs = _Inputs(self._model)
+        self.activation = type(self._model.activation_fn).__name__.lower()
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""

@@ -1,6 +1,8 @@
 """rerank-export quantize: a coarser artifact out of a proven one, without another export."""
 
+import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -14,8 +16,10 @@ from exporter.errors import ExportError, ManifestWrong, OutputRefused, ParityFai
 from exporter.long_rows import bound_attention, unbound_attention
 from exporter.pipeline import coarsen, verify
 from exporter.report import read_report
+from exporter.seal import seal
 from runtime.errors import FileChanged
 from runtime.manifest import read_manifest, write_manifest
+from runtime.opening import open_ranker
 from tests.tiny_checkpoints import write_llama
 
 
@@ -44,6 +48,38 @@ def test_against_the_checkpoint_it_is_what_an_export_makes(
     assert report.witness == fine.witness
     assert report.rule == "random-weights"
     verify(out, None, None)
+
+
+def written_before(artifact: Path, place: Path) -> Path:
+    """A copy as schema 1 had it: without a witness."""
+    shutil.copytree(artifact, place)
+    for name in ("parity.json", "reference.json"):
+        told = json.loads((place / name).read_bytes()) | {"schema": 1}
+        del told["witness"]
+        (place / name).write_text(json.dumps(told))
+    (place / "manifest.json").unlink()
+    seal(
+        place,
+        msgspec.structs.replace(
+            read_manifest(artifact), schema=1, witness=None, origins={}, activation=None
+        ),
+    )
+    return place
+
+
+def test_an_artifact_of_schema_1_is_read_as_not_witnessed(
+    rank_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = written_before(rank_artifact, tmp_path / "old")
+    assert main(["verify", str(old)]) == 0
+    assert main(["inspect", str(old)]) == 0
+    assert "compared with    not witnessed" in capsys.readouterr().out
+    made = coarsen(old, tmp_path / "out", "cpu-int8-weights")
+    assert made.witness is not None
+    assert made.witness.startswith("not witnessed: made of the fp32 artifact")
+    for directory in (old, tmp_path / "out"):
+        with closing(open_ranker(directory)) as ranker:
+            assert not ranker.info.proven
 
 
 def test_without_a_checkpoint_parity_names_the_artifact(

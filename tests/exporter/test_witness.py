@@ -1,22 +1,27 @@
 """The loaders that users use, in the exporter's place."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from exporter import pipeline
+from exporter.checkpoint import read_checkpoint
 from exporter.cli import main
-from exporter.errors import NoWitness, ParityFailed
+from exporter.draft import draft
+from exporter.errors import CheckpointRefused, NoWitness, ParityFailed
 from exporter.pipeline import Wish, export, verify
 from exporter.report import read_report
 from exporter.witness import rank_witness, vector_witness
 from exporter.witness.base import RankWitness, VectorWitness
 from runtime.manifest import read_manifest
+from runtime.profile import load_target_profile
 from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import BERT, LLAMA, write_bert, write_llama, write_sentence_transformers
 
@@ -114,6 +119,20 @@ def test_a_folder_without_a_witness_says_so_everywhere(
     for found in (read_manifest(out).witness, read_report(out).witness):
         assert found == "not witnessed: its class is unknown"
     verify(out, str(tiny_llama_checkpoint), None)
+
+
+def test_another_activation_than_the_loaders_is_refused(tmp_path: Path) -> None:
+    """A present null ends sentence-transformers' search."""
+    identity = "torch.nn.modules.linear.Identity"
+    told = {"sentence_transformers": {"activation_fn": None}}
+    write_bert(tmp_path, sbert_ce_default_activation_function=identity, **told)
+    assert ranks(tmp_path).activation == "sigmoid"
+    checkpoint = read_checkpoint(str(tmp_path))
+    assert checkpoint.activation == "sigmoid"
+    found = draft(checkpoint, "bert-cross-encoder", load_target_profile("cpu-fp32"))
+    other = msgspec.structs.replace(found.manifest, activation="identity")
+    with pytest.raises(CheckpointRefused, match="a relevance by sigmoid, the exporter reads ident"):
+        pipeline.ask_witness(replace(found, manifest=other), checkpoint)
 
 
 def test_a_witness_that_disagrees_is_told_where(
