@@ -17,8 +17,8 @@ from exporter.sentence_files import (
     SETTINGS_FILES,
     TOKENIZER_CONFIG,
     is_cross_encoder,
-    model_settings,
     read_modules,
+    read_prompts,
 )
 
 _ADAPTER = (
@@ -107,9 +107,9 @@ _WITHOUT_EFFECT = frozenset(
     pretraining_tp problem_type random_weights reference_compile repad_logits_with_grad
     return_dict sbert_ce_default_activation_function sentence_transformers sep_token_id
     sparse_pred_ignore_index sparse_prediction summary_activation summary_first_dropout
-    summary_last_dropout temperature summary_type summary_use_proj task_specific_params tie_encoder_decoder
-    tie_word_embeddings tokenizer_class torch_dtype transformers_version unk_token_id
-    use_bfloat16 use_cache
+    summary_last_dropout summary_type summary_use_proj task_specific_params temperature
+    tie_encoder_decoder tie_word_embeddings tokenizer_class torch_dtype transformers_version
+    unk_token_id use_bfloat16 use_cache
     """.split()  # noqa: SIM905
 )
 # Keys that change nothing while they have one of these values, and scores with any other.
@@ -170,9 +170,9 @@ def refuse_rank_modules(root: Path) -> None:
             f"{MODULES_FILE} has the modules {', '.join(names)}, wanted a Transformer alone: what "
             "follows it changes the score; this cross-encoder cannot be exported"
         )
-    settings = model_settings(root) or {}
-    default = settings.get("default_prompt_name")
-    if default is not None and (settings.get("prompts") or {}).get(default):
+    found = read_prompts(root)
+    default = found.default_prompt_name
+    if default is not None and found.prompts and found.prompts.get(default):
         raise CheckpointRefused(
             f"{MODEL_FILE} has default_prompt_name = {default!r}, wanted none: a reranker's prompt "
             "is its template"

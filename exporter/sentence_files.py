@@ -63,6 +63,13 @@ class Module(msgspec.Struct, frozen=True):
         return self.type.rpartition(".")[2] if known else self.type
 
 
+class Prompts(msgspec.Struct, frozen=True):
+    """What config_sentence_transformers.json puts before texts: by name, or before every text."""
+
+    prompts: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    default_prompt_name: str | None = None
+
+
 def read_modules(root: Path) -> list[Module] | None:
     """The modules of the folder; None where modules.json is absent. Raises CheckpointRefused."""
     if not (root / MODULES_FILE).is_file():
@@ -73,12 +80,21 @@ def read_modules(root: Path) -> list[Module] | None:
     return modules
 
 
-def module_folder(root: Path, module: Module) -> Path:
-    """Where the module's files lie. Raises CheckpointRefused for a place outside `root`."""
+def module_folder(root: Path, module: Module, *, needed: bool = True) -> Path:
+    """Where the module's files lie; one without any is not `needed`.
+
+    Raises CheckpointRefused for what is no folder in `root`.
+    """
     folder = root / module.path
-    if not folder.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = folder.resolve().is_relative_to(root.resolve())
+        fits = inside and (folder.is_dir() or not (needed or folder.exists()))
+    except (OSError, ValueError):  # no name of a file
+        fits = False
+    if not fits:
         raise CheckpointRefused(
-            f"{MODULES_FILE} names {module.path!r}, wanted a folder in the checkpoint"
+            f"{MODULES_FILE} names {module.path[:80]!r}, wanted a folder in the checkpoint; copy "
+            "or download all of its folders, or mend the path"
         )
     return folder
 
@@ -114,6 +130,13 @@ def model_settings(root: Path) -> dict[str, Any] | None:
     if not (root / MODULES_FILE).is_file() or not (root / MODEL_FILE).is_file():
         return None
     return read_json(root / MODEL_FILE, dict[str, Any])
+
+
+def read_prompts(root: Path) -> Prompts:
+    """The prompts of the folder. Raises CheckpointRefused."""
+    if model_settings(root) is None:
+        return Prompts()
+    return read_json(root / MODEL_FILE, Prompts)
 
 
 def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:

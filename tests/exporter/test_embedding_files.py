@@ -139,6 +139,8 @@ def test_a_checkpoints_own_code_is_refused_by_name(tmp_path: Path) -> None:
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls_token, mean_tok"),
         ({"pooling_mode_weightedmean_tokens": True}, "pools by weightedmean_tokens"),
         ({}, "pools by nothing"),
+        ({"pooling_mode": [{}]}, "pools by {}"),
+        ({"pooling_mode": [["mean"]]}, "pools by ['mean']"),
         ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt = false"),
     ],
 )
@@ -163,7 +165,16 @@ def test_other_poolings_are_refused_by_name(
             {"prompts": {"passage": "a: ", "document": "b: "}},
             "both 'a: ' and 'b: '",
         ),
-        ("config_sentence_transformers.json", {"prompts": ["query"]}, "wanted texts by name"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": ["query"]},
+            "got `array` - at `$.prompts`",
+        ),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "q"}, "default_prompt_name": ["query"]},
+            "got `array` - at `$.default_prompt_name`",
+        ),
         (
             "config_sentence_transformers.json",
             {"prompts": {"sts": "s: "}, "default_prompt_name": "sts"},
@@ -210,6 +221,51 @@ def test_a_module_outside_the_checkpoint_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "inside" / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(CheckpointRefused, match="wanted a folder in the checkpoint"):
         facts(tmp_path / "inside")
+
+
+@pytest.mark.parametrize("module", [0, 1, 2])
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000, "vocab.txt", "../outside", "absent"])
+def test_a_path_that_is_no_folder_of_the_checkpoint_is_refused(
+    tmp_path: Path, module: int, path: str
+) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "vocab.txt").write_text("")
+    modules = json.loads((tmp_path / "modules.json").read_bytes())
+    modules[module]["path"] = path
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    if (module, path) == (2, "absent"):  # Normalize has no file that must be there
+        assert facts(tmp_path) == VectorFacts("avg", True, {})
+        return
+    with pytest.raises(CheckpointRefused, match="wanted a folder in the checkpoint"):
+        facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"module_input_name": "sentence_embedding", "module_output_name": None}]
+)
+def test_what_version_6_writes_of_normalize_means_the_same(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "2_Normalize").mkdir()
+    (tmp_path / "2_Normalize" / "config.json").write_text(json.dumps(settings))
+    assert facts(tmp_path) == VectorFacts("avg", True, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("module_input_name", "token_embeddings"),
+        ("module_input_name", None),
+        ("module_output_name", "normalized"),
+    ],
+)
+def test_another_normalize_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "2_Normalize").mkdir()
+    (tmp_path / "2_Normalize" / "config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(CheckpointRefused, match=rf"2_Normalize/config\.json has {key}"):
+        facts(tmp_path)
 
 
 def test_a_llama_says_its_own_pooling_and_always_normalises(tmp_path: Path) -> None:

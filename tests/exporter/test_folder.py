@@ -110,6 +110,16 @@ def test_a_key_that_would_change_scores_is_refused(key: str, value: Any, tmp_pat
             },
             "default_prompt_name = 'web'",
         ),
+        (
+            ["Transformer"],
+            {"model_type": "CrossEncoder", "prompts": ["a"], "default_prompt_name": "a"},
+            r"got `array` - at `\$\.prompts`",
+        ),
+        (
+            ["Transformer"],
+            {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": ["a"]},
+            r"got `array` - at `\$\.default_prompt_name`",
+        ),
     ],
 )
 def test_more_than_a_classifier_is_refused(
