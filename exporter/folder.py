@@ -13,12 +13,18 @@ from exporter.errors import CheckpointRefused
 from exporter.progress import tell
 from exporter.sentence_files import (
     MODEL_FILE,
+    MODEL_SETTINGS,
     MODULES_FILE,
+    SETTINGS,
     SETTINGS_FILES,
     TOKENIZER_CONFIG,
     is_cross_encoder,
+    model_settings,
+    module_folder,
+    read_json,
     read_modules,
     read_prompts,
+    transformer_settings,
 )
 
 _ADAPTER = (
@@ -123,6 +129,23 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
     "sliding_window": (None,),
 }
 
+# Keys of modules' own config.json that are looked at, or change no vector while they are false.
+_MODULES = {
+    "Pooling": {
+        "embedding_dimension",
+        "include_prompt",
+        "pooling_mode",
+        "pooling_mode_cls_token",
+        "pooling_mode_lasttoken",
+        "pooling_mode_max_tokens",
+        "pooling_mode_mean_sqrt_len_tokens",
+        "pooling_mode_mean_tokens",
+        "pooling_mode_weightedmean_tokens",
+        "word_embedding_dimension",
+    },
+    "Normalize": {"module_input_name", "module_output_name"},
+}
+
 
 class WatchedConfig(dict[str, Any]):
     """A config.json that remembers which of its keys were asked for."""
@@ -151,6 +174,24 @@ def refuse_unread_files(root: Path, directory: Path, *, strict: bool) -> None:
             if path.is_file() and not any(fnmatchcase(path.name, k) for k in _KNOWN_FILES):
                 unknown.append(path.name)
         _tell_unknown(unknown, f"file in {folder}", strict=strict)
+    _tell_unread_settings(root, directory, strict=strict)
+
+
+def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
+    """Look at the keys of sentence-transformers' files, which nobody reads without the first."""
+    name, settings = transformer_settings(directory)
+    files = [
+        (MODEL_FILE, model_settings(root) or {}, MODEL_SETTINGS),
+        (name, settings, SETTINGS),
+    ]
+    modules = read_modules(root)
+    for module in modules or ():
+        if known := _MODULES.get(module.name):
+            file = module_folder(root, module, needed=False) / "config.json"
+            found = read_json(file, dict[str, Any], absent={})
+            files.append((f"{module.path}/config.json", found, known))
+    for name, found, known in files if modules else ():
+        _tell_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
 
 
 def refuse_rank_modules(root: Path) -> None:

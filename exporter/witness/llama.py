@@ -57,9 +57,10 @@ class _Body:
 
     def __init__(self, model: LlamaModel, config: dict[str, Any]) -> None:
         self._model = model
-        self._causal = bool(
-            config.get("is_causal", config.get("use_bidirectional_attention") is False)
-        )
+        causal = config.get("is_causal")
+        if causal is None:
+            causal = config.get("use_bidirectional_attention") is False
+        self._causal = bool(causal)
         self._pooling = config.get("pooling") or "avg"
         if self._pooling not in ("avg", "cls", "last"):
             raise NoWitness(f"config.json has pooling = {self._pooling!r}, which it does not know")

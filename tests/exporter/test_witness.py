@@ -126,6 +126,16 @@ def test_a_llama_takes_the_prompts_that_sentence_transformers_would(
         assert witness.embed("a text", kind)[0] == witness.embed(prompt + "a text", None)[0]
 
 
+def test_a_direction_that_is_null_is_not_said(tmp_path: Path) -> None:
+    write_llama_embedder(tmp_path)
+    vectors = []
+    for said in ({"is_causal": True}, {"use_bidirectional_attention": False, "is_causal": None}):
+        config = json.loads((tmp_path / "config.json").read_bytes()) | said
+        witness = vector_witness(tmp_path, tmp_path, config, {})
+        vectors.append(witness.embed("a text", None)[1].tolist())
+    assert vectors[0] == vectors[1]
+
+
 @pytest.mark.parametrize("text", ["[]", '{"prompts": ["a"]}', '{"prompts": {"query": null}}'])
 def test_prompts_that_cannot_be_read_are_no_testimony(text: str, tmp_path: Path) -> None:
     write_llama_embedder(tmp_path)
