@@ -132,7 +132,9 @@ def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
         _refuse_labels(config)
         refuse_rank_modules(root)
         activation = _activation(root, config)
-    texts = text_facts(root, directory, "rank" if vectors is None else "embed")
+    kind = "rank" if vectors is None else "embed"
+    templated = vectors is None and CROSS_ENCODERS[architecture].templated
+    texts = text_facts(root, directory, kind, templated=templated)
     weights = stored_tensors(directory)
     _check_sizes(architecture, config, weights)
     check_tokenizer(directory, whole(config, "vocab_size"))

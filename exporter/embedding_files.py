@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from exporter.architectures.config import one_of
 from exporter.architectures.pooling import POOLINGS
 from exporter.errors import CheckpointRefused
@@ -22,9 +24,15 @@ from exporter.sentence_files import (
     module_folder,
     read_json,
     read_modules,
+    read_prompts,
 )
 
 _KNOWN = ("Transformer", "Pooling", "Normalize")
+# Only the vector of the text may be made 1 long, and stay where it is.
+_NORMALIZED: Mapping[str, tuple[object, ...]] = {
+    "module_input_name": ("sentence_embedding",),
+    "module_output_name": (None, "sentence_embedding"),
+}
 _POOLINGS = {"mean": "avg", "mean_tokens": "avg", "cls": "cls", "cls_token": "cls"}
 # sentence-transformers' names of prompts, as input types.
 _INPUT_TYPES = {
@@ -79,8 +87,9 @@ def vector_facts(root: Path, config: Mapping[str, Any], *, family_pools: bool) -
             f"config.json has pooling = {pooling!r}, the Pooling module of {MODULES_FILE} says "
             f"{found!r}; keep the one that the model was trained with"
         )
-    normalize = any(module.name == "Normalize" for module in modules)
-    return VectorFacts(found, normalize, _prefixes(root))
+    for module in modules[2:]:
+        _refuse_normalizing(root, module)
+    return VectorFacts(found, len(modules) > 2, _prefixes(root))
 
 
 def _refuse_modules(modules: list[Module]) -> None:
@@ -107,7 +116,8 @@ def _pooling(root: Path, modules: list[Module]) -> str:
         modes = [mode for mode in wished if mode != "include_prompt"]
     else:
         modes = list(named) if isinstance(named, list | tuple) else [named]
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
+    (mode,) = modes if len(modes) == 1 else (None,)
+    if not isinstance(mode, str) or mode not in _POOLINGS:
         raise CheckpointRefused(
             f"{path.parent.name}/config.json pools by {', '.join(map(str, modes)) or 'nothing'}, "
             "wanted mean or cls; pooling otherwise would give other vectors"
@@ -117,7 +127,18 @@ def _pooling(root: Path, modules: list[Module]) -> str:
             f"{path.parent.name}/config.json has include_prompt = false (prompts are left out of "
             "the mean), wanted true; this model cannot be exported"
         )
-    return _POOLINGS[modes[0]]
+    return _POOLINGS[mode]
+
+
+def _refuse_normalizing(root: Path, module: Module) -> None:
+    folder = module_folder(root, module, needed=False)
+    config = read_json(folder / "config.json", dict[str, Any], absent={})
+    for key, settled in _NORMALIZED.items():
+        if key in config and config[key] not in settled:
+            raise CheckpointRefused(
+                f"{module.path}/config.json has {key} = {config[key]!r}, wanted "
+                "sentence_embedding; other vectors than the text's are not made here"
+            )
 
 
 def _prefixes(root: Path) -> dict[str, str] | None:
@@ -135,21 +156,17 @@ def _prefixes(root: Path) -> dict[str, str] | None:
             f"{MODEL_FILE} has truncate_dim = {config['truncate_dim']!r}, wanted none: a request "
             "says how many components it wants; leave it out, and ask for them as `dimensions`"
         )
-    if "prompts" not in config:
-        return None
-    prompts = config["prompts"]
-    if not isinstance(prompts, dict) or not all(
-        isinstance(prompt, str) for prompt in prompts.values()
-    ):
-        raise CheckpointRefused(f"{MODEL_FILE} has prompts = {prompts!r}, wanted texts by name")
-    default = config.get("default_prompt_name")
+    found = read_prompts(root)
+    default = found.default_prompt_name
     if default is not None and default not in _INPUT_TYPES:
         raise CheckpointRefused(
             f"{MODEL_FILE} has default_prompt_name = {default!r}, wanted none, or one of: "
             f"{', '.join(_INPUT_TYPES)}; a prompt that nobody names cannot be served"
         )
+    if found.prompts is msgspec.UNSET:
+        return None
     prefixes: dict[str, str] = {}
-    for name, prompt in prompts.items():
+    for name, prompt in found.prompts.items():
         kind = _INPUT_TYPES.get(name)
         if kind is not None and prompt and prefixes.setdefault(kind, prompt) != prompt:
             raise CheckpointRefused(

@@ -13,12 +13,18 @@ from exporter.errors import CheckpointRefused
 from exporter.progress import tell
 from exporter.sentence_files import (
     MODEL_FILE,
+    MODEL_SETTINGS,
     MODULES_FILE,
+    SETTINGS,
     SETTINGS_FILES,
     TOKENIZER_CONFIG,
     is_cross_encoder,
     model_settings,
+    module_folder,
+    read_json,
     read_modules,
+    read_prompts,
+    transformer_settings,
 )
 
 _ADAPTER = (
@@ -108,9 +114,8 @@ _WITHOUT_EFFECT = frozenset(
     return_dict sbert_ce_default_activation_function sentence_transformers sep_token_id
     sparse_pred_ignore_index sparse_prediction summary_activation summary_first_dropout
     summary_last_dropout summary_type summary_use_proj task_specific_params temperature
-    add_pooling_layer layer_norm_eps tie_encoder_decoder
-    tie_word_embeddings tokenizer_class torch_dtype transformers_version unk_token_id
-    use_bfloat16 use_cache
+    add_pooling_layer layer_norm_eps tie_encoder_decoder tie_word_embeddings tokenizer_class
+    torch_dtype transformers_version unk_token_id use_bfloat16 use_cache
     """.split()  # noqa: SIM905
 )
 # Keys that change nothing while they have one of these values, and scores with any other.
@@ -124,6 +129,23 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
     "sliding_window": (None,),
     # Read where a family has absolute positions; others must not claim another kind.
     "position_embedding_type": (None, "absolute"),
+}
+
+# Keys of modules' own config.json that are looked at, or change no vector while they are false.
+_MODULES = {
+    "Pooling": {
+        "embedding_dimension",
+        "include_prompt",
+        "pooling_mode",
+        "pooling_mode_cls_token",
+        "pooling_mode_lasttoken",
+        "pooling_mode_max_tokens",
+        "pooling_mode_mean_sqrt_len_tokens",
+        "pooling_mode_mean_tokens",
+        "pooling_mode_weightedmean_tokens",
+        "word_embedding_dimension",
+    },
+    "Normalize": {"module_input_name", "module_output_name"},
 }
 
 
@@ -154,6 +176,24 @@ def refuse_unread_files(root: Path, directory: Path, *, strict: bool) -> None:
             if path.is_file() and not any(fnmatchcase(path.name, k) for k in _KNOWN_FILES):
                 unknown.append(path.name)
         _tell_unknown(unknown, f"file in {folder}", strict=strict)
+    _tell_unread_settings(root, directory, strict=strict)
+
+
+def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
+    """Look at the keys of sentence-transformers' files, which nobody reads without the first."""
+    name, settings = transformer_settings(directory)
+    files = [
+        (MODEL_FILE, model_settings(root) or {}, MODEL_SETTINGS),
+        (name, settings, SETTINGS),
+    ]
+    modules = read_modules(root)
+    for module in modules or ():
+        if known := _MODULES.get(module.name):
+            file = module_folder(root, module, needed=False) / "config.json"
+            found = read_json(file, dict[str, Any], absent={})
+            files.append((f"{module.path}/config.json", found, known))
+    for name, found, known in files if modules else ():
+        _tell_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
 
 
 def refuse_rank_modules(root: Path) -> None:
@@ -173,9 +213,9 @@ def refuse_rank_modules(root: Path) -> None:
             f"{MODULES_FILE} has the modules {', '.join(names)}, wanted a Transformer alone: what "
             "follows it changes the score; this cross-encoder cannot be exported"
         )
-    settings = model_settings(root) or {}
-    default = settings.get("default_prompt_name")
-    if default is not None and (settings.get("prompts") or {}).get(default):
+    found = read_prompts(root)
+    default = found.default_prompt_name
+    if default is not None and found.prompts and found.prompts.get(default):
         raise CheckpointRefused(
             f"{MODEL_FILE} has default_prompt_name = {default!r}, wanted none: a reranker's prompt "
             "is its template"

@@ -20,6 +20,18 @@ from runtime.model_files import JSON_BYTES, read_bounded
 MODULES_FILE = "modules.json"
 MODEL_FILE = "config_sentence_transformers.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+# Every key of MODEL_FILE that is looked at, or changes no score.
+MODEL_SETTINGS = {
+    "__version__",
+    "activation_fn",
+    "default_prompt_name",
+    "keep_in_fp32_modules",
+    "model_type",
+    "prompts",
+    "requirements",
+    "similarity_fn_name",
+    "truncate_dim",
+}
 # The first one that is there and not empty counts.
 SETTINGS_FILES = (
     "sentence_bert_config.json",
@@ -63,6 +75,13 @@ class Module(msgspec.Struct, frozen=True):
         return self.type.rpartition(".")[2] if known else self.type
 
 
+class Prompts(msgspec.Struct, frozen=True):
+    """What config_sentence_transformers.json puts before texts: by name, or before every text."""
+
+    prompts: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    default_prompt_name: str | None = None
+
+
 def read_modules(root: Path) -> list[Module] | None:
     """The modules of the folder; None where modules.json is absent. Raises CheckpointRefused."""
     if not (root / MODULES_FILE).is_file():
@@ -73,26 +92,37 @@ def read_modules(root: Path) -> list[Module] | None:
     return modules
 
 
-def module_folder(root: Path, module: Module) -> Path:
-    """Where the module's files lie. Raises CheckpointRefused for a place outside `root`."""
+def module_folder(root: Path, module: Module, *, needed: bool = True) -> Path:
+    """Where the module's files lie; one without any is not `needed`.
+
+    Raises CheckpointRefused for what is no folder in `root`.
+    """
     folder = root / module.path
-    if not folder.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = folder.resolve().is_relative_to(root.resolve())
+        fits = inside and (folder.is_dir() or not (needed or folder.exists()))
+    except (OSError, ValueError):  # no name of a file
+        fits = False
+    if not fits:
         raise CheckpointRefused(
-            f"{MODULES_FILE} names {module.path!r}, wanted a folder in the checkpoint"
+            f"{MODULES_FILE} names {module.path[:80]!r}, wanted a folder in the checkpoint; copy "
+            "or download all of its folders, or mend the path"
         )
     return folder
 
 
-def text_facts(root: Path, directory: Path, kind: str) -> TextFacts:
+def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = False) -> TextFacts:
     """The limit and the lower-casing of the folder `root`, whose tokenizer lies in `directory`.
 
-    Raises CheckpointRefused.
+    `templated` is true for cross-encoders that read query and passage as one text, which a chat
+    template may put together. Raises CheckpointRefused.
     """
+    tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     settings, name = {}, SETTINGS_FILES[0]
     if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
-        settings, name = _settings(directory)
-        _refuse_settings(name, settings, kind)
-    tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
+        name, settings = transformer_settings(directory)
+        rendered = not templated and _has_chat_template(directory, tokenizer)
+        _refuse_settings(name, settings, kind, rendered=rendered)
     limit = _limit(name, "max_seq_length", settings.get("max_seq_length"))
     if limit is None:
         key = "model_max_length"
@@ -116,6 +146,13 @@ def model_settings(root: Path) -> dict[str, Any] | None:
     return read_json(root / MODEL_FILE, dict[str, Any])
 
 
+def read_prompts(root: Path) -> Prompts:
+    """The prompts of the folder. Raises CheckpointRefused."""
+    if model_settings(root) is None:
+        return Prompts()
+    return read_json(root / MODEL_FILE, Prompts)
+
+
 def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:
     """The JSON in `path`; `absent` where there is no such file. Raises CheckpointRefused."""
     try:
@@ -137,11 +174,16 @@ def _unreadable(path: Path, error: OSError) -> CheckpointRefused:
     )
 
 
-def _settings(directory: Path) -> tuple[dict[str, Any], str]:
+def transformer_settings(directory: Path) -> tuple[str, dict[str, Any]]:
+    """The name and the content of the file that counts. Raises CheckpointRefused."""
     for name in SETTINGS_FILES:
         if found := read_json(directory / name, dict[str, Any], absent={}):
-            return found, name
-    return {}, SETTINGS_FILES[0]
+            return name, found
+    return SETTINGS_FILES[0], {}
+
+
+def _has_chat_template(directory: Path, tokenizer: Mapping[str, Any]) -> bool:
+    return tokenizer.get("chat_template") is not None or any(directory.glob("*chat_template*"))
 
 
 # Keys of the Transformer's settings that change what is fed, and the values that do not.
@@ -150,40 +192,68 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
     "document_length": (None,),
     "query_expansion": (None,),
     "processing_kwargs": (None, {}),
-    "model_args": (None, {}),
-    "model_kwargs": (None, {}),
-    "tokenizer_args": (None, {}),
-    "processor_kwargs": (None, {}),
-    "config_args": (None, {}),
-    "config_kwargs": (None, {}),
     "tokenizer_name_or_path": (None,),
 }
-
-
-# What version 6 writes of a Transformer for texts: the last layer's states, or the logits.
-_OUTPUTS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
-    kind: {
-        "module_output_name": (None, module),
-        "modality_config": (
-            None,
-            {"text": {"method": "forward", "method_output_name": output}},
-        ),
-    }
-    for kind, module, output in (
-        ("rank", "scores", "logits"),
-        ("embed", "token_embeddings", "last_hidden_state"),
-    )
+# What goes to transformers' from_pretrained, and what of it changes no score in float32.
+_ARGUMENTS = (
+    "model_args",
+    "model_kwargs",
+    "tokenizer_args",
+    "processor_kwargs",
+    "config_args",
+    "config_kwargs",
+)
+_HARMLESS = {
+    "trust_remote_code",
+    "torch_dtype",
+    "dtype",
+    "attn_implementation",
+    "add_pooling_layer",
+}
+# What version 6 takes of a Transformer: the last layer's states, or the logits; and its name.
+_OUTPUTS = {
+    "rank": ("logits", "scores"),
+    "embed": ("last_hidden_state", "token_embeddings"),
+}
+# Every key that is looked at here, or changes no score.
+SETTINGS = {
+    *_SETTLED,
+    *_ARGUMENTS,
+    "do_lower_case",
+    "max_seq_length",
+    "modality_config",
+    "module_output_name",
+    "transformer_task",
+    "unpad_inputs",
 }
 
 
-def _refuse_settings(name: str, settings: Mapping[str, Any], kind: str) -> None:
-    wanted = {**_SETTLED, "transformer_task": _TASKS[kind], **_OUTPUTS[kind]}
-    for key, settled in wanted.items():
-        if (found := settings.get(key)) not in settled:
+def _refuse_settings(name: str, settings: Mapping[str, Any], kind: str, *, rendered: bool) -> None:
+    """`rendered`: a Transformer that takes messages renders every text by a chat template."""
+    output, module = _OUTPUTS[kind]
+    text = {"method": "forward", "method_output_name": output}
+    modalities: list[object] = [None, {"text": text}]
+    if not rendered:
+        forms = ("flat", "structured", "auto")
+        modalities += [{"text": text, "message": text | {"format": form}} for form in forms]
+    wanted = {
+        **_SETTLED,
+        "transformer_task": _TASKS[kind],
+        "module_output_name": (None, module),
+        "modality_config": modalities,
+    }
+    fitting = {key: settings.get(key) in settled for key, settled in wanted.items()}
+    fitting |= {key: _is_harmless(settings.get(key)) for key in _ARGUMENTS}
+    for key, fits in fitting.items():
+        if not fits:
             raise CheckpointRefused(
-                f"{name} has {key} = {found!r}, which changes what the model is fed; the "
+                f"{name} has {key} = {settings[key]!r}, which changes what the model is fed; the "
                 "exporter does not implement it: export a checkpoint without it"
             )
+
+
+def _is_harmless(arguments: object) -> bool:
+    return arguments is None or (isinstance(arguments, dict) and arguments.keys() <= _HARMLESS)
 
 
 def _limit(name: str, key: str, found: object) -> int | None:

@@ -6,7 +6,7 @@ reranker's score is divided by the temperature, an embedder's vector gets length
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,8 +27,29 @@ from exporter.witness.base import RankWitness, Values, VectorWitness, complete_w
 from runtime.postprocess import InputType
 
 LLAMA_BIDIRECTIONAL = "llama_bidirec"
+_MODULES = "modules.json"
 _PROMPTS = "config_sentence_transformers.json"
 _TRAINING = "training.json"
+
+_T = TypeVar("_T")
+
+
+class _Training(msgspec.Struct, frozen=True):
+    """training.json, which this project's recipe leaves beside the weights."""
+
+    prompt_template: str | None = None
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    """config_sentence_transformers.json."""
+
+    prompts: dict[str, str] | None = None
+
+
+class _Module(msgspec.Struct, frozen=True):
+    """One entry of modules.json."""
+
+    type: str
 
 
 class _Body:
@@ -36,9 +57,10 @@ class _Body:
 
     def __init__(self, model: LlamaModel, config: dict[str, Any]) -> None:
         self._model = model
-        self._causal = bool(
-            config.get("is_causal", config.get("use_bidirectional_attention") is False)
-        )
+        causal = config.get("is_causal")
+        if causal is None:
+            causal = config.get("use_bidirectional_attention") is False
+        self._causal = bool(causal)
         self._pooling = config.get("pooling") or "avg"
         if self._pooling not in ("avg", "cls", "last"):
             raise NoWitness(f"config.json has pooling = {self._pooling!r}, which it does not know")
@@ -97,14 +119,15 @@ class LlamaEmbedder(VectorWitness):
     def __init__(
         self, root: Path, directory: Path, config: dict[str, Any], prefixes: dict[str, str]
     ) -> None:
-        """Load `directory`; prompts are those of sentence-transformers' file in `root`, else
+        """Load `directory`; prompts are those of sentence-transformers' files in `root`, else
         `prefixes`. Raises NoWitness."""
         model = _load(LlamaModel, directory, config)
         self.name = _name("LlamaModel")
         self._body = _Body(model, config)
         self._tokenizer = _tokenizer(directory)
-        self._prompts = _prompts(root, prefixes)
-        self._normalizes = _normalizes(root)
+        modules = _read(root / _MODULES, list[_Module], [])
+        self._prompts = _prompts(root, modules, prefixes)
+        self._normalizes = not modules or any(m.type.endswith("Normalize") for m in modules)
 
     def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
         """See VectorWitness."""
@@ -140,40 +163,51 @@ def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
 
 def _tokenizer(directory: Path) -> Any:
     # The type of this family is unknown to transformers: tokenizer_config.json alone decides.
-    return AutoTokenizer.from_pretrained(
-        directory, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
-    )
+    known = PreTrainedConfig()
+    try:
+        return AutoTokenizer.from_pretrained(
+            directory, config=known, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # as of weights
+        raise NoWitness(
+            f"transformers cannot load the tokenizer in {directory} "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _trained_template(root: Path) -> str | None:
     """The prompt that this project's recipe trained with; None where it trained nothing here."""
-    try:
-        found = msgspec.json.decode((root / _TRAINING).read_bytes(), type=dict[str, Any])
-    except FileNotFoundError:
-        return None
-    return found.get("prompt_template")
+    template = _read(root / _TRAINING, _Training, _Training()).prompt_template
+    if template is not None and template.count("{passage}") != 1:
+        raise NoWitness(f"{_TRAINING} has a prompt_template without one {{passage}}")
+    return template
 
 
-def _prompts(root: Path, prefixes: dict[str, str]) -> dict[str, str]:
-    """What goes before queries and passages; an empty object in the file means nothing does."""
-    try:
-        found = msgspec.json.decode((root / _PROMPTS).read_bytes(), type=dict[str, Any])
-    except FileNotFoundError:
+def _prompts(root: Path, modules: list[_Module], prefixes: dict[str, str]) -> dict[str, str]:
+    """What goes before queries and passages; an empty object in the file means nothing does.
+
+    Nobody reads the file where no modules.json lies beside it.
+    """
+    if not modules:
         return prefixes
-    prompts = found.get("prompts")
+    prompts = _read(root / _PROMPTS, _Settings, _Settings()).prompts
     if prompts is None:
         return prefixes
-    passage = next((prompts[n] for n in ("document", "passage") if n in prompts), "")
-    return {"query": prompts.get("query", ""), "passage": passage}
+    named = (prompts.get(name) for name in ("document", "passage", "corpus"))
+    return {
+        "query": prompts.get("query", ""),
+        "passage": next((prompt for prompt in named if prompt), ""),
+    }
 
 
-def _normalizes(root: Path) -> bool:
+def _read(path: Path, kind: type[_T], absent: _T) -> _T:
+    """The JSON in `path`; `absent` where there is no such file. Raises NoWitness."""
     try:
-        raw = (root / "modules.json").read_bytes()
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
-        return True
-    modules = msgspec.json.decode(raw, type=list[dict[str, Any]])
-    return any(str(module.get("type")).endswith("Normalize") for module in modules)
+        return absent
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NoWitness(f"{path} cannot be used: {error}") from error
 
 
 def _name(what: str) -> str:

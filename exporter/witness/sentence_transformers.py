@@ -42,7 +42,7 @@ class CrossEncoderWitness(RankWitness):
         """Load `directory`; raises NoWitness."""
         import sentence_transformers
 
-        with _loading(directory):
+        with _trying(f"load {directory}"), complete_weights():
             self._model = sentence_transformers.CrossEncoder(str(directory), **_OPTIONS)
         self.name = f"sentence-transformers {sentence_transformers.__version__}, CrossEncoder"
         self._inputs = _Inputs(self._model)
@@ -50,12 +50,13 @@ class CrossEncoderWitness(RankWitness):
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
-        found = self._model.predict(
-            [(query, passage)],
-            activation_fn=torch.nn.Identity(),
-            batch_size=1,
-            show_progress_bar=False,
-        )
+        with _trying("score a pair"):
+            found = self._model.predict(
+                [(query, passage)],
+                activation_fn=torch.nn.Identity(),
+                batch_size=1,
+                show_progress_bar=False,
+            )
         return self._inputs.last(), np.asarray(found, np.float64)
 
     @torch.inference_mode()
@@ -71,20 +72,21 @@ class SentenceTransformerWitness(VectorWitness):
         """Load `directory`; raises NoWitness."""
         import sentence_transformers
 
-        with _loading(directory):
+        with _trying(f"load {directory}"), complete_weights():
             self._model = sentence_transformers.SentenceTransformer(str(directory), **_OPTIONS)
         self.name = f"sentence-transformers {sentence_transformers.__version__}"
         self._inputs = _Inputs(self._model)
 
     def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
         """See VectorWitness; without a type the folder's default prompt goes before the text."""
-        found = self._model.encode(
-            [text],
-            prompt=None if input_type is None else self._prompt(input_type),
-            batch_size=1,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
+        with _trying("embed a text"):
+            found = self._model.encode(
+                [text],
+                prompt=None if input_type is None else self._prompt(input_type),
+                batch_size=1,
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
         return self._inputs.last(), np.asarray(found[0], np.float64)
 
     @torch.inference_mode()
@@ -119,14 +121,13 @@ class _Inputs:
 
 
 @contextmanager
-def _loading(directory: Path) -> Iterator[None]:
-    """Turn whatever loading raises into NoWitness."""
+def _trying(what: str) -> Iterator[None]:
+    """Turn whatever the block raises into NoWitness."""
     try:
-        with complete_weights():
-            yield
+        yield
     except NoWitness:
         raise
-    except Exception as error:  # a folder that it cannot load surfaces as many unrelated classes
+    except Exception as error:  # a folder that it cannot use surfaces as many unrelated classes
         raise NoWitness(
-            f"sentence-transformers cannot load {directory} ({type(error).__name__}: {error})"
+            f"sentence-transformers cannot {what} ({type(error).__name__}: {error})"
         ) from error

@@ -1,6 +1,7 @@
 """sentence-transformers' files: what is read from them, and what is refused by name."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from exporter.checkpoint import load_model, read_checkpoint
 from exporter.embedding_files import VectorFacts
 from exporter.errors import CheckpointRefused
 from exporter.sentence_files import TextFacts
-from tests.tiny_checkpoints import write_llama_embedder, write_sentence_transformers
+from tests.tiny_checkpoints import (
+    write_llama,
+    write_llama_embedder,
+    write_sentence_transformers,
+)
 
 MODULE = "sentence_transformers.sentence_transformer.modules.{}"
 
@@ -139,6 +144,8 @@ def test_a_checkpoints_own_code_is_refused_by_name(tmp_path: Path) -> None:
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls_token, mean_tok"),
         ({"pooling_mode_weightedmean_tokens": True}, "pools by weightedmean_tokens"),
         ({}, "pools by nothing"),
+        ({"pooling_mode": [{}]}, "pools by {}"),
+        ({"pooling_mode": [["mean"]]}, "pools by ['mean']"),
         ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt = false"),
     ],
 )
@@ -163,7 +170,16 @@ def test_other_poolings_are_refused_by_name(
             {"prompts": {"passage": "a: ", "document": "b: "}},
             "both 'a: ' and 'b: '",
         ),
-        ("config_sentence_transformers.json", {"prompts": ["query"]}, "wanted texts by name"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": ["query"]},
+            "got `array` - at `$.prompts`",
+        ),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "q"}, "default_prompt_name": ["query"]},
+            "got `array` - at `$.default_prompt_name`",
+        ),
         (
             "config_sentence_transformers.json",
             {"prompts": {"sts": "s: "}, "default_prompt_name": "sts"},
@@ -203,13 +219,116 @@ def test_a_module_without_its_folder_is_named(tmp_path: Path) -> None:
         facts(tmp_path)
 
 
-def test_a_module_outside_the_checkpoint_is_not_opened(tmp_path: Path) -> None:
-    write_sentence_transformers(tmp_path / "inside")
-    modules = json.loads((tmp_path / "inside" / "modules.json").read_bytes())
-    modules[1]["path"] = "../outside"
-    (tmp_path / "inside" / "modules.json").write_text(json.dumps(modules))
+@pytest.mark.parametrize("key", ["model_args", "processor_kwargs", "config_kwargs"])
+def test_arguments_that_change_no_vector_are_taken(tmp_path: Path, key: str) -> None:
+    write_sentence_transformers(tmp_path)
+    harmless = {
+        "trust_remote_code": True,
+        "torch_dtype": "float16",
+        "attn_implementation": "sdpa",
+        "add_pooling_layer": False,
+    }
+    for arguments in (harmless, {}, None):
+        change(tmp_path / "sentence_bert_config.json", **{key: arguments})
+        assert texts(tmp_path) == TextFacts(256, lower_case=False)
+    for arguments in (harmless | {"num_hidden_layers": 1}, [], ["dtype"], "dtype"):
+        change(tmp_path / "sentence_bert_config.json", **{key: arguments})
+        with pytest.raises(CheckpointRefused, match=f"sentence_bert_config.json has {key} = "):
+            texts(tmp_path)
+
+
+def write_messages(directory: Path, output: str, form: object = "flat") -> None:
+    """What version 6 writes where the tokenizer has a chat template."""
+    text = {"method": "forward", "method_output_name": output}
+    settings = {"modality_config": {"text": text, "message": text | {"format": form}}}
+    (directory / "sentence_bert_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("write", [write_sentence_transformers, write_llama_embedder])
+def test_an_embedder_of_messages_is_refused_where_a_template_would_render_them(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    write_sentence_transformers(tmp_path / "files")
+    directory = write(tmp_path / "model")
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    for name in ("modules.json", "1_Pooling/config.json"):
+        (directory / name).write_bytes((tmp_path / "files" / name).read_bytes())
+    write_messages(directory, "last_hidden_state")
+    texts(directory)
+    (directory / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(CheckpointRefused, match=r"modality_config = .*message"):
+        texts(directory)
+    (directory / "chat_template.jinja").unlink()
+    change(directory / "tokenizer_config.json", chat_template="{{ messages }}")
+    with pytest.raises(CheckpointRefused, match=r"modality_config = .*message"):
+        texts(directory)
+
+
+@pytest.mark.parametrize(
+    ("output", "form"), [("last_hidden_state", "flat"), ("logits", "other"), ("logits", None)]
+)
+def test_other_messages_of_a_reranker_are_refused(
+    tmp_path: Path, output: str, form: object
+) -> None:
+    write_llama(tmp_path)
+    module = {"path": "", "type": MODULE.format("transformer.Transformer")}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    model = {"model_type": "CrossEncoder"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(model))
+    change(tmp_path / "tokenizer_config.json", chat_template="{{ messages }}")
+    task = {"transformer_task": "sequence-classification"}
+    write_messages(tmp_path, "logits")
+    change(tmp_path / "sentence_bert_config.json", **task)
+    texts(tmp_path)
+    write_messages(tmp_path, output, form)
+    change(tmp_path / "sentence_bert_config.json", **task)
+    with pytest.raises(CheckpointRefused, match=r"modality_config = .*message"):
+        texts(tmp_path)
+
+
+@pytest.mark.parametrize("module", [0, 1, 2])
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000, "vocab.txt", "../outside", "absent"])
+def test_a_path_that_is_no_folder_of_the_checkpoint_is_refused(
+    tmp_path: Path, module: int, path: str
+) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "vocab.txt").write_text("")
+    modules = json.loads((tmp_path / "modules.json").read_bytes())
+    modules[module]["path"] = path
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    if (module, path) == (2, "absent"):  # Normalize has no file that must be there
+        assert facts(tmp_path) == VectorFacts("avg", True, {})
+        return
     with pytest.raises(CheckpointRefused, match="wanted a folder in the checkpoint"):
-        facts(tmp_path / "inside")
+        facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"module_input_name": "sentence_embedding", "module_output_name": None}]
+)
+def test_what_version_6_writes_of_normalize_means_the_same(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "2_Normalize").mkdir()
+    (tmp_path / "2_Normalize" / "config.json").write_text(json.dumps(settings))
+    assert facts(tmp_path) == VectorFacts("avg", True, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("module_input_name", "token_embeddings"),
+        ("module_input_name", None),
+        ("module_output_name", "normalized"),
+    ],
+)
+def test_another_normalize_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "2_Normalize").mkdir()
+    (tmp_path / "2_Normalize" / "config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(CheckpointRefused, match=rf"2_Normalize/config\.json has {key}"):
+        facts(tmp_path)
 
 
 def test_a_llama_says_its_own_pooling_and_always_normalises(tmp_path: Path) -> None:

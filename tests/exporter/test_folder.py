@@ -9,7 +9,7 @@ import pytest
 from exporter.checkpoint import outline, read_checkpoint
 from exporter.errors import CheckpointRefused
 from exporter.folder import refuse_unread_keys
-from tests.tiny_checkpoints import write_bert
+from tests.tiny_checkpoints import write_bert, write_sentence_transformers
 
 
 def read(directory: Path, *, strict: bool = False) -> None:
@@ -70,6 +70,38 @@ def test_what_nobody_knows_is_told_or_refused(
         read(tmp_path, strict=True)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
+        "2_Normalize/config.json",
+    ],
+)
+def test_an_unknown_key_of_sentence_transformers_is_told_or_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sentence_transformers(tmp_path)
+    (tmp_path / "2_Normalize").mkdir()
+    read(tmp_path, strict=True)
+    assert capsys.readouterr().err == ""
+    change(tmp_path / name, frobnicate=1)
+    read(tmp_path)
+    assert f"unknown key in {name}: frobnicate" in capsys.readouterr().err
+    with pytest.raises(CheckpointRefused, match=r"frobnicate.*--strict"):
+        read(tmp_path, strict=True)
+
+
+def test_keys_of_files_that_nobody_reads_are_not_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bert(tmp_path)
+    change(tmp_path / "sentence_bert_config.json", frobnicate=1)
+    read(tmp_path, strict=True)
+    assert capsys.readouterr().err == ""
+
+
 def test_every_key_of_the_families_is_known(checkpoints: dict[str, Path]) -> None:
     for directory in checkpoints.values():
         read(directory, strict=True)
@@ -109,6 +141,16 @@ def test_a_key_that_would_change_scores_is_refused(key: str, value: Any, tmp_pat
                 "default_prompt_name": "web",
             },
             "default_prompt_name = 'web'",
+        ),
+        (
+            ["Transformer"],
+            {"model_type": "CrossEncoder", "prompts": ["a"], "default_prompt_name": "a"},
+            r"got `array` - at `\$\.prompts`",
+        ),
+        (
+            ["Transformer"],
+            {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": ["a"]},
+            r"got `array` - at `\$\.default_prompt_name`",
         ),
     ],
 )

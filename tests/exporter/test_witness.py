@@ -23,7 +23,14 @@ from exporter.witness.base import RankWitness, VectorWitness
 from runtime.manifest import read_manifest
 from runtime.profile import load_target_profile
 from tests.exporter.conftest import ReadyGraph
-from tests.tiny_checkpoints import BERT, LLAMA, write_bert, write_llama, write_sentence_transformers
+from tests.tiny_checkpoints import (
+    BERT,
+    LLAMA,
+    write_bert,
+    write_llama,
+    write_llama_embedder,
+    write_sentence_transformers,
+)
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
 PAIR = ("what is AI", "Machine learning is a subset of AI.")
@@ -95,6 +102,79 @@ def test_prompts_are_found_by_what_a_text_is(tmp_path: Path) -> None:
     plain, query = (witness.embed("a text", kind)[0] for kind in (None, "query"))
     assert witness.embed("a text", "passage")[0] == witness.embed("AI a text", None)[0] != plain
     assert query == plain
+
+
+def embeds_llama(directory: Path) -> VectorWitness:
+    written = json.loads((directory / "config.json").read_bytes())
+    return vector_witness(directory, directory, written, {"query": "q ", "passage": "AI "})
+
+
+@pytest.mark.parametrize(
+    ("prompts", "query", "passage"),
+    [
+        ({"query": "AI ", "document": "", "passage": "is "}, "AI ", "is "),
+        ({"corpus": "is "}, "", "is "),
+        ({"clustering": "is "}, "", ""),
+        (None, "q ", "AI "),
+    ],
+)
+def test_a_llama_takes_the_prompts_that_sentence_transformers_would(
+    prompts: dict[str, str] | None, query: str, passage: str, tmp_path: Path
+) -> None:
+    write_llama_embedder(tmp_path)
+    module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    settings = {} if prompts is None else {"prompts": prompts}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    witness = embeds_llama(tmp_path)
+    for kind, prompt in (("query", query), ("passage", passage)):
+        assert witness.embed("a text", kind)[0] == witness.embed(prompt + "a text", None)[0]
+
+
+def test_a_direction_that_is_null_is_not_said(tmp_path: Path) -> None:
+    write_llama_embedder(tmp_path)
+    vectors = []
+    for said in ({"is_causal": True}, {"use_bidirectional_attention": False, "is_causal": None}):
+        config = json.loads((tmp_path / "config.json").read_bytes()) | said
+        witness = vector_witness(tmp_path, tmp_path, config, {})
+        vectors.append(witness.embed("a text", None)[1].tolist())
+    assert vectors[0] == vectors[1]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"prompts": ["a"]}', '{"prompts": {"query": null}}'])
+def test_prompts_that_cannot_be_read_are_no_testimony(text: str, tmp_path: Path) -> None:
+    write_llama_embedder(tmp_path)
+    (tmp_path / "config_sentence_transformers.json").write_text(text)
+    witness = embeds_llama(tmp_path)  # nobody reads the file without a modules.json
+    assert witness.embed("a text", "query")[0] == witness.embed("q a text", None)[0]
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Normalize"}]')
+    with pytest.raises(NoWitness, match=r"config_sentence_transformers\.json cannot be used"):
+        embeds_llama(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("modules.json", "{}"),
+        ("modules.json", "[{}]"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer.json", "{}"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_no_testimony(name: str, text: str, tmp_path: Path) -> None:
+    write_llama_embedder(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(NoWitness):
+        embeds_llama(tmp_path)
+
+
+@pytest.mark.parametrize("trained", ["[]", '{"prompt_template": 1}', '{"prompt_template": "x"}'])
+def test_a_prompt_that_cannot_be_read_is_no_testimony(trained: str, tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    (tmp_path / "training.json").write_text(trained)
+    written = json.loads((tmp_path / "config.json").read_bytes())
+    with pytest.raises(NoWitness, match=r"training\.json"):
+        rank_witness(tmp_path, tmp_path, written, None)
 
 
 def test_a_folder_without_a_witness_says_so_everywhere(

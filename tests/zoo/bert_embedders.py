@@ -12,11 +12,12 @@ from tests.zoo.folders import (
     changed_tokenizer,
     config,
     edited,
+    file,
     tokenizer_config,
     without,
     write_tokenizer,
 )
-from tests.zoo.sentence_files import MEAN, dense
+from tests.zoo.sentence_files import MEAN, dense, messages
 from tests.zoo.weights import cast, dropped, pickled, renamed, sharded
 from tests.zoo.witness import Embedder, adapted
 
@@ -168,6 +169,28 @@ CASES = (
             },
         ),
         refused="modality_config",
+    ),
+    embedder(
+        "modality_config, texts as messages",
+        _NEW,
+        edited("sentence_bert_config.json", modality_config=messages("last_hidden_state")),
+        tokenizer_config(chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"),
+        refused="modality_config",
+    ),
+    embedder(
+        "model_kwargs that change nothing",
+        _NEW,
+        edited(
+            "sentence_bert_config.json",
+            model_kwargs={"attn_implementation": "sdpa", "add_pooling_layer": False},
+            config_kwargs={"trust_remote_code": True},
+        ),
+    ),
+    embedder(
+        "Normalize of tokens",
+        _NEW,
+        file("2_Normalize/config.json", {"module_input_name": "token_embeddings"}),
+        refused="module_input_name",
     ),
     embedder("pooling_mode as a list", sentence_files.embedder(6, pooling=["mean"])),
     embedder(

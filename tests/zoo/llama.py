@@ -24,7 +24,7 @@ from tests.zoo.folders import (
     write_tokenizer,
 )
 from tests.zoo.llama_witness import LlamaEmbedder, LlamaRanker
-from tests.zoo.sentence_files import MEAN, dense
+from tests.zoo.sentence_files import MEAN, dense, messages
 from tests.zoo.texts import EXTRA_TOKEN
 from tests.zoo.weights import (
     FILE,
@@ -213,6 +213,12 @@ _RANKERS = (
         sentence_files.cross_encoder(),
         edited("sentence_bert_config.json", max_seq_length=64),
     ),
+    ranker(
+        "CrossEncoder 6, texts as messages",
+        sentence_files.cross_encoder(),
+        edited("sentence_bert_config.json", modality_config=messages("logits")),
+        tokenizer_config(chat_template=_chat(_OTHER_PROMPT)),
+    ),
     ranker("no model_input_names", tokenizer_config(model_input_names=ABSENT)),
     ranker(
         "pad token past the vocabulary",
@@ -315,6 +321,27 @@ _EMBEDDERS = (
     embedder(
         "sentence-transformers files, prompts other",
         sentence_files.embedder(prompts={"query": "Instruct: find\nQuery: ", "document": ""}),
+    ),
+    embedder(
+        "sentence-transformers files, a passage's prompt behind an empty document's",
+        sentence_files.embedder(prompts={"query": "q: ", "document": "", "passage": "p: "}),
+    ),
+    embedder(
+        "prompts in sentence-transformers' file alone, which nobody reads",
+        file("config_sentence_transformers.json", {"prompts": {"query": "other: "}}),
+    ),
+    embedder(
+        "sentence-transformers files, texts as messages",
+        sentence_files.embedder(6),
+        edited("sentence_bert_config.json", modality_config=messages("last_hidden_state")),
+        tokenizer_config(chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"),
+        refused="modality_config",
+    ),
+    embedder(
+        "sentence-transformers files, Normalize of tokens",
+        sentence_files.embedder(6),
+        file("2_Normalize/config.json", {"module_input_name": "token_embeddings"}),
+        refused="module_input_name",
     ),
     embedder(
         "sentence-transformers files, prompts null",

@@ -91,14 +91,14 @@ class LlamaEmbedder(_Llama):
         modules = read_json(directory / "modules.json")
         kinds = [module["type"].rpartition(".")[2] for module in modules]
         self._normalizes = not modules or "Normalize" in kinds
-        settings = read_json(directory / "config_sentence_transformers.json")
-        prompts = settings.get("prompts") or {}
-        named: dict[Kind, str | None] = {
-            "query": prompts.get("query"),
-            "passage": prompts.get("document", prompts.get("passage")),
-        }
-        said = any(prompt is not None for prompt in named.values())
-        self._prefixes = {k: p or "" for k, p in named.items()} if said else _PREFIXES
+        settings = read_json(directory / "config_sentence_transformers.json") if modules else {}
+        self._prefixes = _PREFIXES
+        if (prompts := settings.get("prompts")) is not None:
+            passages = [prompts.get(name) for name in ("document", "passage", "corpus")]
+            self._prefixes = {
+                "query": prompts.get("query", ""),
+                "passage": next(filter(None, passages), ""),
+            }
         self._pooling = self._config.get("pooling") or "avg"
         self._components = settings.get("truncate_dim")
 

@@ -79,6 +79,12 @@ def cross_encoder(*, modules: Sequence[str] = ("Transformer",), **settings: Any)
     return step
 
 
+def messages(output: str) -> dict[str, Any]:
+    """The modalities that version 6 writes where the tokenizer has a chat template."""
+    text = {"method": "forward", "method_output_name": output}
+    return {"text": text, "message": text | {"format": "flat"}}
+
+
 def dense(folder: str, inputs: int, outputs: int, **settings: Any) -> Step:
     """The folder of a Dense module."""
 
