@@ -131,6 +131,21 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
     "position_embedding_type": (None, "absolute"),
 }
 
+# Keys of tokenizer_config.json. What they do to tokens is compared with the witness's in any case.
+_TOKENIZER = frozenset(
+    """
+    add_bos_token add_eos_token add_prefix_space added_tokens_decoder additional_special_tokens
+    auto_map backend bos_token chat_template clean_text clean_up_tokenization_spaces cls_token
+    device_map do_basic_tokenize do_lower_case eos_token errors extra_special_tokens fix_mistral_regex
+    from_slow full_tokenizer_file is_local keep_accents legacy local_files_only mask_token max_len
+    max_length model_input_names model_max_length model_specific_special_tokens name_or_path
+    never_split pad_to_multiple_of pad_token pad_token_type_id padding_side processor_class
+    remove_space sep_token sp_model_kwargs spaces_between_special_tokens special_tokens
+    special_tokens_map_file split_by_punct split_special_tokens stride strip_accents
+    tokenize_chinese_chars tokenizer_class tokenizer_file trim_offsets truncation_side
+    truncation_strategy trust_remote_code unk_token use_default_system_prompt use_fast vocab_type
+    """.split()  # noqa: SIM905
+)
 # Keys of modules' own config.json that are looked at, or change no vector while they are false.
 _MODULES = {
     "Pooling": {
@@ -180,7 +195,11 @@ def refuse_unread_files(root: Path, directory: Path, *, strict: bool) -> None:
 
 
 def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
-    """Look at the keys of sentence-transformers' files, which nobody reads without the first."""
+    """Look at the keys of the tokenizer's settings and of sentence-transformers' files, which
+    nobody reads without modules.json."""
+    tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
+    unknown = sorted(tokenizer.keys() - _TOKENIZER)
+    _tell_unknown(unknown, f"key in {TOKENIZER_CONFIG}", strict=strict)
     name, settings = transformer_settings(directory)
     files = [
         (MODEL_FILE, model_settings(root) or {}, MODEL_SETTINGS),

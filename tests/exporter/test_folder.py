@@ -73,6 +73,7 @@ def test_what_nobody_knows_is_told_or_refused(
 @pytest.mark.parametrize(
     "name",
     [
+        "tokenizer_config.json",
         "sentence_bert_config.json",
         "config_sentence_transformers.json",
         "1_Pooling/config.json",
