@@ -136,14 +136,15 @@ _TOKENIZER = frozenset(
     """
     add_bos_token add_eos_token add_prefix_space added_tokens_decoder additional_special_tokens
     auto_map backend bos_token chat_template clean_text clean_up_tokenization_spaces cls_token
-    device_map do_basic_tokenize do_lower_case eos_token errors extra_special_tokens fix_mistral_regex
-    from_slow full_tokenizer_file is_local keep_accents legacy local_files_only mask_token max_len
-    max_length model_input_names model_max_length model_specific_special_tokens name_or_path
-    never_split pad_to_multiple_of pad_token pad_token_type_id padding_side processor_class
-    remove_space sep_token sp_model_kwargs spaces_between_special_tokens special_tokens
-    special_tokens_map_file split_by_punct split_special_tokens stride strip_accents
-    tokenize_chinese_chars tokenizer_class tokenizer_file trim_offsets truncation_side
-    truncation_strategy trust_remote_code unk_token use_default_system_prompt use_fast vocab_type
+    device_map do_basic_tokenize do_lower_case eos_token errors extra_special_tokens
+    fix_mistral_regex from_slow full_tokenizer_file is_local keep_accents legacy
+    local_files_only mask_token max_len max_length model_input_names model_max_length
+    model_specific_special_tokens name_or_path never_split pad_to_multiple_of pad_token
+    pad_token_type_id padding_side processor_class remove_space sep_token sp_model_kwargs
+    spaces_between_special_tokens special_tokens special_tokens_map_file split_by_punct
+    split_special_tokens stride strip_accents tokenize_chinese_chars tokenizer_class
+    tokenizer_file trim_offsets truncation_side truncation_strategy trust_remote_code unk_token
+    use_default_system_prompt use_fast vocab_type
     """.split()  # noqa: SIM905
 )
 # Keys of modules' own config.json that are looked at, or change no vector while they are false.
