@@ -39,6 +39,7 @@ def answers(checkpoint: Path) -> Reference:
     )
 
 
+@pytest.mark.heavy
 def test_agreement_passes_and_any_difference_fails(
     tiny_bert_checkpoint: Path, exported: Exported
 ) -> None:
