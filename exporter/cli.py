@@ -285,6 +285,8 @@ def _inspect(wish: argparse.Namespace) -> None:
     for report in (parity, *([parity.plan] if parity.plan else [])):
         print(f"{'proven on':<16} {report.engine}, {report.hardware}")
         print(f"{'compared with':<16} {report.witness}")
+        if report.cut:
+            print(f"{'cut':<16} {report.cut}")
         for name, rung in report.rungs.items():
             figures = msgspec.to_builtins(rung)
             passed = "passed" if figures.pop("passed") else "FAILED"
