@@ -14,18 +14,21 @@ import msgspec
 import torch
 
 from exporter.architectures import BODIES, CROSS_ENCODERS
-from exporter.architectures.base import Architecture, Size
+from exporter.architectures.base import Architecture
 from exporter.architectures.config import shown, whole
 from exporter.architectures.embedding import EmbeddingModel
 from exporter.embedding_files import VectorFacts, transformer_directory, vector_facts
 from exporter.errors import CheckpointRefused, WrongDirection
 from exporter.folder import WatchedConfig, refuse_rank_modules, refuse_unread_files
+from exporter.labels import OF_TWO_LOGITS, Labels, as_one_logit, read_labels
+from exporter.progress import tell
 from exporter.sentence_files import TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
+from exporter.weight_names import plain_names
 from exporter.weights import Stored, first, stored_tensors
 from runtime.activation import CONFIG_FILE as CONFIG_FILE
-from runtime.activation import saved_activation
+from runtime.activation import ONE_LOGIT, saved_activation
 from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.postprocess import Activation
 from runtime.profile import Kind
@@ -54,7 +57,8 @@ class Checkpoint:
     `source` is what the user named, `root` where that lies; `directory` holds weights and
     tokenizer; `config` is config.json, whose sizes are those of the `weights` by name; `texts` says
     how texts become tokens, `vectors` how an embedder makes its vectors (None for a reranker);
-    `activation` is what makes a relevance of a reranker's logit (None for an embedder);
+    `activation` is what makes a relevance of a reranker's logit (None for an embedder), `labels`
+    are what that logit is of;
     `random_weights` is true for the seeded checkpoints of tests and measurements, which say so in
     config.json (`"random_weights": true`) because parity judges them by another rule.
     """
@@ -69,6 +73,7 @@ class Checkpoint:
     texts: TextFacts
     vectors: VectorFacts | None = None
     activation: Activation | None = None
+    labels: Labels = Labels(1)
 
     @property
     def kind(self) -> Kind:
@@ -125,18 +130,21 @@ def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
         raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
     architecture = _known_architecture(config)
     random_weights = bool(config.get("random_weights", False))
-    vectors, activation = None, None
+    vectors, activation, labels = None, None, Labels(1)
     if architecture in BODIES:
         vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
     else:
-        _refuse_labels(config)
+        labels = read_labels(config)
         refuse_rank_modules(root)
-        activation = _activation(root, config)
+        activation = _activation(root, config, labels)
     kind = "rank" if vectors is None else "embed"
     templated = vectors is None and CROSS_ENCODERS[architecture].templated
     texts = text_facts(root, directory, kind, templated=templated)
-    weights = stored_tensors(directory)
-    _check_sizes(architecture, config, weights)
+    weights = plain_names(stored_tensors(directory))
+    _check_sizes(architecture, config, labels, weights)
+    if labels.count == 2:
+        tell(labels.told)
+        weights = as_one_logit(weights, CROSS_ENCODERS[architecture].logit)
     check_tokenizer(directory, whole(config, "vocab_size"))
     return Checkpoint(
         source=source,
@@ -149,23 +157,25 @@ def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
         texts=texts,
         vectors=vectors,
         activation=activation,
+        labels=labels,
     )
 
 
 def _check_sizes(
-    architecture: str, config: Mapping[str, Any], weights: Mapping[str, Stored]
+    architecture: str, config: Mapping[str, Any], labels: Labels, weights: Mapping[str, Stored]
 ) -> None:
     if architecture in BODIES:
         return check_sizes(BODIES[architecture], (), config, weights)
     model = CROSS_ENCODERS[architecture]
-    return check_sizes(model.trunk, [Size("num_labels", 1, model.logit)], config, weights)
+    return check_sizes(model.trunk, [labels.size(model.logit)], config, weights)
 
 
-def _activation(root: Path, config: Mapping[str, Any]) -> Activation:
+def _activation(root: Path, config: Mapping[str, Any], labels: Labels) -> Activation:
     """The activation that the checkpoint was saved with; with one label the sigmoid is the
-    default of sentence-transformers."""
+    default of sentence-transformers, of two labels' difference it is their softmax."""
+    known = ONE_LOGIT if labels.count == 1 else OF_TWO_LOGITS
     try:
-        return saved_activation(config, model_settings(root) or {}) or "sigmoid"
+        return saved_activation(config, model_settings(root) or {}, known) or "sigmoid"
     except ValueError as error:
         raise CheckpointRefused(str(error)) from None
 
@@ -295,23 +305,13 @@ def _is_set(config: Mapping[str, Any], name: str) -> bool:
     return config.get(name) is not None
 
 
-def _refuse_labels(config: dict[str, Any]) -> None:
-    # transformers leaves both keys out of config.json for its default of two labels.
-    named = config.get("id2label")
-    if named is not None and not isinstance(named, dict):
-        raise CheckpointRefused(f"found id2label = {shown(named)}, wanted an object with one label")
-    labels = whole(config, "num_labels", len(named or "12"))
-    if labels != 1:
-        raise CheckpointRefused(
-            f"found num_labels = {labels}, wanted 1: a reranker gives one logit a pair; fine-tune "
-            "with one label, or set num_labels (or id2label) in config.json if the head has one"
-        )
-
-
 def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Parameter → its tensor. Raises CheckpointRefused unless all are there and of their shapes."""
+    """Parameter → its tensor, but for those of heads of pretraining, which no loader reads either.
+
+    Raises CheckpointRefused unless all are there and of their shapes.
+    """
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    named = [(model.place(name), name) for name in weights]
+    named = [(model.place(name), name) for name in weights if not model.is_left_out(name)]
     names = {parameter: name for parameter, name in named if parameter is not None}
     unexpected = {name for parameter, name in named if parameter and names[parameter] != name}
     unexpected |= {name for parameter, name in names.items() if parameter not in wanted}

@@ -10,12 +10,15 @@ from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.errors import CheckpointRefused
 from exporter.folder import refuse_unread_keys
+from exporter.labels import DIFFERENCE
 from exporter.onnx_file import OPSET
 from exporter.parity import package_versions
+from exporter.progress import tell
 from exporter.prompt import TRAINING_FILE, Prompt, find_prompt, training_limit
 from exporter.sentence_files import MODEL_FILE
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
+from exporter.weights import first
 from runtime.errors import ProfileError
 from runtime.manifest import SCHEMA, Manifest, SpecialTokens
 from runtime.profile import (
@@ -57,6 +60,8 @@ def draft(
     model = outline(checkpoint)
     _refuse_other_family(profile, profile_name, model)
     places_of(model, checkpoint.weights)  # its names say more than any loader's
+    if unread := [name for name in checkpoint.weights if model.is_left_out(name)]:
+        tell(f"left out weights of a head that {checkpoint.architecture} has not: {first(unread)}")
     refuse_unread_keys(checkpoint.config, strict=strict)
     model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
     loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
@@ -72,6 +77,8 @@ def draft(
     prompt = _prompt(profile, profile_name, checkpoint, loaded, template)
     prefixes, prefixed_by = _prefixes(profile, profile_name, checkpoint)
     origins = {"max_tokens": limited_by if max_tokens is None else "--max-tokens"}
+    if checkpoint.labels.count == 2:
+        origins["logit"] = DIFFERENCE
     if prompt is not None:
         origins["template"] = prompt.origin
     if profile.kind == "embed":

@@ -26,7 +26,8 @@ class _Llama(Witness):
         self._training = read_json(directory / "training.json")
         known = {k: v for k, v in self._config.items() if k not in ("architectures", "model_type")}
         tensors = held(directory)
-        body = {n.removeprefix("model."): t for n, t in tensors.items() if n != "score.weight"}
+        heads = ("score.weight", "lm_head.weight")
+        body = {n.removeprefix("model."): t for n, t in tensors.items() if n not in heads}
         model: Any = LlamaModel(LlamaConfig(**known))
         self.model = model.eval()
         self.model.load_state_dict(body)
@@ -65,8 +66,10 @@ class LlamaRanker(_Llama):
         assert self._score is not None
         pooling = self._config.get("pooling") or "avg"
         temperature = self._config.get("temperature") or 1.0
+        # Of two labels the second counts, the first against it.
+        weights = self._score[-1] - (self._score[0] if len(self._score) == 2 else 0)
         return [
-            (self._score @ self._pooled(self._prompt(*pair), pooling) / temperature).item()
+            (weights @ self._pooled(self._prompt(*pair), pooling) / temperature).item()
             for pair in PAIRS
         ]
 
