@@ -20,7 +20,7 @@ from exporter.architectures.embedding import EmbeddingModel
 from exporter.embedding_files import VectorFacts, transformer_directory, vector_facts
 from exporter.errors import CheckpointRefused, WrongDirection
 from exporter.folder import WatchedConfig, refuse_rank_modules, refuse_unread_files
-from exporter.labels import OF_TWO_LOGITS, Labels, as_one_logit, read_labels
+from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, as_one_logit, read_labels
 from exporter.progress import tell
 from exporter.sentence_files import TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
@@ -73,7 +73,7 @@ class Checkpoint:
     texts: TextFacts
     vectors: VectorFacts | None = None
     activation: Activation | None = None
-    labels: Labels = Labels(1)
+    labels: Labels = ONE_LABEL
 
     @property
     def kind(self) -> Kind:
@@ -130,7 +130,7 @@ def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
         raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
     architecture = _known_architecture(config)
     random_weights = bool(config.get("random_weights", False))
-    vectors, activation, labels = None, None, Labels(1)
+    vectors, activation, labels = None, None, ONE_LABEL
     if architecture in BODIES:
         vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
     else:

@@ -12,6 +12,7 @@ from exporter.errors import CheckpointRefused
 from exporter.folder import refuse_unread_keys
 from exporter.labels import DIFFERENCE
 from exporter.onnx_file import OPSET
+from exporter.pad_token import drop_pad
 from exporter.parity import package_versions
 from exporter.progress import tell
 from exporter.prompt import TRAINING_FILE, Prompt, find_prompt, training_limit
@@ -65,8 +66,14 @@ def draft(
     refuse_unread_keys(checkpoint.config, strict=strict)
     model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
     loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
+    vocabulary = checkpoint.config["vocab_size"]
+    if dropped := drop_pad(loaded, vocabulary):
+        tell(
+            f"the pad token {dropped!r} has no row in the embeddings ({vocabulary}) and is left out"
+            " of the tokenizer: a text that holds it is read as it is written"
+        )
     # Those of tokenizer.json are known to have rows; transformers reads other files too.
-    refuse_unknown_ids(loaded.get_vocab(), checkpoint.config["vocab_size"])
+    refuse_unknown_ids(loaded.get_vocab(), vocabulary)
     _refuse_types(checkpoint, model, loaded)
     limit, limited_by = _limit(profile, target, model, checkpoint)
     if max_tokens is not None and max_tokens > limit:
@@ -84,7 +91,9 @@ def draft(
     if profile.kind == "embed":
         origins["prefixes"] = prefixed_by
     read_as = None if prompt is None else prompt.template
-    tokenizer = CheckpointTokenizer(loaded, checkpoint.directory, read_as, max_tokens or limit)
+    tokenizer = CheckpointTokenizer(
+        loaded, checkpoint.directory, read_as, max_tokens or limit, dropped
+    )
     manifest = Manifest(
         schema=SCHEMA,
         kind=profile.kind,
@@ -93,7 +102,7 @@ def draft(
         target=target.name,
         version="draft",
         template=read_as,
-        special_tokens=_special_tokens(profile, tokenizer, checkpoint.config["vocab_size"]),
+        special_tokens=_special_tokens(profile, tokenizer, vocabulary),
         padding_side=profile.padding_side,
         max_tokens=max_tokens or limit,
         pooling=model.pooling,

@@ -63,6 +63,9 @@ class Labels:
         return Size("num_labels", self.count, logit, advice=advice)
 
 
+ONE_LABEL = Labels(1)
+
+
 def read_labels(config: Mapping[str, Any]) -> Labels:
     """The labels of config.json. Raises CheckpointRefused for more than two, for two that are not
     one decision, and for two whose names say that label 0 is the relevant one."""
@@ -78,7 +81,7 @@ def read_labels(config: Mapping[str, Any]) -> Labels:
             "config.json to what the head has"
         )
     if count == 1:
-        return Labels(1)
+        return ONE_LABEL
     kind = config.get("problem_type")
     if kind not in (None, "single_label_classification"):
         raise CheckpointRefused(

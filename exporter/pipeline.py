@@ -35,6 +35,7 @@ from exporter.explaining import blame
 from exporter.long_rows import LONG, bound_attention, bounded_copy, unbound_attention
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.own_reading import own_reading
+from exporter.pad_token import drop_pad
 from exporter.parity import COARSE, open_report, package_versions
 from exporter.progress import stage
 from exporter.prompt import TEMPLATE_OPTION
@@ -395,7 +396,8 @@ def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference |
     vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
     place = source / "tokenizer"
     loaded = load_checkpoint_tokenizer(place, None)
-    tokenizer = CheckpointTokenizer(loaded, place, fine.template, fine.max_tokens)
+    dropped = drop_pad(loaded, vocabulary)  # one that transformers' class adds again
+    tokenizer = CheckpointTokenizer(loaded, place, fine.template, fine.max_tokens, dropped)
     kind = RankArtifact if fine.kind == "rank" else VectorArtifact
     with stage("ask the artifact about the parity texts"):
         artifact = kind(source, fine, tokenizer)

@@ -19,6 +19,8 @@ from transformers import (
 
 from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused
+from exporter.pad_token import without_pad
+from exporter.sentence_files import read_json
 from runtime.errors import ArtifactError
 from runtime.manifest import SpecialTokens
 from runtime.tokenizer_limits import check_tokenizer
@@ -37,12 +39,19 @@ class CheckpointTokenizer:
         directory: Path,
         template: str | None,
         max_tokens: int,
+        dropped: str | None = None,
     ) -> None:
-        """`loaded` is what `load_tokenizer` made of `directory`; rows have at most `max_tokens`."""
+        """`loaded` is what `load_tokenizer` made of `directory`, without the pad token `dropped`;
+        rows have at most `max_tokens`."""
         self._tokenizer = loaded
         self._directory = directory
         self._template = template
         self._max_tokens = max_tokens
+        self._dropped = dropped
+
+    def reads_alone(self, *texts: str) -> bool:
+        """Whether loaders fail on `texts`, as one holds the token that was dropped here."""
+        return self._dropped is not None and any(self._dropped in text for text in texts)
 
     def encode(self, query: str, passage: str) -> tuple[Tokens, bool]:
         """The pair's tokens, unpadded, and whether it was cut: at the passage's end, when there are
@@ -90,7 +99,8 @@ class CheckpointTokenizer:
 
     def added_tokens(self) -> list[str]:
         """Texts that stand for one token each: special ones, and those added to the vocabulary."""
-        return sorted({*self._tokenizer.get_added_vocab(), *self._tokenizer.all_special_tokens})
+        found = {*self._tokenizer.get_added_vocab(), *self._tokenizer.all_special_tokens}
+        return sorted(found - {self._dropped})
 
     def special_tokens(self, vocabulary: int) -> SpecialTokens:
         """The ids that the tokenizer adds before and after a text, and the one to pad with.
@@ -113,8 +123,13 @@ class CheckpointTokenizer:
         stands in the checkpoint; copy the settings beside it."""
         directory.mkdir()
         for name in SETTINGS_FILES:
-            if (self._directory / name).is_file():
-                shutil.copyfile(self._directory / name, directory / name)
+            if not (self._directory / name).is_file():
+                continue
+            shutil.copyfile(self._directory / name, directory / name)
+            if self._dropped is not None:
+                settings = read_json(directory / name, dict[str, Any])
+                kept = msgspec.json.encode(without_pad(settings, self._dropped))
+                (directory / name).write_bytes(kept)
         self._tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
 
 

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-
 # The beginnings of names of what models were trained with before: heads that guess words, which
 # stay in files beside a body or another head, and that nothing here reads.
 PRETRAINING_HEADS = (

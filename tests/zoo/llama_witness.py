@@ -24,7 +24,9 @@ class _Llama(Witness):
     def __init__(self, directory: Path) -> None:
         self._config = read_json(directory / "config.json")
         self._training = read_json(directory / "training.json")
-        known = {k: v for k, v in self._config.items() if k not in ("architectures", "model_type")}
+        # No row is padded, so that the pad token may have no embedding.
+        others = ("architectures", "model_type", "pad_token_id")
+        known = {k: v for k, v in self._config.items() if k not in others}
         tensors = held(directory)
         heads = ("score.weight", "lm_head.weight")
         body = {n.removeprefix("model."): t for n, t in tensors.items() if n not in heads}
