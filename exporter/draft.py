@@ -16,7 +16,7 @@ from exporter.pad_token import drop_pad
 from exporter.parity import package_versions
 from exporter.progress import tell
 from exporter.prompt import TRAINING_FILE, Prompt, find_prompt, training_limit
-from exporter.sentence_files import MODEL_FILE
+from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
 from exporter.weights import first
@@ -162,12 +162,20 @@ def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) 
 def _refuse_types(
     checkpoint: Checkpoint, model: Architecture, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """transformers would feed types to a model that knows several; here is no input for them."""
-    types = checkpoint.config.get("type_vocab_size") or 0
-    if types > 1 and TYPES in tokenizer.model_input_names and TYPES not in model.inputs:
+    """transformers would feed to the model what types the tokenizer gives, where it knows any; here
+    some families have no input for them."""
+    known = model.body.types
+    if not known or TYPES not in tokenizer.model_input_names:
+        return
+    texts = ("a", "a") if checkpoint.kind == "rank" and not model.templated else ("a",)
+    highest = max(tokenizer(*texts, return_token_type_ids=True)[TYPES])
+    taken = known if TYPES in model.inputs else 1
+    if highest >= taken:
         raise CheckpointRefused(
-            f"config.json has type_vocab_size = {types} and the tokenizer feeds {TYPES}, which "
-            f"{checkpoint.architecture} is exported without; wanted one type"
+            f"the tokenizer feeds the token type {highest}, config.json has type_vocab_size = "
+            f"{known}, and {checkpoint.architecture} is exported with {taken} of them; leave "
+            f"{TYPES} out of model_input_names in {TOKENIZER_CONFIG} if the model was trained "
+            "without them, or take the tokenizer that it was trained with"
         )
 
 

@@ -12,10 +12,11 @@ from exporter.progress import tell
 from exporter.weights import Stored
 
 # torch.compile, FSDP and gradient checkpointing wrap any module, DataParallel a whole model.
-_WRAPPERS = re.compile(
-    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-)
+_NAMES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPERS = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(_NAMES)})\.")
 _PARALLEL = "module."
+# The same for transformers' from_pretrained, which takes such weights for missing ones otherwise.
+KEY_MAPPING = {**{rf"\b{name}\.": "" for name in _NAMES}, r"^module\.": ""}
 _OLD = re.compile(r"(?<=\bLayerNorm\.)(?:gamma|beta)$")
 _NEW = {"gamma": "weight", "beta": "bias"}
 

@@ -40,12 +40,14 @@ class Body(nn.Module, ABC):
     Built from config.json (a mapping); CheckpointRefused names what it asks that is not here.
     `inputs` are the graph's inputs in order, `input_ids` and `attention_mask` first; `hidden` is
     the size of a state; `causal` says which way it reads; `position_limit` is the longest row, in
-    tokens, that the weights can place. `prefix` is what checkpoints with a head put before this
-    body's parameter names; behind it, `layer_prefix` stands before the number of a layer, and
-    `unused` are the beginnings of names of weights that checkpoints without a head carry and no
-    state depends on. `heads` are PRETRAINING_HEADS of this family alone. `pools` is true for
-    families whose config.json names the pooling of their embedders, which always normalise;
-    elsewhere the sentence-transformers files beside it say both.
+    tokens, that the weights can place; `types` is how many token types they tell apart.
+
+    `prefix` is what checkpoints with a head put before this body's parameter names; behind it,
+    `layer_prefix` stands before the number of a layer, and `unused` are the beginnings of names of
+    weights that checkpoints without a head carry and no state depends on. `heads` are
+    PRETRAINING_HEADS of this family alone. `pools` is true for families whose config.json names the
+    pooling of their embedders, which always normalise; elsewhere the sentence-transformers files
+    beside it say both.
     """
 
     inputs: tuple[str, ...]
@@ -54,6 +56,7 @@ class Body(nn.Module, ABC):
     position_limit: int
     prefix: str
     layer_prefix: str
+    types: int = 0
     unused: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     pools: bool = False

@@ -47,6 +47,7 @@ from tests.zoo.witness import Embedder, Ranker, adapted, copied
 
 _CROSS_ENCODER_6 = sentence_files.cross_encoder()
 _OLD = sentence_files.embedder()
+_TYPES = "bert.embeddings.token_type_embeddings.weight"
 
 
 def _vocabulary_text(directory: Path) -> None:
@@ -224,10 +225,21 @@ CASES = (
         refused="position_embedding_type",
     ),
     ranker(
-        "one token type",
+        "one token type, two fed",
         config(type_vocab_size=1),
-        changed("bert.embeddings.token_type_embeddings.weight", lambda w: w[:1]),
-        refused="type_vocab_size",
+        changed(_TYPES, lambda w: w[:1]),
+        refused="type_vocab_size = 1",
+    ),
+    ranker(
+        "one token type, none fed",
+        config(type_vocab_size=1),
+        changed(_TYPES, lambda w: w[:1]),
+        tokenizer_config(model_input_names=["input_ids", "attention_mask"]),
+    ),
+    ranker(
+        "three token types, two fed",
+        config(type_vocab_size=3),
+        changed(_TYPES, lambda w: torch.cat([w, w[:1]])),
     ),
     ranker("temperature", config(temperature=2.0), refused="temperature"),
     ranker(

@@ -205,6 +205,23 @@ _OTHERS = (
     ),
     DEBERTA.ranker("two token types", changes={"type_vocab_size": 2}),
     DEBERTA.ranker(
+        "one token type, none fed",
+        tokenizer_config(model_input_names=["input_ids", "attention_mask"]),
+        changes={"type_vocab_size": 1},
+    ),
+    DEBERTA.ranker(
+        "one token type, two fed", changes={"type_vocab_size": 1}, refused="type_vocab_size = 1"
+    ),
+    XLM_ROBERTA.ranker(
+        "one token type, zeros fed",
+        tokenizer_config(model_input_names=["input_ids", "token_type_ids", "attention_mask"]),
+    ),
+    XLM_ROBERTA.ranker(
+        "two token types, zeros fed",
+        tokenizer_config(model_input_names=["input_ids", "token_type_ids", "attention_mask"]),
+        changes={"type_vocab_size": 2},
+    ),
+    DEBERTA.ranker(
         "two token types, none fed",
         tokenizer_config(model_input_names=["input_ids", "attention_mask"]),
         changes={"type_vocab_size": 2},
