@@ -21,6 +21,7 @@ from exporter.embedding_files import VectorFacts, transformer_directory, vector_
 from exporter.errors import CheckpointRefused, WrongDirection
 from exporter.folder import WatchedConfig, refuse_rank_modules, refuse_unread_files
 from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, as_one_logit, read_labels
+from exporter.nested import nested_checkpoints
 from exporter.progress import tell
 from exporter.sentence_files import TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
@@ -29,6 +30,7 @@ from exporter.weight_names import plain_names
 from exporter.weights import Stored, first, stored_tensors
 from runtime.activation import CONFIG_FILE as CONFIG_FILE
 from runtime.activation import ONE_LOGIT, saved_activation
+from runtime.hub_cache import snapshot_of
 from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.postprocess import Activation
 from runtime.profile import Kind
@@ -82,7 +84,8 @@ class Checkpoint:
 
 
 def find_checkpoint(source: str) -> Path:
-    """The directory of `source`; a hub id that is no directory here is downloaded.
+    """The directory of `source`, of a repository in the hub's cache the snapshot; a hub id that is
+    no directory here is downloaded.
 
     A hub id ends with `@` and 40 hex digits to name one commit; alone it is what the hub has now.
 
@@ -90,7 +93,10 @@ def find_checkpoint(source: str) -> Path:
     """
     path = Path(source)
     if path.is_dir():
-        return path
+        try:
+            return snapshot_of(path)
+        except OSError as error:
+            raise CheckpointRefused(f"cannot take {source!r}: {error.strerror}") from error
     named = _HUB_ID.fullmatch(source)
     if source.startswith(".") or named is None:
         raise CheckpointRefused(
@@ -118,9 +124,9 @@ def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
             msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
         )
     except FileNotFoundError:
+        where = nested_checkpoints(directory) or "name the directory that save_pretrained wrote"
         raise CheckpointRefused(
-            f"found no {CONFIG_FILE} in {directory}, wanted a Hugging Face checkpoint; name the "
-            "directory that save_pretrained wrote"
+            f"found no {CONFIG_FILE} in {directory}, wanted a Hugging Face checkpoint; {where}"
         ) from None
     except OSError as error:
         raise CheckpointRefused(

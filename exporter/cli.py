@@ -14,6 +14,7 @@ from exporter.errors import ExportError, ParityFailed
 from exporter.progress import stage
 from exporter.report import AUTO, Parity, read_report
 from exporter.tuning import tune
+from runtime.artifact import find_directory
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
 from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, read_manifest
@@ -281,7 +282,8 @@ def _tune(wish: argparse.Namespace) -> None:
 
 
 def _inspect(wish: argparse.Namespace) -> None:
-    manifest, parity = read_manifest(wish.directory), read_report(wish.directory)
+    directory = find_directory(wish.directory)
+    manifest, parity = read_manifest(directory), read_report(directory)
     for name, value in _facts(manifest):
         print(f"{name:<16} {value}")
     for report in (parity, *([parity.plan] if parity.plan else [])):
@@ -294,7 +296,7 @@ def _inspect(wish: argparse.Namespace) -> None:
             passed = "passed" if figures.pop("passed") else "FAILED"
             shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
             print(f"{'  ' + name:<16} {passed}: {shown}")
-    if (tuning := read_tuning(wish.directory)) is not None:
+    if (tuning := read_tuning(directory)) is not None:
         where = f"{tuning.conditions.get('engine')} on {tuning.conditions.get('cpu')}"
         shape = f"{tuning.token_budget} tokens, {tuning.padding_waste:g} padding"
         print(f"{'tuned':<16} {shape}, for {where}")

@@ -50,6 +50,7 @@ from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
 from exporter.witness import rank_witness, vector_witness
 from exporter.witness.base import RankWitness, Witness
 from exporter.workspace import refuse_foreign, workspace
+from runtime.artifact import find_directory
 from runtime.engines import open_engine
 from runtime.manifest import (
     MODEL_FILE,
@@ -211,6 +212,7 @@ def coarsen(
     """
     target = load_target_profile(target_name)
     engine = engine or target.engine
+    source = find_directory(source)
     fine = read_manifest(source)
     _refuse_coarsening(fine, target, source, out)
     refuse_foreign(out)
@@ -329,6 +331,7 @@ def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
     Writes nothing in `directory`. Raises ArtifactError, EngineError or ExportError naming what
     differs.
     """
+    directory = find_directory(directory)
     manifest = read_manifest(directory)
     with stage("check hashes"):
         check_files(directory, manifest)
