@@ -100,7 +100,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse files and keys of the checkpoint that are not known, instead of naming them",
+        help="refuse files and keys of the checkpoint that are not known, and scores that are all "
+        "alike, instead of naming them",
     )
     parser.add_argument(
         "--unwitnessed",
@@ -289,8 +290,9 @@ def _inspect(wish: argparse.Namespace) -> None:
     for report in (parity, *([parity.plan] if parity.plan else [])):
         print(f"{'proven on':<16} {report.engine}, {report.hardware}")
         print(f"{'compared with':<16} {report.witness}")
-        if report.cut:
-            print(f"{'cut':<16} {report.cut}")
+        for name, said in (("cut", report.cut), ("flat", report.flat)):
+            if said:
+                print(f"{name:<16} {said}")
         for name, rung in report.rungs.items():
             figures = msgspec.to_builtins(rung)
             passed = "passed" if figures.pop("passed") else "FAILED"

@@ -37,7 +37,7 @@ from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.own_reading import own_reading
 from exporter.pad_token import drop_pad
 from exporter.parity import COARSE, open_report, package_versions
-from exporter.progress import stage
+from exporter.progress import stage, tell
 from exporter.prompt import TEMPLATE_OPTION
 from exporter.proof import Proof, make_proof
 from exporter.quantization.static import quantize_for_tensorrt
@@ -96,7 +96,8 @@ class Wish:
     checkpoint says.
 
     `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
-    the checkpoint that nobody here knows, `unwitnessed` takes one that no witness can load.
+    the checkpoint that nobody here knows, and scores that are all alike; `unwitnessed` takes one
+    that no witness can load.
     """
 
     profile: str | None = None
@@ -174,7 +175,10 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
         )
         manifest, tokenizer = found.manifest, found.tokenizer
         answers = asking(found, checkpoint, unwitnessed=wish.unwitnessed)
-        _refuse_tiny_limit(make_proof(manifest, answers), manifest.max_tokens)
+        proof = make_proof(manifest, answers)
+        _refuse_tiny_limit(proof, manifest.max_tokens)
+        if wish.strict and (flat := proof.flat()):
+            raise CheckpointRefused(f"{flat} It is refused because of --strict")
         report = open_report(
             engine, target, answers.witness, random_weights=checkpoint.random_weights
         )
@@ -261,6 +265,9 @@ def _make(
     target, engine = load_target_profile(manifest.target), report.engine
     proof = make_proof(manifest, answers)
     proof.say_cut(report, manifest.max_tokens)
+    if flat := proof.flat():
+        report.flat = flat
+        tell(flat)
     try:
         _check_tokens(directory, report, proof)
         write_graph()

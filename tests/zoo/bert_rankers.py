@@ -255,8 +255,6 @@ CASES = (
     ranker(
         "flat scores",
         changed("classifier.weight", lambda w: w * 1e-4),
-        refused="trained",
-        late=True,
     ),
     ranker(
         "remote code named and not needed",
