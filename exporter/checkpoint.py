@@ -35,16 +35,10 @@ from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.postprocess import Activation
 from runtime.profile import Kind
 
-_HUB_FILES = (
-    "*.json",
-    "*.safetensors",
-    "*.jinja",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "vocab.txt",
-    "merges.txt",
-)
+# What is read of a folder and of its modules' folders: a star stands for slashes, too.
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*vocab.txt", "*merges.txt")
+# The same weights once more, or those of earlier steps.
+HUB_IGNORED = ("onnx/*", "openvino/*", "original/*", "*checkpoint-*/*", "consolidated*")
 # ORG/NAME, or ORG/NAME@COMMIT for what that name stood for once.
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 _PROBE_TOKENS = 8
@@ -273,7 +267,10 @@ def _download(source: str, name: str, commit: str | None) -> Path:
 
     try:
         found = huggingface_hub.snapshot_download(
-            name, revision=commit, allow_patterns=list(_HUB_FILES)
+            name,
+            revision=commit,
+            allow_patterns=list(HUB_FILES),
+            ignore_patterns=list(HUB_IGNORED),
         )
     except Exception as error:  # the hub's client raises many unrelated classes
         raise CheckpointRefused(

@@ -1,5 +1,6 @@
 """The checkpoint's own tokenizer, through transformers: what the runtime's is measured against."""
 
+import importlib.metadata
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 import tokenizers
-from tokenizers import models, normalizers
+from tokenizers import normalizers
 from transformers import (
     CONFIG_MAPPING,
     AutoTokenizer,
@@ -26,6 +27,8 @@ from runtime.manifest import SpecialTokens
 from runtime.tokenizer_limits import check_tokenizer
 
 TYPES = "token_type_ids"
+# What reads tokenizers that have a sentencepiece model alone.
+_SENTENCEPIECE = ("sentencepiece", "protobuf")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES = ("tokenizer.json", *SETTINGS_FILES)
 
@@ -163,8 +166,8 @@ def _load(directory: Path, model_type: str | None) -> Any:
         )
     except Exception as error:  # a broken tokenizer surfaces as many unrelated classes
         raise CheckpointRefused(
-            f"transformers cannot read the tokenizer in {directory} ({error}); wanted "
-            "tokenizer.json, or the files of a tokenizer that transformers can convert"
+            f"transformers cannot read the tokenizer in {directory} ({_explained(directory, error)}"
+            "); wanted tokenizer.json, or the files of a tokenizer that transformers can convert"
         ) from error
     if not tokenizer.is_fast:
         raise CheckpointRefused(
@@ -178,6 +181,20 @@ def _load(directory: Path, model_type: str | None) -> Any:
     except ArtifactError as error:
         raise CheckpointRefused(str(error)) from error
     return tokenizer
+
+
+def _explained(directory: Path, error: Exception) -> str:
+    """Why transformers cannot read it: of a sentencepiece model it says that tiktoken is missing,
+    which it tries last."""
+    models = sorted(path.name for path in directory.glob("*.model"))
+    if not models or (directory / "tokenizer.json").is_file():
+        return str(error)
+    here = {package.name for package in importlib.metadata.distributions()}
+    if missing := [name for name in _SENTENCEPIECE if name not in here]:
+        return f"{models[0]} is read by the package {missing[0]}; install the extra `export`"
+    if "tiktoken" in str(error):
+        return f"{models[0]} is no model of sentencepiece (those of tiktoken are not read)"
+    return str(error)
 
 
 def _lower(backend: tokenizers.Tokenizer) -> None:
@@ -225,10 +242,9 @@ def _bert_processing(cls: str, cls_id: int, sep: str, sep_id: int) -> dict[str, 
 
 def _refuse_without_vocabulary(directory: Path, tokenizer: Any) -> None:
     """transformers makes a tokenizer out of nothing, in which every word is unknown."""
-    names = {"tokenizer.json"}
-    if not isinstance(tokenizer.backend_tokenizer.model, models.Unigram):
-        names.update(tokenizer.vocab_files_names.values())
-    if not any((directory / name).is_file() for name in names):
+    names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    known = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys() - {""}
+    if not known or not any((directory / name).is_file() for name in names):
         raise CheckpointRefused(
             f"found no vocabulary of the tokenizer in {directory}, wanted "
             f"{', '.join(sorted(names))}; save it there with the version of transformers that it "
