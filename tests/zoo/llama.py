@@ -223,7 +223,7 @@ _RANKERS = (
         "pad token past the vocabulary",
         extra_token("[PAD]", resized=False),
         tokenizer_config(pad_token="[PAD]"),
-        file("special_tokens_map.json", {**vocabularies.LLAMA, "pad_token": "[PAD]"}),
+        edited("special_tokens_map.json", pad_token="[PAD]"),
         config(pad_token_id=vocabularies.llama().get_vocab_size()),
         late=True,
     ),
