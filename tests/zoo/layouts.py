@@ -202,14 +202,12 @@ CASES = (
         extra_token("[PAD]", resized=False),
         tokenizer_config(pad_token="[PAD]"),
         edited("special_tokens_map.json", pad_token="[PAD]"),
-        late=True,
     ),
     llama.ranker(
         "EOS past the vocabulary",
         extra_token("[EOS]", resized=False),
         tokenizer_config(pad_token="[EOS]", eos_token="[EOS]"),
         refused="vocab_size",
-        late=True,
     ),
     embedder(
         "flat vectors",
