@@ -11,6 +11,7 @@ from exporter.prompt import Prompt, find_prompt, training_limit
 from exporter.tokens import load_tokenizer
 from tests.tiny_checkpoints import BOS, write_llama
 
+TRAINED = "training.json (prompt_template)"
 PUBLISHED = Prompt("question:{query} passage:{passage}", "the profile", written=False)
 CHAT = "{% for m in messages %}{% if m.role == 'query' %}Q {{ m.content }}{% endif %}{% endfor %}"
 CHAT += (
@@ -20,7 +21,8 @@ CHAT += (
 
 def found(directory: Path, wished: str | None = None) -> Prompt:
     tokenizer = load_tokenizer(directory, "llama_bidirec")
-    return find_prompt(directory, tokenizer, PUBLISHED, wished)
+    wish = None if wished is None else Prompt(wished, "--template", written=False)
+    return find_prompt(directory, tokenizer, PUBLISHED, wish)
 
 
 def trained(directory: Path, **facts: Any) -> None:
@@ -31,7 +33,7 @@ def test_the_folder_goes_before_the_family_and_a_wish_before_both(tmp_path: Path
     write_llama(tmp_path)
     assert found(tmp_path) == PUBLISHED
     trained(tmp_path, prompt_template="A {query} B {passage}", rerank_max_length=64)
-    assert found(tmp_path) == Prompt("A {query} B {passage}", "training.json")
+    assert found(tmp_path) == Prompt("A {query} B {passage}", TRAINED)
     assert training_limit(tmp_path) == 64
     wish = "{query} is answered by {passage}"
     assert found(tmp_path, wish) == Prompt(wish, "--template", written=False)
@@ -49,7 +51,8 @@ def test_a_chat_template_with_both_roles_is_the_prompt(
         (tmp_path / place).write_text(json.dumps(settings))
     else:
         (tmp_path / place).write_text(beginning + CHAT)
-    assert found(tmp_path) == Prompt("Q {query} D {passage}", "the chat template")
+    named = place if place.endswith(".jinja") else f"{place}, chat_template"
+    assert found(tmp_path) == Prompt("Q {query} D {passage}", f"the chat template ({named})")
     trained(tmp_path, prompt_template="Q {query} D {passage}")
     assert found(tmp_path).template == "Q {query} D {passage}"
     trained(tmp_path, prompt_template="{query} {passage}")
