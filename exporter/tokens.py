@@ -78,10 +78,11 @@ class CheckpointTokenizer:
 
     def _cut(self, text: str, start: int, stop: int) -> Tokens:
         """`text` without the last tokens of the passage, which are its characters `start` to
-        `stop`; when none of them is left, without the last of what stands around it.
+        `stop`; when none of them is left, without the last of what stands before it.
 
-        What the tokenizer adds goes last. A token that holds a character of the template is none
-        of the passage's, but for the blank that most tokenizers take with a first word.
+        What stands behind it goes then, and what the tokenizer adds goes last. A token that holds a
+        character of the template is none of the passage's, but for the blank that most tokenizers
+        take with a first word.
         """
         found = self._tokenizer(text, return_offsets_mapping=True)
         ids, spans, owners = found["input_ids"], found["offset_mapping"], found.sequence_ids()
@@ -90,7 +91,8 @@ class CheckpointTokenizer:
         def later(place: int) -> tuple[int, int]:
             first, last = spans[place]
             inside = first >= blank and start < last <= stop
-            return (2 if owners[place] is None else 0 if inside else 1), -place
+            turn = 3 if owners[place] is None else 0 if inside else 2 if last > stop else 1
+            return turn, -place
 
         dropped = set(sorted(range(len(ids)), key=later)[: len(ids) - self._max_tokens])
         return Tokens([one for place, one in enumerate(ids) if place not in dropped], None)
