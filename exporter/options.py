@@ -29,7 +29,7 @@ def read_template(said: str) -> tuple[str, str]:
     path = Path(said)
     try:
         # A text may be longer than any file's name.
-        there = path.exists()
+        there = said != "" and path.exists()
     except (OSError, ValueError):
         there = False
     if there:
