@@ -9,7 +9,7 @@ import pytest
 from exporter.errors import CheckpointRefused
 from exporter.prompt import Prompt, find_prompt, training_limit
 from exporter.tokens import load_tokenizer
-from tests.tiny_checkpoints import BOS, write_llama
+from tests.tiny_checkpoints import BOS, EOS, write_llama
 
 TRAINED = "training.json (prompt_template)"
 PUBLISHED = Prompt("question:{query} passage:{passage}", "the profile", written=False)
@@ -101,6 +101,24 @@ def test_what_is_no_limit_is_refused(limit: Any, tmp_path: Path) -> None:
     trained(tmp_path, rerank_max_length=limit)
     with pytest.raises(CheckpointRefused, match="rerank_max_length"):
         training_limit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{query} {passage}\n", None),
+        (f"{{query}}{EOS}{{passage}}{EOS}", None),
+        ("<|im_start|>{query} {passage}", "has <|im_start|>, which is no token here"),
+        (f"{BOS}{{query}} {{passage}}", f"begins with {BOS}, which the tokenizer adds as well"),
+    ],
+)
+def test_strange_tokens_of_a_prompt_are_told(
+    template: str, told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_llama(tmp_path)
+    assert found(tmp_path, template).template == template
+    said = capsys.readouterr().err
+    assert said == "" if told is None else f"the prompt of --template {told}" in said
 
 
 def test_the_tokenizers_own_beginning_stands_once(tmp_path: Path) -> None:
