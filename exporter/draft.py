@@ -1,7 +1,7 @@
 """What a checkpoint, a profile and a target decide before anything is computed: the manifest's
 facts, and where each of them was read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
@@ -47,8 +47,8 @@ class Draft:
     manifest: Manifest
     tokenizer: CheckpointTokenizer
     template: str | None
-    prefixes: dict[str, str] | None
-    published: dict[str, str]
+    prefixes: dict[str, str] | None = None
+    published: dict[str, str] = field(default_factory=dict)
 
 
 def draft(
