@@ -25,20 +25,20 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help install serve serve-embed dev test test-heavy test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## create .venv with everything that development needs
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml rerank_client/pyproject.toml constraints.txt
 	@echo "installing into .venv (the first time takes a few minutes)"
 	# Without Debian's python3-venv the first command leaves an environment that has no pip.
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	# torch first and by name: where a CPU build is to be had, this is the line that finds it.
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) --editable '.[serve-cpu,openvino,export,recipe,dev]'
+	$(PIP) --editable ./rerank_client --editable '.[serve-cpu,openvino,export,recipe,dev]'
 	touch $@
 
 # Exported again only when the checkpoint is newer, not when something else was installed.
@@ -60,6 +60,9 @@ dev: $(INSTALLED)  ## serve the mock (no weights) and restart when the code chan
 # Two workers; one thread each, as threads of one would wait for the cores of the other.
 test: $(INSTALLED)  ## the tests, under five minutes on two cores: make test PYTEST="-p randomly"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
+
+test-heavy: $(INSTALLED)  ## the tests that take many seconds each, which make test leaves out
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m heavy $(PYTEST)
 
 test-anywhere: $(INSTALLED)  ## the tests on one core, beside other work, in a random order, and not as root
 	@$(BIN)/python -m checks.anywhere

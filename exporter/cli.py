@@ -35,6 +35,7 @@ from runtime.profile import (
 from runtime.telemetry import disable_telemetry
 from runtime.tokens import panics_told
 from runtime.tuning import TUNING_FILE
+from runtime.version import version
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="rerank-export",
         description="Turn a Hugging Face checkpoint (reranker or embedder) into a proven artifact.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
     _add_quantize(commands.add_parser("quantize", help="make a proven artifact coarser"))

@@ -104,6 +104,8 @@ def _rest(manifest: Manifest) -> Iterator[tuple[str, object]]:
 def _proof(report: Parity) -> Iterator[str]:
     yield f"{'proven on':<16} {report.engine}, {report.hardware}"
     yield f"{'compared with':<16} {report.witness}"
+    if report.cut:
+        yield f"{'cut':<16} {report.cut}"
     for name, rung in report.rungs.items():
         figures = msgspec.to_builtins(rung)
         passed = "passed" if figures.pop("passed") else "FAILED"

@@ -262,6 +262,7 @@ def _make(
     """From the reference's answers to a sealed artifact; the tokenizer lies there already."""
     target, engine = load_target_profile(manifest.target), report.engine
     proof = make_proof(manifest, answers)
+    proof.say_cut(report, manifest.max_tokens)
     try:
         _check_tokens(directory, report, proof)
         write_graph()

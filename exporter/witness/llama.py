@@ -25,6 +25,7 @@ from exporter.answers import Tokens
 from exporter.errors import NoWitness
 from exporter.witness.base import RankWitness, Values, VectorWitness, complete_weights, row_of
 from exporter.witness.files import modules_of, read
+from exporter.witness.tensors import stored_tensors
 from runtime.postprocess import InputType
 
 LLAMA_BIDIRECTIONAL = "llama_bidirec"
@@ -135,7 +136,10 @@ def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
         settings = LlamaConfig.from_dict(known)
         with complete_weights():
             return kind.from_pretrained(
-                directory, config=settings, dtype=torch.float32, local_files_only=True
+                None,
+                config=settings,
+                state_dict=stored_tensors(directory),
+                dtype=torch.float32,
             ).eval()
     except NoWitness:
         raise

@@ -24,6 +24,7 @@ def test_without_a_gpu_it_says_so(
     assert capsys.readouterr().out.startswith("no GPU found")
 
 
+@pytest.mark.heavy
 def test_a_tiny_run_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from checks.serving import served
 from runtime.manifest import read_manifest
 
 
+@pytest.mark.heavy
 def test_stages_of_real_requests(
     rank_artifact: Path, embed_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,7 @@ def test_an_embedder_without_known_answers_is_still_exported(
     assert "no known answers for profile sentence-transformers" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("stand_in")
 def test_the_embedded_checkpoint_from_export_to_ndcg(
     beir: Path, capsys: pytest.CaptureFixture[str]

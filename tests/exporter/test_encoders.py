@@ -259,6 +259,7 @@ def test_the_whole_way(family: str, checkpoints: dict[str, Path], exported: Expo
     assert_proven_and_served(exported(checkpoints[family]))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", ["modernbert", "deberta"])
 def test_the_whole_way_in_float16(
     family: str, checkpoints: dict[str, Path], exported: Exported

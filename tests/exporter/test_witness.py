@@ -45,6 +45,10 @@ def ranks(directory: Path, config: dict[str, Any] = BERT) -> RankWitness:
     )
 
 
+def ranks_llama(directory: Path) -> RankWitness:
+    return ranks(directory, json.loads((directory / "config.json").read_bytes()))
+
+
 def embeds(directory: Path) -> VectorWitness:
     return vector_witness(directory, directory, BERT, {})
 
@@ -82,6 +86,37 @@ def test_weights_that_are_not_all_of_them_are_no_testimony(
     change(write_bert(tmp_path), **names)
     with pytest.raises(NoWitness, match=said):
         ranks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"score.weight": None}, r"made up, as the files hold none: score\.weight"),
+        ({"more.weight": torch.zeros(2, 2)}, "left out, as no layer wants them: more.weight"),
+        ({"model.norm.weight": torch.zeros(5)}, r"of another shape .*model\.norm\.weight"),
+    ],
+)
+def test_nor_are_those_of_a_llama(
+    names: dict[str, torch.Tensor | None], said: str, tmp_path: Path
+) -> None:
+    change(write_llama(tmp_path), **names)
+    with pytest.raises(NoWitness, match=said):
+        ranks_llama(tmp_path)
+
+
+def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
+    logit = ranks_llama(write_llama(tmp_path)).score(*PAIR)[1]
+    held = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(NoWitness, match="cannot be read"):
+        ranks_llama(tmp_path)
+    names = sorted(held)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, some in shards.items():
+        save_file({name: held[name] for name in some}, tmp_path / file)
+    index = {"weight_map": {name: file for file, some in shards.items() for name in some}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert ranks_llama(tmp_path).score(*PAIR)[1] == logit
 
 
 def test_a_pooler_that_no_vector_depends_on_may_be_missing(tmp_path: Path) -> None:

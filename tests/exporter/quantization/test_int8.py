@@ -202,6 +202,7 @@ def files(directory: Path) -> set[str]:
     return {path.relative_to(directory).as_posix() for path in directory.rglob("*")}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", ["modernbert", "deberta"])
 def test_graphs_of_other_families_stay_near(
     family: str, checkpoints: dict[str, Path], exported: Exported, tmp_path: Path

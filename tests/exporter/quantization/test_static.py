@@ -57,6 +57,7 @@ def test_every_linear_layer_is_rounded_and_nothing_else(planless: Path, precisio
     }
 
 
+@pytest.mark.heavy
 def test_a_trained_ranker_keeps_its_order_in_fp8(exported: Exported) -> None:
     artifact = exported(TRAINED, Wish(target="tensorrt-fp8", max_tokens=64))
     parity = json.loads((artifact / "parity.json").read_bytes())

@@ -95,6 +95,7 @@ def test_it_is_a_third_of_the_size_and_stays_on_its_engine(
         assert ranker.info.engine == "onnxruntime-cpu"
 
 
+@pytest.mark.heavy
 def test_the_trained_embedder_keeps_its_order(exported: Exported) -> None:
     wish = Wish(profile="tiny-embed-v1", target=TARGET, max_tokens=512)
     ranking = read_report(exported(EMBEDDED / "embed", wish)).rungs["ranking"]

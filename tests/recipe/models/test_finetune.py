@@ -127,6 +127,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_when_the_hub_moves_o
     assert "finished before" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_two_processes_go_on_along_the_curve_of_one(
     finished: Path, fresh: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
