@@ -22,6 +22,7 @@ from exporter.errors import CheckpointRefused, WrongDirection
 from exporter.folder import WatchedConfig, refuse_rank_modules, refuse_unread_files
 from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, as_one_logit, read_labels
 from exporter.nested import nested_checkpoints
+from exporter.options import POOLING_OPTION
 from exporter.progress import tell
 from exporter.sentence_files import TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
@@ -100,12 +101,12 @@ def find_checkpoint(source: str) -> Path:
     return _download(source, named[1], named[2])
 
 
-def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
+def read_checkpoint(source: str, *, strict: bool = False, pooling: str | None = None) -> Checkpoint:
     """Find `source` and read what says what it is, refusing what cannot be exported faithfully.
 
     Of weights only names and shapes are read: what config.json and the tokenizer claim is compared
     with them before anything of that size is built. A file that nobody knows is told, or refused
-    where `strict`.
+    where `strict`. `pooling` is an embedder's where no file names one.
     """
     root = find_checkpoint(source)
     _refuse_special_files(root)
@@ -132,8 +133,10 @@ def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
     random_weights = bool(config.get("random_weights", False))
     vectors, activation, labels = None, None, ONE_LABEL
     if architecture in BODIES:
-        vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
+        family_pools = BODIES[architecture].pools
+        vectors = vector_facts(root, config, family_pools=family_pools, wished=pooling)
     else:
+        _refuse_pooling(architecture, pooling)
         labels = read_labels(config)
         refuse_rank_modules(root)
         activation = _activation(root, config, labels)
@@ -168,6 +171,14 @@ def _check_sizes(
         return check_sizes(BODIES[architecture], (), config, weights)
     model = CROSS_ENCODERS[architecture]
     return check_sizes(model.trunk, [labels.size(model.logit)], config, weights)
+
+
+def _refuse_pooling(architecture: str, pooling: str | None) -> None:
+    if pooling is not None:
+        raise CheckpointRefused(
+            f"found {POOLING_OPTION} {pooling}, but {architecture} is a reranker, whose pooling "
+            "its architecture and config.json decide; leave it out"
+        )
 
 
 def _activation(root: Path, config: Mapping[str, Any], labels: Labels) -> Activation:

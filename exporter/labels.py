@@ -18,7 +18,8 @@ from exporter.errors import CheckpointRefused
 from exporter.weights import Stored
 from runtime.postprocess import Activation
 
-DIFFERENCE = "logit[1] - logit[0] of two labels"
+# Of two labels, what the score is.
+DIFFERENCE = "logit[1] - logit[0]"
 # What saved activations make of two logits, as far as it goes by their difference.
 OF_TWO_LOGITS: Mapping[str, Activation] = {
     "torch.nn.modules.linear.Identity": "sigmoid",
@@ -52,7 +53,7 @@ class Labels:
     def told(self) -> str:
         """What to say of two."""
         names = f" ({self.named[0]!r} and {self.named[1]!r})" if len(self.named) == 2 else ""
-        return f"found two labels{names}; the exported logit is logit[1] - logit[0]"
+        return f"found two labels{names}; the exported logit is {DIFFERENCE}"
 
     def size(self, logit: str) -> Size:
         """What config.json says of the parameter `logit`, which has a row for each label."""

@@ -35,6 +35,16 @@ def saved_activation(
 
     Raises ValueError, which says what was found, for one that is not known.
     """
+    found = placed_activation(config, sentence, known)
+    return None if found is None else found[0]
+
+
+def placed_activation(
+    config: Mapping[str, Any],
+    sentence: Mapping[str, Any],
+    known: Mapping[str, Activation] = ONE_LOGIT,
+) -> tuple[Activation, str] | None:
+    """`saved_activation`, and the file and key that name it; likewise."""
     inner = config.get("sentence_transformers")
     inner = {} if inner is None else inner
     if not isinstance(inner, Mapping):
@@ -58,5 +68,5 @@ def saved_activation(
                 f"{', '.join(list(known)[:2])}; a relevance_score by another activation would be "
                 "another number"
             )
-        return known[found]
+        return known[found], f"{file} ({key})"
     return None

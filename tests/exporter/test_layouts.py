@@ -218,7 +218,7 @@ def test_two_labels_are_said_and_witnessed(
     checkpoint = read_checkpoint(str(with_two_labels(write_llama(tmp_path / "llama"))))
     assert "two labels ('no' and 'yes'); the exported logit is logit[1]" in capsys.readouterr().err
     found = draft(checkpoint, profile_for(checkpoint.architecture), load_target_profile("cpu-fp32"))
-    assert found.manifest.origins["logit"] == "logit[1] - logit[0] of two labels"
+    assert found.manifest.origins["logit"] == "two labels of config.json: logit[1] - logit[0]"
     assert found.manifest.activation == "sigmoid"
     where = checkpoint.root, checkpoint.directory, checkpoint.config
     row, logit = rank_witness(*where, found.template).score("query", "passage")
