@@ -128,7 +128,9 @@ def read_checkpoint(source: str, *, strict: bool = False, pooling: str | None = 
             f"cannot read {path}: {error.strerror}; copy or download the checkpoint again"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
+        raise CheckpointRefused(
+            f"{path} is not readable JSON ({error}), wanted an object; copy or download it again"
+        ) from error
     architecture = _known_architecture(config)
     random_weights = bool(config.get("random_weights", False))
     vectors, activation, labels = None, None, ONE_LABEL
@@ -251,7 +253,7 @@ def probe(model: Architecture, vocabulary: int) -> None:
     before, after = model.states(ids, *masks)[:, 0]
     if not (torch.isfinite(before).all() and torch.isfinite(after).all()):
         raise CheckpointRefused(
-            "the checkpoint gives NaN or infinity for an ordinary text; its weights are broken, "
+            "the checkpoint's weights give NaN or infinity for an ordinary text, wanted numbers; "
             "train or download it again"
         )
     moved = bool((before - after).abs().max() > _PROBE_SHARE * before.abs().max())
@@ -295,21 +297,25 @@ def _download(source: str, name: str, commit: str | None) -> Path:
 def _known_architecture(config: dict[str, Any]) -> str:
     if config.get("model_type") == "llama_nemotron_vl_rerank" or _is_set(config, "vision_config"):
         raise CheckpointRefused(
-            "found a vision-language checkpoint (vision_config), wanted a text reranker; VL "
-            "rerankers are not supported"
+            f"{CONFIG_FILE} is a vision-language model's (vision_config), wanted a text model's; "
+            "export the checkpoint of a text model"
         )
     if _is_set(config, "quantization_config"):
         raise CheckpointRefused(
-            "found quantised weights (quantization_config), wanted float32, float16 or bfloat16; "
-            "export the checkpoint that they were made from"
+            f"{CONFIG_FILE} names quantised weights (quantization_config), wanted float32, float16 "
+            "or bfloat16; export the checkpoint that they were made from"
         )
     names = config.get("architectures") or ["none"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointRefused(f"found architectures = {shown(names)}, wanted a list of one name")
+        raise CheckpointRefused(
+            f"{CONFIG_FILE} has architectures = {shown(names)}, wanted a list of one name; compare "
+            "it with the config.json of the base model"
+        )
     known = (*CROSS_ENCODERS, *BODIES)
     if len(names) != 1 or names[0] not in known:
         raise CheckpointRefused(
-            f"found the architecture {', '.join(names)}, wanted one of: {', '.join(known)}"
+            f"{CONFIG_FILE} names the architecture {first(names)}, wanted one of: "
+            f"{', '.join(known)}; others cannot be exported"
         )
     return str(names[0])
 
@@ -341,8 +347,9 @@ def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, S
     }
     lists = [f"{kind}: {first(names)}" for kind, names in kinds.items() if names]
     if lists:
+        files = first({stored.file.name for stored in weights.values()}, 2)
         raise CheckpointRefused(
-            f"the weights do not fit the architecture and config.json; {'; '.join(lists)}; export "
-            "the checkpoint as it was saved after training"
+            f"the weights in {files} do not fit the architecture and {CONFIG_FILE}; "
+            f"{'; '.join(lists)}; export the checkpoint as it was saved after training"
         )
     return {parameter: weights[name] for parameter, name in names.items()}

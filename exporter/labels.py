@@ -73,13 +73,16 @@ def read_labels(config: Mapping[str, Any]) -> Labels:
     # transformers leaves both keys out of config.json for its default of two labels.
     named = config.get("id2label")
     if named is not None and not isinstance(named, dict):
-        raise CheckpointRefused(f"found id2label = {shown(named)}, wanted an object with one label")
+        raise CheckpointRefused(
+            f"config.json has id2label = {shown(named)}, wanted an object with one label or two; "
+            "name as many as the head has rows"
+        )
     count = whole(config, "num_labels", len(named or "12"))
     if count not in (1, 2):
         raise CheckpointRefused(
-            f"found num_labels = {count}, wanted 1, or 2 whose difference is the score: a reranker "
-            "gives one logit a pair; fine-tune with one label, or set num_labels (or id2label) in "
-            "config.json to what the head has"
+            f"config.json has num_labels = {count}, wanted 1, or 2 whose difference is the score: "
+            "a reranker gives one logit a pair; fine-tune with one label, or set num_labels (or "
+            "id2label) to what the head has"
         )
     if count == 1:
         return ONE_LABEL

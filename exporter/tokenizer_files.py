@@ -30,7 +30,8 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
         tokens = load_tokenizer(path, vocabulary).get_vocab()
     except ArtifactError as error:
         raise CheckpointRefused(
-            f"the tokenizer in {directory} cannot be used: {error.__cause__ or error}"
+            f"tokenizer.json in {directory} cannot be used: {error.__cause__ or error}; copy the "
+            "one that the model was trained with"
         ) from error
     pad = named_pad(directory)
     refuse_unknown_ids({t: i for t, i in tokens.items() if t != pad}, vocabulary)
