@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from exporter import onnxruntime_cuda
+from exporter.adapter import ADAPTER_CONFIG
 from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.errors import CheckpointRefused
@@ -76,6 +77,9 @@ def draft(
         origins["template"] = prompt.origin
     if profile.kind == "embed":
         origins["prefixes"] = prefixed_by
+    if checkpoint.adapter is not None:
+        base = checkpoint.adapter.base or checkpoint.base.name
+        origins["weights"] = f"a LoRA adapter ({ADAPTER_CONFIG}) merged into its base {base}"
     read_as = None if prompt is None else prompt.template
     tokenizer = CheckpointTokenizer(loaded, checkpoint.directory, read_as, max_tokens or limit)
     manifest = Manifest(
@@ -106,6 +110,7 @@ def draft(
         prefixes=prefixes,
         origins=origins,
         activation=checkpoint.activation,
+        merged=checkpoint.merged,
     )
     unwritten = None if prompt is None or prompt.written else prompt.template
     return Draft(manifest, tokenizer, unwritten)

@@ -18,6 +18,7 @@ import torch
 from onnx import TensorProto, helper
 
 from exporter import onnxruntime_cuda
+from exporter.adapter import ADAPTER_OPTION
 from exporter.answers import Reference, VectorReference, write_reference
 from exporter.architectures.base import Architecture
 from exporter.artifact_model import RankArtifact, VectorArtifact
@@ -47,6 +48,7 @@ from exporter.seal import open_once, seal, version_of
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
 from exporter.witness import rank_witness, vector_witness
+from exporter.witness.adapters import Adapted
 from exporter.witness.base import RankWitness, Witness
 from exporter.workspace import refuse_foreign, workspace
 from runtime.engines import open_engine
@@ -91,7 +93,7 @@ _FACTS = (
 @dataclass(frozen=True)
 class Wish:
     """What an export was asked for: profiles by name; `max_tokens` and `template` None for what the
-    checkpoint says.
+    checkpoint says; `adapter` the folder or hub id of one to merge into it.
 
     `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
     the checkpoint that nobody here knows, `unwitnessed` takes one that no witness can load.
@@ -104,6 +106,7 @@ class Wish:
     template: str | None = None
     strict: bool = False
     unwitnessed: bool = False
+    adapter: str | None = None
 
 
 def ask_witness(
@@ -159,7 +162,7 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
     engine = wish.engine or proving_engine(target)
     refuse_foreign(out)
     _require_engine(engine)
-    checkpoint = read_checkpoint(source, strict=wish.strict)
+    checkpoint = read_checkpoint(source, wish.adapter, strict=wish.strict)
     profile_name = wish.profile or profile_for(checkpoint.architecture)
     with workspace(out) as directory:
         found = draft(
@@ -200,13 +203,14 @@ def coarsen(
     target_name: str,
     *,
     checkpoint: str | None = None,
+    adapter: str | None = None,
     engine: str | None = None,
 ) -> Manifest:
     """Make an artifact of a coarser precision out of the proven fp32 artifact `source`.
 
-    It is proven against the `checkpoint`, or without one against the scores of `source` itself,
-    which parity.json says then; on `engine`, None for the target's own. Raises ExportError or
-    ServingError; `out` then is as it was before.
+    It is proven against the `checkpoint` with the `adapter`, or without one against the scores of
+    `source` itself, which parity.json says then; on `engine`, None for the target's own. Raises
+    ExportError or ServingError; `out` then is as it was before.
     """
     target = load_target_profile(target_name)
     engine = engine or target.engine
@@ -233,7 +237,7 @@ def coarsen(
         if checkpoint is None:
             answers = _ask_artifact(source, fine, coarse)
         else:
-            found = read_checkpoint(checkpoint)
+            found = read_checkpoint(checkpoint, adapter)
             random_weights = found.random_weights
             answers = _ask_checkpoint(coarse, found)
         report = open_report(engine, target, answers.witness, random_weights=random_weights)
@@ -322,8 +326,11 @@ def proving_engine(target: TargetProfile) -> str:
     return target.engine if target.engine != "tensorrt" else "onnxruntime-cpu"
 
 
-def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
-    """Check an artifact's hashes and goldens, and with a checkpoint all three rungs again.
+def verify(
+    directory: Path, source: str | None, engine: str | None, adapter: str | None = None
+) -> Manifest:
+    """Check an artifact's hashes and goldens, and with the checkpoint `source`, and the `adapter`
+    that was merged into it, all three rungs again.
 
     Writes nothing in `directory`. Raises ArtifactError, EngineError or ExportError naming what
     differs.
@@ -341,7 +348,7 @@ def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
             or (None if manifest.plan else proving_engine(load_target_profile(manifest.target))),
         )
     if source is not None:
-        _verify_against(directory, manifest, read_checkpoint(source), engine)
+        _verify_against(directory, manifest, read_checkpoint(source, adapter), engine)
     return manifest
 
 
@@ -360,6 +367,7 @@ def _verify_against(
 
 def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:
     """The witness's answers for a manifest whose facts the checkpoint must bear out."""
+    _compare_merged(manifest, checkpoint)
     wished = manifest.origins.get("template") == TEMPLATE_OPTION
     found = draft(
         checkpoint,
@@ -384,9 +392,11 @@ def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | V
 
 def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
     where = checkpoint.root, checkpoint.directory, checkpoint.config
+    own = checkpoint.adapter
+    adapted = None if own is None else Adapted(checkpoint.base, own.directory)
     if checkpoint.vectors is None:
-        return rank_witness(*where, found.template)
-    return vector_witness(*where, found.manifest.prefixes)
+        return rank_witness(*where, found.template, adapted)
+    return vector_witness(*where, found.manifest.prefixes, adapted)
 
 
 def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference | VectorReference:
@@ -403,6 +413,21 @@ def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference |
             return ask(coarse, artifact, tokenizer, vocabulary)
         finally:
             artifact.close()
+
+
+def _compare_merged(manifest: Manifest, checkpoint: Checkpoint) -> None:
+    """Raise ManifestWrong, or CheckpointRefused where one has an adapter and the other none."""
+    found = checkpoint.merged
+    if bool(found) != bool(manifest.merged):
+        made, named = ("with an", "without one") if manifest.merged else ("without an", "with one")
+        advice = "name it as" if manifest.merged else "leave out"
+        raise CheckpointRefused(
+            f"the artifact was made {made} adapter, but the checkpoint {checkpoint.source} is read "
+            f"{named}; {advice} {ADAPTER_OPTION}"
+        )
+    for name in sorted(manifest.merged.keys() | found.keys()):
+        if manifest.merged.get(name) != found.get(name):
+            raise ManifestWrong(f"the hash of {name}", manifest.merged.get(name), found.get(name))
 
 
 def _compare_facts(manifest: Manifest, wanted: Manifest) -> None:
