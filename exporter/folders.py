@@ -56,16 +56,13 @@ def find_folders(source: str, adapter: str | None, *, strict: bool) -> Folders:
     `strict`. Raises CheckpointRefused.
     """
     root, directory = _opened(source)
-    if adapter is None:
-        if not is_adapter(directory):
-            refuse_unread_files(root, directory, strict=strict)
-            return Folders(root, directory, directory, None)
-        own_root, own = root, read_adapter(directory, strict=strict)
-        if not _has(directory, _WEIGHTS):
-            root, directory = _opened(_base_of(own, source))
-    else:
-        own_root, place = _opened(adapter)
-        own = read_adapter(place, strict=strict)
+    if adapter is None and not is_adapter(directory):
+        refuse_unread_files(root, directory, strict=strict)
+        return Folders(root, directory, directory, None)
+    own_root, place = (root, directory) if adapter is None else _opened(adapter)
+    own = read_adapter(place, strict=strict)
+    if place.samefile(directory) and not _has(directory, _WEIGHTS):
+        root, directory = _opened(_base_of(own, source))
     refuse_unread_files(own_root, own.directory, strict=strict, adapter=own.directory)
     if own.directory.samefile(directory):
         return Folders(own_root, own.directory, own.directory, own)

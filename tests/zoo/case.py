@@ -13,7 +13,8 @@ from tests.zoo.witness import Making
 class Case:
     """A checkpoint of `family` in the `layout`, which `steps` make in this order.
 
-    It must agree with its `witness`, or be `refused` with a message that has this part: as it is
+    The checkpoint is the folder `source` in it, with the one named `adapter` where there is any. It
+    must agree with its `witness`, or be `refused` with a message that has this part: as it is
     read, or `late`, by the proof. A refused one needs no witness but to show that an export would
     be wrong.
     """
@@ -24,6 +25,8 @@ class Case:
     witness: Making | None = None
     refused: str | None = None
     late: bool = False
+    source: str = ""
+    adapter: str | None = None
 
     @property
     def name(self) -> str:

@@ -106,7 +106,6 @@ class Family:
                 "adapter beside the base",
                 lora(*self.projections),
                 witness=adapted(Ranker),
-                refused="adapter_config.json",
             ),
             self.ranker(
                 "_orig_mod. before all names", renamed("^", "_orig_mod."), refused="_orig_mod."
@@ -141,7 +140,6 @@ class Family:
                 lora(*self.projections, task="FEATURE_EXTRACTION"),
                 sentence_files.embedder(),
                 witness=adapted(Embedder),
-                refused="adapter_config.json",
             ),
         )
 

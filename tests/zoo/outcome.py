@@ -10,7 +10,7 @@ from runtime.errors import ServingError
 from tests.zoo.answers import Answers, difference
 from tests.zoo.case import Case
 
-Asking = Callable[[Path], Answers]
+Asking = Callable[[Path, Path | None], Answers]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Outcome:
 def outcome(case: Case, directory: Path, ask: Asking) -> Outcome:
     """What `ask` makes of the case's folder, against its witness."""
     try:
-        found = ask(directory)
+        adapter = None if case.adapter is None else directory / case.adapter
+        found = ask(directory / case.source, adapter)
     except (ExportError, ServingError) as error:
         return Outcome("refused", str(error))
     if case.witness is None:

@@ -21,13 +21,13 @@ from tests.zoo.texts import PAIRS, PASSAGES, QUERY, TEXTS
 _GROUP = (Group("zoo", QUERY, PASSAGES),)
 
 
-def read(directory: Path) -> Answers:
+def read(directory: Path, adapter: Path | None = None) -> Answers:
     """The answers of the exporter's own model to what its tokenizers agree upon.
 
     Raises ExportError and ServingError as an export does.
     """
     target = load_target_profile("cpu-fp32")
-    checkpoint = read_checkpoint(str(directory))
+    checkpoint = read_checkpoint(str(directory), None if adapter is None else str(adapter))
     found = draft(checkpoint, profile_for(checkpoint.architecture), target)
     own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")
     reference: Reference | VectorReference
