@@ -103,8 +103,10 @@ def _lay(root: Path, texts: Path, adapted: Adapted, made: Path) -> Path:
     _replace(_TOKENIZER, texts, place)
     _replace(_BASE, adapted.base, place)
     _replace((_WEIGHTS,), adapted.adapter, place)
+    if place != made:  # where transformers looks for a base in a folder below
+        _replace(_BASE[:1], adapted.base, made)
     config = json.loads((adapted.adapter / _CONFIG).read_bytes())
-    (place / _CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": str(place)}))
+    (place / _CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": str(made)}))
     return place
 
 
