@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from exporter.answers import Tokens
-from exporter.checkpoint import Checkpoint
+from exporter.checkpoint import Checkpoint, read_checkpoint
 from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer, load_tokenizer
 from recipe.errors import BadInput
 from recipe.training.llama_bidirec import (
@@ -32,6 +32,20 @@ TEMPLATED = (_LLAMA,)
 _VOCABULARIES = ("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt")
 # Rows of a batch are padded to a multiple of it: tensor cores want whole tiles.
 _TILE_TOKENS = 8
+
+
+def read_whole(source: str) -> Checkpoint:
+    """The checkpoint `source`, which the recipe trains, scores and exports as one folder.
+
+    Raises BadInput for an adapter, and what `read_checkpoint` raises.
+    """
+    checkpoint = read_checkpoint(source)
+    if checkpoint.adapter is not None:
+        raise BadInput(
+            f"found an adapter in {checkpoint.adapter.directory}, wanted a checkpoint with all its "
+            "weights; merge it with peft (merge_and_unload), or use `rerank-export export` alone"
+        )
+    return checkpoint
 
 
 class PairBatcher:
