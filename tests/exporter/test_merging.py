@@ -20,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 def adapt(
     base: Path, adapter: Path, *, saves: bool | str = "auto", **settings: Any
 ) -> dict[str, torch.Tensor]:
-    """Write an adapter of the base with peft, which `saves` embeddings; what peft merges of both, by
-    name."""
+    """Write an adapter of the base with peft, which `saves` embeddings; the sum that peft makes of
+    both, by name."""
     model = peft.get_peft_model(
         BertForSequenceClassification.from_pretrained(base, num_labels=1),
         peft.LoraConfig(r=4, **settings),
