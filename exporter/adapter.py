@@ -22,7 +22,6 @@ from runtime.model_files import JSON_BYTES, read_bounded
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_OPTION = "--adapter"
 _PICKLED = "adapter_model.bin"
 _MERGE = "merge it with peft (merge_and_unload), save the result, and export that"
 

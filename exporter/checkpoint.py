@@ -24,6 +24,7 @@ from exporter.errors import CheckpointRefused, WrongDirection
 from exporter.folder import WatchedConfig, refuse_rank_modules
 from exporter.folders import find_folders
 from exporter.merging import merged, whole_tensors
+from exporter.options import POOLING_OPTION
 from exporter.sentence_files import MODULES_FILE, TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
@@ -73,8 +74,8 @@ class Checkpoint:
 
     @cached_property
     def merged(self) -> dict[str, str]:
-        """The sha256 of every file that a base and an adapter are merged from, by names under base
-        and adapter; none where there is no adapter. Raises OSError."""
+        """The sha256 of every file that base and adapter are merged from, by names under base and
+        adapter; none where there is no adapter. Raises OSError."""
         if self.adapter is None:
             return {}
         own = [self.adapter.directory / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
@@ -84,13 +85,15 @@ class Checkpoint:
         return {name: hash_file(path) for name, path in sorted(files.items())}
 
 
-def read_checkpoint(source: str, adapter: str | None = None, *, strict: bool = False) -> Checkpoint:
+def read_checkpoint(
+    source: str, adapter: str | None = None, *, strict: bool = False, pooling: str | None = None
+) -> Checkpoint:
     """Find `source` and read what says what it is, refusing what cannot be exported faithfully.
 
     The `adapter` is merged into its weights; an adapter alone may name its base itself. Of weights
     only names and shapes are read: what config.json and the tokenizer claim is compared with them
     before anything of that size is built. A file that nobody knows is told, or refused where
-    `strict`.
+    `strict`. `pooling` is an embedder's where no file names one.
     """
     folders = find_folders(source, adapter, strict=strict)
     root, directory, own = folders.root, folders.texts, folders.adapter
@@ -102,8 +105,10 @@ def read_checkpoint(source: str, adapter: str | None = None, *, strict: bool = F
     random_weights = bool(config.get("random_weights", False))
     vectors, activation = None, None
     if architecture in BODIES:
-        vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
+        family_pools = BODIES[architecture].pools
+        vectors = vector_facts(root, config, family_pools=family_pools, wished=pooling)
     else:
+        _refuse_pooling(architecture, pooling)
         _refuse_labels(config)
         refuse_rank_modules(root)
         activation = _activation(root, config)
@@ -172,6 +177,14 @@ def _check_sizes(
         return check_sizes(BODIES[architecture], (), config, weights)
     model = CROSS_ENCODERS[architecture]
     return check_sizes(model.trunk, [Size("num_labels", 1, model.logit)], config, weights)
+
+
+def _refuse_pooling(architecture: str, pooling: str | None) -> None:
+    if pooling is not None:
+        raise CheckpointRefused(
+            f"found {POOLING_OPTION} {pooling}, but {architecture} is a reranker, whose pooling "
+            "its architecture and config.json decide; leave it out"
+        )
 
 
 def _activation(root: Path, config: Mapping[str, Any]) -> Activation:

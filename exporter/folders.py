@@ -8,11 +8,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.adapter import ADAPTER_CONFIG, ADAPTER_OPTION, Adapter, is_adapter, read_adapter
+from exporter.adapter import ADAPTER_CONFIG, Adapter, is_adapter, read_adapter
 from exporter.embedding_files import transformer_directory
 from exporter.errors import CheckpointRefused
 from exporter.finding import find_checkpoint, is_folder, refuse_special_files
 from exporter.folder import refuse_unread_files, tell_unknown
+from exporter.options import ADAPTER_OPTION
 from exporter.progress import tell
 from exporter.prompt import TRAINING_FILE
 from exporter.sentence_files import MODULES_FILE

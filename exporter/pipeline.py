@@ -18,7 +18,6 @@ import torch
 from onnx import TensorProto, helper
 
 from exporter import onnxruntime_cuda
-from exporter.adapter import ADAPTER_OPTION
 from exporter.answers import Reference, VectorReference, write_reference
 from exporter.architectures.base import Architecture
 from exporter.artifact_model import RankArtifact, VectorArtifact
@@ -34,11 +33,12 @@ from exporter.errors import (
 )
 from exporter.explaining import blame
 from exporter.long_rows import LONG, bound_attention, bounded_copy, unbound_attention
+from exporter.merged_files import refuse_other_adapter
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.own_reading import own_reading
 from exporter.parity import COARSE, open_report, package_versions
 from exporter.progress import stage
-from exporter.prompt import TEMPLATE_OPTION
+from exporter.prompt import Prompt
 from exporter.proof import Proof, make_proof
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
@@ -47,6 +47,7 @@ from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import open_once, seal, version_of
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
+from exporter.wished import wished_pooling, wishes_of
 from exporter.witness import rank_witness, vector_witness
 from exporter.witness.adapters import Adapted
 from exporter.witness.base import RankWitness, Witness
@@ -92,8 +93,9 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class Wish:
-    """What an export was asked for: profiles by name; `max_tokens` and `template` None for what the
-    checkpoint says; `adapter` the folder or hub id of one to merge into it.
+    """What an export was asked for: `profile` by name, or a path of a user's own; `target` by name.
+    `max_tokens`, `template`, `pooling` (avg, cls or last) and `prefixes` by input type are None for
+    what the checkpoint says; `adapter` is the folder or hub id of one to merge into it.
 
     `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
     the checkpoint that nobody here knows, `unwitnessed` takes one that no witness can load.
@@ -103,7 +105,9 @@ class Wish:
     target: str = "cpu-fp32"
     max_tokens: int | None = None
     engine: str | None = None
-    template: str | None = None
+    template: Prompt | None = None
+    pooling: str | None = None
+    prefixes: dict[str, str] | None = None
     strict: bool = False
     unwitnessed: bool = False
     adapter: str | None = None
@@ -162,7 +166,7 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
     engine = wish.engine or proving_engine(target)
     refuse_foreign(out)
     _require_engine(engine)
-    checkpoint = read_checkpoint(source, wish.adapter, strict=wish.strict)
+    checkpoint = read_checkpoint(source, wish.adapter, strict=wish.strict, pooling=wish.pooling)
     profile_name = wish.profile or profile_for(checkpoint.architecture)
     with workspace(out) as directory:
         found = draft(
@@ -171,6 +175,7 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
             target,
             max_tokens=wish.max_tokens,
             template=wish.template,
+            prefixes=wish.prefixes,
             strict=wish.strict,
         )
         manifest, tokenizer = found.manifest, found.tokenizer
@@ -237,7 +242,7 @@ def coarsen(
         if checkpoint is None:
             answers = _ask_artifact(source, fine, coarse)
         else:
-            found = read_checkpoint(checkpoint, adapter)
+            found = read_checkpoint(checkpoint, adapter, pooling=wished_pooling(fine))
             random_weights = found.random_weights
             answers = _ask_checkpoint(coarse, found)
         report = open_report(engine, target, answers.witness, random_weights=random_weights)
@@ -348,7 +353,8 @@ def verify(
             or (None if manifest.plan else proving_engine(load_target_profile(manifest.target))),
         )
     if source is not None:
-        _verify_against(directory, manifest, read_checkpoint(source, adapter), engine)
+        checkpoint = read_checkpoint(source, adapter, pooling=wished_pooling(manifest))
+        _verify_against(directory, manifest, checkpoint, engine)
     return manifest
 
 
@@ -367,24 +373,14 @@ def _verify_against(
 
 def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:
     """The witness's answers for a manifest whose facts the checkpoint must bear out."""
-    _compare_merged(manifest, checkpoint)
-    wished = manifest.origins.get("template") == TEMPLATE_OPTION
-    found = draft(
-        checkpoint,
-        manifest.profile,
-        load_target_profile(manifest.target),
-        template=manifest.template if wished else None,
-    )
+    refuse_other_adapter(manifest, checkpoint)
+    target, wishes = load_target_profile(manifest.target), wishes_of(manifest)
+    found = draft(checkpoint, manifest.profile, target, **wishes)
     if manifest.max_tokens > (limit := found.manifest.max_tokens):
         raise ManifestWrong("max_tokens", manifest.max_tokens, f"at most {limit}")
     if manifest.max_tokens < limit:
-        found = draft(
-            checkpoint,
-            manifest.profile,
-            load_target_profile(manifest.target),
-            max_tokens=manifest.max_tokens,
-            template=manifest.template if wished else None,
-        )
+        wishes["max_tokens"] = manifest.max_tokens
+        found = draft(checkpoint, manifest.profile, target, **wishes)
     _compare_facts(manifest, found.manifest)
     unwitnessed = not is_witnessed(manifest)
     return ask_witness(replace(found, manifest=manifest), checkpoint, unwitnessed=unwitnessed)
@@ -396,7 +392,8 @@ def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
     adapted = None if own is None else Adapted(checkpoint.base, own.directory)
     if checkpoint.vectors is None:
         return rank_witness(*where, found.template, adapted)
-    return vector_witness(*where, found.manifest.prefixes, adapted)
+    wished = found.prefixes, checkpoint.vectors.wished_pooling
+    return vector_witness(*where, found.published, *wished, adapted)
 
 
 def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference | VectorReference:
@@ -413,21 +410,6 @@ def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference |
             return ask(coarse, artifact, tokenizer, vocabulary)
         finally:
             artifact.close()
-
-
-def _compare_merged(manifest: Manifest, checkpoint: Checkpoint) -> None:
-    """Raise ManifestWrong, or CheckpointRefused where one has an adapter and the other none."""
-    found = checkpoint.merged
-    if bool(found) != bool(manifest.merged):
-        made, named = ("with an", "without one") if manifest.merged else ("without an", "with one")
-        advice = "name it as" if manifest.merged else "leave out"
-        raise CheckpointRefused(
-            f"the artifact was made {made} adapter, but the checkpoint {checkpoint.source} is read "
-            f"{named}; {advice} {ADAPTER_OPTION}"
-        )
-    for name in sorted(manifest.merged.keys() | found.keys()):
-        if manifest.merged.get(name) != found.get(name):
-            raise ManifestWrong(f"the hash of {name}", manifest.merged.get(name), found.get(name))
 
 
 def _compare_facts(manifest: Manifest, wanted: Manifest) -> None:

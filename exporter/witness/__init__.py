@@ -7,8 +7,9 @@ of the exporter reads a checkpoint: a fact that is read wrongly must not be wron
 from pathlib import Path
 from typing import Any
 
-from exporter.witness.adapters import Adapted, together, told
+from exporter.witness.adapters import Adapted, together, with_adapter
 from exporter.witness.base import RankWitness, VectorWitness
+from exporter.witness.files import prompts_of
 from exporter.witness.llama import LLAMA_BIDIRECTIONAL, LlamaEmbedder, LlamaReranker
 from exporter.witness.sentence_transformers import CrossEncoderWitness, SentenceTransformerWitness
 
@@ -29,7 +30,7 @@ def rank_witness(
     if adapted is not None:
         with together(root, directory, adapted) as places:
             witness = rank_witness(*places, config, template)
-        witness.name = told(witness.name)
+        witness.name = with_adapter(witness.name)
         return witness
     if config.get("model_type") == LLAMA_BIDIRECTIONAL:
         return LlamaReranker(root, directory, config, template)
@@ -40,19 +41,28 @@ def vector_witness(
     root: Path,
     directory: Path,
     config: dict[str, Any],
-    prefixes: dict[str, str],
+    published: dict[str, str],
+    wished: dict[str, str] | None = None,
+    pooling: str | None = None,
     adapted: Adapted | None = None,
 ) -> VectorWitness:
     """The witness of the embedder in `root`, whose weights lie in `directory`; where it is
     `adapted`, the tokenizer does.
 
-    `prefixes` by input type are those of a family whose folders name none. Raises NoWitness.
+    The folder is read here anew; the rest is what no file of it says. `published` are the prefixes,
+    by input type, of a family whose folders may name none, `wished` those that were asked for, and
+    `pooling` is one of avg, cls and last where that was. Raises NoWitness.
     """
     if adapted is not None:
         with together(root, directory, adapted) as places:
-            witness = vector_witness(*places, config, prefixes)
-        witness.name = told(witness.name)
+            witness = vector_witness(*places, config, published, wished, pooling)
+        witness.name = with_adapter(witness.name)
         return witness
-    if config.get("model_type") == LLAMA_BIDIRECTIONAL:
-        return LlamaEmbedder(root, directory, config, prefixes)
-    return SentenceTransformerWitness(root)
+    llama = config.get("model_type") == LLAMA_BIDIRECTIONAL
+    told = wished
+    if told is None and (llama or published) and (told := prompts_of(root)) is None:
+        told = published
+    if llama:
+        asked = config if pooling is None else {**config, "pooling": pooling}
+        return LlamaEmbedder(root, directory, asked, told or {})
+    return SentenceTransformerWitness(root, told, pooling)

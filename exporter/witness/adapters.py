@@ -87,7 +87,7 @@ def held_whole(directory: Path) -> set[str]:
         return {name.removeprefix(_PREFIX) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
 
 
-def told(name: str) -> str:
+def with_adapter(name: str) -> str:
     """The witness's `name`, with the loader of its adapter."""
     import peft
 

@@ -71,7 +71,7 @@ def test_what_was_merged_stands_in_the_manifest_and_is_verified(
         )
     }
     assert "adapter by peft" in (manifest.witness or "")
-    assert "adapter" in manifest.origins["weights"]
+    assert manifest.origins["merged"] == f"adapter_config.json (LoRA) and its base {base}"
     assert main(["verify", str(out), "--checkpoint", str(adapter)]) == 0
     capsys.readouterr()
     assert main(["verify", str(out), "--checkpoint", str(base)]) == 1
@@ -105,7 +105,7 @@ def test_an_adapter_that_changes_nothing_is_another_version(
     plain = read_manifest(pair_artifact)
     assert made.files["model.onnx"] == plain.files["model.onnx"]
     assert (plain.merged, plain.version != made.version) == ({}, True)
-    with pytest.raises(CheckpointRefused, match=r"without an adapter.*leave out --adapter"):
+    with pytest.raises(CheckpointRefused, match=r"without an adapter.*leave --adapter out"):
         verify(pair_artifact, base, None, str(adapter))
     assert before == {path: hash_file(path) for path in before}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from exporter.pipeline import Wish
 from tests.zoo import bert, llama, sentence_files
 from tests.zoo.adapters import (
     ADAPTER,
@@ -26,8 +27,8 @@ from tests.zoo.llama_witness import LlamaEmbedder, LlamaRanker
 from tests.zoo.weights import Step, cast, drawn, renamed
 from tests.zoo.witness import Embedder, Making, Ranker, Witness, adapted
 
-_NAMED: dict[str, Any] = {"source": BASE, "adapter": ADAPTER}
-_ALONE: dict[str, Any] = {"source": ADAPTER, "adapter": None}
+_NAMED: dict[str, Any] = {"source": BASE, "wish": Wish(adapter=ADAPTER)}
+_ALONE: dict[str, Any] = {"source": ADAPTER, "wish": Wish()}
 _VALUE = "base_model.model.bert.encoder.layer.1.attention.self.value"
 _HEAD = {"classifier.weight": drawn(1, 32, seed=90), "classifier.bias": drawn(1, seed=91)}
 _SAVED = {"whole": _HEAD, "modules_to_save": ["classifier", "score"]}

@@ -1,6 +1,6 @@
 """All checkpoints of the zoo."""
 
-from tests.zoo import adapted, bert_embedders, bert_rankers, encoders, llama, others
+from tests.zoo import adapted, bert_embedders, bert_rankers, encoders, llama, options, others
 from tests.zoo.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -9,5 +9,6 @@ CASES: tuple[Case, ...] = (
     *encoders.CASES,
     *llama.CASES,
     *adapted.CASES,
+    *options.CASES,
     *others.CASES,
 )

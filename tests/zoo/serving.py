@@ -16,14 +16,13 @@ from tests.zoo.answers import Answers, row
 from tests.zoo.texts import PASSAGES, QUERY, TEXTS
 
 
-def serve(directory: Path, adapter: Path | None = None) -> Answers:
+def serve(directory: Path, wish: Wish) -> Answers:
     """The answers of the artifact, texts of one kind in one request.
 
     Raises ExportError and ServingError.
     """
     with tempfile.TemporaryDirectory() as out:
         artifact = Path(out) / "artifact"
-        wish = Wish(adapter=None if adapter is None else str(adapter))
         typed = "token_type_ids" in export(str(directory), artifact, wish).inputs
         with closing(open_model(artifact, engine="onnxruntime-cpu")) as model:
             if isinstance(model, Ranker):
