@@ -60,7 +60,7 @@ def find_folders(source: str, adapter: str | None, *, strict: bool) -> Folders:
     if adapter is None and not is_adapter(directory):
         refuse_unread_files(root, directory, strict=strict)
         return Folders(root, directory, directory, None)
-    own_root, place = (root, directory) if adapter is None else _opened(adapter)
+    own_root, place = (root, directory) if adapter is None else _opened_adapter(adapter)
     own = read_adapter(place, strict=strict)
     if place.samefile(directory) and not _has(directory, _WEIGHTS):
         root, directory = _opened(_base_of(own, source))
@@ -93,6 +93,13 @@ def _opened(source: str) -> tuple[Path, Path]:
     directory = transformer_directory(root)
     refuse_special_files(directory)
     return root, directory
+
+
+def _opened_adapter(source: str) -> tuple[Path, Path]:
+    try:
+        return _opened(source)
+    except CheckpointRefused as error:
+        raise CheckpointRefused(f"the adapter {source!r} is refused: {error}") from error
 
 
 def _has(directory: Path, patterns: tuple[str, ...]) -> bool:

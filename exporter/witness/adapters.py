@@ -7,7 +7,6 @@ the base; nothing is merged here.
 
 import json
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -57,17 +56,19 @@ def together(root: Path, texts: Path, adapted: Adapted) -> Iterator[tuple[Path, 
     except ImportError as error:
         raise NoWitness(f"peft cannot be imported ({error}); install the extra `export`") from error
     del peft
-    with tempfile.TemporaryDirectory() as made, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as own, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's, about settings that change nothing
+        made = Path(own) / "together"
         try:
-            place = _lay(root, texts, adapted, Path(made) / "together")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, shutil.Error) as error:
+            place = _lay(root, texts, adapted, made)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise NoWitness(f"base and adapter cannot be laid together: {error}") from error
         try:
-            yield Path(made) / "together", place
+            yield made, place
         except NoWitness as error:
             shown = f"{adapted.base} with the adapter in {adapted.adapter}"
-            raise NoWitness(str(error).replace(str(place), shown)) from error
+            said = str(error).replace(str(place), shown).replace(str(made), shown)
+            raise NoWitness(said) from error
 
 
 def put_adapter(model: Any, directory: Path) -> None:
@@ -95,11 +96,13 @@ def with_adapter(name: str) -> str:
 
 
 def _lay(root: Path, texts: Path, adapted: Adapted, made: Path) -> Path:
-    hidden = shutil.ignore_patterns(_CONFIG, _WEIGHTS)
-    shutil.copytree(root, made, copy_function=_link, ignore=hidden, ignore_dangling_symlinks=True)
-    place = made
+    inner = "."
     if (root / _MODULES).is_file():
-        place = made / json.loads((root / _MODULES).read_bytes())[0]["path"]
+        inner = os.path.normpath(json.loads((root / _MODULES).read_bytes())[0]["path"])
+    _mirror(root, made, Path(inner).parts)
+    place = made / inner
+    if place.is_symlink() or not place.resolve().is_relative_to(made.resolve()):
+        raise ValueError(f"{_MODULES} names {inner[:80]!r}, wanted a folder beside it")
     _replace(_TOKENIZER, texts, place)
     _replace(_BASE, adapted.base, place)
     _replace((_WEIGHTS,), adapted.adapter, place)
@@ -108,6 +111,17 @@ def _lay(root: Path, texts: Path, adapted: Adapted, made: Path) -> Path:
     config = json.loads((adapted.adapter / _CONFIG).read_bytes())
     (place / _CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": str(made)}))
     return place
+
+
+def _mirror(source: Path, made: Path, inner: tuple[str, ...]) -> None:
+    """A folder of links to what lies in `source`; of folders those to the `inner` one are made, and
+    nothing that is linked is ever written to."""
+    made.mkdir()
+    for path in source.iterdir():
+        if path.name in inner[:1]:
+            _mirror(path, made / path.name, inner[1:])
+        elif path.name not in (_CONFIG, _WEIGHTS):
+            _link(path, made / path.name)
 
 
 def _replace(patterns: tuple[str, ...], source: Path, place: Path) -> None:

@@ -17,9 +17,11 @@ from exporter.checkpoint import read_checkpoint
 from exporter.cli import main
 from exporter.errors import CheckpointRefused, ManifestWrong, NoWitness
 from exporter.pipeline import Wish, coarsen, export, verify
+from exporter.witness.adapters import Adapted, together
 from recipe.errors import BadInput
 from recipe.training.checkpoint import read_whole
 from runtime.manifest import hash_file, read_manifest
+from tests.hub_cache import as_snapshot
 from tests.tiny_checkpoints import write_bert
 from tests.zoo.adapters import write_lora
 from tests.zoo.weights import FILE
@@ -195,6 +197,43 @@ def test_unknown_keys_and_files_are_told_or_refused(
     assert "config.json" in said
     with pytest.raises(CheckpointRefused, match="frobnication"):
         read_checkpoint(str(base), str(adapter), strict=True)
+
+
+def test_an_adapter_that_is_nowhere_is_called_one(base: Path) -> None:
+    for name in ("../gone", "x" * 5000):
+        with pytest.raises(CheckpointRefused, match=r"the adapter '.*found no directory"):
+            read_checkpoint(str(base), name)
+
+
+def test_a_hub_s_snapshots_are_laid_together_by_links(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """Their files are links that lead out of them."""
+    base = as_snapshot(base, tmp_path / "cache")
+    adapter = as_snapshot(adapter, tmp_path / "other cache")
+    with together(base, base, Adapted(base, adapter)) as (root, place):
+        assert root == place
+        found = {path.name: path.read_bytes() for path in root.iterdir()}
+        held = {path.name: path.read_bytes() for path in (*base.iterdir(), *adapter.iterdir())}
+        settings = json.loads(found.pop("adapter_config.json"))
+        assert (
+            json.loads(held.pop("adapter_config.json")) | {"base_model_name_or_path": str(root)}
+            == settings
+        )
+        assert found == held
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("path", ["/", "..", "a/../..", "1_Pooling/../../base"])
+def test_the_witness_writes_into_no_folder_of_the_user(
+    path: str, base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    (base / "modules.json").write_text(json.dumps([{"path": path}]))
+    before = sorted(tmp_path.rglob("*"))
+    laid = together(base, base, Adapted(base, adapter))
+    with pytest.raises(NoWitness, match=r"laid together"), laid:
+        raise AssertionError("laid")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_texts_are_read_in_one_folder(base: Path, adapter: Path) -> None:
