@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from exporter.answers import Tokens
-from exporter.checkpoint import Checkpoint
+from exporter.checkpoint import Checkpoint, read_checkpoint
 from exporter.pad_token import drop_pad
 from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer, load_tokenizer
 from exporter.weight_names import KEY_MAPPING
@@ -37,6 +37,20 @@ _VOCABULARIES = (
 )
 # Rows of a batch are padded to a multiple of it: tensor cores want whole tiles.
 _TILE_TOKENS = 8
+
+
+def read_whole(source: str) -> Checkpoint:
+    """The checkpoint `source`, which the recipe trains, scores and exports as one folder.
+
+    Raises BadInput for an adapter, and what `read_checkpoint` raises.
+    """
+    checkpoint = read_checkpoint(source)
+    if checkpoint.adapter is not None:
+        raise BadInput(
+            f"found an adapter in {checkpoint.adapter.directory}, wanted a checkpoint with all its "
+            "weights; merge it with peft (merge_and_unload), or use `rerank-export export` alone"
+        )
+    return checkpoint
 
 
 class PairBatcher:
