@@ -17,7 +17,7 @@ from exporter.weights import Stored
 # How transformers names the classes that share a body.
 _SAVED_AS = ("Model", "ForMaskedLM", "ForPreTraining")
 _CLASSIFIER = "ForSequenceClassification"
-_CLASSIFIES = "SEQ_CLS"
+_CLASSIFIES, _EMBEDS = "SEQ_CLS", "FEATURE_EXTRACTION"
 # Heads that guess words or sentences.
 _OTHER_HEADS = ("cls.", "decoder.", "lm_head.", "lm_predictions.", "mask_predictions.")
 _LABELS = ("num_labels", "id2label", "label2id")
@@ -26,7 +26,7 @@ _LABELS = ("num_labels", "id2label", "label2id")
 def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> WatchedConfig:
     """The base's config.json as that of what base and adapter are together.
 
-    `embeds` is true where sentence-transformers' modules say that it is an embedder. Raises
+    `embeds` is true where modules.json or an option says how states become a vector. Raises
     CheckpointRefused for a classifier whose head is nowhere.
     """
     names = config.get("architectures")
@@ -45,7 +45,7 @@ def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> 
             f"with modules_to_save = [{ranks.logit.partition('.')[0]!r}], or name the classifier "
             "that it was trained on as the base"
         )
-    if embeds and f"{stem}Model" in BODIES:
+    if (embeds or adapter.task == _EMBEDS) and f"{stem}Model" in BODIES:
         return WatchedConfig(config, architectures=[f"{stem}Model"])
     return config
 

@@ -106,7 +106,8 @@ def read_checkpoint(
     config = _read_config(folders.base)
     as_saved = config.get("architectures")
     if own is not None:
-        config = adapted_config(config, own, embeds=(root / MODULES_FILE).is_file())
+        embeds = pooling is not None or (root / MODULES_FILE).is_file()
+        config = adapted_config(config, own, embeds=embeds)
     architecture = _known_architecture(config)
     random_weights = bool(config.get("random_weights", False))
     vectors, activation, labels = None, None, ONE_LABEL

@@ -25,7 +25,7 @@ from tests.zoo.families import MODERNBERT, XLM_ROBERTA, Family
 from tests.zoo.folders import ABSENT, edited, file, tokenizer_config
 from tests.zoo.llama_witness import LlamaEmbedder, LlamaRanker
 from tests.zoo.weights import Step, cast, drawn, renamed
-from tests.zoo.witness import Embedder, Making, Ranker, Witness, adapted
+from tests.zoo.witness import BareEmbedder, Embedder, Making, Ranker, Witness, adapted
 
 _NAMED: dict[str, Any] = {"source": BASE, "wish": Wish(adapter=ADAPTER)}
 _ALONE: dict[str, Any] = {"source": ADAPTER, "wish": Wish()}
@@ -223,6 +223,21 @@ _EMBEDDERS = (
         lora_apart(*_CAMEL, **_FEATURES, takes_all=True),
         absolute_base,
         witness=_by_itself(Embedder),
+        **_ALONE,
+    ),
+    _embedder(
+        "adapter alone, the base a BertForMaskedLM, --pooling cls",
+        bert.folder("BertForMaskedLM"),
+        lora_apart(*_CAMEL, **_FEATURES),
+        witness=_apart(lambda directory: BareEmbedder(directory, "cls")),
+        source=ADAPTER,
+        wish=Wish(pooling="cls"),
+    ),
+    _embedder(
+        "adapter alone, the base a BertForMaskedLM and no modules.json",
+        bert.folder("BertForMaskedLM"),
+        lora_apart(*_CAMEL, **_FEATURES),
+        refused="modules.json",
         **_ALONE,
     ),
     _embedder(
