@@ -155,7 +155,7 @@ def test_the_base_is_found_by_its_name_on_the_hub(
 ) -> None:
     asked = []
 
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(name: str, *, revision: str | None, **_: object) -> str:
         asked.append((name, revision))
         return str(base)
 
