@@ -18,7 +18,7 @@
     │   ├── ModelClosed          the model is shutting down
     │   ├── OutOfMemory          the device has no memory for this call
     │   ├── DeviceLost           the device failed for good: only a new process helps
-    │   └── EngineAway           the server that computes for this one cannot be reached
+    │   └── EngineUnreachable           the server that computes for this one cannot be reached
     ├── ArtifactError            the directory cannot be served
     │   ├── ProfileError         a TOML profile is unknown or wrong
     │   ├── ManifestError        manifest.json is unreadable or of another schema
@@ -27,7 +27,7 @@
     ├── OutputRefused            a file or directory must not be written, replaced or removed
     └── EngineError              the engine failed
         ├── EngineUnavailable    the asked-for engine or hardware is not here
-        ├── EngineLost           the thread that calls the engine has ended
+        ├── EngineThreadEnded           the thread that calls the engine has ended
         └── NonFiniteScore       the engine produced NaN or infinity
 
 Messages say what was found, what was wanted and what to do next, and never contain request text.
@@ -173,7 +173,7 @@ class DeviceLost(Unavailable):
         super().__init__("the device failed and needs a new process; ask again in a while")
 
 
-class EngineAway(Unavailable):
+class EngineUnreachable(Unavailable):
     """An engine in another process does not answer; it may be back soon."""
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ class EngineUnavailable(EngineError):
     """The engine that was asked for cannot run here."""
 
 
-class EngineLost(EngineError):
+class EngineThreadEnded(EngineError):
     """Nobody calls the engine any more; only a new process helps."""
 
     def __init__(self) -> None:

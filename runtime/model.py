@@ -285,18 +285,18 @@ class Model(ABC):
         self._scheduler.follow(before._scheduler)
 
     @property
-    def away(self) -> bool:
+    def unreachable(self) -> bool:
         """Whether the engine is another process that could not be reached, and has not come back
         since."""
-        return self._scheduler.away
+        return self._scheduler.unreachable
 
-    def look_again(self) -> None:
+    def reconnect(self) -> None:
         """Warm up again: an engine that was away counts as back when that succeeds.
 
         Raises as `warm_up` does, and Unavailable while it is away.
         """
         self.warm_up()
-        self._scheduler.returned()
+        self._scheduler.mark_reachable()
 
     def fault(self, patience_s: float) -> str | None:
         """What ails the engine so that only a new process helps: None, or a sentence.

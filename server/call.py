@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeVar
 from runtime.errors import (
     BlankInput,
     DeviceLost,
-    EngineAway,
     EngineError,
+    EngineUnreachable,
     ForbiddenText,
     ModelClosed,
     NoTokens,
@@ -37,7 +37,7 @@ Answer = TypeVar("Answer", Ranking, Embeddings)
 Place = tuple[str | int, ...]
 
 # Requests without an answer that the engine is to blame for, whatever the caller is told.
-_OF_ENGINE = (EngineError, EngineAway, OutOfMemory, DeviceLost)
+_OF_ENGINE = (EngineError, EngineUnreachable, OutOfMemory, DeviceLost)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Health(Controller):
         status = "stopping" if found.loaded else "loading"
         if found.ready:
             status = "ok"
-        elif not found.live or found.away:
+        elif not found.live or found.engine_unreachable:
             status = "failed"
         device = service.primary.model.info.device if found.loaded else None
         return Response(

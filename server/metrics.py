@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
-    EngineAway,
+    EngineUnreachable,
     ModelClosed,
     OutOfMemory,
     Overloaded,
@@ -79,7 +79,7 @@ REFUSALS: Mapping[type[BaseException], str] = {
     ModelClosed: "shutting_down",
     OutOfMemory: "out_of_memory",
     DeviceLost: "device_lost",
-    EngineAway: "engine_away",
+    EngineUnreachable: "engine_away",
     Unavailable: "other",
 }
 # Statuses of the server's own faults; 503 and 504 are what a busy server answers.

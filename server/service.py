@@ -44,8 +44,8 @@ _RETIRING_PAUSE_S = 0.05
 # A request that took the model just before it was replaced has begun by then.
 _RETIRING_NOTICE_S = 2.0
 # How often a model that warms up anew is looked at, and engines are; one that is away is asked.
-_WATCH_PAUSE_S = 0.2
-_AWAY_PAUSE_S = 1.0
+_RELOAD_WATCHDOG_INTERVAL_S = 0.2
+_WATCHDOG_INTERVAL_S = 1.0
 # Opening a model reads files and compiles for minutes at most; with a disk that is gone, for ever.
 _OPENING_PATIENCE_S = 1800.0
 
@@ -110,13 +110,13 @@ class Condition:
 
     loaded: bool
     live: bool
-    away: bool
+    engine_unreachable: bool
     stopping: bool
 
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here."""
-        return self.loaded and self.live and not self.away and not self.stopping
+        return self.loaded and self.live and not self.engine_unreachable and not self.stopping
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Service:
 
     def condition(self) -> Condition:
         """One look at everything that health tells of."""
-        return Condition(self.loaded, self.live, self.away, self.stopping)
+        return Condition(self.loaded, self.live, self.engine_unreachable, self.stopping)
 
     @property
     def ready(self) -> bool:
@@ -167,10 +167,10 @@ class Service:
         return self.condition().ready
 
     @property
-    def away(self) -> bool:
+    def engine_unreachable(self) -> bool:
         """Whether an engine that is another process cannot be reached; it is asked again until
         it can be."""
-        return any(served.model.away for served in list(self._served.values()))
+        return any(served.model.unreachable for served in list(self._served.values()))
 
     @property
     def live(self) -> bool:
@@ -230,7 +230,7 @@ class Service:
         map_large_blocks()
         for name, work in (
             ("model-loader", self._load),
-            ("engine-watch", self._watch_engines),
+            ("engine-watchdog", self._run_watchdog),
         ):
             threading.Thread(target=work, name=name, daemon=True).start()
 
@@ -309,7 +309,7 @@ class Service:
                     f"found no {MANIFEST_FILE}, wanted an artifact: the model that is served was "
                     "proven, and one that was not does not take its place"
                 )
-            with self._watched(model):
+            with self._reload_watchdog(model):
                 model.warm_up()
             if self.stopping:
                 raise ModelClosed
@@ -320,14 +320,14 @@ class Service:
         return model
 
     @contextmanager
-    def _watched(self, model: Model) -> Iterator[None]:
+    def _reload_watchdog(self, model: Model) -> Iterator[None]:
         """Close `model` when it hangs in the block, or the process is told to end: the model that
         is served goes on."""
         over = threading.Event()
         faults: list[str] = []
 
         def watch() -> None:
-            while not over.wait(_WATCH_PAUSE_S):
+            while not over.wait(_RELOAD_WATCHDOG_INTERVAL_S):
                 fault = model.fault(self.settings.engine_patience_s)
                 if fault is not None:
                     faults.append(fault)
@@ -335,7 +335,7 @@ class Service:
                     model.close()
                     return
 
-        watching = threading.Thread(target=watch, name="reload-watch", daemon=True)
+        watching = threading.Thread(target=watch, name="reload-watchdog", daemon=True)
         watching.start()
         try:
             yield
@@ -359,21 +359,21 @@ class Service:
         for served in list(self._served.values()):
             served.model.lift_bounds()
 
-    def _watch_engines(self) -> None:
+    def _run_watchdog(self) -> None:
         """The thread that tells of an engine that is lost, and finds out that one that was away is
         back: nobody sends requests meanwhile."""
         told: dict[Kind, str] = {}
         lost = False
         while not self.stopping:
-            time.sleep(_AWAY_PAUSE_S)
+            time.sleep(_WATCHDOG_INTERVAL_S)
             faulty = self._faulty()
             # Looked at last: threads of models that are closed have ended, too.
             if faulty is not None and not lost and not self.stopping:
                 _log.critical("%s: %s; the process must be restarted", *faulty)
             lost = faulty is not None
             for kind, served in list(self._served.items()):
-                if served.model.away:
-                    told[kind] = _look_again(served.model, told.get(kind, ""))
+                if served.model.unreachable:
+                    told[kind] = _reconnect(served.model, told.get(kind, ""))
 
     @property
     def _is_alone(self) -> bool:
@@ -409,11 +409,11 @@ class Service:
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 
-def _look_again(model: Model, told: str) -> str:
+def _reconnect(model: Model, told: str) -> str:
     """Ask an engine that is away; the reason why it is not back, which is logged unless it was
     `told` before."""
     try:
-        model.look_again()
+        model.reconnect()
     except Exception as error:  # whatever it is, the engine is asked again
         known = isinstance(error, ServingError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"

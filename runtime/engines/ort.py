@@ -24,7 +24,7 @@ import numpy as np
 
 from runtime.cores import usable_cores
 from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
-from runtime.engines.faults import understood
+from runtime.engines.gpu_errors import classify_gpu_error
 from runtime.engines.lanes import Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange, bucket
@@ -147,7 +147,7 @@ class OrtGpuEngine(OrtEngine):
                 return self._replay(shape, inputs)
             return self._bound(inputs)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
-            raise understood(self.name, error) from error
+            raise classify_gpu_error(self.name, error) from error
 
     def close(self) -> None:
         """See OrtEngine."""
@@ -267,7 +267,7 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 ) from error
             if name == "onnxruntime-cpu":
                 raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
-            raise understood(name, error, f"cannot open {model_file.name}") from error
+            raise classify_gpu_error(name, error, f"cannot open {model_file.name}") from error
     _refuse_fallback(name, wanted, session, said)
     if name == "onnxruntime-cpu":
         return OrtEngine(name, ort.__version__, session, Lanes(session, narrow))

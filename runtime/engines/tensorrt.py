@@ -15,7 +15,7 @@ import numpy as np
 
 from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
-from runtime.engines.faults import is_sticky, understood
+from runtime.engines.gpu_errors import classify_gpu_error, is_sticky
 from runtime.errors import DeviceLost, EngineError, EngineUnavailable, ServingError
 from runtime.shapes import Shape, ShapeRange, cheapest, longest, needed
 
@@ -112,7 +112,7 @@ class TensorRtEngine:
         """Its shape and size in bytes, which follow from the inputs' shapes."""
         shape = tuple(int(size) for size in context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
-            raise understood(self.name, f"output {name} has the unknown shape {shape}")
+            raise classify_gpu_error(self.name, f"output {name} has the unknown shape {shape}")
         size = int(np.prod(shape)) * self._types[name].itemsize
         self._pinned[name].of_size(size)
         device = self._device[name].of_size(size)
@@ -130,7 +130,7 @@ class TensorRtEngine:
             wanted = int(context.update_device_memory_size_for_shapes())
             self._laid_out[place] = (shape, wanted)
         if self._memory_bytes is not None and wanted > self._memory_bytes:
-            raise understood(
+            raise classify_gpu_error(
                 self.name,
                 f"out of memory: the call needs {wanted} bytes of scratch memory, "
                 f"RERANK_GPU_MEMORY_BYTES allows {self._memory_bytes}",
@@ -144,7 +144,7 @@ class TensorRtEngine:
             self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         if context is None:
-            raise understood(self.name, self._log.told("no execution context"))
+            raise classify_gpu_error(self.name, self._log.told("no execution context"))
         done = context.set_optimization_profile_async(place, self._stream)
         self._check(done, f"set_optimization_profile_async {place}")
         self._cuda.wait(self._stream)
@@ -160,7 +160,7 @@ class TensorRtEngine:
     def _check(self, done: bool, call: str) -> None:
         """TensorRT returns False and tells its logger why."""
         if not done:
-            raise understood(self.name, self._log.told(f"{call} failed"))
+            raise classify_gpu_error(self.name, self._log.told(f"{call} failed"))
 
 
 class _Block:
@@ -243,7 +243,7 @@ def _meaning(error: CudaFailed) -> ServingError:
     if is_sticky(error.code):
         _log.error("tensorrt lost the GPU: %s", error)
         return DeviceLost()
-    return understood("tensorrt", error)
+    return classify_gpu_error("tensorrt", error)
 
 
 def _logger(trt: Any) -> Any:

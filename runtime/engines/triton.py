@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from runtime.batch import INPUT_NAMES
 from runtime.engines import AnyShape, EngineSetup
-from runtime.errors import EngineAway, EngineError, EngineUnavailable
+from runtime.errors import EngineError, EngineUnavailable, EngineUnreachable
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class TritonEngine(AnyShape):
     def __init__(self, connect: Callable[[], "_Connection"]) -> None:
         self._connect = connect
         self._local = threading.local()
-        self._away = False
+        self._unreachable = False
         self.version = self._connection().version()
         config = self._connection().config()
         self.max_rows = max(1, int(config.get("max_batch_size", 0)))
@@ -57,14 +57,14 @@ class TritonEngine(AnyShape):
         except Exception as error:  # the client's own classes, gevent's, gRPC's
             # The next call starts with a new connection.
             self._local.connection = None
-            if _is_away(error):
+            if _is_unreachable(error):
                 # Once: it is asked again until it is back.
-                level = logging.DEBUG if self._away else logging.WARNING
+                level = logging.DEBUG if self._unreachable else logging.WARNING
                 _log.log(level, "Triton cannot be reached: %s", _first_line(error))
-                self._away = True
-                raise EngineAway from error
+                self._unreachable = True
+                raise EngineUnreachable from error
             raise EngineError(f"Triton failed: {_first_line(error)}") from error
-        self._away = False
+        self._unreachable = False
         return found
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ def open_engine(
         ) from error
 
 
-def _is_away(error: Exception) -> bool:
+def _is_unreachable(error: Exception) -> bool:
     """Whether nobody answered: gRPC's client says it in words, the other raises the system's."""
     status = getattr(error, "status", lambda: None)()
     return isinstance(error, OSError) or status == "StatusCode.UNAVAILABLE"

@@ -16,7 +16,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from runtime.batch import BatchLimits
-from runtime.errors import DeviceLost, EngineAway, EngineLost, ModelClosed, ServingError
+from runtime.errors import (
+    DeviceLost,
+    EngineThreadEnded,
+    EngineUnreachable,
+    ModelClosed,
+    ServingError,
+)
 from runtime.postprocess import EngineCall, Floats
 from runtime.scheduling.admission import QueueLimits, Ticket
 from runtime.scheduling.backlog import Backlog, Batch
@@ -53,7 +59,7 @@ class Scheduler:
         self._clock = clock
         self._backlog = Backlog(limits, queue, window_s, lanes, clock)
         self._lost = False
-        self._away = False
+        self._unreachable = False
         self._told: Callable[[EngineCall], None] = lambda _: None
         self._threads = [
             threading.Thread(target=self._run, name=f"scheduler-{lane}", daemon=True)
@@ -91,7 +97,7 @@ class Scheduler:
         `deadline` is in seconds of the clock. Turns are counted by `caller`; all who name none are
         one caller. Raises Overloaded when the queue is full or the measured speed says that the
         answer would come after the deadline, ModelClosed after `close`, DeviceLost when an earlier
-        call found the device gone, and EngineLost when a thread that calls the engine has ended.
+        call found the device gone, and EngineThreadEnded when a thread that calls the engine has ended.
         """
         with self.admit(len(rows), sum(map(len, rows)), deadline, caller) as ticket:
             return ticket.submit(rows)
@@ -120,13 +126,13 @@ class Scheduler:
         return self._lost
 
     @property
-    def away(self) -> bool:
+    def unreachable(self) -> bool:
         """Whether an engine call found nobody to compute it, since `returned` was called."""
-        return self._away
+        return self._unreachable
 
-    def returned(self) -> None:
+    def mark_reachable(self) -> None:
         """The engine that was away has computed again."""
-        self._away = False
+        self._unreachable = False
 
     def follow(self, before: "Scheduler") -> None:
         """Predict with what was measured of the one that this one replaces."""
@@ -172,8 +178,8 @@ class Scheduler:
                 self._execute(batch)
         except BaseException:
             _say(logging.CRITICAL, "the thread that calls the engine ended", trace=True)
-            self._backlog.shut(EngineLost)
-            self._backlog.fail_running(EngineLost)
+            self._backlog.shut(EngineThreadEnded)
+            self._backlog.fail_running(EngineThreadEnded)
 
     def _execute(self, batch: Batch) -> None:
         result = run_call(self._compute, batch.rows, self._shrink)
@@ -183,15 +189,15 @@ class Scheduler:
                 self._told(call)
             except BaseException:  # the observer's own fault, which ends no thread
                 _say(logging.ERROR, "the observer of engine calls failed", trace=True)
-        was_away = self._away
+        was_unreachable = self._unreachable
         self._lost = self._lost or isinstance(result.error, DeviceLost)
-        self._away = self._away or isinstance(result.error, EngineAway)
+        self._unreachable = self._unreachable or isinstance(result.error, EngineUnreachable)
         outcomes = self._backlog.finish(batch, result, call)
         if self._lost:  # no later call can succeed
             self._backlog.shut(DeviceLost)
         for error in {outcome for outcome in outcomes if isinstance(outcome, ServingError)}:
             # An engine that is away is asked again and again.
-            level = logging.DEBUG if was_away else logging.ERROR
+            level = logging.DEBUG if was_unreachable else logging.ERROR
             _say(level, "engine call of %d rows failed: %s", len(batch.rows), error)
 
     def _shrink(self, budget: int) -> None:

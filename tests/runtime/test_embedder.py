@@ -20,8 +20,8 @@ from runtime.errors import (
     BlankInput,
     DeadlineExceeded,
     DeviceLost,
-    EngineAway,
     EngineError,
+    EngineUnreachable,
     GoldenMismatch,
     InputTooLong,
     InputTypeWanted,
@@ -340,7 +340,7 @@ def test_a_bare_directorys_vectors_get_length_one(
 
 
 @pytest.mark.parametrize(
-    "error", [EngineError("no"), OutOfMemory(), DeviceLost(), EngineAway(), MemoryError()]
+    "error", [EngineError("no"), OutOfMemory(), DeviceLost(), EngineUnreachable(), MemoryError()]
 )
 def test_an_embedder_that_cannot_be_made_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

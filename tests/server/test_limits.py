@@ -207,7 +207,7 @@ sys.exit(main([]))
 """
 
 
-@pytest.mark.parametrize("name", ["engine-watch", "reload-signals"])
+@pytest.mark.parametrize("name", ["engine-watchdog", "reload-signals"])
 def test_a_thread_that_does_not_start_after_all(start: Start, name: str) -> None:
     server = start(MOCK, "-c", _WITHOUT, name)
     assert server.exit_code() == 1

@@ -20,8 +20,8 @@ from runtime.engines.mock import MockEngine
 from runtime.errors import (
     ArtifactError,
     DeviceLost,
-    EngineAway,
     EngineError,
+    EngineUnreachable,
     ModelClosed,
     OutOfMemory,
     ServingError,
@@ -56,7 +56,7 @@ def settings(**given: str) -> Settings:
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The mock's reranker and embedder."""
     monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.2)
-    monkeypatch.setattr(service_module, "_AWAY_PAUSE_S", 0.05)
+    monkeypatch.setattr(service_module, "_WATCHDOG_INTERVAL_S", 0.05)
     started = Service(settings())
     started.start()
     wait_until(lambda: started.loaded)
@@ -323,7 +323,7 @@ def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
     service.close()
 
 
-FAULTS = [EngineError("no"), OutOfMemory(), DeviceLost(), EngineAway(), MemoryError()]
+FAULTS = [EngineError("no"), OutOfMemory(), DeviceLost(), EngineUnreachable(), MemoryError()]
 
 
 def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

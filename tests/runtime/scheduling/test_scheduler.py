@@ -9,9 +9,9 @@ import pytest
 from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
-    EngineAway,
     EngineError,
-    EngineLost,
+    EngineThreadEnded,
+    EngineUnreachable,
     ModelClosed,
     NonFiniteScore,
     OutOfMemory,
@@ -382,19 +382,19 @@ def test_an_engine_that_is_away_is_asked_again(make: Callable[..., Scheduler]) -
 
     def compute(rows: Sequence[Encoding]) -> Floats:
         if gone.is_set():
-            raise EngineAway
+            raise EngineUnreachable
         return first_ids(rows)
 
     scheduler = make(compute)
     gone.set()
-    with pytest.raises(EngineAway):
+    with pytest.raises(EngineUnreachable):
         scheduler.submit([row(5)], None).result(PATIENCE_S)
-    assert scheduler.away
+    assert scheduler.unreachable
     gone.clear()
     assert scheduler.submit([row(5)], None).result(PATIENCE_S).outputs.tolist() == [1]
-    assert scheduler.away  # until somebody has looked whether it computes as before
-    scheduler.returned()
-    assert not scheduler.away
+    assert scheduler.unreachable  # until somebody has looked whether it computes as before
+    scheduler.mark_reachable()
+    assert not scheduler.unreachable
 
 
 def test_a_new_scheduler_predicts_by_the_one_before(
@@ -504,11 +504,11 @@ def test_a_thread_that_ends_answers_everybody(
     waiting = scheduler.submit([row(900)], None)
     gate.open.set()
     for future in (running, waiting):
-        with pytest.raises(EngineLost):
+        with pytest.raises(EngineThreadEnded):
             future.result(PATIENCE_S)
     assert "the thread that calls the engine ended" in caplog.text
     wait_until(lambda: not scheduler.alive())
-    with pytest.raises(EngineLost):
+    with pytest.raises(EngineThreadEnded):
         scheduler.submit([row(3)], None)
 
 

@@ -34,7 +34,7 @@ def is_sticky(code: int) -> bool:
     return code in _STICKY
 
 
-def understood(engine: str, error: Exception | str, what: str = "failed") -> ServingError:
+def classify_gpu_error(engine: str, error: Exception | str, action: str = "failed") -> ServingError:
     """The runtime's own error for what `engine` raised or logged while it computed or opened;
     `what` says which.
 
@@ -45,6 +45,6 @@ def understood(engine: str, error: Exception | str, what: str = "failed") -> Ser
         _log.error("%s lost the GPU: %s", engine, text)
         return DeviceLost()
     if _OUT_OF_MEMORY.search(text):
-        _log.warning("%s %s for want of memory: %s", engine, what, text)
+        _log.warning("%s %s for want of memory: %s", engine, action, text)
         return OutOfMemory()
-    return EngineError(f"{engine} {what}: {text}")
+    return EngineError(f"{engine} {action}: {text}")
