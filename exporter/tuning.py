@@ -148,7 +148,7 @@ def _measure(model: Model, trials: Sequence[Trial], group: Group, seconds: float
         order = trials if rounds % 2 == 0 else trials[::-1]
         found = []
         for trial in order:
-            model.bound_batches(trial.limits)
+            model.set_limits(trial.limits)
             found.append(tokens_per_s(model, group))
             now = time.monotonic()
             if now - told >= _TELL_EVERY_S:

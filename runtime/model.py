@@ -164,7 +164,7 @@ class Model(ABC):
         Memory of the GPU is kept for later calls. Where the largest comes first, the others fit
         into what it left; where it comes last, theirs is too small for it and stays taken beside.
         What does not fit is found out, and batches are cut to what does, before anybody waits, or
-        until `lift_bounds`.
+        until `reset_limits`.
         """
         tokens, limits = self.info.max_tokens, self._limits
         rows = range(limits.max_rows, 1, -1)
@@ -237,9 +237,9 @@ class Model(ABC):
         """
         return self._scheduler.submit(rows, None).result().outputs
 
-    def tell(self, told: Callable[[EngineCall], None]) -> None:
-        """Have `told` called with every engine call that succeeds, by the engine's thread."""
-        self._scheduler.tell(told)
+    def on_engine_call(self, callback: Callable[[EngineCall], None]) -> None:
+        """Call `callback` after every successful engine call, in the thread that made it."""
+        self._scheduler.on_engine_call(callback)
 
     def pending(self) -> int:
         """Requests with rows that wait for an engine call."""
@@ -253,14 +253,14 @@ class Model(ABC):
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
 
-    def bound_batches(self, limits: BatchLimits) -> None:
+    def set_limits(self, limits: BatchLimits) -> None:
         """Keep the batches from now on within `limits`, but for its `shapes`, which are the
         engine's: `rerank-export tune` compares some."""
-        self._scheduler.bound(replace(limits, shapes=self._engine.shapes))
+        self._scheduler.set_limits(replace(limits, shapes=self._engine.shapes))
 
-    def lift_bounds(self) -> None:
+    def reset_limits(self) -> None:
         """Let batches be as large again as they were at first: another model gave memory back."""
-        self._scheduler.bound(self._limits)
+        self._scheduler.set_limits(self._limits)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -279,10 +279,10 @@ class Model(ABC):
             used = self._users > 0
         return not used and self._scheduler.idle()
 
-    def follow(self, before: "Model") -> None:
+    def inherit_estimates(self, before: "Model") -> None:
         """Estimate with what was measured of the model that this one replaces."""
-        self._tokenizing.follow(before._tokenizing)
-        self._scheduler.follow(before._scheduler)
+        self._tokenizing.inherit_estimates(before._tokenizing)
+        self._scheduler.inherit_estimates(before._scheduler)
 
     @property
     def unreachable(self) -> bool:

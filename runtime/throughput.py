@@ -24,7 +24,7 @@ class Throughput:
         self._calls.append(seconds / tokens)
         self._latest = now
 
-    def follow(self, before: "Throughput") -> None:
+    def inherit_estimates(self, before: "Throughput") -> None:
         """Begin with what was measured of a model that this one replaces."""
         self._calls = deque([*before._calls, *self._calls], maxlen=_CALLS_REMEMBERED)
         self._latest = max(self._latest, before._latest)

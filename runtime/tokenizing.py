@@ -91,7 +91,7 @@ class Tokenizing:
         that raises, or ModelClosed."""
         return await _in_thread(self._lister, work)
 
-    def follow(self, before: "Tokenizing") -> None:
+    def inherit_estimates(self, before: "Tokenizing") -> None:
         """Estimate with what was measured of the model that this one replaces."""
         self._tokens_per_character = before._tokens_per_character
 

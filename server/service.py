@@ -272,8 +272,8 @@ class Service:
 
     def _swap(self, kind: Kind, before: Served, model: Model) -> Predecessor:
         """Put `model` in the place of the one of `before`. Raises ModelClosed."""
-        model.tell(partial(self.metrics.observe_call, kind))
-        model.follow(before.model)
+        model.on_engine_call(partial(self.metrics.observe_call, kind))
+        model.inherit_estimates(before.model)
         own = self.settings.served_name if before is self.primary else None
         name = own or model.info.model_id
         replaced = Predecessor(before.model)
@@ -357,7 +357,7 @@ class Service:
         """A model is closed: those that found no memory beside it may have all that they want."""
         give_memory_back()
         for served in list(self._served.values()):
-            served.model.lift_bounds()
+            served.model.reset_limits()
 
     def _run_watchdog(self) -> None:
         """The thread that tells of an engine that is lost, and finds out that one that was away is
@@ -405,7 +405,7 @@ class Service:
         own = self.settings.served_name if not self._served else None
         name = own or model.info.model_id
         kind = model.info.kind
-        model.tell(partial(self.metrics.observe_call, kind))
+        model.on_engine_call(partial(self.metrics.observe_call, kind))
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 

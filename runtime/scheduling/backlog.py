@@ -151,7 +151,7 @@ class Backlog:
         for request in served:
             self._end(request, error())
 
-    def bound(self, limits: BatchLimits) -> None:
+    def set_limits(self, limits: BatchLimits) -> None:
         """Keep the batches that are taken from now on within `limits`."""
         with self._changed:
             self._limits = limits
@@ -162,12 +162,12 @@ class Backlog:
             budget = min(budget, self._limits.token_budget)
             self._limits = replace(self._limits, token_budget=budget)
 
-    def follow(self, before: "Backlog") -> None:
+    def inherit_estimates(self, before: "Backlog") -> None:
         """Predict with what was measured of the one that this one replaces."""
         with before._changed:
             known = deepcopy(before._admission.throughput)
         with self._changed:
-            self._admission.throughput.follow(known)
+            self._admission.throughput.inherit_estimates(known)
 
     def depth(self) -> tuple[int, int, int]:
         """Requests, rows and tokens that wait for an engine call."""

@@ -60,7 +60,7 @@ class Scheduler:
         self._backlog = Backlog(limits, queue, window_s, lanes, clock)
         self._lost = False
         self._unreachable = False
-        self._told: Callable[[EngineCall], None] = lambda _: None
+        self._callback: Callable[[EngineCall], None] = lambda _: None
         self._threads = [
             threading.Thread(target=self._run, name=f"scheduler-{lane}", daemon=True)
             for lane in range(lanes)
@@ -94,17 +94,17 @@ class Scheduler:
     ) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
-        `deadline` is in seconds of the clock. Turns are counted by `caller`; all who name none are
-        one caller. Raises Overloaded when the queue is full or the measured speed says that the
-        answer would come after the deadline, ModelClosed after `close`, DeviceLost when an earlier
-        call found the device gone, and EngineThreadEnded when a thread that calls the engine has ended.
+        `deadline` is in seconds of the clock. Fair queueing counts by `caller`; requests without
+        one are one caller. Raises Overloaded when the queue is full, or when the measured speed
+        puts the answer after the deadline; ModelClosed after `close`; DeviceLost when an earlier
+        call lost the device; EngineThreadEnded when a thread that calls the engine has ended.
         """
         with self.admit(len(rows), sum(map(len, rows)), deadline, caller) as ticket:
             return ticket.submit(rows)
 
-    def tell(self, told: Callable[[EngineCall], None]) -> None:
-        """Have `told` called with every engine call that succeeds, by the engine's thread."""
-        self._told = told
+    def on_engine_call(self, callback: Callable[[EngineCall], None]) -> None:
+        """Call `callback` after every successful engine call, in the thread that made it."""
+        self._callback = callback
 
     def pending(self) -> int:
         """Requests with rows that wait for an engine call."""
@@ -116,9 +116,9 @@ class Scheduler:
         _, rows, tokens = self._backlog.depth()
         return rows, tokens
 
-    def bound(self, limits: BatchLimits) -> None:
+    def set_limits(self, limits: BatchLimits) -> None:
         """Keep the batches that are taken from now on within `limits`."""
-        self._backlog.bound(limits)
+        self._backlog.set_limits(limits)
 
     @property
     def lost(self) -> bool:
@@ -134,9 +134,9 @@ class Scheduler:
         """The engine that was away has computed again."""
         self._unreachable = False
 
-    def follow(self, before: "Scheduler") -> None:
+    def inherit_estimates(self, before: "Scheduler") -> None:
         """Predict with what was measured of the one that this one replaces."""
-        self._backlog.follow(before._backlog)
+        self._backlog.inherit_estimates(before._backlog)
 
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
@@ -186,7 +186,7 @@ class Scheduler:
         call = engine_call(batch.rows, batch.began, self._clock())
         if result.error is None:
             try:
-                self._told(call)
+                self._callback(call)
             except BaseException:  # the observer's own fault, which ends no thread
                 _say(logging.ERROR, "the observer of engine calls failed", trace=True)
         was_unreachable = self._unreachable

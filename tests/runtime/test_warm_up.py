@@ -126,7 +126,7 @@ def test_a_row_is_padded_beside_a_longer_one(monkeypatch: pytest.MonkeyPatch, ki
     monkeypatch.setattr(MockEngine, "lanes", 2)
     masks = masks_of(monkeypatch)
     model = mock_model(kind)
-    model.bound_batches(BatchLimits(max_rows=64, token_budget=1024, padding_waste=0.0))
+    model.set_limits(BatchLimits(max_rows=64, token_budget=1024, padding_waste=0.0))
     model.warm_up()
     model.close()
     padded = [mask for mask in masks if mask.min() == 0]

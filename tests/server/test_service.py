@@ -121,12 +121,12 @@ def test_a_model_that_is_ready_when_all_close_is_closed(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new: list[Any] = []
-    follow = Model.follow
+    inherit_estimates = Model.inherit_estimates
 
     def close_meanwhile(self: Model, before: Model) -> None:
         new.append(self)
         service.close()
-        follow(self, before)
+        inherit_estimates(self, before)
 
     monkeypatch.setattr(Model, "follow", close_meanwhile)
     with pytest.raises(ModelClosed):

@@ -407,7 +407,7 @@ def test_a_new_scheduler_predicts_by_the_one_before(
     vast = [row(1000)] * 100  # 100 s at a millisecond a token
     make(first_ids).submit(vast, soon).result(PATIENCE_S)  # nothing is known: it is tried
     follower = make(first_ids)
-    follower.follow(before)
+    follower.inherit_estimates(before)
     with pytest.raises(TooLate, match="longer than the request's deadline"):
         follower.submit(vast, soon)
     stats = before.stats() + before.stats()
