@@ -33,7 +33,7 @@ from runtime.postprocess import Activation
 from runtime.profile import TargetProfile, load_target_profile
 from runtime.selection import (
     AUTO,
-    Allowance,
+    EngineOptions,
     default_engine,
     open_best,
     serving_target,
@@ -72,7 +72,7 @@ def open_artifact(
     engine: str | None,
     target: str | None,
     profile: str | None,
-    allowed: Allowance,
+    options: EngineOptions,
 ) -> OpenArtifact:
     """Open engine and tokenizer of `directory` and check its files against the manifest.
 
@@ -82,11 +82,11 @@ def open_artifact(
     whatever it was. Raises ArtifactError or EngineError.
     """
     if manifest is not None:
-        return _open_described(directory, manifest, engine, target, allowed)
+        return _open_described(directory, manifest, engine, target, options)
     if not is_there(directory, MANIFEST_FILE):
-        return _open_bare(directory, engine, target, profile, allowed)
+        return _open_bare(directory, engine, target, profile, options)
     manifest = read_manifest(directory)
-    _check_wishes(manifest, target, profile)
+    _check_args(manifest, target, profile)
     if manifest.schema < SCHEMA:
         _log.warning(
             "%s has schema %d, so that these scores are not witnessed: run `rerank-export verify "
@@ -98,7 +98,7 @@ def open_artifact(
     # Hashing reads the same pages that the session maps, so doing both at once costs little.
     hashed = in_daemon(partial(check_files, directory, manifest), "hasher")
     try:
-        opened = _open_described(directory, manifest, engine, target, allowed)
+        opened = _open_described(directory, manifest, engine, target, options)
     except Exception:
         hashed.result()  # a changed file explains more than the engine's complaint about it
         raise
@@ -149,7 +149,7 @@ def closed_on_error(opened: _Closeable) -> Iterator[None]:
         raise
 
 
-def _check_wishes(manifest: Manifest, target: str | None, profile: str | None) -> None:
+def _check_args(manifest: Manifest, target: str | None, profile: str | None) -> None:
     if profile is not None and profile.rsplit("/", 1)[-1] != manifest.profile:
         raise ManifestError(
             f"the artifact was exported with profile {manifest.profile}, found a request for "
@@ -173,13 +173,13 @@ def _open_described(
     manifest: Manifest,
     engine: str | None,
     target: str | None,
-    allowed: Allowance,
+    options: EngineOptions,
 ) -> OpenArtifact:
     tokenizer = _load_tokenizer(directory)
     _refuse_unknown_pad(manifest, tokenizer)
-    own = load_target_profile(manifest.target)
-    wish = engine or default_engine(manifest, target)
-    opened = open_best(directory, wish, manifest, own, allowed)
+    own_target = load_target_profile(manifest.target)
+    requested = engine or default_engine(manifest, target)
+    opened = open_best(directory, requested, manifest, own_target, options)
     found = [sorted(opened.input_names), sorted(opened.output_names)]
     wanted = [sorted(manifest.inputs), sorted(manifest.outputs)]
     with closed_on_error(opened):
@@ -236,7 +236,7 @@ def _open_bare(
     engine: str | None,
     target: str | None,
     profile: str | None,
-    allowed: Allowance,
+    options: EngineOptions,
 ) -> OpenArtifact:
     """A directory with a graph and tokenizer/ only; every fact that is guessed is logged."""
     if not any(is_there(directory, file) for _, file in ENGINES.values() if file):
@@ -246,8 +246,10 @@ def _open_bare(
             "model.engine is a plan: rename it to model.plan)"
         )
     tokenizer = _load_tokenizer(directory)
-    own = load_target_profile(target) if target else None
-    opened = open_best(directory, engine or (own.engine if own else AUTO), None, own, allowed)
+    own_target = load_target_profile(target) if target else None
+    opened = open_best(
+        directory, engine or (own_target.engine if own_target else AUTO), None, own_target, options
+    )
     with closed_on_error(opened):
         manifest = _inferred_manifest(directory, opened, tokenizer, target, profile)
     limits = serving_target(opened.name, manifest)

@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Measured)
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Bounds of one engine call.
+    """Limits of one engine call.
 
     `max_rows` rows; `token_budget` rows × longest row, in tokens (a single longer row still
     runs, alone); `padding_waste` the largest share of padding among those tokens; `shapes` what

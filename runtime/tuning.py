@@ -60,7 +60,7 @@ def tuned(directory: Path, info: ModelInfo, limits: BatchLimits) -> BatchLimits:
         return limits
     if found is None:
         return limits
-    if reason := misfit(found, info, limits):
+    if reason := mismatch(found, info, limits):
         _log.warning("%s is not used: %s; run `rerank-export tune` here", TUNING_FILE, reason)
         return limits
     _log.info(
@@ -72,7 +72,7 @@ def tuned(directory: Path, info: ModelInfo, limits: BatchLimits) -> BatchLimits:
     return replace(limits, token_budget=found.token_budget, padding_waste=found.padding_waste)
 
 
-def misfit(tuning: Tuning, info: ModelInfo, limits: BatchLimits) -> str | None:
+def mismatch(tuning: Tuning, info: ModelInfo, limits: BatchLimits) -> str | None:
     """Why `tuning` must not be used for a model within `limits`; None where it fits."""
     if tuning.schema != SCHEMA:
         return f"found schema {tuning.schema}, wanted {SCHEMA}"

@@ -28,7 +28,7 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _misfit(str(error)) from None
+        raise _schema_error(str(error)) from None
     except msgspec.DecodeError as error:
         raise NotValid("json_invalid", (), _why(str(error), body)) from None
     except UnicodeDecodeError:
@@ -47,7 +47,7 @@ def _why(message: str, body: bytes) -> str:
     return message
 
 
-def _misfit(message: str) -> NotValid:
+def _schema_error(message: str) -> NotValid:
     found = _PLACE.match(message)
     path = found["path"] if found else None
     location = tuple(int(i) if i else name for name, i in _STEP.findall(path or ""))

@@ -92,8 +92,8 @@ class Observer:
 
 def ids_of(given: Mapping[str, str], trace: Trace | None) -> dict[str, str]:
     """What log lines say of a request that came with the headers or metadata `given`."""
-    wish = given.get("x-request-id", "")
-    ids = {"request_id": wish if _PLAIN_ID.fullmatch(wish) else uuid.uuid4().hex}
+    requested = given.get("x-request-id", "")
+    ids = {"request_id": requested if _PLAIN_ID.fullmatch(requested) else uuid.uuid4().hex}
     return ids if trace is None else {**ids, "trace_id": trace.trace_id}
 
 

@@ -17,7 +17,7 @@ from runtime.embedder import Embedder
 from runtime.errors import ArtifactError, EngineError, ModelClosed, ServingError
 from runtime.manifest import MANIFEST_FILE
 from runtime.model import Model
-from runtime.opening import Bounds, mock_model, open_model
+from runtime.opening import ModelLimits, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
 from runtime.ranker import Ranker
 from runtime.scheduling.stats import SchedulerStats
@@ -384,7 +384,7 @@ class Service:
             for model, directory in _open_all(self.settings):
                 self._add(model, directory)
         except ServingError as error:
-            given = ", ".join(self.settings.model_wishes) or "nothing else"
+            given = ", ".join(self.settings.model_args) or "nothing else"
             reason = limit_behind(error) or error
             give_up(f"cannot serve the model: {reason} (given: {given})")
         except BaseException as error:  # a panic in the tokenizer's Rust is no Exception
@@ -444,7 +444,7 @@ def _open_all(settings: Settings) -> Iterator[tuple[Model, Path | None]]:
 
 def _open(settings: Settings, kind: Kind | None, directory: Path | None, alone: bool) -> Model:
     """The model of `kind` in `directory`; without one, the mock."""
-    bounds = Bounds(
+    bounds = ModelLimits(
         max_tokens=settings.max_tokens,
         max_rows=settings.max_rows,
         queue_rows=settings.queue_rows,

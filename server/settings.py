@@ -70,7 +70,7 @@ class Settings:
     and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are the accepted bearers;
     none means that nobody is asked. No `allowed_hosts` means any; both TLS files are set or none.
     `notices` are lines to log at start, `otel` what OpenTelemetry may read, under its own names,
-    `model_wishes` the variables that decide how the model is opened, as NAME=value.
+    `model_args` the variables that decide how the model is opened, as NAME=value.
     """
 
     custom_dir: Path | None = None
@@ -116,7 +116,7 @@ class Settings:
     tracing: bool = False
     otel: Mapping[str, str] = field(default_factory=dict, repr=False)
     notices: tuple[str, ...] = ()
-    model_wishes: tuple[str, ...] = ()
+    model_args: tuple[str, ...] = ()
 
 
 class _Choice(NamedTuple):
@@ -142,13 +142,13 @@ def read_settings(
     _check_triton(chosen)
     keys = _accepted_keys(chosen)
     _check_tls(chosen)
-    wishes = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
+    args = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
     return _assemble(
         {name: choice.value for name, choice in chosen.items()},
         keys=keys,
         otel=_otel(given) if "tracing" in chosen and chosen["tracing"].value else {},
         notices=tuple(_notices(given, chosen, keys)),
-        model_wishes=tuple(wishes),
+        model_args=tuple(args),
     )
 
 
@@ -322,7 +322,7 @@ def _assemble(
     keys: tuple[str, ...],
     otel: Mapping[str, str],
     notices: tuple[str, ...],
-    model_wishes: tuple[str, ...],
+    model_args: tuple[str, ...],
 ) -> Settings:
     """Settle the fields that depend on each other."""
     for name in (*_KEY_FIELDS, "require_auth"):
@@ -343,7 +343,7 @@ def _assemble(
         keys=keys,
         otel=otel,
         notices=notices,
-        model_wishes=model_wishes,
+        model_args=model_args,
     )
 
 

@@ -94,15 +94,15 @@ def open_engine(
             f"engine {name} needs a CPU with bf16 arithmetic (AVX512-BF16 or AMX), this one has "
             f"{', '.join(able)}; choose the target cpu-fp32 or cpu-int8"
         )
-    wish = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
+    config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
     if not setup.padding_waste:
-        wish["CPU_RUNTIME_CACHE_CAPACITY"] = _KERNELS_KEPT
+        config["CPU_RUNTIME_CACHE_CAPACITY"] = _KERNELS_KEPT
     count = lanes_for(model_file)
     try:
-        compiled = core.compile_model(str(model_file), "CPU", wish | {"NUM_STREAMS": 1})
+        compiled = core.compile_model(str(model_file), "CPU", config | {"NUM_STREAMS": 1})
         narrow = []
         if count > 1:
-            streams = core.compile_model(str(model_file), "CPU", wish | {"NUM_STREAMS": count})
+            streams = core.compile_model(str(model_file), "CPU", config | {"NUM_STREAMS": count})
             narrow = [streams.create_infer_request() for _ in range(count)]
     except Exception as error:
         if _WEIGHTS_ELSEWHERE in str(error):

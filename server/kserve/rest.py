@@ -202,7 +202,7 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
         raise NotValid("value_error", (), f"found {len(raw)} bytes that belong to no input")
 
 
-def check_wishes(request: InferRequest) -> None:
+def check_binary_flags(request: InferRequest) -> None:
     """Raise NotValid where a wish for raw outputs is neither true nor false."""
     _flag(request.parameters, "binary_data_output", ("parameters",))
     for index, output in enumerate(request.outputs or ()):
@@ -212,7 +212,7 @@ def check_wishes(request: InferRequest) -> None:
 def _wants_binary(request: InferRequest, name: str) -> bool:
     all_of_them = _flag(request.parameters, "binary_data_output", ("parameters",))
     own = (_flag(o.parameters, "binary_data", ()) for o in request.outputs or () if o.name == name)
-    return bool(next((wish for wish in own if wish is not None), all_of_them))
+    return bool(next((flag for flag in own if flag is not None), all_of_them))
 
 
 def _flag(parameters: Parameters | None, name: str, place: Place) -> bool | None:

@@ -39,7 +39,7 @@ from server.kserve.rest import (
     ModelReply,
     ServerReply,
     StatisticsReply,
-    check_wishes,
+    check_binary_flags,
     config_tensor,
     model_statistics,
     read_tensors,
@@ -99,7 +99,7 @@ async def _read(
     found = _named(request, exchange.service)
     head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
     asked = await exchange.decode(_DECODER, head)
-    check_wishes(asked)
+    check_binary_flags(asked)
     # A text too many is unpacked before a tensor is refused.
     most = _MOST_INPUTS * (found.limit.texts + 1)
     await exchange.hold_raw(raw, islice(elements_of(raw), most))

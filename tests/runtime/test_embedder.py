@@ -112,8 +112,8 @@ def embedder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedd
 def opened(request: pytest.FixtureRequest) -> Callable[..., Embedder]:
     """open_embedder that closes at the test's end."""
 
-    def build(directory: Path, **wishes: object) -> Embedder:
-        made = open_embedder(directory, **wishes)  # type: ignore[arg-type]
+    def build(directory: Path, **args: object) -> Embedder:
+        made = open_embedder(directory, **args)  # type: ignore[arg-type]
         request.addfinalizer(made.close)
         return made
 

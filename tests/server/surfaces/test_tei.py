@@ -210,7 +210,7 @@ def test_an_embedder_s_prompt_is_tokenized_with_the_text(
     assert found == good(plain, TOKENIZE, inputs=[f"query: {text}" for text in texts])
     assert found != good(client, TOKENIZE, inputs=texts, prompt_name="passage")
     with_ends, bare = (
-        good(plain, TOKENIZE, inputs="roads", add_special_tokens=wish)[0] for wish in (True, False)
+        good(plain, TOKENIZE, inputs="roads", add_special_tokens=flag)[0] for flag in (True, False)
     )
     assert len(with_ends) > len(bare)
     refused(client, TOKENIZE, 422, "Validation", inputs="a", prompt_name="poem")
