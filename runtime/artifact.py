@@ -13,7 +13,7 @@ import tokenizers
 
 from runtime.activation import CONFIG_FILE, SENTENCE_FILE, saved_activation
 from runtime.batch import INPUT_NAMES
-from runtime.daemon import in_daemon
+from runtime.daemon import run_in_daemon
 from runtime.engines import ENGINES, Engine
 from runtime.errors import ArtifactError, ManifestError
 from runtime.manifest import (
@@ -96,7 +96,7 @@ def open_artifact(
         )
     before = identities(directory, manifest)
     # Hashing reads the same pages that the session maps, so doing both at once costs little.
-    hashed = in_daemon(partial(check_files, directory, manifest), "hasher")
+    hashed = run_in_daemon(partial(check_files, directory, manifest), "hasher")
     try:
         opened = _open_described(directory, manifest, engine, target, options)
     except Exception:

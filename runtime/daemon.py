@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 
-def in_daemon(work: Callable[[], None], name: str) -> "Future[None]":
+def run_in_daemon(work: Callable[[], None], name: str) -> "Future[None]":
     """The outcome of `work`, which runs in a daemon thread of that name: it may hang, or take long.
 
     The future cannot be cancelled: who asked may leave, the work goes on. Raises RuntimeError when

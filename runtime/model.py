@@ -27,7 +27,7 @@ from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.scheduling.stats import SchedulerStats
 from runtime.text import NO_LIMITS, Encoding, Encodings, TokenLimits
-from runtime.tokenizing import Encoded, Tokenizing, Work, lengths
+from runtime.tokenizing import Encoded, TokenizerPool, Work, lengths
 from runtime.tokens import Token, tokens_of
 
 T = TypeVar("T")
@@ -100,12 +100,12 @@ class Model(ABC):
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
         # Joins calls of one row while the start looks at padding.
-        self._company: Encoding | None = None
+        self._padding_row: Encoding | None = None
         self._limits = limits
         self._scheduler = Scheduler(
             self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
-        self._tokenizing = Tokenizing()
+        self._tokenizer_pool = TokenizerPool()
         self._lock = threading.Lock()
         self._users = 0
         self._engine_closed = False
@@ -118,7 +118,7 @@ class Model(ABC):
         EngineError when the engine cannot compute, and DeviceLost when its device failed.
         """
         if self._engine.device.startswith("cuda"):
-            self._take_memory()
+            self._reserve_gpu_memory()
         checks = self._checks()
         for _, check in checks:
             check()
@@ -151,14 +151,14 @@ class Model(ABC):
         longer = next((n for n in lengths if limits.allow(2, tokens + n, n)), None)
         if longer is not None:
             type_ids = None if row.type_ids is None else np.resize(row.type_ids, longer)
-            self._company = Encoding(np.resize(row.token_ids, longer), type_ids)
+            self._padding_row = Encoding(np.resize(row.token_ids, longer), type_ids)
         try:
             with suppress(OutOfMemory):
                 yield
         finally:
-            self._company = None
+            self._padding_row = None
 
-    def _take_memory(self) -> None:
+    def _reserve_gpu_memory(self) -> None:
         """Make the largest call that batches allow.
 
         Memory of the GPU is kept for later calls. Where the largest comes first, the others fit
@@ -215,7 +215,7 @@ class Model(ABC):
 
             try:
                 async with asyncio.timeout(_left(deadline)):
-                    return await self._tokenizing.list_async(work)
+                    return await self._tokenizer_pool.list_async(work)
             except TimeoutError as error:
                 raise DeadlineExceeded from error
 
@@ -281,7 +281,7 @@ class Model(ABC):
 
     def inherit_estimates(self, before: "Model") -> None:
         """Estimate with what was measured of the model that this one replaces."""
-        self._tokenizing.inherit_estimates(before._tokenizing)
+        self._tokenizer_pool.inherit_estimates(before._tokenizer_pool)
         self._scheduler.inherit_estimates(before._scheduler)
 
     @property
@@ -304,7 +304,7 @@ class Model(ABC):
         That is a device that failed for good, a call that runs for more than `patience_s` seconds,
         and the end of the thread that makes the calls.
         """
-        if self._scheduler.lost:
+        if self._scheduler.device_lost:
             return "the device failed"
         if not self._scheduler.alive():
             return "the thread that calls the engine has ended"
@@ -324,7 +324,7 @@ class Model(ABC):
                 closed, self._engine_closed = self._engine_closed, True
             if not closed:
                 self._engine.close()
-        self._tokenizing.close()
+        self._tokenizer_pool.close()
 
     @abstractmethod
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
@@ -333,9 +333,9 @@ class Model(ABC):
     def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
         """The engine's inputs for these encodings, in the shape that it computes: it may have more
         rows than were given."""
-        company = self._company  # which another thread may take away
-        if company is not None and len(rows) == 1:
-            rows = [*rows, company]
+        padding_row = self._padding_row  # which another thread may take away
+        if padding_row is not None and len(rows) == 1:
+            rows = [*rows, padding_row]
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
         names = [name for name in self._engine.input_names if name in INPUT_NAMES]
         shape = self._engine.shape_for(len(rows), max(map(len, rows)))
@@ -346,7 +346,7 @@ class Model(ABC):
         began = time.monotonic()
         estimate = self._estimate(work.characters, work.limits)
         with self._scheduler.admit(work.rows, estimate, work.deadline, work.caller) as ticket:
-            encoded = self._tokenizing.encode(work, ticket.check)
+            encoded = self._tokenizer_pool.encode(work, ticket.check)
             tokenized = time.monotonic()
             future = ticket.submit(encoded.rows)
         try:
@@ -365,7 +365,7 @@ class Model(ABC):
                 with self._scheduler.admit(
                     work.rows, estimate, work.deadline, work.caller
                 ) as ticket:
-                    encoded = await self._tokenizing.encode_async(work, ticket.check)
+                    encoded = await self._tokenizer_pool.encode_async(work, ticket.check)
                     tokenized = time.monotonic()
                     future = ticket.submit(encoded.rows)
                 scored = await asyncio.wrap_future(future)
@@ -375,7 +375,7 @@ class Model(ABC):
 
     def _estimate(self, characters: Ints, limits: TokenLimits = NO_LIMITS) -> int:
         """About how many tokens rows have together; the arguments as Work has them."""
-        return self._tokenizing.estimate(characters, limits, self.info.max_tokens)
+        return self._tokenizer_pool.estimate(characters, limits, self.info.max_tokens)
 
     def _require_ids(self, found: list[int], recorded: list[int]) -> None:
         if found != recorded:

@@ -57,13 +57,13 @@ class Encoded:
     places: Ints
 
 
-class Tokenizing:
+class TokenizerPool:
     """Threads of one model, so that no other work of the process keeps its texts waiting."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(thread_name_prefix="tokenizer")
         # Where every token becomes an object, one request at a time may take that memory.
-        self._lister = ThreadPoolExecutor(1, thread_name_prefix="tokenizer-listing")
+        self._listing_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer-listing")
         # Measured, so that a full queue refuses texts before they are tokenised.
         self._tokens_per_character: float | None = None
 
@@ -79,7 +79,7 @@ class Tokenizing:
         """Encode, in this thread."""
         encodings = work.encode(check)
         encoded = Encoded(encodings, *distinct(encodings.rows))
-        self._learn(work, encodings)
+        self._update_estimate(work, encodings)
         return encoded
 
     async def encode_async(self, work: Work, check: Check) -> Encoded:
@@ -89,18 +89,18 @@ class Tokenizing:
     async def list_async(self, work: Callable[[], T]) -> T:
         """What `work` makes of tokens that become objects, in the one thread for that. Raises what
         that raises, or ModelClosed."""
-        return await _in_thread(self._lister, work)
+        return await _in_thread(self._listing_thread, work)
 
-    def inherit_estimates(self, before: "Tokenizing") -> None:
+    def inherit_estimates(self, before: "TokenizerPool") -> None:
         """Estimate with what was measured of the model that this one replaces."""
         self._tokens_per_character = before._tokens_per_character
 
     def close(self) -> None:
         """Take no more work."""
         self._threads.shutdown(wait=False)
-        self._lister.shutdown(wait=False)
+        self._listing_thread.shutdown(wait=False)
 
-    def _learn(self, work: Work, encodings: Encodings) -> None:
+    def _update_estimate(self, work: Work, encodings: Encodings) -> None:
         if encodings.truncated:  # how much was cut is not known
             return
         found = sum(map(len, encodings.rows)) / max(1, int(work.characters.sum()))

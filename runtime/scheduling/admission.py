@@ -33,10 +33,10 @@ class Issuer(Protocol):
     def check(self, ticket: "Ticket") -> None:
         """See Ticket.check."""
 
-    def exchange(self, ticket: "Ticket", encodings: Sequence[Encoding]) -> "Future[Scored]":
+    def submit(self, ticket: "Ticket", encodings: Sequence[Encoding]) -> "Future[Scored]":
         """See Ticket.submit."""
 
-    def take_back(self, ticket: "Ticket") -> None:
+    def release(self, ticket: "Ticket") -> None:
         """The room of a ticket is free again; may be called twice."""
 
 
@@ -64,14 +64,14 @@ class Ticket:
         self.caller = caller
         self.for_engine = for_engine
         # Whether the scheduler still counts it; changed by the issuer, under its lock.
-        self.holds = True
+        self.is_held = True
 
     def check(self) -> None:
         """Raise when the work for the request is in vain; from any thread, without any lock.
 
         CancelledError when the ticket was given back, DeadlineExceeded, or ModelClosed.
         """
-        if not self.holds:
+        if not self.is_held:
             raise CancelledError
         self._issuer.check(self)
 
@@ -81,7 +81,7 @@ class Ticket:
         The room that the ticket held does not count beside what the rows need. Raises as
         `Scheduler.submit` does, which has the exact number of tokens and the last word.
         """
-        return self._issuer.exchange(self, encodings)
+        return self._issuer.submit(self, encodings)
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +92,7 @@ class Ticket:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._issuer.take_back(self)
+        self._issuer.release(self)
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,11 @@ class Admission:
         self._work = 0
         self._room = room
 
-    def hold(self, ticket: Ticket) -> None:
+    def reserve(self, ticket: Ticket) -> None:
         """Keep the room of a ticket."""
         self._count(ticket, 1)
 
-    def give_back(self, ticket: Ticket) -> None:
+    def release(self, ticket: Ticket) -> None:
         """Let the room of a ticket go."""
         self._count(ticket, -1)
 

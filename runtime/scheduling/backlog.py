@@ -19,8 +19,8 @@ from runtime.postprocess import EngineCall
 from runtime.scheduling.admission import Admission, Load, QueueLimits, Ticket
 from runtime.scheduling.calls import Result
 from runtime.scheduling.request import Request, Row, Scored
+from runtime.scheduling.request_queue import RequestQueue
 from runtime.scheduling.stats import SchedulerStats
-from runtime.scheduling.waiting import Waiting
 from runtime.text import Encoding
 
 # Rows of a request that ends which leave the queue under one hold of the lock.
@@ -59,11 +59,11 @@ class Backlog:
         self._clock = clock
         self._changed = threading.Condition()
         self._admission = Admission(queue)
-        self._waiting = Waiting()
+        self._queue = RequestQueue()
         self._running: list[Batch] = []
         self._stats = SchedulerStats()
         # Why nobody is admitted any more.
-        self._shut: Callable[[], ServingError] | None = None
+        self._closed_by: Callable[[], ServingError] | None = None
 
     def admit(
         self, rows: int, tokens: int, deadline: float | None, caller: str, *, for_engine: bool
@@ -73,7 +73,7 @@ class Backlog:
         with self._changed:
             self._require_open()
             self._admission.check(self._load(), rows, tokens, deadline, exact=False)
-            self._admission.hold(ticket)
+            self._admission.reserve(ticket)
         return ticket
 
     def check(self, ticket: Ticket) -> None:
@@ -82,7 +82,7 @@ class Backlog:
         if ticket.deadline is not None and ticket.deadline <= self._clock():
             raise DeadlineExceeded
 
-    def exchange(self, ticket: Ticket, encodings: Sequence[Encoding]) -> "Future[Scored]":
+    def submit(self, ticket: Ticket, encodings: Sequence[Encoding]) -> "Future[Scored]":
         """See Ticket.submit."""
         request = Request(encodings, ticket.deadline, ticket.caller, self._clock())
         if not encodings:
@@ -91,41 +91,41 @@ class Backlog:
             return request.future
         with self._changed:
             self._require_open()
-            self._take_back(ticket)
+            self._release(ticket)
             load, rows, tokens = self._load(), len(encodings), request.tokens
             self._admission.check(load, rows, tokens, ticket.deadline, exact=True)
-            self._waiting.add(request, load.now)
+            self._queue.add(request, load.now)
             self._changed.notify_all()
         request.future.add_done_callback(
             lambda future: self._drop(request) if future.cancelled() else None
         )
         return request.future
 
-    def take_back(self, ticket: Ticket) -> None:
+    def release(self, ticket: Ticket) -> None:
         """The room of a ticket is free again, if it was not before."""
         with self._changed:
-            self._take_back(ticket)
+            self._release(ticket)
 
-    def shut(self, error: Callable[[], ServingError]) -> None:
+    def close(self, error: Callable[[], ServingError]) -> None:
         """Admit nobody any more and answer everybody who waits, with `error`. After ModelClosed
         `take` gives nothing more."""
         with self._changed:
-            if self._shut is not ModelClosed:
-                self._shut = error
+            if self._closed_by is not ModelClosed:
+                self._closed_by = error
             self._changed.notify_all()
-        self._end_each(self._waiting.oldest, error)
+        self._end_each(self._queue.oldest, error)
 
     def take(self) -> Batch | None:
         """The rows of the next engine call, when there are some; None when all is over."""
         while True:
             with self._changed:
-                while self._shut is not ModelClosed and (pause_s := self._pause_s()) != 0:
+                while self._closed_by is not ModelClosed and (pause_s := self._pause_s()) != 0:
                     self._changed.wait(pause_s)
-                if self._shut is ModelClosed:
+                if self._closed_by is ModelClosed:
                     return None
-                if self._waiting.due(self._clock()) is None:
+                if self._queue.due(self._clock()) is None:
                     return self._next_batch()
-            self._end_each(lambda: self._waiting.due(self._clock()), DeadlineExceeded)
+            self._end_each(lambda: self._queue.due(self._clock()), DeadlineExceeded)
 
     def finish(self, batch: Batch, result: Result, call: EngineCall) -> list[Outcome]:
         """Count a batch that was taken, and answer the requests that are complete, or failed; their
@@ -172,7 +172,7 @@ class Backlog:
     def depth(self) -> tuple[int, int, int]:
         """Requests, rows and tokens that wait for an engine call."""
         with self._changed:
-            return len(self._waiting), self._waiting.rows, self._waiting.tokens
+            return len(self._queue), self._queue.rows, self._queue.tokens
 
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
@@ -182,7 +182,7 @@ class Backlog:
     def idle(self) -> bool:
         """Whether nothing waits, runs or is expected."""
         with self._changed:
-            return not (self._waiting.rows or self._running or self._admission.rows)
+            return not (self._queue.rows or self._running or self._admission.rows)
 
     def running_s(self) -> float:
         """For how many seconds the oldest engine call has been running; 0 without one."""
@@ -191,24 +191,24 @@ class Backlog:
         return 0.0 if since is None else self._clock() - since
 
     def _require_open(self) -> None:
-        if self._shut is not None:
-            raise self._shut()
+        if self._closed_by is not None:
+            raise self._closed_by()
 
     def _load(self) -> Load:
         """What there is to do; the lock is held."""
         return Load(
             self._clock(),
-            self._waiting.rows,
-            self._waiting.tokens,
+            self._queue.rows,
+            self._queue.tokens,
             len(self._running),
             sum(batch.tokens for batch in self._running),
         )
 
-    def _take_back(self, ticket: Ticket) -> None:
+    def _release(self, ticket: Ticket) -> None:
         """`take_back` while the lock is held."""
-        if ticket.holds:
-            ticket.holds = False
-            self._admission.give_back(ticket)
+        if ticket.is_held:
+            ticket.is_held = False
+            self._admission.release(ticket)
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         """Answer a request and drop its waiting rows; the lock is not held."""
@@ -232,14 +232,14 @@ class Backlog:
         more = True
         while more:
             with self._changed:
-                more = self._waiting.drop(request, _ROWS_A_HOLD, self._clock())
+                more = self._queue.drop(request, _ROWS_A_HOLD, self._clock())
 
     def _pause_s(self) -> float | None:
         """How long to wait before the next batch; None: until a row comes. The lock is held."""
-        oldest, limits = self._waiting.oldest(), self._limits
+        oldest, limits = self._queue.oldest(), self._limits
         if oldest is None:
             return None
-        if self._waiting.rows >= limits.max_rows or self._waiting.tokens >= limits.token_budget:
+        if self._queue.rows >= limits.max_rows or self._queue.tokens >= limits.token_budget:
             return 0
         return max(0.0, oldest.submitted + self._window_s - self._clock())
 
@@ -248,16 +248,16 @@ class Backlog:
         lock is held."""
         now = self._clock()
         idle = self._lanes - len(self._running)
-        limits = self._limits.within(math.ceil(self._waiting.rows / idle))
-        rows = self._waiting.take(limits, now, in_order=self._is_late(now))
+        limits = self._limits.within(math.ceil(self._queue.rows / idle))
+        rows = self._queue.take(limits, now, in_order=self._is_late(now))
         batch = Batch(rows, now, sum(row.length for row in rows))
         self._running.append(batch)
         return batch
 
     def _is_late(self, now: float) -> bool:
         """Whether all that waits may take longer than the first deadline allows."""
-        first = self._waiting.first_deadline()
+        first = self._queue.first_deadline()
         if first is None:
             return False
-        everything = self._waiting.tokens + self._limits.token_budget
+        everything = self._queue.tokens + self._limits.token_budget
         return now + self._admission.predicted_s(everything, self._load()) > first

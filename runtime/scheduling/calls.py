@@ -50,7 +50,7 @@ def run_call(compute: Compute, rows: Sequence[Row], shrink: Callable[[int], None
     for place, row in enumerate(rows):
         of_request.setdefault(row.request, []).append(place)
     try:
-        outputs = _fitting(compute, [row.encoding for row in rows], shrink)
+        outputs = _compute_in_halves(compute, [row.encoding for row in rows], shrink)
         if len(outputs) != len(rows):
             raise EngineError(f"found {len(outputs)} outputs for {len(rows)} rows")
         broken = _not_finite(outputs)
@@ -77,7 +77,7 @@ def engine_call(rows: Sequence[Row], began: float, ended: float) -> EngineCall:
     return EngineCall(began, ended, len(rows), sum(lengths), len(rows) * max(lengths))
 
 
-def _fitting(
+def _compute_in_halves(
     compute: Compute, encodings: Sequence[Encoding], shrink: Callable[[int], None]
 ) -> Floats:
     try:
@@ -88,7 +88,7 @@ def _fitting(
     half = len(encodings) // 2
     shrink(max(1, half * max(map(len, encodings))))
     parts = (encodings[:half], encodings[half:])
-    return np.concatenate([_fitting(compute, part, shrink) for part in parts])
+    return np.concatenate([_compute_in_halves(compute, part, shrink) for part in parts])
 
 
 def _not_finite(outputs: Floats) -> set[int]:

@@ -10,8 +10,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from runtime.scheduling.heap import Heap
-from runtime.scheduling.queue import RowsByLength
 from runtime.scheduling.request import Request, Row
+from runtime.scheduling.rows_by_length import RowsByLength
 
 T = TypeVar("T", bound=Hashable)
 

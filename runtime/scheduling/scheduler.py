@@ -58,7 +58,7 @@ class Scheduler:
         self._compute = compute
         self._clock = clock
         self._backlog = Backlog(limits, queue, window_s, lanes, clock)
-        self._lost = False
+        self._device_lost = False
         self._unreachable = False
         self._callback: Callable[[EngineCall], None] = lambda _: None
         self._threads = [
@@ -69,7 +69,7 @@ class Scheduler:
             for thread in self._threads:
                 thread.start()
         except BaseException:  # no more threads are to be had; those that there are end
-            self._backlog.shut(ModelClosed)
+            self._backlog.close(ModelClosed)
             raise
 
     def admit(
@@ -121,9 +121,9 @@ class Scheduler:
         self._backlog.set_limits(limits)
 
     @property
-    def lost(self) -> bool:
+    def device_lost(self) -> bool:
         """Whether an engine call found the device gone for good."""
-        return self._lost
+        return self._device_lost
 
     @property
     def unreachable(self) -> bool:
@@ -160,7 +160,7 @@ class Scheduler:
         False when one of them did not end in time: its waiters are answered all the same, but the
         engine is still in use.
         """
-        self._backlog.shut(ModelClosed)
+        self._backlog.close(ModelClosed)
         patience_ends = time.monotonic() + _CLOSE_PATIENCE_S
         for thread in self._threads:
             thread.join(max(0.0, patience_ends - time.monotonic()))
@@ -177,8 +177,8 @@ class Scheduler:
             while (batch := self._backlog.take()) is not None:
                 self._execute(batch)
         except BaseException:
-            _say(logging.CRITICAL, "the thread that calls the engine ended", trace=True)
-            self._backlog.shut(EngineThreadEnded)
+            _log_safely(logging.CRITICAL, "the thread that calls the engine ended", trace=True)
+            self._backlog.close(EngineThreadEnded)
             self._backlog.fail_running(EngineThreadEnded)
 
     def _execute(self, batch: Batch) -> None:
@@ -188,24 +188,26 @@ class Scheduler:
             try:
                 self._callback(call)
             except BaseException:  # the observer's own fault, which ends no thread
-                _say(logging.ERROR, "the observer of engine calls failed", trace=True)
+                _log_safely(logging.ERROR, "the observer of engine calls failed", trace=True)
         was_unreachable = self._unreachable
-        self._lost = self._lost or isinstance(result.error, DeviceLost)
+        self._device_lost = self._device_lost or isinstance(result.error, DeviceLost)
         self._unreachable = self._unreachable or isinstance(result.error, EngineUnreachable)
         outcomes = self._backlog.finish(batch, result, call)
-        if self._lost:  # no later call can succeed
-            self._backlog.shut(DeviceLost)
+        if self._device_lost:  # no later call can succeed
+            self._backlog.close(DeviceLost)
         for error in {outcome for outcome in outcomes if isinstance(outcome, ServingError)}:
             # An engine that is away is asked again and again.
             level = logging.DEBUG if was_unreachable else logging.ERROR
-            _say(level, "engine call of %d rows failed: %s", len(batch.rows), error)
+            _log_safely(level, "engine call of %d rows failed: %s", len(batch.rows), error)
 
     def _shrink(self, budget: int) -> None:
-        _say(logging.WARNING, "no memory for a call: they have at most %d tokens now", budget)
+        _log_safely(
+            logging.WARNING, "no memory for a call: they have at most %d tokens now", budget
+        )
         self._backlog.shrink(budget)
 
 
-def _say(level: int, message: str, *given: object, trace: bool = False) -> None:
+def _log_safely(level: int, message: str, *given: object, trace: bool = False) -> None:
     """Log; what a handler raises does not end the thread."""
     with suppress(BaseException):
         _log.log(level, message, *given, exc_info=trace)

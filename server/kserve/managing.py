@@ -3,7 +3,7 @@
 import asyncio
 from functools import partial
 
-from runtime.daemon import in_daemon
+from runtime.daemon import run_in_daemon
 from runtime.errors import ArtifactError, EngineError
 from server.errors import RequestRefused
 from server.kserve.models import KserveModel
@@ -27,6 +27,6 @@ async def reload(service: Service, model: KserveModel) -> None:
             "RERANK_MODEL_CONTROL=true; SIGHUP reloads as well"
         )
     try:
-        await asyncio.wrap_future(in_daemon(partial(service.reload, model.kind), "reloader"))
+        await asyncio.wrap_future(run_in_daemon(partial(service.reload, model.kind), "reloader"))
     except (ArtifactError, EngineError) as error:
         raise NotReloaded(error) from error

@@ -30,7 +30,7 @@ from runtime.manifest import read_manifest, write_manifest
 from runtime.model import Model
 from runtime.profile import Kind
 from runtime.ranker import Ranker
-from runtime.tokenizing import Tokenizing, Work
+from runtime.tokenizing import TokenizerPool, Work
 from server import service as service_module
 from server.app import routed
 from server.call import Call
@@ -188,11 +188,11 @@ def test_a_model_that_retires_answers_whoever_has_begun(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that is tokenised and not yet queued, while its model is looked at."""
-    learn, idle = Tokenizing._learn, Model.idle
+    learn, idle = TokenizerPool._update_estimate, Model.idle
     held, released = threading.Event(), threading.Event()
     looks: list[bool] = []
 
-    def hold(self: Tokenizing, work: Work, encodings: Any) -> None:
+    def hold(self: TokenizerPool, work: Work, encodings: Any) -> None:
         learn(self, work, encodings)
         if work.rows == 3:
             held.set()
@@ -202,7 +202,7 @@ def test_a_model_that_retires_answers_whoever_has_begun(
         looks.append(idle(self))
         return looks[-1]
 
-    monkeypatch.setattr(Tokenizing, "_learn", hold)
+    monkeypatch.setattr(TokenizerPool, "_update_estimate", hold)
     monkeypatch.setattr(Model, "idle", look)
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(asyncio.run, Call(service).rank("q", ["a", "bb", "ccc"]))

@@ -355,7 +355,7 @@ def test_a_row_that_never_fits_is_unavailable_and_others_go_on(
     with pytest.raises(OutOfMemory):
         scheduler.submit([row(60)], None).result(PATIENCE_S)
     assert scheduler.submit([row(10)], None).result(PATIENCE_S).outputs.tolist() == [1]
-    assert not scheduler.lost
+    assert not scheduler.device_lost
 
 
 def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Scheduler]) -> None:
@@ -371,7 +371,7 @@ def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Sch
     for future in (running, waiting):
         with pytest.raises(DeviceLost):
             future.result(PATIENCE_S)
-    assert scheduler.lost
+    assert scheduler.device_lost
     assert len(gate.calls) == 1
     with pytest.raises(DeviceLost):
         scheduler.submit([row(5)], None)

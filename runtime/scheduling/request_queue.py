@@ -8,15 +8,15 @@ from itertools import count, filterfalse, islice
 from runtime.batch import BatchLimits, grow_batch
 from runtime.scheduling.fairness import Callers
 from runtime.scheduling.heap import Heap
-from runtime.scheduling.queue import RowsByLength
 from runtime.scheduling.request import Request, Row
+from runtime.scheduling.rows_by_length import RowsByLength
 
 # The share of padding up to which a batch has rows of one caller only, where others wait as well:
 # a caller's turn is hardly one when neighbours of other callers fill the batch.
 _OWN_PADDING = 0.05
 
 
-class Waiting:
+class RequestQueue:
     """Requests with `rows` waiting rows of `tokens` tokens in all.
 
     Not thread-safe: its owner has a lock. A row and a request come and go in O(log n) at most.
