@@ -19,7 +19,7 @@ from runtime.errors import ServingError
 from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, read_manifest
 from runtime.profile import load_target_profile, model_profile_names, target_profile_names
 from runtime.telemetry import disable_telemetry
-from runtime.tokens import panics_told
+from runtime.tokens import translate_panics
 from runtime.tuning import TUNING_FILE, read_tuning
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_telemetry()
     wish = _parser().parse_args(arguments)
     try:
-        with panics_told():  # of the checkpoint's own tokenizer, too
+        with translate_panics():  # of the checkpoint's own tokenizer, too
             wish.run(wish)
     except (ExportError, ServingError, OSError) as error:
         print(f"rerank-export: {error}", file=sys.stderr)

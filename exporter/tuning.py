@@ -18,7 +18,7 @@ from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
 from runtime.model import Model
 from runtime.opening import open_model
-from runtime.outputs import held
+from runtime.outputs import locked_directory
 from runtime.profile import load_target_profile
 from runtime.ranker import Ranker
 from runtime.tuning import TUNING_FILE, Tuning, conditions, write_tuning
@@ -72,7 +72,7 @@ def tune(directory: Path, seconds: float) -> Outcome:
     Raises OutputRefused where another command works in the directory or nothing can be written,
     ArtifactError or EngineError when the artifact cannot be opened.
     """
-    with held(directory):
+    with locked_directory(directory):
         return _tune(directory, seconds)
 
 

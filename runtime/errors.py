@@ -5,11 +5,11 @@
     │   ├── BlankInput           a text without a visible character
     │   ├── ForbiddenText        half of a surrogate pair
     │   ├── NoTokens             a text of which the tokenizer makes nothing
-    │   ├── TokenizerGaveUp      a text that the tokenizer's patterns take too many ways through
+    │   ├── TokenizerFailed      a text that the tokenizer's patterns take too many ways through
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
-    │   ├── InputTypeWanted      the model embeds queries and passages differently
-    │   ├── VastText             more characters than are looked at
+    │   ├── InputTypeRequired      the model embeds queries and passages differently
+    │   ├── TextTooLarge             more characters than are looked at
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           there is no room for the request
@@ -66,7 +66,7 @@ class NoTokens(InputRejected):
         super().__init__(f"{what} has no tokens; send text that the model's tokenizer knows")
 
 
-class TokenizerGaveUp(InputRejected):
+class TokenizerFailed(InputRejected):
     """A pattern of the tokenizer met the library's limit of retries, at which it panics."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class NoInputs(InputRejected):
         super().__init__("found 0 inputs, wanted at least 1")
 
 
-class InputTypeWanted(InputRejected):
+class InputTypeRequired(InputRejected):
     """Neither query nor passage was said to a model that tells them apart.
 
     The sentence is the NIM's own: clients match on it.
@@ -114,7 +114,7 @@ class InputTooLong(InputRejected):
         )
 
 
-class VastText(InputRejected):
+class TextTooLarge(InputRejected):
     """A pair of so many characters that looking at all of them takes too long, although it may
     have few tokens."""
 

@@ -67,7 +67,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def held(directory: Path, refusal: str | None = None) -> Iterator[None]:
+def locked_directory(directory: Path, refusal: str | None = None) -> Iterator[None]:
     """Have the directory for this process alone until the block ends. Raises OutputRefused, with
     the words of `refusal`, where another one has it."""
     handle = os.open(directory, _DIRECTORY)
@@ -79,13 +79,13 @@ def held(directory: Path, refusal: str | None = None) -> Iterator[None]:
 
 
 def work_folder(out: Path, purpose: str) -> Path:
-    """Where `working_beside` works, be it there or not."""
+    """Where `locked_work_folder` works, be it there or not."""
     place = place_of(out)
     return place.with_name(f".{place.name}.{purpose}")
 
 
 @contextmanager
-def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[Path]:
+def locked_work_folder(out: Path, purpose: str, *, wait: bool = False) -> Iterator[Path]:
     """The folder `.NAME.PURPOSE` beside `out`, with what a process that was killed left in it.
 
     When the block ends, it is removed if it is empty. Raises OutputRefused where another process
@@ -95,7 +95,7 @@ def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[P
     refusal = f"another command writes {out}; wait until it has ended, or name another output"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle = _made_and_locked(folder, None if wait else refusal)
+        handle = _open_locked(folder, None if wait else refusal)
     except OSError as error:
         raise OutputRefused(
             f"cannot write beside {place} ({folder.name}: {error.strerror}); move away what has "
@@ -118,7 +118,7 @@ def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[P
 
 
 def is_work_folder(folder: Path) -> bool:
-    """Whether this is a folder of `working_beside`, which a killed process may have left.
+    """Whether this is a folder of `locked_work_folder`, which a killed process may have left.
 
     Its mark is an empty file: what has content, or leads elsewhere, is somebody else's.
     """
@@ -140,7 +140,7 @@ def foreign_file(directory: Path, known: Collection[str]) -> str | None:
 
 
 @contextmanager
-def refusals_told() -> Iterator[None]:
+def exit_on_refusal() -> Iterator[None]:
     """Let OutputRefused end a command that has no other errors of its own, without a traceback."""
     try:
         yield
@@ -149,7 +149,7 @@ def refusals_told() -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(folder: Path, place: Path) -> Iterator[BinaryIO]:
+def atomic_file(folder: Path, place: Path) -> Iterator[BinaryIO]:
     """A file in the work folder `folder` that takes the place of `place` when it lies on the disk,
     and is gone when the block fails."""
     new = folder / _NEW
@@ -167,25 +167,28 @@ def whole_file(folder: Path, place: Path) -> Iterator[BinaryIO]:
     _sync(place.parent)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Let `path` have this content once it lies on the disk; other writers wait for each other.
 
     Raises OutputRefused.
     """
     place = file_place(path)
-    with working_beside(place, "writing", wait=True) as folder, whole_file(folder, place) as file:
+    with (
+        locked_work_folder(place, "writing", wait=True) as folder,
+        atomic_file(folder, place) as file,
+    ):
         file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_whole` of `value` as indented JSON."""
+    """`write_atomic` of `value` as indented JSON."""
     import msgspec  # late: benchmarks/gpu runs where it is not installed
 
-    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
 @contextmanager
-def replaced(out: Path, purpose: str, refuse: Callable[[Path], None]) -> Iterator[Path]:
+def atomic_directory(out: Path, purpose: str, refuse: Callable[[Path], None]) -> Iterator[Path]:
     """A fresh directory that takes the place of `out` when the block ends well, and vanishes
     otherwise.
 
@@ -193,7 +196,7 @@ def replaced(out: Path, purpose: str, refuse: Callable[[Path], None]) -> Iterato
     """
     place = place_of(out)
     with ExitStack() as stack:
-        folder = stack.enter_context(working_beside(place, purpose))
+        folder = stack.enter_context(locked_work_folder(place, purpose))
         new, old = folder / _NEW, folder / _OLD
         if old.exists() and not place.exists():
             old.rename(place)  # the writer was killed between the two renames of `_swap`
@@ -201,7 +204,7 @@ def replaced(out: Path, purpose: str, refuse: Callable[[Path], None]) -> Iterato
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(new, ignore_errors=True)
         if place.exists():
-            stack.enter_context(held(place))
+            stack.enter_context(locked_directory(place))
         new.mkdir()
         try:
             yield new
@@ -227,7 +230,7 @@ def _swap(new: Path, place: Path, old: Path) -> None:
     _sync(place.parent)
 
 
-def _made_and_locked(folder: Path, refusal: str | None) -> int:
+def _open_locked(folder: Path, refusal: str | None) -> int:
     """A handle of the folder, made where it is not there. A link is not followed."""
     while True:
         with suppress(FileExistsError):

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import tokenizers
 
-from runtime.tokens import panics_told
+from runtime.tokens import translate_panics
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ def part(
         for some in chunks(left, [min(wide, len(texts[index])) for index in left]):
             check()
             tried = [texts[index][-wide:] if last else texts[index][:wide] for index in some]
-            with panics_told():
+            with translate_panics():
                 encodings = tokenizer.encode_batch(tried, add_special_tokens=False)
             for index, text, encoding in zip(some, tried, encodings, strict=True):
                 at = _place(encoding, count, last=last)

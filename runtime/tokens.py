@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tokenizers
 
-from runtime.errors import InputTooLong, TokenizerGaveUp
+from runtime.errors import InputTooLong, TokenizerFailed
 from runtime.text_checks import check_text
 
 # Enough to tokenise at once, few enough that their tokens take little memory.
@@ -75,20 +75,20 @@ def encoded(
 ) -> tokenizers.Encoding:
     """`text` tokenised; in the form for several, because that leaves Python to other threads.
 
-    Raises TokenizerGaveUp.
+    Raises TokenizerFailed.
     """
-    with panics_told():
+    with translate_panics():
         (found,) = tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
     return found
 
 
 @contextmanager
-def panics_told() -> Iterator[None]:
-    """Raise TokenizerGaveUp where the library panics: its panics are no Exceptions, and would end
+def translate_panics() -> Iterator[None]:
+    """Raise TokenizerFailed where the library panics: its panics are no Exceptions, and would end
     a thread without a word to the caller."""
     try:
         yield
     except BaseException as error:
         if type(error).__name__ != _PANIC:  # a class that no module has
             raise
-        raise TokenizerGaveUp from error
+        raise TokenizerFailed from error

@@ -70,7 +70,7 @@ _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 # Versions from the first to before the second give TensorRT a network without the graph's types, by
 # a wrong comparison of versions: github.com/microsoft/onnxruntime/pull/29779. So does the library
 # of 1.31.1, the newest that was looked at: it calls createNetworkV2 without flags.
-_WITHOUT_TYPES = ((1, 27), (1, 32))
+_UNTYPED_VERSIONS = ((1, 27), (1, 32))
 # NVIDIA's libraries, TensorRT's builder among them, then keep float32 whole
 # (docs.nvidia.com/deeplearning/tensorrt, "TF32").
 _NO_TF32 = ("NVIDIA_TF32_OVERRIDE", "0")
@@ -145,7 +145,7 @@ class OrtGpuEngine(OrtEngine):
             shape = _shape_of(inputs)
             if shape is not None and self._is_captured(shape):
                 return self._replay(shape, inputs)
-            return self._bound(inputs)
+            return self._run_with_binding(inputs)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise classify_gpu_error(self.name, error) from error
 
@@ -155,7 +155,7 @@ class OrtGpuEngine(OrtEngine):
         self._session = None
         super().close()
 
-    def _bound(self, inputs: Arrays) -> Outputs:
+    def _run_with_binding(self, inputs: Arrays) -> Outputs:
         binding = self._session.io_binding()
         for name in self.input_names:
             binding.bind_cpu_input(name, np.ascontiguousarray(inputs[name]))
@@ -249,8 +249,8 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 ort.__version__,
             )
     providers = provider_options(name, setup, typed=keeps_types(ort.__version__))
-    said = _load_libraries(ort, name)
-    with _whole_float32(name):
+    loader_output = _load_libraries(ort, name)
+    with _without_tf32(name):
         try:
             session = _session(ort, name, model_file, providers, usable_cores())
             # A session may compute several calls at a time.
@@ -268,16 +268,16 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
             if name == "onnxruntime-cpu":
                 raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
             raise classify_gpu_error(name, error, f"cannot open {model_file.name}") from error
-    _refuse_fallback(name, wanted, session, said)
+    _refuse_fallback(name, wanted, session, loader_output)
     if name == "onnxruntime-cpu":
         return OrtEngine(name, ort.__version__, session, Lanes(session, narrow))
-    _refuse_work_elsewhere(name, wanted[0], session)
+    _refuse_other_providers(name, wanted[0], session)
     return OrtGpuEngine(name, session, ort, setup)
 
 
 def keeps_types(version: str) -> bool:
     """Whether this version of ONNX Runtime gives TensorRT the types of the graph's values."""
-    first, mended = _WITHOUT_TYPES
+    first, mended = _UNTYPED_VERSIONS
     found = tuple(int(part) for part in version.split(".")[:2])
     return not first <= found < mended
 
@@ -417,14 +417,14 @@ def _load_libraries(ort: Any, name: str) -> str:
     """
     if name == "onnxruntime-cpu":
         return ""
-    said: list[str] = []
-    ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
+    loader_output: list[str] = []
+    ort.print = lambda *words, **_: loader_output.append(" ".join(map(str, words)))
     ort.preload_dlls()
-    return "; ".join(said)
+    return "; ".join(loader_output)
 
 
 @contextlib.contextmanager
-def _whole_float32(name: str) -> Iterator[None]:
+def _without_tf32(name: str) -> Iterator[None]:
     """Compile without TensorFloat-32, for which ONNX Runtime's TensorRT provider has no option.
 
     It would round what the graph keeps in float32 to 11 bits, the score head above all. A server
@@ -445,20 +445,20 @@ def _whole_float32(name: str) -> Iterator[None]:
             os.environ[variable] = before
 
 
-def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, said: str) -> None:
+def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, loader_output: str) -> None:
     found = session.get_providers()
     for place, provider in enumerate(wanted):
         if place >= len(found) or found[place] != provider:
             what = _MISSING.get(provider, "another onnxruntime")
-            told = f" (it said: {said})" if said else ""
+            hint = f" (it said: {loader_output})" if loader_output else ""
             raise EngineUnavailable(
                 f"engine {name} could not start {provider} and would have run on "
-                f"{', '.join(found)}; wanted {what}{told}; repair the installation or choose "
+                f"{', '.join(found)}; wanted {what}{hint}; repair the installation or choose "
                 "another target"
             )
 
 
-def _refuse_work_elsewhere(name: str, own: str, session: Any) -> None:
+def _refuse_other_providers(name: str, own: str, session: Any) -> None:
     """Refuse operators that do the work and were left to another provider than the engine's
     `own`; tell of the others."""
     left = Counter(
@@ -474,8 +474,8 @@ def _refuse_work_elsewhere(name: str, own: str, session: Any) -> None:
             f"computed elsewhere; {_TAKES_ALL[own]}"
         )
     if left:
-        told = ", ".join(f"{op} × {n} ({ep})" for (ep, op), n in left.items())
-        _log.info("%s: not on %s: %s", name, own, told)
+        hint = ", ".join(f"{op} × {n} ({ep})" for (ep, op), n in left.items())
+        _log.info("%s: not on %s: %s", name, own, hint)
 
 
 def _shape_of(inputs: Arrays) -> Shape | None:

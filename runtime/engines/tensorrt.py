@@ -71,7 +71,7 @@ class TensorRtEngine:
         try:
             return self._execute(place, (rows, tokens), inputs)
         except CudaFailed as error:
-            raise _meaning(error) from error
+            raise _classify(error) from error
 
     def close(self) -> None:
         """Give back contexts, plan, buffers and stream, in this order. May be called again."""
@@ -144,7 +144,7 @@ class TensorRtEngine:
             self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         if context is None:
-            raise classify_gpu_error(self.name, self._log.told("no execution context"))
+            raise classify_gpu_error(self.name, self._log.take_errors("no execution context"))
         done = context.set_optimization_profile_async(place, self._stream)
         self._check(done, f"set_optimization_profile_async {place}")
         self._cuda.wait(self._stream)
@@ -160,7 +160,7 @@ class TensorRtEngine:
     def _check(self, done: bool, call: str) -> None:
         """TensorRT returns False and tells its logger why."""
         if not done:
-            raise classify_gpu_error(self.name, self._log.told(f"{call} failed"))
+            raise classify_gpu_error(self.name, self._log.take_errors(f"{call} failed"))
 
 
 class _Block:
@@ -225,13 +225,13 @@ def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> Tens
     if plan is None:
         raise EngineError(
             f"tensorrt {trt.__version__} cannot load {plan_file.name}: "
-            f"{log.told('it was built for another machine or version')}; build it here with "
+            f"{log.take_errors('it was built for another machine or version')}; build it here with "
             "`rerank-export build`"
         )
     try:
         return TensorRtEngine(trt, cuda, plan, log, setup)
     except CudaFailed as error:
-        raise _meaning(error) from error
+        raise _classify(error) from error
     except TypeError as error:  # of nptype, for types that numpy does not have
         raise EngineError(
             f"tensorrt: {plan_file.name} has an input or output of an unknown type; "
@@ -239,7 +239,7 @@ def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> Tens
         ) from error
 
 
-def _meaning(error: CudaFailed) -> ServingError:
+def _classify(error: CudaFailed) -> ServingError:
     if is_sticky(error.code):
         _log.error("tensorrt lost the GPU: %s", error)
         return DeviceLost()
@@ -259,19 +259,19 @@ def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # a class of the bindings
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.complaints: list[str] = []
+            self.errors: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
             level = levels.get(severity)
             if level is None:
                 return
             if level == logging.ERROR:
-                self.complaints = [*self.complaints, msg][-_MESSAGES_KEPT:]
+                self.errors = [*self.errors, msg][-_MESSAGES_KEPT:]
             _log.log(level, "TensorRT: %s", msg)
 
-        def told(self, otherwise: str) -> str:
+        def take_errors(self, otherwise: str) -> str:
             """What it complained of since it was last asked."""
-            found, self.complaints = "; ".join(self.complaints), []
+            found, self.errors = "; ".join(self.errors), []
             return found or otherwise
 
     return Logger()

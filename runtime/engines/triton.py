@@ -100,8 +100,8 @@ class _Connection:
     def config(self) -> dict[str, Any]:
         """The model's configuration, in JSON's words."""
         if self._grpc:
-            told = self.client.get_model_config(MODEL_NAME, as_json=True, client_timeout=10.0)
-            found: dict[str, Any] = told["config"]
+            reply = self.client.get_model_config(MODEL_NAME, as_json=True, client_timeout=10.0)
+            found: dict[str, Any] = reply["config"]
             return found
         return dict(self.client.get_model_config(MODEL_NAME))
 

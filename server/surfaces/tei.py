@@ -18,7 +18,7 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.embedder import Embedder
-from runtime.errors import EngineError, InputTypeWanted, NoPassages, Overloaded, Unavailable
+from runtime.errors import EngineError, InputTypeRequired, NoPassages, Overloaded, Unavailable
 from runtime.postprocess import InputType, Ranking, descending, relevance
 from runtime.text import Truncate
 from runtime.tokens import Token
@@ -317,7 +317,7 @@ class TeiRoutes(Controller):
                 input_at=at,
                 blanks=True,
             )
-        except InputTypeWanted as error:
+        except InputTypeRequired as error:
             message = (
                 "this model embeds queries and passages differently, and "
                 f"EMBED_DEFAULT_INPUT_TYPE is not set; {_PROMPT_WANTED}"

@@ -24,7 +24,7 @@ from runtime.errors import (
     EngineUnreachable,
     GoldenMismatch,
     InputTooLong,
-    InputTypeWanted,
+    InputTypeRequired,
     ManifestError,
     NonFiniteScore,
     OutOfMemory,
@@ -146,7 +146,7 @@ def test_queries_and_passages_differ(embedder: Embedder) -> None:
 
 
 def test_an_asymmetric_model_wants_to_know_the_type(embedder: Embedder) -> None:
-    with pytest.raises(InputTypeWanted):
+    with pytest.raises(InputTypeRequired):
         embedder.embed(["because"], input_type=None)
 
 

@@ -20,13 +20,13 @@ from runtime.errors import (
     DeadlineExceeded,
     ForbiddenText,
     InputTooLong,
-    InputTypeWanted,
+    InputTypeRequired,
     NoInputs,
     NoPassages,
     NoTokens,
     ProfileError,
-    TokenizerGaveUp,
-    VastText,
+    TextTooLarge,
+    TokenizerFailed,
 )
 from runtime.text import (
     Encoding,
@@ -319,7 +319,7 @@ def test_what_is_vast_and_has_few_tokens_is_refused(where: str) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     blanks = "a" + " " * 5_000_000 + "b"
     texts = ("a", blanks) if where == "passage" else (blanks, "a")
-    with pytest.raises(VastText, match="found 5000003 characters, wanted at most 4194304"):
+    with pytest.raises(TextTooLarge, match="found 5000003 characters, wanted at most 4194304"):
         PairEncoder(tokenizer, None, 100).encode(texts[0], [texts[1]])
     assert len(PairEncoder(tokenizer, None, 100).encode("a", [blanks], "END").rows[0]) <= 3
 
@@ -499,7 +499,7 @@ def test_a_symmetric_model_puts_nothing_before_a_text(input_type: str | None) ->
 
 
 def test_an_asymmetric_model_wants_to_know_the_type() -> None:
-    with pytest.raises(InputTypeWanted) as caught:
+    with pytest.raises(InputTypeRequired) as caught:
         text_encoder(100).encode(["because"], None)
     assert str(caught.value) == "'input_type' parameter is required for asymmetric models"
 
@@ -667,8 +667,8 @@ def test_a_tokenizer_that_gives_up_is_told(truncate: Truncate) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel()])
     encoder, bad = PairEncoder(tokenizer, None, 60), "a" * 50
     assert len(encoder.encode("q", ["aab"], truncate).rows) == 1
-    with pytest.raises(TokenizerGaveUp, match="gave up on a text") as told:
+    with pytest.raises(TokenizerFailed, match="gave up on a text") as told:
         encoder.encode("q", ["fine", bad], truncate)
     assert bad not in str(told.value)
-    with pytest.raises(TokenizerGaveUp):
+    with pytest.raises(TokenizerFailed):
         next(tokens_of(tokenizer, [bad], 60, add_special_tokens=False, check=unchecked))

@@ -386,7 +386,7 @@ def test_the_real_assignment_is_read(bare_directory: Path) -> None:
     engine = on_cpu(bare_directory, EngineSetup())
     # The graph's own nodes are light; with a heavy one they would be refused.
     own = "CUDAExecutionProvider"
-    engine_module._refuse_work_elsewhere("onnxruntime-cuda", own, engine._session)
+    engine_module._refuse_other_providers("onnxruntime-cuda", own, engine._session)
     parts = engine._session.get_provider_graph_assignment_info()
     assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
     assert "ReduceSum" in {node.op_type for part in parts for node in part.get_nodes()}
