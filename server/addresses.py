@@ -38,18 +38,18 @@ def addresses_of(host: str) -> list[str]:
     return here
 
 
-def bound(address: str, port: int) -> socket.socket:
+def bind(address: str, port: int) -> socket.socket:
     """A socket that is bound there. Raises OSError."""
-    taken = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    bound = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if address == _BOTH:  # whatever the system's default is
-            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        taken.bind((address, port))
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind((address, port))
     except OSError:
-        taken.close()
+        bound.close()
         raise
-    return taken
+    return bound
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def _number(place: Any) -> str:
 
 def _is_here(address: str) -> bool:
     try:
-        bound(address, 0).close()
+        bind(address, 0).close()
     except OSError:
         return False
     return True

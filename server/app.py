@@ -17,23 +17,23 @@ from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from server import health, metadata, pages
-from server.auth import KeyGuard
+from server.auth import AuthMiddleware
 from server.descriptors import raise_descriptor_limit
-from server.errors import answer_with
-from server.hosts import HostGuard
+from server.errors import exception_handler
+from server.hosts import AllowedHostsMiddleware
 from server.kserve.grpc_service import GrpcServer
 from server.libraries import prepare_libraries
-from server.limits import LimitReached, limit_behind, require_room
-from server.listen import SideListener, take_port
-from server.logs import asks_for_json, configure_logging, say_refused
+from server.listen import SideListener, bind_port
+from server.logs import configure_logging, report_startup_error, wants_json_logs
 from server.metrics import CONTENT_TYPE
-from server.observe import Observer
+from server.observability import ObservabilityMiddleware
 from server.openapi import document
+from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
 from server.reloading import reloading_on_signal
-from server.service import Service, give_up
+from server.service import Service, abort_start
 from server.settings import Settings, SettingsError, read_settings
-from server.stopping import Stopping
-from server.surface import Surface, voice_chooser
+from server.shutdown import Shutdown
+from server.surface import Surface, error_format_chooser
 from server.surfaces import cohere, kserve, nim, openai, rerank, tei, vllm
 
 
@@ -58,7 +58,7 @@ SURFACES: tuple[Surface, ...] = (
     pages.PAGES,
 )
 # What no surface claims is answered as a NIM would.
-voice_of = voice_chooser(SURFACES, nim.voice)
+error_format_of = error_format_chooser(SURFACES, nim.error_body)
 
 METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
 TRITON_ROUTES = [*health.SURFACE.controllers, *kserve.SURFACE.controllers]
@@ -75,32 +75,36 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         _refuse_workers()
         try:
             settings = read_settings(os.environ)
-            require_room()
-        except (SettingsError, LimitReached) as error:
+            check_process_limits()
+        except (SettingsError, LimitExceeded) as error:
             _refuse(str(error))
         configure_logging(settings.log_level, as_json=settings.json_logs)
         raise_descriptor_limit()
     service = Service(settings)
-    stopping = Stopping(service, voice_of)
+    shutdown = Shutdown(service, error_format_of)
     surfaces = open_surfaces(settings)
     app = routed(
         [controller for surface in surfaces for controller in surface.controllers],
         service,
-        lambda _: _running(service, stopping),
+        lambda _: _running(service, shutdown),
         openapi=_describe(surfaces, settings),
     )
-    return _observed(_guarded(app, service, stopping), service)
+    return _with_observability(_with_middleware(app, service, shutdown), service)
 
 
-def _observed(app: ASGIApp, service: Service) -> ASGIApp:
+def _with_observability(app: ASGIApp, service: Service) -> ASGIApp:
     """`app`, whose requests are logged, counted and traced, whatever port they come to."""
-    return Observer(app, service.metrics, service.tracing)
+    return ObservabilityMiddleware(app, service.metrics, service.tracing)
 
 
-def _guarded(app: ASGIApp, service: Service, stopping: Stopping) -> ASGIApp:
+def _with_middleware(app: ASGIApp, service: Service, shutdown: Shutdown) -> ASGIApp:
     """`app` behind everything that may answer in its place."""
-    keyed = KeyGuard(service.bodies.guard(app), service.settings, voice_of)
-    return stopping.guard(HostGuard(keyed, service.settings, voice_of))
+    authenticated = AuthMiddleware(
+        service.body_budget.middleware(app), service.settings, error_format_of
+    )
+    return shutdown.middleware(
+        AllowedHostsMiddleware(authenticated, service.settings, error_format_of)
+    )
 
 
 def _refuse_workers() -> None:
@@ -120,7 +124,7 @@ def _refuse_workers() -> None:
 
 
 def _refuse(reason: str) -> NoReturn:
-    say_refused(reason, as_json=asks_for_json(os.environ))
+    report_startup_error(reason, as_json=wants_json_logs(os.environ))
     raise SystemExit(1) from None
 
 
@@ -143,7 +147,9 @@ def routed(
             "openapi_document": Provide(lambda: openapi, sync_to_thread=False),
         },
         exception_handlers={
-            Exception: answer_with(voice_of, service.settings, service.metrics.count_refusal)
+            Exception: exception_handler(
+                error_format_of, service.settings, service.metrics.count_refusal
+            )
         },
         lifespan=lifespan,
         openapi_config=None,
@@ -163,13 +169,13 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
 
 
 @asynccontextmanager
-async def _running(service: Service, stopping: Stopping) -> AsyncIterator[None]:
+async def _running(service: Service, shutdown: Shutdown) -> AsyncIterator[None]:
     """From open ports to closed models."""
     with ExitStack() as signals:
         with _ended_by_limits():
-            closers = await _open_ports(service, stopping)
+            closers = await _open_ports(service, shutdown)
             service.start()
-            signals.enter_context(stopping.on_signals())
+            signals.enter_context(shutdown.on_signals())
             signals.enter_context(reloading_on_signal(service))
         yield
         # Requests that run are answered first, on these ports as on the API's.
@@ -185,13 +191,13 @@ def _ended_by_limits() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        limit = limit_behind(error)
+        limit = find_exceeded_limit(error)
         if limit is None:
             raise
-        give_up(f"cannot start: {limit}")
+        abort_start(f"cannot start: {limit}")
 
 
-async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[], Awaitable[None]]]:
+async def _open_ports(service: Service, shutdown: Shutdown) -> list[Callable[[], Awaitable[None]]]:
     """Listen beside the API's port wherever the settings say so; what closes each listener."""
     settings = service.settings
     closers: list[Callable[[], Awaitable[None]]] = []
@@ -201,13 +207,15 @@ async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[],
             (settings.triton_port, "NIM_HTTP_TRITON_PORT", TRITON_ROUTES),
         ):
             if port:
-                taken = take_port(settings.host, port, setting)
-                app = _observed(_guarded(routed(routes, service), service, stopping), service)
+                taken = bind_port(settings.host, port, setting)
+                app = _with_observability(
+                    _with_middleware(routed(routes, service), service, shutdown), service
+                )
                 closers.append(SideListener(app, taken, settings).close)
         if settings.grpc_port:
             grpc = GrpcServer(service)
             await grpc.start(settings.host, settings.grpc_port)
             closers.append(grpc.stop)
     except SettingsError as error:
-        give_up(str(error))
+        abort_start(str(error))
     return closers

@@ -26,8 +26,8 @@ from runtime.postprocess import Embeddings, InputType, Ranking, Timing
 from runtime.profile import Kind
 from runtime.text import NO_LIMITS, TokenLimits, Truncate
 from runtime.tokens import Token
-from server.errors import ClientGone, NotValid
-from server.observe import slowest
+from server.errors import ClientDisconnected, InvalidRequest
+from server.observability import slowest
 from server.service import Service
 from server.settings import Settings
 from server.tally import Outcome
@@ -37,7 +37,7 @@ Answer = TypeVar("Answer", Ranking, Embeddings)
 Place = tuple[str | int, ...]
 
 # Requests without an answer that the engine is to blame for, whatever the caller is told.
-_OF_ENGINE = (EngineError, EngineUnreachable, OutOfMemory, DeviceLost)
+_ENGINE_FAULTS = (EngineError, EngineUnreachable, OutOfMemory, DeviceLost)
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Limit(NamedTuple):
     variable: str
 
     def check(self, found: int, at: Place) -> None:
-        """Raise NotValid unless one request may have `found` texts."""
+        """Raise InvalidRequest unless one request may have `found` texts."""
         if found == 0:
-            raise NotValid("too_short", at, "found no texts, wanted at least 1")
+            raise InvalidRequest("too_short", at, "found no texts, wanted at least 1")
         if found > self.texts:
-            raise NotValid(
+            raise InvalidRequest(
                 "too_long",
                 at,
                 f"found {found} texts, wanted at most {self.texts} in one request; "
@@ -81,7 +81,7 @@ def limit_of(settings: Settings, kind: Kind) -> Limit:
 
 
 @contextmanager
-def placing(**fields: Field) -> Iterator[None]:
+def locating_errors(**fields: Field) -> Iterator[None]:
     """Tell of a text that cannot be scored where it stands in the caller's own body.
 
     `fields` have the runtime's names.
@@ -92,7 +92,7 @@ def placing(**fields: Field) -> Iterator[None]:
         name, _, number = error.what.partition("[")  # as in "query" and "passages[3]"
         index = int(number[:-1]) if number else 0
         message = f"this text{str(error).removeprefix(error.what)}"
-        raise NotValid("value_error", fields[name].place(index), message) from error
+        raise InvalidRequest("value_error", fields[name].place(index), message) from error
 
 
 class Call:
@@ -128,7 +128,7 @@ class Call:
         with (
             ranker.in_use(),
             self._counted("rank"),
-            placing(query=query_at, passages=passages_at),
+            locating_errors(query=query_at, passages=passages_at),
         ):
             return await self._answer(
                 ranker.rank_async(
@@ -158,7 +158,7 @@ class Call:
         with (
             ranker.in_use(),
             self._counted("rank"),
-            placing(queries=queries_at, passages=passages_at),
+            locating_errors(queries=queries_at, passages=passages_at),
         ):
             return await self._answer(
                 ranker.rank_pairs_async(
@@ -189,7 +189,7 @@ class Call:
         with (
             embedder.in_use(),
             self._counted("embed"),
-            placing(input=input_at),
+            locating_errors(input=input_at),
         ):
             return await self._answer(
                 embedder.embed_async(
@@ -217,7 +217,7 @@ class Call:
         whether they have what it adds; with `blanks`, texts may be blank. Not counted as a request
         to the model, whose engine has no part in it."""
         model = self.service.primary.model
-        with model.in_use(), placing(inputs=at):
+        with model.in_use(), locating_errors(inputs=at):
             return await self._wait(
                 model.tokenize_async(
                     texts,
@@ -230,20 +230,22 @@ class Call:
             )
 
     def check_count(self, kind: Kind, texts: int, at: Field) -> None:
-        """Raise NotValid unless one request to the model of `kind` may have so many texts."""
+        """Raise InvalidRequest unless one request to the model of `kind` may have so many texts."""
         limit_of(self.service.settings, kind).check(texts, (at.name,))
 
     def headers(self) -> dict[str, str]:
         """What the answers tell besides: x-truncated-passages when texts were cut, and
         server-timing."""
-        told = {}
+        headers: dict[str, str] = {}
         if truncated := sum(answer.truncated for answer in self.answers):
-            told["x-truncated-passages"] = str(truncated)
+            headers["x-truncated-passages"] = str(truncated)
         if self.answers:
             # The words of the header that browsers draw (W3C Server Timing).
             stages = self._stages_ms(slowest(self.answers)).items()
-            told["server-timing"] = ", ".join(f"{name};dur={spent:.3f}" for name, spent in stages)
-        return told
+            headers["server-timing"] = ", ".join(
+                f"{name};dur={spent:.3f}" for name, spent in stages
+            )
+        return headers
 
     def _stages_ms(self, timing: Timing) -> dict[str, float]:
         """Milliseconds by stage, in the order of the stages."""
@@ -264,8 +266,8 @@ class Call:
             yield
         except BaseException as error:
             seconds = time.monotonic() - began
-            of_engine = isinstance(error, _OF_ENGINE)
-            tally.count_failure(seconds, _outcome(error), of_engine=of_engine)
+            engine_fault = isinstance(error, _ENGINE_FAULTS)
+            tally.count_failure(seconds, _outcome(error), engine_fault=engine_fault)
             raise
         answer = self.answers[-1]
         tally.count_success(time.monotonic() - began, answer)
@@ -286,6 +288,6 @@ def _outcome(error: BaseException) -> Outcome:
     """What became of a request that ended with `error`."""
     if isinstance(error, Overloaded | ModelClosed):
         return "refused"
-    if isinstance(error, ClientGone | asyncio.CancelledError):
+    if isinstance(error, ClientDisconnected | asyncio.CancelledError):
         return "cancelled"
     return "failed"

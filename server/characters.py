@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from server.turns import SLICE_BYTES, Turns
+from server.time_slices import SLICE_BYTES, TimeSlices
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -49,7 +49,7 @@ class Characters:
         self.width = max(self.width, width)
 
 
-async def wider_bytes(texts: Iterable[memoryview], turns: Turns) -> int:
+async def wider_bytes(texts: Iterable[memoryview], slices: TimeSlices) -> int:
     """How many bytes more than in UTF-8 the texts take once they are decoded, 0 for those that take
     less. Reads slices in turns."""
     more = seen = 0
@@ -58,7 +58,7 @@ async def wider_bytes(texts: Iterable[memoryview], turns: Turns) -> int:
         for begin in range(0, len(text), SLICE_BYTES):
             if seen >= SLICE_BYTES:
                 seen = 0
-                await turns.wait()
+                await slices.wait()
             part = bytes(text[begin : begin + SLICE_BYTES])
             if part.isascii():
                 characters.count += len(part)

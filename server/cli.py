@@ -42,20 +42,20 @@ def _end(*_: object) -> None:
 def _start(arguments: list[str] | None) -> int:
     # These import the standard library only, so that they can speak of what fails below.
     from server.libraries import prepare_libraries
-    from server.limits import limit_behind, require_room
-    from server.logs import asks_for_json, say_refused
+    from server.logs import report_startup_error, wants_json_logs
+    from server.process_limits import check_process_limits, find_exceeded_limit
 
-    as_json = asks_for_json(os.environ)
+    as_json = wants_json_logs(os.environ)
     prepare_libraries()
     try:
-        require_room()
+        check_process_limits()
         from server.command import serve
 
         return serve(arguments, as_json=as_json)
     except Exception as error:
-        limit = limit_behind(error)
+        limit = find_exceeded_limit(error)
         if limit is None and not as_json:
             raise
         reason = limit or f"the start failed unexpectedly: {type(error).__name__}"
-        say_refused(reason, as_json=as_json, error=None if limit else error)
+        report_startup_error(reason, as_json=as_json, error=None if limit else error)
         return _FAILED

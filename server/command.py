@@ -8,8 +8,8 @@ import uvicorn
 
 from server.app import create_app
 from server.descriptors import raise_descriptor_limit
-from server.listen import connection_options, take_port
-from server.logs import configure_logging, say_refused
+from server.listen import bind_port, connection_options
+from server.logs import configure_logging, report_startup_error
 from server.settings import SettingsError, read_settings
 from server.variables import OPTIONS
 
@@ -28,9 +28,9 @@ def serve(arguments: list[str] | None, *, as_json: bool) -> int:
         raise_descriptor_limit()
         connections = connection_options(settings)
         app = create_app(settings)
-        taken = take_port(settings.host, settings.port, "NIM_HTTP_API_PORT")
+        taken = bind_port(settings.host, settings.port, "NIM_HTTP_API_PORT")
     except SettingsError as error:
-        say_refused(str(error), as_json=as_json)
+        report_startup_error(str(error), as_json=as_json)
         return _USAGE_ERROR
     config = uvicorn.Config(
         app,
@@ -52,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say `message` and exit with 2."""
         if self.as_json:
-            say_refused(message, as_json=True)
+            report_startup_error(message, as_json=True)
             self.exit(_USAGE_ERROR)
         super().error(message)
 

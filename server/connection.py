@@ -14,12 +14,12 @@ from server.errors import (
     AnyRequest,
     BodyTooLarge,
     BodyTooSlow,
-    ClientGone,
+    ClientDisconnected,
     WrongContentType,
 )
 from server.inflating import Inflater, coding_of
-from server.memory import give_memory_back
-from server.turns import Turns
+from server.memory import trim_heap
+from server.time_slices import TimeSlices
 
 T = TypeVar("T")
 
@@ -32,14 +32,14 @@ _FOR_SMALL = 1 / 8
 _GIVE_BACK_BYTES = 64 << 20
 _FRAGMENTED_BYTES = 1 << 20
 # Where a request's share of the room stands in its scope's state.
-_HELD = "held_body"
+_RESERVATION = "body_reservation"
 # As FastAPI and axum read it: application/json, or what is written in it, as application/x+json.
 _JSON_TYPE = re.compile(r"application/([^/]*\+)?json")
 _CHARSET = re.compile(r"(?:^|;)\s*charset\s*=\s*[\"']?([^\"';\s]*)")
 _UTF8 = ("", "utf-8", "utf8", "us-ascii", "ascii")
 
 
-class Bodies:
+class BodyBudget:
     """The memory that all bodies together may take, `limit_bytes`.
 
     A body counts from its first byte until its request is answered. What is made of it takes the
@@ -51,27 +51,27 @@ class Bodies:
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
         self._ended_bytes = 0
-        self.turns = Turns()
+        self.slices = TimeSlices()
 
-    def guard(self, app: ASGIApp) -> ASGIApp:
+    def middleware(self, app: ASGIApp) -> ASGIApp:
         """`app`, whose requests give their bodies' room back when they end."""
 
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def middleware_app(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != ScopeType.HTTP:
                 await app(scope, receive, send)
                 return
-            held = scope["state"][_HELD] = _Held(self)
+            reservation = scope["state"][_RESERVATION] = _Reservation(self)
             try:
                 await app(scope, receive, send)
             finally:
-                self._end(held.size)
+                self._end(reservation.size)
 
-        return guarded
+        return middleware_app
 
     @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
+    def reserving(self, size: int) -> Iterator[None]:
         """Count a body that came whole, of `size` bytes, for the block. Raises Overloaded."""
-        self.hold(size, size)
+        self.reserve(size, size)
         try:
             yield
         finally:
@@ -85,9 +85,9 @@ class Bodies:
         self._ended_bytes += size
         if self._ended_bytes >= _GIVE_BACK_BYTES:
             self._ended_bytes = 0
-            asyncio.get_running_loop().run_in_executor(None, give_memory_back)
+            asyncio.get_running_loop().run_in_executor(None, trim_heap)
 
-    def hold(self, count: int, size: int) -> None:
+    def reserve(self, count: int, size: int) -> None:
         """Count `count` more bytes in, of a body that has `size` with them. Raises Overloaded."""
         room = self._limit_bytes
         if size > room * _SMALL:
@@ -97,17 +97,17 @@ class Bodies:
         self._held_bytes += count
 
 
-class _Held:
+class _Reservation:
     """One request's body: `size` bytes of the room."""
 
-    def __init__(self, bodies: Bodies) -> None:
-        self._bodies = bodies
-        self.turns = bodies.turns
+    def __init__(self, body_budget: BodyBudget) -> None:
+        self._bodies = body_budget
+        self.slices = body_budget.slices
         self.size = 0
 
     def add(self, count: int) -> None:
         """Raises Overloaded."""
-        self._bodies.hold(count, self.size + count)
+        self._bodies.reserve(count, self.size + count)
         self.size += count
 
 
@@ -115,8 +115,8 @@ async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> 
     """The body's bytes, inflated where they come compressed, in an application that `Bodies`
     guards; at most `limit_bytes` before and after.
 
-    Raises UnknownCoding or NotValid for a body that cannot be inflated, BodyTooLarge, BodyTooSlow,
-    ClientGone, or Overloaded when all bodies together leave no room.
+    Raises UnknownCoding or InvalidRequest for a body that cannot be inflated, BodyTooLarge, BodyTooSlow,
+    ClientDisconnected, or Overloaded when all bodies together leave no room.
     """
     coding = coding_of(request)
     announced = int(request.headers.get("content-length", "0"))
@@ -129,24 +129,24 @@ async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> 
         raise BodyTooSlow(timeout_s) from error
 
 
-def hold_beside_body(request: AnyRequest, size: int) -> None:
+def reserve_beside_body(request: AnyRequest, size: int) -> None:
     """Count `size` bytes, if any, that the request needs beside those of its body, until it is
     answered. Raises Overloaded."""
-    held: _Held = request.scope["state"][_HELD]
-    held.add(max(0, size))
+    reservation: _Reservation = request.scope["state"][_RESERVATION]
+    reservation.add(max(0, size))
 
 
-async def answer_or_leave(request: AnyRequest, work: Awaitable[T]) -> T:
+async def cancel_on_disconnect(request: AnyRequest, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the caller hangs up.
 
-    To be called when the body has been read. Raises ClientGone, or what `work` raises.
+    To be called when the body has been read. Raises ClientDisconnected, or what `work` raises.
     """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(request))
+    gone = asyncio.ensure_future(_until_disconnected(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientDisconnected
         return task.result()
     finally:
         task.cancel()
@@ -171,22 +171,22 @@ def check_json(request: AnyRequest) -> None:
 
 
 async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> bytes:
-    held: _Held = request.scope["state"][_HELD]
+    reservation: _Reservation = request.scope["state"][_RESERVATION]
     body = bytearray()  # which takes less than a list of its bytes that come one by one
 
     def take(part: bytes) -> None:
         if len(body) + len(part) > limit_bytes:
             raise BodyTooLarge(limit_bytes)
-        held.add(len(part))
+        reservation.add(len(part))
         body.extend(part)
 
-    inflater = None if coding is None else Inflater(coding, held.turns)
+    inflater = None if coding is None else Inflater(coding, reservation.slices)
     came = 0
     more = True
     while more:
         message = await request.receive()
         if message["type"] != "http.request":
-            raise ClientGone
+            raise ClientDisconnected
         more = message["more_body"]
         came += len(message["body"])
         if came > limit_bytes:
@@ -200,6 +200,6 @@ async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> by
     return bytes(body)
 
 
-async def _until_gone(request: AnyRequest) -> None:
+async def _until_disconnected(request: AnyRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -35,7 +35,7 @@ class RequestRefused(ServingError):
     """The request cannot be served as it came; raised by the server, not by the model."""
 
 
-class NotValid(RequestRefused):
+class InvalidRequest(RequestRefused):
     """The body is no valid request. `location` leads to the place, as in ("passages", 3, "text");
     `problem` is its kind in one word."""
 
@@ -47,14 +47,14 @@ class NotValid(RequestRefused):
         super().__init__(f"{place}: {message}")
 
 
-class KeyWanted(RequestRefused):
+class AuthenticationRequired(RequestRefused):
     """No bearer, or not one of the accepted ones."""
 
     def __init__(self) -> None:
         super().__init__("found no accepted key, wanted the header Authorization: Bearer <key>")
 
 
-class NotServed(RequestRefused):
+class KindNotServed(RequestRefused):
     """A request for a kind of model that this process does not serve."""
 
     def __init__(self, what: str, option: str) -> None:
@@ -105,7 +105,7 @@ class UnknownCoding(RequestRefused):
         )
 
 
-class ClientGone(RequestRefused):
+class ClientDisconnected(RequestRefused):
     """The caller hung up; nobody reads the answer."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class NotReady(Unavailable):
         super().__init__("the model is not ready yet; GET /v1/health/ready says when it is")
 
 
-class ReloadRuns(Unavailable):
+class ReloadInProgress(Unavailable):
     """A model is being replaced already."""
 
     def __init__(self) -> None:
@@ -131,17 +131,17 @@ class ReloadRuns(Unavailable):
 # The first class of an error's ancestry that is in here decides.
 STATUSES: Mapping[type[BaseException], int] = {
     RequestRefused: 400,
-    NotValid: 400,
+    InvalidRequest: 400,
     InputRejected: 400,
-    KeyWanted: 401,
-    NotServed: 404,
+    AuthenticationRequired: 401,
+    KindNotServed: 404,
     UnknownModel: 404,
     BodyTooSlow: 408,
     BodyTooLarge: 413,
     WrongContentType: 415,
     UnknownCoding: 415,
     InputTooLong: 422,  # RERANK_TOO_LONG_STATUS
-    ClientGone: 499,  # as nginx logs it; never sent
+    ClientDisconnected: 499,  # as nginx logs it; never sent
     EngineError: 500,
     Overloaded: 503,  # RERANK_OVERLOAD_STATUS
     Unavailable: 503,
@@ -168,27 +168,27 @@ class Failure:
     kind: type[Exception] = Exception
 
 
-class Spoken(NamedTuple):
+class ErrorBody(NamedTuple):
     """A failure in a surface's words: its status, and a JSON body."""
 
     status: int
     body: bytes
 
 
-Voice = Callable[[Failure], Spoken]
+ErrorFormat = Callable[[Failure], ErrorBody]
 
 
-def explain(error: Exception, settings: Settings) -> Failure:
+def classify_error(error: Exception, settings: Settings) -> Failure:
     """What a caller may learn of `error`."""
-    failure = _explain(error, settings)
+    failure = _classify_error(error, settings)
     return replace(failure, kind=type(error))
 
 
-def _explain(error: Exception, settings: Settings) -> Failure:
+def _classify_error(error: Exception, settings: Settings) -> Failure:
     if isinstance(error, HTTPException):
         return _routing_failure(error)
     status = _status(error, settings)
-    if isinstance(error, NotValid):
+    if isinstance(error, InvalidRequest):
         return Failure(status, str(error), error.problem, error.location)
     if isinstance(error, InputRejected) and not isinstance(error, InputTooLong):
         return Failure(status, str(error), "value_error")
@@ -199,15 +199,15 @@ def _explain(error: Exception, settings: Settings) -> Failure:
         return Failure(status, str(error), headers={"connection": "close"})
     if isinstance(error, UnknownCoding):  # as RFC 9110 12.5.3 asks
         return Failure(status, str(error), headers={"accept-encoding": ", ".join(error.taken)})
-    if isinstance(error, KeyWanted):
+    if isinstance(error, AuthenticationRequired):
         return Failure(status, str(error), headers={"www-authenticate": "Bearer"})
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return Failure(status, str(error))
     return Failure(status, "the server failed to answer; its log says why")
 
 
-def answer_with(
-    voice_of: Callable[[Scope], Voice],
+def exception_handler(
+    error_format_of: Callable[[Scope], ErrorFormat],
     settings: Settings,
     count: Callable[[Exception], None],
 ) -> Callable[[AnyRequest, Exception], Response[bytes]]:
@@ -217,12 +217,12 @@ def answer_with(
     def handler(request: AnyRequest, error: Exception) -> Response[bytes]:
         count(error)
         log_failure(error, settings)
-        failure = explain(error, settings)
-        release(error)
-        spoken = voice_of(request.scope)(failure)
+        failure = classify_error(error, settings)
+        drop_tracebacks(error)
+        answer = error_format_of(request.scope)(failure)
         return Response(
-            spoken.body,
-            status_code=spoken.status,
+            answer.body,
+            status_code=answer.status,
             media_type="application/json",
             headers=failure.headers,
         )
@@ -230,7 +230,7 @@ def answer_with(
     return handler
 
 
-def release(error: BaseException | None) -> None:
+def drop_tracebacks(error: BaseException | None) -> None:
     """Let go of what the functions hold that `error` and its causes went through, once it has been
     told: futures are kept by an error that they keep, and a request's texts with them, until
     garbage is collected."""

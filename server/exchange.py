@@ -11,13 +11,13 @@ from runtime.postprocess import Timing
 from server.call import Call
 from server.caller import http_caller
 from server.characters import wider_bytes
-from server.connection import answer_or_leave, check_json, hold_beside_body, read_body
-from server.errors import AnyRequest, Voice
+from server.connection import cancel_on_disconnect, check_json, read_body, reserve_beside_body
+from server.errors import AnyRequest, ErrorFormat
 from server.json_body import decode
 from server.json_size import decoded_bytes, most_values
-from server.observe import ANSWERED
+from server.observability import ANSWERED
 from server.service import Service
-from server.surface import VOICE
+from server.surface import ERROR_FORMAT
 
 T = TypeVar("T")
 
@@ -38,9 +38,9 @@ class Exchange(Call):
         self._measured = False
         request.scope["state"][ANSWERED] = self.answers
 
-    def speak(self, voice: Voice) -> None:
+    def use_error_format(self, error_format: ErrorFormat) -> None:
         """Let failures of this request speak with `voice` instead of its path's."""
-        self._request.scope["state"][VOICE] = voice
+        self._request.scope["state"][ERROR_FORMAT] = error_format
 
     async def body(self) -> bytes:
         """The bytes of the body, whatever they are."""
@@ -58,28 +58,28 @@ class Exchange(Call):
         """The JSON in `body`, the request's only one, as `decoder` reads it; a large one in a turn
         of its own each time.
 
-        Raises NotValid, which names the place that does not fit, for too many values before any is
+        Raises InvalidRequest, which names the place that does not fit, for too many values before any is
         decoded; Overloaded where there is no room for what the body becomes.
         """
-        turns = self.service.bodies.turns
+        slices = self.service.body_budget.slices
         if not self._measured:
             settings = self.service.settings
             texts = max(settings.max_passages, settings.embed_max_inputs)
-            size = await decoded_bytes(body, most_values(texts), turns)
-            hold_beside_body(self._request, size - len(body))
+            size = await decoded_bytes(body, most_values(texts), slices)
+            reserve_beside_body(self._request, size - len(body))
             self._measured = True
-        await turns.before(len(body))
+        await slices.before(len(body))
         return decode(decoder, body)
 
-    async def hold_raw(self, raw: memoryview, texts: Iterable[memoryview]) -> None:
+    async def reserve_raw(self, raw: memoryview, texts: Iterable[memoryview]) -> None:
         """Count what `texts`, which are to be decoded out of `raw`, take beside the body, and wait
         for a turn to decode them. Raises Overloaded."""
-        turns = self.service.bodies.turns
-        hold_beside_body(self._request, await wider_bytes(texts, turns))
-        await turns.before(len(raw))
+        slices = self.service.body_budget.slices
+        reserve_beside_body(self._request, await wider_bytes(texts, slices))
+        await slices.before(len(raw))
 
     async def json(self, decoder: "msgspec.json.Decoder[T]") -> T:
-        """The JSON body as `decoder` reads it; NotValid names the place that does not fit."""
+        """The JSON body as `decoder` reads it; InvalidRequest names the place that does not fit."""
         return await self.decode(decoder, await self.json_body())
 
     def reply(
@@ -96,7 +96,7 @@ class Exchange(Call):
     async def _wait(self, work: Awaitable[T]) -> T:
         if not self.answers:
             self._end_stage("decode")
-        answer = await answer_or_leave(self._request, work)
+        answer = await cancel_on_disconnect(self._request, work)
         self._end_stage("model")
         return answer
 

@@ -51,10 +51,10 @@ def _status(ready: bool) -> int:
     return 200 if ready else _UNAVAILABLE
 
 
-def _reply(service: Service, asked: str, holds: bool) -> Response[HealthReply]:
-    state = asked if holds else f"not {asked}"
+def _reply(service: Service, name: str, ok: bool) -> Response[HealthReply]:
+    state = name if ok else f"not {name}"
     reply = HealthReply(_spelling(service), f"Service is {state}.")
-    return Response(reply, status_code=_status(holds))
+    return Response(reply, status_code=_status(ok))
 
 
 class Health(Controller):
@@ -85,7 +85,7 @@ class Health(Controller):
     @route("/health", http_method=_PROBE)
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
         """Status, whether the model is loaded, and where it runs."""
-        found = service.condition()
+        found = service.health_state()
         status: Literal["ok", "loading", "stopping", "failed"]
         status = "stopping" if found.loaded else "loading"
         if found.ready:
@@ -131,6 +131,6 @@ SURFACE = Surface(
         ),
         _probe("/health", "Status and device", PlainHealth, _PLAIN, PlainHealth),
     ),
-    voice=nim.voice,
+    error_format=nim.error_body,
     paths=("/health", "/v1/health/"),
 )

@@ -8,7 +8,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from server.auth import OPEN_PATHS
-from server.errors import RequestRefused, Voice, explain
+from server.errors import ErrorFormat, RequestRefused, classify_error
 from server.settings import Settings
 from server.surface import send_failure
 
@@ -20,26 +20,26 @@ class WrongHost(RequestRefused):
         super().__init__("found a Host that this server does not answer to")
 
 
-class HostGuard:
+class AllowedHostsMiddleware:
     """Lets a request through to `app` when it names an allowed host; health is open, as probes
     name addresses."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, voice_of: Callable[[Scope], Voice]
+        self, app: ASGIApp, settings: Settings, error_format_of: Callable[[Scope], ErrorFormat]
     ) -> None:
         self._app = app
         self._allowed = frozenset(settings.allowed_hosts)
-        self._voice_of = voice_of
-        self._failure = explain(WrongHost(), settings)
+        self._error_format_of = error_format_of
+        self._failure = classify_error(WrongHost(), settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 400 or hand the request on."""
-        if scope["type"] != ScopeType.HTTP or not self._allowed or self._admits(scope):
+        if scope["type"] != ScopeType.HTTP or not self._allowed or self._is_allowed(scope):
             await self._app(scope, receive, send)
             return
-        await send_failure(self._failure, self._voice_of(scope), send)
+        await send_failure(self._failure, self._error_format_of(scope), send)
 
-    def _admits(self, scope: HTTPScope) -> bool:
+    def _is_allowed(self, scope: HTTPScope) -> bool:
         if scope["path"].rstrip("/") in OPEN_PATHS:
             return True
         given = [value for name, value in scope["headers"] if name == b"host"]

@@ -3,8 +3,8 @@
 import zlib
 from collections.abc import Callable
 
-from server.errors import AnyRequest, NotValid, UnknownCoding
-from server.turns import SLICE_BYTES, Turns
+from server.errors import AnyRequest, InvalidRequest, UnknownCoding
+from server.time_slices import SLICE_BYTES, TimeSlices
 
 # The codings of RFC 9110 8.4.1 that are taken. Triton takes the same.
 TAKEN = ("gzip", "deflate")
@@ -40,28 +40,28 @@ class Inflater:
     zlib's form (RFC 1950, as HTTP means it) or the bare one (RFC 1951, as some clients send it).
     """
 
-    def __init__(self, coding: str, turns: Turns) -> None:
+    def __init__(self, coding: str, slices: TimeSlices) -> None:
         self._coding = coding
-        self._turns = turns
+        self._slices = slices
         # What is being inflated: a member of gzip, or all.
         self._stream: zlib._Decompress | None = None
 
     async def inflate(self, piece: bytes, take: Callable[[bytes], None]) -> None:
         """Have `take` called with every part that the next `piece` becomes; what it raises ends
-        the work. Raises NotValid."""
+        the work. Raises InvalidRequest."""
         for begin in range(0, len(piece), _STEP_BYTES):
             left = piece[begin : begin + _STEP_BYTES]
             unfinished = True
             while unfinished:
                 if self._stream is not None:
-                    await self._turns.wait()
+                    await self._slices.wait()
                 part, left = self._step(left)
                 take(part)
                 # A full part may be a part of what has been read already.
                 unfinished = bool(left) or len(part) == SLICE_BYTES
 
     def end(self) -> None:
-        """Say that all pieces have come. Raises NotValid when the last is not the stream's end."""
+        """Say that all pieces have come. Raises InvalidRequest when the last is not the stream's end."""
         if self._stream is None or not self._stream.eof:
             raise self._broken("is cut off")
 
@@ -92,6 +92,6 @@ class Inflater:
             stream = self._stream = zlib.decompressobj(window)
         return stream
 
-    def _broken(self, how: str) -> NotValid:
+    def _broken(self, how: str) -> InvalidRequest:
         message = f"found a {self._coding} stream that {how}, wanted a whole one and nothing else"
-        return NotValid("value_error", (_HEADER,), message)
+        return InvalidRequest("value_error", (_HEADER,), message)

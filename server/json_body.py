@@ -1,11 +1,11 @@
-"""Reading a JSON body into a struct: what does not fit is a NotValid that names the place."""
+"""Reading a JSON body into a struct: what does not fit is a InvalidRequest that names the place."""
 
 import re
 from typing import TypeVar
 
 import msgspec
 
-from server.errors import NotValid
+from server.errors import InvalidRequest
 
 T = TypeVar("T")
 
@@ -23,18 +23,18 @@ _NEAR_BYTES = 64
 
 
 def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """The value in `body`, which `server.json_size` has measured; NotValid says where it is wrong,
+    """The value in `body`, which `server.json_size` has measured; InvalidRequest says where it is wrong,
     without repeating it."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _schema_error(str(error)) from None
     except msgspec.DecodeError as error:
-        raise NotValid("json_invalid", (), _why(str(error), body)) from None
+        raise InvalidRequest("json_invalid", (), _why(str(error), body)) from None
     except UnicodeDecodeError:
-        raise NotValid("json_invalid", (), "found bytes that are not UTF-8") from None
+        raise InvalidRequest("json_invalid", (), "found bytes that are not UTF-8") from None
     except RecursionError:
-        raise NotValid("json_invalid", (), "found JSON that is nested too deeply") from None
+        raise InvalidRequest("json_invalid", (), "found JSON that is nested too deeply") from None
 
 
 def _why(message: str, body: bytes) -> str:
@@ -47,11 +47,13 @@ def _why(message: str, body: bytes) -> str:
     return message
 
 
-def _schema_error(message: str) -> NotValid:
+def _schema_error(message: str) -> InvalidRequest:
     found = _PLACE.match(message)
     path = found["path"] if found else None
     location = tuple(int(i) if i else name for name, i in _STEP.findall(path or ""))
     text = found["message"] if found else message
     if missing := _MISSING.search(text):
-        return NotValid("missing", (*location, missing[1]), f"wanted the field `{missing[1]}`")
-    return NotValid("type_error", location, text)
+        return InvalidRequest(
+            "missing", (*location, missing[1]), f"wanted the field `{missing[1]}`"
+        )
+    return InvalidRequest("type_error", location, text)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from server.characters import WIDEST, Bytes, Characters
-from server.errors import NotValid
-from server.turns import SLICE_BYTES, Turns
+from server.errors import InvalidRequest
+from server.time_slices import SLICE_BYTES, TimeSlices
 
 # A request's texts stand in lists or objects with a few fields: so many values for each text that
 # one request may have, and so many in any case, for fields that are ignored.
@@ -35,11 +35,11 @@ def most_values(texts: int) -> int:
     return _FREE_VALUES + _VALUES_PER_TEXT * texts
 
 
-async def decoded_bytes(body: bytes, most: int, turns: Turns) -> int:
+async def decoded_bytes(body: bytes, most: int, slices: TimeSlices) -> int:
     """A bound on the bytes that decoding `body` takes beside it: 96 for each value, and every
     character as wide as the widest.
 
-    Raises NotValid as soon as more than `most` values are found. Reads slices, each in a turn of
+    Raises InvalidRequest as soon as more than `most` values are found. Reads slices, each in a turn of
     its own; what is no JSON gets some number, and is refused by the decoder.
     """
     if len(body) < _SMALL_BYTES:
@@ -50,11 +50,11 @@ async def decoded_bytes(body: bytes, most: int, turns: Turns) -> int:
     begin = 0
     while begin < len(body):
         if len(body) > SLICE_BYTES:
-            await turns.wait()
+            await slices.wait()
         part = _slice(body, begin)
         scan.take(part)
         if scan.values > most:
-            raise NotValid(
+            raise InvalidRequest(
                 "too_long",
                 (),
                 f"found more than {most} values, wanted at most that many in one body; send fewer "

@@ -56,8 +56,8 @@ def flag(value: object) -> bool:
     """What `value` says. Raises ValueError for what is no flag."""
     if isinstance(value, int | float) and value in (0, 1):
         return value == 1
-    if isinstance(value, str) and (said := _WORDS.get(value.lower())) is not None:
-        return said
+    if isinstance(value, str) and (flag_value := _WORDS.get(value.lower())) is not None:
+        return flag_value
     raise ValueError("wanted true or false")
 
 

@@ -21,12 +21,12 @@ class LingeringTransport(asyncio.Transport):
         self,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        may_come: Callable[[], bool],
+        still_sending: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._transport = transport
         self._loop = loop
-        self._may_come = may_come
+        self._still_sending = still_sending
         self._lingers = False
         self._dropped_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -35,7 +35,7 @@ class LingeringTransport(asyncio.Transport):
         """Close, once what has been written is sent."""
         if self.is_closing():
             return
-        if not self._may_come():
+        if not self._still_sending():
             self._transport.close()
             return
         self._lingers = True
@@ -46,12 +46,12 @@ class LingeringTransport(asyncio.Transport):
 
     def close_now(self) -> None:
         """Close without waiting for what may still come."""
-        self.forget()
+        self.cancel_timer()
         self._lingers = True
         self._transport.close()
         self._timer = self._loop.call_later(_FLUSH_S, self._transport.abort)
 
-    def forget(self) -> None:
+    def cancel_timer(self) -> None:
         """Wait for nothing any more, as when the connection is gone."""
         if self._timer is not None:
             self._timer.cancel()

@@ -11,25 +11,25 @@ from typing import Any
 import uvicorn
 from litestar.types import ASGIApp
 
-from server.addresses import addresses_of, bound
+from server.addresses import addresses_of, bind
 from server.descriptors import API_SHARE, SIDE_SHARE
-from server.protocol import bounded
+from server.protocol import limited_protocol
 from server.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 # An engine call that runs is waited for when models close (runtime.scheduling).
-_LAST_RESORT_S = 10
+_SHUTDOWN_MARGIN_S = 10
 
 
-def take_port(host: str, port: int, setting: str) -> list[socket.socket]:
+def bind_port(host: str, port: int, setting: str) -> list[socket.socket]:
     """Sockets that listen on `port` at each of `host`'s addresses. Raises SettingsError, with the
     name `setting` when the port is not to be had."""
     taken: list[socket.socket] = []
     for address in addresses_of(host):
         try:
-            taken.append(bound(address, port))
+            taken.append(bind(address, port))
             taken[-1].listen(_BACKLOG)
         except OSError as error:
             for other in taken:
@@ -48,15 +48,15 @@ def connection_options(settings: Settings, share: float = API_SHARE) -> dict[str
     Raises SettingsError for a certificate or key that cannot be used.
     """
     options: dict[str, Any] = {
-        "http": bounded(settings.header_timeout_s, share),
+        "http": limited_protocol(settings.header_timeout_s, share),
         "ws": "none",
         "access_log": False,
         "log_config": None,
         "server_header": False,
         # Nothing here looks at a client's address or scheme, so nothing may change them.
         "proxy_headers": False,
-        # Requests that run are told to end before (server.stopping); this is the last resort.
-        "timeout_graceful_shutdown": settings.drain_timeout_s + _LAST_RESORT_S,
+        # Requests that run are told to end before (server.shutdown); this is the last resort.
+        "timeout_graceful_shutdown": settings.drain_timeout_s + _SHUTDOWN_MARGIN_S,
     }
     if settings.tls_cert is not None and settings.tls_key is not None:
         try:

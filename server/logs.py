@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Control characters, and what some readers take for the end of a line.
-_FORGING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LINE_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NO_REQUEST: Mapping[str, str] = MappingProxyType({})
 # The variables and values that ask for JSON, as server.variables reads them; the first one counts.
-_ASKED = {
+_JSON_VARIABLES = {
     "NIM_JSONL_LOGGING": ("1", "true", "yes", "on"),
     "NIM_LOGGING_JSONL": ("1", "true", "yes", "on"),
     "LOG_FORMAT": ("json",),
@@ -34,7 +34,7 @@ _ASKED = {
 current_request: ContextVar[Mapping[str, str]] = ContextVar("current_request", default=_NO_REQUEST)
 
 
-class Lines(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """One readable line: time, level, logger, message, then the request's ids."""
 
     def __init__(self) -> None:
@@ -43,10 +43,10 @@ class Lines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """The line without a traceback; nothing in a message can begin another one."""
         ids = "".join(f" {name}={value}" for name, value in current_request.get().items())
-        return _FORGING.sub(_escaped, super().formatMessage(record) + ids)
+        return _LINE_BREAKS.sub(_escaped, super().formatMessage(record) + ids)
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC), level, logger, message, the request's ids, and the
     traceback if any."""
 
@@ -63,22 +63,22 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-        return _FORGING.sub(_escaped, text)
+        return _LINE_BREAKS.sub(_escaped, text)
 
 
 def _escaped(found: "re.Match[str]") -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
-def asks_for_json(environ: Mapping[str, str]) -> bool:
+def wants_json_logs(environ: Mapping[str, str]) -> bool:
     """Whether the lines are to be JSON, told before the settings are: these may be refused."""
-    for name, values in _ASKED.items():
+    for name, values in _JSON_VARIABLES.items():
         if value := environ.get(name, "").strip():
             return value.lower() in values
     return False
 
 
-def say_refused(reason: str, *, as_json: bool, error: BaseException | None = None) -> None:
+def report_startup_error(reason: str, *, as_json: bool, error: BaseException | None = None) -> None:
     """Say why the process does not start, whether or not logging is configured: one line on
     stderr, and in JSON the traceback of `error`."""
     if not as_json:
@@ -86,7 +86,7 @@ def say_refused(reason: str, *, as_json: bool, error: BaseException | None = Non
         return
     seen = None if error is None else (type(error), error, error.__traceback__)
     record = logging.LogRecord(__name__, logging.CRITICAL, "", 0, reason, (), seen)
-    sys.stderr.write(JsonLines().format(record) + "\n")
+    sys.stderr.write(JsonFormatter().format(record) + "\n")
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
@@ -96,24 +96,24 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     """
     faulthandler.enable()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else Lines())
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # One that cannot be written would be told in plain lines.
     logging.raiseExceptions = False
-    _log_what_python_prints()
+    _capture_python_output()
     for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         # Two servers run here (the metrics port has its own); the lines of our own say enough.
         logger.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
-    # Requests are logged by `server.observe`, without query strings.
+    # Requests are logged by `server.observability`, without query strings.
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
 
 
-def _log_what_python_prints() -> None:
+def _capture_python_output() -> None:
     """Warnings, and exceptions that end the process or a thread, or that nobody can catch."""
     logging.captureWarnings(True)
 

@@ -20,7 +20,7 @@ def map_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def give_memory_back() -> None:
+def trim_heap() -> None:
     """Return what is free in the heaps: each thread that loads a model has one of its own."""
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

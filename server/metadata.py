@@ -234,6 +234,6 @@ SURFACE = Surface(
             media_type=CONTENT_TYPE,
         ),
     ),
-    voice=nim.voice,
+    error_format=nim.error_body,
     paths=(),
 )

@@ -38,8 +38,8 @@ from runtime.errors import (
 )
 from runtime.postprocess import EngineCall, Timing
 from runtime.profile import Kind
-from server.errors import NotReady, ReloadRuns
-from server.machine import Gpu, Gpus, Processors, memory_bytes
+from server.errors import NotReady, ReloadInProgress
+from server.hardware import Gpu, Gpus, Processors, memory_bytes
 from server.names import TRITON_VERSION, triton_name
 from server.tally import OUTCOMES
 
@@ -72,7 +72,7 @@ GPU_METRICS = (
 # Why callers are told to come again; the first class of an error's ancestry in here decides.
 REFUSALS: Mapping[type[BaseException], str] = {
     NotReady: "not_ready",
-    ReloadRuns: "reloading",
+    ReloadInProgress: "reloading",
     TooLate: "deadline",
     Overloaded: "full",
     DeadlineExceeded: "expired",

@@ -99,7 +99,7 @@ OPENAPI = Surface(
             reply_example={"openapi": "3.1.0"},
         ),
     ),
-    voice=nim.voice,
+    error_format=nim.error_body,
     paths=(),
 )
 PAGES = Surface(
@@ -117,6 +117,6 @@ PAGES = Surface(
             parameters={"name": "page.css"},
         ),
     ),
-    voice=nim.voice,
+    error_format=nim.error_body,
     paths=(),
 )

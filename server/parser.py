@@ -35,7 +35,7 @@ _HINTED = {
 Event = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
 
 
-class Refused(h11.RemoteProtocolError):
+class ProtocolViolation(h11.RemoteProtocolError):
     """A request that breaks the rules of HTTP. The message repeats nothing of it."""
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -59,7 +59,7 @@ class Parser(h11.Connection):
         self._came = self._body = 0
 
     @property
-    def takes(self) -> int:
+    def wanted_bytes(self) -> int:
         """How many bytes it may be given now, 0 while the request before is being answered."""
         if self.their_state is h11.IDLE:
             return _MOST_HEAD_BYTES + 1 - len(self._head)
@@ -111,7 +111,7 @@ class Parser(h11.Connection):
         elif event is h11.NEED_DATA and self.their_state is h11.SEND_BODY and self._left is None:
             allowed = _FREE_OVERHEAD_BYTES + self._body * _OVERHEAD_SHARE
             if self._came - self._body > allowed:
-                raise Refused(
+                raise ProtocolViolation(
                     "found a body in too many small chunks; send larger ones, or Content-Length"
                 )
         return event
@@ -120,14 +120,14 @@ class Parser(h11.Connection):
         self.method = event.method
         self._check_head()
         if not event.http_version.startswith(b"1."):
-            raise Refused("found another version of HTTP, wanted HTTP/1.1", 505)
+            raise ProtocolViolation("found another version of HTTP, wanted HTTP/1.1", 505)
         found = dict(list(event.headers))
         if b"host" not in found and event.http_version > b"1.0":
-            raise Refused("found no Host, wanted one")
+            raise ProtocolViolation("found no Host, wanted one")
         length = found.get(b"content-length")
         coded = b"transfer-encoding" in found
         if coded and (length is not None or event.http_version == b"1.0"):
-            raise Refused(
+            raise ProtocolViolation(
                 "found Transfer-Encoding with Content-Length or in HTTP/1.0, wanted one length of "
                 "the body that cannot be misread"
             )
@@ -138,7 +138,9 @@ class Parser(h11.Connection):
     def _check_head(self) -> None:
         end = _END_OF_HEAD.search(self._head)
         if _LOOSE_LINES.search(self._head, 0, end.end() if end else len(self._head)):
-            raise Refused("found a line that is folded, or does not end in CR LF, wanted neither")
+            raise ProtocolViolation(
+                "found a line that is folded, or does not end in CR LF, wanted neither"
+            )
 
 
 def _in_origin_form(event: h11.Request) -> h11.Request:
@@ -148,7 +150,7 @@ def _in_origin_form(event: h11.Request) -> h11.Request:
         return event
     found = _ABSOLUTE_FORM.fullmatch(event.target)
     if found is None:
-        raise Refused("found a target that is neither a path nor an address of HTTP")
+        raise ProtocolViolation("found a target that is neither a path nor an address of HTTP")
     host, path = found.groups(b"")
     headers = [(name, host if name == b"host" else value) for name, value in event.headers]
     return h11.Request(
@@ -161,6 +163,6 @@ def _in_origin_form(event: h11.Request) -> h11.Request:
 
 def _failure(error: h11.RemoteProtocolError) -> Failure:
     """What its sender may learn; h11's own messages repeat what was sent."""
-    if isinstance(error, Refused):
+    if isinstance(error, ProtocolViolation):
         return Failure(error.error_status_hint, str(error))
     return _HINTED.get(error.error_status_hint, _NO_REQUEST)

@@ -22,13 +22,13 @@ from server.surfaces import nim
 
 _HEADER_TIMEOUT_S = 20
 # A client that takes nothing of its answer for so long does not want it.
-_READER_PATIENCE_S = 60
+_RESPONSE_READ_TIMEOUT_S = 60
 # What is left to send when an idle connection is closed.
 _FLUSH_S = 10
 # For the first request of a connection that was made as the server began to stop; closing it would
 # reset what is on its way.
-_FIRST_WORDS_S = 0.25
-_FAREWELL_S = 1
+_FIRST_REQUEST_GRACE_S = 0.25
+_TLS_CLOSE_TIMEOUT_S = 1
 # Connections beyond the limit, so that an orchestrator's probes reach a server that is full.
 _PROBES = 8
 _FULL = Failure(
@@ -64,10 +64,10 @@ class BoundedProtocol(FramedProtocol):
         """Begin to wait for a head. At the limit an idle connection makes room, or one whose body
         takes too long; without any, this one may ask for health only."""
         super().connection_made(transport)
-        if not self._takes_a_place():
+        if not self._has_slot():
             self._probing_since = self.loop.time()
             self.app = self._health_only(self.app)
-            self._keep_few_probes()
+            self._limit_probes()
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -81,7 +81,7 @@ class BoundedProtocol(FramedProtocol):
             self._body_since = None
         elif self._body_since is None:
             self._body_since = self.loop.time()
-        if not self.has_begun_a_head:
+        if not self.has_partial_head:
             self._header_timer = _cancelled(self._header_timer)
         elif self._header_timer is None:
             self._await_head()
@@ -96,7 +96,9 @@ class BoundedProtocol(FramedProtocol):
         """The client does not take its answer as fast as it is written."""
         super().pause_writing()
         if self._reader_timer is None:
-            self._reader_timer = self.loop.call_later(_READER_PATIENCE_S, self.transport.abort)
+            self._reader_timer = self.loop.call_later(
+                _RESPONSE_READ_TIMEOUT_S, self.transport.abort
+            )
 
     def resume_writing(self) -> None:
         """It goes on."""
@@ -108,7 +110,7 @@ class BoundedProtocol(FramedProtocol):
         if self._received:
             self._shut_down()
         else:
-            self.loop.call_later(_FIRST_WORDS_S, self._shut_down)
+            self.loop.call_later(_FIRST_REQUEST_GRACE_S, self._shut_down)
 
     def _shut_down(self) -> None:
         """As uvicorn does it, but without waiting for the farewell of a client of TLS."""
@@ -116,7 +118,7 @@ class BoundedProtocol(FramedProtocol):
             return
         super().shutdown()
         if self.is_idle():
-            self.loop.call_later(_FAREWELL_S, self.transport.abort)
+            self.loop.call_later(_TLS_CLOSE_TIMEOUT_S, self.transport.abort)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the idle connection, even when the client does not take the last bytes."""
@@ -133,11 +135,11 @@ class BoundedProtocol(FramedProtocol):
             return
         self.refuse(408, f"no whole request head within {self._header_timeout_s:g} seconds")
 
-    def _takes_a_place(self) -> bool:
+    def _has_slot(self) -> bool:
         """Whether this connection is within the limit now, where it may have made room."""
         if len(self.connections) <= self._most_connections:
             return True
-        others = list(self._others_within())
+        others = list(self._counted_others())
         return len(others) < self._most_connections or self._make_room(others)
 
     def _make_room(self, others: "list[BoundedProtocol]") -> bool:
@@ -157,7 +159,7 @@ class BoundedProtocol(FramedProtocol):
         self.connections.discard(slowest)
         return True
 
-    def _keep_few_probes(self) -> None:
+    def _limit_probes(self) -> None:
         """Close the oldest connection beyond the limit when there are too many: this one may be a
         probe, too."""
         began = {
@@ -174,7 +176,7 @@ class BoundedProtocol(FramedProtocol):
             if isinstance(other, BoundedProtocol) and other is not self:
                 yield other
 
-    def _others_within(self) -> "Iterator[BoundedProtocol]":
+    def _counted_others(self) -> "Iterator[BoundedProtocol]":
         """Those that count towards the limit."""
         return (other for other in self._others() if other._probing_since is None)
 
@@ -185,16 +187,16 @@ class BoundedProtocol(FramedProtocol):
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["path"].rstrip("/") in OPEN_PATHS:
                 await app(scope, receive, send)
-            elif self._probing_since is None or self._takes_a_place():
+            elif self._probing_since is None or self._has_slot():
                 self._probing_since = None
                 await app(scope, receive, send)
             else:
-                await send_failure(_FULL, nim.voice, send)
+                await send_failure(_FULL, nim.error_body, send)
 
         return answer
 
 
-def bounded(header_timeout_s: float, share: float) -> Any:
+def limited_protocol(header_timeout_s: float, share: float) -> Any:
     """The protocol with that limit, for uvicorn's option `http`; `share` of the file descriptors
     that are free is for its connections, probes included."""
     return partial(

@@ -22,12 +22,12 @@ from runtime.profile import Kind, load_model_profile
 from runtime.ranker import Ranker
 from runtime.scheduling.stats import SchedulerStats
 from runtime.selection import AUTO, ONNX
-from server.connection import Bodies
-from server.errors import NotReady, NotServed, ReloadRuns
-from server.limits import limit_behind
-from server.memory import give_memory_back, map_large_blocks
+from server.connection import BodyBudget
+from server.errors import KindNotServed, NotReady, ReloadInProgress
+from server.memory import map_large_blocks, trim_heap
 from server.metrics import Metrics
 from server.names import AcceptedNames
+from server.process_limits import find_exceeded_limit
 from server.settings import Settings
 from server.tally import Tally
 from server.tracing import open_tracing
@@ -40,16 +40,16 @@ _log = logging.getLogger(__name__)
 _BODIES_AT_ONCE = 8
 _ROOM_FOR_BODIES = 256 << 20
 # How often a model that was replaced is asked whether its last request is answered.
-_RETIRING_PAUSE_S = 0.05
+_RETIRE_POLL_S = 0.05
 # A request that took the model just before it was replaced has begun by then.
-_RETIRING_NOTICE_S = 2.0
+_RETIRE_DELAY_S = 2.0
 # How often a model that warms up anew is looked at, and engines are; one that is away is asked.
 _RELOAD_WATCHDOG_INTERVAL_S = 0.2
 _WATCHDOG_INTERVAL_S = 1.0
 # Opening a model reads files and compiles for minutes at most; with a disk that is gone, for ever.
-_OPENING_PATIENCE_S = 1800.0
+_OPEN_TIMEOUT_S = 1800.0
 
-_WORDS: Mapping[Kind, tuple[str, str]] = {
+_KIND_NAMES: Mapping[Kind, tuple[str, str]] = {
     "rank": ("reranker", "--rank"),
     "embed": ("embedder", "--embed"),
 }
@@ -85,9 +85,9 @@ class Predecessor:
         if model is None:
             return
         end = time.monotonic() + within_s
-        time.sleep(_RETIRING_NOTICE_S)
+        time.sleep(_RETIRE_DELAY_S)
         while not model.idle() and time.monotonic() < end:
-            time.sleep(_RETIRING_PAUSE_S)
+            time.sleep(_RETIRE_POLL_S)
         try:
             model.close()
         finally:  # the next reload waits for it
@@ -95,7 +95,7 @@ class Predecessor:
             self._model = None
 
 
-def _shortened(before: tuple[Predecessor, ...]) -> tuple[Predecessor, ...]:
+def _merge_ended(before: tuple[Predecessor, ...]) -> tuple[Predecessor, ...]:
     """The same, those that have ended as one."""
     ended = [one for one in before if one.ended]
     together = sum((one.stats() for one in ended), SchedulerStats())
@@ -103,7 +103,7 @@ def _shortened(before: tuple[Predecessor, ...]) -> tuple[Predecessor, ...]:
 
 
 @dataclass(frozen=True)
-class Condition:
+class HealthState:
     """What one look at the service found: whether every model answered a real inference, whether
     the process can still be of use, whether an engine that is another process cannot be reached,
     and whether the process was told to end."""
@@ -148,7 +148,9 @@ class Service:
         # The model that shows for the first time that it can compute; it may hang at that.
         self._warming: Model | None = None
         self._reloading = threading.Lock()
-        self.bodies = Bodies(max(_BODIES_AT_ONCE * settings.body_limit_bytes, _ROOM_FOR_BODIES))
+        self.body_budget = BodyBudget(
+            max(_BODIES_AT_ONCE * settings.body_limit_bytes, _ROOM_FOR_BODIES)
+        )
         self.tracing = open_tracing(settings)
         self.metrics = Metrics(lambda: self._served.values())
 
@@ -157,14 +159,14 @@ class Service:
         """Whether every model answered a real inference."""
         return self._all_loaded
 
-    def condition(self) -> Condition:
+    def health_state(self) -> HealthState:
         """One look at everything that health tells of."""
-        return Condition(self.loaded, self.live, self.engine_unreachable, self.stopping)
+        return HealthState(self.loaded, self.live, self.engine_unreachable, self.stopping)
 
     @property
     def ready(self) -> bool:
         """Whether requests should be sent here."""
-        return self.condition().ready
+        return self.health_state().ready
 
     @property
     def engine_unreachable(self) -> bool:
@@ -176,9 +178,9 @@ class Service:
     def live(self) -> bool:
         """Whether the process can still be of use: no engine hangs, no thread has ended, no device
         is lost."""
-        return self.stopping or self._faulty() is None
+        return self.stopping or self._find_fault() is None
 
-    def _faulty(self) -> tuple[Kind, str] | None:
+    def _find_fault(self) -> tuple[Kind, str] | None:
         """The model that does not compute any more, and what ails it."""
         models = [served.model for served in list(self._served.values())]
         if self._warming is not None:
@@ -194,7 +196,7 @@ class Service:
         """Every model, the reranker first; NotReady before all are loaded."""
         if not self._all_loaded:
             raise NotReady
-        return [self._served[kind] for kind in _WORDS if kind in self._served]
+        return [self._served[kind] for kind in _KIND_NAMES if kind in self._served]
 
     @property
     def primary(self) -> Served:
@@ -202,11 +204,11 @@ class Service:
         return self.all_served[0]
 
     def served(self, kind: Kind) -> Served:
-        """The model of `kind`; NotReady while models load, NotServed when there is none."""
+        """The model of `kind`; NotReady while models load, KindNotServed when there is none."""
         if not self._all_loaded:
             raise NotReady
         if kind not in self._served:
-            raise NotServed(*_WORDS[kind])
+            raise KindNotServed(*_KIND_NAMES[kind])
         return self._served[kind]
 
     @property
@@ -248,18 +250,18 @@ class Service:
 
         To be called from a thread of its own: it takes as long as a start, and the memory of one
         more model; for that it waits until the models before have ended. One reload runs at a time;
-        another one waits for its turn, or raises ReloadRuns. A proven model is replaced by proven
+        another one waits for its turn, or raises ReloadInProgress. A proven model is replaced by proven
         ones only, which may have another name.
-        Raises NotReady, NotServed, ModelClosed, or what opening raises, EngineError for an engine
+        Raises NotReady, KindNotServed, ModelClosed, or what opening raises, EngineError for an engine
         that hangs at its first calls; then the model before is still served.
         """
         if not self._reloading.acquire(blocking=wait):
-            raise ReloadRuns
+            raise ReloadInProgress
         try:
             with self.metrics.counting_reload(kind):
                 before = self.served(kind)
                 self._await_predecessors()
-                model = self._proven(kind, before)
+                model = self._open_proven(kind, before)
                 with closed_on_error(model):
                     replaced = self._swap(kind, before, model)
         finally:
@@ -282,7 +284,7 @@ class Service:
             model=model,
             name=name,
             accepted_names=AcceptedNames(name, kind),
-            before=(*_shortened(before.before), replaced),
+            before=(*_merge_ended(before.before), replaced),
         )
         if self.stopping:  # `close` may have come before the new model was there
             raise ModelClosed
@@ -296,11 +298,11 @@ class Service:
         while any(not one.ended for served in self._served.values() for one in served.before):
             if self.stopping:
                 raise ModelClosed
-            time.sleep(_RETIRING_PAUSE_S)
+            time.sleep(_RETIRE_POLL_S)
 
-    def _proven(self, kind: Kind, before: Served) -> Model:
+    def _open_proven(self, kind: Kind, before: Served) -> Model:
         """The model that is to replace `before`, open and warm."""
-        model = _open_in_time(self.settings, kind, before.directory, alone=self._is_alone)
+        model = _open_with_timeout(self.settings, kind, before.directory, alone=self._is_alone)
         try:
             if model.info.kind != kind:
                 raise ArtifactError(f"found kind {model.info.kind}, wanted {kind}")
@@ -315,7 +317,7 @@ class Service:
                 raise ModelClosed
         except BaseException:
             model.close()
-            self._use_free_memory()
+            self._reclaim_memory()
             raise
         return model
 
@@ -351,29 +353,29 @@ class Service:
 
     def _retire(self, replaced: Predecessor) -> None:
         replaced.retire(self.settings.request_timeout_s)
-        self._use_free_memory()
+        self._reclaim_memory()
 
-    def _use_free_memory(self) -> None:
+    def _reclaim_memory(self) -> None:
         """A model is closed: those that found no memory beside it may have all that they want."""
-        give_memory_back()
+        trim_heap()
         for served in list(self._served.values()):
             served.model.reset_limits()
 
     def _run_watchdog(self) -> None:
         """The thread that tells of an engine that is lost, and finds out that one that was away is
         back: nobody sends requests meanwhile."""
-        told: dict[Kind, str] = {}
+        last_reasons: dict[Kind, str] = {}
         lost = False
         while not self.stopping:
             time.sleep(_WATCHDOG_INTERVAL_S)
-            faulty = self._faulty()
+            faulty = self._find_fault()
             # Looked at last: threads of models that are closed have ended, too.
             if faulty is not None and not lost and not self.stopping:
                 _log.critical("%s: %s; the process must be restarted", *faulty)
             lost = faulty is not None
             for kind, served in list(self._served.items()):
                 if served.model.unreachable:
-                    told[kind] = _reconnect(served.model, told.get(kind, ""))
+                    last_reasons[kind] = _reconnect(served.model, last_reasons.get(kind, ""))
 
     @property
     def _is_alone(self) -> bool:
@@ -385,13 +387,13 @@ class Service:
                 self._add(model, directory)
         except ServingError as error:
             given = ", ".join(self.settings.model_args) or "nothing else"
-            reason = limit_behind(error) or error
-            give_up(f"cannot serve the model: {reason} (given: {given})")
+            reason = find_exceeded_limit(error) or error
+            abort_start(f"cannot serve the model: {reason} (given: {given})")
         except BaseException as error:  # a panic in the tokenizer's Rust is no Exception
-            limit = limit_behind(error)
+            limit = find_exceeded_limit(error)
             if limit is None:
                 _log.exception("loading the model failed unexpectedly")
-            give_up("cannot serve the model" + (f": {limit}" if limit else ""))
+            abort_start("cannot serve the model" + (f": {limit}" if limit else ""))
         else:
             self._all_loaded = True
 
@@ -409,7 +411,7 @@ class Service:
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 
-def _reconnect(model: Model, told: str) -> str:
+def _reconnect(model: Model, last_reason: str) -> str:
     """Ask an engine that is away; the reason why it is not back, which is logged unless it was
     `told` before."""
     try:
@@ -417,14 +419,14 @@ def _reconnect(model: Model, told: str) -> str:
     except Exception as error:  # whatever it is, the engine is asked again
         known = isinstance(error, ServingError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
-        level = logging.DEBUG if reason == told else logging.WARNING
+        level = logging.DEBUG if reason == last_reason else logging.WARNING
         _log.log(level, "%s: not ready, asked again every second: %s", model.info.kind, reason)
         return reason
     _log.info("%s: the engine is back", model.info.kind)
     return ""
 
 
-def give_up(reason: str) -> NoReturn:
+def abort_start(reason: str) -> NoReturn:
     """Log `reason` and end the process with status 1, from any thread.
 
     Nothing was served yet, so nothing is lost; a process that stays alive without ever becoming
@@ -469,7 +471,9 @@ def _open(settings: Settings, kind: Kind | None, directory: Path | None, alone: 
     )
 
 
-def _open_in_time(settings: Settings, kind: Kind, directory: Path | None, *, alone: bool) -> Model:
+def _open_with_timeout(
+    settings: Settings, kind: Kind, directory: Path | None, *, alone: bool
+) -> Model:
     """`_open` that is given up after a while; a model that comes later is closed."""
     opened: Future[Model] = Future()
 
@@ -481,13 +485,13 @@ def _open_in_time(settings: Settings, kind: Kind, directory: Path | None, *, alo
 
     threading.Thread(target=work, name="model-opener", daemon=True).start()
     try:
-        return opened.result(_OPENING_PATIENCE_S)
+        return opened.result(_OPEN_TIMEOUT_S)
     except TimeoutError:
         if opened.done():  # just in time, or with a TimeoutError of its own, as of a disk
             return opened.result()
         opened.add_done_callback(_close_late)
         raise ArtifactError(
-            f"the model did not open within {_OPENING_PATIENCE_S:.0f} s; look after its disk"
+            f"the model did not open within {_OPEN_TIMEOUT_S:.0f} s; look after its disk"
         ) from None
 
 

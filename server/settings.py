@@ -20,7 +20,7 @@ from server.variables import (
     OTHER_LEVELS,
     TRITON,
     VARIABLES,
-    NotWanted,
+    InvalidValue,
     Variable,
     asks_for_nothing,
 )
@@ -30,7 +30,7 @@ from server.variables import (
 MAX_BATCH_SIZES: Mapping[Kind, int] = {"rank": 64, "embed": 30}
 # What NVIDIA's compose file sets where nobody chose a key.
 _DUMMY_KEY = "ngcapikey"
-_SHOWN_CHARACTERS = 80
+_MAX_QUOTED_CHARACTERS = 80
 # The one file in the directory that an image names in RERANK_MODEL_DIR and nobody put a model into.
 NO_MODEL = ".no-model"
 # Settings that decide how the model is opened; a model that cannot be opened is told with them.
@@ -177,7 +177,7 @@ def _refuse(given: Mapping[str, str]) -> None:
     for row in VARIABLES:
         value = given.get(row.name, "")
         if row.fate == "refused" and value and not asks_for_nothing(value):
-            raise SettingsError(row.name, _shown(value), f"it not set: {row.effect}")
+            raise SettingsError(row.name, _quoted(value), f"it not set: {row.effect}")
 
 
 def _choose(given: Mapping[str, str]) -> dict[str, _Choice]:
@@ -188,8 +188,8 @@ def _choose(given: Mapping[str, str]) -> dict[str, _Choice]:
             continue
         try:
             chosen[row.field] = _Choice(row, row.read(given[row.name]))
-        except NotWanted as error:
-            raise SettingsError(row.name, _shown(given[row.name]), str(error)) from None
+        except InvalidValue as error:
+            raise SettingsError(row.name, _quoted(given[row.name]), str(error)) from None
     return chosen
 
 
@@ -243,7 +243,7 @@ def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
         )
     for row, path in found:
         if not os.path.isdir(str(path)):  # Path.is_dir raises for one that may not be seen
-            raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
+            raise SettingsError(row.name, _quoted(str(path)), "an existing directory to serve")
 
 
 def _check_triton(chosen: Mapping[str, _Choice]) -> None:
@@ -264,9 +264,9 @@ def _otel(given: Mapping[str, str]) -> dict[str, str]:
         own = name.removeprefix("NIM_")
         wanted = _OTEL_VALUES.get(own)
         if wanted is not None and given[name] not in wanted:
-            raise SettingsError(name, _shown(given[name]), " or ".join(wanted))
+            raise SettingsError(name, _quoted(given[name]), " or ".join(wanted))
         if own.endswith("_ENDPOINT") and not given[name].startswith(("http://", "https://")):
-            raise SettingsError(name, _shown(given[name]), "a URL, such as http://collector:4318")
+            raise SettingsError(name, _quoted(given[name]), "a URL, such as http://collector:4318")
         found[own] = given[name]
     return found
 
@@ -347,5 +347,7 @@ def _assemble(
     )
 
 
-def _shown(value: str) -> str:
-    return repr(value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…")
+def _quoted(value: str) -> str:
+    return repr(
+        value if len(value) <= _MAX_QUOTED_CHARACTERS else value[:_MAX_QUOTED_CHARACTERS] + "…"
+    )

@@ -73,9 +73,9 @@ class Tally:
         self.engine_s += timing.engine_ms / 1e3
         self.last_at = time.time()
 
-    def count_failure(self, seconds: float, outcome: Outcome, *, of_engine: bool) -> None:
+    def count_failure(self, seconds: float, outcome: Outcome, *, engine_fault: bool) -> None:
         """One request without an answer."""
         self.outcomes[outcome] += 1
-        self.engine_faults += of_engine
+        self.engine_faults += engine_fault
         self.failed_s += seconds
         self.last_at = time.time()

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 
-from server.errors import BodyTooSlow, ClientGone
+from server.errors import BodyTooSlow, ClientDisconnected
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,7 +38,7 @@ class Arrivals:
 
     async def read(self, context: Context, deadline: float) -> bytes:
         """The message of a call, until `deadline` of the monotonic clock. Raises BodyTooSlow, or
-        ClientGone when none comes."""
+        ClientDisconnected when none comes."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, deadline - began)) as limit, self._place(limit):
@@ -46,7 +46,7 @@ class Arrivals:
         except TimeoutError:
             raise BodyTooSlow(time.monotonic() - began) from None
         if not isinstance(message, bytes):  # the end of the stream
-            raise ClientGone
+            raise ClientDisconnected
         return message
 
     def _look(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.kserve.arrivals import Arrivals, Context
 from server.kserve.grpc_status import TooManyWatches, UnknownService
 from server.kserve.messages import Messages
@@ -24,7 +24,7 @@ HEALTH = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
 # Names of services have some dozen bytes, and come with the call.
 _MOST_BYTES = 1 << 10
-_PATIENCE_S = 10.0
+_READ_TIMEOUT_S = 10.0
 # Streams that watch at the same time, and how often each looks.
 _MOST_WATCHES = 256
 _LOOK_S = 1.0
@@ -54,12 +54,12 @@ class Health:
         """The status now and whenever it is another one, until the caller goes or `end` is called.
         Raises TooManyWatches."""
         with self._watching():
-            name, told = await self._named(context), None
+            name, last_status = await self._named(context), None
             while True:
                 status = self._status(name)
-                if status != told:
+                if status != last_status:
                     await context.write(self._reply(status))
-                    told = status
+                    last_status = status
                 if self._ending.is_set():
                     return
                 with suppress(TimeoutError):
@@ -88,13 +88,13 @@ class Health:
         return self._messages["HealthCheckResponse"](status=status)
 
     async def _named(self, context: Context) -> str:
-        """The service that a call names. Raises NotValid, BodyTooSlow or ClientGone."""
-        message = await self._arrivals.read(context, time.monotonic() + _PATIENCE_S)
+        """The service that a call names. Raises InvalidRequest, BodyTooSlow or ClientDisconnected."""
+        message = await self._arrivals.read(context, time.monotonic() + _READ_TIMEOUT_S)
         if len(message) > _MOST_BYTES:
             found = f"found a message of {len(message)} bytes"
-            raise NotValid("too_long", (), f"{found}, wanted at most {_MOST_BYTES}")
+            raise InvalidRequest("too_long", (), f"{found}, wanted at most {_MOST_BYTES}")
         try:
             return str(self._messages["HealthCheckRequest"].FromString(message).service)
         except DecodeError:
             wrong = "found bytes that are no HealthCheckRequest"
-            raise NotValid("value_error", (), wrong) from None
+            raise InvalidRequest("value_error", (), wrong) from None

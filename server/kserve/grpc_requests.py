@@ -9,12 +9,12 @@ from google.protobuf.message import DecodeError
 from runtime.profile import Kind
 from server.call import limit_of
 from server.characters import wider_bytes
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.kserve.messages import Messages
 from server.kserve.tensors import elements_of
 from server.kserve.wire import Counted, NoMessage, TooManyValues, count_values, layout_of
 from server.settings import Settings
-from server.turns import Turns
+from server.time_slices import TimeSlices
 
 # A text is a value of its tensor; up to three tensors have as many, and none is counted narrowly.
 _VALUES_OF_A_TEXT = 4
@@ -37,24 +37,24 @@ class Requests:
         texts, self._variable = max(limit_of(settings, kind) for kind in get_args(Kind))
         self.most = _VALUES_OF_A_TEXT * texts + _VALUES_BESIDE
 
-    async def decoded_bytes(self, method: str, message: bytes, turns: Turns) -> int:
+    async def decoded_bytes(self, method: str, message: bytes, slices: TimeSlices) -> int:
         """A bound on the bytes that are made of a message of the method beside its own: 256 for
-        each value, and what texts take that are wider in memory. Raises NotValid before there are
+        each value, and what texts take that are wider in memory. Raises InvalidRequest before there are
         too many values."""
-        found = await self.count(method, message, turns)
+        found = await self.count(method, message, slices)
         elements = chain.from_iterable(map(elements_of, found.raw))
         # Of more elements no tensor is made.
         texts = chain(found.texts, islice(elements, self.most))
-        return found.values * VALUE_BYTES + await wider_bytes(texts, turns)
+        return found.values * VALUE_BYTES + await wider_bytes(texts, slices)
 
-    async def count(self, method: str, message: bytes, turns: Turns) -> Counted:
-        """What is in a message of the method. Raises NotValid before there are too many values."""
+    async def count(self, method: str, message: bytes, slices: TimeSlices) -> Counted:
+        """What is in a message of the method. Raises InvalidRequest before there are too many values."""
         try:
-            return await count_values(message, self._layouts[method], self.most, turns)
+            return await count_values(message, self._layouts[method], self.most, slices)
         except NoMessage:
             raise _no_request(method) from None
         except TooManyValues:
-            raise NotValid(
+            raise InvalidRequest(
                 "too_long",
                 (),
                 f"found more than {self.most} values in one message, wanted at most as many; "
@@ -62,12 +62,12 @@ class Requests:
             ) from None
 
     def parse(self, method: str, message: bytes) -> Any:
-        """The request in a message whose values were counted. Raises NotValid."""
+        """The request in a message whose values were counted. Raises InvalidRequest."""
         try:
             return self._classes[method].FromString(message)
         except DecodeError:
             raise _no_request(method) from None
 
 
-def _no_request(method: str) -> NotValid:
-    return NotValid("value_error", (), f"found bytes that are no {method}Request")
+def _no_request(method: str) -> InvalidRequest:
+    return InvalidRequest("value_error", (), f"found bytes that are no {method}Request")

@@ -25,15 +25,15 @@ from server.auth import Keys
 from server.call import Call
 from server.caller import grpc_caller
 from server.descriptors import GRPC_SHARE, most_connections
-from server.errors import KeyWanted, explain, log_failure, release
+from server.errors import AuthenticationRequired, classify_error, drop_tracebacks, log_failure
 from server.kserve.arrivals import Arrivals, Context
 from server.kserve.grpc_health import HEALTH, Health
 from server.kserve.grpc_methods import Answer, Methods
 from server.kserve.grpc_requests import Requests
-from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, words_of
+from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, status_message
 from server.kserve.messages import Messages
 from server.logs import current_request
-from server.observe import ids_of
+from server.observability import ids_of
 from server.service import Service
 from server.settings import Settings, SettingsError
 from server.tracing import Trace
@@ -132,35 +132,35 @@ class GrpcServer:
             code = grpc.StatusCode.CANCELLED
             caller = grpc_caller(_authorization(context), context.peer())
             call = Call(self._service, context.time_remaining(), caller)
-            given = _words(context)
+            given = _text_metadata(context)
             trace = self._begin(name, given)
             ids = ids_of(given, trace)
-            told = {"x-request-id": ids["request_id"]}
+            metadata = {"x-request-id": ids["request_id"]}
             if trace is not None:
-                told["traceresponse"] = trace.traceresponse
+                metadata["traceresponse"] = trace.traceresponse
             before = current_request.set(ids)
             try:
                 try:
-                    self._admit(name, context)
+                    self._check_key(name, context)
                     reply = await serve(context, call)
-                    context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
+                    context.set_trailing_metadata(tuple({**metadata, **call.headers()}.items()))
                     code = grpc.StatusCode.OK
                     return reply
                 except Exception as error:
                     self._service.metrics.count_refusal(error)
                     log_failure(error, self._service.settings)
                     code = code_of(error)
-                    failure = explain(error, self._service.settings)
-                    words = words_of(error, failure.message)
+                    failure = classify_error(error, self._service.settings)
+                    message = status_message(error, failure.message)
                     # The others are HTTP's own; one of a connection makes an answer malformed.
                     if wait := failure.headers.get(_RETRY):
-                        told[_RETRY] = wait
-                    release(error)
+                        metadata[_RETRY] = wait
+                    drop_tracebacks(error)
                 # Behind the handling of the error, which gRPC would keep until the garbage is
                 # collected, and with it the message that the error was raised over.
-                context.set_trailing_metadata(tuple(told.items()))
+                context.set_trailing_metadata(tuple(metadata.items()))
                 with suppress(grpc.aio.InternalError):  # the caller has gone
-                    await context.abort(code, words)
+                    await context.abort(code, message)
             finally:
                 seconds = time.monotonic() - began
                 if name != _WATCH:  # it lasts as long as its caller wants
@@ -184,12 +184,12 @@ class GrpcServer:
         """The reply to a call that may be made."""
         if method in _SILENT:
             return await answer(None, call)
-        async with self._placed():
+        async with self._call_slot():
             with ExitStack() as room:
                 return await answer(await self._read(method, context, call, room), call)
 
     @asynccontextmanager
-    async def _placed(self) -> AsyncIterator[None]:
+    async def _call_slot(self) -> AsyncIterator[None]:
         """Hold one of the places for calls. Raises Overloaded when all are taken."""
         if self._calls >= _MOST_CALLS:
             raise Overloaded(f"{self._calls} gRPC calls are running; send fewer at the same time")
@@ -208,15 +208,15 @@ class GrpcServer:
     ) -> Any:
         """The call's request, which takes a part of the room for bodies until `room` closes.
 
-        Raises BodyTooSlow, ClientGone, Overloaded or NotValid. Nothing is awaited from the parsing
+        Raises BodyTooSlow, ClientDisconnected, Overloaded or InvalidRequest. Nothing is awaited from the parsing
         on until the model's answer is, so that copies of a message are made of one at a time.
         """
         message = await self._arrivals.read(context, call.deadline)
-        bodies = self._service.bodies
-        room.enter_context(bodies.holding(len(message)))
-        beside = await self._requests.decoded_bytes(method, message, bodies.turns)
-        room.enter_context(bodies.holding(beside))
-        await bodies.turns.before(len(message))
+        body_budget = self._service.body_budget
+        room.enter_context(body_budget.reserving(len(message)))
+        beside = await self._requests.decoded_bytes(method, message, body_budget.slices)
+        room.enter_context(body_budget.reserving(beside))
+        await body_budget.slices.before(len(message))
         return self._requests.parse(method, message)
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
@@ -226,11 +226,11 @@ class GrpcServer:
             return None
         return tracing.begin(name, given, {"rpc.method": name})
 
-    def _admit(self, name: str, context: Context) -> None:
+    def _check_key(self, name: str, context: Context) -> None:
         if name in _OPEN:
             return
-        if not self._keys.admit(_authorization(context)):
-            raise KeyWanted
+        if not self._keys.accepts(_authorization(context)):
+            raise AuthenticationRequired
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
@@ -286,7 +286,7 @@ def _note_failure(task: "asyncio.Task[Any]") -> None:
         _log.debug("a caller went away before its answer was sent: %s", type(error).__name__)
 
 
-def _words(context: Context) -> dict[str, str]:
+def _text_metadata(context: Context) -> dict[str, str]:
     """The caller's metadata that is text."""
     metadata = context.invocation_metadata() or ()
     return {key: value for key, value in metadata if isinstance(value, str)}

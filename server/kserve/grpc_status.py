@@ -12,11 +12,11 @@ from runtime.errors import (
     Unavailable,
 )
 from server.errors import (
+    AuthenticationRequired,
     BodyTooSlow,
-    ClientGone,
-    KeyWanted,
-    NotServed,
-    NotValid,
+    ClientDisconnected,
+    InvalidRequest,
+    KindNotServed,
     RequestRefused,
     UnknownModel,
 )
@@ -51,15 +51,15 @@ SERVER_FAULTS = (
 )
 # The first class of an error's ancestry that is in here decides.
 _CODES: dict[type[BaseException], grpc.StatusCode] = {
-    NotValid: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     InputRejected: grpc.StatusCode.INVALID_ARGUMENT,
-    KeyWanted: grpc.StatusCode.UNAUTHENTICATED,
-    NotServed: grpc.StatusCode.NOT_FOUND,
+    AuthenticationRequired: grpc.StatusCode.UNAUTHENTICATED,
+    KindNotServed: grpc.StatusCode.NOT_FOUND,
     UnknownModel: grpc.StatusCode.NOT_FOUND,
     UnknownService: grpc.StatusCode.NOT_FOUND,
     TooManyWatches: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BodyTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ClientGone: grpc.StatusCode.CANCELLED,
+    ClientDisconnected: grpc.StatusCode.CANCELLED,
     UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     RequestRefused: grpc.StatusCode.INVALID_ARGUMENT,
     TooLate: grpc.StatusCode.RESOURCE_EXHAUSTED,  # sent again it is as late
@@ -80,7 +80,7 @@ def code_of(error: Exception) -> grpc.StatusCode:
     return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
 
 
-def words_of(error: Exception, message: str) -> str:
+def status_message(error: Exception, message: str) -> str:
     """What the caller is told, where HTTP callers are told `message`."""
     full = isinstance(error, Overloaded) and code_of(error) is grpc.StatusCode.UNAVAILABLE
     return f"{_QUEUE_FULL}: {message}" if full else message

@@ -14,7 +14,7 @@ import numpy as np
 from runtime.postprocess import EmbeddingType, InputType, quantized
 from runtime.text import Truncate
 from server.call import Call, Field
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.kserve.models import KserveModel
 from server.kserve.tensors import Output, TextTensor, refuse_shared_memory
 
@@ -45,7 +45,7 @@ async def infer(
     parameters: Parameters,
     wanted: Iterable[Wanted],
 ) -> list[Output]:
-    """The outputs that are wanted, all for none. Raises NotValid and what `call` raises.
+    """The outputs that are wanted, all for none. Raises InvalidRequest and what `call` raises.
 
     `tensors` and `wanted` are taken one by one, none behind the first that does not belong there.
     """
@@ -65,7 +65,7 @@ async def _rank(
         queries = queries * len(passages)
     if len(queries) != len(passages):
         message = f"found {len(queries)} queries for {len(passages)} passages, wanted 1 or as many"
-        raise NotValid("value_error", ("query",), message)
+        raise InvalidRequest("value_error", ("query",), message)
     truncate = _word(parameters, "truncate", _TRUNCATES, "NONE")
     ranking = await call.rank_pairs(
         list(zip(queries, passages, strict=True)),
@@ -85,7 +85,7 @@ async def _embed(
     call: Call, inputs: Mapping[str, TextTensor], parameters: Parameters
 ) -> list[Output]:
     if _MODALITY in inputs and set(inputs[_MODALITY].texts) != {"text"}:
-        raise NotValid("literal_error", (_MODALITY,), "this model embeds text only")
+        raise InvalidRequest("literal_error", (_MODALITY,), "this model embeds text only")
     kind = _word(parameters, "embedding_type", _TYPES, "float")
     # The NIM's own default over gRPC is query.
     default_type = call.service.settings.default_input_type or "query"
@@ -109,12 +109,12 @@ def _by_name(model: KserveModel, tensors: Iterable[TextTensor]) -> dict[str, Tex
     for tensor in tensors:
         if tensor.name not in (*known, *optional):
             message = f"found another input, wanted {' and '.join(known)}"
-            raise NotValid("value_error", ("inputs",), message)
+            raise InvalidRequest("value_error", ("inputs",), message)
         if tensor.name in found:
-            raise NotValid("value_error", ("inputs",), f"found {tensor.name} twice")
+            raise InvalidRequest("value_error", ("inputs",), f"found {tensor.name} twice")
         found[tensor.name] = tensor
     if missing := [name for name in known if name not in found]:
-        raise NotValid("missing", ("inputs",), f"wanted the input {' and '.join(missing)}")
+        raise InvalidRequest("missing", ("inputs",), f"wanted the input {' and '.join(missing)}")
     return found
 
 
@@ -126,12 +126,12 @@ def _output_names(model: KserveModel, wanted: Iterable[Wanted]) -> list[str]:
         refuse_shared_memory(place, output.parameters)
         if output.parameters.get("classification"):
             message = "classification is not served here; leave it out for the values themselves"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         if output.name not in known:
             message = f"found another output, wanted one of {', '.join(known)}"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         if output.name in found:
-            raise NotValid("value_error", place, f"found {output.name} twice")
+            raise InvalidRequest("value_error", place, f"found {output.name} twice")
         found.append(output.name)
     return found or known
 
@@ -141,7 +141,7 @@ def _shorten_deadline(call: Call, parameters: Parameters) -> None:
     found = parameters.get("timeout")
     number = _whole(found)
     if found is not None and (number is None or number < 0):
-        raise NotValid(
+        raise InvalidRequest(
             "greater_than_equal", ("parameters", "timeout"), "wanted microseconds, 0 or more"
         )
     if number:
@@ -155,7 +155,7 @@ def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: W
         return default
     if found not in known:
         message = f"wanted one of {', '.join(known)}"
-        raise NotValid("literal_error", ("parameters", name), message)
+        raise InvalidRequest("literal_error", ("parameters", name), message)
     return next(word for word in known if word == found)
 
 
@@ -169,7 +169,7 @@ def _dimensions(parameters: Parameters) -> int | None:
     found = parameters.get("dimensions")
     number = _whole(found)
     if found is not None and (number is None or number < 1):
-        raise NotValid(
+        raise InvalidRequest(
             "greater_than", ("parameters", "dimensions"), "wanted a whole number of 1 or more"
         )
     return number

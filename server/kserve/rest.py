@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from server.call import Limit, Place
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.kserve.inference import whole_number
 from server.kserve.models import KserveModel, TensorFacts
 from server.kserve.tensors import Declared, Output, TextTensor, from_json, from_raw
@@ -170,18 +170,18 @@ class IndexEntry(msgspec.Struct):
 
 # Mapping
 def split_body(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
-    """The JSON, and the raw tensors behind it. Raises NotValid."""
+    """The JSON, and the raw tensors behind it. Raises InvalidRequest."""
     if header is None:
         return body, memoryview(b"")
     size = whole_number(header.strip())
     if size is None or size > len(body):
         message = f"wanted a number of bytes up to the body's {len(body)}"
-        raise NotValid("value_error", ("Inference-Header-Content-Length",), message)
+        raise InvalidRequest("value_error", ("Inference-Header-Content-Length",), message)
     return body[:size], memoryview(body)[size:]
 
 
 def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterator[TextTensor]:
-    """The inputs one by one, from their `data` or from `raw`. Raises NotValid."""
+    """The inputs one by one, from their `data` or from `raw`. Raises InvalidRequest."""
     for index, given in enumerate(request.inputs):
         place, parameters = ("inputs", index), given.parameters or {}
         declared = Declared(place, given.name, given.datatype, given.shape, parameters, limit)
@@ -192,18 +192,18 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(raw):
             message = f"wanted binary_data_size from 0 to the {len(raw)} bytes that are left"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         if given.data is not UNSET:
             message = "found data and binary_data_size, wanted one of them"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         yield from_raw(declared, raw[:size])
         raw = raw[size:]
     if len(raw):
-        raise NotValid("value_error", (), f"found {len(raw)} bytes that belong to no input")
+        raise InvalidRequest("value_error", (), f"found {len(raw)} bytes that belong to no input")
 
 
 def check_binary_flags(request: InferRequest) -> None:
-    """Raise NotValid where a wish for raw outputs is neither true nor false."""
+    """Raise InvalidRequest where a wish for raw outputs is neither true nor false."""
     _flag(request.parameters, "binary_data_output", ("parameters",))
     for index, output in enumerate(request.outputs or ()):
         _flag(output.parameters, "binary_data", ("outputs", index, "parameters"))
@@ -218,7 +218,7 @@ def _wants_binary(request: InferRequest, name: str) -> bool:
 def _flag(parameters: Parameters | None, name: str, place: Place) -> bool | None:
     found = (parameters or {}).get(name)
     if not isinstance(found, bool | None):
-        raise NotValid("bool_type", (*place, name), "wanted true or false")
+        raise InvalidRequest("bool_type", (*place, name), "wanted true or false")
     return found
 
 
@@ -237,8 +237,8 @@ def write_reply(
         else:
             data = output.values.ravel().tolist()
             replies.append(OutputReply(output.name, output.datatype, shape, data=data))
-    told = UNSET if request.id is None else request.id
-    head = _ENCODER.encode(InferReply(model.name, TRITON_VERSION, replies, id=told))
+    request_id = UNSET if request.id is None else request.id
+    head = _ENCODER.encode(InferReply(model.name, TRITON_VERSION, replies, id=request_id))
     headers = {HEADER_LENGTH: str(len(head))} if tail else {}
     return b"".join([head, *tail]), headers
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.call import Limit, Place
-from server.errors import NotValid
+from server.errors import InvalidRequest
 
 BYTES = "BYTES"
 _DATATYPES = {"INT8": "i1", "UINT8": "u1", "INT32": "<i4", "FP32": "<f4"}
@@ -68,7 +68,7 @@ class Declared:
 
 
 def from_json(declared: Declared, data: Any) -> TextTensor:
-    """A tensor whose `data` are texts, flat or nested as the shape is. Raises NotValid."""
+    """A tensor whose `data` are texts, flat or nested as the shape is. Raises InvalidRequest."""
     _check(declared)
     return _tensor(declared, _flat(data, declared))
 
@@ -80,7 +80,7 @@ def from_elements(declared: Declared, elements: Sequence[bytes]) -> TextTensor:
 
 
 def from_raw(declared: Declared, raw: memoryview) -> TextTensor:
-    """A tensor of length-prefixed texts. Raises NotValid for lengths that do not fit."""
+    """A tensor of length-prefixed texts. Raises InvalidRequest for lengths that do not fit."""
     _check(declared)
     return _tensor(declared, _unpacked(raw, declared))
 
@@ -98,10 +98,10 @@ def elements_of(raw: memoryview) -> Iterator[memoryview]:
 
 
 def refuse_shared_memory(place: Place, parameters: Mapping[str, Any]) -> None:
-    """Raise NotValid for a tensor that is meant to travel through memory of the server's."""
+    """Raise InvalidRequest for a tensor that is meant to travel through memory of the server's."""
     if any(word.startswith("shared_memory") for word in parameters):
         message = "shared memory is not served here; let the tensor travel in the message"
-        raise NotValid("value_error", place, message)
+        raise InvalidRequest("value_error", place, message)
 
 
 def _unpacked(raw: memoryview, declared: Declared) -> Iterator[str]:
@@ -117,8 +117,8 @@ def _unpacked(raw: memoryview, declared: Declared) -> Iterator[str]:
         raise _wrong(declared, "found bytes behind the last element")
 
 
-def _wrong(declared: Declared, message: str) -> NotValid:
-    return NotValid("value_error", declared.place, message)
+def _wrong(declared: Declared, message: str) -> InvalidRequest:
+    return InvalidRequest("value_error", declared.place, message)
 
 
 def _check(declared: Declared) -> None:

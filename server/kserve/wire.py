@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server.turns import Turns
+from server.time_slices import TimeSlices
 
 # Kinds of fields on the wire. Groups (3 and 4) are in no message here, and nest without a bound.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -61,7 +61,7 @@ def layout_of(descriptor: Any, raw: Iterable[str] = ()) -> Layout:
     return Layout(messages, frozenset(packed), frozenset(others))
 
 
-async def count_values(message: bytes, layout: Layout, most: int, turns: Turns) -> Counted:
+async def count_values(message: bytes, layout: Layout, most: int, slices: TimeSlices) -> Counted:
     """What parsing would make of `message`. Every field at every depth is a value, known or not,
     and every byte of packed numbers, of which each may be one.
 
@@ -106,7 +106,7 @@ async def count_values(message: bytes, layout: Layout, most: int, turns: Turns) 
             raise TooManyValues
         steps += 1
         if steps % SLICE == 0:
-            await turns.wait()
+            await slices.wait()
 
 
 def _varint(message: bytes, place: int, end: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta
 
 from runtime.postprocess import Ranking
 from runtime.text import TokenLimits
-from server.errors import AnyRequest, Failure, NotValid, Spoken
+from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
 from server.openapi import Operation
@@ -27,11 +27,11 @@ from server.surface import Surface
 from server.surfaces.documents import (
     RankedDocuments,
     RerankRequest,
-    Shown,
-    best,
+    ReturnedDocument,
     check_least,
+    document_writer,
     rank_documents,
-    showing,
+    top_results,
     wants_raw,
 )
 from server.surfaces.nim import STATUSES
@@ -90,7 +90,7 @@ class ResultV1(msgspec.Struct):
 
     index: int
     relevance_score: float
-    document: Shown = UNSET
+    document: ReturnedDocument = UNSET
 
 
 class ResultV2(msgspec.Struct):
@@ -167,34 +167,36 @@ def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
     return CohereMeta(ApiVersion(version), BilledUnits(units))
 
 
-def _encode_v1(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
+def _encode_v1(ranked: RankedDocuments, payload: RerankRequest, model: str) -> bytes:
     ranking = ranked.ranking
-    scores = ranking.logits if wants_raw(asked) else ranking.relevance()
-    show = showing(asked, plain=False)
+    scores = ranking.logits if wants_raw(payload) else ranking.relevance()
+    show = document_writer(payload, plain=False)
     results = [
         ResultV1(i, float(scores[i]), show(ranked.texts[i]))
-        for i in best(ranking.order.tolist(), asked.top_n)
+        for i in top_results(ranking.order.tolist(), payload.top_n)
     ]
     meta = _meta("1", ranked.texts)
-    reply = ReplyV1(id_of(asked.request_id), model, usage_of(ranking), meta, results)
+    reply = ReplyV1(id_of(payload.request_id), model, usage_of(ranking), meta, results)
     return _ENCODER.encode(reply)
 
 
-def _encode_v2(ranking: Ranking, asked: RerankV2) -> bytes:
+def _encode_v2(ranking: Ranking, payload: RerankV2) -> bytes:
     scores = ranking.relevance()
-    results = [ResultV2(i, float(scores[i])) for i in best(ranking.order.tolist(), asked.top_n)]
-    return _ENCODER.encode(ReplyV2(id_of(None), results, _meta("2", asked.documents)))
+    results = [
+        ResultV2(i, float(scores[i])) for i in top_results(ranking.order.tolist(), payload.top_n)
+    ]
+    return _ENCODER.encode(ReplyV2(id_of(None), results, _meta("2", payload.documents)))
 
 
-def _check_v2(asked: RerankV2) -> None:
-    check_least("top_n", asked.top_n, 1)
-    check_least("max_tokens_per_doc", asked.max_tokens_per_doc, 1)
-    if asked.relevant_spans is not None and asked.relevant_spans.mode != "disabled":
+def _check_v2(payload: RerankV2) -> None:
+    check_least("top_n", payload.top_n, 1)
+    check_least("max_tokens_per_doc", payload.max_tokens_per_doc, 1)
+    if payload.relevant_spans is not None and payload.relevant_spans.mode != "disabled":
         message = "this server tells no spans; leave it out, or send the mode disabled"
-        raise NotValid("value_error", ("relevant_spans", "mode"), message)
+        raise InvalidRequest("value_error", ("relevant_spans", "mode"), message)
 
 
-# Error voice
+# Error body
 class ErrorDetail(msgspec.Struct):
     """vLLM's error object."""
 
@@ -219,21 +221,21 @@ class CohereError(msgspec.Struct):
 
 def error_type(failure: Failure) -> str:
     """vLLM's word for a failure."""
-    words = {404: "NotFoundError", 401: "AuthenticationError", 503: "ServiceUnavailableError"}
-    return words.get(failure.status, "BadRequestError" if failure.status < 500 else "InternalError")
+    types = {404: "NotFoundError", 401: "AuthenticationError", 503: "ServiceUnavailableError"}
+    return types.get(failure.status, "BadRequestError" if failure.status < 500 else "InternalError")
 
 
-def voice(failure: Failure) -> Spoken:
+def error_body(failure: Failure) -> ErrorBody:
     """The superset."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
-    return Spoken(
+    return ErrorBody(
         failure.status, _ENCODER.encode(RerankError(failure.message, failure.message, detail))
     )
 
 
-def voice_v2(failure: Failure) -> Spoken:
+def error_body_v2(failure: Failure) -> ErrorBody:
     """Cohere's."""
-    return Spoken(failure.status, _ENCODER.encode(CohereError(failure.message)))
+    return ErrorBody(failure.status, _ENCODER.encode(CohereError(failure.message)))
 
 
 # Controller
@@ -244,24 +246,24 @@ class CohereRerank(Controller):
     async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
         """Cohere v1, Jina, vLLM, Infinity."""
         exchange = Exchange(request, service)
-        asked = await exchange.json(_V1)
+        payload = await exchange.json(_V1)
         served = service.served("rank")
-        ranked = await rank_documents(exchange, asked, served.model.info.max_tokens, "END")
-        return exchange.reply(_encode_v1(ranked, asked, served.name))
+        ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
+        return exchange.reply(_encode_v1(ranked, payload, served.name))
 
     @post("/v2/rerank", status_code=200)
     async def v2(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
         """Cohere v2."""
         exchange = Exchange(request, service)
-        asked = await exchange.json(_V2)
-        _check_v2(asked)
+        payload = await exchange.json(_V2)
+        _check_v2(payload)
         ranking = await exchange.rank(
-            asked.query,
-            asked.documents,
+            payload.query,
+            payload.documents,
             "END",
-            limits=TokenLimits(passage=asked.max_tokens_per_doc),
+            limits=TokenLimits(passage=payload.max_tokens_per_doc),
         )
-        return exchange.reply(_encode_v2(ranking, asked))
+        return exchange.reply(_encode_v2(ranking, payload))
 
 
 # Documentation
@@ -276,7 +278,7 @@ _RESULT = {"index": 1, "relevance_score": 0.62}
 _USAGE = {"prompt_tokens": 30, "total_tokens": 30}
 
 
-def _operation(path: str, summary: str, **told: Any) -> Operation:
+def _operation(path: str, summary: str, **fields: Any) -> Operation:
     return Operation(
         method="POST",
         path=path,
@@ -284,7 +286,7 @@ def _operation(path: str, summary: str, **told: Any) -> Operation:
         summary=summary,
         request_example=_REQUEST,
         statuses=STATUSES,
-        **told,
+        **fields,
     )
 
 
@@ -313,7 +315,7 @@ SURFACES = (
                 error=RerankError,
             ),
         ),
-        voice=voice,
+        error_format=error_body,
         paths=("/v1/rerank",),
     ),
     Surface(
@@ -332,7 +334,7 @@ SURFACES = (
                 error=CohereError,
             ),
         ),
-        voice=voice_v2,
+        error_format=error_body_v2,
         paths=("/v2/rerank",),
     ),
 )

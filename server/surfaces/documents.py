@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from runtime.postprocess import Ranking
 from runtime.text import TokenLimits, Truncate
 from server.call import Field
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.exchange import Exchange
 from server.lax import Flag, Positive, Whole
 from server.surfaces.pooling import PoolingFields, cut_of, is_vllm, wants_logits
@@ -58,7 +58,7 @@ class DocumentText(msgspec.Struct):
     text: str
 
 
-Shown = str | DocumentText | UnsetType
+ReturnedDocument = str | DocumentText | UnsetType
 
 
 class RankedDocuments(NamedTuple):
@@ -69,53 +69,53 @@ class RankedDocuments(NamedTuple):
 
 
 async def rank_documents(
-    exchange: Exchange, asked: RerankRequest, max_tokens: int, otherwise: Truncate
+    exchange: Exchange, payload: RerankRequest, max_tokens: int, default: Truncate
 ) -> RankedDocuments:
     """Rank as asked a model that takes `max_tokens`; texts that are too long are cut as `otherwise`
     says where the request does not, but for vLLM's, which cuts none unless it is asked to. Raises
-    NotValid, and what Call.rank raises."""
-    _check(asked)
-    documents = [asked.documents] if isinstance(asked.documents, str) else asked.documents
-    at = Field("documents", alone=isinstance(asked.documents, str))
+    InvalidRequest, and what Call.rank raises."""
+    _check(payload)
+    documents = [payload.documents] if isinstance(payload.documents, str) else payload.documents
+    at = Field("documents", alone=isinstance(payload.documents, str))
     exchange.check_count("rank", len(documents), at)
-    texts = texts_of(documents, asked.rank_fields)
-    family = family_of(asked)
+    texts = texts_of(documents, payload.rank_fields)
+    family = family_of(payload)
     truncate, limits = cut_of(
-        asked,
+        payload,
         max_tokens,
-        truncate=asked.truncate,
-        truncation=asked.truncation,
-        otherwise="NONE" if family == "vllm" else otherwise,
+        truncate=payload.truncate,
+        truncation=payload.truncation,
+        default="NONE" if family == "vllm" else default,
     )
     limits = TokenLimits(
-        query=_least(limits.query, asked.max_query_length),
-        passage=_least(limits.passage, asked.max_doc_length),
+        query=_least(limits.query, payload.max_query_length),
+        passage=_least(limits.passage, payload.max_doc_length),
         pair=limits.pair,
     )
     blanks = family is not None
     ranking = await exchange.rank(
-        asked.query, texts, truncate, passages_at=at, limits=limits, blanks=blanks
+        payload.query, texts, truncate, passages_at=at, limits=limits, blanks=blanks
     )
     return RankedDocuments(ranking, texts)
 
 
-def family_of(asked: RerankRequest) -> Literal["vllm", "infinity"] | None:
+def family_of(payload: RerankRequest) -> Literal["vllm", "infinity"] | None:
     """Whose request it is, as far as the body says so."""
-    if is_vllm(asked) or asked.top_n == 0 or isinstance(asked.documents, str):
+    if is_vllm(payload) or payload.top_n == 0 or isinstance(payload.documents, str):
         return "vllm"
-    return None if asked.raw_scores is None else "infinity"
+    return None if payload.raw_scores is None else "infinity"
 
 
-def wants_raw(asked: RerankRequest) -> bool:
-    """Whether relevance_score is to be the logit. Raises NotValid for fields that differ."""
-    return wants_logits(asked, asked.raw_scores)
+def wants_raw(payload: RerankRequest) -> bool:
+    """Whether relevance_score is to be the logit. Raises InvalidRequest for fields that differ."""
+    return wants_logits(payload, payload.raw_scores)
 
 
-def showing(asked: RerankRequest, *, plain: bool) -> Callable[[str], Shown]:
+def document_writer(payload: RerankRequest, *, plain: bool) -> Callable[[str], ReturnedDocument]:
     """What makes of a text what its result shows: an object for vLLM, a text for Infinity, which
     has to ask; where the body says neither whose it is nor what it wants, a text if `plain`."""
-    family = family_of(asked)
-    asks = asked.return_documents
+    family = family_of(payload)
+    asks = payload.return_documents
     if asks is False or (asks is None and family == "infinity"):
         return lambda _: UNSET
     if family == "infinity" or (asks is None and family is None and plain):
@@ -126,7 +126,7 @@ def showing(asked: RerankRequest, *, plain: bool) -> Callable[[str], Shown]:
 def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None) -> list[str]:
     """The text of every document: itself, or its `fields` (`text`) in their order, a line each.
 
-    Raises NotValid for an object without any of them, or with one that is no text.
+    Raises InvalidRequest for an object without any of them, or with one that is no text.
     """
     names = dict.fromkeys(fields or _FIELD)  # a field named twice is still one text
     ranks = {name: rank for rank, name in enumerate(names)}
@@ -145,36 +145,36 @@ def _text(document: Document, index: int, ranks: Mapping[str, int], which: str) 
         for name in _NO_TEXTS:
             if name in document:
                 message = "this model ranks texts, not images or lists of parts"
-                raise NotValid("value_error", ("documents", index, name), message)
-        raise NotValid("missing", ("documents", index), f"wanted {which}")
+                raise InvalidRequest("value_error", ("documents", index, name), message)
+        raise InvalidRequest("missing", ("documents", index), f"wanted {which}")
     if not all(isinstance(value, str) for value in found):
-        raise NotValid("type_error", ("documents", index), f"wanted a text as {which}")
+        raise InvalidRequest("type_error", ("documents", index), f"wanted a text as {which}")
     return "\n".join(found)
 
 
-def best(order: Sequence[int], top_n: int | None) -> Sequence[int]:
+def top_results(order: Sequence[int], top_n: int | None) -> Sequence[int]:
     """The first `top_n` of `order`, all for None and 0."""
     return order[: top_n or None]
 
 
 def check_least(name: str, found: int | None, least: int) -> None:
-    """Raise NotValid for a field `name` below `least`."""
+    """Raise InvalidRequest for a field `name` below `least`."""
     if found is not None and found < least:
-        raise NotValid("greater_than", (name,), f"wanted {least} or more")
+        raise InvalidRequest("greater_than", (name,), f"wanted {least} or more")
 
 
-def _check(asked: RerankRequest) -> None:
-    wants_raw(asked)  # which refuses fields that differ before anything is scored
+def _check(payload: RerankRequest) -> None:
+    wants_raw(payload)  # which refuses fields that differ before anything is scored
     # vLLM's default for all is 0; Infinity takes 1 at least.
-    check_least("top_n", asked.top_n, 1 if asked.raw_scores is not None else 0)
-    check_least("max_query_length", asked.max_query_length, 1)
-    check_least("max_doc_length", asked.max_doc_length, 1)
-    if asked.max_chunks_per_doc not in (None, 1):
+    check_least("top_n", payload.top_n, 1 if payload.raw_scores is not None else 0)
+    check_least("max_query_length", payload.max_query_length, 1)
+    check_least("max_doc_length", payload.max_doc_length, 1)
+    if payload.max_chunks_per_doc not in (None, 1):
         message = "this server scores a document as one text; leave it out, or send 1"
-        raise NotValid("value_error", ("max_chunks_per_doc",), message)
-    if asked.return_embeddings:
+        raise InvalidRequest("value_error", ("max_chunks_per_doc",), message)
+    if payload.return_embeddings:
         message = "a reranker gives scores only; leave it out, or send false"
-        raise NotValid("value_error", ("return_embeddings",), message)
+        raise InvalidRequest("value_error", ("return_embeddings",), message)
 
 
 def _least(*limits: int | None) -> int | None:

@@ -15,10 +15,10 @@ from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
 from runtime.errors import InputTooLong, ModelClosed
-from server.errors import AnyRequest, Failure, NotReady, Spoken
+from server.errors import AnyRequest, ErrorBody, Failure, NotReady
 from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import Wanted, infer
-from server.kserve.managing import NotManaged, reload
+from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (
     EXTENSIONS,
     PLATFORM,
@@ -63,7 +63,7 @@ _LOAD_DECODER = msgspec.json.Decoder(LoadRequest)
 _INDEX_DECODER = msgspec.json.Decoder(IndexRequest)
 
 
-# Error voice
+# Error body
 class KserveError(msgspec.Struct):
     """KServe's error body."""
 
@@ -73,11 +73,11 @@ class KserveError(msgspec.Struct):
 _BAD_REQUEST = 400
 
 
-def voice(failure: Failure) -> Spoken:
+def error_body(failure: Failure) -> ErrorBody:
     """KServe's; a text that is too long is a bad request here."""
     long = issubclass(failure.kind, InputTooLong)
     status = _BAD_REQUEST if long else failure.status
-    return Spoken(status, msgspec.json.encode(KserveError(failure.message)))
+    return ErrorBody(status, msgspec.json.encode(KserveError(failure.message)))
 
 
 # Controller
@@ -98,12 +98,12 @@ async def _read(
     body = await exchange.body()
     found = _named(request, exchange.service)
     head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
-    asked = await exchange.decode(_DECODER, head)
-    check_binary_flags(asked)
+    payload = await exchange.decode(_DECODER, head)
+    check_binary_flags(payload)
     # A text too many is unpacked before a tensor is refused.
     most = _MOST_INPUTS * (found.limit.texts + 1)
-    await exchange.hold_raw(raw, islice(elements_of(raw), most))
-    return found, asked, read_tensors(asked, raw, found.limit)
+    await exchange.reserve_raw(raw, islice(elements_of(raw), most))
+    return found, payload, read_tensors(payload, raw, found.limit)
 
 
 class KserveRoutes(Controller):
@@ -188,7 +188,7 @@ class KserveRoutes(Controller):
     @post("/v2/repository/models/{model:str}/unload")
     async def unload(self) -> None:
         """Refused."""
-        raise NotManaged("models unload when the server stops")
+        raise ModelControlRefused("models unload when the server stops")
 
     @post(_versioned("/infer"), status_code=200)
     async def infer(
@@ -198,10 +198,10 @@ class KserveRoutes(Controller):
     ) -> Response[bytes]:
         """Rank or embed."""
         exchange = Exchange(request, service)
-        found, asked, tensors = await _read(exchange, request)
-        wanted = (Wanted(o.name, o.parameters or {}) for o in asked.outputs or ())
-        outputs = await infer(exchange, found, tensors, asked.parameters or {}, wanted)
-        write = partial(write_reply, asked, found, outputs)
+        found, payload, tensors = await _read(exchange, request)
+        wanted = (Wanted(o.name, o.parameters or {}) for o in payload.outputs or ())
+        outputs = await infer(exchange, found, tensors, payload.parameters or {}, wanted)
+        write = partial(write_reply, payload, found, outputs)
         many = sum(output.values.size for output in outputs) > MANY_NUMBERS
         reply, headers = await asyncio.to_thread(write) if many else write()
         return exchange.reply(
@@ -279,23 +279,23 @@ _MODEL = {"model": "nvidia_llama_nemotron_rerank_1b_v2"}
 _MODEL_STATUSES = (404, 503)
 
 
-def _operation(method: str, path: str, summary: str, **told: Any) -> Operation:
+def _operation(method: str, path: str, summary: str, **fields: Any) -> Operation:
     return Operation(
-        method=method, path=path, tag="KServe v2", summary=summary, error=KserveError, **told
+        method=method, path=path, tag="KServe v2", summary=summary, error=KserveError, **fields
     )
 
 
-def _of_a_model(method: str, tail: str, summary: str, **told: Any) -> list[Operation]:
-    told.setdefault("statuses", _MODEL_STATUSES)
+def _of_a_model(method: str, tail: str, summary: str, **fields: Any) -> list[Operation]:
+    fields.setdefault("statuses", _MODEL_STATUSES)
     plain, versioned = f"/v2/models/{{model}}{tail}", f"/v2/models/{{model}}/versions/{{v}}{tail}"
     return [
-        _operation(method, plain, summary, parameters=_MODEL, **told),
+        _operation(method, plain, summary, parameters=_MODEL, **fields),
         _operation(
             method,
             versioned,
             f"{summary}, by version",
             parameters={**_MODEL, "v": TRITON_VERSION},
-            **told,
+            **fields,
         ),
     ]
 
@@ -386,6 +386,6 @@ SURFACE = Surface(
         ),
         _refused("/v2/repository/models/{model}/unload", "Refused: models unload at the end"),
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/v2", "/v2/"),
 )

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
 from server.call import Field
-from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
+from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import Exchange
 from server.openapi import Operation
 from server.service import Service
@@ -72,7 +72,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
-    """Query and passages. Raises NotValid for an image or a text that is not there."""
+    """Query and passages. Raises InvalidRequest for an image or a text that is not there."""
     query = _text(request.query, ("query",))
     passages = [_text(p, ("passages", index)) for index, p in enumerate(request.passages)]
     return query, passages
@@ -83,7 +83,9 @@ def truncate_of(request: RankingRequest) -> Truncate:
     if request.truncate is None:
         return "NONE"
     if request.truncate not in _TRUNCATES:
-        raise NotValid("literal_error", ("truncate",), f"wanted one of {', '.join(_TRUNCATES)}")
+        raise InvalidRequest(
+            "literal_error", ("truncate",), f"wanted one of {', '.join(_TRUNCATES)}"
+        )
     return cast(Truncate, request.truncate)
 
 
@@ -97,13 +99,15 @@ def encode(ranking: Ranking) -> bytes:
 
 def _text(text: Text, location: tuple[str | int, ...]) -> str:
     if text.image is not None:
-        raise NotValid("value_error", (*location, "image"), "this model ranks text, not images")
+        raise InvalidRequest(
+            "value_error", (*location, "image"), "this model ranks text, not images"
+        )
     if isinstance(text.text, UnsetType):
-        raise NotValid("missing", (*location, "text"), "wanted the field `text`")
+        raise InvalidRequest("missing", (*location, "text"), "wanted the field `text`")
     return text.text
 
 
-# Error voice
+# Error body
 class NimError(msgspec.Struct):
     """NIM's error bodies in one: `error` is in those that are no validation error."""
 
@@ -114,7 +118,7 @@ class NimError(msgspec.Struct):
     object: str = "error"
 
 
-def voice(failure: Failure) -> Spoken:
+def error_body(failure: Failure) -> ErrorBody:
     """NIM's two error bodies.
 
     `message` and `error` both hold the text: Astra and langchain read the one, older clients of
@@ -129,7 +133,7 @@ def voice(failure: Failure) -> Spoken:
         reply = NimError(failure.message, detail, "request_validation_error")
     else:
         reply = NimError(failure.message, {}, "invalid_request_error", error=failure.message)
-    return Spoken(failure.status, _ENCODER.encode(reply))
+    return ErrorBody(failure.status, _ENCODER.encode(reply))
 
 
 # Controller
@@ -155,15 +159,15 @@ class NimRanking(Controller):
 
 async def _rank(request: AnyRequest, service: Service, path_model: str | None) -> Response[bytes]:
     exchange = Exchange(request, service)
-    asked = await exchange.json(_DECODER)
+    payload = await exchange.json(_DECODER)
     served = service.served("rank")
-    for name in (path_model, asked.model):
+    for name in (path_model, payload.model):
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
-    exchange.check_count("rank", len(asked.passages), _PASSAGES)
-    query, passages = texts_of(asked)
+    exchange.check_count("rank", len(payload.passages), _PASSAGES)
+    query, passages = texts_of(payload)
     ranking = await exchange.rank(
-        query, passages, truncate_of(asked), query_at=_QUERY, passages_at=_PASSAGES
+        query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
     )
     return exchange.reply(encode(ranking))
 
@@ -214,6 +218,6 @@ SURFACE = Surface(
             model="llama-3_2-nv-rerankqa-1b-v2",
         ),
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/v1/ranking", "/v1/retrieval/"),
 )

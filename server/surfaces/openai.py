@@ -23,14 +23,14 @@ from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from server.call import Field
-from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
+from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
 from server.lax import Flag, Positive, lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import nim
-from server.surfaces.synonyms import agreed
+from server.surfaces.synonyms import merge_synonyms
 from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
 
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
@@ -41,7 +41,7 @@ _MODALITIES = ("text",)
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _UNIT = "vectors come with length 1 from this server"
 # What fields may say that change nothing here, and why nothing else.
-_AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
+_FIXED_FIELDS: dict[str, tuple[tuple[object, ...], str]] = {
     "add_special_tokens": ((True,), "the model was trained with its special tokens"),
     "use_activation": ((True,), _UNIT),
     "normalize": ((True,), _UNIT),
@@ -55,14 +55,14 @@ _AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
 }
 
 
-def _words(*words: str) -> Meta:
+def _enum(*values: str) -> Meta:
     """What the documentation says of a field that is checked here, in our own words."""
-    return Meta(extra_json_schema={"enum": list(words)})
+    return Meta(extra_json_schema={"enum": list(values)})
 
 
-def _as_it_is(name: str) -> Meta:
+def _fixed(name: str) -> Meta:
     """The same of a field of _AS_IT_IS."""
-    return Meta(extra_json_schema={"enum": list(_AS_IT_IS[name][0])})
+    return Meta(extra_json_schema={"enum": list(_FIXED_FIELDS[name][0])})
 
 
 # Request. Unknown fields are ignored; null stands for a field's default (litellm sends it).
@@ -75,29 +75,29 @@ class EmbeddingRequest(msgspec.Struct):
 
     input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     model: str | None = None
-    input_type: Annotated[str, _words(*_INPUT_TYPES)] | None = None
-    encoding_format: Annotated[str, _words(*_FORMATS)] | None = None
-    embedding_type: Annotated[str, _words(*_TYPES)] | None = None
+    input_type: Annotated[str, _enum(*_INPUT_TYPES)] | None = None
+    encoding_format: Annotated[str, _enum(*_FORMATS)] | None = None
+    embedding_type: Annotated[str, _enum(*_TYPES)] | None = None
     dimensions: Positive | None = None
     truncate: Truncation | bool | None = None
     truncation: Flag | None = None
     modality: str | list[str] | None = None
-    infinity_extra_modality: Annotated[str, _as_it_is("infinity_extra_modality")] | None = None
-    task: Annotated[str, _words(*_TASKS)] | None = None
+    infinity_extra_modality: Annotated[str, _fixed("infinity_extra_modality")] | None = None
+    task: Annotated[str, _enum(*_TASKS)] | None = None
     output_dimension: Positive | None = None
-    output_dtype: Annotated[str, _words(*_TYPES)] | None = None
+    output_dtype: Annotated[str, _enum(*_TYPES)] | None = None
     truncate_prompt_tokens: PromptTokens | None = None
     truncation_side: Side | None = None
     user: str | None = None
-    add_special_tokens: Annotated[Flag, _as_it_is("add_special_tokens")] | None = None
-    use_activation: Annotated[Flag, _as_it_is("use_activation")] | None = None
-    normalize: Annotated[Flag, _as_it_is("normalize")] | None = None
-    normalized: Annotated[Flag, _as_it_is("normalized")] | None = None
-    late_chunking: Annotated[Flag, _as_it_is("late_chunking")] | None = None
-    return_multivector: Annotated[Flag, _as_it_is("return_multivector")] | None = None
-    embed_dtype: Annotated[str, _as_it_is("embed_dtype")] | None = None
-    endianness: Annotated[str, _as_it_is("endianness")] | None = None
-    padding: Annotated[str, _as_it_is("padding")] | None = None
+    add_special_tokens: Annotated[Flag, _fixed("add_special_tokens")] | None = None
+    use_activation: Annotated[Flag, _fixed("use_activation")] | None = None
+    normalize: Annotated[Flag, _fixed("normalize")] | None = None
+    normalized: Annotated[Flag, _fixed("normalized")] | None = None
+    late_chunking: Annotated[Flag, _fixed("late_chunking")] | None = None
+    return_multivector: Annotated[Flag, _fixed("return_multivector")] | None = None
+    embed_dtype: Annotated[str, _fixed("embed_dtype")] | None = None
+    endianness: Annotated[str, _fixed("endianness")] | None = None
+    padding: Annotated[str, _fixed("padding")] | None = None
 
 
 # Reply
@@ -143,18 +143,22 @@ def input_type_of(
     """The model's name without its suffix, and what the texts are, by field or suffix. The end of
     a name that is `accepted` as it stands is no suffix."""
     task = _one_of(request.task, tuple(_TASKS), "task")
-    said = _one_of(request.input_type, _INPUT_TYPES, "input_type")
-    said = agreed({"input_type": said, "task": None if task is None else _TASKS[task]})
+    input_type = _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    input_type = merge_synonyms(
+        {"input_type": input_type, "task": None if task is None else _TASKS[task]}
+    )
     name = request.model
     if name is None or name in accepted:
-        return name, said
+        return name, input_type
     for kind in _INPUT_TYPES:
         if name.endswith(f"-{kind}"):
-            if said not in (None, kind):
-                message = f"found {said!r} and a model name that ends in -{kind}; send one of them"
-                raise NotValid("value_error", ("input_type",), message)
+            if input_type not in (None, kind):
+                message = (
+                    f"found {input_type!r} and a model name that ends in -{kind}; send one of them"
+                )
+                raise InvalidRequest("value_error", ("input_type",), message)
             return name.removesuffix(f"-{kind}"), kind
-    return name, said
+    return name, input_type
 
 
 def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> bytes:
@@ -188,7 +192,7 @@ def _numbers(row: npt.NDArray[np.generic]) -> bytes:
 
 def _one_of(found: str | None, known: tuple[Word, ...], field: str) -> Word | None:
     if found is not None and found not in known:
-        raise NotValid("literal_error", (field,), f"wanted one of {', '.join(known)}")
+        raise InvalidRequest("literal_error", (field,), f"wanted one of {', '.join(known)}")
     return found
 
 
@@ -196,33 +200,33 @@ def _dimensions_of(request: EmbeddingRequest) -> int | None:
     for name in ("dimensions", "output_dimension"):
         found = getattr(request, name)
         if found is not None and found < 1:
-            raise NotValid("greater_than", (name,), "wanted a whole number of 1 or more")
+            raise InvalidRequest("greater_than", (name,), "wanted a whole number of 1 or more")
     sizes = {"dimensions": request.dimensions, "output_dimension": request.output_dimension}
-    return agreed(sizes)
+    return merge_synonyms(sizes)
 
 
 def _type_of(request: EmbeddingRequest) -> EmbeddingType:
     first = _one_of(request.embedding_type, _TYPES, "embedding_type")
     second = _one_of(request.output_dtype, _TYPES, "output_dtype")
-    return agreed({"embedding_type": first, "output_dtype": second}) or "float"
+    return merge_synonyms({"embedding_type": first, "output_dtype": second}) or "float"
 
 
 def _check(request: EmbeddingRequest) -> None:
     """Refuse what is documented and cannot be done here."""
     _one_of(request.encoding_format, _FORMATS, "encoding_format")
     _type_of(request)
-    for name, (known, why) in _AS_IT_IS.items():
+    for name, (known, why) in _FIXED_FIELDS.items():
         found = getattr(request, name)
         if found is not None and found not in known:
-            words = " or ".join(msgspec.json.encode(word).decode() for word in known)
-            raise NotValid("literal_error", (name,), f"wanted {words}: {why}")
+            values = " or ".join(msgspec.json.encode(word).decode() for word in known)
+            raise InvalidRequest("literal_error", (name,), f"wanted {values}: {why}")
     modality = request.modality
     for found in [modality] if isinstance(modality, str) else modality or []:
         if found not in _MODALITIES:
-            raise NotValid("literal_error", ("modality",), "this model embeds text only")
+            raise InvalidRequest("literal_error", ("modality",), "this model embeds text only")
 
 
-# Error voice
+# Error body
 class OpenAiErrorDetail(msgspec.Struct):
     """OpenAI's error object."""
 
@@ -242,13 +246,13 @@ class OpenAiError(msgspec.Struct):
     object: str = "error"
 
 
-def voice(failure: Failure) -> Spoken:
+def error_body(failure: Failure) -> ErrorBody:
     """NIM's error body plus OpenAI's `error`."""
-    status, body = nim.voice(failure)
-    told = msgspec.json.decode(body)
+    status, body = nim.error_body(failure)
+    reply = msgspec.json.decode(body)
     param = ".".join(map(str, failure.location)) or None
-    told["error"] = OpenAiErrorDetail(failure.message, told["type"], param, failure.problem)
-    return Spoken(status, _ENCODER.encode(told))
+    reply["error"] = OpenAiErrorDetail(failure.message, reply["type"], param, failure.problem)
+    return ErrorBody(status, _ENCODER.encode(reply))
 
 
 # Controller
@@ -261,28 +265,28 @@ class OpenAiEmbeddings(Controller):
     ) -> Response[bytes]:
         """Embed texts."""
         exchange = Exchange(request, service)
-        asked = await _read(exchange)
+        payload = await _read(exchange)
         served = service.served("embed")
-        name, input_type = input_type_of(asked, served.accepted_names)
+        name, input_type = input_type_of(payload, served.accepted_names)
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
-        _check(asked)
+        _check(payload)
         truncate, most_tokens = prompt_cut(
             served.model.info.max_tokens,
-            tokens=asked.truncate_prompt_tokens,
-            side=asked.truncation_side,
-            truncate=asked.truncate,
-            truncation=asked.truncation,
+            tokens=payload.truncate_prompt_tokens,
+            side=payload.truncation_side,
+            truncate=payload.truncate,
+            truncation=payload.truncation,
         )
         embeddings = await exchange.embed(
-            texts_of(asked),
+            texts_of(payload),
             input_type,
             truncate,
-            _dimensions_of(asked),
-            input_at=Field("input", alone=isinstance(asked.input, str)),
+            _dimensions_of(payload),
+            input_at=Field("input", alone=isinstance(payload.input, str)),
             most_tokens=most_tokens,
         )
-        write = partial(encode, embeddings, asked, asked.model or served.name)
+        write = partial(encode, embeddings, payload, payload.model or served.name)
         many = embeddings.vectors.size > MANY_NUMBERS
         return exchange.reply(await asyncio.to_thread(write) if many else write())
 
@@ -290,13 +294,13 @@ class OpenAiEmbeddings(Controller):
 async def _read(exchange: Exchange) -> EmbeddingRequest:
     try:
         return await exchange.json(_DECODER)
-    except NotValid as error:
+    except InvalidRequest as error:
         if error.location[:1] == ("input",):
             message = (
                 "wanted a text or a list of texts; token ids are not taken, as the model has a "
                 "tokenizer of its own (langchain-openai: check_embedding_ctx_length=False)"
             )
-            raise NotValid(error.problem, error.location, message) from error
+            raise InvalidRequest(error.problem, error.location, message) from error
         raise
 
 
@@ -338,6 +342,6 @@ SURFACE = Surface(
             statuses=nim.STATUSES,
         ),
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/v1/embeddings",),
 )

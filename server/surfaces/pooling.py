@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from runtime.text import TokenLimits, Truncate
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.lax import Flag, Whole
-from server.surfaces.synonyms import agreed
+from server.surfaces.synonyms import merge_synonyms
 from server.surfaces.truncation import PromptTokens, Side, prompt_cut
 
 Salt = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -52,63 +52,66 @@ class PoolingFields(msgspec.Struct, kw_only=True):
 _OWN = tuple(name for name in PoolingFields.__struct_fields__ if name != "model")
 
 
-def is_vllm(asked: PoolingFields) -> bool:
+def is_vllm(payload: PoolingFields) -> bool:
     """Whether the request has a field that is vLLM's alone."""
-    return any(getattr(asked, name) is not None for name in _OWN)
+    return any(getattr(payload, name) is not None for name in _OWN)
 
 
-def wants_logits(asked: PoolingFields, raw_scores: bool | None = None) -> bool:
+def wants_logits(payload: PoolingFields, raw_scores: bool | None = None) -> bool:
     """Whether scores are to be left as the model gives them, by vLLM's fields or Infinity's
-    `raw_scores`. Raises NotValid for fields that differ."""
-    activated = {name: getattr(asked, name) for name in ("use_activation", "activation", "softmax")}
+    `raw_scores`. Raises InvalidRequest for fields that differ."""
+    activated = {
+        name: getattr(payload, name) for name in ("use_activation", "activation", "softmax")
+    }
     return (
-        agreed({**activated, "raw_scores": None if raw_scores is None else not raw_scores}) is False
+        merge_synonyms({**activated, "raw_scores": None if raw_scores is None else not raw_scores})
+        is False
     )
 
 
 def cut_of(
-    asked: PoolingFields,
+    payload: PoolingFields,
     max_tokens: int,
     *,
     truncate: str | None = None,
     truncation: bool | None = None,
-    otherwise: Truncate = "NONE",
+    default: Truncate = "NONE",
 ) -> tuple[Truncate, TokenLimits]:
-    """Where texts are cut; the arguments as `prompt_cut` has them. Raises NotValid for a field that
+    """Where texts are cut; the arguments as `prompt_cut` has them. Raises InvalidRequest for a field that
     cannot be done."""
-    _refuse_others(asked)
+    _refuse_others(payload)
     truncated, pair = prompt_cut(
         max_tokens,
-        tokens=asked.truncate_prompt_tokens,
-        side=asked.truncation_side,
+        tokens=payload.truncate_prompt_tokens,
+        side=payload.truncation_side,
         truncate=truncate,
         truncation=truncation,
-        otherwise=otherwise,
+        default=default,
     )
     limits = TokenLimits(
-        query=_text_limit("max_tokens_per_query", asked.max_tokens_per_query, max_tokens),
-        passage=_text_limit("max_tokens_per_doc", asked.max_tokens_per_doc, max_tokens),
+        query=_text_limit("max_tokens_per_query", payload.max_tokens_per_query, max_tokens),
+        passage=_text_limit("max_tokens_per_doc", payload.max_tokens_per_doc, max_tokens),
         pair=pair,
     )
     return truncated, limits
 
 
-def _refuse_others(asked: PoolingFields) -> None:
-    if asked.instruction:
+def _refuse_others(payload: PoolingFields) -> None:
+    if payload.instruction:
         message = "this model's template takes none; leave it out, or put it into the query"
-        raise NotValid("value_error", ("instruction",), message)
-    if asked.chat_template_kwargs:
+        raise InvalidRequest("value_error", ("instruction",), message)
+    if payload.chat_template_kwargs:
         message = "this model's template takes none; leave it out"
-        raise NotValid("value_error", ("chat_template_kwargs",), message)
-    if asked.priority is not None and not -_PRIORITIES <= asked.priority < _PRIORITIES:
-        raise NotValid("value_error", ("priority",), "wanted a whole number of 64 bits")
-    if asked.padding not in (None, "do_not_pad"):
+        raise InvalidRequest("value_error", ("chat_template_kwargs",), message)
+    if payload.priority is not None and not -_PRIORITIES <= payload.priority < _PRIORITIES:
+        raise InvalidRequest("value_error", ("priority",), "wanted a whole number of 64 bits")
+    if payload.padding not in (None, "do_not_pad"):
         message = "texts are not padded here; leave it out, or send do_not_pad"
-        raise NotValid("literal_error", ("padding",), message)
+        raise InvalidRequest("literal_error", ("padding",), message)
 
 
 def _text_limit(name: str, tokens: int | None, max_tokens: int) -> int | None:
     if tokens is not None and not 0 <= tokens < max_tokens:
         message = f"wanted less than {max_tokens}, which is all that the model takes, or 0 for all"
-        raise NotValid("value_error", (name,), message)
+        raise InvalidRequest("value_error", (name,), message)
     return tokens or None

@@ -4,17 +4,17 @@ own."""
 from collections.abc import Mapping
 from typing import TypeVar
 
-from server.errors import NotValid
+from server.errors import InvalidRequest
 
 T = TypeVar("T")
 
 
-def agreed(said: Mapping[str, T | None]) -> T | None:
-    """What the fields say that say anything; None where none does. Raises NotValid, which names the
+def merge_synonyms(values: Mapping[str, T | None]) -> T | None:
+    """What the fields say that say anything; None where none does. Raises InvalidRequest, which names the
     later one, where two differ."""
     found: T | None = None
-    for name, value in said.items():
+    for name, value in values.items():
         if found is not None and value not in (None, found):
-            raise NotValid("value_error", (name,), "found two names of one field that differ")
+            raise InvalidRequest("value_error", (name,), "found two names of one field that differ")
         found = value if found is None else found
     return found

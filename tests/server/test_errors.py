@@ -35,6 +35,6 @@ def test_causes_that_go_in_a_circle_are_released_too() -> None:
         except (ValueError, KeyError):
             pass
     first.__cause__, second.__cause__ = second, first
-    errors.release(first)
+    errors.drop_tracebacks(first)
     assert first.__traceback__ is second.__traceback__ is None
-    errors.release(None)
+    errors.drop_tracebacks(None)

@@ -31,7 +31,7 @@ MOCK = {"ENABLE_MOCK_INFERENCE": "1", **CONTROL}
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, models that were replaced are closed as soon as they are idle."""
-    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.0)
+    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
 
 
 def swap(served: Path, new: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_model_that_never_opens_is_given_up(
     server = serve(MOCK)
     opening.shut()
     with monkeypatch.context() as patch:
-        patch.setattr(service_module, "_OPENING_PATIENCE_S", 0.1)
+        patch.setattr(service_module, "_OPEN_TIMEOUT_S", 0.1)
         late = server.http.post(LOAD)
     assert late.status_code == 400
     assert "did not open" in late.json()["error"]

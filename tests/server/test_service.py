@@ -55,7 +55,7 @@ def settings(**given: str) -> Settings:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The mock's reranker and embedder."""
-    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.2)
+    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.2)
     monkeypatch.setattr(service_module, "_WATCHDOG_INTERVAL_S", 0.05)
     started = Service(settings())
     started.start()
@@ -292,7 +292,7 @@ def test_a_look_at_a_lost_engine_tells_nobody_and_the_watch_tells_once(
 
     monkeypatch.setattr(Model, "fault", ail)
     state = dict(vars(service))
-    assert [service.live, service.live, service.condition().live] == [False] * 3
+    assert [service.live, service.live, service.health_state().live] == [False] * 3
     assert not service.ready
     assert vars(service) == state
     for _ in range(4):  # looks after the line
@@ -306,7 +306,7 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
 
     given_up = threading.Event()
     opening(monkeypatch, panic)
-    monkeypatch.setattr(service_module, "give_up", lambda _: given_up.set())
+    monkeypatch.setattr(service_module, "abort_start", lambda _: given_up.set())
     service = Service(settings())
     service.start()
     assert given_up.wait(PATIENCE_S)
@@ -377,7 +377,7 @@ def test_a_second_model_that_cannot_start_is_closed(monkeypatch: pytest.MonkeyPa
 
     given_up = threading.Event()
     monkeypatch.setattr(Model, "warm_up", fail)
-    monkeypatch.setattr(service_module, "give_up", lambda _: given_up.set())
+    monkeypatch.setattr(service_module, "abort_start", lambda _: given_up.set())
     service = Service(settings())
     service.start()
     assert given_up.wait(PATIENCE_S)
@@ -393,7 +393,7 @@ def artifact(rank_artifact: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def of_artifact(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """A service of the proven artifact."""
-    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.0)
+    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
     service = Service(read_settings({"RERANK_MODEL_DIR": str(artifact)}))
     service._load()
     yield service
@@ -438,7 +438,7 @@ def test_a_proven_model_may_be_replaced_by_one_of_another_name(
 def test_an_unproven_model_may_become_proven(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.0)
+    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
     manifest = (artifact / "manifest.json").rename(artifact / "kept")
     service = Service(read_settings({"RERANK_MODEL_DIR": str(artifact)}))
     service._load()

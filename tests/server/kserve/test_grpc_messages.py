@@ -15,9 +15,9 @@ import pytest
 
 from checks.ports import free_port
 from server import connection
-from server import turns as turns_module
+from server import time_slices as time_slices_module
 from server.call import Call
-from server.connection import Bodies
+from server.connection import BodyBudget
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
 from server.kserve.grpc_methods import Methods
@@ -26,7 +26,7 @@ from server.kserve.grpc_service import GrpcServer
 from server.kserve.messages import Messages
 from server.service import Service
 from server.settings import read_settings
-from server.turns import Turns
+from server.time_slices import TimeSlices
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve, in_process
 from tests.server.surfaces.kserve_requests import RANK, elements
@@ -131,7 +131,7 @@ def test_the_bound_leaves_room_for_what_is_allowed() -> None:
         tensor.contents.bytes_contents[:] = [b"text"] * texts
         tensor.shape[:] = [texts, 1]
     message = largest.SerializeToString()
-    values = asyncio.run(requests.count("ModelInfer", message, Turns())).values
+    values = asyncio.run(requests.count("ModelInfer", message, TimeSlices())).values
     assert 2 * texts < values < requests.most / 2
     assert requests.parse("ModelInfer", message) == largest
 
@@ -145,14 +145,14 @@ def test_too_many_texts_are_refused_in_their_own_words(port: int) -> None:
 
 def test_values_count_in_the_room_for_bodies(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    holding = Bodies.holding
+    reserving = BodyBudget.reserving
     monkeypatch.setattr(
-        Bodies, "holding", lambda self, size: counted.append(size) or holding(self, size)
+        BodyBudget, "reserving", lambda self, size: counted.append(size) or reserving(self, size)
     )
     message = inference().SerializeToString()
     ask(port, "ModelInfer", message)
     requests = Requests(MESSAGES, ["ModelInfer"], read_settings(MOCK, {}))
-    values = asyncio.run(requests.count("ModelInfer", message, Turns())).values
+    values = asyncio.run(requests.count("ModelInfer", message, TimeSlices())).values
     assert counted == [len(message), values * VALUE_BYTES]
 
 
@@ -210,7 +210,7 @@ def test_heaps_are_given_back_after_many_large_bodies(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, surface: str
 ) -> None:
     given_back: list[int] = []
-    monkeypatch.setattr(connection, "give_memory_back", lambda: given_back.append(1))
+    monkeypatch.setattr(connection, "trim_heap", lambda: given_back.append(1))
     monkeypatch.setattr(connection, "_FRAGMENTED_BYTES", 1 << 17)
     monkeypatch.setattr(connection, "_GIVE_BACK_BYTES", 1 << 19)
     found = free_port()
@@ -272,24 +272,24 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
 
 def test_large_messages_take_turns_with_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two are parsed in one turn of the event loop, however many have come."""
-    monkeypatch.setattr(turns_module, "SLICE_BYTES", 1)
-    turns, parsed = 0, list[int]()
+    monkeypatch.setattr(time_slices_module, "SLICE_BYTES", 1)
+    slices, parsed = 0, list[int]()
     count, parse, together = Requests.count, Requests.parse, asyncio.Barrier(20)
 
-    async def at_once(self: Requests, method: str, message: bytes, taking: Turns) -> Any:
+    async def at_once(self: Requests, method: str, message: bytes, taking: TimeSlices) -> Any:
         await together.wait()
         return await count(self, method, message, taking)
 
     def tick() -> None:
-        nonlocal turns
-        turns += 1
+        nonlocal slices
+        slices += 1
         if len(parsed) < 20:
             asyncio.get_running_loop().call_soon(tick)
 
     def counted(self: Requests, method: str, message: bytes) -> Any:
         if not parsed:
             tick()
-        parsed.append(turns)
+        parsed.append(slices)
         return parse(self, method, message)
 
     monkeypatch.setattr(Requests, "count", at_once)

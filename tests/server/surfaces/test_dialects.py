@@ -397,7 +397,7 @@ def assert_tei(response: httpx.Response, status: int) -> str:
     return str(response.json()["error"])
 
 
-VOICES = {
+ERROR_BODIES = {
     SIMPLE: assert_superset,
     V1: assert_superset,
     V2: assert_v2,
@@ -431,7 +431,7 @@ WRONG_DOCUMENTS: list[tuple[dict[str, Any], str]] = [
 def test_wrong_documents(
     client: httpx.Client, path: str, wrong: dict[str, Any], named: str
 ) -> None:
-    message = VOICES[path](client.post(path, json={**DOCUMENTS, **wrong}), 400)
+    message = ERROR_BODIES[path](client.post(path, json={**DOCUMENTS, **wrong}), 400)
     assert named in message
 
 
@@ -461,7 +461,7 @@ def test_wrong_documents(
     ],
 )
 def test_wrong_fields(client: httpx.Client, path: str, wrong: dict[str, Any], named: str) -> None:
-    assert named in VOICES[path](client.post(path, json={**DOCUMENTS, **wrong}), 400)
+    assert named in ERROR_BODIES[path](client.post(path, json={**DOCUMENTS, **wrong}), 400)
 
 
 @pytest.mark.parametrize("top_n", [3, 4, 10**9])
@@ -575,26 +575,28 @@ def test_too_long_is_said_in_the_nim_s_words(client: httpx.Client, path: str) ->
     body = {"query": QUERY, "documents": ["x" * 300]}
     if path == SCORE:
         body = {"text_1": QUERY, "text_2": ["x" * 300]}
-    assert "exceeds maximum allowed token size" in VOICES[path](client.post(path, json=body), 422)
+    assert "exceeds maximum allowed token size" in ERROR_BODIES[path](
+        client.post(path, json=body), 422
+    )
 
 
-@pytest.mark.parametrize("path", list(VOICES))
+@pytest.mark.parametrize("path", list(ERROR_BODIES))
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 5000])
 def test_bodies_that_are_no_request(client: httpx.Client, path: str, raw: bytes) -> None:
     response = client.post(path, content=raw, headers={"content-type": "application/json"})
-    VOICES[path](response, 422 if VOICES[path] is assert_tei else 400)
+    ERROR_BODIES[path](response, 422 if ERROR_BODIES[path] is assert_tei else 400)
 
 
-@pytest.mark.parametrize("path", list(VOICES))
+@pytest.mark.parametrize("path", list(ERROR_BODIES))
 def test_other_methods_and_types_speak_the_same_voice(client: httpx.Client, path: str) -> None:
-    VOICES[path](client.get(path), 405)
+    ERROR_BODIES[path](client.get(path), 405)
     response = client.post(path, content=b"a=b", headers={"content-type": "text/plain"})
-    VOICES[path](response, 415)
+    ERROR_BODIES[path](response, 415)
 
 
-@pytest.mark.parametrize("path", list(VOICES))
+@pytest.mark.parametrize("path", list(ERROR_BODIES))
 def test_keys_are_asked_for_in_the_same_voice(guarded: InProcess, path: str) -> None:
-    VOICES[path](guarded.http.post(path, json={}), 401)
+    ERROR_BODIES[path](guarded.http.post(path, json={}), 401)
 
 
 def test_an_engine_that_fails_is_tei_s_backend(serve: Serve, bare_directory: Path) -> None:

@@ -46,11 +46,11 @@ _NO_MEMORY_SOMEWHERE = re.compile(r"Cannot allocate memory|Failed to allocate me
 _ELSEWHERE = re.compile(r"cuda|gpu|tensorrt|device|triton", re.IGNORECASE)
 
 
-class LimitReached(Exception):
+class LimitExceeded(Exception):
     """The process may not have what it needs; the text names the limit."""
 
 
-def require_room() -> None:
+def check_process_limits() -> None:
     """Find out whether the process may have the threads and the memory of a small server.
 
     A native library that finds no room ends the process without a word, or hangs. Raises
@@ -60,7 +60,7 @@ def require_room() -> None:
     for name, (_, least) in _MEMORY.items():
         least += wanted * _stack_bytes()
         if _left_below(name) < least:
-            raise LimitReached(f"wanted room for {least >> 20} MiB more: {_told(name)}")
+            raise LimitExceeded(f"wanted room for {least >> 20} MiB more: {_limit_text(name)}")
     over = threading.Event()
     begun: list[threading.Thread] = []
     try:
@@ -69,7 +69,7 @@ def require_room() -> None:
             thread.start()
             begun.append(thread)
     except RuntimeError:
-        raise LimitReached(
+        raise LimitExceeded(
             f"found room for {len(begun)} more threads, wanted {wanted}: {_thread_limit()}"
         ) from None
     finally:
@@ -78,7 +78,7 @@ def require_room() -> None:
             thread.join()
 
 
-def limit_behind(error: BaseException) -> str | None:
+def find_exceeded_limit(error: BaseException) -> str | None:
     """The limit that `error` comes of, and what to do; None where it comes of something else, as
     a device's memory. What a ServingError says itself follows in parentheses."""
     limit = _first_limit(error)
@@ -94,7 +94,7 @@ def _first_limit(error: BaseException) -> str | None:
         elsewhere = elsewhere or _ELSEWHERE.search(text) is not None
         if isinstance(one, OutOfMemory):
             return None
-        if isinstance(one, LimitReached):
+        if isinstance(one, LimitExceeded):
             return text
         if (
             isinstance(one, MemoryError)
@@ -124,7 +124,7 @@ def _thread_limit() -> str:
         return f"pids.max of the container is {pids[0]}; raise it (docker run --pids-limit)"
     for name in _MEMORY:
         if _left_below(name) <= _stack_bytes():
-            return _told(name)
+            return _limit_text(name)
     processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if processes != resource.RLIM_INFINITY:
         return (
@@ -140,11 +140,11 @@ def _memory_limit() -> str:
     """The limit of memory that was met."""
     for name in _MEMORY:
         if _left_below(name) < float("inf"):
-            return _told(name)
+            return _limit_text(name)
     return "all of the machine or the container (memory.max); give it more, or take a smaller model"
 
 
-def _told(name: str) -> str:
+def _limit_text(name: str) -> str:
     limit = resource.getrlimit(getattr(resource, name))[0]
     flag = {"RLIMIT_AS": "-v", "RLIMIT_DATA": "-d"}[name]
     return f"{name} is {limit >> 20} MiB; raise it (ulimit {flag}), or take a smaller model"

@@ -13,7 +13,7 @@ SLICE_BYTES = 1 << 18
 _BETWEEN = 8
 
 
-class Turns:
+class TimeSlices:
     """A queue: one slice in each iteration of the event loop, however many wait."""
 
     def __init__(self) -> None:
@@ -52,9 +52,9 @@ def _nothing() -> None:
     """A turn in which others go on."""
 
 
-_TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictionary()
+_TIME_SLICES: WeakKeyDictionary[asyncio.AbstractEventLoop, TimeSlices] = WeakKeyDictionary()
 
 
-def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
+def time_slices_of(loop: asyncio.AbstractEventLoop) -> TimeSlices:
     """The queue of this loop's connections."""
-    return _TURNS.setdefault(loop, Turns())
+    return _TIME_SLICES.setdefault(loop, TimeSlices())

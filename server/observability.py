@@ -31,7 +31,7 @@ _UNTRACED = ("GET", "HEAD", "OPTIONS")
 ANSWERED = "answered"
 
 
-class Observer:
+class ObservabilityMiddleware:
     """Counts, logs and traces what passes to `app`; never a text, a query string or a header."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
@@ -51,15 +51,15 @@ class Observer:
         }
         trace = self._begin(scope, given)
         ids = ids_of(given, trace)
-        told = [(b"x-request-id", ids["request_id"].encode())]
+        extra_headers = [(b"x-request-id", ids["request_id"].encode())]
         if trace is not None:
-            told.append((b"traceresponse", trace.traceresponse.encode()))
+            extra_headers.append((b"traceresponse", trace.traceresponse.encode()))
 
         async def noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *told]
+                message["headers"] = [*message["headers"], *extra_headers]
             await send(message)
 
         before = current_request.set(ids)
@@ -86,8 +86,8 @@ class Observer:
         # Probes come every few seconds and say nothing new while all is well.
         probe = scope["method"] in ("GET", "HEAD") and status < _FIRST_ERROR
         level = logging.DEBUG if probe else logging.INFO
-        told = _told(answers) if answers else ""
-        _log.log(level, "%s %s %d%s %.1f ms", _method(scope), route, status, told, seconds * 1e3)
+        summary = _answer_summary(answers) if answers else ""
+        _log.log(level, "%s %s %d%s %.1f ms", _method(scope), route, status, summary, seconds * 1e3)
 
 
 def ids_of(given: Mapping[str, str], trace: Trace | None) -> dict[str, str]:
@@ -107,7 +107,7 @@ def slowest(answers: Sequence[Ranking | Embeddings]) -> Timing:
     return max((answer.timing for answer in answers), key=lambda timing: timing.total_ms)
 
 
-def _told(answers: Sequence[Ranking | Embeddings]) -> str:
+def _answer_summary(answers: Sequence[Ranking | Embeddings]) -> str:
     """Rows and tokens in all, and the timing of the slowest answer."""
     timing = slowest(answers)
     counts = [answer.token_counts for answer in answers]

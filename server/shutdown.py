@@ -12,32 +12,32 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import ModelClosed
-from server.errors import Voice, explain
+from server.errors import ErrorFormat, classify_error
 from server.service import Service
 from server.surface import send_failure
 
 # How long a process that was told to stop goes on taking requests, so that load balancers
 # can see that it is not ready any more.
-_NOTICE_S = 0.5
+_NOT_READY_NOTICE_S = 0.5
 # How long the answers of closing models have to be written.
-_LAST_WORDS_S = 0.5
+_RESPONSE_GRACE_S = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopping:
+class Shutdown:
     """What the process does when it is told to end."""
 
-    def __init__(self, service: Service, voice_of: Callable[[Scope], Voice]) -> None:
+    def __init__(self, service: Service, error_format_of: Callable[[Scope], ErrorFormat]) -> None:
         self._service = service
-        self._voice_of = voice_of
+        self._error_format_of = error_format_of
         self._running: set[asyncio.Task[object]] = set()
-        self._told = False
-        self._over = False
+        self._signalled = False
+        self._deadline_passed = False
 
-    def guard(self, app: ASGIApp) -> ASGIApp:
+    def middleware(self, app: ASGIApp) -> ASGIApp:
         """`app`, whose requests are answered with 503 when the time is up."""
 
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def middleware_app(scope: Scope, receive: Receive, send: Send) -> None:
             task = asyncio.current_task()
             if scope["type"] != ScopeType.HTTP or task is None:
                 await app(scope, receive, send)
@@ -53,16 +53,16 @@ class Stopping:
             try:
                 await app(scope, receive, noting_start)
             except asyncio.CancelledError:
-                if not self._over or begun:
+                if not self._deadline_passed or begun:
                     raise
                 closed = ModelClosed()
                 self._service.metrics.count_refusal(closed)
-                failure = explain(closed, self._service.settings)
-                await send_failure(failure, self._voice_of(scope), send)
+                failure = classify_error(closed, self._service.settings)
+                await send_failure(failure, self._error_format_of(scope), send)
             finally:
                 self._running.discard(task)
 
-        return guarded
+        return middleware_app
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -75,11 +75,11 @@ class Stopping:
         loop = asyncio.get_running_loop()
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self._told:
+            if self._signalled:
                 # Not by the signal's default: the first process of a container has none.
                 os._exit(128 + number)
-            self._told = True
-            notice_s = _NOTICE_S if self._service.ready else 0
+            self._signalled = True
+            notice_s = _NOT_READY_NOTICE_S if self._service.ready else 0
             self._service.stopping = True
             act = before[signal.Signals(number)]
             if callable(act):
@@ -101,9 +101,9 @@ class Stopping:
     def _close_models(self) -> None:
         """Answer whoever waits for a model, over HTTP and gRPC alike, then whoever does not."""
         threading.Thread(target=self._service.close, name="model-closer", daemon=True).start()
-        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._end_the_rest)
+        asyncio.get_running_loop().call_later(_RESPONSE_GRACE_S, self._end_the_rest)
 
     def _end_the_rest(self) -> None:
-        self._over = True
+        self._deadline_passed = True
         for task in list(self._running):
             task.cancel()

@@ -11,18 +11,18 @@ from server.reloading import NotReloaded
 from server.service import Service
 
 
-class NotManaged(RequestRefused):
+class ModelControlRefused(RequestRefused):
     """What this server does not let requests do with models."""
 
 
 async def reload(service: Service, model: KserveModel) -> None:
     """Reload `model` and wait for it; the one before stays when the new one cannot be served.
 
-    Raises NotManaged without RERANK_MODEL_CONTROL, NotReloaded, or Unavailable: ReloadRuns while
+    Raises ModelControlRefused without RERANK_MODEL_CONTROL, NotReloaded, or Unavailable: ReloadInProgress while
     another reload runs.
     """
     if not service.settings.model_control:
-        raise NotManaged(
+        raise ModelControlRefused(
             "found a request to load, which is allowed with a key (NIM_REQUIRE_AUTH) or with "
             "RERANK_MODEL_CONTROL=true; SIGHUP reloads as well"
         )
