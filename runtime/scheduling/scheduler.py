@@ -1,11 +1,13 @@
 """The scheduler: rows of all waiting requests share the engine's calls.
 
-There is a thread for each of the engine's lanes. It takes a row of the request whose turn it is
-(`fairness`) and the rows nearest to it in length up to the batch limits (`waiting`, `queue`), runs
-them (`calls`), and gives each request its share (`request`). Every waiter is answered: with its
-logits, with the engine's error, at its deadline, or when the model closes. Once all that waits may
-take longer than the first deadline allows, the oldest goes first: `admission` has promised each
-request no more than that it is in time in the order of arrival.
+Each of the engine's lanes has a thread. It takes the next row by fair queueing (`fairness`) and the
+rows nearest to it in length, up to the batch limits (`request_queue`, `rows_by_length`). It runs
+them (`calls`) and gives each request its share (`request`). Every request is answered: with its
+outputs, with the engine's error, at its deadline, or when the model closes.
+
+When the first deadline may be missed, the oldest request goes first instead. Admission control
+(`admission`) accepts a request if it would be in time in order of arrival, so that order must be
+kept then.
 """
 
 import logging
@@ -33,7 +35,7 @@ from runtime.text import Encoding
 
 _log = logging.getLogger(__name__)
 
-# How long `close` waits for the engine call that runs.
+# How long `close` waits for running engine calls.
 _CLOSE_PATIENCE_S = 5.0
 
 
@@ -41,9 +43,9 @@ class Scheduler:
     """A bounded queue of rows in front of one engine.
 
     `compute` turns n encodings into float32 [n] or [n, d]; up to `lanes` threads call it at the
-    same time. `queue` bounds what waits; a request to an idle scheduler is always admitted.
-    `window_s` is how long a row may wait for company while the engine is idle and the batch not
-    full. `clock` gives seconds; deadlines are on it. Every method may be called from any thread.
+    same time. `queue` bounds what waits; an idle scheduler admits any request. `window_s` is the
+    batching window: how long a row may wait for more rows while the engine is idle and the batch
+    not full. `clock` gives seconds, deadlines too. Every method may be called from any thread.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Scheduler:
         try:
             for thread in self._threads:
                 thread.start()
-        except BaseException:  # no more threads are to be had; those that there are end
+        except BaseException:  # no more threads: end those that have started
             self._backlog.close(ModelClosed)
             raise
 
@@ -81,10 +83,10 @@ class Scheduler:
         *,
         for_engine: bool = True,
     ) -> Ticket:
-        """Keep room for a request while its texts become rows; `tokens` is an estimate.
+        """Admission control: reserve capacity for a request before its texts are tokenised.
 
-        What cannot be admitted is refused here, before any work is done for it. Of a request that
-        is not `for_engine` no rows will come: it takes room, but no time of the engine. Raises as
+        `tokens` is an estimate. A request that cannot be admitted is refused here, before any work
+        is done for it. One that is not `for_engine` takes capacity but no engine time. Raises as
         `submit` does.
         """
         return self._backlog.admit(rows, tokens, deadline, caller, for_engine=for_engine)
@@ -117,25 +119,25 @@ class Scheduler:
         return rows, tokens
 
     def set_limits(self, limits: BatchLimits) -> None:
-        """Keep the batches that are taken from now on within `limits`."""
+        """Apply `limits` to batches from now on."""
         self._backlog.set_limits(limits)
 
     @property
     def device_lost(self) -> bool:
-        """Whether an engine call found the device gone for good."""
+        """Whether an engine call found that the device is lost."""
         return self._device_lost
 
     @property
     def unreachable(self) -> bool:
-        """Whether an engine call found nobody to compute it, since `returned` was called."""
+        """Whether a call could not reach the remote engine, since `mark_reachable`."""
         return self._unreachable
 
     def mark_reachable(self) -> None:
-        """The engine that was away has computed again."""
+        """Record that the remote engine has computed again."""
         self._unreachable = False
 
     def inherit_estimates(self, before: "Scheduler") -> None:
-        """Predict with what was measured of the one that this one replaces."""
+        """Start from the throughput that `before`, the replaced one, has measured."""
         self._backlog.inherit_estimates(before._backlog)
 
     def stats(self) -> SchedulerStats:
@@ -143,22 +145,22 @@ class Scheduler:
         return self._backlog.stats()
 
     def idle(self) -> bool:
-        """Whether nothing waits, runs or is expected."""
+        """Whether no row waits or runs, and no ticket holds capacity."""
         return self._backlog.idle()
 
     def running_s(self) -> float:
-        """For how many seconds the oldest engine call has been running; 0 without one."""
+        """Seconds that the oldest running engine call has taken so far; 0 without one."""
         return self._backlog.running_s()
 
     def alive(self) -> bool:
-        """Whether all threads that call the engine are there."""
+        """Whether all threads that call the engine are alive."""
         return all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> bool:
-        """Answer every waiter with ModelClosed, after the engine calls that run.
+        """Wait for running engine calls, then answer every request with ModelClosed.
 
-        False when one of them did not end in time: its waiters are answered all the same, but the
-        engine is still in use.
+        False when a call did not end in time: its requests are answered, but the engine is still
+        in use.
         """
         self._backlog.close(ModelClosed)
         patience_ends = time.monotonic() + _CLOSE_PATIENCE_S
@@ -167,12 +169,13 @@ class Scheduler:
         self._backlog.fail_running(ModelClosed)
         if any(thread.is_alive() for thread in self._threads):
             return False
-        # Its owner's method: a circle that would keep a replaced model until a collection.
+        # Break the cycle Model → Scheduler → Model._compute, or a replaced model lives until the
+        # next garbage collection.
         self._compute = _closed
         return True
 
     def _run(self) -> None:
-        """The thread: whatever ends it but `close`, nobody is left waiting."""
+        """The thread of one lane. If anything but `close` ends it, every request is answered."""
         try:
             while (batch := self._backlog.take()) is not None:
                 self._execute(batch)
@@ -187,8 +190,8 @@ class Scheduler:
         if result.error is None:
             try:
                 self._callback(call)
-            except BaseException:  # the observer's own fault, which ends no thread
-                _log_safely(logging.ERROR, "the observer of engine calls failed", trace=True)
+            except BaseException:  # a broken callback must not end the thread
+                _log_safely(logging.ERROR, "the engine call callback failed", trace=True)
         was_unreachable = self._unreachable
         self._device_lost = self._device_lost or isinstance(result.error, DeviceLost)
         self._unreachable = self._unreachable or isinstance(result.error, EngineUnreachable)
@@ -196,7 +199,7 @@ class Scheduler:
         if self._device_lost:  # no later call can succeed
             self._backlog.close(DeviceLost)
         for error in {outcome for outcome in outcomes if isinstance(outcome, ServingError)}:
-            # An engine that is away is asked again and again.
+            # Logged loudly once: the watchdog polls an unreachable engine every second.
             level = logging.DEBUG if was_unreachable else logging.ERROR
             _log_safely(level, "engine call of %d rows failed: %s", len(batch.rows), error)
 
@@ -208,7 +211,7 @@ class Scheduler:
 
 
 def _log_safely(level: int, message: str, *given: object, trace: bool = False) -> None:
-    """Log; what a handler raises does not end the thread."""
+    """Log, and drop what a handler raises, so that it does not end the thread."""
     with suppress(BaseException):
         _log.log(level, message, *given, exc_info=trace)
 
