@@ -1,4 +1,4 @@
-"""Opening what lies in a directory: a finished artifact, or a bare NIM_CUSTOM_MODEL directory."""
+"""Opening an artifact directory, or a bare NIM_CUSTOM_MODEL directory without a manifest."""
 
 import logging
 from collections.abc import Iterator
@@ -46,17 +46,17 @@ _log = logging.getLogger(__name__)
 _BARE_PROFILE = "llama-nemotron-rerank-1b-v2"
 _BARE_PAIR_PROFILE = "bert-cross-encoder"
 _BARE_EMBED_PROFILE = "llama-nemotron-embed-1b-v2"
-# The output by which an embedder's graph is known.
+# The output that identifies an embedder's graph.
 EMBEDDINGS_OUTPUT = "embeddings"
-# NVIDIA's recipe exports embedders with the wished size as an input; it is always the full one.
+# NVIDIA's recipe exports embedders with the vector size as an input; we always pass the full size.
 DIMENSIONS_INPUT = "dimensions"
 _TOKENIZER_CONFIG = "tokenizer/tokenizer_config.json"
 
 
 @dataclass(frozen=True)
 class OpenArtifact:
-    """What a model is made of; `target` has the limits of its engine calls, `proven` says whether
-    an export proved these scores."""
+    """The parts of a model. `target` has the limits of its engine calls; `proven` says whether an
+    export proved these scores."""
 
     manifest: Manifest
     engine: Engine
@@ -76,10 +76,10 @@ def open_artifact(
 ) -> OpenArtifact:
     """Open engine and tokenizer of `directory` and check its files against the manifest.
 
-    `manifest` given: used as it is, unchecked (the exporter, before manifest.json exists).
-    `engine` None means the one of the plan, else of the target; AUTO and ONNX the best that fits
-    here (`runtime.selection`). `target` is what graph or plan must have been made for; None takes
-    whatever it was. Raises ArtifactError or EngineError.
+    A given `manifest` is used unchecked (by the exporter, before manifest.json exists). `engine`
+    None means the plan's engine, else the target's; AUTO and ONNX choose the best that fits
+    (`runtime.selection`). `target` is the target that the graph or plan must have been exported
+    for; None accepts any. Raises ArtifactError or EngineError.
     """
     if manifest is not None:
         return _open_described(directory, manifest, engine, target, options)
@@ -89,18 +89,18 @@ def open_artifact(
     _check_args(manifest, target, profile)
     if manifest.schema < SCHEMA:
         _log.warning(
-            "%s has schema %d, so that these scores are not witnessed: run `rerank-export verify "
+            "%s has schema %d, so these scores are not witnessed: run `rerank-export verify "
             "--checkpoint` on the artifact, or export the checkpoint again",
             MANIFEST_FILE,
             manifest.schema,
         )
     before = identities(directory, manifest)
-    # Hashing reads the same pages that the session maps, so doing both at once costs little.
+    # Hashing reads the pages that the session maps, so doing both at once costs little.
     hashed = run_in_daemon(partial(check_files, directory, manifest), "hasher")
     try:
         opened = _open_described(directory, manifest, engine, target, options)
     except Exception:
-        hashed.result()  # a changed file explains more than the engine's complaint about it
+        hashed.result()  # a changed file is a better explanation than the engine's error
         raise
     with closed_on_error(opened.engine):
         hashed.result()
@@ -109,13 +109,13 @@ def open_artifact(
                 "files of the artifact were replaced while it was opened; open it again when all "
                 "of them are there"
             )
-        _tell_unproven_engine(directory, opened.engine)
+        _warn_unproven_engine(directory, opened.engine)
     return opened
 
 
 def find_directory(directory: Path) -> Path:
-    """`directory` with all links followed, so that all files come from one, whatever is swapped
-    meanwhile. Raises ArtifactError."""
+    """`directory` with all links resolved, so that all files come from one directory even if a link
+    is swapped meanwhile. Raises ArtifactError."""
     try:
         return real_directory(directory)
     except OSError as error:
@@ -125,7 +125,7 @@ def find_directory(directory: Path) -> Path:
         ) from error
 
 
-def _tell_unproven_engine(directory: Path, engine: Engine) -> None:
+def _warn_unproven_engine(directory: Path, engine: Engine) -> None:
     proven = proven_engines(directory)
     if engine.name not in proven:
         _log.warning(
@@ -141,7 +141,7 @@ class _Closeable(Protocol):
 
 @contextmanager
 def closed_on_error(opened: _Closeable) -> Iterator[None]:
-    """Close what was `opened` when the block raises: nobody will hold it then."""
+    """Close `opened` if the block raises, because nobody else will."""
     try:
         yield
     except BaseException:
@@ -219,7 +219,7 @@ def _refuse_unknown_pad(manifest: Manifest, tokenizer: tokenizers.Tokenizer) -> 
 
 
 def _of_plan(manifest: Manifest) -> Manifest:
-    """The manifest as it holds for the plan, which has a target and a precision of its own."""
+    """The manifest with the plan's own target, precision and tolerance."""
     plan = manifest.plan
     if plan is None:
         return manifest
@@ -238,7 +238,7 @@ def _open_bare(
     profile: str | None,
     options: EngineOptions,
 ) -> OpenArtifact:
-    """A directory with a graph and tokenizer/ only; every fact that is guessed is logged."""
+    """Open a directory with only a graph and tokenizer/; every guessed fact is logged."""
     if not any(is_there(directory, file) for _, file in ENGINES.values() if file):
         raise ArtifactError(
             f"found none of {MANIFEST_FILE}, model.onnx and model.plan in the directory; mount an "
@@ -297,7 +297,7 @@ def _inferred_manifest(
 
 
 def _activation(directory: Path) -> Activation | None:
-    """What the checkpoint's own files say, where they lie beside the graph."""
+    """The activation in the checkpoint's own files, if they lie beside the graph."""
     try:
         return saved_activation(*(_settings(directory, n) for n in (CONFIG_FILE, SENTENCE_FILE)))
     except ValueError as error:
@@ -328,15 +328,15 @@ class _AddedToken(msgspec.Struct, frozen=True):
 
 
 class _PadTokens(msgspec.Struct, frozen=True):
-    """What tokenizer_config.json says of the tokens that may pad, each read alone: one in a form
-    that nobody knows takes nothing from the other."""
+    """The padding candidates of tokenizer_config.json. Each is decoded by itself, so that an
+    unknown form of one does not hide the other."""
 
     pad_token: msgspec.Raw = msgspec.Raw(b"null")
     eos_token: msgspec.Raw = msgspec.Raw(b"null")
 
 
 def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
-    """The id to pad with: the configured pad token, else EOS, else 0 (masked out anyway)."""
+    """The padding id: the configured pad token, else EOS, else 0 (masked out anyway)."""
     try:
         raw = read_file(directory, _TOKENIZER_CONFIG, JSON_BYTES)
         config = msgspec.json.decode(raw, type=_PadTokens)
@@ -353,7 +353,7 @@ def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
 
 
 def _token_text(raw: msgspec.Raw) -> str | None:
-    """The text of a token, plain or as transformers writes an AddedToken; None for all else."""
+    """The text of a token, plain or as a transformers AddedToken; None for anything else."""
     try:
         token = msgspec.json.decode(raw, type=str | _AddedToken | None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
