@@ -57,7 +57,7 @@ SURFACES: tuple[Surface, ...] = (
     pages.OPENAPI,
     pages.PAGES,
 )
-# What no surface claims is answered as a NIM would.
+# Paths that no surface claims get NIM's error body.
 error_format_of = error_format_chooser(SURFACES, nim.error_body)
 
 METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
@@ -65,10 +65,11 @@ TRITON_ROUTES = [*health.SURFACE.controllers, *kserve.SURFACE.controllers]
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    """The whole application; without `settings`, those of the environment, with logging and the
-    limit of file descriptors set up as `rerank-serve` does.
+    """The whole ASGI application.
 
-    Raises SystemExit after one line when the environment cannot be used.
+    Without `settings` they are read from the environment, and logging and the limit of file
+    descriptors are set up as in `rerank-serve`. Raises SystemExit, after one line, when the
+    environment cannot be used.
     """
     prepare_libraries()
     if settings is None:
@@ -93,12 +94,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
 
 
 def _with_observability(app: ASGIApp, service: Service) -> ASGIApp:
-    """`app`, whose requests are logged, counted and traced, whatever port they come to."""
+    """`app` behind the middleware that logs, counts and traces requests."""
     return ObservabilityMiddleware(app, service.metrics, service.tracing)
 
 
 def _with_middleware(app: ASGIApp, service: Service, shutdown: Shutdown) -> ASGIApp:
-    """`app` behind everything that may answer in its place."""
+    """`app` behind the middleware that may answer in its place: shutdown, allowed hosts, keys."""
     authenticated = AuthMiddleware(
         service.body_budget.middleware(app), service.settings, error_format_of
     )
@@ -108,9 +109,9 @@ def _with_middleware(app: ASGIApp, service: Service, shutdown: Shutdown) -> ASGI
 
 
 def _refuse_workers() -> None:
-    """End uvicorn when it runs several workers: each would open the model for itself.
+    """End uvicorn when it runs several workers, because each would open its own model.
 
-    Its supervisor would start a worker that gives up again and again, so that it is told as well.
+    The supervisor gets SIGTERM too, or it would restart the failing worker again and again.
     """
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None or "--reload" in sys.argv:
@@ -139,7 +140,7 @@ def routed(
     *lifespan: Lifespan,
     openapi: bytes = b"",
 ) -> Litestar:
-    """The router alone, without keys and counts; `openapi` is what describes the routes."""
+    """The router alone, without middleware; `openapi` is the document that describes the routes."""
     return Litestar(
         route_handlers=routes,
         dependencies={
@@ -154,7 +155,7 @@ def routed(
         lifespan=lifespan,
         openapi_config=None,
         logging_config=None,
-        # Bodies are read and bounded in server.connection.
+        # server.connection reads bodies and limits their size.
         request_max_body_size=None,
     )
 
@@ -170,7 +171,7 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
 
 @asynccontextmanager
 async def _running(service: Service, shutdown: Shutdown) -> AsyncIterator[None]:
-    """From open ports to closed models."""
+    """The lifespan: open the ports, load the models, and close both at the end."""
     with ExitStack() as signals:
         with _ended_by_limits():
             closers = await _open_ports(service, shutdown)
@@ -178,7 +179,7 @@ async def _running(service: Service, shutdown: Shutdown) -> AsyncIterator[None]:
             signals.enter_context(shutdown.on_signals())
             signals.enter_context(reloading_on_signal(service))
         yield
-        # Requests that run are answered first, on these ports as on the API's.
+        # Running requests are answered first, on these ports as on the API's.
         await asyncio.gather(*(close() for close in closers))
         await asyncio.to_thread(service.close)
         if service.tracing is not None:
@@ -187,7 +188,7 @@ async def _running(service: Service, shutdown: Shutdown) -> AsyncIterator[None]:
 
 @contextmanager
 def _ended_by_limits() -> Iterator[None]:
-    """End the process with one line when a limit of threads or memory is met in the block."""
+    """Exit with one line when the block exceeds a limit of threads or memory."""
     try:
         yield
     except Exception as error:
@@ -198,7 +199,7 @@ def _ended_by_limits() -> Iterator[None]:
 
 
 async def _open_ports(service: Service, shutdown: Shutdown) -> list[Callable[[], Awaitable[None]]]:
-    """Listen beside the API's port wherever the settings say so; what closes each listener."""
+    """Open the ports beside the API's. Returns a function to close each listener."""
     settings = service.settings
     closers: list[Callable[[], Awaitable[None]]] = []
     try:

@@ -1,7 +1,7 @@
-"""From an error to what a caller may learn: the one table error type → status.
+"""Classify errors: the table of error types and statuses, and what a caller may learn of an error.
 
-Bodies are each surface's own; a `Failure` is what they are made of. Messages never hold request
-text, and those of unexpected errors never leave the log.
+`classify_error` makes a `Failure`, from which each surface makes its own error body. Messages never
+contain request text. Messages of unexpected errors go to the log only.
 """
 
 import logging
@@ -32,12 +32,12 @@ AnyRequest = Request[object, object, State]
 
 
 class RequestRefused(ServingError):
-    """The request cannot be served as it came; raised by the server, not by the model."""
+    """The request cannot be served as it is; raised by the server, not by the model."""
 
 
 class InvalidRequest(RequestRefused):
-    """The body is no valid request. `location` leads to the place, as in ("passages", 3, "text");
-    `problem` is its kind in one word."""
+    """The body is not a valid request. `location` is the path to the problem, as in ("passages", 3,
+    "text"); `problem` is its kind in one word."""
 
     def __init__(self, problem: str, location: tuple[str | int, ...], message: str) -> None:
         self.problem = problem
@@ -48,7 +48,7 @@ class InvalidRequest(RequestRefused):
 
 
 class AuthenticationRequired(RequestRefused):
-    """No bearer, or not one of the accepted ones."""
+    """No bearer, or not an accepted one."""
 
     def __init__(self) -> None:
         super().__init__("found no accepted key, wanted the header Authorization: Bearer <key>")
@@ -95,7 +95,7 @@ class WrongContentType(RequestRefused):
 
 
 class UnknownCoding(RequestRefused):
-    """A body that is compressed otherwise than in one of the codings `taken`."""
+    """A body that is compressed with another coding than those `taken`."""
 
     def __init__(self, taken: tuple[str, ...]) -> None:
         self.taken = taken
@@ -106,7 +106,7 @@ class UnknownCoding(RequestRefused):
 
 
 class ClientDisconnected(RequestRefused):
-    """The caller hung up; nobody reads the answer."""
+    """The client disconnected; nobody reads the answer."""
 
     def __init__(self) -> None:
         super().__init__("the client closed the connection")
@@ -120,7 +120,7 @@ class NotReady(Unavailable):
 
 
 class ReloadInProgress(Unavailable):
-    """A model is being replaced already."""
+    """Another reload is running."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -128,7 +128,7 @@ class ReloadInProgress(Unavailable):
         )
 
 
-# The first class of an error's ancestry that is in here decides.
+# The first class in an error's method resolution order that has a row decides.
 STATUSES: Mapping[type[BaseException], int] = {
     RequestRefused: 400,
     InvalidRequest: 400,
@@ -157,7 +157,7 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Failure:
-    """What a surface may tell of an error of type `kind`. `location` and `problem` are set for
+    """What a caller may learn of an error of type `kind`. `location` and `problem` are set for
     invalid requests only."""
 
     status: int
@@ -169,7 +169,7 @@ class Failure:
 
 
 class ErrorBody(NamedTuple):
-    """A failure in a surface's words: its status, and a JSON body."""
+    """A failure in a surface's format: its status and its JSON error body."""
 
     status: int
     body: bytes
@@ -179,7 +179,7 @@ ErrorFormat = Callable[[Failure], ErrorBody]
 
 
 def classify_error(error: Exception, settings: Settings) -> Failure:
-    """What a caller may learn of `error`."""
+    """Classify `error`: its status, message and headers for the caller."""
     failure = _classify_error(error, settings)
     return replace(failure, kind=type(error))
 
@@ -211,8 +211,8 @@ def exception_handler(
     settings: Settings,
     count: Callable[[Exception], None],
 ) -> Callable[[AnyRequest, Exception], Response[bytes]]:
-    """An exception handler of Litestar's that speaks with the voice of the request's surface, and
-    has `count` called with every error that it tells."""
+    """A Litestar exception handler that answers with the error body of the request's surface. It
+    calls `count`, a callback, with every error."""
 
     def handler(request: AnyRequest, error: Exception) -> Response[bytes]:
         count(error)
@@ -231,16 +231,15 @@ def exception_handler(
 
 
 def drop_tracebacks(error: BaseException | None) -> None:
-    """Let go of what the functions hold that `error` and its causes went through, once it has been
-    told: futures are kept by an error that they keep, and a request's texts with them, until
-    garbage is collected."""
+    """Drop the tracebacks of `error` and its causes after the answer. They form cycles with
+    futures, which would keep a request's texts in memory until the next garbage collection."""
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 
 def log_failure(error: Exception, settings: Settings) -> None:
-    """Log what the caller is not told: failures of the server itself."""
+    """Log failures of the server itself, whose messages the caller does not get."""
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return
     if isinstance(error, EngineError):

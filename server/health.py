@@ -1,4 +1,4 @@
-"""Health: NIM's, KServe v2's and the plain one. Live at once; ready after a real inference."""
+"""Health routes: NIM's, KServe v2's and a plain one. Live at once, ready after a real inference."""
 
 from typing import Literal
 
@@ -31,13 +31,13 @@ class PlainHealth(msgspec.Struct):
 
 
 class ServerLive(msgspec.Struct):
-    """KServe's: whether the process answers."""
+    """KServe's body: whether the process answers."""
 
     live: bool
 
 
 class ServerReady(msgspec.Struct):
-    """KServe's: whether every model answers."""
+    """KServe's body: whether every model answers."""
 
     ready: bool
 
@@ -62,12 +62,13 @@ class Health(Controller):
 
     @route("/v1/health/live", http_method=_PROBE)
     async def live(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """The process answers, no engine hangs and no device is lost: 503 asks for a restart."""
+        """Liveness: the process answers, no engine hangs and no device is lost. 503 asks for a
+        restart."""
         return _reply(service, "live", service.live)
 
     @route("/v1/health/ready", http_method=_PROBE)
     async def ready(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """The model answers."""
+        """Readiness: the model answers."""
         return _reply(service, "ready", service.ready)
 
     @route("/v2/health/live", http_method=_PROBE)

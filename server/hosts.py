@@ -1,5 +1,7 @@
-"""RERANK_ALLOWED_HOSTS: requests that name another host are refused, so that a page on the
-internet cannot reach a server on its reader's network by a name that it makes up (DNS rebinding).
+"""Allowed hosts middleware (RERANK_ALLOWED_HOSTS): it refuses requests with another Host header.
+
+This stops DNS rebinding, by which a page on the internet reaches a server in its reader's network
+under a name of its own.
 """
 
 from collections.abc import Callable
@@ -21,8 +23,8 @@ class WrongHost(RequestRefused):
 
 
 class AllowedHostsMiddleware:
-    """Lets a request through to `app` when it names an allowed host; health is open, as probes
-    name addresses."""
+    """Middleware that passes a request on to `app` if its Host is allowed. Health is open, because
+    probes use addresses."""
 
     def __init__(
         self, app: ASGIApp, settings: Settings, error_format_of: Callable[[Scope], ErrorFormat]
@@ -33,7 +35,7 @@ class AllowedHostsMiddleware:
         self._failure = classify_error(WrongHost(), settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 400 or hand the request on."""
+        """Answer 400 or pass the request on."""
         if scope["type"] != ScopeType.HTTP or not self._allowed or self._is_allowed(scope):
             await self._app(scope, receive, send)
             return
@@ -47,7 +49,7 @@ class AllowedHostsMiddleware:
 
 
 def _name(host: bytes) -> str:
-    """The host without its port; IPv6 addresses keep their brackets."""
+    """The host without its port; an IPv6 address keeps its brackets."""
     text = host.decode("latin-1").strip().lower()
     address, bracket, _ = text.partition("]")
     return address + bracket if bracket else text.partition(":")[0]

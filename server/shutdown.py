@@ -1,4 +1,4 @@
-"""Stopping: not ready at once, running requests until a deadline, 503 for the rest."""
+"""Graceful shutdown: not ready at once, running requests until a deadline, 503 for the rest."""
 
 import asyncio
 import os
@@ -16,16 +16,16 @@ from server.errors import ErrorFormat, classify_error
 from server.service import Service
 from server.surface import send_failure
 
-# How long a process that was told to stop goes on taking requests, so that load balancers
-# can see that it is not ready any more.
+# How long the process still accepts requests after the signal, so that load balancers notice that
+# it is not ready.
 _NOT_READY_NOTICE_S = 0.5
-# How long the answers of closing models have to be written.
+# Time for writing the answers of closing models.
 _RESPONSE_GRACE_S = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Shutdown:
-    """What the process does when it is told to end."""
+    """Shutdown on SIGTERM and SIGINT, and the middleware that answers late requests with 503."""
 
     def __init__(self, service: Service, error_format_of: Callable[[Scope], ErrorFormat]) -> None:
         self._service = service
@@ -35,7 +35,7 @@ class Shutdown:
         self._deadline_passed = False
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """`app`, whose requests are answered with 503 when the time is up."""
+        """Middleware: requests to `app` that run past the drain timeout are answered with 503."""
 
         async def middleware_app(scope: Scope, receive: Receive, send: Send) -> None:
             task = asyncio.current_task()
@@ -66,7 +66,7 @@ class Shutdown:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let readiness flip before the server acts on SIGTERM or SIGINT; a second one ends the
+        """On SIGTERM or SIGINT, report not ready before the server stops. A second signal ends the
         process at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -76,7 +76,7 @@ class Shutdown:
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._signalled:
-                # Not by the signal's default: the first process of a container has none.
+                # Not by the signal's default action: PID 1 of a container has none.
                 os._exit(128 + number)
             self._signalled = True
             notice_s = _NOT_READY_NOTICE_S if self._service.ready else 0
@@ -99,7 +99,8 @@ class Shutdown:
         loop.call_later(self._service.settings.drain_timeout_s, self._close_models)
 
     def _close_models(self) -> None:
-        """Answer whoever waits for a model, over HTTP and gRPC alike, then whoever does not."""
+        """Close the models, which answers requests that wait for them over HTTP and gRPC; then end
+        all other requests."""
         threading.Thread(target=self._service.close, name="model-closer", daemon=True).start()
         asyncio.get_running_loop().call_later(_RESPONSE_GRACE_S, self._end_the_rest)
 

@@ -1,4 +1,4 @@
-"""What a surface is: one public HTTP contract, its routes, its error voice, its documentation."""
+"""A surface: one public HTTP contract with its routes, error format and documentation."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ from litestar.types import ControllerRouterHandler, Scope, Send
 from server.errors import ErrorFormat, Failure
 from server.openapi import Operation
 
-# Where a request that speaks another voice than its path's leaves it, in the scope's state.
+# The key in the scope's state of a request's own error format, which replaces its path's.
 ERROR_FORMAT = "error_format"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surface:
-    """`paths` are those whose failures speak with `voice`, unknown routes below them included;
-    one that ends in "/" stands for every path that begins with it."""
+    """`paths` are the paths whose failures use `error_format`, unknown routes below them included.
+    A path that ends in "/" stands for every path that begins with it."""
 
     controllers: tuple[ControllerRouterHandler, ...]
     operations: tuple[Operation, ...]
@@ -27,7 +27,7 @@ class Surface:
 def error_format_chooser(
     surfaces: Sequence[Surface], default: ErrorFormat
 ) -> Callable[[Scope], ErrorFormat]:
-    """A function that finds the voice for a request: its own, else its path's, else `default`."""
+    """Returns a function that finds a request's error format: its own, its path's, or `default`."""
     formats = {path: surface.error_format for surface in surfaces for path in surface.paths}
     prefixes = sorted((path for path in formats if path.endswith("/")), key=len, reverse=True)
 
@@ -45,7 +45,7 @@ def error_format_chooser(
 
 
 async def send_failure(failure: Failure, error_format: ErrorFormat, send: Send) -> None:
-    """Answer with `failure` from outside the router."""
+    """Answer with `failure` from a middleware, outside the router."""
     answer = error_format(failure)
     headers = {
         **failure.headers,

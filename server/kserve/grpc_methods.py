@@ -1,4 +1,4 @@
-"""What the methods of GRPCInferenceService answer: messages in, messages out."""
+"""The methods of GRPCInferenceService: request messages to reply messages."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -27,13 +27,13 @@ _TEXTS = "bytes_contents"
 
 
 class Methods:
-    """The methods that are served; each takes its request and the call that it came with."""
+    """The served methods; each takes its request and the call."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
 
     def answers(self) -> Mapping[str, Answer]:
-        """What answers each method, by the method's name."""
+        """The handler of each method, by the method's name."""
         return {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -58,7 +58,7 @@ class Methods:
         return reply(name=SERVER_NAME, version=version(), extensions=EXTENSIONS)
 
     async def _model_ready(self, request: Any, call: Call) -> Any:
-        """A model that is not here is not ready, as Triton has it."""
+        """An unknown model is not ready, as in Triton."""
         ready = call.service.ready
         if ready:
             try:
@@ -148,7 +148,7 @@ class Methods:
         wanted = [Wanted(output.name, _parameters(output)) for output in request.outputs]
         contents, parameters = _contents(request, model.limit), _parameters(request)
         request_id = request.id
-        # Nothing above refers to it: it goes before its texts become as wide as Python makes them.
+        # Free the message before its texts are decoded, which may take four times as much memory.
         del request
         tensors = (
             from_raw(declared, memoryview(found))
@@ -172,7 +172,7 @@ class Methods:
 
 
 def _contents(request: Any, limit: Limit) -> list[tuple[Declared, bytes | list[bytes]]]:
-    """The inputs, and what each holds: the raw bytes of all its elements, or one by one."""
+    """The inputs with their contents: the raw bytes of all elements, or a list of elements."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         message = f"found {len(raw)} raw contents for {len(request.inputs)} inputs"
@@ -192,7 +192,7 @@ def _contents(request: Any, limit: Limit) -> list[tuple[Declared, bytes | list[b
 
 
 def _elements(given: Any, place: Place) -> list[bytes]:
-    """The texts of an input that came in its contents. Raises InvalidRequest for numbers."""
+    """The texts in an input's contents. Raises InvalidRequest for numbers."""
     if any(field.name != _TEXTS for field, _ in given.contents.ListFields()):
         message = f"found numbers as contents, wanted the datatype {BYTES} and texts in {_TEXTS}"
         raise InvalidRequest("value_error", place, message)
@@ -200,7 +200,7 @@ def _elements(given: Any, place: Place) -> list[bytes]:
 
 
 def _parameters(message: Any) -> dict[str, Any]:
-    """The parameters of a request, or of one of its tensors."""
+    """The parameters of a request or a tensor."""
     found: dict[str, Any] = {}
     for name, parameter in message.parameters.items():
         fields = [field for field in _PARAMETER_FIELDS if parameter.HasField(field)]

@@ -1,7 +1,7 @@
-"""One inference: texts in as named tensors, outputs as named tensors, whatever the transport.
+"""One inference on any transport: texts as named input tensors, results as named output tensors.
 
-Outputs stay in the order of the rows that came, because KServe's row i of an output belongs to
-row i of the input; so `index` is the row's own number.
+Outputs keep the order of the input rows, because KServe's row i of an output belongs to row i of
+the input. So `index` is the row's own number.
 """
 
 import time
@@ -32,7 +32,7 @@ _LONGEST_TIMEOUT_US = 10**12
 
 @dataclass(frozen=True)
 class Wanted:
-    """An output that a request names."""
+    """A requested output."""
 
     name: str
     parameters: Parameters
@@ -45,9 +45,10 @@ async def infer(
     parameters: Parameters,
     wanted: Iterable[Wanted],
 ) -> list[Output]:
-    """The outputs that are wanted, all for none. Raises InvalidRequest and what `call` raises.
+    """Run the model and return the `wanted` outputs; all if none is named. Raises InvalidRequest
+    and what `call` raises.
 
-    `tensors` and `wanted` are taken one by one, none behind the first that does not belong there.
+    `tensors` and `wanted` are consumed one by one, up to the first that is invalid.
     """
     names = _output_names(model, wanted)
     _shorten_deadline(call, parameters)
@@ -137,7 +138,7 @@ def _output_names(model: KserveModel, wanted: Iterable[Wanted]) -> list[str]:
 
 
 def _shorten_deadline(call: Call, parameters: Parameters) -> None:
-    """Let `call` end within Triton's `timeout`, microseconds of which 0 are no limit."""
+    """Apply Triton's parameter `timeout`, in microseconds, to the deadline; 0 is no limit."""
     found = parameters.get("timeout")
     number = _whole(found)
     if found is not None and (number is None or number < 0):
@@ -160,7 +161,7 @@ def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: W
 
 
 def whole_number(text: str) -> int | None:
-    """The number that `text` spells in ASCII digits; None for what is none, or out of reason."""
+    """The number in ASCII digits in `text`; None if it is not one, or absurdly long."""
     known = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     return int(text) if known else None
 
@@ -176,8 +177,8 @@ def _dimensions(parameters: Parameters) -> int | None:
 
 
 def _whole(found: Any) -> int | None:
-    """`found` as a whole number, which clients whose parameters have one type only write as text or
-    with a fraction of 0; None for what is none."""
+    """`found` as a whole number, None if it is not one. Clients with a single parameter type send
+    it as text or as a float."""
     if isinstance(found, str):
         return whole_number(found)
     if isinstance(found, float) and found.is_integer():

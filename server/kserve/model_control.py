@@ -1,4 +1,4 @@
-"""Loading a model again because a request asks for it, over HTTP and gRPC."""
+"""Model control: reload a model on request, over HTTP and gRPC."""
 
 import asyncio
 from functools import partial
@@ -12,14 +12,14 @@ from server.service import Service
 
 
 class ModelControlRefused(RequestRefused):
-    """What this server does not let requests do with models."""
+    """A model control request that is not allowed or not supported."""
 
 
 async def reload(service: Service, model: KserveModel) -> None:
-    """Reload `model` and wait for it; the one before stays when the new one cannot be served.
+    """Reload `model` and wait for it; the old model stays if the new one cannot be served.
 
-    Raises ModelControlRefused without RERANK_MODEL_CONTROL, NotReloaded, or Unavailable: ReloadInProgress while
-    another reload runs.
+    Raises ModelControlRefused without RERANK_MODEL_CONTROL, NotReloaded, or Unavailable
+    (ReloadInProgress while another reload runs).
     """
     if not service.settings.model_control:
         raise ModelControlRefused(

@@ -1,9 +1,9 @@
-"""POST /v1/rerank (Cohere v1, Jina, vLLM, Infinity: one superset answer) and /v2/rerank (Cohere's
+"""POST /v1/rerank (Cohere v1, Jina, vLLM, Infinity: one superset reply) and /v2/rerank (Cohere's
 alone).
 
-Shapes as cohere 7.3, Jina's API, vLLM's and Infinity's servers have them. Cohere and Jina cut
-documents that are too long, so END is the default here, but for vLLM's bodies;
-x-truncated-passages tells how many were.
+Shapes as in cohere 7.3, Jina's API, vLLM's and Infinity's servers. Cohere and Jina truncate
+documents that are too long, so END is the default here, except for vLLM's bodies. The header
+x-truncated-passages has the number of truncated documents.
 """
 
 import math
@@ -36,20 +36,20 @@ from server.surfaces.documents import (
 )
 from server.surfaces.nim import STATUSES
 
-# A search unit of Cohere's is one query with up to so many documents.
+# Cohere's search unit is one query with up to so many documents.
 _UNIT_DOCUMENTS = 100
 
 
 # Request. `model` is ignored, and so are unknown fields.
 class RelevantSpans(msgspec.Struct):
-    """Cohere v2's wish for the parts of a document that count: none are told here."""
+    """Cohere v2's request for the relevant parts of a document, which is not supported."""
 
     mode: Annotated[str, Meta(extra_json_schema={"const": "disabled"})]
 
 
 class NotInV2(msgspec.Struct):
-    """Fields of v1 and of other servers, which would change their answers: Cohere's v2 has none of
-    them, and they are refused rather than ignored."""
+    """Fields of v1 and of other servers that change answers there. Cohere's v2 does not have them;
+    they are refused rather than ignored."""
 
     truncate: None = None
     truncation: None = None
@@ -71,8 +71,9 @@ class NotInV2(msgspec.Struct):
 
 
 class RerankV2(NotInV2, kw_only=True):
-    """Cohere v2's body. `priority` is without effect: callers take turns. So are `rank_fields` and
-    `return_documents`, which litellm sends: documents are texts, and are not returned."""
+    """Cohere v2's body. `priority` has no effect, because fair queueing orders requests. Nor have
+    `rank_fields` and `return_documents`, which litellm sends: documents are texts, and are not
+    returned."""
 
     query: str
     documents: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
@@ -85,8 +86,8 @@ class RerankV2(NotInV2, kw_only=True):
 
 # Reply
 class ResultV1(msgspec.Struct):
-    """One document; `relevance_score` is the logit's sigmoid, or what else the model was saved
-    with, or the logit with `use_activation: false`, which Infinity calls `raw_scores: true`."""
+    """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
+    model was saved with; with `use_activation: false` (Infinity: `raw_scores: true`) the logit."""
 
     index: int
     relevance_score: float
@@ -94,21 +95,21 @@ class ResultV1(msgspec.Struct):
 
 
 class ResultV2(msgspec.Struct):
-    """One document; `relevance_score` is the logit's sigmoid, or what else the model was saved
-    with."""
+    """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
+    model was saved with."""
 
     index: int
     relevance_score: float
 
 
 class ApiVersion(msgspec.Struct):
-    """Which API the answer follows."""
+    """The API that the reply follows."""
 
     version: str
 
 
 class BilledUnits(msgspec.Struct):
-    """What Cohere would count; nothing is billed here."""
+    """Cohere's search units; nothing is billed here."""
 
     search_units: int
 
@@ -121,7 +122,7 @@ class CohereMeta(msgspec.Struct):
 
 
 class RerankUsage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for every document."""
+    """Tokens of all pairs; the query counts once for each document."""
 
     prompt_tokens: int
     total_tokens: int
@@ -138,7 +139,7 @@ class ReplyV1(msgspec.Struct):
 
 
 class ReplyV2(msgspec.Struct):
-    """Cohere v2's answer."""
+    """Cohere v2's reply."""
 
     id: str
     results: list[ResultV2]
@@ -158,7 +159,7 @@ def usage_of(ranking: Ranking) -> RerankUsage:
 
 
 def id_of(request_id: str | None) -> str:
-    """The id of one answer: its request's own, or a new one."""
+    """The id of a reply: the request's own, or a new one."""
     return request_id or uuid.uuid4().hex
 
 
@@ -220,13 +221,13 @@ class CohereError(msgspec.Struct):
 
 
 def error_type(failure: Failure) -> str:
-    """vLLM's word for a failure."""
+    """vLLM's error type of a failure."""
     types = {404: "NotFoundError", 401: "AuthenticationError", 503: "ServiceUnavailableError"}
     return types.get(failure.status, "BadRequestError" if failure.status < 500 else "InternalError")
 
 
 def error_body(failure: Failure) -> ErrorBody:
-    """The superset."""
+    """The superset error body."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
     return ErrorBody(
         failure.status, _ENCODER.encode(RerankError(failure.message, failure.message, detail))
@@ -234,13 +235,13 @@ def error_body(failure: Failure) -> ErrorBody:
 
 
 def error_body_v2(failure: Failure) -> ErrorBody:
-    """Cohere's."""
+    """Cohere's error body."""
     return ErrorBody(failure.status, _ENCODER.encode(CohereError(failure.message)))
 
 
 # Controller
 class CohereRerank(Controller):
-    """Two generations."""
+    """Both generations of Cohere's API."""
 
     @post("/v1/rerank", status_code=200)
     async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:

@@ -1,9 +1,9 @@
-"""What the rerank dialects share: one request, documents as texts or objects, and the best of a
-ranking.
+"""The common part of the rerank dialects: the request, documents as texts or objects, and top
+results.
 
-The families share paths, so every field of each is taken on each path, and the body says whose it
-is: one with a field of vLLM's alone, with `top_n: 0`, or with one text in place of the list, is
-vLLM's; one with `raw_scores` is Infinity's. Either takes blank texts.
+The dialects share paths, so each path accepts the fields of all. The body decides the family: with
+a field that only vLLM has, with `top_n: 0`, or with one text instead of the list, it is vLLM's;
+with `raw_scores` it is Infinity's. Both accept blank texts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,13 +26,13 @@ Documents = Annotated[list[Document], Meta(extra_json_schema={"minItems": 1})]
 Never = Annotated[Flag, Meta(extra_json_schema={"const": False})]
 
 _FIELD = ("text",)
-# What a vision model takes instead of a text: Jina's image, vLLM's list of parts.
+# Fields for vision models instead of a text: Jina's image, vLLM's list of parts.
 _NO_TEXTS = ("image", "content")
 
 
 class RerankRequest(PoolingFields, kw_only=True):
-    """The fields of Cohere v1, Jina, Infinity and vLLM, and the simple request's. `truncate` and
-    Jina's `truncation` say whether texts that are too long are cut; `raw_scores: true` gives
+    """The fields of Cohere v1, Jina, Infinity and vLLM, and of the simple request. `truncate` and
+    Jina's `truncation` say whether texts that are too long are truncated; `raw_scores: true` gives
     logits; `top_n: 0` means all."""
 
     query: str
@@ -53,7 +53,7 @@ class RerankRequest(PoolingFields, kw_only=True):
 
 
 class DocumentText(msgspec.Struct):
-    """A document as it was scored."""
+    """A document's text as it was scored."""
 
     text: str
 
@@ -62,7 +62,7 @@ ReturnedDocument = str | DocumentText | UnsetType
 
 
 class RankedDocuments(NamedTuple):
-    """A ranking of `texts`, which are the documents' in their order."""
+    """A ranking of `texts`, the documents' texts in their order."""
 
     ranking: Ranking
     texts: list[str]
@@ -71,9 +71,9 @@ class RankedDocuments(NamedTuple):
 async def rank_documents(
     exchange: Exchange, payload: RerankRequest, max_tokens: int, default: Truncate
 ) -> RankedDocuments:
-    """Rank as asked a model that takes `max_tokens`; texts that are too long are cut as `otherwise`
-    says where the request does not, but for vLLM's, which cuts none unless it is asked to. Raises
-    InvalidRequest, and what Call.rank raises."""
+    """Rank the payload's documents with a model of `max_tokens`. `default` is the truncation
+    without one in the payload, except for vLLM's, which then truncates nothing. Raises
+    InvalidRequest and what Call.rank raises."""
     _check(payload)
     documents = [payload.documents] if isinstance(payload.documents, str) else payload.documents
     at = Field("documents", alone=isinstance(payload.documents, str))
@@ -100,20 +100,21 @@ async def rank_documents(
 
 
 def family_of(payload: RerankRequest) -> Literal["vllm", "infinity"] | None:
-    """Whose request it is, as far as the body says so."""
+    """The family of the request, if the body decides it."""
     if is_vllm(payload) or payload.top_n == 0 or isinstance(payload.documents, str):
         return "vllm"
     return None if payload.raw_scores is None else "infinity"
 
 
 def wants_raw(payload: RerankRequest) -> bool:
-    """Whether relevance_score is to be the logit. Raises InvalidRequest for fields that differ."""
+    """Whether relevance_score is the logit. Raises InvalidRequest for contradicting fields."""
     return wants_logits(payload, payload.raw_scores)
 
 
 def document_writer(payload: RerankRequest, *, plain: bool) -> Callable[[str], ReturnedDocument]:
-    """What makes of a text what its result shows: an object for vLLM, a text for Infinity, which
-    has to ask; where the body says neither whose it is nor what it wants, a text if `plain`."""
+    """Returns a function from a text to the `document` of its result: an object for vLLM, a text
+    for Infinity if it asks for one. If the body decides neither family nor form, a text if
+    `plain`, else an object."""
     family = family_of(payload)
     asks = payload.return_documents
     if asks is False or (asks is None and family == "infinity"):
@@ -124,13 +125,14 @@ def document_writer(payload: RerankRequest, *, plain: bool) -> Callable[[str], R
 
 
 def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None) -> list[str]:
-    """The text of every document: itself, or its `fields` (`text`) in their order, a line each.
+    """The text of every document: the text itself, or the object's `fields` (`text`) in order, a
+    line each.
 
-    Raises InvalidRequest for an object without any of them, or with one that is no text.
+    Raises InvalidRequest for an object without any of the fields, or with one that is not a text.
     """
     names = dict.fromkeys(fields or _FIELD)  # a field named twice is still one text
     ranks = {name: rank for rank, name in enumerate(names)}
-    # Fields other than `text` are the caller's own words, which answers do not repeat.
+    # Other field names are the caller's text, which answers do not repeat.
     which = "the field text" if tuple(names) == _FIELD else "one of the rank_fields"
     return [_text(found, index, ranks, which) for index, found in enumerate(documents)]
 
@@ -138,7 +140,7 @@ def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None)
 def _text(document: Document, index: int, ranks: Mapping[str, int], which: str) -> str:
     if isinstance(document, str):
         return document
-    # Its own fields are walked, and not all that were named: a body may hold many of both.
+    # Loop over the document's own fields, not all named ones: a body may have many of both.
     named = sorted((name for name in document if name in ranks), key=ranks.__getitem__)
     found = [document[name] for name in named]
     if not found:
@@ -153,7 +155,7 @@ def _text(document: Document, index: int, ranks: Mapping[str, int], which: str) 
 
 
 def top_results(order: Sequence[int], top_n: int | None) -> Sequence[int]:
-    """The first `top_n` of `order`, all for None and 0."""
+    """The first `top_n` of `order`; all for None and 0."""
     return order[: top_n or None]
 
 
@@ -164,8 +166,8 @@ def check_least(name: str, found: int | None, least: int) -> None:
 
 
 def _check(payload: RerankRequest) -> None:
-    wants_raw(payload)  # which refuses fields that differ before anything is scored
-    # vLLM's default for all is 0; Infinity takes 1 at least.
+    wants_raw(payload)  # refuses contradicting fields before anything is scored
+    # vLLM's default, for all, is 0; Infinity's minimum is 1.
     check_least("top_n", payload.top_n, 1 if payload.raw_scores is not None else 0)
     check_least("max_query_length", payload.max_query_length, 1)
     check_least("max_doc_length", payload.max_doc_length, 1)

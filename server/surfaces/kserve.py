@@ -1,4 +1,4 @@
-"""KServe v2 over HTTP: /v2 and all below it, but for its health (server.health).
+"""KServe v2 over HTTP: /v2 and all routes below it except health (server.health).
 
 The Open Inference Protocol's REST form, with Triton's configuration, statistics, repository and
 binary tensor data extensions. Triton's client library 2.73 and the kserve SDK 0.20 work unchanged.
@@ -55,7 +55,7 @@ from server.service import Service
 from server.surface import Surface
 from server.surfaces.nim import STATUSES
 
-# No more inputs than that are unpacked, the one included that does not belong there.
+# The most inputs that are unpacked, including one that is then refused.
 _MOST_INPUTS = 3
 _BINARY = "application/octet-stream"
 _DECODER = msgspec.json.Decoder(InferRequest)
@@ -74,7 +74,7 @@ _BAD_REQUEST = 400
 
 
 def error_body(failure: Failure) -> ErrorBody:
-    """KServe's; a text that is too long is a bad request here."""
+    """KServe's error body; a text that is too long gets status 400 here."""
     long = issubclass(failure.kind, InputTooLong)
     status = _BAD_REQUEST if long else failure.status
     return ErrorBody(status, msgspec.json.encode(KserveError(failure.message)))
@@ -86,32 +86,31 @@ def _versioned(tail: str) -> list[str]:
 
 
 def _named(request: AnyRequest, service: Service) -> KserveModel:
-    """The model of the path, whose version is in some of the paths only."""
+    """The model in the path; only some paths have a version."""
     return find(service, request.path_params["model"], request.path_params.get("v"))
 
 
 async def _read(
     exchange: Exchange, request: AnyRequest
 ) -> tuple[KserveModel, InferRequest, Iterator[TextTensor]]:
-    """The model, what is asked of it, and the inputs: the bytes of the body are gone when these
-    have been taken."""
+    """The model, the request and its inputs. The body is freed once the inputs are consumed."""
     body = await exchange.body()
     found = _named(request, exchange.service)
     head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
     payload = await exchange.decode(_DECODER, head)
     check_binary_flags(payload)
-    # A text too many is unpacked before a tensor is refused.
+    # One text more than allowed is unpacked before a tensor is refused.
     most = _MOST_INPUTS * (found.limit.texts + 1)
     await exchange.reserve_raw(raw, islice(elements_of(raw), most))
     return found, payload, read_tensors(payload, raw, found.limit)
 
 
 class KserveRoutes(Controller):
-    """Every route is there with a version in its path and without."""
+    """KServe's routes; those of a model exist with and without a version in the path."""
 
     @get("/v2")
     async def server(self) -> Response[ServerReply]:
-        """What answers here."""
+        """The server's name and version."""
         return Response(ServerReply(SERVER_NAME, software_version(), list(EXTENSIONS)))
 
     @get(_versioned(""))
@@ -127,7 +126,7 @@ class KserveRoutes(Controller):
     async def ready(
         self, request: AnyRequest, service: NamedDependency[Service]
     ) -> Response[ModelReadyReply]:
-        """200 while the model should be asked."""
+        """200 while the model is ready."""
         found = _named(request, service)
         if service.stopping:
             raise ModelClosed
@@ -169,7 +168,7 @@ class KserveRoutes(Controller):
     async def index(
         self, request: AnyRequest, service: NamedDependency[Service]
     ) -> Response[list[IndexEntry]]:
-        """The models of the repository: all are ready, or none is."""
+        """The models of the repository; all are ready, or none is."""
         exchange = Exchange(request, service)
         if body := await exchange.body():
             await exchange.decode(_INDEX_DECODER, body)
@@ -178,7 +177,7 @@ class KserveRoutes(Controller):
 
     @post("/v2/repository/models/{model:str}/load", status_code=200)
     async def load(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Put what lies in the model's directory now in its place."""
+        """Reload the model from its directory."""
         exchange = Exchange(request, service)
         if body := await exchange.body():
             await exchange.decode(_LOAD_DECODER, body)

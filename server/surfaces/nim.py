@@ -1,8 +1,8 @@
 """NIM's ranking surface: POST /v1/ranking and the paths of NVIDIA's hosted service.
 
-Shapes as NIM 1.10.0 answers and its clients need them: langchain-nvidia-ai-endpoints 1.5.0,
+Shapes as in NIM 1.10.0 and as its clients need them: langchain-nvidia-ai-endpoints 1.5.0,
 llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.95.1,
-nv-ingest-client 26.3.0, Elasticsearch (which refuses any further key inside a ranking).
+nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ranking).
 """
 
 from typing import Annotated, Any, cast, get_args
@@ -36,7 +36,7 @@ class Text(msgspec.Struct):
 
 
 class RankingRequest(msgspec.Struct):
-    """The body of a ranking request; null stands for a field's default (Haystack sends it)."""
+    """The body of a ranking request; null means a field's default (Haystack sends it)."""
 
     query: Text
     passages: list[Text]
@@ -53,7 +53,7 @@ class Ranked(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for every passage."""
+    """Tokens of all pairs; the query counts once for each passage."""
 
     prompt_tokens: int
     total_tokens: int
@@ -72,14 +72,14 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
-    """Query and passages. Raises InvalidRequest for an image or a text that is not there."""
+    """Query and passages. Raises InvalidRequest for an image or a missing text."""
     query = _text(request.query, ("query",))
     passages = [_text(p, ("passages", index)) for index, p in enumerate(request.passages)]
     return query, passages
 
 
 def truncate_of(request: RankingRequest) -> Truncate:
-    """How to cut texts that are too long. START is not in NVIDIA's docs, but in its recipe."""
+    """How texts that are too long are truncated. START is in NVIDIA's recipe, not in its docs."""
     if request.truncate is None:
         return "NONE"
     if request.truncate not in _TRUNCATES:
@@ -109,7 +109,7 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
 
 # Error body
 class NimError(msgspec.Struct):
-    """NIM's error bodies in one: `error` is in those that are no validation error."""
+    """Both of NIM's error bodies; validation errors have no `error`."""
 
     message: str
     detail: dict[str, Any]
@@ -121,8 +121,8 @@ class NimError(msgspec.Struct):
 def error_body(failure: Failure) -> ErrorBody:
     """NIM's two error bodies.
 
-    `message` and `error` both hold the text: Astra and langchain read the one, older clients of
-    the hosted service the other; `detail` must not be null for langchain.
+    `message` and `error` both contain the text: Astra and langchain read `message`, older clients
+    of the hosted service read `error`. `detail` must not be null for langchain.
     """
     if failure.problem is not None:
         detail = {
@@ -153,7 +153,7 @@ class NimRanking(Controller):
         org: FromPath[str],
         model: FromPath[str],
     ) -> Response[bytes]:
-        """The same with the model in the path, as litellm and the hosted service do it."""
+        """The same with the model in the path, as in litellm and the hosted service."""
         return await _rank(request, service, f"{org}/{model}")
 
 

@@ -1,10 +1,10 @@
-"""POST /v1/embeddings: the embedding NIM's surface, which OpenAI's clients speak too.
+"""POST /v1/embeddings: the embedding NIM's surface, which OpenAI's clients use too.
 
-Shapes as NIM 1.13.0 answers and its clients need them: OpenAI SDK 3.52 (base64 by default),
+Shapes as in NIM 1.13.0 and as its clients need them: OpenAI SDK 3.52 (base64 by default),
 langchain-nvidia-ai-endpoints 1.5.0, llama-index-embeddings-nvidia 0.6.0, nvidia-haystack 3.0.0
 (reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Jina's, Infinity's, Mistral's and
-Voyage's requests to this path are honoured too, or refused where they ask for other vectors than
-there are.
+Voyage's requests to this path are honoured too, or refused if they request vectors that this server
+does not have.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _FORMATS = ("float", "base64")
 _MODALITIES = ("text",)
-# Jina's word for what texts are.
+# Jina's names of input types.
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _UNIT = "vectors come with length 1 from this server"
-# What fields may say that change nothing here, and why nothing else.
+# Fields with a fixed value: the accepted values, and the reason why no other is.
 _FIXED_FIELDS: dict[str, tuple[tuple[object, ...], str]] = {
     "add_special_tokens": ((True,), "the model was trained with its special tokens"),
     "use_activation": ((True,), _UNIT),
@@ -56,22 +56,22 @@ _FIXED_FIELDS: dict[str, tuple[tuple[object, ...], str]] = {
 
 
 def _enum(*values: str) -> Meta:
-    """What the documentation says of a field that is checked here, in our own words."""
+    """The documented values of a field that is checked here, for our own error message."""
     return Meta(extra_json_schema={"enum": list(values)})
 
 
 def _fixed(name: str) -> Meta:
-    """The same of a field of _AS_IT_IS."""
+    """The documented values of a field of _FIXED_FIELDS."""
     return Meta(extra_json_schema={"enum": list(_FIXED_FIELDS[name][0])})
 
 
-# Request. Unknown fields are ignored; null stands for a field's default (litellm sends it).
+# Request. Unknown fields are ignored; null means a field's default (litellm sends it).
 class EmbeddingRequest(msgspec.Struct):
-    """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are other
-    names of `input_type`, `dimensions` and `embedding_type`; `truncate_prompt_tokens` cuts a text
-    at `truncation_side`, prefix and special tokens included. A flag that is called `truncate` (by
-    Jina) or `truncation` (by Voyage) cuts what is too long. The last fields may ask for what is
-    done anyway."""
+    """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are synonyms
+    of `input_type`, `dimensions` and `embedding_type`. `truncate_prompt_tokens` truncates a text at
+    `truncation_side`, prefix and special tokens included. The flags `truncate` (Jina) and
+    `truncation` (Voyage) truncate texts that are too long. The last fields accept only the value
+    that applies anyway."""
 
     input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     model: str | None = None
@@ -117,7 +117,7 @@ class EmbeddingUsage(msgspec.Struct):
 
 
 class EmbeddingReply(msgspec.Struct):
-    """The vectors in the order of the texts. `model` is the name that was asked for."""
+    """The vectors in the order of the texts. `model` is the requested name."""
 
     data: list[Embedding]
     model: str
@@ -133,15 +133,15 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def texts_of(request: EmbeddingRequest) -> list[str]:
-    """The texts, of which one may come without a list."""
+    """The texts; a single one may come without a list."""
     return [request.input] if isinstance(request.input, str) else request.input
 
 
 def input_type_of(
     request: EmbeddingRequest, accepted: Container[str]
 ) -> tuple[str | None, InputType | None]:
-    """The model's name without its suffix, and what the texts are, by field or suffix. The end of
-    a name that is `accepted` as it stands is no suffix."""
+    """The model's name without its suffix, and the input type by field or suffix. A name that is
+    `accepted` as it is has no suffix."""
     task = _one_of(request.task, tuple(_TASKS), "task")
     input_type = _one_of(request.input_type, _INPUT_TYPES, "input_type")
     input_type = merge_synonyms(
@@ -186,7 +186,7 @@ def _base64(row: npt.NDArray[np.generic]) -> bytes:
 
 
 def _numbers(row: npt.NDArray[np.generic]) -> bytes:
-    # Writes float32 with the fewest digits that read back as the same float32.
+    # orjson writes float32 with the fewest digits that round-trip.
     return orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -212,7 +212,7 @@ def _type_of(request: EmbeddingRequest) -> EmbeddingType:
 
 
 def _check(request: EmbeddingRequest) -> None:
-    """Refuse what is documented and cannot be done here."""
+    """Refuse documented values that are not supported here."""
     _one_of(request.encoding_format, _FORMATS, "encoding_format")
     _type_of(request)
     for name, (known, why) in _FIXED_FIELDS.items():
@@ -237,7 +237,7 @@ class OpenAiErrorDetail(msgspec.Struct):
 
 
 class OpenAiError(msgspec.Struct):
-    """NIM's error body with OpenAI's inside, so that the clients of both show the text."""
+    """NIM's error body with OpenAI's inside, so that clients of both show the message."""
 
     message: str
     detail: dict[str, Any]
@@ -257,7 +257,7 @@ def error_body(failure: Failure) -> ErrorBody:
 
 # Controller
 class OpenAiEmbeddings(Controller):
-    """One operation."""
+    """The embeddings route."""
 
     @post("/v1/embeddings", status_code=200)
     async def embed(

@@ -1,8 +1,7 @@
-"""The fields that vLLM's requests to rerank and to score have in common, and that tell a body as
-vLLM's.
+"""The common fields of vLLM's rerank and score requests, by which a body is recognised as vLLM's.
 
-As the pooling entrypoints of vLLM have it on 2026-11-28. Its template, padding and queue are not
-ours: what would change them is refused, not ignored.
+As in vLLM's pooling entrypoints on 2026-11-28. Fields that change its template, padding or queue
+are refused, not ignored, because ours differ.
 """
 
 from typing import Annotated, Any
@@ -26,8 +25,8 @@ _PRIORITIES = 2**63
 
 class PoolingFields(msgspec.Struct, kw_only=True):
     """vLLM's fields. `max_tokens_per_query` and `max_tokens_per_doc` keep the first tokens of a
-    text, `truncate_prompt_tokens` cuts the pair at `truncation_side`. `use_activation: false`,
-    which was called `activation` and `softmax`, gives logits. `request_id` is the answer's id."""
+    text. `truncate_prompt_tokens` truncates the pair at `truncation_side`. `use_activation: false`
+    (formerly `activation` and `softmax`) gives logits. `request_id` is the reply's id."""
 
     model: str | None = None
     truncate_prompt_tokens: PromptTokens | None = None
@@ -41,7 +40,7 @@ class PoolingFields(msgspec.Struct, kw_only=True):
     padding: Padding | None = None
     instruction: Annotated[str, Meta(extra_json_schema={"const": ""})] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    # Without effect on an answer.
+    # Without effect on the reply.
     user: str | None = None
     priority: Whole | None = None
     cache_salt: Salt | None = None
@@ -53,13 +52,13 @@ _OWN = tuple(name for name in PoolingFields.__struct_fields__ if name != "model"
 
 
 def is_vllm(payload: PoolingFields) -> bool:
-    """Whether the request has a field that is vLLM's alone."""
+    """Whether the request has a field that only vLLM has."""
     return any(getattr(payload, name) is not None for name in _OWN)
 
 
 def wants_logits(payload: PoolingFields, raw_scores: bool | None = None) -> bool:
-    """Whether scores are to be left as the model gives them, by vLLM's fields or Infinity's
-    `raw_scores`. Raises InvalidRequest for fields that differ."""
+    """Whether scores are logits, by vLLM's fields or Infinity's `raw_scores`. Raises InvalidRequest
+    for contradicting fields."""
     activated = {
         name: getattr(payload, name) for name in ("use_activation", "activation", "softmax")
     }
@@ -77,8 +76,8 @@ def cut_of(
     truncation: bool | None = None,
     default: Truncate = "NONE",
 ) -> tuple[Truncate, TokenLimits]:
-    """Where texts are cut; the arguments as `prompt_cut` has them. Raises InvalidRequest for a field that
-    cannot be done."""
+    """How texts are truncated; the arguments are those of `prompt_cut`. Raises InvalidRequest for
+    unsupported fields."""
     _refuse_others(payload)
     truncated, pair = prompt_cut(
         max_tokens,

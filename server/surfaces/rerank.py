@@ -1,8 +1,8 @@
-"""POST /rerank, which four families share: the simple one, vLLM's, Infinity's, and TEI's.
+"""POST /rerank, shared by four families: the simple request, vLLM's, Infinity's and TEI's.
 
-`documents` gets one superset answer: the open-data-reranker's results, the scores and
-ranked_indices that `rerank_client` reads, vLLM's id, model and usage. How a result shows its
-document depends on whose body it is (`documents.showing`). `texts` gets TEI's list.
+A body with `documents` gets one superset reply: the open-data-reranker's results, the scores and
+ranked_indices that `rerank_client` reads, vLLM's id, model and usage. The form of a result's
+document depends on the family (`documents.document_writer`). A body with `texts` gets TEI's list.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ class _Which(msgspec.Struct):
 
 # Reply
 class Result(msgspec.Struct):
-    """One document: a plain text, or an object for vLLM's bodies and with return_documents."""
+    """One document: a text, or an object for vLLM's bodies and with return_documents."""
 
     index: int
     relevance_score: float
@@ -84,7 +84,7 @@ def _encode(ranked: RankedDocuments, payload: RerankRequest, model: str) -> byte
 
 # Controller
 class Rerank(Controller):
-    """One path; the body says which family asks."""
+    """One path; the body decides the family."""
 
     @post("/rerank", status_code=200)
     async def rerank(
@@ -101,12 +101,12 @@ class Rerank(Controller):
 
 
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
-    """What is asked; the bytes of the body are gone then."""
+    """Read and decode the request; the body is freed afterwards."""
     body = await exchange.json_body()
     try:
         which = await exchange.decode(_WHICH, body)
     except InvalidRequest:
-        if b'"texts"' in body and b'"documents"' not in body:  # as far as can be told of no JSON
+        if b'"texts"' in body and b'"documents"' not in body:  # a guess for invalid JSON
             exchange.use_error_format(tei.error_body)
         raise
     if which.documents != _NULL and which.texts != _NULL:

@@ -1,5 +1,4 @@
-"""Several fields that say one thing, as dialects that share a path call it each by a name of its
-own."""
+"""Synonyms: fields of different dialects on one path that have the same meaning."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,8 +9,8 @@ T = TypeVar("T")
 
 
 def merge_synonyms(values: Mapping[str, T | None]) -> T | None:
-    """What the fields say that say anything; None where none does. Raises InvalidRequest, which names the
-    later one, where two differ."""
+    """The common value of synonymous fields; None if none is set. Raises InvalidRequest, which
+    names the later field, if two differ."""
     found: T | None = None
     for name, value in values.items():
         if found is not None and value not in (None, found):

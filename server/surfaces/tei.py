@@ -1,8 +1,8 @@
-"""Text Embeddings Inference: POST /embed, POST /tokenize, GET /info, and its voice on /rerank.
+"""Text Embeddings Inference: POST /embed, POST /tokenize, GET /info, and its bodies on /rerank.
 
-Shapes and statuses as the router of text-embeddings-inference 1.9.3 has them. Token ids as inputs
-are not taken: the model has a tokenizer of its own. A text of no characters is Empty, and so is a
-pair of two such; a text of blanks alone is a text.
+Shapes and statuses as in the router of text-embeddings-inference 1.9.3. Token ids as inputs are
+refused, because the model has its own tokenizer. An empty text, or a pair of empty texts, is the
+error Empty; a text of blanks is accepted.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 
-# Every token comes back as a JSON object some ten times as long as its text, and a tokenizer may
-# make a token of every byte.
+# The most bytes to tokenise: every token becomes a JSON object some ten times as long as its text,
+# and a tokenizer may make a token of every byte.
 _MOST_BYTES = 1 << 20
 _TOKENS_AT_ONCE = 1 << 12
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
@@ -58,7 +58,7 @@ class TextsRequest(msgspec.Struct):
 
 
 class EmbedRequest(msgspec.Struct):
-    """POST /embed. `prompt_name` says what the texts are: query, passage or document."""
+    """POST /embed. `prompt_name` is the input type of the texts: query, passage or document."""
 
     inputs: str | Texts
     normalize: Annotated[bool, Meta(extra_json_schema={"const": True})] | None = True
@@ -69,8 +69,8 @@ class EmbedRequest(msgspec.Struct):
 
 
 class TokenizeRequest(msgspec.Struct):
-    """POST /tokenize: texts as they are, without template; behind an embedder's own prefix with
-    `prompt_name`, or with EMBED_DEFAULT_INPUT_TYPE."""
+    """POST /tokenize: texts without template. An embedder's prefix is added with `prompt_name` or
+    EMBED_DEFAULT_INPUT_TYPE."""
 
     inputs: str | Texts
     add_special_tokens: bool = True
@@ -87,7 +87,7 @@ class Rank(msgspec.Struct, omit_defaults=True):
 
 
 class SimpleToken(msgspec.Struct, gc=False):
-    """One token; those that the tokenizer added have no place in the text."""
+    """One token; special tokens have no place in the text."""
 
     id: int
     text: str
@@ -125,7 +125,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
-    """TEI's two fields in our word."""
+    """Our truncation for TEI's two fields."""
     if direction is not None and direction not in _SIDES:
         raise InvalidRequest("literal_error", ("truncation_direction",), "wanted left or right")
     return _SIDES[direction or "right"] if truncate else "NONE"
@@ -141,13 +141,13 @@ def _encode_ranks(ranking: Ranking, payload: TextsRequest) -> bytes:
 
 
 def _listed(inputs: str | list[str]) -> tuple[list[str], Field]:
-    """The texts, and where they stand."""
+    """The texts, and their field in the body."""
     alone = isinstance(inputs, str)
     return [inputs] if isinstance(inputs, str) else inputs, Field("inputs", alone=alone)
 
 
 def _refuse_empty(texts: list[str], at: Field) -> None:
-    """Raise InvalidRequest for a text of no characters, which TEI takes for none."""
+    """Raise InvalidRequest for an empty text, as TEI does."""
     if "" in texts:
         place = at.place(texts.index(""))
         raise InvalidRequest("too_short", place, "this text is empty; send at least one character")
@@ -160,7 +160,7 @@ def _input_type(name: str | None) -> InputType | None:
 
 
 def _prompt(service: Service, name: str | None) -> str:
-    """What is put before a text that is tokenised. Raises InvalidRequest."""
+    """The prefix of texts to tokenise. Raises InvalidRequest."""
     input_type, model = _input_type(name), service.primary.model
     if isinstance(model, Embedder):
         return model.prefix(input_type or service.settings.default_input_type)
@@ -171,7 +171,7 @@ def _prompt(service: Service, name: str | None) -> str:
 
 
 def _check_embed(payload: EmbedRequest, most: int | None) -> None:
-    """Raise InvalidRequest for what cannot be had of vectors that have `most` dimensions."""
+    """Raise InvalidRequest for options that vectors of `most` dimensions do not support."""
     if payload.normalize is False:
         message = "vectors come with length 1 from this server; leave it out, or send true"
         raise InvalidRequest("value_error", ("normalize",), message)
@@ -182,7 +182,8 @@ def _check_embed(payload: EmbedRequest, most: int | None) -> None:
 
 
 def _encode_tokens(texts: list[str], found: Iterable[Iterator[Token]]) -> bytes:
-    """The reply, a part at a time: no objects of a whole text, and no long stop of other work."""
+    """Encode the reply in parts, so that a long text neither becomes objects all at once nor blocks
+    other work."""
     return b"[" + b",".join(map(_encode_text, texts, found)) + b"]"
 
 
@@ -241,7 +242,8 @@ class TeiError(msgspec.Struct):
     error_type: str
 
 
-# The first class of an error's ancestry that is in here decides: TEI's own status and word.
+# TEI's own statuses and error types. The first class in an error's method resolution order that has
+# a row decides.
 _KINDS: dict[type[Exception], tuple[int, str]] = {
     NoPassages: (400, "Empty"),
     InvalidRequest: (422, "Validation"),
@@ -267,13 +269,13 @@ def error_body(failure: Failure) -> ErrorBody:
 
 # Controller
 async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
-    """The body of POST /rerank with `texts`."""
+    """Decode the body of POST /rerank with `texts`."""
     exchange.use_error_format(error_body)
     return await exchange.decode(_TEXTS, body)
 
 
 async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[bytes]:
-    """POST /rerank with `texts`."""
+    """Answer POST /rerank with `texts`."""
     truncate = truncate_of(payload.truncate, payload.truncation_direction)
     at = Field("texts")
     if not payload.query:
@@ -298,7 +300,7 @@ async def _read_inputs(exchange: Exchange, decoder: "msgspec.json.Decoder[Payloa
 
 
 class TeiRoutes(Controller):
-    """What belongs to TEI alone."""
+    """The routes that only TEI has."""
 
     @post("/embed", status_code=200)
     async def embed(
@@ -354,7 +356,7 @@ class TeiRoutes(Controller):
 
     @get("/info")
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:
-        """What is served."""
+        """The served model."""
         return Response(_info(service))
 
 

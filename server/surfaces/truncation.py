@@ -1,6 +1,6 @@
-"""Whether, where and behind how many tokens texts are cut, in the words of the dialects that share
-a path: `truncate` (NIM, and a flag of Jina's embeddings), `truncation` (a flag of Jina's rerankers
-and Voyage), `truncate_prompt_tokens` and `truncation_side` (vLLM).
+"""Truncation fields of the dialects that share a path: `truncate` (NIM, and a flag of Jina's
+embeddings), `truncation` (a flag of Jina's rerankers and Voyage), `truncate_prompt_tokens` and
+`truncation_side` (vLLM).
 """
 
 from typing import Annotated, get_args
@@ -29,9 +29,9 @@ def prompt_cut(
     truncation: bool | None = None,
     default: Truncate = "NONE",
 ) -> tuple[Truncate, int | None]:
-    """Where and behind how many tokens a prompt is cut for a model that takes `max_tokens`, by what
-    the fields say; `tokens` and `side` are vLLM's. Without any it is END or NONE, as `otherwise`.
-    Raises InvalidRequest, for fields that differ too."""
+    """The truncation of a prompt and its limit of tokens, for a model of `max_tokens`. `tokens` and
+    `side` are vLLM's fields. Without any field the truncation is `default`. Raises InvalidRequest,
+    also for contradicting fields."""
     direction = next((word for word in TRUNCATES if word == truncate), None)
     if isinstance(truncate, str) and direction is None:
         raise InvalidRequest(

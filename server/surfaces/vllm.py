@@ -1,6 +1,6 @@
-"""POST /score and /v1/score: vLLM's scoring of one text against another.
+"""POST /score and /v1/score: vLLM's scores of text pairs.
 
-Shapes as vLLM's pooling entrypoints have them: 1:1, 1:N and N:N, in four spellings.
+Shapes as in vLLM's pooling entrypoints: 1:1, 1:N and N:N, in four spellings.
 """
 
 import time
@@ -49,7 +49,8 @@ _SPELLINGS = (
 
 # Reply
 class Score(msgspec.Struct):
-    """One pair's score: the logit's sigmoid, what else the model was saved with, or the logit."""
+    """One pair's score: the logit's sigmoid, the other activation that the model was saved with, or
+    the logit."""
 
     index: int
     score: float
@@ -73,7 +74,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def _sides(payload: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]:
-    """Both sides with the names of their fields."""
+    """Both sides of the pairs, with the names of their fields."""
     names = dict.fromkeys(chain(*_SPELLINGS))
     given = {name: found for name in names if (found := getattr(payload, name)) is not None}
     for first, second in _SPELLINGS:
@@ -106,14 +107,14 @@ class ScoreError(msgspec.Struct):
 
 
 def error_body(failure: Failure) -> ErrorBody:
-    """vLLM's."""
+    """vLLM's error body, for scores."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
     return ErrorBody(failure.status, _ENCODER.encode(ScoreError(detail)))
 
 
 # Controller
 class Scores(Controller):
-    """One operation on two paths."""
+    """The score route, on two paths."""
 
     @post(["/score", "/v1/score"], status_code=200)
     async def score(
@@ -125,7 +126,7 @@ class Scores(Controller):
         served = service.served("rank")
         (first, one), (second, two) = _sides(payload)
         pairs = _pairs(one, two, second)
-        wants_logits(payload)  # which refuses fields that differ before anything is scored
+        wants_logits(payload)  # refuses contradicting fields before anything is scored
         truncate, limits = cut_of(payload, served.model.info.max_tokens)
         ranking = await exchange.rank_pairs(
             pairs,

@@ -71,5 +71,5 @@ def test_not_ready_while_the_engine_is_away(
     # Without any request: none comes to a server that is not ready.
     wait_until(lambda: server.get("/v1/health/ready").status_code == 200)
     assert server.rank(BODY).status_code == 200
-    wait_until(lambda: "the engine is back" in caplog.text)
+    wait_until(lambda: "the engine is reachable again" in caplog.text)
     assert "Traceback" not in caplog.text
