@@ -71,7 +71,7 @@ class TokenizerFailed(InputRejected):
 
     def __init__(self) -> None:
         super().__init__(
-            "the model's tokenizer gave up on a text, cut in too many ways by its patterns; "
+            "the model's tokenizer gave up on a text, on which its patterns backtrack too much; "
             "send a shorter or a more ordinary text"
         )
 
@@ -119,8 +119,8 @@ class TextTooLarge(InputRejected):
 
     def __init__(self, found_characters: int, most_characters: int) -> None:
         super().__init__(
-            f"found {found_characters} characters, wanted at most {most_characters}; leave out "
-            "what says nothing, such as long runs of blanks, or ask for truncation"
+            f"found {found_characters} characters, wanted at most {most_characters}; remove long "
+            "runs of blanks and the like, or request truncation"
         )
 
 
@@ -168,7 +168,7 @@ class DeviceLost(Unavailable):
     """The device failed for good: every later call fails until the process restarts."""
 
     def __init__(self) -> None:
-        super().__init__("the device failed and needs a new process; ask again in a while")
+        super().__init__("the device failed and the process must be restarted; retry later")
 
 
 class EngineUnreachable(Unavailable):

@@ -92,9 +92,9 @@ def open_best(
     for name in names:
         if failure is not None and name not in GPU_ENGINES:
             raise EngineError(
-                f"{requested} takes no CPU for a GPU that fails: {'; '.join(refusals)}; free the "
-                "GPU's memory or repair it and start again, or choose the target that runs on "
-                f"{name}"
+                f"{requested} does not fall back to the CPU when a GPU fails: "
+                f"{'; '.join(refusals)}; free the GPU's memory or repair it and start again, or "
+                f"choose the target that runs on {name}"
             ) from failure
         try:
             _refuse_short(name, manifest, options)
@@ -181,8 +181,8 @@ def plan_mismatch(manifest: Manifest, gpu: Gpu, version: str, *, host_code: bool
         return f"it was built with TensorRT {built.tensorrt}, found {version}"
     if plan.version_compatible and not host_code:
         return (
-            "it brings code for the CPU along, to run on later versions of TensorRT, which "
-            "NIM_TRT_ENGINE_HOST_CODE_ALLOWED=1 would allow"
+            "it contains code for the CPU, to run on later versions of TensorRT, which "
+            "NIM_TRT_ENGINE_HOST_CODE_ALLOWED=1 allows"
         )
     return None
 
@@ -254,8 +254,8 @@ def _refuse_short(engine: str, manifest: Manifest | None, options: EngineOptions
     most = longest([ShapeRange(one.batch, one.sequence) for one in shapes])
     if most is not None and wanted > most:
         raise EngineUnavailable(
-            f"it takes rows of {most} tokens, found {wanted} wanted; MAX_SEQUENCE_LENGTH={most} "
-            "would let it be chosen"
+            f"it takes rows of at most {most} tokens, wanted {wanted}; MAX_SEQUENCE_LENGTH={most} "
+            "allows it"
         )
 
 

@@ -137,7 +137,7 @@ def _capture_python_output() -> None:
         error = seen.exc_value or seen.exc_type()
         _log.error(
             "%s",
-            seen.err_msg or "an exception that nobody can catch",
+            seen.err_msg or "an unraisable exception",
             exc_info=(seen.exc_type, error, seen.exc_traceback),
         )
 

@@ -308,8 +308,8 @@ class Service:
                 raise ArtifactError(f"found kind {model.info.kind}, wanted {kind}")
             if before.model.info.proven and not model.info.proven:
                 raise ArtifactError(
-                    f"found no {MANIFEST_FILE}, wanted an artifact: the model that is served was "
-                    "proven, and one that was not does not take its place"
+                    f"found no {MANIFEST_FILE}, wanted an artifact: the served model is proven, "
+                    "and only a proven one may replace it"
                 )
             with self._reload_watchdog(model):
                 model.warm_up()
@@ -492,7 +492,7 @@ def _open_with_timeout(
             return opened.result()
         opened.add_done_callback(_close_late)
         raise ArtifactError(
-            f"the model did not open within {_OPEN_TIMEOUT_S:.0f} s; look after its disk"
+            f"the model did not open within {_OPEN_TIMEOUT_S:.0f} s; check its disk"
         ) from None
 
 

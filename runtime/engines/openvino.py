@@ -106,8 +106,8 @@ def open_engine(
     except Exception as error:
         if _WEIGHTS_ELSEWHERE in str(error):
             raise EngineUnavailable(
-                f"engine {name} takes no weights beside {model_file.name} that are links out of "
-                "its directory, as the hub's cache has them; copy the directory with `cp -rL`, or "
+                f"engine {name} cannot load weights of {model_file.name} that are links out of its "
+                "directory, as in the hub's cache; copy the directory with `cp -rL`, or "
                 "choose a target of onnxruntime-cpu"
             ) from error
         raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error

@@ -277,9 +277,9 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
 
 def keeps_types(version: str) -> bool:
     """Whether this version of ONNX Runtime gives TensorRT the types of the graph's values."""
-    first, mended = _UNTYPED_VERSIONS
+    first, fixed = _UNTYPED_VERSIONS
     found = tuple(int(part) for part in version.split(".")[:2])
-    return not first <= found < mended
+    return not first <= found < fixed
 
 
 def provider_options(
@@ -365,7 +365,7 @@ def _writable_cache(setup: EngineSetup, ort: Any) -> Path | None:
     """Create the cache folder for this version of ONNX Runtime and this memory limit, which the
     names of compiled engines do not contain. Raises EngineUnavailable."""
     if setup.cache is None:
-        _log.warning("no NIM_CACHE_PATH: TensorRT compiles the graph anew at every start")
+        _log.warning("no NIM_CACHE_PATH: TensorRT compiles the graph again at every start")
         return None
     bound = "" if setup.memory_bytes is None else f"-{setup.memory_bytes}"
     folder = setup.cache / f"onnxruntime-{ort.__version__}{bound}"
@@ -471,8 +471,8 @@ def _refuse_other_providers(name: str, own: str, session: Any) -> None:
     heavy = [f"{op} × {n} ({ep})" for (ep, op), n in sorted(left.items()) if _HEAVY.search(op)]
     if heavy:
         raise EngineUnavailable(
-            f"engine {name}: {own} does not take {', '.join(heavy)}, which would have been "
-            f"computed elsewhere; {_TAKES_ALL[own]}"
+            f"engine {name}: {own} does not support {', '.join(heavy)}, which would run on another "
+            f"provider; {_TAKES_ALL[own]}"
         )
     if left:
         listed = ", ".join(f"{op} × {n} ({ep})" for (ep, op), n in left.items())

@@ -178,7 +178,7 @@ class Admission:
         needed_s = backlog_s + alone_s
         if needed_s > left_s:
             raise Overloaded(
-                f"the answer would take {needed_s:.0f} s for what waits before it and itself, "
-                "longer than the request's deadline; send it again",
+                f"the answer would take {needed_s:.0f} s, the requests before it included, longer "
+                "than the request's deadline; send it again",
                 retry_after_s,
             )

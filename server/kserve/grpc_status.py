@@ -40,7 +40,7 @@ class TooManyWatches(RequestRefused):
     """Too many Watch streams of the server's health."""
 
     def __init__(self, found: int) -> None:
-        super().__init__(f"found {found} callers that watch already, wanted fewer; ask with Check")
+        super().__init__(f"found {found} Watch streams already, wanted fewer; use Check instead")
 
 
 # Statuses that are the server's own fault, as OpenTelemetry's conventions count them.

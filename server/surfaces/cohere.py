@@ -193,7 +193,7 @@ def _check_v2(payload: RerankV2) -> None:
     check_least("top_n", payload.top_n, 1)
     check_least("max_tokens_per_doc", payload.max_tokens_per_doc, 1)
     if payload.relevant_spans is not None and payload.relevant_spans.mode != "disabled":
-        message = "this server tells no spans; leave it out, or send the mode disabled"
+        message = "this server returns no spans; leave it out, or send the mode disabled"
         raise InvalidRequest("value_error", ("relevant_spans", "mode"), message)
 
 

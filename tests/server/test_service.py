@@ -128,7 +128,7 @@ def test_a_model_that_is_ready_when_all_close_is_closed(
         service.close()
         inherit_estimates(self, before)
 
-    monkeypatch.setattr(Model, "follow", close_meanwhile)
+    monkeypatch.setattr(Model, "inherit_estimates", close_meanwhile)
     with pytest.raises(ModelClosed):
         service.reload("rank")
     with pytest.raises(ModelClosed):
@@ -315,7 +315,7 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
     async def hold(service: Service) -> None:
-        with service.bodies.holding(200 << 20):
+        with service.body_budget.reserving(200 << 20):
             pass
 
     service = Service(settings(NIM_HTTP_BODY_LIMIT_BYTES="100000"))

@@ -359,7 +359,7 @@ def test_work_that_was_left_to_the_cpu_stops_the_start(
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     session = Session(providers, CPUExecutionProvider=["Attention", "Attention", "Shape"])
     with pytest.raises(
-        EngineUnavailable, match=r"does not take Attention × 2 \(CPUExecutionProvider\)"
+        EngineUnavailable, match=r"does not support Attention × 2 \(CPUExecutionProvider\)"
     ):
         opened(monkeypatch, bare_directory, "onnxruntime-cuda", session)
     session = Session(providers, CPUExecutionProvider=["Shape", "Range"])
@@ -375,7 +375,7 @@ def test_work_that_tensorrt_left_to_cuda_stops_the_start(
     caplog.set_level("INFO")
     name, providers = "onnxruntime-tensorrt", PROVIDERS[:2]
     session = Session(providers, CUDAExecutionProvider=["MatMul", "Cast"])
-    with pytest.raises(EngineUnavailable, match=r"does not take MatMul × 1 \(CUDA.*cuda-fp16"):
+    with pytest.raises(EngineUnavailable, match=r"does not support MatMul × 1 \(CUDA.*cuda-fp16"):
         opened(monkeypatch, bare_directory, name, session)
     given = {"CUDAExecutionProvider": ["Cast"], "CPUExecutionProvider": ["Shape"]}
     opened(monkeypatch, bare_directory, name, Session(providers, **given))
