@@ -137,7 +137,7 @@ def test_watches_have_a_number(probe: Probe, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(grpc_health, "_MOST_WATCHES", 2)
     held = [probe.watch(), probe.watch()]
     assert [next(one) for one in held] == [SERVING] * 2
-    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "2 callers"):
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "2 Watch streams"):
         next(probe.watch())
     assert probe.check() == SERVING
     held[0].cancel()
