@@ -132,7 +132,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse files and keys of the checkpoint that are not known, instead of naming them",
+        help="refuse files and keys of the checkpoint that are not known, and scores that are all "
+        "alike, instead of naming them",
     )
     parser.add_argument(
         "--unwitnessed",

@@ -35,8 +35,9 @@ from exporter.explaining import blame
 from exporter.long_rows import LONG, bound_attention, bounded_copy, unbound_attention
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.own_reading import own_reading
+from exporter.pad_token import drop_pad
 from exporter.parity import COARSE, open_report, package_versions
-from exporter.progress import stage
+from exporter.progress import stage, tell
 from exporter.prompt import Prompt
 from exporter.proof import Proof, make_proof
 from exporter.quantization.static import quantize_for_tensorrt
@@ -50,6 +51,7 @@ from exporter.wished import wished_pooling, wishes_of
 from exporter.witness import rank_witness, vector_witness
 from exporter.witness.base import RankWitness, Witness
 from exporter.workspace import refuse_foreign, workspace
+from runtime.artifact import find_directory
 from runtime.engines import open_engine
 from runtime.manifest import (
     MODEL_FILE,
@@ -96,7 +98,8 @@ class Wish:
     what the checkpoint says.
 
     `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
-    the checkpoint that nobody here knows, `unwitnessed` takes one that no witness can load.
+    the checkpoint that nobody here knows, and scores that are all alike; `unwitnessed` takes one
+    that no witness can load.
     """
 
     profile: str | None = None
@@ -177,7 +180,10 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
         )
         manifest, tokenizer = found.manifest, found.tokenizer
         answers = asking(found, checkpoint, unwitnessed=wish.unwitnessed)
-        _refuse_tiny_limit(make_proof(manifest, answers), manifest.max_tokens)
+        proof = make_proof(manifest, answers)
+        _refuse_tiny_limit(proof, manifest.max_tokens)
+        if wish.strict and (flat := proof.flat()):
+            raise CheckpointRefused(f"{flat} It is refused because of --strict")
         report = open_report(
             engine, target, answers.witness, random_weights=checkpoint.random_weights
         )
@@ -215,6 +221,7 @@ def coarsen(
     """
     target = load_target_profile(target_name)
     engine = engine or target.engine
+    source = find_directory(source)
     fine = read_manifest(source)
     _refuse_coarsening(fine, target, source, out)
     refuse_foreign(out)
@@ -263,6 +270,9 @@ def _make(
     target, engine = load_target_profile(manifest.target), report.engine
     proof = make_proof(manifest, answers)
     proof.say_cut(report, manifest.max_tokens)
+    if flat := proof.flat():
+        report.flat = flat
+        tell(flat)
     try:
         _check_tokens(directory, report, proof)
         write_graph()
@@ -333,6 +343,7 @@ def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
     Writes nothing in `directory`. Raises ArtifactError, EngineError or ExportError naming what
     differs.
     """
+    directory = find_directory(directory)
     manifest = read_manifest(directory)
     with stage("check hashes"):
         check_files(directory, manifest)
@@ -392,7 +403,8 @@ def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference |
     vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
     place = source / "tokenizer"
     loaded = load_checkpoint_tokenizer(place, None)
-    tokenizer = CheckpointTokenizer(loaded, place, fine.template, fine.max_tokens)
+    dropped = drop_pad(loaded, vocabulary)  # one that transformers' class adds again
+    tokenizer = CheckpointTokenizer(loaded, place, fine.template, fine.max_tokens, dropped)
     kind = RankArtifact if fine.kind == "rank" else VectorArtifact
     with stage("ask the artifact about the parity texts"):
         artifact = kind(source, fine, tokenizer)

@@ -15,6 +15,8 @@ import safetensors
 import torch
 
 from exporter.errors import CheckpointRefused
+from exporter.pickles import conversion, pickles
+from runtime.hub_cache import hub_name
 from runtime.model_files import JSON_BYTES, open_file, read_bounded
 
 WEIGHTS_FILE = "model.safetensors"
@@ -52,13 +54,7 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
         return _tensors_of(directory / WEIGHTS_FILE)
     if (directory / INDEX_FILE).is_file():
         return _sharded(directory)
-    pickled = sorted(p.name for p in directory.glob("pytorch_model*.bin"))
-    found = f"found {pickled[0]}" if pickled else "found no weights"
-    raise CheckpointRefused(
-        f"{found} in {directory}, wanted {WEIGHTS_FILE} or {INDEX_FILE}; pickled weights can "
-        "run code when read and are not opened: convert to safetensors "
-        "(save_pretrained writes it)"
-    )
+    raise _without_weights(directory)
 
 
 def first(names: Iterable[str], limit: int = 5) -> str:
@@ -66,6 +62,27 @@ def first(names: Iterable[str], limit: int = 5) -> str:
     listed = sorted(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(name[:200] for name in listed[:limit]) + more
+
+
+def _without_weights(directory: Path) -> CheckpointRefused:
+    wanted = f"in {directory}, wanted {WEIGHTS_FILE} or {INDEX_FILE}"
+    if found := pickles(directory):
+        return CheckpointRefused(
+            f"found {found[0]} {wanted}; pickled weights can run code when read and are not "
+            f"opened: convert to safetensors: {conversion(directory, found)}"
+        )
+    if shards := sorted(path.name for path in directory.glob("*.safetensors")):
+        return CheckpointRefused(
+            f"found {shards[0]} {wanted}: without the index nothing says which files are its "
+            "shards; copy or download the index too, or rename a single file to "
+            f"{WEIGHTS_FILE}"
+        )
+    if name := hub_name(directory):
+        return CheckpointRefused(
+            f"found no weights {wanted}; of {name} only safetensors were downloaded: where the hub "
+            f"has pickles alone, hf download {name} --local-dir DIR, and export DIR"
+        )
+    return CheckpointRefused(f"found no weights {wanted}; copy or download them too")
 
 
 def _sharded(directory: Path) -> dict[str, Stored]:

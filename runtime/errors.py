@@ -168,7 +168,7 @@ class DeviceLost(Unavailable):
     """The device failed for good: every later call fails until the process restarts."""
 
     def __init__(self) -> None:
-        super().__init__("the device failed and the process must be restarted; retry later")
+        super().__init__("the device failed and the server needs a new process; retry later")
 
 
 class EngineUnreachable(Unavailable):

@@ -18,7 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from exporter.answers import Tokens
 from exporter.checkpoint import Checkpoint
+from exporter.pad_token import drop_pad
 from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer, load_tokenizer
+from exporter.weight_names import KEY_MAPPING
 from recipe.errors import BadInput
 from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
@@ -29,7 +31,10 @@ _LLAMA = "LlamaBidirectionalForSequenceClassification"
 # Families that read query and passage as one text; in the others the tokenizer joins the pair.
 TEMPLATED = (_LLAMA,)
 # Older files of tokenizers that have no tokenizer.json.
-_VOCABULARIES = ("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt")
+_VOCABULARIES = (
+    *("tokenizer.model", "sentencepiece.bpe.model", "spm.model"),
+    *("vocab.txt", "vocab.json", "merges.txt"),
+)
 # Rows of a batch are padded to a multiple of it: tensor cores want whole tiles.
 _TILE_TOKENS = 8
 
@@ -47,7 +52,10 @@ class PairBatcher:
             checkpoint.config.get("model_type"),
             lower_case=checkpoint.texts.lower_case,
         )
-        self._tokenizer = CheckpointTokenizer(loaded, checkpoint.directory, template, max_tokens)
+        dropped = drop_pad(loaded, checkpoint.config["vocab_size"])
+        self._tokenizer = CheckpointTokenizer(
+            loaded, checkpoint.directory, template, max_tokens, dropped
+        )
         self._pad = self._tokenizer.special_tokens(checkpoint.config["vocab_size"]).pad
         self._typed = template is None and checkpoint.config.get("type_vocab_size", 0) > 1
 
@@ -77,7 +85,12 @@ def load_for_transformers(
 
     `attention` is sdpa or eager, None for transformers' choice. Raises BadInput.
     """
-    wishes: dict[str, Any] = {"dtype": torch.float32}
+    if checkpoint.labels.count != 1:
+        raise BadInput(
+            f"found {checkpoint.labels.count} labels in {checkpoint.source}, wanted one: a score "
+            "is one logit here; export the checkpoint and name the artifact, or start from another"
+        )
+    wishes: dict[str, Any] = {"dtype": torch.float32, "key_mapping": KEY_MAPPING}
     if attention is not None:
         wishes["attn_implementation"] = attention
     with quiet():

@@ -18,7 +18,7 @@ from tests.zoo.folders import (
     write_tokenizer,
 )
 from tests.zoo.sentence_files import MEAN, dense, messages
-from tests.zoo.weights import cast, dropped, pickled, renamed, sharded
+from tests.zoo.weights import cast, changed, dropped, pickled, renamed, sharded
 from tests.zoo.witness import Embedder, adapted
 
 _OLD = sentence_files.embedder()
@@ -200,6 +200,12 @@ CASES = (
         refused="tokenizer_args",
     ),
     embedder("chat template that is not read", _NEW, tokenizer_config(chat_template=PAIR_TEMPLATE)),
+    embedder(
+        "one token type, zeros fed",
+        config(type_vocab_size=1),
+        changed("embeddings.token_type_embeddings.weight", lambda w: w[:1]),
+        _OLD,
+    ),
     embedder(
         "BertForMaskedLM",
         _OLD,

@@ -1,6 +1,6 @@
 """All checkpoints of the zoo."""
 
-from tests.zoo import bert_embedders, bert_rankers, encoders, llama, options, others
+from tests.zoo import bert_embedders, bert_rankers, encoders, layouts, llama, options, others
 from tests.zoo.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -8,6 +8,7 @@ CASES: tuple[Case, ...] = (
     *bert_embedders.CASES,
     *encoders.CASES,
     *llama.CASES,
+    *layouts.CASES,
     *options.CASES,
     *others.CASES,
 )

@@ -24,9 +24,12 @@ class _Llama(Witness):
     def __init__(self, directory: Path) -> None:
         self._config = read_json(directory / "config.json")
         self._training = read_json(directory / "training.json")
-        known = {k: v for k, v in self._config.items() if k not in ("architectures", "model_type")}
+        # No row is padded, so that the pad token may have no embedding.
+        others = ("architectures", "model_type", "pad_token_id")
+        known = {k: v for k, v in self._config.items() if k not in others}
         tensors = held(directory)
-        body = {n.removeprefix("model."): t for n, t in tensors.items() if n != "score.weight"}
+        heads = ("score.weight", "lm_head.weight")
+        body = {n.removeprefix("model."): t for n, t in tensors.items() if n not in heads}
         model: Any = LlamaModel(LlamaConfig(**known))
         self.model = model.eval()
         self.model.load_state_dict(body)
@@ -75,8 +78,10 @@ class LlamaRanker(_Llama):
         assert self._score is not None
         pooling = self._config.get("pooling") or "avg"
         temperature = self._config.get("temperature") or 1.0
+        # Of two labels the second counts, the first against it.
+        weights = self._score[-1] - (self._score[0] if len(self._score) == 2 else 0)
         return [
-            (self._score @ self._pooled(text, pooling, stop) / temperature).item()
+            (weights @ self._pooled(text, pooling, stop) / temperature).item()
             for text, stop in (self._prompt(*pair) for pair in PAIRS)
         ]
 

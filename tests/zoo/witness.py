@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from tests.zoo.answers import Answers, Row, row
 from tests.zoo.folders import read_json
 from tests.zoo.texts import PAIRS, TEXTS, Kind
+from tests.zoo.weights import Step
 
 _FLOATS = {"dtype": torch.float32}
 
@@ -71,9 +72,13 @@ class Ranker(Witness):
 
     def numbers(self) -> list[Any]:
         """See Witness."""
-        return [
-            float(self.loaded.predict(pair, activation_fn=torch.nn.Identity())) for pair in PAIRS
-        ]
+        return [self._logit(pair) for pair in PAIRS]
+
+    def _logit(self, pair: tuple[str, str]) -> float:
+        if self.loaded.num_labels == 1:
+            return float(self.loaded.predict(pair, activation_fn=torch.nn.Identity()))
+        against, for_ = self.loaded.predict(pair, apply_softmax=True)
+        return float(np.log(for_ / against))
 
 
 class Embedder(Witness):
@@ -121,6 +126,19 @@ class BareEmbedder(Witness):
         states = self.model(**row).last_hidden_state[0]
         pooled = {"avg": states.mean(0), "cls": states[0], "last": states[-1]}[self._pooling]
         return pooled.numpy()
+
+
+def copied(make: Making, *steps: Step) -> Making:
+    """The witness of a copy of the folder that `steps` make into one that it can load."""
+
+    def made(directory: Path) -> Witness:
+        with tempfile.TemporaryDirectory() as copy:
+            shutil.copytree(directory, copy, dirs_exist_ok=True)
+            for step in steps:
+                step(Path(copy))
+            return make(Path(copy))
+
+    return made
 
 
 def adapted(make: Making) -> Making:
