@@ -116,7 +116,8 @@ def open_artifact(
 
 def find_directory(directory: Path) -> Path:
     """`directory` with all links resolved, so that all files come from one directory even if a link
-    is swapped meanwhile; for a repository in the hub's cache, its snapshot. Raises ArtifactError."""
+    is swapped meanwhile. For a repository in the hub's cache, its snapshot. Raises
+    ArtifactError."""
     try:
         return real_directory(snapshot_of(directory))
     except OSError as error:

@@ -298,7 +298,7 @@ def test_auto_cuts_no_rows_that_another_engine_takes_whole(
     assert tried == [chosen]
 
 
-def test_asked_for_hardware_that_is_missing_is_said(
+def test_asked_for_hardware_that_is_missing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.engines.find_gpu", lambda: None)

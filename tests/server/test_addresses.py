@@ -171,7 +171,7 @@ def test_a_port_of_grpc_that_is_taken(host: str) -> None:
 
 
 @needs_ipv6
-def test_the_process_listens_as_it_is_told(start: Start) -> None:
+def test_the_process_listens_where_the_settings_say(start: Start) -> None:
     server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_BIND_ADDR": "[::]:1"}, triton=True).ready()
     ports = (server.port, server.metrics_port, server.grpc_port, server.triton_port)
     assert [answering(port) for port in ports] == [{IPV4, IPV6}] * 4

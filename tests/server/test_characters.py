@@ -39,7 +39,9 @@ def test_one_wide_text_widens_no_other() -> None:
 
 
 @pytest.mark.parametrize("texts", [[b"x" * 8 * SLICE_BYTES], [b"x"] * 2048])
-def test_others_have_their_turn(texts: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_run_between_time_slices(
+    texts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between slices of one text, and between many texts."""
     monkeypatch.setattr(characters, "_TEXT_COST", SLICE_BYTES // 256)
     taken = 0

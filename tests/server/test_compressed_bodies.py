@@ -67,7 +67,7 @@ def sent(client: httpx.Client, path: str, raw: bytes, *codings: str) -> httpx.Re
     return client.post(path, content=raw, headers=headers)
 
 
-def told(answer: httpx.Response) -> object:
+def outcome(answer: httpx.Response) -> object:
     """What must be the same for the same request: all but ids."""
     if answer.headers["content-type"] != "application/json":
         return answer.content
@@ -85,7 +85,7 @@ def test_a_compressed_body_is_answered_as_a_plain_one(
     plain = sent(client, path, raw)
     answer = sent(client, path, compress(raw), coding)
     assert answer.status_code == plain.status_code == 200, answer.text
-    assert told(answer) == told(plain)
+    assert outcome(answer) == outcome(plain)
 
 
 @pytest.mark.parametrize("form", list(FORMS))
@@ -277,7 +277,7 @@ def test_parts_are_bounded_and_all_there(coding: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("unit", [gzip.compress(b""), gzip.compress(b"x")], ids=["empty", "short"])
-def test_members_do_not_each_cost_a_turn(unit: bytes) -> None:
+def test_members_do_not_each_cost_a_time_slice(unit: bytes) -> None:
     slices = Steps()
     raw = unit * 10_000
     assert len(inflated("gzip", [raw], slices)[0]) in (0, 10_000)

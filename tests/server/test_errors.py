@@ -15,14 +15,14 @@ def test_what_an_error_went_through_is_not_kept(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Futures and the errors that they hold keep each other, and the texts of the request."""
-    told: list[Any] = []
-    monkeypatch.setattr(errors, "log_failure", lambda error, _: told.append(weakref.ref(error)))
+    logged: list[Any] = []
+    monkeypatch.setattr(errors, "log_failure", lambda error, _: logged.append(weakref.ref(error)))
     body = {"query": {"text": "q"}, "passages": [{"text": "x" * 1000}]}
     gc.collect()
     gc.disable()
     try:
         assert client.post("/v1/ranking", json=body).status_code == 422
-        wait_until(lambda: told[0]() is None)
+        wait_until(lambda: logged[0]() is None)
     finally:
         gc.enable()
 

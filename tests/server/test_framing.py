@@ -88,7 +88,7 @@ async def test_an_answer_to_a_whole_request_keeps_the_connection() -> None:
 
 
 @in_loop
-async def test_many_chunks_are_parsed_in_turns_that_all_connections_share() -> None:
+async def test_many_chunks_are_parsed_in_time_slices_that_all_connections_share() -> None:
     """As many events in one iteration of the loop as a turn has, whatever came on how many
     connections, and nothing more is read meanwhile."""
     wires = [Wire(echo) for _ in range(4)]
@@ -109,7 +109,7 @@ async def test_many_chunks_are_parsed_in_turns_that_all_connections_share() -> N
 
 
 @in_loop
-async def test_a_small_request_does_not_wait_for_the_turns_of_others() -> None:
+async def test_a_small_request_does_not_wait_for_the_time_slices_of_others() -> None:
     wires = [Wire(echo) for _ in range(50)]
     for wire in wires:
         wire.send(CHUNKED + ONE_BYTE * 8000)
@@ -222,7 +222,7 @@ async def test_what_could_be_read_in_two_ways_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "answer"),
     [
         (b"GET http://other:80/p?q=1 HTTP/1.1", b"/p other:80 0"),
         (b"GET HTTPS://[::1]/p HTTP/1.1", b"/p [::1] 0"),
@@ -236,12 +236,12 @@ async def test_what_could_be_read_in_two_ways_is_refused(name: str) -> None:
     ],
 )
 @in_loop
-async def test_targets(line: bytes, told: bytes) -> None:
+async def test_targets(line: bytes, answer: bytes) -> None:
     """A whole address is its path, and its authority stands for Host (RFC 9112, 3.2.2)."""
     wire = Wire(echo)
     wire.send(line + b"\r\nhost: h\r\n\r\n")
     assert await wire.answered() == 200
-    assert wire.written.endswith(b"\r\n\r\n" + told)
+    assert wire.written.endswith(b"\r\n\r\n" + answer)
 
 
 @pytest.mark.parametrize(("target", "status"), [(b"/p", 400), (b"http://rank.me:80/p", 200)])

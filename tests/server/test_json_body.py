@@ -62,10 +62,10 @@ HALF = "half of a surrogate pair"
 )
 @pytest.mark.parametrize("field", ["data", "unknown"])
 def test_half_of_a_surrogate_pair_is_called_so(field: str, text: str, why: str) -> None:
-    with pytest.raises(InvalidRequest) as told:
+    with pytest.raises(InvalidRequest) as message:
         decode(DECODER, f'{{"{field}":"{text}"}}'.encode())
-    assert why in str(told.value)
-    assert (why == HALF) == (HALF in str(told.value))
+    assert why in str(message.value)
+    assert (why == HALF) == (HALF in str(message.value))
 
 
 @pytest.mark.parametrize("body", [rb'{"data":"\\ud83d', rb'{"data":"\ud83d\ude00', b'{"data":"a'])

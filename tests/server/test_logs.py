@@ -88,7 +88,7 @@ raise ValueError("five\\nsix")
 @pytest.mark.parametrize(
     "value", ["1", "true", "ON", "0", "off", "json", "JSON", "pretty", " ", ""]
 )
-def test_the_wish_for_json_is_read_before_the_settings_as_they_read_it(
+def test_the_request_for_json_is_read_before_the_settings_as_they_read_it(
     name: str, value: str
 ) -> None:
     try:
@@ -98,13 +98,13 @@ def test_the_wish_for_json_is_read_before_the_settings_as_they_read_it(
     assert wants_json_logs({name: value}) == wanted
 
 
-def test_of_two_wishes_for_json_the_same_one_counts() -> None:
+def test_of_two_requests_for_json_the_same_one_counts() -> None:
     given = {"ENABLE_MOCK_INFERENCE": "1", "NIM_JSONL_LOGGING": "0", "LOG_FORMAT": "json"}
     assert wants_json_logs(given) == read_settings(given).json_logs
 
 
 @pytest.mark.parametrize(
-    ("given", "arguments", "code", "told"),
+    ("given", "arguments", "code", "reason"),
     [
         ({"NIM_REQUIRE_AUTH": "true"}, (), 2, "NIM_REQUIRE_AUTH: found "),
         ({"NIM_REQUIRE_AUTH": "true"}, UVICORN, 1, "NIM_REQUIRE_AUTH: found "),
@@ -116,8 +116,8 @@ def test_of_two_wishes_for_json_the_same_one_counts() -> None:
         ({}, ("-c", _PRINTING), 1, "five\nsix"),
     ],
 )
-def test_a_start_that_is_refused_speaks_json(
-    start: Start, given: dict[str, str], arguments: tuple[str, ...], code: int, told: str
+def test_a_start_that_is_refused_logs_json(
+    start: Start, given: dict[str, str], arguments: tuple[str, ...], code: int, reason: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
@@ -125,7 +125,7 @@ def test_a_start_that_is_refused_speaks_json(
         server = start({**JSON, "PYTHONWARNINGS": "default", **filled}, *arguments)
         assert server.exit_code() == code
     lines = [json.loads(line) for line in server.log.splitlines()]
-    assert told in f"{lines[-1]['message']} {lines[-1].get('traceback')}"
+    assert reason in f"{lines[-1]['message']} {lines[-1].get('traceback')}"
     assert lines[-1]["level"] == "CRITICAL"
     if arguments == ("-c", _PRINTING):
         assert len(lines) == 4

@@ -38,7 +38,7 @@ def test_health_asks_for_a_restart(serve: Serve, monkeypatch: pytest.MonkeyPatch
     assert server.rank(BODY).status_code == 503
 
 
-def test_not_ready_while_the_engine_is_away(
+def test_not_ready_while_the_engine_is_unreachable(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     unreachable, asked = Event(), []

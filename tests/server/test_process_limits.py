@@ -94,7 +94,7 @@ def caused(error: Exception, cause: BaseException) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [
         (RuntimeError(NO_THREAD), "another thread: RLIMIT_NPROC is 9 "),
         (OSError(errno.EAGAIN, "fork"), "another thread: RLIMIT_NPROC is 9 "),
@@ -116,10 +116,10 @@ def caused(error: Exception, cause: BaseException) -> Exception:
     ],
 )
 def test_what_comes_of_a_limit(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     limited(monkeypatch, RLIMIT_NPROC=9, RLIMIT_AS=7000 << 20)
-    assert told in (find_exceeded_limit(error) or "")
+    assert reason in (find_exceeded_limit(error) or "")
 
 
 def test_what_an_error_of_ours_says_itself_follows() -> None:
@@ -154,18 +154,18 @@ def test_what_comes_of_something_else(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [(RuntimeError(NO_THREAD), "RLIMIT_NPROC is 9"), (MemoryError(), r"memory\.max")],
 )
 def test_a_model_that_meets_one(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     def meet(*_: Any, **__: Any) -> None:
         raise error
 
     limited(monkeypatch, RLIMIT_NPROC=9)
     monkeypatch.setattr(service_module, "_open", meet)
-    with pytest.raises(GaveUp, match=f"cannot serve the model: found no .*{told}"):
+    with pytest.raises(GaveUp, match=f"cannot serve the model: found no .*{reason}"):
         serve(MOCK)
 
 

@@ -106,7 +106,7 @@ def test_what_cannot_be_in_time_is_refused_before_it_is_begun(
     assert sums(found) == (3, 3)
 
 
-def test_an_engine_that_is_away_or_has_no_memory(
+def test_an_engine_that_is_unreachable_or_has_no_memory(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute = MockEngine.run

@@ -94,7 +94,7 @@ def test_a_model_that_hung_is_not_swapped_in(
         last.set()
         self.rank("q", ["p"])
 
-    def told_close(self: Model) -> None:
+    def recorded_close(self: Model) -> None:
         if self in hanging:
             states.append((service.live, service.ready))
             closing.set()
@@ -106,7 +106,7 @@ def test_a_model_that_hung_is_not_swapped_in(
 
     with monkeypatch.context() as patch:
         patch.setattr(Model, "warm_up", warm_up_and_hang)
-        patch.setattr(Model, "close", told_close)
+        patch.setattr(Model, "close", recorded_close)
         patch.setattr(MockEngine, "run", late)
         with pytest.raises(EngineError, match="the new model does not compute"):
             service.reload("rank")
@@ -135,7 +135,7 @@ def test_a_model_that_is_ready_when_all_close_is_closed(
         new[0].rank("q", ["p"])
 
 
-def test_a_model_that_warms_up_when_the_process_is_told_to_end_is_closed(
+def test_a_model_that_warms_up_when_the_process_is_stopping_is_closed(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its engine hangs, which nobody waits for."""
@@ -147,12 +147,12 @@ def test_a_model_that_warms_up_when_the_process_is_told_to_end_is_closed(
         assert closing.wait(PATIENCE_S)
         raise ModelClosed
 
-    def told_close(self: Model) -> None:
+    def recorded_close(self: Model) -> None:
         closing.set()
         close(self)
 
     monkeypatch.setattr(Model, "warm_up", warm_up_for_ever)
-    monkeypatch.setattr(Model, "close", told_close)
+    monkeypatch.setattr(Model, "close", recorded_close)
     with pytest.raises(ModelClosed):
         service.reload("rank")
 
@@ -214,7 +214,7 @@ def test_a_model_that_retires_answers_whoever_has_begun(
         assert len(begun.result().order) == 3
 
 
-def test_a_disk_s_time_out_is_told_as_such(
+def test_a_disk_s_time_out_is_reported_as_such(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def time_out(_: Kind | None) -> None:
@@ -279,7 +279,7 @@ def test_signals_while_a_reload_runs_are_one_more_behind_it(
 def test_a_look_at_a_lost_engine_tells_nobody_and_the_watch_tells_once(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = threading.Semaphore(0)
+    polled = threading.Semaphore(0)
 
     models: tuple[Model, ...] = (service.ranker, service.embedder)
 
@@ -287,7 +287,7 @@ def test_a_look_at_a_lost_engine_tells_nobody_and_the_watch_tells_once(
         if self not in models:  # of another test
             return None
         if "must be restarted" in caplog.text:
-            told.release()
+            polled.release()
         return f"an engine call has been running for {patience_s} s"
 
     monkeypatch.setattr(Model, "fault", ail)
@@ -296,7 +296,7 @@ def test_a_look_at_a_lost_engine_tells_nobody_and_the_watch_tells_once(
     assert not service.ready
     assert vars(service) == state
     for _ in range(4):  # looks after the line
-        assert told.acquire(timeout=PATIENCE_S)
+        assert polled.acquire(timeout=PATIENCE_S)
     assert caplog.text.count("must be restarted") == 1
 
 

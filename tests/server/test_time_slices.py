@@ -60,7 +60,7 @@ def called(port: int, text: str, *, raw: bool) -> None:
         assert asked.code() in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)
 
 
-def test_large_bodies_are_decoded_one_in_a_turn(
+def test_large_bodies_are_decoded_one_in_a_time_slice(
     server: InProcess, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of different requests and protocols, and the two decoders of /rerank; between any two

@@ -77,7 +77,7 @@ def enabled(precision: str, *, typed: bool) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_typed_network_is_told_no_precision(precision: str) -> None:
+def test_a_typed_network_gets_no_precision(precision: str) -> None:
     wanted = {"trt_fp16_enable": "0", "trt_bf16_enable": "0", "trt_int8_enable": "0"}
     assert enabled(precision, typed=True) == wanted
 
@@ -85,7 +85,7 @@ def test_a_typed_network_is_told_no_precision(precision: str) -> None:
 @pytest.mark.parametrize(
     ("precision", "fp16", "bf16"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("bf16", "0", "1")]
 )
-def test_a_network_without_types_is_told_the_graphs_precision(
+def test_a_network_without_types_gets_the_graphs_precision(
     precision: str, fp16: str, bf16: str
 ) -> None:
     assert enabled(precision, typed=False) == {
@@ -103,17 +103,17 @@ def test_versions_that_lose_the_types_are_known() -> None:
     assert ort.__version__ == "1.31.1"
 
 
-@pytest.mark.parametrize(("precision", "told"), [("fp32", False), ("fp16", True)])
-def test_types_that_are_lost_are_told(
+@pytest.mark.parametrize(("precision", "message"), [("fp32", False), ("fp16", True)])
+def test_types_that_are_lost_are_logged(
     monkeypatch: pytest.MonkeyPatch,
     bare_directory: Path,
     caplog: pytest.LogCaptureFixture,
     precision: str,
-    told: bool,
+    message: bool,
 ) -> None:
     session = Session(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
     opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session, precision=precision)
-    assert ("lets TensorRT choose the types" in caplog.text) == told
+    assert ("lets TensorRT choose the types" in caplog.text) == message
 
 
 def test_tensorrts_kernels_are_bounded_as_cudas_arena_is() -> None:
@@ -124,7 +124,7 @@ def test_tensorrts_kernels_are_bounded_as_cudas_arena_is() -> None:
     assert "trt_max_workspace_size" not in options
 
 
-def test_tensorrt_is_told_its_shapes_and_caches(tmp_path: Path) -> None:
+def test_tensorrt_gets_its_shapes_and_caches(tmp_path: Path) -> None:
     setup = EngineSetup(precision="fp16", shapes=SHAPES, max_tokens=400, cache=tmp_path)
     (first, options), (second, _) = provider_options("onnxruntime-tensorrt", setup)
     assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
@@ -448,7 +448,7 @@ def test_a_server_s_environment_stays_as_it_is(
     assert changes == []
 
 
-def test_what_the_loader_prints_is_told_and_stdout_stays(
+def test_what_the_loader_prints_is_reported_and_stdout_stays(
     monkeypatch: pytest.MonkeyPatch, bare_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """ONNX Runtime prints the libraries of CUDA that it cannot load."""

@@ -27,7 +27,7 @@ class Triton:
         return {"logits": np.zeros(1)}
 
 
-def test_an_engine_that_is_away_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_engine_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     triton = Triton()
     engine = TritonEngine(lambda: triton)  # type: ignore[arg-type, return-value]
     with caplog.at_level(logging.INFO):

@@ -289,7 +289,7 @@ def test_closing_answers_everybody(make: Callable[..., Scheduler]) -> None:
         scheduler.submit([row(5)], None)
 
 
-def test_within_the_window_rows_wait_for_company(
+def test_within_the_window_rows_wait_for_more_rows(
     make: Callable[..., Scheduler], clock: Clock
 ) -> None:
     engine = Timed(clock, 0.0)
@@ -322,7 +322,7 @@ def test_closing_does_not_wait_for_the_window(make: Callable[..., Scheduler]) ->
         future.result(0)
 
 
-def test_a_batch_without_memory_is_halved_and_the_bound_is_kept(
+def test_a_batch_without_memory_is_halved_and_the_limit_is_kept(
     make: Callable[..., Scheduler],
 ) -> None:
     calls: list[int] = []
@@ -377,7 +377,7 @@ def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Sch
         scheduler.submit([row(5)], None)
 
 
-def test_an_engine_that_is_away_is_asked_again(make: Callable[..., Scheduler]) -> None:
+def test_an_unreachable_engine_is_polled_again(make: Callable[..., Scheduler]) -> None:
     gone = threading.Event()
 
     def compute(rows: Sequence[Encoding]) -> Floats:

@@ -117,7 +117,7 @@ def test_too_many_values_are_not_parsed(
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "RepositoryIndex"])
 @pytest.mark.parametrize("message", [b"\xff" * 9, b"\x0b" * MANY, b"\x0a\x05abc"])
-def test_what_is_no_message_is_said_to_be_none(port: int, method: str, message: bytes) -> None:
+def test_what_is_no_message_is_refused(port: int, method: str, message: bytes) -> None:
     with refused(f"found bytes that are no {method}Request"):
         ask(port, method, message)
 
@@ -270,7 +270,9 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
     assert steps[::2] == steps[1::2]
 
 
-def test_large_messages_take_turns_with_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_messages_share_time_slices_with_others(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No two are parsed in one turn of the event loop, however many have come."""
     monkeypatch.setattr(time_slices_module, "SLICE_BYTES", 1)
     slices, parsed = 0, list[int]()
@@ -405,7 +407,7 @@ class Gone:
         return ()
 
     def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
-        self.told = dict(metadata)
+        self.metadata = dict(metadata)
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
@@ -432,10 +434,10 @@ def test_a_refusal_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize(
-    ("calls", "told"), [(256, {"x-request-id"}), (0, {"x-request-id", "retry-after"})]
+    ("calls", "keys"), [(256, {"x-request-id"}), (0, {"x-request-id", "retry-after"})]
 )
 def test_failures_tell_nothing_of_http_connections(
-    calls: int, told: set[str], monkeypatch: pytest.MonkeyPatch
+    calls: int, keys: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fields of a connection make an answer malformed (RFC 9113, 8.2.2). A message that does not
     come, and one for which there is no place."""
@@ -458,7 +460,7 @@ def test_failures_tell_nothing_of_http_connections(
 
     asyncio.run(call())
     assert len(caller.aborted) == 1
-    assert caller.told.keys() == told
+    assert caller.metadata.keys() == keys
 
 
 def test_an_answer_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:

@@ -181,7 +181,7 @@ def test_what_is_parsed_is_counted() -> None:
 
 
 @pytest.mark.parametrize("slices", [0, 1, 5])
-def test_others_have_their_turn(slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_run_between_time_slices(slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "SLICE", 100)
     turns = 0
 

@@ -267,9 +267,9 @@ def test_cut_texts_are_counted_over_grpc(mock_server: Server, client: httpx.Clie
     rows = elements(b"short", b"x" * 2 * MAX_TOKENS, b"y" * 2 * MAX_TOKENS)
     request = asked_over_grpc(query=(1, elements(b"q")), passage=(3, rows))
     request.parameters["truncate"].string_param = "END"
-    _, told = infer_over_grpc(mock_server, request)
-    assert told["x-truncated-passages"] == "2"
-    assert told["server-timing"].startswith("tokenize;dur=")
+    _, metadata = infer_over_grpc(mock_server, request)
+    assert metadata["x-truncated-passages"] == "2"
+    assert metadata["server-timing"].startswith("tokenize;dur=")
     request = asked_over_grpc(query=(1, elements(b"q")), passage=(1, elements(b"short")))
     assert "x-truncated-passages" not in infer_over_grpc(mock_server, request)[1]
 
@@ -345,8 +345,8 @@ def test_statistics_show_batching(serve: Serve, gate: Gate) -> None:
         for one in asked:
             one.result()
     with over_grpc(port) as one:
-        told = one.plain(one.client.get_inference_statistics(RANK))["model_stats"][0]
-    for found in (told, server.get(f"/v2/models/{RANK}/stats").json()["model_stats"][0]):
+        statistics = one.plain(one.client.get_inference_statistics(RANK))["model_stats"][0]
+    for found in (statistics, server.get(f"/v2/models/{RANK}/stats").json()["model_stats"][0]):
         assert int(found["inference_count"]) - before["inference_count"] == 24
         # One row, and the others by four.
         assert int(found["execution_count"]) - before["execution_count"] == 1 + 6
