@@ -18,7 +18,7 @@ from benchmarks.progress import say
 from benchmarks.results import CandidateFacts, Results
 from benchmarks.roster import BY_NAME, CANDIDATES, Candidate
 from benchmarks.scenarios import MAIN, QUICK, SCENARIOS, SHARED, SMALL_MODELS, Bench, Sizes
-from runtime.outputs import refusals_told, write_whole
+from runtime.outputs import exit_on_refusal, write_atomic
 from runtime.telemetry import disable_telemetry
 
 _TERMINATED = 143
@@ -131,8 +131,8 @@ def _commit() -> str:
 def _save(results: Results, folder: Path) -> None:
     """After every scenario, so that a run that is cut short keeps what it found."""
     content = msgspec.json.format(msgspec.json.encode(results), indent=1)
-    write_whole(folder / RESULTS_FILE, content)
-    write_whole(folder / REPORT_FILE, report.markdown(results).encode())
+    write_atomic(folder / RESULTS_FILE, content)
+    write_atomic(folder / REPORT_FILE, report.markdown(results).encode())
 
 
 def _plot(folder: Path) -> None:
@@ -147,5 +147,5 @@ def _plot(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         sys.exit(main())

@@ -25,7 +25,7 @@ from benchmarks.progress import say, stage
 from checks.serving import served
 from exporter.library_texts import mixed_group
 from runtime.manifest import Manifest, read_manifest
-from runtime.outputs import refusals_told, write_whole
+from runtime.outputs import exit_on_refusal, write_atomic
 
 RESULTS = Path(__file__).with_name("results")
 _MANY_CLIENTS = 16
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 measure(load, address, manifest, wish.seconds)
     name = f"profile-{wish.artifact.resolve().name}"
     table = markdown(manifest, loads)
-    write_whole(wish.out / f"{name}.md", table.encode())
+    write_atomic(wish.out / f"{name}.md", table.encode())
     say(f"\n{table}")
     _draw(wish.out / f"{name}.json", manifest, loads)
 
@@ -219,7 +219,7 @@ def _draw(file: Path, manifest: Manifest, loads: Sequence[Load]) -> None:
         "web": WEB,
         "loads": [{"title": _title(load), "stages_ms": load.stages_ms} for load in loads],
     }
-    write_whole(file, json.dumps(content, indent=1).encode() + b"\n")
+    write_atomic(file, json.dumps(content, indent=1).encode() + b"\n")
     try:
         python = interpreter("plots")
     except PeerMissing as missing:
@@ -233,5 +233,5 @@ def _draw(file: Path, manifest: Manifest, loads: Sequence[Load]) -> None:
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         main()

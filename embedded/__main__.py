@@ -18,7 +18,7 @@ from embedded.model import SHAPE, Embedder, Ranker, save
 from embedded.stages import Stages
 from embedded.texts import Passage
 from runtime.errors import OutputRefused
-from runtime.outputs import foreign_file, refusals_told, replaced
+from runtime.outputs import atomic_directory, exit_on_refusal, foreign_file
 from runtime.telemetry import disable_telemetry
 
 POOL, QUERIES_PER_PASSAGE, SHORT_POOL = 16_000, 2, 12_000
@@ -65,7 +65,7 @@ def _second(
 
 def _write(place: Path, tokenizer: Tokenizer, model: Ranker | Embedder, text: str) -> None:
     """Let the checkpoint with its card be at `place`, whole."""
-    with replaced(place, "embedded", _refuse_foreign) as new:
+    with atomic_directory(place, "embedded", _refuse_foreign) as new:
         save(model, new)
         bpe.save(tokenizer, new, SHAPE["max_position_embeddings"])
         (new / "README.md").write_text(text, encoding="utf-8")
@@ -204,5 +204,5 @@ def _common(stages: Stages, shared: _Shared, model: torch.nn.Module, seed: int) 
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         main()

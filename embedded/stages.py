@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.outputs import write_json, write_whole
+from runtime.outputs import write_atomic, write_json
 
 Result = TypeVar("Result")
 
@@ -40,7 +40,7 @@ class Stages:
         began = time.monotonic()
         result = make()
         took = round(time.monotonic() - began, 1)
-        write_whole(file, pickle.dumps(result))
+        write_atomic(file, pickle.dumps(result))
         write_json(self.folder / "seconds.json", self.seconds() | {name: took})
         print(f"{name}: {took} s", flush=True)
         return result

@@ -10,8 +10,8 @@ import msgspec
 
 from recipe.errors import OutputRefused
 from runtime.outputs import place_of
+from runtime.outputs import write_atomic as write_atomic
 from runtime.outputs import write_json as write_json
-from runtime.outputs import write_whole as write_whole
 
 Entry = TypeVar("Entry", bound=msgspec.Struct)
 

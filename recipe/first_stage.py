@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from recipe.durable import write_json, write_whole
+from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig
 from recipe.hub import is_commit, model_commit, unpinned
 from recipe.progress import Progress, Say
 from recipe.stage import hash_of
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from runtime.opening import open_embedder
-from runtime.outputs import working_beside
+from runtime.outputs import locked_work_folder
 from runtime.postprocess import Floats, InputType
 
 # Texts in one file of vectors.
@@ -65,7 +65,7 @@ def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
     manifest = directory / MANIFEST_FILE
     if not manifest.is_file() and directory != Path(wanted.model):
         # Other runs, which may share the folder, wait for this one's artifact.
-        with working_beside(directory, "embedder", wait=True):
+        with locked_work_folder(directory, "embedder", wait=True):
             if not manifest.is_file():
                 _export(wanted, directory, say)
     if manifest.is_file():
@@ -154,7 +154,7 @@ class Embedding:
         for place, vectors in zip(missing, computed, strict=True):
             held = io.BytesIO()
             np.save(held, vectors, allow_pickle=False)
-            write_whole(files[place], held.getvalue())
+            write_atomic(files[place], held.getvalue())
             kept[place] = vectors
             progress.step(len(blocks[place][0]))
         return np.concatenate([vectors for vectors in kept if vectors is not None])

@@ -21,7 +21,7 @@ from recipe.progress import Progress, Say, under
 from recipe.ray_workers import map_in_order
 from recipe.score_input import Input, decoded
 from runtime.opening import open_ranker
-from runtime.outputs import file_place, refuse_inputs, whole_file, work_folder, working_beside
+from runtime.outputs import atomic_file, file_place, locked_work_folder, refuse_inputs, work_folder
 
 ABOUT = "score a large file of queries and passages offline"
 # Lines that one worker takes at a time, and that are lost at most when a run is killed.
@@ -107,7 +107,7 @@ def score(
     place = file_place(out)
     refuse_inputs(out, source, artifact)
     refuse_inputs(work_folder(out, _PURPOSE), source, artifact)
-    with closing(Input(source)) as asked, working_beside(out, _PURPOSE) as folder:
+    with closing(Input(source)) as asked, locked_work_folder(out, _PURPOSE) as folder:
         _refuse_others(folder)
         if not force:
             _refuse_present(place)
@@ -176,7 +176,7 @@ def _begin(folder: Path, head: Head) -> None:
     file = folder / _HEAD
     if not file.exists():
         _forget(folder)
-        with whole_file(folder, file) as new:
+        with atomic_file(folder, file) as new:
             new.write(msgspec.json.encode(head))
         return
     try:
@@ -251,7 +251,7 @@ def _checked(asked: Input, journal: Journal[_Line]) -> Iterator[bytes]:
 def _publish(asked: Input, journal: Journal[_Line], folder: Path, place: Path) -> None:
     """Let `place` have the answers, when there is one to each line that can be scored."""
     count = 0
-    with whole_file(folder, place) as output:
+    with atomic_file(folder, place) as output:
         for answer in _checked(asked, journal):
             output.write(answer + b"\n")
             count += 1

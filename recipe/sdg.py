@@ -9,7 +9,7 @@ import httpx
 import msgspec
 
 from recipe.config import SdgConfig
-from recipe.durable import write_json, write_whole
+from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.generation import extractive, llm
 from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, pinned, read_corpus
@@ -168,7 +168,7 @@ def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], say: Say) -
 
 def _write(settings: SdgConfig, records: Sequence[Record]) -> None:
     home, name = _home(settings), _records_name(settings)
-    write_whole(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
+    write_atomic(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
     dataset = _dataset(settings)
     result = Result(schema_version=RESULT_SCHEMA, dataset_name=dataset, output_path=name)
     write_json(home / RESULT_FILE, result)

@@ -38,7 +38,7 @@ from recipe.durable import write_json
 from recipe.errors import BadInput, OutputRefused
 from recipe.hub import UNKNOWN, is_commit
 from recipe.progress import Say
-from runtime.outputs import held, refuse_inputs
+from runtime.outputs import locked_directory, refuse_inputs
 
 STARTED_FILE, DONE_FILE = "started.json", "done.json"
 _SCHEMA = 1
@@ -126,7 +126,7 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
     refuse_read(stage, settings, [one.path for one in stage.inputs(settings)])
     home.mkdir(parents=True, exist_ok=True)
     busy = f"another run of {stage.name} works in {home}; wait for it, or choose another directory"
-    with held(home, busy):
+    with locked_directory(home, busy):
         _refuse_other_stage(stage, home)
         sources = _sources(stage, settings, {} if force else _recorded(home), say)
         pinned = stage.pin(settings, sources)

@@ -36,7 +36,7 @@ _LONGEST_WINDOW_US = 1_000_000
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 
 
-class NotWanted(ValueError):
+class InvalidValue(ValueError):
     """A value that cannot be read; the text says what is wanted."""
 
 
@@ -77,7 +77,7 @@ def _flag(value: str) -> bool:
         return True
     if value.lower() in _FALSE:
         return False
-    raise NotWanted(f"one of {', '.join(_TRUE + _FALSE)}")
+    raise InvalidValue(f"one of {', '.join(_TRUE + _FALSE)}")
 
 
 def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -85,10 +85,10 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
     def read(value: str) -> int:
         if not (value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS):
-            raise NotWanted(wanted)
+            raise InvalidValue(wanted)
         number = int(value)
         if number < low or (high is not None and number > high):
-            raise NotWanted(wanted)
+            raise InvalidValue(wanted)
         return number
 
     return read
@@ -97,7 +97,7 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
 def _one_of(*numbers: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if value not in map(str, numbers):
-            raise NotWanted(" or ".join(map(str, numbers)))
+            raise InvalidValue(" or ".join(map(str, numbers)))
         return int(value)
 
     return read
@@ -106,39 +106,39 @@ def _one_of(*numbers: int) -> Callable[[str], int]:
 def _level(value: str) -> str:
     level = value.upper()
     if level not in (*_LEVELS, *OTHER_LEVELS):
-        raise NotWanted(f"one of {', '.join((*_LEVELS, *OTHER_LEVELS))}")
+        raise InvalidValue(f"one of {', '.join((*_LEVELS, *OTHER_LEVELS))}")
     return OTHER_LEVELS.get(level, level)
 
 
 def _log_format(value: str) -> bool:
     if value.lower() not in ("pretty", "compact", "json"):
-        raise NotWanted("Pretty, compact or json")
+        raise InvalidValue("Pretty, compact or json")
     return value.lower() == "json"
 
 
 def _address(value: str) -> tuple[str, int]:
     host, colon, port = value.rpartition(":")
     if not colon or not host:
-        raise NotWanted("host:port, such as 0.0.0.0:8000")
+        raise InvalidValue("host:port, such as 0.0.0.0:8000")
     return host.strip("[]"), _whole(1, _MAX_PORT)(port)
 
 
 def _hosts(value: str) -> tuple[str, ...]:
     hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
     if not hosts or any(set(host) & set("/:@*?") for host in hosts):
-        raise NotWanted("host names without port, separated by commas")
+        raise InvalidValue("host names without port, separated by commas")
     return hosts
 
 
 def _input_type(value: str) -> str:
     if value not in _INPUT_TYPES:
-        raise NotWanted(" or ".join(_INPUT_TYPES))
+        raise InvalidValue(" or ".join(_INPUT_TYPES))
     return value
 
 
 def _model_profile(value: str) -> str:
     if value.rsplit("/", 1)[-1] not in model_profile_names():
-        raise NotWanted(f"one of {', '.join(model_profile_names())}")
+        raise InvalidValue(f"one of {', '.join(model_profile_names())}")
     return value
 
 
@@ -149,7 +149,7 @@ def _target(value: str) -> str:
     if value == AUTO:
         return AUTO
     if value not in target_profile_names():
-        raise NotWanted(
+        raise InvalidValue(
             f"{AUTO}, one of {', '.join(target_profile_names())}, or one of NVIDIA's ONNX profile "
             f"ids {', '.join(NVIDIA_ONNX_PROFILES)}"
         )
@@ -177,7 +177,7 @@ def _triton(scheme: str) -> Callable[[str], str]:
         found, separator, host = value.rpartition("://")
         known = (scheme, f"{scheme}s")
         if (separator and found not in known) or not host or set(host) & set("@?# "):
-            raise NotWanted(f"{scheme}://host:port or {scheme}s://host:port")
+            raise InvalidValue(f"{scheme}://host:port or {scheme}s://host:port")
         return f"triton={found or scheme}://{host}"
 
     return read

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runtime.outputs import write_whole
+from runtime.outputs import write_atomic
 from server.settings import environment_table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -17,4 +17,4 @@ def renewed(text: str) -> str:
 
 
 if __name__ == "__main__":
-    write_whole(README, renewed(README.read_text("utf-8")).encode())
+    write_atomic(README, renewed(README.read_text("utf-8")).encode())

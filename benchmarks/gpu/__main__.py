@@ -38,7 +38,7 @@ from checks.gpu.models import CONFIGS, Exported, adapted, export
 from checks.gpu.plans import build_plan
 from runtime.errors import EngineUnavailable
 from runtime.gpu import find_gpu
-from runtime.outputs import refusals_told, write_whole
+from runtime.outputs import exit_on_refusal, write_atomic
 from runtime.telemetry import disable_telemetry
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
@@ -97,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """After every turn, so that a run that is cut short keeps what it found."""
         text = report(facts, loads, found, ceilings, config)
         content = {"machine": facts, "ceilings": ceilings, "measured": [asdict(m) for m in found]}
-        write_whole(wish.out / RESULTS_FILE, json.dumps(content, indent=1).encode())
-        write_whole(wish.out / REPORT_FILE, text.encode())
+        write_atomic(wish.out / RESULTS_FILE, json.dumps(content, indent=1).encode())
+        write_atomic(wish.out / REPORT_FILE, text.encode())
         return text
 
     with results_folder(wish.out), tempfile.TemporaryDirectory() as work:
@@ -287,5 +287,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         sys.exit(main())

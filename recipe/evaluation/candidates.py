@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from recipe.durable import write_whole
+from recipe.durable import write_atomic
 from recipe.evaluation.collection import Collection
 from runtime.postprocess import Floats, InputType, unit
 
@@ -63,4 +63,4 @@ def read_candidates(file: Path, key: dict[str, str | int]) -> Candidates | None:
 
 def write_candidates(file: Path, candidates: Candidates) -> None:
     """Write the file whole or not at all."""
-    write_whole(file, msgspec.json.encode(candidates) + b"\n")
+    write_atomic(file, msgspec.json.encode(candidates) + b"\n")

@@ -14,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from recipe.durable import write_whole
+from recipe.durable import write_atomic
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.metrics import Scores, measure_each
 from recipe.evaluation.results import Column
@@ -135,8 +135,8 @@ def write_drift(
         "",
         *_worst_tables(drift, collection, depths),
     ]
-    write_whole(directory / "drift.md", "\n".join(lines).encode())
-    write_whole(directory / "drift.svg", _picture(results, drift, depths))
+    write_atomic(directory / "drift.md", "\n".join(lines).encode())
+    write_atomic(directory / "drift.svg", _picture(results, drift, depths))
 
 
 def recall_sentences(results: Mapping[str, Column], depths: Sequence[int]) -> list[str]:

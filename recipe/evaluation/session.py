@@ -28,7 +28,7 @@ from recipe.evaluation.results import (
 )
 from recipe.evaluation.scorers import Scorer
 from recipe.progress import Say
-from runtime.outputs import held
+from runtime.outputs import locked_directory
 
 SETTING_FILE = "setting.json"
 _HASH_DIGITS = 16
@@ -165,7 +165,7 @@ def open_session(directory: Path) -> Session:
 @contextmanager
 def sole_session(directory: Path) -> Iterator[Session]:
     """`open_session`, for the one that adds to it. Raises OutputRefused where another one does."""
-    with held(directory) if directory.is_dir() else nullcontext():
+    with locked_directory(directory) if directory.is_dir() else nullcontext():
         yield open_session(directory)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from recipe.durable import write_whole
+from recipe.durable import write_atomic
 from recipe.picture import as_svg, new_figure
 
 # What a line of metrics.jsonl may hold: no run times, so that equal runs give equal files.
@@ -31,8 +31,10 @@ def write_curves(directory: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write both files anew from everything logged so far, each whole or not at all."""
     entries = [{key: entry[key] for key in _KEPT if key in entry} for entry in history]
     kept = [entry for entry in entries if "loss" in entry or "eval_loss" in entry]
-    write_whole(directory / "metrics.jsonl", b"".join(msgspec.json.encode(e) + b"\n" for e in kept))
-    write_whole(directory / "curves.svg", _picture(history))
+    write_atomic(
+        directory / "metrics.jsonl", b"".join(msgspec.json.encode(e) + b"\n" for e in kept)
+    )
+    write_atomic(directory / "curves.svg", _picture(history))
 
 
 def _picture(history: Sequence[Mapping[str, Any]]) -> bytes:

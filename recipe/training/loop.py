@@ -37,7 +37,7 @@ from recipe.training.checkpoint import (
 from recipe.training.curves import write_curves
 from recipe.training.groups import Group, read_groups
 from recipe.training.job import CONSOLIDATED, FACTS_FILE, Facts, Job, accumulated_passes
-from runtime.outputs import replaced, working_beside
+from runtime.outputs import atomic_directory, locked_work_folder
 
 # Lies in a folder of the Trainer exactly when everything else in it was written.
 _WHOLE = "whole"
@@ -265,10 +265,10 @@ def _publish(
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process
     if trainer.is_world_process_zero():
-        with replaced(directory / name, "finetune", lambda _: None) as new:
+        with atomic_directory(directory / name, "finetune", lambda _: None) as new:
             save_consolidated(model, weights, base, new / CONSOLIDATED)
             write_json(new / CONSOLIDATED / FACTS_FILE, facts)
-        with working_beside(directory / name, "finetune") as folder:
+        with locked_work_folder(directory / name, "finetune") as folder:
             link = folder / "link"
             link.unlink(missing_ok=True)
             link.symlink_to(name)

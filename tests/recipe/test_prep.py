@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from recipe.config import PrepConfig
-from recipe.durable import write_json, write_whole
+from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.first_stage import BLOCK_TEXTS, Block, BlockEmbedder
 from recipe.prep import STAGE
@@ -248,7 +248,7 @@ def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
     write_records(Path(settings.sdg_input_path), [a_record(i) for i in range(100)])
     # Among its first files, which need no vectors.
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_whole", ending_after(write_whole, "queries.jsonl"))
+        patch.setattr(files, "write_atomic", ending_after(write_atomic, "queries.jsonl"))
         with pytest.raises(KeyboardInterrupt):
             perform(STAGE, settings, force=False, say=quiet)
     assert not (tmp_path / "out" / "train.json").exists()
@@ -258,7 +258,7 @@ def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
         for key, value in msgspec.to_builtins(settings).items()
         if value != getattr(PrepConfig(), key)
     ]
-    killed_after("recipe.first_stage:write_whole", 2, "prep", *arguments, folder=tmp_path)
+    killed_after("recipe.first_stage:write_atomic", 2, "prep", *arguments, folder=tmp_path)
     assert len(list((tmp_path / "embedders" / "vectors").iterdir())) == 2
     # Between the two files of mined negatives: of the vectors, only the rest was computed.
     embedded: list[int] = []

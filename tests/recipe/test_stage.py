@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recipe.durable import Journal, write_whole
+from recipe.durable import Journal, write_atomic
 from recipe.errors import BadInput, OutputRefused
 from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage, hash_of, perform, state
 from tests.recipe.killing import environment
@@ -161,7 +161,7 @@ def test_force_renames_what_others_made_and_removes_what_the_stage_made(
 def test_force_empties_what_a_link_leads_to_and_leaves_the_link(toy: Toy, tmp_path: Path) -> None:
     def make(settings: Toy, say: Callable[[str], None]) -> None:
         (Path(settings.folder) / "made").mkdir(exist_ok=True)
-        write_whole(Path(settings.folder) / "made" / f"{settings.times}", b"")
+        write_atomic(Path(settings.folder) / "made" / f"{settings.times}", b"")
 
     stage, folder, disk = replace(FOLDER, run=make), Path(toy.folder), tmp_path / "disk"
     go(toy, stage)

@@ -12,7 +12,7 @@ import pytest
 from recipe.cli import main
 from recipe.durable import JournalWriter
 from recipe.table import COMMANDS, STAGES
-from runtime.outputs import held
+from runtime.outputs import locked_directory
 from tests.recipe.conftest import write_corpus
 from tests.recipe.killing import interrupt_after
 from tests.trees import tree
@@ -68,7 +68,7 @@ def test_a_second_run_is_refused_and_changes_nothing(
     place = whole / OUT / folder
     place.mkdir(exist_ok=True)
     before = tree(place), tree(whole / ARTIFACT)
-    with held(place):
+    with locked_directory(place):
         assert main([*line, "-c", "c.toml"]) == 1
     assert f"works in {OUT / folder}" in capsys.readouterr().err
     assert (tree(place), tree(whole / ARTIFACT)) == before

@@ -16,7 +16,7 @@ from recipe.cli import main
 from recipe.durable import JournalWriter
 from recipe.score import CHUNK_LINES
 from runtime.opening import open_ranker
-from runtime.outputs import MARK, working_beside
+from runtime.outputs import MARK, locked_work_folder
 from tests.dying import die_everywhere
 from tests.recipe.killing import environment, killed_after
 from tests.recipe.models.material import passage, question, write_lines
@@ -179,7 +179,7 @@ def test_a_second_run_on_one_output_is_refused_and_changes_nothing(
     rank = ["--rank", str(rank_artifact)]
     two = asked.with_name("two.jsonl")
     two.write_text('{"query": "q", "passages": ["p"]}\n')
-    with working_beside(out, "rerank-score") as folder:
+    with locked_work_folder(out, "rerank-score") as folder:
         (folder / "journal.jsonl").write_text("the first one's\n")
         before = tree(asked.parent)
         for spelled in (out, link, asked.parent / "." / out.name):
