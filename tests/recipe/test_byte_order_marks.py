@@ -48,7 +48,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "profiles of clusters": ("env.toml", lambda folder: load_profile("mine", folder)),
     "records": (
         "records.jsonl",
-        lambda folder: read_records(folder / "records.jsonl", skip_broken=False, say=print),
+        lambda folder: read_records(folder / "records.jsonl", skip_broken=False, log=print),
     ),
     "passages": ("eval_beir/corpus.jsonl", read_evaluation),
     "queries": ("eval_beir/queries.jsonl", read_evaluation),

@@ -174,7 +174,7 @@ def test_nodes_that_would_idle_are_refused(cluster: Path) -> None:
     (cluster / "env.toml").write_text(PROFILES + '[many]\nextends = "base"\nnodes = 3\n')
     profile = load_profile("many", cluster)
     recipe = load("default", STAGE_NAMES)
-    with pytest.raises(BadConfig, match="nodes = 3 for finetune, which one machine does"):
+    with pytest.raises(BadConfig, match="nodes = 3 for finetune, which run on one machine"):
         task_file(profile, ["prep", "finetune"], recipe, force=False)
     with pytest.raises(BadConfig, match=r"set prep\.ray_address=auto"):
         task_file(profile, ["prep"], recipe, force=False)
@@ -213,4 +213,4 @@ def test_a_launch_that_fails_says_so(rerank: Rerank, cluster: Path) -> None:
 def test_deploy_stays_here(rerank: Rerank, cluster: Path) -> None:
     done = rerank("deploy", "--run", "base")
     assert done.returncode == 1
-    assert "leave out --run and --batch" in done.stderr
+    assert "omit --run and --batch" in done.stderr

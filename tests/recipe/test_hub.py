@@ -90,7 +90,7 @@ def test_a_stage_stays_with_the_commit_that_it_began_with(tmp_path: Path) -> Non
 
     def go(*, force: bool = False) -> str:
         said: list[str] = []
-        perform(stage, settings, force=force, say=said.append)
+        perform(stage, settings, force=force, log=said.append)
         return "\n".join(said)
 
     stage = replace(
@@ -108,16 +108,16 @@ def test_a_stage_stays_with_the_commit_that_it_began_with(tmp_path: Path) -> Non
         go()
     (folder / "stop").unlink()
     commits["someone/model"] = COMMIT[::-1]
-    assert f"this stays with {COMMIT}" in go()
+    assert f"this run keeps {COMMIT}" in go()
     assert checked == read == [f"someone/model@{COMMIT}"] * 2
     mark = json.loads((folder / DONE_FILE).read_text())
     assert mark["inputs"] == {"someone/model": COMMIT}
     assert mark["settings"]["source"] == "someone/model"
     finished = go()
-    assert f"this stays with {COMMIT}" in finished
-    assert "finished before" in finished
+    assert f"this run keeps {COMMIT}" in finished
+    assert "already finished" in finished
     commits["someone/model"] = UNKNOWN
-    assert go().startswith("finished before")
+    assert go().startswith("already finished")
     commits["someone/model"] = COMMIT[::-1]
     go(force=True)
     assert read[2:] == [f"someone/model@{COMMIT[::-1]}"]

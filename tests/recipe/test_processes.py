@@ -15,8 +15,8 @@ import pytest
 from recipe import processes
 from recipe.config import DeployConfig
 from recipe.errors import OutputRefused
-from recipe.launchers import ENDPOINT_FILE, Record, handed_over, process
-from recipe.processes import Started, look, read_started, write_started
+from recipe.launchers import ENDPOINT_FILE, ProcessLauncher, Record, detached_endpoint
+from recipe.processes import Started, find_process, read_started, write_started
 
 # Its command line is that of a server, to whoever looks for the name.
 _WAITS = "print(flush=True); input()  # rerank-serve"
@@ -34,7 +34,7 @@ def stranger() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def started(running: "subprocess.Popen[bytes]") -> Started:
-    found = look(running.pid)
+    found = find_process(running.pid)
     assert found is not None
     return found
 
@@ -110,7 +110,7 @@ def test_a_process_that_is_hidden_is_nobody_s(
 
     found = started(stranger)
     monkeypatch.setattr(Path, "read_text", refuse)
-    assert look(stranger.pid) is None
+    assert find_process(stranger.pid) is None
     assert read_started(file) is None
     found.end()
     assert stranger.poll() is None
@@ -142,12 +142,12 @@ def test_a_deployment_takes_no_stranger_for_its_endpoint(
     record = Record(url="http://x", launcher="process", handle=handle, stop=f"kill {handle}")
     (tmp_path / ENDPOINT_FILE).write_bytes(msgspec.json.encode(record))
     file, log = tmp_path / "server.pid", tmp_path / "server.log"
-    launcher = process(DeployConfig(), tmp_path, log, None, replace=False)
+    launcher = ProcessLauncher(DeployConfig(), tmp_path, log, None, replace=False)
     for other in others(started(stranger)):
         file.write_bytes(msgspec.json.encode(other))
-        assert handed_over(tmp_path) is None
+        assert detached_endpoint(tmp_path) is None
         launcher.check()
     write_started(file, stranger.pid)
-    assert handed_over(tmp_path) == record
+    assert detached_endpoint(tmp_path) == record
     with pytest.raises(OutputRefused, match=f"kill {handle}"):
         launcher.check()

@@ -30,8 +30,8 @@ QUICK = ("num_pairs=7", "sentences_per_chunk=3", "max_attempts=8")
 @pytest.fixture
 def unwaiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is asked for again at once."""
-    monkeypatch.setattr(endpoint_module, "_FIRST_WAIT_S", 0.0)
-    monkeypatch.setattr(endpoint_module, "_FIRST_PATIENCE_S", 0.0)
+    monkeypatch.setattr(endpoint_module, "_MIN_BACKOFF_S", 0.0)
+    monkeypatch.setattr(endpoint_module, "_MIN_PAUSE_S", 0.0)
 
 
 class Clock:
@@ -83,7 +83,7 @@ def test_a_finished_output_is_kept_unless_forced(
     before = (tmp_path / FILE).stat().st_mtime_ns
     again = rerank(*arguments)
     assert again.returncode == 0
-    assert "finished before" in again.stderr
+    assert "already finished" in again.stderr
     other = rerank(*arguments, "seed=7")
     assert other.returncode == 1
     assert "seed = 42, wanted 7" in other.stderr
@@ -143,7 +143,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(
     endpoint = stand_in()
     arguments = ["sdg", f"corpus_dir={corpus}", f"endpoint={endpoint.url}", *QUICK]
     journal = (tmp_path / FILE).with_name("answers.jsonl")
-    keeps = "recipe.generation.endpoint:Endpoint._keep"
+    keeps = "recipe.generation.endpoint:Endpoint._store"
     killed_after(keeps, 16, *arguments, folder=tmp_path, first=UNWAITING)
     assert not (tmp_path / FILE).exists()
     with journal.open("ab") as file:
@@ -192,9 +192,9 @@ def test_without_a_key_nothing_is_asked(rerank: Rerank, corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("buffer_size=10", "wanted 200: every answer is kept"),
-        ("resume=never", "--force begins anew"),
-        ("embed_provider=openai", "named by its URL in endpoint"),
+        ("buffer_size=10", "wanted 200: every answer is written"),
+        ("resume=never", "--force starts over"),
+        ("embed_provider=openai", "by its URL in endpoint"),
         ("dataset_name=a/b", "wanted a plain file name"),
         ("corpus_dir=", "found an empty corpus_dir"),
         ("endpoint=integrate.api.nvidia.com", "wanted a base URL such as"),
@@ -250,7 +250,7 @@ def test_again_after_0_s_is_not_asked_without_a_pause(
             timeout_s=PATIENCE_S,
             max_attempts=1,
             connections=1,
-            say=lambda _: None,
+            log=lambda _: None,
         ) as endpoint:
             assert endpoint.ask("/x", {}, lambda body: body) == {}
         server.shutdown()
@@ -286,7 +286,7 @@ def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
     moving = ("corpus_dir=hf://someone/texts@main/sample", "output_dir=moving")
     done = rerank("sdg", *moving, "generator=extractive")
     assert done.returncode == 0, done.stderr
-    assert f"it is {revision} now" in done.stderr
+    assert f"pinned to the commit {revision}" in done.stderr
     mark = json.loads((tmp_path / "moving" / "done.json").read_text())
     assert mark["inputs"] == {"hf://someone/texts@main/sample": revision}
     for wrong, said in (("texts@main/other", "no folder other"), ("none@main", "log in with")):
@@ -302,15 +302,15 @@ def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
     done = rerank("sdg", *whole, "generator=extractive")
     assert done.returncode == 0, done.stderr
     unpinned = rerank("sdg", "corpus_dir=hf://someone/texts/sample", "generator=extractive")
-    assert "the revision pins what is read" in unpinned.stderr
+    assert "the revision pins the data" in unpinned.stderr
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("image.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "no UTF-8 text: image.txt"),
-        ("latin.md", "Käse für alle".encode("latin-1"), "no UTF-8 text: latin.md"),
-        ("zero.txt", b"text with \x00 in it", "no UTF-8 text: zero.txt"),
+        ("image.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "that are not UTF-8: image.txt"),
+        ("latin.md", "Käse für alle".encode("latin-1"), "that are not UTF-8: latin.md"),
+        ("zero.txt", b"text with \x00 in it", "that are not UTF-8: zero.txt"),
     ],
 )
 def test_files_that_are_no_text_are_named(
@@ -325,7 +325,7 @@ def test_a_file_whose_name_is_no_text_is_named(corpus: Path) -> None:
     Path(os.fsdecode(os.fsencode(corpus) + b"/k\xe4se.md")).write_text(
         "A text of no small size. " * 5
     )
-    with pytest.raises(BadInput, match=r"no UTF-8 text: k\\udce4se\.md"):
+    with pytest.raises(BadInput, match=r"not UTF-8: k\\udce4se\.md"):
         read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)
 
 

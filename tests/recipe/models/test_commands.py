@@ -160,7 +160,7 @@ def test_force_gives_another_name_to_what_the_stage_did_not_make(
     assert thesis.exists()
     assert main(["export", *settings, "--force"]) == 0
     said = capsys.readouterr().err
-    assert "thesis was not made by this stage; it is thesis.before-1 now" in said
+    assert "thesis was not made by this stage; renamed it to thesis.before-1" in said
     assert (copied / "thesis.before-1" / "chapter-1.txt").read_text() == "years of work"
     assert (copied / "thesis" / "manifest.json").exists()
 
@@ -172,7 +172,7 @@ def test_what_has_the_name_of_a_deployment_s_file_is_kept(
     (copied / "mine").mkdir()
     (copied / "mine" / name).write_text("years of work")
     assert main(["deploy", "-c", "c.toml", "output_dir=mine", "eval_dir=null"]) == 1
-    assert f"mine/{name} is there" in capsys.readouterr().err
+    assert f"mine/{name} exists" in capsys.readouterr().err
     assert (copied / "mine" / name).read_text() == "years of work"
 
 
@@ -181,7 +181,7 @@ def test_a_folder_is_of_one_stage(copied: Path, capsys: pytest.CaptureFixture[st
     for force in ([], ["--force"]):
         line = ["deploy", "-c", "c.toml", f"output_dir={OUT}/stage3_eval", "eval_dir=null"]
         assert main([*line, *force]) == 1
-        assert "holds what the stage eval made" in capsys.readouterr().err
+        assert "holds output of the stage eval" in capsys.readouterr().err
     assert tree(copied / OUT) == before
 
 
@@ -205,7 +205,7 @@ def test_a_comparison_that_is_stopped_goes_on(
     capsys.readouterr()
     assert main([*COMPARE, "-c", "c.toml"]) == 0
     said = capsys.readouterr()
-    assert "A, queries: 2 of 6 were done before" in said.err
+    assert "A, queries: 2 of 6 were already done" in said.err
     assert "| A → B | +0.0000 |" in said.out
 
 

@@ -19,7 +19,7 @@ from recipe import launchers
 from recipe.cli import main
 from recipe.config import DeployConfig
 from recipe.evaluation.results import read_results, write_results
-from recipe.launchers import docker
+from recipe.launchers import DockerLauncher
 from recipe.processes import read_started
 from tests.recipe.conftest import write_program
 from tests.recipe.killing import killed_after
@@ -113,7 +113,7 @@ def test_a_key_that_no_request_can_carry_is_told_before_anything_runs(
     monkeypatch.setenv("NGC_API_KEY", "clé secrète")
     assert main(["deploy", "-c", "c.toml"]) == 1
     said = capsys.readouterr().err
-    assert "cannot be asked: api_key holds characters" in said
+    assert "cannot be called: api_key holds characters" in said
     assert "secr" not in said
     assert not (folder / DEPLOY / "server.log").exists()
 
@@ -164,7 +164,7 @@ def test_a_deployment_in_the_foreground_is_finished_by_a_signal(
     finally:
         signal.signal(signal.SIGINT, interrupted)
     assert signal.getsignal(signal.SIGTERM) == terminated
-    assert "it runs until you interrupt" in said_before[0]
+    assert "running until you interrupt" in said_before[0]
     assert "is now stopped" in capsys.readouterr().err
     assert (folder / DEPLOY / "done.json").is_file()
     assert not (folder / DEPLOY / "endpoint.json").exists()
@@ -190,7 +190,7 @@ def test_a_taken_port_is_told_at_once(folder: Path, capsys: pytest.CaptureFixtur
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         assert main(["deploy", "-c", "c.toml", f"host_port={taken}"]) == 1
-    assert "something answers on 127.0.0.1" in capsys.readouterr().err
+    assert "a server already answers on 127.0.0.1" in capsys.readouterr().err
 
 
 def test_a_server_that_ends_shows_its_last_lines(
@@ -269,8 +269,10 @@ def test_the_docker_command_names_the_key_and_never_holds_it(
 ) -> None:
     monkeypatch.setenv("NGC_API_KEY", "nvapi-secret")
     settings = msgspec.structs.replace(DeployConfig(), launcher="docker")
-    shown = docker(settings, tmp_path, tmp_path / "log", 512, replace=False).shown()
-    words = shlex.split(shown)
+    command_line = DockerLauncher(
+        settings, tmp_path, tmp_path / "log", 512, replace=False
+    ).command_line()
+    words = shlex.split(command_line)
     assert words[:3] == ["docker", "run", "--detach"]
     assert words[-1] == "nvcr.io/nim/nvidia/llama-nemotron-rerank-1b-v2:1.10.0"
     assert f"{tmp_path}:/opt/nim/custom_model:ro" in words
@@ -278,4 +280,4 @@ def test_the_docker_command_names_the_key_and_never_holds_it(
     for given in ("NIM_CUSTOM_MODEL=/opt/nim/custom_model", "NIM_TRITON_MAX_SEQ_LENGTH=512"):
         assert given in words
     assert "NGC_API_KEY" in words
-    assert "nvapi-secret" not in shown
+    assert "nvapi-secret" not in command_line

@@ -1,4 +1,4 @@
-"""An endpoint that wants a key, and what is said when it cannot be asked."""
+"""An endpoint that wants a key, and what is said when it cannot be called."""
 
 import json
 import threading
@@ -70,7 +70,7 @@ def test_the_key_is_sent_when_its_variable_is_named_and_stands_nowhere(
     # Lengths are no relevance: it ranks otherwise, which is what it says.
     assert main([*command, "nim_api_key_env=MY_KEY"]) == 1
     said += capsys.readouterr().err
-    assert "B ranks otherwise than A" in said
+    assert "B ranks differently from A" in said
     assert guarded.asked[-1] == f"Bearer {KEY}"
     assert KEY not in said
     for path in Path().rglob("*"):
@@ -96,8 +96,8 @@ def test_the_key_goes_to_one_server_only(
 def test_eval_looks_for_the_key_before_it_measures(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wish = ["eval", "-c", "c.toml", "eval_nim=true", "nim_api_key_env=NOBODYS_KEY"]
-    assert main(wish) == 1
+    args = ["eval", "-c", "c.toml", "eval_nim=true", "nim_api_key_env=NOBODYS_KEY"]
+    assert main(args) == 1
     assert "no key in the environment variable NOBODYS_KEY" in capsys.readouterr().err
     assert main(["eval", "-c", "c.toml", "eval_nim=true", "nim_url=localhost:8000"]) == 1
     assert "does not begin with http" in capsys.readouterr().err
@@ -106,7 +106,7 @@ def test_eval_looks_for_the_key_before_it_measures(
 def test_a_password_in_the_url_is_no_part_of_the_report() -> None:
     scorer = EndpointScorer("http://me:secret@localhost:1", None, 8, 1.0)
     assert scorer.source == "http://localhost:1"
-    with pytest.raises(BadInput, match="gave no ranking") as caught:
+    with pytest.raises(BadInput, match="returned no ranking") as caught:
         scorer.score("q", ["a"])
     assert "secret" not in str(caught.value)
     scorer.close()
@@ -114,7 +114,7 @@ def test_a_password_in_the_url_is_no_part_of_the_report() -> None:
 
 @pytest.mark.parametrize("url", ["http://", "http://h:99999", "ftp://h"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(BadConfig, match="cannot be asked"):
+    with pytest.raises(BadConfig, match="cannot be called"):
         EndpointScorer(url, None, 8, 1.0)
 
 
@@ -127,9 +127,9 @@ def test_compare_uses_settings_or_refuses_them(
     assert main([*command, "output_dir=elsewhere", "-c", "c.toml", "eval.batch_size=2"]) == 0
     assert (Path("elsewhere") / "compare" / "drift.md").is_file()
     for setting, said in (
-        ("top_k=3", "so run that with this setting first"),
+        ("top_k=3", "run eval with this setting first"),
         ("eval.k_values=[1]", "found eval.k_values, wanted one of output_dir"),
-        ("nim_model=x", "asked for the model that it serves"),
+        ("nim_model=x", "ranks with the model that it serves"),
         ("finetune.seed=3", "found finetune.seed"),
         ("topk=3", "the nearest one is 'top_k'"),
     ):

@@ -182,7 +182,7 @@ def test_a_remeasure_that_is_stopped_leaves_no_column_without_scores_and_goes_on
     assert main(["export", "-c", "c.toml"]) == 1  # and no KeyError
     assert "eval measured none as finetuned" in capsys.readouterr().err
     assert main(arguments) == 0
-    assert "finetuned, queries: 2 of 6 were done before" in capsys.readouterr().err
+    assert "finetuned, queries: 2 of 6 were already done" in capsys.readouterr().err
     results = read_results(copied / EVAL)
     assert results["finetuned"].NDCG == results["base"].NDCG
     scores = [copied / EVAL / "scores" / f"{name}.jsonl" for name in ("base", "finetuned")]
@@ -218,7 +218,7 @@ def test_columns_at_other_depths_are_dropped(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", "-c", "c.toml", "k_values=[1, 5, 10, 12]"]) == 0
-    assert "onnx were measured on other data or settings" in capsys.readouterr().err
+    assert "onnx: measured on other data or settings" in capsys.readouterr().err
     assert "onnx" not in read_results(copied / EVAL)
 
 
@@ -248,7 +248,7 @@ def test_a_changed_evaluation_set_is_not_compared(copied: Path) -> None:
     [
         ("top_k=5", "wanted top_k at least as large"),
         ("prompt_template={query} {passage}", "was trained with"),
-        ("retrieval_normalize=false", "leave both out"),
+        ("retrieval_normalize=false", "omit both"),
         ("eval_data_path=./nowhere", "run `rerank prep`"),
         ("finetuned_model_path=./nowhere", "run `rerank finetune`"),
         ("query_prefix=Q:", "query_prefix"),
@@ -269,7 +269,7 @@ def test_what_cannot_be_measured_is_refused(
         ("corpus.jsonl", '{"_id":"d1","text":"x"}\n{"_id":"d1","text":"y"}\n', "more than once"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18\tnone\t1\n", "judges the passage"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nnone\td1\t1\n", "judges the query"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18 d1 1\n", "parted by tabs"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18 d1 1\n", "separated by tabs"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18\td1\t0\n", "no passage as relevant"),
     ],
 )

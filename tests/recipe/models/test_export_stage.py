@@ -30,7 +30,7 @@ EVAL = Path("output/rerank/stage3_eval")
         ("attn_implementation=flash_attention_2", "wanted eager or sdpa"),
         ("opset=99", "wanted at most"),
         ("trt_min_seq_len=300", "wanted them rising"),
-        ("trt_max_batch=32", "stand in its target profile"),
+        ("trt_max_batch=32", "are in its target profile"),
         ("prompt_template={query} {passage}", "was trained with"),
         ("model_path=./nowhere", "run `rerank finetune`"),
         ("eval_dir=./nowhere", "run `rerank eval`"),
@@ -88,7 +88,7 @@ def test_an_export_that_is_stopped_goes_on_to_the_same_column(
         assert (copied / EXPORT / "onnx.json").exists()
     capsys.readouterr()
     assert main(["export", "-c", "c.toml"]) == 0
-    assert "was exported before" in capsys.readouterr().err
+    assert "was already exported" in capsys.readouterr().err
     assert read_results(copied / EVAL)["onnx"] == wanted
 
 
@@ -98,8 +98,8 @@ def test_a_plan_is_built_from_the_graph_that_a_stopped_run_left(
     """No GPU here: what exports and builds is put in their place, what goes on from it is real."""
     exported, built = [], []
 
-    def export(source: str, out: Path, wish: pipeline.Wish) -> Manifest:
-        exported.append(wish.target)
+    def export(source: str, out: Path, args: pipeline.Wish) -> Manifest:
+        exported.append(args.target)
         shutil.copytree(copied / EXPORT / "onnx", out)
         return read_manifest(out)
 

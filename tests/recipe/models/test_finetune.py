@@ -39,7 +39,7 @@ finetune._torchrun = lambda settings: [
     word.replace("recipe.training", "tests.recipe.models.held_training") for word in real(settings)
 ]
 settings = load("c.toml", ["finetune"], ["processes=2"]).finetune
-perform(replace(finetune.STAGE, check=lambda _: None), settings, force=False, say=print)
+perform(replace(finetune.STAGE, check=lambda _: None), settings, force=False, log=print)
 """
 
 
@@ -118,13 +118,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_when_the_hub_moves_o
     capsys.readouterr()
     assert main(["finetune", "-c", "c.toml", "base_model=someone/model"]) == 0
     said = capsys.readouterr().err
-    assert f"this stays with {commit}" in said
+    assert f"this run keeps {commit}" in said
     assert "step 1 of" not in said  # it did not begin again
     assert not torn.exists()
     assert losses(fresh) == losses(finished)
     assert weights(fresh) == weights(finished)
     assert main(["finetune", "-c", "c.toml", "base_model=someone/model"]) == 0
-    assert "finished before" in capsys.readouterr().err
+    assert "already finished" in capsys.readouterr().err
 
 
 @pytest.mark.heavy
@@ -202,7 +202,7 @@ def test_a_bert_trains_without_a_template(
         ("train_n_passages=6", "raise hard_negatives_to_mine"),
         ("global_batch_size=5", "wanted a multiple of local_batch_size"),
         ("prompt_template=null", "wanted a template"),
-        ("optimizer_backend=fused_adam", "PyTorch's AdamW trains here"),
+        ("optimizer_backend=fused_adam", "training uses PyTorch's AdamW"),
         ("attn_implementation=flash_attention_2", "wanted sdpa, eager or null"),
         ("fsdp=true", "no GPU"),
         ("train_data_path=./nowhere.json", "run `rerank prep`"),
