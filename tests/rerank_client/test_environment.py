@@ -136,7 +136,9 @@ def test_certificates_are_read_only_where_tls_is_spoken(
 def test_tls_within_a_proxys_tls_is_for_asyncio_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """httpcore's blocking one gives each byte the whole time limit."""
     monkeypatch.setenv("HTTPS_PROXY", "https://proxy")
-    with pytest.raises(RerankError, match="the proxy that HTTPS_PROXY or ALL_PROXY names is asked"):
+    with pytest.raises(
+        RerankError, match="the proxy that HTTPS_PROXY or ALL_PROXY names is an https proxy"
+    ):
         RerankClient("https://host")
     AsyncRerankClient("https://host")
 

@@ -11,8 +11,8 @@ import httpcore
 import pytest
 
 from rerank_client import RerankError, nim
-from rerank_client.answer import most_answer_bytes
-from rerank_client.budget import Budget, spending
+from rerank_client.answer import max_answer_bytes
+from rerank_client.budget import Budget, use_budget
 from rerank_client.streams import AsyncStream
 from rerank_client.transport import ERROR_BYTES, answer
 from tests.rerank_client.conftest import Asker, MakeAsker
@@ -66,7 +66,7 @@ def test_what_an_answer_may_take_is_said(server: ScriptedServer, asker: Asker) -
     with pytest.raises(RerankError) as raised:
         asker.rerank(QUERY, DOCUMENTS)
     (request,) = server.requests
-    most = most_answer_bytes(len(request.body), len(DOCUMENTS))
+    most = max_answer_bytes(len(request.body), len(DOCUMENTS))
     assert f"it takes more than {most} bytes, wanted at most that" in str(raised.value)
     assert (raised.value.status, raised.value.attempts) == (200, 1)
 
@@ -167,7 +167,7 @@ def test_between_short_reads_the_event_loop_turns() -> None:
 
     async def read() -> None:
         asyncio.get_running_loop().call_soon(asked.append, 0)
-        with spending(Budget(1e9, 1)):
+        with use_budget(Budget(1e9, 1)):
             await AsyncStream(Inner()).read(65536)
         assert asked == [8192, 0]
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from rerank_client import AsyncRerankClient, RerankError, RerankResult
-from rerank_client.connections import MOST_IDLE
-from rerank_client.loops import MOST_LOOPS
+from rerank_client.connections import MAX_IDLE
+from rerank_client.loops import MAX_LOOPS
 from tests.rerank_client.scripted_server import Hang, Say, ScriptedServer, ranking
 from tests.waiting import wait_until
 
@@ -117,11 +117,11 @@ def test_threads_with_a_loop_each(server: ScriptedServer, client: AsyncRerankCli
 
 
 def test_more_loops_than_are_remembered(server: ScriptedServer, client: AsyncRerankClient) -> None:
-    loops = [asyncio.new_event_loop() for _ in range(MOST_LOOPS + 3)]
+    loops = [asyncio.new_event_loop() for _ in range(MAX_LOOPS + 3)]
     try:
         for loop in loops:
             loop.run_until_complete(ask(client))
-        wait_until(lambda: server.open_connections == MOST_LOOPS)
+        wait_until(lambda: server.open_connections == MAX_LOOPS)
         # The first one's was closed; it gets another.
         assert loops[0].run_until_complete(ask(client)).ranked_indices == BEST_FIRST
     finally:
@@ -246,9 +246,9 @@ def test_a_storm_of_cancelled_calls_leaves_nothing(
 
 def test_few_connections_stay_open(server: ScriptedServer, client: AsyncRerankClient) -> None:
     async def many() -> None:
-        await asyncio.gather(*(ask(client) for _ in range(MOST_IDLE + 8)))
-        assert server.connections == MOST_IDLE + 8
-        while server.open_connections > MOST_IDLE:
+        await asyncio.gather(*(ask(client) for _ in range(MAX_IDLE + 8)))
+        assert server.connections == MAX_IDLE + 8
+        while server.open_connections > MAX_IDLE:
             await asyncio.sleep(0.01)
 
     asyncio.run(many())

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rerank_client import RerankClient, RerankError
-from rerank_client.connections import MOST_IDLE
+from rerank_client.connections import MAX_IDLE
 from tests.rerank_client.scripted_server import Hang, ScriptedServer, ranking
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -50,11 +50,11 @@ def test_threads_share_a_client(server: ScriptedServer, client: RerankClient) ->
 def test_few_connections_stay_open(server: ScriptedServer) -> None:
     with RerankClient(server.url) as client:
         connections = client._connections
-        taken = [connections.take() for _ in range(MOST_IDLE + 1)]
+        taken = [connections.take() for _ in range(MAX_IDLE + 1)]
         for connection in taken:
-            connections.give_back(connection, whole=True)
-        again = [connections.take() for _ in range(MOST_IDLE + 1)]
-        assert len(set(taken) & set(again)) == MOST_IDLE
+            connections.give_back(connection, complete=True)
+        again = [connections.take() for _ in range(MAX_IDLE + 1)]
+        assert len(set(taken) & set(again)) == MAX_IDLE
 
 
 def in_a_fork(client: RerankClient, calls: int) -> int:
