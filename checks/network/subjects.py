@@ -121,9 +121,9 @@ SUBJECTS: Mapping[str, Callable[[Place], None]] = {
 
 def _export(place: Place, out: Path, target: str) -> None:
     # Short: proving long texts takes its time, and calls nobody else.
-    wish = ["--out", str(out), "--target", target, "--max-tokens", "512"]
-    wish += ["--profile", "tiny-rerank-v1"]
-    place.finish(script("rerank-export"), "export", str(ROOT / "embedded" / "rank"), *wish)
+    options = ["--out", str(out), "--target", target, "--max-tokens", "512"]
+    options += ["--profile", "tiny-rerank-v1"]
+    place.finish(script("rerank-export"), "export", str(ROOT / "embedded" / "rank"), *options)
 
 
 def _is_ready() -> bool:

@@ -29,7 +29,7 @@ class Fake:
 
 
 @pytest.mark.parametrize(
-    ("status", "printed", "verdict", "said"),
+    ("status", "printed", "verdict", "reason"),
     [
         (0, "one\n3 of 3\n\n", OK, "3 of 3"),
         (0, "", OK, "printed nothing"),
@@ -53,8 +53,8 @@ class Fake:
         (-9, "", FAILED, "printed nothing"),
     ],
 )
-def test_verdicts(status: int, printed: str, verdict: str, said: str) -> None:
-    assert judge(status, printed) == (verdict, said)
+def test_verdicts(status: int, printed: str, verdict: str, reason: str) -> None:
+    assert judge(status, printed) == (verdict, reason)
 
 
 _LACKING = """
@@ -124,7 +124,7 @@ def test_a_hang_ends_with_its_children(tmp_path: Path, monkeypatch: pytest.Monke
             assert limit_s < _PATIENCE_S, (tmp_path / "log").read_text()
             limit_s *= 2
             result = run("hang", command, tmp_path / "log", limit_s=limit_s)
-            assert (result.verdict, result.said) == (FAILED, f"no end within {limit_s} s")
+            assert (result.verdict, result.reason) == (FAILED, f"no end within {limit_s} s")
             told = os.read(reader, 100)
         closed, _, _ = select.select([reader], [], [], _PATIENCE_S)
         if not closed:

@@ -37,7 +37,7 @@ def test_every_surface_has_bodies() -> None:
         (Found(CASE, ["400"] * 3, 9.0, 2.0), None),  # late, which is told only
         (Found(CASE, ["400", "500", "400"], 0.1, 2.0), "answered 500, wanted"),
         (Found(CASE, ["400", "closed", "no answer"], 0.1, 2.0), "answered closed, no answer"),
-        (Found(CASE, ["400"] * 3, float("inf"), 2.0), "health was not answered"),
+        (Found(CASE, ["400"] * 3, float("inf"), 2.0), "health did not answer"),
         (Found(CASE, ["400"] * 3, 0.1, 9.9), None),  # large, likewise
         (Found(CASE, ["400"] * 3, 0.1, 10.1), "10.1 times the memory"),
     ],

@@ -38,8 +38,8 @@ def own_facts(rank_artifact: Path) -> Expectations:
 def stand_in(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check works in a folder of the test, on artifacts that were exported for all tests."""
 
-    def copy(checkpoint: str, out: Path, wish: Wish) -> None:
-        shutil.copytree(exported(checkpoint, wish), out, dirs_exist_ok=True)
+    def copy(checkpoint: str, out: Path, args: Wish) -> None:
+        shutil.copytree(exported(checkpoint, args), out, dirs_exist_ok=True)
 
     monkeypatch.setattr(real, "WORK", tmp_path / "work")
     monkeypatch.setattr(real, "export", copy)
@@ -131,7 +131,7 @@ def test_an_embedder_without_known_answers_is_still_exported(
 ) -> None:
     checkpoint = write_sentence_transformers(tmp_path / "symmetric")
     assert main([str(checkpoint), "--beir", str(tmp_path / "none")]) == 0
-    assert "no known answers for profile sentence-transformers" in capsys.readouterr().out
+    assert "no reference values for profile sentence-transformers" in capsys.readouterr().out
 
 
 @pytest.mark.heavy
