@@ -124,7 +124,7 @@ def test_a_hang_ends_with_its_children(tmp_path: Path, monkeypatch: pytest.Monke
             assert limit_s < _PATIENCE_S, (tmp_path / "log").read_text()
             limit_s *= 2
             result = run("hang", command, tmp_path / "log", limit_s=limit_s)
-            assert (result.verdict, result.reason) == (FAILED, f"no end within {limit_s} s")
+            assert (result.verdict, result.reason) == (FAILED, f"did not end within {limit_s} s")
             told = os.read(reader, 100)
         closed, _, _ = select.select([reader], [], [], _PATIENCE_S)
         if not closed:
