@@ -29,7 +29,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """`run` raises Broken, NotHere or NotJudged; `group` is that of the checklist."""
+    """`run` raises Broken, NotApplicable or NotJudged; `group` is that of the checklist."""
 
     group: str
     name: str

@@ -28,7 +28,7 @@ _BYTES = np.dtype(np.object_)
 
 
 def model_of(target: Target) -> str:
-    """The reranker's name over KServe v2. Raises NotHere."""
+    """The reranker's name over KServe v2. Raises NotApplicable."""
     found = target.post("/v2/repository/index", {})
     if found.status_code != 200:
         raise NotApplicable("no KServe v2")

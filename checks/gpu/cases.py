@@ -1,5 +1,5 @@
 """The checks, in order. Each returns a line about its result, raises AssertionError when the result
-is wrong, and NotHere when the machine lacks what it needs."""
+is wrong, and NotApplicable when the machine lacks what it needs."""
 
 import subprocess
 import sys
@@ -100,7 +100,7 @@ class Machine:
         return self.graphs[key]
 
     def opened(self, name: str, exported: Exported, **setup: object) -> Engine:
-        """The engine on a graph; NotHere where it is not installed."""
+        """The engine on a graph; NotApplicable where it is not installed."""
         try:
             return open_engine(
                 name,
@@ -335,7 +335,7 @@ def _calls(engine: Engine, machine: Machine, shift: int) -> np.ndarray:
 
 
 def _to_serve(machine: Machine) -> Path:
-    """The graph of target cuda-fp16 as a server mounts it; NotHere when no server can run."""
+    """The graph of target cuda-fp16 as a server mounts it; NotApplicable when no server can run."""
     _needs_gpu(machine)
     if machine.model == "tiny":
         raise NotApplicable(

@@ -97,7 +97,7 @@ class Endpoint:
     def ask(self, path: str, request: dict[str, Any], parse: Callable[[Any], Parsed]) -> Parsed:
         """POST `request` and return `parse(body)` of the answer's body.
 
-        Failed, truncated or unusable answers (`parse` raises Misunderstood) are requested
+        Failed, truncated or unusable answers (`parse` raises UnusableAnswer) are requested
         again, `max_attempts` times in all. A Retry-After pauses every thread and does not count
         as an attempt. Raises StageFailed.
         """

@@ -23,7 +23,7 @@ from tests.recipe.openai_stand_in import StandIn
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
 FILE = Path("output/rerank/stage0_sdg/nv_pp_random.jsonl")
-UNWAITING = "from recipe.generation import endpoint; endpoint._FIRST_WAIT_S = 0"
+UNWAITING = "from recipe.generation import endpoint; endpoint._MIN_BACKOFF_S = 0"
 QUICK = ("num_pairs=7", "sentences_per_chunk=3", "max_attempts=8")
 
 
