@@ -41,7 +41,7 @@ class NoAnswer:
     retryable: bool
 
 
-class InvalidAnswer(Exception):
+class MakesNoSense(Exception):
     """The body is not a ranking of these documents; the message says why."""
 
 
@@ -64,21 +64,21 @@ def max_answer_bytes(request_bytes: int, documents: int) -> int:
 
 
 def read_ranking(body: bytes, documents: int, top_n: int | None) -> RerankResult:
-    """Parse a ranking of `documents` documents, indices cut at `top_n`. Raises InvalidAnswer."""
+    """Parse a ranking of `documents` documents, indices cut at `top_n`. Raises MakesNoSense."""
     try:
         reply = msgspec.json.decode(body, type=_Reply)
         scores = read_list("scores", reply.scores, documents, list[float])
         order = read_list("ranked_indices", reply.ranked_indices, documents, list[int])
     except NOT_JSON as error:
-        raise InvalidAnswer(f"wanted JSON with scores and ranked_indices, {error}") from error
+        raise MakesNoSense(f"wanted JSON with scores and ranked_indices, {error}") from error
     if len(scores) != documents:
-        raise InvalidAnswer(f"{len(scores)} scores, wanted one for each of {documents} documents")
+        raise MakesNoSense(f"{len(scores)} scores, wanted one for each of {documents} documents")
     if not all(math.isfinite(score) for score in scores):
-        raise InvalidAnswer("a score is not a finite number")
+        raise MakesNoSense("a score is not a finite number")
     if sorted(order) != list(range(documents)):
-        raise InvalidAnswer(f"ranked_indices do not name each of {documents} documents once")
+        raise MakesNoSense(f"ranked_indices do not name each of {documents} documents once")
     if any(scores[better] < scores[worse] for better, worse in pairwise(order)):
-        raise InvalidAnswer("ranked_indices put a lower score before a higher one")
+        raise MakesNoSense("ranked_indices put a lower score before a higher one")
     return RerankResult(scores, order[:top_n])
 
 
@@ -89,10 +89,10 @@ def read_list(
     kind: type[_List],
     entry_bytes: int = _NUMBER_BYTES,
 ) -> _List:
-    """Decode a list with one entry for each document. Raises InvalidAnswer and msgspec's errors."""
+    """Decode a list with one entry for each document. Raises MakesNoSense and msgspec's errors."""
     # Check the size before decoding: a Python list takes sixteen times the bytes.
     if len(memoryview(text)) > entry_bytes * (documents + 1):
-        raise InvalidAnswer(f"{name} takes {len(memoryview(text))} bytes for {documents} documents")
+        raise MakesNoSense(f"{name} takes {len(memoryview(text))} bytes for {documents} documents")
     return msgspec.json.decode(text, type=kind)
 
 

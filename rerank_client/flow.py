@@ -20,7 +20,7 @@ from typing import TypeAlias
 from rerank_client.answer import (
     OK,
     Answer,
-    InvalidAnswer,
+    MakesNoSense,
     NoAnswer,
     max_answer_bytes,
     printable,
@@ -150,7 +150,7 @@ def _judge(
     try:
         _require_plain(outcome, max_bytes)
         return target.surface.read(outcome.body, len(asked.documents), asked.top_n)
-    except InvalidAnswer as error:
+    except MakesNoSense as error:
         # A retry would reach the same server.
         text = f"the answer is invalid: {printable(str(error))}; is this a reranking server?"
         return _Failure(text, retryable=False, status=outcome.status, cause=error)
@@ -159,9 +159,9 @@ def _judge(
 def _require_plain(answer: Answer, max_bytes: int) -> None:
     encoding = answer.headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
-        raise InvalidAnswer(f"content-encoding is {encoding}, wanted identity, as asked for")
+        raise MakesNoSense(f"content-encoding is {encoding}, wanted identity, as asked for")
     if not answer.complete:
-        raise InvalidAnswer(f"it takes more than {max_bytes} bytes, wanted at most that")
+        raise MakesNoSense(f"it takes more than {max_bytes} bytes, wanted at most that")
 
 
 def _refusal(answer: Answer) -> _Failure:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from rerank_client.answer import NOT_JSON, InvalidAnswer, read_list, read_ranking
+from rerank_client.answer import NOT_JSON, MakesNoSense, read_list, read_ranking
 from rerank_client.question import Question, encode, encode_fields
 from rerank_client.result import RerankResult
 
@@ -14,7 +14,7 @@ from rerank_client.result import RerankResult
 @dataclass(frozen=True)
 class Surface:
     """`encode` writes the body that is posted to `path`; `read` parses the ranking of n documents,
-    indices cut at top_n, from the reply's body, or raises InvalidAnswer."""
+    indices cut at top_n, from the reply's body, or raises MakesNoSense."""
 
     path: str
     encode: Callable[[Question], bytes]
@@ -64,12 +64,12 @@ def _read_nim(body: bytes, documents: int, top_n: int | None) -> RerankResult:
         text = msgspec.json.decode(body, type=_Rankings).rankings
         ranked = read_list("rankings", text, documents, list[_Ranked], _RANKED_BYTES)
     except NOT_JSON as error:
-        raise InvalidAnswer(f"wanted JSON with rankings, {error}") from error
+        raise MakesNoSense(f"wanted JSON with rankings, {error}") from error
     if sorted(one.index for one in ranked) != list(range(documents)):
-        raise InvalidAnswer(f"rankings do not name each of {documents} documents once")
+        raise MakesNoSense(f"rankings do not name each of {documents} documents once")
     scores = {one.index: one.logit for one in ranked}
     if not all(math.isfinite(score) for score in scores.values()):
-        raise InvalidAnswer("a logit is not a finite number")
+        raise MakesNoSense("a logit is not a finite number")
     # Order by the logits, not by the order of the reply: the logits decide.
     order = sorted(scores, key=lambda index: (-scores[index], index))
     return RerankResult([scores[index] for index in range(documents)], order[:top_n])

@@ -1,4 +1,4 @@
-"""The Markdown of a run: nothing that was asked for is missing from it."""
+"""The Markdown report of a run: it contains everything that was measured."""
 
 import pytest
 

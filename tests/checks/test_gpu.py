@@ -1,4 +1,4 @@
-"""`make test-gpu` where there is no GPU: it says so, and what needs none runs on the CPU."""
+"""`make test-gpu` without a GPU: it says so, and checks that need none run on the CPU."""
 
 import io
 import subprocess

@@ -1,5 +1,5 @@
-"""A byte order mark, line ends of Windows and a last line without one are no content, whoever
-wrote the file."""
+"""A byte order mark, Windows line ends and a missing last line end are not content, whoever wrote
+the file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def read_evaluation(folder: Path) -> Any:
     return found.texts, found.queries, found.grades
 
 
-# What is read, and how; the files of `folder` are there already.
+# Each reader; the files in `folder` exist already.
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "settings in TOML": ("c.toml", lambda folder: load(str(folder / "c.toml"), ["finetune"])),
     "settings in YAML": ("c.yaml", lambda folder: load(str(folder / "c.yaml"), ["finetune"])),

@@ -106,5 +106,5 @@ def test_a_missing_package_is_named_with_its_extra(
 
     monkeypatch.setattr(cli, "_run", fail)
     assert cli.main(["run"]) == 1
-    told = f"the package {package} is not installed; install the extra `{extra}`"
-    assert told in capsys.readouterr().err
+    message = f"the package {package} is not installed; install the extra `{extra}`"
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""BEIR's layout as other people write it, and what is refused of it."""
+"""BEIR's layout as other programs write it, and what is refused."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_judgements_need_no_line_of_titles(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (QRELS, b"q18\td1\t--1\n", "line 1: found"),
         (QRELS, b"q18\td1\t1.5\n", "line 1: found"),
@@ -37,7 +37,7 @@ def test_judgements_need_no_line_of_titles(folder: Path) -> None:
         ("corpus.jsonl", b'{"_id": "d1", "text": "\xe4"}\n', "corpus.jsonl, line 1"),
     ],
 )
-def test_what_is_wrong_is_named(folder: Path, name: str, content: bytes, said: str) -> None:
+def test_what_is_wrong_is_named(folder: Path, name: str, content: bytes, message: str) -> None:
     (folder / name).write_bytes(content)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         read_collection(folder)

@@ -1,4 +1,4 @@
-"""Names on the hub in the provenance: the commit that they are now, asked of a real HTTP server."""
+"""Names on the hub in the provenance: their current commit, from a real HTTP server."""
 
 import json
 import shutil
@@ -89,9 +89,9 @@ def test_a_stage_stays_with_the_commit_that_it_began_with(tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     def go(*, force: bool = False) -> str:
-        said: list[str] = []
-        perform(stage, settings, force=force, log=said.append)
-        return "\n".join(said)
+        lines: list[str] = []
+        perform(stage, settings, force=force, log=lines.append)
+        return "\n".join(lines)
 
     stage = replace(
         TOY,

@@ -1,4 +1,4 @@
-"""What every stage shares: marks, locks, going on, and what is refused."""
+"""The common parts of all stages: marks, locks, continuing, and refusals."""
 
 import fcntl
 import json
@@ -31,7 +31,7 @@ class Toy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(settings: Toy, log: Callable[[str], None]) -> None:
-    """Refuses to work while a file called `stop` lies in the folder."""
+    """Refuses to work while a file called `stop` exists in the folder."""
     folder = Path(settings.folder)
     if (folder / "stop").exists():
         raise KeyboardInterrupt
@@ -307,7 +307,7 @@ def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
     assert go(toy, stage)
 
 
-# The disk takes the first bytes of a line and no more: without another try that looks like success.
+# The disk takes the first bytes of a line only: without another write that looks like success.
 FULL_DISK = """
 import resource, sys
 from pathlib import Path

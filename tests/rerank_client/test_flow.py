@@ -1,4 +1,4 @@
-"""The retry flow without any I/O: what it asks for, step by step."""
+"""The retry flow without I/O: its steps, one by one."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rerank_client.answer import (
     Answer,
-    InvalidAnswer,
+    MakesNoSense,
     NoAnswer,
     read_ranking,
     server_message,
@@ -94,7 +94,7 @@ def test_what_took_the_whole_limit_is_not_asked_again(
 @pytest.mark.parametrize("timeout_s", [0.1, 1, 3, 10])
 @pytest.mark.parametrize("headers", [{}, {"retry-after": "0"}])
 def test_pauses_leave_time_for_every_attempt(timeout_s: float, headers: dict[str, str]) -> None:
-    """Whatever is refused at once is asked three times, however short the limit is."""
+    """Immediate refusals are retried twice, however short the limit is."""
     passed_s = 0.0
     running = flow(rand=1.0, timeout_s=timeout_s, clock=lambda: passed_s)
     send(running)
@@ -153,7 +153,7 @@ def test_jitter_is_half_to_one_and_a_half_times(rand: float, seconds: float) -> 
         ("Sun, 09 Sep 2001 01:47:00 GMT", 20.5),
         ("Sun, 09 Sep 2001 03:47:00 +0200", 20.5),
         ("Sun, 09 Sep 2001 01:46:00 GMT", 0.5),
-        # What cannot be read leaves the flow's own pause.
+        # An unreadable header: the flow uses its own delay.
         ("", 1.0),
         ("-3", 1.0),
         ("1.5", 1.0),
@@ -184,7 +184,7 @@ def test_any_header_is_a_wait_or_nothing(header: str) -> None:
 
 @given(st.binary() | st.builds(str.encode, st.text()))
 def test_any_body_is_a_ranking_or_nonsense(body: bytes) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(MakesNoSense):
         read_ranking(body, 2, None)
     assert len(server_message(body)) <= 301
 
@@ -194,7 +194,7 @@ def test_a_ranking_that_is_read_is_whole(scores: list[float], order: list[int]) 
     body = f'{{"scores":{scores},"ranked_indices":{order}}}'.encode()
     try:
         result = read_ranking(body, 2, None)
-    except InvalidAnswer:
+    except MakesNoSense:
         return
     assert result.scores == scores
     assert sorted(result.ranked_indices) == [0, 1]

@@ -31,7 +31,7 @@ async def no_pause(_: float) -> None:
 
 @pytest.fixture(autouse=True)
 def _everything_is_closed() -> Iterator[None]:
-    """What is not warns when it is collected, and a warning is an error."""
+    """Open connections warn when they are collected, and a warning is an error."""
     yield
     gc.collect()
 
@@ -49,7 +49,7 @@ def ask(client: AsyncRerankClient) -> Coroutine[Any, Any, RerankResult]:
 
 
 def run_and_only_close(coroutine: Coroutine[Any, Any, RerankResult]) -> RerankResult:
-    """As code does that knows nothing of shutdown_asyncgens."""
+    """Like code that never calls shutdown_asyncgens."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(coroutine)
@@ -87,7 +87,7 @@ def test_connections_end_with_their_loop(server: ScriptedServer, client: AsyncRe
 
     for _ in range(5):
         asyncio.run(noted())
-    # The server sees the end of each: it is not left to the collector.
+    # The server sees the end of each: closing is not left to the garbage collector.
     wait_until(lambda: server.open_connections == 0)
     gc.collect()
     assert [loop() for loop in loops] == [None] * 5
@@ -122,7 +122,7 @@ def test_more_loops_than_are_remembered(server: ScriptedServer, client: AsyncRer
         for loop in loops:
             loop.run_until_complete(ask(client))
         wait_until(lambda: server.open_connections == MAX_LOOPS)
-        # The first one's was closed; it gets another.
+        # The first pool was closed; the loop gets another.
         assert loops[0].run_until_complete(ask(client)).ranked_indices == BEST_FIRST
     finally:
         for loop in loops:
@@ -213,7 +213,7 @@ def test_cancelling_passes_through(server: ScriptedServer, client: AsyncRerankCl
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        # The client is none the worse for it.
+        # The client still works.
         assert (await ask(client)).ranked_indices == BEST_FIRST
 
     asyncio.run(cancel())
@@ -237,7 +237,7 @@ def test_a_storm_of_cancelled_calls_leaves_nothing(
                 async with asyncio.timeout(random.random() * 0.004):
                     await ask(client)
         assert (await ask(client)).ranked_indices == BEST_FIRST
-        # Kept open are at most as many as were in use at once.
+        # At most as many stay open as were in use at once.
         while server.open_connections > 2:
             await asyncio.sleep(0.01)
 

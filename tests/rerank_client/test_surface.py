@@ -1,11 +1,11 @@
-"""The NIM's contract: what is posted to /v1/ranking and what is read from its reply."""
+"""The NIM's contract: the request to /v1/ranking and the parsing of its reply."""
 
 import json
 
 import pytest
 
 from rerank_client import RerankError, nim
-from rerank_client.answer import InvalidAnswer
+from rerank_client.answer import MakesNoSense
 from rerank_client.question import question
 from rerank_client.target import find_target
 
@@ -52,5 +52,5 @@ def test_logits_come_back_in_the_order_of_the_documents() -> None:
     ],
 )
 def test_a_reply_that_ranks_something_else_makes_no_sense(body: bytes) -> None:
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(MakesNoSense):
         nim().read(body, 2, None)

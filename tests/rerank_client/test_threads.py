@@ -21,7 +21,7 @@ BEST_FIRST = [1, 0, 2]
 
 @pytest.fixture(autouse=True)
 def _everything_is_closed() -> Iterator[None]:
-    """What is not warns when it is collected, and a warning is an error."""
+    """Open connections warn when they are collected, and a warning is an error."""
     yield
     gc.collect()
 
@@ -58,7 +58,7 @@ def test_few_connections_stay_open(server: ScriptedServer) -> None:
 
 
 def in_a_fork(client: RerankClient, calls: int) -> int:
-    """How many of the calls succeeded there."""
+    """The number of successful calls there."""
     child = os.fork()
     if child == 0:
         good = 0
@@ -133,7 +133,7 @@ def test_a_client_that_nobody_closes_leaves_nothing_open(server: ScriptedServer)
 
 
 def test_what_a_pause_raises_passes_through(server: ScriptedServer, dead_url: str) -> None:
-    """An interrupt most of all."""
+    """Above all an interrupt."""
 
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt

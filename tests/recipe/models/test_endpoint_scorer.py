@@ -1,4 +1,4 @@
-"""An endpoint that wants a key, and what is said when it cannot be called."""
+"""An endpoint that requires a key, and the errors when it cannot be called."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ ARTIFACT = "output/rerank/stage4_export/onnx"
 
 
 class _Guarded(BaseHTTPRequestHandler):
-    """Ranks by the length of a passage, for who has the key."""
+    """Ranks by the length of a passage, for requests with the key."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -43,7 +43,7 @@ class _Guarded(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def guarded() -> Iterator[HTTPServer]:
-    """A server that asks for KEY; `asked` holds every authorization that it was sent."""
+    """A server that requires KEY; `asked` holds every authorization header that it got."""
     with HTTPServer(("127.0.0.1", 0), _Guarded) as server:
         server.asked = []
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -61,18 +61,18 @@ def test_the_key_is_sent_when_its_variable_is_named_and_stands_nowhere(
     url = f"http://127.0.0.1:{guarded.server_port}"
     command = ["compare", ARTIFACT, url, "-c", "c.toml"]
     assert main(command) == 1
-    said = capsys.readouterr().err
-    assert "set nim_api_key_env" in said
-    # No key goes to anybody who was not named for it.
+    output = capsys.readouterr().err
+    assert "set nim_api_key_env" in output
+    # The key is sent to no server but the one it is for.
     assert set(guarded.asked) == {None}
     assert main([*command, "nim_api_key_env=NOBODYS_KEY"]) == 1
     assert "no key in the environment variable NOBODYS_KEY" in capsys.readouterr().err
-    # Lengths are no relevance: it ranks otherwise, which is what it says.
+    # Length is not relevance: it ranks differently, and the report says so.
     assert main([*command, "nim_api_key_env=MY_KEY"]) == 1
-    said += capsys.readouterr().err
-    assert "B ranks differently from A" in said
+    output += capsys.readouterr().err
+    assert "B ranks differently from A" in output
     assert guarded.asked[-1] == f"Bearer {KEY}"
-    assert KEY not in said
+    assert KEY not in output
     for path in Path().rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
@@ -126,7 +126,7 @@ def test_compare_uses_settings_or_refuses_them(
     command = ["compare", checkpoint, ARTIFACT]
     assert main([*command, "output_dir=elsewhere", "-c", "c.toml", "eval.batch_size=2"]) == 0
     assert (Path("elsewhere") / "compare" / "drift.md").is_file()
-    for setting, said in (
+    for setting, message in (
         ("top_k=3", "run eval with this setting first"),
         ("eval.k_values=[1]", "found eval.k_values, wanted one of output_dir"),
         ("nim_model=x", "ranks with the model that it serves"),
@@ -134,4 +134,4 @@ def test_compare_uses_settings_or_refuses_them(
         ("topk=3", "the nearest one is 'top_k'"),
     ):
         assert main([*command, "-c", "c.toml", setting]) == 1
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

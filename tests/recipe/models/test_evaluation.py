@@ -111,7 +111,7 @@ def drift_of(*figures: float) -> Drift:
 
 
 @pytest.mark.parametrize(
-    ("figures", "past", "said"),
+    ("figures", "past", "message"),
     [
         ((0.5, 0.492, 0.484), [("tensorrt", "NDCG@10")], "first past the tolerance at tensorrt"),
         ((0.5, 0.492, 0.507), [("tensorrt", "NDCG@10")], "between onnx and tensorrt"),
@@ -124,13 +124,13 @@ def drift_of(*figures: float) -> Drift:
     ],
 )
 def test_words_and_exit_code_agree(
-    tmp_path: Path, figures: tuple[float, ...], past: list[tuple[str, str]], said: str
+    tmp_path: Path, figures: tuple[float, ...], past: list[tuple[str, str]], message: str
 ) -> None:
     drift = drift_of(*figures)
     assert drift.past == past
-    assert said in verdict(drift)
+    assert message in verdict(drift)
     if past:
-        with pytest.raises(Drifted, match=said):
+        with pytest.raises(Drifted, match=message):
             require_no_drift(drift, tmp_path / "drift.md")
     else:
         require_no_drift(drift, tmp_path / "drift.md")
@@ -244,7 +244,7 @@ def test_a_changed_evaluation_set_is_not_compared(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("top_k=5", "wanted top_k at least as large"),
         ("prompt_template={query} {passage}", "was trained with"),
@@ -255,14 +255,14 @@ def test_a_changed_evaluation_set_is_not_compared(copied: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused(
-    copied: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+    copied: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     assert main(["eval", "-c", "c.toml", override]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("corpus.jsonl", "", "is empty"),
         ("corpus.jsonl", "{broken\n", "line 1"),
@@ -273,8 +273,10 @@ def test_what_cannot_be_measured_is_refused(
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18\td1\t0\n", "no passage as relevant"),
     ],
 )
-def test_a_broken_evaluation_set_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_a_broken_evaluation_set_is_named(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     folder = write_beir(tmp_path / "beir", range(18, 24))
     (folder / name).write_text(text)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         read_collection(folder)

@@ -1,4 +1,4 @@
-"""The stage export: which keys it takes, and that it exports what eval measured."""
+"""The stage export: the accepted keys, and that it exports what eval measured."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ EVAL = Path("output/rerank/stage3_eval")
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("quant_cfg=fp8", "quant_cfg = fp8"),
         ("export_to_trt=true", "building a plan"),
@@ -37,10 +37,10 @@ EVAL = Path("output/rerank/stage3_eval")
     ],
 )
 def test_keys_are_honoured_or_refused_by_name(
-    copied: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+    copied: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     assert main(["export", "-c", "c.toml", override]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_eval_did_not_measure_is_refused(
@@ -79,7 +79,7 @@ def test_an_export_that_is_stopped_goes_on_to_the_same_column(
     shutil.rmtree(copied / EXPORT)
     (copied / EVAL / "scores" / "onnx.jsonl").unlink()
     out = copied / EXPORT / "onnx"
-    # Half-way in the export itself, and as soon as the artifact stands there.
+    # In the middle of the export, and once the artifact is in place.
     for holder, name, stands in ((pipeline, "load_model", False), (pipeline, "export", True)):
         with monkeypatch.context() as patch:
             interrupt_after(patch, holder, name)
@@ -95,7 +95,7 @@ def test_an_export_that_is_stopped_goes_on_to_the_same_column(
 def test_a_plan_is_built_from_the_graph_that_a_stopped_run_left(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No GPU here: what exports and builds is put in their place, what goes on from it is real."""
+    """No GPU here: exporter and builder are replaced, the code that continues is real."""
     exported, built = [], []
 
     def export(source: str, out: Path, args: pipeline.Wish) -> Manifest:
