@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     try:
         for target in chosen:
-            results.append(_run(target))  # noqa: PERF401 (what is done stands in the table)
+            results.append(_run(target))  # noqa: PERF401 (an interrupt keeps the results so far)
     except KeyboardInterrupt:
         print("  interrupted: the table ends here")
         return 130

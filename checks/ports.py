@@ -16,7 +16,7 @@ _held: deque[int] = deque()
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports of 127.0.0.1 that nothing listens on and nobody reserved."""
+    """`count` different ports of 127.0.0.1 without a listener or a reservation."""
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         if len(found) == count:

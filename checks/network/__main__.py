@@ -1,15 +1,15 @@
-"""`make check-network`: our processes call nobody, and leave nothing where it was not asked for.
+"""`make check-network`: our processes make no outgoing calls and leave no unrequested files.
 
-Server, exporter and recipe run one by one in network namespaces of their own, in which every
-address is this machine's and the resolver and port 443 are the check's, with fresh folders for
-HOME, TMPDIR and all that checks/network/places.py names. They live for longer than the longest
-delay before a first call that was ever seen. A name that is asked for, a packet to anywhere but
-loopback or a file that is left fails the check. So does a process that does all three on purpose,
-if it is not seen.
+Server, exporter and recipe run one by one in their own network namespaces, in which every address
+is local and the check provides the resolver and port 443, with fresh folders for HOME, TMPDIR and
+the places of checks/network/places.py. They run longer than the longest delay before a first call
+that was ever seen. A queried name, a packet to anywhere but loopback, or a leftover file fails the
+check. A control process does all three; the check also fails when that is not detected.
 
     python -m checks.network --without-switches
 
-shows what runtime/telemetry.py turns off: it fails, as long as ONNX Runtime and OpenVINO report.
+shows what runtime/telemetry.py turns off: it fails as long as ONNX Runtime and OpenVINO send
+telemetry.
 """
 
 import argparse
