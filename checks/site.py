@@ -16,9 +16,11 @@ MKDOCS = Path(".venvs/docs/bin/mkdocs")
 SITE = Path("build/site")
 _FOREIGN = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 _IN_STYLE = re.compile(r"(?:url\(|@import)\s*[\"']?([^\"')\s;]+)", re.IGNORECASE)
-# Elements whose address a browser does not fetch by itself, and relations that it does not.
-_FOLLOWED = ("a", "area", "form")
-_UNFETCHED = {"canonical", "next", "prev", "alternate", "author", "license", "edit"}
+_STYLE = re.compile(r"<style\b[^>]*>(.*?)</style>", re.IGNORECASE | re.DOTALL)
+# What a browser fetches only when a reader follows it.
+_FOLLOWED = {"a", "area", "form"}
+_FOLLOWED_RELATIONS = {"canonical", "next", "prev", "alternate", "author", "license", "edit"}
+_ADDRESSES = {"src", "href", "data", "poster"}
 
 
 class _Fetched(HTMLParser):
@@ -31,27 +33,24 @@ class _Fetched(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         self.addresses += _IN_STYLE.findall(given.get("style", ""))
-        if tag in _FOLLOWED or (tag == "link" and _UNFETCHED & set(given.get("rel", "").split())):
+        relations = set(given.get("rel", "").split())
+        if tag in _FOLLOWED or (tag == "link" and relations & _FOLLOWED_RELATIONS):
             return
-        self.addresses += [given[name] for name in ("src", "href", "data", "poster") if name in given]
+        self.addresses += [value for name, value in given.items() if name in _ADDRESSES]
         self.addresses += [part.split()[0] for part in given.get("srcset", "").split(",") if part]
-
-    def handle_data(self, data: str) -> None:
-        if self.get_starttag_text() and (self.get_starttag_text() or "").startswith("<style"):
-            self.addresses += _IN_STYLE.findall(data)
 
 
 def foreign(site: Path) -> Iterator[str]:
-    """'FILE: ADDRESS' for everything that a page or a style sheet below `site` has from elsewhere."""
+    """'FILE: ADDRESS' for whatever a page or a style sheet below `site` has from elsewhere."""
     for path in sorted(site.rglob("*")):
-        if path.suffix in (".html", ".svg"):
-            parser = _Fetched()
-            parser.feed(path.read_text("utf-8"))
-            addresses = parser.addresses
-        elif path.suffix == ".css":
-            addresses = _IN_STYLE.findall(path.read_text("utf-8"))
-        else:
+        if path.suffix not in (".html", ".svg", ".css"):
             continue
+        text = path.read_text("utf-8")
+        page = _Fetched()
+        if path.suffix != ".css":
+            page.feed(text)
+        styles = [text] if path.suffix == ".css" else _STYLE.findall(text)
+        addresses = page.addresses + [one for style in styles for one in _IN_STYLE.findall(style)]
         yield from (f"{path.relative_to(site)}: {one}" for one in addresses if _FOREIGN.match(one))
 
 

@@ -229,9 +229,7 @@ def families() -> list[Metric]:
     """Every metric that a server can have, with its name, type and text: for the documentation."""
     machine = [GaugeMetricFamily(name, text) for name, text in _CPU.items()]
     gpus = [
-        UntypedMetricFamily(name, _of_gpu(fact))
-        for *names, fact in GPU_METRICS
-        for name in names
+        UntypedMetricFamily(name, _of_gpu(fact)) for *names, fact in GPU_METRICS for name in names
     ]
     models = (*_triton([]), *_requests([]), *_waiting([]))
     every = (*Metrics(lambda: ())._registry.collect(), *models, *machine, *gpus)

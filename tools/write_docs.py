@@ -3,7 +3,6 @@
 A part stands between <!-- NAME:begin --> and <!-- NAME:end -->.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -46,10 +45,11 @@ def renewed(page: str) -> str:
     """The text of docs/`page` with its generated parts written anew."""
     text = (ROOT / "docs" / page).read_text("utf-8")
     for name, write in PARTS[page].items():
-        part = re.compile(rf"(<!-- {name}:begin -->\n).*(<!-- {name}:end -->)", re.DOTALL)
-        text, count = part.subn(lambda m, new=write(): f"{m[1]}{new}{m[2]}", text)
-        if count != 1:
-            raise ValueError(f"found {count} parts {name} in docs/{page}, wanted one")
+        before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
+        _, end, after = rest.partition(f"<!-- {name}:end -->")
+        if not end:
+            raise ValueError(f"found no part {name} in docs/{page}, wanted its two marks")
+        text = f"{before}{begin}{write()}{end}{after}"
     return text
 
 
