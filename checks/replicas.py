@@ -1,6 +1,6 @@
 """`make check-replicas`: how many replicas a load needs, computed and then tried.
 
-The formula (deploy/README.md): replicas = ⌈ requests/s × tokens of a request / (tokens/s of one
+The formula (docs/operations.md): replicas = ⌈ requests/s × tokens of a request / (tokens/s of one
 replica × utilisation) ⌉. Here the tokens/s of one replica are measured, a load is chosen for which
 the formula says two, and it is replayed, at random times, before one replica and before two. Each
 replica has a core of its own. What keeps up has answered all but a few requests when the last one

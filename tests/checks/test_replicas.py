@@ -1,4 +1,4 @@
-"""The formula of deploy/README.md, and what fails when it does not hold."""
+"""The formula of docs/operations.md, and what fails when it does not hold."""
 
 from pathlib import Path
 
