@@ -1,20 +1,18 @@
 """What the README and the pages of docs/ say that code can state.
 
-`tests/test_docs_commands.py` runs their commands.
+`tests/test_docs_commands.py` runs their commands; `tests/tools/test_write_docs.py` compares the parts
+that are written from the code.
 """
 
 import json
 import re
 import tomllib
 
-import pytest
 import yaml
 
 from runtime.profile import model_profile_names, target_profile_names
 from server.variables import VARIABLES
 from tests.fences import COMMANDS, LANGUAGES, OTHERS, PAGES, ROOT, fences
-from tools.mkdocs_hook import on_page_markdown
-from tools.write_docs import PARTS, renewed
 
 DOCS = ROOT / "docs"
 DOCUMENTS = (*PAGES, *OTHERS)
@@ -28,17 +26,13 @@ def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= _MOST_LINES
 
 
-@pytest.mark.parametrize("page", PARTS)
-def test_generated_parts_are_the_codes(page: str) -> None:
-    assert renewed(page) == (DOCS / page).read_text("utf-8"), "run `make docs`"
-
-
 def test_every_block_is_run_or_says_what_it_needs() -> None:
     """Without a `# needs:` a command is run by tests/test_docs_commands.py, which reads PAGES."""
     table = (DOCS / "index.md").read_text("utf-8").partition("| `# needs:` |")[2]
     known_needs = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     assert known_needs
     for page in PAGES:
+        assert "~~~" not in page.read_text("utf-8"), page
         assert page.read_text("utf-8").count("```") == 2 * len(list(fences(page))), page
         for fence in fences(page):
             assert fence.language in LANGUAGES, fence.place
@@ -95,8 +89,3 @@ def test_examples_of_files_can_be_read() -> None:
         for fence in fences(page):
             if fence.language in read:
                 assert read[fence.language](fence.text), fence.place
-
-
-def test_the_site_names_files_that_it_does_not_have() -> None:
-    text = "[log](../LOG.md#top), [`x`](y.md), [a/b.md](../a/b.md) ![p](images/p.svg)"
-    assert on_page_markdown(text) == "log (`LOG.md`), [`x`](y.md), `a/b.md` ![p](images/p.svg)"

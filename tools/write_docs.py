@@ -34,7 +34,7 @@ def _metrics_table() -> str:
 
 
 # Page → part → what writes it.
-PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+PARTS: dict[str, Mapping[str, Callable[[], str]]] = {
     "index.md": {"quickstart": _quick_start},
     "environment.md": {"environment": environment_table},
     "operations.md": {"metrics": _metrics_table},
