@@ -1,7 +1,7 @@
 """What the README and the pages of docs/ say that code can state.
 
-`tests/test_docs_commands.py` runs their commands; `tests/tools/test_write_docs.py` compares the parts
-that are written from the code.
+`tests/test_docs_commands.py` runs their commands, `tests/tools/test_write_docs.py` compares their
+generated parts.
 """
 
 import json
