@@ -58,7 +58,8 @@ def main() -> int:
     """0 when the site is built, every link leads somewhere and nothing comes from elsewhere."""
     # Its advertisement for the next version of MkDocs.
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    command = [str(MKDOCS), "build", "--strict", "--quiet", "--site-dir", str(SITE)]
+    # Not --quiet: it hides warnings from --strict too.
+    command = [str(MKDOCS), "build", "--strict", "--site-dir", str(SITE)]
     if subprocess.run(command, env=environment, check=False).returncode:
         return 1
     if strangers := list(foreign(SITE)):

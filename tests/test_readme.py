@@ -7,6 +7,7 @@ generated parts.
 import json
 import re
 import tomllib
+from pathlib import Path
 
 import yaml
 
@@ -17,6 +18,7 @@ from tests.fences import COMMANDS, LANGUAGES, OTHERS, PAGES, ROOT, fences
 DOCS = ROOT / "docs"
 DOCUMENTS = (*PAGES, *OTHERS)
 _MOST_LINES = 130
+_LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
 _VARIABLE = re.compile(r"\b(?:NIM|RERANK|EMBED|TRITON|OTEL|NGC|NVIDIA)_[A-Z][A-Z_]*[A-Z]\b")
 # The client's, the GPU image's start, and Nvidia's libraries'.
 _OF_OTHERS = {"RERANK_URL", "RERANK_BUILD_TARGET", "NVIDIA_TF32_OVERRIDE"}
@@ -56,10 +58,18 @@ def test_every_make_target_that_documents_name_exists() -> None:
         assert named <= targets, document.name
 
 
+def _anchors(page: Path) -> set[str]:
+    """Those of its headings, as GitHub and MkDocs make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_link_to_a_file_leads_somewhere() -> None:
     for document in DOCUMENTS:
-        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text("utf-8"))
-        assert [link for link in links if not (document.parent / link).exists()] == [], document
+        for path, anchor in _LINK.findall(document.read_text("utf-8")):
+            target = document.parent / path if path else document
+            assert target.exists(), f"{document}: {path}"
+            assert not anchor or anchor in _anchors(target), f"{document}: {path}#{anchor}"
 
 
 def test_every_profile_has_its_row() -> None:
