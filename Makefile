@@ -37,13 +37,13 @@ help:
 
 install: $(INSTALLED)  ## create .venv with everything that development needs
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml rerank_client/pyproject.toml constraints.txt
 	@echo "installing into .venv (the first time takes a few minutes)"
 	# Without Debian's python3-venv the first command leaves an environment that has no pip.
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	# torch first and by name: where a CPU build is to be had, this is the line that finds it.
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) --editable '.[serve-cpu,openvino,export,recipe,dev]'
+	$(PIP) --editable ./rerank_client --editable '.[serve-cpu,openvino,export,recipe,dev]'
 	touch $@
 
 # Exported again only when the checkpoint is newer, not when something else was installed.

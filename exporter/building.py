@@ -129,6 +129,7 @@ def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) ->
     random = whole.rule == "random-weights"
     whole.plan = open_report(ENGINE, target, whole.witness, random_weights=random)
     whole.plan.hardware |= msgspec.to_builtins(draft.hardware)
+    proof.say_cut(whole.plan, draft.max_tokens)
     try:
         proof.climb_tokens(whole.plan, load_tokenizer(place / TOKENIZER_FILE))
         with stage(f"prove parity on {ENGINE}"):

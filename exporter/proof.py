@@ -29,6 +29,15 @@ class Proof(ABC):
     def rows(self) -> Iterator[Tokens]:
         """The tokens of every parity text or pair."""
 
+    def say_cut(self, report: Parity, max_tokens: int) -> None:
+        """Record in `report` that some rows were longer than `max_tokens`, and how they were
+        compared: no loader cuts as NIMs do, the passage alone."""
+        if cut := sum(len(row.token_ids) >= max_tokens for row in self.rows()):
+            report.cut = (
+                f"{cut} rows of {max_tokens} tokens or more: of a pair the passage alone is cut, "
+                "and the witness's model is fed the ids that are kept"
+            )
+
     @abstractmethod
     def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """The first rung: records it in `report` and raises ParityFailed."""

@@ -55,8 +55,9 @@ class Parity(msgspec.Struct, kw_only=True):
     `rule` says which tolerances were applied: "trained", "ndcg" for fp8 and int8 by TensorRT, or
     "random-weights" for what is coarser than float32 of a checkpoint that declares
     `"random_weights": true`. `witness` is the loader whose answers everything was compared with, or
-    "not witnessed" and why. `candidates` are what this target was chosen among, where the export
-    chose it. `plan` is what was proven of model.plan.
+    "not witnessed" and why. `cut` says how rows past the limit were compared, where loaders cut
+    otherwise; left out where there were none. `candidates` are what this target was chosen among,
+    where the export chose it. `plan` is what was proven of model.plan.
     """
 
     schema: int = SCHEMA
@@ -66,6 +67,7 @@ class Parity(msgspec.Struct, kw_only=True):
     versions: dict[str, str]
     hardware: dict[str, str]
     witness: str = NOT_WITNESSED
+    cut: str | msgspec.UnsetType = msgspec.UNSET
     rungs: dict[str, Rung] = {}
     candidates: list[Candidate] | msgspec.UnsetType = msgspec.UNSET
     plan: "Parity | msgspec.UnsetType" = msgspec.UNSET

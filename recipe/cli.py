@@ -20,6 +20,7 @@ from recipe.stage import Stage, perform, refuse_read, require_inputs, state
 from recipe.table import COMMANDS, STAGES
 from runtime.errors import ServingError
 from runtime.telemetry import disable_telemetry
+from runtime.version import version
 
 _LAST = "eval"
 _SETTINGS_HELP = (
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Offline and small, from a corpus to an artifact: rerank run -c small --to export. "
         f"{_SETTINGS_HELP}",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="the stages, what they read and how far they are")
     _add_config(info)

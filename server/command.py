@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import uvicorn
 
+from runtime.version import version
 from server.app import create_app
 from server.descriptors import raise_descriptor_limit
 from server.listen import connection_options, take_port
@@ -64,6 +65,7 @@ def _parser(*, as_json: bool) -> argparse.ArgumentParser:
         "others. Everything else is set by environment variables; docs/environment.md lists them.",
     )
     parser.as_json = as_json
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     for option in OPTIONS:
         word = option.name.removeprefix("--").upper()
         parser.add_argument(option.name, dest=option.name, metavar=word, help=option.effect)

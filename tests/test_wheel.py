@@ -69,5 +69,5 @@ def test_the_recipe_knows_its_stages(told: dict[str, Any]) -> None:
 
 def test_only_the_rooms_for_users_are_shipped(installed: Path) -> None:
     packages = {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")}
-    rooms = {"exporter", "profiles", "recipe", "rerank_client", "runtime", "server"}
+    rooms = {"exporter", "profiles", "recipe", "runtime", "server"}
     assert packages == rooms

@@ -56,6 +56,7 @@ def test_parity_json_has_its_three_rungs(rank_artifact: Path) -> None:
     assert parity["rungs"]["ranking"]["kendall_tau"] == 1.0
     assert parity["versions"]["transformers"]
     assert parity["hardware"]["machine"]
+    assert parity["cut"].endswith("the witness's model is fed the ids that are kept")
 
 
 def test_a_bert_artifact_tells_query_from_passage(pair_artifact: Path) -> None:

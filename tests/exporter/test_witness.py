@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporter import pipeline
-from exporter.checkpoint import read_checkpoint
+from exporter.checkpoint import load_model, read_checkpoint
 from exporter.cli import main
 from exporter.draft import draft
 from exporter.errors import CheckpointRefused, NoWitness, ParityFailed
@@ -43,6 +43,10 @@ def ranks(directory: Path, config: dict[str, Any] = BERT) -> RankWitness:
         config,
         TEMPLATE if config["model_type"] == LLAMA["model_type"] else None,
     )
+
+
+def ranks_llama(directory: Path) -> RankWitness:
+    return ranks(directory, json.loads((directory / "config.json").read_bytes()))
 
 
 def embeds(directory: Path) -> VectorWitness:
@@ -82,6 +86,37 @@ def test_weights_that_are_not_all_of_them_are_no_testimony(
     change(write_bert(tmp_path), **names)
     with pytest.raises(NoWitness, match=said):
         ranks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"score.weight": None}, r"made up, as the files hold none: score\.weight"),
+        ({"more.weight": torch.zeros(2, 2)}, "left out, as no layer wants them: more.weight"),
+        ({"model.norm.weight": torch.zeros(5)}, r"of another shape .*model\.norm\.weight"),
+    ],
+)
+def test_nor_are_those_of_a_llama(
+    names: dict[str, torch.Tensor | None], said: str, tmp_path: Path
+) -> None:
+    change(write_llama(tmp_path), **names)
+    with pytest.raises(NoWitness, match=said):
+        ranks_llama(tmp_path)
+
+
+def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
+    logit = ranks_llama(write_llama(tmp_path)).score(*PAIR)[1]
+    held = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(NoWitness, match="cannot be read"):
+        ranks_llama(tmp_path)
+    names = sorted(held)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, some in shards.items():
+        save_file({name: held[name] for name in some}, tmp_path / file)
+    index = {"weight_map": {name: file for file, some in shards.items() for name in some}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert ranks_llama(tmp_path).score(*PAIR)[1] == logit
 
 
 def test_a_pooler_that_no_vector_depends_on_may_be_missing(tmp_path: Path) -> None:
@@ -129,6 +164,47 @@ def test_a_llama_takes_the_prompts_that_sentence_transformers_would(
     witness = embeds_llama(tmp_path)
     for kind, prompt in (("query", query), ("passage", passage)):
         assert witness.embed("a text", kind)[0] == witness.embed(prompt + "a text", None)[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "wished", "query", "passage"),
+    [
+        ({"query": "AI ", "document": "is "}, None, "AI ", "is "),
+        ({"query": "", "document": ""}, None, "", ""),
+        ({"query": "", "document": ""}, {"query": "is ", "passage": ""}, "is ", ""),
+        (None, None, "q ", "AI "),
+        (None, {}, "", ""),
+        (None, {"query": "is ", "passage": "AI is "}, "is ", "AI is "),
+    ],
+)
+def test_prompts_of_the_folder_go_before_published_ones_and_wishes_before_both(
+    prompts: dict[str, str] | None,
+    wished: dict[str, str] | None,
+    query: str,
+    passage: str,
+    tmp_path: Path,
+) -> None:
+    write_sentence_transformers(tmp_path, prompts=prompts or {})
+    if prompts is None:
+        (tmp_path / "config_sentence_transformers.json").unlink()
+    published = {"query": "q ", "passage": "AI "}
+    witness = vector_witness(tmp_path, tmp_path, BERT, published, wished)
+    for kind, prompt in (("query", query), ("passage", passage)):
+        assert witness.embed("a text", kind)[0] == witness.embed(prompt + "a text", None)[0]
+
+
+@pytest.mark.parametrize("pooling", ["avg", "cls", "last"])
+def test_a_body_alone_is_pooled_as_it_is_asked(pooling: str, tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        (tmp_path / name).unlink()
+    witness = vector_witness(tmp_path, tmp_path, BERT, {}, None, pooling)
+    tokens, vector = witness.embed("a text of sheep", None)
+    model = load_model(read_checkpoint(str(tmp_path), pooling=pooling))
+    types = tokens.type_ids or []
+    row = [torch.tensor([ids]) for ids in (tokens.token_ids, [1] * len(types), types)]
+    with torch.inference_mode():
+        np.testing.assert_allclose(vector, model(*row)[0].numpy(), atol=1e-6)
 
 
 def test_a_direction_that_is_null_is_not_said(tmp_path: Path) -> None:

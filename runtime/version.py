@@ -1,0 +1,13 @@
+"""The version of the installed distribution, for `--version` of the commands."""
+
+from importlib import metadata
+
+DISTRIBUTION = "open-rerank"
+
+
+def version() -> str:
+    """The version in the metadata of `open-rerank`; "not installed" in a bare checkout."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "not installed"
