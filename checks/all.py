@@ -52,6 +52,7 @@ TARGETS = (
     Target("check-tensorrt"),
     Target("check-sky"),
     Target("check-deploy"),
+    Target("docs"),
     Target("test-heavy"),
     Target("check-triton"),
     Target("check-minilm"),

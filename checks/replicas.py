@@ -1,6 +1,6 @@
 """`make check-replicas`: how many replicas a load needs, computed and then tried.
 
-The formula (deploy/README.md): replicas = ⌈ requests/s × tokens of a request / (tokens/s of one
+The formula (docs/operations.md): replicas = ⌈ requests/s × tokens of a request / (tokens/s of one
 replica × utilisation) ⌉. This check measures the tokens/s of one replica, chooses a load for which
 the formula says two, and replays it, at random times, against one replica and against two. Each
 replica has a core of its own. Replicas keep up when all but a few requests are answered when the

@@ -63,7 +63,7 @@ def _parser(*, as_json: bool) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="rerank-serve",
         description="Serve a reranker, an embedder or both on the surfaces of NVIDIA's NIMs and "
-        "others. Everything else is set by environment variables; README lists them.",
+        "others. Everything else is set by environment variables; docs/environment.md lists them.",
     )
     parser.as_json = as_json
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")

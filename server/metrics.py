@@ -60,6 +60,11 @@ _TRITON = {
     "compute_output_duration_us": "Requests' time behind the engine; not measured, hence 0",
     "pending_request_count": "Requests that wait for an engine call",
 }
+_CPU = {
+    "nv_cpu_utilization": "Busy share of the processors, 0 to 1",
+    "nv_cpu_memory_total_bytes": "Memory of the machine",
+    "nv_cpu_memory_used_bytes": "Memory in use",
+}
 # Gauges of the GPUs: NIM's name, Triton's, and the field of Gpu.
 GPU_METRICS = (
     ("gpu_power_usage_watts", "nv_gpu_power_usage", "power_usage_watts"),
@@ -221,6 +226,17 @@ class Metrics:
         return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
 
 
+def families() -> list[Metric]:
+    """Every metric that a server can have, with its name, type and text: for the documentation."""
+    machine = [GaugeMetricFamily(name, text) for name, text in _CPU.items()]
+    gpus = [
+        UntypedMetricFamily(name, _of_gpu(fact)) for *names, fact in GPU_METRICS for name in names
+    ]
+    models = (*_triton([]), *_requests([]), *_waiting([]))
+    every = (*Metrics(lambda: ())._registry.collect(), *models, *machine, *gpus)
+    return list({family.name: family for family in every}.values())
+
+
 class _Models(Collector):
     """The counters of the served models: Triton's names, then our own.
 
@@ -338,12 +354,10 @@ class _Machine(Collector):
 
     def collect(self) -> Iterator[Metric]:
         busy, memory = self._processors.utilization(), memory_bytes()
-        if busy is not None:
-            yield GaugeMetricFamily("nv_cpu_utilization", "Busy share, 0 to 1", value=busy)
-        if memory is not None:
-            total, used = memory
-            yield GaugeMetricFamily("nv_cpu_memory_total_bytes", "Memory", value=total)
-            yield GaugeMetricFamily("nv_cpu_memory_used_bytes", "Memory in use", value=used)
+        total, used = memory or (None, None)
+        for (name, text), value in zip(_CPU.items(), (busy, total, used), strict=True):
+            if value is not None:
+                yield GaugeMetricFamily(name, text, value=value)
         gpus = self._gpus.read()
         for nim, triton, fact in GPU_METRICS:
             yield from _of_gpus(gpus, nim, "device_id", fact)
@@ -351,10 +365,14 @@ class _Machine(Collector):
 
 
 def _of_gpus(gpus: list[Gpu], name: str, label: str, fact: str) -> Iterator[Metric]:
-    family = UntypedMetricFamily(name, fact.replace("_", " "), labels=[label])
+    family = UntypedMetricFamily(name, _of_gpu(fact), labels=[label])
     for gpu in gpus:
         value = getattr(gpu, fact)
         if value is not None:
             family.add_metric([getattr(gpu, label)], value)
     if family.samples:
         yield family
+
+
+def _of_gpu(fact: str) -> str:
+    return f"{fact.replace('_', ' ').capitalize()} of a GPU"

@@ -155,8 +155,8 @@ def read_settings(
 
 
 def environment_table() -> str:
-    """The table of all variables in Markdown, for the README."""
-    lines = ["| variable | | default | effect |", "|---|---|---|---|"]
+    """The table of all variables in Markdown, for docs/environment.md."""
+    lines = ["| variable | status | default | effect |", "|---|---|---|---|"]
     for row in VARIABLES:
         default = f"`{row.default}`" if row.default.isalnum() else row.default
         lines.append(f"| `{row.name}` | {row.fate} | {default} | {row.effect} |")

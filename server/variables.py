@@ -221,10 +221,10 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_MODEL_DIR",
         "custom_dir",
         Path,
-        "directory to serve, reranker or embedder; beside EMBED_MODEL_DIR the reranker; images set "
-        "it to /opt/model, which does not count while no model was put there",
+        "directory to serve, reranker or embedder; with EMBED_MODEL_DIR, the reranker; images set "
+        "/opt/model, which is ignored as long as nobody has put a model there",
     ),
-    _honoured("EMBED_MODEL_DIR", "embed_dir", Path, "embedder to serve, alone or beside it"),
+    _honoured("EMBED_MODEL_DIR", "embed_dir", Path, "embedder to serve, alone or with a reranker"),
     _honoured(
         "RERANK_MODEL_PROFILE",
         "model_profile",
@@ -252,16 +252,16 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_GPU_MEMORY_BYTES",
         "gpu_memory_bytes",
         _POSITIVE,
-        "most memory of the GPU for ONNX Runtime's arena (weights included), for the scratch "
-        "memory of a kernel that TensorRT compiles in it, or for a plan's calls (weights not); a "
-        "call that needs more is halved, then answered with 503",
+        "limit of GPU memory: of ONNX Runtime's arena (with weights), of the scratch memory of a "
+        "kernel that TensorRT compiles in it, or of a plan's calls (without weights); a call that "
+        "needs more is halved, then answered with 503",
         "no bound",
     ),
     _honoured(
         "NIM_TRT_ENGINE_HOST_CODE_ALLOWED",
         "host_code",
         _flag,
-        "load plans that bring code for the CPU along, as version-compatible ones do",
+        "load plans that contain code for the CPU, as version-compatible plans do",
         "false",
     ),
     _honoured(
@@ -275,8 +275,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_SERVED_MODEL_NAME",
         "served_name",
         _text,
-        "name in /v1/models and in requests, besides NVIDIA's names; of the reranker where an "
-        "embedder is served as well",
+        "name in /v1/models and in requests, in addition to NVIDIA's names; the reranker's if an "
+        "embedder is served too",
         "the artifact's model id",
     ),
     _honoured("NIM_SERVER_SERVED_MODEL_NAME", "served_name", _text, "as NIM_SERVED_MODEL_NAME"),
@@ -284,9 +284,9 @@ VARIABLES: tuple[Variable, ...] = (
         "EMBED_DEFAULT_INPUT_TYPE",
         "default_input_type",
         _input_type,
-        "`query` or `passage`: what texts to embed are where a request does not say it (in "
+        "`query` or `passage`: the input type of texts to embed if a request does not name it (by "
         "`input_type`, the ending of the model's name, or TEI's `prompt_name`)",
-        "400, for a model that tells them apart; over KServe `query`",
+        "400 if the model distinguishes them; over KServe `query`",
     ),
     _honoured(
         "MODEL_VERSION",
@@ -349,8 +349,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_TRITON_DYNAMIC_BATCHING_MAX_QUEUE_DELAY_MICROSECONDS",
         "batch_window_us",
         _whole(0, _LONGEST_WINDOW_US),
-        "how long a passage waits for company while the engine is idle; rows of waiting requests "
-        "share engine calls anyway",
+        "how long a passage waits for others while the engine is idle; rows of waiting requests "
+        "share engine calls in any case",
         "0",
     ),
     _honoured("NIM_SERVER_MAX_QUEUE_SIZE", "queue_rows", _POSITIVE, "as NIM_MAX_QUEUE_SIZE"),

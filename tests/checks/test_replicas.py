@@ -1,4 +1,4 @@
-"""The formula of deploy/README.md, and the check's failure when it does not hold."""
+"""The formula of docs/operations.md, and the check's failure when it does not hold."""
 
 from pathlib import Path
 
