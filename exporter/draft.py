@@ -11,6 +11,8 @@ from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
 from exporter.folder import refuse_unread_keys
+from exporter.labels import DIFFERENCE
+from exporter.merged_files import merged_by
 from exporter.onnx_file import OPSET
 from exporter.options import (
     MAX_TOKENS_OPTION,
@@ -19,11 +21,14 @@ from exporter.options import (
     TEMPLATE_OPTION,
 )
 from exporter.origins import origins_of, told_by
+from exporter.pad_token import drop_pad
 from exporter.parity import package_versions
+from exporter.progress import tell
 from exporter.prompt import TRAINED_LIMIT, TRAINING_FILE, Prompt, find_prompt, training_limit
-from exporter.sentence_files import MODEL_FILE
+from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
+from exporter.weights import first
 from runtime.errors import ProfileError
 from runtime.manifest import SCHEMA, Manifest, SpecialTokens
 from runtime.profile import (
@@ -74,11 +79,19 @@ def draft(
     model = outline(checkpoint)
     _refuse_other_family(profile, name, model)
     places_of(model, checkpoint.weights)  # its names say more than any loader's
+    if unread := [name for name in checkpoint.weights if model.is_left_out(name)]:
+        tell(f"left out weights of a head that {checkpoint.architecture} has not: {first(unread)}")
     refuse_unread_keys(checkpoint.config, strict=strict)
     model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
     loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
+    vocabulary = checkpoint.config["vocab_size"]
+    if dropped := drop_pad(loaded, vocabulary):
+        tell(
+            f"the pad token {dropped!r} has no row in the embeddings ({vocabulary}) and is left out"
+            " of the tokenizer: a text that holds it is read as it is written"
+        )
     # Those of tokenizer.json are known to have rows; transformers reads other files too.
-    refuse_unknown_ids(loaded.get_vocab(), checkpoint.config["vocab_size"])
+    refuse_unknown_ids(loaded.get_vocab(), vocabulary)
     _refuse_types(checkpoint, model, loaded)
     limit, limited_by = _limit(profile, name, target, model, checkpoint)
     if max_tokens is not None and max_tokens > limit:
@@ -88,16 +101,20 @@ def draft(
         )
     prompt = _prompt(profile, name, checkpoint, loaded, template)
     found, prefixed_by = _prefixes(profile, name, checkpoint, prefixes)
-    origins = origins_of(checkpoint, model, loaded, name)
+    origins = origins_of(checkpoint, model, loaded, name) | merged_by(checkpoint)
     usual = checkpoint.architecture in profile.architectures and not is_own_profile(name)
     origins["profile"] = ARCHITECTURE if usual else PROFILE_OPTION
     origins["max_tokens"] = limited_by if max_tokens is None else MAX_TOKENS_OPTION
+    if checkpoint.labels.count == 2:
+        origins["logit"] = f"two labels of config.json: {DIFFERENCE}"
     if prompt is not None:
         origins["template"] = prompt.origin
     elif profile.kind == "embed":
         origins["prefixes"] = prefixed_by
     read_as = None if prompt is None else prompt.template
-    tokenizer = CheckpointTokenizer(loaded, checkpoint.directory, read_as, max_tokens or limit)
+    tokenizer = CheckpointTokenizer(
+        loaded, checkpoint.directory, read_as, max_tokens or limit, dropped
+    )
     manifest = Manifest(
         schema=SCHEMA,
         kind=profile.kind,
@@ -106,7 +123,7 @@ def draft(
         target=target.name,
         version="draft",
         template=read_as,
-        special_tokens=_special_tokens(profile, tokenizer, checkpoint.config["vocab_size"]),
+        special_tokens=_special_tokens(profile, tokenizer, vocabulary),
         padding_side=profile.padding_side,
         max_tokens=max_tokens or limit,
         pooling=model.pooling,
@@ -126,6 +143,7 @@ def draft(
         prefixes=found,
         origins=origins,
         activation=checkpoint.activation,
+        merged=checkpoint.merged,
         own_profile=profile if is_own_profile(name) else None,
     )
     unwritten = None if prompt is None or prompt.written else prompt.template
@@ -168,12 +186,20 @@ def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) 
 def _refuse_types(
     checkpoint: Checkpoint, model: Architecture, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """transformers would feed types to a model that knows several; here is no input for them."""
-    types = checkpoint.config.get("type_vocab_size") or 0
-    if types > 1 and TYPES in tokenizer.model_input_names and TYPES not in model.inputs:
+    """transformers would feed to the model what types the tokenizer gives, where it knows any; here
+    some families have no input for them."""
+    known = model.body.types
+    if not known or TYPES not in tokenizer.model_input_names:
+        return
+    texts = ("a", "a") if checkpoint.kind == "rank" and not model.templated else ("a",)
+    highest = max(tokenizer(*texts, return_token_type_ids=True)[TYPES])
+    taken = known if TYPES in model.inputs else 1
+    if highest >= taken:
         raise CheckpointRefused(
-            f"config.json has type_vocab_size = {types} and the tokenizer feeds {TYPES}, which "
-            f"{checkpoint.architecture} is exported without; wanted one type"
+            f"the tokenizer feeds the token type {highest}, config.json has type_vocab_size = "
+            f"{known}, and {checkpoint.architecture} is exported with {taken} of them; leave "
+            f"{TYPES} out of model_input_names in {TOKENIZER_CONFIG} if the model was trained "
+            "without them, or take the tokenizer that it was trained with"
         )
 
 

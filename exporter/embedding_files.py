@@ -147,7 +147,8 @@ def _refuse_modules(modules: list[Module]) -> None:
     if names not in ([*_KNOWN], [*_KNOWN[:2]]):
         raise CheckpointRefused(
             f"{MODULES_FILE} has the modules {', '.join(names) or 'none'}, wanted "
-            f"{', '.join(_KNOWN)} in this order (the last one may be missing)"
+            f"{', '.join(_KNOWN)} in this order (the last one may be missing); save the model with "
+            "these"
         )
 
 

@@ -1,6 +1,7 @@
 """What `rerank-export inspect` says of an artifact: a table of the facts that decide a score, each
 with where it was read, then the rest of the manifest, the proofs and the tuning."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import msgspec
 import tokenizers
 
 from exporter.report import Parity, read_report
+from runtime.artifact import find_directory
 from runtime.errors import ArtifactError
 from runtime.manifest import TOKENIZER_FILE, Manifest, read_manifest
 from runtime.text import load_tokenizer
@@ -29,7 +31,8 @@ _WIDEST = 36
 
 
 def inspected(directory: Path) -> Iterator[str]:
-    """The lines of it. Raises ManifestError and ReportRefused."""
+    """The lines of it. Raises ArtifactError and ReportRefused."""
+    directory = find_directory(directory)
     manifest, parity = read_manifest(directory), read_report(directory)
     yield from _table(directory, manifest)
     yield ""
@@ -53,11 +56,13 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
         for name, token in msgspec.structs.asdict(manifest.special_tokens).items()
     )
     facts["prefixes"] = manifest.prefixes or "none"
+    facts["merged"] = ", ".join(f"{name} {digest}" for name, digest in manifest.merged.items())
     if manifest.template is not None:
         facts["template"] = repr(manifest.template)
     else:
         facts["template"] = "none: the tokenizer joins the pair"
-    rows = [(name, str(facts[name])) for name in (*_DECISIVE[manifest.kind], *_OF_ALL)]
+    names = (*_DECISIVE[manifest.kind], *_OF_ALL, *(["merged"] if manifest.merged else []))
+    rows = [(name, str(facts[name])) for name in names]
     width = max((len(value) for _, value in rows if len(value) <= _WIDEST), default=0)
     yield f"{'fact':<16} {'value':<{width}}  read in"
     for name, value in rows:
@@ -65,6 +70,10 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
         if name == "template" and manifest.template is None:
             origin = manifest.origins.get(name, "the architecture")
         yield f"{name:<16} {value:<{width}}  {origin}"
+    # What no field holds.
+    listed = {*_OF_ALL, *itertools.chain(*_DECISIVE.values())}
+    for name in sorted(manifest.origins.keys() - listed):
+        yield f"{name:<16} {'':<{width}}  {manifest.origins[name]}"
 
 
 def _of_tokenizer(directory: Path, manifest: Manifest) -> dict[str, str]:
@@ -97,15 +106,16 @@ def _rest(manifest: Manifest) -> Iterator[tuple[str, object]]:
     facts["files"] = ", ".join(manifest.files)
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
     facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
-    told = {*_DECISIVE[manifest.kind], *_OF_ALL, "origins"}
+    told = {*_DECISIVE[manifest.kind], *_OF_ALL, "merged", "origins"}
     return ((name, value) for name, value in facts.items() if name not in told)
 
 
 def _proof(report: Parity) -> Iterator[str]:
     yield f"{'proven on':<16} {report.engine}, {report.hardware}"
     yield f"{'compared with':<16} {report.witness}"
-    if report.cut:
-        yield f"{'cut':<16} {report.cut}"
+    for name, said in (("cut", report.cut), ("flat", report.flat)):
+        if said:
+            yield f"{name:<16} {said}"
     for name, rung in report.rungs.items():
         figures = msgspec.to_builtins(rung)
         passed = "passed" if figures.pop("passed") else "FAILED"

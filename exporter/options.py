@@ -11,6 +11,7 @@ from exporter.errors import ExportError
 from exporter.progress import tell
 from runtime.model_files import read_bounded
 
+ADAPTER_OPTION = "--adapter"
 MAX_TOKENS_OPTION = "--max-tokens"
 POOLING_OPTION = "--pooling"
 PREFIX_OPTION = "--prefix"

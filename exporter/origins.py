@@ -12,6 +12,7 @@ from exporter.architectures.base import Architecture
 from exporter.checkpoint import CONFIG_FILE, Checkpoint
 from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
+from exporter.labels import DIFFERENCE
 from exporter.sentence_files import TOKENIZER_CONFIG, model_settings, read_json
 from exporter.tokens import TYPES
 from runtime.activation import placed_activation
@@ -83,6 +84,8 @@ def _typed_by(checkpoint: Checkpoint, model: Architecture) -> str:
 
 
 def _activated_by(checkpoint: Checkpoint) -> str:
+    if checkpoint.labels.count == 2:
+        return f"the softmax of two labels, by {DIFFERENCE}"
     try:
         found = placed_activation(checkpoint.config, model_settings(checkpoint.root) or {})
     except ValueError as error:

@@ -46,7 +46,8 @@ def training_limit(root: Path) -> int | None:
         return None
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise CheckpointRefused(
-            f"{TRAINING_FILE} has {TRAINED_LIMIT} = {found!r}, wanted a number from 1"
+            f"{TRAINING_FILE} has {TRAINED_LIMIT} = {found!r}, wanted a number from 1; mend it, or "
+            "remove it"
         )
     return found
 
@@ -113,7 +114,10 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
             tokenize=False,
         )
     except Exception as error:  # Jinja raises many unrelated classes
-        raise CheckpointRefused(f"{where} cannot be rendered: {error}") from error
+        raise CheckpointRefused(
+            f"{where} cannot be rendered ({error}), wanted one for the roles query and document; "
+            f"mend it, or name the prompt as {TEMPLATE_OPTION}"
+        ) from error
     if not isinstance(text, str) or text.count(_QUERY) != 1 or text.count(_DOCUMENT) != 1:
         raise CheckpointRefused(
             f"{where} changes, repeats or leaves out a text, wanted query and document once each "
@@ -154,8 +158,11 @@ def _checked(template: object, where: str) -> str:
     if not isinstance(template, str) or any(template.count(field) != 1 for field in _FIELDS):
         raise CheckpointRefused(
             f"{where} has the prompt {template!r}, wanted a text with {{query}} and {{passage}} "
-            "once each"
+            "once each; mend it"
         )
     if template.index("{query}") > template.index("{passage}"):
-        raise CheckpointRefused(f"{where} puts the passage before the query; wanted it behind")
+        raise CheckpointRefused(
+            f"{where} puts the passage before the query, wanted it behind; such a model cannot be "
+            "exported"
+        )
     return template

@@ -93,7 +93,10 @@ def read_modules(root: Path) -> list[Module] | None:
         return None
     modules = read_json(root / MODULES_FILE, list[Module])
     if not modules:
-        raise CheckpointRefused(f"{MODULES_FILE} has no module, wanted a Transformer at least")
+        raise CheckpointRefused(
+            f"{MODULES_FILE} has no module, wanted a Transformer at least; save the model with "
+            "sentence-transformers again"
+        )
     return modules
 
 
@@ -125,7 +128,8 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     settings, name = {}, SETTINGS_FILES[0]
     if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
-        name, settings = transformer_settings(directory)
+        modules = read_modules(root) or []
+        name, settings = transformer_settings(module_folder(root, modules[0]))
         rendered = not templated and _has_chat_template(directory, tokenizer)
         _refuse_settings(name, settings, kind, rendered=rendered)
     key, lowering = "max_seq_length", "do_lower_case"
@@ -177,7 +181,9 @@ def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:
     except OSError as error:
         raise _unreadable(path, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointRefused(f"{path} cannot be used: {error}") from error
+        raise CheckpointRefused(
+            f"{path} cannot be used ({error}); save, copy or download it again"
+        ) from error
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointRefused:
@@ -273,5 +279,8 @@ def _limit(name: str, key: str, found: object) -> int | None:
     if found is None:
         return None
     if isinstance(found, bool) or not isinstance(found, int | float) or not found >= 1:
-        raise CheckpointRefused(f"{name} has {key} = {found!r}, wanted a number above 0")
+        raise CheckpointRefused(
+            f"{name} has {key} = {repr(found)[:80]}, wanted a number above 0; name the length that "
+            "the model was trained with, or null for none"
+        )
     return None if found >= _NO_LIMIT else int(found)

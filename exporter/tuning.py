@@ -14,6 +14,7 @@ from pathlib import Path
 from exporter.library_texts import mixed_group
 from exporter.parity_texts import Group
 from exporter.progress import tell
+from runtime.artifact import find_directory
 from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
 from runtime.model import Model
@@ -72,6 +73,7 @@ def tune(directory: Path, seconds: float) -> Outcome:
     Raises OutputRefused where another command works in the directory or nothing can be written,
     ArtifactError or EngineError when the artifact cannot be opened.
     """
+    directory = find_directory(directory)
     with held(directory):
         return _tune(directory, seconds)
 

@@ -108,11 +108,11 @@ def _check_opset(settings: ExportConfig) -> None:
 
 def _check_prompt(settings: ExportConfig) -> None:
     """Refuse another prompt than the one that was used for training and evaluation."""
-    from exporter.checkpoint import read_checkpoint  # late: torch
-    from exporter.draft import draft
+    from exporter.draft import draft  # late: torch
+    from recipe.training.checkpoint import read_whole
 
     refuse_other_template(settings.model_path, settings.prompt_template)
-    checkpoint = read_checkpoint(settings.model_path)
+    checkpoint = read_whole(settings.model_path)
     target = load_target_profile(_target(settings))
     found = draft(checkpoint, _profile(settings), target).manifest
     if found.template != settings.prompt_template:
@@ -144,12 +144,12 @@ def _refuse_unmeasured(settings: ExportConfig) -> None:
 
 
 def _profile(settings: ExportConfig) -> str:
-    from exporter.checkpoint import read_checkpoint  # late: torch
-    from exporter.draft import profile_for
+    from exporter.draft import profile_for  # late: torch
+    from recipe.training.checkpoint import read_whole
 
     if settings.model_profile is not None:
         return settings.model_profile
-    return profile_for(read_checkpoint(settings.model_path).architecture)
+    return profile_for(read_whole(settings.model_path).architecture)
 
 
 def _target(settings: ExportConfig) -> str:

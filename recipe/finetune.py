@@ -61,12 +61,11 @@ def _check_base(settings: FinetuneConfig) -> None:
     import torch  # late: `rerank info` need not wait for it
 
     from exporter.architectures import CROSS_ENCODERS
-    from exporter.checkpoint import read_checkpoint
-    from recipe.training.checkpoint import TEMPLATED
+    from recipe.training.checkpoint import TEMPLATED, read_whole
 
     if settings.fsdp and not torch.cuda.is_available():
         raise BadConfig("found fsdp = true, which shards over GPUs, and no GPU; set fsdp=false")
-    checkpoint = read_checkpoint(settings.base_model)
+    checkpoint = read_whole(settings.base_model)
     if checkpoint.architecture not in CROSS_ENCODERS:
         raise BadInput(
             f"found the embedder {checkpoint.architecture} in {settings.base_model}, wanted a "

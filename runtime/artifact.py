@@ -16,6 +16,7 @@ from runtime.batch import INPUT_NAMES
 from runtime.daemon import in_daemon
 from runtime.engines import ENGINES, Engine
 from runtime.errors import ArtifactError, ManifestError
+from runtime.hub_cache import snapshot_of
 from runtime.manifest import (
     MANIFEST_FILE,
     SCHEMA,
@@ -115,9 +116,9 @@ def open_artifact(
 
 def find_directory(directory: Path) -> Path:
     """`directory` with all links followed, so that all files come from one, whatever is swapped
-    meanwhile. Raises ArtifactError."""
+    meanwhile; of a repository in the hub's cache the snapshot. Raises ArtifactError."""
     try:
-        return real_directory(directory)
+        return real_directory(snapshot_of(directory))
     except OSError as error:
         raise ArtifactError(
             f"cannot open the directory {directory.name!r}: {error.strerror}; wanted an artifact "

@@ -151,8 +151,8 @@ class Deberta(Body):
         self.position_limit = int(require(config, "max_position_embeddings"))
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        typed = self.embeddings.token_type_embeddings is not None
-        self.inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
+        self.types = whole(config, "type_vocab_size", 0, least=0)
+        self.inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if self.types else ()))
 
     @classmethod
     def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:

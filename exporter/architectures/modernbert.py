@@ -111,6 +111,7 @@ class ModernBert(Body):
     causal = False
     prefix = "model."
     layer_prefix = "layers."
+    heads = ("head.", "decoder.")
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()

@@ -59,6 +59,7 @@ class Roberta(Body):
         one_of(config, "position_embedding_type", ("absolute",), "absolute")
         refuse_unless(config, "is_decoder", False)
         self.hidden = int(require(config, "hidden_size"))
+        self.types = whole(config, "type_vocab_size", 2)
         # The rows up to padding_idx are no token's place.
         self.position_limit = require(config, "max_position_embeddings") - _padding_idx(config) - 1
         self.embeddings = Embeddings(config)

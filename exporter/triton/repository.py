@@ -16,6 +16,7 @@ import onnx
 
 from exporter.errors import OutputRefused, RepositoryRefused
 from exporter.workspace import link_or_copy
+from runtime.artifact import find_directory
 from runtime.engines.triton import MODEL_NAME
 from runtime.errors import ManifestError
 from runtime.manifest import Manifest, check_files, read_manifest
@@ -65,6 +66,7 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
     artifact that has not what the platform needs, OutputRefused for what is in the way and was not
     written by this command, and what reading and checking the manifest raises.
     """
+    artifact = find_directory(artifact)
     manifest = read_manifest(artifact)
     check_files(artifact, manifest)
     if manifest.kind != "rank":

@@ -23,13 +23,24 @@ from transformers import (
 
 from exporter.answers import Tokens
 from exporter.errors import NoWitness
-from exporter.witness.base import RankWitness, Values, VectorWitness, complete_weights, row_of
+from exporter.witness.adapters import held_whole, put_adapter
+from exporter.witness.base import (
+    RankWitness,
+    Values,
+    VectorWitness,
+    complete_weights,
+    one_logit,
+    row_of,
+)
 from exporter.witness.files import modules_of, read
 from exporter.witness.tensors import stored_tensors
 from runtime.postprocess import InputType
 
 LLAMA_BIDIRECTIONAL = "llama_bidirec"
 _TRAINING = "training.json"
+# Keys of the family's own class; and a pad token, which may lie past the embeddings: no row that is
+# asked about is padded.
+_NOT_LLAMAS = ("auto_map", "model_type", "pad_token_id")
 
 
 class _Training(msgspec.Struct, frozen=True):
@@ -71,7 +82,7 @@ class LlamaReranker(RankWitness):
     ) -> None:
         """Load `directory`; `template` is the prompt with {query} and {passage}, None for the one
         that the folder `root` names. Raises NoWitness."""
-        model = _load(LlamaForSequenceClassification, directory, {**config, "num_labels": 1})
+        model = _load(LlamaForSequenceClassification, directory, config)
         self.name = _name("LlamaModel and its score head")
         self._body = _Body(model.model, config)
         self._score = model.score
@@ -96,7 +107,7 @@ class LlamaReranker(RankWitness):
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
         logit = self._score(self._body.pooled(tokens)) / self._temperature
-        return np.asarray(logit.numpy(), np.float64)
+        return one_logit(np.asarray(logit.numpy(), np.float64))
 
 
 class LlamaEmbedder(VectorWitness):
@@ -131,16 +142,18 @@ class LlamaEmbedder(VectorWitness):
 
 
 def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
-    known = {key: value for key, value in config.items() if key not in ("auto_map", "model_type")}
+    known = {key: value for key, value in config.items() if key not in _NOT_LLAMAS}
     try:
         settings = LlamaConfig.from_dict(known)
-        with complete_weights():
-            return kind.from_pretrained(
+        with complete_weights(held_whole(directory)):
+            model = kind.from_pretrained(
                 None,
                 config=settings,
                 state_dict=stored_tensors(directory),
                 dtype=torch.float32,
             ).eval()
+            put_adapter(model, directory)
+            return model
     except NoWitness:
         raise
     except Exception as error:  # weights that it cannot load surface as many unrelated classes

@@ -15,6 +15,7 @@ from exporter.witness.base import (
     Values,
     VectorWitness,
     complete_weights,
+    one_logit,
     row_of,
     tokens_of,
 )
@@ -40,7 +41,9 @@ class CrossEncoderWitness(RankWitness):
             self._model = sentence_transformers.CrossEncoder(str(directory), **_OPTIONS)
         self.name = f"sentence-transformers {sentence_transformers.__version__}, CrossEncoder"
         self._inputs = _Inputs(self._model)
-        self.activation = type(self._model.activation_fn).__name__.lower()
+        # Of two labels' scores it makes no relevance; their softmax is the difference's sigmoid.
+        single = self._model.num_labels == 1
+        self.activation = type(self._model.activation_fn).__name__.lower() if single else None
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
@@ -51,12 +54,13 @@ class CrossEncoderWitness(RankWitness):
                 batch_size=1,
                 show_progress_bar=False,
             )
-        return self._inputs.last(), np.asarray(found, np.float64)
+        return self._inputs.last(), one_logit(np.asarray(found, np.float64).reshape(-1))
 
     @torch.inference_mode()
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
-        return np.asarray(self._model(row_of(tokens))["scores"][0].numpy(), np.float64)
+        found = self._model(row_of(tokens))["scores"][0].numpy()
+        return one_logit(np.asarray(found, np.float64).reshape(-1))
 
 
 class SentenceTransformerWitness(VectorWitness):

@@ -79,10 +79,9 @@ class CheckpointScorer:
     def __init__(self, source: str, template: str | None, max_tokens: int, batch_size: int) -> None:
         import torch  # late: an endpoint can be measured without it
 
-        from exporter.checkpoint import read_checkpoint
-        from recipe.training.checkpoint import PairBatcher, load_for_transformers
+        from recipe.training.checkpoint import PairBatcher, load_for_transformers, read_whole
 
-        checkpoint = read_checkpoint(source)
+        checkpoint = read_whole(source)
         self.source = source
         self.identity = fingerprint(checkpoint.directory)
         self._torch = torch

@@ -17,8 +17,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from exporter.answers import Tokens
-from exporter.checkpoint import Checkpoint
+from exporter.checkpoint import Checkpoint, read_checkpoint
+from exporter.pad_token import drop_pad
 from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer, load_tokenizer
+from exporter.weight_names import KEY_MAPPING
 from recipe.errors import BadInput
 from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
@@ -29,9 +31,26 @@ _LLAMA = "LlamaBidirectionalForSequenceClassification"
 # Families that read query and passage as one text; in the others the tokenizer joins the pair.
 TEMPLATED = (_LLAMA,)
 # Vocabulary files of tokenizers without tokenizer.json.
-_VOCABULARIES = ("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt")
+_VOCABULARIES = (
+    *("tokenizer.model", "sentencepiece.bpe.model", "spm.model"),
+    *("vocab.txt", "vocab.json", "merges.txt"),
+)
 # Batches are padded to a multiple of this length, the tile size of tensor cores.
 _TILE_TOKENS = 8
+
+
+def read_whole(source: str) -> Checkpoint:
+    """The checkpoint `source`, which the recipe trains, scores and exports as one folder.
+
+    Raises BadInput for an adapter, and what `read_checkpoint` raises.
+    """
+    checkpoint = read_checkpoint(source)
+    if checkpoint.adapter is not None:
+        raise BadInput(
+            f"found an adapter in {checkpoint.adapter.directory}, wanted a checkpoint with all its "
+            "weights; merge it with peft (merge_and_unload), or use `rerank-export export` alone"
+        )
+    return checkpoint
 
 
 class PairBatcher:
@@ -47,7 +66,10 @@ class PairBatcher:
             checkpoint.config.get("model_type"),
             lower_case=checkpoint.texts.lower_case,
         )
-        self._tokenizer = CheckpointTokenizer(loaded, checkpoint.directory, template, max_tokens)
+        dropped = drop_pad(loaded, checkpoint.config["vocab_size"])
+        self._tokenizer = CheckpointTokenizer(
+            loaded, checkpoint.directory, template, max_tokens, dropped
+        )
         self._pad = self._tokenizer.special_tokens(checkpoint.config["vocab_size"]).pad
         self._typed = template is None and checkpoint.config.get("type_vocab_size", 0) > 1
 
@@ -77,7 +99,12 @@ def load_for_transformers(
 
     `attention` is sdpa or eager, None for transformers' choice. Raises BadInput.
     """
-    options: dict[str, Any] = {"dtype": torch.float32}
+    if checkpoint.labels.count != 1:
+        raise BadInput(
+            f"found {checkpoint.labels.count} labels in {checkpoint.source}, wanted one: a score "
+            "is one logit here; export the checkpoint and name the artifact, or start from another"
+        )
+    options: dict[str, Any] = {"dtype": torch.float32, "key_mapping": KEY_MAPPING}
     if attention is not None:
         options["attn_implementation"] = attention
     with quiet():

@@ -24,10 +24,16 @@ from transformers import (
     TrainingArguments,
 )
 
-from exporter.checkpoint import Checkpoint, read_checkpoint
+from exporter.checkpoint import Checkpoint
 from recipe.durable import write_json
 from recipe.progress import Log
-from recipe.training.checkpoint import PairBatcher, load_for_transformers, quiet, save_consolidated
+from recipe.training.checkpoint import (
+    PairBatcher,
+    load_for_transformers,
+    quiet,
+    read_whole,
+    save_consolidated,
+)
 from recipe.training.curves import write_curves
 from recipe.training.groups import Group, read_groups
 from recipe.training.job import CONSOLIDATED, FACTS_FILE, Facts, Job, accumulated_passes
@@ -49,7 +55,7 @@ def train(job: Job, log: Log) -> Path:
         read_groups(Path(job.val_data_path), job.train_n_passages) if job.val_data_path else None
     )
     steps = max(1, len(groups) // job.global_batch_size) * job.num_epochs
-    base = read_checkpoint(job.base_model)
+    base = read_whole(job.base_model)
     batcher = PairBatcher(base, job.template, job.rerank_max_length)
     model = load_for_transformers(base, attention=job.attn_implementation, pooling=job.pooling)
     directory = Path(job.directory)

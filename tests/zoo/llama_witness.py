@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from tests.zoo.folders import read_json
@@ -24,9 +25,12 @@ class _Llama(Witness):
     def __init__(self, directory: Path) -> None:
         self._config = read_json(directory / "config.json")
         self._training = read_json(directory / "training.json")
-        known = {k: v for k, v in self._config.items() if k not in ("architectures", "model_type")}
+        # No row is padded, so that the pad token may have no embedding.
+        others = ("architectures", "model_type", "pad_token_id")
+        known = {k: v for k, v in self._config.items() if k not in others}
         tensors = held(directory)
-        body = {n.removeprefix("model."): t for n, t in tensors.items() if n != "score.weight"}
+        heads = ("score.weight", "lm_head.weight")
+        body = {n.removeprefix("model."): t for n, t in tensors.items() if n not in heads}
         model: Any = LlamaModel(LlamaConfig(**known))
         self.model = model.eval()
         self.model.load_state_dict(body)
@@ -39,6 +43,21 @@ class _Llama(Witness):
             read_json(directory / "sentence_bert_config.json").get("max_seq_length"),
         )
         self._limit = min([_MOST_TOKENS, *(n for n in named if n is not None and n < _NO_LIMIT)])
+
+    @torch.no_grad()
+    def adapt(self, adapter: Path) -> None:
+        """See Witness: W + scale · B A, where peft would not find the names of a whole model."""
+        settings = read_json(adapter / "adapter_config.json")
+        rank = settings["r"] ** 0.5 if settings["use_rslora"] else settings["r"]
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        for name, found in tensors.items():
+            path = name.removeprefix("base_model.model.").removeprefix("model.")
+            if path == "score.weight":
+                self._score = found.float()
+            elif path.endswith(".lora_A.weight"):
+                layer = self.model.get_submodule(path.removesuffix(".lora_A.weight"))
+                up = tensors[name.replace("lora_A", "lora_B")]
+                layer.weight += settings["lora_alpha"] / rank * up.float() @ found.float()
 
     def _pooled(self, text: str, pooling: str, stop: int | None = None) -> torch.Tensor:
         """float32 [hidden] of one text, of which too many tokens are cut before the character
@@ -75,8 +94,10 @@ class LlamaRanker(_Llama):
         assert self._score is not None
         pooling = self._config.get("pooling") or "avg"
         temperature = self._config.get("temperature") or 1.0
+        # Of two labels the second counts, the first against it.
+        weights = self._score[-1] - (self._score[0] if len(self._score) == 2 else 0)
         return [
-            (self._score @ self._pooled(text, pooling, stop) / temperature).item()
+            (weights @ self._pooled(text, pooling, stop) / temperature).item()
             for text, stop in (self._prompt(*pair) for pair in PAIRS)
         ]
 
