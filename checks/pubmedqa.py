@@ -3,9 +3,9 @@
     python -m checks.pubmedqa PAIRS.jsonl FOLDER
 
 PAIRS.jsonl has a line {"id", "question", "passage"} for each question and the one abstract that
-answers it. They become records as the stage sdg writes them; a fifth is held out, and the stages
+answers it. They become records in the format of the stage sdg; a fifth is held out, and the stages
 prep, finetune and eval run on the configuration beside this file. Raises when the fine-tuned
-model's nDCG@10 is not above the base's. What was measured once stands in LOG.md.
+model's nDCG@10 is not above the base's. LOG.md has one result.
 """
 
 import sys

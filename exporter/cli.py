@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a directory or a hub id")
+    _add_adapter(parser, "merge this LoRA adapter into the checkpoint, a directory or a hub id")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
     parser.add_argument(
         PROFILE_OPTION,
@@ -151,6 +152,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", help="prove against this checkpoint, not against the artifact's own scores"
     )
+    _add_adapter(parser, "the adapter that was merged into the checkpoint")
     _add_engine(parser)
     parser.set_defaults(run=_quantize)
 
@@ -158,6 +160,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path)
     parser.add_argument("--checkpoint", help="repeat all parity rungs against this checkpoint")
+    _add_adapter(parser, "the adapter that was merged into the checkpoint")
     _add_engine(parser)
     parser.set_defaults(run=_verify)
 
@@ -207,6 +210,10 @@ def _add_triton(parser: argparse.ArgumentParser) -> None:
         help="what runs the model inside Triton (default: %(default)s, the artifact itself)",
     )
     parser.set_defaults(run=_triton)
+
+
+def _add_adapter(parser: argparse.ArgumentParser, told: str) -> None:
+    parser.add_argument("--adapter", metavar="DIR", help=told)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -271,6 +278,7 @@ def _export(wish: argparse.Namespace) -> None:
         prefixes=prefixes,
         strict=wish.strict,
         unwitnessed=wish.unwitnessed,
+        adapter=wish.adapter,
     )
     run = export_fastest if wish.target == AUTO else export
     manifest = run(wish.checkpoint, wish.out, wanted)
@@ -278,12 +286,26 @@ def _export(wish: argparse.Namespace) -> None:
 
 
 def _quantize(wish: argparse.Namespace) -> None:
+    _refuse_lone_adapter(wish)
     with stage("load PyTorch"):
         from exporter.pipeline import coarsen
     manifest = coarsen(
-        wish.directory, wish.out, wish.target, checkpoint=wish.checkpoint, engine=wish.engine
+        wish.directory,
+        wish.out,
+        wish.target,
+        checkpoint=wish.checkpoint,
+        adapter=wish.adapter,
+        engine=wish.engine,
     )
     _tell_made(manifest, wish.out)
+
+
+def _refuse_lone_adapter(wish: argparse.Namespace) -> None:
+    if wish.adapter is not None and wish.checkpoint is None:
+        raise ExportError(
+            f"found --adapter {wish.adapter} and no --checkpoint; name its base, or the adapter "
+            "alone, as --checkpoint"
+        )
 
 
 def _tell_made(manifest: Manifest, out: Path) -> None:
@@ -292,10 +314,12 @@ def _tell_made(manifest: Manifest, out: Path) -> None:
 
 
 def _verify(wish: argparse.Namespace) -> None:
+    _refuse_lone_adapter(wish)
     with stage("load PyTorch"):
         from exporter.pipeline import verify
-    manifest = verify(wish.directory, wish.checkpoint, wish.engine)
+    manifest = verify(wish.directory, wish.checkpoint, wish.engine, wish.adapter)
     against = "" if wish.checkpoint is None else f", parity with {wish.checkpoint}"
+    against += "" if wish.adapter is None else f" and {wish.adapter}"
     if against and not is_witnessed(manifest):
         against += " (the artifact itself is not witnessed: export it again)"
     print(f"{wish.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")

@@ -12,6 +12,7 @@ from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
 from exporter.folder import refuse_unread_keys
 from exporter.labels import DIFFERENCE
+from exporter.merged_files import merged_by
 from exporter.onnx_file import OPSET
 from exporter.options import (
     MAX_TOKENS_OPTION,
@@ -100,7 +101,7 @@ def draft(
         )
     prompt = _prompt(profile, name, checkpoint, loaded, template)
     found, prefixed_by = _prefixes(profile, name, checkpoint, prefixes)
-    origins = origins_of(checkpoint, model, loaded, name)
+    origins = origins_of(checkpoint, model, loaded, name) | merged_by(checkpoint)
     usual = checkpoint.architecture in profile.architectures and not is_own_profile(name)
     origins["profile"] = ARCHITECTURE if usual else PROFILE_OPTION
     origins["max_tokens"] = limited_by if max_tokens is None else MAX_TOKENS_OPTION
@@ -142,6 +143,7 @@ def draft(
         prefixes=found,
         origins=origins,
         activation=checkpoint.activation,
+        merged=checkpoint.merged,
         own_profile=profile if is_own_profile(name) else None,
     )
     unwritten = None if prompt is None or prompt.written else prompt.template

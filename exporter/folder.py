@@ -28,17 +28,16 @@ from exporter.sentence_files import (
 )
 
 _ADAPTER = (
-    "an adapter lies beside the weights, and transformers and sentence-transformers would load "
-    "both; merge them (merge_and_unload), save the result, and export that"
+    "an adapter is adapter_config.json and adapter_model.safetensors in the folder of the weights, "
+    "or in one of its own; put the two together, or remove what is left of one"
 )
 _PROCESSOR = (
     "a processor prepares what the model is fed, and only texts and tokenizers are known here; "
     "export a text model, or remove the file if nothing reads it"
 )
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _REFUSED = {
-    "adapter_config.json": _ADAPTER,
-    "adapter_model.safetensors": _ADAPTER,
-    "adapter_model.bin": _ADAPTER,
+    **dict.fromkeys(_ADAPTER_FILES, _ADAPTER),
     "processor_config.json": _PROCESSOR,
     "preprocessor_config.json": _PROCESSOR,
     "router_config.json": "a router chooses between modules, which is not known here; export a "
@@ -184,16 +183,23 @@ class WatchedConfig(dict[str, Any]):
         return super().get(key, default)
 
 
-def refuse_unread_files(root: Path, directory: Path, *, strict: bool) -> None:
-    """Raise CheckpointRefused for a file that a loader would read and this exporter does not."""
+def refuse_unread_files(
+    root: Path, directory: Path, *, strict: bool, adapter: Path | None = None
+) -> None:
+    """Raise CheckpointRefused for a file that a loader would read and this exporter does not.
+
+    `adapter` is the folder whose adapter is read.
+    """
     for folder in dict.fromkeys((root, directory)):
         unknown = []
         for path in sorted(folder.iterdir()):
+            if folder == adapter and path.name in _ADAPTER_FILES:
+                continue
             if why := _REFUSED.get(path.name):
                 raise CheckpointRefused(f"found {path.name} in {folder}, wanted none: {why}")
             if path.is_file() and not any(fnmatchcase(path.name, k) for k in _KNOWN_FILES):
                 unknown.append(path.name)
-        _tell_unknown(unknown, f"file in {folder}", strict=strict)
+        tell_unknown(unknown, f"file in {folder}", strict=strict)
     _tell_unread_settings(root, directory, strict=strict)
 
 
@@ -202,7 +208,7 @@ def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
     nobody reads without modules.json."""
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     unknown = sorted(tokenizer.keys() - _TOKENIZER)
-    _tell_unknown(unknown, f"key in {TOKENIZER_CONFIG}", strict=strict)
+    tell_unknown(unknown, f"key in {TOKENIZER_CONFIG}", strict=strict)
     name, settings = transformer_settings(directory)
     files = [
         (MODEL_FILE, model_settings(root) or {}, MODEL_SETTINGS),
@@ -215,7 +221,7 @@ def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
             found = read_json(file, dict[str, Any], absent={})
             files.append((f"{module.path}/config.json", found, known))
     for name, found, known in files if modules else ():
-        _tell_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
+        tell_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
 
 
 def refuse_rank_modules(root: Path) -> None:
@@ -254,10 +260,11 @@ def refuse_unread_keys(config: WatchedConfig, *, strict: bool) -> None:
                 "implement it; export a checkpoint without it"
             )
     known = config.read | _WITHOUT_EFFECT | _SETTLED.keys()
-    _tell_unknown(sorted(config.keys() - known), "key in config.json", strict=strict)
+    tell_unknown(sorted(config.keys() - known), "key in config.json", strict=strict)
 
 
-def _tell_unknown(names: Collection[str], what: str, *, strict: bool) -> None:
+def tell_unknown(names: Collection[str], what: str, *, strict: bool) -> None:
+    """Tell `names` that nobody here knows, or raise CheckpointRefused for them where `strict`."""
     if not names:
         return
     told = f"found the unknown {what}: {', '.join(names)}"

@@ -56,11 +56,13 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
         for name, token in msgspec.structs.asdict(manifest.special_tokens).items()
     )
     facts["prefixes"] = manifest.prefixes or "none"
+    facts["merged"] = ", ".join(f"{name} {digest}" for name, digest in manifest.merged.items())
     if manifest.template is not None:
         facts["template"] = repr(manifest.template)
     else:
         facts["template"] = "none: the tokenizer joins the pair"
-    rows = [(name, str(facts[name])) for name in (*_DECISIVE[manifest.kind], *_OF_ALL)]
+    names = (*_DECISIVE[manifest.kind], *_OF_ALL, *(["merged"] if manifest.merged else []))
+    rows = [(name, str(facts[name])) for name in names]
     width = max((len(value) for _, value in rows if len(value) <= _WIDEST), default=0)
     yield f"{'fact':<16} {'value':<{width}}  read in"
     for name, value in rows:
@@ -104,7 +106,7 @@ def _rest(manifest: Manifest) -> Iterator[tuple[str, object]]:
     facts["files"] = ", ".join(manifest.files)
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
     facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
-    told = {*_DECISIVE[manifest.kind], *_OF_ALL, "origins"}
+    told = {*_DECISIVE[manifest.kind], *_OF_ALL, "merged", "origins"}
     return ((name, value) for name, value in facts.items() if name not in told)
 
 

@@ -33,6 +33,7 @@ from exporter.errors import (
 )
 from exporter.explaining import blame
 from exporter.long_rows import LONG, bound_attention, bounded_copy, unbound_attention
+from exporter.merged_files import refuse_other_adapter
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.own_reading import own_reading
 from exporter.pad_token import drop_pad
@@ -49,6 +50,7 @@ from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
 from exporter.wished import wished_pooling, wishes_of
 from exporter.witness import rank_witness, vector_witness
+from exporter.witness.adapters import Adapted
 from exporter.witness.base import RankWitness, Witness
 from exporter.workspace import refuse_foreign, workspace
 from runtime.artifact import find_directory
@@ -95,7 +97,7 @@ _FACTS = (
 class Wish:
     """What an export was asked for: `profile` by name, or a path of a user's own; `target` by name.
     `max_tokens`, `template`, `pooling` (avg, cls or last) and `prefixes` by input type are None for
-    what the checkpoint says.
+    what the checkpoint says; `adapter` is the folder or hub id of one to merge into it.
 
     `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
     the checkpoint that nobody here knows, and scores that are all alike; `unwitnessed` takes one
@@ -111,6 +113,7 @@ class Wish:
     prefixes: dict[str, str] | None = None
     strict: bool = False
     unwitnessed: bool = False
+    adapter: str | None = None
 
 
 def ask_witness(
@@ -166,7 +169,7 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
     engine = wish.engine or proving_engine(target)
     refuse_foreign(out)
     _require_engine(engine)
-    checkpoint = read_checkpoint(source, strict=wish.strict, pooling=wish.pooling)
+    checkpoint = read_checkpoint(source, wish.adapter, strict=wish.strict, pooling=wish.pooling)
     profile_name = wish.profile or profile_for(checkpoint.architecture)
     with workspace(out) as directory:
         found = draft(
@@ -211,13 +214,14 @@ def coarsen(
     target_name: str,
     *,
     checkpoint: str | None = None,
+    adapter: str | None = None,
     engine: str | None = None,
 ) -> Manifest:
     """Make an artifact of a coarser precision out of the proven fp32 artifact `source`.
 
-    It is proven against the `checkpoint`, or without one against the scores of `source` itself,
-    which parity.json says then; on `engine`, None for the target's own. Raises ExportError or
-    ServingError; `out` then is as it was before.
+    It is proven against the `checkpoint` with the `adapter`, or without one against the scores of
+    `source` itself, which parity.json says then; on `engine`, None for the target's own. Raises
+    ExportError or ServingError; `out` then is as it was before.
     """
     target = load_target_profile(target_name)
     engine = engine or target.engine
@@ -245,7 +249,7 @@ def coarsen(
         if checkpoint is None:
             answers = _ask_artifact(source, fine, coarse)
         else:
-            found = read_checkpoint(checkpoint, pooling=wished_pooling(fine))
+            found = read_checkpoint(checkpoint, adapter, pooling=wished_pooling(fine))
             random_weights = found.random_weights
             answers = _ask_checkpoint(coarse, found)
         report = open_report(engine, target, answers.witness, random_weights=random_weights)
@@ -337,8 +341,11 @@ def proving_engine(target: TargetProfile) -> str:
     return target.engine if target.engine != "tensorrt" else "onnxruntime-cpu"
 
 
-def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
-    """Check an artifact's hashes and goldens, and with a checkpoint all three rungs again.
+def verify(
+    directory: Path, source: str | None, engine: str | None, adapter: str | None = None
+) -> Manifest:
+    """Check an artifact's hashes and goldens, and with the checkpoint `source`, and the `adapter`
+    that was merged into it, all three rungs again.
 
     Writes nothing in `directory`. Raises ArtifactError, EngineError or ExportError naming what
     differs.
@@ -357,7 +364,7 @@ def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
             or (None if manifest.plan else proving_engine(load_target_profile(manifest.target))),
         )
     if source is not None:
-        checkpoint = read_checkpoint(source, pooling=wished_pooling(manifest))
+        checkpoint = read_checkpoint(source, adapter, pooling=wished_pooling(manifest))
         _verify_against(directory, manifest, checkpoint, engine)
     return manifest
 
@@ -377,6 +384,7 @@ def _verify_against(
 
 def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:
     """The witness's answers for a manifest whose facts the checkpoint must bear out."""
+    refuse_other_adapter(manifest, checkpoint)
     target, wishes = load_target_profile(manifest.target), wishes_of(manifest)
     found = draft(checkpoint, manifest.profile, target, **wishes)
     if manifest.max_tokens > (limit := found.manifest.max_tokens):
@@ -391,10 +399,12 @@ def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | V
 
 def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
     where = checkpoint.root, checkpoint.directory, checkpoint.config
+    own = checkpoint.adapter
+    adapted = None if own is None else Adapted(checkpoint.base, own.directory)
     if checkpoint.vectors is None:
-        return rank_witness(*where, found.template)
+        return rank_witness(*where, found.template, adapted)
     wished = found.prefixes, checkpoint.vectors.wished_pooling
-    return vector_witness(*where, found.published, *wished)
+    return vector_witness(*where, found.published, *wished, adapted)
 
 
 def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference | VectorReference:

@@ -128,7 +128,8 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     settings, name = {}, SETTINGS_FILES[0]
     if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
-        name, settings = transformer_settings(directory)
+        modules = read_modules(root) or []
+        name, settings = transformer_settings(module_folder(root, modules[0]))
         rendered = not templated and _has_chat_template(directory, tokenizer)
         _refuse_settings(name, settings, kind, rendered=rendered)
     key, lowering = "max_seq_length", "do_lower_case"

@@ -51,7 +51,7 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
     Raises CheckpointRefused for files that cannot be used, and for tensors that are no floats.
     """
     if (directory / WEIGHTS_FILE).is_file():
-        return _tensors_of(directory / WEIGHTS_FILE)
+        return tensors_of(directory / WEIGHTS_FILE)
     if (directory / INDEX_FILE).is_file():
         return _sharded(directory)
     raise _without_weights(directory)
@@ -94,7 +94,7 @@ def _sharded(directory: Path) -> dict[str, Stored]:
             raise CheckpointRefused(
                 f"{INDEX_FILE} names {shard[:80]!r}, wanted the name of a file in the checkpoint"
             )
-    held = {shard: _tensors_of(directory / shard) for shard in sorted(set(shards.values()))}
+    held = {shard: tensors_of(directory / shard) for shard in sorted(set(shards.values()))}
     return {name: held[s][name] for name, s in shards.items() if name in held[s]}
 
 
@@ -129,7 +129,8 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensors_of(file: Path) -> dict[str, Stored]:
+def tensors_of(file: Path) -> dict[str, Stored]:
+    """Tensor name → the tensor, of one safetensors file; raises as `stored_tensors` does."""
     try:
         _refuse_vast_header(file)
         with safetensors.safe_open(file, framework="pt") as opened:

@@ -32,6 +32,7 @@ HEAVY = {
     "huggingface_hub",
     "onnx",
     "onnxscript",
+    "peft",
     "safetensors",
     "sentence_transformers",
     "torch",

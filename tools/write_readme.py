@@ -10,7 +10,7 @@ BEGIN, END = "<!-- environment:begin -->\n", "<!-- environment:end -->\n"
 
 
 def renewed(text: str) -> str:
-    """`text` with what stands between the markers written anew."""
+    """`text` with the part between the markers regenerated."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{environment_table()}{END}{after}"

@@ -3,7 +3,7 @@
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,18 +109,19 @@ def row_of(tokens: Tokens) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def complete_weights() -> Iterator[None]:
+def complete_weights(brought: Collection[str] = ()) -> Iterator[None]:
     """Raise NoWitness when a model that the block loads says of its weights that some are missing,
     left over, of another shape or made up: what it computes is not the checkpoint's then.
 
-    transformers tells this on request only, and sentence-transformers does not ask.
+    Those that an adapter has `brought`, by name, may be missing. transformers tells this on request
+    only, and sentence-transformers does not ask.
     """
-    with _PATCHING, _asking_for_weights(), _quiet():
+    with _PATCHING, _asking_for_weights(brought), _quiet():
         yield
 
 
 @contextmanager
-def _asking_for_weights() -> Iterator[None]:
+def _asking_for_weights(brought: Collection[str]) -> Iterator[None]:
     original = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
     def asking(cls: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
@@ -129,7 +130,8 @@ def _asking_for_weights() -> Iterator[None]:
         options["ignore_mismatched_sizes"] = True
         options["key_mapping"] = _WRAPPERS | (options.get("key_mapping") or {})
         model, found = original(cls, *arguments, output_loading_info=True, **options)
-        _refuse_incomplete(found, headless=cls.__name__.endswith("Model"))
+        headless = cls.__name__.endswith("Model")
+        refuse_incomplete(found, headless=headless, brought=brought)
         return (model, found) if told else model
 
     PreTrainedModel.from_pretrained = classmethod(asking)  # type: ignore[assignment]
@@ -157,13 +159,17 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _refuse_incomplete(found: dict[str, Any], *, headless: bool) -> None:
+def refuse_incomplete(
+    found: dict[str, Any], *, headless: bool, brought: Collection[str] = ()
+) -> None:
+    """Raise NoWitness for what transformers `found` when it loaded a model; one that is `headless`
+    needs no pooler."""
     for kind, what in (
         ("missing_keys", "made up, as the files hold none"),
         ("unexpected_keys", "left out, as no layer wants them"),
         ("mismatched_keys", "of another shape than the layers want"),
     ):
-        names = sorted(str(name) for name in found.get(kind) or ())
+        names = sorted({str(name) for name in found.get(kind) or ()} - {*brought})
         if kind == "unexpected_keys":
             heads = _PRETRAINING_OF_BODIES if headless else ()
             names = [name for name in names if not name.startswith((*_PRETRAINING, *heads))]

@@ -23,6 +23,7 @@ from transformers import (
 
 from exporter.answers import Tokens
 from exporter.errors import NoWitness
+from exporter.witness.adapters import held_whole, put_adapter
 from exporter.witness.base import (
     RankWitness,
     Values,
@@ -144,13 +145,15 @@ def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
     known = {key: value for key, value in config.items() if key not in _NOT_LLAMAS}
     try:
         settings = LlamaConfig.from_dict(known)
-        with complete_weights():
-            return kind.from_pretrained(
+        with complete_weights(held_whole(directory)):
+            model = kind.from_pretrained(
                 None,
                 config=settings,
                 state_dict=stored_tensors(directory),
                 dtype=torch.float32,
             ).eval()
+            put_adapter(model, directory)
+            return model
     except NoWitness:
         raise
     except Exception as error:  # weights that it cannot load surface as many unrelated classes

@@ -1,4 +1,4 @@
-"""The files that prep writes, in the keys, types and names of NVIDIA's recipe.
+"""The files that prep writes, with the keys, types and names of NVIDIA's recipe.
 
 Source: `src/nemotron/recipes/embed/stage1_data_prep` of NVIDIA-NeMo/Nemotron, and BEIR's layout
 for the evaluation set.

@@ -11,15 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporter.checkpoint import (
-    HUB_FILES,
-    HUB_IGNORED,
-    find_checkpoint,
-    load_model,
-    probe,
-    read_checkpoint,
-)
+from exporter.checkpoint import load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, WrongDirection
+from exporter.finding import HUB_FILES, HUB_IGNORED, find_checkpoint
 from exporter.tokens import CheckpointTokenizer, load_tokenizer
 from tests.hub_cache import as_snapshot
 from tests.tiny_checkpoints import write_bert, write_llama

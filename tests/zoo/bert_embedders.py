@@ -52,7 +52,6 @@ CASES = (
         lora("query", "value", task="FEATURE_EXTRACTION"),
         body_inside("0_Transformer"),
         witness=adapted(Embedder),
-        refused="adapter_config.json",
     ),
     embedder("no pooler in the weights", dropped("pooler."), _OLD),
     embedder("no Normalize", sentence_files.embedder(modules=MEAN[:2])),
@@ -66,13 +65,12 @@ CASES = (
         lora("query", "value", task="FEATURE_EXTRACTION"),
         _OLD,
         witness=adapted(Embedder),
-        refused="adapter_config.json",
     ),
     embedder(
         "adapter alone",
         lora_alone("query", "value", task="FEATURE_EXTRACTION"),
         _OLD,
-        refused="config.json",
+        refused="base_model_name_or_path",
     ),
     embedder("max_seq_length 64", sentence_files.embedder(max_seq_length=64)),
     embedder(

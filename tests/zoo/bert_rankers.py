@@ -74,9 +74,8 @@ CASES = (
         "adapter beside the base",
         lora("query", "value"),
         witness=adapted(Ranker),
-        refused="adapter_config.json",
     ),
-    ranker("adapter alone", lora_alone("query", "value"), refused="config.json"),
+    ranker("adapter alone", lora_alone("query", "value"), refused="base_model_name_or_path"),
     ranker("adapter in a folder below", lora_inside("adapter", "query", "value")),
     ranker(
         "unmerged lora names",

@@ -15,9 +15,9 @@ class Case:
     """A checkpoint of `family` in the `layout`, which `steps` make in this order, exported as
     `wish` says.
 
-    It must agree with its `witness`, or be `refused` with a message that has this part: as it is
-    read, or `late`, by the proof. A refused one needs no witness but to show that an export would
-    be wrong.
+    The checkpoint is the folder `source` in it, beside which the wish's adapter lies. It must agree
+    with its `witness`, or be `refused` with a message that has this part: as it is read, or `late`,
+    by the proof. A refused one needs no witness but to show that an export would be wrong.
     """
 
     family: str
@@ -26,6 +26,7 @@ class Case:
     witness: Making | None = None
     refused: str | None = None
     late: bool = False
+    source: str = ""
     wish: Wish = field(default_factory=Wish)
 
     @property

@@ -1,6 +1,15 @@
 """All checkpoints of the zoo."""
 
-from tests.zoo import bert_embedders, bert_rankers, encoders, layouts, llama, options, others
+from tests.zoo import (
+    adapted,
+    bert_embedders,
+    bert_rankers,
+    encoders,
+    layouts,
+    llama,
+    options,
+    others,
+)
 from tests.zoo.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -9,6 +18,7 @@ CASES: tuple[Case, ...] = (
     *encoders.CASES,
     *llama.CASES,
     *layouts.CASES,
+    *adapted.CASES,
     *options.CASES,
     *others.CASES,
 )

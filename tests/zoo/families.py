@@ -115,7 +115,6 @@ class Family:
                 "adapter beside the base",
                 lora(*self.projections),
                 witness=adapted(Ranker),
-                refused="adapter_config.json",
             ),
             self.ranker(
                 "_orig_mod. before all names", COMPILED, witness=copied(Ranker, UNCOMPILED)
@@ -148,7 +147,6 @@ class Family:
                 lora(*self.projections, task="FEATURE_EXTRACTION"),
                 sentence_files.embedder(),
                 witness=adapted(Embedder),
-                refused="adapter_config.json",
             ),
         )
 

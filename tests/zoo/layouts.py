@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tests.zoo import llama, sentence_files
+from tests.zoo.adapters import lora
 from tests.zoo.bert import TWO_LABELS, embedder, ranker
 from tests.zoo.families import DEBERTA, MODERNBERT, ROBERTA, XLM_ROBERTA
 from tests.zoo.folders import config, edited, extra_token, file, inside, tokenizer_config
@@ -25,7 +26,7 @@ from tests.zoo.weights import (
     save,
     sharded,
 )
-from tests.zoo.witness import Embedder, Ranker, copied
+from tests.zoo.witness import Embedder, Ranker, adapted, copied
 
 _MEAN = sentence_files.embedder()
 _PARALLEL, _ALONE = renamed("^", "module."), renamed(r"^module\.", "")
@@ -176,6 +177,19 @@ CASES = (
         *_DOUBLE,
         config(**TWO_LABELS, problem_type="multi_label_classification"),
         refused="problem_type",
+    ),
+    ranker(
+        "two labels, an adapter beside the base",
+        *_DOUBLE,
+        config(**TWO_LABELS),
+        lora("query", "value"),
+        witness=adapted(Ranker),
+    ),
+    ranker(
+        "_orig_mod. in the base, an adapter beside it",
+        lora("query", "value"),
+        COMPILED,
+        witness=copied(adapted(Ranker), UNCOMPILED),
     ),
     ranker(
         "folder of three checkpoints",

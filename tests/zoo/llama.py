@@ -171,9 +171,8 @@ _RANKERS = (
         "adapter beside the base",
         lora("q_proj", "v_proj"),
         witness=adapted(LlamaRanker),
-        refused="adapter_config.json",
     ),
-    ranker("adapter alone", lora_alone("q_proj", "v_proj"), refused="config.json"),
+    ranker("adapter alone", lora_alone("q_proj", "v_proj"), refused="base_model_name_or_path"),
     ranker("adapter in a folder below", lora_inside("adapter", "q_proj")),
     ranker(
         "unmerged lora names",
@@ -313,7 +312,6 @@ _EMBEDDERS = (
         "adapter beside the base",
         lora("q_proj", "v_proj", task="FEATURE_EXTRACTION"),
         witness=adapted(LlamaEmbedder),
-        refused="adapter_config.json",
     ),
     embedder("model_max_length 64", tokenizer_config(model_max_length=64)),
     embedder("lm_head.weight kept", joined({"lm_head.weight": "embed_tokens.weight"})),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from tests.zoo.folders import read_json
@@ -42,6 +43,21 @@ class _Llama(Witness):
             read_json(directory / "sentence_bert_config.json").get("max_seq_length"),
         )
         self._limit = min([_MOST_TOKENS, *(n for n in named if n is not None and n < _NO_LIMIT)])
+
+    @torch.no_grad()
+    def adapt(self, adapter: Path) -> None:
+        """See Witness: W + scale · B A, where peft would not find the names of a whole model."""
+        settings = read_json(adapter / "adapter_config.json")
+        rank = settings["r"] ** 0.5 if settings["use_rslora"] else settings["r"]
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        for name, found in tensors.items():
+            path = name.removeprefix("base_model.model.").removeprefix("model.")
+            if path == "score.weight":
+                self._score = found.float()
+            elif path.endswith(".lora_A.weight"):
+                layer = self.model.get_submodule(path.removesuffix(".lora_A.weight"))
+                up = tensors[name.replace("lora_A", "lora_B")]
+                layer.weight += settings["lora_alpha"] / rank * up.float() @ found.float()
 
     def _pooled(self, text: str, pooling: str, stop: int | None = None) -> torch.Tensor:
         """float32 [hidden] of one text, of which too many tokens are cut before the character

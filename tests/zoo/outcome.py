@@ -1,7 +1,7 @@
 """What came of a checkpoint, and whether it is what the table says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,9 @@ class Outcome:
 def outcome(case: Case, directory: Path, ask: Asking) -> Outcome:
     """What `ask` makes of the case's folder, against its witness."""
     try:
-        found = ask(directory, case.wish)
+        adapter = case.wish.adapter
+        named = None if adapter is None else str(directory / adapter)
+        found = ask(directory / case.source, replace(case.wish, adapter=named))
     except (ExportError, ServingError) as error:
         return Outcome("refused", str(error))
     if case.witness is None:

@@ -28,7 +28,7 @@ def read(directory: Path, wish: Wish) -> Answers:
     Raises ExportError and ServingError as an export does.
     """
     target = load_target_profile("cpu-fp32")
-    checkpoint = read_checkpoint(str(directory), pooling=wish.pooling)
+    checkpoint = read_checkpoint(str(directory), wish.adapter, pooling=wish.pooling)
     profile = wish.profile or profile_for(checkpoint.architecture)
     found = draft(checkpoint, profile, target, template=wish.template, prefixes=wish.prefixes)
     own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")

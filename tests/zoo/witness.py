@@ -5,6 +5,7 @@ Nothing of the exporter is imported here. Everything is computed in float32, one
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,10 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tests.zoo.answers import Answers, Row, row
-from tests.zoo.folders import read_json
 from tests.zoo.texts import PAIRS, TEXTS, Kind
 from tests.zoo.weights import Step
 
@@ -32,6 +31,13 @@ class Witness:
 
     model: PreTrainedModel
     loaded: Any = None
+
+    def adapt(self, adapter: Path) -> None:
+        """Have peft put an adapter around the layers of the model, all of it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of settings that peft corrects
+            found = self.model.load_adapter(str(adapter))
+        assert not found.missing_keys | found.unexpected_keys | found.mismatched_keys
 
     def answers(self) -> Answers:
         """The witness's answers to the zoo's texts."""
@@ -141,34 +147,18 @@ def copied(make: Making, *steps: Step) -> Making:
     return made
 
 
-def adapted(make: Making) -> Making:
-    """The witness of a base that lies in one folder with a LoRA adapter, which is merged into it.
-
-    The loaders do so themselves where the package peft is installed.
-    """
+def adapted(make: Making, base: str = "", adapter: str = "") -> Making:
+    """The witness of what lies in the folder `base` with the LoRA adapter in the folder `adapter`,
+    whose other files go before the base's."""
 
     def made(directory: Path) -> Witness:
         with tempfile.TemporaryDirectory() as bare:
             hidden = shutil.ignore_patterns("adapter_*")
-            shutil.copytree(directory, bare, ignore=hidden, dirs_exist_ok=True)
+            for folder in dict.fromkeys((base, adapter)):
+                shutil.copytree(directory / folder, bare, ignore=hidden, dirs_exist_ok=True)
             witness = make(Path(bare))
-        (found,) = directory.rglob("adapter_config.json")
-        _merge(witness.model, found.parent)
+        (found,) = (directory / adapter).rglob("adapter_config.json")
+        witness.adapt(found.parent)
         return witness
 
     return made
-
-
-@torch.no_grad()
-def _merge(model: torch.nn.Module, adapter: Path) -> None:
-    """W + α / r · B A for each pair of an adapter's matrices (LoRA, arXiv 2106.09685)."""
-    settings = read_json(adapter / "adapter_config.json")
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    for name, down in tensors.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        up = tensors[name.replace("lora_A", "lora_B")]
-        # Bodies are loaded without the name that models with a head put before them.
-        (layer,) = (m for n, m in model.named_modules() if n and f".{path}".endswith(f".{n}"))
-        layer.weight += settings["lora_alpha"] / settings["r"] * up @ down
