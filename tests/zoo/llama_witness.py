@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from tests.zoo.folders import read_json
-from tests.zoo.texts import PAIRS, TEXTS, Kind
+from tests.zoo.texts import PAIRS, TEXTS
 from tests.zoo.weights import held
 from tests.zoo.witness import Witness
 
 _PROMPT = "question:{query} \n \n passage:{passage}"
-_PREFIXES: dict[Kind, str] = {"query": "query: ", "passage": "passage: "}
+_PREFIXES = {"query": "query: ", "passage": "passage: "}
 _MOST_TOKENS = 8192
 # transformers writes a number like 10^30 for "no limit".
 _NO_LIMIT = 10**6
@@ -124,7 +124,7 @@ class LlamaEmbedder(_Llama):
         self,
         directory: Path,
         pooling: str | None = None,
-        prefixes: dict[Kind, str] | None = None,
+        prefixes: dict[str, str] | None = None,
     ) -> None:
         super().__init__(directory)
         modules = read_json(directory / "modules.json")

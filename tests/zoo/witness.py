@@ -90,7 +90,7 @@ class Ranker(Witness):
 class Embedder(Witness):
     """sentence-transformers' SentenceTransformer."""
 
-    def __init__(self, directory: Path, prompts: dict[Kind, str] | None = None) -> None:
+    def __init__(self, directory: Path, prompts: dict[str, str] | None = None) -> None:
         """`prompts` stand for those of the folder."""
         self.loaded = SentenceTransformer(
             str(directory), device="cpu", local_files_only=True, model_kwargs=dict(_FLOATS)
@@ -116,7 +116,7 @@ class BareEmbedder(Witness):
     """transformers' body alone, of which no file says how its states become a vector."""
 
     def __init__(
-        self, directory: Path, pooling: str, prefixes: dict[Kind, str] | None = None
+        self, directory: Path, pooling: str, prefixes: dict[str, str] | None = None
     ) -> None:
         self.model = AutoModel.from_pretrained(directory, local_files_only=True, **_FLOATS)
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
