@@ -33,7 +33,7 @@ from runtime.profile import (
     target_profile_names,
 )
 from runtime.telemetry import disable_telemetry
-from runtime.tokens import panics_told
+from runtime.tokens import translate_panics
 from runtime.tuning import TUNING_FILE
 from runtime.version import version
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_telemetry()
     wish = _parser().parse_args(arguments)
     try:
-        with panics_told():  # of the checkpoint's own tokenizer, too
+        with translate_panics():  # of the checkpoint's own tokenizer, too
             wish.run(wish)
     except (ExportError, ServingError, OSError) as error:
         print(f"rerank-export: {error}", file=sys.stderr)

@@ -37,7 +37,7 @@ def read_template(said: str) -> tuple[str, str]:
         return _of_file(path), f"{TEMPLATE_OPTION} {path.name}"
     if not ("{query}" in said or "{passage}" in said):
         raise ExportError(
-            f"found {TEMPLATE_OPTION} {said[:80]!r}, which is no file and has no {{passage}}; "
+            f"found {TEMPLATE_OPTION} {said[:200]!r}, which is no file and has no {{passage}}; "
             "wanted the path of a file, or a text with {query} and {passage}"
         )
     _refuse_double_braces(said, TEMPLATE_OPTION)

@@ -16,18 +16,18 @@ import tokenizers
 from runtime.errors import (
     ArtifactError,
     InputTooLong,
-    InputTypeWanted,
+    InputTypeRequired,
     NoInputs,
     NoPassages,
     NoTokens,
     ProfileError,
-    VastText,
+    TextTooLarge,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.parts import CHUNK_CHARS, chunks, part
 from runtime.postprocess import InputType
 from runtime.text_checks import check_text
-from runtime.tokens import encoded, panics_told, pieces
+from runtime.tokens import encoded, pieces, translate_panics
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
@@ -173,7 +173,7 @@ class PairEncoder:
         for chunk in chunks(bounded, map(_length, bounded)):
             check()
             if truncate == "NONE":
-                self._refuse_vast(chunk, check, most)
+                self._refuse_too_large(chunk, check, most)
             found = self._encode_chunk(chunk)
             long = [index for index, row in enumerate(found) if len(row) > most]
             if long and truncate == "NONE":
@@ -216,13 +216,13 @@ class PairEncoder:
             texts[index] = text
         return texts
 
-    def _refuse_vast(self, pairs: Pairs, check: Check, most: int) -> None:
+    def _refuse_too_large(self, pairs: Pairs, check: Check, most: int) -> None:
         """Raise InputTooLong for a vast pair without tokenising it as a whole.
 
         Its length is counted piece by piece, with the pieces cut before a blank, where
         tokenizers cut too. Behind the first CHUNK_CHARS of a pair that is too long it is told in
         proportion: others wait for these threads. What is vast and has few tokens all the same,
-        blanks for example, is refused as well: VastText.
+        blanks for example, is refused as well: TextTooLarge.
         """
         for query, passage in pairs:
             whole = len(query) + len(passage)
@@ -242,7 +242,7 @@ class PairEncoder:
             if count - _MOST_AT_A_JOINT * joints > most:
                 raise InputTooLong(count, most)
             if whole > _MOST_CHARS:
-                raise VastText(whole, _MOST_CHARS)
+                raise TextTooLarge(whole, _MOST_CHARS)
 
     def _pair(self, query: str, passage: str) -> _Pair:
         if self._template is None:
@@ -252,7 +252,7 @@ class PairEncoder:
 
     def _encode_chunk(self, pairs: Pairs) -> list[Encoding]:
         joined = [self._pair(query, passage) for query, passage in pairs]
-        with panics_told():
+        with translate_panics():
             encodings = self._tokenizer.encode_batch_fast(joined)
         return [self._row(found) for found in encodings]
 
@@ -267,7 +267,7 @@ class PairEncoder:
         if not pairs:
             return []
         joined = [self._pair(query, passage) for query, passage in pairs]
-        with panics_told():
+        with translate_panics():
             encodings = self._tokenizer.encode_batch(joined)  # with offsets, unlike the fast form
         return [
             self._cut_one(encoding, query, passage, most, from_end=truncate == "END")
@@ -341,10 +341,10 @@ class TextEncoder:
 
         What is longer than `most_tokens` is cut or refused as what is longer than `max_tokens`.
         With `blanks`, texts may be blank. A model without prefixes takes every `input_type` alike.
-        Raises as PairEncoder.encode does, and InputTypeWanted.
+        Raises as PairEncoder.encode does, and InputTypeRequired.
         """
         if self._prefixes and input_type is None:
-            raise InputTypeWanted
+            raise InputTypeRequired
         if not texts:
             raise NoInputs
         for index, text in enumerate(texts):

@@ -47,22 +47,24 @@ def test_the_only_snapshot_needs_no_ref(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, f"its snapshots are {COMMITS[1]}, {COMMITS[0]}, and no refs/main says"),
         ("../../../etc", "no refs/main says"),
         ("a" * 40, f"its refs/main names {'a' * 40}, its snapshots are"),
     ],
 )
-def test_what_cannot_be_chosen_is_told(repository: Path, content: str | None, told: str) -> None:
+def test_what_cannot_be_chosen_is_reported(
+    repository: Path, content: str | None, message: str
+) -> None:
     if content is not None:
         ref(repository, content)
     with pytest.raises(OSError, match="name one of them") as refused:
         snapshot_of(repository)
-    assert told in str(refused.value.strerror)
+    assert message in str(refused.value.strerror)
 
 
-def test_a_repository_without_snapshots_is_told(repository: Path) -> None:
+def test_a_repository_without_snapshots_is_reported(repository: Path) -> None:
     for commit in COMMITS:
         shutil.rmtree(repository / "snapshots" / commit)
     with pytest.raises(OSError, match="without a snapshot"):

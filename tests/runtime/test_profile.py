@@ -98,7 +98,7 @@ def test_a_profile_of_ones_own_is_a_path(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"id": ""}, "id"),
         ({"id": "two words"}, "id"),
@@ -120,10 +120,10 @@ def test_a_profile_of_ones_own_is_a_path(tmp_path: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_what_a_profile_of_ones_own_gets_wrong_is_named(
-    changes: dict[str, object], told: str, tmp_path: Path
+    changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     path = own(tmp_path / "own.toml", **changes)
-    with pytest.raises(ProfileError, match=rf"own\.toml: .*{told}"):
+    with pytest.raises(ProfileError, match=rf"own\.toml: .*{message}"):
         profile.load_model_profile(path)
 
 

@@ -20,13 +20,13 @@ from runtime.errors import (
     DeadlineExceeded,
     ForbiddenText,
     InputTooLong,
-    InputTypeWanted,
+    InputTypeRequired,
     NoInputs,
     NoPassages,
     NoTokens,
     ProfileError,
-    TokenizerGaveUp,
-    VastText,
+    TextTooLarge,
+    TokenizerFailed,
 )
 from runtime.text import (
     Encoding,
@@ -174,7 +174,7 @@ def test_only_cut_passages_are_counted() -> None:
     assert found.truncated == 2
 
 
-def test_without_truncation_the_true_length_is_told() -> None:
+def test_without_truncation_the_true_length_is_reported() -> None:
     with pytest.raises(InputTooLong) as caught:
         encoder(30).encode("why", ["ok", "because"])
     assert str(caught.value) == "Input length 32 exceeds maximum allowed token size 30"
@@ -318,7 +318,7 @@ def test_a_vast_text_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
     assert row.token_ids.tolist() == kept.tolist()
 
 
-def test_a_vast_texts_true_length_is_told() -> None:
+def test_a_vast_texts_true_length_is_reported() -> None:
     vast = "word " * 30_000
     with pytest.raises(InputTooLong, match=f"Input length {len(vast) + 25} exceeds"):
         encoder(60).encode("why", ["short", vast])
@@ -327,9 +327,9 @@ def test_a_vast_texts_true_length_is_told() -> None:
 def test_of_a_text_that_is_too_long_anyway_not_all_is_counted() -> None:
     looks = itertools.count()
     vast = "word " * 2_000_000  # ten times what is counted
-    with pytest.raises(InputTooLong) as told:
+    with pytest.raises(InputTooLong) as message:
         encoder(60).encode("why", [vast], "NONE", lambda: next(looks))
-    assert told.value.found_tokens == pytest.approx(len(vast), rel=0.01)
+    assert message.value.found_tokens == pytest.approx(len(vast), rel=0.01)
     assert next(looks) < 30
 
 
@@ -343,9 +343,9 @@ def test_a_vast_query_is_bounded_too() -> None:
 
 def test_a_vast_query_is_counted_in_pieces() -> None:
     watched = Watched(60)
-    with pytest.raises(InputTooLong) as told:
+    with pytest.raises(InputTooLong) as message:
         watched.encode("why " * 500_000, ["because"], "NONE")
-    assert told.value.found_tokens == pytest.approx(2_000_000, rel=0.01)
+    assert message.value.found_tokens == pytest.approx(2_000_000, rel=0.01)
     assert max(len(query) for query, _ in watched.tokenized) == 0
 
 
@@ -355,7 +355,7 @@ def test_what_is_vast_and_has_few_tokens_is_refused(where: str) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     blanks = "a" + " " * 5_000_000 + "b"
     texts = ("a", blanks) if where == "passage" else (blanks, "a")
-    with pytest.raises(VastText, match="found 5000003 characters, wanted at most 4194304"):
+    with pytest.raises(TextTooLarge, match="found 5000003 characters, wanted at most 4194304"):
         PairEncoder(tokenizer, None, 100).encode(texts[0], [texts[1]])
     assert len(PairEncoder(tokenizer, None, 100).encode("a", [blanks], "END").rows[0]) <= 3
 
@@ -535,7 +535,7 @@ def test_a_symmetric_model_puts_nothing_before_a_text(input_type: str | None) ->
 
 
 def test_an_asymmetric_model_wants_to_know_the_type() -> None:
-    with pytest.raises(InputTypeWanted) as caught:
+    with pytest.raises(InputTypeRequired) as caught:
         text_encoder(100).encode(["because"], None)
     assert str(caught.value) == "'input_type' parameter is required for asymmetric models"
 
@@ -580,7 +580,7 @@ def test_a_vast_input_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
     assert text_of(row.token_ids) == f"passage: {kept}"
 
 
-def test_a_vast_inputs_true_length_is_told() -> None:
+def test_a_vast_inputs_true_length_is_reported() -> None:
     vast = "word " * 30_000
     with pytest.raises(InputTooLong, match=f"Input length {len(vast) + 7} exceeds"):
         text_encoder(60).encode(["short", vast], "query")
@@ -696,15 +696,15 @@ def test_a_file_at_which_the_library_panics_is_an_artifact_s_error(
 
 
 @pytest.mark.parametrize("truncate", ["NONE", "END"])
-def test_a_tokenizer_that_gives_up_is_told(truncate: Truncate) -> None:
+def test_a_tokenizer_that_gives_up_is_reported(truncate: Truncate) -> None:
     """Its pattern meets the library's limit of retries, which panics: that is no Exception."""
     tokenizer = byte_tokenizer()
     split = pre_tokenizers.Split(tokenizers.Regex("(a|aa)+b"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel()])
     encoder, bad = PairEncoder(tokenizer, None, 60), "a" * 50
     assert len(encoder.encode("q", ["aab"], truncate).rows) == 1
-    with pytest.raises(TokenizerGaveUp, match="gave up on a text") as told:
+    with pytest.raises(TokenizerFailed, match="gave up on a text") as message:
         encoder.encode("q", ["fine", bad], truncate)
-    assert bad not in str(told.value)
-    with pytest.raises(TokenizerGaveUp):
+    assert bad not in str(message.value)
+    with pytest.raises(TokenizerFailed):
         next(tokens_of(tokenizer, [bad], 60, add_special_tokens=False, check=unchecked))

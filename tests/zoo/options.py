@@ -5,6 +5,7 @@ from pathlib import Path
 
 from exporter.pipeline import Wish
 from exporter.prompt import Prompt
+from runtime.postprocess import InputType
 from tests.zoo import bert, llama, sentence_files
 from tests.zoo.case import Case
 from tests.zoo.families import MODERNBERT, XLM_ROBERTA
@@ -18,8 +19,8 @@ _RANKS, _EMBEDS = (str(_PROFILES / f"own-{kind}.toml") for kind in ("rerank", "e
 _TAILED = "<|end_of_text|>Query: {query}\nDocument: {passage}<|end_of_text|>\nRelevant:"
 # The tail's first letters may be one token with the passage's last.
 _GLUED = "{query} is answered by {passage}ing of passages"
-_PREFIXES = {"query": "question: ", "passage": "answer: "}
-_QUERIES = {"query": "Find: ", "passage": ""}
+_PREFIXES: dict[InputType, str] = {"query": "question: ", "passage": "answer: "}
+_QUERIES: dict[InputType, str] = {"query": "Find: ", "passage": ""}
 
 
 def _template(text: str) -> Wish:

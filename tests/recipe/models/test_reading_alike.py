@@ -116,8 +116,8 @@ def test_both_commands_read_the_same(
 
     monkeypatch.setattr(drafting, "draft", recorded)  # what the recipe checks
     monkeypatch.setattr(pipeline, "draft", stopped)  # what either of them exports
-    wish = [] if profile is None else ["--profile", profile]
-    assert main(["export", str(folder), "--out", str(tmp_path / "out"), *wish]) == 1
+    options = [] if profile is None else ["--profile", profile]
+    assert main(["export", str(folder), "--out", str(tmp_path / "out"), *options]) == 1
     settings = ExportConfig(
         model_path=str(folder),
         prompt_template=template,

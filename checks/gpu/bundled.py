@@ -1,6 +1,6 @@
-"""Packages that were brought along to a machine without network: wheels in build/gpu.
+"""Packages bundled for a machine without network: wheels in build/gpu.
 
-A wheel is a zip and is unpacked as it is. An archive NAME.tar.xz of unpacked packages, in pieces
+A wheel is a zip and is unpacked. An archive NAME.tar.xz of unpacked packages, in pieces
 NAME.tar.xz.00, .01 …, is joined first.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "gpu"
 
 
-def use_brought(folder: Path = FOLDER) -> list[str]:
-    """Unpack what lies in `folder`, once, and let Python find it first; the names of the files."""
+def use_bundled(folder: Path = FOLDER) -> list[str]:
+    """Unpack the files in `folder`, once, and put them first on sys.path; returns their names."""
     archives = sorted(folder.glob("*.whl")) + sorted(folder.glob("*.tar.xz.00"))
     if not archives:
         return []

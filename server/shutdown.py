@@ -1,4 +1,4 @@
-"""Stopping: not ready at once, running requests until a deadline, 503 for the rest."""
+"""Graceful shutdown: not ready at once, running requests until a deadline, 503 for the rest."""
 
 import asyncio
 import os
@@ -12,32 +12,32 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import ModelClosed
-from server.errors import Voice, explain
+from server.errors import ErrorFormat, classify_error
 from server.service import Service
 from server.surface import send_failure
 
-# How long a process that was told to stop goes on taking requests, so that load balancers
-# can see that it is not ready any more.
-_NOTICE_S = 0.5
-# How long the answers of closing models have to be written.
-_LAST_WORDS_S = 0.5
+# How long the process still accepts requests after the signal, so that load balancers notice that
+# it is not ready.
+_NOT_READY_NOTICE_S = 0.5
+# Time for writing the answers of closing models.
+_RESPONSE_GRACE_S = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopping:
-    """What the process does when it is told to end."""
+class Shutdown:
+    """Shutdown on SIGTERM and SIGINT, and the middleware that answers late requests with 503."""
 
-    def __init__(self, service: Service, voice_of: Callable[[Scope], Voice]) -> None:
+    def __init__(self, service: Service, error_format_of: Callable[[Scope], ErrorFormat]) -> None:
         self._service = service
-        self._voice_of = voice_of
+        self._error_format_of = error_format_of
         self._running: set[asyncio.Task[object]] = set()
-        self._told = False
-        self._over = False
+        self._signalled = False
+        self._deadline_passed = False
 
-    def guard(self, app: ASGIApp) -> ASGIApp:
-        """`app`, whose requests are answered with 503 when the time is up."""
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """Middleware: requests to `app` that run past the drain timeout are answered with 503."""
 
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def middleware_app(scope: Scope, receive: Receive, send: Send) -> None:
             task = asyncio.current_task()
             if scope["type"] != ScopeType.HTTP or task is None:
                 await app(scope, receive, send)
@@ -53,20 +53,20 @@ class Stopping:
             try:
                 await app(scope, receive, noting_start)
             except asyncio.CancelledError:
-                if not self._over or begun:
+                if not self._deadline_passed or begun:
                     raise
                 closed = ModelClosed()
                 self._service.metrics.count_refusal(closed)
-                failure = explain(closed, self._service.settings)
-                await send_failure(failure, self._voice_of(scope), send)
+                failure = classify_error(closed, self._service.settings)
+                await send_failure(failure, self._error_format_of(scope), send)
             finally:
                 self._running.discard(task)
 
-        return guarded
+        return middleware_app
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let readiness flip before the server acts on SIGTERM or SIGINT; a second one ends the
+        """On SIGTERM or SIGINT, report not ready before the server stops. A second signal ends the
         process at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -75,11 +75,11 @@ class Stopping:
         loop = asyncio.get_running_loop()
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self._told:
-                # Not by the signal's default: the first process of a container has none.
+            if self._signalled:
+                # Not by the signal's default action: PID 1 of a container has none.
                 os._exit(128 + number)
-            self._told = True
-            notice_s = _NOTICE_S if self._service.ready else 0
+            self._signalled = True
+            notice_s = _NOT_READY_NOTICE_S if self._service.ready else 0
             self._service.stopping = True
             act = before[signal.Signals(number)]
             if callable(act):
@@ -99,11 +99,12 @@ class Stopping:
         loop.call_later(self._service.settings.drain_timeout_s, self._close_models)
 
     def _close_models(self) -> None:
-        """Answer whoever waits for a model, over HTTP and gRPC alike, then whoever does not."""
+        """Close the models, which answers requests that wait for them over HTTP and gRPC; then end
+        all other requests."""
         threading.Thread(target=self._service.close, name="model-closer", daemon=True).start()
-        asyncio.get_running_loop().call_later(_LAST_WORDS_S, self._end_the_rest)
+        asyncio.get_running_loop().call_later(_RESPONSE_GRACE_S, self._end_the_rest)
 
     def _end_the_rest(self) -> None:
-        self._over = True
+        self._deadline_passed = True
         for task in list(self._running):
             task.cancel()

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.scheduling.queue import RowsByLength
 from runtime.scheduling.request import Request
+from runtime.scheduling.rows_by_length import RowsByLength
 from tests.runtime.scheduling.schedulers import row
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=40)

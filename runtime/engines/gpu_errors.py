@@ -1,7 +1,7 @@
-"""What a failed call on a GPU means, from the text of its error.
+"""Classify GPU errors by their text: out of memory, a lost device, or another engine error.
 
-ONNX Runtime and TensorRT raise plain exceptions; the numbers in them are those of cudaError_t
-(docs.nvidia.com/cuda/cuda-runtime-api), where some leave the context unusable ("sticky").
+ONNX Runtime and TensorRT raise plain exceptions with a cudaError_t in the text
+(docs.nvidia.com/cuda/cuda-runtime-api). Some of these codes leave the context unusable ("sticky").
 """
 
 import logging
@@ -12,7 +12,7 @@ from runtime.errors import DeviceLost, EngineError, OutOfMemory, ServingError
 _log = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = re.compile(
-    # CUDA's own code; cuBLAS' and cuDNN's; ONNX Runtime's arena; TensorRT's allocator.
+    # The messages of CUDA, cuBLAS and cuDNN, of ONNX Runtime's arena and of TensorRT's allocator.
     r"CUDA (failure|error) 2\b|out of memory|OutOfMemory|ALLOC_FAILED"
     r"|Failed to allocate memory|Available memory of \d+ is smaller than requested",
     re.IGNORECASE,
@@ -30,21 +30,21 @@ _STICKY_WORDS = re.compile(
 
 
 def is_sticky(code: int) -> bool:
-    """Whether a cudaError_t leaves every later call of the process failing as well."""
+    """Whether every later CUDA call of the process fails after this cudaError_t."""
     return code in _STICKY
 
 
-def understood(engine: str, error: Exception | str, what: str = "failed") -> ServingError:
-    """The runtime's own error for what `engine` raised or logged while it computed or opened;
-    `what` says which.
+def classify_gpu_error(engine: str, error: Exception | str, action: str = "failed") -> ServingError:
+    """Classify an error of `engine` as OutOfMemory, DeviceLost or EngineError.
 
-    Callers of the server may read OutOfMemory and DeviceLost: the particulars go to the log.
+    `action` is what failed, for the message. Clients may read OutOfMemory and DeviceLost, so their
+    details are only logged.
     """
     text = str(error)
     if _STICKY_WORDS.search(text) or any(is_sticky(int(n)) for n in _CODE.findall(text)):
         _log.error("%s lost the GPU: %s", engine, text)
         return DeviceLost()
     if _OUT_OF_MEMORY.search(text):
-        _log.warning("%s %s for want of memory: %s", engine, what, text)
+        _log.warning("%s %s, out of memory: %s", engine, action, text)
         return OutOfMemory()
-    return EngineError(f"{engine} {what}: {text}")
+    return EngineError(f"{engine} {action}: {text}")

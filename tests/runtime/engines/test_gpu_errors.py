@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.engines.faults import is_sticky, understood
+from runtime.engines.gpu_errors import classify_gpu_error, is_sticky
 from runtime.errors import DeviceLost, EngineError, OutOfMemory, ServingError
 
 
@@ -31,13 +31,13 @@ from runtime.errors import DeviceLost, EngineError, OutOfMemory, ServingError
     ],
 )
 def test_a_failure_is_understood(text: str, kind: type[ServingError]) -> None:
-    found = understood("onnxruntime-cuda", RuntimeError(text))
+    found = classify_gpu_error("onnxruntime-cuda", RuntimeError(text))
     assert type(found) is kind
 
 
 def test_callers_read_nothing_of_the_inside() -> None:
     for text in ("CUDA failure 2: out of memory ; hostname=x", "CUDA failure 700 ; hostname=x"):
-        assert "hostname" not in str(understood("onnxruntime-cuda", text))
+        assert "hostname" not in str(classify_gpu_error("onnxruntime-cuda", text))
 
 
 def test_codes() -> None:

@@ -61,8 +61,8 @@ def test_a_second_signal_ends_at_once(start: Start) -> None:
 
 # Its notice never ends.
 _NOTICE = (
-    "import sys, server.stopping as stopping; from server.cli import main; "
-    "stopping._NOTICE_S = 3600; sys.exit(main())"
+    "import sys, server.shutdown as shutdown; from server.cli import main; "
+    "shutdown._NOT_READY_NOTICE_S = 3600; sys.exit(main())"
 )
 
 

@@ -1,8 +1,8 @@
-"""A log line and a count for every HTTP request on every port, and a span unless it only reads.
+"""Observability middleware: a log line, metrics and a trace span for every HTTP request.
 
-Unknown routes and refused keys too; bytes that are no request never get here (server.framing).
-
-Every answer carries the request's id in X-Request-Id: the caller's own where it is a plain word.
+Unknown routes and refused keys are covered too; bytes that are not a request are not
+(server.framing). Requests that only read have no span. Every answer has the request's id in
+X-Request-Id: the caller's own if it is a plain word.
 """
 
 import logging
@@ -27,12 +27,13 @@ _SERVER_ERROR = 500
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT")
 _UNTRACED = ("GET", "HEAD", "OPTIONS")
-# Where a request's answers of the models are left for its log line, in the scope's state.
+# The key in the scope's state under which a request leaves the models' answers for its log line.
 ANSWERED = "answered"
 
 
-class Observer:
-    """Counts, logs and traces what passes to `app`; never a text, a query string or a header."""
+class ObservabilityMiddleware:
+    """Middleware that logs, counts and traces requests to `app`. It never records a text, a query
+    string or a header."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
         self._app = app
@@ -40,7 +41,7 @@ class Observer:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and record how it went."""
+        """Pass the request on and record its result."""
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
@@ -51,15 +52,15 @@ class Observer:
         }
         trace = self._begin(scope, given)
         ids = ids_of(given, trace)
-        told = [(b"x-request-id", ids["request_id"].encode())]
+        extra_headers = [(b"x-request-id", ids["request_id"].encode())]
         if trace is not None:
-            told.append((b"traceresponse", trace.traceresponse.encode()))
+            extra_headers.append((b"traceresponse", trace.traceresponse.encode()))
 
         async def noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *told]
+                message["headers"] = [*message["headers"], *extra_headers]
             await send(message)
 
         before = current_request.set(ids)
@@ -70,7 +71,7 @@ class Observer:
             current_request.reset(before)
 
     def _begin(self, scope: HTTPScope, given: Mapping[str, str]) -> Trace | None:
-        """The request's span; probes and pages have none."""
+        """Begin the request's span; probes and pages have none."""
         if self._tracing is None or scope["method"] in _UNTRACED:
             return None
         return self._tracing.begin("HTTP", given, {"http.request.method": _method(scope)})
@@ -83,32 +84,32 @@ class Observer:
             facts: Facts = {"http.route": route, "http.response.status_code": status}
             name = f"{_method(scope)} {route}"
             trace.end(name, facts, answers, failed=status >= _SERVER_ERROR)
-        # Probes come every few seconds and say nothing new while all is well.
+        # Successful probes come every few seconds and say nothing new.
         probe = scope["method"] in ("GET", "HEAD") and status < _FIRST_ERROR
         level = logging.DEBUG if probe else logging.INFO
-        told = _told(answers) if answers else ""
-        _log.log(level, "%s %s %d%s %.1f ms", _method(scope), route, status, told, seconds * 1e3)
+        summary = _answer_summary(answers) if answers else ""
+        _log.log(level, "%s %s %d%s %.1f ms", _method(scope), route, status, summary, seconds * 1e3)
 
 
 def ids_of(given: Mapping[str, str], trace: Trace | None) -> dict[str, str]:
-    """What log lines say of a request that came with the headers or metadata `given`."""
-    wish = given.get("x-request-id", "")
-    ids = {"request_id": wish if _PLAIN_ID.fullmatch(wish) else uuid.uuid4().hex}
+    """The ids for the log lines of a request with the headers or metadata `given`."""
+    requested = given.get("x-request-id", "")
+    ids = {"request_id": requested if _PLAIN_ID.fullmatch(requested) else uuid.uuid4().hex}
     return ids if trace is None else {**ids, "trace_id": trace.trace_id}
 
 
 def _method(scope: HTTPScope) -> str:
-    """The method, which is the caller's own word, if it is one that exists."""
+    """The method if it is a known one, else OTHER: it is the caller's text."""
     return scope["method"] if scope["method"] in _METHODS else "OTHER"
 
 
 def slowest(answers: Sequence[Ranking | Embeddings]) -> Timing:
-    """The timing that stands for all answers of one request: they ran at the same time."""
+    """The slowest timing among the answers of one request, which ran at the same time."""
     return max((answer.timing for answer in answers), key=lambda timing: timing.total_ms)
 
 
-def _told(answers: Sequence[Ranking | Embeddings]) -> str:
-    """Rows and tokens in all, and the timing of the slowest answer."""
+def _answer_summary(answers: Sequence[Ranking | Embeddings]) -> str:
+    """The part of a log line about answers: rows, tokens, and the slowest timing."""
     timing = slowest(answers)
     counts = [answer.token_counts for answer in answers]
     return (

@@ -1,8 +1,8 @@
-"""Limits of the process that a start can meet: of threads and of memory. Standard library only.
+"""Limits of threads and memory that a start may exceed, and which one an error came from.
 
-Linux counts threads in three places: RLIMIT_NPROC (all of a user), pids.max (a container) and, by
-the memory of their stacks, RLIMIT_AS. Where one is met, Python and native libraries each say it
-in words of their own, or end the process without a word.
+Linux limits threads in three ways: RLIMIT_NPROC (all of a user), pids.max (a container) and
+RLIMIT_AS (the memory of their stacks). When one is exceeded, Python and each native library report
+it differently, or end the process without a message. Standard library only.
 """
 
 import errno
@@ -16,51 +16,51 @@ from pathlib import Path
 from runtime.cores import usable_cores
 from runtime.errors import OutOfMemory, ServingError
 
-# A server with two models has 25 threads on two cores under load; engines, tokenizers and
-# schedulers each have some for every core.
+# A server with two models has 25 threads on two cores under load. Engines, tokenizers and
+# schedulers start some for every core.
 _THREADS, _THREADS_A_CORE = 16, 4
 _STACK_BYTES = 8 << 20  # glibc's, where RLIMIT_STACK says nothing
-# What libraries and heaps take beside the stacks, with the smallest of models: by the limit that
-# counts it, the field of /proc/self/statm and the bytes. A model that finds no room later fails
-# with an error that says so; libraries do not.
+# Memory of libraries and heaps beside the stacks, with the smallest model. Limit → (the field of
+# /proc/self/statm that it counts, bytes). A model without memory fails later with a clear error;
+# libraries do not.
 _MEMORY = {"RLIMIT_AS": (0, 1280 << 20), "RLIMIT_DATA": (5, 256 << 20)}
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _STATM = Path("/proc/self/statm")
-# Of Python, pthreads, Rust's standard library and rayon.
+# Messages of Python, pthreads, Rust's standard library and rayon.
 _NO_THREAD = re.compile(
     r"can't start new thread|pthread_create|thread::spawn|failed to spawn thread"
     r"|ThreadPoolBuildError"
 )
-# EAGAIN tells of sockets and files as well: only beside one of these words, which is no part of a
-# file's name, does it tell of threads.
+# EAGAIN also concerns sockets and files. It concerns threads if one of these words is in the
+# message, but not as a part of a file name.
 _AGAIN = "Resource temporarily unavailable"
 _THREADING = re.compile(
     r"(?<![\w./-])(pthread\w*|threads?|fork|clone3?)(?![\w/-]|\.\w)", re.IGNORECASE
 )
-# Of C++ (where CUDA's libraries add the name of their error) and the dynamic loader.
+# Messages of C++ (CUDA's libraries add the name of their error) and of the dynamic loader.
 _NO_MEMORY = re.compile(r"bad_alloc(?!.*cuda)|failed to map segment", re.IGNORECASE)
-# Of the C library and ONNX Runtime's arena. A GPU's memory and another server's are told in the
-# same words, and are no limit of this process.
+# Messages of the C library and ONNX Runtime's arena. They are also used for the memory of a GPU or
+# of another server, which is not a limit of this process.
 _NO_MEMORY_SOMEWHERE = re.compile(r"Cannot allocate memory|Failed to allocate memory")
 _ELSEWHERE = re.compile(r"cuda|gpu|tensorrt|device|triton", re.IGNORECASE)
 
 
-class LimitReached(Exception):
-    """The process may not have what it needs; the text names the limit."""
+class LimitExceeded(Exception):
+    """A limit of the process is too low or exceeded; the message names it."""
 
 
-def require_room() -> None:
-    """Find out whether the process may have the threads and the memory of a small server.
+def check_process_limits() -> None:
+    """Check that the process may have the threads and memory of a small server.
 
-    A native library that finds no room ends the process without a word, or hangs. Raises
-    LimitReached.
+    Without them a native library would hang, or end the process without a message. Raises
+    LimitExceeded.
     """
     wanted = _THREADS + _THREADS_A_CORE * usable_cores()
     for name, (_, least) in _MEMORY.items():
         least += wanted * _stack_bytes()
         if _left_below(name) < least:
-            raise LimitReached(f"wanted room for {least >> 20} MiB more: {_told(name)}")
+            raise LimitExceeded(f"wanted room for {least >> 20} MiB more: {_limit_text(name)}")
     over = threading.Event()
     begun: list[threading.Thread] = []
     try:
@@ -69,7 +69,7 @@ def require_room() -> None:
             thread.start()
             begun.append(thread)
     except RuntimeError:
-        raise LimitReached(
+        raise LimitExceeded(
             f"found room for {len(begun)} more threads, wanted {wanted}: {_thread_limit()}"
         ) from None
     finally:
@@ -78,9 +78,9 @@ def require_room() -> None:
             thread.join()
 
 
-def limit_behind(error: BaseException) -> str | None:
-    """The limit that `error` comes of, and what to do; None where it comes of something else, as
-    a device's memory. What a ServingError says itself follows in parentheses."""
+def find_exceeded_limit(error: BaseException) -> str | None:
+    """The process limit that caused `error`, and what to do; None for another cause, such as a
+    device's memory. The message of a ServingError follows in parentheses."""
     limit = _first_limit(error)
     return f"{limit} ({error})" if limit and isinstance(error, ServingError) else limit
 
@@ -90,11 +90,11 @@ def _first_limit(error: BaseException) -> str | None:
     for one in _chain(error):
         text = str(one)
         number = one.errno if isinstance(one, OSError) else None
-        # Said of an error, it holds for its causes, whose texts are shorter.
+        # If an error mentions a device, so do its causes, whose messages are shorter.
         elsewhere = elsewhere or _ELSEWHERE.search(text) is not None
         if isinstance(one, OutOfMemory):
             return None
-        if isinstance(one, LimitReached):
+        if isinstance(one, LimitExceeded):
             return text
         if (
             isinstance(one, MemoryError)
@@ -118,13 +118,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _thread_limit() -> str:
-    """The limit of threads that was met."""
+    """The exceeded limit of threads."""
     pids = _pids_left()
     if pids is not None and pids[1] <= 0:
         return f"pids.max of the container is {pids[0]}; raise it (docker run --pids-limit)"
     for name in _MEMORY:
         if _left_below(name) <= _stack_bytes():
-            return _told(name)
+            return _limit_text(name)
     processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if processes != resource.RLIM_INFINITY:
         return (
@@ -137,21 +137,21 @@ def _thread_limit() -> str:
 
 
 def _memory_limit() -> str:
-    """The limit of memory that was met."""
+    """The exceeded limit of memory."""
     for name in _MEMORY:
         if _left_below(name) < float("inf"):
-            return _told(name)
+            return _limit_text(name)
     return "all of the machine or the container (memory.max); give it more, or take a smaller model"
 
 
-def _told(name: str) -> str:
+def _limit_text(name: str) -> str:
     limit = resource.getrlimit(getattr(resource, name))[0]
     flag = {"RLIMIT_AS": "-v", "RLIMIT_DATA": "-d"}[name]
     return f"{name} is {limit >> 20} MiB; raise it (ulimit {flag}), or take a smaller model"
 
 
 def _left_below(name: str) -> float:
-    """Bytes of memory that the process may still take; infinity without such a limit."""
+    """Bytes that the process may still allocate under this limit; infinity without one."""
     limit = resource.getrlimit(getattr(resource, name))[0]
     if limit == resource.RLIM_INFINITY:
         return float("inf")
@@ -165,9 +165,9 @@ def _stack_bytes() -> int:
 
 
 def _pids_left() -> tuple[int, int] | None:
-    """pids.max of the cgroup that has the least room, and that room; None without such a limit.
+    """pids.max of the tightest cgroup, and how many threads it has left; None without a limit.
 
-    The files of cgroup v2; v1 has them under pids/.
+    Reads the files of cgroup v2; v1 has them under pids/.
     """
     found = []
     for line in _lines(_OWN_CGROUP):

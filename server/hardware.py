@@ -1,4 +1,4 @@
-"""What the machine itself does: processors and memory from /proc, GPUs from NVIDIA's library."""
+"""Hardware metrics: processors and memory from /proc, GPUs from NVIDIA's NVML."""
 
 import importlib
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ _PERCENT = 1e-2
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU now: watts, joules since the driver was loaded, bytes, and its `utilization` from 0
-    to 1; None where the card does not tell."""
+    """The state of one GPU: watts, joules since the driver was loaded, bytes, and `utilization`
+    from 0 to 1. None for values that the card does not report."""
 
     device_id: str
     gpu_uuid: str
@@ -28,13 +28,13 @@ class Gpu:
 
 
 class Processors:
-    """How busy the processors were between two looks."""
+    """The utilization of the processors between two calls."""
 
     def __init__(self) -> None:
         self._before = _ticks()
 
     def utilization(self) -> float | None:
-        """Their share of busy time since the last look, from 0 to 1; None without /proc."""
+        """Their share of busy time since the last call, from 0 to 1; None without /proc."""
         now, before = _ticks(), self._before
         self._before = now
         if now is None or before is None or now[1] <= before[1]:
@@ -43,7 +43,7 @@ class Processors:
 
 
 def memory_bytes() -> tuple[float, float] | None:
-    """Memory in all, and used, in bytes; None without /proc."""
+    """Total and used memory in bytes; None without /proc."""
     try:
         lines = (_PROC / "meminfo").read_text().splitlines()
     except OSError:
@@ -54,13 +54,13 @@ def memory_bytes() -> tuple[float, float] | None:
 
 
 class Gpus:
-    """The GPUs of this machine, none where NVIDIA's library finds none."""
+    """The GPUs of this machine; none without NVML."""
 
     def __init__(self) -> None:
         self._nvml = _open_nvml()
 
     def read(self) -> list[Gpu]:
-        """Every GPU as it is now; one that was lost is left out."""
+        """The state of every GPU; a lost one is left out."""
         if self._nvml is None:
             return []
         found: list[Gpu] = []
@@ -72,11 +72,11 @@ class Gpus:
 
 
 def _open_nvml() -> Any:
-    """The library, started; None where it or the driver is not here."""
+    """Load and initialise NVML; None if it or the driver is missing."""
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
-    except Exception:  # the package, the driver or the card is missing: no GPU to speak of
+    except Exception:  # the package, the driver or the card is missing
         return None
     return nvml
 
@@ -108,7 +108,7 @@ def _gpu(nvml: Any, device_id: str) -> Gpu:
 
 @contextmanager
 def _unsupported(nvml: Any) -> Iterator[None]:
-    """Not every card answers every question."""
+    """Ignore NVML errors: not every card supports every query."""
     try:
         yield
     except nvml.NVMLError:
@@ -116,7 +116,7 @@ def _unsupported(nvml: Any) -> Iterator[None]:
 
 
 def _ticks() -> tuple[float, float] | None:
-    """Idle and all clock ticks of all processors since the start."""
+    """Idle and total clock ticks of all processors since boot."""
     try:
         fields = (_PROC / "stat").read_text().splitlines()[0].split()[1:9]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""What waits for the engine: found by length, by arrival, by deadline and by turn."""
+"""The queue of waiting requests, indexed by length, arrival, deadline and fair share."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from itertools import count, filterfalse, islice
 from runtime.batch import BatchLimits, grow_batch
 from runtime.scheduling.fairness import Callers
 from runtime.scheduling.heap import Heap
-from runtime.scheduling.queue import RowsByLength
 from runtime.scheduling.request import Request, Row
+from runtime.scheduling.rows_by_length import RowsByLength
 
-# The share of padding up to which a batch has rows of one caller only, where others wait as well:
-# a caller's turn is hardly one when neighbours of other callers fill the batch.
+# While several callers wait, a batch takes rows of the first row's caller alone up to this share of
+# padding. Otherwise other callers' rows would fill the batch that this caller is charged for.
 _OWN_PADDING = 0.05
 
 
-class Waiting:
-    """Requests with `rows` waiting rows of `tokens` tokens in all.
+class RequestQueue:
+    """Waiting requests: `rows` rows of `tokens` tokens in all.
 
-    Not thread-safe: its owner has a lock. A row and a request come and go in O(log n) at most.
+    Not thread-safe: its owner has a lock. Adding and removing a row or a request is O(log n).
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Waiting:
         self._numbers = count()
 
     def __len__(self) -> int:
-        """Requests."""
+        """The number of requests."""
         return len(self._arrived)
 
     def add(self, request: Request, now: float) -> None:
-        """A request with all of its rows."""
+        """Add a request with all of its rows."""
         self._arrived[request] = None
         if request.deadline is not None:
             self._deadlines.put(request, (request.deadline, next(self._numbers)))
@@ -47,27 +47,30 @@ class Waiting:
         self.tokens += request.tokens
 
     def oldest(self) -> Request | None:
-        """The request that came first."""
+        """The request that arrived first; None without any."""
         return next(iter(self._arrived), None)
 
     def due(self, now: float) -> Request | None:
-        """A request whose deadline has passed."""
+        """A request whose deadline has passed; None without any."""
         found = self._deadlines.first()
         return None if found is None or found[0][0] > now else found[1]
 
     def first_deadline(self) -> float | None:
-        """When the first of them must be answered."""
+        """The earliest deadline; None without any."""
         found = self._deadlines.first()
         return None if found is None else found[0][0]
 
     def drop(self, request: Request, most: int, now: float) -> bool:
-        """Remove up to `most` rows of a request; whether there are more."""
+        """Remove up to `most` rows of a request. Returns whether more are left."""
         self._remove(list(islice(request.waiting, most)), now)
         return bool(request.waiting)
 
     def take(self, limits: BatchLimits, now: float, *, in_order: bool) -> list[Row]:
-        """Remove the rows of the next engine call, within `limits`: a row whose turn it is, or of
-        the oldest request when `in_order`, and its neighbours in length. Some rows must wait."""
+        """Remove and return the rows of the next engine call, within `limits`.
+
+        The first row is the next one by fair queueing, or of the oldest request when `in_order`;
+        its neighbours in length follow. The queue must not be empty.
+        """
         request = self.oldest() if in_order else self._callers.first()
         assert request is not None
         first = next(iter(request.waiting))
@@ -96,7 +99,7 @@ class Waiting:
 
 
 def _grow(batch: list[Row], rows: RowsByLength, limits: BatchLimits) -> None:
-    """Add to `batch` those of `rows` that should run with its first row."""
+    """Grow `batch` with the neighbours of its first row among `rows`."""
     first, is_taken = batch[0], set(batch).__contains__
     shorter, longer = rows.shorter(first), rows.longer(first)
     grow_batch(batch, filterfalse(is_taken, shorter), filterfalse(is_taken, longer), limits)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from runtime.errors import ArtifactError, EngineError, EngineUnavailable, OutOfMemory
-from server import limits
+from server import process_limits
 from server import service as service_module
-from server.limits import LimitReached, limit_behind, require_room
+from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
 from tests.server.conftest import Start
 from tests.server.in_process import GaveUp, Serve
 
@@ -25,7 +25,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, **given: int) -> None:
     """Let these be the process's limits, without a container's."""
     found = {getattr(resource, name): (limit, limit) for name, limit in given.items()}
     monkeypatch.setattr(resource, "getrlimit", lambda number: found.get(number, _UNLIMITED))
-    monkeypatch.setattr(limits, "_OWN_CGROUP", Path("nowhere"))
+    monkeypatch.setattr(process_limits, "_OWN_CGROUP", Path("nowhere"))
 
 
 def starting(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
@@ -46,23 +46,25 @@ def test_too_few_threads(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     limited(monkeypatch, RLIMIT_NPROC=most + 1)
     running = threading.active_count()
     starting(monkeypatch, most)
-    with pytest.raises(LimitReached, match=rf"for {most} more threads.*RLIMIT_NPROC is {most + 1}"):
-        require_room()
+    with pytest.raises(
+        LimitExceeded, match=rf"for {most} more threads.*RLIMIT_NPROC is {most + 1}"
+    ):
+        check_process_limits()
     assert threading.active_count() == running
 
 
 def test_enough_of_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch)
     running = threading.active_count()
-    require_room()
+    check_process_limits()
     assert threading.active_count() == running
 
 
 @pytest.mark.parametrize("name", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_too_little_memory(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     limited(monkeypatch, **{name: 100 << 20})
-    with pytest.raises(LimitReached, match=f"{name} is 100 MiB"):
-        require_room()
+    with pytest.raises(LimitExceeded, match=f"{name} is 100 MiB"):
+        check_process_limits()
 
 
 @pytest.mark.parametrize(
@@ -79,11 +81,11 @@ def test_a_container_s_limit_of_threads(
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "pids.max").write_text(f"{most}\n")
         (tmp_path / place / "pids.current").write_text(f"{current}\n")
-    monkeypatch.setattr(limits, "_OWN_CGROUP", tmp_path / "own")
-    monkeypatch.setattr(limits, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(process_limits, "_OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(process_limits, "_CGROUPS", tmp_path)
     starting(monkeypatch, 2)
-    with pytest.raises(LimitReached, match=r"pids\.max of the container is 20"):
-        require_room()
+    with pytest.raises(LimitExceeded, match=r"pids\.max of the container is 20"):
+        check_process_limits()
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:
@@ -92,7 +94,7 @@ def caused(error: Exception, cause: BaseException) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [
         (RuntimeError(NO_THREAD), "another thread: RLIMIT_NPROC is 9 "),
         (OSError(errno.EAGAIN, "fork"), "another thread: RLIMIT_NPROC is 9 "),
@@ -114,15 +116,15 @@ def caused(error: Exception, cause: BaseException) -> Exception:
     ],
 )
 def test_what_comes_of_a_limit(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     limited(monkeypatch, RLIMIT_NPROC=9, RLIMIT_AS=7000 << 20)
-    assert told in (limit_behind(error) or "")
+    assert reason in (find_exceeded_limit(error) or "")
 
 
 def test_what_an_error_of_ours_says_itself_follows() -> None:
     error = EngineError("tensorrt cannot load model.plan: pthread_create failed")
-    assert (limit_behind(error) or "").endswith(f" ({error})")
+    assert (find_exceeded_limit(error) or "").endswith(f" ({error})")
 
 
 AGAIN = "Resource temporarily unavailable"
@@ -148,22 +150,22 @@ NO_ROOM = "Cannot allocate memory"
     ],
 )
 def test_what_comes_of_something_else(error: Exception) -> None:
-    assert limit_behind(error) is None
+    assert find_exceeded_limit(error) is None
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [(RuntimeError(NO_THREAD), "RLIMIT_NPROC is 9"), (MemoryError(), r"memory\.max")],
 )
 def test_a_model_that_meets_one(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     def meet(*_: Any, **__: Any) -> None:
         raise error
 
     limited(monkeypatch, RLIMIT_NPROC=9)
     monkeypatch.setattr(service_module, "_open", meet)
-    with pytest.raises(GaveUp, match=f"cannot serve the model: found no .*{told}"):
+    with pytest.raises(GaveUp, match=f"cannot serve the model: found no .*{reason}"):
         serve(MOCK)
 
 
@@ -207,7 +209,7 @@ sys.exit(main([]))
 """
 
 
-@pytest.mark.parametrize("name", ["engine-watch", "reload-signals"])
+@pytest.mark.parametrize("name", ["engine-watchdog", "reload-signals"])
 def test_a_thread_that_does_not_start_after_all(start: Start, name: str) -> None:
     server = start(MOCK, "-c", _WITHOUT, name)
     assert server.exit_code() == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.machine import Gpus, Processors, memory_bytes
+from server.hardware import Gpus, Processors, memory_bytes
 from server.metrics import GPU_METRICS, Metrics
 
 

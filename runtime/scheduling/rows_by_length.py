@@ -1,4 +1,4 @@
-"""Rows by length: neighbours waste no padding when they run together."""
+"""An index of rows by length: neighbours in length waste little padding in one batch."""
 
 import bisect
 from collections import OrderedDict
@@ -8,19 +8,19 @@ from runtime.scheduling.request import Row
 
 
 class RowsByLength:
-    """Rows in the order of their length, and of their arrival where that is the same.
+    """Rows ordered by length, and by arrival among equal lengths.
 
-    A row comes and goes in O(1), and in O(log n) where it is the only one of its length (moving
-    the lengths behind it is one copy of memory); neighbours are found one by one.
+    Adding and removing a row is O(1), or O(log n) for the only row of its length (plus one copy of
+    memory to shift the lengths after it). Neighbours are found one by one.
     """
 
     def __init__(self) -> None:
-        # Ordered dicts, because a plain one is slow to find its first key when many before it left.
+        # OrderedDict: a plain dict finds its first key slowly after many removals before it.
         self._of_length: dict[int, OrderedDict[Row, None]] = {}
         self._lengths: list[int] = []
 
     def add(self, row: Row) -> None:
-        """One more row."""
+        """Add a row."""
         rows = self._of_length.get(row.length)
         if rows is None:
             rows = self._of_length[row.length] = OrderedDict()
@@ -28,7 +28,7 @@ class RowsByLength:
         rows[row] = None
 
     def remove(self, row: Row) -> None:
-        """One row less. Raises KeyError."""
+        """Remove a row. Raises KeyError."""
         rows = self._of_length[row.length]
         del rows[row]
         if not rows:
@@ -36,11 +36,11 @@ class RowsByLength:
             del self._lengths[bisect.bisect_left(self._lengths, row.length)]
 
     def shorter(self, row: Row) -> Iterator[Row]:
-        """Rows that are shorter than this one, the longest first."""
+        """Rows shorter than this one, the longest first."""
         for place in range(bisect.bisect_left(self._lengths, row.length) - 1, -1, -1):
             yield from self._of_length[self._lengths[place]]
 
     def longer(self, row: Row) -> Iterator[Row]:
-        """Rows of the length of this one, itself too, then the longer ones, the shortest first."""
+        """Rows of this length, this row included, then longer ones, the shortest first."""
         for place in range(bisect.bisect_left(self._lengths, row.length), len(self._lengths)):
             yield from self._of_length[self._lengths[place]]

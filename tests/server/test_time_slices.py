@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from checks.ports import free_port
-from server import exchange, turns
-from server.connection import Bodies
+from server import exchange, time_slices
+from server.connection import BodyBudget
 from server.kserve import tensors
 from server.kserve.grpc_requests import Requests
 from server.kserve.messages import Messages
@@ -60,12 +60,12 @@ def called(port: int, text: str, *, raw: bool) -> None:
         assert asked.code() in (grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT)
 
 
-def test_large_bodies_are_decoded_one_in_a_turn(
+def test_large_bodies_are_decoded_one_in_a_time_slice(
     server: InProcess, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of different requests and protocols, and the two decoders of /rerank; between any two
     others have the iterations that an ordinary request takes."""
-    monkeypatch.setattr(turns, "SLICE_BYTES", 1)
+    monkeypatch.setattr(time_slices, "SLICE_BYTES", 1)
     each = 5
     together = asyncio.Barrier(3 * each)
     steps: list[int] = []
@@ -106,7 +106,7 @@ def test_large_bodies_are_decoded_one_in_a_turn(
             one.result()
     over = True
     assert len(steps) == (2 + 2 + 1) * each
-    assert all(later - before >= turns._BETWEEN for before, later in pairwise(steps))
+    assert all(later - before >= time_slices._BETWEEN for before, later in pairwise(steps))
 
 
 @pytest.mark.parametrize("form", ["json", "raw", "contents", "raw contents"])
@@ -115,9 +115,11 @@ def test_wide_texts_count_with_their_width(
 ) -> None:
     """Before they are decoded; other texts do not count wider."""
     held: list[int] = []
-    hold = Bodies.hold
+    reserve = BodyBudget.reserve
     monkeypatch.setattr(
-        Bodies, "hold", lambda self, count, size: held.append(count) or hold(self, count, size)
+        BodyBudget,
+        "reserve",
+        lambda self, count, size: held.append(count) or reserve(self, count, size),
     )
     asks: dict[str, Callable[[str], None]] = {
         "json": lambda text: reranked(server, text),
