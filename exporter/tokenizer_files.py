@@ -30,7 +30,7 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
         tokens = load_tokenizer(path, vocabulary).get_vocab()
     except ArtifactError as error:
         raise CheckpointRefused(
-            f"the tokenizer in {path} cannot be used: {error.__cause__ or error}; copy the "
+            f"tokenizer.json in {directory} cannot be used: {error.__cause__ or error}; copy the "
             "one that the model was trained with"
         ) from error
     pad = named_pad(directory)
