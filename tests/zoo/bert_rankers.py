@@ -97,7 +97,6 @@ CASES = (
         "extra token, not resized",
         extra_token(EXTRA_TOKEN, resized=False),
         refused="vocab_size",
-        late=True,
     ),
     ranker("vocab.txt only", _vocabulary_text),
     ranker(
@@ -209,7 +208,6 @@ CASES = (
         "a token in tokenizer_config alone",
         tokenizer_config(additional_special_tokens=[EXTRA_TOKEN]),
         refused="vocab_size",
-        late=True,
     ),
     ranker(
         "weights of another head kept",

@@ -16,8 +16,8 @@ class Case:
     `wish` says.
 
     The checkpoint is the folder `source` in it, beside which the wish's adapter lies. It must agree
-    with its `witness`, or be `refused` with a message that has this part: as it is read, or `late`,
-    by the proof. A refused one needs no witness but to show that an export would be wrong.
+    with its `witness`, or be `refused` with a message that has this part. A refused one needs no
+    witness but to show that an export would be wrong.
     """
 
     family: str
@@ -25,7 +25,6 @@ class Case:
     steps: Sequence[Step]
     witness: Making | None = None
     refused: str | None = None
-    late: bool = False
     source: str = ""
     wish: Wish = field(default_factory=Wish)
 

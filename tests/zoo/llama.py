@@ -224,7 +224,6 @@ _RANKERS = (
         tokenizer_config(pad_token="[PAD]"),
         edited("special_tokens_map.json", pad_token="[PAD]"),
         config(pad_token_id=vocabularies.llama().get_vocab_size()),
-        late=True,
     ),
     ranker("training.json equal", _training()),
     ranker("training.json without a prompt", _training(prompt_template=None)),
