@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from exporter.architectures.pooling import Chosen, pool
+
 
 @dataclass(frozen=True)
 class Size:
@@ -30,7 +32,8 @@ class Body(nn.Module, ABC):
     `unused` are the beginnings of names of weights that checkpoints without a head carry and no
     state depends on. `pools` is true for families whose
     config.json names the pooling of their embedders, which always normalise; elsewhere the
-    sentence-transformers files beside it say both.
+    sentence-transformers files beside it say both. With `narrow` the last layer computes the one
+    token that is pooled and no other, where one is.
     """
 
     inputs: tuple[str, ...]
@@ -41,6 +44,7 @@ class Body(nn.Module, ABC):
     layer_prefix: str
     unused: tuple[str, ...] = ()
     pools: bool = False
+    narrow: bool = False
 
     @classmethod
     @abstractmethod
@@ -49,8 +53,16 @@ class Body(nn.Module, ABC):
         built before the weights bear it out. Raises CheckpointRefused for what is no size."""
 
     @abstractmethod
-    def forward(self, *inputs: Any) -> Tensor:
-        """Final hidden states float32 [batch, sequence, hidden]."""
+    def forward(self, *inputs: Any, chosen: Chosen | None = None) -> Tensor:
+        """Final hidden states float32 [batch, sequence, hidden]; of the `chosen` token alone
+        [batch, 1, hidden]."""
+
+    def pooled(self, pooling: str, *inputs: Any) -> Tensor:
+        """The states of a row as one vector, float32 [batch, hidden]; see `pool`."""
+        if self.narrow and pooling != "avg":
+            chosen = Chosen.by(inputs[1], pooling, causal=self.causal)
+            return self(*inputs, chosen=chosen).squeeze(1)
+        return pool(self(*inputs), inputs[1], pooling)
 
     @abstractmethod
     def halve(self, dtype: torch.dtype) -> None:
