@@ -20,6 +20,7 @@ from exporter.architectures.embedding import EmbeddingModel
 from exporter.embedding_files import VectorFacts, transformer_directory, vector_facts
 from exporter.errors import CheckpointRefused, WrongDirection
 from exporter.folder import WatchedConfig, refuse_rank_modules, refuse_unread_files
+from exporter.options import POOLING_OPTION
 from exporter.sentence_files import TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
@@ -95,12 +96,12 @@ def find_checkpoint(source: str) -> Path:
     return _download(source, named[1], named[2])
 
 
-def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
+def read_checkpoint(source: str, *, strict: bool = False, pooling: str | None = None) -> Checkpoint:
     """Find `source` and read what says what it is, refusing what cannot be exported faithfully.
 
     Of weights only names and shapes are read: what config.json and the tokenizer claim is compared
     with them before anything of that size is built. A file that nobody knows is told, or refused
-    where `strict`.
+    where `strict`. `pooling` is an embedder's where no file names one.
     """
     root = find_checkpoint(source)
     _refuse_special_files(root)
@@ -127,8 +128,10 @@ def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
     random_weights = bool(config.get("random_weights", False))
     vectors, activation = None, None
     if architecture in BODIES:
-        vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
+        family_pools = BODIES[architecture].pools
+        vectors = vector_facts(root, config, family_pools=family_pools, wished=pooling)
     else:
+        _refuse_pooling(architecture, pooling)
         _refuse_labels(config)
         refuse_rank_modules(root)
         activation = _activation(root, config)
@@ -159,6 +162,14 @@ def _check_sizes(
         return check_sizes(BODIES[architecture], (), config, weights)
     model = CROSS_ENCODERS[architecture]
     return check_sizes(model.trunk, [Size("num_labels", 1, model.logit)], config, weights)
+
+
+def _refuse_pooling(architecture: str, pooling: str | None) -> None:
+    if pooling is not None:
+        raise CheckpointRefused(
+            f"found {POOLING_OPTION} {pooling}, but {architecture} is a reranker, whose pooling "
+            "its architecture and config.json decide; leave it out"
+        )
 
 
 def _activation(root: Path, config: Mapping[str, Any]) -> Activation:

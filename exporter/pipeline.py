@@ -37,7 +37,7 @@ from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.own_reading import own_reading
 from exporter.parity import COARSE, open_report, package_versions
 from exporter.progress import stage
-from exporter.prompt import TEMPLATE_OPTION
+from exporter.prompt import Prompt
 from exporter.proof import Proof, make_proof
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
@@ -46,6 +46,7 @@ from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import open_once, seal, version_of
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
+from exporter.wished import wished_pooling, wishes_of
 from exporter.witness import rank_witness, vector_witness
 from exporter.witness.base import RankWitness, Witness
 from exporter.workspace import refuse_foreign, workspace
@@ -90,8 +91,9 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class Wish:
-    """What an export was asked for: profiles by name; `max_tokens` and `template` None for what the
-    checkpoint says.
+    """What an export was asked for: `profile` by name, or a path of a user's own; `target` by name.
+    `max_tokens`, `template`, `pooling` (avg, cls or last) and `prefixes` by input type are None for
+    what the checkpoint says.
 
     `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
     the checkpoint that nobody here knows, `unwitnessed` takes one that no witness can load.
@@ -101,7 +103,9 @@ class Wish:
     target: str = "cpu-fp32"
     max_tokens: int | None = None
     engine: str | None = None
-    template: str | None = None
+    template: Prompt | None = None
+    pooling: str | None = None
+    prefixes: dict[str, str] | None = None
     strict: bool = False
     unwitnessed: bool = False
 
@@ -159,7 +163,7 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
     engine = wish.engine or proving_engine(target)
     refuse_foreign(out)
     _require_engine(engine)
-    checkpoint = read_checkpoint(source, strict=wish.strict)
+    checkpoint = read_checkpoint(source, strict=wish.strict, pooling=wish.pooling)
     profile_name = wish.profile or profile_for(checkpoint.architecture)
     with workspace(out) as directory:
         found = draft(
@@ -168,6 +172,7 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
             target,
             max_tokens=wish.max_tokens,
             template=wish.template,
+            prefixes=wish.prefixes,
             strict=wish.strict,
         )
         manifest, tokenizer = found.manifest, found.tokenizer
@@ -233,7 +238,7 @@ def coarsen(
         if checkpoint is None:
             answers = _ask_artifact(source, fine, coarse)
         else:
-            found = read_checkpoint(checkpoint)
+            found = read_checkpoint(checkpoint, pooling=wished_pooling(fine))
             random_weights = found.random_weights
             answers = _ask_checkpoint(coarse, found)
         report = open_report(engine, target, answers.witness, random_weights=random_weights)
@@ -344,7 +349,8 @@ def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
             or (None if manifest.plan else proving_engine(load_target_profile(manifest.target))),
         )
     if source is not None:
-        _verify_against(directory, manifest, read_checkpoint(source), engine)
+        checkpoint = read_checkpoint(source, pooling=wished_pooling(manifest))
+        _verify_against(directory, manifest, checkpoint, engine)
     return manifest
 
 
@@ -363,23 +369,13 @@ def _verify_against(
 
 def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:
     """The witness's answers for a manifest whose facts the checkpoint must bear out."""
-    wished = manifest.origins.get("template") == TEMPLATE_OPTION
-    found = draft(
-        checkpoint,
-        manifest.profile,
-        load_target_profile(manifest.target),
-        template=manifest.template if wished else None,
-    )
+    target, wishes = load_target_profile(manifest.target), wishes_of(manifest)
+    found = draft(checkpoint, manifest.profile, target, **wishes)
     if manifest.max_tokens > (limit := found.manifest.max_tokens):
         raise ManifestWrong("max_tokens", manifest.max_tokens, f"at most {limit}")
     if manifest.max_tokens < limit:
-        found = draft(
-            checkpoint,
-            manifest.profile,
-            load_target_profile(manifest.target),
-            max_tokens=manifest.max_tokens,
-            template=manifest.template if wished else None,
-        )
+        wishes["max_tokens"] = manifest.max_tokens
+        found = draft(checkpoint, manifest.profile, target, **wishes)
     _compare_facts(manifest, found.manifest)
     unwitnessed = not is_witnessed(manifest)
     return ask_witness(replace(found, manifest=manifest), checkpoint, unwitnessed=unwitnessed)
@@ -389,7 +385,8 @@ def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
     where = checkpoint.root, checkpoint.directory, checkpoint.config
     if checkpoint.vectors is None:
         return rank_witness(*where, found.template)
-    return vector_witness(*where, found.manifest.prefixes)
+    wished = found.prefixes, checkpoint.vectors.wished_pooling
+    return vector_witness(*where, found.published, *wished)
 
 
 def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference | VectorReference:

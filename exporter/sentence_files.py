@@ -8,7 +8,7 @@ refused by name; one that nobody here knows is told (exporter.folder).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,10 +56,15 @@ _T = TypeVar("_T")
 @dataclass(frozen=True)
 class TextFacts:
     """How texts become tokens, as far as the folder says: `max_tokens` None where only the weights
-    limit a text; `lower_case` where letters are lowered before the tokenizer."""
+    limit a text; `lower_case` where letters are lowered before the tokenizer.
+
+    `limited_by` and `lowered_by` are the files and keys that say so, empty where none does.
+    """
 
     max_tokens: int | None
     lower_case: bool
+    limited_by: str = field(default="", compare=False)
+    lowered_by: str = field(default="", compare=False)
 
 
 class Module(msgspec.Struct, frozen=True):
@@ -123,11 +128,19 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
         name, settings = transformer_settings(directory)
         rendered = not templated and _has_chat_template(directory, tokenizer)
         _refuse_settings(name, settings, kind, rendered=rendered)
-    limit = _limit(name, "max_seq_length", settings.get("max_seq_length"))
+    key, lowering = "max_seq_length", "do_lower_case"
+    limit, place = _limit(name, key, settings.get(key)), f"{name} ({key})"
     if limit is None:
         key = "model_max_length"
         limit = _limit(TOKENIZER_CONFIG, key, tokenizer.get(key))
-    return TextFacts(limit, bool(settings.get("do_lower_case")))
+        place = f"{TOKENIZER_CONFIG} ({key})"
+    lowers = bool(settings.get(lowering))
+    return TextFacts(
+        limit,
+        lowers,
+        limited_by="" if limit is None else place,
+        lowered_by=f"{name} ({lowering})" if lowers else "",
+    )
 
 
 def is_cross_encoder(root: Path) -> bool:

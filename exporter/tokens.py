@@ -69,12 +69,33 @@ class CheckpointTokenizer:
                 return Tokens(found["input_ids"], found["token_type_ids"]), True
             # The query is filled in last: it must not be searched for inside the passage.
             head, tail = self._template.split("{passage}")
-            text = head.replace("{query}", query) + passage + tail
+            ahead = head.replace("{query}", query)
+            text = ahead + passage + tail
             whole = self._tokenizer(text)
             if len(whole["input_ids"]) <= self._max_tokens:
                 return Tokens(whole["input_ids"], None), False
-            found = self._tokenizer(text, truncation=True, max_length=self._max_tokens)
-        return Tokens(found["input_ids"], None), True
+            return self._cut(text, len(ahead), len(text) - len(tail)), True
+
+    def _cut(self, text: str, start: int, stop: int) -> Tokens:
+        """`text` without the last tokens of the passage, which are its characters `start` to
+        `stop`; when none of them is left, without the last of what stands before it.
+
+        What stands behind it goes then, and what the tokenizer adds goes last. A token that holds a
+        character of the template is none of the passage's, but for the blank that most tokenizers
+        take with a first word.
+        """
+        found = self._tokenizer(text, return_offsets_mapping=True)
+        ids, spans, owners = found["input_ids"], found["offset_mapping"], found.sequence_ids()
+        blank = len(text[:start].rstrip())
+
+        def later(place: int) -> tuple[int, int]:
+            first, last = spans[place]
+            inside = first >= blank and start < last <= stop
+            turn = 3 if owners[place] is None else 0 if inside else 2 if last > stop else 1
+            return turn, -place
+
+        dropped = set(sorted(range(len(ids)), key=later)[: len(ids) - self._max_tokens])
+        return Tokens([one for place, one in enumerate(ids) if place not in dropped], None)
 
     def encode_text(self, text: str) -> tuple[Tokens, bool]:
         """The tokens of one text, its prefix included, unpadded, and whether it was cut, at its

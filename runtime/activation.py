@@ -29,6 +29,14 @@ def saved_activation(config: Mapping[str, Any], sentence: Mapping[str, Any]) -> 
 
     Raises ValueError, which says what was found, for one that is not known.
     """
+    found = placed_activation(config, sentence)
+    return None if found is None else found[0]
+
+
+def placed_activation(
+    config: Mapping[str, Any], sentence: Mapping[str, Any]
+) -> tuple[Activation, str] | None:
+    """`saved_activation`, and the file and key that name it; likewise."""
     inner = config.get("sentence_transformers")
     inner = {} if inner is None else inner
     if not isinstance(inner, Mapping):
@@ -52,5 +60,5 @@ def saved_activation(config: Mapping[str, Any], sentence: Mapping[str, Any]) -> 
                 f"{', '.join(list(_KNOWN)[:2])}; a relevance_score by another activation would be "
                 "another number"
             )
-        return _KNOWN[found]
+        return _KNOWN[found], f"{file} ({key})"
     return None

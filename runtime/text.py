@@ -119,10 +119,10 @@ class PairEncoder:
         """Encode the query with every passage; special tokens are counted.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
-        left, from the same side of what comes before it. With `blanks`, texts may be blank. Raises
-        InputTooLong for the first pair over `max_tokens` or `limits.pair` when
-        `truncate` is NONE, InputRejected for texts that cannot be encoded, and what `check` raises,
-        which is called on the way.
+        left, from the same side of what comes before it, and then of what comes behind it. With
+        `blanks`, texts may be blank. Raises InputTooLong for the first pair over `max_tokens` or
+        `limits.pair` when `truncate` is NONE, InputRejected for texts that cannot be encoded, and
+        what `check` raises, which is called on the way.
         """
         check_texts(query, passages, blanks=blanks)
         pairs = [(query, passage) for passage in passages]
@@ -278,12 +278,14 @@ class PairEncoder:
         self, encoding: tokenizers.Encoding, query: str, passage: str, most: int, *, from_end: bool
     ) -> Encoding:
         row = self._row(encoding)
-        in_passage = self._passage_tokens(encoding, query, passage)
+        in_passage, behind = self._passage_tokens(encoding, query, passage)
         special = np.asarray(encoding.special_tokens_mask, dtype=bool) & ~in_passage
+        ahead = ~(in_passage | behind | special)
         keep = np.ones(len(row), dtype=bool)
         excess = len(row) - most
-        # The passage gives way first, then query and template, the tokenizer's own tokens last.
-        for droppable in (in_passage, ~in_passage & ~special, special):
+        # The passage gives way first, then the query and the template before it, then the
+        # template's tail, by which a model may be told to answer; the tokenizer's own tokens last.
+        for droppable in (in_passage, ahead, behind & ~special, special):
             positions = np.flatnonzero(droppable)
             count = min(excess, len(positions))
             keep[positions[len(positions) - count :] if from_end else positions[:count]] = False
@@ -293,19 +295,23 @@ class PairEncoder:
 
     def _passage_tokens(
         self, encoding: tokenizers.Encoding, query: str, passage: str
-    ) -> npt.NDArray[np.bool_]:
-        """Which tokens lie wholly inside the passage; one that holds template text does not,
-        but for the blank before a first word, which most tokenizers take with the word."""
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which tokens lie wholly inside the passage, and which reach into the template's tail.
+
+        One that holds template text does not lie inside, but for the blank before a first word,
+        which most tokenizers take with the word.
+        """
         if self._template is None:
-            return np.asarray([s == 1 for s in encoding.sequence_ids], dtype=bool)
+            inside = np.asarray([s == 1 for s in encoding.sequence_ids], dtype=bool)
+            return inside, np.zeros_like(inside)
         before, between, _ = self._template
         ahead = f"{before}{query}{between}"
         start = len(ahead)
         offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         added = np.asarray([s is None for s in encoding.sequence_ids], dtype=bool)
         inside = (offsets[:, 0] >= len(ahead.rstrip())) & (offsets[:, 1] > start)
-        inside &= offsets[:, 1] <= start + len(passage)
-        return np.asarray(inside & ~added, dtype=bool)
+        behind = offsets[:, 1] > start + len(passage)
+        return inside & ~behind & ~added, behind & ~added
 
 
 class TextEncoder:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.witness.base import RankWitness, VectorWitness
+from exporter.witness.files import prompts_of
 from exporter.witness.llama import LLAMA_BIDIRECTIONAL, LlamaEmbedder, LlamaReranker
 from exporter.witness.sentence_transformers import CrossEncoderWitness, SentenceTransformerWitness
 
@@ -27,12 +28,24 @@ def rank_witness(
 
 
 def vector_witness(
-    root: Path, directory: Path, config: dict[str, Any], prefixes: dict[str, str]
+    root: Path,
+    directory: Path,
+    config: dict[str, Any],
+    published: dict[str, str],
+    wished: dict[str, str] | None = None,
+    pooling: str | None = None,
 ) -> VectorWitness:
     """The witness of the embedder in `root`, whose weights lie in `directory`.
 
-    `prefixes` by input type are those of a family whose folders name none. Raises NoWitness.
+    The folder is read here anew; the rest is what no file of it says. `published` are the prefixes,
+    by input type, of a family whose folders may name none, `wished` those that were asked for, and
+    `pooling` is one of avg, cls and last where that was. Raises NoWitness.
     """
-    if config.get("model_type") == LLAMA_BIDIRECTIONAL:
-        return LlamaEmbedder(root, directory, config, prefixes)
-    return SentenceTransformerWitness(root)
+    llama = config.get("model_type") == LLAMA_BIDIRECTIONAL
+    told = wished
+    if told is None and (llama or published) and (told := prompts_of(root)) is None:
+        told = published
+    if llama:
+        asked = config if pooling is None else {**config, "pooling": pooling}
+        return LlamaEmbedder(root, directory, asked, told or {})
+    return SentenceTransformerWitness(root, told, pooling)

@@ -133,6 +133,42 @@ def test_the_passage_gives_way_before_query_and_template(
     assert len(found.rows[0]) == max_tokens
 
 
+TAILED = "ask:{query}\npassage:{passage}\nanswer:"
+
+
+@pytest.mark.parametrize(
+    ("truncate", "max_tokens", "expected"),
+    [
+        ("END", 28, "ask:why\npassage:beca\nanswer:"),
+        ("START", 28, "ask:why\npassage:ause\nanswer:"),
+        ("END", 24, "ask:why\npassage:\nanswer:"),
+        ("START", 24, "ask:why\npassage:\nanswer:"),
+        ("END", 12, "ask:\nanswer:"),
+        ("START", 12, "age:\nanswer:"),
+        ("END", 5, "\nansw"),
+        ("START", 5, "swer:"),
+    ],
+)
+def test_a_tail_outlives_the_passage_and_the_query(
+    truncate: Truncate, max_tokens: int, expected: str
+) -> None:
+    tokenizer = byte_tokenizer()
+    bos = with_bos(tokenizer)
+    found = PairEncoder(tokenizer, TAILED, max_tokens + 1).encode("why", ["because"], truncate)
+    assert found.rows[0].token_ids[0] == bos
+    assert text_of(found.rows[0].token_ids[1:]) == expected
+    assert found.truncated == 1
+
+
+@pytest.mark.parametrize("truncate", ["END", "START"])
+def test_a_vast_text_before_a_tail_is_cut_as_a_whole_one_would_be(truncate: Truncate) -> None:
+    vast = "".join(f"word{i} " for i in range(20_000))
+    row = encoder(60, TAILED).encode("why", [vast], truncate).rows[0]
+    kept = 60 - len(TAILED.format(query="why", passage=""))
+    part = vast[:kept] if truncate == "END" else vast[-kept:]
+    assert text_of(row.token_ids) == TAILED.format(query="why", passage=part)
+
+
 def test_only_cut_passages_are_counted() -> None:
     found = encoder(28).encode("why", ["because", "ok", "because of it"], "END")
     assert found.truncated == 2

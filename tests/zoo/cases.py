@@ -1,6 +1,6 @@
 """All checkpoints of the zoo."""
 
-from tests.zoo import bert_embedders, bert_rankers, encoders, llama, others
+from tests.zoo import bert_embedders, bert_rankers, encoders, llama, options, others
 from tests.zoo.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -8,5 +8,6 @@ CASES: tuple[Case, ...] = (
     *bert_embedders.CASES,
     *encoders.CASES,
     *llama.CASES,
+    *options.CASES,
     *others.CASES,
 )

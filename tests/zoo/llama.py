@@ -122,7 +122,7 @@ def embedder(
     return Case("llama_bidirec embedder", layout, (base, *steps), witness, **expected)
 
 
-def _chat(prompt: str) -> str:
+def chat(prompt: str) -> str:
     """A chat template that renders a prompt with the roles query and document."""
     chosen = '{{ (messages | selectattr("role", "eq", "ROLE") | first).content }}'
     query, passage = (chosen.replace("ROLE", role) for role in ("query", "document"))
@@ -184,29 +184,29 @@ _RANKERS = (
         refused="lm_head.weight",
     ),
     ranker("extra token, resized", extra_token(EXTRA_TOKEN, resized=True)),
-    ranker("chat template equal", tokenizer_config(chat_template=_chat(_PROMPT))),
-    ranker("chat template other", tokenizer_config(chat_template=_chat(_OTHER_PROMPT))),
-    ranker("chat_template.jinja other", file("chat_template.jinja", _chat(_OTHER_PROMPT))),
+    ranker("chat template equal", tokenizer_config(chat_template=chat(_PROMPT))),
+    ranker("chat template other", tokenizer_config(chat_template=chat(_OTHER_PROMPT))),
+    ranker("chat_template.jinja other", file("chat_template.jinja", chat(_OTHER_PROMPT))),
     ranker("chat template empty", tokenizer_config(chat_template=""), refused="chat_template"),
     ranker("chat template null", tokenizer_config(chat_template=None)),
     ranker(
         "chat templates by name",
         tokenizer_config(
             chat_template=[
-                {"name": "default", "template": _chat(_OTHER_PROMPT)},
-                {"name": "tool_use", "template": _chat(_PROMPT)},
+                {"name": "default", "template": chat(_OTHER_PROMPT)},
+                {"name": "tool_use", "template": chat(_PROMPT)},
             ]
         ),
     ),
     ranker(
         "chat_template.jinja other, tokenizer_config's equal",
-        tokenizer_config(chat_template=_chat(_PROMPT)),
-        file("chat_template.jinja", _chat(_OTHER_PROMPT)),
+        tokenizer_config(chat_template=chat(_PROMPT)),
+        file("chat_template.jinja", chat(_OTHER_PROMPT)),
     ),
     ranker(
         "chat_template.jinja equal, tokenizer_config's other",
-        tokenizer_config(chat_template=_chat(_OTHER_PROMPT)),
-        file("chat_template.jinja", _chat(_PROMPT)),
+        tokenizer_config(chat_template=chat(_OTHER_PROMPT)),
+        file("chat_template.jinja", chat(_PROMPT)),
     ),
     ranker(
         "CrossEncoder 6, max_seq_length 64",
@@ -217,7 +217,7 @@ _RANKERS = (
         "CrossEncoder 6, texts as messages",
         sentence_files.cross_encoder(),
         edited("sentence_bert_config.json", modality_config=messages("logits")),
-        tokenizer_config(chat_template=_chat(_OTHER_PROMPT)),
+        tokenizer_config(chat_template=chat(_OTHER_PROMPT)),
     ),
     ranker("no model_input_names", tokenizer_config(model_input_names=ABSENT)),
     ranker(

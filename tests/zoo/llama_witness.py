@@ -40,10 +40,16 @@ class _Llama(Witness):
         )
         self._limit = min([_MOST_TOKENS, *(n for n in named if n is not None and n < _NO_LIMIT)])
 
-    def _pooled(self, text: str, pooling: str) -> torch.Tensor:
-        """float32 [hidden] of one text."""
-        cut = {"truncation": True, "max_length": self._limit, "return_tensors": "pt"}
-        ids = self._tokenizer(text, **cut)["input_ids"]
+    def _pooled(self, text: str, pooling: str, stop: int | None = None) -> torch.Tensor:
+        """float32 [hidden] of one text, of which too many tokens are cut before the character
+        `stop`, where what is never cut begins; None: at its end."""
+        found = self._tokenizer(text)
+        kept = found["input_ids"]
+        if len(kept) > self._limit:
+            after = None if stop is None else found.char_to_token(stop)
+            tail = [] if after is None else kept[after:]
+            kept = kept[: self._limit - len(tail)] + tail
+        ids = torch.tensor([kept])
         length = ids.shape[1]
         mask = torch.zeros(length, length)
         if self._config.get("is_causal") or not self._config.get(
@@ -58,7 +64,11 @@ class _Llama(Witness):
 
 
 class LlamaRanker(_Llama):
-    """Prompt, pooled states, score, temperature."""
+    """Prompt, pooled states, score, temperature. `template` goes before what the folder says."""
+
+    def __init__(self, directory: Path, template: str | None = None) -> None:
+        super().__init__(directory)
+        self._template = template
 
     def numbers(self) -> list[Any]:
         """See Witness."""
@@ -66,27 +76,35 @@ class LlamaRanker(_Llama):
         pooling = self._config.get("pooling") or "avg"
         temperature = self._config.get("temperature") or 1.0
         return [
-            (self._score @ self._pooled(self._prompt(*pair), pooling) / temperature).item()
-            for pair in PAIRS
+            (self._score @ self._pooled(text, pooling, stop) / temperature).item()
+            for text, stop in (self._prompt(*pair) for pair in PAIRS)
         ]
 
-    def _prompt(self, query: str, passage: str) -> str:
-        if self._tokenizer.chat_template is not None:
+    def _prompt(self, query: str, passage: str) -> tuple[str, int]:
+        """The text, and where its passage ends."""
+        if self._template is None and self._tokenizer.chat_template is not None:
             pair = [
                 {"role": "query", "content": query},
                 {"role": "document", "content": passage},
             ]
-            return str(self._tokenizer.apply_chat_template(pair, tokenize=False))
-        template = self._training.get("prompt_template") or _PROMPT
+            text = str(self._tokenizer.apply_chat_template(pair, tokenize=False))
+            return text, text.rindex(passage) + len(passage)
+        template = self._template or self._training.get("prompt_template") or _PROMPT
         head, tail = template.split("{passage}")
-        return str(head.replace("{query}", query) + passage + tail)
+        ahead = str(head.replace("{query}", query) + passage)
+        return ahead + tail, len(ahead)
 
 
 class LlamaEmbedder(_Llama):
     """Prefix, pooled states, length 1; sentence-transformers' files say otherwise where they lie
-    in the folder."""
+    in the folder, and `pooling` and `prefixes` before both."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        pooling: str | None = None,
+        prefixes: dict[Kind, str] | None = None,
+    ) -> None:
         super().__init__(directory)
         modules = read_json(directory / "modules.json")
         kinds = [module["type"].rpartition(".")[2] for module in modules]
@@ -99,12 +117,16 @@ class LlamaEmbedder(_Llama):
                 "query": prompts.get("query", ""),
                 "passage": next(filter(None, passages), ""),
             }
-        self._pooling = self._config.get("pooling") or "avg"
+        if prefixes is not None:
+            self._prefixes = prefixes
+        self._pooling = pooling or self._config.get("pooling") or "avg"
         self._components = settings.get("truncate_dim")
 
     def numbers(self) -> list[Any]:
         """See Witness."""
-        vectors = [self._pooled(self._prefixes[kind] + text, self._pooling) for text, kind in TEXTS]
+        vectors = [
+            self._pooled(self._prefixes.get(kind, "") + text, self._pooling) for text, kind in TEXTS
+        ]
         if self._normalizes:
             vectors = [torch.nn.functional.normalize(v, dim=0) for v in vectors]
         return [vector[: self._components].numpy() for vector in vectors]

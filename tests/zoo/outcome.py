@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from exporter.errors import ExportError
+from exporter.pipeline import Wish
 from runtime.errors import ServingError
 from tests.zoo.answers import Answers, difference
 from tests.zoo.case import Case
 
-Asking = Callable[[Path], Answers]
+Asking = Callable[[Path, Wish], Answers]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Outcome:
 def outcome(case: Case, directory: Path, ask: Asking) -> Outcome:
     """What `ask` makes of the case's folder, against its witness."""
     try:
-        found = ask(directory)
+        found = ask(directory, case.wish)
     except (ExportError, ServingError) as error:
         return Outcome("refused", str(error))
     if case.witness is None:

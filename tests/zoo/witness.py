@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from transformers import PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tests.zoo.answers import Answers, Row, row
 from tests.zoo.folders import read_json
@@ -79,10 +79,12 @@ class Ranker(Witness):
 class Embedder(Witness):
     """sentence-transformers' SentenceTransformer."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, prompts: dict[Kind, str] | None = None) -> None:
+        """`prompts` stand for those of the folder."""
         self.loaded = SentenceTransformer(
             str(directory), device="cpu", local_files_only=True, model_kwargs=dict(_FLOATS)
         )
+        self.loaded.prompts |= prompts or {}
         model = self.loaded.transformers_model
         assert model is not None
         self.model = model
@@ -97,6 +99,28 @@ class Embedder(Witness):
         # encode_document alone stops at "document", which is always there and often empty.
         named = [n for n in ("document", "passage", "corpus") if self.loaded.prompts.get(n)]
         return self.loaded.encode_document(text, prompt_name=named[0] if named else None)
+
+
+class BareEmbedder(Witness):
+    """transformers' body alone, of which no file says how its states become a vector."""
+
+    def __init__(
+        self, directory: Path, pooling: str, prefixes: dict[Kind, str] | None = None
+    ) -> None:
+        self.model = AutoModel.from_pretrained(directory, local_files_only=True, **_FLOATS)
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        self._prefixes = prefixes or {}
+        self._pooling = pooling
+
+    def numbers(self) -> list[Any]:
+        """See Witness: like sentence-transformers, which leaves vectors as long as they are."""
+        return [self._vector(self._prefixes.get(kind, "") + text) for text, kind in TEXTS]
+
+    def _vector(self, text: str) -> Any:
+        row = self._tokenizer(text, truncation=True, return_tensors="pt")
+        states = self.model(**row).last_hidden_state[0]
+        pooled = {"avg": states.mean(0), "cls": states[0], "last": states[-1]}[self._pooling]
+        return pooled.numpy()
 
 
 def adapted(make: Making) -> Making:
