@@ -328,7 +328,10 @@ def _refuse_coarsening(fine: Manifest, target: TargetProfile, source: Path, out:
 
 
 def _write_graph(model: Architecture, target: TargetProfile, directory: Path) -> None:
-    if target.weights != "float32":
+    if target.weights == "float32":
+        model.body.narrow = True
+    else:
+        # On a GPU only once a card has shown that attention of one row stays its fast kernel.
         model.halve(getattr(torch, target.weights))
     move_to_onnx(model, directory)
     if target.operators == "onnxruntime-cuda":

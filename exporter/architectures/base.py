@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from exporter.architectures.pooling import Chosen, pool
+
 # The beginnings of names of what models were trained with before: heads that guess words, which
 # stay in files beside a body or another head, and that nothing here reads.
 PRETRAINING_HEADS = (
@@ -47,7 +49,8 @@ class Body(nn.Module, ABC):
     weights that checkpoints without a head carry and no state depends on. `heads` are
     PRETRAINING_HEADS of this family alone. `pools` is true for families whose config.json names the
     pooling of their embedders, which always normalise; elsewhere the sentence-transformers files
-    beside it say both.
+    beside it say both. With `narrow` the last layer computes the pooled token alone, where pooling
+    takes one.
     """
 
     inputs: tuple[str, ...]
@@ -60,6 +63,7 @@ class Body(nn.Module, ABC):
     unused: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     pools: bool = False
+    narrow: bool = False
 
     @classmethod
     @abstractmethod
@@ -68,8 +72,16 @@ class Body(nn.Module, ABC):
         built before the weights bear it out. Raises CheckpointRefused for what is no size."""
 
     @abstractmethod
-    def forward(self, *inputs: Any) -> Tensor:
-        """Final hidden states float32 [batch, sequence, hidden]."""
+    def forward(self, *inputs: Any, chosen: Chosen | None = None) -> Tensor:
+        """Final hidden states float32 [batch, sequence, hidden]; of the `chosen` token alone
+        [batch, 1, hidden]."""
+
+    def pooled(self, pooling: str, *inputs: Any) -> Tensor:
+        """The states of a row as one vector, float32 [batch, hidden]; see `pool`."""
+        if self.narrow and pooling != "avg":
+            chosen = Chosen.by(inputs[1], pooling, causal=self.causal)
+            return self(*inputs, chosen=chosen).squeeze(1)
+        return pool(self(*inputs), inputs[1], pooling)
 
     @abstractmethod
     def halve(self, dtype: torch.dtype) -> None:
