@@ -1,4 +1,4 @@
-"""Reading config.json: one voice for everything that an architecture refuses."""
+"""Read values of config.json for architectures, with uniform refusals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,12 @@ _ADVICE = "compare it with the config.json of the base model"
 
 
 def shown(found: object) -> str:
-    """`found` as messages show it: of what a file holds they take only the beginning."""
+    """`found` for a message: only the beginning of a long value."""
     return repr(found)[:_MOST_SHOWN]
 
 
 def require(config: Mapping[str, Any], key: str) -> Any:
-    """The value of `key`, which the architecture cannot do without."""
+    """The value of `key`, which the architecture requires."""
     if config.get(key) is None:
         raise CheckpointRefused(
             f"config.json has no {key!r}, which this architecture needs; complete the checkpoint"
@@ -29,7 +29,7 @@ def require(config: Mapping[str, Any], key: str) -> Any:
 def whole(
     config: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 1
 ) -> int:
-    """The whole number `key`; `default`, where there is one, stands for an absent or null key."""
+    """The whole number `key`; an absent or null key means `default`, if there is one."""
     if default is not None and config.get(key) is None:
         return default
     found = require(config, key)
@@ -59,7 +59,7 @@ def number(
 
 
 def epsilon(config: Mapping[str, Any], key: str, default: float) -> float:
-    """What a norm adds to a variance, so that it divides by no zero; never more than that."""
+    """What a norm adds to a variance against a division by zero; at most a small number."""
     return number(config, key, default, most=1.0)
 
 

@@ -230,7 +230,7 @@ def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:
 
 
 def _refuse_contradictions(config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
-    """Versions of transformers settle these differently, so no reading of them is safe."""
+    """Versions of transformers resolve such contradictions differently, so they are refused."""
     outer = {**settings(config, "rope_scaling")}
     for key in ("rope_theta", "original_max_position_embeddings"):
         outer.setdefault(key, config.get(key))
@@ -269,7 +269,7 @@ def _head_size(config: Mapping[str, Any]) -> int:
 
 
 def _positions(config: Mapping[str, Any]) -> int:
-    """No weights bear it out; null, which transformers would not take, is no default."""
+    """The limit of positions: no weight confirms it, and null is refused, as in transformers."""
     key = "max_position_embeddings"
     return whole(config, key) if key in config else 2048
 

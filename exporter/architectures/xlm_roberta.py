@@ -1,7 +1,7 @@
 """XLM-RoBERTa and RoBERTa: the bodies of bge-m3 and its kin, and the bge-reranker cross-encoders.
 
-BERT's layers behind embeddings that count positions from the padding id on and use one token
-type. Parameter names are those of the checkpoints, so that a state dict loads as it is.
+BERT's layers on embeddings that count positions from the padding id on and use one token type.
+Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -60,7 +60,7 @@ class Roberta(Body):
         refuse_unless(config, "is_decoder", False)
         self.hidden = int(require(config, "hidden_size"))
         self.types = whole(config, "type_vocab_size", 2)
-        # The rows up to padding_idx are no token's place.
+        # Rows up to padding_idx are not positions of tokens.
         self.position_limit = require(config, "max_position_embeddings") - _padding_idx(config) - 1
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)

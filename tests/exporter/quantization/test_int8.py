@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from exporter.errors import ParityFailed, QuantizationFailed
-from exporter.parity import dependence, open_report, raise_failures
+from exporter.parity import dependence, new_report, raise_failures
 from exporter.pipeline import verify
 from exporter.quantization import step
 from exporter.quantization.calibration import Range, watch
@@ -259,7 +259,7 @@ def test_unfused_products_are_refused(
 
 @pytest.mark.parametrize(("moved", "passes"), [(1e-6, True), (3e-4, False)])
 def test_scores_that_depend_on_their_batch_are_refused(moved: float, passes: bool) -> None:
-    report = open_report("onnxruntime-cpu", target_in("int8"), "a witness", random_weights=False)
+    report = new_report("onnxruntime-cpu", target_in("int8"), "a witness", random_weights=False)
     report.rungs["logits"] = Rung(pairs=1, passed=True, batch_max_abs_delta=moved)
     if passes:
         raise_failures(logits=dependence(report))

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from exporter.quantization.weight_only import (
     OPERATOR,
     quantize_weights,
@@ -71,7 +71,7 @@ def test_most_of_a_graph_is_rounded(kind: str, request: pytest.FixtureRequest) -
 
 @pytest.fixture(scope="session")
 def coarse(trained_artifact: Path, coarsened: Coarsened) -> Path:
-    """The trained ranker, made coarser against its own scores in fp32."""
+    """The trained ranker, quantized against its own scores in fp32."""
     return coarsened(trained_artifact, TARGET)
 
 
@@ -97,6 +97,6 @@ def test_it_is_a_third_of_the_size_and_stays_on_its_engine(
 
 @pytest.mark.heavy
 def test_the_trained_embedder_keeps_its_order(exported: Exported) -> None:
-    wish = Wish(profile="tiny-embed-v1", target=TARGET, max_tokens=512)
-    ranking = read_report(exported(EMBEDDED / "embed", wish)).rungs["ranking"]
+    args = ExportArgs(profile="tiny-embed-v1", target=TARGET, max_tokens=512)
+    ranking = read_report(exported(EMBEDDED / "embed", args)).rungs["ranking"]
     assert (ranking.kendall_tau or 0) >= 0.95
