@@ -127,25 +127,25 @@ def _draft(manifest: Manifest, target: TargetProfile, machine: Machine) -> Manif
 
 def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) -> Parity:
     """Check the rungs on the plan, add them to parity.json, and return the plan's report."""
-    whole = read_report(place)
-    random = whole.rule == "random-weights"
-    whole.plan = new_report(ENGINE, target, whole.witness, random_weights=random)
-    whole.plan.hardware |= msgspec.to_builtins(draft.hardware)
-    proof.record_cut(whole.plan, draft.max_tokens)
+    report = read_report(place)
+    random = report.rule == "random-weights"
+    report.plan = new_report(ENGINE, target, report.witness, random_weights=random)
+    report.plan.hardware |= msgspec.to_builtins(draft.hardware)
+    proof.record_cut(report.plan, draft.max_tokens)
     try:
-        proof.check_tokens(whole.plan, load_tokenizer(place / TOKENIZER_FILE))
+        proof.check_tokens(report.plan, load_tokenizer(place / TOKENIZER_FILE))
         with stage(f"prove parity on {ENGINE}"):
             # A version-compatible plan has host code, safe here: this process made it.
             model = open_model(
                 place, manifest=draft, engine=ENGINE, host_code=target.version_compatible
             )
             try:
-                proof.check_outputs(whole.plan, model)
+                proof.check_outputs(report.plan, model)
             finally:
                 model.close()
     finally:
-        write_report(place, whole)
-    return whole.plan
+        write_report(place, report)
+    return report.plan
 
 
 def _with_tolerance(draft: Manifest, report: Parity) -> Manifest:

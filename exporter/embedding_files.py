@@ -208,7 +208,7 @@ def _prefixes(root: Path) -> dict[str, str] | None:
     if default is not None and default not in _INPUT_TYPES:
         raise CheckpointRefused(
             f"{MODEL_FILE} has default_prompt_name = {default!r}, wanted none, or one of: "
-            f"{', '.join(_INPUT_TYPES)}; a prompt that nobody names cannot be served"
+            f"{', '.join(_INPUT_TYPES)}; a default prompt of another name cannot be served"
         )
     if found.prompts is msgspec.UNSET:
         return None

@@ -37,7 +37,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a checkpoint's files lie.
+    """The folders of a checkpoint's files.
 
     `root` has sentence-transformers' files and training.json, `base` config.json and weights,
     `texts` the tokenizer; `adapter` is what is merged into the weights.

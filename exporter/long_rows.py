@@ -123,15 +123,15 @@ def _measures(graph: GraphProto) -> list[NodeProto]:
 
 def _choice(node: NodeProto) -> NodeProto:
     result = node.output[0]
-    whole = NodeProto()
-    whole.CopyFrom(node)
-    whole.output[0] = f"{result}.whole"
+    at_once = NodeProto()
+    at_once.CopyFrom(node)
+    at_once.output[0] = f"{result}.whole"
     return helper.make_node(
         "If",
         ["long.is"],
         [result],
         then_branch=_branch(_chunks(node), f"{result}.pieces"),
-        else_branch=_branch([whole], f"{result}.whole"),
+        else_branch=_branch([at_once], f"{result}.whole"),
     )
 
 

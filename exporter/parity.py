@@ -308,8 +308,8 @@ def _check_logits(
     return (
         f"pair {labels[int(pair)]}: the checkpoint gives {wanted[pair]:.6f}, {report.engine} "
         f"scoring it {name} gives {found[pair]:.6f}; they differ by {deltas[way, pair]:.2g}, "
-        f"tolerance {tolerance:.2g} ({report.rule}, {report.precision}). If the precision is to "
-        "blame, export with a target of higher precision"
+        f"tolerance {tolerance:.2g} ({report.rule}, {report.precision}). If the precision is "
+        "the cause, export with a target of higher precision"
     )
 
 

@@ -146,8 +146,8 @@ def _strange(template: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
     bare = tokenizer(sample, add_special_tokens=False)["input_ids"]
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in bare:
         yield "has characters that this tokenizer does not know: they become its unknown token"
-    whole = tokenizer(sample)["input_ids"]
-    ends = (("begins", whole[:2], bare[:1]), ("ends", whole[-2:], bare[-1:]))
+    full = tokenizer(sample)["input_ids"]
+    ends = (("begins", full[:2], bare[:1]), ("ends", full[-2:], bare[-1:]))
     for how, found, own in ends:
         if found == own * 2 and own[0] in tokenizer.all_special_ids:
             name = tokenizer.convert_ids_to_tokens(own[0])
@@ -158,7 +158,7 @@ def _checked(template: object, where: str) -> str:
     if not isinstance(template, str) or any(template.count(field) != 1 for field in _FIELDS):
         raise CheckpointRefused(
             f"{where} has the prompt {template!r}, wanted a text with {{query}} and {{passage}} "
-            "once each; mend it"
+            "once each; correct it"
         )
     if template.index("{query}") > template.index("{passage}"):
         raise CheckpointRefused(

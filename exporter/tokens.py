@@ -61,9 +61,9 @@ class CheckpointTokenizer:
         too many."""
         with _quiet():
             if self._template is None:
-                whole = self._tokenizer(query, passage, return_token_type_ids=True)
-                if len(whole["input_ids"]) <= self._max_tokens:
-                    return Tokens(whole["input_ids"], whole["token_type_ids"]), False
+                full = self._tokenizer(query, passage, return_token_type_ids=True)
+                if len(full["input_ids"]) <= self._max_tokens:
+                    return Tokens(full["input_ids"], full["token_type_ids"]), False
                 try:
                     found = self._tokenizer(
                         query,
@@ -83,9 +83,9 @@ class CheckpointTokenizer:
             head, tail = self._template.split("{passage}")
             ahead = head.replace("{query}", query)
             text = ahead + passage + tail
-            whole = self._tokenizer(text)
-            if len(whole["input_ids"]) <= self._max_tokens:
-                return Tokens(whole["input_ids"], None), False
+            full = self._tokenizer(text)
+            if len(full["input_ids"]) <= self._max_tokens:
+                return Tokens(full["input_ids"], None), False
             return self._cut(text, len(ahead), len(text) - len(tail)), True
 
     def _cut(self, text: str, start: int, stop: int) -> Tokens:
@@ -112,9 +112,9 @@ class CheckpointTokenizer:
         """The tokens of one text, its prefix included, unpadded, and whether it was cut, at its
         end."""
         with _quiet():
-            whole = self._tokenizer(text, return_token_type_ids=True)
-            if len(whole["input_ids"]) <= self._max_tokens:
-                return Tokens(whole["input_ids"], whole["token_type_ids"]), False
+            full = self._tokenizer(text, return_token_type_ids=True)
+            if len(full["input_ids"]) <= self._max_tokens:
+                return Tokens(full["input_ids"], full["token_type_ids"]), False
             found = self._tokenizer(
                 text, truncation=True, max_length=self._max_tokens, return_token_type_ids=True
             )
@@ -142,8 +142,8 @@ class CheckpointTokenizer:
         )
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json as transformers reads it, which for some families is not as it
-        stands in the checkpoint; copy the settings beside it."""
+        """Write tokenizer.json as transformers reads it, which for some families differs
+        from the checkpoint's; copy the settings beside it."""
         directory.mkdir()
         for name in SETTINGS_FILES:
             if not (self._directory / name).is_file():

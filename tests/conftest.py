@@ -22,7 +22,7 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
-# A proxy of the machine would be asked in the place of the servers that tests start.
+# A proxy of the machine would get the requests to servers that tests start.
 for name in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
@@ -33,13 +33,13 @@ Exported = Callable[..., Path]
 
 
 def pytest_configure() -> None:
-    """Tests import by themselves what would report."""
+    """Tests import libraries that would report."""
     disable_telemetry()
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """`exported(checkpoint, wish=ExportArgs())`: its artifact, made once a session for all workers.
+    """`exported(checkpoint, args=ExportArgs())`: its artifact, made once a session for all workers.
 
     Copy it before you change a file.
     """

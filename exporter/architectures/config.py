@@ -64,7 +64,7 @@ def epsilon(config: Mapping[str, Any], key: str, default: float) -> float:
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
-    """True or false; an absent or null key stands for `default`."""
+    """True or false; an absent or null key means `default`."""
     found = config.get(key)
     if found is None:
         return default
@@ -110,7 +110,7 @@ def one_of(config: Mapping[str, Any], key: str, known: tuple[str, ...], default:
 
 
 def refuse_unless(config: Mapping[str, Any], key: str, wanted: Any) -> None:
-    """Refuse any value of `key` but `wanted`, which an absent or null key stands for."""
+    """Refuse any value of `key` but `wanted`, which an absent or null key means."""
     found = config.get(key)
     if found is not None and found != wanted:
         raise CheckpointRefused(

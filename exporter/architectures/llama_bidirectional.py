@@ -163,7 +163,7 @@ class BidirectionalLlama(Body):
         self, input_ids: Tensor, attention_mask: Tensor, chosen: Chosen | None = None
     ) -> Tensor:
         batch, sequence = input_ids.shape
-        # Counted in whole numbers: TensorRT takes sizes from shapes as these.
+        # Integers, as TensorRT takes sizes from shapes.
         positions = torch.arange(sequence, device=input_ids.device).to(torch.float32)
         angles = positions.unsqueeze(1) * self.frequencies.unsqueeze(0)
         # ONNX Runtime's RotaryEmbedding wants the batch axis spelled out, not broadcast.

@@ -39,7 +39,7 @@ class Embeddings(nn.Module):
     def positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """int64 [batch, sequence]: tokens count from padding_idx + 1 on, whichever side is padded.
 
-        A pad token that stands in a text stays at padding_idx and is not counted, as in training.
+        A pad token in a text stays at padding_idx and is not counted, as in training.
         """
         counted = attention_mask * (input_ids != self.padding_idx)
         return counted.cumsum(dim=1) * counted + self.padding_idx
@@ -131,5 +131,5 @@ class RobertaCrossEncoder(CrossEncoder):
 
 
 def _padding_idx(config: Mapping[str, Any]) -> int:
-    """The id whose embedding position stands for padding; the family's default is 1."""
+    """The id whose embedding position is the padding's; the family's default is 1."""
     return whole(config, "pad_token_id", 1, least=0)

@@ -81,12 +81,12 @@ def _add_outputs(graph: GraphProto, sources: Sequence[str]) -> None:
     graph.initializer.append(numpy_helper.from_array(np.asarray([0, 1], np.int64), _AXES))
     for name in sources:
         lowest, highest = _outputs(name)
-        whole = f"{name}.watched"  # the CPU provider has no reduction in half precision
+        widened = f"{name}.watched"  # the CPU provider has no reduction in half precision
         graph.node.extend(
             (
-                helper.make_node("Cast", [name], [whole], to=TensorProto.FLOAT),
-                helper.make_node("ReduceMin", [whole, _AXES], [lowest], keepdims=0),
-                helper.make_node("ReduceMax", [whole, _AXES], [highest], keepdims=0),
+                helper.make_node("Cast", [name], [widened], to=TensorProto.FLOAT),
+                helper.make_node("ReduceMin", [widened, _AXES], [lowest], keepdims=0),
+                helper.make_node("ReduceMax", [widened, _AXES], [highest], keepdims=0),
             )
         )
         graph.output.extend(

@@ -59,10 +59,10 @@ def vector_witness(
         witness.name = with_adapter(witness.name)
         return witness
     llama = config.get("model_type") == LLAMA_BIDIRECTIONAL
-    told = requested
-    if told is None and (llama or published) and (told := prompts_of(root)) is None:
-        told = published
+    prefixes = requested
+    if prefixes is None and (llama or published) and (prefixes := prompts_of(root)) is None:
+        prefixes = published
     if llama:
         asked = config if pooling is None else {**config, "pooling": pooling}
-        return LlamaEmbedder(root, directory, asked, told or {})
-    return SentenceTransformerWitness(root, told, pooling)
+        return LlamaEmbedder(root, directory, asked, prefixes or {})
+    return SentenceTransformerWitness(root, prefixes, pooling)

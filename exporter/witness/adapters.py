@@ -69,8 +69,8 @@ def together(root: Path, texts: Path, adapted: Adapted) -> Iterator[tuple[Path, 
             yield made, place
         except NoWitness as error:
             shown = f"{adapted.base} with the adapter in {adapted.adapter}"
-            said = str(error).replace(str(place), shown).replace(str(made), shown)
-            raise NoWitness(said) from error
+            message = str(error).replace(str(place), shown).replace(str(made), shown)
+            raise NoWitness(message) from error
 
 
 def apply_adapter(model: Any, directory: Path) -> None:

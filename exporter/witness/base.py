@@ -124,14 +124,14 @@ def _asking_for_weights(brought: Collection[str]) -> Iterator[None]:
     original = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
     def asking(cls: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
-        told = options.pop("output_loading_info", False)
+        with_info = options.pop("output_loading_info", False)
         # Otherwise transformers raises a message without the names.
         options["ignore_mismatched_sizes"] = True
         options["key_mapping"] = _WRAPPERS | (options.get("key_mapping") or {})
         model, found = original(cls, *arguments, output_loading_info=True, **options)
         headless = cls.__name__.endswith("Model")
         refuse_incomplete(found, headless=headless, brought=brought)
-        return (model, found) if told else model
+        return (model, found) if with_info else model
 
     PreTrainedModel.from_pretrained = classmethod(asking)  # type: ignore[assignment]
     try:

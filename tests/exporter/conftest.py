@@ -13,7 +13,7 @@ from tests.exporter.targets import HALF
 from tests.shared_artifacts import made_once, session_folder
 from tests.tiny_encoders import write_deberta, write_modernbert, write_xlm_roberta
 
-Coarsened = Callable[..., Path]
+QuantizedOnce = Callable[..., Path]
 ReadyGraph = Callable[[Path], None]
 
 
@@ -61,10 +61,10 @@ def planless(tiny_llama_checkpoint: Path, exported: Exported) -> Path:
 
 
 @pytest.fixture(scope="session")
-def coarsened(tmp_path_factory: pytest.TempPathFactory) -> Coarsened:
+def quantized_once(tmp_path_factory: pytest.TempPathFactory) -> QuantizedOnce:
     """`coarsened(artifact, target, checkpoint=None)`: a shared artifact, quantized once a session
     for all workers. Copy it before you change it."""
-    shared = session_folder(tmp_path_factory) / "coarsened"
+    shared = session_folder(tmp_path_factory) / "quantized_once"
     shared.mkdir(exist_ok=True)
 
     def get(artifact: Path, target: str, checkpoint: Path | None = None) -> Path:

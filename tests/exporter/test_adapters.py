@@ -54,7 +54,7 @@ def change(adapter: Path) -> Changing:
     return set_keys
 
 
-def test_what_was_merged_stands_in_the_manifest_and_is_verified(
+def test_what_was_merged_is_in_the_manifest_and_is_verified(
     base: Path,
     adapter: Path,
     change: Changing,
@@ -116,13 +116,13 @@ def test_an_adapter_that_changes_nothing_is_another_version(
 def test_a_quantized_artifact_is_proven_against_both(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    fine, coarse = tmp_path / "fine", tmp_path / "coarse"
+    source, quantized = tmp_path / "source", tmp_path / "quantized"
     named = ["--adapter", str(adapter)]
-    assert main(["export", str(base), *named, "--out", str(fine)]) == 0
-    to = ["--target", "cpu-int8-weights", "--out", str(coarse)]
-    assert main(["quantize", str(fine), *to, "--checkpoint", str(base), *named]) == 0
-    assert read_manifest(coarse).merged == read_manifest(fine).merged
-    assert main(["verify", str(coarse), "--checkpoint", str(base), *named]) == 0
+    assert main(["export", str(base), *named, "--out", str(source)]) == 0
+    to = ["--target", "cpu-int8-weights", "--out", str(quantized)]
+    assert main(["quantize", str(source), *to, "--checkpoint", str(base), *named]) == 0
+    assert read_manifest(quantized).merged == read_manifest(source).merged
+    assert main(["verify", str(quantized), "--checkpoint", str(base), *named]) == 0
 
 
 def test_without_peft_nobody_is_a_witness(
@@ -231,7 +231,7 @@ def test_the_witness_writes_into_no_folder_of_the_user(
     (base / "modules.json").write_text(json.dumps([{"path": path}]))
     before = sorted(tmp_path.rglob("*"))
     laid = together(base, base, Adapted(base, adapter))
-    with pytest.raises(NoWitness, match=r"laid together"), laid:
+    with pytest.raises(NoWitness, match=r"linked into one folder"), laid:
         raise AssertionError("laid")
     assert sorted(tmp_path.rglob("*")) == before
 

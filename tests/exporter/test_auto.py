@@ -92,7 +92,7 @@ def test_a_machine_on_which_nothing_is_proven(
 
 
 class Clock:
-    """A time that passes only where a turn takes some; stands for the module `time`."""
+    """A time that passes only where a turn takes some; replaces the module `time`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -153,9 +153,9 @@ def test_one_that_cannot_compute_falls_out_of_the_next_turns(
 def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
     rank_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine = read_manifest(rank_artifact)
-    coarse = msgspec.structs.replace(fine, precision="int8")
-    base, more = parity_groups(fine.max_tokens), candidate_groups(fine.max_tokens)
+    source = read_manifest(rank_artifact)
+    quantized = msgspec.structs.replace(source, precision="int8")
+    base, more = parity_groups(source.max_tokens), candidate_groups(source.max_tokens)
     asked = []
 
     def ask(found: Draft, *_: object, unwitnessed: bool) -> Reference:
@@ -167,7 +167,7 @@ def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
     monkeypatch.setattr(auto, "ask_witness", ask)
     asking: Any = _CachedWitness()
     checkpoint: Any = None
-    for manifest, groups in ((fine, base), (coarse, (*base, *more))):
+    for manifest, groups in ((source, base), (quantized, (*base, *more))):
         draft = Draft(manifest, checkpoint, None)
         assert asking(draft, checkpoint, unwitnessed=False).groups == groups
     assert asked == ["int8"]

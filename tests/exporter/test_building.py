@@ -83,7 +83,7 @@ def test_a_plan_is_built_proven_and_served_in_place(
     assert verify(directory, None, None).version == manifest.version
 
 
-def test_it_can_go_elsewhere_and_be_built_anew(
+def test_it_can_go_elsewhere_and_be_built_again(
     planless: Path, tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(planless)

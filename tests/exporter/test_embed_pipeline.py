@@ -214,8 +214,10 @@ def test_the_folders_own_prompts_go_before_the_profiles(
     assert made.origins["prefixes"] == "config_sentence_transformers.json (prompts)"
 
 
-def test_the_checkpoints_maximum_bounds_the_wish(sentence_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointRefused, match="256; lower --max-tokens"):
+def test_the_checkpoints_maximum_limits_the_option(
+    sentence_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointRefused, match="256; lower it"):
         export(str(sentence_checkpoint), tmp_path / "out", ExportArgs(max_tokens=300))
 
 

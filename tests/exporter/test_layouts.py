@@ -212,7 +212,7 @@ def test_labels_of_which_no_logit_is_the_score_are_refused(
     assert message in str(refused.value)
 
 
-def test_two_labels_are_said_and_witnessed(
+def test_two_labels_are_logged_and_witnessed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = read_checkpoint(str(with_two_labels(write_llama(tmp_path / "llama"))))
@@ -260,7 +260,7 @@ def test_a_pad_token_without_an_embedding_stays_out_of_the_tokenizer(
 def test_a_pad_token_without_an_embedding_is_proven_as_text(tmp_path: Path) -> None:
     directory = with_a_pad_token_past_the_vocabulary(write_llama(tmp_path / "llama"))
     export(str(directory), tmp_path / "out", ExportArgs())
-    quantize_artifact(tmp_path / "out", tmp_path / "coarse", "cpu-int8")
+    quantize_artifact(tmp_path / "out", tmp_path / "quantized", "cpu-int8")
 
 
 def flattened(directory: Path) -> Path:

@@ -127,7 +127,7 @@ def test_a_short_graph_for_a_gpu_is_proven_as_it_is(
     assert proven == [kinds(planless)]
 
 
-def test_a_long_graph_for_a_gpu_is_proven_in_pieces_and_stays_whole(
+def test_a_long_graph_for_a_gpu_is_proven_in_chunks_and_is_unchanged(
     proven: list[set[str]],
     long_checkpoint: Path,
     planless: Path,

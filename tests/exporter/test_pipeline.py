@@ -261,7 +261,7 @@ def test_a_tokenizer_without_bos_is_refused(tiny_llama_checkpoint: Path, tmp_pat
 def test_a_token_that_only_transformers_adds_is_seen(
     tiny_llama_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """It stands in tokenizer_config.json, which the runtime does not read."""
+    """It is in tokenizer_config.json, which the runtime does not read."""
     copy = shutil.copytree(tiny_llama_checkpoint, tmp_path / "copy")
     config = json.loads((copy / "tokenizer_config.json").read_bytes())
     config["additional_special_tokens"] = ["<extra_1>"]

@@ -29,7 +29,7 @@ def trained(directory: Path, **facts: Any) -> None:
     (directory / "training.json").write_text(json.dumps(facts))
 
 
-def test_the_folder_goes_before_the_family_and_a_wish_before_both(tmp_path: Path) -> None:
+def test_the_folder_goes_before_the_family_and_an_option_before_both(tmp_path: Path) -> None:
     write_llama(tmp_path)
     assert found(tmp_path) == PUBLISHED
     trained(tmp_path, prompt_template="A {query} B {passage}", rerank_max_length=64)
@@ -121,7 +121,7 @@ def test_strange_tokens_of_a_prompt_are_logged(
     assert output == "" if message is None else f"the prompt of --template {message}" in output
 
 
-def test_the_tokenizers_own_beginning_stands_once(tmp_path: Path) -> None:
+def test_the_tokenizers_own_beginning_is_there_once(tmp_path: Path) -> None:
     write_llama(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}" + CHAT)
     assert BOS not in found(tmp_path).template

@@ -42,12 +42,12 @@ def test_against_the_checkpoint_it_is_what_an_export_makes(
     made = quantize_artifact(
         rank_artifact, out, "cpu-int8-weights", checkpoint=str(tiny_llama_checkpoint)
     )
-    fine = read_manifest(rank_artifact)
+    source = read_manifest(rank_artifact)
     assert (made.target, made.precision) == ("cpu-int8-weights", "int8-weights")
-    assert (made.template, made.special_tokens) == (fine.template, fine.special_tokens)
-    assert made.goldens != fine.goldens
+    assert (made.template, made.special_tokens) == (source.template, source.special_tokens)
+    assert made.goldens != source.goldens
     report = read_report(out)
-    assert report.witness == fine.witness
+    assert report.witness == source.witness
     assert report.rule == "random-weights"
     verify(out, None, None)
 
@@ -91,8 +91,8 @@ def test_without_a_checkpoint_parity_names_the_artifact(
     arguments = ["quantize", str(embed_artifact), "--target", "cpu-int8-weights", "--out", out]
     assert main(arguments) == 0
     assert "tau " in capsys.readouterr().out
-    fine = read_manifest(embed_artifact)
-    message = f"the fp32 artifact {fine.version}, whose witness is {fine.witness}"
+    source = read_manifest(embed_artifact)
+    message = f"the fp32 artifact {source.version}, whose witness is {source.witness}"
     assert read_report(tmp_path / "out").witness == message
     assert main(["inspect", out]) == 0
     assert f"compared with    {message}" in capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_the_source_is_not_replaced(rank_artifact: Path) -> None:
         quantize_artifact(rank_artifact, rank_artifact, "cpu-int8")
 
 
-def test_a_coarse_artifact_is_no_source(rank_artifact: Path, tmp_path: Path) -> None:
+def test_a_quantized_artifact_is_no_source(rank_artifact: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(rank_artifact, tmp_path / "copy")
     write_manifest(copy, msgspec.structs.replace(read_manifest(copy), precision="int8"))
     with pytest.raises(ExportError, match="found an artifact in int8"):

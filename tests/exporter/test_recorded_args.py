@@ -52,7 +52,7 @@ def bears_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path
         monkeypatch.setattr(pipeline, "ask_witness", asked)
         with pytest.raises(NoWitness, match="was found"):
             quantize_artifact(
-                artifact, tmp_path / "coarse", "cpu-int8-weights", checkpoint=str(checkpoint)
+                artifact, tmp_path / "quantized", "cpu-int8-weights", checkpoint=str(checkpoint)
             )
         monkeypatch.undo()
 

@@ -177,7 +177,7 @@ def test_a_llama_takes_the_prompts_that_sentence_transformers_would(
         (None, {"query": "is ", "passage": "AI is "}, "is ", "AI is "),
     ],
 )
-def test_prompts_of_the_folder_go_before_published_ones_and_wishes_before_both(
+def test_prompts_of_the_folder_go_before_published_ones_and_options_before_both(
     prompts: dict[str, str] | None,
     wished: dict[str, str] | None,
     query: str,
@@ -207,7 +207,7 @@ def test_a_body_alone_is_pooled_as_it_is_asked(pooling: str, tmp_path: Path) -> 
         np.testing.assert_allclose(vector, model(*row)[0].numpy(), atol=1e-6)
 
 
-def test_a_direction_that_is_null_is_not_said(tmp_path: Path) -> None:
+def test_a_direction_that_is_null_is_ignored(tmp_path: Path) -> None:
     write_llama_embedder(tmp_path)
     vectors = []
     for output in ({"is_causal": True}, {"use_bidirectional_attention": False, "is_causal": None}):

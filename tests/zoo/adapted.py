@@ -165,7 +165,7 @@ _RANKERS = (
     _refused(
         "adapter with one place twice",
         adapter_weights(**{f"{_VALUE.replace('bert.', '')}.lora_B.weight": drawn(32, RANK)}),
-        says="for one place",
+        says="for one tensor",
     ),
     _refused(
         "adapter whose saved head is not there",

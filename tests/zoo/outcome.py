@@ -19,7 +19,7 @@ class Outcome:
     """How a checkpoint fared, and the message: the refusal, or the difference."""
 
     word: Literal["agrees", "differs", "refused"]
-    output: str = ""
+    message: str = ""
 
 
 def outcome(case: Case, directory: Path, ask: Asking) -> Outcome:
@@ -32,14 +32,14 @@ def outcome(case: Case, directory: Path, ask: Asking) -> Outcome:
         return Outcome("refused", str(error))
     if case.witness is None:
         return Outcome("differs", "read, and no witness is there to say whether rightly")
-    output = difference(found, case.witness(directory).answers())
-    return Outcome("agrees") if output is None else Outcome("differs", output)
+    message = difference(found, case.witness(directory).answers())
+    return Outcome("agrees") if message is None else Outcome("differs", message)
 
 
 def complaint(case: Case, found: Outcome) -> str | None:
     """What is not as the table says; None where all is."""
     if case.refused is not None:
-        if found.word == "refused" and case.refused in found.output:
+        if found.word == "refused" and case.refused in found.message:
             return None
-        return f"wanted a refusal that says {case.refused!r}, found {found.word}: {found.said}"
-    return None if found.word == "agrees" else f"{found.word}: {found.said}"
+        return f"wanted a refusal that says {case.refused!r}, found {found.word}: {found.message}"
+    return None if found.word == "agrees" else f"{found.word}: {found.message}"

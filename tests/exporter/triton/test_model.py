@@ -16,7 +16,7 @@ CONFIG = json.dumps({"output": [{"name": "logits"}]})
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, value: str | None) -> dict[str, Any]:
-    """The wishes with which model.py opens its artifact, with that setting in its environment."""
+    """The arguments with which model.py opens its artifact, with that value of the setting."""
     args: dict[str, Any] = {}
 
     def open_ranker(directory: Path, **given: Any) -> Any:
