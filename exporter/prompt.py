@@ -61,8 +61,8 @@ def find_prompt(
     Raises CheckpointRefused if two prompts differ and none was requested.
     """
     prompt = _chosen(root, tokenizer, published, requested)
-    for strange in _strange(prompt.template, tokenizer):
-        print_line(f"the prompt of {prompt.origin} {strange}")
+    for message in _suspicious(prompt.template, tokenizer):
+        print_line(f"the prompt of {prompt.origin} {message}")
     return prompt
 
 
@@ -136,8 +136,8 @@ def _chat_file(tokenizer: PreTrainedTokenizerBase) -> str:
     return _JINJA_FILE if beside else f"{TOKENIZER_CONFIG}, chat_template"
 
 
-def _strange(template: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """A suspicious token in the template, as the tokenizer reads it; None if there is none."""
+def _suspicious(template: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Messages about suspicious tokens in the template, as the tokenizer reads it."""
     for name in dict.fromkeys(_CHAT_TOKEN.findall(template)):
         pieces = tokenizer(name, add_special_tokens=False)["input_ids"]
         if tokenizer.get_vocab().get(name) not in pieces:

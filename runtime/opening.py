@@ -130,7 +130,7 @@ def _model(opened: OpenArtifact, model_limits: ModelLimits, directory: Path | No
     longest_row = min(manifest.max_tokens, longest(engine.shapes) or manifest.max_tokens)
     if max_tokens is not None and max_tokens > longest_row:
         raise ArtifactError(
-            f"found a request for {max_tokens} tokens, the artifact takes at most "
+            f"found max_tokens = {max_tokens}, the artifact takes at most "
             f"{longest_row} on engine {engine.name}; lower the setting or export with a larger "
             "maximum"
         )
