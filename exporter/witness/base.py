@@ -172,12 +172,13 @@ def refuse_incomplete(
         if kind == "unexpected_keys":
             heads = _PRETRAINING_OF_BODIES if headless else ()
             names = [name for name in names if not name.startswith((*_PRETRAINING, *heads))]
-        # A classifier reads its pooler; the pooler of a body alone is not read.
-        names = [name for name in names if not (headless and _has_no_effect(name))]
+        # A classifier reads its pooler, unless its architecture has none; a body never does.
+        if headless or kind == "unexpected_keys":
+            names = [name for name in names if not _has_no_effect(name)]
         if names:
             shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
             raise NoWitness(f"weights are {what}: {shown}")
 
 
 def _has_no_effect(name: str) -> bool:
-    return any(f".{name}".find(f".{part}") >= 0 for part in _WITHOUT_EFFECT)
+    return any(f".{part}" in f".{name}" for part in _WITHOUT_EFFECT)
