@@ -40,6 +40,7 @@ from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.postprocess import Activation
 from runtime.profile import Kind
 
+_OTHERS = "others cannot be exported"
 _PROBE_TOKENS = 8
 # A hidden state that moves by less than this share of its size has not moved.
 _PROBE_SHARE = 1e-5
@@ -300,10 +301,12 @@ def _known_architecture(config: dict[str, Any]) -> str:
             "it with the config.json of the base model"
         )
     known = (*CROSS_ENCODERS, *BODIES)
+    unnamed = not config.get("architectures")
+    advice = "name the one of these weights as architectures" if unnamed else _OTHERS
     if len(names) != 1 or names[0] not in known:
         raise CheckpointRefused(
             f"{CONFIG_FILE} names the architecture {first(names)}, wanted one of: "
-            f"{', '.join(known)}; others cannot be exported"
+            f"{', '.join(known)}; {advice}"
         )
     return str(names[0])
 
@@ -329,7 +332,7 @@ def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, S
         if parameter in wanted and weights[name].shape != wanted[parameter]
     }
     kinds = {
-        "missing": wanted.keys() - names.keys(),
+        "missing": {model.stored_name(parameter) for parameter in wanted.keys() - names.keys()},
         "unexpected": unexpected,
         "of another shape": misshapen,
     }
