@@ -7,7 +7,7 @@ what it holds, and an accepted request sees twice the bound go by. What runs cou
 predicted: an answer comes behind all of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +15,6 @@ from typing import Protocol, Self
 
 from runtime.errors import DeadlineExceeded, Overloaded, TooLate
 from runtime.scheduling.request import Scored
-from runtime.text import Encoding
 from runtime.throughput import Throughput
 
 
@@ -33,7 +32,7 @@ class Issuer(Protocol):
     def check(self, ticket: "Ticket") -> None:
         """See Ticket.check."""
 
-    def exchange(self, ticket: "Ticket", encodings: Sequence[Encoding]) -> "Future[Scored]":
+    def exchange(self, ticket: "Ticket", encodings: Sequence[Sized]) -> "Future[Scored]":
         """See Ticket.submit."""
 
     def take_back(self, ticket: "Ticket") -> None:
@@ -75,7 +74,7 @@ class Ticket:
             raise CancelledError
         self._issuer.check(self)
 
-    def submit(self, encodings: Sequence[Encoding]) -> "Future[Scored]":
+    def submit(self, encodings: Sequence[Sized]) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
         The room that the ticket held does not count beside what the rows need. Raises as

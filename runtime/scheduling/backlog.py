@@ -6,7 +6,7 @@ requests are ended one by one, a few rows at a time.
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -21,7 +21,6 @@ from runtime.scheduling.calls import Result
 from runtime.scheduling.request import Request, Row, Scored
 from runtime.scheduling.stats import SchedulerStats
 from runtime.scheduling.waiting import Waiting
-from runtime.text import Encoding
 
 # Rows of a request that ends which leave the queue under one hold of the lock.
 _ROWS_A_HOLD = 16
@@ -82,7 +81,7 @@ class Backlog:
         if ticket.deadline is not None and ticket.deadline <= self._clock():
             raise DeadlineExceeded
 
-    def exchange(self, ticket: Ticket, encodings: Sequence[Encoding]) -> "Future[Scored]":
+    def exchange(self, ticket: Ticket, encodings: Sequence[Sized]) -> "Future[Scored]":
         """See Ticket.submit."""
         request = Request(encodings, ticket.deadline, ticket.caller, self._clock())
         if not encodings:

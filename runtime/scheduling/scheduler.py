@@ -11,7 +11,7 @@ request no more than that it is in time in the order of arrival.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
 
@@ -23,7 +23,6 @@ from runtime.scheduling.backlog import Backlog, Batch
 from runtime.scheduling.calls import Compute, engine_call, run_call
 from runtime.scheduling.request import Scored
 from runtime.scheduling.stats import SchedulerStats
-from runtime.text import Encoding
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class Scheduler:
         return self._backlog.admit(rows, tokens, deadline, caller, for_engine=for_engine)
 
     def submit(
-        self, rows: Sequence[Encoding], deadline: float | None, caller: str = ""
+        self, rows: Sequence[Sized], deadline: float | None, caller: str = ""
     ) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
@@ -205,5 +204,5 @@ def _say(level: int, message: str, *given: object, trace: bool = False) -> None:
         _log.log(level, message, *given, exc_info=trace)
 
 
-def _closed(rows: Sequence[Encoding]) -> Floats:  # noqa: ARG001
+def _closed(rows: Sequence[Sized]) -> Floats:  # noqa: ARG001
     raise ModelClosed

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import BrokenImage, VastImage
 from runtime.vision.rule import Size
@@ -71,7 +71,7 @@ def look_at(data: bytes, what: str, limits: ImageLimits = DEFAULT_LIMITS) -> Pic
         opened = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise VastImage(what, "a header of vast size", f"{limits.pixels} pixels") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BrokenImage(what, "it has the beginning of none of them") from error
     except Exception as error:  # as in decode
         raise BrokenImage(what, _reason(error)) from error

@@ -1,0 +1,289 @@
+"""The vision tower behind its own scheduler: from the bytes of images to their embeddings.
+
+Tiles of all waiting requests share its calls. A request keeps room for its tiles from before they
+are decoded until it is answered, so that pixels and embeddings together have a bound.
+"""
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from runtime.batch import BatchLimits
+from runtime.cores import usable_cores
+from runtime.engines import Engine
+from runtime.errors import DeadlineExceeded, EngineError, ModelClosed, Overloaded, TooManyTiles
+from runtime.postprocess import Floats
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.request import Scored
+from runtime.scheduling.scheduler import Scheduler
+from runtime.scheduling.stats import SchedulerStats
+from runtime.text import Check
+from runtime.vision.cache import CacheStats, EmbedsCache
+from runtime.vision.decoding import DEFAULT_LIMITS, ImageLimits, Picture, look_at
+from runtime.vision.embedded import Embedded
+from runtime.vision.rule import Vision
+from runtime.vision.tiling import Pixels, cut, pixel_values
+
+T = TypeVar("T")
+
+PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
+# An image takes some 8 bytes a pixel while it is decoded, so that few may be at the same time.
+_MOST_DECODERS = 4
+
+
+@dataclass(frozen=True)
+class VisionLimits:
+    """`image` bounds one file; `request_tiles` the tiles of one request's images, `held_tiles`
+    those of all requests that are not answered yet, `call_tiles` those of one call of the tower;
+    `cache_bytes` what is kept of embeddings (0: nothing)."""
+
+    image: ImageLimits = DEFAULT_LIMITS
+    request_tiles: int = 256
+    held_tiles: int = 512
+    call_tiles: int = 8
+    cache_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One row of the tower's calls: uint8 [size, size, 3]. Its length is what the scheduler counts,
+    and all are alike."""
+
+    pixels: Pixels
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass
+class _Task:
+    """A request's images in their `order`: those that are `known`, and the `pictures` that are to
+    be decoded, each once. `tiles` are those of all of them."""
+
+    order: list[bytes | None]
+    known: dict[bytes, Embedded] = field(default_factory=dict)
+    pictures: dict[bytes, Picture] = field(default_factory=dict)
+    counts: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def tiles(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def new_tiles(self) -> int:
+        return sum(self.counts[digest] for digest in self.pictures)
+
+    def images(self) -> list[Embedded | None]:
+        return [None if digest is None else self.known[digest] for digest in self.order]
+
+
+class Tower:
+    """A vision engine and its cache; every method may be called from any thread."""
+
+    def __init__(self, engine: Engine, vision: Vision, limits: VisionLimits) -> None:
+        self._engine = engine
+        self._vision = vision
+        self._limits = limits
+        self._cache = EmbedsCache(limits.cache_bytes)
+        calls = BatchLimits(limits.call_tiles, limits.call_tiles, 0.0)
+        queue = QueueLimits(limits.held_tiles, limits.held_tiles)
+        self._scheduler = Scheduler(self._compute, calls, queue, lanes=engine.lanes)
+        decoders = min(_MOST_DECODERS, usable_cores())
+        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="images")
+        self._held = 0
+        self._engine_closed = False
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def embedded(
+        self,
+        images: Sequence[bytes | None],
+        called: Sequence[str],
+        deadline: float | None,
+        caller: str = "",
+    ) -> Iterator[list[Embedded | None]]:
+        """The embeddings of a request's images, None where there is none. `called` names them in
+        messages, `deadline` is in seconds of time.monotonic().
+
+        Their room is kept for the length of the block. Raises BrokenImage, VastImage and
+        TooManyTiles, Unavailable and EngineError; of what a header tells, before anything is
+        decoded.
+        """
+        task = self._look(images, called)
+        with self._room(task.tiles):
+            if task.pictures:
+                with self._scheduler.admit(
+                    task.new_tiles, task.new_tiles, deadline, caller
+                ) as ticket:
+                    future = ticket.submit(self._decode(task, ticket.check))
+                try:
+                    self._keep(task, future.result(_left(deadline)))
+                except TimeoutError as error:
+                    future.cancel()
+                    raise DeadlineExceeded from error
+            yield task.images()
+
+    @asynccontextmanager
+    async def embedded_async(
+        self,
+        images: Sequence[bytes | None],
+        called: Sequence[str],
+        deadline: float | None,
+        caller: str = "",
+    ) -> AsyncIterator[list[Embedded | None]]:
+        """`embedded` for an event loop: looks and decodes in threads of its own; cancelling the
+        task drops the tiles that still wait."""
+        try:
+            async with asyncio.timeout(_left(deadline)):
+                task = await self._in_thread(lambda: self._look(images, called))
+                room = self._take_room(task.tiles)
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+        try:
+            if task.pictures:
+                await self._compute_async(task, deadline, caller)
+            yield task.images()
+        finally:
+            self._give_back(room)
+
+    async def _compute_async(self, task: _Task, deadline: float | None, caller: str) -> None:
+        try:
+            async with asyncio.timeout(_left(deadline)):
+                with self._scheduler.admit(
+                    task.new_tiles, task.new_tiles, deadline, caller
+                ) as ticket:
+                    tiles = await self._in_thread(lambda: self._decode(task, ticket.check))
+                    future = ticket.submit(tiles)
+                self._keep(task, await asyncio.wrap_future(future))
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+
+    def cache_stats(self) -> CacheStats:
+        """What the cache found."""
+        return self._cache.stats()
+
+    def stats(self) -> SchedulerStats:
+        """Counters of tiles and of the tower's calls since the start."""
+        return self._scheduler.stats()
+
+    def idle(self) -> bool:
+        """Whether no request's images are looked at, wait, run or are kept for it."""
+        with self._lock:
+            return not self._held and self._scheduler.idle()
+
+    def follow(self, before: "Tower") -> None:
+        """Predict with what was measured of the one that this one replaces."""
+        self._scheduler.follow(before._scheduler)
+
+    @property
+    def lost(self) -> bool:
+        """Whether a call found the device gone for good."""
+        return self._scheduler.lost
+
+    def alive(self) -> bool:
+        """Whether the threads that call the engine are there."""
+        return self._scheduler.alive()
+
+    def running_s(self) -> float:
+        """For how many seconds the oldest call has been running; 0 without one."""
+        return self._scheduler.running_s()
+
+    def close(self) -> None:
+        """Answer every waiter with ModelClosed and give the engine's memory back, unless it hangs.
+        May be called again, and from several threads."""
+        if self._scheduler.close():
+            with self._lock:
+                closed, self._engine_closed = self._engine_closed, True
+            if not closed:
+                self._engine.close()
+        self._decoders.shutdown(wait=False)
+
+    def _look(self, images: Sequence[bytes | None], called: Sequence[str]) -> _Task:
+        """Read the headers of what the cache does not know."""
+        task = _Task([])
+        for data, what in zip(images, called, strict=True):
+            digest = None if data is None else hashlib.sha256(data).digest()
+            task.order.append(digest)
+            if data is None or digest is None or digest in task.counts:
+                continue
+            if found := self._cache.get(digest):
+                task.known[digest] = found
+                task.counts[digest] = found.tiles
+                continue
+            picture = look_at(data, what, self._limits.image)
+            task.pictures[digest] = picture
+            task.counts[digest] = self._vision.rule.count(picture.size)
+        if task.tiles > self._limits.request_tiles:
+            raise TooManyTiles(task.tiles, self._limits.request_tiles)
+        return task
+
+    def _decode(self, task: _Task, check: Check) -> list[Tile]:
+        tiles: list[Tile] = []
+        for picture in task.pictures.values():
+            check()
+            tiles += map(Tile, cut(picture.decode(), self._vision.rule))
+        return tiles
+
+    def _keep(self, task: _Task, scored: Scored) -> None:
+        """Give each picture its embeddings, which have the order of `_decode`."""
+        first = 0
+        for digest in task.pictures:
+            last = first + task.counts[digest]
+            # A copy: a part of the request's array would keep all of it in the cache.
+            image = Embedded(digest, scored.outputs[first:last].copy())
+            task.known[digest] = image
+            self._cache.put(image)
+            first = last
+
+    def _compute(self, tiles: Sequence[Tile]) -> Floats:
+        values = pixel_values(np.stack([tile.pixels for tile in tiles]))
+        found = self._engine.run({PIXELS_INPUT: values})[EMBEDS_OUTPUT]
+        wanted = (len(tiles), self._vision.tokens, self._vision.hidden)
+        if found.shape != wanted:
+            raise EngineError(
+                f"{self._engine.name} gave image embeddings of shape {list(found.shape)}, wanted "
+                f"{list(wanted)}; export the checkpoint again"
+            )
+        return found.astype(np.float32, copy=False)
+
+    @contextmanager
+    def _room(self, tiles: int) -> Iterator[None]:
+        room = self._take_room(tiles)
+        try:
+            yield
+        finally:
+            self._give_back(room)
+
+    def _take_room(self, tiles: int) -> int:
+        """Count a request's tiles as held. Where nothing is, there is room for any request."""
+        with self._lock:
+            if self._held and self._held + tiles > self._limits.held_tiles:
+                raise Overloaded(
+                    f"requests with {self._held} image tiles are not answered yet, and there is "
+                    f"room for {self._limits.held_tiles}; this request brings {tiles}"
+                )
+            self._held += tiles
+        return tiles
+
+    def _give_back(self, tiles: int) -> None:
+        with self._lock:
+            self._held -= tiles
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            future = self._decoders.submit(work)
+        except RuntimeError:  # the threads were told to end
+            raise ModelClosed from None
+        return await asyncio.wrap_future(future)
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
