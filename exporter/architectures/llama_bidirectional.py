@@ -149,7 +149,12 @@ class BidirectionalLlama(Body):
                 "head_dim; compare it with the config.json of the base model"
             )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def words(self, input_ids: Tensor) -> Tensor:
+        """What the first layer reads, float32 [batch, sequence, hidden]. Models of more than texts
+        take more inputs, and put their own embeddings among the words'."""
+        return self.embed_tokens(input_ids).float()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *more: Tensor) -> Tensor:
         batch, sequence = input_ids.shape
         # Counted in whole numbers: TensorRT takes sizes from shapes as these.
         positions = torch.arange(sequence, device=input_ids.device).to(torch.float32)
@@ -158,7 +163,7 @@ class BidirectionalLlama(Body):
         cos = angles.cos().unsqueeze(0).expand(batch, -1, -1)
         sin = angles.sin().unsqueeze(0).expand(batch, -1, -1)
         mask = visible(attention_mask, causal=self.causal)
-        x = self.embed_tokens(input_ids).float()
+        x = self.words(input_ids, *more)
         for layer in self.layers:
             x = layer(x, cos, sin, mask)
         return self.norm(x)
