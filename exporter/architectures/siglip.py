@@ -1,4 +1,4 @@
-"""SigLIP's vision tower, the plain one: square tiles of one size, learned positions, no class token.
+"""SigLIP's vision tower, the plain one: square tiles of one size, learned positions.
 
 Parameter names are those of the checkpoints behind `vision_model.`.
 """

@@ -73,9 +73,9 @@ class _Model:
             for name, tensor in weights.items()
             if name.startswith("vision_model.") and ".head." not in name
         }
-        self._tower = _load(SiglipVisionModel, vision, tower, directory)
+        self._tower = _load(SiglipVisionModel, vision, tower)
         words = _below(weights, "language_model.")
-        self._llama = _load(LlamaModel, LlamaConfig.from_dict(text), words, directory)
+        self._llama = _load(LlamaModel, LlamaConfig.from_dict(text), words)
         joined, hidden = 4 * vision.hidden_size, text["hidden_size"]
         self._projector = nn.Sequential(
             nn.LayerNorm(joined),
@@ -244,7 +244,7 @@ def _load_whole(root: Path, directory: Path, config: dict[str, Any]) -> _Model:
         ) from error
 
 
-def _load(kind: Any, config: Any, weights: dict[str, Any], directory: Path) -> Any:
+def _load(kind: Any, config: Any, weights: dict[str, Any]) -> Any:
     with complete_weights():
         return kind.from_pretrained(
             None, config=config, state_dict=weights, dtype=torch.float32

@@ -1,11 +1,12 @@
 """From the bytes of a file to an RGB image, within limits. What is no image, or too large, is
-refused before its pixels take memory.
+refused before its pixels take memory; so is a file that ends before its image does.
 
 One rule for each case, whatever the format: the first frame of an animation and the first page of
 several; pixels as they are stored (an orientation in EXIF is ignored, as upstream does, and so are
 colour profiles); transparency on white; palettes and 16-bit greys become 8-bit colours before
 anything is resized. Upstream resizes first: there a palette is resized without interpolation,
-hidden colours show through, and 16-bit greys turn white.
+hidden colours show through, and 16-bit greys turn white. A header decides the size, even where a
+whole file holds more pixels, which are not read, or fewer, of which decoders make up the rest.
 """
 
 from dataclasses import dataclass
