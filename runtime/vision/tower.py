@@ -170,6 +170,10 @@ class Tower:
         """What the cache found."""
         return self._cache.stats()
 
+    def queue_depth(self) -> int:
+        """Tiles that wait for a call."""
+        return self._scheduler.queue_depth()[0]
+
     def stats(self) -> SchedulerStats:
         """Counters of tiles and of the tower's calls since the start."""
         return self._scheduler.stats()

@@ -26,6 +26,7 @@ from runtime.vision.tiling import cut, pixel_values
 from runtime.vision.tower import Tower, VisionLimits
 from tests.tiny_vision import TOKENS, png
 from tests.vision_rules import TINY, VISION
+from tests.waiting import wait_until
 
 ONE, THREE, FIVE = png(90, 90), png(200, 100), png(150, 150)
 Make = Callable[..., Tower]
@@ -185,8 +186,7 @@ def test_tiles_of_several_requests_share_calls(tower: Make, engine: Engine) -> N
         first = threads.submit(embed, seeing, ONE)
         engine.entered.wait()
         others = [threads.submit(embed, seeing, png(60 + i, 60)) for i in range(4)]
-        while seeing._scheduler.queue_depth()[0] < 4:
-            pass
+        wait_until(lambda: seeing.queue_depth() == 4)
         engine.gate.set()
         assert all(one.result() for one in [first, *others])
     assert engine.calls == [1, 4]
@@ -233,8 +233,7 @@ def test_a_cancelled_task_gives_its_room_back(tower: Make, engine: Engine) -> No
 
     asyncio.run(cancelled())
     engine.gate.set()
-    while not seeing.idle():
-        pass
+    wait_until(seeing.idle)
 
 
 def test_a_passed_deadline_ends_it(tower: Make, engine: Engine) -> None:
