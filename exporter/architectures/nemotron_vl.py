@@ -46,7 +46,7 @@ class SeeingLlama(BidirectionalLlama):
 
 
 class Tower(nn.Module):
-    """pixel_values float32 [tiles, 3, size, size] → image_embeds float32 [tiles, tokens, hidden]."""
+    """pixel_values float32 [tiles, 3, size, size] → image_embeds [tiles, tokens, hidden]."""
 
     inputs = (PIXELS_INPUT,)
     output = EMBEDS_OUTPUT

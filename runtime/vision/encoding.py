@@ -63,56 +63,66 @@ class _Frame:
         return SeeingEncoding(np.concatenate(parts), None, image, len(self.head) + 1)
 
 
-class SeeingPairEncoder:
-    """Turns a query and passages, of which some have an image, into encodings of at most
-    `max_tokens` tokens: a PairEncoder for passages without one."""
+class SeeingPairEncoder(PairEncoder):
+    """A PairEncoder for passages of which some have an image; these may be blank.
+
+    `images` are the passages' own, None where one has none; without the argument none has.
+    """
 
     def __init__(
         self, tokenizer: tokenizers.Tokenizer, template: str, max_tokens: int, vision: Vision
     ) -> None:
-        self._plain = PairEncoder(tokenizer, template, max_tokens)
+        super().__init__(tokenizer, template, max_tokens)
         self._behind = PairEncoder(tokenizer, f" {template}", max_tokens)
         self._frame = _Frame.of(tokenizer, "", vision)
-        self.max_tokens = max_tokens
 
     def encode(
         self,
-        pairs: Pairs,
-        images: Images,
+        query: str,
+        passages: Sequence[str],
         truncate: Truncate = "NONE",
         check: Check = unchecked,
         limits: TokenLimits = NO_LIMITS,
         *,
         blanks: bool = False,
-        one_query: bool = True,
+        images: Images | None = None,
     ) -> Encodings:
-        """Encode (query, passage) pairs, each with its image if it has one, whose passage may be
-        blank then; otherwise as PairEncoder.encode, or encode_pairs where there is not `one_query`
-        for all. Raises as these do."""
-        if not pairs:
+        """See PairEncoder.encode."""
+        if not passages:
             raise NoPassages
-        checked: set[str] = set()
-        for index, ((query, passage), image) in enumerate(zip(pairs, images, strict=True)):
-            if query not in checked:
-                check_text("query" if one_query else f"queries[{index}]", query, blanks=blanks)
-                checked.add(query)
-            check_text(f"passages[{index}]", passage, blanks=blanks or image is not None)
+        check_text("query", query, blanks=blanks)
+        _check_passages(passages, images, blanks=blanks)
+        pairs = [(query, passage) for passage in passages]
+        return self.encode_checked(pairs, truncate, check, limits, images=images)
+
+    def encode_checked(
+        self,
+        pairs: Pairs,
+        truncate: Truncate,
+        check: Check,
+        limits: TokenLimits = NO_LIMITS,
+        *,
+        called: str = "passages",
+        images: Images | None = None,
+    ) -> Encodings:
+        """See PairEncoder.encode_checked. No row with an image is without any token."""
+
+        whole = super()
 
         def plain(places: Sequence[int]) -> Encodings:
             bare = [_without_placeholder(*pairs[place]) for place in places]
-            return self._plain.encode_checked(bare, truncate, check, limits)
+            return whole.encode_checked(bare, truncate, check, limits, called=called)
 
         def behind(places: Sequence[int], room: int) -> Encodings:
-            bounds = replace(limits, pair=room)
-            some = [pairs[place] for place in places]
+            some, bounds = [pairs[place] for place in places], replace(limits, pair=room)
             return self._behind.encode_checked(some, truncate, check, bounds)
 
         most = min(limits.pair or self.max_tokens, self.max_tokens)
-        return _by_tiles(images, plain, behind, self._frame, most)
+        return _by_tiles(images or [None] * len(pairs), plain, behind, self._frame, most)
 
 
-class SeeingTextEncoder:
-    """Turns texts, of which some have an image, into encodings: a TextEncoder for those without.
+class SeeingTextEncoder(TextEncoder):
+    """A TextEncoder for texts of which some have an image; these may be blank.
 
     An image belongs to a passage, and stands between its prefix and its text.
     """
@@ -124,46 +134,54 @@ class SeeingTextEncoder:
         max_tokens: int,
         vision: Vision,
     ) -> None:
-        self._plain = TextEncoder(tokenizer, prefixes, max_tokens)
+        super().__init__(tokenizer, prefixes, max_tokens)
         # A passage with a blank before it, which is the pair's query here.
         self._behind = PairEncoder(tokenizer, "{query}{passage}", max_tokens)
         self._frame = _Frame.of(tokenizer, prefixes.get("passage", ""), vision)
-        self.max_tokens = max_tokens
+        self._max_tokens = max_tokens
 
     def encode(
         self,
         texts: Sequence[str],
-        images: Images,
         input_type: InputType | None,
         truncate: Truncate = "NONE",
         check: Check = unchecked,
         most_tokens: int | None = None,
         *,
         blanks: bool = False,
+        images: Images | None = None,
     ) -> Encodings:
-        """Encode every text, with its image if it has one: it may be blank then, and counts as a
-        passage where no `input_type` is said. Raises as TextEncoder.encode does, and
-        ImageUnwanted for a query's."""
+        """See TextEncoder.encode; an image counts as a passage where no `input_type` is said.
+        Raises ImageUnwanted for a query's."""
+        images = images or [None] * len(texts)
         if not texts:
             raise NoInputs
+        if input_type is None and None in images:
+            raise InputTypeWanted
         for index, (text, image) in enumerate(zip(texts, images, strict=True)):
             if image is not None and input_type == "query":
                 raise ImageUnwanted(f"input[{index}]", "a query has none")
-            if image is None and input_type is None:
-                raise InputTypeWanted
             check_text(f"input[{index}]", text, blanks=blanks or image is not None)
+
+        whole = super()
 
         def plain(places: Sequence[int]) -> Encodings:
             some = [texts[place] for place in places]
             # Looked at above, under the numbers that they have in the request.
-            return self._plain.encode(some, input_type, truncate, check, most_tokens, blanks=True)
+            return whole.encode(some, input_type, truncate, check, most_tokens, blanks=True)
 
         def behind(places: Sequence[int], room: int) -> Encodings:
             some = [(" ", texts[place]) for place in places]
             return self._behind.encode_checked(some, truncate, check, TokenLimits(pair=room))
 
-        most = min(most_tokens or self.max_tokens, self.max_tokens)
+        most = min(most_tokens or self._max_tokens, self._max_tokens)
         return _by_tiles(images, plain, behind, self._frame, most)
+
+
+def _check_passages(passages: Sequence[str], images: Images | None, *, blanks: bool) -> None:
+    for index, passage in enumerate(passages):
+        seen = images is not None and images[index] is not None
+        check_text(f"passages[{index}]", passage, blanks=blanks or seen)
 
 
 def _by_tiles(

@@ -172,7 +172,7 @@ Mistake = Callable[[Bench, pytest.MonkeyPatch], object]
 
 def erf_gelu(bench: Bench, patch: pytest.MonkeyPatch) -> None:
     gelu = functional.gelu
-    patch.setattr(functional, "gelu", lambda x, approximate="none": gelu(x))
+    patch.setattr(functional, "gelu", lambda x, **_: gelu(x))
 
 
 def tanh_projector(bench: Bench, patch: pytest.MonkeyPatch) -> None:
@@ -278,4 +278,3 @@ def test_the_witness_refuses_rows_that_lost_image_tokens(witness: VisionReranker
     tokens, _ = witness.score_image("q", "", sight)
     with pytest.raises(NoWitness, match="fewer image tokens"):
         witness.values(Tokens(tokens.token_ids[:20], None), sight)
-

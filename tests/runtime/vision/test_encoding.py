@@ -1,10 +1,19 @@
 """Rows with images: their ids are those of the whole text, their places are no text's."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from runtime.errors import BlankInput, ImageUnwanted, InputTooLong, InputTypeWanted
-from runtime.text import NO_LIMITS, Encodings, PairEncoder, TokenLimits
+from runtime.text import (
+    NO_LIMITS,
+    Encodings,
+    PairEncoder,
+    TokenLimits,
+    Truncate,
+    unchecked,
+)
 from runtime.vision.embedded import Embedded, SeeingEncoding
 from runtime.vision.encoding import SeeingPairEncoder, SeeingTextEncoder
 from runtime.vision.layout import lay_out_images
@@ -28,6 +37,17 @@ def ids(text: str) -> list[int]:
     return list(tokenizer().encode(text).ids)
 
 
+def ranked(
+    encoder: SeeingPairEncoder,
+    passages: Sequence[tuple[str, str]],
+    images: Sequence[Embedded | None],
+    truncate: Truncate = "NONE",
+    limits: TokenLimits = NO_LIMITS,
+) -> Encodings:
+    """Pairs that were looked at."""
+    return encoder.encode_checked(passages, truncate, unchecked, limits, images=images)
+
+
 def pairs(max_tokens: int = 256) -> SeeingPairEncoder:
     return SeeingPairEncoder(tokenizer(), TEMPLATE, max_tokens, VISION)
 
@@ -42,7 +62,7 @@ def found(encodings: Encodings) -> list[list[int]]:
 
 def test_a_passage_may_be_text_image_or_both() -> None:
     passages = [("q?", "some text"), ("q?", ""), ("q?", "some text")]
-    rows = pairs().encode(passages, [None, image(1), image(3)])
+    rows = ranked(pairs(), passages, [None, image(1), image(3)])
     assert found(rows) == [
         ids("question:q? \n \n passage:some text"),
         ids(run(1) + " question:q? \n \n passage:"),
@@ -52,7 +72,7 @@ def test_a_passage_may_be_text_image_or_both() -> None:
 
 
 def test_an_image_stands_between_a_passage_s_prefix_and_its_text() -> None:
-    rows = texts().encode(["", "some text", "plain"], [image(1), image(3), None], "passage")
+    rows = texts().encode(["", "some text", "plain"], "passage", images=[image(1), image(3), None])
     assert found(rows) == [
         ids("passage: " + run(1) + " "),
         ids("passage: " + run(3) + " some text"),
@@ -63,23 +83,24 @@ def test_an_image_stands_between_a_passage_s_prefix_and_its_text() -> None:
 
 def test_a_query_has_no_image_and_a_text_without_one_needs_its_type() -> None:
     with pytest.raises(ImageUnwanted, match=r"input\[1\] is an image, but a query has none"):
-        texts().encode(["a", ""], [None, image(1)], "query")
-    assert found(texts().encode([""], [image(1)], None)) == [ids("passage: " + run(1) + " ")]
+        texts().encode(["a", ""], "query", images=[None, image(1)])
+    assert found(texts().encode([""], None, images=[image(1)])) == [ids("passage: " + run(1) + " ")]
     with pytest.raises(InputTypeWanted):
-        texts().encode(["a", ""], [None, image(1)], None)
+        texts().encode(["a", ""], None, images=[None, image(1)])
 
 
 def test_only_an_image_s_text_may_be_blank() -> None:
     with pytest.raises(BlankInput, match=r"passages\[1\]"):
-        pairs().encode([("q", ""), ("q", " ")], [image(1), None])
+        pairs().encode("q", ["", " "], images=[image(1), None])
     with pytest.raises(BlankInput, match="query"):
-        pairs().encode([(" ", "")], [image(1)])
+        pairs().encode(" ", [""], images=[image(1)])
     with pytest.raises(BlankInput, match=r"input\[1\]"):
-        texts().encode(["", ""], [image(1), None], "passage")
+        texts().encode(["", ""], "passage", images=[image(1), None])
 
 
 def test_the_first_placeholder_of_a_text_alone_is_taken_away_as_upstream_does() -> None:
-    rows = pairs().encode(
+    rows = ranked(
+        pairs(),
         [("a <image> b", "c <image>"), ("q", "x<image>y<image>"), ("q", "x<image>")],
         [None, None, image(1)],
     )
@@ -92,7 +113,7 @@ def test_the_first_placeholder_of_a_text_alone_is_taken_away_as_upstream_does() 
 
 def test_special_tokens_in_a_text_are_no_image() -> None:
     text = f"{CONTEXT}{BEFORE}{CONTEXT * 20}{AFTER}"
-    rows = pairs().encode([("q", text), (text, text)], [None, image(1)], "END").rows
+    rows = ranked(pairs(), [("q", text), (text, text)], [None, image(1)], "END").rows
     laid = lay_out_images(rows, "left", (2, max(map(len, rows))), VISION)["image_index"]
     assert laid[0].tolist() == [0] * laid.shape[1]
     seen = np.flatnonzero(laid[1])
@@ -104,35 +125,35 @@ def test_special_tokens_in_a_text_are_no_image() -> None:
 def test_texts_are_cut_and_images_never(side: str) -> None:
     whole = run(3) + " question:why? \n \n passage:" + "0123456789"
     encoder = pairs(len(ids(whole)) - 4)
-    rows = encoder.encode([("why?", "0123456789")], [image(3)], side)  # type: ignore[arg-type]
+    rows = ranked(encoder, [("why?", "0123456789")], [image(3)], side)  # type: ignore[arg-type]
     kept = "012345" if side == "END" else "456789"
     assert found(rows) == [ids(whole.replace("0123456789", kept))]
     assert rows.truncated == 1
     # With no token of the passage left, the query goes, and the image stays to the end.
-    least = pairs(3 * TOKENS + 3).encode([("why?", "01")], [image(3)], side)  # type: ignore[arg-type]
+    least = ranked(pairs(3 * TOKENS + 3), [("why?", "01")], [image(3)], side)  # type: ignore[arg-type]
     assert found(least) == [ids(run(3))]
 
 
 def test_what_does_not_fit_is_said_with_its_whole_length() -> None:
     whole = len(ids(run(3) + " question:q \n \n passage:text"))
     with pytest.raises(InputTooLong, match=f"Input length {whole} exceeds .* {whole - 1}"):
-        pairs(whole - 1).encode([("q", "text")], [image(3)])
-    with pytest.raises(InputTooLong, match="Input length 30 exceeds .* 29"):
-        pairs(29).encode([("q", "text")], [image(3)], "END")
+        ranked(pairs(whole - 1), [("q", "text")], [image(3)])
+    with pytest.raises(InputTooLong, match=r"Input length 30 exceeds .* 29"):
+        ranked(pairs(29), [("q", "text")], [image(3)], "END")
     with pytest.raises(InputTooLong):
-        pairs().encode([("q", "text")], [image(3)], limits=TokenLimits(pair=40))
-    assert pairs(whole).encode([("q", "text")], [image(3)]).truncated == 0
+        ranked(pairs(), [("q", "text")], [image(3)], limits=TokenLimits(pair=40))
+    assert ranked(pairs(whole), [("q", "text")], [image(3)]).truncated == 0
     with pytest.raises(InputTooLong):
-        texts(30).encode(["text"], [image(3)], "passage", "NONE")
+        texts(30).encode(["text"], "passage", "NONE", images=[image(3)])
 
 
 def test_without_images_the_rows_are_the_text_model_s() -> None:
     plain = PairEncoder(tokenizer(), TEMPLATE, 256).encode("q", ["one", "two"], limits=NO_LIMITS)
-    assert found(pairs().encode([("q", "one"), ("q", "two")], [None, None])) == found(plain)
+    assert found(ranked(pairs(), [("q", "one"), ("q", "two")], [None, None])) == found(plain)
 
 
 def test_rows_of_one_text_and_two_images_are_two_rows() -> None:
-    rows = pairs().encode([("q", "")] * 3, [image(1), image(1, "b"), image(1)]).rows
+    rows = ranked(pairs(), [("q", "")] * 3, [image(1), image(1, "b"), image(1)]).rows
     assert rows[0].key == rows[2].key != rows[1].key
 
 
@@ -140,7 +161,7 @@ def test_rows_of_one_text_and_two_images_are_two_rows() -> None:
 def test_embeddings_are_laid_out_once_for_each_image(side: str) -> None:
     passages = [("q", "plain text"), ("q", ""), ("q", "t"), ("q", "")]
     images = [None, image(1), image(3, "b"), image(1)]
-    rows = pairs().encode(passages, images).rows
+    rows = ranked(pairs(), passages, images).rows
     shape = (5, max(map(len, rows)) + 2)
     laid = lay_out_images(rows, side, shape, VISION)  # type: ignore[arg-type]
     index, embeds = laid["image_index"], laid["image_embeds"]
@@ -157,7 +178,7 @@ def test_embeddings_are_laid_out_once_for_each_image(side: str) -> None:
 
 
 def test_texts_alone_bring_no_tile() -> None:
-    rows = pairs().encode([("q", "text")], [None]).rows
+    rows = ranked(pairs(), [("q", "text")], [None]).rows
     laid = lay_out_images(rows, "left", (2, 40), VISION)
     assert laid["image_embeds"].shape == (0, TOKENS, 64)
     assert not laid["image_index"].any()
