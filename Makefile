@@ -1,4 +1,4 @@
-# Everything installs into .venv; `make help` lists the targets.
+# Everything installs into .venv; `make help` lists the first targets, `make help-all` all.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
@@ -14,6 +14,8 @@ FAULTS ?=
 HOSTILE ?=
 RECIPE ?=
 PYTEST ?=
+ONLY ?=
+ZOO ?=
 MINUTES ?= 10
 PORT := $${NIM_HTTP_API_PORT:-8000}
 # What Triton computes is what was exported for the CPU (TARGET=triton).
@@ -25,10 +27,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help install serve serve-embed dev test test-heavy test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help help-all install serve serve-embed dev test test-heavy test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
 
-help:  ## this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+# A line of text behind ## is for newcomers, behind ### for the rest; #@ begins a group.
+help:
+	@awk -F'  ## ' '/^[a-z0-9-]+:.*  ## / { sub(/:.*/, "", $$1); printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+#@ Install and serve
 
 install: $(INSTALLED)  ## create .venv with everything that development needs
 
@@ -48,24 +53,16 @@ $(RANK_DIR)/manifest.json: $(wildcard embedded/rank/*.json embedded/rank/*.safet
 $(EMBED_DIR)/manifest.json: $(wildcard embedded/embed/*.json embedded/embed/*.safetensors) | $(INSTALLED)
 	@$(BIN)/rerank-export export embedded/embed --out $(EMBED_DIR) --target $(TARGET) --profile tiny-embed-v1
 
-serve: $(RANK_DIR)/manifest.json  ## export the embedded checkpoint, prove it, serve it
+serve: $(RANK_DIR)/manifest.json  ## export the embedded reranker, prove it, serve it on port 8000
 	@$(if $(filter triton,$(TARGET)),NIM_MODEL_PROFILE=triton) exec $(BIN)/rerank-serve --rank $(RANK_DIR)
 
 serve-embed: $(EMBED_DIR)/manifest.json  ## the same for the embedded embedder
 	@exec $(BIN)/rerank-serve --embed $(EMBED_DIR)
 
-dev: $(INSTALLED)  ## serve the mock (no weights) and restart when the code changes
+dev: $(INSTALLED)  ## serve a mock without weights; restart when the code changes
 	@ENABLE_MOCK_INFERENCE=1 exec $(BIN)/uvicorn --factory server.app:create_app --port $(PORT) --reload
 
-# Two workers; one thread each, as threads of one would wait for the cores of the other.
-test: $(INSTALLED)  ## the tests, under five minutes on two cores: make test PYTEST="-p randomly"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
-
-test-heavy: $(INSTALLED)  ## the tests that take many seconds each, which make test leaves out
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m heavy $(PYTEST)
-
-test-anywhere: $(INSTALLED)  ## the tests on one core, beside other work, in a random order, and not as root
-	@$(BIN)/python -m checks.anywhere
+#@ Check a change
 
 check: $(INSTALLED)  ## formatting, lint and types
 	@$(BIN)/ruff format --check .
@@ -74,58 +71,23 @@ check: $(INSTALLED)  ## formatting, lint and types
 	# The client's own promise is older than the repository's.
 	$(BIN)/mypy --python-version 3.10 --package rerank_client
 
-test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## real clients, each in its own environment
-	@$(BIN)/python -m clients.run
+# Two workers; one thread each, as threads of one would wait for the cores of the other.
+test: $(INSTALLED)  ## the tests, under five minutes on two cores: make test PYTEST="-p randomly"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
-test-contract: .venvs/contract/.installed  ## schemathesis against /openapi.json, on every route
-	@$(BIN)/python -m checks.contract
+test-heavy: $(INSTALLED)  ### the tests that take many seconds each, which make test leaves out
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m heavy $(PYTEST)
 
-test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## the page in headless Chromium
-	@$(BIN)/python -m checks.page
+test-anywhere: $(INSTALLED)  ### the tests on one core, beside other work, in random order, and not as root
+	@$(BIN)/python -m checks.anywhere
 
-test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## faults against a server: FAULTS="--url http://…"
-	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) $(FAULTS)
+docs: $(INSTALLED) .venvs/docs/.installed  ## write the generated parts of docs/, build the site, check its links
+	@$(BIN)/python -m tools.write_docs
+	$(BIN)/python -m tests.zoo.table
+	$(BIN)/python -m checks.site
 
-hostile: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## what hostile bodies do to health and memory, on every surface: HOSTILE="--only /rerank"
-	@$(BIN)/python -m checks.hostile --rank $(RANK_DIR) --embed $(EMBED_DIR) $(HOSTILE)
-
-soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mixed load for MINUTES (10), every answer checked
-	@$(BIN)/python -m checks.soak --rank $(RANK_DIR) --embed $(EMBED_DIR) --minutes $(MINUTES)
-
-overload: $(RANK_DIR)/manifest.json  ## four times the load that can be sustained: waits and refusals
-	@$(BIN)/python -m checks.overload --rank $(RANK_DIR)
-
-audit: .venvs/audit/.installed  ## known advisories for every pinned package (asks the advisory service of the Python packages)
-	@.venvs/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
-
-docs: $(INSTALLED)  ## write the generated parts of the README
-	@$(BIN)/python -m tools.write_readme
-
-recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 5 minutes on two cores): make recipe RECIPE=--force
-	@$(BIN)/rerank run -c small --to export $(RECIPE)
-
-check-pubmedqa: $(INSTALLED)  ## fine-tune on PubMedQA's questions and measure: make check-pubmedqa PAIRS=FILE
-	@$(BIN)/python -m checks.pubmedqa "$(PAIRS)" output/pubmedqa
-
-.venv/.ray: pyproject.toml constraints.txt | $(INSTALLED)
-	@$(PIP) --editable '.[ray]'
-	touch $@
-
-check-ray: .venv/.ray $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## mining and scoring on two Ray workers, against one process
-	@$(BIN)/python -m checks.ray_workers $(RANK_DIR) $(EMBED_DIR)
-
-check-sky: $(INSTALLED) .venvs/skypilot/.installed  ## the cluster's job, read by SkyPilot itself
-	@$(BIN)/python -m checks.skypilot
-
-embedded: $(INSTALLED)  ## train the embedded checkpoint again (about an hour)
-	@$(PIP) -r embedded/requirements.txt
-	$(BIN)/python -m embedded
-
-check-1b: $(INSTALLED)  ## export, prove and serve the exact 1B shape once (16 GB of memory)
-	@$(BIN)/python -m checks.one_billion
-
-check-real: $(INSTALLED)  ## the same for real weights: make check-real CHECKPOINT=DIR
-	@$(BIN)/python -m checks.real "$(CHECKPOINT)"
+check-all: $(INSTALLED)  ## the heavy checks, one after the other, and a table (an hour): make check-all ONLY="soak overload"
+	@$(BIN)/python -m checks.all $(ONLY)
 
 # An environment of its own for a check, made anew when its pins change.
 .venvs/%/.installed: checks/requirements/%.txt constraints.txt | $(INSTALLED)
@@ -134,51 +96,89 @@ check-real: $(INSTALLED)  ## the same for real weights: make check-real CHECKPOI
 	.venvs/$*/bin/pip --disable-pip-version-check install --progress-bar off -r $<
 	touch $@
 
-check-triton: .venvs/tritonserver/.installed $(RANK_DIR)/manifest.json  ## a real tritonserver: our model in it, our server before it
-	@$(BIN)/python -m checks.tritonserver $(RANK_DIR)
+#@ Check the server
 
-check-deploy: $(INSTALLED)  ## manifests, alert rules, metrics: kubectl, promtool and Prometheus read them
-	@$(BIN)/python -m checks.deploy
+test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### real clients, each in its own environment
+	@$(BIN)/python -m clients.run
 
-check-network: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## nothing calls out: server, exporter and recipe in networks of their own
+test-contract: .venvs/contract/.installed  ### schemathesis against /openapi.json, on every route
+	@$(BIN)/python -m checks.contract
+
+test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### the page in headless Chromium
+	@$(BIN)/python -m checks.page
+
+test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### faults against a server: FAULTS="--url http://…"
+	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) $(FAULTS)
+
+hostile: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### health and memory under hostile bodies, on every surface: HOSTILE="--only /rerank"
+	@$(BIN)/python -m checks.hostile --rank $(RANK_DIR) --embed $(EMBED_DIR) $(HOSTILE)
+
+soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### mixed load for MINUTES (10), every answer checked
+	@$(BIN)/python -m checks.soak --rank $(RANK_DIR) --embed $(EMBED_DIR) --minutes $(MINUTES)
+
+overload: $(RANK_DIR)/manifest.json  ### four times the sustainable load: waits and refusals
+	@$(BIN)/python -m checks.overload --rank $(RANK_DIR)
+
+check-network: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### nothing calls out: server, exporter and recipe in networks of their own
 	@$(BIN)/python -m checks.network
 
-check-replicas: $(RANK_DIR)/manifest.json  ## how many replicas a load needs, computed and replayed
+check-replicas: $(RANK_DIR)/manifest.json  ### how many replicas a load needs, computed and replayed
 	@$(BIN)/python -m checks.replicas $(RANK_DIR)
 
-check-minilm: .venvs/minilm/.installed  ## real all-MiniLM-L6-v2, served, against sentence-transformers
-	@$(BIN)/python -m checks.minilm
+check-deploy: $(INSTALLED)  ### manifests, alert rules, metrics: kubectl, promtool and Prometheus read them
+	@$(BIN)/python -m checks.deploy
 
-ZOO ?=
+#@ Check the exporter
 
-check-zoo: $(INSTALLED)  ## tiny checkpoints of all families and layouts, exported and served, against the loaders that users have
+check-zoo: $(INSTALLED)  ### tiny checkpoints of all families and layouts, against the loaders that users have
 	@$(BIN)/python -m checks.zoo $(ZOO)
 
-check-optimum: .venvs/optimum/.installed  ## the graph that optimum makes of a BERT cross-encoder, against ours
+check-minilm: .venvs/minilm/.installed  ### real all-MiniLM-L6-v2, served, against sentence-transformers
+	@$(BIN)/python -m checks.minilm
+
+check-optimum: .venvs/optimum/.installed  ### the graph that optimum makes of a BERT cross-encoder, against ours
 	@$(BIN)/python -m checks.optimum
 
-check-tensorrt: .venvs/tensorrt-10/.installed .venvs/tensorrt-11/.installed  ## our calls of TensorRT's API against its real bindings
+check-1b: $(INSTALLED)  ### export, prove and serve the exact 1B shape once (16 GB of memory)
+	@$(BIN)/python -m checks.one_billion
+
+check-real: $(INSTALLED)  ### the same for real weights: make check-real CHECKPOINT=DIR
+	@$(BIN)/python -m checks.real "$(CHECKPOINT)"
+
+check-triton: .venvs/tritonserver/.installed $(RANK_DIR)/manifest.json  ### a real tritonserver: our model in it, our server before it
+	@$(BIN)/python -m checks.tritonserver $(RANK_DIR)
+
+check-tensorrt: .venvs/tensorrt-10/.installed .venvs/tensorrt-11/.installed  ### our calls of TensorRT's API against its real bindings
 	@$(BIN)/python -m checks.tensorrt_names
 
-ONLY ?=
+#@ Fine-tune
 
-check-all: $(INSTALLED)  ## the heavy checks, one after the other, and a table (an hour): make check-all ONLY="soak overload"
-	@$(BIN)/python -m checks.all $(ONLY)
+recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 5 minutes): RECIPE=--force
+	@$(BIN)/rerank run -c small --to export $(RECIPE)
 
-bench: $(INSTALLED)  ## speed and fidelity beside the peers (under 90 minutes): make bench BENCH=--quick
+check-pubmedqa: $(INSTALLED)  ### fine-tune on PubMedQA's questions and measure: make check-pubmedqa PAIRS=FILE
+	@$(BIN)/python -m checks.pubmedqa "$(PAIRS)" output/pubmedqa
+
+.venv/.ray: pyproject.toml constraints.txt | $(INSTALLED)
+	@$(PIP) --editable '.[ray]'
+	touch $@
+
+check-ray: .venv/.ray $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### mining and scoring on two Ray workers, against one process
+	@$(BIN)/python -m checks.ray_workers $(RANK_DIR) $(EMBED_DIR)
+
+check-sky: $(INSTALLED) .venvs/skypilot/.installed  ### the cluster's job, read by SkyPilot itself
+	@$(BIN)/python -m checks.skypilot
+
+embedded: $(INSTALLED)  ### train the embedded checkpoints again (about an hour)
+	@$(PIP) -r embedded/requirements.txt
+	$(BIN)/python -m embedded
+
+#@ Measure
+
+bench: $(INSTALLED)  ## speed and fidelity beside other servers (under 90 minutes): make bench BENCH=--quick
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-# On a machine with a card, of which the environment may be a system's own: nothing is installed.
-GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
-GPU ?=
-
-test-gpu:  ## what only a GPU can show, as one table: make test-gpu GPU="--model tiny"
-	@$(GPU_PYTHON) -m checks.gpu $(GPU)
-
-bench-gpu:  ## ours beside PyTorch on one GPU: make bench-gpu GPU=--quick
-	@$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
-
-profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where a request's time goes, as a picture: make profile ARTIFACT=DIR
+profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where the time of a request goes, as a picture: make profile ARTIFACT=DIR
 	@$(BIN)/python -m benchmarks.stages $(or $(ARTIFACT),$(RANK_DIR))
 
 # Made by the bench when a candidate is due, so that one that cannot be installed stops no other.
@@ -188,8 +188,19 @@ profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where a re
 	.venvs/bench-$*/bin/pip --disable-pip-version-check install --progress-bar off -r $<
 	touch $@
 
-image-test: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ## build and run Dockerfile.cpu without Docker (root, Debian)
-	@$(BIN)/python -m tools.image_test $(RANK_DIR) $(EMBED_DIR)
+#@ On a GPU
+
+# On a machine with a card, of which the environment may be a system's own: nothing is installed.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+GPU ?=
+
+test-gpu:  ### what only a GPU can show, as one table: make test-gpu GPU="--model tiny"
+	@$(GPU_PYTHON) -m checks.gpu $(GPU)
+
+bench-gpu:  ### ours beside PyTorch on one GPU: make bench-gpu GPU=--quick
+	@$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
+
+#@ Images
 
 build: $(RANK_DIR)/manifest.json  ## the CPU image with the embedded reranker inside (needs Docker)
 	docker build -f Dockerfile.cpu --build-arg MODEL_DIR=$(RANK_DIR) -t open-rerank:cpu .
@@ -197,5 +208,17 @@ build: $(RANK_DIR)/manifest.json  ## the CPU image with the embedded reranker in
 run:  ## run that image (needs Docker)
 	docker run --rm -p $(PORT):8000 open-rerank:cpu
 
-clean:  ## remove what was exported and built; .venv and what was brought into build/gpu stay
+image-test: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### build and run Dockerfile.cpu without Docker (root, Debian)
+	@$(BIN)/python -m tools.image_test $(RANK_DIR) $(EMBED_DIR)
+
+#@ Housekeeping
+
+audit: .venvs/audit/.installed  ### known advisories for every pinned package (asks PyPI)
+	@.venvs/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
+clean:  ## remove what was exported and built; .venv and build/gpu stay
 	rm -rf artifacts dist $(filter-out build/gpu,$(wildcard build/*))
+
+help-all:  ## all targets, by group
+	@awk -F'  ###? ' '/^#@ / { printf "%s%s\n", gap, substr($$0, 4); gap = "\n" }
+	/^[a-z0-9-]+:.*  ###? / { sub(/:.*/, "", $$1); printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

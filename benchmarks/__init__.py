@@ -1,1 +1,1 @@
-"""How fast and how faithful: ours and the peers, on the same checkpoints and the same texts."""
+"""Speed and fidelity of ours and of the peers, on the same checkpoints and the same texts."""

@@ -14,11 +14,11 @@ from benchmarks import machine, report
 from benchmarks.environments import ROOT, PeerMissing, interpreter, pinned
 from benchmarks.folder import REPORT_FILE, RESULTS_FILE, results_folder
 from benchmarks.models import MODELS
-from benchmarks.progress import say
+from benchmarks.progress import print_line
 from benchmarks.results import CandidateFacts, Results
 from benchmarks.roster import BY_NAME, CANDIDATES, Candidate
 from benchmarks.scenarios import MAIN, QUICK, SCENARIOS, SHARED, SMALL_MODELS, Bench, Sizes
-from runtime.outputs import refusals_told, write_whole
+from runtime.outputs import exit_on_refusal, write_atomic
 from runtime.telemetry import disable_telemetry
 
 _TERMINATED = 143
@@ -26,13 +26,13 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for; 0 unless nothing could be measured."""
+    """Run the chosen benchmarks; 0 unless nothing could be measured."""
     disable_telemetry()
-    wish = _parser().parse_args(arguments)
-    # The candidates are in sessions of their own: nothing else would end them.
+    args = _parser().parse_args(arguments)
+    # The candidates are in sessions of their own: only this process can end them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
-    chosen = [BY_NAME[name] for name in wish.candidates] or list(CANDIDATES)
-    scenarios = wish.only or list(_default_scenarios(quick=wish.quick))
+    chosen = [BY_NAME[name] for name in args.candidates] or list(CANDIDATES)
+    scenarios = args.only or list(_default_scenarios(quick=args.quick))
     results = Results(
         began=time.strftime("%Y-%m-%d %H:%M"),
         commit=_commit(),
@@ -43,17 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench = Bench(
         candidates=chosen,
         scenarios=scenarios,
-        sizes=QUICK if wish.quick else Sizes(),
+        sizes=QUICK if args.quick else Sizes(),
         results=results,
-        save=lambda: _save(results, wish.out),
-        deadline=time.monotonic() + 60 * wish.minutes,
+        save=lambda: _save(results, args.out),
+        deadline=time.monotonic() + 60 * args.minutes,
     )
-    with results_folder(wish.out):
-        for name in _models(scenarios, quick=wish.quick):
+    with results_folder(args.out):
+        for name in _models(scenarios, quick=args.quick):
             bench.run_model(MODELS[name])
-        _save(results, wish.out)
-        _plot(wish.out)
-    say(f"written: {wish.out}")
+        _save(results, args.out)
+        _plot(args.out)
+    print_line(f"written: {args.out}")
     measured = any(one.samples for point in results.points for one in point.measured.values())
     return 0 if measured else 1
 
@@ -72,11 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a few short passages, the embedded model unless --only names another: to see that "
-        "candidates work, not how fast they are",
+        help="a few short passages, the embedded model unless --only names another: to check that "
+        "candidates work, not their speed",
     )
     parser.add_argument(
-        "--minutes", type=float, default=90, help="no turn begins after these (%(default)s)"
+        "--minutes", type=float, default=90, help="no turn starts after this time (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
     return parser
@@ -99,8 +99,8 @@ def _default_scenarios(*, quick: bool) -> Sequence[str]:
 
 
 def _models(scenarios: Sequence[str], *, quick: bool) -> list[str]:
-    """The models to run, the slow one last; what small models share runs on those that are named,
-    on both when none is."""
+    """The models to run, the slow one last. Scenarios shared by small models run on the named ones,
+    or on both."""
     wanted = {name for name in scenarios if name in MAIN}
     if not wanted & set(SMALL_MODELS) and any(name in SHARED for name in scenarios):
         wanted |= {"embedded"} if quick else set(SMALL_MODELS)
@@ -129,23 +129,23 @@ def _commit() -> str:
 
 
 def _save(results: Results, folder: Path) -> None:
-    """After every scenario, so that a run that is cut short keeps what it found."""
+    """After every scenario, so that an interrupted run keeps its results."""
     content = msgspec.json.format(msgspec.json.encode(results), indent=1)
-    write_whole(folder / RESULTS_FILE, content)
-    write_whole(folder / REPORT_FILE, report.markdown(results).encode())
+    write_atomic(folder / RESULTS_FILE, content)
+    write_atomic(folder / REPORT_FILE, report.markdown(results).encode())
 
 
 def _plot(folder: Path) -> None:
     try:
         python = interpreter("plots")
     except PeerMissing as missing:
-        say(f"no plots: {missing}")
+        print_line(f"no plots: {missing}")
         return
     command = [str(python), "-m", "benchmarks.plots", str(folder.resolve())]
     if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        say("no plots: see above")
+        print_line("no plots: see above")
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.environments import ROOT, PeerMissing, interpreter
 from benchmarks.models import BenchModel
-from benchmarks.progress import say, stage
+from benchmarks.progress import print_line, stage
 from runtime.profile import target_profile_names
 
 PLAIN_INT8 = "plain-int8"
@@ -17,7 +17,7 @@ _SOURCES = ("exporter", "profiles")
 
 
 def prepare_graphs(model: BenchModel, names: Iterable[str]) -> dict[str, Path | str]:
-    """Per name (a target, or PLAIN_INT8) its folder, or the reason why it could not be made."""
+    """For each name (a target, or PLAIN_INT8) its folder, or the reason why there is none."""
     found: dict[str, Path | str] = {}
     for name in names:
         folder = model.folder / f"artifact-{name}"
@@ -25,7 +25,7 @@ def prepare_graphs(model: BenchModel, names: Iterable[str]) -> dict[str, Path | 
         try:
             make(model, folder)
         except PeerMissing as missing:
-            say(f"{model.name}: {missing}")
+            print_line(f"{model.name}: {missing}")
             found[name] = str(missing)
         else:
             found[name] = folder
@@ -34,7 +34,7 @@ def prepare_graphs(model: BenchModel, names: Iterable[str]) -> dict[str, Path | 
 
 def _export(model: BenchModel, folder: Path, target: str) -> None:
     if target not in target_profile_names():
-        raise PeerMissing(f"there is no target profile {target}")
+        raise PeerMissing(f"target profile {target} does not exist")
     manifest = folder / "manifest.json"
     if manifest.is_file() and manifest.stat().st_mtime > _newest_source(model):
         return
@@ -48,7 +48,7 @@ def _export(model: BenchModel, folder: Path, target: str) -> None:
 def _quantize_plainly(model: BenchModel, folder: Path) -> None:
     source = folder.with_name("artifact-cpu-fp32")
     if not (source / "manifest.json").is_file():
-        raise PeerMissing("there is no float32 graph to quantise")
+        raise PeerMissing("no float32 graph to quantise")
     made = folder / "model.onnx"
     if made.is_file() and made.stat().st_mtime > (source / "manifest.json").stat().st_mtime:
         return
@@ -71,7 +71,7 @@ def _run(command: list[str], what: str, log: Path) -> None:
 
 
 def _newest_source(model: BenchModel) -> float:
-    """When the checkpoint, or the code or data that decide an artifact, last changed."""
+    """The last change of the checkpoint, or of code or data that decide an artifact."""
     files = [f for room in _SOURCES for f in (ROOT / room).rglob("*") if f.suffix != ".pyc"]
     files.append(model.checkpoint / "config.json")
     return max(file.stat().st_mtime for file in files if file.is_file())

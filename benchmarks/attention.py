@@ -1,4 +1,4 @@
-"""Which attention PyTorch takes where it is the baseline."""
+"""The attention implementation of the PyTorch baseline."""
 
 from importlib.util import find_spec
 

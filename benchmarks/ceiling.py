@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices in a model's shapes: what no engine can exceed.
+"""The machine's speed of matrix products in a model's shapes: an upper bound for engines.
 
 python -m benchmarks.ceiling SHAPES, in a process of its own: SHAPES is JSON, [[K, N, times], …].
 """
@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.environments import ROOT, PeerMissing, child_variables, interpreter
 
-# Rows of the left factor: tokens of a call that is large enough.
+# Rows of the left factor: tokens of a large call.
 ROWS = 512
-_LEAST_S = 0.3
-_LEAST_RUNS = 5
+_MIN_S = 0.3
+_MIN_RUNS = 5
 
 
 def measure_ceilings(shapes: Sequence[tuple[int, int, int]]) -> dict[str, float]:
@@ -47,7 +47,7 @@ def _main(shapes: list[tuple[int, int, int]]) -> None:
 
     def integer(k: int, n: int) -> Callable[[], object]:
         left = torch.randint(-127, 128, (ROWS, k), dtype=torch.int8)
-        # Weights lie as they do in a linear layer: N rows of K.
+        # Weights are laid out as in a linear layer: N rows of K.
         right = torch.randint(-127, 128, (n, k), dtype=torch.int8).t()
         return lambda: torch._int_mm(left, right)
 
@@ -65,7 +65,7 @@ def _main(shapes: list[tuple[int, int, int]]) -> None:
 
 
 def _fastest(product: Callable[[], object]) -> float:
-    """Seconds of the fastest run: a ceiling is not an average.
+    """Seconds of the fastest run: an upper bound needs the best time, not the average.
 
     Small products are faster on one core than on all of them.
     """
@@ -83,7 +83,7 @@ def _fastest(product: Callable[[], object]) -> float:
 def _fastest_run(product: Callable[[], object]) -> float:
     product()
     fastest, runs, began = float("inf"), 0, time.perf_counter()
-    while runs < _LEAST_RUNS or time.perf_counter() - began < _LEAST_S:
+    while runs < _MIN_RUNS or time.perf_counter() - began < _MIN_S:
         start = time.perf_counter()
         product()
         fastest = min(fastest, time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""The environments of the candidates, made by the Makefile's rule when they are due."""
+"""The candidates' environments, made by the Makefile's rule when needed."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ _REQUIREMENTS = Path(__file__).with_name("requirements")
 
 
 class PeerMissing(Exception):
-    """Something that a candidate needs is not here; the message says what."""
+    """Something that a candidate needs is missing; the message says what."""
 
 
 @cache
@@ -48,7 +48,7 @@ def pinned(peer: str) -> str:
 
 
 def child_variables() -> dict[str, str]:
-    """What a candidate gets of the caller's environment, and nothing that could steer it."""
+    """The part of the caller's environment that candidates get; nothing that changes behaviour."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     cache_folder = ROOT / "build" / "benchmarks" / "hf"
     return kept | {

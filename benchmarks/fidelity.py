@@ -1,4 +1,4 @@
-"""How near scores are to the reference, in numbers and in order."""
+"""Fidelity: the difference of scores from the reference, in value and in order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from benchmarks.results import Fidelity
 from checks.beir import candidates, ndcg, read_collection
 
 CRANFIELD = Path("../shared/data/cranfield")
-# Reference scores nearer than this are ties: they must not turn on rounding.
+# Reference scores nearer than this are ties: rounding must not decide them.
 TIE = 2e-3
 _TOP = 10
 
@@ -20,8 +20,8 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """One query of a collection, BM25's passages for it with their numbers in the collection, and
-    the grades of all of the collection by number."""
+    """A query of a collection, BM25's passages for it by their numbers in the collection, and the
+    grades of the whole collection by number."""
 
     query: str
     passages: list[str]
@@ -30,7 +30,7 @@ class Judged:
 
 
 def judged_queries(folder: Path, count: int) -> list[Judged]:
-    """The first `count` judged queries of `folder`; none where it is not there."""
+    """The first `count` judged queries of `folder`; none when it does not exist."""
     if not folder.is_dir() or not count:
         return []
     collection = read_collection(folder)
@@ -43,7 +43,7 @@ def judged_queries(folder: Path, count: int) -> list[Judged]:
 
 
 def compare(reference: Sequence[float], found: Sequence[float]) -> Fidelity:
-    """Of the bench's own passages."""
+    """The fidelity on the bench's own passages."""
     wanted, have = np.asarray(reference, dtype=np.float64), np.asarray(found, dtype=np.float64)
     best = min(_TOP, len(wanted))
     shared = set(np.argsort(-wanted)[:best].tolist()) & set(np.argsort(-have)[:best].tolist())
@@ -62,7 +62,7 @@ def add_collection(
     reference: Sequence[Sequence[float]],
     found: Sequence[Sequence[float]],
 ) -> None:
-    """Fill in what the queries of a collection say; scores by query."""
+    """Add the fidelity on the queries of a collection; scores by query."""
     taus, figures = [], []
     for one, wanted, have in zip(judged, reference, found, strict=True):
         taus.append(kendall_tau(np.asarray(wanted), np.asarray(have)))
@@ -74,13 +74,13 @@ def add_collection(
 
 
 def kendall_tau(reference: Scores, found: Scores) -> float:
-    """Kendall's tau-b over the pairs that the reference tells apart; 1.0 where there are none."""
+    """Kendall's tau-b over the pairs that are no ties in the reference; 1.0 without any."""
     better, worse = np.nonzero(reference[:, None] - reference[None, :] > TIE)
     direction = np.sign(found[better] - found[worse])
-    told = np.count_nonzero(direction)
+    nonzero = np.count_nonzero(direction)
     if not len(direction):
         return 1.0
-    return float(direction.sum() / np.sqrt(len(direction) * told)) if told else 0.0
+    return float(direction.sum() / np.sqrt(len(direction) * nonzero)) if nonzero else 0.0
 
 
 def _ndcg(judged: Judged, scores: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""What the machine is, and what other processes took of it while something was measured."""
+"""Facts about the machine, and its use by other processes during a measurement."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
-# The fields of /proc/stat's first line that are work: user, nice, system, irq, softirq, steal.
+# The busy fields of /proc/stat's first line: user, nice, system, irq, softirq, steal.
 _WORK = (0, 1, 2, 5, 6, 7)
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
@@ -19,7 +19,7 @@ def cores() -> int:
 
 
 def describe() -> dict[str, str]:
-    """Processor, what it can compute with, memory, kernel and Python."""
+    """Processor, its instruction sets, memory, kernel and Python."""
     lines = (_PROC / "cpuinfo").read_text().splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     found = {name.strip(): value.strip() for name, value in facts.items()}
@@ -37,8 +37,8 @@ def describe() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Usage:
-    """Seconds since some start: of the clock, of all processors' work, of the work of one group of
-    processes and this one."""
+    """Seconds since some start: wall clock, busy time of all processors, and busy time of a process
+    group and this process."""
 
     clock_s: float
     all_s: float
@@ -46,20 +46,20 @@ class Usage:
 
     @staticmethod
     def now(group: int) -> "Usage":
-        """What was used until now; `group` is the process group of a candidate."""
+        """The use until now; `group` is the process group of a candidate."""
         ticks = (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
         work = sum(int(ticks[field]) for field in _WORK) / _TICKS
         own = time.process_time() + sum(_seconds(stat) for stat in _group(group))
         return Usage(time.monotonic(), work, own)
 
     def foreign_cores(self, later: "Usage") -> float:
-        """Cores that other processes kept busy from this moment to the `later` one."""
+        """The number of cores that other processes kept busy between this moment and `later`."""
         foreign = (later.all_s - self.all_s) - (later.own_s - self.own_s)
         return max(0.0, foreign / max(later.clock_s - self.clock_s, 1e-9))
 
 
 def peak_rss_bytes(group: int) -> int:
-    """Sum of the largest resident memory of each process of a group."""
+    """The sum of peak resident memory over the processes of a group."""
     total = 0
     for stat in _group(group):
         status = _read(_PROC / stat[0] / "status")
@@ -74,7 +74,7 @@ def _group(group: int) -> list[list[str]]:
     for folder in _PROC.iterdir():
         if not folder.name.isdigit():
             continue
-        # The name may hold blanks and brackets.
+        # The name may contain blanks and brackets.
         fields = _read(folder / "stat").rpartition(")")[2].split()
         if len(fields) > 12 and int(fields[2]) == group:
             found.append([folder.name, *fields])
@@ -86,7 +86,7 @@ def _seconds(stat: list[str]) -> float:
 
 
 def _read(path: Path) -> str:
-    """Its text; nothing where the process has ended."""
+    """The file's text; empty when the process has ended."""
     try:
         return path.read_text()
     except OSError:

@@ -10,20 +10,20 @@ from statistics import fmean, median
 
 from benchmarks.environments import PeerMissing
 from benchmarks.machine import Usage
-from benchmarks.progress import say
+from benchmarks.progress import print_line
 from benchmarks.results import Measured, Point, Sample, rates
 from benchmarks.roster import Candidate
 from benchmarks.sessions import CandidateFailed, Pool, Session
 
-# A turn that would take longer than this, by the rate of an earlier load, is not begun.
-LONGEST_TURN_S = 120.0
+# A turn that would take longer than this, by the rate of an earlier load, is skipped.
+MAX_TURN_S = 120.0
 _WARM_PASSAGES = 2
 
 
 @dataclass(frozen=True)
 class Load:
-    """Requests for one query, sent by some clients, each with one request under way; sent again
-    until `least_s` have passed, as a turn of a few milliseconds would measure noise."""
+    """Requests for one query, sent by several clients, each with one request in flight; repeated
+    until `least_s` have passed, because a turn of a few milliseconds would measure noise."""
 
     query: str
     requests: tuple[tuple[str, ...], ...]
@@ -34,7 +34,7 @@ class Load:
 def alternate(
     pool: Pool, candidates: Sequence[Candidate], load: Load, point: Point, repeats: int
 ) -> None:
-    """Fill `point.measured`: every candidate once a repeat, in turn, the order reversed each time.
+    """Fill `point.measured`: every candidate once per repeat, in turn, in alternating order.
 
     A candidate that fails keeps its samples and takes no more turns.
     """
@@ -60,10 +60,10 @@ def _one_turn(
             sample = run(session, load)
     except (PeerMissing, CandidateFailed) as error:
         measured.failure = str(error)
-        say(f"{point.label}: {candidate.name}: {measured.failure}")
+        print_line(f"{point.label}: {candidate.name}: {measured.failure}")
         return
     measured.samples.append(sample)
-    say(
+    print_line(
         f"{point.label}: {candidate.name}: {sample.seconds:.3g} s, "
         f"{point.tokens / sample.seconds:.0f} tokens/s"
         + (f", others took {sample.foreign_cores:.1f} cores" * (sample.foreign_cores > 0.2))
@@ -71,8 +71,8 @@ def _one_turn(
 
 
 def _warm_up(session: Session, load: Load, *, whole: bool) -> None:
-    """Untimed work: of a process that has just started the whole load, so that every shape was
-    seen; else the shortest passages, as its caches went cold while others took their turns."""
+    """Untimed work: the whole load for a new process, so that every shape was seen; else the
+    shortest passages, because caches went cold during the others' turns."""
     few = tuple(sorted(load.requests[0], key=len)[:_WARM_PASSAGES])
     requests = load.requests if whole else (few,)
     with closing(session.client()) as client:
@@ -116,7 +116,7 @@ def _run_once(session: Session, load: Load) -> Sample:
 
 
 class _Work:
-    """What the clients' threads share."""
+    """State shared by the clients' threads."""
 
     def __init__(self, session: Session, load: Load, waiting: "queue.SimpleQueue[int]") -> None:
         self._session, self._load, self._waiting = session, load, waiting
@@ -125,7 +125,7 @@ class _Work:
         self.failures: list[CandidateFailed] = []
 
     def call(self) -> None:
-        """One client: the next request, until none waits or one has failed."""
+        """One client: send requests until none is waiting or one has failed."""
         with closing(self._session.client()) as client:
             while not self.failures:
                 try:
@@ -147,6 +147,6 @@ def refuse_slow(candidates: Sequence[Candidate], point: Point, before: Point) ->
     for candidate in candidates:
         if found := rates(before, candidate.name):
             expected_s = point.tokens / median(found)
-            if expected_s > LONGEST_TURN_S:
-                reason = f"not begun: it would take some {expected_s:.0f} s a turn"
+            if expected_s > MAX_TURN_S:
+                reason = f"skipped: it would take about {expected_s:.0f} s a turn"
                 point.measured[candidate.name] = Measured(failure=reason)

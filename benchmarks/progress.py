@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from exporter import progress
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """One line, at once."""
     sys.stderr.write(f"bench {time.strftime('%H:%M:%S')}  {line}\n")
     sys.stderr.flush()
@@ -15,4 +15,4 @@ def say(line: str) -> None:
 
 def stage(name: str) -> AbstractContextManager[None]:
     """Say when the block starts, now and then that it still runs, and how long it took."""
-    return progress.stage(name, say)
+    return progress.stage(name, print_line)

@@ -16,7 +16,7 @@ from benchmarks.results import (
 )
 from benchmarks.tables import number, table
 
-# Other processes at more than this make a figure doubtful; it is shown.
+# Use by other processes above this makes a figure doubtful; the report marks it.
 _NOISE_CORES = 0.15
 _GROWTH = "growth"
 _PRECISIONS = ("fp32", "bf16", "int8")
@@ -31,8 +31,8 @@ def markdown(results: Results) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def shown(value: Spread, digits: int = 3) -> str:
-    """Median, and the range where there is more than one value."""
+def median_and_range(value: Spread, digits: int = 3) -> str:
+    """Median, and the range when there is more than one value."""
     middle = number(value.median, digits)
     if value.low == value.high:
         return middle
@@ -51,14 +51,14 @@ def _head(results: Results) -> str:
         lines += [
             "",
             f"Other processes kept more than {_NOISE_CORES} cores busy in {noisy} of {samples} "
-            "samples: those figures say little.",
+            "samples: those figures are unreliable.",
         ]
     lines += [f"\nSkipped: {name}: {reason}" for name, reason in results.skipped.items()]
     return "\n".join(lines)
 
 
 def _noisy(results: Results) -> tuple[int, int]:
-    """How many samples other processes disturbed, and of how many."""
+    """The number of disturbed samples, and of all."""
     foreign = [
         sample.foreign_cores
         for point in results.points
@@ -81,7 +81,7 @@ def _point(results: Results, point: Point) -> str:
         [
             _name(results, name),
             results.candidates[name].precision,
-            shown(spread(rates(point, name))),
+            median_and_range(spread(rates(point, name))),
             *_latency(point, name),
             _of_ceiling(results, point, name),
             *(_fidelity(model, name) if fidelity else []),
@@ -114,14 +114,18 @@ def _fastest_first(point: Point) -> list[str]:
 def _latency(point: Point, name: str) -> list[str]:
     samples = point.measured[name].samples
     if point.clients == 1:
-        return [shown(spread([sample.seconds for sample in samples]))]
+        return [median_and_range(spread([sample.seconds for sample in samples]))]
     p50 = spread([1e3 * statistics.median(sample.latencies_s) for sample in samples])
     p99 = spread([1e3 * percentile(sample.latencies_s, 0.99) for sample in samples])
-    return [shown(p50), shown(p99), shown(spread([point.requests / s.seconds for s in samples]))]
+    return [
+        median_and_range(p50),
+        median_and_range(p99),
+        median_and_range(spread([point.requests / s.seconds for s in samples])),
+    ]
 
 
 def _of_ceiling(results: Results, point: Point, name: str) -> str:
-    """Useful operations a second, over the ceiling of the candidate's own precision."""
+    """Useful operations per second, as a share of the ceiling of the candidate's precision."""
     ceiling = results.models[point.model].ceilings.get(results.candidates[name].precision)
     if ceiling is None:
         return "–"
@@ -169,7 +173,7 @@ def _ratios(results: Results, point: Point) -> str:
     rows = []
     for peer in peers:
         found = [ratio(point, mine, peer) for mine in ours]
-        rows.append([peer, *("–" if one is None else shown(one) for one in found)])
+        rows.append([peer, *("–" if one is None else median_and_range(one) for one in found)])
     if not ours or not rows:
         return ""
     text = "How many times as fast as the peer, median of the repeats (lowest–highest):"
@@ -177,19 +181,19 @@ def _ratios(results: Results, point: Point) -> str:
 
 
 def _failures(point: Point) -> str:
-    """All that were not measured to the end, with their reasons."""
+    """The candidates that were not measured to the end, with the reasons."""
     rows = [[n, m.failure] for n, m in point.measured.items() if m.failure]
     return f"Not measured:\n\n{table(['candidate', 'why'], rows)}" if rows else ""
 
 
 def _unjudged(model: ModelFacts) -> str:
-    """Those whose fidelity could not be measured as a whole."""
+    """The candidates whose fidelity was not measured completely."""
     rows = [[name, reason] for name, reason in model.fidelity_failures.items()]
     return f"Fidelity not measured:\n\n{table(['candidate', 'why'], rows)}" if rows else ""
 
 
 def _growth(results: Results) -> Iterator[str]:
-    """One table a model and axis: a line a candidate, a column a value."""
+    """One table for each model and axis: a row per candidate, a column per value."""
     series: dict[tuple[str, str], list[Point]] = {}
     for point in results.points:
         if point.scenario == _GROWTH:
@@ -212,7 +216,7 @@ def _growth(results: Results) -> Iterator[str]:
 
 def _growth_cell(point: Point, name: str) -> str:
     found = rates(point, name)
-    return shown(spread(found)) if found else "–"
+    return median_and_range(spread(found)) if found else "–"
 
 
 def _ceilings(results: Results) -> str:

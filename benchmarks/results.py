@@ -1,4 +1,4 @@
-"""What a run finds, as it is written to results.json."""
+"""The results of a run, as in results.json."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import msgspec
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One repeat of a load: mean `seconds` for all of it, of each request `latencies_s`, the
-    `logits` of all pairs in order, and the cores that other processes kept busy meanwhile."""
+    """One repeat of a load: mean `seconds` of the load, `latencies_s` of each request, the `logits`
+    of all pairs in order, and the cores that other processes kept busy meanwhile."""
 
     seconds: float
     latencies_s: list[float]
@@ -17,7 +17,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct):
-    """What one candidate did: its samples, or why there are none (or no more)."""
+    """The samples of one candidate, or the reason why there are none (or no more)."""
 
     samples: list[Sample] = []
     failure: str = ""
@@ -44,7 +44,7 @@ class Point(msgspec.Struct):
 
 
 class Fidelity(msgspec.Struct):
-    """How near a candidate's scores are to PyTorch's in fp32, one row a call.
+    """The difference of a candidate's scores from PyTorch's in fp32, one row a call.
 
     `max_abs_delta`, `tau` (Kendall's tau-b) and `top10` (share of the reference's first ten) over
     `pairs` passages of the bench; `cranfield_tau`, `ndcg` and `ndcg_drift` (nDCG@10, less the
@@ -62,8 +62,8 @@ class Fidelity(msgspec.Struct):
 
 
 class ModelFacts(msgspec.Struct):
-    """Of one model: its `title`; `ceilings` of the machine's matrix products in its shapes, FLOP/s
-    by precision; and by candidate start times, peak memory and fidelity."""
+    """Facts about a model: its `title`; `ceilings` of the machine's matrix products in its shapes,
+    FLOP/s by precision; and by candidate start times, peak memory and fidelity."""
 
     title: str
     ceilings: dict[str, float] = {}
@@ -74,7 +74,7 @@ class ModelFacts(msgspec.Struct):
 
 
 class CandidateFacts(msgspec.Struct):
-    """A row of the table: what it is, whether it is `ours`."""
+    """A row of the table of candidates; `ours` marks this project's."""
 
     version: str
     precision: str
@@ -116,9 +116,9 @@ def rates(point: Point, name: str) -> list[float]:
 
 
 def ratio(point: Point, ours: str, peer: str) -> Spread | None:
-    """How many times as fast `ours` is as `peer`, repeat by repeat; None where one has none.
+    """The speed of `ours` relative to `peer`, repeat by repeat; None when one has no samples.
 
-    Both took turns in each repeat, so that what slowed the machine slowed both.
+    Both ran in each repeat, so that disturbances affected both.
     """
     pairs = list(zip(rates(point, ours), rates(point, peer), strict=False))
     return spread([mine / theirs for mine, theirs in pairs]) if pairs else None
@@ -131,6 +131,6 @@ def best(point: Point, candidates: Sequence[str], count: int) -> list[str]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below or at which `share` of the values lie."""
+    """The smallest value that at least `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

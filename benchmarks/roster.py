@@ -25,7 +25,8 @@ class Candidate:
     """`module` under benchmarks.candidates runs in the environment of `peer` (None: this one).
 
     `graph` names the exported graph that it reads; `families` are those that it can run;
-    `options` go into its Setting, `note` into the report. `small_only` rows would tell
+    `options` go into its Setting, `note` into the report. `small_only` candidates are left out at
+    1B, where every repeat costs minutes.
     nothing new at 1B, where every repeat costs minutes.
     """
 
@@ -42,12 +43,12 @@ class Candidate:
 
     @property
     def ours(self) -> bool:
-        """Whether it is this project's."""
+        """Whether it belongs to this project."""
         return self.module.startswith("ours")
 
     @property
     def serves(self) -> bool:
-        """Whether it answers HTTP, several clients at a time."""
+        """Whether it answers HTTP, with several clients at a time."""
         return self.speaks != "lines"
 
 

@@ -1,4 +1,4 @@
-"""What is measured: which loads, on which model, by whom."""
+"""The scenarios: loads, models and candidates."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +12,13 @@ from benchmarks.ceiling import measure_ceilings
 from benchmarks.environments import PeerMissing
 from benchmarks.measure import Load, alternate, refuse_slow
 from benchmarks.models import MODELS, BenchModel, flops, matrix_shapes, prepare
-from benchmarks.progress import say, stage
+from benchmarks.progress import print_line, stage
 from benchmarks.results import ModelFacts, Point, Results, best
 from benchmarks.roster import BY_NAME, REFERENCE, Candidate, Precision
 from benchmarks.sessions import CandidateFailed, Pool, refusal
 from benchmarks.texts import QUERY, TextMaker, Texts, mixed_lengths
 
-# Scenarios that are a model of their own, and those that run on the small models.
+# Scenarios with a model of their own, and those that run on the small models.
 MAIN = ("embedded", "minilm", "1b")
 SHARED = ("clients", "hundred", "growth")
 SCENARIOS = (*MAIN, *SHARED)
@@ -28,7 +28,7 @@ _ALWAYS = "torch-service"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything: the defaults are the whole bench."""
+    """The amounts of everything; the defaults are the whole bench."""
 
     passages: int = 40
     first_passages: int = 8  # at 1B, where all candidates run once before the finalists
@@ -66,9 +66,9 @@ QUICK = Sizes(
 
 @dataclass
 class Bench:
-    """One run: what is wanted of it, and what it has found.
+    """One run: its options and its results.
 
-    No turn begins after `deadline`, in seconds of time.monotonic().
+    No turn starts after `deadline`, in seconds of time.monotonic().
     """
 
     candidates: Sequence[Candidate]
@@ -80,9 +80,9 @@ class Bench:
     _texts: dict[str, TextMaker] = field(default_factory=dict)
 
     def run_model(self, model: BenchModel) -> None:
-        """All wanted scenarios of one model."""
+        """Run all chosen scenarios of one model."""
         if time.monotonic() > self.deadline:
-            self.results.skipped[model.name] = "the bench's time was over"
+            self.results.skipped[model.name] = "the time limit was reached"
             return
         try:
             prepare(model)
@@ -91,7 +91,7 @@ class Bench:
             return
         wanted = {c.graph for c in self.candidates if c.graph and not refusal(c, model)}
         if PLAIN_INT8 in wanted:
-            wanted.add("cpu-fp32")  # it is made of that one
+            wanted.add("cpu-fp32")  # the plain int8 graph is made from it
         names = sorted(wanted, key=lambda name: (name != "cpu-fp32", name))
         pool = Pool(model, prepare_graphs(model, names), self.deadline)
         facts = ModelFacts(model.title, start_s=pool.start_s, peak_rss_bytes=pool.peak_rss_bytes)
@@ -100,7 +100,7 @@ class Bench:
             try:
                 facts.ceilings = measure_ceilings(matrix_shapes(model.config()))
             except PeerMissing as missing:
-                say(f"no ceilings: {missing}")
+                print_line(f"no ceilings: {missing}")
         try:
             self._run(pool, facts)
         finally:
@@ -143,8 +143,8 @@ class Bench:
         return finalists
 
     def _best(self, point: Point) -> list[Candidate]:
-        """Ours over HTTP, the best peer of each precision and, where it takes no minutes, the
-        simple service; in the order of the table."""
+        """Ours over HTTP, the best peer of each precision and, unless it takes minutes, the simple
+        service; in the order of the table."""
         names = set() if MODELS[point.model].large else {_ALWAYS}
         for precision in get_args(Precision):
             peers = [c.name for c in self.candidates if not c.ours and c.precision == precision]
@@ -180,7 +180,7 @@ class Bench:
             self.save()
 
     def _growing(self, model: BenchModel) -> Iterator[tuple[str, int, Texts, Load]]:
-        """Axis, value and load of each point: one thing grows, the others stay."""
+        """Axis, value and load of each point: one quantity grows, the others are constant."""
         sizes = self.sizes
         for count in sizes.grown_passages:
             texts = self._make(model, mixed_lengths(count, sizes.longest))
@@ -232,7 +232,7 @@ class Bench:
         return Load(QUERY, (tuple(texts.passages),), least_s=self.sizes.least_turn_s)
 
     def _one_passage_each(self, texts: Texts, clients: int, requests: int) -> tuple[Load, Texts]:
-        """`requests` requests of one passage, going round the texts, and what they hold in all."""
+        """`requests` requests of one passage, cycling through the texts, and all their texts."""
         passages = list(islice(cycle(texts.passages), requests))
         counts = list(islice(cycle(texts.token_counts), requests))
         apart = tuple((one,) for one in passages)
@@ -240,7 +240,7 @@ class Bench:
         return load, Texts(passages, counts)
 
     def _judge(self, pool: Pool, facts: ModelFacts, point: Point, texts: Texts) -> None:
-        """Fidelity of all that have scored `texts`, and of the judged queries where there are."""
+        """Fidelity of all candidates that scored `texts`, and on the judged queries, if any."""
         count = min(pool.model.queries, self.sizes.queries)
         judged = fidelity.judged_queries(fidelity.CRANFIELD, count)
         asked = [(QUERY, texts.passages), *((one.query, one.passages) for one in judged)]
@@ -262,7 +262,7 @@ class Bench:
                     more = _scores(pool, candidate, asked[1:])
                 except (PeerMissing, CandidateFailed) as error:
                     facts.fidelity_failures[candidate.name] = str(error)
-                    say(f"{candidate.name}: {error}")
+                    print_line(f"{candidate.name}: {error}")
                 else:
                     fidelity.add_collection(figures, judged, reference[1:], more)
 

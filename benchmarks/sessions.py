@@ -1,4 +1,4 @@
-"""Running candidates: each a process of its own, of which one works at a time."""
+"""Run candidates: each in its own process, one active at a time."""
 
 import http.client
 import json
@@ -31,7 +31,7 @@ class CandidateFailed(Exception):
 
 
 class Client(Protocol):
-    """One caller of a candidate; several may call one that serves HTTP at the same time."""
+    """A client of a candidate; an HTTP candidate may have several at the same time."""
 
     def score(self, query: str, passages: list[str]) -> list[float]:
         """Raw logits in the order of the passages. Raises CandidateFailed."""
@@ -86,15 +86,15 @@ class Session:
         return _LineClient(self._process, self._explain)
 
     def pause(self) -> None:
-        """Hold all its threads, so that none takes time from the candidate that works."""
+        """Stop all its threads, so that it takes no time from the active candidate."""
         os.killpg(self.group, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         os.killpg(self.group, signal.SIGCONT)
 
     def close(self) -> None:
-        """End the candidate and whatever it has started."""
+        """Stop the candidate and every process that it started."""
         self._signal(signal.SIGCONT)
         self._signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -122,8 +122,8 @@ class Session:
         raise self._explain(f"not ready within {_START_S:.0f} s")
 
     def _explain(self, what: str) -> CandidateFailed:
-        """What went wrong, with the end of its log when it has ended."""
-        time.sleep(0.1)  # a process whose pipe has closed is about to end
+        """The error, with the end of its log when it has ended."""
+        time.sleep(0.1)  # after its pipe closes, the process ends
         status = self._process.poll()
         if status is None:
             return CandidateFailed(what)
@@ -140,7 +140,7 @@ class _LineClient:
         self._explain = explain
 
     def wait_until_ready(self) -> None:
-        """Read the line that says so."""
+        """Read the ready line."""
         self._read(_START_S)
 
     def score(self, query: str, passages: list[str]) -> list[float]:
@@ -158,11 +158,11 @@ class _LineClient:
         return _checked(answer["scores"], passages)
 
     def close(self) -> None:
-        """See Client: the pipe is the session's."""
+        """See Client: the pipe belongs to the session."""
 
     def _read(self, limit_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
-        # A pipe has no timeout of its own; ending the process ends the wait.
+        # A pipe has no timeout of its own; killing the process ends the wait.
         watch = threading.Timer(limit_s, os.killpg, (self._process.pid, signal.SIGKILL))
         watch.start()
         try:
@@ -176,7 +176,7 @@ class _LineClient:
 
 
 class Dialect(Protocol):
-    """How one kind of server is asked."""
+    """The HTTP contract of a kind of server."""
 
     ready: str
     path: str
@@ -225,7 +225,7 @@ DIALECTS: dict[Speaks, Dialect] = {"nim": _Nim(), "service": _Service(), "infini
 
 
 class _HttpClient:
-    """One connection that is kept open."""
+    """A client with one persistent connection."""
 
     def __init__(
         self,
@@ -265,9 +265,9 @@ class _HttpClient:
 
 
 class Pool:
-    """The running candidates of one model; `resident` ones stay open between their turns.
+    """The running candidates of one model; `resident` ones stay running between their turns.
 
-    No turn begins after `deadline`, in seconds of time.monotonic().
+    No turn starts after `deadline`, in seconds of time.monotonic().
     """
 
     def __init__(self, model: BenchModel, graphs: dict[str, Path | str], deadline: float) -> None:
@@ -281,9 +281,9 @@ class Pool:
 
     @contextmanager
     def turn(self, candidate: Candidate) -> Iterator[tuple[Session, bool]]:
-        """The candidate, running, and whether it was only now started.
+        """The running candidate, and whether it was just started.
 
-        Raises PeerMissing or CandidateFailed; one that failed inside the block is ended.
+        Raises PeerMissing or CandidateFailed; a candidate that fails inside the block is stopped.
         """
         session, fresh = self._take(candidate)
         try:
@@ -298,13 +298,13 @@ class Pool:
             self._end(session)
 
     def close(self) -> None:
-        """End all of them."""
+        """Stop all of them."""
         for session in list(self._open.values()):
             self._end(session)
 
     def _take(self, candidate: Candidate) -> tuple[Session, bool]:
         if time.monotonic() > self._deadline:
-            raise PeerMissing("not begun: the bench's time was over")
+            raise PeerMissing("skipped: the time limit was reached")
         if candidate.name in self._open:
             session = self._open[candidate.name]
             session.resume()
@@ -336,11 +336,11 @@ class Pool:
 
 
 def refusal(candidate: Candidate, model: BenchModel) -> str:
-    """Why the candidate is not run on this model; "" when it is."""
+    """Why the candidate is skipped on this model; "" when it runs."""
     if model.family not in candidate.families:
         return f"cannot run the {model.family} family"
     if model.large and candidate.small_only:
-        return "not run at this size: it would tell nothing new"
+        return "skipped at this size: no new information"
     return ""
 
 

@@ -1,5 +1,5 @@
-"""A request's stages as a picture: python -m benchmarks.stage_plot FILE, in an environment with
-matplotlib. Writes an SVG beside the JSON file of benchmarks.stages."""
+"""Plot a request's stages: python -m benchmarks.stage_plot FILE, in an environment with matplotlib.
+Writes an SVG beside the JSON file of benchmarks.stages."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ _WEB, _MODEL = "#b35806", "#1b7837"
 
 
 def main(file: Path) -> None:
-    """One panel a load: a bar a stage, in the order of the stages."""
+    """One panel per load, with a bar per stage, in the order of the stages."""
     mpl.use("svg")
     # Without it every run writes other identifiers into the same picture.
     mpl.rcParams["svg.hashsalt"] = "benchmarks"

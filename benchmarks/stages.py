@@ -1,7 +1,7 @@
-"""`make profile`: where one request's time goes, stage by stage, over HTTP through a real server.
+"""`make profile`: the time of one request, stage by stage, over HTTP through a real server.
 
-The server's own words are used: the header server-timing of every answer, and the metrics before
-and after. What is left of a request's time at the client is the way there and back.
+The figures are the server's own: the header server-timing of every answer, and the metrics before
+and after. The rest of a request's time at the client is transport.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 from benchmarks import machine
 from benchmarks.environments import ROOT, PeerMissing, interpreter
-from benchmarks.progress import say, stage
+from benchmarks.progress import print_line, stage
 from checks.serving import served
 from exporter.library_texts import mixed_group
 from runtime.manifest import Manifest, read_manifest
-from runtime.outputs import refusals_told, write_whole
+from runtime.outputs import exit_on_refusal, write_atomic
 
 RESULTS = Path(__file__).with_name("results")
 _MANY_CLIENTS = 16
@@ -34,14 +34,14 @@ _PATHS = {"rank": "/v1/ranking", "embed": "/v1/embeddings"}
 _WARM_S = 2.0
 _TIMING = re.compile(r"(\w+);dur=([\d.]+)")
 _SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
-# Stages of the web side; the others are the model's.
+# Stages of the web server; the others belong to the model.
 WEB = ("client and socket", "HTTP and routing", "read body", "decode", "hand back", "encode reply")
 
 
 @dataclass
 class Load:
-    """Requests of `texts` texts each, sent by `clients` at a time; milliseconds by stage and
-    request, `engine_call_ms` of one engine call."""
+    """Requests of `texts` texts each, sent by `clients` at a time; milliseconds by stage per
+    request, `engine_call_ms` per engine call."""
 
     clients: int
     texts: int
@@ -52,12 +52,12 @@ class Load:
 
     @property
     def total_ms(self) -> float:
-        """One request's time at its client."""
+        """The latency of one request at its client."""
         return sum(self.stages_ms.values())
 
     @property
     def web_ms(self) -> float:
-        """The part of it that the web side takes."""
+        """The web server's part of it."""
         return sum(self.stages_ms[name] for name in WEB)
 
 
@@ -67,23 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each load (%(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
-    wish = parser.parse_args(arguments)
-    manifest = read_manifest(wish.artifact)
+    args = parser.parse_args(arguments)
+    manifest = read_manifest(args.artifact)
     loads = [Load(1, _TEXTS[manifest.kind]), Load(_MANY_CLIENTS, 1)]
-    models = {manifest.kind: wish.artifact.resolve()}
+    models = {manifest.kind: args.artifact.resolve()}
     with served(**models) as address:
         for load in loads:
             with stage(f"{load.clients} clients with {load.texts} texts a request"):
-                measure(load, address, manifest, wish.seconds)
-    name = f"profile-{wish.artifact.resolve().name}"
+                measure(load, address, manifest, args.seconds)
+    name = f"profile-{args.artifact.resolve().name}"
     table = markdown(manifest, loads)
-    write_whole(wish.out / f"{name}.md", table.encode())
-    say(f"\n{table}")
-    _draw(wish.out / f"{name}.json", manifest, loads)
+    write_atomic(args.out / f"{name}.md", table.encode())
+    print_line(f"\n{table}")
+    _draw(args.out / f"{name}.json", manifest, loads)
 
 
 def measure(load: Load, address: str, manifest: Manifest, seconds: float) -> None:
-    """Send the load for `seconds`, after some untimed ones, and fill in what it took."""
+    """Send the load for `seconds`, after untimed warm-up requests, and store the timings."""
     group = mixed_group(max(load.texts, _MANY_CLIENTS), manifest.max_tokens)
     starts = range(0, len(group.passages), load.texts)
     texts = [group.passages[i : i + load.texts] for i in starts]
@@ -93,26 +93,26 @@ def measure(load: Load, address: str, manifest: Manifest, seconds: float) -> Non
     timings, clocks = _send(load, address, manifest, bodies, seconds)
     after = _metrics(address)
     spent = {name: after[name] - before[name] for name in after}
-    told = {name: fmean(timing[name] for timing in timings) for name in timings[0]}
+    stage_ms = {name: fmean(timing[name] for timing in timings) for name in timings[0]}
     load.requests = len(clocks)
     load.calls = round(spent["exec_count"])
     server_ms = spent["request_latency_seconds_sum"] / load.requests * 1e3
     load.stages_ms = {
         "client and socket": fmean(clocks) * 1e3 - server_ms,
-        "HTTP and routing": server_ms - sum(told.values()),
-        "read body": told["read"],
-        "decode": told["decode"],
-        "tokenise": told["tokenize"],
-        "wait": told["queue"],
-        "engine": told["engine"],
-        "hand back": told["answer"],
-        "encode reply": told["encode"],
+        "HTTP and routing": server_ms - sum(stage_ms.values()),
+        "read body": stage_ms["read"],
+        "decode": stage_ms["decode"],
+        "tokenise": stage_ms["tokenize"],
+        "wait": stage_ms["queue"],
+        "engine": stage_ms["engine"],
+        "hand back": stage_ms["answer"],
+        "encode reply": stage_ms["encode"],
     }
     load.engine_call_ms = spent["compute_infer_duration_us"] / load.calls * 1e-3
 
 
 def markdown(manifest: Manifest, loads: Sequence[Load]) -> str:
-    """What was measured, as a table."""
+    """The results as a table."""
     facts = machine.describe()
     lines = [
         f"# Where a request's time goes: {manifest.model_id}, {manifest.target}",
@@ -154,9 +154,9 @@ def _body(kind: str, query: str, texts: Sequence[str]) -> bytes:
 def _send(
     load: Load, address: str, manifest: Manifest, bodies: Sequence[bytes], seconds: float
 ) -> tuple[list[dict[str, float]], list[float]]:
-    """What every answer told of its stages (milliseconds), and how long each took (seconds).
+    """The server-timing of every answer (milliseconds), and its latency (seconds).
 
-    Every client sends one request at least.
+    Every client sends at least one request.
     """
     timings: list[dict[str, float]] = []
     clocks: list[float] = []
@@ -178,8 +178,8 @@ def _send(
                 if answer.status != 200:
                     failures.append(f"status {answer.status}: {content[:300].decode()}")
                     return
-                told = answer.headers["server-timing"]
-                timings.append({name: float(spent) for name, spent in _TIMING.findall(told)})
+                header = answer.headers["server-timing"]
+                timings.append({name: float(spent) for name, spent in _TIMING.findall(header)})
                 clocks.append(took)
                 if time.monotonic() >= end:
                     return
@@ -195,7 +195,7 @@ def _send(
 
 
 def _metrics(address: str) -> dict[str, float]:
-    """The sums that the stages need, over all models and over the routes that are measured."""
+    """The sums that the stages need, over all models and the measured routes."""
     with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)) as connection:
         connection.request("GET", "/v1/metrics")
         text = connection.getresponse().read().decode()
@@ -213,25 +213,25 @@ _DURATIONS = ("compute_infer_duration_us",)
 
 
 def _draw(file: Path, manifest: Manifest, loads: Sequence[Load]) -> None:
-    """Write the figures as JSON, and beside it the picture that the plots' environment makes."""
+    """Write the figures as JSON, and a plot beside it, made in the plots' environment."""
     content = {
         "title": f"{manifest.model_id}, {manifest.target}",
         "web": WEB,
         "loads": [{"title": _title(load), "stages_ms": load.stages_ms} for load in loads],
     }
-    write_whole(file, json.dumps(content, indent=1).encode() + b"\n")
+    write_atomic(file, json.dumps(content, indent=1).encode() + b"\n")
     try:
         python = interpreter("plots")
     except PeerMissing as missing:
-        say(f"no picture: {missing}")
+        print_line(f"no picture: {missing}")
         return
     command = [str(python), "-m", "benchmarks.stage_plot", str(file.resolve())]
     if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        say("no picture: see above")
+        print_line("no picture: see above")
         return
-    say(f"written: {file.with_suffix('.md')}, {file.with_suffix('.svg')}")
+    print_line(f"written: {file.with_suffix('.md')}, {file.with_suffix('.svg')}")
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         main()

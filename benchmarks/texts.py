@@ -1,4 +1,4 @@
-"""The texts: made of the sentences that the exporter proves artifacts on, to exact token counts."""
+"""The texts: made from the exporter's proof sentences, with exact token counts."""
 
 import math
 import random
@@ -12,10 +12,10 @@ from runtime.text import PairEncoder, load_tokenizer
 QUERY = "How do vaccines protect against infection?"
 SHORTEST, LONGEST = 30, 512
 _SEED = 1
-# Groups of odd characters would make a text's tokens depend on its neighbours.
+# Groups of special characters would make a text's tokens depend on its neighbours.
 _GROUPS = ("uneven", "near lengths", "special tokens", "template text")
 _SPECIAL = ("[", "<", "{", "%")
-# One token each in most vocabularies, whatever stands before.
+# One token each in most vocabularies, whatever precedes it.
 _FILLERS = (" the", " a", " of", ".", ",")
 
 
@@ -43,18 +43,18 @@ class TextMaker:
 
         Raises ValueError for a length that no passage has, such as one below the query's own.
         """
-        randomness = random.Random(_SEED)
-        passages = [self._passage(length, randomness) for length in lengths]
+        rng = random.Random(_SEED)
+        passages = [self._passage(length, rng) for length in lengths]
         return Texts(passages, self.count(passages))
 
     def count(self, passages: Sequence[str]) -> list[int]:
         """Tokens of each pair."""
         return [len(row) for row in self._encoder.encode(QUERY, passages).rows]
 
-    def _passage(self, tokens: int, randomness: random.Random) -> str:
-        words = _words(tokens, randomness)
+    def _passage(self, tokens: int, rng: random.Random) -> str:
+        words = _words(tokens, rng)
         low, high = 1, len(words)
-        while low < high:  # the most words that fit
+        while low < high:  # find the most words that fit
             middle = (low + high + 1) // 2
             if self._tokens(" ".join(words[:middle])) <= tokens:
                 low = middle
@@ -79,7 +79,7 @@ class TextMaker:
 
 def mixed_lengths(count: int, longest: int = LONGEST) -> list[int]:
     """`count` lengths between SHORTEST and `longest`, evenly on a logarithmic scale, shuffled:
-    many short passages and few long ones, as retrievers find them."""
+    many short passages and few long ones, as in retrieval results."""
     last = max(1, count - 1)
     step = math.log(longest / SHORTEST) / last
     lengths = [round(SHORTEST * math.exp(step * i)) for i in range(count)]
@@ -87,7 +87,7 @@ def mixed_lengths(count: int, longest: int = LONGEST) -> list[int]:
     return lengths
 
 
-def _words(count: int, randomness: random.Random) -> list[str]:
+def _words(count: int, rng: random.Random) -> list[str]:
     """At least `count` words of whole passages in random order."""
     passages = [
         passage
@@ -98,5 +98,5 @@ def _words(count: int, randomness: random.Random) -> list[str]:
     ]
     words: list[str] = []
     while len(words) < count:
-        words += randomness.choice(passages).split()
+        words += rng.choice(passages).split()
     return words

@@ -1,1 +1,1 @@
-"""Checks too heavy or too particular for the tests: a 1B shape, and real weights."""
+"""Checks that are too slow or need too much for the tests: the 1B shape, real weights, soak, …"""

@@ -2,11 +2,11 @@
 
     python -m checks.all [TARGET ...]
 
-One after the other, each as `make TARGET`; a check that fails stops no other. What one prints goes
-to build/check-all/TARGET.log. The table at the end has one of three words for each: ok, failed, or
-not possible here, which is what the last line of a check says that lacks a command, memory or a
-quiet machine. The exit status is 1 when one failed. The recipe begins anew: output/rerank-small is
-made again.
+Runs them one after another, each as `make TARGET`; a failed check does not stop the others. The
+output of a check goes to build/check-all/TARGET.log. The table at the end has one of three verdicts
+for each: ok, failed, or not possible here, which the last line of a check says when a command,
+memory or a quiet machine is missing. The exit status is 1 when one failed. The recipe starts over:
+output/rerank-small is made again.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from checks.here import NOT_HERE
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "check-all"
 OK, FAILED, IMPOSSIBLE = "ok", "failed", "not possible here"
-# Several times what a check takes: no hang eats the hour, and no slow machine is taken for one.
+# Several times what a check takes: a hang does not use up the hour, a slow machine is no hang.
 LIMIT_S = 1800.0
 _STOP_S = 60.0
-_SHOWN_LINES = 15
-_REASON_CHARACTERS = 100
+_MAX_LINES = 15
+_MAX_REASON = 100
 
 
 @dataclass(frozen=True)
 class Target:
-    """A target of the Makefile, the variables that it is given, and how long it may take."""
+    """A target of the Makefile, its variables, and its time limit."""
 
     name: str
     variables: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Target:
 
     @property
     def command(self) -> Sequence[str]:
-        """What runs it."""
+        """The command line."""
         return ["make", "--no-print-directory", "-C", str(ROOT), self.name, *self.variables]
 
 
@@ -52,6 +52,7 @@ TARGETS = (
     Target("check-tensorrt"),
     Target("check-sky"),
     Target("check-deploy"),
+    Target("docs"),
     Target("test-heavy"),
     Target("check-triton"),
     Target("check-minilm"),
@@ -66,35 +67,35 @@ TARGETS = (
     Target("hostile"),
     Target("check-replicas"),
     Target("soak", ("MINUTES=2",)),
-    Target("recipe", ("RECIPE=--force",)),  # what is finished is not done again
+    Target("recipe", ("RECIPE=--force",)),  # without it, finished stages are skipped
     Target("test-faults"),
     Target("image-test"),
-    # Only a limit: it takes a third of the hour that all of them have.
+    # Only a limit: it takes a third of the hour that all checks have.
     Target("check-1b", limit_s=2 * LIMIT_S),
 )
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a target fared: its verdict, the seconds that it took, and why or with what result."""
+    """The result of a target: verdict, seconds, and the reason or a summary."""
 
     name: str
     verdict: str
     seconds: float
-    said: str
+    reason: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when no target failed."""
     chosen = _chosen(arguments)
-    # As an exception, so that a check ends with us.
+    # Turn SIGTERM into an exception, so that a check ends with this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    print(f"{len(chosen)} checks, one after the other: {', '.join(one.name for one in chosen)}")
-    print(f"what each of them prints: {LOGS.relative_to(ROOT)}/TARGET.log", flush=True)
+    print(f"{len(chosen)} checks, one after another: {', '.join(one.name for one in chosen)}")
+    print(f"their output: {LOGS.relative_to(ROOT)}/TARGET.log", flush=True)
     results: list[Result] = []
     try:
         for target in chosen:
-            results.append(_run(target))  # noqa: PERF401 (what is done stands in the table)
+            results.append(_run(target))  # noqa: PERF401 (an interrupt keeps the results so far)
     except KeyboardInterrupt:
         print("  interrupted: the table ends here")
         return 130
@@ -104,11 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(target: Target) -> Result:
-    """Run it, and tell how it fares while others wait."""
+    """Run it, and print its progress and result."""
     print(f"{target.name} …", flush=True)
     log = LOGS / f"{target.name}.log"
     result = run(target.name, target.command, log, target.limit_s)
-    print(f"  {result.verdict}, {result.seconds:.0f} s: {result.said}", flush=True)
+    print(f"  {result.verdict}, {result.seconds:.0f} s: {result.reason}", flush=True)
     if result.verdict == FAILED:
         print(textwrap.indent(_end_of(log), "  | "), flush=True)
     return result
@@ -129,9 +130,9 @@ def _chosen(arguments: Sequence[str] | None) -> list[Target]:
 
 
 def run(name: str, command: Sequence[str], log: Path, limit_s: float = LIMIT_S) -> Result:
-    """Run one command in a process group of its own, which ends with it, and judge it."""
+    """Run one command in its own process group, end the group with it, and judge the result."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    # A make of its own: it takes no jobs and no variables of the one that may have started us.
+    # A make of its own: without the jobs and variables of the make that may have started us.
     outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"}
     environment = {key: value for key, value in os.environ.items() if key not in outer}
     began = time.monotonic()
@@ -152,20 +153,20 @@ def run(name: str, command: Sequence[str], log: Path, limit_s: float = LIMIT_S) 
             _end(process)
     seconds = time.monotonic() - began
     if status is None:
-        return Result(name, FAILED, seconds, f"no end within {limit_s:.0f} s")
-    verdict, said = judge(status, log.read_text(errors="replace"))
-    return Result(name, verdict, seconds, said)
+        return Result(name, FAILED, seconds, f"did not end within {limit_s:.0f} s")
+    verdict, reason = judge(status, log.read_text(errors="replace"))
+    return Result(name, verdict, seconds, reason)
 
 
 def judge(status: int, printed: str) -> tuple[str, str]:
     """The verdict on a command that ended with `status`, and the line that says why."""
-    # make has its own words after those of a check that failed.
+    # make adds lines of its own after those of a failed check.
     lines = [line for line in printed.splitlines() if line.strip() and not _is_of_make(line)]
     last = lines[-1] if lines else "printed nothing"
-    # Only as the last words: before them they may be those of another process.
+    # Only in the last line: earlier lines may come from another process.
     if status != 0 and last.startswith(NOT_HERE):
         return IMPOSSIBLE, last.removeprefix(NOT_HERE)
-    return OK if status == 0 else FAILED, textwrap.shorten(last, _REASON_CHARACTERS)
+    return OK if status == 0 else FAILED, textwrap.shorten(last, _MAX_REASON)
 
 
 def _is_of_make(line: str) -> bool:
@@ -173,8 +174,8 @@ def _is_of_make(line: str) -> bool:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and whatever it has left in its group: politely, so that it can take its
-    mounts and its own children down, then for good."""
+    """End the process and its group: with SIGTERM first, so that it can remove its mounts and its
+    own children, then with SIGKILL."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -185,18 +186,18 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _end_of(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_MAX_LINES:])
 
 
 def table(results: Iterable[Result]) -> list[str]:
-    """The results as lines of text, and one of totals."""
+    """The results as lines of text, with a line of totals."""
     results = list(results)
     rows = [("target", "result", "seconds", "")]
-    rows += [(one.name, one.verdict, f"{one.seconds:.0f}", one.said) for one in results]
+    rows += [(one.name, one.verdict, f"{one.seconds:.0f}", one.reason) for one in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        f"{name:{widths[0]}}  {verdict:{widths[1]}}  {seconds:>{widths[2]}}  {said}".rstrip()
-        for name, verdict, seconds, said in rows
+        f"{name:{widths[0]}}  {verdict:{widths[1]}}  {seconds:>{widths[2]}}  {reason}".rstrip()
+        for name, verdict, seconds, reason in rows
     ]
     counts = (
         f"{sum(one.verdict == verdict for one in results)} {verdict}"

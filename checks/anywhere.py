@@ -1,8 +1,8 @@
-"""`make test-anywhere`: the suite as other machines, orders and users run it.
+"""`make test-anywhere`: run the suite as on other machines, in other orders and as other users.
 
-Five runs one after the other: two workers on all cores, one core, two busy loops beside it, a
-random order, a user who is not root. What one prints goes to build/test-anywhere/. The exit status
-is 1 when one failed.
+Five runs, one after another: two workers on all cores, one core, next to two busy loops, in random
+order, as a user who is not root. Their output goes to build/test-anywhere/. The exit status is 1
+when one failed.
 """
 
 import os
@@ -23,22 +23,22 @@ _NO_HOME = "/nonexistent"
 _BUSY_LOOPS = 2
 
 _TEST = ("make", "--no-print-directory", "-C", str(ROOT), "test")
-# In the checkout of another user: what the suite would leave there it cannot.
+# In another user's checkout: the suite cannot leave files there.
 _AS_NOBODY = (
     *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
     *("env", f"HOME={_NO_HOME}", "PYTHONDONTWRITEBYTECODE=1"),
     *(*_TEST, "PYTEST=-p no:cacheprovider"),
 )
-# Shows $1, an interpreter below the closed folder $2, to everybody, and runs the rest. Only for
-# itself: it has mounts of its own.
+# Makes $1, an interpreter below the closed folder $2, visible to all users, and runs the rest. Only
+# for itself: it has its own mount namespace.
 _OPENING = """
 set -e
-shown=$(mktemp -d)
-mount --bind "$1" "$shown"
+visible=$(mktemp -d)
+mount --bind "$1" "$visible"
 mount -t tmpfs -o mode=755 none "$2"
 mkdir -p "$1"
-mount --move "$shown" "$1"
-rmdir "$shown"
+mount --move "$visible" "$1"
+rmdir "$visible"
 shift 2
 exec "$@"
 """
@@ -48,7 +48,7 @@ def main() -> int:
     """0 when every run passed."""
     need_tools(dict.fromkeys(("taskset", "setpriv", "unshare"), "util-linux"))
     if _closed_folder(ROOT):
-        not_here(f"only its owner can enter {_closed_folder(ROOT)}; clone somewhere else")
+        not_here(f"only its owner can enter {_closed_folder(ROOT)}; clone to another folder")
     if os.getuid() != 0:
         not_here("only root can run the suite as another user")
     results = [
@@ -64,7 +64,7 @@ def main() -> int:
 
 def _run(name: str, command: Sequence[str]) -> Result:
     result = run(name, command, LOGS / f"{name.replace(' ', '-')}.log")
-    print(f"{name}: {result.verdict}, {result.seconds:.0f} s: {result.said}", flush=True)
+    print(f"{name}: {result.verdict}, {result.seconds:.0f} s: {result.reason}", flush=True)
     return result
 
 
@@ -77,7 +77,7 @@ def _as_nobody() -> Sequence[str]:
 
 
 def _closed_folder(path: Path) -> Path | None:
-    """The uppermost folder on the way to `path` that others cannot enter."""
+    """The topmost folder on the path that other users cannot enter."""
     return next(
         (one for one in (*reversed(path.parents), path) if not one.stat().st_mode & stat.S_IXOTH),
         None,

@@ -1,8 +1,8 @@
-"""`make test-contract`: schemathesis reads /openapi.json and tries every route with made-up bodies.
+"""`make test-contract`: schemathesis reads /openapi.json and sends generated bodies to every route.
 
-Good and bad requests alike must get a documented status, with a body as documented, and never a
-5xx. It runs in an environment of its own against a server with the mock, so that no model's speed
-bounds the number of requests.
+Valid and invalid requests must get a documented status and a documented body, and never a 5xx. It
+runs in its own environment against a server with the mock, so that no model's speed limits the
+number of requests.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PHASES = ("examples", "coverage", "fuzzing")
 def main() -> int:
     """The tool's own exit status, 0 when it finds nothing."""
     parser = argparse.ArgumentParser(prog="python -m checks.contract", description=main.__doc__)
-    parser.add_argument("--examples", type=int, default=60, help="made-up requests a route")
+    parser.add_argument("--examples", type=int, default=60, help="generated requests per route")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     with served() as address:

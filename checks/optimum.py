@@ -1,8 +1,8 @@
-"""`make check-optimum`: the graph that optimum makes of a BERT cross-encoder, against ours.
+"""`make check-optimum`: optimum's graph of a BERT cross-encoder, against ours.
 
-A seeded checkpoint of MiniLM-L6's shape is exported twice: by optimum-onnx, in an environment of
-its own with the version of transformers that it needs, and by rerank-export. Both graphs must
-give PyTorch's logits on the parity texts; how fast each runs is shown and not judged.
+A seeded checkpoint of MiniLM-L6's shape is exported twice: by optimum-onnx, in a separate
+environment with its version of transformers, and by rerank-export. Both graphs must give PyTorch's
+logits on the parity texts; speed is shown and not judged.
 """
 
 import os
@@ -47,7 +47,7 @@ MAX_TOKENS = 512
 CALLS = ((1, 64), (8, 128), (32, 128))
 ROUNDS = 15
 
-# cross-encoder/ms-marco-MiniLM-L6-v2; large enough for its speed to mean something.
+# cross-encoder/ms-marco-MiniLM-L6-v2; large enough for meaningful speed.
 SHAPE: dict[str, Any] = {
     "architectures": ["BertForSequenceClassification"],
     "model_type": "bert",
@@ -75,7 +75,7 @@ Scores = npt.NDArray[np.float64]
 
 
 class Reference(msgspec.Struct):
-    """What optimum's environment says of the pairs: tokens, and PyTorch's logits."""
+    """Results of optimum's environment for the pairs: tokens, and PyTorch's logits."""
 
     versions: dict[str, str]
     token_ids: list[list[int]]
@@ -127,7 +127,7 @@ def ask_optimum(python: Path, checkpoint: Path, out: Path, groups: tuple[Group, 
     out.mkdir(parents=True)
     asked, answered = out / "pairs.json", out / "reference.json"
     asked.write_bytes(msgspec.json.encode(question))
-    # -I, as otherwise this folder's optimum.py would stand before the package.
+    # -I, or else this folder's optimum.py would shadow the package.
     script = str(Path(__file__).with_name("optimum_reference.py"))
     command = [str(python), "-I", script, str(asked), str(answered)]
     done = subprocess.run(command, env={**os.environ, **SWITCHES, "HF_HUB_OFFLINE": "1"})

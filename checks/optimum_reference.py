@@ -1,4 +1,4 @@
-"""What optimum says: runs in an environment of its own, imports none of ours.
+"""optimum's results: runs in a separate environment, imports none of ours.
 
 Reads checkpoint, folder and pairs from the JSON file named first; exports the checkpoint into the
 folder and writes versions, tokens and PyTorch's logits of the pairs, one unpadded row a call, to

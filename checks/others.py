@@ -1,23 +1,23 @@
-"""How much of this machine other processes take while a check measures time."""
+"""The share of the machine that other processes use while a check measures time."""
 
 import os
 import time
 from pathlib import Path
 
-# The share above which they, and not the server, may be what a check measures.
-MUCH = 0.05
+# Above this share a check may measure the other processes instead of the server.
+MAX_OTHER_SHARE = 0.05
 
 
 class Others:
-    """Counts from when it is made: everybody's processor time, but that of this process and of
-    all that it started."""
+    """Counts from its creation: all processor time except that of this process and of its
+    descendants."""
 
     def __init__(self) -> None:
         self._processors = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         self._began, self._others = time.monotonic(), self._ticks()
 
     def share(self) -> float:
-        """What they took of the processors that we may use, from 0 to 1, until now."""
+        """The share of our processors that other processes used, 0 to 1, until now."""
         possible = (time.monotonic() - self._began) * len(self._processors)
         ticks = max(0, self._ticks() - self._others)
         return ticks / os.sysconf("SC_CLK_TCK") / possible
@@ -38,7 +38,7 @@ def _all_ticks(processors: set[str]) -> int:
 
 
 def _own_ticks() -> int:
-    """Of this process and its descendants, those that ended included."""
+    """Ticks of this process and its descendants, including those that ended."""
     parents, ticks = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

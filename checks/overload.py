@@ -1,18 +1,17 @@
-"""`make overload`: what accepted and refused requests see at four times the sustainable load.
+"""`make overload`: latency of accepted and refused requests at four times the sustainable load.
 
-First one caller alone, then as many as keep the engine busy: the unloaded p99 and the sustainable
-rate. Then a server whose queue holds RERANK_MAX_QUEUE_TOKENS for one second at that rate, and
-arrivals at four times the rate, whether or not the ones before were answered. Accepted requests
-should take at most twice what they take unloaded and thrice the queue's bound (tokens that may
-wait, at the speed measured in the overload), and refusals be told in under 50 ms: the median, and
-the p99. Requests take turns, so those in a full queue are half computed on average: what waits in
-it is half of what they brought, and an accepted one sees twice the queue go by, by chance more.
+Measures first one caller alone, then as many as keep the engine busy: the unloaded p99 and the
+sustainable rate. Then a server whose queue holds RERANK_MAX_QUEUE_TOKENS for one second at that
+rate gets arrivals at four times the rate, whether or not earlier requests were answered. Accepted
+requests should take at most twice the unloaded time plus three times the queue's bound (tokens that
+may wait, at the speed measured in the overload), and refusals under 50 ms: both the median and the
+p99. Requests take turns, so queued ones are half computed on average: the waiting rows are half of
+their tokens, and an accepted request waits for two queues' worth of work, by chance more.
 
-A p99 is judged from a hundred requests on: of fewer it is the slowest alone. Where other processes
-use the machine a bound that holds still says that the server keeps it; one that does not says
-nothing, nor do arrivals of which none was refused: the rate that they are four times of may have
-been measured while others took part of it. The check then ends as not possible here. Statuses and
-Retry-After are judged everywhere.
+A p99 is judged from a hundred requests on: with fewer it is just the slowest. On a machine that
+other processes use, a limit that holds is still a pass; one that is exceeded says nothing, nor do
+arrivals without a refusal: the sustainable rate may have been measured too low. The check then ends
+as not possible here. Statuses and Retry-After are judged everywhere.
 """
 
 import argparse
@@ -29,7 +28,7 @@ import numpy as np
 from checks.faults.own import OwnServer, started
 from checks.here import not_here
 from checks.load import DIALECTS, make_corpus
-from checks.others import MUCH, Others
+from checks.others import MAX_OTHER_SHARE, Others
 
 _PASSAGES = 24
 _CALLERS = 4
@@ -39,7 +38,7 @@ _QUEUES = 3
 _FACTOR = 4.0
 _REFUSAL_S = 0.05
 _UNLOADED = 120
-# Fewer requests have no p99 but their slowest.
+# With fewer requests the p99 is just the slowest.
 _ENOUGH = 100
 
 
@@ -54,7 +53,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Bound:
-    """Seconds that half of the requests, and 99 in 100, may take."""
+    """Limits in seconds for the median and the p99."""
 
     p50: float
     p99: float
@@ -62,7 +61,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Rate:
-    """Requests and real tokens a second."""
+    """Requests and real tokens per second."""
 
     requests: float
     tokens: float
@@ -91,7 +90,7 @@ def main() -> int:
         with started(folder, given) as server:
             server.ready()
             before = Others()
-            asyncio.run(_sustained(server, bodies))  # the server learns its speed
+            asyncio.run(_sustained(server, bodies))  # the server learns its throughput
             others.append(before.share())
             before = Others()
             found, during = asyncio.run(_overload(server, bodies, rate, chosen.seconds))
@@ -100,7 +99,7 @@ def main() -> int:
 
 
 def _bodies(artifact: Path) -> list[bytes]:
-    """Requests that are all different, so that none is computed for another."""
+    """Distinct requests, so that no computation is shared."""
     corpus = make_corpus(artifact)
     _, body, _ = DIALECTS[0]
     return [
@@ -126,7 +125,7 @@ async def _ask(server: OwnServer, body: bytes) -> Answered:
 
 
 async def _alone(server: OwnServer, bodies: list[bytes]) -> Bound:
-    """What one caller alone sees."""
+    """Latency of one caller alone."""
     for body in bodies[:10]:
         await _ask(server, body)
     taken = [(await _ask(server, body)).seconds for body in bodies[:_UNLOADED]]
@@ -134,7 +133,7 @@ async def _alone(server: OwnServer, bodies: list[bytes]) -> Bound:
 
 
 async def _sustained(server: OwnServer, bodies: list[bytes]) -> Rate:
-    """What the server computes while a few callers keep it busy."""
+    """Throughput of the server while a few callers keep it busy."""
     before, began = _tokens(server), time.monotonic()
     end = began + _CALIBRATE_S
 
@@ -153,7 +152,7 @@ async def _sustained(server: OwnServer, bodies: list[bytes]) -> Rate:
 async def _overload(
     server: OwnServer, bodies: list[bytes], rate: Rate, seconds: float
 ) -> tuple[list[Answered], Rate]:
-    """Arrivals at regular times, however many are unanswered."""
+    """Send requests at regular times, however many are unanswered."""
     pause_s = 1 / (rate.requests * _FACTOR)
     before, began = _tokens(server), time.monotonic()
     asked = []
@@ -203,19 +202,19 @@ def _judge(
 
 
 def _verdict(faults: list[str], late: list[str], others: float) -> int:
-    """1 for a fault, and for what was late, or too little, on a machine that was left to us."""
-    excused = late and not faults and others > MUCH
+    """1 for a fault, and for late or missing refusals on an otherwise idle machine."""
+    excused = late and not faults and others > MAX_OTHER_SHARE
     for fault in faults + late:
         print(f"{'late' if excused else 'FAULT':10} {fault}")
     if excused:
-        not_here(f"other processes took {others:.0%} of the machine, wanted {MUCH:.0%}")
+        not_here(f"other processes took {others:.0%} of the machine, wanted {MAX_OTHER_SHARE:.0%}")
     return 1 if faults or late else 0
 
 
 def _too_slow(name: str, seconds: list[float], bound: Bound) -> list[str]:
-    """Print how long the requests of this name took; what of it is above the bound."""
+    """Print the latencies of these requests; returns those above the limit as faults."""
     bounds = f"bounds {bound.p50 * 1e3:.0f} and {bound.p99 * 1e3:.0f} ms"
-    print(f"{name:10} {len(seconds)}, {_told(seconds)}; {bounds}")
+    print(f"{name:10} {len(seconds)}, {_percentiles(seconds)}; {bounds}")
     if not seconds:
         return []
     median, late = np.percentile(seconds, (50, 99))
@@ -227,7 +226,7 @@ def _too_slow(name: str, seconds: list[float], bound: Bound) -> list[str]:
     return faults
 
 
-def _told(seconds: list[float]) -> str:
+def _percentiles(seconds: list[float]) -> str:
     if not seconds:
         return "none"
     parts = [f"{n} {np.percentile(seconds, p) * 1e3:.0f}" for n, p in (("p50", 50), ("p99", 99))]

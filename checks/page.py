@@ -1,8 +1,8 @@
-"""`make test-page`: the page in a real browser, as a person uses it, at desk and phone width.
+"""`make test-page`: the page in a real browser, used as a person would, at desktop and phone width.
 
-Needs Debian's chromium and curl. The browser is driven by checks/page_browser.py in an environment
-of its own; what it copies from the page is run here, in a shell and in Python. Screenshots of every
-step lie in build/test-page, to be looked at.
+Needs Debian's chromium and curl. checks/page_browser.py drives the browser in a separate
+environment; the code copied from the page is run here, in a shell and in Python. Screenshots of
+every step are in build/test-page.
 """
 
 import json
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def _runs(name: str, command: list[str]) -> bool:
-    """Whether what was copied from the page gives the ranking that the page showed."""
+    """Whether the code copied from the page gives the ranking that the page showed."""
     copied = OUT / f"copied-{name}.txt"
     if not copied.is_file():
         print(f"check failed: the page copied no {name}")

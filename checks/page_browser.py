@@ -16,15 +16,15 @@ PASSAGES = [
     "Deep learning uses neural networks",
 ]
 QUERY = "What is machine learning?"
-# Only a hang reaches it.
+# Reached only by a hang.
 PATIENCE_MS, POLL_MS = 120_000, 50
 
 Check = Callable[[Page, Path], None]
 
 
 def until(page: Page, true: str) -> None:
-    """Wait for a JavaScript expression. The browser driver's own way of waiting evaluates strings
-    inside the page, which the page's policy forbids."""
+    """Wait for a JavaScript expression. The browser driver's own wait evaluates strings inside the
+    page, which the page's policy forbids."""
     for _ in range(PATIENCE_MS // POLL_MS):
         if page.evaluate(true):
             return
@@ -39,7 +39,7 @@ def ask(page: Page, query: str = QUERY, passages: list[str] = PASSAGES) -> None:
 
 
 def order(page: Page) -> list[int]:
-    """The ranking that is shown, as indexes of the passages."""
+    """The displayed ranking, as indexes of the passages."""
     page.wait_for_selector("#ranking li")
     texts = page.locator("#ranking .text").all_inner_texts()
     return [PASSAGES.index(text) for text in texts]
@@ -86,7 +86,7 @@ def speaks(page: Page, out: Path) -> None:
 
 
 def complains(page: Page, out: Path) -> None:
-    """Errors come in words, from the page and from the server"""
+    """Errors of the page and of the server are shown as text"""
     ask(page, query=" ")
     page.click("#rank")
     assert "query" in page.inner_text("#problem").lower()
@@ -107,7 +107,7 @@ def complains(page: Page, out: Path) -> None:
 
 
 def copies(page: Page, out: Path) -> None:
-    """curl and Python land on the clipboard"""
+    """curl and Python code is copied to the clipboard"""
     ask(page)
     for name in ("curl", "python"):
         page.click(f'[data-copies="{name}"]')
@@ -161,7 +161,7 @@ def shows_markup_as_text(page: Page, _: Path) -> None:
 
 
 def fits(page: Page, _: Path) -> None:
-    """Nothing sticks out sideways"""
+    """Nothing overflows sideways"""
     ask(page, passages=["x" * 400, *PASSAGES])
     page.click("#rank")
     page.wait_for_selector("#ranking li")
@@ -173,8 +173,8 @@ def documents(page: Page, out: Path) -> None:
     """The documentation lists every operation, with examples"""
     page.goto(page.url.rstrip("/") + "/docs")
     page.wait_for_selector("main details")
-    told = page.evaluate("fetch('/openapi.json').then(reply => reply.json())")
-    wanted = sum(len(methods) for methods in told["paths"].values())
+    openapi = page.evaluate("fetch('/openapi.json').then(reply => reply.json())")
+    wanted = sum(len(methods) for methods in openapi["paths"].values())
     assert page.locator("main > section > details").count() == wanted
     page.click("summary:has-text('/v1/ranking')")
     assert page.locator("text=Request, for example").first.is_visible()
@@ -244,7 +244,7 @@ def _passes(check: Check, context: BrowserContext, address: str, out: Path, widt
 
 
 def _is_trouble(line: Any) -> bool:
-    # The browser logs every status of 400 and more, which the page then tells in words.
+    # The browser logs every status of 400 and more, which the page then shows as text.
     return line.type in ("error", "warning") and "the server responded with" not in line.text
 
 

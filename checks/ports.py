@@ -9,20 +9,20 @@ from collections import deque
 # Below what Linux, macOS and Windows hand to outgoing connections (from 32768 or 49152 up): a
 # port from there may be a client's own before the server that it was meant for takes it.
 _PORTS = range(20_000, 32_768)
-# A server binds a while after its port was chosen. Meanwhile no other process of ours is given
-# the port: this process holds a name for it, as long as it lives or until this many ports later.
+# A server binds a while after its port was chosen. Meanwhile no other process of ours gets the
+# port: this process holds a name for it, until it ends or until this many ports later.
 _HELD = 64
 _held: deque[int] = deque()
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports of 127.0.0.1 that nobody listens on or was just given."""
+    """`count` different ports of 127.0.0.1 without a listener or a reservation."""
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         if len(found) == count:
             return found
         with contextlib.suppress(OSError), socket.socket() as probe:
-            # As servers bind: what an ended one left in TIME_WAIT is free.
+            # As servers bind: a port in TIME_WAIT counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             _hold(port)
@@ -31,20 +31,20 @@ def free_ports(count: int) -> list[int]:
 
 
 def free_port() -> int:
-    """One of them."""
+    """One free port."""
     return free_ports(1)[0]
 
 
 def has_names() -> bool:
-    """Whether this system has abstract sockets, whose names hold ports."""
+    """Whether this system has abstract sockets, whose names reserve ports."""
     return hasattr(socket, "AF_UNIX") and os.path.exists("/proc/net/unix")
 
 
 def _hold(port: int) -> None:
-    """Raises OSError when another call has given the port away.
+    """Reserve the port. Raises OSError when another process has reserved it.
 
     The name is one of Linux's abstract sockets: it belongs to the network namespace, as the port
-    does, and ends with the process. Other systems have none, and rely on chance.
+    does, and ends with the process. Other systems have none, so collisions are possible there.
     """
     if not has_names():
         return

@@ -3,9 +3,9 @@
     python -m checks.pubmedqa PAIRS.jsonl FOLDER
 
 PAIRS.jsonl has a line {"id", "question", "passage"} for each question and the one abstract that
-answers it. They become records as the stage sdg writes them; a fifth is held out, and the stages
+answers it. They become records in the format of the stage sdg; a fifth is held out, and the stages
 prep, finetune and eval run on the configuration beside this file. Raises when the fine-tuned
-model's nDCG@10 is not above the base's. What was measured once stands in LOG.md.
+model's nDCG@10 is not above the base's. LOG.md has one result.
 """
 
 import sys
@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from recipe.cli import main as rerank
-from recipe.durable import write_whole
+from recipe.durable import write_atomic
 from recipe.evaluation.results import read_results
 from recipe.generation.record import (
     Chunk,
@@ -26,7 +26,7 @@ from recipe.generation.record import (
     QaPair,
     Record,
 )
-from runtime.outputs import refusals_told, refuse_inputs
+from runtime.outputs import exit_on_refusal, refuse_inputs
 
 CONFIG = Path(__file__).with_suffix(".toml")
 _BEST = 10.0
@@ -50,7 +50,7 @@ def main() -> None:
     content = pairs.read_bytes().removeprefix(BOM_UTF8)
     records = [_record(decoder.decode(line)) for line in content.splitlines()]
     lines = [msgspec.json.encode(record) + b"\n" for record in records]
-    write_whole(folder / "records.jsonl", b"".join(lines))
+    write_atomic(folder / "records.jsonl", b"".join(lines))
     checkpoints = f"{folder}/finetune/checkpoints"
     settings = [
         f"prep.sdg_input_path={folder}/records.jsonl",
@@ -88,5 +88,5 @@ def _record(pair: _Pair) -> Record:
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         main()

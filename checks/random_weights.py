@@ -38,6 +38,6 @@ def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> t
     """The bfloat16 weight called `name`, drawn from `generator`."""
     if name.endswith("norm.weight"):
         return torch.ones(shape, dtype=torch.bfloat16)
-    # 0.02 is Llama's own start; the head is wider, so that scores spread like trained ones.
+    # 0.02 is Llama's own initialisation; the head's is wider, to spread scores like trained ones.
     deviation = 1 / shape[-1] ** 0.5 if name == "score.weight" else 0.02
     return (torch.randn(shape, generator=generator) * deviation).to(torch.bfloat16)

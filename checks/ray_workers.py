@@ -38,7 +38,7 @@ def main() -> None:
 
 def _mining(folder: Path, embed: Path) -> None:
     recipe = load("small", STAGE_NAMES, [f"sdg.output_dir={folder}/sdg"])
-    perform(sdg.STAGE, recipe.sdg, force=False, say=_quiet)
+    perform(sdg.STAGE, recipe.sdg, force=False, log=_quiet)
     for workers in (1, 2):
         settings = msgspec.structs.replace(
             recipe.prep,
@@ -49,7 +49,7 @@ def _mining(folder: Path, embed: Path) -> None:
             workers=workers,
         )
         began = time.monotonic()
-        perform(prep.STAGE, settings, force=False, say=_quiet)
+        perform(prep.STAGE, settings, force=False, log=_quiet)
         print(f"mining with {workers}: {time.monotonic() - began:.1f} s")
     for name in _FILES:
         one, two = (json.loads((folder / f"prep-{n}" / name).read_bytes()) for n in (1, 2))
@@ -76,7 +76,7 @@ def _scoring(folder: Path, rank: Path) -> None:
             ray_address=None,
             skip_broken=False,
             force=False,
-            say=_quiet,
+            log=_quiet,
         )
         print(f"scoring with {workers}: {time.monotonic() - began:.1f} s")
     one, two = (

@@ -1,7 +1,7 @@
-"""`make check-real CHECKPOINT=DIR`: what only the real weights can show.
+"""`make check-real CHECKPOINT=DIR`: checks that need real weights.
 
-Compares the tokens with those that the NIM of that kind is known to count, exports with parity,
-and measures nDCG@10 where a BEIR folder is at hand. Takes rerankers and embedders.
+Compares token counts with those of the NIM of that kind, exports with parity, and measures nDCG@10
+where a BEIR folder is available. Takes rerankers and embedders.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from runtime.text import load_tokenizer
 
 WORK = Path("build/check-real")
 BEIR = Path("../shared/data/cranfield")
-# 20 queries × 50 passages are half an hour of the 1B model on two cores; a GPU can do them all.
+# 20 queries × 50 passages take half an hour with the 1B model on two cores; a GPU can do all.
 QUERIES = 20
 
 
@@ -42,7 +42,7 @@ class Expectations:
 @dataclass(frozen=True)
 class VectorExpectations:
     """Facts about the embedding NIM: the size of a vector, and the tokens that NIM 1.13.0 reports
-    for so many synthetic passages."""
+    for a number of synthetic passages."""
 
     dimensions: int
     token_counts: dict[int, int]
@@ -50,7 +50,7 @@ class VectorExpectations:
 
 NIM = Expectations(separator_id=33006, token_counts={2: 58, 16: 464})
 EMBED_NIM = VectorExpectations(dimensions=2048, token_counts={1: 17, 16: 272})
-# Embedders of other families have no known answers.
+# Embedders of other families have no reference values.
 _EMBED_PROFILE = "llama-nemotron-embed-1b-v2"
 _QUERY = "Thủ đô của Việt Nam là thành phố nào?"
 _PASSAGE = "Synthetic candidate {i}: deterministic reranking performance fixture."
@@ -67,7 +67,7 @@ class Finding:
 
     @property
     def passed(self) -> bool:
-        """Whether what was found is what was wanted."""
+        """Whether the found value is the wanted one."""
         return self.found == self.wanted
 
 
@@ -111,9 +111,9 @@ def main(
 ) -> int:
     """Run all checks; 1 when one of them fails."""
     disable_telemetry()
-    wish = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     try:
-        export(wish.checkpoint, WORK, Wish(wish.profile, wish.target, wish.max_tokens))
+        export(args.checkpoint, WORK, Wish(args.profile, args.target, args.max_tokens))
         model = open_model(WORK)
     except (ExportError, ServingError) as error:
         print(f"check-real: {error}", file=sys.stderr)
@@ -123,7 +123,7 @@ def main(
         for finding in findings:
             verdict = "ok" if finding.passed else f"FAILED, wanted {finding.wanted}"
             print(f"{finding.what:<32} {finding.found} {verdict}")
-        print(_quality(model, wish.beir, wish.queries))
+        print(_quality(model, args.beir, args.queries))
     finally:
         model.close()
     return 0 if all(finding.passed for finding in findings) else 1
@@ -136,7 +136,7 @@ def _findings(
         return check_tokens(model, WORK, expected)
     if isinstance(model, Embedder) and model.info.profile == _EMBED_PROFILE:
         return check_texts(model, vectors_expected)
-    print(f"{'tokens':<32} not compared: no known answers for profile {model.info.profile}")
+    print(f"{'tokens':<32} not compared: no reference values for profile {model.info.profile}")
     return []
 
 
@@ -152,7 +152,7 @@ def _quality(served: Model, folder: Path, queries: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="check-real", description=__doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a directory or a hub id")
-    parser.add_argument("--profile", help="model profile, when the architecture does not tell")
+    parser.add_argument("--profile", help="model profile, if the architecture does not decide it")
     parser.add_argument("--target", default="cpu-fp32")
     parser.add_argument(
         "--max-tokens", type=int, help="less than the profile's, on a machine with less memory"

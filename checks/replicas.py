@@ -1,12 +1,12 @@
 """`make check-replicas`: how many replicas a load needs, computed and then tried.
 
-The formula (deploy/README.md): replicas = ⌈ requests/s × tokens of a request / (tokens/s of one
-replica × utilisation) ⌉. Here the tokens/s of one replica are measured, a load is chosen for which
-the formula says two, and it is replayed, at random times, before one replica and before two. Each
-replica has a core of its own. What keeps up has answered all but a few requests when the last one
-is due, however fast the machine is: its speed sets the rate. Where other processes use the machine,
-or the cores are two threads of one, two replicas that keep up still say that the formula holds;
-anything else says nothing, and the check ends as not possible here.
+The formula (docs/operations.md): replicas = ⌈ requests/s × tokens of a request / (tokens/s of one
+replica × utilisation) ⌉. This check measures the tokens/s of one replica, chooses a load for which
+the formula says two, and replays it, at random times, against one replica and against two. Each
+replica has a core of its own. Replicas keep up when all but a few requests are answered when the
+last one is due; the machine's speed sets the rate. Where other processes use the machine, or the
+cores are two threads of one, two replicas that keep up still confirm the formula; anything else
+says nothing, and the check ends as not possible here.
 """
 
 import argparse
@@ -23,16 +23,16 @@ from pathlib import Path
 import httpx
 
 from checks.here import not_here
-from checks.others import MUCH, Others
+from checks.others import MAX_OTHER_SHARE, Others
 from checks.serving import served
 
 UTILISATION = 0.7
-# More than one replica can do, and less than two: the formula has to say two.
+# More than one replica can do, and less than two: the formula must say two.
 LOAD = 1.2
-# What two replicas compute together, as a multiple of one's: with less they hinder each other.
+# Minimum throughput of two replicas together, in multiples of one: below it they share a core.
 APART = 1.6
-# At these random times a replica with a fifth too much work has 24 unanswered when the last is due
-# (10 with a twentieth too much), and two have 1 (5 when others take a third of their time).
+# At these random times a replica with 20 % too much work has 24 unanswered when the last is due (10
+# with 5 % too much), and two have 1 (5 when other processes take a third of their time).
 REQUESTS, SEED = 120, 1
 BEHIND = 6
 CORES = Path("/sys/devices/system/cpu")
@@ -50,8 +50,8 @@ def replicas_needed(
     tokens_per_s: float,
     utilisation: float = UTILISATION,
 ) -> int:
-    """How many replicas, of `tokens_per_s` each, carry the load and are busy for no more than
-    `utilisation` of the time."""
+    """The number of replicas, of `tokens_per_s` each, that carry the load at no more than
+    `utilisation`."""
     return math.ceil(requests_per_s * tokens_per_request / (tokens_per_s * utilisation))
 
 
@@ -88,20 +88,20 @@ def main() -> int:
 
 
 def _failed(others: float, siblings: bool) -> int:
-    """1, on a machine where two replicas can have a core each: it says nothing elsewhere."""
-    if others > MUCH:
-        not_here(f"other processes took {others:.0%} of the machine, wanted {MUCH:.0%}")
+    """1 on a machine where two replicas can have a core each; elsewhere not possible here."""
+    if others > MAX_OTHER_SHARE:
+        not_here(f"other processes took {others:.0%} of the machine, wanted {MAX_OTHER_SHARE:.0%}")
     if siblings:
         not_here("found that the two cores are threads of one, wanted two real ones")
-    print("FAULT     replicas do not do what the formula says")
+    print("FAULT     the replicas do not match the formula")
     return 1
 
 
 def _siblings(cores: list[int]) -> bool:
-    """Whether the two are threads of the same core, as far as the kernel tells."""
-    told = (CORES / f"cpu{core}" / "topology" / "thread_siblings_list" for core in cores)
-    # The list of a thread, such as 0,4 or 0-1, is that of its siblings too.
-    first, second = (path.read_text() if path.exists() else str(path) for path in told)
+    """Whether the two are threads of the same core, according to the kernel."""
+    paths = (CORES / f"cpu{core}" / "topology" / "thread_siblings_list" for core in cores)
+    # The list of a thread, such as 0,4 or 0-1, is the same for its siblings.
+    first, second = (path.read_text() if path.exists() else str(path) for path in paths)
     return first == second
 
 
@@ -112,7 +112,7 @@ def _pinned(artifact: Path, cores: list[int]) -> Iterator[list[str]]:
     with ExitStack() as stack:
         urls = []
         for core in cores:
-            os.sched_setaffinity(0, {core})  # a child has its parent's
+            os.sched_setaffinity(0, {core})  # children inherit it
             try:
                 urls.append(stack.enter_context(served(rank=artifact)))
             finally:
@@ -121,7 +121,7 @@ def _pinned(artifact: Path, cores: list[int]) -> Iterator[list[str]]:
 
 
 def _capacity(url: str) -> tuple[float, int]:
-    """Tokens a second of a replica that always has work, and the tokens of one request."""
+    """Tokens per second of a busy replica, and the tokens of one request."""
     with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(CALLERS) as pool:
         tokens = int(client.post("/rerank", json=BODY).json()["usage"]["prompt_tokens"])
         answered = 0
@@ -142,9 +142,9 @@ def _capacity(url: str) -> tuple[float, int]:
 
 
 def _replayed(urls: list[str], rate: float) -> bool:
-    """Whether all requests, at `rate` a second, were answered, and all but a few of them when the
-    last one was due: what waits for a tokeniser or a connection is unanswered as well."""
-    chance = random.Random(SEED)
+    """Whether all requests, at `rate` per second, were answered, and all but a few of them when the
+    last one was due. Requests that wait for a tokeniser or a connection count as unanswered."""
+    rng = random.Random(SEED)
     with ExitStack() as stack:
         clients = [stack.enter_context(httpx.Client(base_url=url, timeout=600)) for url in urls]
         pool = stack.enter_context(ThreadPoolExecutor(REQUESTS))
@@ -154,7 +154,7 @@ def _replayed(urls: list[str], rate: float) -> bool:
             time.sleep(max(0.0, due - time.monotonic()))
             client = clients[number % len(clients)]
             asked.append(pool.submit(client.post, "/rerank", json=BODY))
-            due += chance.expovariate(rate)
+            due += rng.expovariate(rate)
         waiting = sum(not one.done() for one in asked)
         refused = sum(one.result().status_code != httpx.codes.OK for one in asked)
     kept_up = not refused and waiting <= BEHIND

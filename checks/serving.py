@@ -30,7 +30,7 @@ def served(settings: Mapping[str, str] = MappingProxyType({}), **models: Path) -
         "NIM_HTTP_API_PORT": str(port),
         "NIM_TRITON_METRICS_PORT": "0",
         "NIM_TRITON_GRPC_PORT": "0",
-        "NIM_LOG_LEVEL": "WARNING",  # the wait for ready would fill the screen
+        "NIM_LOG_LEVEL": "WARNING",  # at INFO, polling ready would fill the screen
         **settings,
     }
     if not models:

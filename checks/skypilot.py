@@ -1,7 +1,7 @@
-"""`make check-sky`: SkyPilot itself reads the job that `rerank --run PROFILE` would hand to it.
+"""`make check-sky`: SkyPilot itself reads the job that `rerank --run PROFILE` would submit.
 
-No cluster is asked: what is shown is that every key of the task file is SkyPilot's own, and that it
-understands the script, the accelerators and the names of secrets.
+No cluster is contacted. The check shows that every key of the task file is SkyPilot's own, and that
+it understands the script, the accelerators and the names of secrets.
 """
 
 import subprocess

@@ -1,10 +1,10 @@
-"""`make soak`: mixed load for minutes or hours, every answer checked.
+"""`make soak`: mixed load for minutes or hours, with every answer checked.
 
-Requests of mixed lengths in every dialect and over gRPC, one in a hundred bad, some clients that
-hang up, a reload every minute. Every score must be that of the pair computed alone, every vector
-that of its text; no status but 200, 503 and 504 for good requests and 4xx for bad ones; every
-reload must put a new model in the place of each old one; after warm-up threads and descriptors
-stay, and in a run of five minutes or more memory grows no faster than its noise.
+Requests of mixed lengths in every dialect and over gRPC, one in a hundred invalid, some clients
+that disconnect, a reload every minute. Every score must equal that of the pair computed alone,
+every vector that of its text; valid requests get only 200, 503 and 504, invalid ones 4xx; every
+reload must replace each model; after warm-up threads and descriptors stay constant, and in a run of
+five minutes or more memory grows no faster than its noise.
 """
 
 import argparse
@@ -29,33 +29,33 @@ from checks.load import DIALECTS, Corpus, by_index, make_corpus, vectors_alone
 from runtime.postprocess import Floats
 
 _CALLERS = 8
-_MOST_PASSAGES = 40
+_MAX_PASSAGES = 40
 _BAD_SHARE = 0.01
 _VANISHING_SHARE = 0.02
 _GRPC_SHARE = 0.1
 _EMBED_SHARE = 0.1
 _RELOAD_S = 60.0
 _SAMPLE_S = 2.0
-# The first part is warm-up: arenas and caches find their size, and models are loaded twice.
+# The first part is warm-up: arenas and caches reach their size, and models are loaded twice.
 _WARM_UP_SHARE = 0.4
 # Float32 sums in batches of other shapes.
 _DRIFT = 2e-3
 # The same for the components of vectors of length 1.
 _VECTOR_DRIFT = 1e-4
 _RELOADS = "rerank_reloads"
-# A reload takes as long as a start, beside the load.
+# A reload takes as long as a start, under load.
 _RELOAD_PATIENCE_S = 180.0
 _RELOAD_PAUSE_S = 0.2
-# What memory may grow in a minute beyond its own noise before it counts as a leak.
+# Growth of memory per minute beyond its noise that counts as a leak.
 _LEAK_BYTES_A_MINUTE = 1 << 20
-# Each reload leaves the memory on another level: a line through one step says nothing.
+# Each reload leaves another memory level: a line through one step says nothing.
 _JUDGED_S = 3 * _RELOAD_S
 _BAD_BODIES = (b"", b"{", b'{"query": 1}', b'{"query": {"text": ""}, "passages": []}', b"\xff")
 
 
 @dataclass
 class Seen:
-    """What came back, and samples of (seconds, bytes, threads, descriptors)."""
+    """Results, and samples of (seconds, bytes, threads, descriptors)."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Seen:
 
 
 def main() -> int:
-    """0 when nothing was wrong."""
+    """0 when no fault was found."""
     parser = argparse.ArgumentParser(prog="python -m checks.soak", description=__doc__)
     parser.add_argument("--rank", type=Path, default=Path("artifacts/rank"))
     parser.add_argument("--embed", type=Path, default=Path("artifacts/embed"))
@@ -113,29 +113,29 @@ async def _call(
     grpc: tritonclient.InferenceServerClient,
     corpus: Corpus,
     vectors: dict[str, Floats],
-    chance: random.Random,
+    rng: random.Random,
     seen: Seen,
     end: float,
 ) -> None:
     while time.monotonic() < end:
-        kind = chance.random()
-        query, texts = corpus.draw(chance, _MOST_PASSAGES)
+        kind = rng.random()
+        query, texts = corpus.draw(rng, _MAX_PASSAGES)
         work: Awaitable[str]
         if kind < _BAD_SHARE:
-            work = _bad(client, chance)
+            work = _bad(client, rng)
         elif kind < _BAD_SHARE + _VANISHING_SHARE:
-            work = _vanish(client, query, texts, chance)
+            work = _vanish(client, query, texts, rng)
         elif kind < _BAD_SHARE + _VANISHING_SHARE + _GRPC_SHARE:
             work = _over_grpc(grpc, corpus, query, texts, seen)
         elif kind < _BAD_SHARE + _VANISHING_SHARE + _GRPC_SHARE + _EMBED_SHARE:
             work = _embed(client, vectors, texts[:8], seen)
         else:
-            work = _rank(client, corpus, query, texts, chance, seen)
+            work = _rank(client, corpus, query, texts, rng, seen)
         try:
-            told = await work
+            outcome = await work
         except httpx.TransportError as error:
-            told = f"wrong: {type(error).__name__}"
-        seen.statuses[told] += 1
+            outcome = f"wrong: {type(error).__name__}"
+        seen.statuses[outcome] += 1
 
 
 async def _rank(
@@ -143,10 +143,10 @@ async def _rank(
     corpus: Corpus,
     query: str,
     texts: list[str],
-    chance: random.Random,
+    rng: random.Random,
     seen: Seen,
 ) -> str:
-    path, body, scores = chance.choice(DIALECTS)
+    path, body, scores = rng.choice(DIALECTS)
     reply = await client.post(path, json=body(query, texts))
     if reply.status_code == 200:
         _check(corpus, query, texts, scores(reply.json()), path, seen)
@@ -213,19 +213,19 @@ def _check_vectors(wanted: list[Floats], found: list[list[float]], seen: Seen) -
         seen.wrong.append(f"a vector is {worst:.6f} from that of its text alone")
 
 
-async def _bad(client: httpx.AsyncClient, chance: random.Random) -> str:
+async def _bad(client: httpx.AsyncClient, rng: random.Random) -> str:
     headers = {"content-type": "application/json"}
-    body = chance.choice(_BAD_BODIES)
+    body = rng.choice(_BAD_BODIES)
     reply = await client.post("/v1/ranking", content=body, headers=headers)
     return f"bad {reply.status_code}"
 
 
 async def _vanish(
-    client: httpx.AsyncClient, query: str, texts: list[str], chance: random.Random
+    client: httpx.AsyncClient, query: str, texts: list[str], rng: random.Random
 ) -> str:
     path, body, _ = DIALECTS[0]
     try:
-        await client.post(path, json=body(query, texts), timeout=chance.uniform(0.001, 0.02))
+        await client.post(path, json=body(query, texts), timeout=rng.uniform(0.001, 0.02))
     except httpx.TimeoutException:
         return "vanished"
     return "vanished too late"
@@ -249,7 +249,7 @@ async def _reload(server: OwnServer, client: httpx.AsyncClient, seen: Seen, end:
 
 
 async def _reloads(client: httpx.AsyncClient) -> dict[str, int]:
-    """How many reloads put a new model in the place of the old one, by the model's kind."""
+    """The number of reloads that replaced a model, by the model's kind."""
     text = (await client.get("/v1/metrics")).text
     samples = next(
         (
@@ -275,7 +275,9 @@ async def _sample(server: OwnServer, seen: Seen, end: float) -> None:
 def _faults(seen: Seen) -> list[str]:
     allowed = {"good 200", "good 503", "good 504", "good 200 (grpc)", "good 503 (grpc)"}
     allowed |= {"vanished", "vanished too late"} | {f"bad {code}" for code in range(400, 500)}
-    found = [f"{n} times {told!r}" for told, n in seen.statuses.items() if told not in allowed]
+    found = [
+        f"{n} times {outcome!r}" for outcome, n in seen.statuses.items() if outcome not in allowed
+    ]
     found += sorted(set(seen.wrong))[:10]
     if not (seen.scores and seen.vectors and seen.reloads):
         found.append("nothing was checked: no score, no vector or no reload")
@@ -308,7 +310,7 @@ def _judges_memory(seen: Seen) -> bool:
 
 
 def _growth(seen: Seen) -> tuple[float, float]:
-    """Bytes a minute after warm-up, by least squares, and the standard error of that."""
+    """Bytes per minute after warm-up, by least squares, and the standard error."""
     settled = np.asarray([sample[:2] for sample in _settled(seen)], dtype=float)
     minutes, used = settled[:, 0] / 60, settled[:, 1]
     (slope, _), covariance = np.polyfit(minutes, used, 1, cov=True)
@@ -322,8 +324,8 @@ def _report(seen: Seen, faults: list[str]) -> None:
         f"requests  {sum(seen.statuses.values())}, scores checked {seen.scores}, "
         f"vectors {seen.vectors}"
     )
-    for told, count in sorted(seen.statuses.items()):
-        print(f"  {told:20} {count}")
+    for outcome, count in sorted(seen.statuses.items()):
+        print(f"  {outcome:20} {count}")
     print(f"reloads   {seen.reloads}")
     judged = "" if _judges_memory(seen) else ", not judged: too short"
     print(f"memory    {slope / 1e6:+.2f} ± {noise / 1e6:.2f} MB a minute after warm-up{judged}")

@@ -1,8 +1,8 @@
 """`make check-tensorrt`: every name and call of TensorRT's API that we use, against real bindings.
 
 The bindings are in the package registry, their libraries are not. Empty libraries with the few
-functions that the bindings import let them load: classes, enumerations and signatures are then the
-real ones, and our subclasses are made of them. Nothing is computed.
+functions that the bindings import let them load: classes, enumerations and signatures are then
+real, and our subclasses derive from them. Nothing is computed.
 """
 
 import ast
@@ -24,7 +24,7 @@ from checks.here import need_tools
 VERSIONS = ("10", "11")
 SOURCES = (Path("exporter/tensorrt_plan.py"), Path("runtime/engines/tensorrt.py"))
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-# What the bindings import from the libraries.
+# Symbols that the bindings import from the libraries.
 FUNCTIONS = (
     "createInferBuilder_INTERNAL",
     "createInferRefitter_INTERNAL",
@@ -36,7 +36,7 @@ FUNCTIONS = (
     "getPluginRegistry",
     "initLibNvInferPlugins",
 )
-# The class of what our sources call so.
+# The API class of the objects that our sources give these names.
 CLASSES = {
     "_plan": "ICudaEngine",
     "builder": "Builder",
@@ -58,7 +58,7 @@ WORK = Path("build/check-tensorrt")
 
 @dataclass(frozen=True)
 class Use:
-    """An attribute of an object of the API; `call` where it is called with these arguments."""
+    """An attribute of an object of the API; `call` are its arguments where it is called."""
 
     where: str
     owner: str
@@ -67,7 +67,7 @@ class Use:
 
 
 def uses(source: str, text: str) -> Iterator[Use]:
-    """What the module `source` uses: names of the bindings (owner "") and of their objects."""
+    """Names that the module `source` uses: of the bindings (owner "") and of their objects."""
     tree = ast.parse(text)
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
@@ -82,7 +82,7 @@ def uses(source: str, text: str) -> Iterator[Use]:
 
 
 def _chain(node: ast.expr) -> list[str]:
-    """["trt", "BuilderFlag", "TF32"] of trt.BuilderFlag.TF32; a leading self is left out."""
+    """["trt", "BuilderFlag", "TF32"] for trt.BuilderFlag.TF32; a leading self is left out."""
     if isinstance(node, ast.Name):
         return [] if node.id == "self" else [node.id]
     if isinstance(node, ast.Attribute):
@@ -102,7 +102,7 @@ def complaint(use: Use, bindings: Any) -> str | None:
     if use.call is None or not callable(found):
         return None
     ways = signatures(found.__init__ if isinstance(found, type) else found)  # type: ignore[misc]
-    if use.name.endswith("__init__"):  # called of the class: self is given
+    if use.name.endswith("__init__"):  # called on the class: self is an argument
         ways = [[("self", True), *way] for way in ways]
     given, named = len(use.call.args), {k.arg for k in use.call.keywords}
     starred = any(isinstance(argument, ast.Starred) for argument in use.call.args)
@@ -112,8 +112,8 @@ def complaint(use: Use, bindings: Any) -> str | None:
 
 
 def signatures(function: Any) -> list[list[tuple[str, bool]]]:
-    """(name, must be given) of each parameter behind self, for each overload, from pybind11's
-    docstring; of a function in Python, its own."""
+    """(name, required) of each parameter after self, for each overload, from pybind11's docstring;
+    for a Python function, from its signature."""
     if isinstance(function, FunctionType):
         parameters = inspect.signature(function).parameters.values()
         return [[(p.name, p.default is p.empty) for p in parameters]]
@@ -148,7 +148,7 @@ def subclasses(bindings: ModuleType) -> None:
 
 
 def libraries(directory: Path, version: str) -> None:
-    """Empty libraries of TensorRT `version`, for the loader alone."""
+    """Empty libraries of TensorRT `version`, for the loader only."""
     directory.mkdir(parents=True, exist_ok=True)
     code = directory / "empty.c"
     code.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS))
@@ -158,7 +158,7 @@ def libraries(directory: Path, version: str) -> None:
 
 
 def compare() -> int:
-    """In the child process: 1 when anything we use is not there, or otherwise."""
+    """In the child process: 1 when a name is missing or differs."""
     logging.disable()
     bindings = importlib.import_module("tensorrt_bindings")
     sys.modules["tensorrt"] = bindings

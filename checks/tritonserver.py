@@ -1,7 +1,7 @@
 """`make check-triton`: a real tritonserver runs the artifact, and our server runs through it.
 
-The binary is the one that nvidia-pytriton carries, in an environment of its own; it has the Python
-backend only and listens on loopback.
+The binary comes from nvidia-pytriton, in a separate environment; it has only the Python backend and
+listens on loopback.
 """
 
 import os
@@ -35,7 +35,7 @@ from runtime.opening import mock_model, open_ranker
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venvs" / "tritonserver"
-# Only a hang reaches it.
+# Reached only by a hang.
 PATIENCE_S = 300.0
 # The same graph and the same library: only numpy differs.
 SAME = 1e-5
@@ -52,7 +52,7 @@ BODY = {"query": {"text": QUERY}, "passages": [{"text": text} for text in PASSAG
 
 @dataclass(frozen=True)
 class Triton:
-    """A running one: its ports and what it has written."""
+    """A running tritonserver: its ports and its log."""
 
     http: int
     grpc: int
@@ -62,7 +62,7 @@ class Triton:
 
 
 def main() -> int:
-    """0 when every step below held; the first that does not raises."""
+    """0 when every step below passed; the first failure raises."""
     artifact = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
@@ -81,8 +81,8 @@ def main() -> int:
         mock = mock_model("rank")
         made_up = mock.rank(QUERY, PASSAGES).logits  # type: ignore[attr-defined]
         mock.close()
-        said = {"ENABLE_MOCK_INFERENCE": "1"}
-        with triton(repository, Path(folder) / "mock.log", said) as running:
+        flags = {"ENABLE_MOCK_INFERENCE": "1"}
+        with triton(repository, Path(folder) / "mock.log", flags) as running:
             _texts(running, made_up)
             _mock_behind_our_server(running, made_up)
     print("real tritonserver: all steps held")
@@ -117,8 +117,8 @@ def triton(
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """What lets the wheel's binary run outside of pytriton: its libraries, a stub of this Python,
-    and an interpreter that finds our runtime."""
+    """Variables that let the wheel's binary run outside pytriton: its libraries, a stub of this
+    Python, and an interpreter that finds our runtime."""
     packages = next((HOME / "lib").glob("python3.*")) / "site-packages"
     carried = packages / "pytriton" / "tritonserver"
     backend = folder / "backends" / "python"
@@ -173,7 +173,7 @@ def _infer(library: Any, client: Any, queries: list[str], passages: list[str]) -
 
 
 def _rows(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
-    """Token rows through our engine, bounded by the configuration."""
+    """Token rows through our engine, limited by the configuration."""
     for address in (f"http://127.0.0.1:{running.http}", f"grpc://127.0.0.1:{running.grpc}"):
         engine = open_engine(f"triton={address}", artifact)
         assert isinstance(engine, TritonEngine)
@@ -188,7 +188,7 @@ def _rows(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
 
 
 def _rows_without_tokens(running: Triton) -> None:
-    """A row whose mask is 0 throughout is refused; rows that are asked at the same time are not."""
+    """A row whose mask is all 0 is refused; concurrent rows are not."""
     whole = np.ones((2, 4), dtype=np.int64)
     holed = np.asarray([[1, 1, 1, 1], [0, 0, 0, 0]], dtype=np.int64)
     alone = _masked(running, whole)
@@ -207,7 +207,7 @@ def _rows_without_tokens(running: Triton) -> None:
 
 
 def _masked(running: Triton, mask: np.ndarray) -> Any:
-    """The scores of two rows of four tokens under `mask`, or what Triton says instead."""
+    """The scores of two rows of four tokens under `mask`, or Triton's error message."""
     tensors = []
     ids = np.asarray([[5, 6, 7, 8], [9, 10, 11, 12]], dtype=np.int64)
     for name, values in (("input_ids", ids), ("attention_mask", mask)):
@@ -226,8 +226,8 @@ def _masked(running: Triton, mask: np.ndarray) -> Any:
 
 def _flags(running: Triton) -> None:
     log = running.log.read_text(errors="replace")
-    assert re.search(r"rate_limit\s+\|\s+EXEC_COUNT", log), "the rate limit did not arrive"
-    assert re.search(r"^I\d+", log, re.M), "verbosity did not arrive"
+    assert re.search(r"rate_limit\s+\|\s+EXEC_COUNT", log), "the rate limit was not applied"
+    assert re.search(r"^I\d+", log, re.M), "the verbosity was not applied"
     text = httpx.get(f"http://127.0.0.1:{running.metrics}/metrics", timeout=PATIENCE_S).text
     counted = re.search(rf'nv_inference_count{{model="{MODEL_NAME}",version="1"}} (\d+)', text)
     assert counted, text
@@ -247,7 +247,7 @@ def _behind_our_server(running: Triton, artifact: Path, wanted: np.ndarray) -> N
 
 
 def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np.ndarray) -> None:
-    """Our servers answer 503 while Triton is away, and rankings again when it is back."""
+    """Our servers answer 503 while Triton is unreachable, and rankings again afterwards."""
     ports = (running.http, running.grpc, running.metrics)
     addresses = {
         "TRITON_HTTP_ENDPOINT": f"http://127.0.0.1:{running.http}",
@@ -272,7 +272,7 @@ def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np
         with triton(repository, running.log.with_name("again.log"), ports=ports):
             for url in urls:
                 end = time.monotonic() + PATIENCE_S
-                # gRPC waits a while before it tries an address again.
+                # gRPC waits a while before it reconnects.
                 while _asked(url).status_code != 200:
                     assert time.monotonic() < end, "the engine did not come back"
                     time.sleep(0.5)

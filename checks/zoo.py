@@ -1,10 +1,10 @@
-"""`make check-zoo`: every checkpoint of the zoo, exported, opened and asked as a server does it.
+"""`make check-zoo`: every checkpoint of the zoo, exported, opened and used as a server does it.
 
     python -m checks.zoo [NAME ...]
 
 Each must give its witness's tokens and numbers (the loader that users have, see tests/zoo) or be
-refused with the message that the table of cases knows. One process, one thread of PyTorch. The
-exit status is 1 when one fares otherwise.
+refused with the message in the table of cases. One process, one thread of PyTorch. The exit status
+is 1 when one gives another result.
 """
 
 import argparse
@@ -25,29 +25,29 @@ from tests.zoo.serving import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when all fare as the table of cases says."""
+    """0 when all results are those of the table of cases."""
     chosen = _chosen(arguments)
     disable_telemetry()
     torch.set_num_threads(1)
     width = max(len(case.name) for case in chosen)
-    words: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     complaints = []
     for case in chosen:
         began = time.monotonic()
-        found = _fare(case)
-        words[found.word] += 1
-        said = complaint(case, found)
-        seconds, mark = time.monotonic() - began, "FAILED" if said else ""
+        found = _outcome(case)
+        counts[found.word] += 1
+        problem = complaint(case, found)
+        seconds, mark = time.monotonic() - began, "FAILED" if problem else ""
         line = f"{case.name:{width}}  {found.word:8}  {seconds:5.1f} s  {mark}"
         print(line.rstrip(), flush=True)
-        if said:
-            complaints.append(f"{case.name}: {said}")
-    counts = ", ".join(f"{number} {word}" for word, number in sorted(words.items()))
-    print("\n".join(["", *complaints, f"{len(chosen)} checkpoints: {counts}"]))
+        if problem:
+            complaints.append(f"{case.name}: {problem}")
+    totals = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
+    print("\n".join(["", *complaints, f"{len(chosen)} checkpoints: {totals}"]))
     return 1 if complaints else 0
 
 
-def _fare(case: Case) -> Outcome:
+def _outcome(case: Case) -> Outcome:
     with tempfile.TemporaryDirectory() as work:
         return outcome(case, case.build(Path(work) / "checkpoint"), serve)
 

@@ -1,1 +1,1 @@
-"""NVIDIA's and other people's clients, unchanged, against a running server: `make test-clients`."""
+"""Clients of NVIDIA and others, unmodified, against a running server: `make test-clients`."""

@@ -23,11 +23,11 @@ from clients.check import (
 from clients.texts import FIVE, HUNDRED, QUERY
 
 _CHECKPOINT = Path(__file__).resolve().parent.parent / "embedded" / "rank"
-# Its tokenizer comes from the hub or from what the hub's client has downloaded, nothing else.
+# Its tokenizer comes from the hub or the hub client's cache only.
 _TOKENIZER = "open-rerank/tiny"
 _REVISION = "0" * 40
 _TIMEOUT_S = 300
-# Answers are kept only where a file of all of them is asked for; no GPU is looked for.
+# It keeps answers only when a file of all of them is requested; no GPU is queried.
 _OPTIONS = ("--ui", "none", "--export-level", "raw", "--no-gpu-telemetry", "--no-server-metrics")
 
 _RANKINGS = [
@@ -45,7 +45,7 @@ _TEXTS = [{"texts": HUNDRED[begin : begin + 5]} for begin in range(0, 20, 5)]
 def _profile(
     base_url: str, endpoint: str, model: str, requests: Sequence[object], *options: str
 ) -> list[tuple[Any, Any]]:
-    """What it sent for each of the `requests` and was answered; a failure of one is an error."""
+    """What it sent for each of the `requests`, and the answer; any failure is an error."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given, out = folder / "requests.jsonl", folder / "out"
@@ -66,9 +66,9 @@ def _profile(
             timeout=_TIMEOUT_S,
             check=True,
         )
-        told = json.loads((out / "profile_export_aiperf.json").read_text())
-        assert told["request_count"]["avg"] == len(requests), told["request_count"]
-        assert not told["error_summary"], told["error_summary"]
+        profile = json.loads((out / "profile_export_aiperf.json").read_text())
+        assert profile["request_count"]["avg"] == len(requests), profile["request_count"]
+        assert not profile["error_summary"], profile["error_summary"]
         lines = (out / "profile_export_raw.jsonl").read_text().splitlines()
     exchanges = [json.loads(line) for line in lines]
     assert len(exchanges) == len(requests), len(exchanges)
@@ -76,7 +76,7 @@ def _profile(
 
 
 def _cache(folder: Path) -> Path:
-    """The hub's cache as it would be after a download of the embedded checkpoint's tokenizer."""
+    """The hub's cache as after a download of the embedded checkpoint's tokenizer."""
     repository = folder / "hub" / f"models--{_TOKENIZER.replace('/', '--')}"
     snapshot = repository / "snapshots" / _REVISION
     shutil.copytree(_CHECKPOINT, snapshot, ignore=shutil.ignore_patterns("*.safetensors"))

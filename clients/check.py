@@ -1,4 +1,4 @@
-"""The ground under every client's checks: the server's own answer, comparison, and a small runner.
+"""Shared by every client's checks: the server's own answers, comparisons, and a small runner.
 
 Standard library only, because it runs inside each client's environment.
 """
@@ -19,13 +19,13 @@ NEW_EMBEDDER = "nvidia/llama-nemotron-embed-1b-v2"
 # As Triton names the served models, whatever name was asked for.
 TRITON_RANKER = "nvidia_llama_nemotron_rerank_1b_v2"
 TRITON_EMBEDDER = "nvidia_llama_nemotron_embed_1b_v2"
-# Where the server's gRPC port is told to the client's process.
+# The variable with the server's gRPC address, for the client's process.
 GRPC_VARIABLE = "OPEN_RERANK_GRPC"
 
 PASSED = "check passed: "
 FAILED = "check failed: "
 
-# Logits of one passage may differ that much between batches; closer ones count as ties.
+# Logits of one passage may differ by this much between batches; closer ones count as ties.
 _TOLERANCE = 1e-3
 _VECTOR_TOLERANCE = 1e-5
 _TIMEOUT_S = 120
@@ -40,8 +40,8 @@ def get(url: str | Request) -> Any:
 
 
 def own_logits(base_url: str, query: str, passages: Sequence[str]) -> list[float]:
-    """What the server itself says, asked one passage at a time, so that no client's batches and
-    no order of passages can have a share in it."""
+    """The server's own logits, one passage per request, independent of any client's batches and
+    order of passages."""
     return [_own_logit(base_url, query, passage) for passage in passages]
 
 
@@ -53,12 +53,12 @@ def own_relevances(base_url: str, query: str, passages: Sequence[str]) -> list[f
 def own_vectors(
     base_url: str, texts: Sequence[str], input_type: str, dimensions: int | None = None
 ) -> list[list[float]]:
-    """What the server itself says, asked one text at a time."""
+    """The server's own vectors, one text per request."""
     return [_own_vector(base_url, text, input_type, dimensions) for text in texts]
 
 
 def assert_vectors(found: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]]) -> None:
-    """The same vectors in the same order."""
+    """Assert equal vectors in the same order."""
     if [len(vector) for vector in found] != [len(vector) for vector in wanted]:
         raise AssertionError(
             f"found {len(found)} vectors of {len(found[0])}, wanted {len(wanted)} of "
@@ -71,7 +71,7 @@ def assert_vectors(found: Sequence[Sequence[float]], wanted: Sequence[Sequence[f
 
 
 def assert_says(call: Callable[[], object], *words: str) -> None:
-    """`call` must fail with an exception whose text, or whose cause's, holds all `words`."""
+    """`call` must fail with an exception whose text, or whose cause's, contains all `words`."""
     try:
         call()
     except Exception as error:
@@ -84,29 +84,29 @@ def assert_says(call: Callable[[], object], *words: str) -> None:
 
 
 def grpc_address() -> str:
-    """host:port of the server's gRPC."""
+    """host:port of the server's gRPC port."""
     return os.environ[GRPC_VARIABLE]
 
 
 def assert_ranked(
     order: Sequence[int], logits: Sequence[float], scores: Sequence[float] | None = None
 ) -> None:
-    """Every passage once, best first; `scores` in that order, where the client hands them on."""
+    """Every passage once, best first; `scores` in that order, if the client returns them."""
     if sorted(order) != list(range(len(logits))):
         raise AssertionError(f"found passages {sorted(order)}, wanted each of {len(logits)} once")
     ranked = [logits[index] for index in order]
     for place, (better, worse) in enumerate(pairwise(ranked)):
         if better < worse - _TOLERANCE:
-            raise AssertionError(f"passage {order[place]} ({better}) stands before a {worse}")
+            raise AssertionError(f"passage {order[place]} ({better}) is ranked before a {worse}")
     for found, wanted in zip(scores or (), ranked, strict=scores is not None):
         if abs(found - wanted) > _TOLERANCE:
             raise AssertionError(f"found score {found}, wanted {wanted}")
 
 
 def assert_too_long(call: Callable[[], object], *, shows_status: bool = True) -> None:
-    """`call` must fail, and its exception must say why, as langchain's own test suite asks.
+    """`call` must fail, and its exception must give the reason, as langchain's own tests require.
 
-    The status may stand in the exception's text or in that of its cause.
+    The status may be in the exception's text or in that of its cause.
     """
     try:
         call()

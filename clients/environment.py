@@ -1,4 +1,4 @@
-"""One virtual environment for each client, under .venvs/, made again when its pins change."""
+"""One virtual environment for each client, under .venvs/, remade when its pins change."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ _SHOW_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
 class EnvironmentFailed(Exception):
-    """The environment could not be made; the message holds the end of pip's output."""
+    """The environment could not be made; the message contains the end of pip's output."""
 
 
 def requirements(client: str) -> Path:
@@ -39,7 +39,7 @@ def pinned_version(client: str) -> str:
 
 
 def end_of(log: Path) -> str:
-    """Its last lines, none of them longer than a few on a screen."""
+    """The last lines of the log, each cut to a few lines of the screen."""
     lines = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
     return "\n".join(line[:_LINE_CHARACTERS] for line in lines)
 
@@ -50,7 +50,7 @@ def find_python(wanted: tuple[str, ...]) -> str | None:
 
 
 def make_environment(client: str, python: str) -> Path:
-    """The environment's interpreter; made anew only when pins or Python have changed.
+    """The environment's interpreter; the environment is remade when pins or Python changed.
 
     Raises EnvironmentFailed.
     """
@@ -81,7 +81,7 @@ def _candidates(wanted: tuple[str, ...]) -> Iterator[str]:
 
 
 def _version(python: str) -> str | None:
-    """As "3.12"; None for what does not run, such as a pyenv shim without a version behind it."""
+    """As "3.12"; None for an interpreter that does not run, such as an empty pyenv shim."""
     try:
         done = subprocess.run([python, "-c", _SHOW_VERSION], capture_output=True, text=True)
     except OSError:
@@ -90,7 +90,7 @@ def _version(python: str) -> str | None:
 
 
 def _run(client: str, command: list[str]) -> None:
-    """Run `command` politely, saying every few seconds that it still runs."""
+    """Run `command` at low priority, reporting every few seconds that it is running."""
     log = ENVIRONMENTS / f"{client}.install"
     started = time.monotonic()
     with log.open("wb") as output:

@@ -6,7 +6,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from clients.check import assert_says, grpc_address, main
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
-# What a probe has where its manifest says nothing: seconds for a call, and failures that count.
+# A probe's defaults: seconds for a call, and failures that count.
 _TIMEOUT_S = 1
 _FAILURES = 3
 _LATE = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
@@ -14,7 +14,7 @@ _USER_AGENT = ("grpc.primary_user_agent", "kube-probe/1.34")
 
 
 def _probe(service: str) -> int:
-    """The status that the first of three calls tells that is not late, each on a new connection."""
+    """The first status in three calls that is not late, each on a new connection."""
     for left in reversed(range(_FAILURES)):
         with grpc.insecure_channel(grpc_address(), [_USER_AGENT]) as channel:
             asked = health_pb2.HealthCheckRequest(service=service)

@@ -46,8 +46,8 @@ def tells(base_url: str) -> None:
     """health_check, get_endpoint_info"""
     client = InferenceClient(base_url, provider="hf-inference")
     assert client.health_check()
-    told = client.get_endpoint_info()
-    assert {"model_id", "max_input_length", "max_client_batch_size"} <= set(told)
+    info = client.get_endpoint_info()
+    assert {"model_id", "max_input_length", "max_client_batch_size"} <= set(info)
 
 
 if __name__ == "__main__":

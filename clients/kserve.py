@@ -56,7 +56,7 @@ def _output(answer: InferResponse, name: str) -> InferOutput:
 
 
 def _by_grpc(work: Callable[[InferenceGRPCClient], Awaitable[Any]]) -> Any:
-    """What `work` gives with a client, whose channel belongs to one event loop."""
+    """The result of `work` with a client, whose channel belongs to one event loop."""
 
     async def run() -> Any:
         async with InferenceGRPCClient(grpc_address(), timeout=300) as client:

@@ -66,7 +66,7 @@ def too_long_is_cut(base_url: str) -> None:
 def too_long_is_refused(base_url: str) -> None:
     """rerank, truncate NONE and a text that is too long"""
     passages = [*FIVE, TOO_LONG]
-    # litellm hands the text on and makes a 500 of every status.
+    # litellm passes the text on and turns every status into a 500.
     assert_too_long(
         lambda: _rerank(base_url, _RANKING_PATH, passages, truncate="NONE"), shows_status=False
     )

@@ -68,7 +68,7 @@ def embeds(base_url: str) -> None:
     )
     query = own_vectors(base_url, [QUERY], "query")
     passages = own_vectors(base_url, HUNDRED, "passage")
-    # Its synchronous query path asks for a passage.
+    # Its synchronous query path sends input_type passage.
     as_passage = own_vectors(base_url, [QUERY], "passage")
     assert_vectors([embedder.get_query_embedding(QUERY)], as_passage)
     assert_vectors([asyncio.run(embedder.aget_query_embedding(QUERY))], query)

@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ended(results: list[Result]) -> int:
-    """The exit status; where nothing failed but not all was tried, the check ends here."""
+    """The exit status; if nothing failed but clients were skipped, the run is not possible here."""
     if any(result.failure for result in results):
         return 1
     skipped = [f"{one.client.name}: {one.skipped}" for one in results if one.skipped]
@@ -133,7 +133,7 @@ def _ended(results: list[Result]) -> int:
 
 
 class _Missing(Exception):
-    """No Python that a client can be installed with."""
+    """No suitable Python for a client."""
 
 
 def _chosen(arguments: Sequence[str] | None) -> list[Client]:
@@ -156,8 +156,8 @@ def _install(client: Client) -> Path:
 def _run_together(
     clients: list[Client], variables: Mapping[str, str], pythons: Mapping[str, Path]
 ) -> list[Result]:
-    shown = " ".join(f"{name}={value}" for name, value in variables.items())
-    print(f"\nserver: {shown}", flush=True)
+    variables_text = " ".join(f"{name}={value}" for name, value in variables.items())
+    print(f"\nserver: {variables_text}", flush=True)
     try:
         with running_server(variables) as address:
             return [_run(client, pythons[client.name], address) for client in clients]
@@ -184,9 +184,9 @@ def _run(client: Client, python: Path, address: Address) -> Result:
 
 
 def _call(client: Client, python: Path, address: Address, output: Path, errors: Path) -> str:
-    """What went wrong with the process, if anything.
+    """The problem with the process, or "".
 
-    Files take what it says: nv-ingest leaves a child behind that would keep a pipe open.
+    Its output goes to files: nv-ingest leaves a child process that would keep a pipe open.
     """
     command = [str(python), "-W", "ignore", "-m", f"clients.{client.name}", address.base_url]
     environment = {**client_variables(), GRPC_VARIABLE: address.grpc}
@@ -202,7 +202,7 @@ def _call(client: Client, python: Path, address: Address, output: Path, errors: 
 
 
 def client_variables() -> dict[str, str]:
-    """What a client's process gets beside its addresses: it reports to nobody."""
+    """Variables of a client's process besides its addresses: they turn telemetry off."""
     return {**caller_variables(), **SWITCHES}
 
 

@@ -17,14 +17,14 @@ ARTIFACTS = {kind: ROOT / "artifacts" / kind for kind in ("rank", "embed")}
 LOG = ENVIRONMENTS / "server.log"
 
 _HOST = "127.0.0.1"
-# Only a hang reaches them.
+# Reached only by a hang.
 _START_S = 300
 _ANSWER_S = 60
 _STOP_S = 20
 
 
 class ServerFailed(Exception):
-    """The server did not become ready; the message holds the end of its log."""
+    """The server did not become ready; the message contains the end of its log."""
 
 
 def serves_the_mock() -> bool:
@@ -33,13 +33,13 @@ def serves_the_mock() -> bool:
 
 
 def caller_variables() -> dict[str, str]:
-    """What a child process needs of the caller's environment, and nothing that could steer it."""
+    """The part of the caller's environment that a child process needs; nothing that changes it."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens: `base_url` for HTTP, `grpc` as host:port."""
+    """A server's addresses: `base_url` for HTTP, `grpc` as host:port."""
 
     base_url: str
     grpc: str
@@ -88,7 +88,7 @@ def _await_ready(process: subprocess.Popen[bytes], base_url: str) -> None:
         try:
             with urlopen(f"{base_url}/v1/health/ready", timeout=_ANSWER_S):
                 return
-        except OSError:  # urllib's own errors, and a connection that ends
+        except OSError:  # urllib's own errors, and broken connections
             time.sleep(0.1)
     status = process.poll()
     how = f"did not become ready in {_START_S} s" if status is None else f"ended with {status}"

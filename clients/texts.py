@@ -1,4 +1,4 @@
-"""What the clients rank."""
+"""The texts that clients rank."""
 
 QUERY = "What is machine learning?"
 

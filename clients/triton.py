@@ -20,7 +20,7 @@ from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
 def _clients(base_url: str) -> list:
     """The library and a client of each transport."""
     address = base_url.removeprefix("http://")
-    # Its HTTP client gives up after 60 s of network silence unless told otherwise.
+    # Its HTTP client gives up after 60 s of network silence by default.
     return [
         (tritonclient.http, tritonclient.http.InferenceServerClient(address, network_timeout=300)),
         (tritonclient.grpc, tritonclient.grpc.InferenceServerClient(grpc_address())),

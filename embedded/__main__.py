@@ -18,7 +18,7 @@ from embedded.model import SHAPE, Embedder, Ranker, save
 from embedded.stages import Stages
 from embedded.texts import Passage
 from runtime.errors import OutputRefused
-from runtime.outputs import foreign_file, refusals_told, replaced
+from runtime.outputs import atomic_directory, exit_on_refusal, foreign_file
 from runtime.telemetry import disable_telemetry
 
 POOL, QUERIES_PER_PASSAGE, SHORT_POOL = 16_000, 2, 12_000
@@ -42,13 +42,13 @@ def _vectors(material: groups.Material) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _short(passages: list[Passage], seed: int) -> groups.Material:
-    """Short queries over short passages, from texts that the first training did not prefer."""
+    """Short queries over short passages, from texts that the first training did not use."""
     short = groups.shorten(passages[::-1], random.Random(seed))
     return groups.make(short, SHORT_POOL, 1, seed, groups.make_short_query)
 
 
 def _first(table: np.ndarray, source: train.Source, seed: int) -> dict[str, torch.Tensor]:
-    """The weights after the first training, which starts from the made weights."""
+    """The weights after the first training, starting from the constructed weights."""
     ranker = Ranker()
     initial.start(ranker, table, seed)
     return train.train(ranker, train.FIRST, source, bm25_only=train.BM25_ONLY).state_dict()
@@ -64,15 +64,15 @@ def _second(
 
 
 def _write(place: Path, tokenizer: Tokenizer, model: Ranker | Embedder, text: str) -> None:
-    """Let the checkpoint with its card be at `place`, whole."""
-    with replaced(place, "embedded", _refuse_foreign) as new:
+    """Write the checkpoint and its card to `place` atomically."""
+    with atomic_directory(place, "embedded", _refuse_foreign) as new:
         save(model, new)
         bpe.save(tokenizer, new, SHAPE["max_position_embeddings"])
         (new / "README.md").write_text(text, encoding="utf-8")
 
 
 def _refuse_foreign(place: Path) -> None:
-    """Raise OutputRefused unless `place` is absent, or what this wrote and nothing more."""
+    """Raise OutputRefused unless `place` is absent, or contains only files that this wrote."""
     if place.exists() and not place.is_dir():
         raise OutputRefused(f"{place} is no directory; name another --out")
     if foreign := foreign_file(place, _FILES):
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/embedded"))
     parser.add_argument("--out", type=Path, default=Path("embedded"))
     parser.add_argument("--seed", type=int, default=1)
-    # More threads than free cores wait for each other: 4 s a step instead of 1 on a busy machine.
+    # More threads than free cores would contend: 4 s a step instead of 1 on a busy machine.
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--beir", type=Path, default=Path("../shared/data/cranfield"))
     chosen = parser.parse_args()
@@ -101,7 +101,7 @@ def main() -> None:
 
 @dataclass
 class _Shared:
-    """What both trainings start from."""
+    """The inputs of both trainings."""
 
     sources: dict[str, str]
     passages: list[Passage]
@@ -112,7 +112,7 @@ class _Shared:
 
     @property
     def texts(self) -> list[str]:
-        """The passages as LSA and rarity count them."""
+        """The passages in the form that LSA and rarity count."""
         return [passage.text for passage in self.passages[:LSA_PASSAGES]]
 
 
@@ -204,5 +204,5 @@ def _common(stages: Stages, shared: _Shared, model: torch.nn.Module, seed: int) 
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         main()

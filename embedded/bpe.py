@@ -25,8 +25,8 @@ SPLIT = (
 def _sample(texts: Iterable[str], rng: random.Random) -> Iterator[str]:
     """60 % lower-cased (queries often are), each as the passage of a prompt.
 
-    Every eighth has its spaces replaced by colons and its words capitalised by halves, so that
-    frequent words are one token without a leading space too: a text's first word is such a one.
+    Every eighth text has its spaces replaced by colons and half of its words capitalised, so that
+    frequent words are one token without a leading space too, as a text's first word needs.
     """
     for text in texts:
         text = text.lower() if rng.random() < 0.6 else text

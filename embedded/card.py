@@ -1,4 +1,4 @@
-"""The model cards: what each checkpoint was made from, how, and what it reached."""
+"""The model cards: the source, training and figures of each checkpoint."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ weights here carry the project's licence.
 
 @dataclass(frozen=True)
 class Common:
-    """What both cards say: ``sources`` maps package to version, ``seconds`` stage to wall time."""
+    """Facts in both cards: ``sources`` maps package to version, ``seconds`` stage to wall time."""
 
     seed: int
     parameters: int
@@ -127,7 +127,7 @@ class Common:
     sources: dict[str, str]
 
     def made(self) -> str:
-        """How it was made, and how long that took."""
+        """The paragraph about the training and its duration."""
         rows = [*self.seconds.items(), ("together", round(sum(self.seconds.values())))]
         return _MADE.format(
             seed=self.seed,
@@ -135,8 +135,8 @@ class Common:
             stages=_rows(rows),
         ).rstrip()
 
-    def told(self) -> str:
-        """What it was made from."""
+    def sources_text(self) -> str:
+        """The paragraph about the source texts and tools."""
         return _SOURCES.format(
             sources=", ".join(f"{name} {number}" for name, number in self.sources.items()),
             tools=", ".join(f"{name} {version(name)}" for name in PACKAGES),
@@ -166,7 +166,7 @@ def write_ranker(
         made=common.made(),
         figures=_figures(figures),
         examples=_rows([(query, ", ".join(map(str, row))) for query, row in examples]),
-        sources=common.told(),
+        sources=common.sources_text(),
     )
 
 
@@ -178,5 +178,5 @@ def write_embedder(*, common: Common, longest: int, figures: dict[str, float]) -
         longest=longest,
         made=common.made(),
         figures=_figures(figures),
-        sources=common.told(),
+        sources=common.sources_text(),
     )

@@ -37,7 +37,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 @dataclass
 class Material:
-    """What the training draws from; ``own[i]`` is the pool index of query i's passage."""
+    """The training's data; ``own[i]`` is the pool index of query i's passage."""
 
     pool: list[str]
     queries: list[str]
@@ -93,7 +93,7 @@ def make_query(passage: Passage, rng: random.Random) -> str:
 
 
 def make_short_query(passage: Passage, rng: random.Random) -> str:
-    """The headword, or one to five words of the text in their order: what people type."""
+    """The headword, or one to five words of the text in their order, like typed queries."""
     if passage.headword and rng.random() < 0.6:
         words = passage.headword.split()
     else:

@@ -1,10 +1,10 @@
-"""Initial weights that already look for equal words: with a random start the loss does not move.
+"""Initial weights that match equal words: from a random start the loss does not improve.
 
 The residual stream is divided by hand (see the constants): meaning in the first dimensions, then
-named single dimensions. Layer 0 tells every token on which side of the passage marker it stands.
-The upper layers let tokens attend to equal tokens on the other side, or to BOS where there is none;
-the rarity of what was found is written to one dimension, from which the score starts. All of it is
-only a start: training moves every weight.
+named single dimensions. Layer 0 marks on which side of the passage marker each token is. The upper
+layers let tokens attend to equal tokens on the other side, or to BOS if there is none; the rarity
+of the matched token is written to one dimension, from which the score starts. Training changes all
+weights.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MEANING = 120  # dimensions 0..119
 RARITY, CONSTANT, SIDE, MARKER, START, FOUND = 120, 121, 122, 123, 124, 125  # FOUND + layer - 1
 MARKER_TOKEN = "Ġ\u010aĠ\u010a"  # " \n \n" in byte-level spelling
 CONSTANT_VALUE = 0.3
-HALF = 32  # rotary pairs of one head: coordinates i and i + HALF turn together
-STILL = 12  # from this pair on a turn over 200 tokens stays below 1.5 radians
+HALF = 32  # rotary pairs of one head: coordinates i and i + HALF rotate together
+STILL = 12  # from this pair on the rotation over 200 tokens is below 1.5 radians
 RESERVED = 4  # the slowest pairs, kept for side and BOS
 
 
@@ -58,7 +58,7 @@ def _idf(counts: csr_matrix) -> np.ndarray:
 
 
 def idf_of(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
-    """How rare each token is, by its class: log of texts over texts that hold it [vocabulary]."""
+    """The rarity of each token's class: log of texts over texts that contain it [vocabulary]."""
     folded = classes(tokenizer)
     return _idf(_counts(tokenizer, texts, folded))[folded]
 
@@ -71,7 +71,7 @@ def embeddings(tokenizer: Tokenizer, texts: list[str], seed: int) -> np.ndarray:
     counts.data = 1 + np.log(counts.data)
     weighted = counts @ diags(idf.astype(np.float32))
     svd = TruncatedSVD(MEANING + 1, random_state=seed, n_iter=4).fit(weighted)
-    # The first component is how common a token is, not what it means.
+    # The first component is the frequency of a token, not its meaning.
     lsa = _unit((svd.components_.T * np.sqrt(svd.singular_values_))[:, 1:])
     noise = _unit(np.random.default_rng(seed).standard_normal(lsa.shape))
     table = np.zeros((len(folded), 128), np.float32)
@@ -91,11 +91,11 @@ def _head(weight: torch.Tensor, head: int) -> torch.Tensor:
     return weight[head * 2 * HALF : (head + 1) * 2 * HALF]
 
 
-def _tell_sides(ranker: Ranker) -> None:
-    """Layer 0, first head: whoever stands behind the marker attends to it alone.
+def _mark_sides(ranker: Ranker) -> None:
+    """Layer 0, first head: a token after the marker attends to the marker alone.
 
-    Query and key lie a quarter turn apart, so each pair adds sin(angle * distance) to the score:
-    positive behind the marker, negative before it.
+    Query and key are a quarter turn apart, so each pair adds sin(angle * distance) to the score:
+    positive after the marker, negative before it.
     """
     attention = ranker.model.layers[0].self_attn
     query = _head(attention.q_proj.weight, 0)
@@ -145,7 +145,7 @@ def start(ranker: Ranker, table: np.ndarray, seed: int) -> None:
             noise = torch.randn(weight.shape, generator=generator)
             weight.copy_(noise * scale / weight.shape[1] ** 0.5)
     ranker.model.embed_tokens.weight.copy_(torch.from_numpy(table))
-    _tell_sides(ranker)
+    _mark_sides(ranker)
     for layer in range(1, len(ranker.model.layers)):
         _find_equals(ranker, layer, generator)
     ranker.score.weight.mul_(0.3)

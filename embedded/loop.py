@@ -1,4 +1,4 @@
-"""The training loop that ranker and embedder share: AdamW, half a cosine, averaged weights."""
+"""The training loop of ranker and embedder: AdamW, half a cosine, averaged weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Plan:
 
     steps: int
     rate: float
-    step_tokens: int  # of all rows of a step, padding counted
+    step_tokens: int  # of all rows of a step, including padding
     lengths: tuple[tuple[float, int], ...]
 
     def most_tokens(self, step: int) -> int:
@@ -39,8 +39,8 @@ class Plan:
 
 
 def fit(model: Module, plan: Plan, loss_at: Callable[[int], torch.Tensor]) -> Module:
-    """Train in place on the loss of every step; return the averaged weights as a model of their
-    own."""
+    """Train in place on the loss of every step; return the averaged weights as a separate
+    model."""
     averaged = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     began, losses = time.monotonic(), []

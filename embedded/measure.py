@@ -1,6 +1,6 @@
-"""nDCG@10 on a folder in BEIR's form (corpus.jsonl, queries.jsonl, qrels/test.tsv).
+"""nDCG@10 on a folder in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/test.tsv).
 
-A sanity measure of a finished checkpoint: nothing is trained on it and no setting searched on it.
+A sanity measure of a finished checkpoint: neither training nor any setting used it.
 """
 
 from __future__ import annotations

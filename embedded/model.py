@@ -110,7 +110,7 @@ def save(model: Ranker | Embedder, folder: Path) -> None:
     weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     file = folder / "model.safetensors"
     save_file(weights, file, metadata={"format": "pt"})
-    file.chmod(0o644)  # safetensors leaves it to its owner alone
+    file.chmod(0o644)  # safetensors makes it readable by its owner only
 
 
 def load(folder: Path) -> Ranker:

@@ -1,4 +1,4 @@
-"""Running a model on rows of uneven length."""
+"""Run a model on rows of uneven length."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _PARTS = 4
 
 
 def run(model: nn.Module, rows: list[np.ndarray]) -> torch.Tensor:
-    """What the model gives for each row of token ids, in their order.
+    """The model's output for each row of token ids, in order.
 
-    Rows of like length run together, padded on the left, so that little is padding.
+    Rows of similar length run together, padded on the left, to save padding.
     """
     order = np.argsort([len(row) for row in rows], kind="stable")
     parts = []

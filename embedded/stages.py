@@ -1,7 +1,7 @@
-"""Stages that keep their results: a run that was cut off goes on where it stood.
+"""Stages that keep their results: an interrupted run continues where it stopped.
 
-Every stage leaves ``<name>.pickle`` and its wall time in ``seconds.json`` below one folder. Delete
-the folder to start anew; nothing notices that code changed.
+Every stage leaves ``<name>.pickle`` and its wall time in ``seconds.json`` in one folder. Delete the
+folder to start over; changed code is not detected.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.outputs import write_json, write_whole
+from runtime.outputs import write_atomic, write_json
 
 Result = TypeVar("Result")
 
@@ -26,12 +26,12 @@ class Stages:
         self.folder = folder
 
     def seconds(self) -> dict[str, float]:
-        """Wall seconds of every finished stage, by name, in the order they ran."""
+        """Wall seconds of every finished stage, by name, in the order of running."""
         file = self.folder / "seconds.json"
         return json.loads(file.read_text("utf-8")) if file.exists() else {}
 
     def keep(self, name: str, make: Callable[[], Result]) -> Result:
-        """The kept result of a stage, or the one that ``make`` makes now."""
+        """The stored result of a stage, or the result of ``make``, which is then stored."""
         file = self.folder / f"{name}.pickle"
         if file.exists():
             print(f"{name}: kept from an earlier run", flush=True)
@@ -40,7 +40,7 @@ class Stages:
         began = time.monotonic()
         result = make()
         took = round(time.monotonic() - began, 1)
-        write_whole(file, pickle.dumps(result))
+        write_atomic(file, pickle.dumps(result))
         write_json(self.folder / "seconds.json", self.seconds() | {name: took})
         print(f"{name}: {took} s", flush=True)
         return result

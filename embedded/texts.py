@@ -1,7 +1,7 @@
 """Plain passages from the documentation packages of an ordinary Debian mirror.
 
-Packages are downloaded and unpacked, never installed. Markup is stripped with a few regular
-expressions: good enough for training text, not for display.
+Packages are downloaded and unpacked, never installed. A few regular expressions strip markup, which
+is good enough for training text, not for display.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# Documentation that Debian 12 carries. Mixed on purpose: prose, definitions, science, systems.
+# Documentation in Debian 12. Deliberately mixed: prose, definitions, science, systems.
 SOURCES = (
     "debian-reference-en",
     "debian-faq",
@@ -119,7 +119,7 @@ def _is_prose(text: str) -> bool:
 
 
 def _passages(path: Path, package: str) -> Iterator[Passage]:
-    """Join neighbouring blocks of prose up to a drawn length, cut at the longest."""
+    """Join neighbouring blocks of prose up to a drawn length, cut at the longest length."""
     rng = random.Random(path.name)
     held: list[str] = []
     least = rng.choice(LEAST_WORDS)
@@ -144,7 +144,7 @@ def _of_source(tree: Path, package: str, rng: random.Random) -> list[Passage]:
     kept, size_bytes = [], 0
     for path in files:
         found = list(_passages(path, package))
-        if path.suffix == ".dz":  # one huge file: a sample of it, not its letter A
+        if path.suffix == ".dz":  # one huge file: sample it, or only its letter A would be used
             rng.shuffle(found)
         for passage in found:
             key = passage.text[:120].lower()

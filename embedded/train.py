@@ -1,4 +1,4 @@
-"""Distillation into the tiny ranker: BM25's order first, then mostly the cosines of the teacher.
+"""Distillation into the tiny ranker: first BM25's order, then mostly the teacher's cosines.
 
 One step draws queries, eight candidates for each, and compares the two softmax distributions.
 """
@@ -34,7 +34,7 @@ class Draw:
     cosine: torch.Tensor
 
 
-# Short rows are cheap and teach to match; long ones let the student see what the teachers saw.
+# Short rows are cheap and teach matching; long ones show the student all that the teachers saw.
 FIRST = Plan(1500, 2e-3, 10_000, ((0.0, 80), (0.45, 112), (0.7, 160), (0.9, 224)))
 SECOND = Plan(1000, 1.2e-3, 16_000, ((0.0, 192), (0.5, 288)))
 BM25_ONLY = 0.12  # share of the first training's steps before the teacher joins in
@@ -87,7 +87,7 @@ class Source:
         return chosen, found
 
     def _replacement(self, query: np.ndarray) -> np.ndarray:
-        """Token -> token, which turns some of the query's words into rare ones, on both sides."""
+        """A map token -> token that makes some of the query's words rare ones, on both sides."""
         table = np.arange(len(self.classes))
         for token in query[self.replaceable[query]]:
             if self.rng.random() < 0.6:
@@ -112,12 +112,12 @@ class Source:
 
 
 def break_lines(text: str, rng: random.Random) -> str:
-    """One passage in six gets line breaks between its sentences, as real ones have."""
+    """One passage in six gets line breaks between its sentences, like real ones."""
     return text.replace(". ", rng.choice((".\n", ".\n\n"))) if rng.random() < 1 / 6 else text
 
 
 def loss_of(logits: torch.Tensor, draw: Draw, with_teacher: bool) -> torch.Tensor:
-    """Divergence from both teachers; a pointwise term puts the zero between yes and no."""
+    """Divergence from both teachers; a pointwise term puts logit 0 between yes and no."""
     logits = logits.view_as(draw.cosine)
     ours = torch.log_softmax(logits, -1)
 
@@ -135,10 +135,10 @@ def loss_of(logits: torch.Tensor, draw: Draw, with_teacher: bool) -> torch.Tenso
 def train(
     ranker: Ranker, plan: Plan, source: Source, short: Source | None = None, bm25_only: float = 0.0
 ) -> Ranker:
-    """Train in place; return the averaged weights as a ranker of their own.
+    """Train in place; return the averaged weights as a separate ranker.
 
     With ``short``, every fourth step draws from it. ``bm25_only`` is the share of the steps before
-    the teacher joins in.
+    the teacher is used.
     """
 
     def loss_at(step: int) -> torch.Tensor:

@@ -1,12 +1,13 @@
 """Distillation into the tiny embedder, from 16 dimensions up (Matryoshka).
 
-One step draws queries with their own passage and three of BM25's, and compares, for every query,
-the softmax over all passages of the step with that of the teacher's cosines, at 16, 32, 64 and 128
-dimensions at once. No passage needs to be called wrong: the teacher says how near each is.
+One step draws queries with their own passage and three of BM25's. It compares, for every query, the
+softmax over all passages of the step with that of the teacher's cosines, at 16, 32, 64 and 128
+dimensions at once. No passage needs a negative label: the teacher's cosine says how near each is.
 
-Words first: a vector for every token, whose mean is the text's. That trains a hundred times faster
-than the whole model, and the model gives exactly that mean while its layers add nothing. Then the
-layers are trained, gently, under words that stay: trained together, they drown the words.
+First word vectors are trained: a text's vector is the mean of its tokens'. That is a hundred times
+faster than training the whole model, which gives exactly that mean while its layers add nothing.
+Then the layers are trained gently above fixed words; trained together, they would
+degrade the words.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from embedded.train import break_lines
 SIZES = (16, 32, 64, 128)
 PASSAGES = 4  # of each query: its own, and BM25's
 TEMPERATURE = 0.05  # of both, the teacher's cosines and ours
-OWN = 0.2  # share of the target that the query's own passage gets beside the teacher's view
+OWN = 0.2  # share of the target that the query's own passage gets beside the teacher's share
 QUERY_TOKENS = 48
-LAST_NEAR = 20  # BM25's candidates come from its first so many
+LAST_NEAR = 20  # BM25's candidates are drawn from its first 20
 
 WORDS = Plan(1500, 8e-3, 130_000, ((0.0, 128),))
 WHOLE = Plan(160, 3e-4, 13_000, ((0.0, 64), (0.7, 128)))
 
-# How much longer token vectors are than what a layer adds at first; the norms take it out again.
+# Ratio of token vectors to a layer's initial contribution; the norms remove it again.
 LOUD = 16.0
-# The last dimension carries no meaning, see `install`.
+# The last dimension has no meaning, see `install`.
 _NOTHING = SHAPE["hidden_size"] - 1
 
 
@@ -98,7 +99,7 @@ def loss_of(queries: torch.Tensor, passages: torch.Tensor, target: torch.Tensor)
 def train_words(
     table: np.ndarray, tokenizer: Tokenizer, texts: list[str], pairs: Pairs
 ) -> np.ndarray:
-    """A vector for every token, float32 [vocabulary, 127], from LSA vectors as long as rare."""
+    """A vector for every token, float32 [vocabulary, 127], from LSA vectors scaled by rarity."""
     rarity = np.clip(idf_of(tokenizer, texts) / 8.0, 0.02, 1.0)[:, None]
     first = np.zeros((len(table), _NOTHING), np.float32)
     first[:, :MEANING] = table[:, :MEANING] * rarity
@@ -110,10 +111,10 @@ def train_words(
 
 
 def install(embedder: Embedder, words: np.ndarray) -> None:
-    """Make the embedder give the mean of `words`.
+    """Make the embedder return the mean of `words`.
 
-    Its norms make every token equally long; so each token gets the rest of a common length in the
-    last dimension, which the last norm leaves out. The layers add nothing yet.
+    Its norms give every token the same length; so each token gets the rest of a common length in
+    the last dimension, which the last norm drops. The layers add nothing yet.
     """
     longest = np.linalg.norm(words, axis=1).max()
     rows = np.zeros((len(words), SHAPE["hidden_size"]), np.float32)
@@ -132,7 +133,7 @@ def install(embedder: Embedder, words: np.ndarray) -> None:
 
 
 def train_whole(words: np.ndarray, pairs: Pairs) -> Embedder:
-    """The whole model: the words, and layers trained above them."""
+    """The whole model: the words, and layers trained on top of them."""
     embedder = Embedder()
     install(embedder, words)
     for kept in (embedder.embed_tokens.weight, embedder.norm.weight):
@@ -152,6 +153,6 @@ def _loss(
 
 
 def _flat(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    """All tokens in one row, and where each text begins."""
+    """All tokens in one row, and the offset of each text."""
     starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
     return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts)

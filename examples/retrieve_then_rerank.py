@@ -2,8 +2,8 @@
 
     python examples/retrieve_then_rerank.py "something that reminds me to drink water"
 
-Needs `pip install ./rerank_client` and a server (`make serve`; RERANK_URL says where, else
-http://localhost:8000). While the server is down the search's own order is shown.
+Needs `pip install ./rerank_client` and a server (`make serve`; RERANK_URL is its address, else
+http://localhost:8000). While the server is down, the search's own order is shown.
 """
 
 import logging
@@ -28,7 +28,7 @@ class Project:
 
     @property
     def document(self) -> str:
-        """What is searched and what the reranker reads."""
+        """The text that is searched and reranked."""
         return f"{self.title}: {self.description}"
 
 
@@ -67,7 +67,7 @@ def retrieve(question: str, projects: Sequence[Project], limit: int) -> list[Pro
 
 
 def _words(text: str) -> set[str]:
-    """Those that mean something: the short ones (a, to, the) are everywhere."""
+    """Words of at least four letters: shorter ones (a, to, the) are everywhere."""
     return set(re.findall(r"\w{4,}", text.lower()))
 
 

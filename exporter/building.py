@@ -19,6 +19,7 @@ from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import open_once, seal
 from exporter.tensorrt_plan import Machine, compile_plan, this_machine
 from exporter.workspace import link_or_copy, refuse_foreign, workspace
+from runtime.artifact import find_directory
 from runtime.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
@@ -55,6 +56,7 @@ def build(
     target = load_target_profile(target_name)
     if version_compatible:
         target = msgspec.structs.replace(target, version_compatible=True)
+    directory = find_directory(directory)
     manifest = read_manifest(directory)
     _refuse(manifest, target)
     machine = this_machine(target)

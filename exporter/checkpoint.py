@@ -4,57 +4,57 @@ A checkpoint is a directory, or a hub id that is downloaded first. Only JSON, sa
 tokenizer files are read; no code of the checkpoint ever runs.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
+from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
+from exporter.adapter_head import adapted_config, headless
 from exporter.architectures import BODIES, CROSS_ENCODERS
-from exporter.architectures.base import Architecture, Size
+from exporter.architectures.base import Architecture
 from exporter.architectures.config import shown, whole
 from exporter.architectures.embedding import EmbeddingModel
-from exporter.embedding_files import VectorFacts, transformer_directory, vector_facts
+from exporter.embedding_files import VectorFacts, vector_facts
 from exporter.errors import CheckpointRefused, WrongDirection
-from exporter.folder import WatchedConfig, refuse_rank_modules, refuse_unread_files
-from exporter.sentence_files import TextFacts, model_settings, text_facts
+from exporter.folder import WatchedConfig, refuse_rank_modules
+from exporter.folders import find_folders
+from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, as_one_logit, read_labels
+from exporter.merging import merged, whole_tensors
+from exporter.nested import nested_checkpoints
+from exporter.options import POOLING_OPTION
+from exporter.progress import tell
+from exporter.sentence_files import MODULES_FILE, TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
+from exporter.weight_names import plain_names
 from exporter.weights import Stored, first, stored_tensors
 from runtime.activation import CONFIG_FILE as CONFIG_FILE
-from runtime.activation import saved_activation
+from runtime.activation import ONE_LOGIT, saved_activation
+from runtime.manifest import hash_file
 from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.postprocess import Activation
 from runtime.profile import Kind
 
-_HUB_FILES = (
-    "*.json",
-    "*.safetensors",
-    "*.jinja",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "vocab.txt",
-    "merges.txt",
-)
-# ORG/NAME, or ORG/NAME@COMMIT for what that name stood for once.
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 _PROBE_TOKENS = 8
 # A hidden state that moves by less than this share of its size has not moved.
 _PROBE_SHARE = 1e-5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A readable, exportable checkpoint.
 
-    `source` is what the user named, `root` where that lies; `directory` holds weights and
-    tokenizer; `config` is config.json, whose sizes are those of the `weights` by name; `texts` says
+    `source` is what the user named, `root` where that lies; `directory` holds the tokenizer, and
+    `base` the weights, which is another folder only where an `adapter` is merged into them (see
+    Folders). `config` is config.json, whose sizes are those of the `weights` by name; `texts` says
     how texts become tokens, `vectors` how an embedder makes its vectors (None for a reranker);
-    `activation` is what makes a relevance of a reranker's logit (None for an embedder);
+    `activation` is what makes a relevance of a reranker's logit (None for an embedder), `labels`
+    are what that logit is of;
     `random_weights` is true for the seeded checkpoints of tests and measurements, which say so in
     config.json (`"random_weights": true`) because parity judges them by another rule.
     """
@@ -69,74 +69,67 @@ class Checkpoint:
     texts: TextFacts
     vectors: VectorFacts | None = None
     activation: Activation | None = None
+    base: Path
+    adapter: Adapter | None = None
+    labels: Labels = ONE_LABEL
 
     @property
     def kind(self) -> Kind:
         """Whether this is a reranker or an embedder."""
         return "rank" if self.vectors is None else "embed"
 
-
-def find_checkpoint(source: str) -> Path:
-    """The directory of `source`; a hub id that is no directory here is downloaded.
-
-    A hub id ends with `@` and 40 hex digits to name one commit; alone it is what the hub has now.
-
-    Raises CheckpointRefused when there is neither.
-    """
-    path = Path(source)
-    if path.is_dir():
-        return path
-    named = _HUB_ID.fullmatch(source)
-    if source.startswith(".") or named is None:
-        raise CheckpointRefused(
-            f"found no directory {source!r}, wanted a checkpoint directory with {CONFIG_FILE}, or "
-            "a hub id such as nvidia/llama-nemotron-rerank-1b-v2"
-        )
-    return _download(source, named[1], named[2])
+    @cached_property
+    def merged(self) -> dict[str, str]:
+        """The sha256 of every file that base and adapter are merged from, by names under base and
+        adapter; none where there is no adapter. Raises OSError."""
+        if self.adapter is None:
+            return {}
+        own = [self.adapter.directory / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+        others = {stored.file for stored in self.weights.values()} - {*own}
+        files = {f"base/{path.name}": path for path in others}
+        files |= {f"adapter/{path.name}": path for path in own}
+        return {name: hash_file(path) for name, path in sorted(files.items())}
 
 
-def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
+def read_checkpoint(
+    source: str, adapter: str | None = None, *, strict: bool = False, pooling: str | None = None
+) -> Checkpoint:
     """Find `source` and read what says what it is, refusing what cannot be exported faithfully.
 
-    Of weights only names and shapes are read: what config.json and the tokenizer claim is compared
-    with them before anything of that size is built. A file that nobody knows is told, or refused
-    where `strict`.
+    The `adapter` is merged into its weights; an adapter alone may name its base itself. Of weights
+    only names and shapes are read: what config.json and the tokenizer claim is compared with them
+    before anything of that size is built. A file that nobody knows is told, or refused where
+    `strict`. `pooling` is an embedder's where no file names one.
     """
-    root = find_checkpoint(source)
-    _refuse_special_files(root)
-    directory = transformer_directory(root)
-    _refuse_special_files(directory)
-    refuse_unread_files(root, directory, strict=strict)
-    path = directory / CONFIG_FILE
-    try:
-        config = WatchedConfig(
-            msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
-        )
-    except FileNotFoundError:
-        raise CheckpointRefused(
-            f"found no {CONFIG_FILE} in {directory}, wanted a Hugging Face checkpoint; name the "
-            "directory that save_pretrained wrote"
-        ) from None
-    except OSError as error:
-        raise CheckpointRefused(
-            f"cannot read {path}: {error.strerror}; copy or download the checkpoint again"
-        ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointRefused(f"{path} is not readable JSON: {error}") from error
+    folders = find_folders(source, adapter, strict=strict)
+    root, directory, own = folders.root, folders.texts, folders.adapter
+    config = _read_config(folders.base)
+    as_saved = config.get("architectures")
+    if own is not None:
+        embeds = pooling is not None or (root / MODULES_FILE).is_file()
+        config = adapted_config(config, own, embeds=embeds)
     architecture = _known_architecture(config)
     random_weights = bool(config.get("random_weights", False))
-    vectors, activation = None, None
+    vectors, activation, labels = None, None, ONE_LABEL
     if architecture in BODIES:
-        vectors = vector_facts(root, config, family_pools=BODIES[architecture].pools)
+        family_pools = BODIES[architecture].pools
+        vectors = vector_facts(root, config, family_pools=family_pools, wished=pooling)
     else:
-        _refuse_labels(config)
+        _refuse_pooling(architecture, pooling)
+        labels = read_labels(config)
         refuse_rank_modules(root)
-        activation = _activation(root, config)
+        activation = _activation(root, config, labels)
     kind = "rank" if vectors is None else "embed"
     templated = vectors is None and CROSS_ENCODERS[architecture].templated
     texts = text_facts(root, directory, kind, templated=templated)
-    weights = stored_tensors(directory)
-    _check_sizes(architecture, config, weights)
+    weights = plain_names(stored_tensors(folders.base))
+    if own is not None:
+        other_head = as_saved != config["architectures"]
+        weights = _merged(architecture, weights, own, other_head=other_head)
+    _check_sizes(architecture, config, labels, weights)
+    if labels.count == 2:
+        tell(labels.told)
+        weights = as_one_logit(weights, CROSS_ENCODERS[architecture].logit)
     check_tokenizer(directory, whole(config, "vocab_size"))
     return Checkpoint(
         source=source,
@@ -149,36 +142,72 @@ def read_checkpoint(source: str, *, strict: bool = False) -> Checkpoint:
         texts=texts,
         vectors=vectors,
         activation=activation,
+        base=folders.base,
+        adapter=own,
+        labels=labels,
     )
 
 
+def _read_config(directory: Path) -> WatchedConfig:
+    path = directory / CONFIG_FILE
+    try:
+        return WatchedConfig(
+            msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
+        )
+    except FileNotFoundError:
+        where = nested_checkpoints(directory) or "name the directory that save_pretrained wrote"
+        raise CheckpointRefused(
+            f"found no {CONFIG_FILE} in {directory}, wanted a Hugging Face checkpoint; {where}"
+        ) from None
+    except OSError as error:
+        raise CheckpointRefused(
+            f"cannot read {path}: {error.strerror}; copy or download the checkpoint again"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointRefused(
+            f"{path} is not readable JSON ({error}), wanted an object; copy or download it again"
+        ) from error
+
+
+def _merged(
+    architecture: str, weights: dict[str, Stored], adapter: Adapter, *, other_head: bool
+) -> dict[str, Stored]:
+    """The base's weights with the adapter's; with `other_head` the base was saved for another
+    task."""
+    if architecture in BODIES:
+        body = BODIES[architecture]
+        return merged(headless(weights, body) if other_head else weights, adapter, body)
+    body = CROSS_ENCODERS[architecture].trunk
+    if not other_head:
+        return merged(weights, adapter, body)
+    return merged(headless(weights, body), adapter, body, set(whole_tensors(adapter)))
+
+
 def _check_sizes(
-    architecture: str, config: Mapping[str, Any], weights: Mapping[str, Stored]
+    architecture: str, config: Mapping[str, Any], labels: Labels, weights: Mapping[str, Stored]
 ) -> None:
     if architecture in BODIES:
         return check_sizes(BODIES[architecture], (), config, weights)
     model = CROSS_ENCODERS[architecture]
-    return check_sizes(model.trunk, [Size("num_labels", 1, model.logit)], config, weights)
+    return check_sizes(model.trunk, [labels.size(model.logit)], config, weights)
 
 
-def _activation(root: Path, config: Mapping[str, Any]) -> Activation:
+def _refuse_pooling(architecture: str, pooling: str | None) -> None:
+    if pooling is not None:
+        raise CheckpointRefused(
+            f"found {POOLING_OPTION} {pooling}, but {architecture} is a reranker, whose pooling "
+            "its architecture and config.json decide; leave it out"
+        )
+
+
+def _activation(root: Path, config: Mapping[str, Any], labels: Labels) -> Activation:
     """The activation that the checkpoint was saved with; with one label the sigmoid is the
-    default of sentence-transformers."""
+    default of sentence-transformers, of two labels' difference it is their softmax."""
+    known = ONE_LOGIT if labels.count == 1 else OF_TWO_LOGITS
     try:
-        return saved_activation(config, model_settings(root) or {}) or "sigmoid"
+        return saved_activation(config, model_settings(root) or {}, known) or "sigmoid"
     except ValueError as error:
         raise CheckpointRefused(str(error)) from None
-
-
-def _refuse_special_files(directory: Path) -> None:
-    """Links may lead anywhere, as those of the hub's cache do; but what reads a FIFO or a device,
-    here or in transformers, does not come back."""
-    for path in directory.glob("*"):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise CheckpointRefused(
-                f"found {path.name} in {directory}, which is no regular file; copy or download the "
-                "checkpoint again"
-            )
 
 
 def outline(checkpoint: Checkpoint) -> Architecture:
@@ -230,7 +259,7 @@ def probe(model: Architecture, vocabulary: int) -> None:
     before, after = model.states(ids, *masks)[:, 0]
     if not (torch.isfinite(before).all() and torch.isfinite(after).all()):
         raise CheckpointRefused(
-            "the checkpoint gives NaN or infinity for an ordinary text; its weights are broken, "
+            "the checkpoint's weights give NaN or infinity for an ordinary text, wanted numbers; "
             "train or download it again"
         )
     moved = bool((before - after).abs().max() > _PROBE_SHARE * before.abs().max())
@@ -252,40 +281,28 @@ def _build(checkpoint: Checkpoint) -> Architecture:
     return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize)
 
 
-def _download(source: str, name: str, commit: str | None) -> Path:
-    import huggingface_hub  # late: only hub ids need it
-
-    try:
-        found = huggingface_hub.snapshot_download(
-            name, revision=commit, allow_patterns=list(_HUB_FILES)
-        )
-    except Exception as error:  # the hub's client raises many unrelated classes
-        raise CheckpointRefused(
-            f"found no directory {source!r}, and could not download it from the model hub "
-            f"({type(error).__name__}); check the spelling and the network, log in with `hf auth "
-            "login` if access is gated, or download the checkpoint elsewhere and name its directory"
-        ) from error
-    return Path(found)
-
-
 def _known_architecture(config: dict[str, Any]) -> str:
     if config.get("model_type") == "llama_nemotron_vl_rerank" or _is_set(config, "vision_config"):
         raise CheckpointRefused(
-            "found a vision-language checkpoint (vision_config), wanted a text reranker; VL "
-            "rerankers are not supported"
+            f"{CONFIG_FILE} is a vision-language model's (vision_config), wanted a text model's; "
+            "export the checkpoint of a text model"
         )
     if _is_set(config, "quantization_config"):
         raise CheckpointRefused(
-            "found quantised weights (quantization_config), wanted float32, float16 or bfloat16; "
-            "export the checkpoint that they were made from"
+            f"{CONFIG_FILE} names quantised weights (quantization_config), wanted float32, float16 "
+            "or bfloat16; export the checkpoint that they were made from"
         )
     names = config.get("architectures") or ["none"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointRefused(f"found architectures = {shown(names)}, wanted a list of one name")
+        raise CheckpointRefused(
+            f"{CONFIG_FILE} has architectures = {shown(names)}, wanted a list of one name; compare "
+            "it with the config.json of the base model"
+        )
     known = (*CROSS_ENCODERS, *BODIES)
     if len(names) != 1 or names[0] not in known:
         raise CheckpointRefused(
-            f"found the architecture {', '.join(names)}, wanted one of: {', '.join(known)}"
+            f"{CONFIG_FILE} names the architecture {first(names)}, wanted one of: "
+            f"{', '.join(known)}; others cannot be exported"
         )
     return str(names[0])
 
@@ -295,23 +312,13 @@ def _is_set(config: Mapping[str, Any], name: str) -> bool:
     return config.get(name) is not None
 
 
-def _refuse_labels(config: dict[str, Any]) -> None:
-    # transformers leaves both keys out of config.json for its default of two labels.
-    named = config.get("id2label")
-    if named is not None and not isinstance(named, dict):
-        raise CheckpointRefused(f"found id2label = {shown(named)}, wanted an object with one label")
-    labels = whole(config, "num_labels", len(named or "12"))
-    if labels != 1:
-        raise CheckpointRefused(
-            f"found num_labels = {labels}, wanted 1: a reranker gives one logit a pair; fine-tune "
-            "with one label, or set num_labels (or id2label) in config.json if the head has one"
-        )
-
-
 def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Parameter → its tensor. Raises CheckpointRefused unless all are there and of their shapes."""
+    """Parameter → its tensor, but for those of heads of pretraining, which no loader reads either.
+
+    Raises CheckpointRefused unless all are there and of their shapes.
+    """
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    named = [(model.place(name), name) for name in weights]
+    named = [(model.place(name), name) for name in weights if not model.is_left_out(name)]
     names = {parameter: name for parameter, name in named if parameter is not None}
     unexpected = {name for parameter, name in named if parameter and names[parameter] != name}
     unexpected |= {name for parameter, name in names.items() if parameter not in wanted}
@@ -327,8 +334,9 @@ def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, S
     }
     lists = [f"{kind}: {first(names)}" for kind, names in kinds.items() if names]
     if lists:
+        files = first({stored.file.name for stored in weights.values()}, 2)
         raise CheckpointRefused(
-            f"the weights do not fit the architecture and config.json; {'; '.join(lists)}; export "
-            "the checkpoint as it was saved after training"
+            f"the weights in {files} do not fit the architecture and {CONFIG_FILE}; "
+            f"{'; '.join(lists)}; export the checkpoint as it was saved after training"
         )
     return {parameter: weights[name] for parameter, name in names.items()}

@@ -8,19 +8,33 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from exporter.errors import ExportError, ParityFailed
+from exporter.inspecting import inspected
+from exporter.options import (
+    MAX_TOKENS_OPTION,
+    POOLING_OPTION,
+    PREFIX_OPTION,
+    PROFILE_OPTION,
+    TEMPLATE_OPTION,
+    read_prefixes,
+    read_template,
+)
 from exporter.progress import stage
 from exporter.report import AUTO, Parity, read_report
 from exporter.tuning import tune
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
-from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, read_manifest
-from runtime.profile import load_target_profile, model_profile_names, target_profile_names
+from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed
+from runtime.profile import (
+    PROFILE_SUFFIX,
+    is_own_profile,
+    load_target_profile,
+    model_profile_names,
+    target_profile_names,
+)
 from runtime.telemetry import disable_telemetry
-from runtime.tokens import panics_told
-from runtime.tuning import TUNING_FILE, read_tuning
+from runtime.tokens import translate_panics
+from runtime.tuning import TUNING_FILE
 from runtime.version import version
 
 
@@ -29,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_telemetry()
     wish = _parser().parse_args(arguments)
     try:
-        with panics_told():  # of the checkpoint's own tokenizer, too
+        with translate_panics():  # of the checkpoint's own tokenizer, too
             wish.run(wish)
     except (ExportError, ServingError, OSError) as error:
         print(f"rerank-export: {error}", file=sys.stderr)
@@ -71,11 +85,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a directory or a hub id")
+    _add_adapter(parser, "merge this LoRA adapter into the checkpoint, a directory or a hub id")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
     parser.add_argument(
-        "--profile",
-        choices=model_profile_names(),
-        help="model profile (default: the one for the checkpoint's architecture)",
+        PROFILE_OPTION,
+        type=_profile,
+        metavar="NAME|FILE.toml",
+        help="model profile: a path of your own, which the artifact then holds, or one of "
+        f"{', '.join(model_profile_names())} (default: the one for the checkpoint's architecture)",
     )
     parser.add_argument(
         "--target",
@@ -85,21 +102,39 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "proven here, found by trying",
     )
     parser.add_argument(
-        "--max-tokens",
+        MAX_TOKENS_OPTION,
         type=_positive,
         metavar="N",
         help="lower the artifact's bound of one pair or text",
     )
     parser.add_argument(
-        "--template",
-        metavar="TEXT",
-        help="the prompt with {query} and {passage} that the model was trained with, where the "
-        "checkpoint does not name it",
+        TEMPLATE_OPTION,
+        metavar="FILE|TEXT",
+        help="a reranker's prompt with {query} and {passage}, where the checkpoint does not name "
+        "the one that it was trained with: a file (one newline at its end is left out), or the "
+        "text itself, with real newlines",
+    )
+    parser.add_argument(
+        POOLING_OPTION,
+        type=_pooling,
+        choices=("avg", "cls", "last"),
+        help="how an embedder makes one vector of its tokens' states (mean is avg), where no file "
+        "of the checkpoint says",
+    )
+    parser.add_argument(
+        PREFIX_OPTION,
+        type=_prefix,
+        nargs="+",
+        action="extend",
+        metavar="query=TEXT|passage=TEXT",
+        help="what an embedder puts before queries and before passages, where no file of the "
+        "checkpoint says; one that is not named is empty",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse files and keys of the checkpoint that are not known, instead of naming them",
+        help="refuse files and keys of the checkpoint that are not known, and scores that are all "
+        "alike, instead of naming them",
     )
     parser.add_argument(
         "--unwitnessed",
@@ -117,6 +152,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", help="prove against this checkpoint, not against the artifact's own scores"
     )
+    _add_adapter(parser, "the adapter that was merged into the checkpoint")
     _add_engine(parser)
     parser.set_defaults(run=_quantize)
 
@@ -124,6 +160,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path)
     parser.add_argument("--checkpoint", help="repeat all parity rungs against this checkpoint")
+    _add_adapter(parser, "the adapter that was merged into the checkpoint")
     _add_engine(parser)
     parser.set_defaults(run=_verify)
 
@@ -175,6 +212,10 @@ def _add_triton(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_triton)
 
 
+def _add_adapter(parser: argparse.ArgumentParser, told: str) -> None:
+    parser.add_argument("--adapter", metavar="DIR", help=told)
+
+
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     readers = sorted(name for name, (_, file) in ENGINES.items() if file)
     parser.add_argument(
@@ -194,24 +235,50 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _profile(text: str) -> str:
+    if not (is_own_profile(text) or text in model_profile_names()):
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, wanted a file that ends in {PROFILE_SUFFIX}, or one of: "
+            f"{', '.join(model_profile_names())}"
+        )
+    return text
+
+
+def _pooling(text: str) -> str:
+    return "avg" if text == "mean" else text
+
+
+def _prefix(text: str) -> tuple[str, str]:
+    kind, equals, prefix = text.partition("=")
+    if not equals or kind not in ("query", "passage"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted query=TEXT or passage=TEXT")
+    return kind, prefix
+
+
 def _export(wish: argparse.Namespace) -> None:
     if wish.target == AUTO and wish.engine is not None:
         raise ExportError(
             f"found --engine {wish.engine} beside --target {AUTO}, which chooses the engine; "
             "leave one of them out"
         )
+    template = None if wish.template is None else read_template(wish.template)
+    prefixes = None if wish.prefix is None else read_prefixes(wish.prefix)
     # PyTorch takes seconds to import: help, wrong usage and `inspect` need not wait for it.
     with stage("load PyTorch"):
         from exporter.auto import export_fastest
         from exporter.pipeline import Wish, export
+        from exporter.prompt import Prompt
     wanted = Wish(
         profile=wish.profile,
         target=wish.target,
         max_tokens=wish.max_tokens,
         engine=wish.engine,
-        template=wish.template,
+        template=None if template is None else Prompt(*template, written=False),
+        pooling=wish.pooling,
+        prefixes=prefixes,
         strict=wish.strict,
         unwitnessed=wish.unwitnessed,
+        adapter=wish.adapter,
     )
     run = export_fastest if wish.target == AUTO else export
     manifest = run(wish.checkpoint, wish.out, wanted)
@@ -219,12 +286,26 @@ def _export(wish: argparse.Namespace) -> None:
 
 
 def _quantize(wish: argparse.Namespace) -> None:
+    _refuse_lone_adapter(wish)
     with stage("load PyTorch"):
         from exporter.pipeline import coarsen
     manifest = coarsen(
-        wish.directory, wish.out, wish.target, checkpoint=wish.checkpoint, engine=wish.engine
+        wish.directory,
+        wish.out,
+        wish.target,
+        checkpoint=wish.checkpoint,
+        adapter=wish.adapter,
+        engine=wish.engine,
     )
     _tell_made(manifest, wish.out)
+
+
+def _refuse_lone_adapter(wish: argparse.Namespace) -> None:
+    if wish.adapter is not None and wish.checkpoint is None:
+        raise ExportError(
+            f"found --adapter {wish.adapter} and no --checkpoint; name its base, or the adapter "
+            "alone, as --checkpoint"
+        )
 
 
 def _tell_made(manifest: Manifest, out: Path) -> None:
@@ -233,10 +314,12 @@ def _tell_made(manifest: Manifest, out: Path) -> None:
 
 
 def _verify(wish: argparse.Namespace) -> None:
+    _refuse_lone_adapter(wish)
     with stage("load PyTorch"):
         from exporter.pipeline import verify
-    manifest = verify(wish.directory, wish.checkpoint, wish.engine)
+    manifest = verify(wish.directory, wish.checkpoint, wish.engine, wish.adapter)
     against = "" if wish.checkpoint is None else f", parity with {wish.checkpoint}"
+    against += "" if wish.adapter is None else f" and {wish.adapter}"
     if against and not is_witnessed(manifest):
         against += " (the artifact itself is not witnessed: export it again)"
     print(f"{wish.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")
@@ -281,26 +364,8 @@ def _tune(wish: argparse.Namespace) -> None:
 
 
 def _inspect(wish: argparse.Namespace) -> None:
-    manifest, parity = read_manifest(wish.directory), read_report(wish.directory)
-    for name, value in _facts(manifest):
-        print(f"{name:<16} {value}")
-    for report in (parity, *([parity.plan] if parity.plan else [])):
-        print(f"{'proven on':<16} {report.engine}, {report.hardware}")
-        print(f"{'compared with':<16} {report.witness}")
-        if report.cut:
-            print(f"{'cut':<16} {report.cut}")
-        for name, rung in report.rungs.items():
-            figures = msgspec.to_builtins(rung)
-            passed = "passed" if figures.pop("passed") else "FAILED"
-            shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
-            print(f"{'  ' + name:<16} {passed}: {shown}")
-    if (tuning := read_tuning(wish.directory)) is not None:
-        where = f"{tuning.conditions.get('engine')} on {tuning.conditions.get('cpu')}"
-        shape = f"{tuning.token_budget} tokens, {tuning.padding_waste:g} padding"
-        print(f"{'tuned':<16} {shape}, for {where}")
-    for one in parity.candidates or ():
-        speed = f"fell out: {one.refused}" if one.refused else f"{one.tokens_per_s:.0f} tokens/s"
-        print(f"{'candidate':<16} {one.target}, {speed}")
+    for line in inspected(wish.directory):
+        print(line)
 
 
 def _triton(wish: argparse.Namespace) -> None:
@@ -308,17 +373,6 @@ def _triton(wish: argparse.Namespace) -> None:
 
     model = write_repository(wish.directory, wish.out, wish.platform)
     print(f"{model}: a model for Triton, platform {wish.platform}; {wish.out}/start.sh starts it")
-
-
-def _facts(manifest: Manifest) -> list[tuple[str, object]]:
-    facts = msgspec.structs.asdict(manifest)
-    facts["files"] = ", ".join(manifest.files)
-    facts["goldens"] = f"{len(manifest.goldens)} pairs"
-    facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
-    facts["template"] = repr(manifest.template)
-    facts["origins"] = ", ".join(f"{fact}: {at}" for fact, at in manifest.origins.items())
-    facts["special_tokens"] = msgspec.to_builtins(manifest.special_tokens)
-    return list(facts.items())
 
 
 def _sentence(manifest: Manifest, parity: Parity) -> str:

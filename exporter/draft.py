@@ -1,26 +1,40 @@
 """What a checkpoint, a profile and a target decide before anything is computed: the manifest's
 facts, and where each of them was read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
 from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
 from exporter.checkpoint import Checkpoint, outline, places_of
+from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
 from exporter.folder import refuse_unread_keys
+from exporter.labels import DIFFERENCE
+from exporter.merged_files import merged_by
 from exporter.onnx_file import OPSET
+from exporter.options import (
+    MAX_TOKENS_OPTION,
+    PREFIX_OPTION,
+    PROFILE_OPTION,
+    TEMPLATE_OPTION,
+)
+from exporter.origins import origins_of, told_by
+from exporter.pad_token import drop_pad
 from exporter.parity import package_versions
-from exporter.prompt import TRAINING_FILE, Prompt, find_prompt, training_limit
-from exporter.sentence_files import MODEL_FILE
+from exporter.progress import tell
+from exporter.prompt import TRAINED_LIMIT, TRAINING_FILE, Prompt, find_prompt, training_limit
+from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
+from exporter.weights import first
 from runtime.errors import ProfileError
 from runtime.manifest import SCHEMA, Manifest, SpecialTokens
 from runtime.profile import (
     ModelProfile,
     TargetProfile,
+    is_own_profile,
     load_model_profile,
     model_profile_names,
 )
@@ -30,12 +44,16 @@ from runtime.profile import (
 class Draft:
     """A manifest without files and goldens, and the tokenizer that it was made with.
 
-    `template` is the prompt that no witness can find in the folder: a wish, or the family's.
+    The rest is what no witness can find in the folder: `template` is a wish, or the family's;
+    `prefixes` are a wish, None where there was none; `published` are the family's prefixes, for
+    folders that say nothing of any.
     """
 
     manifest: Manifest
     tokenizer: CheckpointTokenizer
     template: str | None
+    prefixes: dict[str, str] | None = None
+    published: dict[str, str] = field(default_factory=dict)
 
 
 def draft(
@@ -43,50 +61,69 @@ def draft(
     profile_name: str,
     target: TargetProfile,
     *,
+    own_profile: ModelProfile | None = None,
     max_tokens: int | None = None,
-    template: str | None = None,
+    template: Prompt | None = None,
+    prefixes: dict[str, str] | None = None,
     strict: bool = False,
 ) -> Draft:
     """Read everything that decides a score. `max_tokens` and `template` are wishes that go before
-    what the folder says; `strict` refuses what nobody knows.
+    what the folder says, `prefixes` one where it says nothing; `strict` refuses what nobody knows.
+    `own_profile` is what stood in a user's own profile, whose file is not looked for then.
 
     Raises CheckpointRefused and ProfileError.
     """
-    profile = load_model_profile(profile_name)
-    refuse_other_kind(profile, profile_name, checkpoint)
+    profile = own_profile or load_model_profile(profile_name)
+    name = profile_name.rsplit("/", 1)[-1]
+    refuse_other_kind(profile, name, checkpoint)
     model = outline(checkpoint)
-    _refuse_other_family(profile, profile_name, model)
+    _refuse_other_family(profile, name, model)
     places_of(model, checkpoint.weights)  # its names say more than any loader's
+    if unread := [name for name in checkpoint.weights if model.is_left_out(name)]:
+        tell(f"left out weights of a head that {checkpoint.architecture} has not: {first(unread)}")
     refuse_unread_keys(checkpoint.config, strict=strict)
     model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
     loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
+    vocabulary = checkpoint.config["vocab_size"]
+    if dropped := drop_pad(loaded, vocabulary):
+        tell(
+            f"the pad token {dropped!r} has no row in the embeddings ({vocabulary}) and is left out"
+            " of the tokenizer: a text that holds it is read as it is written"
+        )
     # Those of tokenizer.json are known to have rows; transformers reads other files too.
-    refuse_unknown_ids(loaded.get_vocab(), checkpoint.config["vocab_size"])
+    refuse_unknown_ids(loaded.get_vocab(), vocabulary)
     _refuse_types(checkpoint, model, loaded)
-    limit, limited_by = _limit(profile, target, model, checkpoint)
+    limit, limited_by = _limit(profile, name, target, model, checkpoint)
     if max_tokens is not None and max_tokens > limit:
         raise CheckpointRefused(
             f"found a wish for {max_tokens} tokens, but {limited_by} allows {limit}; lower "
-            "--max-tokens"
+            f"{MAX_TOKENS_OPTION}"
         )
-    prompt = _prompt(profile, profile_name, checkpoint, loaded, template)
-    prefixes, prefixed_by = _prefixes(profile, profile_name, checkpoint)
-    origins = {"max_tokens": limited_by if max_tokens is None else "--max-tokens"}
+    prompt = _prompt(profile, name, checkpoint, loaded, template)
+    found, prefixed_by = _prefixes(profile, name, checkpoint, prefixes)
+    origins = origins_of(checkpoint, model, loaded, name) | merged_by(checkpoint)
+    usual = checkpoint.architecture in profile.architectures and not is_own_profile(name)
+    origins["profile"] = ARCHITECTURE if usual else PROFILE_OPTION
+    origins["max_tokens"] = limited_by if max_tokens is None else MAX_TOKENS_OPTION
+    if checkpoint.labels.count == 2:
+        origins["logit"] = f"two labels of config.json: {DIFFERENCE}"
     if prompt is not None:
         origins["template"] = prompt.origin
-    if profile.kind == "embed":
+    elif profile.kind == "embed":
         origins["prefixes"] = prefixed_by
     read_as = None if prompt is None else prompt.template
-    tokenizer = CheckpointTokenizer(loaded, checkpoint.directory, read_as, max_tokens or limit)
+    tokenizer = CheckpointTokenizer(
+        loaded, checkpoint.directory, read_as, max_tokens or limit, dropped
+    )
     manifest = Manifest(
         schema=SCHEMA,
         kind=profile.kind,
         model_id=profile.id,
-        profile=profile_name.rsplit("/", 1)[-1],
+        profile=name,
         target=target.name,
         version="draft",
         template=read_as,
-        special_tokens=_special_tokens(profile, tokenizer, checkpoint.config["vocab_size"]),
+        special_tokens=_special_tokens(profile, tokenizer, vocabulary),
         padding_side=profile.padding_side,
         max_tokens=max_tokens or limit,
         pooling=model.pooling,
@@ -103,12 +140,15 @@ def draft(
         files={},
         goldens=[],
         golden_tolerance=0.0,
-        prefixes=prefixes,
+        prefixes=found,
         origins=origins,
         activation=checkpoint.activation,
+        merged=checkpoint.merged,
+        own_profile=profile if is_own_profile(name) else None,
     )
     unwritten = None if prompt is None or prompt.written else prompt.template
-    return Draft(manifest, tokenizer, unwritten)
+    wished = prefixes if prefixed_by == PREFIX_OPTION else None
+    return Draft(manifest, tokenizer, unwritten, wished, profile.prefixes)
 
 
 def profile_for(architecture: str) -> str:
@@ -146,12 +186,20 @@ def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) 
 def _refuse_types(
     checkpoint: Checkpoint, model: Architecture, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """transformers would feed types to a model that knows several; here is no input for them."""
-    types = checkpoint.config.get("type_vocab_size") or 0
-    if types > 1 and TYPES in tokenizer.model_input_names and TYPES not in model.inputs:
+    """transformers would feed to the model what types the tokenizer gives, where it knows any; here
+    some families have no input for them."""
+    known = model.body.types
+    if not known or TYPES not in tokenizer.model_input_names:
+        return
+    texts = ("a", "a") if checkpoint.kind == "rank" and not model.templated else ("a",)
+    highest = max(tokenizer(*texts, return_token_type_ids=True)[TYPES])
+    taken = known if TYPES in model.inputs else 1
+    if highest >= taken:
         raise CheckpointRefused(
-            f"config.json has type_vocab_size = {types} and the tokenizer feeds {TYPES}, which "
-            f"{checkpoint.architecture} is exported without; wanted one type"
+            f"the tokenizer feeds the token type {highest}, config.json has type_vocab_size = "
+            f"{known}, and {checkpoint.architecture} is exported with {taken} of them; leave "
+            f"{TYPES} out of model_input_names in {TOKENIZER_CONFIG} if the model was trained "
+            "without them, or take the tokenizer that it was trained with"
         )
 
 
@@ -160,15 +208,17 @@ def _prompt(
     name: str,
     checkpoint: Checkpoint,
     tokenizer: PreTrainedTokenizerBase,
-    wished: str | None,
+    wished: Prompt | None,
 ) -> Prompt | None:
     """The prompt of a family that reads one text; None where the tokenizer joins the pair."""
     if profile.template is None:
         if wished is not None:
-            raise CheckpointRefused(
-                f"found --template, but {checkpoint.architecture} reads query and passage as its "
-                "tokenizer joins them; leave it out"
+            why = (
+                "reads query and passage as its tokenizer joins them; leave it out"
+                if profile.kind == "rank"
+                else f"embeds one text at a time; name what stands before it as {PREFIX_OPTION}"
             )
+            raise CheckpointRefused(f"found {TEMPLATE_OPTION}, but {checkpoint.architecture} {why}")
         if profile.kind == "rank" and tokenizer.chat_template:
             raise CheckpointRefused(
                 "found a chat_template, by which sentence-transformers would put query and passage "
@@ -176,19 +226,41 @@ def _prompt(
                 "remove it if the model was not trained with it"
             )
         return None
-    published = Prompt(profile.template, f"the profile {name}, not witnessed", written=False)
+    published = Prompt(profile.template, _unwitnessed(name), written=False)
     return find_prompt(checkpoint.root, tokenizer, published, wished)
 
 
 def _prefixes(
-    profile: ModelProfile, name: str, checkpoint: Checkpoint
+    profile: ModelProfile, name: str, checkpoint: Checkpoint, wished: dict[str, str] | None
 ) -> tuple[dict[str, str], str]:
-    """What is put before texts, by input type, and where that stands: the folder's own goes first,
-    even if it is nothing."""
+    """What is put before texts, by input type, and where that stands: the folder's own goes before
+    the profile's, even if it is nothing.
+
+    A wish may not contradict a prompt of the folder. Empty ones are no such: sentence-transformers
+    writes them where nobody named any.
+    """
     own = checkpoint.vectors.prefixes if checkpoint.vectors else None
-    if own is not None:
-        return own, MODEL_FILE
-    return profile.prefixes, f"the profile {name}, not witnessed"
+    place = f"{MODEL_FILE} (prompts)"
+    if wished is not None and profile.kind != "embed":
+        raise CheckpointRefused(
+            f"found {PREFIX_OPTION}, but {checkpoint.architecture} is a reranker, whose prompt is "
+            "its template; leave it out"
+        )
+    if wished is not None and not own:
+        return wished, PREFIX_OPTION
+    if own is None:
+        return profile.prefixes, _unwitnessed(name)
+    if wished is not None and wished != own:
+        raise CheckpointRefused(
+            f"found {PREFIX_OPTION} for {wished}, but {place} says {own}; leave the option out, or "
+            "mend the file if the model was trained otherwise"
+        )
+    return own, place
+
+
+def _unwitnessed(name: str) -> str:
+    """The origin of what stands in the profile alone."""
+    return f"the profile {name}, not witnessed"
 
 
 def _special_tokens(
@@ -214,15 +286,20 @@ def _special_tokens(
 
 
 def _limit(
-    profile: ModelProfile, target: TargetProfile, model: Architecture, checkpoint: Checkpoint
+    profile: ModelProfile,
+    name: str,
+    target: TargetProfile,
+    model: Architecture,
+    checkpoint: Checkpoint,
 ) -> tuple[int, str]:
     """The longest row in tokens, and what allows no more."""
     bounds = [
-        (profile.max_tokens, "the profile"),
-        (model.position_limit, "config.json"),
-        (checkpoint.texts.max_tokens, "the tokenizer's or sentence-transformers' settings"),
-        (training_limit(checkpoint.root), TRAINING_FILE),
+        (profile.max_tokens, f"the profile {name}"),
+        (model.position_limit, told_by(checkpoint, "max_tokens")),
+        (checkpoint.texts.max_tokens, checkpoint.texts.limited_by),
+        (training_limit(checkpoint.root), f"{TRAINING_FILE} ({TRAINED_LIMIT})"),
     ]
     if target.shapes:
-        bounds.append((max(shapes.sequence[2] for shapes in target.shapes), "the target"))
+        longest = max(shapes.sequence[2] for shapes in target.shapes)
+        bounds.append((longest, f"the target {target.name}"))
     return min((bound, why) for bound, why in bounds if bound is not None)

@@ -7,7 +7,7 @@ because leaving it out would give other vectors.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from exporter.architectures.config import one_of
 from exporter.architectures.pooling import POOLINGS
 from exporter.errors import CheckpointRefused
+from exporter.options import POOLING_OPTION
 from exporter.sentence_files import (
     MODEL_FILE,
     MODULES_FILE,
@@ -27,6 +28,8 @@ from exporter.sentence_files import (
     read_prompts,
 )
 
+# The origin of what a family does wherever no file says otherwise.
+ARCHITECTURE = "the architecture"
 _KNOWN = ("Transformer", "Pooling", "Normalize")
 # Only the vector of the text may be made 1 long, and stay where it is.
 _NORMALIZED: Mapping[str, tuple[object, ...]] = {
@@ -48,12 +51,19 @@ class VectorFacts:
     """How states become a vector, and texts become tokens, as far as the checkpoint says.
 
     `prefixes` by input type is None where the checkpoint does not say, and empty where it says
-    that there are none.
+    that there are none. `pooled_by` and `normalized_by` say where the other two were read.
     """
 
     pooling: str
     normalize: bool
     prefixes: dict[str, str] | None
+    pooled_by: str = field(default="", compare=False)
+    normalized_by: str = field(default="", compare=False)
+
+    @property
+    def wished_pooling(self) -> str | None:
+        """The pooling where it was said on the command line, as no file names one."""
+        return self.pooling if self.pooled_by == POOLING_OPTION else None
 
 
 def transformer_directory(root: Path) -> Path:
@@ -64,32 +74,66 @@ def transformer_directory(root: Path) -> Path:
     return root if modules is None else module_folder(root, modules[0])
 
 
-def vector_facts(root: Path, config: Mapping[str, Any], *, family_pools: bool) -> VectorFacts:
+def vector_facts(
+    root: Path, config: Mapping[str, Any], *, family_pools: bool, wished: str | None = None
+) -> VectorFacts:
     """The facts of the embedding checkpoint in `root` with this config.json.
 
     `family_pools`: config.json names the pooling, and vectors have length 1 where no modules.json
-    says otherwise; it may not say otherwise of the pooling. Raises CheckpointRefused.
+    says otherwise; it may not say otherwise of the pooling. `wished` is the pooling where no file
+    names one. Raises CheckpointRefused.
     """
-    pooling = one_of(config, "pooling", POOLINGS, "avg") if family_pools else None
+    if wished is not None and wished not in POOLINGS:
+        raise CheckpointRefused(
+            f"found {POOLING_OPTION} {wished}, wanted one of: {', '.join(POOLINGS)}"
+        )
+    family = one_of(config, "pooling", POOLINGS, "avg") if family_pools else None
     modules = read_modules(root)
     if modules is None:
-        if pooling is None:
-            raise CheckpointRefused(
-                f"found no {MODULES_FILE} beside config.json, so nothing says how token states "
-                "become a vector; save the model with sentence-transformers (Transformer, Pooling "
-                "and Normalize), and export that folder"
-            )
-        return VectorFacts(pooling, True, None)
+        return _without_modules(family, config, wished)
     _refuse_modules(modules)
-    found = _pooling(root, modules)
-    if pooling is not None and pooling != found:
+    found, place = _pooling(root, modules)
+    if family is not None and family != found:
         raise CheckpointRefused(
-            f"config.json has pooling = {pooling!r}, the Pooling module of {MODULES_FILE} says "
+            f"config.json has pooling = {family!r}, the Pooling module of {MODULES_FILE} says "
             f"{found!r}; keep the one that the model was trained with"
         )
+    _refuse_other_pooling(wished, found, place)
     for module in modules[2:]:
         _refuse_normalizing(root, module)
-    return VectorFacts(found, len(modules) > 2, _prefixes(root))
+    normalizes = len(modules) > 2
+    normalized_by = f"{MODULES_FILE} ({'' if normalizes else 'no '}Normalize)"
+    return VectorFacts(found, normalizes, _prefixes(root), place, normalized_by)
+
+
+def _without_modules(
+    family: str | None, config: Mapping[str, Any], wished: str | None
+) -> VectorFacts:
+    """What config.json says, then the option, then the `family`."""
+    if family is None:
+        if wished is None:
+            raise CheckpointRefused(
+                f"found no {MODULES_FILE} beside config.json, so nothing says how token states "
+                f"become a vector; name it as {POOLING_OPTION}, or save the model with "
+                "sentence-transformers (Transformer, Pooling and Normalize), and export that folder"
+            )
+        normalized_by = f"sentence-transformers' default for a folder without {MODULES_FILE}"
+        return VectorFacts(wished, False, None, POOLING_OPTION, normalized_by)
+    place, normalized_by = "config.json (pooling)", ARCHITECTURE
+    if config.get("pooling") is not None:
+        _refuse_other_pooling(wished, family, place)
+        return VectorFacts(family, True, None, place, normalized_by)
+    if wished is not None:
+        return VectorFacts(wished, True, None, POOLING_OPTION, normalized_by)
+    return VectorFacts(family, True, None, ARCHITECTURE, normalized_by)
+
+
+def _refuse_other_pooling(wished: str | None, found: str, place: str) -> None:
+    if wished is not None and wished != found:
+        raise CheckpointRefused(
+            f"found {POOLING_OPTION} {wished}, but {place} says {found}; leave the option out, or "
+            "mend the file if the model was trained otherwise"
+        )
 
 
 def _refuse_modules(modules: list[Module]) -> None:
@@ -103,11 +147,13 @@ def _refuse_modules(modules: list[Module]) -> None:
     if names not in ([*_KNOWN], [*_KNOWN[:2]]):
         raise CheckpointRefused(
             f"{MODULES_FILE} has the modules {', '.join(names) or 'none'}, wanted "
-            f"{', '.join(_KNOWN)} in this order (the last one may be missing)"
+            f"{', '.join(_KNOWN)} in this order (the last one may be missing); save the model with "
+            "these"
         )
 
 
-def _pooling(root: Path, modules: list[Module]) -> str:
+def _pooling(root: Path, modules: list[Module]) -> tuple[str, str]:
+    """The pooling, and the file and key that name it."""
     path = module_folder(root, modules[1]) / "config.json"
     config = read_json(path, dict[str, Any])
     named = config.get("pooling_mode")
@@ -127,7 +173,8 @@ def _pooling(root: Path, modules: list[Module]) -> str:
             f"{path.parent.name}/config.json has include_prompt = false (prompts are left out of "
             "the mean), wanted true; this model cannot be exported"
         )
-    return _POOLINGS[mode]
+    key = "pooling_mode" if named is not None else f"pooling_mode_{mode}"
+    return _POOLINGS[mode], f"{path.parent.name}/config.json ({key})"
 
 
 def _refuse_normalizing(root: Path, module: Module) -> None:

@@ -28,17 +28,20 @@ from exporter.sentence_files import (
 )
 
 _ADAPTER = (
-    "an adapter lies beside the weights, and transformers and sentence-transformers would load "
-    "both; merge them (merge_and_unload), save the result, and export that"
+    "an adapter is adapter_config.json and adapter_model.safetensors in the folder of the weights, "
+    "or in one of its own; put the two together, or remove what is left of one"
 )
-_PROCESSOR = "a processor prepares what the model is fed; only texts and tokenizers are known here"
+_PROCESSOR = (
+    "a processor prepares what the model is fed, and only texts and tokenizers are known here; "
+    "export a text model, or remove the file if nothing reads it"
+)
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _REFUSED = {
-    "adapter_config.json": _ADAPTER,
-    "adapter_model.safetensors": _ADAPTER,
-    "adapter_model.bin": _ADAPTER,
+    **dict.fromkeys(_ADAPTER_FILES, _ADAPTER),
     "processor_config.json": _PROCESSOR,
     "preprocessor_config.json": _PROCESSOR,
-    "router_config.json": "a router chooses between modules, which is not known here",
+    "router_config.json": "a router chooses between modules, which is not known here; export a "
+    "model without it",
 }
 # Read, or without any effect on a score.
 _KNOWN_FILES = (
@@ -68,7 +71,6 @@ _KNOWN_FILES = (
     "trainer_state.json",
     "*_results.json",
     "data_config.json",
-    "eval_script.py",
     "*.py",
     "*.md",
     "*.bin",
@@ -101,21 +103,20 @@ _KNOWN_FILES = (
 # Keys of config.json that change no score of a model in evaluation, in float32, without a cache.
 _WITHOUT_EFFECT = frozenset(
     """
-    _attn_implementation _commit_hash _name_or_path architectures attention_dropout
-    attention_probs_dropout_prob auto_map bos_token_id classifier_dropout
-    classifier_dropout_prob classifier_activation classifiers_size cls_dropout cls_token_id
+    _attn_implementation _commit_hash _name_or_path add_pooling_layer architectures
+    attention_dropout attention_probs_dropout_prob auto_map bos_token_id classifier_activation
+    classifier_dropout classifier_dropout_prob classifiers_size cls_dropout cls_token_id
     decoder_bias deterministic_flash_attn directionality dtype embedding_dropout eos_token_id
     finetuning_task gradient_checkpointing hidden_dropout hidden_dropout_prob id2label
     initializer_cutoff_factor initializer_factor initializer_range keys_to_ignore_at_inference
-    label2id legacy mask_token_id mlp_dropout model_type num_labels output_attentions
+    label2id layer_norm_eps legacy mask_token_id mlp_dropout model_type num_labels output_attentions
     output_hidden_states output_past pad_token_id padding_idx pooler_dropout pooler_fc_size
-    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
-    pretraining_tp problem_type random_weights reference_compile repad_logits_with_grad
-    return_dict sbert_ce_default_activation_function sentence_transformers sep_token_id
-    sparse_pred_ignore_index sparse_prediction summary_activation summary_first_dropout
-    summary_last_dropout summary_type summary_use_proj task_specific_params temperature
-    add_pooling_layer layer_norm_eps tie_encoder_decoder tie_word_embeddings tokenizer_class
-    torch_dtype transformers_version unk_token_id use_bfloat16 use_cache
+    pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type pretraining_tp
+    problem_type random_weights reference_compile repad_logits_with_grad return_dict
+    sbert_ce_default_activation_function sentence_transformers sep_token_id sparse_pred_ignore_index
+    sparse_prediction summary_activation summary_first_dropout summary_last_dropout summary_type
+    summary_use_proj task_specific_params temperature tie_encoder_decoder tie_word_embeddings
+    tokenizer_class torch_dtype transformers_version unk_token_id use_bfloat16 use_cache
     """.split()  # noqa: SIM905
 )
 # Keys that change nothing while they have one of these values, and scores with any other.
@@ -182,16 +183,23 @@ class WatchedConfig(dict[str, Any]):
         return super().get(key, default)
 
 
-def refuse_unread_files(root: Path, directory: Path, *, strict: bool) -> None:
-    """Raise CheckpointRefused for a file that a loader would read and this exporter does not."""
+def refuse_unread_files(
+    root: Path, directory: Path, *, strict: bool, adapter: Path | None = None
+) -> None:
+    """Raise CheckpointRefused for a file that a loader would read and this exporter does not.
+
+    `adapter` is the folder whose adapter is read.
+    """
     for folder in dict.fromkeys((root, directory)):
         unknown = []
         for path in sorted(folder.iterdir()):
+            if folder == adapter and path.name in _ADAPTER_FILES:
+                continue
             if why := _REFUSED.get(path.name):
-                raise CheckpointRefused(f"found {path.name} in {folder}: {why}")
+                raise CheckpointRefused(f"found {path.name} in {folder}, wanted none: {why}")
             if path.is_file() and not any(fnmatchcase(path.name, k) for k in _KNOWN_FILES):
                 unknown.append(path.name)
-        _tell_unknown(unknown, f"file in {folder}", strict=strict)
+        tell_unknown(unknown, f"file in {folder}", strict=strict)
     _tell_unread_settings(root, directory, strict=strict)
 
 
@@ -200,7 +208,7 @@ def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
     nobody reads without modules.json."""
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     unknown = sorted(tokenizer.keys() - _TOKENIZER)
-    _tell_unknown(unknown, f"key in {TOKENIZER_CONFIG}", strict=strict)
+    tell_unknown(unknown, f"key in {TOKENIZER_CONFIG}", strict=strict)
     name, settings = transformer_settings(directory)
     files = [
         (MODEL_FILE, model_settings(root) or {}, MODEL_SETTINGS),
@@ -213,7 +221,7 @@ def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
             found = read_json(file, dict[str, Any], absent={})
             files.append((f"{module.path}/config.json", found, known))
     for name, found, known in files if modules else ():
-        _tell_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
+        tell_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
 
 
 def refuse_rank_modules(root: Path) -> None:
@@ -231,14 +239,14 @@ def refuse_rank_modules(root: Path) -> None:
     if names != ["Transformer"]:
         raise CheckpointRefused(
             f"{MODULES_FILE} has the modules {', '.join(names)}, wanted a Transformer alone: what "
-            "follows it changes the score; this cross-encoder cannot be exported"
+            "follows it changes the score, and is not exported; export a cross-encoder without it"
         )
     found = read_prompts(root)
     default = found.default_prompt_name
     if default is not None and found.prompts and found.prompts.get(default):
         raise CheckpointRefused(
             f"{MODEL_FILE} has default_prompt_name = {default!r}, wanted none: a reranker's prompt "
-            "is its template"
+            "is its template; remove it if the model was not trained with it"
         )
 
 
@@ -252,10 +260,11 @@ def refuse_unread_keys(config: WatchedConfig, *, strict: bool) -> None:
                 "implement it; export a checkpoint without it"
             )
     known = config.read | _WITHOUT_EFFECT | _SETTLED.keys()
-    _tell_unknown(sorted(config.keys() - known), "key in config.json", strict=strict)
+    tell_unknown(sorted(config.keys() - known), "key in config.json", strict=strict)
 
 
-def _tell_unknown(names: Collection[str], what: str, *, strict: bool) -> None:
+def tell_unknown(names: Collection[str], what: str, *, strict: bool) -> None:
+    """Tell `names` that nobody here knows, or raise CheckpointRefused for them where `strict`."""
     if not names:
         return
     told = f"found the unknown {what}: {', '.join(names)}"

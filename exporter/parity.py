@@ -8,6 +8,8 @@ logits   float32 PyTorch, one unpadded row a call, against the engine that will 
          runtime: each pair alone, with its group, and with its group shuffled
 ranking  Kendall's tau-b over pairs of passages whose reference scores differ by more than twice
          the logit tolerance (ties and duplicates must not turn on 1e-7), and top-k overlap
+
+Where reference scores barely differ, the tolerance is a share of their deviation.
 """
 
 import importlib.metadata
@@ -68,8 +70,11 @@ RANDOM_SHARE: dict[Precision, float] = {
     "int8-weights": 4.0,
     "fp8": 4.0,
 }
-# Scores that spread less than this many tolerances prove nothing: any graph would pass.
-LEAST_SPREAD = 10
+# Scores that spread by fewer tolerances would let any graph pass: the tolerance shrinks with them,
+# as far as float32 goes.
+LEAST_SPREAD, _FINEST = 10, 1e-5
+# Scores that are all nearer to each other order nothing that anybody could use.
+_FLAT = 0.01
 # How many of the best passages are compared: of at least 20 passages 10, of more than 5 five.
 TOP_K, FEW_TOP_K = 10, 5
 
@@ -115,7 +120,8 @@ def golden_tolerance(report: Parity) -> float:
     Half precision differs between machines by about as much as from the reference.
     """
     if report.precision == "fp32":
-        return _GOLDEN_TOLERANCE
+        share = (report.rungs["logits"].tolerance or 0.0) / LOGIT_TOLERANCE["fp32"]
+        return _GOLDEN_TOLERANCE * share
     return max(LOGIT_TOLERANCE[report.precision], 2 * (report.rungs["logits"].max_abs_delta or 0.0))
 
 
@@ -252,7 +258,27 @@ def _rank(ranker: Ranker, query: str, passages: "list[str] | tuple[str, ...]") -
 def _tolerance(report: Parity, reference: Reference) -> float:
     if report.rule == "random-weights":
         return RANDOM_SHARE[report.precision] * float(np.concatenate(reference.logits).std())
-    return LOGIT_TOLERANCE[report.precision]
+    spread = float(np.concatenate(reference.logits).std())
+    return _within_spread(LOGIT_TOLERANCE[report.precision], spread)
+
+
+def _within_spread(tolerance: float, spread: float) -> float:
+    """`tolerance`, but for scores of so small a deviation that any graph would keep it."""
+    return min(tolerance, max(spread / LEAST_SPREAD, _FINEST))
+
+
+def flatness(scores: Sequence[Scores], what: str) -> str | None:
+    """What to say of a reference's `scores` that are all but the same, None for others; `what` they
+    are."""
+    every = np.concatenate(scores)
+    lowest, highest = float(every.min()), float(every.max())
+    if highest - lowest >= _FLAT:
+        return None
+    return (
+        f"the checkpoint's own {what} barely differ: the {len(every)} of the parity texts lie "
+        f"between {lowest:.6g} and {highest:.6g}, {highest - lowest:.2g} apart, where others are "
+        f"{_FLAT} apart at least; is it trained?"
+    )
 
 
 def _climb_logits(
@@ -302,8 +328,11 @@ def climb_ranking(
     """The third rung over (group, the checkpoint's scores, the engine's), float64 [passages] each.
 
     Reference scores within twice the `tolerance` count as tied. Records the rung and returns what
-    failed, if anything did.
+    failed, if anything did. Where no two differ, there is no order to prove: float32's outputs are
+    held to the reference's all the same, others' are not.
     """
+    spread = float(np.concatenate([wanted for _, wanted, _ in orders]).std())
+    tolerance = _within_spread(tolerance, spread)
     concordant = discordant = tied = 0
     failure = None
     overlaps, gains = [], []
@@ -330,14 +359,14 @@ def climb_ranking(
         tau = (concordant - discordant) / np.sqrt(compared * max(1, compared - tied))
     lowest = LOWEST_TAU[report.precision]
     gated = report.rule == "trained"
-    spread = float(np.concatenate([wanted for _, wanted, _ in orders]).std())
-    flat = tau is None or spread < LEAST_SPREAD * tolerance
+    unproven = tau is None and report.rungs["logits"].tolerance is None
     overlap = float(np.mean(overlaps))
     kept = report.precision not in COARSE or overlap >= LOWEST_OVERLAP
     drift = 1.0 - float(np.mean(gains))
-    passed = not gated or (not flat and bool(tau >= lowest) and kept)
+    ordered = tau is None or bool(tau >= lowest)
+    passed = not gated or (not unproven and ordered and kept)
     if report.rule == "ndcg":
-        passed = not flat and drift <= MOST_DRIFT
+        passed = not unproven and drift <= MOST_DRIFT
     report.rungs["ranking"] = Rung(
         pairs=compared,
         kendall_tau=None if tau is None else float(tau),
@@ -348,10 +377,11 @@ def climb_ranking(
     )
     if passed:
         return None
-    if flat:
+    if unproven:
         return (
-            f"the checkpoint's own scores barely differ (deviation {spread:.2g}, wanted at least "
-            f"{LEAST_SPREAD * tolerance:.2g}), so nothing can be proven; is it trained?"
+            f"no two of the checkpoint's own scores differ by more than {2 * tolerance:.2g} "
+            f"(deviation {spread:.2g}), so that {report.precision} has no order to keep; export "
+            "with cpu-fp32, whose numbers are compared, or train the checkpoint"
         )
     if report.rule == "ndcg":
         return (

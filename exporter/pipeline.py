@@ -33,11 +33,13 @@ from exporter.errors import (
 )
 from exporter.explaining import blame
 from exporter.long_rows import LONG, bound_attention, bounded_copy, unbound_attention
+from exporter.merged_files import refuse_other_adapter
 from exporter.onnx_file import OPSET, move_to_onnx
 from exporter.own_reading import own_reading
+from exporter.pad_token import drop_pad
 from exporter.parity import COARSE, open_report, package_versions
-from exporter.progress import stage
-from exporter.prompt import TEMPLATE_OPTION
+from exporter.progress import stage, tell
+from exporter.prompt import Prompt
 from exporter.proof import Proof, make_proof
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
@@ -46,9 +48,12 @@ from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import open_once, seal, version_of
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
+from exporter.wished import wished_pooling, wishes_of
 from exporter.witness import rank_witness, vector_witness
+from exporter.witness.adapters import Adapted
 from exporter.witness.base import RankWitness, Witness
 from exporter.workspace import refuse_foreign, workspace
+from runtime.artifact import find_directory
 from runtime.engines import open_engine
 from runtime.manifest import (
     MODEL_FILE,
@@ -90,20 +95,25 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class Wish:
-    """What an export was asked for: profiles by name; `max_tokens` and `template` None for what the
-    checkpoint says.
+    """What an export was asked for: `profile` by name, or a path of a user's own; `target` by name.
+    `max_tokens`, `template`, `pooling` (avg, cls or last) and `prefixes` by input type are None for
+    what the checkpoint says; `adapter` is the folder or hub id of one to merge into it.
 
     `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
-    the checkpoint that nobody here knows, `unwitnessed` takes one that no witness can load.
+    the checkpoint that nobody here knows, and scores that are all alike; `unwitnessed` takes one
+    that no witness can load.
     """
 
     profile: str | None = None
     target: str = "cpu-fp32"
     max_tokens: int | None = None
     engine: str | None = None
-    template: str | None = None
+    template: Prompt | None = None
+    pooling: str | None = None
+    prefixes: dict[str, str] | None = None
     strict: bool = False
     unwitnessed: bool = False
+    adapter: str | None = None
 
 
 def ask_witness(
@@ -159,7 +169,7 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
     engine = wish.engine or proving_engine(target)
     refuse_foreign(out)
     _require_engine(engine)
-    checkpoint = read_checkpoint(source, strict=wish.strict)
+    checkpoint = read_checkpoint(source, wish.adapter, strict=wish.strict, pooling=wish.pooling)
     profile_name = wish.profile or profile_for(checkpoint.architecture)
     with workspace(out) as directory:
         found = draft(
@@ -168,11 +178,15 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
             target,
             max_tokens=wish.max_tokens,
             template=wish.template,
+            prefixes=wish.prefixes,
             strict=wish.strict,
         )
         manifest, tokenizer = found.manifest, found.tokenizer
         answers = asking(found, checkpoint, unwitnessed=wish.unwitnessed)
-        _refuse_tiny_limit(make_proof(manifest, answers), manifest.max_tokens)
+        proof = make_proof(manifest, answers)
+        _refuse_tiny_limit(proof, manifest.max_tokens)
+        if wish.strict and (flat := proof.flat()):
+            raise CheckpointRefused(f"{flat} It is refused because of --strict")
         report = open_report(
             engine, target, answers.witness, random_weights=checkpoint.random_weights
         )
@@ -200,16 +214,18 @@ def coarsen(
     target_name: str,
     *,
     checkpoint: str | None = None,
+    adapter: str | None = None,
     engine: str | None = None,
 ) -> Manifest:
     """Make an artifact of a coarser precision out of the proven fp32 artifact `source`.
 
-    It is proven against the `checkpoint`, or without one against the scores of `source` itself,
-    which parity.json says then; on `engine`, None for the target's own. Raises ExportError or
-    ServingError; `out` then is as it was before.
+    It is proven against the `checkpoint` with the `adapter`, or without one against the scores of
+    `source` itself, which parity.json says then; on `engine`, None for the target's own. Raises
+    ExportError or ServingError; `out` then is as it was before.
     """
     target = load_target_profile(target_name)
     engine = engine or target.engine
+    source = find_directory(source)
     fine = read_manifest(source)
     _refuse_coarsening(fine, target, source, out)
     refuse_foreign(out)
@@ -233,7 +249,7 @@ def coarsen(
         if checkpoint is None:
             answers = _ask_artifact(source, fine, coarse)
         else:
-            found = read_checkpoint(checkpoint)
+            found = read_checkpoint(checkpoint, adapter, pooling=wished_pooling(fine))
             random_weights = found.random_weights
             answers = _ask_checkpoint(coarse, found)
         report = open_report(engine, target, answers.witness, random_weights=random_weights)
@@ -258,6 +274,9 @@ def _make(
     target, engine = load_target_profile(manifest.target), report.engine
     proof = make_proof(manifest, answers)
     proof.say_cut(report, manifest.max_tokens)
+    if flat := proof.flat():
+        report.flat = flat
+        tell(flat)
     try:
         _check_tokens(directory, report, proof)
         write_graph()
@@ -309,7 +328,10 @@ def _refuse_coarsening(fine: Manifest, target: TargetProfile, source: Path, out:
 
 
 def _write_graph(model: Architecture, target: TargetProfile, directory: Path) -> None:
-    if target.weights != "float32":
+    if target.weights == "float32":
+        model.body.narrow = True
+    else:
+        # On a GPU only once a card has shown that attention of one row stays its fast kernel.
         model.halve(getattr(torch, target.weights))
     move_to_onnx(model, directory)
     if target.operators == "onnxruntime-cuda":
@@ -322,12 +344,16 @@ def proving_engine(target: TargetProfile) -> str:
     return target.engine if target.engine != "tensorrt" else "onnxruntime-cpu"
 
 
-def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
-    """Check an artifact's hashes and goldens, and with a checkpoint all three rungs again.
+def verify(
+    directory: Path, source: str | None, engine: str | None, adapter: str | None = None
+) -> Manifest:
+    """Check an artifact's hashes and goldens, and with the checkpoint `source`, and the `adapter`
+    that was merged into it, all three rungs again.
 
     Writes nothing in `directory`. Raises ArtifactError, EngineError or ExportError naming what
     differs.
     """
+    directory = find_directory(directory)
     manifest = read_manifest(directory)
     with stage("check hashes"):
         check_files(directory, manifest)
@@ -341,7 +367,8 @@ def verify(directory: Path, source: str | None, engine: str | None) -> Manifest:
             or (None if manifest.plan else proving_engine(load_target_profile(manifest.target))),
         )
     if source is not None:
-        _verify_against(directory, manifest, read_checkpoint(source), engine)
+        checkpoint = read_checkpoint(source, adapter, pooling=wished_pooling(manifest))
+        _verify_against(directory, manifest, checkpoint, engine)
     return manifest
 
 
@@ -360,23 +387,14 @@ def _verify_against(
 
 def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:
     """The witness's answers for a manifest whose facts the checkpoint must bear out."""
-    wished = manifest.origins.get("template") == TEMPLATE_OPTION
-    found = draft(
-        checkpoint,
-        manifest.profile,
-        load_target_profile(manifest.target),
-        template=manifest.template if wished else None,
-    )
+    refuse_other_adapter(manifest, checkpoint)
+    target, wishes = load_target_profile(manifest.target), wishes_of(manifest)
+    found = draft(checkpoint, manifest.profile, target, **wishes)
     if manifest.max_tokens > (limit := found.manifest.max_tokens):
         raise ManifestWrong("max_tokens", manifest.max_tokens, f"at most {limit}")
     if manifest.max_tokens < limit:
-        found = draft(
-            checkpoint,
-            manifest.profile,
-            load_target_profile(manifest.target),
-            max_tokens=manifest.max_tokens,
-            template=manifest.template if wished else None,
-        )
+        wishes["max_tokens"] = manifest.max_tokens
+        found = draft(checkpoint, manifest.profile, target, **wishes)
     _compare_facts(manifest, found.manifest)
     unwitnessed = not is_witnessed(manifest)
     return ask_witness(replace(found, manifest=manifest), checkpoint, unwitnessed=unwitnessed)
@@ -384,9 +402,12 @@ def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | V
 
 def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
     where = checkpoint.root, checkpoint.directory, checkpoint.config
+    own = checkpoint.adapter
+    adapted = None if own is None else Adapted(checkpoint.base, own.directory)
     if checkpoint.vectors is None:
-        return rank_witness(*where, found.template)
-    return vector_witness(*where, found.manifest.prefixes)
+        return rank_witness(*where, found.template, adapted)
+    wished = found.prefixes, checkpoint.vectors.wished_pooling
+    return vector_witness(*where, found.published, *wished, adapted)
 
 
 def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference | VectorReference:
@@ -395,7 +416,8 @@ def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference |
     vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
     place = source / "tokenizer"
     loaded = load_checkpoint_tokenizer(place, None)
-    tokenizer = CheckpointTokenizer(loaded, place, fine.template, fine.max_tokens)
+    dropped = drop_pad(loaded, vocabulary)  # one that transformers' class adds again
+    tokenizer = CheckpointTokenizer(loaded, place, fine.template, fine.max_tokens, dropped)
     kind = RankArtifact if fine.kind == "rank" else VectorArtifact
     with stage("ask the artifact about the parity texts"):
         artifact = kind(source, fine, tokenizer)

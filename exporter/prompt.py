@@ -4,6 +4,8 @@ First an option, then training.json, which this project's recipe leaves beside t
 chat template with the roles query and document, at last the family's published prompt.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,17 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from exporter.errors import CheckpointRefused
-from exporter.sentence_files import read_json
+from exporter.options import TEMPLATE_OPTION
+from exporter.progress import tell
+from exporter.sentence_files import TOKENIZER_CONFIG, read_json
 
 TRAINING_FILE = "training.json"
-TEMPLATE_OPTION = "--template"
+TRAINED_LIMIT = "rerank_max_length"
+_TRAINED_PROMPT = "prompt_template"
+_JINJA_FILE = "chat_template.jinja"
+_FIELDS = ("{query}", "{passage}")
+# How chat templates write their special tokens.
+_CHAT_TOKEN = re.compile(r"<\|[^\s<>|]+\|>")
 _ROLES = ("query", "document")
 # Private-use characters stand for the two texts; blanks around them show whether a template trims.
 _QUERY, _DOCUMENT = " \ue000 ", " \ue001 "
@@ -32,31 +41,43 @@ class Prompt:
 
 def training_limit(root: Path) -> int | None:
     """The longest pair, in tokens, that training.json names. Raises CheckpointRefused."""
-    found = _training(root).get("rerank_max_length")
+    found = _training(root).get(TRAINED_LIMIT)
     if found is None:
         return None
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise CheckpointRefused(
-            f"{TRAINING_FILE} has rerank_max_length = {found!r}, wanted a number from 1"
+            f"{TRAINING_FILE} has {TRAINED_LIMIT} = {found!r}, wanted a number from 1; mend it, or "
+            "remove it"
         )
     return found
 
 
 def find_prompt(
-    root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, wished: str | None
+    root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, wished: Prompt | None
 ) -> Prompt:
     """The prompt of the checkpoint in `root`; `wished` is the option's, `published` the family's.
 
-    Raises CheckpointRefused where two of them differ and nothing was wished.
+    What looks strange among its tokens is told. Raises CheckpointRefused where two of them differ
+    and nothing was wished.
     """
+    prompt = _chosen(root, tokenizer, published, wished)
+    for strange in _strange(prompt.template, tokenizer):
+        tell(f"the prompt of {prompt.origin} {strange}")
+    return prompt
+
+
+def _chosen(
+    root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, wished: Prompt | None
+) -> Prompt:
     if wished is not None:
-        return Prompt(_checked(wished, TEMPLATE_OPTION), TEMPLATE_OPTION, written=False)
+        _checked(wished.template, wished.origin)
+        return wished
     found = [prompt for prompt in (_trained(root), _chat(tokenizer)) if prompt is not None]
     if len({prompt.template for prompt in found}) > 1:
         told = " and ".join(f"{prompt.template!r} ({prompt.origin})" for prompt in found)
         raise CheckpointRefused(
             f"found the prompts {told}, wanted one; name the one that the model was trained with "
-            "as --template"
+            f"as {TEMPLATE_OPTION}"
         )
     return found[0] if found else published
 
@@ -66,10 +87,10 @@ def _training(root: Path) -> dict[str, Any]:
 
 
 def _trained(root: Path) -> Prompt | None:
-    found = _training(root).get("prompt_template")
+    found = _training(root).get(_TRAINED_PROMPT)
     if found is None:
         return None
-    return Prompt(_checked(found, TRAINING_FILE), TRAINING_FILE)
+    return Prompt(_checked(found, TRAINING_FILE), f"{TRAINING_FILE} ({_TRAINED_PROMPT})")
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
@@ -80,7 +101,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
         source = source.get("default")
     if source == "":
         raise CheckpointRefused(
-            "chat_template is empty; remove it, or name the prompt as --template"
+            f"chat_template is empty; remove it, or name the prompt as {TEMPLATE_OPTION}"
         )
     if not isinstance(source, str) or not all(role in source for role in _ROLES):
         return None
@@ -93,28 +114,55 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
             tokenize=False,
         )
     except Exception as error:  # Jinja raises many unrelated classes
-        raise CheckpointRefused(f"{where} cannot be rendered: {error}") from error
+        raise CheckpointRefused(
+            f"{where} cannot be rendered ({error}), wanted one for the roles query and document; "
+            f"mend it, or name the prompt as {TEMPLATE_OPTION}"
+        ) from error
     if not isinstance(text, str) or text.count(_QUERY) != 1 or text.count(_DOCUMENT) != 1:
         raise CheckpointRefused(
             f"{where} changes, repeats or leaves out a text, wanted query and document once each "
-            "and as they are; name the prompt as --template"
+            f"and as they are; name the prompt as {TEMPLATE_OPTION}"
         )
     beginning = tokenizer.bos_token
-    if beginning and text.startswith(beginning):
+    if beginning and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
         text = text.removeprefix(beginning)  # the tokenizer adds its own
-    return Prompt(
-        _checked(text.replace(_QUERY, "{query}").replace(_DOCUMENT, "{passage}"), where), where
-    )
+    template = text.replace(_QUERY, "{query}").replace(_DOCUMENT, "{passage}")
+    return Prompt(_checked(template, where), f"{where} ({_chat_file(tokenizer)})")
+
+
+def _chat_file(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Which of the places of a chat template counts, as transformers looks them up."""
+    beside = (Path(tokenizer.name_or_path) / _JINJA_FILE).is_file()
+    return _JINJA_FILE if beside else f"{TOKENIZER_CONFIG}, chat_template"
+
+
+def _strange(template: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """What its author cannot have meant, as the tokenizer reads it."""
+    for name in dict.fromkeys(_CHAT_TOKEN.findall(template)):
+        pieces = tokenizer(name, add_special_tokens=False)["input_ids"]
+        if tokenizer.get_vocab().get(name) not in pieces:
+            yield f"has {name}, which is no token here: it is read as {len(pieces)} pieces"
+    sample = template.replace("{query}", "a").replace("{passage}", "a")
+    bare = tokenizer(sample, add_special_tokens=False)["input_ids"]
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in bare:
+        yield "has characters that this tokenizer does not know: they are read as its unknown token"
+    whole = tokenizer(sample)["input_ids"]
+    ends = (("begins", whole[:2], bare[:1]), ("ends", whole[-2:], bare[-1:]))
+    for how, found, own in ends:
+        if found == own * 2 and own[0] in tokenizer.all_special_ids:
+            name = tokenizer.convert_ids_to_tokens(own[0])
+            yield f"{how} with {name}, which the tokenizer adds as well: it stands there twice"
 
 
 def _checked(template: object, where: str) -> str:
-    if not isinstance(template, str) or any(
-        template.count(field) != 1 for field in ("{query}", "{passage}")
-    ):
+    if not isinstance(template, str) or any(template.count(field) != 1 for field in _FIELDS):
         raise CheckpointRefused(
             f"{where} has the prompt {template!r}, wanted a text with {{query}} and {{passage}} "
-            "once each"
+            "once each; mend it"
         )
     if template.index("{query}") > template.index("{passage}"):
-        raise CheckpointRefused(f"{where} puts the passage before the query; wanted it behind")
+        raise CheckpointRefused(
+            f"{where} puts the passage before the query, wanted it behind; such a model cannot be "
+            "exported"
+        )
     return template

@@ -10,9 +10,14 @@ from typing import Any, cast
 import tokenizers
 
 from exporter.answers import Reference, Text, Tokens, VectorReference, Vectors
-from exporter.parity import EngineScores, climb_scores, climb_tokens, golden_tolerance
+from exporter.parity import EngineScores, climb_scores, climb_tokens, flatness, golden_tolerance
 from exporter.report import Parity
-from exporter.vector_parity import climb_text_tokens, climb_vectors, vector_golden_tolerance
+from exporter.vector_parity import (
+    climb_text_tokens,
+    climb_vectors,
+    cosines,
+    vector_golden_tolerance,
+)
 from runtime.embedder import Embedder
 from runtime.manifest import Golden, Manifest, VectorGolden
 from runtime.model import Model
@@ -37,6 +42,10 @@ class Proof(ABC):
                 f"{cut} rows of {max_tokens} tokens or more: of a pair the passage alone is cut, "
                 "and the witness's model is fed the ids that are kept"
             )
+
+    @abstractmethod
+    def flat(self) -> str | None:
+        """What to say where the reference's scores are all but the same."""
 
     @abstractmethod
     def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
@@ -72,6 +81,10 @@ class RankProof(Proof):
     def rows(self) -> Iterator[Tokens]:
         """See Proof."""
         return (row for rows in self._reference.tokens for row in rows)
+
+    def flat(self) -> str | None:
+        """See Proof."""
+        return flatness(self._reference.logits, "scores")
 
     def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """See Proof."""
@@ -110,6 +123,10 @@ class EmbedProof(Proof):
     def rows(self) -> Iterator[Tokens]:
         """See Proof."""
         return (row for rows in self._reference.tokens for row in rows)
+
+    def flat(self) -> str | None:
+        """See Proof."""
+        return flatness([cosines(rows) for rows in self._reference.vectors], "cosines")
 
     def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """See Proof."""

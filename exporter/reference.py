@@ -26,8 +26,9 @@ def ask(
 
     It is told raw texts, but for those that are too long: loaders cut the longer text first, or at
     another place, where NIMs and this project cut the passage alone. There it is told the ids that
-    `tokenizer` keeps. Raises CheckpointRefused when the checkpoint itself gives NaN or infinity, or
-    its tokenizer an id past the `vocabulary` of its embeddings.
+    `tokenizer` keeps, and where a text holds a pad token that has no embedding. Raises
+    CheckpointRefused when the checkpoint itself gives NaN or infinity, or its tokenizer an id past
+    the `vocabulary` of its embeddings.
     """
     # The passages that only coarse precisions have trouble with.
     more = candidate_groups(manifest.max_tokens) if manifest.precision in COARSE else ()
@@ -49,7 +50,7 @@ def _scores(
         for index, passage in enumerate(group.passages):
             kept, cut = tokenizer.encode(group.query, passage)
             _refuse_unknown_ids(kept, vocabulary)
-            if cut:
+            if cut or tokenizer.reads_alone(group.query, passage):
                 row, value = kept, witness.values(kept)
             else:
                 row, value = witness.score(group.query, passage)
@@ -75,7 +76,7 @@ def _vectors(
         for text in some:
             kept, cut = tokenizer.encode_text(prefixes.get(text.input_type or "", "") + text.text)
             _refuse_unknown_ids(kept, vocabulary)
-            if cut:
+            if cut or tokenizer.reads_alone(text.text):
                 row, value = kept, witness.values(kept)
             else:
                 row, value = witness.embed(text.text, text.input_type)

@@ -56,8 +56,9 @@ class Parity(msgspec.Struct, kw_only=True):
     "random-weights" for what is coarser than float32 of a checkpoint that declares
     `"random_weights": true`. `witness` is the loader whose answers everything was compared with, or
     "not witnessed" and why. `cut` says how rows past the limit were compared, where loaders cut
-    otherwise; left out where there were none. `candidates` are what this target was chosen among,
-    where the export chose it. `plan` is what was proven of model.plan.
+    otherwise; left out where there were none. `flat` says how little the reference's scores differ,
+    where that is so little that their order is of no use. `candidates` are what this target was
+    chosen among, where the export chose it. `plan` is what was proven of model.plan.
     """
 
     schema: int = SCHEMA
@@ -68,6 +69,7 @@ class Parity(msgspec.Struct, kw_only=True):
     hardware: dict[str, str]
     witness: str = NOT_WITNESSED
     cut: str | msgspec.UnsetType = msgspec.UNSET
+    flat: str | msgspec.UnsetType = msgspec.UNSET
     rungs: dict[str, Rung] = {}
     candidates: list[Candidate] | msgspec.UnsetType = msgspec.UNSET
     plan: "Parity | msgspec.UnsetType" = msgspec.UNSET

@@ -31,6 +31,8 @@ def version_of(manifest: Manifest) -> str:
     facts: list[object] = [decisive, prompt, manifest.max_tokens]
     if manifest.activation == "identity":  # the sigmoid was every artifact's before it was a fact
         facts.append(manifest.activation)
+    if manifest.merged:
+        facts.append(manifest.merged)
     digest = hashlib.sha256(msgspec.json.encode(facts))
     return digest.hexdigest()[:_VERSION_DIGITS]
 

@@ -8,7 +8,7 @@ refused by name; one that nobody here knows is told (exporter.folder).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,10 +56,15 @@ _T = TypeVar("_T")
 @dataclass(frozen=True)
 class TextFacts:
     """How texts become tokens, as far as the folder says: `max_tokens` None where only the weights
-    limit a text; `lower_case` where letters are lowered before the tokenizer."""
+    limit a text; `lower_case` where letters are lowered before the tokenizer.
+
+    `limited_by` and `lowered_by` are the files and keys that say so, empty where none does.
+    """
 
     max_tokens: int | None
     lower_case: bool
+    limited_by: str = field(default="", compare=False)
+    lowered_by: str = field(default="", compare=False)
 
 
 class Module(msgspec.Struct, frozen=True):
@@ -88,7 +93,10 @@ def read_modules(root: Path) -> list[Module] | None:
         return None
     modules = read_json(root / MODULES_FILE, list[Module])
     if not modules:
-        raise CheckpointRefused(f"{MODULES_FILE} has no module, wanted a Transformer at least")
+        raise CheckpointRefused(
+            f"{MODULES_FILE} has no module, wanted a Transformer at least; save the model with "
+            "sentence-transformers again"
+        )
     return modules
 
 
@@ -120,14 +128,23 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     settings, name = {}, SETTINGS_FILES[0]
     if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
-        name, settings = transformer_settings(directory)
+        modules = read_modules(root) or []
+        name, settings = transformer_settings(module_folder(root, modules[0]))
         rendered = not templated and _has_chat_template(directory, tokenizer)
         _refuse_settings(name, settings, kind, rendered=rendered)
-    limit = _limit(name, "max_seq_length", settings.get("max_seq_length"))
+    key, lowering = "max_seq_length", "do_lower_case"
+    limit, place = _limit(name, key, settings.get(key)), f"{name} ({key})"
     if limit is None:
         key = "model_max_length"
         limit = _limit(TOKENIZER_CONFIG, key, tokenizer.get(key))
-    return TextFacts(limit, bool(settings.get("do_lower_case")))
+        place = f"{TOKENIZER_CONFIG} ({key})"
+    lowers = bool(settings.get(lowering))
+    return TextFacts(
+        limit,
+        lowers,
+        limited_by="" if limit is None else place,
+        lowered_by=f"{name} ({lowering})" if lowers else "",
+    )
 
 
 def is_cross_encoder(root: Path) -> bool:
@@ -164,7 +181,9 @@ def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:
     except OSError as error:
         raise _unreadable(path, error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointRefused(f"{path} cannot be used: {error}") from error
+        raise CheckpointRefused(
+            f"{path} cannot be used ({error}); save, copy or download it again"
+        ) from error
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointRefused:
@@ -260,5 +279,8 @@ def _limit(name: str, key: str, found: object) -> int | None:
     if found is None:
         return None
     if isinstance(found, bool) or not isinstance(found, int | float) or not found >= 1:
-        raise CheckpointRefused(f"{name} has {key} = {found!r}, wanted a number above 0")
+        raise CheckpointRefused(
+            f"{name} has {key} = {repr(found)[:80]}, wanted a number above 0; name the length that "
+            "the model was trained with, or null for none"
+        )
     return None if found >= _NO_LIMIT else int(found)

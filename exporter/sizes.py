@@ -37,7 +37,7 @@ def _check(size: Size, weights: Mapping[str, Stored], names: tuple[str, ...]) ->
     if found != size.value:
         raise CheckpointRefused(
             f"config.json has {size.what} = {size.value}, the weights have {found} "
-            f"({stored.name} is {list(stored.shape)}); {_EXPORT}"
+            f"({stored.name} is {list(stored.shape)}); {size.advice}"
         )
 
 

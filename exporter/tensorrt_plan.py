@@ -18,7 +18,7 @@ from exporter.errors import PlanFailed
 from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import PlanHardware
-from runtime.outputs import write_whole
+from runtime.outputs import write_atomic
 from runtime.profile import TargetProfile
 
 # The first whose parser knows RMSNormalization and RotaryEmbedding.
@@ -124,7 +124,7 @@ def compile_plan(
         raise PlanFailed(f"TensorRT {trt.__version__} could not build {plan.name}: {log.told()}")
     plan.write_bytes(serialized)
     if timing_cache is not None and cached:
-        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
+        write_atomic(timing_cache, bytes(config.get_timing_cache().serialize()))
 
 
 def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exporter.errors import CheckpointRefused
+from exporter.pad_token import named_pad
 from runtime.errors import ArtifactError
 from runtime.model_files import TOKENIZER_BYTES
 from runtime.text import load_tokenizer
@@ -14,7 +15,8 @@ _SUFFIXES = (".json", ".txt", ".model", ".jinja")
 
 def check_tokenizer(directory: Path, vocabulary: int) -> None:
     """Raise CheckpointRefused for files of any size, a tokenizer.json that does not bound what it
-    makes of a text, and one with ids past the `vocabulary` of the embeddings."""
+    makes of a text, and one with ids past the `vocabulary` of the embeddings, but for a pad
+    token's."""
     for path in directory.glob("*"):
         if path.suffix in _SUFFIXES and path.is_file() and path.stat().st_size > TOKENIZER_BYTES:
             raise CheckpointRefused(
@@ -28,9 +30,11 @@ def check_tokenizer(directory: Path, vocabulary: int) -> None:
         tokens = load_tokenizer(path, vocabulary).get_vocab()
     except ArtifactError as error:
         raise CheckpointRefused(
-            f"the tokenizer in {directory} cannot be used: {error.__cause__ or error}"
+            f"tokenizer.json in {directory} cannot be used: {error.__cause__ or error}; copy the "
+            "one that the model was trained with"
         ) from error
-    refuse_unknown_ids(tokens, vocabulary)
+    pad = named_pad(directory)
+    refuse_unknown_ids({t: i for t, i in tokens.items() if t != pad}, vocabulary)
 
 
 def refuse_unknown_ids(tokens: Mapping[str, int], vocabulary: int) -> None:

@@ -1,5 +1,6 @@
 """The checkpoint's own tokenizer, through transformers: what the runtime's is measured against."""
 
+import importlib.metadata
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 import tokenizers
-from tokenizers import models, normalizers
+from tokenizers import normalizers
 from transformers import (
     CONFIG_MAPPING,
     AutoTokenizer,
@@ -19,11 +20,15 @@ from transformers import (
 
 from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused
+from exporter.pad_token import without_pad
+from exporter.sentence_files import read_json
 from runtime.errors import ArtifactError
 from runtime.manifest import SpecialTokens
 from runtime.tokenizer_limits import check_tokenizer
 
 TYPES = "token_type_ids"
+# What reads tokenizers that have a sentencepiece model alone.
+_SENTENCEPIECE = ("sentencepiece", "protobuf")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES = ("tokenizer.json", *SETTINGS_FILES)
 
@@ -37,12 +42,19 @@ class CheckpointTokenizer:
         directory: Path,
         template: str | None,
         max_tokens: int,
+        dropped: str | None = None,
     ) -> None:
-        """`loaded` is what `load_tokenizer` made of `directory`; rows have at most `max_tokens`."""
+        """`loaded` is what `load_tokenizer` made of `directory`, without the pad token `dropped`;
+        rows have at most `max_tokens`."""
         self._tokenizer = loaded
         self._directory = directory
         self._template = template
         self._max_tokens = max_tokens
+        self._dropped = dropped
+
+    def reads_alone(self, *texts: str) -> bool:
+        """Whether loaders fail on `texts`, as one holds the token that was dropped here."""
+        return self._dropped is not None and any(self._dropped in text for text in texts)
 
     def encode(self, query: str, passage: str) -> tuple[Tokens, bool]:
         """The pair's tokens, unpadded, and whether it was cut: at the passage's end, when there are
@@ -69,12 +81,33 @@ class CheckpointTokenizer:
                 return Tokens(found["input_ids"], found["token_type_ids"]), True
             # The query is filled in last: it must not be searched for inside the passage.
             head, tail = self._template.split("{passage}")
-            text = head.replace("{query}", query) + passage + tail
+            ahead = head.replace("{query}", query)
+            text = ahead + passage + tail
             whole = self._tokenizer(text)
             if len(whole["input_ids"]) <= self._max_tokens:
                 return Tokens(whole["input_ids"], None), False
-            found = self._tokenizer(text, truncation=True, max_length=self._max_tokens)
-        return Tokens(found["input_ids"], None), True
+            return self._cut(text, len(ahead), len(text) - len(tail)), True
+
+    def _cut(self, text: str, start: int, stop: int) -> Tokens:
+        """`text` without the last tokens of the passage, which are its characters `start` to
+        `stop`; when none of them is left, without the last of what stands before it.
+
+        What stands behind it goes then, and what the tokenizer adds goes last. A token that holds a
+        character of the template is none of the passage's, but for the blank that most tokenizers
+        take with a first word.
+        """
+        found = self._tokenizer(text, return_offsets_mapping=True)
+        ids, spans, owners = found["input_ids"], found["offset_mapping"], found.sequence_ids()
+        blank = len(text[:start].rstrip())
+
+        def later(place: int) -> tuple[int, int]:
+            first, last = spans[place]
+            inside = first >= blank and start < last <= stop
+            turn = 3 if owners[place] is None else 0 if inside else 2 if last > stop else 1
+            return turn, -place
+
+        dropped = set(sorted(range(len(ids)), key=later)[: len(ids) - self._max_tokens])
+        return Tokens([one for place, one in enumerate(ids) if place not in dropped], None)
 
     def encode_text(self, text: str) -> tuple[Tokens, bool]:
         """The tokens of one text, its prefix included, unpadded, and whether it was cut, at its
@@ -90,7 +123,8 @@ class CheckpointTokenizer:
 
     def added_tokens(self) -> list[str]:
         """Texts that stand for one token each: special ones, and those added to the vocabulary."""
-        return sorted({*self._tokenizer.get_added_vocab(), *self._tokenizer.all_special_tokens})
+        found = {*self._tokenizer.get_added_vocab(), *self._tokenizer.all_special_tokens}
+        return sorted(found - {self._dropped})
 
     def special_tokens(self, vocabulary: int) -> SpecialTokens:
         """The ids that the tokenizer adds before and after a text, and the one to pad with.
@@ -113,8 +147,13 @@ class CheckpointTokenizer:
         stands in the checkpoint; copy the settings beside it."""
         directory.mkdir()
         for name in SETTINGS_FILES:
-            if (self._directory / name).is_file():
-                shutil.copyfile(self._directory / name, directory / name)
+            if not (self._directory / name).is_file():
+                continue
+            shutil.copyfile(self._directory / name, directory / name)
+            if self._dropped is not None:
+                settings = read_json(directory / name, dict[str, Any])
+                kept = msgspec.json.encode(without_pad(settings, self._dropped))
+                (directory / name).write_bytes(kept)
         self._tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
 
 
@@ -148,8 +187,8 @@ def _load(directory: Path, model_type: str | None) -> Any:
         )
     except Exception as error:  # a broken tokenizer surfaces as many unrelated classes
         raise CheckpointRefused(
-            f"transformers cannot read the tokenizer in {directory} ({error}); wanted "
-            "tokenizer.json, or the files of a tokenizer that transformers can convert"
+            f"transformers cannot read the tokenizer in {directory} ({_explained(directory, error)}"
+            "); wanted tokenizer.json, or the files of a tokenizer that transformers can convert"
         ) from error
     if not tokenizer.is_fast:
         raise CheckpointRefused(
@@ -163,6 +202,20 @@ def _load(directory: Path, model_type: str | None) -> Any:
     except ArtifactError as error:
         raise CheckpointRefused(str(error)) from error
     return tokenizer
+
+
+def _explained(directory: Path, error: Exception) -> str:
+    """Why transformers cannot read it: of a sentencepiece model it says that tiktoken is missing,
+    which it tries last."""
+    models = sorted(path.name for path in directory.glob("*.model"))
+    if not models or (directory / "tokenizer.json").is_file():
+        return str(error)
+    here = {package.name for package in importlib.metadata.distributions()}
+    if missing := [name for name in _SENTENCEPIECE if name not in here]:
+        return f"{models[0]} is read by the package {missing[0]}; install the extra `export`"
+    if "tiktoken" in str(error):
+        return f"{models[0]} is no model of sentencepiece (those of tiktoken are not read)"
+    return str(error)
 
 
 def _lower(backend: tokenizers.Tokenizer) -> None:
@@ -210,10 +263,9 @@ def _bert_processing(cls: str, cls_id: int, sep: str, sep_id: int) -> dict[str, 
 
 def _refuse_without_vocabulary(directory: Path, tokenizer: Any) -> None:
     """transformers makes a tokenizer out of nothing, in which every word is unknown."""
-    names = {"tokenizer.json"}
-    if not isinstance(tokenizer.backend_tokenizer.model, models.Unigram):
-        names.update(tokenizer.vocab_files_names.values())
-    if not any((directory / name).is_file() for name in names):
+    names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    known = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys() - {""}
+    if not known or not any((directory / name).is_file() for name in names):
         raise CheckpointRefused(
             f"found no vocabulary of the tokenizer in {directory}, wanted "
             f"{', '.join(sorted(names))}; save it there with the version of transformers that it "

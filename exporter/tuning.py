@@ -14,11 +14,12 @@ from pathlib import Path
 from exporter.library_texts import mixed_group
 from exporter.parity_texts import Group
 from exporter.progress import tell
+from runtime.artifact import find_directory
 from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
 from runtime.model import Model
 from runtime.opening import open_model
-from runtime.outputs import held
+from runtime.outputs import locked_directory
 from runtime.profile import load_target_profile
 from runtime.ranker import Ranker
 from runtime.tuning import TUNING_FILE, Tuning, conditions, write_tuning
@@ -72,7 +73,8 @@ def tune(directory: Path, seconds: float) -> Outcome:
     Raises OutputRefused where another command works in the directory or nothing can be written,
     ArtifactError or EngineError when the artifact cannot be opened.
     """
-    with held(directory):
+    directory = find_directory(directory)
+    with locked_directory(directory):
         return _tune(directory, seconds)
 
 
@@ -148,7 +150,7 @@ def _measure(model: Model, trials: Sequence[Trial], group: Group, seconds: float
         order = trials if rounds % 2 == 0 else trials[::-1]
         found = []
         for trial in order:
-            model.bound_batches(trial.limits)
+            model.set_limits(trial.limits)
             found.append(tokens_per_s(model, group))
             now = time.monotonic()
             if now - told >= _TELL_EVERY_S:

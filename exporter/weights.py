@@ -15,6 +15,8 @@ import safetensors
 import torch
 
 from exporter.errors import CheckpointRefused
+from exporter.pickles import conversion, pickles
+from runtime.hub_cache import hub_name
 from runtime.model_files import JSON_BYTES, open_file, read_bounded
 
 WEIGHTS_FILE = "model.safetensors"
@@ -49,16 +51,10 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
     Raises CheckpointRefused for files that cannot be used, and for tensors that are no floats.
     """
     if (directory / WEIGHTS_FILE).is_file():
-        return _tensors_of(directory / WEIGHTS_FILE)
+        return tensors_of(directory / WEIGHTS_FILE)
     if (directory / INDEX_FILE).is_file():
         return _sharded(directory)
-    pickled = sorted(p.name for p in directory.glob("pytorch_model*.bin"))
-    found = f"found {pickled[0]}" if pickled else "found no weights"
-    raise CheckpointRefused(
-        f"{found} in {directory}, wanted {WEIGHTS_FILE} or {INDEX_FILE}; pickled weights can "
-        "run code when read and are not opened: convert to safetensors "
-        "(save_pretrained writes it)"
-    )
+    raise _without_weights(directory)
 
 
 def first(names: Iterable[str], limit: int = 5) -> str:
@@ -66,6 +62,27 @@ def first(names: Iterable[str], limit: int = 5) -> str:
     listed = sorted(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(name[:200] for name in listed[:limit]) + more
+
+
+def _without_weights(directory: Path) -> CheckpointRefused:
+    wanted = f"in {directory}, wanted {WEIGHTS_FILE} or {INDEX_FILE}"
+    if found := pickles(directory):
+        return CheckpointRefused(
+            f"found {found[0]} {wanted}; pickled weights can run code when read and are not "
+            f"opened: convert to safetensors: {conversion(directory, found)}"
+        )
+    if shards := sorted(path.name for path in directory.glob("*.safetensors")):
+        return CheckpointRefused(
+            f"found {shards[0]} {wanted}: without the index nothing says which files are its "
+            "shards; copy or download the index too, or rename a single file to "
+            f"{WEIGHTS_FILE}"
+        )
+    if name := hub_name(directory):
+        return CheckpointRefused(
+            f"found no weights {wanted}; of {name} only safetensors were downloaded: where the hub "
+            f"has pickles alone, hf download {name} --local-dir DIR, and export DIR"
+        )
+    return CheckpointRefused(f"found no weights {wanted}; copy or download them too")
 
 
 def _sharded(directory: Path) -> dict[str, Stored]:
@@ -77,7 +94,7 @@ def _sharded(directory: Path) -> dict[str, Stored]:
             raise CheckpointRefused(
                 f"{INDEX_FILE} names {shard[:80]!r}, wanted the name of a file in the checkpoint"
             )
-    held = {shard: _tensors_of(directory / shard) for shard in sorted(set(shards.values()))}
+    held = {shard: tensors_of(directory / shard) for shard in sorted(set(shards.values()))}
     return {name: held[s][name] for name, s in shards.items() if name in held[s]}
 
 
@@ -112,7 +129,8 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensors_of(file: Path) -> dict[str, Stored]:
+def tensors_of(file: Path) -> dict[str, Stored]:
+    """Tensor name → the tensor, of one safetensors file; raises as `stored_tensors` does."""
     try:
         _refuse_vast_header(file)
         with safetensors.safe_open(file, framework="pt") as opened:

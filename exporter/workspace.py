@@ -18,7 +18,7 @@ from exporter.errors import OutputRefused, ParityFailed
 from exporter.report import Parity
 from runtime.errors import ManifestError
 from runtime.manifest import MANIFEST_FILE, PARITY_FILE, read_manifest
-from runtime.outputs import foreign_file, place_of, replaced
+from runtime.outputs import atomic_directory, foreign_file, place_of
 from runtime.tuning import TUNING_FILE
 
 
@@ -42,7 +42,7 @@ def workspace(out: Path) -> Iterator[Path]:
     link is followed: what it leads to is replaced.
     """
     place = place_of(out)
-    with replaced(out, "rerank-export", refuse_foreign) as partial:
+    with atomic_directory(out, "rerank-export", refuse_foreign) as partial:
         try:
             yield partial
         except ParityFailed as error:

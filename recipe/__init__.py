@@ -1,1 +1,1 @@
-"""The recipe: from a folder of texts to a served reranker, in six stages that meet only on disk."""
+"""The recipe: from a folder of texts to a served reranker, in six stages that share only files."""

@@ -1,4 +1,4 @@
-"""Beginning anew: what a stage made goes, and what somebody else made gets another name."""
+"""Make room for a stage that starts over: its own output is removed, other files are renamed."""
 
 import os
 import shutil
@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from itertools import count
 from pathlib import Path
 
-from recipe.progress import Say
+from recipe.progress import Log
 from runtime.outputs import place_of
 
 
-def clear(outputs: Mapping[Path, str], made: Collection[str], say: Say) -> None:
-    """Make room at each path of `outputs`; those whose names are among `made` are removed."""
+def clear(outputs: Mapping[Path, str], made: Collection[str], log: Log) -> None:
+    """Clear each path of `outputs`: remove it if its name is in `made`, else rename it."""
     for path, name in outputs.items():
         if name in made:
             _remove(path)
@@ -19,11 +19,11 @@ def clear(outputs: Mapping[Path, str], made: Collection[str], say: Say) -> None:
             names = (path.with_name(f"{path.name}.before-{number}") for number in count(1))
             free = next(one for one in names if not os.path.lexists(one))
             path.rename(free)
-            say(f"{path} was not made by this stage; it is {free.name} now")
+            log(f"{path} was not made by this stage; renamed it to {free.name}")
 
 
 def _remove(path: Path) -> None:
-    """A link stays, for people made it; what it leads to goes."""
+    """Remove `path`. For a link, remove the target and keep the link, which the user made."""
     if not path.is_dir():
         place_of(path).unlink(missing_ok=True)
     elif not path.is_symlink():

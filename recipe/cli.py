@@ -1,4 +1,4 @@
-"""rerank: the reranker recipe, stage by stage or as a whole.
+"""rerank: run the reranker recipe, one stage or all of them.
 
 Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130 interrupted.
 """
@@ -15,7 +15,7 @@ from exporter.errors import ExportError
 from recipe.cluster import launch, launch_command, load_profile, task_file
 from recipe.config import DEFAULT, STAGE_NAMES, Recipe, as_yaml, config_names, load
 from recipe.errors import BadConfig, RecipeError
-from recipe.progress import tell, under
+from recipe.progress import print_line, stage_log
 from recipe.stage import Stage, perform, refuse_read, require_inputs, state
 from recipe.table import COMMANDS, STAGES
 from runtime.errors import ServingError
@@ -24,36 +24,36 @@ from runtime.version import version
 
 _LAST = "eval"
 _SETTINGS_HELP = (
-    "Settings stand anywhere on the line as KEY=VALUE or STAGE.KEY=VALUE; `rerank STAGE -d` shows "
-    "every key with its value."
+    "Settings may be anywhere on the line, as KEY=VALUE or STAGE.KEY=VALUE; `rerank STAGE -d` "
+    "shows every key with its value."
 )
-# What takes settings as KEY=VALUE, beside the stages.
+# Commands that take settings as KEY=VALUE, beside the stages.
 _CONFIGURED = ("info", "run", "compare")
-# A key has no slash or colon: a URL or path with a = in it is none.
+# A key has no slash or colon: a URL or path that contains = is not a setting.
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `arguments` (None: the process's own) and return the exit code."""
+    """Run the command line `arguments` (None: sys.argv) and return the exit code."""
     disable_telemetry()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # argparse wants all positional arguments in one place; people put settings anywhere.
+    # argparse needs all positional arguments together; users write settings anywhere.
     overrides = []
     if _takes_settings(given):
         overrides = [one for one in given if _OVERRIDE.fullmatch(one)]
-    wish = _parser().parse_args([one for one in given if one not in overrides])
-    wish.overrides = overrides
+    args = _parser().parse_args([one for one in given if one not in overrides])
+    args.overrides = overrides
     try:
-        return int(wish.go(wish))
+        return int(args.handler(args))
     except (RecipeError, ExportError, ServingError, OSError) as error:
-        tell(str(error))
+        print_line(str(error))
         return 1
     except ModuleNotFoundError as error:
         extra = "ray" if error.name == "ray" else "recipe"
-        tell(f"the package {error.name} is not here; install the extra `{extra}`")
+        print_line(f"the package {error.name} is not installed; install the extra `{extra}`")
         return 1
     except KeyboardInterrupt:
-        tell("interrupted; the same command goes on from here")
+        print_line("interrupted; run the same command to continue")
         return 130
 
 
@@ -61,19 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rerank",
         description="Fine-tune, prove and deploy a reranker: " + ", ".join(STAGE_NAMES) + ".",
-        epilog=f"Offline and small, from a corpus to an artifact: rerank run -c small --to export. "
+        epilog=f"A small offline run, from corpus to artifact: rerank run -c small --to export. "
         f"{_SETTINGS_HELP}",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    info = commands.add_parser("info", help="the stages, what they read and how far they are")
+    info = commands.add_parser("info", help="list the stages, their inputs and their state")
     _add_config(info)
     info.epilog = _SETTINGS_HELP
-    info.set_defaults(go=_info)
+    info.set_defaults(handler=_info)
     whole = commands.add_parser(
         "run",
-        help="several stages, one after the other",
-        description="Several stages, one after the other; what is finished is left alone.",
+        help="run several stages in order",
+        description="Run several stages in order. Finished stages are skipped.",
     )
     _add_common(whole)
     names = [stage.name for stage in STAGES]
@@ -89,18 +89,18 @@ def _parser() -> argparse.ArgumentParser:
             metavar="STAGE",
             help=f"the {end} stage (default: %(default)s)",
         )
-    whole.set_defaults(go=_run)
+    whole.set_defaults(handler=_run)
     for stage in STAGES:
         one = commands.add_parser(stage.name, help=stage.about, description=_sentence(stage.about))
         _add_common(one)
-        one.set_defaults(go=_go_one(stage))
+        one.set_defaults(handler=_stage_command(stage))
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.ABOUT, description=_sentence(module.ABOUT))
         if name in _CONFIGURED:
             _add_config(command)
             command.epilog = _SETTINGS_HELP
         module.add_arguments(command)
-        command.set_defaults(go=module.run)
+        command.set_defaults(handler=module.run)
     return parser
 
 
@@ -118,17 +118,17 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument(
-        "-d", "--dry-run", action="store_true", help="print settings and plan, do nothing"
+        "-d", "--dry-run", action="store_true", help="print settings and plan, then exit"
     )
     parser.add_argument(
-        "--force", action="store_true", help="begin anew, removing what these stages wrote before"
+        "--force", action="store_true", help="start over: remove what these stages wrote before"
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "-r", "--run", dest="attached", metavar="PROFILE", help="on a profile of env.toml"
+        "-r", "--run", dest="attached", metavar="PROFILE", help="run on a profile of env.toml"
     )
     where.add_argument(
-        "-b", "--batch", dest="detached", metavar="PROFILE", help="the same, detached"
+        "-b", "--batch", dest="detached", metavar="PROFILE", help="the same, without waiting for it"
     )
     parser.epilog = _SETTINGS_HELP
 
@@ -141,46 +141,46 @@ def _takes_settings(given: Sequence[str]) -> bool:
     return bool(given) and given[0] in {*_CONFIGURED, *STAGE_NAMES}
 
 
-def _go_one(stage: Stage[Any]) -> Callable[[argparse.Namespace], int]:
-    return lambda wish: _carry_out([stage], wish)
+def _stage_command(stage: Stage[Any]) -> Callable[[argparse.Namespace], int]:
+    return lambda args: _run_stages([stage], args)
 
 
-def _run(wish: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     names = [stage.name for stage in STAGES]
-    first, last = names.index(wish.first), names.index(wish.last)
+    first, last = names.index(args.first), names.index(args.last)
     if first > last:
         raise BadConfig(
-            f"found --from {wish.first} --to {wish.last}, wanted the order {', '.join(names)}"
+            f"found --from {args.first} --to {args.last}, wanted the order {', '.join(names)}"
         )
-    return _carry_out(STAGES[first : last + 1], wish)
+    return _run_stages(STAGES[first : last + 1], args)
 
 
-def _carry_out(stages: Sequence[Stage[Any]], wish: argparse.Namespace) -> int:
-    recipe = load(wish.config, [stage.name for stage in stages], wish.overrides)
-    if wish.attached or wish.detached:
-        return _launch([stage.name for stage in stages], recipe, wish)
-    if wish.dry_run:
+def _run_stages(stages: Sequence[Stage[Any]], args: argparse.Namespace) -> int:
+    recipe = load(args.config, [stage.name for stage in stages], args.overrides)
+    if args.attached or args.detached:
+        return _launch([stage.name for stage in stages], recipe, args)
+    if args.dry_run:
         print(_preview(stages, recipe))
         return 0
     names = [stage.name for stage in stages]
-    config = [Path(wish.config)] if wish.config not in config_names() else []
+    config = [Path(args.config)] if args.config not in config_names() else []
     for number, stage in enumerate(stages):
-        # What the last stage lacks is said before the first one has worked for an hour.
+        # Check the inputs of all stages first: the first stage may take hours.
         require_inputs(stage, getattr(recipe, stage.name), names[:number])
         refuse_read(stage, getattr(recipe, stage.name), config)
     for stage in stages:
-        say = under(stage.name)
-        if perform(stage, getattr(recipe, stage.name), force=wish.force, say=say):
-            say(f"done: {stage.home(getattr(recipe, stage.name))}")
+        log = stage_log(stage.name)
+        if perform(stage, getattr(recipe, stage.name), force=args.force, log=log):
+            log(f"done: {stage.home(getattr(recipe, stage.name))}")
     return 0
 
 
-def _launch(stages: Sequence[str], recipe: Recipe, wish: argparse.Namespace) -> int:
-    """Hand the stages to the cluster of the profile, or print the exact job."""
-    name, detached = wish.attached or wish.detached, wish.detached is not None
+def _launch(stages: Sequence[str], recipe: Recipe, args: argparse.Namespace) -> int:
+    """Submit the stages to the cluster of the profile, or print the exact job."""
+    name, detached = args.attached or args.detached, args.detached is not None
     profile = load_profile(name, Path.cwd())
-    task = task_file(profile, stages, recipe, force=wish.force)
-    if wish.dry_run:
+    task = task_file(profile, stages, recipe, force=args.force)
+    if args.dry_run:
         command = launch_command(name, profile, "job.yaml", detached=detached)
         print(f"# {shlex.join(command)}\n{task}", end="")
     else:
@@ -189,7 +189,7 @@ def _launch(stages: Sequence[str], recipe: Recipe, wish: argparse.Namespace) -> 
 
 
 def _preview(stages: Sequence[Stage[Any]], recipe: Recipe) -> str:
-    """The resolved settings as YAML, and what would run as comments in it."""
+    """The resolved settings as YAML, with the plan as comments."""
     parts = []
     for stage in stages:
         settings = getattr(recipe, stage.name)
@@ -212,8 +212,8 @@ def _presence(path: Path, made_by: str | None, made_before: set[str]) -> str:
     return f"MISSING: run {made_by} first" if made_by else "MISSING"
 
 
-def _info(wish: argparse.Namespace) -> int:
-    recipe = load(wish.config, STAGE_NAMES, wish.overrides)
+def _info(args: argparse.Namespace) -> int:
+    recipe = load(args.config, STAGE_NAMES, args.overrides)
     print(f"configurations: {', '.join(config_names())}")
     for number, stage in enumerate(STAGES):
         settings = getattr(recipe, stage.name)

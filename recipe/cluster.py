@@ -1,29 +1,29 @@
-"""Running stages elsewhere: profiles in env.toml, carried out by SkyPilot's command `sky`.
+"""Run stages on a cluster: profiles in env.toml, submitted by SkyPilot's command `sky`.
 
-SkyPilot, and not NeMo-Run: one task file serves Slurm (since its 0.12), Kubernetes and clouds; it
-is driven by a command and a file, so that it may live in an environment of its own; NeMo-Run is a
-library whose pins do not go together with ours.
+Why SkyPilot and not NeMo-Run: one task file covers Slurm (since SkyPilot 0.12), Kubernetes and
+clouds, and a command and a file let it live in its own environment. NeMo-Run is a library whose
+pins conflict with ours.
 
     [base]
     infra = "slurm"                  # or "k8s", "aws", … as in SkyPilot's task file
-    remote_dir = "/shared/rerank"    # on the cluster, and there after the job: the output goes here
+    remote_dir = "/shared/rerank"    # on the cluster; persists after the job: output goes here
     workdir = "."                    # copied to the job, which runs `setup` in the copy
     setup = "pip install -c constraints.txt ./rerank_client '.[serve-gpu,export,recipe]'"
 
     [my-cluster]
     extends = "base"
-    accelerators = "H100:2"          # of each node
+    accelerators = "H100:2"          # per node
 
     [many]
     extends = "base"
     nodes = 4                        # prep with workers=N and ray_address=auto: see below
 
 With `nodes` above 1 the first node runs the stages and the others are workers of a Ray cluster that
-lives as long as the job: `rerank prep --run many prep.workers=64 prep.ray_address=auto`. Only prep
-spreads over machines; the other stages would leave all nodes but one idle, and are refused.
+exists only during the job: `rerank prep --run many prep.workers=64 prep.ray_address=auto`. Only
+prep runs on several machines; the other stages would use one node only, and are refused.
 
-The job carries the resolved settings with it. Paths in them are relative to `remote_dir`; inputs
-of yours must lie there. Source of the task file's keys: SkyPilot's YAML reference.
+The job includes the resolved settings. Paths in them are relative to `remote_dir`; put your inputs
+there. Source of the task file's keys: SkyPilot's YAML reference.
 """
 
 import difflib
@@ -46,12 +46,12 @@ ENV_FILE = "env.toml"
 _ROOT_MARKS = ("pyproject.toml", ".git")
 _EXTENDS = "extends"
 _LOCAL_ONLY = "deploy"
-# Stages that spread over machines, by Ray.
+# Stages that run on several machines, by Ray.
 _SPREAD = ("prep",)
-# Runs on every node, in remote_dir, which all of them see (the names in capitals are SkyPilot's and
-# Ray's): all but the first are Ray's workers until the first one's Ray ends. A token, for who can
-# reach a Ray without one can run programs on it. SkyPilot has a Ray of its own on another port, so
-# `ray stop`, which ends them all, is not for us.
+# Runs on every node, in remote_dir, which all nodes share (names in capitals are SkyPilot's and
+# Ray's). All nodes but the first are Ray workers until the first node's Ray ends. A token protects
+# it: anyone who can reach a Ray without one can run programs on it. `ray stop` is not used, because
+# it would also stop SkyPilot's own Ray on another port.
 _RAY_NODES = """\
 head=$(echo "$SKYPILOT_NODE_IPS" | head -n1)
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.ray-token-$SKYPILOT_TASK_ID"
@@ -76,8 +76,8 @@ fi
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of env.toml.
 
-    `secrets` are names of environment variables; their values go from this shell to the job and
-    stand in no file. `nodes` counts machines. `down` gives them back when the job ends.
+    `secrets` are names of environment variables; their values go from this shell to the job and are
+    written to no file. `nodes` counts machines. `down` releases them when the job ends.
     """
 
     infra: str
@@ -95,7 +95,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def load_profile(name: str, start: Path) -> Profile:
-    """The table `name` of the env.toml in `start` or above it, up to the project's root.
+    """The table `name` of the nearest env.toml in `start` or above it, up to the project's root.
 
     Raises BadConfig.
     """
@@ -131,11 +131,11 @@ def load_profile(name: str, start: Path) -> Profile:
 def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force: bool) -> str:
     """The job as SkyPilot's YAML.
 
-    Raises BadConfig for stages that only run here, and for several nodes where one would work.
+    Raises BadConfig for stages that only run here, and for several nodes where one is enough.
     """
     if _LOCAL_ONLY in stages:
         raise BadConfig(
-            f"the stage {_LOCAL_ONLY} starts a server on this machine; leave out --run and --batch"
+            f"the stage {_LOCAL_ONLY} starts a server on this machine; omit --run and --batch"
         )
     if profile.nodes > 1:
         _refuse_idle_nodes(profile, stages, recipe)
@@ -166,7 +166,7 @@ def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force:
         **({"workdir": profile.workdir} if profile.workdir else {}),
         **({"num_nodes": profile.nodes} if profile.nodes > 1 else {}),
         "resources": {key: value for key, value in resources.items() if value is not None},
-        # Ray and whatever else `setup` and `run` start on the cluster.
+        # Ray and other processes that `setup` and `run` start on the cluster.
         "envs": {**profile.envs, **SWITCHES},
         **({"setup": profile.setup} if profile.setup else {}),
         "run": run,
@@ -178,19 +178,19 @@ def _refuse_idle_nodes(profile: Profile, stages: Sequence[str], recipe: Recipe) 
     alone = [stage for stage in stages if stage not in _SPREAD]
     if alone:
         raise BadConfig(
-            f"found nodes = {profile.nodes} for {', '.join(alone)}, which one machine does (with "
+            f"found nodes = {profile.nodes} for {', '.join(alone)}, which run on one machine (with "
             "all its GPUs: finetune.processes); wanted such a profile for prep alone, and one with "
             "nodes = 1 for the rest"
         )
     if recipe.prep.ray_address is None:
         raise BadConfig(
-            f"found nodes = {profile.nodes} and no ray_address, so that all but one would idle; "
-            "set prep.ray_address=auto and prep.workers to the processes of all of them"
+            f"found nodes = {profile.nodes} and no ray_address, so all nodes but one would idle; "
+            "set prep.ray_address=auto and prep.workers to the total number of processes"
         )
 
 
 def launch_command(name: str, profile: Profile, file: str, *, detached: bool) -> list[str]:
-    """The command that hands the task file to SkyPilot."""
+    """The command that submits the task file to SkyPilot."""
     command = ["sky", "launch", "--yes", "--cluster", f"rerank-{name}"]
     command += ["--down"] if profile.down else []
     command += ["--detach-run"] if detached else []
@@ -200,7 +200,7 @@ def launch_command(name: str, profile: Profile, file: str, *, detached: bool) ->
 
 
 def launch(name: str, profile: Profile, task: str, *, detached: bool) -> None:
-    """Run the job: attached until it ends, or handed over. Raises LaunchFailed."""
+    """Run the job and wait for its end, or only submit it (`detached`). Raises LaunchFailed."""
     with tempfile.TemporaryDirectory(prefix="rerank-job-") as folder:
         file = Path(folder) / "job.yaml"
         file.write_text(task, encoding="utf-8")
@@ -214,8 +214,8 @@ def launch(name: str, profile: Profile, task: str, *, detached: bool) -> None:
             ) from error
     if code:
         raise LaunchFailed(
-            f"sky ended with code {code}; its own lines above say why, and `sky logs "
-            f"rerank-{name}` shows the job's"
+            f"sky ended with code {code}; see its output above, and the job's with `sky logs "
+            f"rerank-{name}`"
         )
 
 
@@ -227,12 +227,12 @@ def _find(start: Path) -> Path:
             break
     raise BadConfig(
         f"found no {ENV_FILE} in {start} or above it up to the project's root; write one with a "
-        "table for each profile (recipe/cluster.py shows how)"
+        "table for each profile (see recipe/cluster.py)"
     )
 
 
 class _BlockDumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes texts of several lines as they read."""
+    """Writes strings of several lines as YAML block scalars."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> Any:

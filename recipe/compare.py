@@ -1,7 +1,7 @@
-"""rerank compare A B: the same candidates reranked by two things, and where they differ.
+"""rerank compare A B: rerank the same candidates with two models, and report the differences.
 
-A and B are artifacts, checkpoints or URLs with /v1/ranking. What is reranked and how
-it is read is what the stage eval left in its output_dir: settings for other ones are refused.
+A and B are artifacts, checkpoints or URLs with /v1/ranking. The candidates and their settings are
+those of the stage eval, in its output_dir; settings that would change them are refused.
 """
 
 import argparse
@@ -18,26 +18,26 @@ from recipe.evaluation.drift import find_drift, write_drift
 from recipe.evaluation.results import Column, write_results
 from recipe.evaluation.scorers import is_url, open_scorer
 from recipe.evaluation.session import Session, sole_session
-from recipe.progress import Say, under
+from recipe.progress import Log, stage_log
 
 ABOUT = "measure two artifacts, checkpoints or URLs over eval's candidates"
 _FOLDER = "compare"
-# Settings of the stage eval that say where its evaluation lies, and how things are asked.
+# Settings of the stage eval that locate its evaluation, and that say how endpoints are called.
 _USED = ("output_dir", "batch_size", "nim_batch_size", "nim_timeout", "nim_api_key_env")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A and B."""
+    """Add the arguments A and B."""
     parser.add_argument("a", metavar="A", help="artifact, checkpoint or URL")
-    parser.add_argument("b", metavar="B", help="likewise; measured against A")
+    parser.add_argument("b", metavar="B", help="likewise; compared with A")
 
 
-def run(wish: argparse.Namespace) -> int:
-    """0 when B ranks as A does; raises Drifted (exit 1) past the tolerance, after writing."""
-    settings = load(wish.config, ["eval"], wish.overrides).eval
-    _refuse_unused(wish.overrides)
+def run(args: argparse.Namespace) -> int:
+    """Return 0 when B ranks as A does; raises Drifted (exit 1), after writing, when it does not."""
+    settings = load(args.config, ["eval"], args.overrides).eval
+    _refuse_unused(args.overrides)
     with sole_session(Path(settings.output_dir)) as session:
-        report = compare(wish.a, wish.b, session, settings, under("compare"))
+        report = compare(args.a, args.b, session, settings, stage_log("compare"))
     sys.stdout.write(report.read_text(encoding="utf-8"))
     return 0
 
@@ -48,26 +48,26 @@ def _refuse_unused(overrides: Iterable[str]) -> None:
         key = name.removeprefix("eval.")
         if key not in _USED:
             why = (
-                "an endpoint is asked for the model that it serves"
+                "an endpoint ranks with the model that it serves"
                 if key == "nim_model"
-                else "candidates, depths, prompt and length are those that the stage eval measured "
-                "with, so run that with this setting first"
+                else "candidates, depths, prompt and length are those of the stage eval; run eval "
+                "with this setting first"
             )
             raise BadConfig(f"found {name}, wanted one of {', '.join(_USED)}: {why}")
 
 
-def compare(a: str, b: str, session: Session, settings: EvalConfig, say: Say) -> Path:
+def compare(a: str, b: str, session: Session, settings: EvalConfig, log: Log) -> Path:
     """Measure both and write compare/drift.md beside the evaluation; returns its path.
 
-    Raises BadConfig or BadInput for what cannot be measured, OutputRefused for a folder in the way,
-    and Drifted once the report is on disk.
+    Raises BadConfig or BadInput for a model that cannot be measured, OutputRefused for a foreign
+    folder, and Drifted after the report is written.
     """
     _refuse_key_for_two(a, b, settings)
     directory = session.directory / _FOLDER
     if directory.exists() and not (directory / SCORES_FOLDER).is_dir():
-        raise OutputRefused(f"{directory} holds no comparison of this command; move it away")
+        raise OutputRefused(f"{directory} was not made by this command; move it away")
     both = (("A", a), ("B", b))
-    columns = {name: _measure(name, source, session, settings, say) for name, source in both}
+    columns = {name: _measure(name, source, session, settings, log) for name, source in both}
     write_results(directory, columns)
     scores = {name: read_scores(directory, name, session.candidates) for name in columns}
     depths = session.setting.k_values
@@ -76,12 +76,12 @@ def compare(a: str, b: str, session: Session, settings: EvalConfig, say: Say) ->
     report = directory / "drift.md"
     if drift.past:
         moved = ", ".join(metric for _, metric in drift.past)
-        raise Drifted(f"B ranks otherwise than A past the tolerance ({moved}); see {report}")
+        raise Drifted(f"B ranks differently from A, past the tolerance ({moved}); see {report}")
     return report
 
 
 def _refuse_key_for_two(a: str, b: str, settings: EvalConfig) -> None:
-    """Nobody said which of two servers the key is for, and the other one must not have it."""
+    """Refuse one key for two servers: the key must not be sent to the wrong one."""
     if settings.nim_api_key_env is None or not (is_url(a) and is_url(b)):
         return
     try:
@@ -90,12 +90,12 @@ def _refuse_key_for_two(a: str, b: str, settings: EvalConfig) -> None:
         raise BadConfig(f"found {a} and {b}, wanted two URLs: {error}") from error
     if len(servers) > 1:
         raise BadConfig(
-            "found nim_api_key_env and two servers, wanted one that the key is for; compare each "
-            "of them with an artifact or a checkpoint, or leave the key out"
+            "found nim_api_key_env and two servers, wanted one server to send the key to; compare "
+            "each of them with an artifact or a checkpoint, or omit the key"
         )
 
 
-def _measure(name: str, source: str, session: Session, settings: EvalConfig, say: Say) -> Column:
+def _measure(name: str, source: str, session: Session, settings: EvalConfig, log: Log) -> Column:
     scorer = open_scorer(
         source, session.setting.prompt_template, session.setting.max_length, settings
     )
@@ -108,7 +108,7 @@ def _measure(name: str, source: str, session: Session, settings: EvalConfig, say
             session.basis,
             session.setting.k_values,
             session.directory / _FOLDER,
-            say,
+            log,
         )
     finally:
         scorer.close()

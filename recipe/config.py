@@ -1,12 +1,12 @@
-"""Settings: one struct a stage, whose defaults are those of NVIDIA's recipe.
+"""Settings: one struct for each stage, with the defaults of NVIDIA's recipe.
 
-Keys, values and paths are the ones of `src/nemotron/recipes/rerank` in NVIDIA-NeMo/Nemotron and
-of its reference page for the rerank recipe; keys of our own stand last in each struct. Paths are
-relative to the working directory.
+Keys, values and paths are those of `src/nemotron/recipes/rerank` in NVIDIA-NeMo/Nemotron and of its
+reference page for the rerank recipe. Keys of our own are last in each struct. Paths are relative to
+the working directory.
 
-A configuration file (TOML, or YAML by its ending) has one table a stage. A key outside of any
-table goes to every chosen stage that knows it, and so does a bare `key=value` on the command
-line; `stage.key=value` names the stage. Order of precedence: defaults, file, command line.
+A configuration file (TOML, or YAML by its suffix) has one table for each stage. A key outside any
+table applies to every chosen stage that has it, and so does a bare `key=value` on the command line;
+`stage.key=value` names the stage. Precedence: defaults, file, command line.
 """
 
 import difflib
@@ -40,7 +40,7 @@ class _Settings(
 
 
 class QueryCounts(_Settings, frozen=True, kw_only=True):
-    """In which proportions the questions of a document are asked for, by type."""
+    """Relative shares of the query types among a document's questions."""
 
     multi_hop: Count = 3
     structural: Count = 2
@@ -48,7 +48,7 @@ class QueryCounts(_Settings, frozen=True, kw_only=True):
 
 
 class ReasoningCounts(_Settings, frozen=True, kw_only=True):
-    """In which proportions the questions of a document are asked for, by reasoning."""
+    """Relative shares of the reasoning types among a document's questions."""
 
     factual: Count = 1
     relational: Count = 1
@@ -62,10 +62,10 @@ class ReasoningCounts(_Settings, frozen=True, kw_only=True):
 class SdgConfig(_Settings, frozen=True, kw_only=True):
     """Stage 0: questions and answers from a corpus.
 
-    `generator` "llm" asks an OpenAI-compatible endpoint, "extractive" takes titles and sentences
-    of the corpus itself and needs no network. `corpus_dir` is a directory,
+    `generator` "llm" calls an OpenAI-compatible endpoint; "extractive" uses titles and sentences of
+    the corpus and needs no network. `corpus_dir` is a directory,
     `hf://ORG/DATASET@REVISION/FOLDER`, or `python-docs`, the documentation that comes with Python.
-    `dataset_name` names the file of records; null: as `corpus_id`.
+    `dataset_name` names the file of records; null: the same as `corpus_id`.
     """
 
     corpus_id: str = "nv_pp_random"
@@ -118,8 +118,8 @@ class SdgConfig(_Settings, frozen=True, kw_only=True):
 class PrepConfig(_Settings, frozen=True, kw_only=True):
     """Stage 1: training groups with mined negatives, and an evaluation set in BEIR's layout.
 
-    `base_model` is the embedder that mines: an artifact, a checkpoint directory or a hub id (the
-    last two are exported first). `workers` above 1 mines on Ray.
+    `base_model` is the embedder used for mining: an artifact, a checkpoint directory or a hub id
+    (the last two are exported first). `workers` above 1 mines on Ray.
     """
 
     corpus_id: str = "nv_pp_random"
@@ -150,8 +150,8 @@ class PrepConfig(_Settings, frozen=True, kw_only=True):
 class FinetuneConfig(_Settings, frozen=True, kw_only=True):
     """Stage 2: a cross-encoder trained on groups of one positive and hard negatives.
 
-    `prompt_template` null is for families whose tokenizer joins query and passage (BERT).
-    `val_data_path` is a file in the form of `train_data_path`. `processes` above 1 trains under
+    `prompt_template` is null for families whose tokenizer joins query and passage (BERT).
+    `val_data_path` is a file in the format of `train_data_path`. `processes` above 1 trains under
     torchrun on this machine.
     """
 
@@ -183,11 +183,11 @@ class FinetuneConfig(_Settings, frozen=True, kw_only=True):
 
 
 class EvalConfig(_Settings, frozen=True, kw_only=True):
-    """Stage 3: the same first-stage candidates, reordered by every model that exists.
+    """Stage 3: the same first-stage candidates, reranked by every available model.
 
-    `onnx_model_path` and `trt_model_path` are artifacts to be measured beside the checkpoint; null:
-    the stage export measures its own. `nim_api_key_env` names the environment variable whose value
-    `nim_url` gets as its bearer.
+    `onnx_model_path` and `trt_model_path` are artifacts to measure beside the checkpoint; null: the
+    stage export measures its own. `nim_api_key_env` names the environment variable whose value is
+    sent to `nim_url` as the bearer token.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -226,8 +226,8 @@ class EvalConfig(_Settings, frozen=True, kw_only=True):
 class ExportConfig(_Settings, frozen=True, kw_only=True):
     """Stage 4: the checkpoint as a proven artifact.
 
-    `target` and `model_profile` are names that rerank-export takes; null: what the other keys ask
-    for, and the profile of the checkpoint's architecture. `eval_dir` null measures no drift.
+    `target` and `model_profile` are names that rerank-export takes; null: derived from the other
+    keys, and the profile of the checkpoint's architecture. `eval_dir` null: no drift is measured.
     """
 
     model_path: str = f"{_ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
@@ -261,10 +261,10 @@ class ExportConfig(_Settings, frozen=True, kw_only=True):
 class DeployConfig(_Settings, frozen=True, kw_only=True):
     """Stage 5: a running endpoint; `use_onnx` chooses between `onnx/` and `tensorrt/`.
 
-    `launcher` "docker" runs `nim_image` (NVIDIA's, or one of ours), "process" rerank-serve on this
-    machine. `model_dir` null: what the stage export left in `export_dir`. `served_model` is what
-    drift and smoke test name as `model`; null names none. `max_length` in tokens bounds a pair;
-    null: as long as eval measured.
+    `launcher` "docker" runs `nim_image` (NVIDIA's, or one of ours), "process" runs rerank-serve on
+    this machine. `model_dir` null: the output of the stage export in `export_dir`. `served_model`
+    is sent as `model` by drift and smoke test; null sends none. `max_length` limits a pair, in
+    tokens; null: the limit of eval.
     """
 
     nim_image: str = "nvcr.io/nim/nvidia/llama-nemotron-rerank-1b-v2:1.10.0"
@@ -295,7 +295,7 @@ class DeployConfig(_Settings, frozen=True, kw_only=True):
 
 
 class Recipe(_Settings, frozen=True, kw_only=True):
-    """The settings of all stages, in the order in which they run."""
+    """The settings of all stages, in the order of the pipeline."""
 
     sdg: SdgConfig = SdgConfig()
     prep: PrepConfig = PrepConfig()
@@ -309,14 +309,14 @@ STAGE_NAMES: tuple[str, ...] = Recipe.__struct_fields__
 
 
 def config_names() -> list[str]:
-    """What `-c` takes besides a path."""
+    """The names that `-c` accepts besides a path."""
     return [DEFAULT, *sorted(path.stem for path in _SHIPPED.glob("*.toml"))]
 
 
 def load(name: str, chosen: Sequence[str], overrides: Iterable[str] = ()) -> Recipe:
-    """The settings of `-c name` for the `chosen` stages, with `[stage.]key=value` laid over them.
+    """The settings of `-c name` for the `chosen` stages, overridden by `[stage.]key=value`.
 
-    Raises BadConfig, which names the nearest known key for an unknown one.
+    Raises BadConfig; for an unknown key it names the nearest known one.
     """
     values: dict[str, dict[str, Any]] = {stage: {} for stage in STAGE_NAMES}
     content, source = _read(name)
@@ -327,10 +327,10 @@ def load(name: str, chosen: Sequence[str], overrides: Iterable[str] = ()) -> Rec
             _check_keys(value, _struct_of(key), key, source)
             values[key].update(value)
         else:
-            for stage in _knowing(key, chosen, source):
+            for stage in _stages_with_key(key, chosen, source):
                 values[stage][key] = value
     for override in overrides:
-        _lay(override, chosen, values)
+        _apply_override(override, chosen, values)
     made: dict[str, Any] = {}
     for stage, given in values.items():
         try:
@@ -341,7 +341,7 @@ def load(name: str, chosen: Sequence[str], overrides: Iterable[str] = ()) -> Rec
 
 
 def as_yaml(settings: msgspec.Struct) -> str:
-    """All settings, resolved, as YAML that `-c` reads again."""
+    """All settings, resolved, as YAML that `-c` can read."""
     plain = msgspec.to_builtins(settings)
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100))
 
@@ -368,8 +368,10 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
     return content, str(path)
 
 
-def _lay(override: str, chosen: Sequence[str], values: dict[str, dict[str, Any]]) -> None:
-    """Put one `[stage.]key[.key]=value` of the command line into `values`."""
+def _apply_override(
+    override: str, chosen: Sequence[str], values: dict[str, dict[str, Any]]
+) -> None:
+    """Apply one `[stage.]key[.key]=value` of the command line to `values`."""
     name, sign, text = override.partition("=")
     if not sign or not name:
         raise BadConfig(f"found {override!r}, wanted key=value or stage.key=value")
@@ -377,7 +379,7 @@ def _lay(override: str, chosen: Sequence[str], values: dict[str, dict[str, Any]]
     if parts[0] in STAGE_NAMES and len(parts) > 1:
         stages, parts = [parts[0]], parts[1:]
     else:
-        stages = _knowing(parts[0], chosen, "the command line")
+        stages = _stages_with_key(parts[0], chosen, "the command line")
     for stage in stages:
         struct, place = _struct_of(stage), values[stage]
         for depth, part in enumerate(parts):
@@ -392,7 +394,7 @@ def _lay(override: str, chosen: Sequence[str], values: dict[str, dict[str, Any]]
 
 
 def _value(text: str, kind: Any, override: str) -> Any:
-    """A command line's text for a key of type `kind`; a string stays as it was written."""
+    """A value of the command line as type `kind`; strings are taken verbatim."""
     kinds = set(get_args(kind)) if get_origin(kind) in {Union, UnionType} else {kind}
     if type(None) in kinds and text in {"null", "none", ""}:
         return None
@@ -401,11 +403,11 @@ def _value(text: str, kind: Any, override: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise BadConfig(f"found {override!r}, whose value is no YAML: {error}") from error
+        raise BadConfig(f"found {override!r}, whose value is not YAML: {error}") from error
 
 
-def _knowing(key: str, chosen: Sequence[str], source: str) -> list[str]:
-    """Those of the chosen stages that have `key`."""
+def _stages_with_key(key: str, chosen: Sequence[str], source: str) -> list[str]:
+    """The chosen stages that have `key`."""
     found = [stage for stage in chosen if key in _struct_of(stage).__struct_fields__]
     if not found:
         known = {name for stage in chosen for name in _struct_of(stage).__struct_fields__}
@@ -426,7 +428,7 @@ def _check_keys(
 
 
 def _unknown(key: object, known: Iterable[str], place: str, source: str) -> BadConfig:
-    # YAML has keys that are no text.
+    # YAML keys may be of any type.
     near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
     return BadConfig(
         f"{source}: {place} has no key {key!r}; the nearest one is {near[0]!r}, and "

@@ -1,8 +1,8 @@
-"""Stage 5, deploy: the artifact as a running endpoint, asked, measured, and handed over.
+"""Stage 5, deploy: run the artifact as an endpoint, test it and measure its drift.
 
-By Docker (NVIDIA's NIM image or one of ours, the artifact mounted read-only as
-NIM_CUSTOM_MODEL) or as rerank-serve on this machine. The endpoint is ready, has answered a
-ranking and was measured over eval's candidates before the stage says so.
+The endpoint runs in Docker (NVIDIA's NIM image or one of ours, with the artifact mounted read-only
+as NIM_CUSTOM_MODEL) or as rerank-serve on this machine. The stage reports success only after the
+endpoint is ready, has answered a ranking and was measured over eval's candidates.
 """
 
 import json
@@ -20,13 +20,13 @@ from recipe.evaluation.session import Session, read_setting, require_no_drift, s
 from recipe.launchers import (
     ENDPOINT_FILE,
     PROCESS_FILE,
+    DockerLauncher,
     Endpoint,
     Launcher,
-    docker,
-    handed_over,
-    process,
+    ProcessLauncher,
+    detached_endpoint,
 )
-from recipe.progress import Say
+from recipe.progress import Log
 from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage
 from rerank_client import RerankClient, RerankError, nim
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
@@ -61,24 +61,24 @@ def _check(settings: DeployConfig) -> None:
     if not (directory / wanted).is_file():
         raise BadInput(
             f"found no {wanted} in {directory}, which use_onnx = {str(settings.use_onnx).lower()} "
-            "asks for; run the stage export first, or set model_dir and use_onnx together"
+            "needs; run the stage export first, or set model_dir and use_onnx together"
         )
     _refuse_other_artifact(settings, directory)
-    _refuse_foreign(_home(settings))
+    _refuse_foreign_files(_home(settings))
     _refuse_second(settings)
     _launcher(settings).check()
     asks_key = settings.launcher == "docker" and settings.nim_image.startswith("nvcr.io/")
     if asks_key and not os.environ.get(settings.ngc_api_key_env):
         raise BadConfig(
-            f"{settings.ngc_api_key_env} is not set, which NVIDIA's images ask for; export it, or "
+            f"{settings.ngc_api_key_env} is not set, which NVIDIA's images need; export it, or "
             "set nim_image to one of ours or launcher=process"
         )
-    # Address and key are looked at now, not when the server runs.
+    # Check address and key now, before the server starts.
     _scorer(settings, _url(settings)).close()
 
 
 def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
-    """What is served must be what the stage export measured, not an older one."""
+    """Refuse an artifact other than the one that the stage export measured."""
     if settings.eval_dir is None or not (directory / MANIFEST_FILE).is_file():
         return
     column = "onnx" if settings.use_onnx else "tensorrt"
@@ -99,21 +99,21 @@ def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
         )
 
 
-def _refuse_foreign(home: Path) -> None:
-    """What tells of an endpoint is replaced with it, where this stage worked before."""
+def _refuse_foreign_files(home: Path) -> None:
+    """Refuse to overwrite endpoint files in a folder in which this stage never ran."""
     if any((home / mark).exists() for mark in (DONE_FILE, STARTED_FILE)):
         return
     for file in (home / ENDPOINT_FILE, home / PROCESS_FILE):
         if file.exists():
             raise OutputRefused(
-                f"{file} is there, but no {DONE_FILE} says what made it; move it away, or set "
+                f"{file} exists, but no {DONE_FILE} says what made it; move it away, or set "
                 "another output_dir"
             )
 
 
 def _refuse_second(settings: DeployConfig) -> None:
-    """One folder knows one endpoint: what was handed over is replaced or kept, never forgotten."""
-    left = handed_over(_home(settings))
+    """One folder has one endpoint: a detached one is replaced or kept, never forgotten."""
+    left = detached_endpoint(_home(settings))
     if left is None:
         return
     replaceable = left.launcher == settings.launcher and (
@@ -127,15 +127,15 @@ def _refuse_second(settings: DeployConfig) -> None:
 
 
 def _launcher(settings: DeployConfig) -> Launcher:
-    make = docker if settings.launcher == "docker" else process
-    # Without the file, what still runs is left over from a run that was killed on the way.
+    make = DockerLauncher if settings.launcher == "docker" else ProcessLauncher
+    # Without the file, a running endpoint was left by a run that was killed.
     replace = settings.replace_existing or not (_home(settings) / ENDPOINT_FILE).exists()
     log = _home(settings) / _LOG_FILE
     return make(settings, _model_dir(settings), log, _max_tokens(settings), replace=replace)
 
 
 def _max_tokens(settings: DeployConfig) -> int | None:
-    """A server that cuts pairs elsewhere than eval did would give other scores."""
+    """The token limit: the server must cut pairs where eval did, or scores would differ."""
     if settings.max_length is not None or settings.eval_dir is None:
         return settings.max_length
     setting = read_setting(Path(settings.eval_dir))
@@ -143,58 +143,61 @@ def _max_tokens(settings: DeployConfig) -> int | None:
 
 
 def _plan(settings: DeployConfig) -> list[str]:
-    lines = [f"run {_launcher(settings).shown()}", "wait until it is ready and rank with it:"]
+    lines = [
+        f"run {_launcher(settings).command_line()}",
+        "wait until it is ready and rank with it:",
+    ]
     lines.append(_smoke_command(settings))
     if settings.eval_dir is not None:
-        lines.append(f"add the column nim to {settings.eval_dir} and look for drift")
+        lines.append(f"add the column nim to {settings.eval_dir} and check for drift")
     return lines
 
 
-def _run(settings: DeployConfig, say: Say) -> None:
+def _run(settings: DeployConfig, log: Log) -> None:
     launcher = _launcher(settings)
-    say(f"run {launcher.shown()}")
-    # From here on what runs is this run's own, to be replaced without asking if it is killed.
+    log(f"run {launcher.command_line()}")
+    # A running endpoint now belongs to this run: if it is killed, the next run replaces it.
     (_home(settings) / ENDPOINT_FILE).unlink(missing_ok=True)
-    endpoint = launcher.start(say)
+    endpoint = launcher.start(log)
     kept = False
     try:
         endpoint.wait_until_ready(settings.health_check_timeout, settings.health_check_interval)
         _smoke_test(settings, endpoint)
-        say(f"ready and ranking at {endpoint.url}; to ask it: {_smoke_command(settings)}")
+        log(f"ready and ranking at {endpoint.url}; try it: {_smoke_command(settings)}")
         if settings.eval_dir is not None:
             with sole_session(Path(settings.eval_dir)) as session:
-                _measure(settings, session, endpoint, say)
+                _measure(settings, session, endpoint, log)
         if settings.detach:
             write_json(_home(settings) / ENDPOINT_FILE, endpoint.record())
             kept = True
-            say(f"it stays up; to stop it: {endpoint.stop_command()}")
+            log(f"the endpoint keeps running; to stop it: {endpoint.stop_command()}")
         else:
-            _wait(endpoint, say)
+            _wait(endpoint, log)
     finally:
         if not kept:
             endpoint.stop()
 
 
-def _wait(endpoint: Endpoint, say: Say) -> None:
-    """Until SIGINT or SIGTERM, which is how a deployment in the foreground is finished."""
-    # A supervisor sends SIGTERM, which by default would leave the endpoint behind.
+def _wait(endpoint: Endpoint, log: Log) -> None:
+    """Wait for SIGINT or SIGTERM, which ends a deployment in the foreground."""
+    # Handle SIGTERM, which supervisors send: by default it would leave the endpoint running.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        say("it runs until you interrupt this command (detach=true leaves it running)")
+        log("running until you interrupt this command (detach=true keeps it running)")
         endpoint.wait()
     except KeyboardInterrupt:
-        say("interrupted: the endpoint was measured and is now stopped")
+        log("interrupted: the endpoint was measured and is now stopped")
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _bearer(settings: DeployConfig) -> str | None:
-    """The key that the endpoint was given too: with NIM_REQUIRE_AUTH it asks for it."""
+    """The key that the endpoint was started with: it requires it under NIM_REQUIRE_AUTH."""
     return os.environ.get(settings.ngc_api_key_env)
 
 
 def _smoke_test(settings: DeployConfig, endpoint: Endpoint) -> None:
-    """One real ranking. Raises BadInput when the endpoint gives none."""
+    """Send one real ranking. Raises BadInput when the endpoint returns none."""
     surface = nim(settings.served_model, truncate="END")
     key = _bearer(settings)
     with RerankClient(
@@ -204,23 +207,23 @@ def _smoke_test(settings: DeployConfig, endpoint: Endpoint) -> None:
             client.rerank(_SMOKE_QUERY, _SMOKE_PASSAGES)
         except RerankError as error:
             raise BadInput(
-                f"the endpoint is ready but does not rank ({error}); its last lines:\n"
+                f"the endpoint is ready but does not rank ({error}); its last log lines:\n"
                 f"{endpoint.last_lines()}"
             ) from error
 
 
-def _measure(settings: DeployConfig, session: Session, endpoint: Endpoint, say: Say) -> None:
+def _measure(settings: DeployConfig, session: Session, endpoint: Endpoint, log: Log) -> None:
     scorer = _scorer(settings, endpoint.url)
     try:
-        drift = session.add("nim", scorer, say)
+        drift = session.add("nim", scorer, log)
     finally:
         scorer.close()
     require_no_drift(drift, session.directory / "drift.md")
-    say(f"no drift past the tolerance; {session.directory / 'drift.md'}")
+    log(f"no drift past the tolerance; {session.directory / 'drift.md'}")
 
 
 def _scorer(settings: DeployConfig, url: str) -> EndpointScorer:
-    """Raises BadConfig for an address or a key that no request can carry."""
+    """Raises BadConfig for an address or key that cannot be sent in a request."""
     key = _bearer(settings)
     return EndpointScorer(url, settings.served_model, _BATCH, _SMOKE_TIMEOUT_S, api_key=key)
 
@@ -258,5 +261,5 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
-    again="anew",
+    again="always",
 )

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever kills the process that writes them."""
+"""Files that are complete or absent, even if the writing process is killed."""
 
 import os
 from collections.abc import Iterator
@@ -10,34 +10,34 @@ import msgspec
 
 from recipe.errors import OutputRefused
 from runtime.outputs import place_of
+from runtime.outputs import write_atomic as write_atomic
 from runtime.outputs import write_json as write_json
-from runtime.outputs import write_whole as write_whole
 
 Entry = TypeVar("Entry", bound=msgspec.Struct)
 
 
 class Journal(Generic[Entry]):
-    """One line of JSON for each finished piece of work, in the order in which they finished.
+    """One line of JSON for each finished unit of work, in the order of completion.
 
-    A line counts once its line break is written: what a killed process left of one is cut off, so
-    that its piece is done again and none is done twice. Each line is one of the structs `kinds`
-    (none: any value), so that what others wrote, or a disk damaged, is noticed and never cut.
+    A line counts once its line break is written. A partial last line, left by a killed process, is
+    cut off, so that its unit is done again and none is done twice. Each line is one of the structs
+    `kinds` (none: any value), so that foreign or damaged lines are detected and never cut.
     """
 
     def __init__(self, path: Path, *kinds: type[Entry]) -> None:
         self.path = place_of(path)
         wanted: tuple[Any, ...] = kinds or (Any,)
         self._decoders: list[Any] = [msgspec.json.Decoder(kind) for kind in wanted]
-        self._begins = [f'{{"{msgspec.structs.fields(k)[0].encode_name}":'.encode() for k in kinds]
+        self._starts = [f'{{"{msgspec.structs.fields(k)[0].encode_name}":'.encode() for k in kinds]
 
     def read(self) -> list[Entry]:
-        """`entries`, all of them."""
+        """All of `entries` as a list."""
         return list(self.entries())
 
     def entries(self) -> Iterator[Entry]:
-        """Every whole line; a torn last one is removed from the file once the others are read.
+        """Every complete line; a partial last line is removed after the others are read.
 
-        Raises OutputRefused that names a line which is no entry of this journal.
+        Raises OutputRefused with the number of a line that is not an entry of this journal.
         """
         if not self.path.exists():
             return
@@ -45,7 +45,7 @@ class Journal(Generic[Entry]):
         with self.path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
-                    self._refuse_other_beginning(number, line)
+                    self._refuse_foreign_start(number, line)
                     break
                 yield self._entry(number, line)
                 whole += len(line)
@@ -62,19 +62,21 @@ class Journal(Generic[Entry]):
                 reason = str(error)
         raise self._damaged(number, reason)
 
-    def _refuse_other_beginning(self, number: int, torn: bytes) -> None:
-        if self._begins and not any(torn.startswith(one[: len(torn)]) for one in self._begins):
-            raise self._damaged(number, "a torn one would begin otherwise")
+    def _refuse_foreign_start(self, number: int, partial: bytes) -> None:
+        if self._starts and not any(
+            partial.startswith(one[: len(partial)]) for one in self._starts
+        ):
+            raise self._damaged(number, "its beginning is not that of an entry")
 
     def _damaged(self, number: int, reason: str) -> OutputRefused:
         return OutputRefused(
-            f"line {number} of {self.path} is damaged or not this command's ({reason}); move the "
-            "file away, and what it held is done again"
+            f"line {number} of {self.path} is damaged or not from this command ({reason}); move "
+            "the file away to repeat the work in it"
         )
 
     @contextmanager
     def open(self) -> Iterator["JournalWriter"]:
-        """Append to what `read` found."""
+        """Open for appending after `read`."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file:
             yield JournalWriter(file.fileno())
@@ -87,13 +89,13 @@ class JournalWriter:
         self._handle = handle
 
     def write(self, *entries: Any) -> None:
-        """Append the entries and wait, once, until all are on the disk; if that fails, none are.
+        """Append the entries and wait until all are on disk; if that fails, none are.
 
-        For one thread at a time: a failure cuts the file back to where its write began, so that
-        nothing is ever appended to half a line.
+        For one thread at a time. A failure truncates the file to its length before the write, so
+        that nothing is appended to a partial line.
         """
         rest = memoryview(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
-        # A write may be short, on a full disk or when a signal comes: what is left is still to go.
+        # A write may be short, on a full disk or after a signal: write the rest.
         before = os.fstat(self._handle).st_size
         try:
             while rest:

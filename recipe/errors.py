@@ -1,14 +1,14 @@
-"""Every error that the recipe raises on purpose, as one tree.
+"""The errors that the recipe raises on purpose, as one tree.
 
     RecipeError
     ├── BadConfig        a setting is unknown or wrong
     ├── BadInput         an input is missing, broken or too small; raised before expensive work
     ├── Drifted          a model's quality changed past the tolerance on its way to the endpoint
-    ├── StageFailed      the work itself could not be done to its end
-    └── LaunchFailed     the launcher of a cluster is not here, or refused the job
+    ├── StageFailed      a stage could not finish its work
+    └── LaunchFailed     the launcher of a cluster is missing, or refused the job
 
-OutputRefused, for an output that is finished or was begun otherwise, is the runtime's.
-Messages say what was found, what was wanted and what to do next. None ever holds a key or token.
+OutputRefused, for output that is finished or was begun with other settings, is the runtime's.
+Messages say what was found, what was wanted and what to do. None contains a key or token.
 """
 
 from runtime.errors import OutputRefused as OutputRefused
@@ -23,7 +23,7 @@ class BadConfig(RecipeError):
 
 
 class BadInput(RecipeError):
-    """What a stage was given cannot be worked with as it is."""
+    """An input of a stage cannot be used as it is."""
 
 
 class Drifted(RecipeError):
@@ -31,8 +31,8 @@ class Drifted(RecipeError):
 
 
 class StageFailed(RecipeError):
-    """A stage stopped; what it finished is kept, and the same command goes on from there."""
+    """A stage stopped. Its finished work is kept, and the same command continues."""
 
 
 class LaunchFailed(RecipeError):
-    """A job could not be handed to the cluster's launcher."""
+    """A job could not be submitted to the cluster's launcher."""

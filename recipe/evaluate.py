@@ -1,4 +1,4 @@
-"""Stage 3, eval: the same first-stage candidates, put in order by each model that exists."""
+"""Stage 3, eval: the same first-stage candidates, reranked by each available model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ from recipe.evaluation.session import (
 )
 from recipe.first_stage import FirstStage, embedder_commit, open_first_stage
 from recipe.hub import model_commit, pinned
-from recipe.progress import Say
+from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.job import read_facts
 from runtime.manifest import MANIFEST_FILE, read_manifest
@@ -72,15 +72,15 @@ def _check(settings: EvalConfig) -> None:
     if settings.top_k < max(settings.k_values):
         raise BadConfig(
             f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
-            "top_k at least as large: metrics cannot look deeper than what is reranked"
+            "top_k at least as large: metrics cannot be deeper than the reranked list"
         )
     if settings.retrieval_pooling != "avg" or not settings.retrieval_normalize:
         raise BadConfig(
             "found retrieval_pooling or retrieval_normalize other than avg and true: the embedder "
-            "pools as its checkpoint says and vectors are always normalised; leave both out"
+            "pools as its checkpoint says and vectors are always normalised; omit both"
         )
     if settings.eval_nim:
-        # Address and key are looked at now, not when the checkpoints have been measured.
+        # Check address and key now, before the checkpoints are measured.
         _scorer(settings, "nim", settings.nim_url).close()
     refuse_other_template(
         settings.finetuned_model_path if settings.eval_finetuned else None, settings.prompt_template
@@ -106,7 +106,7 @@ def refuse_other_template(checkpoint: str | None, template: str | None) -> None:
 
 
 def _refuse_artifact_of_another_template(directory: Path, template: str | None) -> None:
-    if not (directory / MANIFEST_FILE).is_file():  # a bare graph: what opens it will look
+    if not (directory / MANIFEST_FILE).is_file():  # a bare graph: checked when it is opened
         return
     found = read_manifest(directory).template
     if found != template:
@@ -125,24 +125,24 @@ def _plan(settings: EvalConfig) -> list[str]:
     ]
 
 
-def _run(settings: EvalConfig, say: Say) -> None:
+def _run(settings: EvalConfig, log: Log) -> None:
     directory = Path(settings.output_dir)
-    session = _session(settings, directory, say)
+    session = _session(settings, directory, log)
     for name, source in _wanted(settings):
-        say(f"measure {name}: {source}")
+        log(f"measure {name}: {source}")
         scorer = _scorer(settings, name, source)
         try:
-            session.add(name, scorer, say)
+            session.add(name, scorer, log)
         finally:
             scorer.close()
     for name, column in read_results(directory).items():
         figures = ", ".join(f"{key} {value:.4f}" for key, value in column.NDCG.items())
-        say(f"{name}: {figures}")
+        log(f"{name}: {figures}")
     require_no_drift(session.write_drift(), directory / "drift.md")
 
 
 def _wanted(settings: EvalConfig) -> Iterator[tuple[str, str]]:
-    """Column and source of everything that this run measures."""
+    """Column and source of each model that this run measures."""
     if settings.eval_base:
         yield "base", settings.base_model
     if settings.eval_finetuned:
@@ -153,7 +153,7 @@ def _wanted(settings: EvalConfig) -> Iterator[tuple[str, str]]:
 
 
 def _artifacts(settings: EvalConfig) -> Iterator[tuple[str, str]]:
-    """Column and directory of the artifacts that are named."""
+    """Column and directory of the artifacts in the settings."""
     if settings.onnx_model_path is not None:
         yield "onnx", settings.onnx_model_path
     if settings.trt_model_path is not None:
@@ -163,7 +163,7 @@ def _artifacts(settings: EvalConfig) -> Iterator[tuple[str, str]]:
 def open_artifact(
     column: str, directory: Path, template: str | None, max_tokens: int
 ) -> ArtifactScorer:
-    """The artifact for its column; that of a plan is never filled by another engine.
+    """The artifact for its column; the column of a plan is never measured with another engine.
 
     Raises BadInput or ServingError.
     """
@@ -187,13 +187,13 @@ def _scorer(settings: EvalConfig, name: str, source: str) -> Scorer:
     )
 
 
-def _session(settings: EvalConfig, directory: Path, say: Say) -> Session:
-    """Candidates from the cache or found anew, and the column of the first stage itself.
+def _session(settings: EvalConfig, directory: Path, log: Log) -> Session:
+    """The session: candidates from the cache or newly found, and the first stage's own column.
 
-    Columns that were measured on other data or candidates are dropped, and that is said.
+    Columns that were measured on other data or candidates are dropped, and that is logged.
     """
     collection = read_collection(Path(settings.eval_data_path))
-    with open_first_stage(_first_stage(settings), say) as embed:
+    with open_first_stage(_first_stage(settings), log) as embed:
         key: dict[str, str | int] = {
             "eval_beir": collection.digest,
             "retriever": embed.version,
@@ -209,12 +209,12 @@ def _session(settings: EvalConfig, directory: Path, say: Say) -> Session:
             )
             write_candidates(directory / CANDIDATES_FILE, candidates)
         version = embed.version
-    session = _begun(settings, directory, collection, candidates)
+    session = _start_session(settings, directory, collection, candidates)
     dropped = session.drop_others()
     if dropped:
-        say(f"{', '.join(dropped)} were measured on other data or settings and are dropped")
+        log(f"dropped {', '.join(dropped)}: measured on other data or settings")
     for sentence in session.add_retrieval(settings.retrieval_model, version):
-        say(sentence)
+        log(sentence)
     return session
 
 
@@ -231,7 +231,7 @@ def _first_stage(settings: EvalConfig) -> FirstStage:
     )
 
 
-def _begun(
+def _start_session(
     settings: EvalConfig, directory: Path, collection: Collection, candidates: Candidates
 ) -> Session:
     setting = Setting(

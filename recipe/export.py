@@ -1,4 +1,4 @@
-"""Stage 4, export: the fine-tuned checkpoint becomes a proven artifact, and is measured as one."""
+"""Stage 4, export: turn the fine-tuned checkpoint into a proven artifact, and measure its drift."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from recipe.evaluate import open_artifact, refuse_other_template
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import fingerprint
 from recipe.evaluation.session import Session, open_session, require_no_drift, sole_session
-from recipe.progress import Say
+from recipe.progress import Log
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
 from runtime.profile import load_target_profile, target_profile_names
 
-# What quant_cfg, export_dtype and export_to_trt ask for, as our target profiles.
+# Our target profiles for quant_cfg, export_dtype and export_to_trt.
 _TARGETS = {
     (None, "fp32", False): "cpu-fp32",
     (None, "fp16", False): "cuda-fp16",
@@ -44,7 +44,7 @@ _SHAPES = {"batch": (1, 16, 64), "seq_len": (3, 256, 512)}
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """onnx.json or tensorrt.json: what becomes what. `checkpoint` is a hash of its files.
+    """onnx.json or tensorrt.json: source and result. `checkpoint` is a hash of its files.
 
     `version` is the artifact's, None until it is finished.
     """
@@ -90,7 +90,7 @@ def _check(settings: ExportConfig) -> None:
         if (low, usual, high) != _SHAPES[kind]:
             raise BadConfig(
                 f"found trt_min_{kind}, trt_opt_{kind}, trt_max_{kind} = {low}, {usual}, {high}, "
-                f"wanted {_SHAPES[kind]}: the shapes of a plan stand in its target profile; name "
+                f"wanted {_SHAPES[kind]}: the shapes of a plan are in its target profile; name "
                 "another target"
             )
     _check_prompt(settings)
@@ -107,12 +107,12 @@ def _check_opset(settings: ExportConfig) -> None:
 
 
 def _check_prompt(settings: ExportConfig) -> None:
-    """What was trained and measured with this prompt must be exported with it."""
-    from exporter.checkpoint import read_checkpoint  # late: torch
-    from exporter.draft import draft
+    """Refuse another prompt than the one that was used for training and evaluation."""
+    from exporter.draft import draft  # late: torch
+    from recipe.training.checkpoint import read_whole
 
     refuse_other_template(settings.model_path, settings.prompt_template)
-    checkpoint = read_checkpoint(settings.model_path)
+    checkpoint = read_whole(settings.model_path)
     target = load_target_profile(_target(settings))
     found = draft(checkpoint, _profile(settings), target).manifest
     if found.template != settings.prompt_template:
@@ -124,7 +124,7 @@ def _check_prompt(settings: ExportConfig) -> None:
 
 
 def _refuse_unmeasured(settings: ExportConfig) -> None:
-    """The checkpoint must be the one whose figures stand in the column `finetuned`."""
+    """Refuse a checkpoint other than the one measured as the column `finetuned`."""
     if settings.eval_dir is None:
         return
     session = open_session(Path(settings.eval_dir))
@@ -144,12 +144,12 @@ def _refuse_unmeasured(settings: ExportConfig) -> None:
 
 
 def _profile(settings: ExportConfig) -> str:
-    from exporter.checkpoint import read_checkpoint  # late: torch
-    from exporter.draft import profile_for
+    from exporter.draft import profile_for  # late: torch
+    from recipe.training.checkpoint import read_whole
 
     if settings.model_profile is not None:
         return settings.model_profile
-    return profile_for(read_checkpoint(settings.model_path).architecture)
+    return profile_for(read_whole(settings.model_path).architecture)
 
 
 def _target(settings: ExportConfig) -> str:
@@ -179,38 +179,38 @@ def _plan(settings: ExportConfig) -> list[str]:
     lines = [f"export {settings.model_path} for {_target(settings)} to {_out(settings)}"]
     if settings.eval_dir is not None:
         lines.append(
-            f"add the column {_column(settings)} to {settings.eval_dir} and look for drift"
+            f"add the column {_column(settings)} to {settings.eval_dir} and check for drift"
         )
     return lines
 
 
-def _run(settings: ExportConfig, say: Say) -> None:
+def _run(settings: ExportConfig, log: Log) -> None:
     out = _out(settings)
-    _export(settings, out, say)
+    _export(settings, out, log)
     if settings.eval_dir is None:
         return
     with sole_session(Path(settings.eval_dir)) as session:
-        add_artifact(session, _column(settings), out, say)
+        add_artifact(session, _column(settings), out, log)
 
 
-def add_artifact(session: Session, column: str, directory: Path, say: Say) -> None:
+def add_artifact(session: Session, column: str, directory: Path, log: Log) -> None:
     """Measure the artifact over the session's candidates. Raises Drifted past the tolerance."""
     setting = session.setting
     scorer = open_artifact(column, directory, setting.prompt_template, setting.max_length)
     try:
-        drift = session.add(column, scorer, say)
+        drift = session.add(column, scorer, log)
     finally:
         scorer.close()
     report = session.directory / "drift.md"
     require_no_drift(drift, report)
-    say(f"no drift past the tolerance; {report}")
+    log(f"no drift past the tolerance; {report}")
 
 
-def _export(settings: ExportConfig, out: Path, say: Say) -> None:
-    """Export, from where an interrupted run stopped.
+def _export(settings: ExportConfig, out: Path, log: Log) -> None:
+    """Export, or continue an interrupted export.
 
-    What is meant is written down before anything is made: an artifact in `out` is then known to be
-    this stage's own, whenever the process that made it was killed.
+    The settings are written before anything is made, so that an artifact in `out` is known to be
+    this stage's own, even if its process was killed.
     """
     from exporter.building import build
     from exporter.onnx_file import OPSET
@@ -228,27 +228,27 @@ def _export(settings: ExportConfig, out: Path, say: Say) -> None:
     )
     manifest = _own(settings, begun)
     if manifest is not None and (manifest.plan is not None or not planned):
-        say(f"{out} was exported before")
+        log(f"{out} was already exported")
     else:
         if planned:  # before the export, which takes long
             this_machine(load_target_profile(target))
         if manifest is not None:
-            say(f"the graph in {out} was exported before; build its plan")
+            log(f"the graph in {out} was already exported; build its plan")
         else:
             if settings.opset != OPSET:
-                say(f"opset {settings.opset} was asked for at least, {OPSET} is written")
+                log(f"opset {settings.opset} was asked for at least, {OPSET} is written")
             write_json(_made_file(settings), begun)
-            wish = Wish(profile=settings.model_profile, target=target)
-            manifest = export(settings.model_path, out, wish)
+            args = Wish(profile=settings.model_profile, target=target)
+            manifest = export(settings.model_path, out, args)
         if planned:
             manifest = build(out, target, out)
     write_json(_made_file(settings), msgspec.structs.replace(begun, version=manifest.version))
 
 
 def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
-    """The manifest of what this stage made before as `begun` says; None when it has to be made.
+    """The manifest of this stage's own finished artifact that matches `begun`; None without one.
 
-    Raises OutputRefused for an artifact of anything else.
+    Raises OutputRefused for any other artifact.
     """
     out, before = Path(begun.artifact), _read_made(_made_file(settings))
     if not (out / MANIFEST_FILE).is_file():
@@ -258,7 +258,7 @@ def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
         return manifest
     raise OutputRefused(
         f"{out} holds an artifact of another checkpoint, profile or target; choose another "
-        "directory, or begin anew with --force, which removes it"
+        "directory, or start over with --force, which removes it"
     )
 
 
@@ -273,13 +273,13 @@ def _read_made(file: Path) -> Made | None:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OutputRefused(
-            f"{file} is damaged or not this stage's ({error}); move it away, or begin anew with "
+            f"{file} is damaged or not this stage's ({error}); move it away, or start over with "
             "--force"
         ) from error
 
 
 def _outputs(settings: ExportConfig) -> Sequence[Path]:
-    """Of the form that is asked for: `--force` for a plan leaves the ONNX artifact alone."""
+    """Only those of the requested format: `--force` for a plan keeps the ONNX artifact."""
     return [_out(settings), _made_file(settings)]
 
 
@@ -293,6 +293,6 @@ STAGE = Stage(
     check=_check,
     plan=_plan,
     run=_run,
-    # What is exported stays; but eval may have dropped the column since, which is measured again.
-    again="mend",
+    # The artifact stays valid, but eval may have dropped its column: then measure it again.
+    again="repair",
 )

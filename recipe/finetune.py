@@ -1,4 +1,4 @@
-"""Stage 2, finetune: a cross-encoder learns to put a query's positive before hard negatives."""
+"""Stage 2, finetune: train a cross-encoder to rank a query's positive above hard negatives."""
 
 import importlib.util
 import os
@@ -13,11 +13,11 @@ from recipe.config import FinetuneConfig
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.hub import model_commit, pinned
-from recipe.progress import Say
+from recipe.progress import Log
 from recipe.stage import Input, Stage
-from recipe.training.following import die_with
 from recipe.training.groups import read_groups
 from recipe.training.job import CONSOLIDATED, Job, accumulated_passes
+from recipe.training.parent_death import kill_with_parent
 
 _JOB_FILE = "job.json"
 
@@ -42,8 +42,8 @@ def _inputs(settings: FinetuneConfig) -> list[Input]:
 def _check(settings: FinetuneConfig) -> None:
     if settings.optimizer_backend != "auto":
         raise BadConfig(
-            f"found optimizer_backend = {settings.optimizer_backend}, wanted auto: PyTorch's AdamW "
-            "trains here, Transformer Engine's and flashoptim's optimizers are not supported"
+            f"found optimizer_backend = {settings.optimizer_backend}, wanted auto: training uses "
+            "PyTorch's AdamW; Transformer Engine's and flashoptim's optimizers are not supported"
         )
     if settings.attn_implementation == "flash_attention_2":
         raise BadConfig(
@@ -61,12 +61,11 @@ def _check_base(settings: FinetuneConfig) -> None:
     import torch  # late: `rerank info` need not wait for it
 
     from exporter.architectures import CROSS_ENCODERS
-    from exporter.checkpoint import read_checkpoint
-    from recipe.training.checkpoint import TEMPLATED
+    from recipe.training.checkpoint import TEMPLATED, read_whole
 
     if settings.fsdp and not torch.cuda.is_available():
         raise BadConfig("found fsdp = true, which shards over GPUs, and no GPU; set fsdp=false")
-    checkpoint = read_checkpoint(settings.base_model)
+    checkpoint = read_whole(settings.base_model)
     if checkpoint.architecture not in CROSS_ENCODERS:
         raise BadInput(
             f"found the embedder {checkpoint.architecture} in {settings.base_model}, wanted a "
@@ -94,26 +93,26 @@ def _plan(settings: FinetuneConfig) -> list[str]:
     return lines
 
 
-def _run(settings: FinetuneConfig, say: Say) -> None:
+def _run(settings: FinetuneConfig, log: Log) -> None:
     if settings.processes == 1:
         from recipe.training.loop import train  # late: torch and transformers
 
-        train(_job(settings), say)
+        train(_job(settings), log)
         return
     if importlib.util.find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
     write_json(_home(settings) / _JOB_FILE, _job(settings))
     parent = os.getpid()
-    running = subprocess.Popen(_torchrun(settings), preexec_fn=lambda: die_with(parent))
+    running = subprocess.Popen(_torchrun(settings), preexec_fn=lambda: kill_with_parent(parent))
     try:
         code = running.wait()
-    except KeyboardInterrupt:  # torchrun has it from the terminal as well, and ends its processes
+    except KeyboardInterrupt:  # the terminal interrupts torchrun too, which ends its processes
         running.wait()
         raise
     if code:
         raise StageFailed(
-            f"torchrun ended with code {code}; its own lines above say why, and the "
-            "same command goes on from the last checkpoint"
+            f"torchrun ended with code {code}; see its output above. The "
+            "same command continues from the last checkpoint"
         )
 
 

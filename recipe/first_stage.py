@@ -1,7 +1,7 @@
-"""The dense first stage: texts become vectors through this project's own runtime.
+"""The dense first stage: texts become vectors by this project's own runtime.
 
-Vectors are kept on disk in blocks that are named by everything that decides them, so that an
-interrupted run goes on from its last block, and runs with other settings share what they can.
+Vectors are kept on disk in blocks, named by a hash of everything that decides them. An interrupted
+run continues after its last block, and runs with other settings share equal blocks.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from recipe.durable import write_json, write_whole
+from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig
 from recipe.hub import is_commit, model_commit, unpinned
-from recipe.progress import Progress, Say
+from recipe.progress import Log, Progress
 from recipe.stage import hash_of
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from runtime.opening import open_embedder
-from runtime.outputs import working_beside
+from runtime.outputs import locked_work_folder
 from runtime.postprocess import Floats, InputType
 
 # Texts in one file of vectors.
@@ -30,11 +30,11 @@ Block = tuple[Sequence[str], InputType]
 
 
 class FirstStage(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that decides a vector, and where artifacts and vectors are kept.
+    """Everything that decides a vector, and the folder for artifacts and vectors.
 
     `model` is an artifact, a checkpoint directory or a hub id (which may be NAME@COMMIT); the last
-    two are exported into `folder` for `target`. Prefixes stand before a text with one space
-    between; lengths are in tokens; `batch_rows` bounds the texts of one engine call.
+    two are exported into `folder` for `target`. A prefix precedes its text, with one space between;
+    lengths are in tokens; `batch_rows` limits the texts of one engine call.
     """
 
     model: str
@@ -48,7 +48,7 @@ class FirstStage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def artifact_directory(wanted: FirstStage) -> Path:
-    """Where the embedder's artifact lies, or will lie after `ensure_artifact`."""
+    """The directory of the embedder's artifact, now or after `ensure_artifact`."""
     given = Path(wanted.model)
     if (given / MANIFEST_FILE).is_file() or (given / MODEL_FILE).is_file():
         return given
@@ -56,36 +56,36 @@ def artifact_directory(wanted: FirstStage) -> Path:
     return Path(wanted.folder) / f"{name}-{wanted.target}"
 
 
-def ensure_artifact(wanted: FirstStage, say: Say) -> Path:
-    """The embedder's artifact, exported and proven first where only a checkpoint is given.
+def ensure_artifact(wanted: FirstStage, log: Log) -> Path:
+    """The embedder's artifact; a checkpoint is exported and proven first.
 
     Raises ExportError, ArtifactError or BadConfig.
     """
     directory = artifact_directory(wanted)
     manifest = directory / MANIFEST_FILE
     if not manifest.is_file() and directory != Path(wanted.model):
-        # Other runs, which may share the folder, wait for this one's artifact.
-        with working_beside(directory, "embedder", wait=True):
+        # The folder may be shared: other runs wait for this run's artifact.
+        with locked_work_folder(directory, "embedder", wait=True):
             if not manifest.is_file():
-                _export(wanted, directory, say)
+                _export(wanted, directory, log)
     if manifest.is_file():
         _refuse_other_commit(wanted, directory)
         _check(wanted, read_manifest(directory))
     return directory
 
 
-def _export(wanted: FirstStage, directory: Path, say: Say) -> None:
+def _export(wanted: FirstStage, directory: Path, log: Log) -> None:
     from exporter.pipeline import Wish, export  # torch takes seconds to import
 
-    say(f"export the embedder {wanted.model} to {directory}")
-    # First, so that whatever kills the export leaves no artifact whose commit nobody knows.
+    log(f"export the embedder {wanted.model} to {directory}")
+    # Write the commit first: if the export is killed, no artifact is left without its commit.
     name, commit = unpinned(wanted.model)
     write_json(_commit_file(directory), {name: commit} if commit else model_commit(name))
     export(wanted.model, directory, Wish(target=wanted.target))
 
 
 def embedder_commit(wanted: FirstStage) -> dict[str, str]:
-    """The commit of an embedder from the hub: of the one that was exported, or will be now."""
+    """The commit of an embedder from the hub: the exported one, or the current one."""
     directory = artifact_directory(wanted)
     made = _exported_commit(directory) if (directory / MANIFEST_FILE).is_file() else None
     if made is None:
@@ -100,12 +100,12 @@ def _refuse_other_commit(wanted: FirstStage, directory: Path) -> None:
     if commit is not None and found is not None and is_commit(found) and found != commit:
         raise BadConfig(
             f"found {name} of the commit {found} in {directory}, wanted {commit}; set another "
-            "embedder_dir, or begin anew with --force, which takes what is there"
+            "embedder_dir, or start over with --force, which keeps the existing artifact"
         )
 
 
 def _exported_commit(directory: Path) -> dict[str, str] | None:
-    """What is known of the commit of an exported embedder; None when it was exported by hand."""
+    """The recorded commit of an exported embedder; None when it was exported by hand."""
     try:
         content = _commit_file(directory).read_bytes()
         return msgspec.json.decode(content, type=dict[str, str])
@@ -124,13 +124,13 @@ class Embedding:
         self,
         wanted: FirstStage,
         directory: Path,
-        say: Say,
+        log: Log,
         workers: int = 1,
         ray_address: str | None = None,
     ) -> None:
         self._wanted = wanted
         self._directory = directory
-        self._say = say
+        self._log = log
         self._workers = workers
         self._ray_address = ray_address
         self._local: BlockEmbedder | None = None
@@ -146,15 +146,15 @@ class Embedding:
         starts = range(0, len(texts), BLOCK_TEXTS)
         blocks: list[Block] = [(texts[i : i + BLOCK_TEXTS], input_type) for i in starts]
         files = [self._file(*block) for block in blocks]
-        kept = [_kept(file) for file in files]
+        kept = [_cached(file) for file in files]
         missing = [place for place, vectors in enumerate(kept) if vectors is None]
         done = len(texts) - sum(len(blocks[place][0]) for place in missing)
-        progress = Progress(f"embed {input_type} texts", len(texts), self._say, done)
-        computed = self._computed(blocks[place] for place in missing)
+        progress = Progress(f"embed {input_type} texts", len(texts), self._log, done)
+        computed = self._compute(blocks[place] for place in missing)
         for place, vectors in zip(missing, computed, strict=True):
             held = io.BytesIO()
             np.save(held, vectors, allow_pickle=False)
-            write_whole(files[place], held.getvalue())
+            write_atomic(files[place], held.getvalue())
             kept[place] = vectors
             progress.step(len(blocks[place][0]))
         return np.concatenate([vectors for vectors in kept if vectors is not None])
@@ -164,7 +164,7 @@ class Embedding:
         if self._local is not None:
             self._local.close()
 
-    def _computed(self, blocks: Iterator[Block]) -> Iterator[Floats]:
+    def _compute(self, blocks: Iterator[Block]) -> Iterator[Floats]:
         if self._workers > 1 or self._ray_address is not None:
             from recipe.ray_workers import map_in_order  # late: an extra of its own
 
@@ -178,13 +178,13 @@ class Embedding:
             yield self._local(block)
 
     def _file(self, texts: Sequence[str], input_type: InputType) -> Path:
-        facts = [self.version, input_type, *map(str, _rule(self._wanted, input_type))]
+        facts = [self.version, input_type, *map(str, _prefix_and_length(self._wanted, input_type))]
         name = hashlib.sha256(msgspec.json.encode([facts, list(texts)])).hexdigest()
         return self._cache / f"{name[:32]}.npy"
 
 
-def _kept(file: Path) -> Floats | None:
-    """The vectors of a block; None where they are not there, or damaged."""
+def _cached(file: Path) -> Floats | None:
+    """The vectors of a block; None when the file is missing or damaged."""
     try:
         vectors: Floats = np.load(file, allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
@@ -193,7 +193,7 @@ def _kept(file: Path) -> Floats | None:
 
 
 class BlockEmbedder:
-    """The engine behind an Embedding; may live in a process of its own."""
+    """The engine of an Embedding; may be in its own process."""
 
     def __init__(self, wanted: FirstStage, directory: Path) -> None:
         self._wanted = wanted
@@ -205,9 +205,9 @@ class BlockEmbedder:
     def __call__(self, block: Block) -> Floats:
         """The vectors of one block, float32 [texts, dimensions]."""
         texts, input_type = block
-        prefix, length = _rule(self._wanted, input_type)
+        prefix, length = _prefix_and_length(self._wanted, input_type)
         model = self._models[length]
-        # An embedder that has prefixes of its own puts them there itself (see `_check`).
+        # An embedder with its own prefixes adds them itself (see `_check`).
         if prefix and not model.info.asymmetric:
             texts = [f"{prefix} {text}" for text in texts]
         return model.embed(texts, input_type=input_type, truncate="END").vectors
@@ -220,19 +220,19 @@ class BlockEmbedder:
 
 @contextmanager
 def open_first_stage(
-    wanted: FirstStage, say: Say, workers: int = 1, ray_address: str | None = None
+    wanted: FirstStage, log: Log, workers: int = 1, ray_address: str | None = None
 ) -> Iterator[Embedding]:
-    """The embedder, exported first when need be; `workers` above 1 embed on Ray.
+    """The embedder, exported first if necessary; `workers` above 1 embed on Ray.
 
-    Raises as `ensure_artifact` does, and EngineError.
+    Raises like `ensure_artifact`, and EngineError.
     """
     with closing(
-        Embedding(wanted, ensure_artifact(wanted, say), say, workers, ray_address)
+        Embedding(wanted, ensure_artifact(wanted, log), log, workers, ray_address)
     ) as embedding:
         yield embedding
 
 
-def _rule(wanted: FirstStage, input_type: InputType) -> tuple[str, int]:
+def _prefix_and_length(wanted: FirstStage, input_type: InputType) -> tuple[str, int]:
     """Prefix and length in tokens of a text."""
     if input_type == "query":
         return wanted.query_prefix, wanted.query_max_length
@@ -240,7 +240,7 @@ def _rule(wanted: FirstStage, input_type: InputType) -> tuple[str, int]:
 
 
 def _check(wanted: FirstStage, manifest: Manifest) -> None:
-    """Refuse settings that the artifact cannot honour."""
+    """Refuse settings that the artifact does not support."""
     if manifest.kind != "embed":
         raise BadConfig(f"{wanted.model} is a reranker, wanted an embedder for the first stage")
     longest = max(wanted.query_max_length, wanted.passage_max_length)

@@ -1,29 +1,29 @@
-"""What stands behind a name on the model hub: a repository's name moves on, a commit does not."""
+"""The commit of a repository on the model hub: branches move, a commit does not."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-# In place of a commit: neither the hub nor its cache on this machine could be asked.
+# Instead of a commit, when neither the hub nor its local cache could be reached.
 UNKNOWN = "unknown: the hub was not reached"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PINNED = re.compile(r"(.+)@([0-9a-f]{40})")
 
 
 def is_commit(revision: str) -> bool:
-    """Whether `revision` names one state for ever; a branch or tag does not."""
+    """Whether `revision` is a commit, which never changes; branches and tags may."""
     return bool(_COMMIT.fullmatch(revision))
 
 
 def commit_of(repo: str, kind: Literal["model", "dataset"], revision: str = "main") -> str:
-    """The commit that `revision` is now, as the hub says, or else the cache; or UNKNOWN."""
+    """The current commit of `revision`, from the hub, else from the cache, else UNKNOWN."""
     if is_commit(revision):
         return revision
     from huggingface_hub import snapshot_download  # only names on the hub need it
 
     try:
-        # Without a file to fetch this only asks; the folder is named by the commit.
+        # No file matches, so this only resolves the revision; the folder is named by the commit.
         folder = snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=[])
     except Exception:  # the hub's client raises many unrelated classes
         return UNKNOWN
@@ -31,7 +31,7 @@ def commit_of(repo: str, kind: Literal["model", "dataset"], revision: str = "mai
 
 
 def model_commit(model: str) -> dict[str, str]:
-    """The model's commit by its name, for the provenance of a stage; a directory has none."""
+    """The model's commit by its name, for the provenance of a stage; empty for a directory."""
     if Path(model).is_dir() or model.startswith((".", "/")):
         return {}
     name, commit = unpinned(model)
@@ -39,12 +39,12 @@ def model_commit(model: str) -> dict[str, str]:
 
 
 def pinned(model: str, commits: Mapping[str, str]) -> str:
-    """`model` as NAME@COMMIT, which the exporter loads, when `commits` hold its commit."""
+    """`model` as NAME@COMMIT, which the exporter loads, when `commits` has its commit."""
     commit = commits.get(model, "")
     return f"{unpinned(model)[0]}@{commit}" if is_commit(commit) else model
 
 
 def unpinned(model: str) -> tuple[str, str | None]:
-    """Name and commit of NAME@COMMIT; any other `model` and None."""
+    """Name and commit of NAME@COMMIT; (`model`, None) for any other."""
     found = _PINNED.fullmatch(model)
     return (found[1], found[2]) if found else (model, None)

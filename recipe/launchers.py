@@ -1,4 +1,4 @@
-"""Starting an endpoint, by Docker or as a process of this machine: one protocol for both."""
+"""Launchers start an endpoint, with Docker or as a local process."""
 
 import os
 import shlex
@@ -17,10 +17,10 @@ import msgspec
 from recipe.config import DeployConfig
 from recipe.errors import BadConfig, OutputRefused, StageFailed
 from recipe.processes import Started, read_started, write_started
-from recipe.progress import Say
+from recipe.progress import Log
 
 ENDPOINT_FILE = "endpoint.json"
-# Which process serves; the number alone could be another one's by now.
+# Identifies the server's process; a pid alone may have been reused.
 PROCESS_FILE = "server.pid"
 _RECIPE, _OWNER = "open-rerank.recipe", "open-rerank.output"
 _NAME = "rerank"
@@ -30,7 +30,7 @@ _READY_PATH = "/v1/health/ready"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """endpoint.json: what stays up after a detached run, and how to stop it.
+    """endpoint.json: the endpoint of a detached run, and how to stop it.
 
     `handle` is a process id or a container's name.
     """
@@ -41,8 +41,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stop: str
 
 
-def handed_over(folder: Path) -> Record | None:
-    """The endpoint that a run in `folder` left running; None when there is none, or it ended."""
+def detached_endpoint(folder: Path) -> Record | None:
+    """The endpoint that a detached run in `folder` left running; None when none runs."""
     try:
         record = msgspec.json.decode((folder / ENDPOINT_FILE).read_bytes(), type=Record)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -50,18 +50,18 @@ def handed_over(folder: Path) -> Record | None:
     if record.launcher == "process":
         left = read_started(folder / PROCESS_FILE)
         return record if left is not None and record.handle == str(left.pid) else None
-    return record if shutil.which("docker") and _is_up(record.handle) else None
+    return record if shutil.which("docker") and _is_running(record.handle) else None
 
 
 @dataclass
 class Endpoint(ABC):
-    """Something that answers, or will, at `url`."""
+    """A server that answers, or will answer, at `url`."""
 
     url: str
 
     @abstractmethod
     def is_alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether it is still running."""
 
     @abstractmethod
     def last_lines(self) -> str:
@@ -69,22 +69,22 @@ class Endpoint(ABC):
 
     @abstractmethod
     def wait(self) -> None:
-        """Until it ends by itself, which is a failure. Raises StageFailed."""
+        """Wait until it ends by itself, which is a failure. Raises StageFailed."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End it and wait for that; harmless when it has ended."""
+        """Stop it and wait until it has ended; does nothing when it has ended."""
 
     @abstractmethod
     def stop_command(self) -> str:
-        """What a person types to end it."""
+        """The shell command that stops it."""
 
     @abstractmethod
     def record(self) -> Record:
         """For endpoint.json."""
 
     def wait_until_ready(self, timeout_s: float, interval_s: float) -> None:
-        """Ask for its health until it is ready. Raises StageFailed when it ends or takes longer."""
+        """Poll its health until it is ready. Raises StageFailed when it ends or on timeout."""
         deadline = time.monotonic() + timeout_s
         while not self._is_ready():
             if not self.is_alive():
@@ -95,7 +95,7 @@ class Endpoint(ABC):
             if left_s <= 0:
                 raise StageFailed(
                     f"the server was not ready after {timeout_s:.0f} s; raise "
-                    f"health_check_timeout if it only loads slowly. Its last lines:\n"
+                    f"health_check_timeout if it is only slow to load. Its last lines:\n"
                     f"{self.last_lines()}"
                 )
             time.sleep(min(interval_s, left_s))
@@ -108,73 +108,73 @@ class Endpoint(ABC):
 
 
 class Launcher(ABC):
-    """A way to start an endpoint for one artifact."""
+    """Starts an endpoint for one artifact."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise BadConfig or OutputRefused for what would make `start` fail."""
+        """Raise BadConfig or OutputRefused for problems that would make `start` fail."""
 
     @abstractmethod
-    def shown(self) -> str:
+    def command_line(self) -> str:
         """The command line that `start` runs, without secrets."""
 
     @abstractmethod
-    def start(self, say: Say) -> Endpoint:
-        """Start it, after stopping an older one of this recipe. Raises StageFailed."""
+    def start(self, log: Log) -> Endpoint:
+        """Start it, after stopping an earlier one of this recipe. Raises StageFailed."""
 
 
-class docker(Launcher):  # noqa: N801 - named as the setting's value
+class DockerLauncher(Launcher):
     """`docker run` of an image that takes NIM_CUSTOM_MODEL."""
 
     def __init__(
         self,
         settings: DeployConfig,
         model_dir: Path,
-        log: Path,
+        log_file: Path,
         max_tokens: int | None,
         *,
         replace: bool,
     ) -> None:
         self._settings = settings
         self._model_dir = model_dir
-        self._log = log
+        self._log_file = log_file
         self._replace = replace
         self._bounds = {} if max_tokens is None else {"NIM_TRITON_MAX_SEQ_LENGTH": str(max_tokens)}
 
     def arguments(self) -> list[str]:
-        """The whole command line. The key goes in by name, and never stands in it."""
-        wish = self._settings
-        port = f"{wish.bind_address}:{wish.host_port}:{wish.container_port}"
+        """The whole command line. The key is passed by its variable's name only."""
+        settings = self._settings
+        port = f"{settings.bind_address}:{settings.host_port}:{settings.container_port}"
         return [
             "docker",
             "run",
             "--detach",
             "--name",
-            wish.container_name,
+            settings.container_name,
             "--label",
             f"{_RECIPE}={_NAME}",
             "--label",
             f"{_OWNER}={self._owner()}",
-            *(["--gpus", wish.gpus] if wish.gpus else []),
+            *(["--gpus", settings.gpus] if settings.gpus else []),
             "--shm-size",
-            wish.shm_size,
+            settings.shm_size,
             "--publish",
             port,
             "--volume",
-            f"{self._model_dir.resolve()}:{wish.container_model_path}:ro",
+            f"{self._model_dir.resolve()}:{settings.container_model_path}:ro",
             "--env",
-            f"NIM_CUSTOM_MODEL={wish.container_model_path}",
+            f"NIM_CUSTOM_MODEL={settings.container_model_path}",
             "--env",
-            f"NIM_HTTP_API_PORT={wish.container_port}",
+            f"NIM_HTTP_API_PORT={settings.container_port}",
             "--env",
-            f"NIM_CACHE_PATH={wish.container_cache_path}",
-            # Our images report nothing; this is NVIDIA's name for the same.
+            f"NIM_CACHE_PATH={settings.container_cache_path}",
+            # Our images send no telemetry; this is NVIDIA's variable for that.
             "--env",
             "NIM_TELEMETRY_MODE=0",
             *(part for item in self._bounds.items() for part in ("--env", "=".join(item))),
             "--env",
-            wish.ngc_api_key_env,
-            wish.nim_image,
+            settings.ngc_api_key_env,
+            settings.nim_image,
         ]
 
     def check(self) -> None:
@@ -201,19 +201,19 @@ class docker(Launcher):  # noqa: N801 - named as the setting's value
             )
         if not self._replace:
             raise OutputRefused(
-                f"a container named {name} is there; set replace_existing=true to replace it, or "
+                f"a container named {name} exists; set replace_existing=true to replace it, or "
                 "another container_name"
             )
 
-    def shown(self) -> str:
+    def command_line(self) -> str:
         """See Launcher."""
         return shlex.join(self.arguments())
 
-    def start(self, say: Say) -> Endpoint:
+    def start(self, log: Log) -> Endpoint:
         """See Launcher."""
         name = self._settings.container_name
         if self._existing():
-            say(f"replace the container {name}")
+            log(f"replace the container {name}")
             _docker("rm", "--force", name)
         _require_free(self._settings)
         done = subprocess.run(self.arguments(), capture_output=True, text=True, check=False)
@@ -223,21 +223,21 @@ class docker(Launcher):  # noqa: N801 - named as the setting's value
         return _Container(url, name, remove=self._settings.remove_on_exit)
 
     def _owner(self) -> str:
-        """What tells deployments apart: the folder of this one."""
-        return str(self._log.parent.resolve())
+        """The folder of this deployment, which distinguishes it from others."""
+        return str(self._log_file.parent.resolve())
 
-    def _existing(self) -> "_Found | None":
+    def _existing(self) -> "_ContainerLabels | None":
         """A container with this name, running or not."""
         name = self._settings.container_name
         shape = "\t".join(["{{.Names}}", *(f'{{{{.Label "{key}"}}}}' for key in (_RECIPE, _OWNER))])
         found = _docker("ps", "--all", "--filter", f"name=^/{name}$", "--format", shape)
         _, recipe, owner, *_ = [*found.split("\t"), "", ""]
-        return _Found(recipe, owner) if found else None
+        return _ContainerLabels(recipe, owner) if found else None
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The labels of a container: which recipe made it, and for which folder ("" without one)."""
+class _ContainerLabels:
+    """The labels of a container: the recipe that made it, and the folder ("" without one)."""
 
     recipe: str
     owner: str
@@ -249,7 +249,7 @@ class _Container(Endpoint):
     remove: bool
 
     def is_alive(self) -> bool:
-        return _is_up(self.name)
+        return _is_running(self.name)
 
     def last_lines(self) -> str:
         return _docker("logs", "--tail", str(_LOG_LINES), self.name)
@@ -270,21 +270,21 @@ class _Container(Endpoint):
         return Record(url=self.url, launcher="docker", handle=self.name, stop=self.stop_command())
 
 
-class process(Launcher):  # noqa: N801 - named as the setting's value
+class ProcessLauncher(Launcher):
     """rerank-serve of this environment, in a session of its own."""
 
     def __init__(
         self,
         settings: DeployConfig,
         model_dir: Path,
-        log: Path,
+        log_file: Path,
         max_tokens: int | None,
         *,
         replace: bool,
     ) -> None:
         self._settings = settings
         self._model_dir = model_dir
-        self._log = log
+        self._log_file = log_file
         self._replace = replace
         self._bounds = {} if max_tokens is None else {"NIM_TRITON_MAX_SEQ_LENGTH": str(max_tokens)}
 
@@ -294,49 +294,49 @@ class process(Launcher):  # noqa: N801 - named as the setting's value
             raise BadConfig(
                 f"found no {self._program()}; install the extra serve-cpu into this environment"
             )
-        older = self._older()
-        if older is not None and not self._replace:
+        previous = self._previous()
+        if previous is not None and not self._replace:
             raise OutputRefused(
-                f"an endpoint of this recipe runs as process {older.pid}; set "
-                f"replace_existing=true to replace it, or stop it with: kill {older.pid}"
+                f"an endpoint of this recipe runs as process {previous.pid}; set "
+                f"replace_existing=true to replace it, or stop it with: kill {previous.pid}"
             )
 
-    def shown(self) -> str:
+    def command_line(self) -> str:
         """See Launcher."""
         given = [f"{name}={value}" for name, value in self._environment().items()]
         return shlex.join(["env", *given, *self._arguments()])
 
-    def start(self, say: Say) -> Endpoint:
+    def start(self, log: Log) -> Endpoint:
         """See Launcher."""
-        older = self._older()
-        if older is not None:
-            say(f"replace the process {older.pid}")
-            older.end()
+        previous = self._previous()
+        if previous is not None:
+            log(f"replace the process {previous.pid}")
+            previous.end()
         _require_free(self._settings)
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("wb") as log:
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_file.open("wb") as log_file:
             running = subprocess.Popen(
                 self._arguments(),
                 env={**os.environ, **self._environment()},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log_file,
                 stderr=subprocess.STDOUT,
-                # An interrupt on the terminal is for the stage, which then stops the server.
+                # Ctrl-C on the terminal goes to the stage, which then stops the server.
                 start_new_session=True,
             )
         write_started(self._process_file, running.pid)
         url = f"http://{self._settings.bind_address}:{self._settings.host_port}"
-        return _Process(url, running, self._log, self._process_file)
+        return _Process(url, running, self._log_file, self._process_file)
 
     def _arguments(self) -> list[str]:
         return [str(self._program()), "--rank", str(self._model_dir.resolve())]
 
     def _environment(self) -> dict[str, str]:
-        wish = self._settings
+        settings = self._settings
         return {
-            "NIM_BIND_ADDR": f"{wish.bind_address}:{wish.host_port}",
+            "NIM_BIND_ADDR": f"{settings.bind_address}:{settings.host_port}",
             **self._bounds,
-            # Beside another endpoint on this machine these ports would be taken.
+            # With another endpoint on this machine these ports would be in use.
             "NIM_TRITON_GRPC_PORT": "0",
             "NIM_TRITON_METRICS_PORT": "0",
         }
@@ -347,24 +347,24 @@ class process(Launcher):  # noqa: N801 - named as the setting's value
 
     @property
     def _process_file(self) -> Path:
-        return self._log.with_name(PROCESS_FILE)
+        return self._log_file.with_name(PROCESS_FILE)
 
-    def _older(self) -> Started | None:
-        """A server that an earlier run of this stage started and that still runs."""
+    def _previous(self) -> Started | None:
+        """The running server of an earlier run of this stage, or None."""
         return read_started(self._process_file)
 
 
 @dataclass
 class _Process(Endpoint):
     running: "subprocess.Popen[bytes]"
-    log: Path
+    log_file: Path
     process_file: Path
 
     def is_alive(self) -> bool:
         return self.running.poll() is None
 
     def last_lines(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()
+        lines = self.log_file.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES:])
 
     def wait(self) -> None:
@@ -395,7 +395,7 @@ class _Process(Endpoint):
         )
 
 
-def _is_up(container: str) -> bool:
+def _is_running(container: str) -> bool:
     return bool(_docker("ps", "--quiet", "--filter", f"name=^/{container}$"))
 
 
@@ -406,7 +406,7 @@ def _require_free(settings: DeployConfig) -> None:
         asked.settimeout(1.0)
         if asked.connect_ex(place) == 0:
             raise StageFailed(
-                f"something answers on {place[0]}:{place[1]} already; stop it, or set host_port"
+                f"a server already answers on {place[0]}:{place[1]}; stop it, or set host_port"
             )
 
 

@@ -1,4 +1,4 @@
-"""Figures as SVG: the same bytes for the same data, and no file but the caller's."""
+"""Figures as SVG: deterministic bytes, and no side effects on disk."""
 
 import contextlib
 import io
@@ -12,14 +12,14 @@ from typing import Any
 def new_figure(**options: Any) -> Any:
     """matplotlib's Figure with `options`."""
     with _no_settings_of_the_user():
-        # Late: half a second. The list of fonts is made with it.
+        # Imported late: it takes half a second, and it builds the list of fonts.
         from matplotlib.figure import Figure
 
     return Figure(**options)
 
 
 def as_svg(figure: Any) -> bytes:
-    """The whole file."""
+    """The figure as an SVG file."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()
@@ -31,7 +31,7 @@ def as_svg(figure: Any) -> bytes:
 
 @contextlib.contextmanager
 def _no_settings_of_the_user() -> Iterator[None]:
-    """matplotlib would keep its list of fonts under HOME, and take its settings from there."""
+    """Keep matplotlib from writing its font list to HOME and reading the user's settings there."""
     variable = "MPLCONFIGDIR"
     if "matplotlib" in sys.modules or variable in os.environ:
         yield

@@ -20,13 +20,13 @@ from recipe.preparation.files import (
 from recipe.preparation.mining import Mined, Miner, parts
 from recipe.preparation.records import Question, read_records, records_file
 from recipe.preparation.split import Material, convert
-from recipe.progress import Say
+from recipe.progress import Log
 from recipe.ray_workers import map_in_order
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE
 from runtime.postprocess import unit
 
-# Below these, figures of an evaluation or a training are mostly luck.
+# Below these, the figures of an evaluation or a training are mostly noise.
 _FEW_QUERIES, _FEW_EXAMPLES = 50, 100
 _SUM_TOLERANCE = 1e-6
 
@@ -84,16 +84,16 @@ def _plan(settings: PrepConfig) -> list[str]:
     return [*lines, f"write {_home(settings)}"]
 
 
-def _run(settings: PrepConfig, say: Say) -> None:
-    material = _material(settings, say)
-    say(
+def _run(settings: PrepConfig, log: Log) -> None:
+    material = _material(settings, log)
+    log(
         f"{len(material.corpus)} passages; questions: {len(material.train)} to train, "
         f"{len(material.val)} to validate, {len(material.test)} to test"
     )
     if len(material.test) < _FEW_QUERIES:
-        say(f"warning: under {_FEW_QUERIES} test questions, figures are mostly luck")
+        log(f"warning: with under {_FEW_QUERIES} test questions, figures are mostly noise")
     if len(material.train) < _FEW_EXAMPLES:
-        say(f"warning: under {_FEW_EXAMPLES} training questions, little will be learned")
+        log(f"warning: with under {_FEW_EXAMPLES} training questions, training has little effect")
     folder, name = _home(settings), settings.corpus_id
     write_corpus(folder, material.corpus, name)
     write_beir(folder, material.corpus, material.test)
@@ -101,23 +101,23 @@ def _run(settings: PrepConfig, say: Say) -> None:
     for split, questions in splits.items():
         if questions:
             write_split(folder, split, questions, name)
-    mined = _mine(settings, material, say)
+    mined = _mine(settings, material, log)
     for split, questions in splits.items():
         if questions:
             ids = {one.id for one in questions}
             write_mined(folder, split, [one for one in mined if one.question.id in ids], name)
 
 
-def _material(settings: PrepConfig, say: Say) -> Material:
+def _material(settings: PrepConfig, log: Log) -> Material:
     file = records_file(Path(settings.sdg_input_path))
-    records = read_records(file, skip_broken=settings.skip_broken_lines, say=say)
+    records = read_records(file, skip_broken=settings.skip_broken_lines, log=log)
     return convert(records, settings)
 
 
-def _mine(settings: PrepConfig, material: Material, say: Say) -> list[Mined]:
+def _mine(settings: PrepConfig, material: Material, log: Log) -> list[Mined]:
     questions: list[Question] = [*material.train, *material.val]
     with open_first_stage(
-        _first_stage(settings), say, settings.workers, settings.ray_address
+        _first_stage(settings), log, settings.workers, settings.ray_address
     ) as embed:
         asked = unit(embed([one.text for one in questions], "query"))
         passages = unit(embed(list(material.corpus.values()), "passage"))
@@ -138,7 +138,7 @@ def _mine(settings: PrepConfig, material: Material, say: Say) -> list[Mined]:
             f"{settings.hard_neg_margin}; raise it, or give the stage sdg more documents"
         )
     if len(whole) < len(mined):
-        say(
+        log(
             f"left out {len(mined) - len(whole)} question(s) with fewer than "
             f"{settings.hard_negatives_to_mine} negatives below the margin"
         )

@@ -1,8 +1,8 @@
-"""Processes that outlive whoever started them: known by more than a number, ended by a handle.
+"""Processes that outlive their starter: identified beyond their pid, stopped through a pidfd.
 
-A number is given again, soon where a container restarts. Linux's proc(5) tells when a process
-started, in ticks since the boot that boot_id names. Its command line tells nothing: there is none
-at first, others have the same, and it changes where a script executes a program in its own place.
+Pids are reused, soon where a container restarts. Linux's proc(5) says when a process started, in
+ticks since the boot that boot_id names. The command line does not identify a process: it is empty
+at first, others may have the same one, and exec changes it.
 """
 
 import os
@@ -16,42 +16,42 @@ from recipe.durable import write_json
 
 _PROC = Path("/proc")
 _BOOT_ID = _PROC / "sys/kernel/random/boot_id"
-# Fields 3 and 22 of stat; those behind the name, which may hold anything, begin with the third.
+# Fields 3 and 22 of stat; the index counts from field 3, after the name, which may hold any byte.
 _STATE, _START_TICKS = 0, 22 - 3
-# Zombies, and what is about to be none.
+# Zombies and dead processes.
 _ENDED = "ZXx"
 _STOP_S = 30.0
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that runs, or ran: no other one is equal to it, here or in another container."""
+    """Identity of a running or ended process; unique across containers and boots."""
 
     pid: int
     boot: str
     start_ticks: int
 
     def runs(self) -> bool:
-        """Whether it still does."""
-        return look(self.pid) == self
+        """Whether it is still running."""
+        return find_process(self.pid) == self
 
     def end(self, within_s: float = _STOP_S) -> None:
-        """Stop it by SIGTERM, after `within_s` by SIGKILL, and wait until it is gone; no other
-        process that has its number by now is touched."""
+        """Stop it with SIGTERM, after `within_s` with SIGKILL, and wait until it has ended. A
+        process that reuses the pid is never touched."""
         try:
             handle = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return
         try:
-            # Only now: nobody else is given the number while there is a handle.
+            # Check the identity now: while the pidfd is open, the pid is not reused.
             if self.runs():
                 _end(handle, within_s)
         finally:
             os.close(handle)
 
 
-def look(pid: int) -> Started | None:
-    """The process that has this number now; None where there is none, one that has ended, or one
-    of another user that the mount option hidepid hides."""
+def find_process(pid: int) -> Started | None:
+    """The running process with this pid; None when there is none, it has ended, or the mount option
+    hidepid hides it."""
     try:
         stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -67,14 +67,14 @@ def look(pid: int) -> Started | None:
 
 
 def write_started(file: Path, pid: int) -> None:
-    """Leave for `read_started` which process has this number; nothing where it has ended."""
-    process = look(pid)
+    """Write the identity of this process for `read_started`; nothing when it has ended."""
+    process = find_process(pid)
     if process is not None:
         write_json(file, process)
 
 
 def read_started(file: Path) -> Started | None:
-    """The process that `file` tells of, if it still runs."""
+    """The process in `file`, if it is still running."""
     try:
         process = msgspec.json.decode(file.read_bytes(), type=Started)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -83,8 +83,8 @@ def read_started(file: Path) -> Started | None:
 
 
 def _end(handle: int, within_s: float) -> None:
-    # Readable as soon as all threads have ended, whether or not a parent asks how: the first
-    # process of a container may not.
+    # A pidfd is readable once all threads have ended, even if no parent reaps the process:
+    # pid 1 of a container may not.
     signal.pidfd_send_signal(handle, signal.SIGTERM)
     ended, _, _ = select.select([handle], [], [], within_s)
     if not ended:

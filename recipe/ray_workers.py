@@ -1,4 +1,4 @@
-"""Work over many processes and machines, by Ray: chunks in, results in the same order out."""
+"""Map over many processes and machines, with Ray: chunks in, results in the same order out."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 from recipe.errors import StageFailed
 from runtime.telemetry import disable_telemetry, import_without_telemetry
 
-# Chunks that wait at each worker while it computes, so that none is idle.
+# Chunks queued at each worker while it computes, so that no worker is idle.
 _AHEAD = 2
 
 
@@ -21,10 +21,10 @@ def map_in_order(
     """`make(*arguments)(chunk)` for every chunk, on `workers` processes that each call `make` once.
 
     One worker and no address: in this process, without Ray. `address` is a running cluster
-    ("auto": the one that this machine is part of), None starts one on this machine for the time
-    being. Files that `arguments` name must lie at the same paths everywhere. At most two chunks a
-    worker are under way, whatever the length of `chunks`. Raises StageFailed when a worker is lost
-    or fails. In this process, what `make` gave is closed at the end, where it can be.
+    ("auto": the one of this machine); None starts one on this machine for the duration. Files named
+    in `arguments` must have the same paths everywhere. At most two chunks per worker are in flight,
+    whatever the length of `chunks`. In this process, the callable is closed at the end if it has
+    `close`. Raises StageFailed when a worker is lost or fails.
     """
     if workers == 1 and address is None:
         work = make(*arguments)
@@ -33,7 +33,7 @@ def map_in_order(
         finally:
             getattr(work, "close", lambda: None)()
         return
-    ray = import_without_telemetry("ray")  # late: an extra of its own
+    ray = import_without_telemetry("ray")  # late: an optional extra
 
     ray.init(
         address=address,
@@ -55,20 +55,20 @@ def map_in_order(
     except ray.exceptions.RayError as error:
         raise StageFailed(
             f"a Ray worker was lost or failed ({type(error).__name__}: "
-            f"{str(error).splitlines()[-1]}); what is finished is kept, and the same command goes "
-            "on from there"
+            f"{str(error).splitlines()[-1]}); finished work is kept: run the same command to "
+            "continue"
         ) from error
     finally:
         ray.shutdown()
 
 
 class _Worker:
-    """What lives in each of Ray's processes."""
+    """The actor in each Ray process."""
 
     def __init__(
         self, make: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]
     ) -> None:
-        # On another machine, Ray's processes have the environment that it was started with.
+        # On other machines, Ray's processes have the environment that Ray was started with.
         disable_telemetry()
         self._work = make(*arguments)
 

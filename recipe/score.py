@@ -1,8 +1,8 @@
-"""rerank score IN.jsonl OUT.jsonl: score large files offline, on the engine that serves.
+"""rerank score IN.jsonl OUT.jsonl: score large files offline, with the serving engine.
 
 A line of IN is {"query": …, "passages": […]} with an optional "id"; the line of OUT with the same
-number is {"id"?, "scores": […]}, raw logits in the order of the passages. No two lines share a
-call of the engine, so neither other lines nor where a run was stopped and resumed move a score.
+number is {"id"?, "scores": […]}, raw logits in the order of the passages. Lines never share an
+engine call, so scores depend neither on other lines nor on interruptions.
 """
 
 import argparse
@@ -17,23 +17,23 @@ import msgspec
 
 from recipe.durable import Journal
 from recipe.errors import BadInput, OutputRefused
-from recipe.progress import Progress, Say, under
+from recipe.progress import Log, Progress, stage_log
 from recipe.ray_workers import map_in_order
 from recipe.score_input import Input, decoded
 from runtime.opening import open_ranker
-from runtime.outputs import file_place, refuse_inputs, whole_file, work_folder, working_beside
+from runtime.outputs import atomic_file, file_place, locked_work_folder, refuse_inputs, work_folder
 
 ABOUT = "score a large file of queries and passages offline"
-# Lines that one worker takes at a time, and that are lost at most when a run is killed.
+# Lines per chunk of work: at most these are lost when a run is killed.
 CHUNK_LINES = 32
-_SHOWN = 10
+_MAX_LISTED = 10
 _PURPOSE, _HEAD, _JOURNAL = "rerank-score", "head.json", "journal.jsonl"
 _CHECK_BYTES = 8
-_ANEW = "begin anew with --force, or name another OUT.jsonl"
+_START_OVER = "start over with --force, or name another OUT.jsonl"
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides the scores: a run goes on from an earlier one's only when all is equal."""
+    """Everything that decides the scores: a run continues an earlier one only when it is equal."""
 
     input: str
     lines: int
@@ -43,7 +43,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """IN, OUT, the artifact and how many workers."""
+    """Add IN, OUT, the artifact, the number of workers and the options."""
     parser.add_argument("source", metavar="IN.jsonl", type=Path)
     parser.add_argument("out", metavar="OUT.jsonl", type=Path)
     parser.add_argument("--rank", metavar="DIR", type=Path, required=True, help="an artifact")
@@ -51,20 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-length",
         metavar="N",
         type=_positive,
-        help="tokens of a pair; longer ones lose their end",
+        help="tokens of a pair; longer pairs are truncated at the end",
     )
     parser.add_argument(
         "--workers",
         metavar="N",
         type=_positive,
         default=1,
-        help="above 1: so many processes on Ray",
+        help="above 1: the number of processes on Ray",
     )
     parser.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster, or auto")
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave broken lines out, and count them"
     )
-    parser.add_argument("--force", action="store_true", help="replace OUT.jsonl and begin anew")
+    parser.add_argument("--force", action="store_true", help="replace OUT.jsonl and start over")
 
 
 def _positive(text: str) -> int:
@@ -73,21 +73,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def run(wish: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Score the whole file. Raises BadInput, OutputRefused or ServingError."""
-    say = under("score")
+    log = stage_log("score")
     score(
-        wish.source,
-        wish.out,
-        wish.rank,
-        max_length=wish.max_length,
-        workers=wish.workers,
-        ray_address=wish.ray_address,
-        skip_broken=wish.skip_broken,
-        force=wish.force,
-        say=say,
+        args.source,
+        args.out,
+        args.rank,
+        max_length=args.max_length,
+        workers=args.workers,
+        ray_address=args.ray_address,
+        skip_broken=args.skip_broken,
+        force=args.force,
+        log=log,
     )
-    say(f"done: {wish.out}")
+    log(f"done: {args.out}")
     return 0
 
 
@@ -101,18 +101,18 @@ def score(
     ray_address: str | None,
     skip_broken: bool,
     force: bool,
-    say: Say,
+    log: Log,
 ) -> None:
-    """Write `out`; what is finished waits in `.<out>.rerank-score` until the last line is there."""
+    """Write `out`; unfinished work is kept in `.<out>.rerank-score`."""
     place = file_place(out)
     refuse_inputs(out, source, artifact)
     refuse_inputs(work_folder(out, _PURPOSE), source, artifact)
-    with closing(Input(source)) as asked, working_beside(out, _PURPOSE) as folder:
+    with closing(Input(source)) as asked, locked_work_folder(out, _PURPOSE) as folder:
         _refuse_others(folder)
         if not force:
             _refuse_present(place)
-        asked.look_through()
-        _refuse_broken(source, asked.broken, skip_broken, say)
+        asked.scan()
+        _refuse_broken(source, asked.broken, skip_broken, log)
         with closing(open_ranker(artifact, max_tokens=max_length)) as ranker:
             version, bound = ranker.info.version, ranker.info.max_tokens
         head = Head(
@@ -123,72 +123,72 @@ def score(
             skipped=asked.broken,
         )
         if force:
-            _forget(folder)
+            _remove_work_files(folder)
         _begin(folder, head)
         journal = Journal(folder / _JOURNAL, _Line)
         done = sum(1 for _ in _checked(asked, journal))
-        progress = Progress("lines", asked.scored, say, done)
-        chunks = _chunks(islice(asked.good(), done, None))
+        progress = Progress("lines", asked.scored, log, done)
+        chunks = _chunks(islice(asked.scorable_lines(), done, None))
         with journal.open() as writer:
             for scored in map_in_order(_Scorer, (artifact, bound), chunks, workers, ray_address):
                 writer.write(*scored)
                 progress.step(len(scored))
         if not force:
-            _refuse_present(place)  # whoever put it there did not wait
+            _refuse_present(place)  # made by another process meanwhile
         _publish(asked, journal, folder, place)
-        _forget(folder)
+        _remove_work_files(folder)
 
 
 def _refuse_present(place: Path) -> None:
     if place.exists():
-        raise OutputRefused(f"{place} is there; name another file, or begin anew with --force")
+        raise OutputRefused(f"{place} exists; name another file, or start over with --force")
 
 
 def _refuse_others(folder: Path) -> None:
     for path in (folder / _HEAD, folder / _JOURNAL):
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise OutputRefused(
-                f"{path} is no file, as this command leaves one there; move {folder} away, or name "
+                f"{path} is not a regular file of this command; move {folder} away, or name "
                 "another OUT.jsonl"
             )
 
 
-def _forget(folder: Path) -> None:
+def _remove_work_files(folder: Path) -> None:
     for name in (_JOURNAL, _HEAD):
         (folder / name).unlink(missing_ok=True)
 
 
-def _refuse_broken(source: Path, broken: list[int], skip: bool, say: Say) -> None:
+def _refuse_broken(source: Path, broken: list[int], skip: bool, log: Log) -> None:
     if not broken:
         return
-    shown = ", ".join(map(str, broken[:_SHOWN])) + (" …" if len(broken) > _SHOWN else "")
+    shown = ", ".join(map(str, broken[:_MAX_LISTED])) + (" …" if len(broken) > _MAX_LISTED else "")
     if not skip:
         raise BadInput(
             f"{len(broken)} line(s) of {source} cannot be scored ({shown}): wanted JSON with a "
-            "query and a list of passages, none of them blank; mend them, or leave them out with "
+            "query and a list of passages, none of them blank; fix them, or leave them out with "
             "--skip-broken"
         )
-    say(f"{len(broken)} broken line(s) are left out: {shown}")
+    log(f"left out {len(broken)} broken line(s): {shown}")
 
 
 def _begin(folder: Path, head: Head) -> None:
-    """Write `head`, or find it there: what an earlier run scored is then the same."""
+    """Write `head`, or check that an earlier run wrote the same."""
     file = folder / _HEAD
     if not file.exists():
-        _forget(folder)
-        with whole_file(folder, file) as new:
+        _remove_work_files(folder)
+        with atomic_file(folder, file) as new:
             new.write(msgspec.json.encode(head))
         return
     try:
         found = msgspec.json.decode(file.read_bytes(), type=Head)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OutputRefused(
-            f"{file} is damaged ({error}), so nobody knows what an earlier run scored; {_ANEW}"
+            f"{file} is damaged ({error}), so an earlier run's input is unknown; {_START_OVER}"
         ) from error
     if found != head:
         raise OutputRefused(
-            f"{file} says that an earlier run scored other lines, or with another artifact or "
-            f"length; {_ANEW}"
+            f"{file} is of an earlier run with other lines, another artifact or another "
+            f"length; {_START_OVER}"
         )
 
 
@@ -198,7 +198,7 @@ def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, byte
 
 
 class _Scorer:
-    """One worker's ranker: some of the input's lines, by number → as many of the journal's."""
+    """One worker's ranker: lines of the input, by number → as many lines of the journal."""
 
     def __init__(self, artifact: Path, max_length: int) -> None:
         self._ranker = open_ranker(artifact, max_tokens=max_length)
@@ -219,15 +219,15 @@ class _Scorer:
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """A line of the journal: an answer, and what ties it to its line of the input."""
+    """A line of the journal: an answer, and a checksum that ties it to its input line."""
 
     check: str
     answer: msgspec.Raw
 
 
 def _check(number: int, line: bytes, answer: bytes) -> str:
-    """A digest of a line, its place and its answer: another line's answer, or a damaged one, has
-    another."""
+    """A checksum of an input line, its number and its answer: detects damaged or swapped
+    answers."""
     digest = hashlib.blake2b(b"%d %d\n" % (number, len(line)), digest_size=_CHECK_BYTES)
     digest.update(line)
     digest.update(answer)
@@ -235,28 +235,28 @@ def _check(number: int, line: bytes, answer: bytes) -> str:
 
 
 def _checked(asked: Input, journal: Journal[_Line]) -> Iterator[bytes]:
-    """The answers in the journal, each that of its line. Raises OutputRefused."""
-    good = asked.good()
+    """The answers in the journal, each checked against its line. Raises OutputRefused."""
+    scorable_lines = asked.scorable_lines()
     for count, entry in enumerate(journal.entries(), start=1):
-        number, line = next(good, (0, b""))
+        number, line = next(scorable_lines, (0, b""))
         answer = bytes(entry.answer)
         if entry.check != _check(number, line, answer):
             raise OutputRefused(
-                f"line {count} of {journal.path} is damaged, or the answer to another line than "
-                f"now; {_ANEW}"
+                f"line {count} of {journal.path} is damaged, or answers another line of the "
+                f"input; {_START_OVER}"
             )
         yield answer
 
 
 def _publish(asked: Input, journal: Journal[_Line], folder: Path, place: Path) -> None:
-    """Let `place` have the answers, when there is one to each line that can be scored."""
+    """Write `place` from the journal, if it answers every line that can be scored."""
     count = 0
-    with whole_file(folder, place) as output:
+    with atomic_file(folder, place) as output:
         for answer in _checked(asked, journal):
             output.write(answer + b"\n")
             count += 1
         if count != asked.scored:
             raise OutputRefused(
                 f"{journal.path} holds {count} answers, wanted {asked.scored}: the input has "
-                f"changed meanwhile; {_ANEW}"
+                f"changed meanwhile; {_START_OVER}"
             )

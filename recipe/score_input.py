@@ -1,4 +1,4 @@
-"""The input of rerank score: its lines by number, and which of them can be scored."""
+"""The input of rerank score: numbered lines, and which of them can be scored."""
 
 import hashlib
 import sys
@@ -13,7 +13,7 @@ from recipe.errors import BadInput
 from runtime.model_files import open_file
 
 
-class Asked(msgspec.Struct):
+class InputLine(msgspec.Struct):
     """One line of the input."""
 
     query: str
@@ -21,14 +21,14 @@ class Asked(msgspec.Struct):
     id: str | int | None = None
 
 
-_DECODER = msgspec.json.Decoder(Asked)
+_DECODER = msgspec.json.Decoder(InputLine)
 
 
 class Input:
-    """An open file. It is read three times, whatever may bear its name by then."""
+    """An open file. It is read three times, even if its name is reused meanwhile."""
 
     def __init__(self, source: Path) -> None:
-        """Raises BadInput for what is no regular file."""
+        """Raises BadInput when it is not a regular file."""
         try:
             self._file: BufferedReader = open_file(source, sys.maxsize)
         except OSError as error:
@@ -37,16 +37,16 @@ class Input:
         self.digest, self.lines = "", 0
         self.broken: list[int] = []
 
-    def look_through(self) -> None:
-        """Find out the sha256, the number of lines, and the numbers of those that cannot be scored.
+    def scan(self) -> None:
+        """Compute the sha256, the number of lines, and the numbers of lines that cannot be scored.
 
-        Raises BadInput where none can.
+        Raises BadInput when no line can be scored.
         """
         digest = hashlib.sha256()
-        for number, line in self._numbered():
+        for number, line in self._numbered_lines():
             digest.update(line)
             self.lines = number
-            if not _can_be_scored(line):
+            if not _is_scorable(line):
                 self.broken.append(number)
         self.digest = digest.hexdigest()
         if not self.scored:
@@ -57,37 +57,37 @@ class Input:
 
     @property
     def scored(self) -> int:
-        """How many lines can be scored."""
+        """The number of lines that can be scored."""
         return self.lines - len(self.broken)
 
-    def good(self) -> Iterator[tuple[int, bytes]]:
-        """Those lines, with their numbers."""
+    def scorable_lines(self) -> Iterator[tuple[int, bytes]]:
+        """The lines that can be scored, with their numbers."""
         broken = set(self.broken)
-        return (line for line in self._numbered() if line[0] not in broken)
+        return (line for line in self._numbered_lines() if line[0] not in broken)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _numbered(self) -> Iterator[tuple[int, bytes]]:
-        """A byte order mark is no part of the first line."""
+    def _numbered_lines(self) -> Iterator[tuple[int, bytes]]:
+        """All lines with their numbers, without a byte order mark."""
         self._file.seek(0)
         for number, line in enumerate(self._file, start=1):
             yield number, line.removeprefix(BOM_UTF8) if number == 1 else line
 
 
-def decoded(number: int, line: bytes) -> Asked:
-    """A line that could be scored at the first look. Raises BadInput where it cannot now."""
+def decoded(number: int, line: bytes) -> InputLine:
+    """A line that passed `scan`. Raises BadInput when it has changed since."""
     try:
         return _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
-            f"line {number} of the input has changed since the first look; wait until nobody "
-            "writes it, and begin anew with --force"
+            f"line {number} of the input has changed since it was checked; wait until no process "
+            "writes to it, and start over with --force"
         ) from error
 
 
-def _can_be_scored(line: bytes) -> bool:
+def _is_scorable(line: bytes) -> bool:
     try:
         asked = _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -9,34 +9,34 @@ import httpx
 import msgspec
 
 from recipe.config import SdgConfig
-from recipe.durable import write_json, write_whole
+from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.generation import extractive, llm
 from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, pinned, read_corpus
 from recipe.generation.endpoint import Endpoint
 from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
-from recipe.progress import Say
+from recipe.progress import Log
 from recipe.stage import Input, Stage
 
-# Understood answers of the endpoint: chat and embeddings. They cost money, and lie under the hash
-# of their request: --force uses them again. Who wants other ones removes the files.
+# Usable answers of the endpoint: chat and embeddings. They cost money, so --force uses them again
+# (each is stored under the hash of its request). Remove the files to get new ones.
 _ANSWERS_FILE, _VECTORS_FILE = "answers.jsonl", "vectors.jsonl"
 _PREVIEWED = 2
 _ROLES = ("artifact_extraction", "qa_generation", "quality_judge", "embed")
 # Keys of NVIDIA's generator whose effect is fixed here: (key, the only value, why).
 _FIXED: tuple[tuple[str, object, str], ...] = (
-    ("buffer_size", 200, "every answer is kept as soon as it is there, nothing is buffered"),
+    ("buffer_size", 200, "every answer is written at once, nothing is buffered"),
     (
         "resume",
         "if_possible",
-        "a run that was stopped always goes on where it was, and --force begins anew",
+        "a stopped run always continues, and --force starts over",
     ),
     *(
         (
             f"{role}_provider",
             "nvidia",
-            "any OpenAI-compatible endpoint is named by its URL in endpoint (embed_endpoint for "
-            "embeddings), and the variable with its key in api_key_env",
+            "name any OpenAI-compatible endpoint by its URL in endpoint (embed_endpoint for "
+            "embeddings), and the variable of its key in api_key_env",
         )
         for role in _ROLES
     ),
@@ -72,7 +72,7 @@ def _check(settings: SdgConfig) -> None:
         ("reasoning_counts", settings.reasoning_counts),
     ):
         if not any(msgspec.structs.astuple(counts)):
-            raise BadConfig(f"found nothing but 0 in {name}, wanted a share for one kind at least")
+            raise BadConfig(f"found only 0 in {name}, wanted a share above 0 for at least one kind")
     if settings.min_hops > settings.max_hops:
         raise BadConfig(
             f"found min_hops = {settings.min_hops} above max_hops = {settings.max_hops}"
@@ -88,7 +88,7 @@ def _check(settings: SdgConfig) -> None:
     if settings.generator == "llm" and not os.environ.get(settings.api_key_env):
         raise BadInput(
             f"found no key in the environment variable {settings.api_key_env}, which "
-            f"{settings.endpoint} asks for; set it, or work offline with generator=extractive"
+            f"{settings.endpoint} needs; set it, or work offline with generator=extractive"
         )
     for name in ("endpoint", "embed_endpoint"):
         _check_url(name, getattr(settings, name))
@@ -108,7 +108,7 @@ def _check_url(name: str, url: str | None) -> None:
 
 def _plan(settings: SdgConfig) -> list[str]:
     if settings.generator == "extractive":
-        how = "take headings and sentences as queries, without a network"
+        how = "use headings and sentences as queries, without a network"
     else:
         how = (
             f"ask {settings.endpoint} for {settings.num_pairs} pairs a document, "
@@ -118,15 +118,15 @@ def _plan(settings: SdgConfig) -> list[str]:
     return [f"read {only}{settings.corpus_dir}", how, f"write {_home(settings)}"]
 
 
-def _run(settings: SdgConfig, say: Say) -> None:
-    documents = read_corpus(settings, say)
+def _run(settings: SdgConfig, log: Log) -> None:
+    documents = read_corpus(settings, log)
     if settings.preview:
         documents = documents[:_PREVIEWED]
-    say(f"{len(documents)} documents")
+    log(f"{len(documents)} documents")
     if settings.generator == "extractive":
         records = extractive.generate(documents, settings)
     else:
-        records = _from_endpoint(settings, llm.sources(documents, settings), say)
+        records = _from_endpoint(settings, llm.sources(documents, settings), log)
     if not any(record.deduplicated_qa_pairs for record in records):
         raise BadInput(
             f"found no question in {len(records)} document(s) of {settings.corpus_dir}; wanted "
@@ -134,10 +134,10 @@ def _run(settings: SdgConfig, say: Say) -> None:
         )
     _write(settings, records)
     pairs = sum(len(record.deduplicated_qa_pairs) for record in records)
-    say(f"{pairs} pairs from {sum(len(record.chunks) for record in records)} chunks")
+    log(f"{pairs} pairs from {sum(len(record.chunks) for record in records)} chunks")
 
 
-def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], say: Say) -> list[Record]:
+def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], log: Log) -> list[Record]:
     key = os.environ[settings.api_key_env]
     home = _home(settings)
 
@@ -149,7 +149,7 @@ def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], say: Say) -
             timeout_s=settings.request_timeout_s,
             max_attempts=settings.max_attempts,
             connections=settings.max_parallel_requests_for_gen,
-            say=say,
+            log=log,
         )
 
     with ExitStack() as stack:
@@ -157,9 +157,9 @@ def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], say: Say) -
         embed = stack.enter_context(
             endpoint(settings.embed_endpoint or settings.endpoint, _VECTORS_FILE)
         )
-        records = llm.generate(found, settings, chat, embed, say)
+        records = llm.generate(found, settings, chat, embed, log)
     used = chat.usage
-    say(
+    log(
         f"{used.requests} answers of {used.prompt_tokens} + {used.completion_tokens} tokens, "
         f"{embed.usage.requests} of embeddings"
     )
@@ -168,7 +168,7 @@ def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], say: Say) -
 
 def _write(settings: SdgConfig, records: Sequence[Record]) -> None:
     home, name = _home(settings), _records_name(settings)
-    write_whole(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
+    write_atomic(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
     dataset = _dataset(settings)
     result = Result(schema_version=RESULT_SCHEMA, dataset_name=dataset, output_path=name)
     write_json(home / RESULT_FILE, result)

@@ -1,23 +1,24 @@
-"""What a stage is, and how every one of them is carried out.
+"""Stages of the recipe, and the code that runs them.
 
-A stage is one file with a `STAGE` at its end, and a row in `recipe/table.py`. It says where its
-output lies, what it reads and which stage makes that, and does its work in `run`; `perform` does
-what is the same for all:
+A stage is one file with a `STAGE` at its end, and a row in `recipe/table.py`. It declares its
+output folder, its inputs and the stages that make them, and does its work in `run`. `perform` does
+the common steps:
 
-1. inputs exist, or BadInput names the stage that makes them, and none lies where an output does
+1. check that the inputs exist (BadInput names the stage that makes them) and that no input is in
+   an output
 2. lock the stage's folder (`home`), so that two runs cannot mix their output
-3. names on the hub are fixed (`pin`) at the commits that an earlier run recorded, or else at what
-   they are now; `check`: everything that can be found wrong cheaply
-4. look at what lies there: finished with the same settings and inputs → nothing to do; finished,
-   or begun, with others → OutputRefused; begun with the same → go on; `force` → begin anew,
-   removing what the marks say was written and setting aside what else is in the way
+3. pin names on the hub (`pin`) to the commits that an earlier run recorded, or else to the current
+   ones; `check`: every problem that can be found cheaply
+4. compare the marks in the folder: finished with the same settings and inputs → nothing to do;
+   finished or begun with others → OutputRefused; begun with the same → continue; `force` → start
+   over: remove the outputs that the marks list, and rename other files that are in the way
 5. write `started.json`, call `run`, write `done.json` last; a `run` that fails before it has made
-   anything has not begun
+   anything does not count as begun
 
-Both files hold the same provenance: settings, seed, versions, outputs, and what identifies every
+Both files hold the same provenance: settings, seed, versions, outputs, and the identity of every
 input: the sha256 of a path, the commit of a name on the hub.
-`run` must be able to go on after a kill at any moment: it keeps what is finished in files that
-are whole or absent (`recipe/durable.py`), and gives the same result as one that was never stopped.
+`run` must be able to continue after a kill at any moment: it keeps finished work in files that are
+complete or absent (`recipe/durable.py`), and gives the same result as an uninterrupted run.
 """
 
 import hashlib
@@ -37,13 +38,13 @@ from recipe.clearing import clear
 from recipe.durable import write_json
 from recipe.errors import BadInput, OutputRefused
 from recipe.hub import UNKNOWN, is_commit
-from recipe.progress import Say
-from runtime.outputs import held, refuse_inputs
+from recipe.progress import Log
+from runtime.outputs import locked_directory, refuse_inputs
 
 STARTED_FILE, DONE_FILE = "started.json", "done.json"
 _SCHEMA = 1
 _CHUNK_BYTES = 8 << 20
-# Whose versions may change a result.
+# Packages whose versions may change a result.
 _PACKAGES = (
     "open-rerank",
     "msgspec",
@@ -61,7 +62,7 @@ Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 @dataclass(frozen=True)
 class Input:
-    """A file or directory that a stage reads; `made_by` is the stage that makes it, None: you."""
+    """A file or directory that a stage reads; `made_by` is the stage making it (None: the user)."""
 
     path: Path
     what: str
@@ -72,15 +73,15 @@ class Input:
 class Stage(Generic[Settings]):
     """One step of the recipe; the functions take the stage's settings.
 
-    `home` is the folder of the two marks. `outputs` are the files and folders that the stage
-    writes, which is what `--force` removes; caches that any settings may share are not among them.
-    `check` raises BadInput or BadConfig before any expensive work. `plan` says in lines what would
-    run. `free` names the settings that change no result, so that a run may go on with others.
-    `sources` identifies the inputs that are no paths here, by name; it may ask the hub. `pin` puts
-    what it found into the settings that `check` and `run` get, so that they read these commits.
-    `again` says when a finished stage runs once more without force: never, when its settings or
-    inputs changed (its run adds to what is there), or always: to mend what others dropped of its
-    output, which keeps its provenance unless settings or inputs changed, or to do all of it anew.
+    `home` is the folder of the two marks. `outputs` are the files and folders that the stage writes
+    and that `--force` removes; caches that runs with other settings may share are not among them.
+    `check` raises BadInput or BadConfig before any expensive work. `plan` describes, line by line,
+    what would run. `free` names the settings that change no result, so that a run may continue with
+    other values. `sources` identifies the inputs that are not local paths, by name; it may call the
+    hub. `pin` puts these commits into the settings that `check` and `run` get. `again` says when a
+    finished stage runs again without force: never, when its settings or inputs changed (its run
+    adds to the existing output), or always: to restore outputs that other stages dropped (keeps its
+    provenance unless settings or inputs changed), or to redo everything.
     """
 
     name: str
@@ -91,18 +92,18 @@ class Stage(Generic[Settings]):
     outputs: Callable[[Settings], Sequence[Path]]
     check: Callable[[Settings], None]
     plan: Callable[[Settings], Sequence[str]]
-    run: Callable[[Settings, Say], None]
+    run: Callable[[Settings, Log], None]
     free: frozenset[str] = frozenset()
     sources: Callable[[Settings], Mapping[str, str]] = lambda _: {}
     pin: Callable[[Settings, Mapping[str, str]], Settings] = lambda settings, _: settings
-    again: Literal["never", "changed", "mend", "anew"] = "never"
+    again: Literal["never", "changed", "repair", "always"] = "never"
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """started.json, and done.json once `finished_at` is known (both times in UTC, ISO 8601).
+    """started.json, and done.json once `finished_at` is set (both times in UTC, ISO 8601).
 
-    `outputs` are all that the stage has written with these marks, or will, as paths from their
-    folder; what lay there before it began is not among them.
+    `outputs` are all paths that the stage writes, relative to the marks' folder; paths that existed
+    before it began are not among them.
     """
 
     schema: int
@@ -116,19 +117,19 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[str] = []
 
 
-def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
-    """Carry `stage` out; False when it was finished before and nothing was done.
+def perform(stage: Stage[Any], settings: Any, *, force: bool, log: Log) -> bool:
+    """Run `stage`; False when it was already finished and nothing was done.
 
-    Raises RecipeError; what the stage itself raises passes through.
+    Raises RecipeError; errors of the stage itself pass through.
     """
     home = stage.home(settings)
     require_inputs(stage, settings)
     refuse_read(stage, settings, [one.path for one in stage.inputs(settings)])
     home.mkdir(parents=True, exist_ok=True)
     busy = f"another run of {stage.name} works in {home}; wait for it, or choose another directory"
-    with held(home, busy):
+    with locked_directory(home, busy):
         _refuse_other_stage(stage, home)
-        sources = _sources(stage, settings, {} if force else _recorded(home), say)
+        sources = _sources(stage, settings, {} if force else _recorded(home), log)
         pinned = stage.pin(settings, sources)
         stage.check(pinned)
         made = {name for mark in _marks(home) for name in mark.outputs}
@@ -137,18 +138,18 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
         if force:
             for name in (DONE_FILE, STARTED_FILE):
                 (home / name).unlink(missing_ok=True)
-            clear(outputs, made, say)
+            clear(outputs, made, log)
         made |= {name for path, name in outputs.items() if not path.exists()}
         now = msgspec.structs.replace(now, outputs=sorted(made))
-        began = _standing(stage, settings, now)
+        began = _provenance_to_continue(stage, settings, now)
         if began is None:
-            say(f"finished before ({home / DONE_FILE}); --force does it again")
+            log(f"already finished ({home / DONE_FILE}); --force does it again")
             return False
         write_json(home / STARTED_FILE, began)
         try:
-            stage.run(pinned, say)
+            stage.run(pinned, log)
         except Exception:
-            # A name that the hub does not know, say: nothing was made that others could mix with.
+            # For example a name unknown to the hub: no output exists that others could mix with.
             if not any(path.exists() for path in stage.outputs(settings)):
                 (home / STARTED_FILE).unlink()
             raise
@@ -160,82 +161,82 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, say: Say) -> bool:
 def require_inputs(
     stage: Stage[Any], settings: Any, made_before: Collection[str] = frozenset()
 ) -> None:
-    """Raise BadInput for the first input that is not there, nor made by a stage `made_before`."""
+    """Raise BadInput for the first input that is missing and not made by a stage `made_before`."""
     for wanted in stage.inputs(settings):
         if wanted.made_by not in made_before and not wanted.path.exists():
             maker = (
                 f"run `rerank {wanted.made_by}` with the same -c first"
                 if wanted.made_by
-                else "make it, change the setting, or run this where it lies"
+                else "create it, change the setting, or run this where it is"
             )
             here = "" if wanted.path.is_absolute() else f" in {Path.cwd()}"
             raise BadInput(f"found no {wanted.what} at {wanted.path}{here}; {maker}")
 
 
 def refuse_read(stage: Stage[Any], settings: Any, read: Sequence[Path]) -> None:
-    """Raise OutputRefused where the stage would write what is `read`, or into it."""
+    """Raise OutputRefused when an output of the stage is, or contains, a path in `read`."""
     home = stage.home(settings)
     for path in (home / DONE_FILE, home / STARTED_FILE, *stage.outputs(settings)):
         refuse_inputs(path, *read)
 
 
 def state(stage: Stage[Any], settings: Any) -> str:
-    """How far the stage is, in a word or two: "finished", "begun" or "not begun"."""
+    """The state of the stage: "finished", "begun" or "not begun"."""
     home = stage.home(settings)
-    if (home / STARTED_FILE).exists():  # beside done.json when a finished stage was begun again
+    if (home / STARTED_FILE).exists():  # beside done.json when a finished stage was started again
         return "begun"
     return "finished" if (home / DONE_FILE).exists() else "not begun"
 
 
 def read_mark(path: Path) -> Provenance | None:
-    """A started.json or done.json; None where there is none. Raises OutputRefused."""
+    """A started.json or done.json; None when it is missing. Raises OutputRefused."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Provenance)
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OutputRefused(
-            f"{path} cannot be read ({error}), so nobody knows what made the files beside it; "
-            "--force begins anew"
+            f"{path} cannot be read ({error}), so the origin of the files beside it is unknown; "
+            "--force starts over"
         ) from error
 
 
-def _standing(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance | None:
-    """The provenance to go on with; None when everything is finished."""
+def _provenance_to_continue(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance | None:
+    """The provenance to continue with; None when everything is finished."""
     home = stage.home(settings)
     done, begun = read_mark(home / DONE_FILE), read_mark(home / STARTED_FILE)
-    if stage.again == "mend" and done is not None and not _difference(stage, done, now):
+    if stage.again == "repair" and done is not None and not _difference(stage, done, now):
         return msgspec.structs.replace(done, finished_at=None)
     if begun is None and done is not None:
         changed = _difference(stage, done, now)
-        if not changed and stage.again != "anew":
+        if not changed and stage.again != "always":
             return None
         if stage.again == "never":
             raise OutputRefused(
-                f"{home} was finished with {changed}; choose another output directory, or begin "
-                "anew with --force, which removes what is there"
+                f"{home} was finished with {changed}; choose another output directory, or start "
+                "over with --force, which removes the existing output"
             )
         return now
     if begun is not None:
         changed = _difference(stage, begun, now)
         if changed and stage.again == "never":
             raise OutputRefused(
-                f"{home} was begun with {changed}; go on with those, choose another output "
-                "directory, or begin anew with --force, which removes what is there"
+                f"{home} was begun with {changed}; continue with those, choose another output "
+                "directory, or start over with --force, which removes the existing output"
             )
         return now if changed else msgspec.structs.replace(now, started_at=begun.started_at)
     outputs = _outputs(stage, settings).items()
     foreign = next((path for path, name in outputs if name not in now.outputs), None)
-    if foreign is not None and stage.again != "mend":  # which looks itself
+    if foreign is not None and stage.again != "repair":  # such a stage checks its output itself
         raise OutputRefused(
-            f"{foreign} is there, but no {DONE_FILE} says what made it; move it away, or begin "
-            "anew with --force, which gives it another name"
+            f"{foreign} exists, but no {DONE_FILE} says what made it; move it away, or start "
+            "over with --force, which renames it"
         )
     return now
 
 
 def _difference(stage: Stage[Any], before: Provenance, now: Provenance) -> str:
-    """What differs between two provenances, in words; "" when results cannot differ."""
+    """The first difference between two provenances; "" when results cannot differ."""
     keys = [*now.settings, *(key for key in before.settings if key not in now.settings)]
     for key in keys:
         found, wanted = before.settings.get(key), now.settings.get(key)
@@ -249,17 +250,17 @@ def _difference(stage: Stage[Any], before: Provenance, now: Provenance) -> str:
 
 
 def _recorded(home: Path) -> Mapping[str, str]:
-    """What identified the inputs of the run that is under way in `home`, or was finished there."""
+    """The input identities of the begun or finished run in `home`."""
     before = read_mark(home / STARTED_FILE) or read_mark(home / DONE_FILE)
     return {} if before is None else before.inputs
 
 
 def _sources(
-    stage: Stage[Any], settings: Any, recorded: Mapping[str, str], say: Say
+    stage: Stage[Any], settings: Any, recorded: Mapping[str, str], log: Log
 ) -> dict[str, str]:
     """The stage's sources, each name on the hub at the commit that was `recorded` for it.
 
-    A branch of the hub moves on while a run is stopped, and its result must not.
+    A branch may move while a run is stopped; the run continues with the old commit.
     """
     found = dict(stage.sources(settings))
     for name, commit in found.items():
@@ -267,14 +268,14 @@ def _sources(
         if is_commit(before):
             found[name] = before
             if commit not in (before, UNKNOWN):
-                say(
-                    f"warning: {name} is {commit} now; this stays with {before}, which was "
-                    "recorded when it began: --force takes the new one"
+                log(
+                    f"warning: {name} is {commit} now; this run keeps {before}, recorded "
+                    "when it began: --force takes the new one"
                 )
         elif commit == UNKNOWN:
-            say(f"warning: {name} is recorded without its commit, for the hub was not reached")
+            log(f"warning: {name} is recorded without its commit: the hub was not reached")
         elif is_commit(commit) and commit not in name:
-            say(f"{name}: it is {commit} now, and stays that here")
+            log(f"{name}: pinned to the commit {commit}")
     return found
 
 
@@ -303,18 +304,18 @@ def hash_of(path: Path) -> str:
     """sha256 of a file, or of the names and contents of all files in a directory."""
     whole = hashlib.sha256()
     if path.is_file():
-        _feed(whole, path)
+        _update_digest(whole, path)
         return whole.hexdigest()
     marks = {STARTED_FILE, DONE_FILE}
     for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name not in marks):
         name = file.relative_to(path).as_posix()
         one = hashlib.sha256()
-        _feed(one, file)
+        _update_digest(one, file)
         whole.update(f"{name}\0{one.hexdigest()}\n".encode())
     return whole.hexdigest()
 
 
-def _feed(digest: Any, path: Path) -> None:
+def _update_digest(digest: Any, path: Path) -> None:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
@@ -324,13 +325,13 @@ def _refuse_other_stage(stage: Stage[Any], home: Path) -> None:
     for mark in _marks(home):
         if mark.stage != stage.name:
             raise OutputRefused(
-                f"{home} holds what the stage {mark.stage} made; choose another directory for "
+                f"{home} holds output of the stage {mark.stage}; choose another directory for "
                 f"{stage.name}"
             )
 
 
 def _marks(home: Path) -> list[Provenance]:
-    """Those in `home` that can be read."""
+    """The readable marks in `home`."""
     found = []
     for name in (DONE_FILE, STARTED_FILE):
         with suppress(OutputRefused):
@@ -339,7 +340,7 @@ def _marks(home: Path) -> list[Provenance]:
 
 
 def _outputs(stage: Stage[Any], settings: Any) -> dict[Path, str]:
-    """Each with its path from `home`."""
+    """Each output with its path relative to `home`."""
     home = stage.home(settings)
     return {path: os.path.relpath(path, home) for path in stage.outputs(settings)}
 

@@ -1,8 +1,8 @@
-"""Every stage, in the order of the pipeline, and every other command: one row each.
+"""The stages, in the order of the pipeline, and the other commands: one row each.
 
-A command is a module with `ABOUT` (one line), `add_arguments(parser)` and `run(wish) -> int`,
-which takes the parsed arguments and returns the exit code. Importing any of these modules must be
-cheap: what needs torch is imported where it runs.
+A command is a module with `ABOUT` (one line), `add_arguments(parser)` and `run(args) -> int`,
+which takes the parsed arguments and returns the exit code. Importing these modules must be cheap:
+torch is imported where it is used.
 """
 
 from types import ModuleType

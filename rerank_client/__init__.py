@@ -1,7 +1,7 @@
-"""Ask a reranking server (POST /rerank, or a NIM's POST /v1/ranking) for the order of documents.
+"""Client of a reranking server (POST /rerank, or a NIM's POST /v1/ranking).
 
-`RerankClient` and `AsyncRerankClient` are thin shells around one flow (`rerank_client.flow`) that
-decides what is sent, what is worth another attempt and how long to wait before it.
+`RerankClient` and `AsyncRerankClient` are thin wrappers around one flow (`rerank_client.flow`),
+which decides what is sent, what is retried and how long to wait before a retry.
 """
 
 from rerank_client.async_client import AsyncRerankClient

@@ -1,4 +1,4 @@
-"""What comes of sending a request, and what an answer says."""
+"""The outcome of an exchange, and the parsing of an answer."""
 
 import math
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from rerank_client.result import RerankResult
 
 OK = 200
 NOT_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
-_LONGEST_MESSAGE = 300
-# An answer may take that, headers included …
+_MAX_MESSAGE = 300
+# Limit of an answer, headers included …
 _BASE_BYTES = 128 << 10
-# … and for each document its index, its scores and what names them …
+# … plus for each document its index, its scores and their keys …
 _DOCUMENT_BYTES = 1 << 10
-# … and the texts back, each byte of them escaped as \u0000.
+# … plus the echoed texts, each byte of them escaped as \u0000.
 _ESCAPED_BYTES = 6
 # A score or an index in a list, with the white space around it.
 _NUMBER_BYTES = 64
@@ -25,24 +25,24 @@ _NUMBER_BYTES = 64
 
 @dataclass(frozen=True)
 class Answer:
-    """The server's; header names are in lower case. `whole`: the body was read to its end."""
+    """An HTTP answer; header names are in lower case. `complete`: the body was read completely."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    whole: bool = True
+    complete: bool = True
 
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """The exchange broke off; `may_pass` says whether another attempt can end otherwise."""
+    """The exchange failed; `retryable` says whether a retry may succeed."""
 
     error: Exception
-    may_pass: bool
+    retryable: bool
 
 
 class MakesNoSense(Exception):
-    """The body is not a ranking of these documents; the text says how."""
+    """The body is not a ranking of these documents; the message says why."""
 
 
 class _Reply(msgspec.Struct):
@@ -55,16 +55,16 @@ class _Reply(msgspec.Struct):
 _List = TypeVar("_List")
 
 
-def most_answer_bytes(request_bytes: int, documents: int) -> int:
-    """What an answer to a request of so many bytes and documents may take, headers included.
+def max_answer_bytes(request_bytes: int, documents: int) -> int:
+    """The limit of an answer in bytes, headers included, for this request.
 
-    128 KiB, 1 KiB for each document, and six times the request: a server may send the texts back.
+    128 KiB, 1 KiB for each document, and six times the request: a server may echo the texts.
     """
     return _BASE_BYTES + _DOCUMENT_BYTES * documents + _ESCAPED_BYTES * request_bytes
 
 
 def read_ranking(body: bytes, documents: int, top_n: int | None) -> RerankResult:
-    """The ranking of so many documents, the indices trimmed to `top_n`. Raises MakesNoSense."""
+    """Parse a ranking of `documents` documents, indices cut at `top_n`. Raises MakesNoSense."""
     try:
         reply = msgspec.json.decode(body, type=_Reply)
         scores = read_list("scores", reply.scores, documents, list[float])
@@ -89,17 +89,17 @@ def read_list(
     kind: type[_List],
     entry_bytes: int = _NUMBER_BYTES,
 ) -> _List:
-    """A list with one entry for each document. Raises MakesNoSense, and what msgspec raises."""
-    # Before it is a list: that takes sixteen times the bytes.
+    """Decode a list with one entry for each document. Raises MakesNoSense and msgspec's errors."""
+    # Check the size before decoding: a Python list takes sixteen times the bytes.
     if len(memoryview(text)) > entry_bytes * (documents + 1):
         raise MakesNoSense(f"{name} takes {len(memoryview(text))} bytes for {documents} documents")
     return msgspec.json.decode(text, type=kind)
 
 
 def server_message(body: bytes) -> str:
-    """The words of an error body in any of the common dialects; "" when there are none.
+    """The message in an error body of any common dialect; "" when there is none.
 
-    One short printable line: it goes into logs.
+    One short printable line, because it is logged.
     """
     try:
         found = msgspec.json.decode(body)
@@ -109,12 +109,12 @@ def server_message(body: bytes) -> str:
         return ""
     error = found.get("error")
     inner = error.get("message") if isinstance(error, dict) else error
-    words = (found.get("message"), inner, found.get("detail"))
-    text = next((word for word in words if isinstance(word, str) and word), "")
+    candidates = (found.get("message"), inner, found.get("detail"))
+    text = next((word for word in candidates if isinstance(word, str) and word), "")
     return printable(text)
 
 
 def printable(text: str) -> str:
     """`text` as one short line without control characters."""
     line = "".join(character if character.isprintable() else " " for character in text)
-    return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + "…"
+    return line if len(line) <= _MAX_MESSAGE else line[:_MAX_MESSAGE] + "…"

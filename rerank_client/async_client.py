@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from io import BytesIO
 
 from rerank_client.answer import Answer, NoAnswer
-from rerank_client.budget import Budget, spending
+from rerank_client.budget import Budget, use_budget
 from rerank_client.flow import TIMEOUT_S, Flow, Send, limit_of, rank, rank_or_keep_order
 from rerank_client.loops import LoopConnections
 from rerank_client.network import Network
@@ -19,8 +19,8 @@ from rerank_client.transport import answer, expect_body, no_answer, request
 class AsyncRerankClient:
     """`RerankClient` for asyncio: the same arguments, answers and errors.
 
-    Tasks, event loops and threads may share a client: each event loop has connections of its own,
-    which end with it. `await aclose()` in any of them, or use it with `async with`.
+    Tasks, event loops and threads may share a client: each event loop has its own connections,
+    which are closed with it. Call `await aclose()` in any loop, or use `async with`.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class AsyncRerankClient:
         surface: Surface = RERANK,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """As of RerankClient; with `sleep=trio.sleep` the client runs under trio."""
+        """See RerankClient; with `sleep=trio.sleep` the client runs under trio."""
         self._timeout_s = limit_of(timeout_s)
         self._target = find_target(base_url, api_key, surface)
         self._connections = LoopConnections(Network(self._target.url, tls_in_tls=True))
@@ -53,9 +53,9 @@ class AsyncRerankClient:
         return await self._run(rank_or_keep_order(self._target, asked, self._timeout_s))
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop, and of those that do not run.
+        """Close the connections of this event loop, and of loops that are not running.
 
-        Another one that runs closes its own when the calls in it are done.
+        Another running loop closes its own when its calls are done.
         """
         await self._connections.aclose()
 
@@ -81,19 +81,19 @@ class AsyncRerankClient:
                 outcome = None
 
     async def _send(self, step: Send) -> Answer | NoAnswer:
-        budget = Budget(step.within_s, step.most_bytes)
+        budget = Budget(step.within_s, step.max_bytes)
         try:
-            with spending(budget):
+            with use_budget(budget):
                 return await self._exchange(step, budget)
         except MemoryError:
             raise
-        except Exception as error:  # nothing of the caller's runs in there
+        except Exception as error:  # no code of the caller runs in there
             return no_answer(error, closed=self._connections.closed)
 
     async def _exchange(self, step: Send, budget: Budget) -> Answer:
         own = await self._connections.here()
         connection = own.pool.take()
-        body, broken, whole = BytesIO(), None, False
+        body, broken, complete = BytesIO(), None, False
         try:
             async with connection.http.stream(**request(step)) as response:
                 expect_body(response, budget)
@@ -102,7 +102,7 @@ class AsyncRerankClient:
                         body.write(piece)
                 except Exception as error:
                     broken = error
-            whole = broken is None
+            complete = broken is None
         finally:
-            await own.pool.give_back(connection, whole=whole)
+            await own.pool.give_back(connection, complete=complete)
         return answer(response, body, broken)

@@ -1,46 +1,46 @@
-"""How long to wait before asking again."""
+"""Delays before a retry."""
 
 from collections.abc import Callable
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 
-LONGEST_WAIT_S = 60.0
-_LONGEST_NUMBER = 9
-# Of the time that is left, a pause that nobody asked for takes no more.
+MAX_WAIT_S = 60.0
+_MAX_DIGITS = 9
+# A delay that the server did not ask for takes at most this share of the remaining time.
 _PAUSE_SHARE = 0.25
 
 
 def wait_s(
-    attempt: int, asked_s: float | None, left_s: float, chance: Callable[[], float]
+    attempt: int, retry_after_s: float | None, left_s: float, rand: Callable[[], float]
 ) -> float | None:
-    """The pause after attempt 0, 1, …, shorter than the `left_s` seconds; None: not in that time.
+    """The delay after attempt 0, 1, …, shorter than the `left_s` seconds; None: no time is left.
 
-    `asked_s` is what the server asked for: never earlier, and not all refused callers in the same
-    moment. Longer than a minute is too long.
+    `retry_after_s` is from the server: the delay is never shorter, and jitter keeps refused
+    clients from returning at the same moment. More than a minute is too long: None.
     """
-    spare_s = left_s - (asked_s or 0.0)
-    if spare_s <= 0 or (asked_s or 0.0) > LONGEST_WAIT_S:
+    remaining_s = left_s - (retry_after_s or 0.0)
+    if remaining_s <= 0 or (retry_after_s or 0.0) > MAX_WAIT_S:
         return None
-    wanted_s = own_wait_s(attempt, chance) if asked_s is None else chance()
-    return (asked_s or 0.0) + min(wanted_s, spare_s * _PAUSE_SHARE)
+    wanted_s = backoff_s(attempt, rand) if retry_after_s is None else rand()
+    return (retry_after_s or 0.0) + min(wanted_s, remaining_s * _PAUSE_SHARE)
 
 
-def own_wait_s(attempt: int, chance: Callable[[], float]) -> float:
-    """After attempt 0, 1, …: 2**attempt seconds on average, half to one and a half times that."""
-    return float(2**attempt) * (0.5 + chance())
+def backoff_s(attempt: int, rand: Callable[[], float]) -> float:
+    """After attempt 0, 1, …: 2**attempt seconds on average, with ±50 % jitter."""
+    return float(2**attempt) * (0.5 + rand())
 
 
-def asked_wait_s(retry_after: str, now: Callable[[], float]) -> float | None:
-    """Seconds ≥ 0 that a Retry-After header (seconds or HTTP-date) asks for; None: unreadable.
+def parse_retry_after(retry_after: str, now: Callable[[], float]) -> float | None:
+    """Seconds ≥ 0 in a Retry-After header (a number or an HTTP-date); None: unreadable.
 
-    `now` is the time in seconds since 1970.
+    `now` returns the time in seconds since 1970.
     """
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
-        return float(text) if len(text) <= _LONGEST_NUMBER else float("inf")
+        return float(text) if len(text) <= _MAX_DIGITS else float("inf")
     try:
         date = parsedate_to_datetime(text)
-        # The oldest form of an HTTP-date names no zone; it is always GMT.
+        # The oldest format of an HTTP-date has no zone; it is always GMT.
         moment_s = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
         return max(0.0, moment_s - now())
     except (ValueError, TypeError, IndexError, OverflowError, OSError):

@@ -1,7 +1,7 @@
-"""What one exchange with the server may take: seconds, and bytes of the answer.
+"""The budget of one exchange with the server: seconds, and bytes of the answer.
 
-The budget of the exchange that runs now is a context variable, because the network streams that
-spend it (`rerank_client.streams`) outlive an exchange: connections stay open.
+The current budget is a context variable, because the network streams that spend it
+(`rerank_client.streams`) outlive an exchange: connections stay open.
 """
 
 import time
@@ -11,54 +11,54 @@ from contextvars import ContextVar
 
 import httpcore
 
-# The longest that an operating system can be asked to wait at once is 24 days.
-_LONGEST_WAIT_S = 86_400.0
+# Operating systems limit one wait to 24 days.
+_MAX_WAIT_S = 86_400.0
 
 
 class TooLarge(Exception):
-    """More bytes came from the server than its answer may take."""
+    """The server sent more bytes than the answer's limit."""
 
 
 class Budget:
-    """`seconds` from now on, and `most_bytes` from the server, headers and framing included.
+    """`seconds` from now on, and `max_bytes` from the server, headers and framing included.
 
-    `bytes` is how many came.
+    `bytes` counts the received bytes.
     """
 
-    def __init__(self, seconds: float, most_bytes: int) -> None:
-        self._until_s = time.monotonic() + seconds
-        self._most_bytes = most_bytes
+    def __init__(self, seconds: float, max_bytes: int) -> None:
+        self._deadline_s = time.monotonic() + seconds
+        self._max_bytes = max_bytes
         self.bytes = 0
 
     def seconds(self, most: float | None = None) -> float:
-        """How long one wait may take, more than 0 and at most `most`: what is left, or a day.
+        """The timeout of one wait, above 0 and at most `most`: the remaining time, or a day.
 
-        Raises httpcore.TimeoutException when nothing is left.
+        Raises httpcore.TimeoutException when no time is left.
         """
-        left_s = self._until_s - time.monotonic()
+        left_s = self._deadline_s - time.monotonic()
         if left_s <= 0:
-            raise httpcore.TimeoutException("the time limit passed before the answer was whole")
-        left_s = min(left_s, _LONGEST_WAIT_S)
+            raise httpcore.TimeoutException("the time limit passed before the answer was complete")
+        left_s = min(left_s, _MAX_WAIT_S)
         return left_s if most is None else min(left_s, most)
 
     def count(self, data: bytes) -> bytes:
-        """`data`, which came from the server. Raises TooLarge."""
+        """Count received `data`, and return it. Raises TooLarge."""
         self.bytes += len(data)
-        if self.bytes > self._most_bytes:
-            raise TooLarge(f"more than {self._most_bytes} bytes came, wanted at most that")
+        if self.bytes > self._max_bytes:
+            raise TooLarge(f"more than {self._max_bytes} bytes came, wanted at most that")
         return data
 
-    def narrow(self, more_bytes: int) -> None:
-        """No more than so many from now on."""
-        self._most_bytes = min(self._most_bytes, self.bytes + more_bytes)
+    def limit(self, more_bytes: int) -> None:
+        """Lower the limit to `more_bytes` from now on."""
+        self._max_bytes = min(self._max_bytes, self.bytes + more_bytes)
 
 
 _running: ContextVar[Budget] = ContextVar("rerank_client_budget")
 
 
 @contextmanager
-def spending(budget: Budget) -> Iterator[None]:
-    """What is sent and read inside, in this thread or task, is counted there."""
+def use_budget(budget: Budget) -> Iterator[None]:
+    """Make `budget` the current one in this thread or task."""
     token = _running.set(budget)
     try:
         yield
@@ -66,6 +66,6 @@ def spending(budget: Budget) -> Iterator[None]:
         _running.reset(token)
 
 
-def running_budget() -> Budget:
-    """That of the exchange that runs in this thread or task."""
+def current_budget() -> Budget:
+    """The budget of the current exchange in this thread or task."""
     return _running.get()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from io import BytesIO
 
 from rerank_client.answer import Answer, NoAnswer
-from rerank_client.budget import Budget, spending
+from rerank_client.budget import Budget, use_budget
 from rerank_client.connections import Connections
 from rerank_client.flow import TIMEOUT_S, Flow, Send, limit_of, rank, rank_or_keep_order
 from rerank_client.network import Network
@@ -17,10 +17,10 @@ from rerank_client.transport import answer, expect_body, no_answer, request
 
 
 class RerankClient:
-    """Asks one server (POST /rerank, or what `surface` says) over connections that stay open.
+    """Client of one server (POST /rerank, or another `surface`) with persistent connections.
 
-    Threads may share a client; a forked process opens connections of its own. Close it, or use it
-    as a context manager: a call after that is a RuntimeError.
+    Threads may share a client; a forked process opens its own connections. Close it, or use it as
+    a context manager: a call after that raises RuntimeError.
     """
 
     def __init__(
@@ -34,13 +34,14 @@ class RerankClient:
     ) -> None:
         """`base_url` None: RERANK_URL as it is now, else http://localhost:8000.
 
-        `api_key` is sent as the bearer. `timeout_s` bounds a whole call, in seconds: all attempts,
-        and the waits between them. An attempt may take what is left, but to connect no more than
-        its share of that. Only the look-up of a host's name cannot be cut short. `surface` is the
-        HTTP contract (`rerank_client.nim(…)` for a ranking NIM). `sleep` waits between attempts.
+        `api_key` is sent as the bearer token. `timeout_s` limits a whole call, in seconds: all
+        attempts, and the delays between them. An attempt may take the remaining time, but
+        connecting only its share of it. Only the look-up of a host name cannot be cut short.
+        `surface` is the HTTP contract (`rerank_client.nim(…)` for a ranking NIM). `sleep` waits
+        between attempts.
 
-        Raises ValueError for a `timeout_s` that is none, RerankError when the address, the key, or
-        what the environment says about certificates and proxies cannot be used.
+        Raises ValueError for an invalid `timeout_s`, RerankError when the address, the key, or the
+        environment's certificates or proxies cannot be used.
         """
         self._timeout_s = limit_of(timeout_s)
         self._target = find_target(base_url, api_key, surface)
@@ -52,15 +53,15 @@ class RerankClient:
     ) -> RerankResult:
         """Rank the documents by how well they answer the query; at most 3 attempts.
 
-        No documents: an empty result, nobody is asked. Raises RerankError when there is no
-        ranking to be had; TypeError and ValueError for arguments of the wrong kind.
+        No documents: an empty result without a request. Raises RerankError when there is no
+        ranking; TypeError and ValueError for arguments of the wrong kind.
         """
         return self._run(rank(self._target, question(query, documents, top_n), self._timeout_s))
 
     def rerank_or_keep_order(
         self, query: str, documents: Iterable[str], top_n: int | None = None
     ) -> RerankResult:
-        """As `rerank`, but instead of a RerankError the documents in the order they came in.
+        """As `rerank`, but returns the documents in the given order instead of a RerankError.
 
         That result has `degraded` true and scores of 0.0, and a warning is logged.
         """
@@ -68,7 +69,7 @@ class RerankClient:
         return self._run(rank_or_keep_order(self._target, asked, self._timeout_s))
 
     def close(self) -> None:
-        """Close the connections. Calls that still run in other threads end with a RerankError."""
+        """Close the connections. Calls still running in other threads raise RerankError."""
         self._connections.close()
 
     def __enter__(self) -> "RerankClient":
@@ -93,18 +94,18 @@ class RerankClient:
                 outcome = None
 
     def _send(self, step: Send) -> Answer | NoAnswer:
-        budget = Budget(step.within_s, step.most_bytes)
+        budget = Budget(step.within_s, step.max_bytes)
         try:
-            with spending(budget):
+            with use_budget(budget):
                 return self._exchange(step, budget)
         except MemoryError:
             raise
-        except Exception as error:  # nothing of the caller's runs in there
+        except Exception as error:  # no code of the caller runs in there
             return no_answer(error, closed=self._connections.closed)
 
     def _exchange(self, step: Send, budget: Budget) -> Answer:
         connection = self._connections.take()
-        body, broken, whole = BytesIO(), None, False
+        body, broken, complete = BytesIO(), None, False
         try:
             with connection.http.stream(**request(step)) as response:
                 expect_body(response, budget)
@@ -113,7 +114,7 @@ class RerankClient:
                         body.write(piece)
                 except Exception as error:
                     broken = error
-            whole = broken is None
+            complete = broken is None
         finally:
-            self._connections.give_back(connection, whole=whole)
+            self._connections.give_back(connection, complete=complete)
         return answer(response, body, broken)

@@ -7,12 +7,12 @@ import httpcore
 from rerank_client.network import Network
 from rerank_client.streams import Backend
 
-# Of more callers at once, the others open connections anew.
-MOST_IDLE = 32
+# Idle connections to keep; more concurrent callers than that open new ones.
+MAX_IDLE = 32
 
 
 class Connection:
-    """One, for one exchange at a time; the first opens it, and another where it has ended."""
+    """A connection for one exchange at a time; it opens, or reopens, on demand."""
 
     def __init__(self, network: Network) -> None:
         self.backend = Backend()
@@ -22,7 +22,7 @@ class Connection:
 
 
 class Connections:
-    """Kept open between calls; threads share them, a forked process gets its own."""
+    """Persistent connections; threads share them, a forked process gets its own."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -37,23 +37,23 @@ class Connections:
             raise RuntimeError("this client is closed; make another, or close it later")
 
     def take(self) -> Connection:
-        """One that nobody uses; to be given back. Raises RuntimeError as `require_open` does."""
-        self._leave_parents()
+        """Take an idle connection; give it back. Raises RuntimeError like `require_open`."""
+        self._drop_parents_connections()
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = Connection(self._network)
         self._busy.add(connection)
         try:
-            self.require_open()  # after that, `close` finds it
+            self.require_open()  # checked under the lock, so that `close` sees the connection
         except RuntimeError:
-            self.give_back(connection, whole=False)
+            self.give_back(connection, complete=False)
             raise
         return connection
 
-    def give_back(self, connection: Connection, *, whole: bool) -> None:
-        """`whole`: nothing of the exchange is still to come."""
-        keep = whole and len(self._idle) < MOST_IDLE
+    def give_back(self, connection: Connection, *, complete: bool) -> None:
+        """Return a connection. `complete`: the exchange was read to its end."""
+        keep = complete and len(self._idle) < MAX_IDLE
         if keep:
             self._idle.append(connection)
         self._busy.discard(connection)
@@ -61,15 +61,15 @@ class Connections:
             connection.backend.close()
 
     def close(self) -> None:
-        """Calls that still run in other threads end with an error."""
+        """Close all. Calls still running in other threads fail."""
         self.closed = True
-        self._leave_parents()
+        self._drop_parents_connections()
         for connection in list(self._busy):
             connection.backend.end()  # the call closes it
         while self._idle:
             self._idle.pop().backend.close()
 
-    def _leave_parents(self) -> None:
-        """What a parent process opened closes itself here, and stays open there."""
+    def _drop_parents_connections(self) -> None:
+        """Close the parent process's connections here; they stay open in the parent."""
         if self._process != os.getpid():
             self._process, self._idle, self._busy = os.getpid(), [], set()

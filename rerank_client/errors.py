@@ -2,10 +2,10 @@
 
 
 class RerankError(Exception):
-    """No ranking could be had: the server is away, refuses, or answers what makes no sense.
+    """No ranking is available: the server is unreachable, refuses, or sends an invalid answer.
 
-    `status` is the HTTP status of the last answer, None when there was none; `attempts` is how
-    often the server was asked (0 when the request could not even be written).
+    `status` is the HTTP status of the last answer, None when there was none; `attempts` is the
+    number of requests (0 when the request could not even be written).
     """
 
     def __init__(self, message: str, *, status: int | None = None, attempts: int = 0) -> None:

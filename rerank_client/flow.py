@@ -1,12 +1,12 @@
-"""One ranking with its retries, as a conversation without I/O.
+"""One ranking with its retries, as a generator without I/O.
 
-A flow yields what has to be done next and is sent what came of it:
+A flow yields the next step and is sent its outcome:
 
     Send(url, headers, body)  →  Answer or NoAnswer
     Wait(seconds)             →  None
 
-and returns a RerankResult or raises a RerankError. Both clients drive the same flow, so what is
-asked again, when and how often stands here alone.
+and returns a RerankResult or raises a RerankError. Both clients drive the same flow, so only this
+module decides what is retried, when and how often.
 """
 
 import logging
@@ -22,11 +22,11 @@ from rerank_client.answer import (
     Answer,
     MakesNoSense,
     NoAnswer,
-    most_answer_bytes,
+    max_answer_bytes,
     printable,
     server_message,
 )
-from rerank_client.backoff import asked_wait_s, wait_s
+from rerank_client.backoff import parse_retry_after, wait_s
 from rerank_client.errors import RerankError
 from rerank_client.question import Question
 from rerank_client.result import RerankResult, given_order
@@ -34,10 +34,10 @@ from rerank_client.target import Target
 
 ATTEMPTS = 3
 TIMEOUT_S = 60.0
-# Of the whole limit: in less than that nothing is asked again.
-_LEAST_SHARE = 0.05
-# Of the 4xx only these can end otherwise when the same request is sent again.
-_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+# Share of the whole limit; with less time left there is no retry.
+_MIN_SHARE = 0.05
+# The only 4xx for which a retry of the same request may succeed.
+_RETRYABLE = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _FIRST_SERVER_ERROR = 500
 
 logger = logging.getLogger("rerank_client")
@@ -47,8 +47,8 @@ logger = logging.getLogger("rerank_client")
 class Send:
     """POST this body to this URL.
 
-    The answer has to be whole `within_s` seconds, the connection open within `connect_s`, and it
-    takes at most `most_bytes`, headers included.
+    The answer must be complete within `within_s` seconds, the connection open within `connect_s`,
+    and the answer at most `max_bytes` long, headers included.
     """
 
     url: str = field(repr=False)
@@ -56,12 +56,12 @@ class Send:
     body: bytes = field(repr=False)
     within_s: float
     connect_s: float
-    most_bytes: int
+    max_bytes: int
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Do nothing for so long."""
+    """Wait for `seconds`."""
 
     seconds: float
 
@@ -70,18 +70,18 @@ Flow: TypeAlias = Generator[Send | Wait, Answer | NoAnswer | None, RerankResult]
 
 
 @dataclass(frozen=True)
-class _Trouble:
-    """Why an attempt brought no ranking."""
+class _Failure:
+    """Why an attempt gave no ranking."""
 
     text: str
-    may_pass: bool
+    retryable: bool
     status: int | None = None
     retry_after: str | None = None
     cause: Exception | None = None
 
 
 def limit_of(timeout_s: float) -> float:
-    """The seconds that a call may take. Raises TypeError, or ValueError for 0, less, and NaN."""
+    """The time limit of a call in seconds. Raises TypeError, or ValueError unless above 0."""
     try:
         seconds = float(timeout_s)
     except OverflowError:
@@ -96,39 +96,39 @@ def rank(
     asked: Question,
     timeout_s: float = TIMEOUT_S,
     *,
-    chance: Callable[[], float] = random.random,
+    rand: Callable[[], float] = random.random,
     now: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
 ) -> Flow:
-    """The ranking, or a RerankError, after `timeout_s` seconds of `clock` at most.
+    """The ranking, or a RerankError, after at most `timeout_s` seconds of `clock`.
 
-    No documents: an empty ranking without asking anybody. An attempt may take all the time that is
-    left: a server that needs long is not asked thrice for it. What fails early leaves time for
-    another attempt; so does a connection that does not come about, which gets only its share.
+    No documents: an empty ranking without a request. An attempt may use all the remaining time,
+    because a slow server is not asked twice. An early failure leaves time for a retry; so does a
+    connection that does not open, which gets only its share.
     """
     if not asked.documents:
         return RerankResult([], [])
-    until_s = clock() + timeout_s
+    deadline_s = clock() + timeout_s
     body = target.surface.encode(asked)
-    most_bytes = most_answer_bytes(len(body), len(asked.documents))
+    max_bytes = max_answer_bytes(len(body), len(asked.documents))
     for attempt in range(ATTEMPTS):
-        left_s = until_s - clock()
+        left_s = deadline_s - clock()
         connect_s = left_s / (ATTEMPTS - attempt)
-        outcome = yield Send(target.url, target.headers, body, left_s, connect_s, most_bytes)
-        found = _judge(target, outcome, asked, most_bytes)
+        outcome = yield Send(target.url, target.headers, body, left_s, connect_s, max_bytes)
+        found = _judge(target, outcome, asked, max_bytes)
         if isinstance(found, RerankResult):
             return found
-        spare_s = until_s - clock() - timeout_s * _LEAST_SHARE
-        pause_s = _pause_s(found, attempt, spare_s, chance, now)
+        remaining_s = deadline_s - clock() - timeout_s * _MIN_SHARE
+        pause_s = _pause_s(found, attempt, remaining_s, rand, now)
         if pause_s is None:
             raise _error(target, found, attempt + 1, timeout_s) from found.cause
-        logger.info("%s; asking again in %.1f s", _sentence(target, found), pause_s)
+        logger.info("%s; retrying in %.1f s", _line(target, found), pause_s)
         yield Wait(pause_s)
     raise AssertionError("the last attempt has no wait after it")
 
 
 def rank_or_keep_order(target: Target, asked: Question, timeout_s: float = TIMEOUT_S) -> Flow:
-    """As `rank`; instead of a RerankError the given order, marked as degraded, and a warning."""
+    """As `rank`, but returns the given order, marked as degraded, and warns instead of raising."""
     try:
         return (yield from rank(target, asked, timeout_s))
     except RerankError as error:
@@ -137,70 +137,72 @@ def rank_or_keep_order(target: Target, asked: Question, timeout_s: float = TIMEO
 
 
 def _judge(
-    target: Target, outcome: Answer | NoAnswer | None, asked: Question, most_bytes: int
-) -> RerankResult | _Trouble:
+    target: Target, outcome: Answer | NoAnswer | None, asked: Question, max_bytes: int
+) -> RerankResult | _Failure:
     if isinstance(outcome, NoAnswer):
         error = outcome.error
         text = f"{type(error).__name__}: {error}".removesuffix(": ")
-        return _Trouble(printable(text), outcome.may_pass, cause=error)
+        return _Failure(printable(text), outcome.retryable, cause=error)
     if not isinstance(outcome, Answer):
         raise TypeError("a flow that asked to send wants an Answer or a NoAnswer")
     if outcome.status != OK:
         return _refusal(outcome)
     try:
-        _require_plain(outcome, most_bytes)
+        _require_plain(outcome, max_bytes)
         return target.surface.read(outcome.body, len(asked.documents), asked.top_n)
     except MakesNoSense as error:
-        # Whatever answers there would answer the same again.
-        text = f"the answer makes no sense: {printable(str(error))}; is this a reranking server?"
-        return _Trouble(text, may_pass=False, status=outcome.status, cause=error)
+        # A retry would reach the same server.
+        text = f"the answer is invalid: {printable(str(error))}; is this a reranking server?"
+        return _Failure(text, retryable=False, status=outcome.status, cause=error)
 
 
-def _require_plain(answer: Answer, most_bytes: int) -> None:
+def _require_plain(answer: Answer, max_bytes: int) -> None:
     encoding = answer.headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
         raise MakesNoSense(f"content-encoding is {encoding}, wanted identity, as asked for")
-    if not answer.whole:
-        raise MakesNoSense(f"it takes more than {most_bytes} bytes, wanted at most that")
+    if not answer.complete:
+        raise MakesNoSense(f"it takes more than {max_bytes} bytes, wanted at most that")
 
 
-def _refusal(answer: Answer) -> _Trouble:
+def _refusal(answer: Answer) -> _Failure:
     location = answer.headers.get("location")
     if location is not None:
-        # Not followed: it would carry the key and the documents to another address.
-        words = f"redirected to {printable(location)}; set base_url to where the server is"
+        # Not followed: it would send the key and the documents to another address.
+        message = f"redirected to {printable(location)}; set base_url to the server's address"
     else:
-        words = server_message(answer.body) or "no message that could be read"
-    may_pass = answer.status in _PASSING or answer.status >= _FIRST_SERVER_ERROR
-    text = f"status {answer.status}: {words}"
-    return _Trouble(text, may_pass, answer.status, answer.headers.get("retry-after"))
+        message = server_message(answer.body) or "no readable message"
+    retryable = answer.status in _RETRYABLE or answer.status >= _FIRST_SERVER_ERROR
+    text = f"status {answer.status}: {message}"
+    return _Failure(text, retryable, answer.status, answer.headers.get("retry-after"))
 
 
 def _pause_s(
-    trouble: _Trouble,
+    failure: _Failure,
     attempt: int,
     left_s: float,
-    chance: Callable[[], float],
+    rand: Callable[[], float],
     now: Callable[[], float],
 ) -> float | None:
-    """None: it was the last attempt, another is of no use, or not in the time that is left."""
-    if not trouble.may_pass or attempt + 1 == ATTEMPTS:
+    """None: after the last attempt, for a permanent failure, or without enough time."""
+    if not failure.retryable or attempt + 1 == ATTEMPTS:
         return None
-    asked_s = None if trouble.retry_after is None else asked_wait_s(trouble.retry_after, now)
-    return wait_s(attempt, asked_s, left_s, chance)
+    retry_after_s = (
+        None if failure.retry_after is None else parse_retry_after(failure.retry_after, now)
+    )
+    return wait_s(attempt, retry_after_s, left_s, rand)
 
 
-def _sentence(target: Target, trouble: _Trouble) -> str:
-    return f"POST {target.name}: {trouble.text}"
+def _line(target: Target, failure: _Failure) -> str:
+    return f"POST {target.name}: {failure.text}"
 
 
-def _error(target: Target, trouble: _Trouble, attempts: int, timeout_s: float) -> RerankError:
-    text = _sentence(target, trouble)
-    if trouble.may_pass:
+def _error(target: Target, failure: _Failure, attempts: int, timeout_s: float) -> RerankError:
+    text = _line(target, failure)
+    if failure.retryable:
         details = [f"attempt {attempts} of {ATTEMPTS}"]
-        if trouble.retry_after:
-            details.append(f"retry-after: {printable(trouble.retry_after)}")
+        if failure.retry_after:
+            details.append(f"retry-after: {printable(failure.retry_after)}")
         if attempts < ATTEMPTS:
             details.append(f"timeout_s: {timeout_s:g}")
         text += f" ({', '.join(details)})"
-    return RerankError(text, status=trouble.status, attempts=attempts)
+    return RerankError(text, status=failure.status, attempts=attempts)

@@ -1,9 +1,9 @@
 """The connections of the client for asyncio and trio: each event loop has its own.
 
-A connection belongs to the event loop that opened it, and has to be closed there. An asynchronous
-generator sees to that: an event loop closes those that are still suspended in it when it ends
-(`shutdown_asyncgens`, which `asyncio.run` calls; trio does it as well), and asyncio's one at once
-when nothing refers to it any more.
+A connection belongs to the event loop that opened it, and must be closed there. An asynchronous
+generator does that: when an event loop ends, it closes generators that are still suspended
+(`shutdown_asyncgens`, called by `asyncio.run`; trio does the same), and asyncio also closes one as
+soon as nothing refers to it.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 import httpcore
 
-from rerank_client.connections import MOST_IDLE
+from rerank_client.connections import MAX_IDLE
 from rerank_client.network import Network
 from rerank_client.streams import AsyncBackend
 
-# More loops than that at once, and the one that came first opens its connections anew.
-MOST_LOOPS = 64
+# With more loops at once, the oldest loop's connections are dropped and reopened on demand.
+MAX_LOOPS = 64
 
 
 class Connection:
-    """One, for one exchange at a time. A pool that several tasks share does not survive that they
-    are cancelled: it waits for connections that nobody uses."""
+    """A connection for one exchange at a time. One pool for several tasks would not survive
+    cancellation: it waits for connections that no task uses."""
 
     def __init__(self, network: Network) -> None:
         self.backend = AsyncBackend()
@@ -44,21 +44,21 @@ class Pool:
         self._closed = False
 
     def take(self) -> Connection:
-        """One that nobody uses; to be given back."""
+        """Take an idle connection; give it back."""
         connection = self._idle.pop() if self._idle else Connection(self._network)
         self._busy.add(connection)
         return connection
 
-    async def give_back(self, connection: Connection, *, whole: bool) -> None:
-        """`whole`: nothing of the exchange is still to come."""
+    async def give_back(self, connection: Connection, *, complete: bool) -> None:
+        """Return a connection. `complete`: the exchange was read to its end."""
         self._busy.discard(connection)
-        if whole and not self._closed and len(self._idle) < MOST_IDLE:
+        if complete and not self._closed and len(self._idle) < MAX_IDLE:
             self._idle.append(connection)
         else:
             await connection.backend.aclose()
 
     async def aclose(self) -> None:
-        """Calls that still run in the loop end with an error."""
+        """Close all. Calls still running in the loop fail."""
         self._closed = True
         for connection in (*self._idle, *self._busy):
             await connection.backend.aclose()
@@ -66,7 +66,7 @@ class Pool:
 
 
 class LoopPool(NamedTuple):
-    """The connections are closed when `lifetime` is, of which they know nothing."""
+    """The pool is closed with its `lifetime`; it has no reference to it."""
 
     pool: Pool
     lifetime: AsyncGenerator[None, None]
@@ -74,11 +74,11 @@ class LoopPool(NamedTuple):
 
 
 class LoopConnections:
-    """As Connections, for event loops: one after the other, or at once in many threads."""
+    """As Connections, for event loops: one after another, or concurrently in many threads."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        # Without a lock: only its own loop adds an entry, and removing one twice does no harm.
+        # No lock: only its own loop adds an entry, and removing one twice is harmless.
         self._pools: dict[object, LoopPool] = {}
         self.closed = False
 
@@ -88,7 +88,7 @@ class LoopConnections:
             raise RuntimeError("this client is closed; make another, or close it later")
 
     async def here(self) -> LoopPool:
-        """That of the loop that runs; held while it is used. Raises as `require_open` does."""
+        """The pool of the running loop; keep a reference in use. Raises like `require_open`."""
         self.require_open()
         loop = _running_loop()
         own = self._pools.get(loop)
@@ -101,8 +101,8 @@ class LoopConnections:
         return own
 
     async def aclose(self) -> None:
-        """Those of this loop, and of loops that do not run. One that runs elsewhere closes its own
-        when the calls in it are done; trio, when it ends."""
+        """Close the pools of this loop and of loops that are not running. A loop that runs
+        elsewhere closes its own when its calls are done; trio, when it ends."""
         self.closed = True
         here = self._pools.pop(_running_loop(), None)
         for loop in list(self._pools):
@@ -115,12 +115,12 @@ class LoopConnections:
         for loop in loops:
             if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed():
                 self._release(loop)
-        for loop in loops[:-MOST_LOOPS]:
+        for loop in loops[:-MAX_LOOPS]:
             self._release(loop)
 
     def _release(self, loop: object) -> None:
         own = self._pools.get(loop)
-        # A parent process goes on with its loops, whose selectors are shared with it.
+        # After a fork the parent goes on using its loops, whose selectors are shared with it.
         if isinstance(loop, asyncio.AbstractEventLoop) and own and own.process == os.getpid():
             self._pools.pop(loop, None)
             if not loop.is_running():
@@ -140,7 +140,7 @@ async def _lifetime(
 
 
 def _running_loop() -> object:
-    # Whoever runs under trio has imported it; this distribution does not depend on it.
+    # Code under trio has imported it; this distribution does not depend on it.
     trio = sys.modules.get("trio")
     if trio is not None:
         with suppress(RuntimeError):
@@ -150,10 +150,10 @@ def _running_loop() -> object:
 
 
 def _close_from_outside(loop: asyncio.AbstractEventLoop, own: LoopPool) -> None:
-    """Close the connections of a loop that does not run, and may have been closed before them.
+    """Close the connections of a loop that is not running and may already be closed.
 
-    A transport leaves the last step of its closing to its loop. That step is done here at once,
-    and nothing else of what the loop is given.
+    A transport schedules the last step of its closing on its loop. That step is done here at once,
+    and nothing else that is scheduled on the loop.
     """
     give_to_loop = loop.call_soon
 
@@ -166,7 +166,7 @@ def _close_from_outside(loop: asyncio.AbstractEventLoop, own: LoopPool) -> None:
         loop.call_soon = call_soon  # type: ignore[assignment, method-assign]
         try:
             closing = own.lifetime.aclose().__await__()
-            # By hand, because nothing in it waits: what it yields is that it can be gone on with.
+            # Driven by hand, because nothing in it waits: every yield can be resumed at once.
             while True:
                 next(closing)
         finally:

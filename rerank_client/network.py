@@ -1,4 +1,4 @@
-"""What the environment says about the way to the server."""
+"""Network settings of the environment: certificates and proxies."""
 
 import ssl
 from urllib.request import getproxies, proxy_bypass
@@ -11,19 +11,18 @@ from rerank_client.target import require_port
 
 
 class Network:
-    """Certificates (where TLS is spoken) and proxy as the environment names them when the client
-    is made."""
+    """Certificates (for TLS) and proxy, as the environment sets them when the client is made."""
 
     def __init__(self, address: str, *, tls_in_tls: bool) -> None:
-        """`address` is the URL that is asked; TLS within a proxy's TLS is spoken where
-        `tls_in_tls`. Raises RerankError for variables of no use."""
+        """`address` is the server's URL; `tls_in_tls`: TLS inside a proxy's TLS is supported.
+        Raises RerankError for unusable variables."""
         url = httpx.URL(address)
         proxy = _proxy(url)
         schemes = [url.scheme, *([proxy.url.scheme] if proxy else [])]
         if schemes == ["https", "https"] and not tls_in_tls:
             raise RerankError(
-                f"{_variables(url)} is asked over https; RerankClient asks an https:// server "
-                "through a proxy of http:// alone, AsyncRerankClient through both"
+                f"{_variables(url)} is an https proxy; RerankClient reaches an https:// server "
+                "through an http:// proxy only, AsyncRerankClient through both"
             )
         self.certificates = _certificates() if "https" in schemes else None
         self.proxy = _in_httpcore(proxy, self.certificates) if proxy else None
@@ -35,7 +34,7 @@ def _certificates() -> ssl.SSLContext:
     except (OSError, ValueError) as error:
         raise RerankError(
             f"no certificates can be read ({error}); SSL_CERT_FILE and SSL_CERT_DIR "
-            "name those of this machine, without them certifi's are taken"
+            "name those of this machine, without them certifi's are used"
         ) from error
 
 
@@ -48,7 +47,7 @@ def _proxy(url: httpx.URL) -> httpx.Proxy | None:
         proxy = httpx.Proxy(address if "://" in address else f"http://{address}")
         require_port(_variables(url), proxy.url)
     except (httpx.InvalidURL, ValueError):
-        # Without the error: its text can hold a piece of a password.
+        # Without the error: its text may contain a part of a password.
         raise RerankError(f"{_variables(url)} is not a URL; {_WANTED_PROXY}") from None
     if proxy.url.scheme not in ("http", "https") or not proxy.url.host:
         raise RerankError(f"{_variables(url)} has no host or no http://; {_WANTED_PROXY}")

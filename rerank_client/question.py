@@ -11,7 +11,7 @@ from rerank_client.errors import RerankError
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: the documents are ranked by how well they answer the query."""
+    """The arguments of a ranking: query, documents and top_n."""
 
     query: str
     documents: Sequence[str]
@@ -19,7 +19,7 @@ class Question:
 
 
 def question(query: str, documents: Iterable[str], top_n: int | None) -> Question:
-    """Checked arguments. Raises TypeError or ValueError: these are mistakes of the calling code."""
+    """Check the arguments. Raises TypeError or ValueError: mistakes of the calling code."""
     if not isinstance(query, str):
         raise TypeError(f"query is a {type(query).__name__}, wanted a str")
     if isinstance(documents, (str, bytes)):
@@ -31,14 +31,14 @@ def question(query: str, documents: Iterable[str], top_n: int | None) -> Questio
     top_n = None if top_n is None else operator.index(top_n)
     if top_n is not None and top_n < 1:
         raise ValueError(f"top_n is {top_n}, wanted at least 1 (or None for all)")
-    # Plain strings: subclasses (of numpy, of enum) have no encoding.
+    # Plain strings: msgspec cannot encode subclasses (of numpy, of enum).
     return Question(str.__str__(query), [str.__str__(text) for text in texts], top_n)
 
 
 def encode(asked: Question) -> bytes:
-    """The JSON body. Raises RerankError for text that is not Unicode (half a surrogate pair)."""
+    """The JSON body. Raises RerankError for text that is not Unicode (a lone surrogate)."""
     fields: dict[str, object] = {"query": asked.query, "documents": asked.documents}
-    # The caller has the documents; sending them back would double the traffic.
+    # The caller has the documents; echoing them would double the traffic.
     fields["return_documents"] = False
     if asked.top_n is not None:
         fields["top_n"] = min(asked.top_n, len(asked.documents))
@@ -46,14 +46,14 @@ def encode(asked: Question) -> bytes:
 
 
 def encode_fields(asked: Question, fields: dict[str, object]) -> bytes:
-    """`fields` as JSON; they hold the texts of `asked`. Raises as `encode` does."""
+    """`fields`, which contain the texts of `asked`, as JSON. Raises like `encode`."""
     try:
         return msgspec.json.encode(fields)
     except UnicodeEncodeError as error:
-        raise RerankError(f"{_broken_text(asked)} is not valid Unicode: {error.reason}") from error
+        raise RerankError(f"{_invalid_text(asked)} is not valid Unicode: {error.reason}") from error
 
 
-def _broken_text(asked: Question) -> str:
+def _invalid_text(asked: Question) -> str:
     if not _is_unicode(asked.query):
         return "query"
     for index, text in enumerate(asked.documents):

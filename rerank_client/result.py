@@ -1,4 +1,4 @@
-"""What a caller gets."""
+"""The result of a call."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class RerankResult:
 
 
 def given_order(documents: int, top_n: int | None) -> RerankResult:
-    """The result for so many documents when no ranking can be had.
+    """The degraded result for this number of documents.
 
     The scores are equal because nothing is known: falling ones would look like a ranking.
     """

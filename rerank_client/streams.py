@@ -1,9 +1,9 @@
-"""Network streams that keep to the budget of the exchange that runs.
+"""Network streams that enforce the budget of the current exchange.
 
-httpcore's timeouts bound one wait each: a server that sends a byte now and then never meets them.
-These stand between httpcore and the network and give each wait what is left of the whole limit.
-Each backend opens the streams of one connection and remembers the last one, so that it can be
-closed from outside.
+httpcore's timeouts limit single waits: a server that sends a byte now and then never exceeds them.
+These streams are between httpcore and the network and give each wait the remaining time of the
+whole limit. Each backend opens the streams of one connection and remembers the last one, so that it
+can be closed from outside.
 """
 
 import socket
@@ -13,29 +13,29 @@ from typing import Any
 
 import httpcore
 
-from rerank_client.budget import Budget, running_budget
+from rerank_client.budget import Budget, current_budget
 
-# A send that moves some bytes starts its timeout anew; so many are moved whole or not at all.
+# A send that moves some bytes restarts its timeout; a piece of this size moves as a whole.
 _PIECE_BYTES = 16 << 10
-# What a read brought is parsed at once, chunk by chunk; then the event loop turns.
+# A read of this size is parsed at once; then the event loop runs other tasks.
 _READ_BYTES = 8 << 10
 # Under asyncio and trio.
 _NETWORK = httpcore.AnyIOBackend()
 
 
 class Stream(httpcore.NetworkStream):
-    """A connection of the blocking client. Closes itself when nothing refers to it any more."""
+    """A stream of the blocking client. Closes itself when nothing refers to it."""
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
         self._socket: socket.socket = inner.get_extra_info("socket")
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        budget = running_budget()
+        budget = current_budget()
         return budget.count(self._inner.read(max_bytes, budget.seconds(timeout)))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        budget = running_budget()
+        budget = current_budget()
         for start in range(0, len(buffer), _PIECE_BYTES):
             self._inner.write(buffer[start : start + _PIECE_BYTES], budget.seconds(timeout))
 
@@ -50,17 +50,17 @@ class Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        seconds = running_budget().seconds(timeout)
-        # The handshake takes the socket out of what is known here.
+        seconds = current_budget().seconds(timeout)
+        # The handshake replaces the socket of the inner stream.
         with self._socket.dup() as self._socket:
             self._inner = self._inner.start_tls(ssl_context, server_hostname, seconds)
             self._socket = self._inner.get_extra_info("socket")
         return self
 
     def end(self) -> None:
-        """Have whatever waits for it, in any thread, fail. It is still to be closed."""
-        with suppress(OSError):  # it has ended already
-            # Not that of ssl.SSLSocket, after which bytes would go out in plain.
+        """Make all waits for it fail, in any thread. It must still be closed."""
+        with suppress(OSError):  # it has already ended
+            # Not ssl.SSLSocket's shutdown, after which bytes would be sent unencrypted.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def get_extra_info(self, info: str) -> Any:
@@ -68,7 +68,7 @@ class Stream(httpcore.NetworkStream):
 
 
 class Backend(httpcore.NetworkBackend):
-    """Opens what one connection of the blocking client needs."""
+    """Opens the streams of one connection of the blocking client."""
 
     def __init__(self) -> None:
         self._inner = httpcore.SyncBackend()
@@ -83,12 +83,12 @@ class Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> Stream:
-        """Nothing can end the look-up of a name early: its time is only counted."""
+        """Open a stream. The look-up of a name cannot be interrupted: its time is only counted."""
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
-        share = Budget(running_budget().seconds(timeout), 0)
+        share = Budget(current_budget().seconds(timeout), 0)
         # One by one: the standard library gives each address of a name the whole timeout.
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for place, (*_, address) in enumerate(found):
@@ -107,7 +107,7 @@ class Backend(httpcore.NetworkBackend):
         raise failure
 
     def end(self) -> None:
-        """As Stream.end, of one that is being opened as well."""
+        """As Stream.end, also for a stream that is being opened."""
         self._ended = True
         if self._stream is not None:
             self._stream.end()
@@ -118,19 +118,19 @@ class Backend(httpcore.NetworkBackend):
 
 
 class AsyncStream(httpcore.AsyncNetworkStream):
-    """A connection of the client for asyncio and trio."""
+    """A stream of the client for asyncio and trio."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        budget, most_bytes = running_budget(), min(max_bytes, _READ_BYTES)
-        data = await self._inner.read(most_bytes, budget.seconds(timeout))
-        await _NETWORK.sleep(0)  # under TLS several reads have their bytes at hand
+        budget, limit = current_budget(), min(max_bytes, _READ_BYTES)
+        data = await self._inner.read(limit, budget.seconds(timeout))
+        await _NETWORK.sleep(0)  # under TLS several reads may return without waiting
         return budget.count(data)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._inner.write(buffer, running_budget().seconds(timeout))
+        await self._inner.write(buffer, current_budget().seconds(timeout))
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -141,7 +141,7 @@ class AsyncStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        seconds = running_budget().seconds(timeout)
+        seconds = current_budget().seconds(timeout)
         return AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, seconds))
 
     def get_extra_info(self, info: str) -> Any:
@@ -149,7 +149,7 @@ class AsyncStream(httpcore.AsyncNetworkStream):
 
 
 class AsyncBackend(httpcore.AsyncNetworkBackend):
-    """Opens what one connection of the client for asyncio and trio needs."""
+    """Opens the streams of one connection of the client for asyncio and trio."""
 
     def __init__(self) -> None:
         self._stream: AsyncStream | None = None
@@ -162,13 +162,13 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Any = None,
     ) -> AsyncStream:
-        seconds = running_budget().seconds(timeout)
+        seconds = current_budget().seconds(timeout)
         self._stream = AsyncStream(
             await _NETWORK.connect_tcp(host, port, seconds, local_address, socket_options)
         )
         return self._stream
 
     async def aclose(self) -> None:
-        """Of TLS too: what is under it is closed, without a farewell."""
+        """Close the stream under TLS too, without a closing handshake."""
         if self._stream is not None:
             await self._stream.aclose()

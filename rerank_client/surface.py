@@ -1,4 +1,4 @@
-"""The HTTP contracts that a ranking can be asked over: a path, a request body, a reply body."""
+"""The HTTP contracts of a ranking: a path, a request body, a reply body."""
 
 import math
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from rerank_client.result import RerankResult
 
 @dataclass(frozen=True)
 class Surface:
-    """`encode` writes the body that is posted to `path`; `read` makes the ranking of n documents,
-    its indices trimmed to top_n, from the reply's body, or raises MakesNoSense."""
+    """`encode` writes the body that is posted to `path`; `read` parses the ranking of n documents,
+    indices cut at top_n, from the reply's body, or raises MakesNoSense."""
 
     path: str
     encode: Callable[[Question], bytes]
@@ -28,9 +28,9 @@ RERANK = Surface("/rerank", encode, read_ranking)
 def nim(model: str | None = None, *, truncate: str = "NONE") -> Surface:
     """NVIDIA's ranking NIM, POST /v1/ranking, as NIM 1.10.0 documents it.
 
-    `model` is what the NIM serves (None: not named, and not every version takes that). `truncate`
-    is NONE (texts that are too long are refused), END or START. The NIM bounds how many documents
-    one request may hold (512 by default), and refuses more.
+    `model` is the NIM's model (None: not sent, which not every version accepts). `truncate` is NONE
+    (texts that are too long are refused), END or START. The NIM limits the documents of one request
+    (512 by default), and refuses more.
     """
 
     def encode_nim(asked: Question) -> bytes:
@@ -46,7 +46,7 @@ def nim(model: str | None = None, *, truncate: str = "NONE") -> Surface:
     return Surface("/v1/ranking", encode_nim, _read_nim)
 
 
-# One of a reply's rankings, with the white space in it.
+# The limit of one of a reply's rankings, with white space.
 _RANKED_BYTES = 256
 
 
@@ -70,6 +70,6 @@ def _read_nim(body: bytes, documents: int, top_n: int | None) -> RerankResult:
     scores = {one.index: one.logit for one in ranked}
     if not all(math.isfinite(score) for score in scores.values()):
         raise MakesNoSense("a logit is not a finite number")
-    # By the logits, not by the order of the reply: both are there, and the first decide.
+    # Order by the logits, not by the order of the reply: the logits decide.
     order = sorted(scores, key=lambda index: (-scores[index], index))
     return RerankResult([scores[index] for index in range(documents)], order[:top_n])

@@ -1,4 +1,4 @@
-"""Where requests go, and with which headers."""
+"""The address of requests, and their headers."""
 
 import base64
 import os
@@ -18,7 +18,7 @@ _FIRST_PRINTABLE, _LAST_PRINTABLE = "!", "~"
 
 @dataclass(frozen=True)
 class Target:
-    """`url` is that of the `surface`; `name` is the same without user and password."""
+    """`url` includes the path of the `surface`; `name` is the same without user and password."""
 
     url: str = field(repr=False)
     name: str
@@ -27,9 +27,9 @@ class Target:
 
 
 def find_target(base_url: str | None, api_key: str | None, surface: Surface = RERANK) -> Target:
-    """From the arguments of a client; RERANK_URL stands in for `base_url`, else localhost:8000.
+    """The target from a client's arguments; `base_url` None: RERANK_URL, else localhost:8000.
 
-    Raises RerankError for an address that is not HTTP's and for a key that no header can carry.
+    Raises RerankError for an address that is not HTTP and for a key that no header can contain.
     """
     source = "base_url" if base_url else _VARIABLE
     url = _http_url(source, base_url or os.environ.get(_VARIABLE) or DEFAULT_URL)
@@ -38,7 +38,7 @@ def find_target(base_url: str | None, api_key: str | None, surface: Surface = RE
         "host": url.netloc.decode("ascii"),
         "content-type": "application/json",
         "accept": "application/json",
-        # What is compressed can unpack to any size.
+        # A compressed body can unpack to any size.
         "accept-encoding": "identity",
         "user-agent": "rerank-client",
     }
@@ -54,7 +54,7 @@ def _http_url(source: str, text: str) -> httpx.URL:
     try:
         url = httpx.URL(text.strip())
     except (httpx.InvalidURL, UnicodeError):
-        # Without the error: its text can hold a piece of a password.
+        # Without the error: its text may contain a part of a password.
         raise RerankError(f"{source} is not a URL; wanted one like {DEFAULT_URL}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise RerankError(
@@ -66,13 +66,13 @@ def _http_url(source: str, text: str) -> httpx.URL:
 
 
 def require_port(source: str, url: httpx.URL) -> None:
-    """Raises RerankError for a port that no machine has."""
+    """Raises RerankError for a port out of range."""
     if url.port is not None and not 0 < url.port <= _LAST_PORT:
         raise RerankError(f"{source} has port {url.port}, wanted 1 to {_LAST_PORT}")
 
 
 def _token(api_key: str) -> str:
-    """Without the line end that a key read from a file has; the key is never shown."""
+    """The key without the line end of a file; it is never logged."""
     token = api_key.strip()
     if not all(_FIRST_PRINTABLE <= character <= _LAST_PRINTABLE for character in token):
         raise RerankError("api_key holds characters that a bearer token cannot: wanted ASCII")

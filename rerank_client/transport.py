@@ -1,4 +1,4 @@
-"""The flow's words in httpcore's, and back; nothing is sent here."""
+"""Conversion between the flow and httpcore; nothing is sent here."""
 
 from io import BytesIO
 from typing import Any
@@ -9,16 +9,16 @@ from rerank_client.answer import OK, Answer, NoAnswer
 from rerank_client.budget import Budget, TooLarge
 from rerank_client.flow import Send
 
-# Of an error's body; a message is looked for in it.
+# Limit of an error's body, which is searched for a message.
 ERROR_BYTES = 64 << 10
-_PASSING = (
+_RETRYABLE = (
     *(httpcore.TimeoutException, httpcore.NetworkError, httpcore.RemoteProtocolError),
     *(httpcore.ProxyError, OSError),
 )
 
 
 def request(step: Send) -> dict[str, Any]:
-    """What a pool is to send; its waits are bounded by the running budget as well."""
+    """The arguments of a pool's request; the current budget limits its waits as well."""
     return {
         "method": "POST",
         "url": step.url,
@@ -29,26 +29,27 @@ def request(step: Send) -> dict[str, Any]:
 
 
 def expect_body(response: httpcore.Response, budget: Budget) -> None:
-    """Of a refusal little is read. Raises RemoteProtocolError for the answer to another request."""
+    """Lower the limit for a refusal. Raises RemoteProtocolError for an answer to no request."""
     if not budget.bytes:
-        raise httpcore.RemoteProtocolError("an answer came before it was asked for")
+        raise httpcore.RemoteProtocolError("an answer came before its request")
     if response.status != OK:
-        budget.narrow(ERROR_BYTES)
+        budget.limit(ERROR_BYTES)
 
 
 def answer(response: httpcore.Response, body: BytesIO, broken: Exception | None) -> Answer:
-    """What came, `broken` off if it did. Raises that error when it may pass and the body counts."""
+    """The answer, maybe incomplete (`broken`). Raises `broken` if a retry may help and the body
+    matters."""
     if broken is not None and response.status == OK and not isinstance(broken, TooLarge):
         raise broken
     headers: dict[str, str] = {}
     for raw_name, raw_value in response.headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    # getvalue makes no copy.
-    return Answer(response.status, headers, body.getvalue(), whole=broken is None)
+    # getvalue does not copy.
+    return Answer(response.status, headers, body.getvalue(), complete=broken is None)
 
 
 def no_answer(error: Exception, *, closed: bool) -> NoAnswer:
-    """Whatever an exchange raised: timeouts and broken connections may pass unless the client is
-    closed, the rest will not."""
-    return NoAnswer(error, isinstance(error, _PASSING) and not closed)
+    """The error of an exchange: timeouts and broken connections may pass unless the client is
+    closed, other errors not."""
+    return NoAnswer(error, isinstance(error, _RETRYABLE) and not closed)

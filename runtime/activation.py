@@ -14,7 +14,8 @@ CONFIG_FILE = "config.json"
 SENTENCE_FILE = "config_sentence_transformers.json"
 
 _OLD_KEY = "sbert_ce_default_activation_function"
-_KNOWN: Mapping[str, Activation] = {
+# The activations of one logit, by PyTorch's names.
+ONE_LOGIT: Mapping[str, Activation] = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.Sigmoid": "sigmoid",
@@ -24,11 +25,26 @@ _INNER_KEY = "sentence_transformers.activation_fn"
 _MOST_SHOWN = 80
 
 
-def saved_activation(config: Mapping[str, Any], sentence: Mapping[str, Any]) -> Activation | None:
-    """The activation that config.json and config_sentence_transformers.json name, None for none.
+def saved_activation(
+    config: Mapping[str, Any],
+    sentence: Mapping[str, Any],
+    known: Mapping[str, Activation] = ONE_LOGIT,
+) -> Activation | None:
+    """The activation that config.json and config_sentence_transformers.json name, None for none;
+    `known` are those that can be.
 
     Raises ValueError, which says what was found, for one that is not known.
     """
+    found = placed_activation(config, sentence, known)
+    return None if found is None else found[0]
+
+
+def placed_activation(
+    config: Mapping[str, Any],
+    sentence: Mapping[str, Any],
+    known: Mapping[str, Activation] = ONE_LOGIT,
+) -> tuple[Activation, str] | None:
+    """`saved_activation`, and the file and key that name it; likewise."""
     inner = config.get("sentence_transformers")
     inner = {} if inner is None else inner
     if not isinstance(inner, Mapping):
@@ -46,11 +62,11 @@ def saved_activation(config: Mapping[str, Any], sentence: Mapping[str, Any]) -> 
             if key == _INNER_KEY and "activation_fn" in inner:
                 return None  # sentence-transformers looks no further either
             continue
-        if not isinstance(found, str) or found not in _KNOWN:
+        if not isinstance(found, str) or found not in known:
             raise ValueError(
                 f"{file} has {key} = {repr(found)[:_MOST_SHOWN]}, wanted one of: "
-                f"{', '.join(list(_KNOWN)[:2])}; a relevance_score by another activation would be "
+                f"{', '.join(list(known)[:2])}; a relevance_score by another activation would be "
                 "another number"
             )
-        return _KNOWN[found]
+        return known[found], f"{file} ({key})"
     return None

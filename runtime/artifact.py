@@ -1,4 +1,4 @@
-"""Opening what lies in a directory: a finished artifact, or a bare NIM_CUSTOM_MODEL directory."""
+"""Opening an artifact directory, or a bare NIM_CUSTOM_MODEL directory without a manifest."""
 
 import logging
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ import tokenizers
 
 from runtime.activation import CONFIG_FILE, SENTENCE_FILE, saved_activation
 from runtime.batch import INPUT_NAMES
-from runtime.daemon import in_daemon
+from runtime.daemon import run_in_daemon
 from runtime.engines import ENGINES, Engine
 from runtime.errors import ArtifactError, ManifestError
+from runtime.hub_cache import snapshot_of
 from runtime.manifest import (
     MANIFEST_FILE,
     SCHEMA,
@@ -33,7 +34,7 @@ from runtime.postprocess import Activation
 from runtime.profile import TargetProfile, load_target_profile
 from runtime.selection import (
     AUTO,
-    Allowance,
+    EngineOptions,
     default_engine,
     open_best,
     serving_target,
@@ -46,17 +47,17 @@ _log = logging.getLogger(__name__)
 _BARE_PROFILE = "llama-nemotron-rerank-1b-v2"
 _BARE_PAIR_PROFILE = "bert-cross-encoder"
 _BARE_EMBED_PROFILE = "llama-nemotron-embed-1b-v2"
-# The output by which an embedder's graph is known.
+# The output that identifies an embedder's graph.
 EMBEDDINGS_OUTPUT = "embeddings"
-# NVIDIA's recipe exports embedders with the wished size as an input; it is always the full one.
+# NVIDIA's recipe exports embedders with the vector size as an input; we always pass the full size.
 DIMENSIONS_INPUT = "dimensions"
 _TOKENIZER_CONFIG = "tokenizer/tokenizer_config.json"
 
 
 @dataclass(frozen=True)
 class OpenArtifact:
-    """What a model is made of; `target` has the limits of its engine calls, `proven` says whether
-    an export proved these scores."""
+    """The parts of a model. `target` has the limits of its engine calls; `proven` says whether an
+    export proved these scores."""
 
     manifest: Manifest
     engine: Engine
@@ -72,35 +73,35 @@ def open_artifact(
     engine: str | None,
     target: str | None,
     profile: str | None,
-    allowed: Allowance,
+    options: EngineOptions,
 ) -> OpenArtifact:
     """Open engine and tokenizer of `directory` and check its files against the manifest.
 
-    `manifest` given: used as it is, unchecked (the exporter, before manifest.json exists).
-    `engine` None means the one of the plan, else of the target; AUTO and ONNX the best that fits
-    here (`runtime.selection`). `target` is what graph or plan must have been made for; None takes
-    whatever it was. Raises ArtifactError or EngineError.
+    A given `manifest` is used unchecked (by the exporter, before manifest.json exists). `engine`
+    None means the plan's engine, else the target's; AUTO and ONNX choose the best that fits
+    (`runtime.selection`). `target` is the target that the graph or plan must have been exported
+    for; None accepts any. Raises ArtifactError or EngineError.
     """
     if manifest is not None:
-        return _open_described(directory, manifest, engine, target, allowed)
+        return _open_described(directory, manifest, engine, target, options)
     if not is_there(directory, MANIFEST_FILE):
-        return _open_bare(directory, engine, target, profile, allowed)
+        return _open_bare(directory, engine, target, profile, options)
     manifest = read_manifest(directory)
-    _check_wishes(manifest, target, profile)
+    _check_args(manifest, target, profile)
     if manifest.schema < SCHEMA:
         _log.warning(
-            "%s has schema %d, so that these scores are not witnessed: run `rerank-export verify "
+            "%s has schema %d, so these scores are not witnessed: run `rerank-export verify "
             "--checkpoint` on the artifact, or export the checkpoint again",
             MANIFEST_FILE,
             manifest.schema,
         )
     before = identities(directory, manifest)
-    # Hashing reads the same pages that the session maps, so doing both at once costs little.
-    hashed = in_daemon(partial(check_files, directory, manifest), "hasher")
+    # Hashing reads the pages that the session maps, so doing both at once costs little.
+    hashed = run_in_daemon(partial(check_files, directory, manifest), "hasher")
     try:
-        opened = _open_described(directory, manifest, engine, target, allowed)
+        opened = _open_described(directory, manifest, engine, target, options)
     except Exception:
-        hashed.result()  # a changed file explains more than the engine's complaint about it
+        hashed.result()  # a changed file is a better explanation than the engine's error
         raise
     with closed_on_error(opened.engine):
         hashed.result()
@@ -109,15 +110,16 @@ def open_artifact(
                 "files of the artifact were replaced while it was opened; open it again when all "
                 "of them are there"
             )
-        _tell_unproven_engine(directory, opened.engine)
+        _warn_unproven_engine(directory, opened.engine)
     return opened
 
 
 def find_directory(directory: Path) -> Path:
-    """`directory` with all links followed, so that all files come from one, whatever is swapped
-    meanwhile. Raises ArtifactError."""
+    """`directory` with all links resolved, so that all files come from one directory even if a link
+    is swapped meanwhile. For a repository in the hub's cache, its snapshot. Raises
+    ArtifactError."""
     try:
-        return real_directory(directory)
+        return real_directory(snapshot_of(directory))
     except OSError as error:
         raise ArtifactError(
             f"cannot open the directory {directory.name!r}: {error.strerror}; wanted an artifact "
@@ -125,7 +127,7 @@ def find_directory(directory: Path) -> Path:
         ) from error
 
 
-def _tell_unproven_engine(directory: Path, engine: Engine) -> None:
+def _warn_unproven_engine(directory: Path, engine: Engine) -> None:
     proven = proven_engines(directory)
     if engine.name not in proven:
         _log.warning(
@@ -141,7 +143,7 @@ class _Closeable(Protocol):
 
 @contextmanager
 def closed_on_error(opened: _Closeable) -> Iterator[None]:
-    """Close what was `opened` when the block raises: nobody will hold it then."""
+    """Close `opened` if the block raises, because nobody else will."""
     try:
         yield
     except BaseException:
@@ -149,7 +151,7 @@ def closed_on_error(opened: _Closeable) -> Iterator[None]:
         raise
 
 
-def _check_wishes(manifest: Manifest, target: str | None, profile: str | None) -> None:
+def _check_args(manifest: Manifest, target: str | None, profile: str | None) -> None:
     if profile is not None and profile.rsplit("/", 1)[-1] != manifest.profile:
         raise ManifestError(
             f"the artifact was exported with profile {manifest.profile}, found a request for "
@@ -173,13 +175,13 @@ def _open_described(
     manifest: Manifest,
     engine: str | None,
     target: str | None,
-    allowed: Allowance,
+    options: EngineOptions,
 ) -> OpenArtifact:
     tokenizer = _load_tokenizer(directory)
     _refuse_unknown_pad(manifest, tokenizer)
-    own = load_target_profile(manifest.target)
-    wish = engine or default_engine(manifest, target)
-    opened = open_best(directory, wish, manifest, own, allowed)
+    own_target = load_target_profile(manifest.target)
+    requested = engine or default_engine(manifest, target)
+    opened = open_best(directory, requested, manifest, own_target, options)
     found = [sorted(opened.input_names), sorted(opened.output_names)]
     wanted = [sorted(manifest.inputs), sorted(manifest.outputs)]
     with closed_on_error(opened):
@@ -219,7 +221,7 @@ def _refuse_unknown_pad(manifest: Manifest, tokenizer: tokenizers.Tokenizer) -> 
 
 
 def _of_plan(manifest: Manifest) -> Manifest:
-    """The manifest as it holds for the plan, which has a target and a precision of its own."""
+    """The manifest with the plan's own target, precision and tolerance."""
     plan = manifest.plan
     if plan is None:
         return manifest
@@ -236,9 +238,9 @@ def _open_bare(
     engine: str | None,
     target: str | None,
     profile: str | None,
-    allowed: Allowance,
+    options: EngineOptions,
 ) -> OpenArtifact:
-    """A directory with a graph and tokenizer/ only; every fact that is guessed is logged."""
+    """Open a directory with only a graph and tokenizer/; every guessed fact is logged."""
     if not any(is_there(directory, file) for _, file in ENGINES.values() if file):
         raise ArtifactError(
             f"found none of {MANIFEST_FILE}, model.onnx and model.plan in the directory; mount an "
@@ -246,8 +248,10 @@ def _open_bare(
             "model.engine is a plan: rename it to model.plan)"
         )
     tokenizer = _load_tokenizer(directory)
-    own = load_target_profile(target) if target else None
-    opened = open_best(directory, engine or (own.engine if own else AUTO), None, own, allowed)
+    own_target = load_target_profile(target) if target else None
+    opened = open_best(
+        directory, engine or (own_target.engine if own_target else AUTO), None, own_target, options
+    )
     with closed_on_error(opened):
         manifest = _inferred_manifest(directory, opened, tokenizer, target, profile)
     limits = serving_target(opened.name, manifest)
@@ -295,7 +299,7 @@ def _inferred_manifest(
 
 
 def _activation(directory: Path) -> Activation | None:
-    """What the checkpoint's own files say, where they lie beside the graph."""
+    """The activation in the checkpoint's own files, if they lie beside the graph."""
     try:
         return saved_activation(*(_settings(directory, n) for n in (CONFIG_FILE, SENTENCE_FILE)))
     except ValueError as error:
@@ -326,15 +330,15 @@ class _AddedToken(msgspec.Struct, frozen=True):
 
 
 class _PadTokens(msgspec.Struct, frozen=True):
-    """What tokenizer_config.json says of the tokens that may pad, each read alone: one in a form
-    that nobody knows takes nothing from the other."""
+    """The padding candidates of tokenizer_config.json. Each is decoded by itself, so that an
+    unknown form of one does not hide the other."""
 
     pad_token: msgspec.Raw = msgspec.Raw(b"null")
     eos_token: msgspec.Raw = msgspec.Raw(b"null")
 
 
 def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
-    """The id to pad with: the configured pad token, else EOS, else 0 (masked out anyway)."""
+    """The padding id: the configured pad token, else EOS, else 0 (masked out anyway)."""
     try:
         raw = read_file(directory, _TOKENIZER_CONFIG, JSON_BYTES)
         config = msgspec.json.decode(raw, type=_PadTokens)
@@ -351,7 +355,7 @@ def _pad_id(directory: Path, tokenizer: tokenizers.Tokenizer) -> int:
 
 
 def _token_text(raw: msgspec.Raw) -> str | None:
-    """The text of a token, plain or as transformers writes an AddedToken; None for all else."""
+    """The text of a token, plain or as a transformers AddedToken; None for anything else."""
     try:
         token = msgspec.json.decode(raw, type=str | _AddedToken | None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

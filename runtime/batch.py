@@ -1,4 +1,4 @@
-"""Which rows run together, and how they are laid out for an engine. Pure functions."""
+"""Batching: which rows run in one engine call, and their arrays. Pure functions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Measured(Protocol):
-    """A row that is so many tokens long."""
+    """A row with its length in tokens."""
 
     length: int
 
@@ -28,11 +28,11 @@ R = TypeVar("R", bound=Measured)
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Bounds of one engine call.
+    """Limits of one engine call.
 
-    `max_rows` rows; `token_budget` rows × longest row, in tokens (a single longer row still
-    runs, alone); `padding_waste` the largest share of padding among those tokens; `shapes` what
-    the engine was compiled for (none: every shape).
+    `max_rows` bounds rows, `token_budget` rows × longest row in tokens (a single longer row still
+    runs, alone). `padding_waste` is the largest share of padding among those tokens. `shapes` are
+    the engine's compiled shapes (none: every shape).
     """
 
     max_rows: int
@@ -41,7 +41,7 @@ class BatchLimits:
     shapes: tuple[ShapeRange, ...] = ()
 
     def within(self, rows: int) -> "BatchLimits":
-        """The same for at most so many rows."""
+        """These limits with `max_rows` lowered to `rows`."""
         if rows >= self.max_rows:
             return self
         return BatchLimits(rows, self.token_budget, self.padding_waste, self.shapes)
@@ -60,11 +60,11 @@ class BatchLimits:
 def grow_batch(
     batch: list[R], shorter: Iterator[R], longer: Iterator[R], limits: BatchLimits
 ) -> None:
-    """Add to `batch`, which holds a row at least, the others that should run with it.
+    """Grow `batch`, which holds at least one row, with its neighbours in length.
 
-    `shorter` gives its neighbours in length downwards and `longer` upwards; of neither more are
-    taken than are looked at and one. Takes the neighbour nearest in length, as long as the limits
-    allow: rows of like length waste no padding. What the batch holds runs always.
+    `shorter` yields them in falling length, `longer` in rising length; at most one row of each is
+    read without being used. The neighbour nearest in length is added while the limits allow it:
+    rows of like length waste little padding. Rows that are in the batch already always run.
     """
     lengths = [row.length for row in batch]
     tokens, shortest, longest = sum(lengths), min(lengths), max(lengths)
@@ -93,9 +93,9 @@ def grow_batch(
 
 
 def distinct(rows: Sequence[Encoding]) -> tuple[list[Encoding], npt.NDArray[np.int64]]:
-    """The rows without repetitions, and for each of `rows` its place among them.
+    """The distinct rows, and for each of `rows` its index among them, int64 [n].
 
-    Retrievers often return a passage twice; it is computed once and scores exactly alike.
+    Retrievers often return a passage twice; it is computed once, so both scores are equal.
     """
     places: dict[tuple[bytes, ...], int] = {}
     found: list[Encoding] = []
@@ -115,11 +115,11 @@ def assemble(
     side: "PaddingSide",
     shape: Shape | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Named int64 arrays [rows, longest] for an engine that wants `input_names` (of INPUT_NAMES).
+    """The engine's inputs: int64 arrays [rows, longest] by name, for `input_names` of INPUT_NAMES.
 
-    Rows are padded on `side` with `pad_id`; the attention mask is 1 on real tokens. Type ids are
-    0 for rows that have none. A larger `shape` is filled up: with longer padding, and with copies
-    of the first row, since a row of nothing but padding has no score.
+    Rows are padded on `side` with `pad_id`. The attention mask is 1 on real tokens. Type ids are 0
+    for rows without. A larger `shape` is filled with more padding and with copies of the first row,
+    because a row of padding alone has no score.
     """
     shape = shape or (len(rows), max(len(row) for row in rows))
     longest = shape[1]

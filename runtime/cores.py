@@ -8,10 +8,10 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores(quota_file: Path = _QUOTA) -> int:
-    """Cores that the scheduler of the system grants: the affinity mask, and a container's quota.
+    """The cores of the affinity mask, bounded by the container's CPU quota.
 
     `quota_file` holds "QUOTA PERIOD" in microseconds, or "max PERIOD" (Linux, cgroup version 2).
-    More threads than the quota pays for are stopped in the middle of their work.
+    More threads than the quota allows would be throttled in the middle of their work.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1

@@ -1,15 +1,15 @@
-"""Work in a thread that no process waits for when it ends."""
+"""Work in a daemon thread, for which the process does not wait when it ends."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
 
-def in_daemon(work: Callable[[], None], name: str) -> "Future[None]":
-    """The outcome of `work`, which runs in a daemon thread of that name: it may hang, or take long.
+def run_in_daemon(work: Callable[[], None], name: str) -> "Future[None]":
+    """Run `work`, which may hang or take long, in a daemon thread called `name`.
 
-    The future cannot be cancelled: who asked may leave, the work goes on. Raises RuntimeError when
-    no thread is to be had.
+    The future cannot be cancelled: the work goes on without its caller. Raises RuntimeError when no
+    thread can be started.
     """
     done: Future[None] = Future()
     done.set_running_or_notify_cancel()

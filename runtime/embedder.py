@@ -46,8 +46,8 @@ class Embedder(Model):
         self._encoder = TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
         names = opened.manifest.outputs
         self._output = EMBEDDINGS_OUTPUT if EMBEDDINGS_OUTPUT in names else names[0]
-        # A graph that no export described may or may not normalise; doing it twice is harmless.
-        # One whose pooling is known says so itself, and parity must see what it gives.
+        # Without a manifest nobody knows whether the graph normalises; doing it twice is harmless.
+        # An exported graph is left alone, because parity must see its own output.
         self._normalizes = opened.manifest.pooling == "unknown"
         super().__init__(opened, info, limits, queue, window_s)
         if info.dimensions is None:
@@ -64,12 +64,12 @@ class Embedder(Model):
         *,
         blanks: bool = False,
     ) -> Encodings:
-        """Tokenise as `embed` does. Raises InputRejected, and what `check` raises, which is called
-        on the way."""
+        """Tokenise as `embed` does. `check` is called between texts to cancel the work. Raises
+        InputRejected and whatever `check` raises."""
         return self._encoder.encode(texts, input_type, truncate, check, most_tokens, blanks=blanks)
 
     def prefix(self, input_type: InputType | None) -> str:
-        """What stands before a text of that type; nothing where the model tells none apart."""
+        """The prefix of texts of that type; empty for a symmetric model."""
         return self._manifest.prefixes.get(input_type, "") if input_type else ""
 
     def embed(
@@ -84,11 +84,11 @@ class Embedder(Model):
         deadline: float | None = None,
         caller: str = "",
     ) -> Embeddings:
-        """A vector for every text, of `dimensions` components (None, or more than there are: all).
+        """Embed every text in `dimensions` components (None, or more than there are: all).
 
-        `most_tokens` bounds the tokens of each text; with `blanks`, texts may be blank. `deadline`
-        in seconds of time.monotonic(). Callers take turns at the engine; all who name none are one
-        `caller`. Raises InputRejected, Unavailable or EngineError.
+        `most_tokens` bounds the tokens of each text. With `blanks`, texts may be blank. `deadline`
+        is in seconds of time.monotonic(). Fair queueing counts by `caller`; requests without one
+        are one caller. Raises InputRejected, Unavailable or EngineError.
         """
         work = self._work(texts, input_type, truncate, most_tokens, blanks, deadline, caller)
         return _embeddings(self._run(work), dimensions)
@@ -105,7 +105,7 @@ class Embedder(Model):
         deadline: float | None = None,
         caller: str = "",
     ) -> Embeddings:
-        """`embed` for an event loop; cancelling the task drops the rows that still wait."""
+        """`embed` for an event loop; cancelling the task drops its waiting rows."""
         work = self._work(texts, input_type, truncate, most_tokens, blanks, deadline, caller)
         computed = await self._run_async(work)
         return _embeddings(computed, dimensions)

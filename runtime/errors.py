@@ -4,16 +4,16 @@
     ├── InputRejected            the caller's texts cannot be scored; sending them again won't help
     │   ├── BlankInput           a text without a visible character
     │   ├── ForbiddenText        half of a surrogate pair
-    │   ├── NoTokens             a text of which the tokenizer makes nothing
-    │   ├── TokenizerGaveUp      a text that the tokenizer's patterns take too many ways through
+    │   ├── NoTokens             a text without tokens
+    │   ├── TokenizerFailed      a text on which the tokenizer's patterns backtrack too much
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
-    │   ├── InputTypeWanted      the model embeds queries and passages differently
-    │   ├── VastText             more characters than are looked at
-    │   ├── ImageUnwanted        an image where the model, or the place, takes none
-    │   ├── BrokenImage          a file that cannot be decoded
-    │   ├── VastImage            more bytes or pixels than are looked at
-    │   ├── TooManyTiles         images of more tiles than one request may have
+    │   ├── InputTypeRequired    the model embeds queries and passages differently
+    │   ├── TextTooLarge         more characters than are tokenised
+    │   ├── ImageNotAllowed      an image where the model, or the place, takes none
+    │   ├── InvalidImage         a file that cannot be decoded
+    │   ├── ImageTooLarge        an image of too many bytes or pixels
+    │   ├── TooManyTiles         a request whose images have too many tiles
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           there is no room for the request
@@ -22,7 +22,7 @@
     │   ├── ModelClosed          the model is shutting down
     │   ├── OutOfMemory          the device has no memory for this call
     │   ├── DeviceLost           the device failed for good: only a new process helps
-    │   └── EngineAway           the server that computes for this one cannot be reached
+    │   └── EngineUnreachable    a remote engine cannot be reached
     ├── ArtifactError            the directory cannot be served
     │   ├── ProfileError         a TOML profile is unknown or wrong
     │   ├── ManifestError        manifest.json is unreadable or of another schema
@@ -31,7 +31,7 @@
     ├── OutputRefused            a file or directory must not be written, replaced or removed
     └── EngineError              the engine failed
         ├── EngineUnavailable    the asked-for engine or hardware is not here
-        ├── EngineLost           the thread that calls the engine has ended
+        ├── EngineThreadEnded    the thread that calls the engine has ended
         └── NonFiniteScore       the engine produced NaN or infinity
 
 Messages say what was found, what was wanted and what to do next, and never contain request text.
@@ -47,7 +47,7 @@ class InputRejected(ServingError):
 
 
 class BlankInput(InputRejected):
-    """`what` ("query" or "passages[3]") is empty, or nothing in it shows."""
+    """`what` ("query" or "passages[3]") has no visible character."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -55,7 +55,7 @@ class BlankInput(InputRejected):
 
 
 class ForbiddenText(InputRejected):
-    """`what` holds a character that no tokenizer input may hold."""
+    """`what` contains a character that no tokenizer accepts."""
 
     def __init__(self, what: str, character: str) -> None:
         self.what = what
@@ -63,19 +63,19 @@ class ForbiddenText(InputRejected):
 
 
 class NoTokens(InputRejected):
-    """The model's tokenizer makes no token of `what`."""
+    """The model's tokenizer produces no token for `what`."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         super().__init__(f"{what} has no tokens; send text that the model's tokenizer knows")
 
 
-class TokenizerGaveUp(InputRejected):
-    """A pattern of the tokenizer met the library's limit of retries, at which it panics."""
+class TokenizerFailed(InputRejected):
+    """A pattern of the tokenizer exceeded the library's limit of retries, at which it panics."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the model's tokenizer gave up on a text, cut in too many ways by its patterns; "
+            "the model's tokenizer gave up on a text, on which its patterns backtrack too much; "
             "send a shorter or a more ordinary text"
         )
 
@@ -94,10 +94,10 @@ class NoInputs(InputRejected):
         super().__init__("found 0 inputs, wanted at least 1")
 
 
-class InputTypeWanted(InputRejected):
-    """Neither query nor passage was said to a model that tells them apart.
+class InputTypeRequired(InputRejected):
+    """A model that embeds queries and passages differently got no input type.
 
-    The sentence is the NIM's own: clients match on it.
+    The message is the NIM's own: clients match on it.
     """
 
     def __init__(self) -> None:
@@ -105,9 +105,9 @@ class InputTypeWanted(InputRejected):
 
 
 class InputTooLong(InputRejected):
-    """A pair has `found_tokens` tokens where the engine takes `max_tokens`, with truncation off.
+    """A pair has `found_tokens` tokens, more than the `max_tokens` allowed, with truncation off.
 
-    The sentence is the NIM's own: langchain's tests and Elasticsearch match on it.
+    The message is the NIM's own: langchain's tests and Elasticsearch match on it.
     """
 
     def __init__(self, found_tokens: int, max_tokens: int) -> None:
@@ -118,18 +118,17 @@ class InputTooLong(InputRejected):
         )
 
 
-class VastText(InputRejected):
-    """A pair of so many characters that looking at all of them takes too long, although it may
-    have few tokens."""
+class TextTooLarge(InputRejected):
+    """A pair with too many characters to tokenise, although it may have few tokens."""
 
     def __init__(self, found_characters: int, most_characters: int) -> None:
         super().__init__(
-            f"found {found_characters} characters, wanted at most {most_characters}; leave out "
-            "what says nothing, such as long runs of blanks, or ask for truncation"
+            f"found {found_characters} characters, wanted at most {most_characters}; remove long "
+            "runs of blanks and the like, or request truncation"
         )
 
 
-class ImageUnwanted(InputRejected):
+class ImageNotAllowed(InputRejected):
     """`what` is an image where there can be none."""
 
     def __init__(self, what: str, why: str) -> None:
@@ -137,7 +136,7 @@ class ImageUnwanted(InputRejected):
         super().__init__(f"{what} is an image, but {why}; send text")
 
 
-class BrokenImage(InputRejected):
+class InvalidImage(InputRejected):
     """`what` is no image that can be decoded; `reason` says why."""
 
     def __init__(self, what: str, reason: str) -> None:
@@ -148,7 +147,7 @@ class BrokenImage(InputRejected):
         )
 
 
-class VastImage(InputRejected):
+class ImageTooLarge(InputRejected):
     """`what` is larger than images are looked at."""
 
     def __init__(self, what: str, found: str, most: str) -> None:
@@ -167,7 +166,7 @@ class TooManyTiles(InputRejected):
 
 
 class Unavailable(ServingError):
-    """Not now; `retry_after_s` is the runtime's own estimate, in seconds, of when to try again."""
+    """Not now; `retry_after_s` is the runtime's estimate, in seconds, of when to retry."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s
@@ -179,8 +178,7 @@ class Overloaded(Unavailable):
 
 
 class TooLate(Overloaded):
-    """Refused at admission: the request itself is predicted to take longer than its deadline
-    allows, whatever else waits."""
+    """Refused at admission: even alone, the request is predicted to miss its deadline."""
 
 
 class DeadlineExceeded(Unavailable):
@@ -191,7 +189,7 @@ class DeadlineExceeded(Unavailable):
 
 
 class ModelClosed(Unavailable):
-    """The model stopped while the request waited."""
+    """The model was closed while the request waited."""
 
     def __init__(self) -> None:
         super().__init__("the model is shutting down")
@@ -208,17 +206,17 @@ class OutOfMemory(Unavailable):
 
 
 class DeviceLost(Unavailable):
-    """Every later call on the device fails too, until the process starts anew."""
+    """The device failed for good: every later call fails until the process restarts."""
 
     def __init__(self) -> None:
-        super().__init__("the device failed and needs a new process; ask again in a while")
+        super().__init__("the device failed and the server needs a new process; retry later")
 
 
-class EngineAway(Unavailable):
-    """An engine in another process does not answer; it may be back soon."""
+class EngineUnreachable(Unavailable):
+    """A remote engine cannot be reached; it may be back soon."""
 
     def __init__(self) -> None:
-        # Addresses are the log's business, not the caller's.
+        # Addresses belong in the log, not in an answer.
         super().__init__("the engine cannot be reached; send the request again")
 
 
@@ -250,26 +248,26 @@ class GoldenMismatch(ArtifactError):
 
 
 class OutputRefused(ServingError):
-    """Going on would overwrite what is read, mix results, or touch what somebody else wrote."""
+    """The command would overwrite its input, mix results, or touch somebody else's files."""
 
 
 class EngineError(ServingError):
-    """The engine raised, hung up or answered nonsense."""
+    """The engine failed, or gave an invalid output."""
 
 
 class EngineUnavailable(EngineError):
-    """The engine that was asked for cannot run here."""
+    """The requested engine cannot run here."""
 
 
-class EngineLost(EngineError):
-    """Nobody calls the engine any more; only a new process helps."""
+class EngineThreadEnded(EngineError):
+    """The thread that calls the engine has ended; only a new process helps."""
 
     def __init__(self) -> None:
         super().__init__("the thread that calls the engine has ended; restart the process")
 
 
 class NonFiniteScore(EngineError):
-    """NaN or infinity came out of the engine."""
+    """The engine's output contains NaN or infinity."""
 
     def __init__(self, rows: int) -> None:
         super().__init__(

@@ -1,9 +1,9 @@
-"""Where an ONNX file keeps its weights: read from its bytes, without loading them.
+"""The external data of an ONNX file: names of weight files, read without loading any weights.
 
-A file may name others that hold its tensors (ONNX, TensorProto.external_data). A name that leads
-out of the model's directory would make the process read any file of the machine, so names are
-checked before an engine sees the file (`runtime/model_files.py`). Only the fields that lead to
-tensors are followed; the numbers are those of onnx.proto, the encoding is that of Protocol Buffers.
+An ONNX file may keep tensors in other files (TensorProto.external_data). A name that leads out of
+the model's directory would make the process read any file of the machine, so names are checked
+before an engine opens the file (`runtime/model_files.py`). Only fields that lead to tensors are
+followed. Field numbers are those of onnx.proto, the encoding is that of Protocol Buffers.
 """
 
 import mmap
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from runtime.errors import ArtifactError
 from runtime.model_files import GRAPH_BYTES, find_file, open_file
 
-# message → field number → the message in it. Fields that are not named are skipped.
+# Message → field number → the message in that field. Other fields are skipped.
 _FIELDS: Mapping[str, Mapping[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -34,18 +34,18 @@ _FIELDS: Mapping[str, Mapping[int, str]] = {
 _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MOST_VARINT_BITS = 70
-# Graphs in attributes of nodes of graphs; real ones have two or three.
+# The deepest nesting of messages; real files have two or three graphs inside graphs.
 _DEEPEST = 64
-# Graphs of many thousand nodes have a million.
+# Graphs of many thousand nodes have a million fields.
 _MOST_FIELDS = 1 << 22
 
 Span = tuple[int, int]
 
 
 def external_files(model_file: Path) -> set[str]:
-    """The names of all files that hold tensors of `model_file`, as they stand in it.
+    """The names of all external data files of `model_file`, as written in it.
 
-    Raises ArtifactError when it cannot be read or is no ONNX file.
+    Raises ArtifactError when it cannot be read or is not an ONNX file.
     """
     try:
         with (
@@ -62,7 +62,7 @@ def external_files(model_file: Path) -> set[str]:
 
 
 def check_external_files(model_file: Path) -> set[str]:
-    """`external_files`, each of which must be a file in the directory of `model_file`.
+    """`external_files`, after a check that each is a file in the directory of `model_file`.
 
     Raises ArtifactError.
     """
@@ -79,14 +79,14 @@ def check_external_files(model_file: Path) -> set[str]:
 
 
 class _Scan:
-    """A walk through the fields of an ONNX file, of a bounded number."""
+    """A bounded walk through the fields of an ONNX file."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._fields_left = _MOST_FIELDS
 
     def locations(self, message: str, span: Span, depth: int = 0) -> Iterator[str]:
-        """The names of files in the `message` that lies in `span`."""
+        """The file names in the `message` at `span`."""
         if depth > _DEEPEST:
             raise ValueError("nested too deeply")
         inside = _FIELDS[message]
@@ -101,7 +101,7 @@ class _Scan:
                 yield from self.locations(inside[number], (start, end), depth + 1)
 
     def _fields(self, span: Span) -> Iterator[tuple[int, Span]]:
-        """The fields of bytes in `span`; those of other types are stepped over."""
+        """The length-delimited fields in `span`; fields of other types are skipped."""
         at, end = span
         while at < end:
             self._fields_left -= 1

@@ -1,7 +1,7 @@
-"""Which NVIDIA GPU this process sees, from the driver alone: no CUDA toolkit, no PyTorch.
+"""The NVIDIA GPU that this process sees, from the driver alone: no CUDA toolkit, no PyTorch.
 
-Functions of the CUDA driver API (docs.nvidia.com/cuda/cuda-driver-api), whose library the driver
-itself brings, into containers too. CUDA_VISIBLE_DEVICES counts.
+Uses the CUDA driver API (docs.nvidia.com/cuda/cuda-driver-api). Its library comes with the driver,
+in containers too. CUDA_VISIBLE_DEVICES is respected.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""What this machine is, as far as speed and rounding depend on it."""
+"""Facts about this machine on which speed and rounding depend."""
 
 import os
 import platform

@@ -28,7 +28,14 @@ from runtime.model_files import (
 )
 from runtime.outputs import write_json
 from runtime.postprocess import Activation, InputType
-from runtime.profile import Kind, PaddingSide, Precision, Shapes, load_model_profile
+from runtime.profile import (
+    Kind,
+    ModelProfile,
+    PaddingSide,
+    Precision,
+    Shapes,
+    load_model_profile,
+)
 
 SCHEMA = 2
 # Schema 1 knew no activation: relevance was the sigmoid of every logit.
@@ -108,16 +115,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of manifest.json.
 
-    `version` is a short hash of graph, weights, tokenizer, template, limit and activation: two
-    artifacts with one version give the same scores. `template` is None where the tokenizer joins
-    the pair. Embedders have `prefixes` (by input type, none for symmetric models), `dimensions` and
-    `vector_goldens` instead of a template and `goldens`; `activation` makes a relevance of a
-    reranker's logit, and they have none. `golden_tolerance` is the largest |Δ logit|, or |Δ| of a
-    vector's component, that a golden may show when the artifact is opened.
+    `version` is a short hash of graph, weights, tokenizer, template, limit, activation and
+    `merged`: two artifacts with one version give the same scores. `template` is None where the
+    tokenizer joins the pair. Embedders have `prefixes` (by input type, none for symmetric models),
+    `dimensions` and `vector_goldens` instead of a template and `goldens`; `activation` makes a
+    relevance of a reranker's logit, and they have none. `golden_tolerance` is the largest
+    |Δ logit|, or |Δ| of a vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
     `witness` is the loader whose answers prove the scores, or says that there was none; `origins`
-    says of facts where they were read. `plan` and `hardware` describe model.plan, and are None
-    exactly where there is none.
+    says of facts where they were read. `merged` are the hashes, as in `files`, of what the weights
+    were merged from, as base/<name> and adapter/<name>; without an adapter there are none.
+    `own_profile` is what a user's own profile said, whose file is then no longer needed, and None
+    for one of ours. `plan` and `hardware` describe model.plan, and are None exactly where there is
+    none.
     """
 
     schema: int
@@ -150,6 +160,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     witness: str | None = None
     origins: dict[str, str] = {}
     activation: Activation | None = None
+    merged: dict[str, str] = {}
+    own_profile: ModelProfile | None = None
 
 
 def is_witnessed(manifest: Manifest) -> bool:

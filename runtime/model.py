@@ -1,4 +1,4 @@
-"""What every served model has in common: an encoder, a scheduler, and what it says of itself."""
+"""The base of every served model: an encoder, a tokenizer pool, a scheduler, and its ModelInfo."""
 
 import asyncio
 import logging
@@ -27,26 +27,28 @@ from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.scheduling.stats import SchedulerStats
 from runtime.text import NO_LIMITS, Encoding, Encodings, TokenLimits
-from runtime.tokenizing import Encoded, Tokenizing, Work, lengths
+from runtime.tokenizing import Encoded, TokenizerPool, Work, lengths
 from runtime.tokens import Token, tokens_of
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Tokens of all texts of one request to list them: as many as a mebibyte of real text has.
+# The most tokens that one request may list: as many as a mebibyte of real text has.
 _MOST_LISTED_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is served. `max_tokens` bounds one pair or text, `max_rows` and `token_budget` (rows ×
-    longest row) one engine call; `version` is the artifact's content hash, `engine_version` that
-    of the engine's library; `proven` says whether an export proved these scores by the answers of
-    `witness`, a loader that users use, which is "not witnessed" (and why) where there was none.
+    """Facts about a served model.
 
-    Of an embedder: `dimensions` is the size of its vectors, `asymmetric` whether it tells queries
-    from passages.
+    `max_tokens` bounds one pair or text; `max_rows` and `token_budget` (rows × longest row) bound
+    one engine call. `version` is the artifact's content hash, `engine_version` the version of the
+    engine's library. `proven` says whether an export proved these scores against `witness`, an
+    independent loader; `witness` is "not witnessed" and the reason where there was none.
+
+    Embedders: `dimensions` is the size of a vector; `asymmetric` models embed queries and passages
+    differently.
     """
 
     kind: Kind
@@ -72,7 +74,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Computed:
-    """One request's encodings and their `outputs` float32 [n] or [n, d]."""
+    """One request's encodings and their `outputs`, float32 [n] or [n, d]."""
 
     encodings: Encodings
     outputs: Floats
@@ -99,26 +101,26 @@ class Model(ABC):
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
-        # Joins calls of one row while the start looks at padding.
-        self._company: Encoding | None = None
+        # While `warm_up` checks padding: a longer row that joins calls of one row.
+        self._padding_row: Encoding | None = None
         self._limits = limits
         self._scheduler = Scheduler(
             self._compute, limits, queue, window_s, lanes=opened.engine.lanes
         )
-        self._tokenizing = Tokenizing()
+        self._tokenizer_pool = TokenizerPool()
         self._lock = threading.Lock()
         self._users = 0
         self._engine_closed = False
 
     def warm_up(self) -> None:
-        """Run a real inference, on a GPU the largest first, and reproduce the manifest's goldens,
-        the shortest of them padded too.
+        """Run real inferences and reproduce the manifest's goldens, the shortest one padded too.
 
-        Raises GoldenMismatch when ids or outputs differ from what the export recorded,
-        EngineError when the engine cannot compute, and DeviceLost when its device failed.
+        A GPU computes the largest batch first. Raises GoldenMismatch when ids or outputs differ
+        from the recorded ones, EngineError when the engine fails, and DeviceLost when its device is
+        lost.
         """
         if self._engine.device.startswith("cuda"):
-            self._take_memory()
+            self._reserve_gpu_memory()
         checks = self._checks()
         for _, check in checks:
             check()
@@ -136,35 +138,35 @@ class Model(ABC):
 
     @abstractmethod
     def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
-        """Rows that the engine must be able to compute, each with what computes it alone and, for
-        a golden of the manifest, compares it."""
+        """The warm-up checks: pairs of a row and a function that computes it alone. For a golden,
+        the function also compares the result."""
 
     @contextmanager
     def _padded(self, row: Encoding) -> Iterator[None]:
-        """Calls with `row` alone get a longer row beside it in the block, which pads it.
+        """Within the block, add a longer row to calls of `row` alone, so that it is padded.
 
-        There is none where no call can hold both. Nor does it matter when the device has no memory
-        for both: such batches are halved.
+        Without effect when no batch can hold both. OutOfMemory is ignored: such batches are halved
+        later.
         """
         limits, tokens = replace(self._limits, padding_waste=1.0), len(row)
         lengths = range(min(2 * tokens, self.info.max_tokens), tokens, -1)
         longer = next((n for n in lengths if limits.allow(2, tokens + n, n)), None)
         if longer is not None:
             type_ids = None if row.type_ids is None else np.resize(row.type_ids, longer)
-            self._company = Encoding(np.resize(row.token_ids, longer), type_ids)
+            self._padding_row = Encoding(np.resize(row.token_ids, longer), type_ids)
         try:
             with suppress(OutOfMemory):
                 yield
         finally:
-            self._company = None
+            self._padding_row = None
 
-    def _take_memory(self) -> None:
-        """Make the largest call that batches allow.
+    def _reserve_gpu_memory(self) -> None:
+        """Compute the largest batch that the limits allow, so that GPU memory is reserved once.
 
-        Memory of the GPU is kept for later calls. Where the largest comes first, the others fit
-        into what it left; where it comes last, theirs is too small for it and stays taken beside.
-        What does not fit is found out, and batches are cut to what does, before anybody waits, or
-        until `lift_bounds`.
+        The engine keeps GPU memory for later calls. If the largest call comes first, all others fit
+        into its memory. If it came last, theirs would be too small for it and stay allocated too.
+        A batch that does not fit is found here, before any request waits, and the limits are
+        lowered until `reset_limits`.
         """
         tokens, limits = self.info.max_tokens, self._limits
         rows = range(limits.max_rows, 1, -1)
@@ -190,15 +192,15 @@ class Model(ABC):
         deadline: float | None = None,
         caller: str = "",
     ) -> T:
-        """What `use` makes, in a thread, of the tokens of each text alone, without template or
-        prefix; with `blanks`, texts may be blank.
+        """Tokenise each text alone, without template or prefix, and return what `use` makes of the
+        tokens; `use` runs in a thread. With `blanks`, texts may be blank.
 
-        They take room in the queue meanwhile, and requests of this kind run one after the other;
-        cancelling the task ends the work behind the text that is being tokenised. Raises
-        InputTooLong for too many tokens, InputRejected, DeadlineExceeded, or Unavailable.
+        The texts take queue capacity meanwhile, and requests of this kind run one at a time.
+        Cancelling the task stops the work after the current text. Raises InputTooLong for too many
+        tokens, InputRejected, DeadlineExceeded, or Unavailable.
         """
         estimate = self._estimate(lengths([""] * len(texts), texts))
-        # Without the deadline: the engine's work is no reason to be late.
+        # No deadline for admission: this work does not wait for the engine.
         with self._scheduler.admit(len(texts), estimate, None, caller, for_engine=False) as ticket:
 
             def work() -> T:
@@ -215,31 +217,30 @@ class Model(ABC):
 
             try:
                 async with asyncio.timeout(_left(deadline)):
-                    return await self._tokenizing.list_async(work)
+                    return await self._tokenizer_pool.list_async(work)
             except TimeoutError as error:
                 raise DeadlineExceeded from error
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The artifact's files and their hashes, as they were when it was opened; of what no
-        export sealed there are none."""
+        """The artifact's files and their hashes at opening time; empty without a manifest."""
         return self._manifest.files
 
     @property
     def vocabulary_size(self) -> int:
-        """Token ids are less: one more than the tokenizer's largest."""
+        """One more than the tokenizer's largest token id."""
         return 1 + max(self._tokenizer.get_vocab().values())
 
     def compute(self, rows: Sequence[Encoding]) -> Floats:
-        """Outputs float32 [n] or [n, d] of n rows that were encoded elsewhere, blocking.
+        """Compute n encoded rows, blocking. Returns float32 [n] or [n, d].
 
         Raises Unavailable or EngineError.
         """
         return self._scheduler.submit(rows, None).result().outputs
 
-    def tell(self, told: Callable[[EngineCall], None]) -> None:
-        """Have `told` called with every engine call that succeeds, by the engine's thread."""
-        self._scheduler.tell(told)
+    def on_engine_call(self, callback: Callable[[EngineCall], None]) -> None:
+        """Call `callback` after every successful engine call, in the thread that made it."""
+        self._scheduler.on_engine_call(callback)
 
     def pending(self) -> int:
         """Requests with rows that wait for an engine call."""
@@ -253,18 +254,18 @@ class Model(ABC):
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
 
-    def bound_batches(self, limits: BatchLimits) -> None:
-        """Keep the batches from now on within `limits`, but for its `shapes`, which are the
-        engine's: `rerank-export tune` compares some."""
-        self._scheduler.bound(replace(limits, shapes=self._engine.shapes))
+    def set_limits(self, limits: BatchLimits) -> None:
+        """Apply `limits` to batches from now on, except its `shapes`, which stay the engine's.
+        `rerank-export tune` compares limits."""
+        self._scheduler.set_limits(replace(limits, shapes=self._engine.shapes))
 
-    def lift_bounds(self) -> None:
-        """Let batches be as large again as they were at first: another model gave memory back."""
-        self._scheduler.bound(self._limits)
+    def reset_limits(self) -> None:
+        """Restore the limits that the model was opened with, after memory has become free."""
+        self._scheduler.set_limits(self._limits)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Not idle in the block, from before its first text is tokenised to its last answer."""
+        """Count a user for the block, so that `idle` is False until the request is answered."""
         with self._lock:
             self._users += 1
         try:
@@ -274,37 +275,36 @@ class Model(ABC):
                 self._users -= 1
 
     def idle(self) -> bool:
-        """Whether nobody uses it, and no request is being tokenised, waits or runs."""
+        """Whether the model has no users, and no request is being tokenised, waits or runs."""
         with self._lock:
             used = self._users > 0
         return not used and self._scheduler.idle()
 
-    def follow(self, before: "Model") -> None:
-        """Estimate with what was measured of the model that this one replaces."""
-        self._tokenizing.follow(before._tokenizing)
-        self._scheduler.follow(before._scheduler)
+    def inherit_estimates(self, before: "Model") -> None:
+        """Start from the estimates that `before`, the replaced model, has measured."""
+        self._tokenizer_pool.inherit_estimates(before._tokenizer_pool)
+        self._scheduler.inherit_estimates(before._scheduler)
 
     @property
-    def away(self) -> bool:
-        """Whether the engine is another process that could not be reached, and has not come back
-        since."""
-        return self._scheduler.away
+    def unreachable(self) -> bool:
+        """Whether a remote engine is unreachable."""
+        return self._scheduler.unreachable
 
-    def look_again(self) -> None:
-        """Warm up again: an engine that was away counts as back when that succeeds.
+    def reconnect(self) -> None:
+        """Warm up again; on success the remote engine counts as reachable.
 
-        Raises as `warm_up` does, and Unavailable while it is away.
+        Raises as `warm_up` does, and Unavailable while the engine is unreachable.
         """
         self.warm_up()
-        self._scheduler.returned()
+        self._scheduler.mark_reachable()
 
     def fault(self, patience_s: float) -> str | None:
-        """What ails the engine so that only a new process helps: None, or a sentence.
+        """A fault of the engine that only a new process mends, as a sentence; None without one.
 
-        That is a device that failed for good, a call that runs for more than `patience_s` seconds,
-        and the end of the thread that makes the calls.
+        Faults are a lost device, a call that runs for more than `patience_s` seconds, and an ended
+        thread that calls the engine.
         """
-        if self._scheduler.lost:
+        if self._scheduler.device_lost:
             return "the device failed"
         if not self._scheduler.alive():
             return "the thread that calls the engine has ended"
@@ -314,28 +314,28 @@ class Model(ABC):
         return None
 
     def close(self) -> None:
-        """Answer every waiter with ModelClosed and give the engine's memory back.
+        """Answer every waiting request with ModelClosed and free the engine's memory.
 
-        An engine that hangs keeps its memory: closing it while it computes is not safe. May be
-        called again, and from several threads.
+        A hanging engine keeps its memory: closing it during a call is not safe. May be called again
+        and from several threads.
         """
         if self._scheduler.close():
             with self._lock:
                 closed, self._engine_closed = self._engine_closed, True
             if not closed:
                 self._engine.close()
-        self._tokenizing.close()
+        self._tokenizer_pool.close()
 
     @abstractmethod
     def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        """Float32 [n] or [n, d] for n encodings; the scheduler's threads call it."""
+        """Compute n encodings: float32 [n] or [n, d]. The scheduler's threads call it."""
 
     def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
-        """The engine's inputs for these encodings, in the shape that it computes: it may have more
-        rows than were given."""
-        company = self._company  # which another thread may take away
-        if company is not None and len(rows) == 1:
-            rows = [*rows, company]
+        """The engine's inputs for these encodings, padded to the shape that it computes, which may
+        have more rows."""
+        padding_row = self._padding_row  # read once: another thread may reset it
+        if padding_row is not None and len(rows) == 1:
+            rows = [*rows, padding_row]
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
         names = [name for name in self._engine.input_names if name in INPUT_NAMES]
         shape = self._engine.shape_for(len(rows), max(map(len, rows)))
@@ -346,7 +346,7 @@ class Model(ABC):
         began = time.monotonic()
         estimate = self._estimate(work.characters, work.limits)
         with self._scheduler.admit(work.rows, estimate, work.deadline, work.caller) as ticket:
-            encoded = self._tokenizing.encode(work, ticket.check)
+            encoded = self._tokenizer_pool.encode(work, ticket.check)
             tokenized = time.monotonic()
             future = ticket.submit(encoded.rows)
         try:
@@ -357,7 +357,7 @@ class Model(ABC):
         return _computed(encoded, scored, began, tokenized)
 
     async def _run_async(self, work: Work) -> Computed:
-        """`_run` for an event loop: encodes in a worker thread and waits without one."""
+        """`_run` for an event loop: encodes in a thread, and waits without one."""
         began = time.monotonic()
         estimate = self._estimate(work.characters, work.limits)
         try:
@@ -365,7 +365,7 @@ class Model(ABC):
                 with self._scheduler.admit(
                     work.rows, estimate, work.deadline, work.caller
                 ) as ticket:
-                    encoded = await self._tokenizing.encode_async(work, ticket.check)
+                    encoded = await self._tokenizer_pool.encode_async(work, ticket.check)
                     tokenized = time.monotonic()
                     future = ticket.submit(encoded.rows)
                 scored = await asyncio.wrap_future(future)
@@ -374,8 +374,8 @@ class Model(ABC):
         return _computed(encoded, scored, began, tokenized)
 
     def _estimate(self, characters: Ints, limits: TokenLimits = NO_LIMITS) -> int:
-        """About how many tokens rows have together; the arguments as Work has them."""
-        return self._tokenizing.estimate(characters, limits, self.info.max_tokens)
+        """An estimate of the tokens of all rows; the arguments are those of Work."""
+        return self._tokenizer_pool.estimate(characters, limits, self.info.max_tokens)
 
     def _require_ids(self, found: list[int], recorded: list[int]) -> None:
         if found != recorded:

@@ -20,7 +20,7 @@ from runtime.model import Model, ModelInfo
 from runtime.profile import Kind
 from runtime.ranker import Ranker
 from runtime.scheduling.admission import QueueLimits
-from runtime.selection import Allowance, serving_target
+from runtime.selection import EngineOptions, serving_target
 from runtime.shapes import longest
 from runtime.tuning import tuned
 
@@ -36,7 +36,7 @@ _MOCK_PROFILES: dict[Kind, str] = {
 }
 
 
-class Bounds(TypedDict, total=False):
+class ModelLimits(TypedDict, total=False):
     """What may be bounded: `max_tokens` of a row and `max_rows` of an engine call, both at most
     the artifact's and the target's, `queue_rows` and `queue_tokens` that wait, and the seconds
     that one waits for company (`window_s`)."""
@@ -48,7 +48,7 @@ class Bounds(TypedDict, total=False):
     window_s: float
 
 
-class Wishes(Bounds, total=False):
+class OpenArgs(ModelLimits, total=False):
     """How to open a directory: see `runtime.artifact.open_artifact`, and `EngineSetup` for `cache`,
     `memory_bytes` and `host_code`."""
 
@@ -61,7 +61,7 @@ class Wishes(Bounds, total=False):
     host_code: bool
 
 
-def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishes]) -> Model:
+def open_model(directory: Path, kind: Kind | None = None, **args: Unpack[OpenArgs]) -> Model:
     """Open the model in `directory`: an artifact, or a bare NIM_CUSTOM_MODEL directory.
 
     `kind` None takes whichever it is. Raises ArtifactError or EngineError.
@@ -69,16 +69,16 @@ def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishe
     directory = find_directory(directory)
     opened = open_artifact(
         directory,
-        manifest=wishes.get("manifest"),
-        engine=wishes.get("engine"),
-        target=wishes.get("target"),
-        profile=wishes.get("profile"),
-        allowed=Allowance(
-            max_rows=wishes.get("max_rows"),
-            max_tokens=wishes.get("max_tokens"),
-            cache=wishes.get("cache"),
-            memory_bytes=wishes.get("memory_bytes"),
-            host_code=wishes.get("host_code", False),
+        manifest=args.get("manifest"),
+        engine=args.get("engine"),
+        target=args.get("target"),
+        profile=args.get("profile"),
+        options=EngineOptions(
+            max_rows=args.get("max_rows"),
+            max_tokens=args.get("max_tokens"),
+            cache=args.get("cache"),
+            memory_bytes=args.get("memory_bytes"),
+            host_code=args.get("host_code", False),
         ),
     )
     with closed_on_error(opened.engine):
@@ -89,20 +89,20 @@ def open_model(directory: Path, kind: Kind | None = None, **wishes: Unpack[Wishe
                 "rerankers with --rank DIR and embedders with --embed DIR"
             )
         # Only what an export sealed has a version that a measurement can name.
-        return _model(opened, wishes, directory if opened.proven else None)
+        return _model(opened, args, directory if opened.proven else None)
 
 
-def open_ranker(directory: Path, **wishes: Unpack[Wishes]) -> Ranker:
+def open_ranker(directory: Path, **args: Unpack[OpenArgs]) -> Ranker:
     """`open_model` for a reranker."""
-    return cast(Ranker, open_model(directory, "rank", **wishes))
+    return cast(Ranker, open_model(directory, "rank", **args))
 
 
-def open_embedder(directory: Path, **wishes: Unpack[Wishes]) -> Embedder:
+def open_embedder(directory: Path, **args: Unpack[OpenArgs]) -> Embedder:
     """`open_model` for an embedder."""
-    return cast(Embedder, open_model(directory, "embed", **wishes))
+    return cast(Embedder, open_model(directory, "embed", **args))
 
 
-def mock_model(kind: Kind, engine: str | None = None, **bounds: Unpack[Bounds]) -> Model:
+def mock_model(kind: Kind, engine: str | None = None, **bounds: Unpack[ModelLimits]) -> Model:
     """A model with deterministic outputs and no weights; its tokens are UTF-8 bytes.
 
     `engine` names another one that makes them up in the same way, such as a Triton's.
@@ -124,7 +124,7 @@ def mock_model(kind: Kind, engine: str | None = None, **bounds: Unpack[Bounds]) 
         return _model(opened, bounds, None)
 
 
-def _model(opened: OpenArtifact, bounds: Bounds, directory: Path | None) -> Model:
+def _model(opened: OpenArtifact, bounds: ModelLimits, directory: Path | None) -> Model:
     manifest, engine, target = opened.manifest, opened.engine, opened.target
     max_tokens, max_rows = bounds.get("max_tokens"), bounds.get("max_rows")
     longest_row = min(manifest.max_tokens, longest(engine.shapes) or manifest.max_tokens)

@@ -1,11 +1,10 @@
-"""What commands write: one writer at a time, whole or not at all, and never over what is read.
+"""Outputs of commands: one writer at a time, atomic, and never over an input.
 
-While an output NAME is written, the folder `.NAME.PURPOSE` beside it holds what is unfinished. Its
-writer has it locked; the kernel drops the lock when that process ends, however it ends. The lock
-(flock) holds between the processes of one machine: a network file system need not pass it on to
-others. An empty file MARK in the folder says that it is one of these folders: what bears the name
-without the mark is somebody else's, and is refused and left alone. Links to an output are followed,
-so that however an output is spelled, its writers meet in one folder.
+While an output NAME is written, the work folder `.NAME.PURPOSE` beside it holds the unfinished
+files. Its writer holds a lock on it (flock), which the kernel drops when the process ends. The lock
+works between processes of one machine; a network file system may not pass it on. An empty file MARK
+marks the folder as ours. A folder of that name without the mark is somebody else's: it is refused
+and left alone. Links are resolved first, so that all spellings of an output share one work folder.
 """
 
 import fcntl
@@ -26,7 +25,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def place_of(out: Path) -> Path:
-    """Where `out` really lies, be it there or not. Raises OutputRefused for links in a circle."""
+    """The real path of `out`, whether it exists or not. Raises OutputRefused for a circle of
+    links."""
     place = Path(os.path.realpath(out))
     if place.is_symlink():
         raise OutputRefused(f"{out} is a link that leads to itself; remove it, or name another")
@@ -34,7 +34,7 @@ def place_of(out: Path) -> Path:
 
 
 def file_place(out: Path) -> Path:
-    """`place_of` for a file; OutputRefused where something else is in its place."""
+    """`place_of` for a file. Raises OutputRefused if something else is there."""
     if out.exists() and not out.is_file():
         kind = "a directory" if out.is_dir() else "no regular file"
         raise OutputRefused(f"{out} is {kind} and is not replaced; name a file")
@@ -42,8 +42,8 @@ def file_place(out: Path) -> Path:
 
 
 def refuse_inputs(out: Path, *inputs: Path) -> None:
-    """Raise OutputRefused where `out` is one of the `inputs` under any name, or one of the two
-    lies in the other: who writes, replaces or removes `out` would change what is read."""
+    """Raise OutputRefused if `out` is one of the `inputs` under any name, or one lies in the other:
+    writing or removing `out` would change an input."""
     place = place_of(out)
     for given in inputs:
         found = Path(os.path.realpath(given))
@@ -54,7 +54,7 @@ def refuse_inputs(out: Path, *inputs: Path) -> None:
 
 
 def _lies_in(inner: Path, outer: Path) -> bool:
-    """By their names, and by what they are: a name may have two spellings, a file two names."""
+    """Compare by path and by identity: one file may have several names."""
     return inner.is_relative_to(outer) or any(
         _is_same(one, outer) for one in (inner, *inner.parents)
     )
@@ -67,9 +67,9 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def held(directory: Path, refusal: str | None = None) -> Iterator[None]:
-    """Have the directory for this process alone until the block ends. Raises OutputRefused, with
-    the words of `refusal`, where another one has it."""
+def locked_directory(directory: Path, refusal: str | None = None) -> Iterator[None]:
+    """Lock the directory for this process until the block ends. Raises OutputRefused with the
+    message `refusal` if another process holds the lock."""
     handle = os.open(directory, _DIRECTORY)
     try:
         _lock(handle, refusal or f"another command works in {directory}; wait until it has ended")
@@ -79,23 +79,25 @@ def held(directory: Path, refusal: str | None = None) -> Iterator[None]:
 
 
 def work_folder(out: Path, purpose: str) -> Path:
-    """Where `working_beside` works, be it there or not."""
+    """The path of the folder of `locked_work_folder`, whether it exists or not."""
     place = place_of(out)
     return place.with_name(f".{place.name}.{purpose}")
 
 
 @contextmanager
-def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[Path]:
-    """The folder `.NAME.PURPOSE` beside `out`, with what a process that was killed left in it.
+def locked_work_folder(out: Path, purpose: str, *, wait: bool = False) -> Iterator[Path]:
+    """Create and lock the work folder `.NAME.PURPOSE` beside `out`. It may hold files that a killed
+    process left.
 
-    When the block ends, it is removed if it is empty. Raises OutputRefused where another process
-    has it, unless this is to `wait` for that, and where it is somebody else's or cannot be made.
+    When the block ends, the folder is removed if it is empty. If another process holds the lock,
+    raises OutputRefused or, with `wait`, waits. Raises OutputRefused if the folder is somebody
+    else's or cannot be made.
     """
     place, folder = place_of(out), work_folder(out, purpose)
     refusal = f"another command writes {out}; wait until it has ended, or name another output"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        handle = _made_and_locked(folder, None if wait else refusal)
+        handle = _open_locked(folder, None if wait else refusal)
     except OSError as error:
         raise OutputRefused(
             f"cannot write beside {place} ({folder.name}: {error.strerror}); move away what has "
@@ -118,9 +120,9 @@ def working_beside(out: Path, purpose: str, *, wait: bool = False) -> Iterator[P
 
 
 def is_work_folder(folder: Path) -> bool:
-    """Whether this is a folder of `working_beside`, which a killed process may have left.
+    """Whether this is a folder of `locked_work_folder`, which a killed process may have left.
 
-    Its mark is an empty file: what has content, or leads elsewhere, is somebody else's.
+    The mark must be an empty regular file; anything else is somebody else's.
     """
     try:
         found = (folder / MARK).lstat()
@@ -130,9 +132,9 @@ def is_work_folder(folder: Path) -> bool:
 
 
 def foreign_file(directory: Path, known: Collection[str]) -> str | None:
-    """The first file in `directory`, at any depth, whose path in it is none of the `known`.
+    """The first file in `directory`, at any depth, whose relative path is not among the `known`.
 
-    What killed processes left in work folders is nobody's.
+    Files in work folders, which killed processes left, are ignored.
     """
     found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
     names = (p.relative_to(directory).as_posix() for p in found if not is_work_folder(p.parent))
@@ -140,8 +142,9 @@ def foreign_file(directory: Path, known: Collection[str]) -> str | None:
 
 
 @contextmanager
-def refusals_told() -> Iterator[None]:
-    """Let OutputRefused end a command that has no other errors of its own, without a traceback."""
+def exit_on_refusal() -> Iterator[None]:
+    """Exit with the message of OutputRefused instead of a traceback, in commands without other
+    errors of their own."""
     try:
         yield
     except OutputRefused as error:
@@ -149,14 +152,15 @@ def refusals_told() -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(folder: Path, place: Path) -> Iterator[BinaryIO]:
-    """A file in the work folder `folder` that takes the place of `place` when it lies on the disk,
-    and is gone when the block fails."""
+def atomic_file(folder: Path, place: Path) -> Iterator[BinaryIO]:
+    """Write `place` atomically: a file in the work folder `folder` replaces it once it is synced,
+    and is removed if the block fails."""
     new = folder / _NEW
     try:
         with new.open("wb") as file:
             with suppress(FileNotFoundError):
-                os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))  # it may be private
+                # Keep the mode of the file that is replaced; it may be private.
+                os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -167,41 +171,44 @@ def whole_file(folder: Path, place: Path) -> Iterator[BinaryIO]:
     _sync(place.parent)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Let `path` have this content once it lies on the disk; other writers wait for each other.
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically and durably; concurrent writers wait for each other.
 
     Raises OutputRefused.
     """
     place = file_place(path)
-    with working_beside(place, "writing", wait=True) as folder, whole_file(folder, place) as file:
+    with (
+        locked_work_folder(place, "writing", wait=True) as folder,
+        atomic_file(folder, place) as file,
+    ):
         file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_whole` of `value` as indented JSON."""
+    """`write_atomic` of `value` as indented JSON."""
     import msgspec  # late: benchmarks/gpu runs where it is not installed
 
-    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
 @contextmanager
-def replaced(out: Path, purpose: str, refuse: Callable[[Path], None]) -> Iterator[Path]:
-    """A fresh directory that takes the place of `out` when the block ends well, and vanishes
-    otherwise.
+def atomic_directory(out: Path, purpose: str, refuse: Callable[[Path], None]) -> Iterator[Path]:
+    """Write the directory `out` atomically: a new directory replaces it if the block succeeds, and
+    is removed otherwise.
 
-    `refuse` raises for an `out` that must not be replaced; it is asked before the block and after.
+    `refuse` raises for an `out` that must not be replaced. It is called before the block and after.
     """
     place = place_of(out)
     with ExitStack() as stack:
-        folder = stack.enter_context(working_beside(place, purpose))
+        folder = stack.enter_context(locked_work_folder(place, purpose))
         new, old = folder / _NEW, folder / _OLD
         if old.exists() and not place.exists():
-            old.rename(place)  # the writer was killed between the two renames of `_swap`
+            old.rename(place)  # an earlier writer was killed between the two renames of `_swap`
         refuse(place)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(new, ignore_errors=True)
         if place.exists():
-            stack.enter_context(held(place))
+            stack.enter_context(locked_directory(place))
         new.mkdir()
         try:
             yield new
@@ -227,15 +234,15 @@ def _swap(new: Path, place: Path, old: Path) -> None:
     _sync(place.parent)
 
 
-def _made_and_locked(folder: Path, refusal: str | None) -> int:
-    """A handle of the folder, made where it is not there. A link is not followed."""
+def _open_locked(folder: Path, refusal: str | None) -> int:
+    """Create the folder if needed, open and lock it, and return the handle. A link is refused."""
     while True:
         with suppress(FileExistsError):
             folder.mkdir()
         try:
             handle = os.open(folder, _DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
-            continue  # whoever had it has removed it
+            continue  # the last writer has removed it
         try:
             _lock(handle, refusal)
             if os.path.samestat(os.fstat(handle), folder.lstat()):
@@ -245,11 +252,12 @@ def _made_and_locked(folder: Path, refusal: str | None) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # it was removed before it was locked, and may have been made anew
+        os.close(handle)  # the folder was removed before the lock was taken: try again
 
 
 def _lock(handle: int, refusal: str | None) -> None:
-    """Raises OutputRefused where another process has it; without a `refusal` waits for that."""
+    """Lock the handle. If another process holds the lock, raise OutputRefused, or wait without a
+    `refusal`."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
     except BlockingIOError as error:
@@ -257,7 +265,8 @@ def _lock(handle: int, refusal: str | None) -> None:
 
 
 def _mark(folder: Path) -> None:
-    """An empty folder is taken: a writer may have been killed before it could mark it."""
+    """Mark the folder as ours. An empty folder is taken over: a writer may have been killed before
+    it marked it. Raises OutputRefused."""
     if not os.listdir(folder):
         (folder / MARK).touch(exist_ok=False)
     elif not is_work_folder(folder):

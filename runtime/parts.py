@@ -1,4 +1,4 @@
-"""What of a text its first or last tokens cover, found without tokenising all of a long one."""
+"""Cutting a text to its first or last tokens without tokenising all of a long text."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -6,20 +6,20 @@ from typing import TypeVar
 
 import tokenizers
 
-from runtime.tokens import panics_told
+from runtime.tokens import translate_panics
 
 T = TypeVar("T")
 
-# Texts tokenised at a time: enough to use every core, few enough to bound memory and to notice
+# Characters tokenised at a time: enough to use every core, few enough to bound memory and to notice
 # a deadline.
 CHUNK_CHARS = 1 << 20
-# So much of a text is tried: enough for most, as tokens of real text have about four characters.
-# Then four times as much, until it is the most that is tried.
+# How much of a text is tokenised first: enough for most texts, as tokens of real text have about
+# four characters. Each further attempt takes four times as much, up to the maximum.
 _TRIED_CHARS_PER_TOKEN = 8
 _LEAST_TRIED_CHARS = 1 << 10
 _MOST_TRIED_CHARS = 1 << 20
 _WIDER = 4
-# What lies so near to where a text was cut may have other tokens than in the whole.
+# Tokens this close to the cut may differ from those of the whole text.
 _EDGE_CHARS = 1 << 9
 _WORD_END = re.compile(r"\S\s")
 
@@ -32,12 +32,12 @@ def part(
     *,
     last: bool = False,
 ) -> list[str]:
-    """What of each text its first (or `last`) `count` tokens cover, without what the tokenizer
-    adds; all of a text that has no more.
+    """Cut each text to its first (or `last`) `count` tokens, special tokens not counted. Shorter
+    texts are returned whole.
 
-    The tokens are those of the whole text. But of one that has not `count` in 2^20 characters (or
-    in 8 · `count`, where that is more) these characters are kept. Calls `check` on the way, and
-    raises what that raises.
+    The tokens are those of the whole text. Exception: a text without `count` tokens in 2^20
+    characters (or in 8 · `count`, if that is more) is cut to that many characters. `check` is
+    called on the way to cancel the work.
     """
     found = list(texts)
     most = max(_MOST_TRIED_CHARS, count * _TRIED_CHARS_PER_TOKEN)
@@ -48,7 +48,7 @@ def part(
         for some in chunks(left, [min(wide, len(texts[index])) for index in left]):
             check()
             tried = [texts[index][-wide:] if last else texts[index][:wide] for index in some]
-            with panics_told():
+            with translate_panics():
                 encodings = tokenizer.encode_batch(tried, add_special_tokens=False)
             for index, text, encoding in zip(some, tried, encodings, strict=True):
                 at = _place(encoding, count, last=last)
@@ -64,7 +64,7 @@ def part(
 
 
 def chunks(items: Sequence[T], sizes: Iterable[int]) -> Iterator[Sequence[T]]:
-    """Consecutive items that have about CHUNK_CHARS characters together, by the size of each."""
+    """Split the items into consecutive chunks of about CHUNK_CHARS characters, by their sizes."""
     start = total = 0
     for index, size in enumerate(sizes):
         if index > start and total + size > CHUNK_CHARS:
@@ -75,17 +75,18 @@ def chunks(items: Sequence[T], sizes: Iterable[int]) -> Iterator[Sequence[T]]:
 
 
 def _place(encoding: tokenizers.Encoding, count: int, *, last: bool) -> int | None:
-    """Where the first `count` tokens end, or the last ones begin; None where there are no more."""
+    """The offset where the first `count` tokens end, or the last ones begin; None if there are no
+    more tokens."""
     if len(encoding) <= count:
         return None
-    # The list of all offsets takes long to make.
+    # Making the list of all offsets takes long.
     span = encoding.token_to_chars(len(encoding) - count if last else count - 1)
     return None if span is None else span[0 if last else 1]
 
 
 def _certain(text: str, at: int | None, *, last: bool) -> bool:
-    """Whether the tokens before `at` (the `last`: behind it) are those of the whole text, of which
-    `text` was cut at its other end: merging goes from left to right, and not beyond a word."""
+    """Whether the tokens before `at` (with `last`: after it) equal those of the whole text, from
+    which `text` was cut. Tokenizers merge from left to right, and not across words."""
     if at is None:
         return False
     if last:

@@ -1,4 +1,4 @@
-"""From an engine's outputs to answers: order, relevance, shorter vectors, timing."""
+"""Postprocessing of engine outputs: order, relevance, shorter and quantised vectors, timing."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 InputType = Literal["query", "passage"]
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
-# What makes a relevance of a logit.
+# The function from a logit to a relevance score.
 Activation = Literal["sigmoid", "identity"]
 
 
@@ -30,9 +30,9 @@ class EngineCall:
 class Timing:
     """Where one request's time went, in milliseconds.
 
-    `queue_ms` runs from submission to the start of the request's first engine call, `engine_ms`
-    from there to the end of its last one. `began` is the request's start in seconds of
-    time.monotonic(), `calls` the engine calls that held rows of it.
+    `queue_ms` is the time from submission to the start of the request's first engine call,
+    `engine_ms` from there to the end of its last. `began` is the request's start in seconds of
+    time.monotonic(), `calls` the engine calls that held its rows.
     """
 
     tokenize_ms: float
@@ -61,7 +61,7 @@ class Ranking:
     activation: Activation = "sigmoid"
 
     def relevance(self) -> npt.NDArray[np.float64]:
-        """What dialects with an activation call the score of each passage, float64 [n]."""
+        """The relevance score of each passage, float64 [n]: the activation of its logit."""
         return relevance(self.logits, self.activation)
 
 
@@ -80,7 +80,7 @@ class Embeddings:
 
 
 def descending(logits: Floats) -> Ints:
-    """Indexes that sort `logits` [n] downwards, equal ones in their given order."""
+    """Indexes that sort `logits` [n] in descending order; equal ones keep their order."""
     return np.argsort(-logits, kind="stable").astype(np.int64)
 
 
@@ -103,7 +103,7 @@ def unit(vectors: Floats) -> Floats:
 def shorten(vectors: Floats, dimensions: int) -> Floats:
     """The first `dimensions` components of `vectors` [n, d], divided by their length (Matryoshka).
 
-    From `dimensions` ≥ d on, the vectors as they are.
+    With `dimensions` ≥ d, the vectors are returned unchanged.
     """
     if dimensions >= vectors.shape[1]:
         return vectors

@@ -1,19 +1,27 @@
 """Profiles: facts about a model family and about a target, read from TOML (package `profiles`).
 
-A new model or target is a new file; no code knows a profile by name. Unknown keys are refused.
+A new model or target is a new file; no code knows a profile by name. Unknown keys are refused. A
+model profile may be a user's own file as well.
 """
 
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from runtime.errors import ProfileError
+from runtime.model_files import read_bounded
 
 Kind = Literal["rank", "embed"]
 PaddingSide = Literal["left", "right"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights", "fp8"]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
+# How the path of a user's own profile ends.
+PROFILE_SUFFIX = ".toml"
+PROFILE_BYTES = 1 << 20
+_FIELDS = ("{query}", "{passage}")
+_INPUT_TYPES = ("query", "passage")
 
 
 class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,10 +42,32 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     template: str | None = None
     adds_bos: bool
     adds_eos: bool
-    max_tokens: int
+    max_tokens: _Count
     padding_side: PaddingSide
     prefixes: dict[str, str] = {}
-    dimensions: int | None = None
+    dimensions: _Count | None = None
+
+    def __post_init__(self) -> None:
+        if not self.id or any(c.isspace() or not c.isprintable() for c in self.id):
+            raise ValueError(f"id = {self.id!r}, wanted a name without blanks, such as org/name")
+        if self.template is not None:
+            self._check_template(self.template)
+        if self.prefixes and self.kind != "embed":
+            raise ValueError("found prefixes for a reranker, wanted a template or neither")
+        if unknown := self.prefixes.keys() - {*_INPUT_TYPES}:
+            raise ValueError(
+                f"found prefixes of {', '.join(sorted(unknown))}, wanted "
+                f"{' and '.join(_INPUT_TYPES)}"
+            )
+
+    def _check_template(self, template: str) -> None:
+        if self.kind != "rank":
+            raise ValueError("found a template for an embedder, wanted prefixes or neither")
+        query, passage = map(template.find, _FIELDS)
+        if any(template.count(field) != 1 for field in _FIELDS) or query > passage:
+            raise ValueError(
+                f"template = {template!r}, wanted {' followed by '.join(_FIELDS)} in it, once each"
+            )
 
 
 class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,9 +120,18 @@ _Profile = TypeVar("_Profile", ModelProfile, TargetProfile)
 
 
 def load_model_profile(name: str) -> ModelProfile:
-    """The model profile `profiles/models/<name>.toml`; an id with its organisation works too."""
+    """The model profile `profiles/models/<name>.toml` (an id with its organisation works too), or
+    the user's own in the file that `name` is the path of, which ends in .toml. Raises ProfileError.
+    """
+    if is_own_profile(name):
+        return _load_own(Path(name))
     stem = name.rsplit("/", 1)[-1]
     return _load("models", stem, ModelProfile)
+
+
+def is_own_profile(name: str) -> bool:
+    """Whether `name` is the path of a user's own profile, or what was its last part."""
+    return name.endswith(PROFILE_SUFFIX)
 
 
 def load_target_profile(name: str) -> TargetProfile:
@@ -120,7 +159,23 @@ def _load(folder: str, name: str, kind: type[_Profile]) -> _Profile:
     if name not in known:
         raise ProfileError(f"found no profile named {name!r}, wanted one of: {', '.join(known)}")
     text = resources.files("profiles").joinpath(folder, f"{name}.toml").read_bytes()
+    return _decoded(text, f"profiles/{folder}/{name}.toml", kind)
+
+
+def _load_own(path: Path) -> ModelProfile:
     try:
-        return msgspec.toml.decode(text, type=kind)
+        raw = read_bounded(path, PROFILE_BYTES)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ProfileError(
+            f"cannot read the model profile {path}: {why}; wanted a file in TOML, or one of our "
+            f"names: {', '.join(model_profile_names())}"
+        ) from error
+    return _decoded(raw, str(path), ModelProfile)
+
+
+def _decoded(raw: bytes, place: str, kind: type[_Profile]) -> _Profile:
+    try:
+        return msgspec.toml.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProfileError(f"profiles/{folder}/{name}.toml: {error}") from error
+        raise ProfileError(f"{place}: {error}") from error

@@ -51,8 +51,8 @@ class Ranker(Model):
         *,
         blanks: bool = False,
     ) -> Encodings:
-        """Tokenise as `rank` does, without scoring. Raises InputRejected, and what `check` raises,
-        which is called on the way."""
+        """Tokenise as `rank` does, without scoring. `check` is called between texts to cancel the
+        work. Raises InputRejected and whatever `check` raises."""
         return self._encoder.encode(query, passages, truncate, check, limits, blanks=blanks)
 
     def rank(
@@ -68,9 +68,9 @@ class Ranker(Model):
     ) -> Ranking:
         """Score every passage for the query; `deadline` in seconds of time.monotonic().
 
-        `limits` bound the tokens; with `blanks`, texts may be blank. Callers take
-        turns at the engine; all who name none are one `caller`. Raises InputRejected, Unavailable
-        or EngineError.
+        `limits` bound the tokens. With `blanks`, texts may be blank. Fair queueing counts by
+        `caller`; requests without one are one caller. Raises InputRejected, Unavailable or
+        EngineError.
         """
         work = self._work(query, passages, truncate, deadline, limits, blanks, caller)
         return self._ranking(self._run(work))
@@ -86,7 +86,7 @@ class Ranker(Model):
         blanks: bool = False,
         caller: str = "",
     ) -> Ranking:
-        """`rank` for an event loop; cancelling the task drops the rows that still wait."""
+        """`rank` for an event loop; cancelling the task drops its waiting rows."""
         work = self._work(query, passages, truncate, deadline, limits, blanks, caller)
         return self._ranking(await self._run_async(work))
 
@@ -100,8 +100,8 @@ class Ranker(Model):
         blanks: bool = False,
         caller: str = "",
     ) -> Ranking:
-        """`rank_async` for (query, passage) pairs of any queries, as one request. Errors name
-        their texts as PairEncoder.encode_pairs does."""
+        """`rank_async` for (query, passage) pairs with different queries, as one request. Errors
+        name the texts as in PairEncoder.encode_pairs."""
         work = Work(
             characters=lengths([query for query, _ in pairs], [passage for _, passage in pairs]),
             encode=lambda check: self._encoder.encode_pairs(

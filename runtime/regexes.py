@@ -1,9 +1,9 @@
-"""Regular expressions of tokenizers, which backtrack: what a short text could take for ever.
+"""Catastrophic backtracking in a tokenizer's regular expressions, found before they are used.
 
-The library `tokenizers` matches with Oniguruma, which gives a match up after 10,000,000 retries;
-the library then panics. So the retries can be counted without a clock: a pattern is put into one
-match many times over, and is tried on runs of the characters that it could stumble over. Whether it
-gives up is the same on every machine.
+The library `tokenizers` matches with Oniguruma, which gives up after 10,000,000 retries; the
+library then panics. That makes it possible to count retries without a clock: the pattern is
+repeated many times in one match, and tried on runs of characters that may make it backtrack. The
+result is the same on every machine.
 """
 
 import time
@@ -13,29 +13,29 @@ from itertools import permutations
 
 from tokenizers import Regex, normalizers
 
-# Copies in one match: what takes 300,000 retries at one place of a text is refused.
+# Copies of the pattern in one match: one that takes 300,000 retries at one position is refused.
 _COPIES = 32
 _MOST_BYTES = 1 << 16
-# Of this length the square of the ways shows, of the shorter one what grows by powers.
+# Lengths of the runs: the long one shows quadratic growth, the short one exponential growth.
 _RUNS = (1024, 40)
-# Before these many characters nothing is tried, so that what looks back finds something.
+# Characters skipped before the match, so that a lookbehind finds something.
 _SKIPPED = (0, 1, 64)
-# Letters of several scripts, a blank, a digit and a full stop, beside what a pattern names.
+# Letters of several scripts, a blank, a digit and a full stop; the pattern's own are added.
 _CHARACTERS = "a 7.Q一éяأア"
 _SYNTAX = r"\()[]{}?*+|^$"
 _MOST_OWN = 16
-# Of these, every two are tried in turn.
+# Of so many characters, every pair is tried as an alternating run.
 _PAIRED = 10
-# What ends a run: nothing, a line, and a character of no class, so that a match fails there.
+# Ends of a run: nothing, a newline, and a character of no class, so that the match fails there.
 _ENDS = ("", "\n", "\ue000")
-# Patterns of families take less than one. Only one made to be slow under all counts takes more.
+# Known patterns take less than one second. Only a pattern made to evade the counts takes more.
 _MOST_SECONDS = 20.0
 
 
 @lru_cache(maxsize=256)
 def backtracks(pattern: str) -> bool:
-    """Whether the pattern, which the library has read, takes ever more ways to match the same place
-    of a text, or cannot be tried: it calls its own groups, or ends in a comment."""
+    """Whether the pattern, which the library has compiled, backtracks catastrophically. Also True
+    if it cannot be tried because it calls its own groups or ends in a comment."""
     began = time.thread_time()
     once = f"(?=(?:{pattern})|)"
     copies = max(1, min(_COPIES, _MOST_BYTES // len(once.encode())))
@@ -51,7 +51,7 @@ def backtracks(pattern: str) -> bool:
                 return True
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:  # the library's panics are no Exceptions
+    except BaseException:  # the library's panics are not Exceptions
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""Shapes of engine calls: what compiled engines take, and what captured graphs are made for.
+"""Shapes of engine calls: ranges of compiled engines, and buckets for captured CUDA graphs.
 
 Pure functions; a shape is (rows, tokens a row).
 """
@@ -17,25 +17,25 @@ class ShapeRange(NamedTuple):
     sequence: tuple[int, int, int]
 
     def takes(self, rows: int, tokens: int) -> bool:
-        """Whether a call of this shape, padded up to the least one, is within."""
+        """Whether a call of this shape fits, padded to the smallest shape where it is smaller."""
         return rows <= self.batch[2] and tokens <= self.sequence[2]
 
     def padded(self, rows: int, tokens: int) -> Shape:
-        """The shape that is computed for such a call."""
+        """The shape that is computed for a call of this shape."""
         return max(rows, self.batch[0]), max(tokens, self.sequence[0])
 
     def lowered(self, max_rows: int, max_tokens: int) -> "ShapeRange":
-        """This range with its upper ends at most these, which saves the memory above."""
+        """This range with its upper ends lowered to these, which saves memory."""
         least_rows, best_rows, most_rows = (min(n, max_rows) for n in self.batch)
         least, best, most = (min(n, max_tokens) for n in self.sequence)
         return ShapeRange((least_rows, best_rows, most_rows), (least, best, most))
 
 
 def cheapest(ranges: Sequence[ShapeRange], rows: int, tokens: int) -> int | None:
-    """The place of the range that computes such a call best, or None where none takes it.
+    """The index of the best range for a call of this shape; None if no range takes it.
 
-    The least padding counts first; of ranges that pad alike, the one whose best shape is nearest
-    in size, because a compiler chose its kernels for that one.
+    The range with the least padding wins. Among equals, the one whose best shape is nearest in size
+    wins, because its kernels were chosen for that shape.
     """
 
     def cost(place: int) -> tuple[int, float]:
@@ -49,10 +49,10 @@ def cheapest(ranges: Sequence[ShapeRange], rows: int, tokens: int) -> int | None
 
 
 def needed(ranges: Sequence[ShapeRange], max_tokens: int) -> list[int]:
-    """Places of the ranges worth opening for rows of at most `max_tokens`.
+    """Indexes of the ranges worth opening for rows of at most `max_tokens`.
 
-    One that goes further than another, which is long enough already and takes no fewer rows, costs
-    memory and serves nothing.
+    A range is left out when a shorter one is long enough and takes as many rows: it would only cost
+    memory.
     """
 
     def spare(place: int) -> bool:
@@ -66,15 +66,15 @@ def needed(ranges: Sequence[ShapeRange], max_tokens: int) -> list[int]:
 
 
 def longest(ranges: Sequence[ShapeRange]) -> int | None:
-    """The longest row that any range takes; None where there are none, which means no bound."""
+    """The longest row that any range takes; None without ranges, which means no limit."""
     return max((one.sequence[2] for one in ranges), default=None)
 
 
 def bucket(rows: int, tokens: int, max_rows: int) -> Shape:
-    """The shape whose captured graph computes such a call: few shapes, little padding.
+    """The bucket of a call: the shape of the captured graph that computes it.
 
-    Rows go up to a power of two (at most `max_rows`), tokens to a multiple of 16, of 32 above 128
-    and of 64 above 256: of a row above 48 tokens at most a quarter is padding.
+    Rows are rounded up to a power of two (at most `max_rows`); tokens to a multiple of 16, of 32
+    above 128, and of 64 above 256. At most a quarter of a row above 48 tokens is padding.
     """
     step = 16 if tokens <= 128 else 32 if tokens <= 256 else 64
     power = 1 << (rows - 1).bit_length()

@@ -1,8 +1,8 @@
-"""Telemetry of the packages that we import or start: off, before it can begin.
+"""Turn off the telemetry of packages that we import or start, before it can begin.
 
-Entry points call `disable_telemetry` first, so that their child processes inherit it. Packages that
-report as soon as they are imported come by `import_without_telemetry`, so that a program that uses
-the runtime as a library is covered as well. Standard library only, for any environment.
+Entry points call `disable_telemetry` first, so that child processes inherit it. Packages that
+report at import are imported by `import_without_telemetry`, which also covers programs that use the
+runtime as a library. Standard library only, for any environment.
 """
 
 import importlib
@@ -19,7 +19,7 @@ SWITCHES: Mapping[str, str] = MappingProxyType(
         "ORT_DISABLE_TELEMETRY": "1",
         # The Hugging Face hub's client, and with it transformers and sentence-transformers.
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        # A convention of many: here of the hub's client, SkyPilot and infinity.
+        # A common convention: here of the hub's client, SkyPilot and infinity.
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
@@ -27,30 +27,29 @@ SWITCHES: Mapping[str, str] = MappingProxyType(
         "HAYSTACK_TELEMETRY_ENABLED": "False",
         "INFINITY_ANONYMOUS_USAGE_STATS": "0",
         "NVIDIA_USAGE_TELEMETRY_ENABLED": "false",  # langchain-nvidia-ai-endpoints
-        # No report, but a list of prices that it would fetch when it is imported.
+        # Not telemetry: without this it downloads a list of prices at import.
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
 )
-# OpenVINO sends to Google Analytics when it is imported, unless a file under HOME says no. No
-# variable turns that off, but without this package it takes a stub of its own.
+# OpenVINO reports to Google Analytics at import, unless a file under HOME opts out. No variable
+# turns that off, but without this package OpenVINO uses a stub.
 _REPORTER = "openvino_telemetry"
 
 
 def disable_telemetry() -> None:
     """Turn reporting off in this process and in those that inherit its environment.
 
-    What was set to report before is overwritten. A package that is imported already goes on as it
-    began.
+    Overwrites settings that turn reporting on. Packages that are imported already are not affected.
     """
     for name, value in SWITCHES.items():
-        # Not again where it stands: changing the environment beside other threads is not safe.
+        # Only if needed: changing the environment beside other threads is not safe.
         if os.environ.get(name) != value:
             os.environ[name] = value
-    # None in this place is how Python is told that a module cannot be imported.
+    # None makes Python refuse to import this module.
     sys.modules.setdefault(_REPORTER, None)  # type: ignore[arg-type]
 
 
 def import_without_telemetry(package: str) -> Any:
-    """The imported `package`, which has found its reporting turned off. Raises ImportError."""
+    """Import `package` with its reporting turned off. Raises ImportError."""
     disable_telemetry()
     return importlib.import_module(package)

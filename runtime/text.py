@@ -16,18 +16,18 @@ import tokenizers
 from runtime.errors import (
     ArtifactError,
     InputTooLong,
-    InputTypeWanted,
+    InputTypeRequired,
     NoInputs,
     NoPassages,
     NoTokens,
     ProfileError,
-    VastText,
+    TextTooLarge,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.parts import CHUNK_CHARS, chunks, part
 from runtime.postprocess import InputType
 from runtime.text_checks import check_text
-from runtime.tokens import encoded, panics_told, pieces
+from runtime.tokens import encoded, pieces, translate_panics
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
@@ -125,10 +125,10 @@ class PairEncoder:
         """Encode the query with every passage; special tokens are counted.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
-        left, from the same side of what comes before it. With `blanks`, texts may be blank. Raises
-        InputTooLong for the first pair over `max_tokens` or `limits.pair` when
-        `truncate` is NONE, InputRejected for texts that cannot be encoded, and what `check` raises,
-        which is called on the way.
+        left, from the same side of what comes before it, and then of what comes behind it. With
+        `blanks`, texts may be blank. Raises InputTooLong for the first pair over `max_tokens` or
+        `limits.pair` when `truncate` is NONE, InputRejected for texts that cannot be encoded, and
+        what `check` raises, which is called on the way.
         """
         check_texts(query, passages, blanks=blanks)
         pairs = [(query, passage) for passage in passages]
@@ -179,7 +179,7 @@ class PairEncoder:
         for chunk in chunks(bounded, map(_length, bounded)):
             check()
             if truncate == "NONE":
-                self._refuse_vast(chunk, check, most)
+                self._refuse_too_large(chunk, check, most)
             found = self._encode_chunk(chunk)
             long = [index for index, row in enumerate(found) if len(row) > most]
             if long and truncate == "NONE":
@@ -222,13 +222,13 @@ class PairEncoder:
             texts[index] = text
         return texts
 
-    def _refuse_vast(self, pairs: Pairs, check: Check, most: int) -> None:
+    def _refuse_too_large(self, pairs: Pairs, check: Check, most: int) -> None:
         """Raise InputTooLong for a vast pair without tokenising it as a whole.
 
         Its length is counted piece by piece, with the pieces cut before a blank, where
         tokenizers cut too. Behind the first CHUNK_CHARS of a pair that is too long it is told in
         proportion: others wait for these threads. What is vast and has few tokens all the same,
-        blanks for example, is refused as well: VastText.
+        blanks for example, is refused as well: TextTooLarge.
         """
         for query, passage in pairs:
             whole = len(query) + len(passage)
@@ -248,7 +248,7 @@ class PairEncoder:
             if count - _MOST_AT_A_JOINT * joints > most:
                 raise InputTooLong(count, most)
             if whole > _MOST_CHARS:
-                raise VastText(whole, _MOST_CHARS)
+                raise TextTooLarge(whole, _MOST_CHARS)
 
     def _pair(self, query: str, passage: str) -> _Pair:
         if self._template is None:
@@ -258,7 +258,7 @@ class PairEncoder:
 
     def _encode_chunk(self, pairs: Pairs) -> list[Encoding]:
         joined = [self._pair(query, passage) for query, passage in pairs]
-        with panics_told():
+        with translate_panics():
             encodings = self._tokenizer.encode_batch_fast(joined)
         return [self._row(found) for found in encodings]
 
@@ -273,7 +273,7 @@ class PairEncoder:
         if not pairs:
             return []
         joined = [self._pair(query, passage) for query, passage in pairs]
-        with panics_told():
+        with translate_panics():
             encodings = self._tokenizer.encode_batch(joined)  # with offsets, unlike the fast form
         return [
             self._cut_one(encoding, query, passage, most, from_end=truncate == "END")
@@ -284,12 +284,14 @@ class PairEncoder:
         self, encoding: tokenizers.Encoding, query: str, passage: str, most: int, *, from_end: bool
     ) -> Encoding:
         row = self._row(encoding)
-        in_passage = self._passage_tokens(encoding, query, passage)
+        in_passage, behind = self._passage_tokens(encoding, query, passage)
         special = np.asarray(encoding.special_tokens_mask, dtype=bool) & ~in_passage
+        ahead = ~(in_passage | behind | special)
         keep = np.ones(len(row), dtype=bool)
         excess = len(row) - most
-        # The passage gives way first, then query and template, the tokenizer's own tokens last.
-        for droppable in (in_passage, ~in_passage & ~special, special):
+        # The passage gives way first, then the query and the template before it, then the
+        # template's tail, by which a model may be told to answer; the tokenizer's own tokens last.
+        for droppable in (in_passage, ahead, behind & ~special, special):
             positions = np.flatnonzero(droppable)
             count = min(excess, len(positions))
             keep[positions[len(positions) - count :] if from_end else positions[:count]] = False
@@ -299,19 +301,23 @@ class PairEncoder:
 
     def _passage_tokens(
         self, encoding: tokenizers.Encoding, query: str, passage: str
-    ) -> npt.NDArray[np.bool_]:
-        """Which tokens lie wholly inside the passage; one that holds template text does not,
-        but for the blank before a first word, which most tokenizers take with the word."""
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which tokens lie wholly inside the passage, and which reach into the template's tail.
+
+        One that holds template text does not lie inside, but for the blank before a first word,
+        which most tokenizers take with the word.
+        """
         if self._template is None:
-            return np.asarray([s == 1 for s in encoding.sequence_ids], dtype=bool)
+            inside = np.asarray([s == 1 for s in encoding.sequence_ids], dtype=bool)
+            return inside, np.zeros_like(inside)
         before, between, _ = self._template
         ahead = f"{before}{query}{between}"
         start = len(ahead)
         offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         added = np.asarray([s is None for s in encoding.sequence_ids], dtype=bool)
         inside = (offsets[:, 0] >= len(ahead.rstrip())) & (offsets[:, 1] > start)
-        inside &= offsets[:, 1] <= start + len(passage)
-        return np.asarray(inside & ~added, dtype=bool)
+        behind = offsets[:, 1] > start + len(passage)
+        return inside & ~behind & ~added, behind & ~added
 
 
 class TextEncoder:
@@ -341,10 +347,10 @@ class TextEncoder:
 
         What is longer than `most_tokens` is cut or refused as what is longer than `max_tokens`.
         With `blanks`, texts may be blank. A model without prefixes takes every `input_type` alike.
-        Raises as PairEncoder.encode does, and InputTypeWanted.
+        Raises as PairEncoder.encode does, and InputTypeRequired.
         """
         if self._prefixes and input_type is None:
-            raise InputTypeWanted
+            raise InputTypeRequired
         if not texts:
             raise NoInputs
         for index, text in enumerate(texts):

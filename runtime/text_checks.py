@@ -1,19 +1,18 @@
-"""What no text of a caller may be: blank, or no Unicode."""
+"""Checks of input texts: not blank, and valid Unicode."""
 
 import re
 
 from runtime.errors import BlankInput, ForbiddenText
 
-# A character that shows: neither white space nor a control, and none of those that Unicode lets
-# renderers ignore (DerivedCoreProperties.txt, Default_Ignorable_Code_Point: zero widths, marks of
-# direction, joiners, fillers, variation selectors, tags), nor an annotation's mark, nor Braille's
-# blank.
+# A visible character: not white space or a control, not one that renderers may ignore
+# (DerivedCoreProperties.txt, Default_Ignorable_Code_Point: zero widths, direction marks, joiners,
+# fillers, variation selectors, tags), not an annotation mark and not Braille's blank.
 _VISIBLE = re.compile(
     r"[^\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     r"\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0"
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-# Looking at so many characters takes a millisecond at most, and other threads wait meanwhile.
+# Checked at a time: at most a millisecond, in which other threads wait for the GIL.
 _PIECE_CHARS = 1 << 15
 
 
@@ -23,8 +22,8 @@ def is_blank(text: str) -> bool:
 
 
 def check_text(what: str, text: str, *, blanks: bool = False) -> None:
-    """Raise BlankInput unless a character of `text` is visible or `blanks` are allowed,
-    ForbiddenText for half of a surrogate pair; both name it as `what`."""
+    """Raise BlankInput if `text` has no visible character, unless `blanks` are allowed. Raise
+    ForbiddenText for half of a surrogate pair. Both call the text `what`."""
     if not blanks and is_blank(text):
         raise BlankInput(what)
     try:

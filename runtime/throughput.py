@@ -1,12 +1,12 @@
-"""How fast the engine is, measured: the basis of refusing what cannot be in time."""
+"""The engine's measured throughput, from which admission predicts whether a request is in time."""
 
 from collections import deque
 
 _CALLS_REMEMBERED = 32
-# Fewer calls say more about a cold start than about the machine; warm-up alone is never enough.
+# Fewer calls measure a cold start rather than the machine; warm-up alone is never enough.
 _CALLS_WANTED = 8
-# A request that was refused measures nothing, so what was measured long before an engine fell idle
-# must not refuse for ever. While it works, the next measurement comes, however long a call takes.
+# Measurements of an idle engine expire: a refused request measures nothing, so an old, slow
+# measurement would refuse requests for ever. A busy engine brings new measurements by itself.
 _VALID_S = 60.0
 
 
@@ -24,17 +24,17 @@ class Throughput:
         self._calls.append(seconds / tokens)
         self._latest = now
 
-    def follow(self, before: "Throughput") -> None:
-        """Begin with what was measured of a model that this one replaces."""
+    def inherit_estimates(self, before: "Throughput") -> None:
+        """Start from the measurements of `before`, the replaced model's."""
         self._calls = deque([*before._calls, *self._calls], maxlen=_CALLS_REMEMBERED)
         self._latest = max(self._latest, before._latest)
 
     def predicted_s(self, tokens: int, now: float, *, busy: bool) -> float:
-        """Seconds that `tokens` take at least, or 0 while nothing reliable is known; `busy` says
-        whether the engine has work at `now`.
+        """A lower bound on the seconds that `tokens` take; 0 without reliable measurements. `busy`
+        says whether the engine has work at `now`.
 
-        The faster quarter of the calls speaks: short rows and cold calls cost more for a token
-        than a large request will, and refusing wrongly is worse than trying in vain.
+        The first quartile of seconds per token is used: short rows and cold calls cost more per
+        token than a large request, and a wrong refusal is worse than a late answer.
         """
         old = not busy and now - self._latest > _VALID_S
         if len(self._calls) < _CALLS_WANTED or old:

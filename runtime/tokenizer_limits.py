@@ -1,10 +1,9 @@
-"""What a tokenizer may do with a text, bounded before it is given one.
+"""Limits of a tokenizer: the growth of a text is bounded before the tokenizer is used.
 
-tokenizer.json comes with a model from anywhere, and can ask for more than any text: seven
-replacements of one character by ten make ten million of it. So everything in the file that adds to
-a text is counted, as if each step met its worst case in what the step before it left. The figures
-are those of the library `tokenizers`, which also says what the file means: the parts that add are
-read as it writes them, from a tokenizer that has them alone.
+tokenizer.json comes from anywhere, and can blow a text up: seven replacements of one character by
+ten make ten million characters. So the worst-case growth of every step in the file is multiplied.
+The figures are those of the library `tokenizers`. The library also interprets the file: the steps
+are read back from a tokenizer that has these parts alone.
 """
 
 import base64
@@ -21,34 +20,34 @@ import tokenizers
 from runtime.errors import ArtifactError
 from runtime.regexes import backtracks
 
-# Unicode's NFKC makes 18 characters of one (U+FDFA), byte-level tokenizers at most 5 of each.
+# NFKC makes 18 characters of one (U+FDFA), byte-level tokenizers at most 5 of each.
 _MOST_GROWTH = 100
 _MOST_STEPS = 256
-# Charsmaps, the largest parts, have half a megabyte.
+# Charsmaps, the largest parts, take half a megabyte.
 _MOST_PART_BYTES = 4 << 20
-# All patterns together; those of families have less than one thousand bytes.
+# All patterns together; known tokenizers have less than one thousand bytes.
 _MOST_PATTERN_BYTES = 16 << 10
-# Of an unknown model. The largest vocabulary of a family has 901,629 entries.
+# For an unknown model. The largest known vocabulary has 901,629 entries.
 MOST_VOCABULARY = 1 << 20
-# Families have two merges to an entry, and some of them four quotes to a merge.
+# Known tokenizers have two merges for an entry, and some four quotes for a merge.
 _QUOTES_OF_MERGES = 16
-# A colon and a bracket are in few texts of a vocabulary.
+# Few entries of a vocabulary contain a colon or a bracket.
 _OTHER_SIGNS = 1 << 12
-# Special tokens around a text: families have two to four.
+# Special tokens around a text: known tokenizers have two to four.
 _MOST_SPECIAL = 256
-# Those beside the vocabulary; some families reserve thousands.
+# Added tokens; some models reserve thousands.
 _MOST_ADDED = 1 << 16
 _MOST_ADDED_CHARS = 1 << 18
 _MOST_TOKEN_CHARS = 256
-# What the library makes of the added tokens that are normalised, as it reads the file.
+# Characters of all normalised added tokens: the library normalises them when it reads the file.
 _MOST_NORMALIZED_CHARS = 1 << 18
-# Texts that are copied for each unknown word, or put before each of its characters.
+# Affixes: the library copies them for each unknown word, or for each of its characters.
 _MOST_AFFIX_CHARS = 256
-# A word of n characters is tried in n² / 2 ways; the usual figure is 100.
+# A word of n characters is split in n² / 2 ways; the usual limit is 100.
 _MOST_WORD_CHARS = 1000
 
-# The most characters that each makes of one, over all of Unicode; one after the other they make no
-# more than the greediest of them alone.
+# The largest growth of one character, over all of Unicode. A sequence of these forms grows a
+# character no more than the form with the largest growth.
 _OF_UNICODE = {
     "NFC": 3,
     "NFD": 4,
@@ -60,10 +59,10 @@ _OF_UNICODE = {
     "StripAccents": 1,
 }
 _BYTES_OF_ONE = 4
-# BertNormalizer puts blanks around Chinese characters, each time.
+# BertNormalizer puts blanks around Chinese characters.
 _WITH_BLANKS = 3
-# Patterns that need no look: characters, and classes by their letter, once or repeated. They are
-# not found where there is no character.
+# Patterns that consume at least one character: literals and classes, once or repeated. They cannot
+# match an empty text.
 _CONSUMING = re.compile(r"(?:(?:\\[sSdDwWnrt]|[^\\\[\](){}?*+|^$])(?:\+|\{[1-9]\d*(?:,\d*)?\})?)+")
 _Step = Mapping[str, Any]
 
@@ -92,9 +91,9 @@ class _File(msgspec.Struct):
 
 
 def check_tokenizer(raw: bytes, vocabulary: int = MOST_VOCABULARY) -> None:
-    """Raise ArtifactError unless the tokenizer.json in `raw` bounds what it makes of a text and has
-    no more entries than a model of this `vocabulary` knows, and what the library raises for one
-    that it cannot read."""
+    """Raise ArtifactError unless the tokenizer.json in `raw` bounds the growth of a text and has no
+    more entries than a model of this `vocabulary`. Raises the library's own error if it cannot read
+    the file."""
     file = msgspec.json.decode(raw, type=_File)
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         _refuse(len(memoryview(getattr(file, name))), _MOST_PART_BYTES, f"bytes of {name}")
@@ -128,7 +127,7 @@ def check_tokenizer(raw: bytes, vocabulary: int = MOST_VOCABULARY) -> None:
 
 
 def _without_vocabulary(file: _File) -> tokenizers.Tokenizer:
-    """The tokenizer's parts alone. With its tokens the library would already normalise those."""
+    """The tokenizer without its vocabulary and added tokens, which the library would normalise."""
     parts = {
         "version": "1.0",
         "added_tokens": [],
@@ -164,8 +163,9 @@ def _check_model(model: _Model) -> None:
 
 
 def _check_entries(model: _Model, vocabulary: int) -> None:
-    """By the signs that each entry needs, for to build millions of them takes gigabytes: one colon
-    in {text: id}, one bracket in [[text, score], …], a pair of quotes or two in a merge."""
+    """Bound the entries by counting the signs that each needs, because building millions of them
+    takes gigabytes: one colon in {text: id}, one bracket in [[text, score], …], one or two pairs of
+    quotes in a merge."""
     vocab, merges = bytes(model.vocab), bytes(model.merges)
     sign = b"[" if vocab.startswith(b"[") else b":"
     what = f"entries in its vocabulary, of which the model knows {vocabulary}"
@@ -186,7 +186,7 @@ def _patterns(part: Any) -> Iterator[str]:
 
 
 def _steps(part: Any, inside: str) -> list[_Step]:
-    """A normalizer, pre_tokenizer or post_processor as its steps in order, without sequences."""
+    """The steps of a normalizer, pre_tokenizer or post_processor in order, sequences flattened."""
     if part is None:
         return []
     return list(_flat(msgspec.json.decode(part.__getstate__()), inside))
@@ -201,8 +201,8 @@ def _flat(step: _Step, inside: str) -> Iterator[_Step]:
 
 
 def _normalized(steps: Sequence[_Step]) -> float:
-    """The most characters that normalizers make of one, one after the other."""
-    growth, forms = 1.0, []  # Unicode's, since the last other step
+    """The largest growth of one character by these normalizers in sequence."""
+    growth, forms = 1.0, []  # the Unicode forms since the last other step
     for step in steps:
         if step["type"] in _OF_UNICODE:
             forms.append(step)
@@ -218,11 +218,11 @@ def _grown(forms: Sequence[_Step]) -> int:
 
 
 def _mapped(forms: Sequence[_Step], charsmap: _Step) -> float:
-    """The most characters of one that Unicode's forms and then a charsmap make.
+    """The largest growth of one character by Unicode forms followed by a charsmap.
 
-    A charsmap is made of Unicode's forms, and adds little to what those have grown. Whether this
-    one does so is seen in the characters that grow by more than two; what it finds across the edge
-    of one is its longest replacement at most.
+    A charsmap is usually built from these forms and adds little to them. Whether this one does is
+    measured on the characters that grow by more than two. Across the border of two characters it
+    adds at most its longest replacement.
     """
     longest = _rewritten(charsmap)
     if (product := _grown(forms) * longest) <= 2 * longest:
@@ -235,13 +235,13 @@ def _mapped(forms: Sequence[_Step], charsmap: _Step) -> float:
 
 @cache
 def _growing() -> Sequence[str]:
-    """The characters of which NFKC or NFKD make more than two."""
+    """The characters that NFKC or NFKD turn into more than two."""
     signs = (chr(code) for code in (*range(0xD800), *range(0xE000, 0x20000)))
     return [sign for sign in signs if len(unicodedata.normalize("NFKD", sign)) > 2]
 
 
 def _rewritten(step: _Step) -> float:
-    """The most characters that a normalizer makes of one where its file says what."""
+    """The largest growth of one character by a normalizer with settings in the file."""
     kind = step["type"]
     if kind == "Prepend":  # once for each text between added tokens
         return 1 + len(step["prepend"])
@@ -256,20 +256,20 @@ def _rewritten(step: _Step) -> float:
         return max(1.0, content / len(literal))
     if _CONSUMING.fullmatch(step["pattern"].get("Regex", "")):
         return max(1.0, content)
-    # It may be found before each character and at the end, like an empty text.
+    # The pattern may match before each character and at the end, like an empty text.
     return 1.0 + content
 
 
 def _pre_tokenized(step: _Step) -> float:
-    """The most characters that a pre_tokenizer makes of one."""
+    """The largest growth of one character by a pre_tokenizer."""
     if step["type"] == "ByteLevel":
         return _BYTES_OF_ONE + bool(step["add_prefix_space"])
     return 2 if step["type"] == "Metaspace" else 1
 
 
 def _longest(charsmap: str) -> int:
-    """The longest replacement of a charsmap: behind a table, whose size in bytes is the first
-    number, they stand with a zero after each (sentencepiece, normalizer.cc)."""
+    """The length of the longest replacement in a charsmap. The first number is the size of a table
+    in bytes; the replacements follow it, each ended by a zero (sentencepiece, normalizer.cc)."""
     found = base64.b64decode(charsmap)
     texts = found[4 + int.from_bytes(found[:4], "little") :].split(b"\0")
     return max(1, *(len(text.decode(errors="replace")) for text in texts))
@@ -286,7 +286,7 @@ def _check_pattern(step: _Step) -> None:
 
 
 def _special_tokens(step: _Step) -> int:
-    """How many special tokens a post_processor adds to a pair."""
+    """The number of special tokens that a post_processor adds to a pair."""
     if step["type"] != "TemplateProcessing":
         return 0 if step["type"] == "ByteLevel" else 4
     added = {name: len(token["ids"]) for name, token in step["special_tokens"].items()}

@@ -1,4 +1,4 @@
-"""The tokens of plain texts, without template or prefix."""
+"""Tokens of plain texts, without template or prefix."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 import tokenizers
 
-from runtime.errors import InputTooLong, TokenizerGaveUp
+from runtime.errors import InputTooLong, TokenizerFailed
 from runtime.text_checks import check_text
 
-# Enough to tokenise at once, few enough that their tokens take little memory.
+# Characters of a piece: enough for fast tokenising, few enough that the tokens take little memory.
 _PIECE_CHARS = 1 << 16
 _PANIC = "PanicException"
 
 
 class Token(NamedTuple):
-    """One token of a text: `special` when the tokenizer added it, else characters `start` to
-    `stop` of the text."""
+    """One token of a text. It is `special` if the tokenizer added it, else it covers characters
+    `start` to `stop`."""
 
     id: int
     text: str
@@ -34,18 +34,18 @@ def tokens_of(
     check: Callable[[], object],
     blanks: bool = False,
 ) -> Iterator[Iterator[Token]]:
-    """The tokens of each text alone, without template or prefix, one text after the other; those of
-    one are to be taken before the next.
+    """Yield the tokens of each text alone, without template or prefix. Consume one text's tokens
+    before the next.
 
-    Raises InputTooLong for more than `most` tokens of all texts, and InputRejected, which names a
-    text as in inputs[3], and what `check` raises, which is called before each. With `blanks`, texts
-    may be blank.
+    `check` is called before each text to cancel the work. With `blanks`, texts may be blank. Raises
+    InputTooLong for more than `most` tokens in all texts, and InputRejected, which names a text as
+    in inputs[3].
     """
     count = 0
     for index, text in enumerate(texts):
         check()
         check_text(f"inputs[{index}]", text, blanks=blanks)
-        if len(text) > _PIECE_CHARS:  # tokenised as a whole it may take much memory
+        if len(text) > _PIECE_CHARS:  # estimate first: the whole text may take much memory
             parts = (encoded(tokenizer, piece, add_special_tokens=False) for piece in pieces(text))
             about = count + sum(map(len, parts))
             if about > most:
@@ -59,8 +59,8 @@ def tokens_of(
 
 
 def pieces(text: str) -> Iterator[str]:
-    """`text` in pieces of about 65,000 characters, each but the first with a leading blank where
-    the text has one in reach: tokenizers cut there too."""
+    """Split `text` into pieces of about 65,000 characters, before a blank if there is one, because
+    tokenizers split there too."""
     start = 0
     while start < len(text):
         end = start + _PIECE_CHARS
@@ -73,22 +73,22 @@ def pieces(text: str) -> Iterator[str]:
 def encoded(
     tokenizer: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool
 ) -> tokenizers.Encoding:
-    """`text` tokenised; in the form for several, because that leaves Python to other threads.
+    """Tokenise `text`, by the batch function because it releases the GIL.
 
-    Raises TokenizerGaveUp.
+    Raises TokenizerFailed.
     """
-    with panics_told():
+    with translate_panics():
         (found,) = tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
     return found
 
 
 @contextmanager
-def panics_told() -> Iterator[None]:
-    """Raise TokenizerGaveUp where the library panics: its panics are no Exceptions, and would end
-    a thread without a word to the caller."""
+def translate_panics() -> Iterator[None]:
+    """Translate panics of the library to TokenizerFailed. A panic is not an Exception, and would
+    end a thread without an answer to the caller."""
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != _PANIC:  # a class that no module has
+        if type(error).__name__ != _PANIC:  # the class cannot be imported
             raise
-        raise TokenizerGaveUp from error
+        raise TokenizerFailed from error

@@ -1,8 +1,8 @@
-"""tuning.json: the shape of batches that was fastest on one machine, beside the manifest.
+"""tuning.json: the fastest batch limits on one machine, beside the manifest.
 
-It decides how fast an artifact is and never a score: it holds for one artifact on one engine and
-machine, only tightens what the target profile allows, and is ignored, with the reason in the log,
-wherever it does not fit. So the manifest neither hashes nor needs it.
+It changes speed and never a score, so the manifest does not hash it. It applies to one artifact on
+one engine and machine, and only tightens the target profile's limits. Where it does not fit, it is
+ignored and the reason is logged.
 """
 
 import logging
@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of tuning.json.
 
-    `conditions` are those under which it was measured (see `conditions`); `token_budget` and
-    `padding_waste` are a BatchLimits', `tokens_per_s` the median speed with them and
-    `default_tokens_per_s` that with the target's own.
+    `conditions` are those of the measurement (see `conditions`). `token_budget` and `padding_waste`
+    are those of BatchLimits. `tokens_per_s` is the median speed with them, `default_tokens_per_s`
+    with the target's own.
     """
 
     schema: int = SCHEMA
@@ -42,7 +42,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def conditions(info: ModelInfo) -> dict[str, str]:
-    """What a measured speed holds for: this artifact, engine and machine."""
+    """The conditions of a measured speed: artifact, engine and machine."""
     return {
         "artifact": info.version,
         "engine": info.engine,
@@ -52,7 +52,7 @@ def conditions(info: ModelInfo) -> dict[str, str]:
 
 
 def tuned(directory: Path, info: ModelInfo, limits: BatchLimits) -> BatchLimits:
-    """`limits` as tuning.json of `directory` tightens them, or as they are where none fits."""
+    """`limits`, tightened by the tuning.json of `directory` if it fits."""
     try:
         found = read_tuning(directory)
     except ArtifactError as error:
@@ -60,7 +60,7 @@ def tuned(directory: Path, info: ModelInfo, limits: BatchLimits) -> BatchLimits:
         return limits
     if found is None:
         return limits
-    if reason := misfit(found, info, limits):
+    if reason := mismatch(found, info, limits):
         _log.warning("%s is not used: %s; run `rerank-export tune` here", TUNING_FILE, reason)
         return limits
     _log.info(
@@ -72,8 +72,8 @@ def tuned(directory: Path, info: ModelInfo, limits: BatchLimits) -> BatchLimits:
     return replace(limits, token_budget=found.token_budget, padding_waste=found.padding_waste)
 
 
-def misfit(tuning: Tuning, info: ModelInfo, limits: BatchLimits) -> str | None:
-    """Why `tuning` must not be used for a model within `limits`; None where it fits."""
+def mismatch(tuning: Tuning, info: ModelInfo, limits: BatchLimits) -> str | None:
+    """Why `tuning` does not fit a model with these `limits`; None if it fits."""
     if tuning.schema != SCHEMA:
         return f"found schema {tuning.schema}, wanted {SCHEMA}"
     for what, wanted in conditions(info).items():
@@ -88,7 +88,7 @@ def misfit(tuning: Tuning, info: ModelInfo, limits: BatchLimits) -> str | None:
 
 
 def read_tuning(directory: Path) -> Tuning | None:
-    """The tuning of `directory`, None without one. Raises ArtifactError."""
+    """Read the tuning of `directory`; None without one. Raises ArtifactError."""
     if not is_there(directory, TUNING_FILE):
         return None
     try:
@@ -102,5 +102,5 @@ def read_tuning(directory: Path) -> Tuning | None:
 
 
 def write_tuning(directory: Path, tuning: Tuning) -> None:
-    """Write tuning.json, readable by people, so that it is there whole or not at all."""
+    """Write tuning.json atomically, as indented JSON."""
     write_json(directory / TUNING_FILE, tuning)

@@ -1,4 +1,4 @@
-"""Where all ports listen: the addresses that a host stands for, the same for HTTP and gRPC."""
+"""The addresses that all ports listen on, the same for HTTP and gRPC."""
 
 import errno
 import socket
@@ -10,17 +10,17 @@ from server.settings import SettingsError
 
 _IPV4 = "0.0.0.0"
 _BOTH = "::"
-# No IPv6 here, or somebody else has taken the port.
+# No IPv6 on this machine, or another process has the port.
 _NOT_OURS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EADDRINUSE)
-# Before an address of IPv4 in IPv6's form.
+# The prefix of an IPv4 address in IPv6 form.
 _MAPPED = "::ffff:"
 
 
 def addresses_of(host: str) -> list[str]:
-    """This machine's addresses for `host`, as numbers.
+    """This machine's numeric addresses for `host`.
 
-    0.0.0.0 is every address of IPv4, :: every one of IPv4 and IPv6. A name stands for all that it
-    has here. Raises SettingsError when there is none.
+    0.0.0.0 is every IPv4 address, :: every IPv4 and IPv6 address. A name stands for all of its
+    addresses on this machine. Raises SettingsError when there is none.
     """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -38,33 +38,33 @@ def addresses_of(host: str) -> list[str]:
     return here
 
 
-def bound(address: str, port: int) -> socket.socket:
-    """A socket that is bound there. Raises OSError."""
-    taken = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+def bind(address: str, port: int) -> socket.socket:
+    """Bind a socket to `address` and `port` and return it. Raises OSError."""
+    bound = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if address == _BOTH:  # whatever the system's default is
-            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        taken.bind((address, port))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address == _BOTH:  # independent of the system's default
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind((address, port))
     except OSError:
-        taken.close()
+        bound.close()
         raise
-    return taken
+    return bound
 
 
 @contextmanager
 def only_at(address: str, port: int) -> Iterator[None]:
-    """Keep gRPC, which is to listen there within the block, from listening elsewhere.
+    """Within the block, keep gRPC from listening on more than `address`.
 
-    It has no option for IPv4 alone: 0.0.0.0 is every address of both families to it, and of IPv4
-    only where the port is taken in IPv6.
+    gRPC has no option for IPv4 alone: it takes 0.0.0.0 for all addresses of both families, unless
+    the port is taken on IPv6. So the port is taken on IPv6 meanwhile.
     """
     with ExitStack() as stack:
         if address == _IPV4:
             try:
                 held = stack.enter_context(socket.socket(socket.AF_INET6))
                 held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                # Connections that ended there lately do not matter; gRPC minds one that listens.
+                # Recently closed connections do not matter; a listening socket makes gRPC skip it.
                 held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 held.bind((_BOTH, port))
                 held.listen(1)
@@ -75,14 +75,14 @@ def only_at(address: str, port: int) -> Iterator[None]:
 
 
 def _number(place: Any) -> str:
-    """The address of what getaddrinfo found; one of IPv4 as such, whatever it was written as."""
+    """The numeric address of a getaddrinfo result; IPv4 in IPv6 form is turned into IPv4."""
     number = socket.getnameinfo(place, socket.NI_NUMERICHOST)[0]
     return number.removeprefix(_MAPPED) if "." in number else number
 
 
 def _is_here(address: str) -> bool:
     try:
-        bound(address, 0).close()
+        bind(address, 0).close()
     except OSError:
         return False
     return True

@@ -17,23 +17,23 @@ from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from server import health, metadata, pages
-from server.auth import KeyGuard
+from server.auth import AuthMiddleware
 from server.descriptors import raise_descriptor_limit
-from server.errors import answer_with
-from server.hosts import HostGuard
+from server.errors import exception_handler
+from server.hosts import AllowedHostsMiddleware
 from server.kserve.grpc_service import GrpcServer
 from server.libraries import prepare_libraries
-from server.limits import LimitReached, limit_behind, require_room
-from server.listen import SideListener, take_port
-from server.logs import asks_for_json, configure_logging, say_refused
+from server.listen import SideListener, bind_port
+from server.logs import configure_logging, report_startup_error, wants_json_logs
 from server.metrics import CONTENT_TYPE
-from server.observe import Observer
+from server.observability import ObservabilityMiddleware
 from server.openapi import document
+from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
 from server.reloading import reloading_on_signal
-from server.service import Service, give_up
+from server.service import Service, abort_start
 from server.settings import Settings, SettingsError, read_settings
-from server.stopping import Stopping
-from server.surface import Surface, voice_chooser
+from server.shutdown import Shutdown
+from server.surface import Surface, error_format_chooser
 from server.surfaces import cohere, kserve, nim, openai, rerank, tei, vllm
 
 
@@ -57,56 +57,61 @@ SURFACES: tuple[Surface, ...] = (
     pages.OPENAPI,
     pages.PAGES,
 )
-# What no surface claims is answered as a NIM would.
-voice_of = voice_chooser(SURFACES, nim.voice)
+# Paths that no surface claims get NIM's error body.
+error_format_of = error_format_chooser(SURFACES, nim.error_body)
 
 METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
 TRITON_ROUTES = [*health.SURFACE.controllers, *kserve.SURFACE.controllers]
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    """The whole application; without `settings`, those of the environment, with logging and the
-    limit of file descriptors set up as `rerank-serve` does.
+    """The whole ASGI application.
 
-    Raises SystemExit after one line when the environment cannot be used.
+    Without `settings` they are read from the environment, and logging and the limit of file
+    descriptors are set up as in `rerank-serve`. Raises SystemExit, after one line, when the
+    environment cannot be used.
     """
     prepare_libraries()
     if settings is None:
         _refuse_workers()
         try:
             settings = read_settings(os.environ)
-            require_room()
-        except (SettingsError, LimitReached) as error:
+            check_process_limits()
+        except (SettingsError, LimitExceeded) as error:
             _refuse(str(error))
         configure_logging(settings.log_level, as_json=settings.json_logs)
         raise_descriptor_limit()
     service = Service(settings)
-    stopping = Stopping(service, voice_of)
+    shutdown = Shutdown(service, error_format_of)
     surfaces = open_surfaces(settings)
     app = routed(
         [controller for surface in surfaces for controller in surface.controllers],
         service,
-        lambda _: _running(service, stopping),
+        lambda _: _running(service, shutdown),
         openapi=_describe(surfaces, settings),
     )
-    return _observed(_guarded(app, service, stopping), service)
+    return _with_observability(_with_middleware(app, service, shutdown), service)
 
 
-def _observed(app: ASGIApp, service: Service) -> ASGIApp:
-    """`app`, whose requests are logged, counted and traced, whatever port they come to."""
-    return Observer(app, service.metrics, service.tracing)
+def _with_observability(app: ASGIApp, service: Service) -> ASGIApp:
+    """`app` behind the middleware that logs, counts and traces requests."""
+    return ObservabilityMiddleware(app, service.metrics, service.tracing)
 
 
-def _guarded(app: ASGIApp, service: Service, stopping: Stopping) -> ASGIApp:
-    """`app` behind everything that may answer in its place."""
-    keyed = KeyGuard(service.bodies.guard(app), service.settings, voice_of)
-    return stopping.guard(HostGuard(keyed, service.settings, voice_of))
+def _with_middleware(app: ASGIApp, service: Service, shutdown: Shutdown) -> ASGIApp:
+    """`app` behind the middleware that may answer in its place: shutdown, allowed hosts, keys."""
+    authenticated = AuthMiddleware(
+        service.body_budget.middleware(app), service.settings, error_format_of
+    )
+    return shutdown.middleware(
+        AllowedHostsMiddleware(authenticated, service.settings, error_format_of)
+    )
 
 
 def _refuse_workers() -> None:
-    """End uvicorn when it runs several workers: each would open the model for itself.
+    """End uvicorn when it runs several workers, because each would open its own model.
 
-    Its supervisor would start a worker that gives up again and again, so that it is told as well.
+    The supervisor gets SIGTERM too, or it would restart the failing worker again and again.
     """
     parent = multiprocessing.parent_process()
     if parent is None or parent.pid is None or "--reload" in sys.argv:
@@ -120,7 +125,7 @@ def _refuse_workers() -> None:
 
 
 def _refuse(reason: str) -> NoReturn:
-    say_refused(reason, as_json=asks_for_json(os.environ))
+    report_startup_error(reason, as_json=wants_json_logs(os.environ))
     raise SystemExit(1) from None
 
 
@@ -135,7 +140,7 @@ def routed(
     *lifespan: Lifespan,
     openapi: bytes = b"",
 ) -> Litestar:
-    """The router alone, without keys and counts; `openapi` is what describes the routes."""
+    """The router alone, without middleware; `openapi` is the document that describes the routes."""
     return Litestar(
         route_handlers=routes,
         dependencies={
@@ -143,12 +148,14 @@ def routed(
             "openapi_document": Provide(lambda: openapi, sync_to_thread=False),
         },
         exception_handlers={
-            Exception: answer_with(voice_of, service.settings, service.metrics.count_refusal)
+            Exception: exception_handler(
+                error_format_of, service.settings, service.metrics.count_refusal
+            )
         },
         lifespan=lifespan,
         openapi_config=None,
         logging_config=None,
-        # Bodies are read and bounded in server.connection.
+        # server.connection reads bodies and limits their size.
         request_max_body_size=None,
     )
 
@@ -163,16 +170,16 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
 
 
 @asynccontextmanager
-async def _running(service: Service, stopping: Stopping) -> AsyncIterator[None]:
-    """From open ports to closed models."""
+async def _running(service: Service, shutdown: Shutdown) -> AsyncIterator[None]:
+    """The lifespan: open the ports, load the models, and close both at the end."""
     with ExitStack() as signals:
         with _ended_by_limits():
-            closers = await _open_ports(service, stopping)
+            closers = await _open_ports(service, shutdown)
             service.start()
-            signals.enter_context(stopping.on_signals())
+            signals.enter_context(shutdown.on_signals())
             signals.enter_context(reloading_on_signal(service))
         yield
-        # Requests that run are answered first, on these ports as on the API's.
+        # Running requests are answered first, on these ports as on the API's.
         await asyncio.gather(*(close() for close in closers))
         await asyncio.to_thread(service.close)
         if service.tracing is not None:
@@ -181,18 +188,18 @@ async def _running(service: Service, stopping: Stopping) -> AsyncIterator[None]:
 
 @contextmanager
 def _ended_by_limits() -> Iterator[None]:
-    """End the process with one line when a limit of threads or memory is met in the block."""
+    """Exit with one line when the block exceeds a limit of threads or memory."""
     try:
         yield
     except Exception as error:
-        limit = limit_behind(error)
+        limit = find_exceeded_limit(error)
         if limit is None:
             raise
-        give_up(f"cannot start: {limit}")
+        abort_start(f"cannot start: {limit}")
 
 
-async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[], Awaitable[None]]]:
-    """Listen beside the API's port wherever the settings say so; what closes each listener."""
+async def _open_ports(service: Service, shutdown: Shutdown) -> list[Callable[[], Awaitable[None]]]:
+    """Open the ports beside the API's. Returns a function to close each listener."""
     settings = service.settings
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
@@ -201,13 +208,15 @@ async def _open_ports(service: Service, stopping: Stopping) -> list[Callable[[],
             (settings.triton_port, "NIM_HTTP_TRITON_PORT", TRITON_ROUTES),
         ):
             if port:
-                taken = take_port(settings.host, port, setting)
-                app = _observed(_guarded(routed(routes, service), service, stopping), service)
+                taken = bind_port(settings.host, port, setting)
+                app = _with_observability(
+                    _with_middleware(routed(routes, service), service, shutdown), service
+                )
                 closers.append(SideListener(app, taken, settings).close)
         if settings.grpc_port:
             grpc = GrpcServer(service)
             await grpc.start(settings.host, settings.grpc_port)
             closers.append(grpc.stop)
     except SettingsError as error:
-        give_up(str(error))
+        abort_start(str(error))
     return closers

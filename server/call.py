@@ -1,7 +1,7 @@
-"""Asking a model on behalf of one caller, whatever the transport: limits, deadline, places.
+"""One call to a model for one caller, on any transport: limits, deadline, and places of errors.
 
-Every surface that scores or embeds goes through here, so that limits, deadlines and the words for
-texts that cannot be scored are the same in every dialect.
+Every surface that scores or embeds goes through here, so that limits, deadlines and messages about
+texts are the same in every dialect.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeVar
 from runtime.errors import (
     BlankInput,
     DeviceLost,
-    EngineAway,
     EngineError,
+    EngineUnreachable,
     ForbiddenText,
     ModelClosed,
     NoTokens,
@@ -26,8 +26,8 @@ from runtime.postprocess import Embeddings, InputType, Ranking, Timing
 from runtime.profile import Kind
 from runtime.text import NO_LIMITS, TokenLimits, Truncate
 from runtime.tokens import Token
-from server.errors import ClientGone, NotValid
-from server.observe import slowest
+from server.errors import ClientDisconnected, InvalidRequest
+from server.observability import slowest
 from server.service import Service
 from server.settings import Settings
 from server.tally import Outcome
@@ -36,36 +36,36 @@ T = TypeVar("T")
 Answer = TypeVar("Answer", Ranking, Embeddings)
 Place = tuple[str | int, ...]
 
-# Requests without an answer that the engine is to blame for, whatever the caller is told.
-_OF_ENGINE = (EngineError, EngineAway, OutOfMemory, DeviceLost)
+# Errors that count as faults of the engine, whatever status the caller gets.
+_ENGINE_FAULTS = (EngineError, EngineUnreachable, OutOfMemory, DeviceLost)
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of the caller's body: a list of texts, or one text `alone`. Where a text is wrapped
-    in objects, `inside` leads to it."""
+    """A field of the caller's body: a list of texts, or one text if `alone`. `inside` is the path
+    to a text that is wrapped in objects."""
 
     name: str
     inside: Place = ()
     alone: bool = False
 
     def place(self, index: int) -> Place:
-        """Where text number `index` stands."""
+        """The path to text number `index`."""
         return (self.name, *(() if self.alone else (index,)), *self.inside)
 
 
 class Limit(NamedTuple):
-    """How many texts one request may have, and the variable that says so."""
+    """The most texts of one request, and the variable that sets it."""
 
     texts: int
     variable: str
 
     def check(self, found: int, at: Place) -> None:
-        """Raise NotValid unless one request may have `found` texts."""
+        """Raise InvalidRequest for no texts or too many."""
         if found == 0:
-            raise NotValid("too_short", at, "found no texts, wanted at least 1")
+            raise InvalidRequest("too_short", at, "found no texts, wanted at least 1")
         if found > self.texts:
-            raise NotValid(
+            raise InvalidRequest(
                 "too_long",
                 at,
                 f"found {found} texts, wanted at most {self.texts} in one request; "
@@ -74,17 +74,17 @@ class Limit(NamedTuple):
 
 
 def limit_of(settings: Settings, kind: Kind) -> Limit:
-    """What one request to the model of `kind` may hold."""
+    """The limit of one request to the model of `kind`."""
     if kind == "rank":
         return Limit(settings.max_passages, "RERANK_MAX_PASSAGES")
     return Limit(settings.embed_max_inputs, "EMBED_MAX_INPUTS")
 
 
 @contextmanager
-def placing(**fields: Field) -> Iterator[None]:
-    """Tell of a text that cannot be scored where it stands in the caller's own body.
+def locating_errors(**fields: Field) -> Iterator[None]:
+    """Translate the runtime's errors about a text into InvalidRequest with its path in the body.
 
-    `fields` have the runtime's names.
+    `fields` maps the runtime's names to fields of the body.
     """
     try:
         yield
@@ -92,15 +92,14 @@ def placing(**fields: Field) -> Iterator[None]:
         name, _, number = error.what.partition("[")  # as in "query" and "passages[3]"
         index = int(number[:-1]) if number else 0
         message = f"this text{str(error).removeprefix(error.what)}"
-        raise NotValid("value_error", fields[name].place(index), message) from error
+        raise InvalidRequest("value_error", fields[name].place(index), message) from error
 
 
 class Call:
-    """One caller's request; made when it arrives, because its deadline counts from there.
-    Turns at the engine are counted by `caller` (see `server.caller`).
+    """One caller's request. Create it on arrival, because its deadline counts from then.
 
-    `answers` are those that the models gave so far. Methods raise RequestRefused or ServingError,
-    which the surface's voice tells the caller.
+    Fair queueing counts by `caller` (see `server.caller`). `answers` are the models' answers so
+    far. Methods raise RequestRefused or ServingError, which become the surface's error body.
     """
 
     def __init__(self, service: Service, timeout_s: float | None = None, caller: str = "") -> None:
@@ -122,13 +121,14 @@ class Call:
         limits: TokenLimits = NO_LIMITS,
         blanks: bool = False,
     ) -> Ranking:
-        """Score the passages within `limits`; with `blanks`, texts may be blank."""
+        """Score the passages for the query. `limits` bound the tokens; with `blanks`, texts may be
+        blank."""
         self.check_count("rank", len(passages), passages_at)
         ranker = self.service.ranker
         with (
             ranker.in_use(),
             self._counted("rank"),
-            placing(query=query_at, passages=passages_at),
+            locating_errors(query=query_at, passages=passages_at),
         ):
             return await self._answer(
                 ranker.rank_async(
@@ -152,13 +152,13 @@ class Call:
         limits: TokenLimits = NO_LIMITS,
         blanks: bool = False,
     ) -> Ranking:
-        """Score (query, passage) pairs, as `rank`."""
+        """Score (query, passage) pairs; otherwise as `rank`."""
         self.check_count("rank", len(pairs), passages_at)
         ranker = self.service.ranker
         with (
             ranker.in_use(),
             self._counted("rank"),
-            placing(queries=queries_at, passages=passages_at),
+            locating_errors(queries=queries_at, passages=passages_at),
         ):
             return await self._answer(
                 ranker.rank_pairs_async(
@@ -182,14 +182,14 @@ class Call:
         most_tokens: int | None = None,
         blanks: bool = False,
     ) -> Embeddings:
-        """Embed the texts, each of at most `most_tokens` tokens; with `blanks`, they may be blank.
-        Without `input_type` they are what EMBED_DEFAULT_INPUT_TYPE says."""
+        """Embed the texts. `most_tokens` bounds the tokens of each; with `blanks`, texts may be
+        blank. `input_type` None means EMBED_DEFAULT_INPUT_TYPE."""
         self.check_count("embed", len(texts), input_at)
         embedder = self.service.embedder
         with (
             embedder.in_use(),
             self._counted("embed"),
-            placing(input=input_at),
+            locating_errors(input=input_at),
         ):
             return await self._answer(
                 embedder.embed_async(
@@ -213,11 +213,11 @@ class Call:
         at: Field,
         blanks: bool = False,
     ) -> T:
-        """What `use` makes of the tokens of the texts, which are the first model's; `special` says
-        whether they have what it adds; with `blanks`, texts may be blank. Not counted as a request
-        to the model, whose engine has no part in it."""
+        """Tokenise the texts with the first model's tokenizer and return what `use` makes of the
+        tokens. `special` adds special tokens; with `blanks`, texts may be blank. Not counted as a
+        request to the model, because the engine is not used."""
         model = self.service.primary.model
-        with model.in_use(), placing(inputs=at):
+        with model.in_use(), locating_errors(inputs=at):
             return await self._wait(
                 model.tokenize_async(
                     texts,
@@ -230,23 +230,24 @@ class Call:
             )
 
     def check_count(self, kind: Kind, texts: int, at: Field) -> None:
-        """Raise NotValid unless one request to the model of `kind` may have so many texts."""
+        """Raise InvalidRequest unless a request to the model of `kind` may have that many texts."""
         limit_of(self.service.settings, kind).check(texts, (at.name,))
 
     def headers(self) -> dict[str, str]:
-        """What the answers tell besides: x-truncated-passages when texts were cut, and
-        server-timing."""
-        told = {}
+        """Response headers: x-truncated-passages if texts were truncated, and server-timing."""
+        headers: dict[str, str] = {}
         if truncated := sum(answer.truncated for answer in self.answers):
-            told["x-truncated-passages"] = str(truncated)
+            headers["x-truncated-passages"] = str(truncated)
         if self.answers:
-            # The words of the header that browsers draw (W3C Server Timing).
+            # The format that browsers display (W3C Server Timing).
             stages = self._stages_ms(slowest(self.answers)).items()
-            told["server-timing"] = ", ".join(f"{name};dur={spent:.3f}" for name, spent in stages)
-        return told
+            headers["server-timing"] = ", ".join(
+                f"{name};dur={spent:.3f}" for name, spent in stages
+            )
+        return headers
 
     def _stages_ms(self, timing: Timing) -> dict[str, float]:
-        """Milliseconds by stage, in the order of the stages."""
+        """Milliseconds by stage, in order."""
         return {
             "tokenize": timing.tokenize_ms,
             "queue": timing.queue_ms,
@@ -255,7 +256,7 @@ class Call:
 
     @contextmanager
     def _counted(self, kind: Kind) -> Iterator[None]:
-        """Count the block, which gets one answer, as one request to the model of `kind`."""
+        """Count the block, which appends one answer, as one request to the model of `kind`."""
         served = self.service.served(kind)
         tally = served.tally
         tally.count_arrival()
@@ -264,28 +265,28 @@ class Call:
             yield
         except BaseException as error:
             seconds = time.monotonic() - began
-            of_engine = isinstance(error, _OF_ENGINE)
-            tally.count_failure(seconds, _outcome(error), of_engine=of_engine)
+            engine_fault = isinstance(error, _ENGINE_FAULTS)
+            tally.count_failure(seconds, _outcome(error), engine_fault=engine_fault)
             raise
         answer = self.answers[-1]
         tally.count_success(time.monotonic() - began, answer)
         self.service.metrics.observe_stages(kind, answer.timing)
 
     async def _wait(self, work: Awaitable[T]) -> T:
-        """The result of `work`, while the caller is there to take it."""
+        """The result of `work`. HTTP overrides this to cancel it when the client disconnects."""
         return await work
 
     async def _answer(self, work: Awaitable[Answer]) -> Answer:
-        """The answer of `work`, noted."""
+        """Await the answer of `work` and append it to `answers`."""
         answer = await self._wait(work)
         self.answers.append(answer)
         return answer
 
 
 def _outcome(error: BaseException) -> Outcome:
-    """What became of a request that ended with `error`."""
+    """The outcome of a request that ended with `error`."""
     if isinstance(error, Overloaded | ModelClosed):
         return "refused"
-    if isinstance(error, ClientGone | asyncio.CancelledError):
+    if isinstance(error, ClientDisconnected | asyncio.CancelledError):
         return "cancelled"
     return "failed"

@@ -1,14 +1,14 @@
-"""Who calls: the name under which turns at the engine are counted.
+"""The caller of a request, by which fair queueing counts: a bearer, else the peer's address.
 
-A bearer where there is one, else the peer's address. Without NIM_REQUIRE_AUTH nobody has checked
-that bearer; it tells apart callers who want to be told apart.
+Without NIM_REQUIRE_AUTH the bearer is not checked. It still separates callers who send different
+ones.
 """
 
 import hashlib
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-# Of a bearer's hash. The name stays in memory for a while, the bearer itself does not.
+# Size of a bearer's hash. The hash stays in memory for a while, the bearer does not.
 _HASH_BYTES = 16
 
 
@@ -18,7 +18,7 @@ def http_caller(authorization: Sequence[bytes], client: tuple[str, int] | None) 
 
 
 def grpc_caller(authorization: Sequence[bytes], peer: str) -> str:
-    """The caller of a call with this metadata, from `peer` in gRPC's words: ipv4:10.0.0.1:5000,
+    """The caller of a gRPC call with this metadata. `peer` is in gRPC's format: ipv4:10.0.0.1:5000,
     ipv6:[::1]:5000, with %5B for a bracket, or unix:PATH."""
     family, _, address = unquote(peer).partition(":")
     host = address.rpartition(":")[0].strip("[]") if family.startswith("ipv") else ""
@@ -26,7 +26,7 @@ def grpc_caller(authorization: Sequence[bytes], peer: str) -> str:
 
 
 def _bearer(authorization: Sequence[bytes]) -> str:
-    """A bearer's hash; empty where there is none, or more than one."""
+    """The bearer's hash; empty without a bearer, or with several."""
     if len(authorization) != 1:
         return ""
     scheme, _, key = authorization[0].partition(b" ")

@@ -1,6 +1,6 @@
-"""What texts in UTF-8 take in memory: Python keeps every character of a text as wide as its widest.
+"""The memory of decoded texts: Python stores every character of a text as wide as its widest.
 
-One emoji makes four bytes of each letter of its text.
+With one emoji in a text, each of its letters takes four bytes.
 """
 
 from collections.abc import Iterable
@@ -8,21 +8,21 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from server.turns import SLICE_BYTES, Turns
+from server.time_slices import SLICE_BYTES, TimeSlices
 
 Bytes = npt.NDArray[np.uint8]
 
 WIDEST = 4
 _NOT_ASCII = 0x80
-# Lead bytes from which on a whole text is kept in 2 and 4 bytes a character.
+# Lead bytes from which a text takes 2 or 4 bytes a character.
 _TWO_BYTES_WIDE = 0xC4
 _FOUR_BYTES_WIDE = 0xF0
-# What looking at one more text takes, in bytes of a long one.
+# The cost of starting on another text, in bytes of a long text.
 _TEXT_COST = 1 << 10
 
 
 class Characters:
-    """How many there are in what was taken, and how many bytes the widest takes."""
+    """Counts characters, and the bytes that the widest one takes."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -30,11 +30,11 @@ class Characters:
 
     @property
     def size(self) -> int:
-        """The bytes that they take in one text."""
+        """The bytes that they take as one text."""
         return self.count * self.width
 
     def take(self, raw: Bytes) -> None:
-        """Count those that begin in `raw`, which may be cut anywhere."""
+        """Count the characters that begin in `raw`, which may be cut anywhere."""
         self.count += raw.size
         widest = int(raw.max(initial=0))
         if widest >= _NOT_ASCII:
@@ -45,20 +45,20 @@ class Characters:
             self.widen(2)
 
     def widen(self, width: int) -> None:
-        """Let the widest take at least `width` bytes."""
+        """Raise the width to at least `width` bytes."""
         self.width = max(self.width, width)
 
 
-async def wider_bytes(texts: Iterable[memoryview], turns: Turns) -> int:
-    """How many bytes more than in UTF-8 the texts take once they are decoded, 0 for those that take
-    less. Reads slices in turns."""
+async def wider_bytes(texts: Iterable[memoryview], slices: TimeSlices) -> int:
+    """The extra bytes that the texts take when decoded, compared with UTF-8; a text that takes less
+    counts 0. Reads one slice in each time slice."""
     more = seen = 0
     for text in texts:
         characters = Characters()
         for begin in range(0, len(text), SLICE_BYTES):
             if seen >= SLICE_BYTES:
                 seen = 0
-                await turns.wait()
+                await slices.wait()
             part = bytes(text[begin : begin + SLICE_BYTES])
             if part.isascii():
                 characters.count += len(part)

@@ -1,7 +1,7 @@
 """`rerank-serve`: serve artifacts.
 
-Signals first, imports after: the first process of a container has no default for them, and one that
-came while the rest is imported would be lost.
+Signal handlers come before the imports. The first process of a container has no default handlers,
+so a signal during the imports would be lost.
 """
 
 import os
@@ -12,12 +12,11 @@ _STDERR = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; 0 after a clean stop, 1 for a start that fails, 2 for settings
-    that cannot be used.
+    """Serve until a signal stops it. Returns 0 after a clean stop, 1 for a failed start, 2 for
+    settings that cannot be used.
 
-    SIGTERM and SIGINT end the process from here on, unless the server listens to them itself.
-    SIGHUP, which asks to reload, asks for nothing before that; in a terminal it goes on ending the
-    process.
+    SIGTERM and SIGINT end the process until the server installs its own handlers. SIGHUP (reload)
+    is ignored until then; in a terminal it still ends the process.
     """
     before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGINT)}
     if not os.isatty(_STDERR):
@@ -30,32 +29,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _end(*_: object) -> None:
-    """End as after a clean stop: before the server listens there is nothing to answer, and when it
-    has stopped, uvicorn raises the signal again.
+    """Exit as after a clean stop: the server does not listen yet, or it has stopped and uvicorn
+    raises the signal again.
 
-    Without Python's own end, which waits for threads that may hang, and takes from native ones
-    what they use.
+    Python's own shutdown is skipped. It would wait for threads that may hang, and free what native
+    threads still use.
     """
     os._exit(0)
 
 
 def _start(arguments: list[str] | None) -> int:
-    # These import the standard library only, so that they can speak of what fails below.
+    # These need the standard library only, so that they can report what fails below.
     from server.libraries import prepare_libraries
-    from server.limits import limit_behind, require_room
-    from server.logs import asks_for_json, say_refused
+    from server.logs import report_startup_error, wants_json_logs
+    from server.process_limits import check_process_limits, find_exceeded_limit
 
-    as_json = asks_for_json(os.environ)
+    as_json = wants_json_logs(os.environ)
     prepare_libraries()
     try:
-        require_room()
+        check_process_limits()
         from server.command import serve
 
         return serve(arguments, as_json=as_json)
     except Exception as error:
-        limit = limit_behind(error)
+        limit = find_exceeded_limit(error)
         if limit is None and not as_json:
             raise
         reason = limit or f"the start failed unexpectedly: {type(error).__name__}"
-        say_refused(reason, as_json=as_json, error=None if limit else error)
+        report_startup_error(reason, as_json=as_json, error=None if limit else error)
         return _FAILED

@@ -1,4 +1,4 @@
-"""The command line of `rerank-serve`, and the server behind it; server/cli.py comes first."""
+"""The command line of `rerank-serve` and its server; server/cli.py runs before it."""
 
 import argparse
 import os
@@ -9,18 +9,19 @@ import uvicorn
 from runtime.version import version
 from server.app import create_app
 from server.descriptors import raise_descriptor_limit
-from server.listen import connection_options, take_port
-from server.logs import configure_logging, say_refused
+from server.listen import bind_port, connection_options
+from server.logs import configure_logging, report_startup_error
 from server.settings import SettingsError, read_settings
 from server.variables import OPTIONS
 
-# Longer than the idle time of common load balancers, so that they close first.
+# Longer than the idle timeout of common load balancers, so that they close first.
 _KEEP_ALIVE_S = 75
 _USAGE_ERROR = 2
 
 
 def serve(arguments: list[str] | None, *, as_json: bool) -> int:
-    """Serve until told to stop; 2 for settings that cannot be used, told in JSON if `as_json`."""
+    """Serve until a signal stops it. Returns 2 for settings that cannot be used, reported in JSON
+    if `as_json`."""
     options = vars(_parser(as_json=as_json).parse_args(arguments))
     given = {name: value for name, value in options.items() if value}
     try:
@@ -29,9 +30,9 @@ def serve(arguments: list[str] | None, *, as_json: bool) -> int:
         raise_descriptor_limit()
         connections = connection_options(settings)
         app = create_app(settings)
-        taken = take_port(settings.host, settings.port, "NIM_HTTP_API_PORT")
+        taken = bind_port(settings.host, settings.port, "NIM_HTTP_API_PORT")
     except SettingsError as error:
-        say_refused(str(error), as_json=as_json)
+        report_startup_error(str(error), as_json=as_json)
         return _USAGE_ERROR
     config = uvicorn.Config(
         app,
@@ -46,14 +47,14 @@ def serve(arguments: list[str] | None, *, as_json: bool) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, which says in JSON if `as_json` what is wrong."""
+    """An ArgumentParser that reports usage errors in JSON if `as_json`."""
 
     as_json = False
 
     def error(self, message: str) -> NoReturn:
-        """Say `message` and exit with 2."""
+        """Report `message` and exit with 2."""
         if self.as_json:
-            say_refused(message, as_json=True)
+            report_startup_error(message, as_json=True)
             self.exit(_USAGE_ERROR)
         super().error(message)
 
@@ -62,7 +63,7 @@ def _parser(*, as_json: bool) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="rerank-serve",
         description="Serve a reranker, an embedder or both on the surfaces of NVIDIA's NIMs and "
-        "others. Everything else is set by environment variables; README lists them.",
+        "others. Everything else is set by environment variables; docs/environment.md lists them.",
     )
     parser.as_json = as_json
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")

@@ -1,4 +1,4 @@
-"""One request's connection: reading its body within bounds, and noticing that the caller left."""
+"""One request's connection: read its body within limits, and notice that the client disconnects."""
 
 import asyncio
 import re
@@ -14,81 +14,81 @@ from server.errors import (
     AnyRequest,
     BodyTooLarge,
     BodyTooSlow,
-    ClientGone,
+    ClientDisconnected,
     WrongContentType,
 )
 from server.inflating import Inflater, coding_of
-from server.memory import give_memory_back
-from server.turns import Turns
+from server.memory import trim_heap
+from server.time_slices import TimeSlices
 
 T = TypeVar("T")
 
-# A body of at most this share of all room is small, and this share is left to small ones: a few
-# large bodies that never end must not shut everybody out.
+# A body up to the first share of the budget is small; the second share is reserved for small
+# bodies, so that a few large bodies that never end cannot block all others.
 _SMALL = 1 / 512
 _FOR_SMALL = 1 / 8
-# After so many bytes of bodies of at least that size the heaps are given back: what arrives is cut
-# into pieces of some KiB, of which the C library keeps the room.
+# The heap is trimmed after this many bytes of bodies of at least the second size: they arrive in
+# pieces of some KiB, whose memory the C library would keep.
 _GIVE_BACK_BYTES = 64 << 20
 _FRAGMENTED_BYTES = 1 << 20
-# Where a request's share of the room stands in its scope's state.
-_HELD = "held_body"
-# As FastAPI and axum read it: application/json, or what is written in it, as application/x+json.
+# The key of a request's reservation in its scope's state.
+_RESERVATION = "body_reservation"
+# As in FastAPI and axum: application/json, or a suffix, as in application/x+json.
 _JSON_TYPE = re.compile(r"application/([^/]*\+)?json")
 _CHARSET = re.compile(r"(?:^|;)\s*charset\s*=\s*[\"']?([^\"';\s]*)")
 _UTF8 = ("", "utf-8", "utf8", "us-ascii", "ascii")
 
 
-class Bodies:
-    """The memory that all bodies together may take, `limit_bytes`.
+class BodyBudget:
+    """The memory budget of all request bodies together, `limit_bytes`.
 
-    A body counts from its first byte until its request is answered. What is made of it takes the
-    place of the bytes; where it takes more, that counts too. Large ones are looked at and decoded
-    in `turns`, whatever the protocol they came with.
+    A body counts from its first byte until its request is answered. Its decoded form replaces the
+    bytes; if it is larger, the difference counts too. Large bodies of every protocol are scanned
+    and decoded in `slices`.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
         self._ended_bytes = 0
-        self.turns = Turns()
+        self.slices = TimeSlices()
 
-    def guard(self, app: ASGIApp) -> ASGIApp:
-        """`app`, whose requests give their bodies' room back when they end."""
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """Middleware: release a body's reservation when its request to `app` ends."""
 
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        async def middleware_app(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != ScopeType.HTTP:
                 await app(scope, receive, send)
                 return
-            held = scope["state"][_HELD] = _Held(self)
+            reservation = scope["state"][_RESERVATION] = _Reservation(self)
             try:
                 await app(scope, receive, send)
             finally:
-                self._end(held.size)
+                self._end(reservation.size)
 
-        return guarded
+        return middleware_app
 
     @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Count a body that came whole, of `size` bytes, for the block. Raises Overloaded."""
-        self.hold(size, size)
+    def reserving(self, size: int) -> Iterator[None]:
+        """Reserve `size` bytes for the block, for a body that arrived whole. Raises Overloaded."""
+        self.reserve(size, size)
         try:
             yield
         finally:
             self._end(size)
 
     def _end(self, size: int) -> None:
-        """A request that had `size` bytes of the room is answered."""
+        """Release `size` bytes of an answered request."""
         self._held_bytes -= size
         if size < _FRAGMENTED_BYTES:
             return
         self._ended_bytes += size
         if self._ended_bytes >= _GIVE_BACK_BYTES:
             self._ended_bytes = 0
-            asyncio.get_running_loop().run_in_executor(None, give_memory_back)
+            asyncio.get_running_loop().run_in_executor(None, trim_heap)
 
-    def hold(self, count: int, size: int) -> None:
-        """Count `count` more bytes in, of a body that has `size` with them. Raises Overloaded."""
+    def reserve(self, count: int, size: int) -> None:
+        """Reserve `count` more bytes for a body that then has `size` bytes. Raises Overloaded."""
         room = self._limit_bytes
         if size > room * _SMALL:
             room = int(room * (1 - _FOR_SMALL))
@@ -97,26 +97,26 @@ class Bodies:
         self._held_bytes += count
 
 
-class _Held:
-    """One request's body: `size` bytes of the room."""
+class _Reservation:
+    """One request's part of the budget, `size` bytes."""
 
-    def __init__(self, bodies: Bodies) -> None:
-        self._bodies = bodies
-        self.turns = bodies.turns
+    def __init__(self, body_budget: BodyBudget) -> None:
+        self._bodies = body_budget
+        self.slices = body_budget.slices
         self.size = 0
 
     def add(self, count: int) -> None:
-        """Raises Overloaded."""
-        self._bodies.hold(count, self.size + count)
+        """Reserve `count` more bytes. Raises Overloaded."""
+        self._bodies.reserve(count, self.size + count)
         self.size += count
 
 
 async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> bytes:
-    """The body's bytes, inflated where they come compressed, in an application that `Bodies`
-    guards; at most `limit_bytes` before and after.
+    """Read the body, inflated if it is compressed; at most `limit_bytes` before and after. The
+    application must be behind BodyBudget's middleware.
 
-    Raises UnknownCoding or NotValid for a body that cannot be inflated, BodyTooLarge, BodyTooSlow,
-    ClientGone, or Overloaded when all bodies together leave no room.
+    Raises UnknownCoding or InvalidRequest for a body that cannot be inflated, BodyTooLarge,
+    BodyTooSlow, ClientDisconnected, or Overloaded when the body budget is used up.
     """
     coding = coding_of(request)
     announced = int(request.headers.get("content-length", "0"))
@@ -129,24 +129,24 @@ async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> 
         raise BodyTooSlow(timeout_s) from error
 
 
-def hold_beside_body(request: AnyRequest, size: int) -> None:
-    """Count `size` bytes, if any, that the request needs beside those of its body, until it is
+def reserve_beside_body(request: AnyRequest, size: int) -> None:
+    """Reserve `size` bytes that the request needs beside its body, if positive, until it is
     answered. Raises Overloaded."""
-    held: _Held = request.scope["state"][_HELD]
-    held.add(max(0, size))
+    reservation: _Reservation = request.scope["state"][_RESERVATION]
+    reservation.add(max(0, size))
 
 
-async def answer_or_leave(request: AnyRequest, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the caller hangs up.
+async def cancel_on_disconnect(request: AnyRequest, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects.
 
-    To be called when the body has been read. Raises ClientGone, or what `work` raises.
+    Call it after the body has been read. Raises ClientDisconnected, or what `work` raises.
     """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(request))
+    gone = asyncio.ensure_future(_until_disconnected(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientDisconnected
         return task.result()
     finally:
         task.cancel()
@@ -154,11 +154,11 @@ async def answer_or_leave(request: AnyRequest, work: Awaitable[T]) -> T:
 
 
 def check_json(request: AnyRequest) -> None:
-    """Raise WrongContentType for a body that says that it is something else than JSON in UTF-8."""
+    """Raise WrongContentType if the header names another type than JSON in UTF-8."""
     given = request.headers.get("content-type", "").lower()
     media_type, _, parameters = given.partition(";")
-    # Some clients name no type at all; one that names another type is told, as it is curl's
-    # default (form data) more often than intent.
+    # Some clients name no type at all, which is accepted. Another type is refused: it is usually
+    # curl's default (form data) and not intended.
     if media_type.strip() and not _JSON_TYPE.fullmatch(media_type.strip()):
         raise WrongContentType(
             "found another content type, wanted the header Content-Type: application/json"
@@ -171,22 +171,22 @@ def check_json(request: AnyRequest) -> None:
 
 
 async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> bytes:
-    held: _Held = request.scope["state"][_HELD]
-    body = bytearray()  # which takes less than a list of its bytes that come one by one
+    reservation: _Reservation = request.scope["state"][_RESERVATION]
+    body = bytearray()  # takes less memory than a list of many small pieces
 
     def take(part: bytes) -> None:
         if len(body) + len(part) > limit_bytes:
             raise BodyTooLarge(limit_bytes)
-        held.add(len(part))
+        reservation.add(len(part))
         body.extend(part)
 
-    inflater = None if coding is None else Inflater(coding, held.turns)
+    inflater = None if coding is None else Inflater(coding, reservation.slices)
     came = 0
     more = True
     while more:
         message = await request.receive()
         if message["type"] != "http.request":
-            raise ClientGone
+            raise ClientDisconnected
         more = message["more_body"]
         came += len(message["body"])
         if came > limit_bytes:
@@ -200,6 +200,6 @@ async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> by
     return bytes(body)
 
 
-async def _until_gone(request: AnyRequest) -> None:
+async def _until_disconnected(request: AnyRequest) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

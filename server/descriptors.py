@@ -1,15 +1,15 @@
-"""File descriptors: how many connections each listener may have with those that are free."""
+"""File descriptors: the number of connections that each listener may have."""
 
 import os
 import resource
 
-# More connections than one process has use for.
+# More connections than one process can use.
 _MOST_CONNECTIONS = 4096
-# File descriptors that are not connections: files that are opened, sockets of the event loop.
+# Descriptors that are not connections: open files, sockets of the event loop.
 _SPARE_DESCRIPTORS = 24
 _FEWEST_CONNECTIONS = 4
-# What each listener gets of those that are free: the API's, gRPC's, and each of the two beside
-# them. Together no more than all, so that none takes what another needs to answer.
+# Each listener's share of the free descriptors: the API's, gRPC's, and each of the two side ports.
+# They add up to no more than 1, so that no listener starves another.
 API_SHARE = 1 / 2
 GRPC_SHARE = 1 / 4
 SIDE_SHARE = 1 / 8
@@ -17,14 +17,14 @@ _MOST_DESCRIPTORS = 4 * _MOST_CONNECTIONS
 
 
 def most_connections(share: float, beside: int = 0) -> int:
-    """How many connections a listener may have that gets this share of the file descriptors that
-    are free, `beside` of them for something else."""
+    """The most connections of a listener with this share of the free file descriptors, less
+    `beside` that it needs for other connections."""
     found = int(_free_descriptors() * share) - beside
     return max(_FEWEST_CONNECTIONS, min(_MOST_CONNECTIONS, found))
 
 
 def raise_descriptor_limit() -> None:
-    """Let the process open as many files as it is allowed to and has use for."""
+    """Raise the soft limit of open files to what the process may have and can use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY:

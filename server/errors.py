@@ -1,7 +1,7 @@
-"""From an error to what a caller may learn: the one table error type → status.
+"""Classify errors: the table of error types and statuses, and what a caller may learn of an error.
 
-Bodies are each surface's own; a `Failure` is what they are made of. Messages never hold request
-text, and those of unexpected errors never leave the log.
+`classify_error` makes a `Failure`, from which each surface makes its own error body. Messages never
+contain request text. Messages of unexpected errors go to the log only.
 """
 
 import logging
@@ -32,12 +32,12 @@ AnyRequest = Request[object, object, State]
 
 
 class RequestRefused(ServingError):
-    """The request cannot be served as it came; raised by the server, not by the model."""
+    """The request cannot be served as it is; raised by the server, not by the model."""
 
 
-class NotValid(RequestRefused):
-    """The body is no valid request. `location` leads to the place, as in ("passages", 3, "text");
-    `problem` is its kind in one word."""
+class InvalidRequest(RequestRefused):
+    """The body is not a valid request. `location` is the path to the problem, as in ("passages", 3,
+    "text"); `problem` is its kind in one word."""
 
     def __init__(self, problem: str, location: tuple[str | int, ...], message: str) -> None:
         self.problem = problem
@@ -47,14 +47,14 @@ class NotValid(RequestRefused):
         super().__init__(f"{place}: {message}")
 
 
-class KeyWanted(RequestRefused):
-    """No bearer, or not one of the accepted ones."""
+class AuthenticationRequired(RequestRefused):
+    """No bearer, or not an accepted one."""
 
     def __init__(self) -> None:
         super().__init__("found no accepted key, wanted the header Authorization: Bearer <key>")
 
 
-class NotServed(RequestRefused):
+class KindNotServed(RequestRefused):
     """A request for a kind of model that this process does not serve."""
 
     def __init__(self, what: str, option: str) -> None:
@@ -95,7 +95,7 @@ class WrongContentType(RequestRefused):
 
 
 class UnknownCoding(RequestRefused):
-    """A body that is compressed otherwise than in one of the codings `taken`."""
+    """A body that is compressed with another coding than those `taken`."""
 
     def __init__(self, taken: tuple[str, ...]) -> None:
         self.taken = taken
@@ -105,8 +105,8 @@ class UnknownCoding(RequestRefused):
         )
 
 
-class ClientGone(RequestRefused):
-    """The caller hung up; nobody reads the answer."""
+class ClientDisconnected(RequestRefused):
+    """The client disconnected; nobody reads the answer."""
 
     def __init__(self) -> None:
         super().__init__("the client closed the connection")
@@ -119,8 +119,8 @@ class NotReady(Unavailable):
         super().__init__("the model is not ready yet; GET /v1/health/ready says when it is")
 
 
-class ReloadRuns(Unavailable):
-    """A model is being replaced already."""
+class ReloadInProgress(Unavailable):
+    """Another reload is running."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -128,20 +128,20 @@ class ReloadRuns(Unavailable):
         )
 
 
-# The first class of an error's ancestry that is in here decides.
+# The first class in an error's method resolution order that has a row decides.
 STATUSES: Mapping[type[BaseException], int] = {
     RequestRefused: 400,
-    NotValid: 400,
+    InvalidRequest: 400,
     InputRejected: 400,
-    KeyWanted: 401,
-    NotServed: 404,
+    AuthenticationRequired: 401,
+    KindNotServed: 404,
     UnknownModel: 404,
     BodyTooSlow: 408,
     BodyTooLarge: 413,
     WrongContentType: 415,
     UnknownCoding: 415,
     InputTooLong: 422,  # RERANK_TOO_LONG_STATUS
-    ClientGone: 499,  # as nginx logs it; never sent
+    ClientDisconnected: 499,  # as nginx logs it; never sent
     EngineError: 500,
     Overloaded: 503,  # RERANK_OVERLOAD_STATUS
     Unavailable: 503,
@@ -157,7 +157,7 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Failure:
-    """What a surface may tell of an error of type `kind`. `location` and `problem` are set for
+    """What a caller may learn of an error of type `kind`. `location` and `problem` are set for
     invalid requests only."""
 
     status: int
@@ -168,27 +168,27 @@ class Failure:
     kind: type[Exception] = Exception
 
 
-class Spoken(NamedTuple):
-    """A failure in a surface's words: its status, and a JSON body."""
+class ErrorBody(NamedTuple):
+    """A failure in a surface's format: its status and its JSON error body."""
 
     status: int
     body: bytes
 
 
-Voice = Callable[[Failure], Spoken]
+ErrorFormat = Callable[[Failure], ErrorBody]
 
 
-def explain(error: Exception, settings: Settings) -> Failure:
-    """What a caller may learn of `error`."""
-    failure = _explain(error, settings)
+def classify_error(error: Exception, settings: Settings) -> Failure:
+    """Classify `error`: its status, message and headers for the caller."""
+    failure = _classify_error(error, settings)
     return replace(failure, kind=type(error))
 
 
-def _explain(error: Exception, settings: Settings) -> Failure:
+def _classify_error(error: Exception, settings: Settings) -> Failure:
     if isinstance(error, HTTPException):
         return _routing_failure(error)
     status = _status(error, settings)
-    if isinstance(error, NotValid):
+    if isinstance(error, InvalidRequest):
         return Failure(status, str(error), error.problem, error.location)
     if isinstance(error, InputRejected) and not isinstance(error, InputTooLong):
         return Failure(status, str(error), "value_error")
@@ -199,30 +199,30 @@ def _explain(error: Exception, settings: Settings) -> Failure:
         return Failure(status, str(error), headers={"connection": "close"})
     if isinstance(error, UnknownCoding):  # as RFC 9110 12.5.3 asks
         return Failure(status, str(error), headers={"accept-encoding": ", ".join(error.taken)})
-    if isinstance(error, KeyWanted):
+    if isinstance(error, AuthenticationRequired):
         return Failure(status, str(error), headers={"www-authenticate": "Bearer"})
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return Failure(status, str(error))
     return Failure(status, "the server failed to answer; its log says why")
 
 
-def answer_with(
-    voice_of: Callable[[Scope], Voice],
+def exception_handler(
+    error_format_of: Callable[[Scope], ErrorFormat],
     settings: Settings,
     count: Callable[[Exception], None],
 ) -> Callable[[AnyRequest, Exception], Response[bytes]]:
-    """An exception handler of Litestar's that speaks with the voice of the request's surface, and
-    has `count` called with every error that it tells."""
+    """A Litestar exception handler that answers with the error body of the request's surface. It
+    calls `count`, a callback, with every error."""
 
     def handler(request: AnyRequest, error: Exception) -> Response[bytes]:
         count(error)
         log_failure(error, settings)
-        failure = explain(error, settings)
-        release(error)
-        spoken = voice_of(request.scope)(failure)
+        failure = classify_error(error, settings)
+        drop_tracebacks(error)
+        answer = error_format_of(request.scope)(failure)
         return Response(
-            spoken.body,
-            status_code=spoken.status,
+            answer.body,
+            status_code=answer.status,
             media_type="application/json",
             headers=failure.headers,
         )
@@ -230,17 +230,16 @@ def answer_with(
     return handler
 
 
-def release(error: BaseException | None) -> None:
-    """Let go of what the functions hold that `error` and its causes went through, once it has been
-    told: futures are kept by an error that they keep, and a request's texts with them, until
-    garbage is collected."""
+def drop_tracebacks(error: BaseException | None) -> None:
+    """Drop the tracebacks of `error` and its causes after the answer. They form cycles with
+    futures, which would keep a request's texts in memory until the next garbage collection."""
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 
 def log_failure(error: Exception, settings: Settings) -> None:
-    """Log what the caller is not told: failures of the server itself."""
+    """Log failures of the server itself, whose messages the caller does not get."""
     if isinstance(error, HTTPException) and error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
         return
     if isinstance(error, EngineError):

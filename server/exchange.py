@@ -1,4 +1,4 @@
-"""One HTTP exchange: the body in, a model's answer while the caller waits, the reply out."""
+"""One HTTP exchange: read the body, ask the model while the client waits, write the reply."""
 
 import time
 from collections.abc import Awaitable, Iterable
@@ -11,75 +11,75 @@ from runtime.postprocess import Timing
 from server.call import Call
 from server.caller import http_caller
 from server.characters import wider_bytes
-from server.connection import answer_or_leave, check_json, hold_beside_body, read_body
-from server.errors import AnyRequest, Voice
+from server.connection import cancel_on_disconnect, check_json, read_body, reserve_beside_body
+from server.errors import AnyRequest, ErrorFormat
 from server.json_body import decode
 from server.json_size import decoded_bytes, most_values
-from server.observe import ANSWERED
+from server.observability import ANSWERED
 from server.service import Service
-from server.surface import VOICE
+from server.surface import ERROR_FORMAT
 
 T = TypeVar("T")
 
-# More numbers than this are written in a thread, so that other requests go on meanwhile.
+# Replies with more numbers than this are encoded in a thread, so that other requests go on.
 MANY_NUMBERS = 50_000
 
 
 class Exchange(Call):
-    """A call that came as an HTTP request; a caller who hangs up takes the work along."""
+    """A Call that arrived over HTTP; its work is cancelled when the client disconnects."""
 
     def __init__(self, request: AnyRequest, service: Service) -> None:
         given = [value for name, value in request.scope["headers"] if name == b"authorization"]
         super().__init__(service, caller=http_caller(given, request.scope.get("client")))
         self._request = request
-        # Milliseconds of the stages around the model's own, and when the present one began.
+        # Milliseconds by HTTP stage, and when the current stage began.
         self._spent_ms: dict[str, float] = {}
         self._since = time.monotonic()
         self._measured = False
         request.scope["state"][ANSWERED] = self.answers
 
-    def speak(self, voice: Voice) -> None:
-        """Let failures of this request speak with `voice` instead of its path's."""
-        self._request.scope["state"][VOICE] = voice
+    def use_error_format(self, error_format: ErrorFormat) -> None:
+        """Use `error_format` for failures of this request instead of its path's."""
+        self._request.scope["state"][ERROR_FORMAT] = error_format
 
     async def body(self) -> bytes:
-        """The bytes of the body, whatever they are."""
+        """Read the body, of any content type."""
         settings = self.service.settings
         body = await read_body(self._request, settings.body_limit_bytes, settings.request_timeout_s)
         self._end_stage("read")
         return body
 
     async def json_body(self) -> bytes:
-        """The bytes of a body that must not say that it is anything but JSON."""
+        """Read the body. Raises WrongContentType if its content type is not JSON."""
         check_json(self._request)
         return await self.body()
 
     async def decode(self, decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-        """The JSON in `body`, the request's only one, as `decoder` reads it; a large one in a turn
-        of its own each time.
+        """Decode the JSON in `body`, the request's only one. A large body gets a time slice of its
+        own for each decoding.
 
-        Raises NotValid, which names the place that does not fit, for too many values before any is
-        decoded; Overloaded where there is no room for what the body becomes.
+        Raises InvalidRequest with the place that does not fit, or before decoding if there are too
+        many values. Raises Overloaded when the body budget has no room for the decoded form.
         """
-        turns = self.service.bodies.turns
+        slices = self.service.body_budget.slices
         if not self._measured:
             settings = self.service.settings
             texts = max(settings.max_passages, settings.embed_max_inputs)
-            size = await decoded_bytes(body, most_values(texts), turns)
-            hold_beside_body(self._request, size - len(body))
+            size = await decoded_bytes(body, most_values(texts), slices)
+            reserve_beside_body(self._request, size - len(body))
             self._measured = True
-        await turns.before(len(body))
+        await slices.before(len(body))
         return decode(decoder, body)
 
-    async def hold_raw(self, raw: memoryview, texts: Iterable[memoryview]) -> None:
-        """Count what `texts`, which are to be decoded out of `raw`, take beside the body, and wait
-        for a turn to decode them. Raises Overloaded."""
-        turns = self.service.bodies.turns
-        hold_beside_body(self._request, await wider_bytes(texts, turns))
-        await turns.before(len(raw))
+    async def reserve_raw(self, raw: memoryview, texts: Iterable[memoryview]) -> None:
+        """Reserve what `texts`, when decoded out of `raw`, take beside the body, and wait for a
+        time slice to decode them. Raises Overloaded."""
+        slices = self.service.body_budget.slices
+        reserve_beside_body(self._request, await wider_bytes(texts, slices))
+        await slices.before(len(raw))
 
     async def json(self, decoder: "msgspec.json.Decoder[T]") -> T:
-        """The JSON body as `decoder` reads it; NotValid names the place that does not fit."""
+        """Read and decode a JSON body; InvalidRequest names the place that does not fit."""
         return await self.decode(decoder, await self.json_body())
 
     def reply(
@@ -89,19 +89,19 @@ class Exchange(Call):
         media_type: str = "application/json",
         headers: dict[str, str] | None = None,
     ) -> Response[bytes]:
-        """The answer, with what `headers()` tells and `headers`."""
+        """The response, with the call's own headers and `headers`."""
         self._end_stage("encode")
         return Response(body, media_type=media_type, headers={**self.headers(), **(headers or {})})
 
     async def _wait(self, work: Awaitable[T]) -> T:
         if not self.answers:
             self._end_stage("decode")
-        answer = await answer_or_leave(self._request, work)
+        answer = await cancel_on_disconnect(self._request, work)
         self._end_stage("model")
         return answer
 
     def _end_stage(self, name: str) -> None:
-        """Add what has passed since the last stage to the one of this name."""
+        """Add the time since the last stage to the stage `name`."""
         now = time.monotonic()
         self._spent_ms[name] = self._spent_ms.get(name, 0.0) + (now - self._since) * 1e3
         self._since = now
@@ -109,7 +109,7 @@ class Exchange(Call):
     def _stages_ms(self, timing: Timing) -> dict[str, float]:
         own = super()._stages_ms(timing)
         spent = self._spent_ms
-        # From the engine's last call to here: ordering, and waking this request's task.
+        # "answer" is the time from the last engine call until this task runs again.
         answer = max(0.0, spent.get("model", 0.0) - sum(own.values()))
         before = {name: spent.get(name, 0.0) for name in ("read", "decode")}
         return {**before, **own, "answer": answer, "encode": spent.get("encode", 0.0)}

@@ -1,4 +1,4 @@
-"""Health: NIM's, KServe v2's and the plain one. Live at once; ready after a real inference."""
+"""Health routes: NIM's, KServe v2's and a plain one. Live at once, ready after a real inference."""
 
 from typing import Literal
 
@@ -31,13 +31,13 @@ class PlainHealth(msgspec.Struct):
 
 
 class ServerLive(msgspec.Struct):
-    """KServe's: whether the process answers."""
+    """KServe's body: whether the process answers."""
 
     live: bool
 
 
 class ServerReady(msgspec.Struct):
-    """KServe's: whether every model answers."""
+    """KServe's body: whether every model answers."""
 
     ready: bool
 
@@ -51,10 +51,10 @@ def _status(ready: bool) -> int:
     return 200 if ready else _UNAVAILABLE
 
 
-def _reply(service: Service, asked: str, holds: bool) -> Response[HealthReply]:
-    state = asked if holds else f"not {asked}"
+def _reply(service: Service, name: str, ok: bool) -> Response[HealthReply]:
+    state = name if ok else f"not {name}"
     reply = HealthReply(_spelling(service), f"Service is {state}.")
-    return Response(reply, status_code=_status(holds))
+    return Response(reply, status_code=_status(ok))
 
 
 class Health(Controller):
@@ -62,12 +62,13 @@ class Health(Controller):
 
     @route("/v1/health/live", http_method=_PROBE)
     async def live(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """The process answers, no engine hangs and no device is lost: 503 asks for a restart."""
+        """Liveness: the process answers, no engine hangs and no device is lost. 503 asks for a
+        restart."""
         return _reply(service, "live", service.live)
 
     @route("/v1/health/ready", http_method=_PROBE)
     async def ready(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """The model answers."""
+        """Readiness: the model answers."""
         return _reply(service, "ready", service.ready)
 
     @route("/v2/health/live", http_method=_PROBE)
@@ -85,12 +86,12 @@ class Health(Controller):
     @route("/health", http_method=_PROBE)
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
         """Status, whether the model is loaded, and where it runs."""
-        found = service.condition()
+        found = service.health_state()
         status: Literal["ok", "loading", "stopping", "failed"]
         status = "stopping" if found.loaded else "loading"
         if found.ready:
             status = "ok"
-        elif not found.live or found.away:
+        elif not found.live or found.engine_unreachable:
             status = "failed"
         device = service.primary.model.info.device if found.loaded else None
         return Response(
@@ -131,6 +132,6 @@ SURFACE = Surface(
         ),
         _probe("/health", "Status and device", PlainHealth, _PLAIN, PlainHealth),
     ),
-    voice=nim.voice,
+    error_format=nim.error_body,
     paths=("/health", "/v1/health/"),
 )

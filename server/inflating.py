@@ -1,26 +1,26 @@
-"""Compressed bodies, gzip or deflate: inflated in small steps while they come."""
+"""Inflate compressed bodies (gzip or deflate) in small steps while they arrive."""
 
 import zlib
 from collections.abc import Callable
 
-from server.errors import AnyRequest, NotValid, UnknownCoding
-from server.turns import SLICE_BYTES, Turns
+from server.errors import AnyRequest, InvalidRequest, UnknownCoding
+from server.time_slices import SLICE_BYTES, TimeSlices
 
-# The codings of RFC 9110 8.4.1 that are taken. Triton takes the same.
+# The supported codings of RFC 9110 8.4.1. Triton supports the same.
 TAKEN = ("gzip", "deflate")
 _HEADER = "Content-Encoding"
 _OLD_NAMES = {"x-gzip": "gzip"}
-# What one step reads at most; as blocks that hold nothing it takes a millisecond.
+# The most bytes that one step reads; as empty blocks they take a millisecond.
 _STEP_BYTES = 1 << 13
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
-# The method that the first byte of a zlib stream names in its low half.
+# The compression method, in the low half of a zlib stream's first byte.
 _METHOD_BITS, _DEFLATED = 0x0F, 8
 
 
 def coding_of(request: AnyRequest) -> str | None:
-    """How the request's body is compressed, one of `TAKEN`; None when it is not.
+    """The coding of the request's body, one of `TAKEN`; None without compression.
 
-    Raises UnknownCoding for another coding, and for several one over the other.
+    Raises UnknownCoding for another coding, and for several codings on top of each other.
     """
     words = ",".join(request.headers.getall(_HEADER, [])).lower().split(",")
     codings = [word for given in words if (word := given.strip()) not in ("", "identity")]
@@ -33,40 +33,40 @@ def coding_of(request: AnyRequest) -> str | None:
 
 
 class Inflater:
-    """Inflates one body, whose pieces it is given as they come.
+    """Inflates one body piece by piece.
 
-    A step reads at most 8 KiB and makes at most 256 KiB; each but a body's first has a turn of its
-    own in `turns`. gzip may have several members, one behind the other (RFC 1952). deflate is
-    zlib's form (RFC 1950, as HTTP means it) or the bare one (RFC 1951, as some clients send it).
+    A step reads at most 8 KiB and writes at most 256 KiB. Every step but the first waits for a time
+    slice in `slices`. gzip may have several members (RFC 1952). deflate is zlib's format (RFC 1950,
+    as in HTTP) or the raw one (RFC 1951, as some clients send it).
     """
 
-    def __init__(self, coding: str, turns: Turns) -> None:
+    def __init__(self, coding: str, slices: TimeSlices) -> None:
         self._coding = coding
-        self._turns = turns
-        # What is being inflated: a member of gzip, or all.
+        self._slices = slices
+        # The current stream: a gzip member, or the whole body.
         self._stream: zlib._Decompress | None = None
 
     async def inflate(self, piece: bytes, take: Callable[[bytes], None]) -> None:
-        """Have `take` called with every part that the next `piece` becomes; what it raises ends
-        the work. Raises NotValid."""
+        """Inflate the next `piece` and call the callback `take` with every part. An error of `take`
+        ends the work. Raises InvalidRequest."""
         for begin in range(0, len(piece), _STEP_BYTES):
             left = piece[begin : begin + _STEP_BYTES]
             unfinished = True
             while unfinished:
                 if self._stream is not None:
-                    await self._turns.wait()
+                    await self._slices.wait()
                 part, left = self._step(left)
                 take(part)
-                # A full part may be a part of what has been read already.
+                # After a full part, more output may be pending without new input.
                 unfinished = bool(left) or len(part) == SLICE_BYTES
 
     def end(self) -> None:
-        """Say that all pieces have come. Raises NotValid when the last is not the stream's end."""
+        """Finish after the last piece. Raises InvalidRequest if the stream is incomplete."""
         if self._stream is None or not self._stream.eof:
             raise self._broken("is cut off")
 
     def _step(self, data: bytes) -> tuple[bytes, bytes]:
-        """A part of what `data` becomes, and what is left of `data`."""
+        """Inflate a part of `data`. Returns the output and the rest of `data`."""
         part = bytearray()
         while True:
             stream = self._open(data)
@@ -79,7 +79,7 @@ class Inflater:
                 return bytes(part), data
 
     def _open(self, data: bytes) -> "zlib._Decompress":
-        """What inflates `data`: another member of gzip begins where the last one has ended."""
+        """The decompressor for `data`; after the end of a gzip member, a new one."""
         stream = self._stream
         if stream is None or (stream.eof and data):
             if self._coding == "gzip":
@@ -92,6 +92,6 @@ class Inflater:
             stream = self._stream = zlib.decompressobj(window)
         return stream
 
-    def _broken(self, how: str) -> NotValid:
+    def _broken(self, how: str) -> InvalidRequest:
         message = f"found a {self._coding} stream that {how}, wanted a whole one and nothing else"
-        return NotValid("value_error", (_HEADER,), message)
+        return InvalidRequest("value_error", (_HEADER,), message)

@@ -1,11 +1,11 @@
-"""Reading a JSON body into a struct: what does not fit is a NotValid that names the place."""
+"""Decode a JSON body into a struct. An InvalidRequest names the place that does not fit."""
 
 import re
 from typing import TypeVar
 
 import msgspec
 
-from server.errors import NotValid
+from server.errors import InvalidRequest
 
 T = TypeVar("T")
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 _PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-# Where the decoder gave up on a body that is no JSON, if not at its end.
+# The position at which the decoder gave up on a body that is not JSON, if not at its end.
 _BYTE = re.compile(r"\(byte (\d+)\)$")
-# The first half of a pair without the second, and so many bytes before that place to look for it.
+# The first half of a surrogate pair without the second; searched in so many bytes before the error.
 _HALF = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
 )
@@ -23,23 +23,23 @@ _NEAR_BYTES = 64
 
 
 def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """The value in `body`, which `server.json_size` has measured; NotValid says where it is wrong,
-    without repeating it."""
+    """Decode `body`, whose size `server.json_size` has measured. InvalidRequest says where it is
+    wrong, without repeating it."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _misfit(str(error)) from None
+        raise _schema_error(str(error)) from None
     except msgspec.DecodeError as error:
-        raise NotValid("json_invalid", (), _why(str(error), body)) from None
+        raise InvalidRequest("json_invalid", (), _why(str(error), body)) from None
     except UnicodeDecodeError:
-        raise NotValid("json_invalid", (), "found bytes that are not UTF-8") from None
+        raise InvalidRequest("json_invalid", (), "found bytes that are not UTF-8") from None
     except RecursionError:
-        raise NotValid("json_invalid", (), "found JSON that is nested too deeply") from None
+        raise InvalidRequest("json_invalid", (), "found JSON that is nested too deeply") from None
 
 
 def _why(message: str, body: bytes) -> str:
-    """Why `body` is no JSON. Of half a surrogate pair, which JSON can write and no text can hold,
-    the decoder may say that the body ended too soon."""
+    """Why `body` is not JSON. JSON can encode half a surrogate pair, which no text can contain; the
+    decoder may report it as an unexpected end."""
     place = _BYTE.search(message)
     end = int(place[1]) if place else len(body)
     if "surrogate" in message or _HALF.search(body[max(0, end - _NEAR_BYTES) : end]):
@@ -47,11 +47,13 @@ def _why(message: str, body: bytes) -> str:
     return message
 
 
-def _misfit(message: str) -> NotValid:
+def _schema_error(message: str) -> InvalidRequest:
     found = _PLACE.match(message)
     path = found["path"] if found else None
     location = tuple(int(i) if i else name for name, i in _STEP.findall(path or ""))
     text = found["message"] if found else message
     if missing := _MISSING.search(text):
-        return NotValid("missing", (*location, missing[1]), f"wanted the field `{missing[1]}`")
-    return NotValid("type_error", location, text)
+        return InvalidRequest(
+            "missing", (*location, missing[1]), f"wanted the field `{missing[1]}`"
+        )
+    return InvalidRequest("type_error", location, text)

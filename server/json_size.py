@@ -1,6 +1,6 @@
-"""What decoding a JSON body may take, read from its bytes before any decoder sees them.
+"""A bound on the memory of a decoded JSON body, computed from its bytes before it is decoded.
 
-Decoding holds up every other request, and memory and time go with the number of values, not of
+Decoding blocks every other request. Its time and memory grow with the number of values, not of
 bytes: 64 MB of text take 100 ms and once or twice their size, 64 MB of empty lists 5 s and 2 GB.
 """
 
@@ -8,53 +8,53 @@ import numpy as np
 import numpy.typing as npt
 
 from server.characters import WIDEST, Bytes, Characters
-from server.errors import NotValid
-from server.turns import SLICE_BYTES, Turns
+from server.errors import InvalidRequest
+from server.time_slices import SLICE_BYTES, TimeSlices
 
-# A request's texts stand in lists or objects with a few fields: so many values for each text that
-# one request may have, and so many in any case, for fields that are ignored.
+# The most values in a body: so many for each text that a request may have, because texts are in
+# lists or objects with a few fields; and so many more for ignored fields.
 _VALUES_PER_TEXT = 32
 _FREE_VALUES = 1 << 18
-# What msgspec makes of one value at most, without the characters of texts: measured 16 to 81.
+# The most memory of one decoded value, without the characters of texts: measured 16 to 81.
 _VALUE_BYTES = 96
-# Of a body that is smaller a rough bound does, which takes 5 µs instead of 40.
+# Smaller bodies get a rough bound, which takes 5 µs instead of 40.
 _SMALL_BYTES = 1 << 12
-# One of these stands before every key and every value but the first.
+# One of these precedes every key and every value but the first.
 _SEPARATORS = b",:[{"
 _QUOTE, _BACKSLASH, _U = b'"\\u'
 _NO_MARKS = bytes(set(range(256)) - {*_SEPARATORS, _QUOTE})
-# As \u4e00 is longer than the one character that it stands for.
+# An escape like \u4e00 is so much longer than its character.
 _LONGER = 5
 
 Places = npt.NDArray[np.intp]
 
 
 def most_values(texts: int) -> int:
-    """How many values, keys included, a body may hold where a request may have `texts` texts:
+    """The most values, keys included, of a body when a request may have `texts` texts:
     2^18 + 32 · texts."""
     return _FREE_VALUES + _VALUES_PER_TEXT * texts
 
 
-async def decoded_bytes(body: bytes, most: int, turns: Turns) -> int:
-    """A bound on the bytes that decoding `body` takes beside it: 96 for each value, and every
-    character as wide as the widest.
+async def decoded_bytes(body: bytes, most: int, slices: TimeSlices) -> int:
+    """A bound on the bytes of the decoded `body`: 96 for each value, and every character as wide as
+    the widest.
 
-    Raises NotValid as soon as more than `most` values are found. Reads slices, each in a turn of
-    its own; what is no JSON gets some number, and is refused by the decoder.
+    Raises InvalidRequest as soon as more than `most` values are found. Reads one slice in each time
+    slice. A body that is not JSON gets some number; the decoder refuses it later.
     """
     if len(body) < _SMALL_BYTES:
-        found = 1 + sum(map(body.count, _SEPARATORS))  # as if all stood outside of texts
+        found = 1 + sum(map(body.count, _SEPARATORS))  # counts separators in texts as well
         if found <= most:
             return found * _VALUE_BYTES + len(body) * WIDEST
     scan = _Scan()
     begin = 0
     while begin < len(body):
         if len(body) > SLICE_BYTES:
-            await turns.wait()
+            await slices.wait()
         part = _slice(body, begin)
         scan.take(part)
         if scan.values > most:
-            raise NotValid(
+            raise InvalidRequest(
                 "too_long",
                 (),
                 f"found more than {most} values, wanted at most that many in one body; send fewer "
@@ -65,8 +65,8 @@ async def decoded_bytes(body: bytes, most: int, turns: Turns) -> int:
 
 
 class _Scan:
-    """What the slices so far hold: `values` (at least 1 for any JSON; what stands within texts does
-    not count), and `characters`."""
+    """Counts of the slices so far: `values` (at least 1 for any JSON; separators in texts do not
+    count) and `characters`."""
 
     def __init__(self) -> None:
         self.values = 1
@@ -74,34 +74,34 @@ class _Scan:
         self._in_text = 0
 
     def take(self, part: bytes) -> None:
-        """Read the next slice, which does not end within an escape."""
+        """Count the next slice, which must not end within an escape."""
         raw = np.frombuffer(part, np.uint8)
         escaped = _escaped(raw)
         if escaped.size:
             plain = raw.copy()
-            plain[escaped] = 0  # an escaped quotation mark is none
+            plain[escaped] = 0  # an escaped quotation mark does not count
             part = plain.tobytes()
         marks = np.frombuffer(part.translate(None, _NO_MARKS), np.uint8)
         quotes = marks == _QUOTE
-        # The number of quotation marks so far is odd within a text; only its last bit is looked at.
+        # Within a text the number of quotation marks so far is odd; its last bit is enough.
         outside = (np.cumsum(quotes, dtype=np.uint8) ^ self._in_text) & 1 == 0
         self.values += int(np.count_nonzero(outside & ~quotes))
         self._in_text ^= int(np.count_nonzero(quotes)) & 1
         self._measure(raw, escaped[raw[escaped] == _U])
 
     def _measure(self, raw: Bytes, named: Places) -> None:
-        """Count the characters and find the widest; `named` are the places of u in \\u4e00."""
+        """Count the characters and find the widest; `named` are the indexes of u in \\u4e00."""
         self.characters.take(raw)
         self.characters.count -= _LONGER * named.size
-        # \ud83d begins a wide character; other characters that begin with d are taken for one.
+        # \ud83d begins a wide character; other escapes that begin with d count as wide too.
         paired = bool((raw[named[named < raw.size - 1] + 1] | 0x20 == ord("d")).any())
         if named.size:
             self.characters.widen(WIDEST if paired else 2)
 
 
 def _escaped(raw: Bytes) -> Places:
-    """Where characters stand that a backslash escapes: of a run of backslashes, every other one
-    escapes what is behind it."""
+    """Indexes of escaped characters: in a run of backslashes, every other one escapes the next
+    character."""
     slashes = np.flatnonzero(raw == _BACKSLASH)
     begins = np.diff(slashes, prepend=-2) != 1
     runs = slashes[begins][np.cumsum(begins) - 1]
@@ -110,7 +110,7 @@ def _escaped(raw: Bytes) -> Places:
 
 
 def _slice(body: bytes, begin: int) -> bytes:
-    """The next slice, one byte longer where its last would begin an escape."""
+    """The next slice, one byte longer if it would end with the start of an escape."""
     part = body[begin : begin + SLICE_BYTES]
     escaping = (len(part) - len(part.rstrip(b"\\"))) % 2
     return body[begin : begin + SLICE_BYTES + 1] if escaping else part

@@ -1,7 +1,7 @@
-"""Flags and whole numbers as servers built with pydantic read them: its lax mode for JSON.
+"""Flags and whole numbers in pydantic's lax mode for JSON, as servers built with it read them.
 
-A flag may come as true, 1, 1.0, or one of the words below in any case; a whole number also as 5.0,
-true (1), or a text such as "5", " +5.0 " or "1_000". Texts are never made of numbers.
+A flag may be true, 1, 1.0, or one of the words below in any case. A whole number may also be 5.0,
+true (1), or a text such as "5", " +5.0 " or "1_000". Numbers are never turned into texts.
 """
 
 import re
@@ -17,9 +17,9 @@ _WORDS = {
     **dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True),
     **dict.fromkeys(("0", "off", "f", "false", "n", "no"), False),
 }
-_BLANKS = r"[^\S\x1c-\x1f]*"  # what Unicode calls white space
+_BLANKS = r"[^\S\x1c-\x1f]*"  # Unicode white space
 _WHOLE = re.compile(rf"{_BLANKS}([+-]?[0-9]+(?:_[0-9]+)*)(?:\.0+)?{_BLANKS}")
-# As many as pydantic and Python take.
+# The limit of pydantic and Python.
 _MOST_DIGITS = 4300
 _FLOAT_BOUND = 2.0**63
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     Flag = bool
     Whole = int
 else:
-    # msgspec hands over what stands for a type that it does not know. The value that comes back
-    # is a plain bool or int, which such a class has to own up to.
+    # msgspec calls `dec_hook` for types that it does not know. The hook returns a plain bool or
+    # int, which must be an instance of the class, hence the ABCs.
     class _Flag(ABC):  # noqa: B024
         """A bool."""
 
@@ -41,7 +41,7 @@ else:
     Whole = Annotated[_Whole, Meta(extra_json_schema={"type": "integer"})]
 
 
-# Whole numbers of 1 or more, in the documentation: surfaces check them in words of their own.
+# Whole numbers of 1 or more, for the documentation; surfaces check them with their own messages.
 _LEAST_ONE = Meta(extra_json_schema={"minimum": 1})
 Positive = Annotated[Whole, _LEAST_ONE]
 StrictPositive = Annotated[int, _LEAST_ONE]
@@ -53,16 +53,16 @@ def lax_decoder(kind: type[T]) -> "msgspec.json.Decoder[T]":
 
 
 def flag(value: object) -> bool:
-    """What `value` says. Raises ValueError for what is no flag."""
+    """Read `value` as a flag. Raises ValueError."""
     if isinstance(value, int | float) and value in (0, 1):
         return value == 1
-    if isinstance(value, str) and (said := _WORDS.get(value.lower())) is not None:
-        return said
+    if isinstance(value, str) and (flag_value := _WORDS.get(value.lower())) is not None:
+        return flag_value
     raise ValueError("wanted true or false")
 
 
 def whole(value: object) -> int:
-    """The whole number in `value`. Raises ValueError for what is none."""
+    """Read `value` as a whole number. Raises ValueError."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < _FLOAT_BOUND:

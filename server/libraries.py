@@ -1,7 +1,7 @@
-"""What native libraries read from the environment: set once, before they are loaded.
+"""Environment variables of native libraries, set once before the libraries are loaded.
 
-Changing the environment later, beside threads that read it, is not safe in C. Standard library
-only, so that it can come first.
+In C it is not safe to change the environment while other threads read it. Standard library only, so
+that this can run first.
 """
 
 import os
@@ -9,18 +9,18 @@ import os
 from runtime.telemetry import disable_telemetry
 
 _SETTINGS = {
-    # TensorFloat-32 would round what a graph keeps in float32 (runtime.engines.ort).
+    # TensorFloat-32 would round a graph's float32 parts (runtime.engines.ort).
     "NVIDIA_TF32_OVERRIDE": "0",
-    # One norm a vector is all the algebra that NumPy does here; each thread takes memory.
+    # NumPy only computes norms of vectors here, and each BLAS thread takes memory.
     "OPENBLAS_NUM_THREADS": "1",
 }
-# Lines that are neither ours nor JSON. What fails is told by the exception that comes of it.
+# gRPC's own log lines are not JSON; failures raise exceptions anyway.
 _SILENCE = {"GRPC_VERBOSITY": "NONE"}
 
 
 def prepare_libraries() -> None:
-    """Turn reporting off, keep float32 whole, start no threads for algebra, and leave stderr to
-    logging; a GRPC_VERBOSITY that is set stays."""
+    """Turn telemetry and TensorFloat-32 off, limit BLAS to one thread, and silence gRPC's stderr. A
+    GRPC_VERBOSITY that is set is kept."""
     disable_telemetry()
     os.environ.update(_SETTINGS)
     for name, value in _SILENCE.items():

@@ -1,41 +1,41 @@
-"""Closing a connection whose client still sends, so that it can read the answer it got."""
+"""Lingering close: a client that still sends can read the answer before the connection closes."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
-# A socket that is closed with bytes in it resets the connection, and the answer may be lost: what
-# still comes is dropped unread for so long, and up to so many bytes.
+# Closing a socket with unread data resets the connection, and the answer may be lost. So further
+# data is read and dropped, for this long and up to this many bytes.
 _LINGER_S = 1.0
 _LINGER_BYTES = 64 << 20
-# For what is left to send then.
+# Time for sending the rest of the answer afterwards.
 _FLUSH_S = 10.0
 
 
 class LingeringTransport(asyncio.Transport):
-    """A transport that closes in two steps while its client may be sending, as `may_come` tells
-    when it is closed: the answer ends at once, the connection when the client has closed its side,
-    or by the bounds above."""
+    """A transport with a lingering close. If `still_sending` says that the client may still send,
+    `close` ends the answer at once, and the connection when the client closes its side or a limit
+    above is reached."""
 
     def __init__(
         self,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        may_come: Callable[[], bool],
+        still_sending: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._transport = transport
         self._loop = loop
-        self._may_come = may_come
+        self._still_sending = still_sending
         self._lingers = False
         self._dropped_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Close, once what has been written is sent."""
+        """Close once all written data is sent."""
         if self.is_closing():
             return
-        if not self._may_come():
+        if not self._still_sending():
             self._transport.close()
             return
         self._lingers = True
@@ -45,19 +45,19 @@ class LingeringTransport(asyncio.Transport):
         self._timer = self._loop.call_later(_LINGER_S, self.close_now)
 
     def close_now(self) -> None:
-        """Close without waiting for what may still come."""
-        self.forget()
+        """Close without waiting for further data."""
+        self.cancel_timer()
         self._lingers = True
         self._transport.close()
         self._timer = self._loop.call_later(_FLUSH_S, self._transport.abort)
 
-    def forget(self) -> None:
-        """Wait for nothing any more, as when the connection is gone."""
+    def cancel_timer(self) -> None:
+        """Cancel the timer, as when the connection is gone."""
         if self._timer is not None:
             self._timer.cancel()
 
     def drop(self, count: int) -> None:
-        """Of what came since `close`, `count` bytes more are not looked at."""
+        """Count `count` bytes that arrived after `close` and are dropped."""
         self._dropped_bytes += count
         if self._dropped_bytes > _LINGER_BYTES:
             self.close_now()
@@ -75,11 +75,11 @@ class LingeringTransport(asyncio.Transport):
         self._transport.write(data)
 
     def pause_reading(self) -> None:
-        """Let the client wait."""
+        """Stop reading from the client."""
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Take more."""
+        """Read from the client again."""
         self._transport.resume_reading()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:

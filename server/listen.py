@@ -1,4 +1,4 @@
-"""Sockets: taking a port or naming the setting to change, and a listener beside uvicorn's."""
+"""Listening sockets: bind ports, options for uvicorn, and a side listener."""
 
 import asyncio
 import logging
@@ -11,25 +11,25 @@ from typing import Any
 import uvicorn
 from litestar.types import ASGIApp
 
-from server.addresses import addresses_of, bound
+from server.addresses import addresses_of, bind
 from server.descriptors import API_SHARE, SIDE_SHARE
-from server.protocol import bounded
+from server.protocol import limited_protocol
 from server.settings import Settings, SettingsError
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-# An engine call that runs is waited for when models close (runtime.scheduling).
-_LAST_RESORT_S = 10
+# Closing a model waits for its running engine calls (runtime.scheduling).
+_SHUTDOWN_MARGIN_S = 10
 
 
-def take_port(host: str, port: int, setting: str) -> list[socket.socket]:
-    """Sockets that listen on `port` at each of `host`'s addresses. Raises SettingsError, with the
-    name `setting` when the port is not to be had."""
+def bind_port(host: str, port: int, setting: str) -> list[socket.socket]:
+    """Listen on `port` at each of `host`'s addresses. Raises SettingsError, which names `setting`
+    if the port is not available."""
     taken: list[socket.socket] = []
     for address in addresses_of(host):
         try:
-            taken.append(bound(address, port))
+            taken.append(bind(address, port))
             taken[-1].listen(_BACKLOG)
         except OSError as error:
             for other in taken:
@@ -42,21 +42,21 @@ def take_port(host: str, port: int, setting: str) -> list[socket.socket]:
 
 
 def connection_options(settings: Settings, share: float = API_SHARE) -> dict[str, Any]:
-    """What every listener of HTTP passes to uvicorn: our protocol with its limits, and TLS; `share`
-    of the file descriptors that are free is for its connections.
+    """uvicorn's options for an HTTP listener: our protocol with its limits, and TLS. Its
+    connections get `share` of the free file descriptors.
 
     Raises SettingsError for a certificate or key that cannot be used.
     """
     options: dict[str, Any] = {
-        "http": bounded(settings.header_timeout_s, share),
+        "http": limited_protocol(settings.header_timeout_s, share),
         "ws": "none",
         "access_log": False,
         "log_config": None,
         "server_header": False,
-        # Nothing here looks at a client's address or scheme, so nothing may change them.
+        # No header may change a client's address, by which fair queueing counts.
         "proxy_headers": False,
-        # Requests that run are told to end before (server.stopping); this is the last resort.
-        "timeout_graceful_shutdown": settings.drain_timeout_s + _LAST_RESORT_S,
+        # server.shutdown ends running requests before this; it is the last resort.
+        "timeout_graceful_shutdown": settings.drain_timeout_s + _SHUTDOWN_MARGIN_S,
     }
     if settings.tls_cert is not None and settings.tls_key is not None:
         try:
@@ -74,7 +74,7 @@ def connection_options(settings: Settings, share: float = API_SHARE) -> dict[str
 
 
 class _SideServer(uvicorn.Server):
-    """A uvicorn server that leaves the process's signals to the main one."""
+    """A uvicorn server that leaves signals to the main one."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -83,7 +83,7 @@ class _SideServer(uvicorn.Server):
 
 
 class SideListener:
-    """Serves `app` on sockets of its own inside the running event loop."""
+    """Serves `app` on its own sockets in the running event loop."""
 
     def __init__(self, app: ASGIApp, taken: list[socket.socket], settings: Settings) -> None:
         options = connection_options(settings, SIDE_SHARE)
@@ -92,6 +92,6 @@ class SideListener:
         self._task = asyncio.create_task(self._server.serve(sockets=taken))
 
     async def close(self) -> None:
-        """Stop listening and wait for requests that are being answered."""
+        """Stop listening and wait for running requests."""
         self._server.should_exit = True
         await self._task

@@ -1,9 +1,8 @@
-"""Logging: readable lines or JSON lines on stderr; uvicorn's own lines join them.
+"""Logging to stderr, as text lines or JSON lines, uvicorn's included.
 
-One record is one line whatever is in it (but a traceback in readable lines), and carries the
-request that it belongs to. What Python itself would print (warnings, exceptions that nobody
-catches) is a record as well. Standard library only: what fails while the rest is imported is said
-here, too.
+A record is always one line, except for a traceback in text, and has the ids of its request.
+Python's own output (warnings, uncaught exceptions) becomes records as well. Standard library only,
+so that errors during the imports can be logged.
 """
 
 import faulthandler
@@ -20,34 +19,35 @@ from types import MappingProxyType, TracebackType
 _log = logging.getLogger(__name__)
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-# Control characters, and what some readers take for the end of a line.
-_FORGING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Control characters, and characters that some readers take for a line break: escaped, so that a
+# message cannot forge a line.
+_LINE_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NO_REQUEST: Mapping[str, str] = MappingProxyType({})
-# The variables and values that ask for JSON, as server.variables reads them; the first one counts.
-_ASKED = {
+# The variables and values that ask for JSON, as in server.variables; the first one set counts.
+_JSON_VARIABLES = {
     "NIM_JSONL_LOGGING": ("1", "true", "yes", "on"),
     "NIM_LOGGING_JSONL": ("1", "true", "yes", "on"),
     "LOG_FORMAT": ("json",),
 }
 
-# `request_id`, and `trace_id` where the request is traced.
+# `request_id`, and `trace_id` if the request is traced.
 current_request: ContextVar[Mapping[str, str]] = ContextVar("current_request", default=_NO_REQUEST)
 
 
-class Lines(logging.Formatter):
-    """One readable line: time, level, logger, message, then the request's ids."""
+class TextFormatter(logging.Formatter):
+    """A text line: time, level, logger, message, then the request's ids."""
 
     def __init__(self) -> None:
         super().__init__(_TEXT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """The line without a traceback; nothing in a message can begin another one."""
+        """The line without the traceback; line breaks in the message are escaped."""
         ids = "".join(f" {name}={value}" for name, value in current_request.get().items())
-        return _FORGING.sub(_escaped, super().formatMessage(record) + ids)
+        return _LINE_BREAKS.sub(_escaped, super().formatMessage(record) + ids)
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, the request's ids, and the
+class JsonFormatter(logging.Formatter):
+    """A JSON object per line: time (UTC), level, logger, message, the request's ids, and the
     traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -63,58 +63,59 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-        return _FORGING.sub(_escaped, text)
+        return _LINE_BREAKS.sub(_escaped, text)
 
 
 def _escaped(found: "re.Match[str]") -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
-def asks_for_json(environ: Mapping[str, str]) -> bool:
-    """Whether the lines are to be JSON, told before the settings are: these may be refused."""
-    for name, values in _ASKED.items():
+def wants_json_logs(environ: Mapping[str, str]) -> bool:
+    """Whether JSON lines are requested; asked before the settings are read, which may fail."""
+    for name, values in _JSON_VARIABLES.items():
         if value := environ.get(name, "").strip():
             return value.lower() in values
     return False
 
 
-def say_refused(reason: str, *, as_json: bool, error: BaseException | None = None) -> None:
-    """Say why the process does not start, whether or not logging is configured: one line on
-    stderr, and in JSON the traceback of `error`."""
+def report_startup_error(reason: str, *, as_json: bool, error: BaseException | None = None) -> None:
+    """Report why the process does not start, in one line on stderr, whether or not logging is
+    configured. JSON includes the traceback of `error`."""
     if not as_json:
         sys.stderr.write(f"rerank-serve: {reason}\n")
         return
     seen = None if error is None else (type(error), error, error.__traceback__)
     record = logging.LogRecord(__name__, logging.CRITICAL, "", 0, reason, (), seen)
-    sys.stderr.write(JsonLines().format(record) + "\n")
+    sys.stderr.write(JsonFormatter().format(record) + "\n")
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
-    """Set up the process's logging; to be called once, by whoever owns the process.
+    """Set up the process's logging; called once by the owner of the process.
 
-    A process that dies in native code writes where its threads were, which names no text.
+    faulthandler writes the stacks of a process that dies in native code; they contain no request
+    text.
     """
     faulthandler.enable()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else Lines())
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # One that cannot be written would be told in plain lines.
+    # Otherwise Python reports a record that cannot be written, in plain text.
     logging.raiseExceptions = False
-    _log_what_python_prints()
+    _capture_python_output()
     for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        # Two servers run here (the metrics port has its own); the lines of our own say enough.
+        # uvicorn's info lines are redundant, and the metrics port has a server of its own.
         logger.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
-    # Requests are logged by `server.observe`, without query strings.
+    # Requests are logged by `server.observability`, without query strings.
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
 
 
-def _log_what_python_prints() -> None:
-    """Warnings, and exceptions that end the process or a thread, or that nobody can catch."""
+def _capture_python_output() -> None:
+    """Log warnings, uncaught exceptions of the process and of threads, and unraisable ones."""
     logging.captureWarnings(True)
 
     def uncaught(
@@ -136,7 +137,7 @@ def _log_what_python_prints() -> None:
         error = seen.exc_value or seen.exc_type()
         _log.error(
             "%s",
-            seen.err_msg or "an exception that nobody can catch",
+            seen.err_msg or "an unraisable exception",
             exc_info=(seen.exc_type, error, seen.exc_traceback),
         )
 

@@ -1,4 +1,4 @@
-"""The C library's heap: what a model leaves free goes back to the machine."""
+"""The C library's heap: return memory to the machine when a model is closed."""
 
 import ctypes
 from contextlib import suppress
@@ -9,18 +9,18 @@ _LARGE_BYTES = 128 * 1024
 
 
 def map_large_blocks() -> None:
-    """Keep every block of 128 KiB and more, such as a weight, in pages of its own, which go back
-    when it is freed.
+    """Fix glibc's mmap threshold at 128 KiB, so that larger blocks, such as weights, are returned
+    to the system when freed.
 
-    glibc begins like that, but takes blocks of up to 32 MiB from its heaps, of which each thread
-    may have another, once one of that size was freed: a model of a few MiB that is reloaded under
-    load then leaves as much behind each time. To be called before the threads that load models.
+    By default the threshold grows to the size of freed blocks, up to 32 MiB. Larger blocks then
+    come from heaps, one for each thread, and reloading a small model under load leaks its size each
+    time. Call this before the threads that load models start.
     """
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
-def give_memory_back() -> None:
-    """Return what is free in the heaps: each thread that loads a model has one of its own."""
+def trim_heap() -> None:
+    """Return free heap memory to the system; each thread that loaded a model has a heap."""
     with suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What is served: models, metadata, version, manifest, licence, in the shapes of NIM 1.10.0."""
+"""Metadata routes in the shapes of NIM 1.10.0: models, metadata, version, manifest, licence."""
 
 import hashlib
 from functools import cache
@@ -17,19 +17,19 @@ from server.surface import Surface
 from server.surfaces import nim
 
 PACKAGE = "open-rerank"
-# The version of NIM's API whose shapes these are.
+# The version of NIM's API that these shapes follow.
 _API = "3.1.0"
 
 Body = dict[str, Any]
 
 
 class Metadata(Controller):
-    """GET routes about the served model; those that need it answer 503 until it is loaded."""
+    """GET routes about the served models; those that need a model answer 503 until it is loaded."""
 
     @get("/v1/models")
     async def models(self, service: NamedDependency[Service]) -> Body:
-        """One entry a model: clients take the first, the Kubernetes operator the only one or
-        the first whose root is its id."""
+        """One entry for each model. Clients take the first; the Kubernetes operator takes the only
+        one, or the first whose root is its id."""
         return {"object": "list", "data": [_entry(served.name) for served in service.all_served]}
 
     @get("/v1/metadata")
@@ -52,7 +52,7 @@ class Metadata(Controller):
 
     @get("/v1/manifest")
     async def manifest(self, service: NamedDependency[Service]) -> Body:
-        """The artifacts that are served as a NIM manifest: a profile and its files for each."""
+        """The served artifacts as a NIM manifest: a profile with its files for each."""
         return {"manifest_file": _manifest_yaml(service), "repository_override": ""}
 
     @get("/v1/license")
@@ -96,7 +96,7 @@ def _model(service: Service, served: Served) -> Body:
 
 
 def _manifest_yaml(service: Service) -> str:
-    """YAML; every value is written as JSON, which YAML reads as it is."""
+    """The manifest as YAML; values are written as JSON, which is valid YAML."""
     lines = [
         "schema_version: '2.0'",
         "profile_selection_criteria: auto",
@@ -234,6 +234,6 @@ SURFACE = Surface(
             media_type=CONTENT_TYPE,
         ),
     ),
-    voice=nim.voice,
+    error_format=nim.error_body,
     paths=(),
 )

@@ -1,7 +1,7 @@
-"""Prometheus metrics: the names of NIM 1.10.0 (/v1/metrics), those of its Triton (:8002), ours.
+"""Prometheus metrics: the names of NIM 1.10.0 (/v1/metrics), of its Triton (:8002), and our own.
 
-Labels are bounded: routes are templates, statuses and outcomes come from the code, and models are
-those that are served. What the models count themselves is read when somebody asks.
+Labels are bounded: routes are templates, statuses and outcomes are constants, models are the served
+ones. The models' own counters are read when metrics are collected.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
-    EngineAway,
+    EngineUnreachable,
     ModelClosed,
     OutOfMemory,
     Overloaded,
@@ -38,8 +38,8 @@ from runtime.errors import (
 )
 from runtime.postprocess import EngineCall, Timing
 from runtime.profile import Kind
-from server.errors import NotReady, ReloadRuns
-from server.machine import Gpu, Gpus, Processors, memory_bytes
+from server.errors import NotReady, ReloadInProgress
+from server.hardware import Gpu, Gpus, Processors, memory_bytes
 from server.names import TRITON_VERSION, triton_name
 from server.tally import OUTCOMES
 
@@ -60,6 +60,11 @@ _TRITON = {
     "compute_output_duration_us": "Requests' time behind the engine; not measured, hence 0",
     "pending_request_count": "Requests that wait for an engine call",
 }
+_CPU = {
+    "nv_cpu_utilization": "Busy share of the processors, 0 to 1",
+    "nv_cpu_memory_total_bytes": "Memory of the machine",
+    "nv_cpu_memory_used_bytes": "Memory in use",
+}
 # Gauges of the GPUs: NIM's name, Triton's, and the field of Gpu.
 GPU_METRICS = (
     ("gpu_power_usage_watts", "nv_gpu_power_usage", "power_usage_watts"),
@@ -69,17 +74,18 @@ GPU_METRICS = (
     ("gpu_memory_total_bytes", "nv_gpu_memory_total_bytes", "memory_total_bytes"),
     ("gpu_memory_used_bytes", "nv_gpu_memory_used_bytes", "memory_used_bytes"),
 )
-# Why callers are told to come again; the first class of an error's ancestry in here decides.
+# The `reason` label of refusals. The first class in an error's method resolution order that has a
+# row decides.
 REFUSALS: Mapping[type[BaseException], str] = {
     NotReady: "not_ready",
-    ReloadRuns: "reloading",
+    ReloadInProgress: "reloading",
     TooLate: "deadline",
     Overloaded: "full",
     DeadlineExceeded: "expired",
     ModelClosed: "shutting_down",
     OutOfMemory: "out_of_memory",
     DeviceLost: "device_lost",
-    EngineAway: "engine_away",
+    EngineUnreachable: "engine_away",
     Unavailable: "other",
 }
 # Statuses of the server's own faults; 503 and 504 are what a busy server answers.
@@ -95,7 +101,7 @@ class Metrics:
     """The counters of one server process; `served` gives the loaded models."""
 
     def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
-        # Gauges of start times, which NIM's list does not have.
+        # No *_created gauges, because NIM has none.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         for collector in (GCCollector, PlatformCollector, ProcessCollector):
@@ -166,8 +172,8 @@ class Metrics:
         self._registry.register(_Machine())
 
     def observe(self, route: str, status: int | str, seconds: float) -> None:
-        """Count one answered request; `route` is a route's template or OTHER_ROUTE, `status` that
-        of HTTP or the name of gRPC's."""
+        """Count an answered request. `route` is a route's template or OTHER_ROUTE, `status` an HTTP
+        status or the name of a gRPC status."""
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
         if status == _GRPC_FAULT:
@@ -176,7 +182,7 @@ class Metrics:
             self._faults.labels("http").inc()
 
     def count_refusal(self, error: Exception) -> None:
-        """Count an error that a caller is told, if it says to come again."""
+        """Count an error that asks the caller to retry; ignore others."""
         found = [REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS]
         if found:
             self._refusals.labels(found[0]).inc()
@@ -192,7 +198,7 @@ class Metrics:
         self._reloads.labels(kind, "done").inc()
 
     def observe_stages(self, kind: Kind, timing: Timing) -> None:
-        """Where an answered request's time went."""
+        """Record the stages of an answered request."""
         for stage, spent_ms in (
             ("tokenize", timing.tokenize_ms),
             ("queue", timing.queue_ms),
@@ -201,7 +207,7 @@ class Metrics:
             self._stages.labels(kind, stage).observe(spent_ms / 1e3)
 
     def observe_call(self, kind: Kind, call: EngineCall) -> None:
-        """One engine call; any thread."""
+        """Record an engine call; the callback of models, from any thread."""
         self._call_seconds.labels(kind).observe(call.ended - call.began)
         self._call_rows.labels(kind).observe(call.rows)
         self._call_tokens.labels(kind).observe(call.real_tokens)
@@ -220,8 +226,19 @@ class Metrics:
         return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
 
 
+def families() -> list[Metric]:
+    """Every metric that a server can have, with its name, type and text: for the documentation."""
+    machine = [GaugeMetricFamily(name, text) for name, text in _CPU.items()]
+    gpus = [
+        UntypedMetricFamily(name, _of_gpu(fact)) for *names, fact in GPU_METRICS for name in names
+    ]
+    models = (*_triton([]), *_requests([]), *_waiting([]))
+    every = (*Metrics(lambda: ())._registry.collect(), *models, *machine, *gpus)
+    return list({family.name: family for family in every}.values())
+
+
 class _Models(Collector):
-    """What the served models counted: Triton's names, then ours.
+    """The counters of the served models: Triton's names, then our own.
 
     Triton's are untyped because the client library would append _total to a counter's name.
     """
@@ -248,7 +265,7 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
         "nv_inference_request_failure", "Requests not answered", labels=[*labels, "reason"]
     )
     for one in served:
-        # As Triton labels them: what the model is called there.
+        # Triton's labels: the model's name there.
         known = [triton_name(one.name), TRITON_VERSION]
         stats, tally = one.stats(), one.tally
         values = {
@@ -325,24 +342,22 @@ def _waiting(served: "list[Served]") -> Iterator[Metric]:
 
 
 class _Machine(Collector):
-    """Processors, memory and GPUs under Triton's names and NIM's."""
+    """Processors, memory and GPUs, under the names of Triton and NIM."""
 
     def __init__(self) -> None:
         self._processors = Processors()
         self._gpus = Gpus()
 
     def describe(self) -> list[Metric]:
-        """Nothing: a registry would otherwise collect once to learn the names."""
+        """Empty, so that the registry does not collect once to learn the names."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         busy, memory = self._processors.utilization(), memory_bytes()
-        if busy is not None:
-            yield GaugeMetricFamily("nv_cpu_utilization", "Busy share, 0 to 1", value=busy)
-        if memory is not None:
-            total, used = memory
-            yield GaugeMetricFamily("nv_cpu_memory_total_bytes", "Memory", value=total)
-            yield GaugeMetricFamily("nv_cpu_memory_used_bytes", "Memory in use", value=used)
+        total, used = memory or (None, None)
+        for (name, text), value in zip(_CPU.items(), (busy, total, used), strict=True):
+            if value is not None:
+                yield GaugeMetricFamily(name, text, value=value)
         gpus = self._gpus.read()
         for nim, triton, fact in GPU_METRICS:
             yield from _of_gpus(gpus, nim, "device_id", fact)
@@ -350,10 +365,14 @@ class _Machine(Collector):
 
 
 def _of_gpus(gpus: list[Gpu], name: str, label: str, fact: str) -> Iterator[Metric]:
-    family = UntypedMetricFamily(name, fact.replace("_", " "), labels=[label])
+    family = UntypedMetricFamily(name, _of_gpu(fact), labels=[label])
     for gpu in gpus:
         value = getattr(gpu, fact)
         if value is not None:
             family.add_metric([getattr(gpu, label)], value)
     if family.samples:
         yield family
+
+
+def _of_gpu(fact: str) -> str:
+    return f"{fact.replace('_', ' ').capitalize()} of a GPU"

@@ -1,4 +1,4 @@
-"""Model names that a NIM client may use for what is served."""
+"""The model names that a NIM client may use for a served model."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,14 +21,14 @@ NIM_IDS: Mapping[Kind, tuple[str, ...]] = {
     ),
 }
 
-# The one version that Triton's names have here.
+# The only version of a model in Triton's terms.
 TRITON_VERSION = "1"
 # The hosted service's organisation, which its paths always name.
 _ORG = "nvidia"
 
 
 class AcceptedNames:
-    """The served name and NVIDIA's of its kind, with or without organisation, dots or
+    """The served name and NVIDIA's ids of its kind, with or without organisation, with dots or
     underscores."""
 
     def __init__(self, served: str, kind: Kind) -> None:
@@ -44,10 +44,11 @@ class AcceptedNames:
 
 
 def triton_name(name: str) -> str:
-    """As NIM 1.x names its Triton models: every other character is an underscore."""
+    """The name of a Triton model in NIM 1.x: characters other than letters and digits become
+    underscores."""
     return re.sub(r"[^A-Za-z0-9]", "_", name)
 
 
 def _plain(name: str) -> str:
-    """One spelling: NVIDIA's hosted paths write dots as underscores."""
+    """The normal spelling: NVIDIA's hosted paths write dots as underscores."""
     return name.replace(".", "_")

@@ -1,7 +1,7 @@
-"""The OpenAPI document, made from what each surface declares about its operations.
+"""The OpenAPI document, made from the operations that each surface declares.
 
-Bodies are read and written as bytes here, so the framework sees no types; each surface names its
-structs instead, and msgspec turns them into schemas.
+Routes read and write bytes, so the framework sees no types. Each surface names its structs instead,
+and msgspec turns them into schemas.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,12 +18,12 @@ _Schemas = dict[int, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One method on one path, as a reader of the documentation needs it.
+    """The documentation of one method on one path.
 
-    `request` and `reply` are types that msgspec can describe, or tuples of alternatives, None for
-    no body. `error` is the surface's error body and `statuses` all that it may answer with besides
-    200, which `answers` says it does. `parameters` are path parameters, each with an example.
-    `open` routes never ask for a key.
+    `request` and `reply` are types for msgspec, or tuples of alternatives; None for no body.
+    `error` is the surface's error body. `statuses` are the possible statuses besides 200; `answers`
+    says whether 200 is possible. `parameters` are path parameters with an example each. `open`
+    routes need no key.
     """
 
     method: str
@@ -44,11 +44,11 @@ class Operation:
 
 
 def document(operations: Iterable[Operation], *, title: str, version: str, keys: bool) -> bytes:
-    """The document as JSON, OpenAPI 3.1; `keys` says whether bearers are asked for."""
+    """The OpenAPI 3.1 document as JSON; `keys` says whether routes need a bearer."""
     listed = list(operations)
     types = [t for op in listed for body in (op.request, op.reply, op.error) for t in _each(body)]
     found, components = msgspec.json.schema_components(types, ref_template=_REF)
-    # Not every type can be a dictionary's key; its identity can.
+    # Keyed by identity, because not every type is hashable.
     schemas = {id(t): schema for t, schema in zip(types, found, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
     for op in listed:
@@ -117,7 +117,7 @@ def _content(body: Any, example: object, schemas: _Schemas) -> dict[str, Any]:
 
 
 def _each(body: Any) -> tuple[Any, ...]:
-    """The alternatives of a body; msgspec describes no union of structs."""
+    """The alternatives of a body; msgspec cannot describe a union of structs."""
     if body is None:
         return ()
     return body if isinstance(body, tuple) else (body,)

@@ -1,7 +1,7 @@
-"""For people: the page to try a ranking at /, the documentation at /docs; and /openapi.json.
+"""Pages for people: a ranking form at /, the documentation at /docs; and /openapi.json.
 
-The pages are files of this package without any outside asset, under a policy that lets nothing
-else run.
+The pages are files of this package without external assets. Their content security policy allows
+nothing else.
 """
 
 from functools import cache
@@ -35,7 +35,7 @@ _HTML = _MEDIA_TYPES["html"]
 
 
 class Pages(Controller):
-    """What RERANK_UI=false leaves out."""
+    """The pages, which RERANK_UI=false turns off."""
 
     @get("/")
     async def try_it(self) -> Response[bytes]:
@@ -64,7 +64,7 @@ class OpenApi(Controller):
 
 @cache
 def _files() -> dict[str, bytes]:
-    """Every file of the pages by its name; what is not among them cannot be asked for."""
+    """The files of the pages by name; no other file can be requested."""
     folder = resources.files("server").joinpath("page")
     return {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
 
@@ -99,7 +99,7 @@ OPENAPI = Surface(
             reply_example={"openapi": "3.1.0"},
         ),
     ),
-    voice=nim.voice,
+    error_format=nim.error_body,
     paths=(),
 )
 PAGES = Surface(
@@ -117,6 +117,6 @@ PAGES = Surface(
             parameters={"name": "page.css"},
         ),
     ),
-    voice=nim.voice,
+    error_format=nim.error_body,
     paths=(),
 )

@@ -1,8 +1,8 @@
-"""HTTP connections with limits: what uvicorn's protocol leaves unbounded.
+"""Connection limits: timeouts and a number of connections, which uvicorn does not limit.
 
-uvicorn 0.54 waits for ever for the head of a first request and for a client that does not read
-its answer, and takes any number of connections. `uvicorn --http server.protocol:BoundedProtocol`
-has limits under plain uvicorn, whose time for a head is the default's.
+uvicorn 0.54 waits for ever for the head of a first request and for a client that does not read its
+answer, and accepts any number of connections. `uvicorn --http server.protocol:BoundedProtocol`
+applies the limits under plain uvicorn, with the default header timeout.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from server.surface import send_failure
 from server.surfaces import nim
 
 _HEADER_TIMEOUT_S = 20
-# A client that takes nothing of its answer for so long does not want it.
-_READER_PATIENCE_S = 60
-# What is left to send when an idle connection is closed.
+# A client that reads nothing of its answer for this long is disconnected.
+_RESPONSE_READ_TIMEOUT_S = 60
+# Time for sending the rest when an idle connection is closed.
 _FLUSH_S = 10
-# For the first request of a connection that was made as the server began to stop; closing it would
-# reset what is on its way.
-_FIRST_WORDS_S = 0.25
-_FAREWELL_S = 1
-# Connections beyond the limit, so that an orchestrator's probes reach a server that is full.
+# Grace period for the first request of a connection that was made just before the shutdown: closing
+# it would reset a request on its way.
+_FIRST_REQUEST_GRACE_S = 0.25
+_TLS_CLOSE_TIMEOUT_S = 1
+# Connections beyond the limit, so that an orchestrator's probes reach a full server.
 _PROBES = 8
 _FULL = Failure(
     503,
@@ -39,8 +39,8 @@ _FULL = Failure(
 
 
 class BoundedProtocol(FramedProtocol):
-    """Requests on a connection, with a time limit on heads and on readers and a number of
-    connections (`most_connections`; None for the API's share of the file descriptors)."""
+    """The protocol of a connection, with timeouts for request heads and for reading answers, and a
+    limit of connections (`most_connections`; None for the API's share of the file descriptors)."""
 
     def __init__(
         self,
@@ -55,71 +55,73 @@ class BoundedProtocol(FramedProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
         self._received = False
-        # When its body began to come, while it is coming.
+        # When the body began, while it is being received.
         self._body_since: float | None = None
-        # When it was taken beyond the limit, to ask for health only, until there is room for it.
+        # When it was accepted beyond the limit, for health requests only, until a slot is free.
         self._probing_since: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a head. At the limit an idle connection makes room, or one whose body
-        takes too long; without any, this one may ask for health only."""
+        """Start the header timeout. At the limit, an idle connection or one with a slow body is
+        closed to free a slot. If there is none, this connection may request health only."""
         super().connection_made(transport)
-        if not self._takes_a_place():
+        if not self._has_slot():
             self._probing_since = self.loop.time()
             self.app = self._health_only(self.app)
-            self._keep_few_probes()
+            self._limit_probes()
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Remember that this connection is used."""
+        """Note that this connection is in use."""
         self._received = True
         super().data_received(data)
 
     def on_parsed(self) -> None:
-        """Keep the time limit of a head, and remember when a body began."""
+        """Update the header timeout, and note when a body began."""
         if self.conn.their_state is not h11.SEND_BODY:
             self._body_since = None
         elif self._body_since is None:
             self._body_since = self.loop.time()
-        if not self.has_begun_a_head:
+        if not self.has_partial_head:
             self._header_timer = _cancelled(self._header_timer)
         elif self._header_timer is None:
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drop the timers."""
+        """Cancel the timers."""
         self._header_timer = _cancelled(self._header_timer)
         self._reader_timer = _cancelled(self._reader_timer)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not take its answer as fast as it is written."""
+        """Start the read timeout: the client reads its answer slower than it is written."""
         super().pause_writing()
         if self._reader_timer is None:
-            self._reader_timer = self.loop.call_later(_READER_PATIENCE_S, self.transport.abort)
+            self._reader_timer = self.loop.call_later(
+                _RESPONSE_READ_TIMEOUT_S, self.transport.abort
+            )
 
     def resume_writing(self) -> None:
-        """It goes on."""
+        """Cancel the read timeout."""
         super().resume_writing()
         self._reader_timer = _cancelled(self._reader_timer)
 
     def shutdown(self) -> None:
-        """Close an idle connection; one that has just been made may bring its request."""
+        """Close an idle connection; a new one gets a grace period for its first request."""
         if self._received:
             self._shut_down()
         else:
-            self.loop.call_later(_FIRST_WORDS_S, self._shut_down)
+            self.loop.call_later(_FIRST_REQUEST_GRACE_S, self._shut_down)
 
     def _shut_down(self) -> None:
-        """As uvicorn does it, but without waiting for the farewell of a client of TLS."""
+        """uvicorn's shutdown, without waiting for a TLS client's close notification."""
         if self.transport.is_closing():
             return
         super().shutdown()
         if self.is_idle():
-            self.loop.call_later(_FAREWELL_S, self.transport.abort)
+            self.loop.call_later(_TLS_CLOSE_TIMEOUT_S, self.transport.abort)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close the idle connection, even when the client does not take the last bytes."""
+        """Close the idle connection, even if the client does not read the last bytes."""
         super().timeout_keep_alive_handler()
         self.loop.call_later(_FLUSH_S, self.transport.abort)
 
@@ -128,16 +130,16 @@ class BoundedProtocol(FramedProtocol):
 
     def _head_is_late(self) -> None:
         self._header_timer = None
-        if not self._received:  # a connection that somebody keeps for later
+        if not self._received:  # a connection opened in advance
             self.transport.close()
             return
         self.refuse(408, f"no whole request head within {self._header_timeout_s:g} seconds")
 
-    def _takes_a_place(self) -> bool:
-        """Whether this connection is within the limit now, where it may have made room."""
+    def _has_slot(self) -> bool:
+        """Whether this connection has a slot within the limit; tries to free one."""
         if len(self.connections) <= self._most_connections:
             return True
-        others = list(self._others_within())
+        others = list(self._counted_others())
         return len(others) < self._most_connections or self._make_room(others)
 
     def _make_room(self, others: "list[BoundedProtocol]") -> bool:
@@ -146,7 +148,7 @@ class BoundedProtocol(FramedProtocol):
                 other.transport.abort()
                 self.connections.discard(other)
                 return True
-        # As long as a head may take, a body may in any case.
+        # A body may always take as long as a head.
         late = self.loop.time() - self._header_timeout_s
         began = {one: one._body_since for one in others if one._body_since is not None}
         slowest = min(began, key=lambda one: began[one], default=None)
@@ -157,9 +159,9 @@ class BoundedProtocol(FramedProtocol):
         self.connections.discard(slowest)
         return True
 
-    def _keep_few_probes(self) -> None:
-        """Close the oldest connection beyond the limit when there are too many: this one may be a
-        probe, too."""
+    def _limit_probes(self) -> None:
+        """Close the oldest connection beyond the limit if there are too many, so that this one,
+        which may be a probe, is served."""
         began = {
             one: one._probing_since for one in self._others() if one._probing_since is not None
         }
@@ -174,29 +176,29 @@ class BoundedProtocol(FramedProtocol):
             if isinstance(other, BoundedProtocol) and other is not self:
                 yield other
 
-    def _others_within(self) -> "Iterator[BoundedProtocol]":
-        """Those that count towards the limit."""
+    def _counted_others(self) -> "Iterator[BoundedProtocol]":
+        """The other connections that count towards the limit."""
         return (other for other in self._others() if other._probing_since is None)
 
     def _health_only(self, app: ASGIApp) -> ASGIApp:
-        """`app` for requests for health, and for all when there is room by then; the others are
-        answered with 503."""
+        """Middleware: pass health requests on to `app`, and all requests once there is a slot;
+        answer others with 503."""
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["path"].rstrip("/") in OPEN_PATHS:
                 await app(scope, receive, send)
-            elif self._probing_since is None or self._takes_a_place():
+            elif self._probing_since is None or self._has_slot():
                 self._probing_since = None
                 await app(scope, receive, send)
             else:
-                await send_failure(_FULL, nim.voice, send)
+                await send_failure(_FULL, nim.error_body, send)
 
         return answer
 
 
-def bounded(header_timeout_s: float, share: float) -> Any:
-    """The protocol with that limit, for uvicorn's option `http`; `share` of the file descriptors
-    that are free is for its connections, probes included."""
+def limited_protocol(header_timeout_s: float, share: float) -> Any:
+    """The protocol for uvicorn's option `http`. Its connections, probes included, get `share` of
+    the free file descriptors."""
     return partial(
         BoundedProtocol,
         header_timeout_s=header_timeout_s,
@@ -206,12 +208,12 @@ def bounded(header_timeout_s: float, share: float) -> Any:
 
 @cache
 def _share_of_plain_uvicorn() -> int:
-    """What `bounded` gives the API, counted when the first connection comes."""
+    """The API's limit of connections, counted at the first connection."""
     return most_connections(API_SHARE, _PROBES)
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """What to remember of a timer that is not wanted any more: nothing."""
+    """Cancel the timer and return None, to replace it."""
     if timer is not None:
         timer.cancel()
     return None

@@ -1,4 +1,4 @@
-"""Reloading models while the server runs: SIGHUP, or a request to load (surfaces/kserve.py)."""
+"""Reload models while the server runs, on SIGHUP; kserve/model_control.py reloads on request."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ _STDERR = 2
 
 
 class NotReloaded(RequestRefused):
-    """A new model that cannot be served; the one before still is."""
+    """The new model cannot be served; the old one still is."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(f"the model was not replaced: {reason}")
@@ -27,15 +27,15 @@ class NotReloaded(RequestRefused):
 
 @contextmanager
 def reloading_on_signal(service: Service) -> Iterator[None]:
-    """Reload every model on SIGHUP; in a terminal that signal goes on ending the process.
+    """Reload every model on SIGHUP. In a terminal that signal still ends the process.
 
-    Signals that come while a reload runs are one more reload, behind it.
+    Signals during a reload cause one more reload after it.
     """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or os.isatty(_STDERR):
         yield
         return
-    # What a signal's handler may use: it never waits for a lock.
+    # Signal handlers may use a SimpleQueue, because its `put` is reentrant.
     signals: SimpleQueue[int] = SimpleQueue()
     threading.Thread(
         target=_reload_on, args=(signals, service), name="reload-signals", daemon=True
@@ -62,7 +62,7 @@ def _reload_all(service: Service) -> None:
     except NotReady as error:
         _log.error("reload refused: %s", error)
         return
-    for kind in kinds:  # whatever becomes of the ones before
+    for kind in kinds:  # also after a failed one
         _reload(service, kind)
 
 
@@ -71,5 +71,5 @@ def _reload(service: Service, kind: Kind) -> None:
         service.reload(kind, wait=True)
     except ServingError as error:
         _log.error("%s: reload refused: %s", kind, error)
-    except BaseException:  # a panic in the tokenizer's Rust is no Exception
-        _log.exception("%s: reload failed unexpectedly; the model before is still served", kind)
+    except BaseException:  # a Rust panic of the tokenizer is not an Exception
+        _log.exception("%s: reload failed unexpectedly; the old model is still served", kind)

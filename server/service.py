@@ -1,4 +1,6 @@
-"""What the routes share: settings, metrics, and the models from loading to shutdown."""
+"""The service that all routes share: settings, metrics, the models from loading to shutdown, and
+the engine watchdog.
+"""
 
 import logging
 import os
@@ -17,17 +19,17 @@ from runtime.embedder import Embedder
 from runtime.errors import ArtifactError, EngineError, ModelClosed, ServingError
 from runtime.manifest import MANIFEST_FILE
 from runtime.model import Model
-from runtime.opening import Bounds, mock_model, open_model
+from runtime.opening import ModelLimits, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
 from runtime.ranker import Ranker
 from runtime.scheduling.stats import SchedulerStats
 from runtime.selection import AUTO, ONNX
-from server.connection import Bodies
-from server.errors import NotReady, NotServed, ReloadRuns
-from server.limits import limit_behind
-from server.memory import give_memory_back, map_large_blocks
+from server.connection import BodyBudget
+from server.errors import KindNotServed, NotReady, ReloadInProgress
+from server.memory import map_large_blocks, trim_heap
 from server.metrics import Metrics
 from server.names import AcceptedNames
+from server.process_limits import find_exceeded_limit
 from server.settings import Settings
 from server.tally import Tally
 from server.tracing import open_tracing
@@ -35,29 +37,29 @@ from server.variables import TRITON
 
 _log = logging.getLogger(__name__)
 
-# Bodies of the largest size for which there is room at the same time, and at least so many bytes:
-# a small largest size is no reason to let fewer requests wait.
+# The body budget: this many bodies of the largest size, and at least this many bytes, so that a
+# small body limit does not let fewer requests wait.
 _BODIES_AT_ONCE = 8
 _ROOM_FOR_BODIES = 256 << 20
-# How often a model that was replaced is asked whether its last request is answered.
-_RETIRING_PAUSE_S = 0.05
-# A request that took the model just before it was replaced has begun by then.
-_RETIRING_NOTICE_S = 2.0
-# How often a model that warms up anew is looked at, and engines are; one that is away is asked.
-_WATCH_PAUSE_S = 0.2
-_AWAY_PAUSE_S = 1.0
-# Opening a model reads files and compiles for minutes at most; with a disk that is gone, for ever.
-_OPENING_PATIENCE_S = 1800.0
+# How often a replaced model is checked for running requests.
+_RETIRE_POLL_S = 0.05
+# A request that took the model just before it was replaced has begun after this time.
+_RETIRE_DELAY_S = 2.0
+# How often the watchdogs check a model that a reload warms up, and all served engines.
+_RELOAD_WATCHDOG_INTERVAL_S = 0.2
+_WATCHDOG_INTERVAL_S = 1.0
+# Opening a model reads files and compiles for minutes at most; a lost disk may hang for ever.
+_OPEN_TIMEOUT_S = 1800.0
 
-_WORDS: Mapping[Kind, tuple[str, str]] = {
+_KIND_NAMES: Mapping[Kind, tuple[str, str]] = {
     "rank": ("reranker", "--rank"),
     "embed": ("embedder", "--embed"),
 }
 
 
 class Predecessor:
-    """A model that was replaced, as far as counters go: these never go back. Without a `model`, all
-    those that have ended, which computed `final` together."""
+    """A replaced model, whose counters still count: they must never go back. Without a `model`, the
+    sum of all that have ended, with the counters `final`."""
 
     def __init__(self, model: Model | None, final: SchedulerStats | None = None) -> None:
         self._model = model
@@ -69,25 +71,25 @@ class Predecessor:
         return self._model is None
 
     def stats(self) -> SchedulerStats:
-        """What it has computed, while it answers its last requests and afterwards."""
+        """Its counters, during its last requests and afterwards."""
         model = self._model
         return self._final if model is None else model.stats()
 
     def close(self) -> None:
-        """Answer whoever still waits for it."""
+        """Answer its waiting requests with ModelClosed."""
         model = self._model
         if model is not None:
             model.close()
 
     def retire(self, within_s: float) -> None:
-        """Close the model when the requests that it has are answered, or after `within_s`."""
+        """Close the model when its requests are answered, at the latest after `within_s`."""
         model = self._model
         if model is None:
             return
         end = time.monotonic() + within_s
-        time.sleep(_RETIRING_NOTICE_S)
+        time.sleep(_RETIRE_DELAY_S)
         while not model.idle() and time.monotonic() < end:
-            time.sleep(_RETIRING_PAUSE_S)
+            time.sleep(_RETIRE_POLL_S)
         try:
             model.close()
         finally:  # the next reload waits for it
@@ -95,34 +97,33 @@ class Predecessor:
             self._model = None
 
 
-def _shortened(before: tuple[Predecessor, ...]) -> tuple[Predecessor, ...]:
-    """The same, those that have ended as one."""
+def _merge_ended(before: tuple[Predecessor, ...]) -> tuple[Predecessor, ...]:
+    """Merge the predecessors that have ended into one."""
     ended = [one for one in before if one.ended]
     together = sum((one.stats() for one in ended), SchedulerStats())
     return (Predecessor(None, together), *(one for one in before if one not in ended))
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What one look at the service found: whether every model answered a real inference, whether
-    the process can still be of use, whether an engine that is another process cannot be reached,
-    and whether the process was told to end."""
+class HealthState:
+    """A snapshot of the service's health: every model has answered a real inference (`loaded`), no
+    fault needs a new process (`live`), a remote engine is unreachable, the process is stopping."""
 
     loaded: bool
     live: bool
-    away: bool
+    engine_unreachable: bool
     stopping: bool
 
     @property
     def ready(self) -> bool:
-        """Whether requests should be sent here."""
-        return self.loaded and self.live and not self.away and not self.stopping
+        """Whether the service should get requests."""
+        return self.loaded and self.live and not self.engine_unreachable and not self.stopping
 
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded model: the name that /v1/models lists, those that requests may use, where it came
-    from (None: made up), what it was asked, and the models that it replaced."""
+    """A served model: its name in /v1/models, the names that requests may use, its directory (None:
+    the mock), its request counters, and the models that it replaced (`before`)."""
 
     model: Model
     name: str
@@ -132,23 +133,25 @@ class Served:
     before: tuple[Predecessor, ...] = ()
 
     def stats(self) -> SchedulerStats:
-        """Counters of rows and engine calls since the start, of the models before it too."""
+        """Counters of rows and engine calls since the start, its predecessors' included."""
         return sum((one.stats() for one in self.before), self.model.stats())
 
 
 class Service:
-    """One per process. `stopping` is set when the process was told to end: not ready any more,
-    though requests are still answered."""
+    """One for each process. `stopping` is set when shutdown begins: the service is not ready any
+    more, but still answers requests."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stopping = False
         self._served: dict[Kind, Served] = {}
         self._all_loaded = False
-        # The model that shows for the first time that it can compute; it may hang at that.
+        # The model that warms up for the first time, where it may hang.
         self._warming: Model | None = None
         self._reloading = threading.Lock()
-        self.bodies = Bodies(max(_BODIES_AT_ONCE * settings.body_limit_bytes, _ROOM_FOR_BODIES))
+        self.body_budget = BodyBudget(
+            max(_BODIES_AT_ONCE * settings.body_limit_bytes, _ROOM_FOR_BODIES)
+        )
         self.tracing = open_tracing(settings)
         self.metrics = Metrics(lambda: self._served.values())
 
@@ -157,29 +160,27 @@ class Service:
         """Whether every model answered a real inference."""
         return self._all_loaded
 
-    def condition(self) -> Condition:
-        """One look at everything that health tells of."""
-        return Condition(self.loaded, self.live, self.away, self.stopping)
+    def health_state(self) -> HealthState:
+        """A snapshot for the health routes."""
+        return HealthState(self.loaded, self.live, self.engine_unreachable, self.stopping)
 
     @property
     def ready(self) -> bool:
-        """Whether requests should be sent here."""
-        return self.condition().ready
+        """Whether the service should get requests."""
+        return self.health_state().ready
 
     @property
-    def away(self) -> bool:
-        """Whether an engine that is another process cannot be reached; it is asked again until
-        it can be."""
-        return any(served.model.away for served in list(self._served.values()))
+    def engine_unreachable(self) -> bool:
+        """Whether a remote engine is unreachable. The watchdog polls it until it is reachable."""
+        return any(served.model.unreachable for served in list(self._served.values()))
 
     @property
     def live(self) -> bool:
-        """Whether the process can still be of use: no engine hangs, no thread has ended, no device
-        is lost."""
-        return self.stopping or self._faulty() is None
+        """Liveness: no engine hangs, no engine thread has ended, and no device is lost."""
+        return self.stopping or self._find_fault() is None
 
-    def _faulty(self) -> tuple[Kind, str] | None:
-        """The model that does not compute any more, and what ails it."""
+    def _find_fault(self) -> tuple[Kind, str] | None:
+        """The kind of a model with a fault, and the fault; None without one."""
         models = [served.model for served in list(self._served.values())]
         if self._warming is not None:
             models.append(self._warming)
@@ -194,19 +195,19 @@ class Service:
         """Every model, the reranker first; NotReady before all are loaded."""
         if not self._all_loaded:
             raise NotReady
-        return [self._served[kind] for kind in _WORDS if kind in self._served]
+        return [self._served[kind] for kind in _KIND_NAMES if kind in self._served]
 
     @property
     def primary(self) -> Served:
-        """The model that health and metadata speak of."""
+        """The model that health and metadata describe."""
         return self.all_served[0]
 
     def served(self, kind: Kind) -> Served:
-        """The model of `kind`; NotReady while models load, NotServed when there is none."""
+        """The model of `kind`; NotReady while models load, KindNotServed when there is none."""
         if not self._all_loaded:
             raise NotReady
         if kind not in self._served:
-            raise NotServed(*_WORDS[kind])
+            raise KindNotServed(*_KIND_NAMES[kind])
         return self._served[kind]
 
     @property
@@ -220,22 +221,22 @@ class Service:
         return cast(Embedder, self.served("embed").model)
 
     def start(self) -> None:
-        """Log what was asked for and load the models in a thread of its own; another one watches
-        their engines.
+        """Log the settings' notices, and start the thread that loads the models and the engine
+        watchdog.
 
-        The threads are daemons: a process that is told to end does not wait for a model to load.
+        The threads are daemons, so that a stopping process does not wait for a model to load.
         """
         for notice in self.settings.notices:
             _log.warning("%s", notice)
         map_large_blocks()
         for name, work in (
             ("model-loader", self._load),
-            ("engine-watch", self._watch_engines),
+            ("engine-watchdog", self._run_watchdog),
         ):
             threading.Thread(target=work, name=name, daemon=True).start()
 
     def close(self) -> None:
-        """Answer whoever still waits and give the models back."""
+        """Answer all waiting requests and close the models."""
         self.stopping = True
         for served in list(self._served.values()):
             for one in served.before:
@@ -243,23 +244,24 @@ class Service:
             served.model.close()
 
     def reload(self, kind: Kind, *, wait: bool = False) -> None:
-        """Open the model of `kind` anew, let it prove itself, and put it in the place of the one
-        that is served, which answers the requests that it has.
+        """Open the model of `kind` again, warm it up, and swap it in. The old model answers the
+        requests that it has.
 
-        To be called from a thread of its own: it takes as long as a start, and the memory of one
-        more model; for that it waits until the models before have ended. One reload runs at a time;
-        another one waits for its turn, or raises ReloadRuns. A proven model is replaced by proven
-        ones only, which may have another name.
-        Raises NotReady, NotServed, ModelClosed, or what opening raises, EngineError for an engine
-        that hangs at its first calls; then the model before is still served.
+        Call it in a thread of its own: it takes as long as a start, and the memory of one more
+        model, for which it first waits until earlier predecessors have ended. One reload runs at a
+        time; another one waits, or raises ReloadInProgress. A proven model is only replaced by a
+        proven one, which may have another name.
+
+        Raises NotReady, KindNotServed, ModelClosed, what opening raises, and EngineError for an
+        engine that hangs in its first calls. The old model is still served then.
         """
         if not self._reloading.acquire(blocking=wait):
-            raise ReloadRuns
+            raise ReloadInProgress
         try:
             with self.metrics.counting_reload(kind):
                 before = self.served(kind)
                 self._await_predecessors()
-                model = self._proven(kind, before)
+                model = self._open_proven(kind, before)
                 with closed_on_error(model):
                     replaced = self._swap(kind, before, model)
         finally:
@@ -267,13 +269,13 @@ class Service:
         _log_model(model)
         try:
             threading.Thread(target=self._retire, args=(replaced,), daemon=True).start()
-        except RuntimeError:  # no more threads are to be had: this one waits instead
+        except RuntimeError:  # no thread can be started: wait in this one
             self._retire(replaced)
 
     def _swap(self, kind: Kind, before: Served, model: Model) -> Predecessor:
-        """Put `model` in the place of the one of `before`. Raises ModelClosed."""
-        model.tell(partial(self.metrics.observe_call, kind))
-        model.follow(before.model)
+        """Serve `model` instead of the model of `before`. Raises ModelClosed."""
+        model.on_engine_call(partial(self.metrics.observe_call, kind))
+        model.inherit_estimates(before.model)
         own = self.settings.served_name if before is self.primary else None
         name = own or model.info.model_id
         replaced = Predecessor(before.model)
@@ -282,52 +284,52 @@ class Service:
             model=model,
             name=name,
             accepted_names=AcceptedNames(name, kind),
-            before=(*_shortened(before.before), replaced),
+            before=(*_merge_ended(before.before), replaced),
         )
-        if self.stopping:  # `close` may have come before the new model was there
+        if self.stopping:  # `close` may have missed the new model
             raise ModelClosed
         if name != before.name:
             _log.warning("%s: served as %s from now on, not as %s", kind, name, before.name)
         return replaced
 
     def _await_predecessors(self) -> None:
-        """Wait until the models that were replaced have ended: a reload has the memory of one more
-        model, not of one more each time. Raises ModelClosed."""
+        """Wait until all predecessors have ended, so that a reload needs the memory of only one
+        more model. Raises ModelClosed."""
         while any(not one.ended for served in self._served.values() for one in served.before):
             if self.stopping:
                 raise ModelClosed
-            time.sleep(_RETIRING_PAUSE_S)
+            time.sleep(_RETIRE_POLL_S)
 
-    def _proven(self, kind: Kind, before: Served) -> Model:
-        """The model that is to replace `before`, open and warm."""
-        model = _open_in_time(self.settings, kind, before.directory, alone=self._is_alone)
+    def _open_proven(self, kind: Kind, before: Served) -> Model:
+        """Open and warm up the model that replaces `before`."""
+        model = _open_with_timeout(self.settings, kind, before.directory, alone=self._is_alone)
         try:
             if model.info.kind != kind:
                 raise ArtifactError(f"found kind {model.info.kind}, wanted {kind}")
             if before.model.info.proven and not model.info.proven:
                 raise ArtifactError(
-                    f"found no {MANIFEST_FILE}, wanted an artifact: the model that is served was "
-                    "proven, and one that was not does not take its place"
+                    f"found no {MANIFEST_FILE}, wanted an artifact: the served model is proven, "
+                    "and only a proven one may replace it"
                 )
-            with self._watched(model):
+            with self._reload_watchdog(model):
                 model.warm_up()
             if self.stopping:
                 raise ModelClosed
         except BaseException:
             model.close()
-            self._use_free_memory()
+            self._reclaim_memory()
             raise
         return model
 
     @contextmanager
-    def _watched(self, model: Model) -> Iterator[None]:
-        """Close `model` when it hangs in the block, or the process is told to end: the model that
-        is served goes on."""
+    def _reload_watchdog(self, model: Model) -> Iterator[None]:
+        """A watchdog for a reload: close the new `model` if it hangs in the block, or if the
+        process stops. The served model goes on."""
         over = threading.Event()
         faults: list[str] = []
 
         def watch() -> None:
-            while not over.wait(_WATCH_PAUSE_S):
+            while not over.wait(_RELOAD_WATCHDOG_INTERVAL_S):
                 fault = model.fault(self.settings.engine_patience_s)
                 if fault is not None:
                     faults.append(fault)
@@ -335,7 +337,7 @@ class Service:
                     model.close()
                     return
 
-        watching = threading.Thread(target=watch, name="reload-watch", daemon=True)
+        watching = threading.Thread(target=watch, name="reload-watchdog", daemon=True)
         watching.start()
         try:
             yield
@@ -345,35 +347,36 @@ class Service:
         finally:
             over.set()
             watching.join()
-        # A call that hung may have ended while the model was being closed.
+        # A hanging call may have ended while the model was being closed.
         if faults:
             raise EngineError(f"the new model does not compute: {faults[0]}")
 
     def _retire(self, replaced: Predecessor) -> None:
         replaced.retire(self.settings.request_timeout_s)
-        self._use_free_memory()
+        self._reclaim_memory()
 
-    def _use_free_memory(self) -> None:
-        """A model is closed: those that found no memory beside it may have all that they want."""
-        give_memory_back()
+    def _reclaim_memory(self) -> None:
+        """After a model is closed: trim the heap, and reset limits that other models lowered when
+        they were out of memory."""
+        trim_heap()
         for served in list(self._served.values()):
-            served.model.lift_bounds()
+            served.model.reset_limits()
 
-    def _watch_engines(self) -> None:
-        """The thread that tells of an engine that is lost, and finds out that one that was away is
-        back: nobody sends requests meanwhile."""
-        told: dict[Kind, str] = {}
+    def _run_watchdog(self) -> None:
+        """The watchdog thread: log engine faults, and poll unreachable engines, because they get no
+        requests until they are reachable."""
+        last_reasons: dict[Kind, str] = {}
         lost = False
         while not self.stopping:
-            time.sleep(_AWAY_PAUSE_S)
-            faulty = self._faulty()
-            # Looked at last: threads of models that are closed have ended, too.
+            time.sleep(_WATCHDOG_INTERVAL_S)
+            faulty = self._find_fault()
+            # `stopping` is checked after the fault: closed models also have ended threads.
             if faulty is not None and not lost and not self.stopping:
                 _log.critical("%s: %s; the process must be restarted", *faulty)
             lost = faulty is not None
             for kind, served in list(self._served.items()):
-                if served.model.away:
-                    told[kind] = _look_again(served.model, told.get(kind, ""))
+                if served.model.unreachable:
+                    last_reasons[kind] = _reconnect(served.model, last_reasons.get(kind, ""))
 
     @property
     def _is_alone(self) -> bool:
@@ -384,14 +387,14 @@ class Service:
             for model, directory in _open_all(self.settings):
                 self._add(model, directory)
         except ServingError as error:
-            given = ", ".join(self.settings.model_wishes) or "nothing else"
-            reason = limit_behind(error) or error
-            give_up(f"cannot serve the model: {reason} (given: {given})")
-        except BaseException as error:  # a panic in the tokenizer's Rust is no Exception
-            limit = limit_behind(error)
+            given = ", ".join(self.settings.model_args) or "nothing else"
+            reason = find_exceeded_limit(error) or error
+            abort_start(f"cannot serve the model: {reason} (given: {given})")
+        except BaseException as error:  # a Rust panic of the tokenizer is not an Exception
+            limit = find_exceeded_limit(error)
             if limit is None:
                 _log.exception("loading the model failed unexpectedly")
-            give_up("cannot serve the model" + (f": {limit}" if limit else ""))
+            abort_start("cannot serve the model" + (f": {limit}" if limit else ""))
         else:
             self._all_loaded = True
 
@@ -401,34 +404,34 @@ class Service:
             model.warm_up()
         self._warming = None
         _log_model(model)
-        # The reranker comes first, and a name that was set is the first model's.
+        # The reranker is loaded first; the setting names the first model.
         own = self.settings.served_name if not self._served else None
         name = own or model.info.model_id
         kind = model.info.kind
-        model.tell(partial(self.metrics.observe_call, kind))
+        model.on_engine_call(partial(self.metrics.observe_call, kind))
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 
-def _look_again(model: Model, told: str) -> str:
-    """Ask an engine that is away; the reason why it is not back, which is logged unless it was
-    `told` before."""
+def _reconnect(model: Model, last_reason: str) -> str:
+    """Poll an unreachable engine. Returns why it is still unreachable, or "". The reason is logged
+    as a warning unless it is `last_reason`."""
     try:
-        model.look_again()
-    except Exception as error:  # whatever it is, the engine is asked again
+        model.reconnect()
+    except Exception as error:  # whatever it is, the engine is polled again
         known = isinstance(error, ServingError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
-        level = logging.DEBUG if reason == told else logging.WARNING
-        _log.log(level, "%s: not ready, asked again every second: %s", model.info.kind, reason)
+        level = logging.DEBUG if reason == last_reason else logging.WARNING
+        _log.log(level, "%s: not ready, polled again every second: %s", model.info.kind, reason)
         return reason
-    _log.info("%s: the engine is back", model.info.kind)
+    _log.info("%s: the engine is reachable again", model.info.kind)
     return ""
 
 
-def give_up(reason: str) -> NoReturn:
+def abort_start(reason: str) -> NoReturn:
     """Log `reason` and end the process with status 1, from any thread.
 
-    Nothing was served yet, so nothing is lost; a process that stays alive without ever becoming
-    ready would only delay whoever started it.
+    Nothing is served yet, so nothing is lost. A process that never becomes ready would only delay
+    its orchestrator.
     """
     _log.critical("%s", reason)
     logging.shutdown()
@@ -436,15 +439,15 @@ def give_up(reason: str) -> NoReturn:
 
 
 def _open_all(settings: Settings) -> Iterator[tuple[Model, Path | None]]:
-    """Every model that the settings name and its directory, the reranker first."""
+    """Open every model of the settings, the reranker first; yields it with its directory."""
     directories = _directories(settings)
     for kind, directory in directories:
         yield _open(settings, kind, directory, alone=len(directories) == 1), directory
 
 
 def _open(settings: Settings, kind: Kind | None, directory: Path | None, alone: bool) -> Model:
-    """The model of `kind` in `directory`; without one, the mock."""
-    bounds = Bounds(
+    """Open the model of `kind` in `directory`; the mock without a directory."""
+    bounds = ModelLimits(
         max_tokens=settings.max_tokens,
         max_rows=settings.max_rows,
         queue_rows=settings.queue_rows,
@@ -469,8 +472,10 @@ def _open(settings: Settings, kind: Kind | None, directory: Path | None, alone: 
     )
 
 
-def _open_in_time(settings: Settings, kind: Kind, directory: Path | None, *, alone: bool) -> Model:
-    """`_open` that is given up after a while; a model that comes later is closed."""
+def _open_with_timeout(
+    settings: Settings, kind: Kind, directory: Path | None, *, alone: bool
+) -> Model:
+    """`_open` with a timeout; a model that opens later is closed."""
     opened: Future[Model] = Future()
 
     def work() -> None:
@@ -481,13 +486,13 @@ def _open_in_time(settings: Settings, kind: Kind, directory: Path | None, *, alo
 
     threading.Thread(target=work, name="model-opener", daemon=True).start()
     try:
-        return opened.result(_OPENING_PATIENCE_S)
+        return opened.result(_OPEN_TIMEOUT_S)
     except TimeoutError:
-        if opened.done():  # just in time, or with a TimeoutError of its own, as of a disk
+        if opened.done():  # just in time, or a TimeoutError of the work itself, as of a disk
             return opened.result()
         opened.add_done_callback(_close_late)
         raise ArtifactError(
-            f"the model did not open within {_OPENING_PATIENCE_S:.0f} s; look after its disk"
+            f"the model did not open within {_OPEN_TIMEOUT_S:.0f} s; check its disk"
         ) from None
 
 
@@ -497,8 +502,8 @@ def _close_late(opened: "Future[Model]") -> None:
 
 
 def _directories(settings: Settings) -> list[tuple[Kind | None, Path | None]]:
-    """What to open, as which kind; None where only the directory itself can tell. The mock has no
-    directories."""
+    """The directories to open with their kinds. The kind is None if only the directory can tell;
+    the directory is None for the mock."""
     if settings.mock:
         return [("rank", None), ("embed", None)]
     alone = settings.embed_dir is None
@@ -511,7 +516,7 @@ def _directories(settings: Settings) -> list[tuple[Kind | None, Path | None]]:
 
 
 def _profile_for(kind: Kind | None, settings: Settings, *, alone: bool) -> str | None:
-    """RERANK_MODEL_PROFILE where it is meant: of two models, it can describe one."""
+    """RERANK_MODEL_PROFILE if it applies to this model; of two models it describes one."""
     name = settings.model_profile
     if name is None or alone or load_model_profile(name).kind == kind:
         return name

@@ -1,7 +1,7 @@
 """Settings: the only reader of the environment.
 
-A value that cannot be read stops the start; the message names the variable, what was found and
-what is wanted. An empty value counts as not set, as compose files write `${NAME:-}`.
+An invalid value stops the start; the message names the variable, what was found and what is wanted.
+An empty value counts as not set, because compose files write `${NAME:-}`.
 """
 
 import os
@@ -20,20 +20,21 @@ from server.variables import (
     OTHER_LEVELS,
     TRITON,
     VARIABLES,
-    NotWanted,
+    InvalidValue,
     Variable,
     asks_for_nothing,
 )
 
-# max_batch_size of NVIDIA's models in their Triton configuration; texts of one request where
-# nothing is set.
+# max_batch_size of NVIDIA's models in their Triton configuration: the default limit of texts in a
+# request.
 MAX_BATCH_SIZES: Mapping[Kind, int] = {"rank": 64, "embed": 30}
-# What NVIDIA's compose file sets where nobody chose a key.
+# The key in NVIDIA's compose file that stands for no key.
 _DUMMY_KEY = "ngcapikey"
-_SHOWN_CHARACTERS = 80
-# The one file in the directory that an image names in RERANK_MODEL_DIR and nobody put a model into.
+_MAX_QUOTED_CHARACTERS = 80
+# The only file in an image's RERANK_MODEL_DIR before a model is put there.
 NO_MODEL = ".no-model"
-# Settings that decide how the model is opened; a model that cannot be opened is told with them.
+# Settings that decide how a model is opened; the error about a model that cannot be opened lists
+# them.
 _DIR_FIELDS = ("custom_dir", "rank_dir", "embed_dir")
 _MODEL_FIELDS = (
     *_DIR_FIELDS,
@@ -50,7 +51,7 @@ _KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
 
 
 class SettingsError(ServingError):
-    """A setting cannot be used; the message begins with its name."""
+    """An invalid setting; the message begins with its name."""
 
     def __init__(self, name: str, found: str, wanted: str) -> None:
         self.name = name
@@ -59,18 +60,19 @@ class SettingsError(ServingError):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the server runs with.
+    """The server's settings.
 
-    `rank_dir` and `embed_dir` are what is served; `custom_dir` is of a kind that only a look into
-    it tells, but a reranker beside an embedder. All are None only for the mock. `target` is what
-    the artifact must have been made for, AUTO or ONNX for the best engine that fits, None for the
-    artifact's own. `triton_engine` is the engine of the reranker where a Triton computes it, with
-    its address. `default_input_type` is what texts to embed are where a request does not say it.
-    `cache_dir`, `gpu_memory_bytes` and `host_code` are for engines on a GPU. None for `max_rows`
-    and `max_tokens` leaves the artifact's own. A port of 0 is off. `keys` are the accepted bearers;
-    none means that nobody is asked. No `allowed_hosts` means any; both TLS files are set or none.
-    `notices` are lines to log at start, `otel` what OpenTelemetry may read, under its own names,
-    `model_wishes` the variables that decide how the model is opened, as NAME=value.
+    Models: `rank_dir` and `embed_dir` are the served directories. `custom_dir` is a directory of
+    either kind, or the reranker beside an embedder. All are None only for the mock. `target` is the
+    target that the artifact must have been exported for; AUTO or ONNX choose the best engine; None
+    takes the artifact's own. `triton_engine` is the reranker's remote engine with its address.
+    `default_input_type` applies to embedding requests without one. `cache_dir`, `gpu_memory_bytes`
+    and `host_code` are for GPU engines. None for `max_rows` and `max_tokens` keeps the artifact's
+    own limits. `model_args` are the variables that decide how a model is opened, as NAME=value.
+
+    Listening: a port of 0 is off. `keys` are the accepted bearers; without any, no key is needed.
+    No `allowed_hosts` means any. Both TLS files are set or none. `notices` are lines to log at the
+    start. `otel` are OpenTelemetry's variables, under its own names.
     """
 
     custom_dir: Path | None = None
@@ -116,7 +118,7 @@ class Settings:
     tracing: bool = False
     otel: Mapping[str, str] = field(default_factory=dict, repr=False)
     notices: tuple[str, ...] = ()
-    model_wishes: tuple[str, ...] = ()
+    model_args: tuple[str, ...] = ()
 
 
 class _Choice(NamedTuple):
@@ -127,7 +129,7 @@ class _Choice(NamedTuple):
 def read_settings(
     environ: Mapping[str, str], options: Mapping[str, str] = MappingProxyType({})
 ) -> Settings:
-    """Settings from `environ`; `options` of the command line (--rank, --embed …) go first.
+    """Read the settings from `environ`; command line `options` (--rank, --embed …) take precedence.
 
     Raises SettingsError.
     """
@@ -142,19 +144,19 @@ def read_settings(
     _check_triton(chosen)
     keys = _accepted_keys(chosen)
     _check_tls(chosen)
-    wishes = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
+    args = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
     return _assemble(
         {name: choice.value for name, choice in chosen.items()},
         keys=keys,
         otel=_otel(given) if "tracing" in chosen and chosen["tracing"].value else {},
         notices=tuple(_notices(given, chosen, keys)),
-        model_wishes=tuple(wishes),
+        model_args=tuple(args),
     )
 
 
 def environment_table() -> str:
-    """The table of all variables in Markdown, for the README."""
-    lines = ["| variable | | default | effect |", "|---|---|---|---|"]
+    """The table of all variables in Markdown, for docs/environment.md."""
+    lines = ["| variable | status | default | effect |", "|---|---|---|---|"]
     for row in VARIABLES:
         default = f"`{row.default}`" if row.default.isalnum() else row.default
         lines.append(f"| `{row.name}` | {row.fate} | {default} | {row.effect} |")
@@ -177,26 +179,26 @@ def _refuse(given: Mapping[str, str]) -> None:
     for row in VARIABLES:
         value = given.get(row.name, "")
         if row.fate == "refused" and value and not asks_for_nothing(value):
-            raise SettingsError(row.name, _shown(value), f"it not set: {row.effect}")
+            raise SettingsError(row.name, _quoted(value), f"it not set: {row.effect}")
 
 
 def _choose(given: Mapping[str, str]) -> dict[str, _Choice]:
-    """The row and value that count for each field: of synonyms, the first one that is set."""
+    """The row and value for each field; of synonyms, the first one that is set."""
     chosen: dict[str, _Choice] = {}
     for row in (*OPTIONS, *VARIABLES):
         if row.field is None or row.read is None or row.name not in given or row.field in chosen:
             continue
         try:
             chosen[row.field] = _Choice(row, row.read(given[row.name]))
-        except NotWanted as error:
-            raise SettingsError(row.name, _shown(given[row.name]), str(error)) from None
+        except InvalidValue as error:
+            raise SettingsError(row.name, _quoted(given[row.name]), str(error)) from None
     return chosen
 
 
 def _without_unfilled_place(given: Mapping[str, str]) -> dict[str, str]:
-    """`given` without an image's own place for a model, where that is as the image was built.
+    """`given` without an image's own RERANK_MODEL_DIR if no model was put there.
 
-    A directory that is merely empty stays: that is a mount that went wrong.
+    An empty directory is kept, because it is a failed mount.
     """
     kept = dict(given)
     place = kept.get("RERANK_MODEL_DIR")
@@ -206,7 +208,7 @@ def _without_unfilled_place(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _entries(directory: str) -> list[str]:
-    """The names in it; none where there is no directory, or none that may be read."""
+    """The names in the directory; none if it does not exist or cannot be read."""
     try:
         return os.listdir(directory)
     except OSError:
@@ -214,9 +216,9 @@ def _entries(directory: str) -> list[str]:
 
 
 def _without_other_models(given: Mapping[str, str]) -> dict[str, str]:
-    """`given` with one source of models: the command line, else NIM_CUSTOM_MODEL, else ours.
+    """`given` with one source of models: the command line, else NIM_CUSTOM_MODEL, else our own.
 
-    Images set RERANK_MODEL_DIR; whoever mounts a model of their own wants that one alone.
+    Images set RERANK_MODEL_DIR; a user who mounts a model wants only that model.
     """
     rows = [row for row in (*OPTIONS, *VARIABLES) if row.field in _DIR_FIELDS]
     sources = (
@@ -242,8 +244,8 @@ def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
             "or --embed DIR (or ENABLE_MOCK_INFERENCE=1)",
         )
     for row, path in found:
-        if not os.path.isdir(str(path)):  # Path.is_dir raises for one that may not be seen
-            raise SettingsError(row.name, _shown(str(path)), "an existing directory to serve")
+        if not os.path.isdir(str(path)):  # Path.is_dir raises without permission
+            raise SettingsError(row.name, _quoted(str(path)), "an existing directory to serve")
 
 
 def _check_triton(chosen: Mapping[str, _Choice]) -> None:
@@ -257,22 +259,22 @@ def _check_triton(chosen: Mapping[str, _Choice]) -> None:
 
 
 def _otel(given: Mapping[str, str]) -> dict[str, str]:
-    """OpenTelemetry's variables by its own names; those with NIM_ before them count first."""
+    """OpenTelemetry's variables by its own names; those with the prefix NIM_ take precedence."""
     spelled = sorted(name for name in given if name.startswith(("NIM_OTEL_", "OTEL_")))
     found = {}
     for name in reversed(spelled):  # so that NIM_OTEL_ overwrites
         own = name.removeprefix("NIM_")
         wanted = _OTEL_VALUES.get(own)
         if wanted is not None and given[name] not in wanted:
-            raise SettingsError(name, _shown(given[name]), " or ".join(wanted))
+            raise SettingsError(name, _quoted(given[name]), " or ".join(wanted))
         if own.endswith("_ENDPOINT") and not given[name].startswith(("http://", "https://")):
-            raise SettingsError(name, _shown(given[name]), "a URL, such as http://collector:4318")
+            raise SettingsError(name, _quoted(given[name]), "a URL, such as http://collector:4318")
         found[own] = given[name]
     return found
 
 
 def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
-    """The bearers to accept; none when nobody is to be asked."""
+    """The accepted bearers; none without NIM_REQUIRE_AUTH."""
     if "require_auth" not in chosen or not chosen["require_auth"].value:
         return ()
     found = [str(chosen[name].value) for name in _KEY_FIELDS if name in chosen]
@@ -322,9 +324,9 @@ def _assemble(
     keys: tuple[str, ...],
     otel: Mapping[str, str],
     notices: tuple[str, ...],
-    model_wishes: tuple[str, ...],
+    model_args: tuple[str, ...],
 ) -> Settings:
-    """Settle the fields that depend on each other."""
+    """Build the Settings; fields that depend on each other get their defaults here."""
     for name in (*_KEY_FIELDS, "require_auth"):
         values.pop(name, None)
     bind = values.pop("bind", None)
@@ -343,9 +345,11 @@ def _assemble(
         keys=keys,
         otel=otel,
         notices=notices,
-        model_wishes=model_wishes,
+        model_args=model_args,
     )
 
 
-def _shown(value: str) -> str:
-    return repr(value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "…")
+def _quoted(value: str) -> str:
+    return repr(
+        value if len(value) <= _MAX_QUOTED_CHARACTERS else value[:_MAX_QUOTED_CHARACTERS] + "…"
+    )

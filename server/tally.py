@@ -1,4 +1,4 @@
-"""What a model was asked through this server, counted by request."""
+"""Request counters of a model."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from runtime.postprocess import Embeddings, Ranking
 
-# refused: no room, too late, or the server ends; cancelled: the caller left; failed: all else that
-# is no answer, the caller's own mistakes included.
+# refused: queue full, would be late, or shutdown. cancelled: the client disconnected. failed: any
+# other error, the client's own included.
 Outcome = Literal["answered", "failed", "cancelled", "refused"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -20,16 +20,16 @@ def _zeros() -> dict[Outcome, int]:
 class Tally:
     """Requests that a model received, their outcomes, and their time in seconds.
 
-    `received` is counted when a request comes and an outcome when it goes: at any moment the
-    outcomes and the requests in flight together are those received, and what was accepted is
-    what was not refused. `tokenize_s`, `queue_s` and `engine_s` are of answered requests, as are
-    `rows` and `tokens`; `truncated` counts their texts that were cut. `last_at` is the time of the
-    last request in seconds since 1970, 0 before the first.
+    `received` is counted on arrival and an outcome at the end: at any moment, received = outcomes +
+    in flight. Accepted requests are those that were not refused. `tokenize_s`, `queue_s`,
+    `engine_s`, `rows` and `tokens` are sums over answered requests; `truncated` counts their
+    truncated texts. `last_at` is the time of the last request in seconds since 1970, 0 before the
+    first.
     """
 
     received: int = 0
     outcomes: dict[Outcome, int] = field(default_factory=_zeros)
-    # Of the failures, those that the engine is to blame for.
+    # Failures caused by the engine.
     engine_faults: int = 0
     answered_s: float = 0.0
     failed_s: float = 0.0
@@ -43,25 +43,25 @@ class Tally:
 
     @property
     def answered(self) -> int:
-        """Requests that got their answer."""
+        """Answered requests."""
         return self.outcomes["answered"]
 
     @property
     def failed(self) -> int:
-        """Requests without an answer, whoever was to blame."""
+        """Requests without an answer, whatever the cause."""
         return sum(self.outcomes.values()) - self.answered
 
     @property
     def in_flight(self) -> int:
-        """Requests that came and have no outcome yet."""
+        """Requests without an outcome yet."""
         return self.received - sum(self.outcomes.values())
 
     def count_arrival(self) -> None:
-        """One request that came."""
+        """Count an arriving request."""
         self.received += 1
 
     def count_success(self, seconds: float, answer: Ranking | Embeddings) -> None:
-        """One answered request."""
+        """Count an answered request."""
         timing = answer.timing
         self.outcomes["answered"] += 1
         self.rows += len(answer.token_counts)
@@ -73,9 +73,9 @@ class Tally:
         self.engine_s += timing.engine_ms / 1e3
         self.last_at = time.time()
 
-    def count_failure(self, seconds: float, outcome: Outcome, *, of_engine: bool) -> None:
-        """One request without an answer."""
+    def count_failure(self, seconds: float, outcome: Outcome, *, engine_fault: bool) -> None:
+        """Count a request without an answer."""
         self.outcomes[outcome] += 1
-        self.engine_faults += of_engine
+        self.engine_faults += engine_fault
         self.failed_s += seconds
         self.last_at = time.time()

@@ -1,9 +1,9 @@
-"""Tracing: one span for each request that a model may answer, made into stages from its Timing.
+"""Tracing: one span for each request to a model, with a child span for each stage of its Timing.
 
-OpenTelemetry's SDK is imported when NIM_ENABLE_OTEL asks for it, and sends OTLP over HTTP. Its
-names for variables are its own (OTEL_*); NIM_OTEL_* are the same with NIM_ before them. A span
-never holds a text, a header or a key. W3C trace context (traceparent, tracestate) is taken over
-from the caller; the answer tells the span in `traceresponse`, as level 2 of that standard has it.
+OpenTelemetry's SDK is imported only with NIM_ENABLE_OTEL, and sends OTLP over HTTP. Its variables
+are OTEL_*; NIM_OTEL_* are the same with a prefix. A span never contains a text, a header or a key.
+W3C trace context (traceparent, tracestate) is taken from the caller; the answer has the span in
+`traceresponse`, as in level 2 of that standard.
 """
 
 import os
@@ -17,7 +17,7 @@ from runtime.postprocess import Embeddings, Ranking, Timing
 from server.settings import Settings, SettingsError
 
 _SERVICE_NAME = "open-rerank"
-# How long a process that ends waits for a collector that does not answer.
+# How long a stopping process waits for a collector that does not answer.
 _LAST_FLUSH_S = 2.0
 _CONTEXT = ("traceparent", "tracestate")
 
@@ -44,10 +44,10 @@ class Trace:
         *,
         failed: bool = False,
     ) -> None:
-        """Close the span under its final name, with the stages of all answers below it."""
+        """End the span under its final name, with the stages of all answers as child spans."""
         from opentelemetry.trace import StatusCode
 
-        # Timings are of the clock that never jumps, spans of the one that people read.
+        # Timings use the monotonic clock, spans use wall clock time.
         shift_ns = time.time_ns() - time.monotonic_ns()
         for stage, began_s, ended_s, more in _stages([answer.timing for answer in answers]):
             child = self._tracer.start_span(
@@ -65,7 +65,7 @@ class Trace:
 
 
 class Tracing:
-    """The process's tracer; `exporter` is what its `provider` sends through."""
+    """The process's tracer; its `provider` sends through `exporter`."""
 
     def __init__(self, provider: Any, exporter: Any) -> None:
         self._provider = provider
@@ -73,7 +73,7 @@ class Tracing:
         self._tracer = provider.get_tracer(_SERVICE_NAME)
 
     def begin(self, name: str, headers: Mapping[str, str], facts: Facts) -> Trace:
-        """The span of a request that came with `headers`, of which only trace context is read."""
+        """Begin a request's span; of `headers`, only the trace context is read."""
         from opentelemetry.trace import SpanKind, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -85,8 +85,8 @@ class Tracing:
         return Trace(self._tracer, span, set_span_in_context(span, outer))
 
     def close(self) -> None:
-        """Send what is left, if the collector takes it in time."""
-        # The SDK's own shutdown tries again for longer than anybody waits for a process to end.
+        """Flush the spans, if the collector accepts them in time."""
+        # The SDK's own shutdown retries for longer than an orchestrator waits.
         patience = threading.Timer(_LAST_FLUSH_S, self._exporter.shutdown)
         patience.start()
         self._provider.shutdown()
@@ -94,9 +94,9 @@ class Tracing:
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
-    """The tracer that the settings ask for, None for none.
+    """Set up tracing as in the settings; None if it is off.
 
-    Raises SettingsError when OpenTelemetry is not installed or cannot read its own variables.
+    Raises SettingsError when OpenTelemetry is not installed or cannot read its variables.
     """
     kind = settings.otel.get("OTEL_TRACES_EXPORTER", "otlp")
     if not settings.tracing or kind == "none":
@@ -122,7 +122,7 @@ def open_tracing(settings: Settings) -> Tracing | None:
 
 @contextmanager
 def _variables(given: Mapping[str, str]) -> Iterator[None]:
-    """The SDK reads its settings from the environment, under its own names only."""
+    """Set environment variables for the block: the SDK reads its settings only from there."""
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
     try:
@@ -136,12 +136,12 @@ def _variables(given: Mapping[str, str]) -> Iterator[None]:
 
 
 def _stages(timings: Sequence[Timing]) -> Iterator[tuple[str, float, float, dict[str, int]]]:
-    """Name, start and end in seconds of time.monotonic(), and facts of every stage."""
+    """Name, start and end in seconds of time.monotonic(), and attributes of every stage."""
     for timing in timings:
         tokenized = timing.began + timing.tokenize_ms / 1e3
         yield "tokenize", timing.began, tokenized, {}
         yield "queue", tokenized, tokenized + timing.queue_ms / 1e3, {}
-    # Queries of one request may share engine calls.
+    # Answers of one request may share engine calls.
     for call in dict.fromkeys(call for timing in timings for call in timing.calls):
         facts = {
             "rerank.batch.rows": call.rows,

@@ -36,7 +36,7 @@ _LONGEST_WINDOW_US = 1_000_000
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 
 
-class NotWanted(ValueError):
+class InvalidValue(ValueError):
     """A value that cannot be read; the text says what is wanted."""
 
 
@@ -77,7 +77,7 @@ def _flag(value: str) -> bool:
         return True
     if value.lower() in _FALSE:
         return False
-    raise NotWanted(f"one of {', '.join(_TRUE + _FALSE)}")
+    raise InvalidValue(f"one of {', '.join(_TRUE + _FALSE)}")
 
 
 def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -85,10 +85,10 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
 
     def read(value: str) -> int:
         if not (value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS):
-            raise NotWanted(wanted)
+            raise InvalidValue(wanted)
         number = int(value)
         if number < low or (high is not None and number > high):
-            raise NotWanted(wanted)
+            raise InvalidValue(wanted)
         return number
 
     return read
@@ -97,7 +97,7 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
 def _one_of(*numbers: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if value not in map(str, numbers):
-            raise NotWanted(" or ".join(map(str, numbers)))
+            raise InvalidValue(" or ".join(map(str, numbers)))
         return int(value)
 
     return read
@@ -106,39 +106,39 @@ def _one_of(*numbers: int) -> Callable[[str], int]:
 def _level(value: str) -> str:
     level = value.upper()
     if level not in (*_LEVELS, *OTHER_LEVELS):
-        raise NotWanted(f"one of {', '.join((*_LEVELS, *OTHER_LEVELS))}")
+        raise InvalidValue(f"one of {', '.join((*_LEVELS, *OTHER_LEVELS))}")
     return OTHER_LEVELS.get(level, level)
 
 
 def _log_format(value: str) -> bool:
     if value.lower() not in ("pretty", "compact", "json"):
-        raise NotWanted("Pretty, compact or json")
+        raise InvalidValue("Pretty, compact or json")
     return value.lower() == "json"
 
 
 def _address(value: str) -> tuple[str, int]:
     host, colon, port = value.rpartition(":")
     if not colon or not host:
-        raise NotWanted("host:port, such as 0.0.0.0:8000")
+        raise InvalidValue("host:port, such as 0.0.0.0:8000")
     return host.strip("[]"), _whole(1, _MAX_PORT)(port)
 
 
 def _hosts(value: str) -> tuple[str, ...]:
     hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
     if not hosts or any(set(host) & set("/:@*?") for host in hosts):
-        raise NotWanted("host names without port, separated by commas")
+        raise InvalidValue("host names without port, separated by commas")
     return hosts
 
 
 def _input_type(value: str) -> str:
     if value not in _INPUT_TYPES:
-        raise NotWanted(" or ".join(_INPUT_TYPES))
+        raise InvalidValue(" or ".join(_INPUT_TYPES))
     return value
 
 
 def _model_profile(value: str) -> str:
     if value.rsplit("/", 1)[-1] not in model_profile_names():
-        raise NotWanted(f"one of {', '.join(model_profile_names())}")
+        raise InvalidValue(f"one of {', '.join(model_profile_names())}")
     return value
 
 
@@ -149,7 +149,7 @@ def _target(value: str) -> str:
     if value == AUTO:
         return AUTO
     if value not in target_profile_names():
-        raise NotWanted(
+        raise InvalidValue(
             f"{AUTO}, one of {', '.join(target_profile_names())}, or one of NVIDIA's ONNX profile "
             f"ids {', '.join(NVIDIA_ONNX_PROFILES)}"
         )
@@ -177,7 +177,7 @@ def _triton(scheme: str) -> Callable[[str], str]:
         found, separator, host = value.rpartition("://")
         known = (scheme, f"{scheme}s")
         if (separator and found not in known) or not host or set(host) & set("@?# "):
-            raise NotWanted(f"{scheme}://host:port or {scheme}s://host:port")
+            raise InvalidValue(f"{scheme}://host:port or {scheme}s://host:port")
         return f"triton={found or scheme}://{host}"
 
     return read
@@ -221,10 +221,10 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_MODEL_DIR",
         "custom_dir",
         Path,
-        "directory to serve, reranker or embedder; beside EMBED_MODEL_DIR the reranker; images set "
-        "it to /opt/model, which does not count while no model was put there",
+        "directory to serve, reranker or embedder; with EMBED_MODEL_DIR, the reranker; images set "
+        "/opt/model, which is ignored as long as nobody has put a model there",
     ),
-    _honoured("EMBED_MODEL_DIR", "embed_dir", Path, "embedder to serve, alone or beside it"),
+    _honoured("EMBED_MODEL_DIR", "embed_dir", Path, "embedder to serve, alone or with a reranker"),
     _honoured(
         "RERANK_MODEL_PROFILE",
         "model_profile",
@@ -252,16 +252,16 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_GPU_MEMORY_BYTES",
         "gpu_memory_bytes",
         _POSITIVE,
-        "most memory of the GPU for ONNX Runtime's arena (weights included), for the scratch "
-        "memory of a kernel that TensorRT compiles in it, or for a plan's calls (weights not); a "
-        "call that needs more is halved, then answered with 503",
+        "limit of GPU memory: of ONNX Runtime's arena (with weights), of the scratch memory of a "
+        "kernel that TensorRT compiles in it, or of a plan's calls (without weights); a call that "
+        "needs more is halved, then answered with 503",
         "no bound",
     ),
     _honoured(
         "NIM_TRT_ENGINE_HOST_CODE_ALLOWED",
         "host_code",
         _flag,
-        "load plans that bring code for the CPU along, as version-compatible ones do",
+        "load plans that contain code for the CPU, as version-compatible plans do",
         "false",
     ),
     _honoured(
@@ -275,8 +275,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_SERVED_MODEL_NAME",
         "served_name",
         _text,
-        "name in /v1/models and in requests, besides NVIDIA's names; of the reranker where an "
-        "embedder is served as well",
+        "name in /v1/models and in requests, in addition to NVIDIA's names; the reranker's if an "
+        "embedder is served too",
         "the artifact's model id",
     ),
     _honoured("NIM_SERVER_SERVED_MODEL_NAME", "served_name", _text, "as NIM_SERVED_MODEL_NAME"),
@@ -284,9 +284,9 @@ VARIABLES: tuple[Variable, ...] = (
         "EMBED_DEFAULT_INPUT_TYPE",
         "default_input_type",
         _input_type,
-        "`query` or `passage`: what texts to embed are where a request does not say it (in "
+        "`query` or `passage`: the input type of texts to embed if a request does not name it (by "
         "`input_type`, the ending of the model's name, or TEI's `prompt_name`)",
-        "400, for a model that tells them apart; over KServe `query`",
+        "400 if the model distinguishes them; over KServe `query`",
     ),
     _honoured(
         "MODEL_VERSION",
@@ -349,8 +349,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_TRITON_DYNAMIC_BATCHING_MAX_QUEUE_DELAY_MICROSECONDS",
         "batch_window_us",
         _whole(0, _LONGEST_WINDOW_US),
-        "how long a passage waits for company while the engine is idle; rows of waiting requests "
-        "share engine calls anyway",
+        "how long a passage waits for others while the engine is idle; rows of waiting requests "
+        "share engine calls in any case",
         "0",
     ),
     _honoured("NIM_SERVER_MAX_QUEUE_SIZE", "queue_rows", _POSITIVE, "as NIM_MAX_QUEUE_SIZE"),

@@ -17,7 +17,7 @@ ALLOWED = {
     "recipe": {"exporter", "rerank_client", "runtime"},
     # A distribution of its own, for other people's environments.
     "rerank_client": set(),
-    # Never shipped; only `tools` may look at the server, to write what the README says of it.
+    # Never shipped; only `tools` may look at the server, to write what docs/ says of it.
     "embedded": {"checks", "exporter", "runtime"},
     # check-zoo exports the checkpoints that the tests read.
     "checks": {"exporter", "recipe", "runtime", "tests"},
@@ -32,6 +32,7 @@ HEAVY = {
     "huggingface_hub",
     "onnx",
     "onnxscript",
+    "peft",
     "safetensors",
     "sentence_transformers",
     "torch",

@@ -24,7 +24,7 @@ from benchmarks.environments import child_variables
 from clients.run import client_variables
 from recipe.cluster import Profile, task_file
 from recipe.config import STAGE_NAMES, DeployConfig, load
-from recipe.launchers import docker
+from recipe.launchers import DockerLauncher
 from recipe.ray_workers import _Worker
 from runtime.telemetry import SWITCHES, disable_telemetry, import_without_telemetry
 from tests.small_graphs import write_embedding_directory
@@ -172,7 +172,9 @@ def test_a_job_on_a_cluster_has_the_switches() -> None:
 
 
 def test_a_container_is_told_by_nvidia_s_name(tmp_path: Path) -> None:
-    words = docker(DeployConfig(), tmp_path, tmp_path / "log", None, replace=False).arguments()
+    words = DockerLauncher(
+        DeployConfig(), tmp_path, tmp_path / "log", None, replace=False
+    ).arguments()
     assert ("--env", "NIM_TELEMETRY_MODE=0") in pairwise(words)
 
 

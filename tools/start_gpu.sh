@@ -1,10 +1,10 @@
 #!/bin/sh
-# What the GPU image starts: the server, and before it, where RERANK_BUILD_TARGET names a target of
-# TensorRT, `rerank-export build`. The plan stays in NIM_CACHE_PATH for later starts; another model,
-# target, GPU or TensorRT gets a plan of its own. It takes the model's place under the variable that
-# named the model, so that an embedder beside it stays.
+# The entrypoint of the GPU image: starts the server, after `rerank-export build` if
+# RERANK_BUILD_TARGET names a TensorRT target. The plan stays in NIM_CACHE_PATH for later starts;
+# another model, target, GPU or TensorRT version gets its own plan. The plan replaces the model in
+# the variable that named it, so that an embedder beside it stays.
 set -eu
-# The first process of a container has no default for signals.
+# Process 1 of a container has no default signal handlers.
 trap 'exit 0' TERM INT
 
 if [ -z "${RERANK_BUILD_TARGET:-}" ]; then
@@ -16,8 +16,8 @@ fail() {
     exit 2
 }
 
-# Options go before variables: the plan would be built and something else served. The server knows
-# them by their first letters, too.
+# Refuse options: they override variables, so the plan would be built and another model served. The
+# server accepts their abbreviations, too.
 for argument in "$@"; do
     case $argument in
     --r* | --e*) fail "RERANK_BUILD_TARGET: found the option $argument as well, wanted the model in \
@@ -45,8 +45,8 @@ print(f"sm{gpu.compute_capability}-tensorrt{tensorrt_version()}" if gpu else "")
 artifact="$cache/plans/$(sha256sum "$model/manifest.json" | cut -c1-12)-$RERANK_BUILD_TARGET-$machine"
 if [ ! -f "$artifact/manifest.json" ]; then
     echo "start: building a plan for $RERANK_BUILD_TARGET, which takes minutes" >&2
-    # Beside the shell, which hears signals only between commands that it waits for in front.
-    # Containers that share the cache wait for the one that builds, and have its plan.
+    # In the background, because the shell handles signals only between foreground commands.
+    # Containers that share the cache wait for the one that builds, and use its plan.
     flock --no-fork "$cache/plans/.lock" sh -c '[ -f "$0/manifest.json" ] || exec "$@"' "$artifact" \
         rerank-export build "$model" --target "$RERANK_BUILD_TARGET" --out "$artifact" \
         --timing-cache "$cache/plans/$machine.timing" &

@@ -1,2 +1,2 @@
-"""One file a candidate; each runs in a process of its own, most of them in an environment of their
-own, so that none imports more of this repository than benchmarks.protocol."""
+"""One file per candidate; each runs in its own process, most of them in their own environment, so
+none imports more of this repository than benchmarks.protocol."""

@@ -1,6 +1,6 @@
 """infinity on its torch engine; the pair is joined by sentence-transformers inside it.
 
-It knows no template: where the family has one, the bench hands over the head of it as the query.
+It has no templates: for families with one, the bench sends the template's head as the query.
 """
 
 import os
@@ -11,7 +11,7 @@ from benchmarks.protocol import read_setting
 
 
 def main() -> None:
-    """Become infinity's own command."""
+    """Replace this process with infinity's own command."""
     setting = read_setting()
     os.environ["OMP_NUM_THREADS"] = str(setting.threads)
     program = str(Path(sys.executable).with_name("infinity_emb"))
@@ -27,8 +27,8 @@ def main() -> None:
     }
     # Its own warm-up computes 32 rows of the longest kind: minutes at 1B.
     flags = ["--no-model-warmup", "--no-bettertransformer", "--no-compile", "--trust-remote-code"]
-    words = [word for pair in options.items() for word in pair]
-    os.execv(program, [program, "v2", *words, *flags])
+    arguments = [word for pair in options.items() for word in pair]
+    os.execv(program, [program, "v2", *arguments, *flags])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def main() -> None:
         "NIM_TRITON_GRPC_PORT": "0",
         "NIM_LOG_LEVEL": "WARNING",
         "RERANK_MAX_PASSAGES": "512",
-        # Slow points are to be measured, not refused for their deadline.
+        # Slow points must be measured, not refused for their deadline.
         "NIM_REQUEST_TIMEOUT_S": "600",
     }
     program = str(Path(sys.executable).with_name("rerank-serve"))

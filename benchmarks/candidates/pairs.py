@@ -1,4 +1,4 @@
-"""Tokens of pairs for candidates that call an engine themselves, and how their rows are grouped."""
+"""Tokens of pairs for candidates that call an engine directly, and the grouping of their rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ class Pairs:
 
 
 def calls(rows: Sequence[Encoding], *, grouped: bool) -> list[list[int]]:
-    """Which rows share a call: each alone, or neighbours in length up to BUDGET_TOKENS."""
+    """Rows that share a call: each alone, or neighbours in length up to BUDGET_TOKENS."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     if not grouped:
         return [[index] for index in order]

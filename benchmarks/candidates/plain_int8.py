@@ -1,4 +1,4 @@
-"""Makes the int8 graph that ONNX Runtime's own quantize_dynamic gives, per channel: the plain way.
+"""Make the int8 graph of ONNX Runtime's own quantize_dynamic, per channel, as the plain baseline.
 
 python -m benchmarks.candidates.plain_int8 ARTIFACT FOLDER
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-# Above it protobuf needs the weights in a file of their own.
+# Above this size protobuf needs the weights in a separate file.
 _LARGE_BYTES = 1_500_000_000
 
 

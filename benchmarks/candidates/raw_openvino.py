@@ -10,7 +10,7 @@ from runtime.telemetry import import_without_telemetry
 def load(setting: Setting) -> Score:
     """One row a call, or rows grouped by length as the options say."""
     core = import_without_telemetry("openvino").Core()
-    # Left to itself it computes in bf16 wherever the machine can.
+    # By default it computes in bf16 wherever the machine can.
     model = core.compile_model(
         str(Path(setting.graph) / "model.onnx"),
         "CPU",

@@ -1,7 +1,7 @@
 """The simple rerank service: PyTorch and transformers behind FastAPI and uvicorn.
 
-A request is one batch, padded to its longest pair. It is computed in the event loop, one request
-at a time: several at once in threads only fight for the cores.
+A request is one batch, padded to its longest pair. It is computed in the event loop, one request at
+a time: concurrent requests in threads would compete for the cores.
 """
 
 import uvicorn
@@ -20,7 +20,7 @@ class Request(BaseModel):
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     setting = read_setting()
     model = TorchModel(setting)
     app = FastAPI()

@@ -33,12 +33,12 @@ from benchmarks.gpu.ceiling import measure_ceilings
 from benchmarks.gpu.loads import Load, make_loads
 from benchmarks.models import flops, matrix_shapes
 from benchmarks.tables import number, table
-from checks.gpu.brought import use_brought
+from checks.gpu.bundled import use_bundled
 from checks.gpu.models import CONFIGS, Exported, adapted, export
 from checks.gpu.plans import build_plan
 from runtime.errors import EngineUnavailable
 from runtime.gpu import find_gpu
-from runtime.outputs import refusals_told, write_whole
+from runtime.outputs import exit_on_refusal, write_atomic
 from runtime.telemetry import disable_telemetry
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
@@ -50,7 +50,7 @@ _WARM_RUNS = 3
 
 @dataclass
 class Measured:
-    """One candidate on one load: seconds of every request, and how far its logits are from
+    """One candidate on one load: seconds of every request, and the distance of its logits from
     PyTorch's in float32. `failure` says why there are none."""
 
     candidate: str
@@ -64,7 +64,7 @@ class Measured:
 
 @dataclass
 class Sizes:
-    """How much is measured: passages of a request, seconds for each candidate and load, turns."""
+    """How much to measure: passages of a request, seconds for each candidate and load, turns."""
 
     passages: int = 100
     seconds: float = 2.0
@@ -76,34 +76,34 @@ class Sizes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; 0 unless nothing could be measured."""
     disable_telemetry()
-    wish = _parser().parse_args(arguments)
-    use_brought()
-    if wish.device == "cuda" and not torch.cuda.is_available():
+    args = _parser().parse_args(arguments)
+    use_bundled()
+    if args.device == "cuda" and not torch.cuda.is_available():
         sys.stdout.write(
             "no GPU found: PyTorch sees no CUDA device; wanted one NVIDIA GPU with its driver\n"
         )
         return 1
     sizes = Sizes(passages=6, seconds=0.0, turns=1, batches=(4,), budgets=(256,))
-    sizes = sizes if wish.quick else Sizes()
-    config = CONFIGS[wish.model]
+    sizes = sizes if args.quick else Sizes()
+    config = CONFIGS[args.model]
     loads = make_loads(sizes.passages, config["vocab_size"])
     ceilings = measure_ceilings(
-        matrix_shapes(config), _CEILING_ROWS if wish.device == "cuda" else 64, wish.device
+        matrix_shapes(config), _CEILING_ROWS if args.device == "cuda" else 64, args.device
     )
-    facts = _facts(wish.device, wish.model)
+    facts = _facts(args.device, args.model)
     found: list[Measured] = []
 
     def save() -> str:
-        """After every turn, so that a run that is cut short keeps what it found."""
+        """After every turn, so that an interrupted run keeps its results."""
         text = report(facts, loads, found, ceilings, config)
         content = {"machine": facts, "ceilings": ceilings, "measured": [asdict(m) for m in found]}
-        write_whole(wish.out / RESULTS_FILE, json.dumps(content, indent=1).encode())
-        write_whole(wish.out / REPORT_FILE, text.encode())
+        write_atomic(args.out / RESULTS_FILE, json.dumps(content, indent=1).encode())
+        write_atomic(args.out / REPORT_FILE, text.encode())
         return text
 
-    with results_folder(wish.out), tempfile.TemporaryDirectory() as work:
-        candidates = _candidates(wish.model, wish.device, sizes, Path(work))
-        wanted = {load.name: wanted_logits(wish.model, load.rows, wish.device) for load in loads}
+    with results_folder(args.out), tempfile.TemporaryDirectory() as work:
+        candidates = _candidates(args.model, args.device, sizes, Path(work))
+        wanted = {load.name: wanted_logits(args.model, load.rows, args.device) for load in loads}
         for turn in range(sizes.turns):
             for candidate in candidates if turn % 2 == 0 else reversed(candidates):
                 _take_turn(candidate, loads, wanted, sizes, found)
@@ -123,8 +123,8 @@ def _candidates(model: str, device: str, sizes: Sizes, work: Path) -> list[Candi
         for batch in sizes.batches
     ]
     found += [
-        # Either no captured graphs, or one for every bucket within the budget: what they cost and
-        # save then shows on large calls as on small ones.
+        # No captured graphs, or one for every bucket within the budget: large calls then show cost
+        # and gain as small ones do.
         ours(ort, f"{title} fp16", fast, budget, graph_tokens)
         for budget in sizes.budgets
         for graph_tokens in (0, budget)
@@ -144,11 +144,11 @@ def _candidates(model: str, device: str, sizes: Sizes, work: Path) -> list[Candi
 
 
 def _build(exported: Exported) -> None:
-    """Compile a plan where TensorRT is here; its candidates say what is missing where it is not."""
+    """Compile a plan if TensorRT is installed; otherwise its candidates say what is missing."""
     try:
         build_plan(exported)
     except EngineUnavailable as error:
-        _say(f"no plan: {error}")
+        _print_line(f"no plan: {error}")
 
 
 def _take_turn(
@@ -158,7 +158,7 @@ def _take_turn(
     sizes: Sizes,
     found: list[Measured],
 ) -> None:
-    """Open the candidate, measure all loads, close it; what fails is noted once."""
+    """Open the candidate, measure all loads, close it; a failure is noted once."""
     began = time.monotonic()
     with ExitStack() as stack:
         try:
@@ -168,14 +168,16 @@ def _take_turn(
                 if not entry.failure:
                     _measure(score, load, wanted[load.name], sizes, entry)
         except Exception as error:
-            # Whatever goes wrong is this candidate's result; the others go on.
+            # Any error is this candidate's result; the others run.
             for load in loads:
                 entry = _entry(candidate, load, found)
                 entry.failure = entry.failure or failure_of(error)
             missing = isinstance(error, CannotRun)
-            _say(f"{candidate.name}: {'not here' if missing else 'failed'}: {failure_of(error)}")
+            _print_line(
+                f"{candidate.name}: {'not here' if missing else 'failed'}: {failure_of(error)}"
+            )
             return
-    _say(f"{candidate.name}: {time.monotonic() - began:.0f} s")
+    _print_line(f"{candidate.name}: {time.monotonic() - began:.0f} s")
 
 
 def _entry(candidate: Candidate, load: Load, found: list[Measured]) -> Measured:
@@ -272,7 +274,7 @@ def _facts(device: str, model: str) -> dict[str, str]:
     }
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stderr.write(f"bench-gpu {time.strftime('%H:%M:%S')}  {line}\n")
     sys.stderr.flush()
 
@@ -281,11 +283,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--model", choices=tuple(CONFIGS), default="1b")
-    parser.add_argument("--quick", action="store_true", help="does it work? a few passages, once")
+    parser.add_argument("--quick", action="store_true", help="only check that it works")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
     return parser
 
 
 if __name__ == "__main__":
-    with refusals_told():
+    with exit_on_refusal():
         sys.exit(main())

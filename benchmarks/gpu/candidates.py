@@ -1,4 +1,4 @@
-"""Who is measured: PyTorch as people run it, and our engines behind our own batching."""
+"""The candidates: PyTorch as commonly used, and our engines behind our own batching."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +25,7 @@ from runtime.text import Encoding
 
 Score = Callable[[Sequence[Encoding]], np.ndarray]
 
-# As the targets have it.
+# As in the targets.
 MAX_ROWS = 64
 _WASTE = 0.25
 # One profile for all loads; a target for mixed lengths would have several.
@@ -33,12 +33,12 @@ _PROFILES = (ShapeRange((1, 16, MAX_ROWS), (3, 256, 512)),)
 
 
 class CannotRun(Exception):
-    """The machine lacks what a candidate needs; the text says what."""
+    """The machine lacks something that a candidate needs; the message says what."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """`opened` gives what scores rows, ready to be called, as a context."""
+    """`opened` is a context with the function that scores rows."""
 
     name: str
     precision: str
@@ -71,7 +71,7 @@ def pytorch(model: str, dtype: torch.dtype, batch: int, device: str) -> Candidat
 
 
 def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens: int) -> Candidate:
-    """An engine behind the scheduler that serves, calls of at most `budget` tokens."""
+    """An engine behind the serving scheduler, with calls of at most `budget` tokens."""
 
     @contextmanager
     def opened() -> Iterator[Score]:
@@ -138,7 +138,7 @@ def _network(model: str, dtype: torch.dtype, device: str) -> torch.nn.Module:
 
 @cache
 def _weights(model: str) -> dict[str, torch.Tensor]:
-    """Drawn once: of the 1B shape that takes longer than measuring."""
+    """Drawn once: for the 1B shape, drawing takes longer than measuring."""
     return make_model(model).state_dict()
 
 

@@ -1,12 +1,12 @@
-"""How fast this GPU multiplies matrices in a model's shapes: what no engine can exceed."""
+"""The GPU's speed of matrix products in a model's shapes: an upper bound for engines."""
 
 import time
 from collections.abc import Sequence
 
 import torch
 
-_LEAST_S = 0.5
-_LEAST_RUNS = 10
+_MIN_S = 0.5
+_MIN_RUNS = 10
 
 
 def measure_ceilings(
@@ -22,17 +22,17 @@ def measure_ceilings(
 
 
 def synchronize(device: str) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def _fastest(rows: int, k: int, n: int, dtype: torch.dtype, device: str) -> float:
-    """Seconds of the fastest run: a ceiling is not an average. Weights lie as in a linear layer."""
+    """Seconds of the fastest run, with weights laid out as in a linear layer."""
     left = torch.randn(rows, k, device=device).to(dtype)
     right = torch.randn(n, k, device=device).to(dtype).t()
     fastest, runs, began = float("inf"), 0, time.perf_counter()
-    while runs < _LEAST_RUNS or time.perf_counter() - began < _LEAST_S:
+    while runs < _MIN_RUNS or time.perf_counter() - began < _MIN_S:
         synchronize(device)
         start = time.perf_counter()
         left @ right

@@ -1,4 +1,4 @@
-"""What is sent: one query's pairs, as token ids that every candidate gets alike."""
+"""The requests: one query's pairs, as token ids, equal for every candidate."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,8 @@ class Load:
 
 
 def make_loads(passages: int, vocabulary: int) -> list[Load]:
-    """`passages` of mixed lengths, as many of 256 tokens, 64 (at most) of 512, and the small
-    requests whose time is the launching of kernels: 1 and 8 (at most) of 128.
+    """`passages` of mixed lengths, as many of 256 tokens, 64 (at most) of 512, and small requests,
+    dominated by kernel launches: 1 and 8 (at most) of 128.
 
     Token ids are taken modulo `vocabulary`, for models smaller than the tokenizer's.
     """

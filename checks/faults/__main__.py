@@ -1,9 +1,9 @@
 """`python -m checks.faults`: one line for each fault, and a line of totals.
 
 Each line is GROUP, FAULT, ok or fail or n/a or late, SECONDS, REASON, separated by tabs. After each
-fault an ordinary request must be answered. Without --url a server of our own is started on --rank
-and --embed; faults that need a process to starve or kill are n/a with --url. Where a server of our
-own was late beside other processes, and nothing failed, the suite ends as not possible here.
+fault an ordinary request must succeed. Without --url a server is started on --rank and --embed;
+faults that need to starve or kill a process are n/a with --url. When our own server was late next
+to other processes, and nothing failed, the suite ends as not possible here.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from checks.faults import (
     requests,
     starting,
 )
-from checks.faults.fault import Broken, Fault, NotHere, NotJudged
+from checks.faults.fault import Broken, Fault, NotApplicable, NotJudged
 from checks.faults.own import started
 from checks.faults.target import Target
 from checks.here import not_here
@@ -56,7 +56,7 @@ def main() -> int:
         target = _target(chosen, folder, stack)
         stack.callback(target.http.close)
         if not target.still_answers():
-            print(f"no ranking can be had from {target.url}", file=sys.stderr)
+            print(f"{target.url} returns no ranking", file=sys.stderr)
             return 2
         for fault in FAULTS:
             if not f"{fault.group} {fault.name}".startswith(chosen.only):
@@ -71,21 +71,21 @@ def main() -> int:
     if counted["fail"]:
         return 1
     if counted["late"]:
-        not_here(f"{counted['late']} not judged, for others used the machine; total {totals}")
+        not_here(f"{counted['late']} not judged, other processes used the machine; total {totals}")
     return 0
 
 
 def _judge(fault: Fault, target: Target) -> tuple[str, str]:
     try:
         fault.run(target)
-    except NotHere as reason:
+    except NotApplicable as reason:
         return "n/a", str(reason)
     except NotJudged as reason:
         return "late", str(reason)
     except (Broken, httpx.HTTPError, OSError, RuntimeError) as error:
         return "fail", " ".join(f"{type(error).__name__}: {error}".split())[:300]
     if not target.still_answers():
-        return "fail", "an ordinary request is not answered any more"
+        return "fail", "an ordinary request fails afterwards"
     return "ok", ""
 
 
@@ -127,15 +127,15 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--url", help="a server that runs, such as http://localhost:8000")
-    parser.add_argument("--key", help="the bearer that it asks for")
+    parser.add_argument("--url", help="a running server, such as http://localhost:8000")
+    parser.add_argument("--key", help="its bearer token")
     parser.add_argument("--grpc", help="host:port of its KServe v2 gRPC service")
     parser.add_argument("--metrics", help="URL of its Prometheus metrics")
     parser.add_argument("--body-limit", type=int, default=64 << 20, help="bytes of a body")
     parser.add_argument("--max-passages", type=int, default=512, help="passages of a request")
     parser.add_argument("--rank", type=Path, default=Path("artifacts/rank"), help="our own: model")
     parser.add_argument("--embed", type=Path, help="our own: embedder beside it")
-    parser.add_argument("--only", default="", help="faults whose group and name begin so")
+    parser.add_argument("--only", default="", help="prefix of the faults to run: group and name")
     return parser
 
 

@@ -63,16 +63,16 @@ def _type_with_charset(target: Target) -> None:
 
 
 class _Raw:
-    """Bytes on a socket, and which statuses are right; 0 is a closed connection."""
+    """Sends bytes on a socket and checks the status; 0 is a closed connection."""
 
     def __init__(
-        self, wanted: Callable[[int], bool], told: str, raw: Callable[[Target], bytes]
+        self, wanted: Callable[[int], bool], expected: str, raw: Callable[[Target], bytes]
     ) -> None:
-        self._wanted, self._told, self._raw = wanted, told, raw
+        self._wanted, self._expected, self._raw = wanted, expected, raw
 
     def __call__(self, target: Target) -> None:
         found = target.exchange(self._raw(target))
-        expect(self._wanted(status(found)), f"found {status(found)}, wanted {self._told}")
+        expect(self._wanted(status(found)), f"found {status(found)}, wanted {self._expected}")
         expect(b"Traceback" not in found, "the answer shows a stack trace")
 
 

@@ -11,7 +11,7 @@ import grpc
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from checks.faults.fault import Fault, NotHere, Stopwatch, expect, refused
+from checks.faults.fault import Fault, NotApplicable, Stopwatch, expect, refused
 from checks.faults.own import OwnServer, started
 from checks.faults.target import PATIENCE_S, Target, ranking
 
@@ -40,7 +40,7 @@ _WRONG: dict[str, list[tuple[bytes, bytes]]] = {
 @contextlib.contextmanager
 def _guarded(target: Target) -> Iterator[OwnServer]:
     if target.own is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     given = {
         "NIM_CUSTOM_MODEL": str(target.rank_dir),
         "NIM_REQUIRE_AUTH": "true",
@@ -81,9 +81,9 @@ def _every_route_asks(target: Target) -> None:
             right = {"authorization": f"{spelled} {_KEY}"}
             allowed = client.post(server.url + "/v1/ranking", json=ranking(), headers=right)
             expect(allowed.status_code == 200, f"{spelled}: {allowed.status_code}")
-        expect(_KEY not in server.log, "the key stands in the log")
+        expect(_KEY not in server.log, "the key is in the log")
         seen = client.get(server.url + "/v1/metadata", headers=right).text
-        expect(_KEY not in seen, "the key stands in /v1/metadata")
+        expect(_KEY not in seen, "the key is in /v1/metadata")
 
 
 def _grpc_asks(target: Target) -> None:
@@ -106,7 +106,7 @@ def _grpc_asks(target: Target) -> None:
 
 def _given_key_counts(target: Target) -> None:
     if target.key is None:
-        raise NotHere("no --key was given")
+        raise NotApplicable("no --key was given")
     wrong = {"authorization": "Bearer wrong"}
     refused(target.post("/v1/ranking", ranking(), headers=wrong), 401, 403)
 
@@ -130,7 +130,7 @@ def _forwarded(target: Target) -> None:
 
 def _hosts(target: Target) -> None:
     if target.own is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), "RERANK_ALLOWED_HOSTS": "127.0.0.1,a.test"}
     with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
         server.ready()
@@ -140,9 +140,9 @@ def _hosts(target: Target) -> None:
 
 
 def _forged_lines(target: Target) -> None:
-    """Text of requests cannot begin a line of the log, and does not stand in it."""
+    """A request's text must not start a line of the log, nor be in it."""
     if target.own is None:
-        raise NotHere("needs a look into the log")
+        raise NotApplicable("needs a look into the log")
     forged = "Zq7\n2026-01-01 00:00:00 CRITICAL forged"
     target.rank(forged, forged, query=forged)
     target.http.get("/v1/Zq7%0ACRITICAL%20forged")
@@ -158,7 +158,7 @@ def _families(target: Target) -> dict[str, dict[tuple[str, tuple[tuple[str, str]
     bearer = {"authorization": f"Bearer {target.key}"} if target.key else {}
     found = httpx.get(url, headers=bearer, timeout=PATIENCE_S)
     if found.status_code == 404:
-        raise NotHere("no metrics")
+        raise NotApplicable("no metrics")
     return {
         family.name: {(s.name, tuple(sorted(s.labels.items()))): s.value for s in family.samples}
         for family in text_string_to_metric_families(found.text)
@@ -185,7 +185,7 @@ def _adds_up(target: Target) -> None:
     name = "nv_inference_request_success"
     before = _families(target)
     if name not in before:
-        raise NotHere(f"no {name}")
+        raise NotApplicable(f"no {name}")
     failed = "nv_inference_request_failure"
     for number in range(10):
         target.rank("good")

@@ -1,4 +1,4 @@
-"""What a fault is, and the words in which one is judged."""
+"""The faults' type, and the functions that judge a target."""
 
 import json
 import time
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 import httpx
 
 from checks.faults.target import Target
-from checks.others import MUCH, Others
+from checks.others import MAX_OTHER_SHARE, Others
 
-# A server that refuses says so at once; a whole request may take as long as a slow model takes.
+# A refusal must be immediate; a whole request may take as long as a slow model needs.
 REFUSAL_S = 5.0
 _SERVER_ERROR = 500
 
 
-class NotHere(Exception):
-    """The fault does not apply to this target; the text says why."""
+class NotApplicable(Exception):
+    """The fault does not apply to this target; the message says why."""
 
 
 class NotJudged(Exception):
-    """A server of our own was late while others used the machine: that says nothing of it."""
+    """Our own server was late while other processes used the machine: no verdict."""
 
 
 class Broken(Exception):
-    """The target did something else than it should; the text says what."""
+    """The target misbehaved; the message says how."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`run` raises Broken, NotHere or NotJudged; `group` is that of the checklist."""
+    """`run` raises Broken, NotApplicable or NotJudged; `group` is that of the checklist."""
 
     group: str
     name: str
@@ -43,20 +43,20 @@ def expect(holds: object, otherwise: str) -> None:
 
 
 class Stopwatch:
-    """Runs from when it is made. Late is a server that has the machine to itself."""
+    """Measures from its creation. Lateness counts only when the server had the machine alone."""
 
     def __init__(self, target: Target) -> None:
         self._others = Others() if target.own else None
         self._began = time.monotonic()
 
     def expect(self, bound_s: float, what: str, took_s: float | None = None) -> None:
-        """Raise Broken when `what` took `bound_s` or longer (until now, unless `took_s` says it),
-        NotJudged when others used the machine meanwhile."""
+        """Raise Broken when `what` took `bound_s` or longer (until now, unless `took_s` is given),
+        NotJudged when other processes used the machine meanwhile."""
         took_s = time.monotonic() - self._began if took_s is None else took_s
-        told = f"{what} took {took_s:.2f} s"
-        if took_s >= bound_s and self._others and (share := self._others.share()) > MUCH:
-            raise NotJudged(f"{told}, but others took {share:.0%} of the machine")
-        expect(took_s < bound_s, told)
+        text = f"{what} took {took_s:.2f} s"
+        if took_s >= bound_s and self._others and (share := self._others.share()) > MAX_OTHER_SHARE:
+            raise NotJudged(f"{text}, but others took {share:.0%} of the machine")
+        expect(took_s < bound_s, text)
 
 
 def refused(reply: httpx.Response, *statuses: int) -> None:
@@ -72,7 +72,7 @@ def refused(reply: httpx.Response, *statuses: int) -> None:
 
 
 def survived(reply: httpx.Response) -> None:
-    """Expect an answer or a refusal, whichever the server chooses."""
+    """Expect any status but 5xx, without a stack trace."""
     expect(
         reply.status_code < _SERVER_ERROR, f"found status {reply.status_code}, wanted 2xx or 4xx"
     )

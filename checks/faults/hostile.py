@@ -1,4 +1,4 @@
-"""Group 16: bodies of which a few bytes become many objects, from the table of `make hostile`."""
+"""Group 16: small bodies that decode to many objects, from the table of `make hostile`."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from urllib.parse import urlsplit
 
-from checks.faults.fault import Fault, NotHere, Stopwatch, expect
+from checks.faults.fault import Fault, NotApplicable, Stopwatch, expect
 from checks.faults.protocols import model_of
 from checks.faults.target import Target
 from checks.hostile.bodies import BODIES, MODEL, Body
@@ -14,7 +14,7 @@ from checks.hostile.sending import Address, send
 
 _HOSTILE = "16 hostile"
 _BYTES = 8 << 20
-# Memory that a body may take, in times its size, and what the interpreter takes for whatever it is.
+# Allowed memory for a body: a multiple of its size, plus the interpreter's overhead.
 _TIMES = 6
 _BESIDE_BYTES = 32 << 20
 _HEALTH_S = 1.0
@@ -49,11 +49,11 @@ def _tried(body: Body, target: Target) -> None:
 def _surface(body: Body, target: Target) -> str:
     if not body.surface.startswith("/"):
         if target.grpc is None:
-            raise NotHere("no gRPC address is known")
+            raise NotApplicable("no gRPC address is known")
         return body.surface
     path = body.surface.replace(MODEL, model_of(target)) if MODEL in body.surface else body.surface
     if not target.serves(path, {}):
-        raise NotHere(f"no {body.surface}")
+        raise NotApplicable(f"no {body.surface}")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Groups 9 to 11: start, stop, and engines that fail; on processes of our own."""
+"""Groups 9 to 11: start, stop, and failing engines; on our own processes."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ import httpx
 import onnx
 from onnx import TensorProto
 
-from checks.faults.fault import Fault, NotHere, answered, expect
+from checks.faults.fault import Fault, NotApplicable, answered, expect
 from checks.faults.models import FAIL_TOKENS, NAN_TOKENS, passage, work_of, write_model
 from checks.faults.own import START_S, OwnServer, started
 from checks.faults.target import BODY, Target, ranking
@@ -29,26 +29,26 @@ from checks.held import HELD_SERVE
 _START, _STOP, _ENGINE = "9 start", "10 stop", "11 engine"
 _NOBODY = 65534
 _LENGTH = f"Content-Length: {len(BODY)}"
-# uvicorn tells the application to end only when it has begun.
+# uvicorn tells the application to stop only after it has started.
 _BEGUN_S = 0.3
-# A drain that the check does not wait for.
+# A drain time that the check does not wait for.
 _LONG_S = 600
-# With an engine that does not come back from a call.
+# For an engine that does not return from a call.
 _PATIENCE_S = 1
 
 
 @contextlib.contextmanager
 def _folder(target: Target) -> Iterator[Path]:
     if target.rank_dir is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
 def _refuses_to_start(
-    damage: Callable[[Path], None], words: tuple[str, ...], target: Target
+    damage: Callable[[Path], None], texts: tuple[str, ...], target: Target
 ) -> None:
-    """A copy of the artifact, damaged, ends the process with one line that says why."""
+    """A damaged copy of the artifact must end the process with one line that says why."""
     with _folder(target) as folder:
         copy = folder / "model"
         shutil.copytree(str(target.rank_dir), copy)
@@ -57,7 +57,7 @@ def _refuses_to_start(
             found = server.ends()
             expect(found not in (0, None), f"exit status {found}")
             expect("Traceback" not in server.log, "a stack trace instead of a sentence")
-            expect(any(word in server.log for word in words), f"the log ends {server.log[-200:]!r}")
+            expect(any(word in server.log for word in texts), f"the log ends {server.log[-200:]!r}")
 
 
 def _cut(name: str) -> Callable[[Path], None]:
@@ -126,7 +126,7 @@ def _ask(server: OwnServer, body: object = None, timeout_s: float = 60.0) -> htt
 
 def _other_user(target: Target) -> None:
     if os.getuid() != 0 or not _others_may_run():
-        raise NotHere("needs root, and an interpreter that other users may run")
+        raise NotApplicable("needs root, and an interpreter that other users may run")
     with _folder(target) as folder:
         folder.chmod(0o755)
         _serves(target, folder, user=_NOBODY, group=_NOBODY, extra_groups=[])
@@ -145,25 +145,25 @@ def _others_may_run() -> bool:
 def _unshared(flags: str, then: str, target: Target) -> None:
     """In a mount or network namespace of its own, prepared by `then`."""
     if os.getuid() != 0 or shutil.which("unshare") is None:
-        raise NotHere("needs root and unshare")
+        raise NotApplicable("needs root and unshare")
     with _folder(target) as folder:
         probe = ["unshare", flags, "sh", "-c", f"{then} true"]
         if os.spawnvp(os.P_WAIT, probe[0], probe) != 0:
-            raise NotHere("this machine allows no namespaces")
+            raise NotApplicable("this machine allows no namespaces")
         _serves(target, folder, before=["unshare", flags, "sh", "-c", f'{then} exec "$@"', "sh"])
 
 
 def _no_network(target: Target) -> None:
-    """With loopback alone: whatever it wanted from elsewhere, it would not get."""
+    """With loopback only: nothing can be fetched from elsewhere."""
     if os.getuid() != 0:
-        raise NotHere("needs root")
+        raise NotApplicable("needs root")
     with _folder(target) as folder:
         pid = os.fork()
         if pid == 0:
             os._exit(_serve_alone(target, folder))
         found = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if found == _NO_NAMESPACE:
-            raise NotHere("this machine allows no namespaces")
+            raise NotApplicable("this machine allows no namespaces")
         expect(found == 0, "it does not serve without a network")
 
 
@@ -186,7 +186,7 @@ def _serve_alone(target: Target, folder: Path) -> int:
 
 
 def _slow_start(target: Target) -> None:
-    """Live at once, ready only after an inference; and a stop in between is a clean one."""
+    """Live at once, ready only after an inference; a stop in between must be clean."""
     with _folder(target) as folder:
         given = {"NIM_CUSTOM_MODEL": str(write_model(folder / "model"))}
         pipe = folder / "pipe"
@@ -222,7 +222,7 @@ def _children(pid: int) -> str:
 
 
 def _under_load(target: Target) -> None:
-    """Every request that came in time is answered, the others are refused or not connected."""
+    """Requests that came in time are answered; later ones are refused or cannot connect."""
     with _folder(target) as folder:
         given = {"NIM_CUSTOM_MODEL": str(target.rank_dir)}
         with started(folder, given) as server, ThreadPoolExecutor(8) as pool:
@@ -233,7 +233,7 @@ def _under_load(target: Target) -> None:
                     body = ranking(*(f"load {number} {i}" for i in range(30)))
                     return _ask(server, body).status_code
                 except (httpx.ConnectError, httpx.ReadError):
-                    # What waits to be accepted when the port closes is reset by the kernel.
+                    # Connections not yet accepted when the port closes are reset by the kernel.
                     return -1
 
             asked = [pool.submit(ask, number) for number in range(200)]
@@ -248,7 +248,7 @@ def _under_load(target: Target) -> None:
 
 @contextlib.contextmanager
 def _busy_at_the_end(target: Target, drain_s: int) -> Iterator[tuple[OwnServer, socket.socket]]:
-    """A server that was told to stop while a request is still being sent to it."""
+    """A server that gets SIGTERM while a request is still being sent to it."""
     with _folder(target) as folder:
         given = {
             "NIM_CUSTOM_MODEL": str(target.rank_dir),
@@ -282,9 +282,9 @@ def _drain_ends(target: Target) -> None:
 def _second_sigterm(target: Target) -> None:
     with _busy_at_the_end(target, _LONG_S) as (server, _):
         while server.status("/v1/health/ready") == 200:
-            time.sleep(0.05)  # the first one is still on its way
+            time.sleep(0.05)  # let the first one arrive
         server.signal(signal.SIGTERM)
-        # As a shell would say it: the first process of a container has no end by a signal.
+        # The shell's code: process 1 of a container cannot die of a signal.
         ended = server.ends()
         expect(ended == 128 + signal.SIGTERM, f"the second SIGTERM: exit status {ended}")
 
@@ -300,21 +300,21 @@ def _reload(target: Target) -> None:
         given = {"NIM_CUSTOM_MODEL": str(link)}
         with started(folder, given) as server:
             before = _ask(server.ready()).json()
-            for aim, words in ((good, " ready: "), (bad, "reload refused")):
-                (folder / "next").symlink_to(aim)
+            for target_dir, texts in ((good, " ready: "), (bad, "reload refused")):
+                (folder / "next").symlink_to(target_dir)
                 (folder / "next").rename(link)
-                told = server.log.count(words)
+                before_count = server.log.count(texts)
                 server.signal(signal.SIGHUP)
                 end = time.monotonic() + START_S
-                while server.log.count(words) == told:
-                    expect(time.monotonic() < end, f"no {words.strip()!r} in the log")
+                while server.log.count(texts) == before_count:
+                    expect(time.monotonic() < end, f"no {texts.strip()!r} in the log")
                     expect(_ask(server).json() == before, "the answer changed")
             expect(server.status("/v1/health/ready") == 200, "not ready after a bad reload")
 
 
 def _broken_pipe(target: Target) -> None:
     if target.own is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     target.own.signal(signal.SIGPIPE)
     time.sleep(0.2)
     expect(target.own.process.poll() is None, "SIGPIPE ended it")
@@ -379,8 +379,8 @@ _READ_ONLY = "mount -o remount,bind,ro / 2>/dev/null || mount -o remount,ro / ||
 
 FAULTS: tuple[Fault, ...] = (
     *(
-        Fault(_START, name, partial(_refuses_to_start, damage, words))
-        for name, (damage, words) in _DAMAGES.items()
+        Fault(_START, name, partial(_refuses_to_start, damage, texts))
+        for name, (damage, texts) in _DAMAGES.items()
     ),
     *(
         Fault(_START, f"{name}={value}", partial(_refuses_setting, name, value))

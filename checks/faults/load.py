@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import httpx
 
-from checks.faults.fault import Fault, NotHere, Stopwatch, answered, expect
+from checks.faults.fault import Fault, NotApplicable, Stopwatch, answered, expect
 from checks.faults.models import passage, work_of, write_model
 from checks.faults.own import OwnServer, started
 from checks.faults.target import BODY, Target, ranking
@@ -25,16 +25,16 @@ _HASTY = {200, 429, 503, 504}
 _SLOW_CLIENT_S = 45.0
 _HEALTH_S = 1.0
 _ORDINARY_S = 5.0
-# What an engine call takes on any machine, and more where others use it.
+# Duration of an engine call on any machine; longer when other processes use it.
 _CALL_S = 0.03
 _PATIENCE_S = 60.0
 
 
 @contextlib.contextmanager
 def _slow_server(target: Target, **more: str) -> Iterator[OwnServer]:
-    """A server of our own, of which every call takes one row and tens of milliseconds."""
+    """A server of our own with one row per call and tens of milliseconds per call."""
     if target.own is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     with tempfile.TemporaryDirectory() as name:
         model = write_model(Path(name) / "model", work=work_of(_CALL_S))
         given = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512", **more}
@@ -57,10 +57,10 @@ def _waiting(server: OwnServer) -> float:
 
 
 def _computed(server: OwnServer) -> float:
-    """Rows that the engine has computed, once none waits."""
+    """Rows that the engine has computed, once none is waiting."""
     end = time.monotonic() + _PATIENCE_S
     while _waiting(server):
-        expect(time.monotonic() < end, "rows wait for ever")
+        expect(time.monotonic() < end, "rows wait forever")
         time.sleep(0.02)
     text = server.http.get("/v1/metrics").text
     found = [x for x in text.splitlines() if x.startswith("nv_inference_count{")]
@@ -68,7 +68,7 @@ def _computed(server: OwnServer) -> float:
 
 
 def _burst(target: Target) -> None:
-    """200 requests at once: each is answered or refused, none fails otherwise."""
+    """200 requests at once: each is answered or refused."""
 
     def ask(number: int) -> int:
         return target.rank(*(f"burst {number} {i}" for i in range(20))).status_code
@@ -150,7 +150,7 @@ def _hangs_up_early(part: float, target: Target) -> None:
 
 
 def _resets(target: Target) -> None:
-    """Connections that end with a reset instead of a farewell."""
+    """Connections that end with a reset."""
     raw = target.head(f"Content-Length: {len(BODY)}") + BODY
     for _ in range(20):
         with target.connection() as connected:
@@ -160,7 +160,7 @@ def _resets(target: Target) -> None:
 
 
 def _drip(target: Target, raw: bytes, rest: Iterator[bytes]) -> None:
-    """Send `raw`, then one of `rest` every half second, until the server has had enough."""
+    """Send `raw`, then one of `rest` every half second, until the server ends the connection."""
     began = time.monotonic()
     with target.connection() as connected:
         connected.sendall(raw)
@@ -189,7 +189,7 @@ def _slow_body(target: Target) -> None:
 
 
 def _slow_clients_and_others(target: Target) -> None:
-    """100 clients that send nothing more do not hold up anybody else."""
+    """100 clients that stop sending must not delay other clients."""
     with contextlib.ExitStack() as stack:
         for _ in range(100):
             connected = stack.enter_context(target.connection())
@@ -243,10 +243,10 @@ def _crowded(
     files: int | None = None,
     more: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[OwnServer]:
-    """A server of our own, of which at most `files` files may be open, with `count` connections
-    on each of which `sent` was sent."""
+    """A server of our own that may have at most `files` open files, with `count` connections that
+    have each sent `sent`."""
     if target.rank_dir is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), **more}
 
     def lower() -> None:
@@ -272,13 +272,13 @@ def _few_descriptors(target: Target) -> None:
 
 
 def _begun(announced: int, sent: int) -> bytes:
-    """A request whose body has `announced` bytes, of which `sent` come."""
+    """The start of a request whose body has `announced` bytes, of which `sent` are sent."""
     head = "POST /v1/ranking HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {announced}\r\n\r\n".encode() + b" " * sent
 
 
 def _all_connections_taken(target: Target) -> None:
-    """Bodies that do not end take every connection: probes are answered, others come back."""
+    """Unfinished bodies take every connection: probes are answered, other requests get 503."""
     with _crowded(target, 60, _begun(100, 1), files=64) as server:
         for path in ("/v1/health/live", "/v1/health/ready"):
             found = server.http.get(path)
@@ -289,8 +289,8 @@ def _all_connections_taken(target: Target) -> None:
 
 
 def _all_body_room_taken(target: Target) -> None:
-    """Large bodies that do not end take all the memory for bodies, but for that of small ones."""
-    limit = 34_000_000  # eight of them are more than the least room that there is for bodies
+    """Unfinished large bodies take all the memory for bodies, except the reserve for small ones."""
+    limit = 34_000_000  # eight of them exceed the smallest budget for bodies
     given = {"NIM_HTTP_BODY_LIMIT_BYTES": str(limit)}
     with _crowded(target, 10, _begun(limit, limit - 1000), more=given) as server:
         expect(server.status("/v1/health/live") == 200, "not live")
@@ -298,9 +298,9 @@ def _all_body_room_taken(target: Target) -> None:
 
 
 def _few_memory(target: Target) -> None:
-    """With no memory left to take, a large request fails alone; with more, it works again."""
+    """With no memory left, only a large request fails; with more memory, it works again."""
     if target.rank_dir is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), "RERANK_MAX_PASSAGES": "512"}
     large = ranking(*("word " * 200 + str(i) for i in range(64)), truncate="END")
     with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
@@ -314,7 +314,7 @@ def _few_memory(target: Target) -> None:
             found = _ask(server, large).status_code
             expect(found in (200, 500, 503, 504), f"found {found} without memory")
         resource.prlimit(server.process.pid, resource.RLIMIT_AS, unlimited)
-        expect(server.process.poll() is None, "the process ended for want of memory")
+        expect(server.process.poll() is None, "the process ended without memory")
         answered(_ask(server, ranking()))
         answered(_ask(server, large))
 
@@ -324,10 +324,10 @@ def _virtual_bytes(pid: int) -> int:
 
 
 def _nothing_is_kept(target: Target) -> None:
-    """500 requests that fail leave no memory, thread or descriptor behind."""
+    """500 failing requests leave no memory, thread or descriptor behind."""
     own = target.own
     if own is None:
-        raise NotHere("needs a look into the process")
+        raise NotApplicable("needs a look into the process")
     for _ in range(100):
         target.send(b"{" * 1000)
     before = own.resident_bytes(), own.threads(), own.descriptors()
@@ -344,7 +344,7 @@ def _nothing_is_kept(target: Target) -> None:
 
 
 def _others_during_a_large_body(target: Target) -> None:
-    """While bodies at the limit are read and decoded, small requests go on."""
+    """While bodies at the limit are read and decoded, small requests are answered."""
     text = b"lorem ipsum " * (target.body_limit_bytes // 12 - 20)
     large = b'{"query": {"text": "q"}, "passages": [{"text": "' + text + b'"}]}'
     worst, watch = 0.0, Stopwatch(target)

@@ -42,7 +42,7 @@ def write_model(directory: Path, *, work: int = 1) -> Path:
     NaN, longer ones than FAIL_TOKENS fail; every call multiplies two matrices of size `work`."""
     model = onnx.parser.parse_model(_GRAPH.format(work=work))
     table = np.arange(FAIL_TOKENS, dtype=np.float32)
-    table[NAN_TOKENS] = np.nan  # which the text form cannot spell
+    table[NAN_TOKENS] = np.nan  # the text format has no literal for it
     model.graph.initializer.append(numpy_helper.from_array(table, "table"))
     (directory / "tokenizer").mkdir(parents=True)
     byte_tokenizer().save(str(directory / "tokenizer" / "tokenizer.json"))
@@ -51,7 +51,7 @@ def write_model(directory: Path, *, work: int = 1) -> Path:
 
 
 def work_of(seconds: float) -> int:
-    """The size of two matrices whose product takes so long on this machine, at its quickest."""
+    """The size of two matrices whose product takes this long on this machine, at its fastest."""
     matrix = np.ones((_TRIED, _TRIED), dtype=np.float32)
     took = []
     for _ in range(5):
@@ -62,5 +62,5 @@ def work_of(seconds: float) -> int:
 
 
 def passage(tokens: int, mark: str = "") -> str:
-    """A passage whose pair with the query "q" has so many tokens."""
+    """A passage whose pair with the query "q" has this many tokens."""
     return mark.ljust(tokens - PROMPT, "x")

@@ -1,4 +1,4 @@
-"""Servers of our own, which the suite may kill, starve and look into."""
+"""Our own servers, which the suite may kill, starve and inspect."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ import httpx
 
 from checks.ports import free_ports
 
-# Only a hang reaches it.
+# Reached only by a hang.
 START_S = 120.0
-# What `rerank-serve` does, from the sources in the current directory.
+# The same as `rerank-serve`, from the sources in the current directory.
 _SERVE = "import sys; from server.cli import main; sys.exit(main())"
 
 
@@ -40,7 +40,7 @@ class OwnServer:
         self._log_file = folder / f"server-{self.port}.log"
         command = options.pop("before", [])
         program = options.pop("program", [_SERVE])
-        # One client: each new one reads the machine's certificates again.
+        # One client for all: each new one reads the machine's certificates again.
         alone = httpx.Limits(max_keepalive_connections=0)
         self.http = httpx.Client(base_url=self.url, timeout=60, limits=alone)
         with self._log_file.open("wb") as log:
@@ -54,17 +54,17 @@ class OwnServer:
 
     @property
     def log(self) -> str:
-        """What it has written."""
+        """Its log so far."""
         return self._log_file.read_text(errors="replace")
 
     def status(self, path: str) -> int:
-        """The status of a GET; 0 when nobody answers."""
+        """The status of a GET; 0 without an answer."""
         with contextlib.suppress(httpx.TransportError):
             return self.http.get(path, timeout=10).status_code
         return 0
 
     def until(self, path: str, status: int) -> bool:
-        """Whether GET `path` answers `status` before the process ends or patience does."""
+        """Whether GET `path` answers `status` before the process ends or the wait times out."""
         end = time.monotonic() + START_S
         while time.monotonic() < end and self.process.poll() is None:
             if self.status(path) == status:
@@ -73,7 +73,7 @@ class OwnServer:
         return False
 
     def ready(self) -> "OwnServer":
-        """Itself, ready. Raises RuntimeError with the end of its log."""
+        """Wait until it is ready; returns self. Raises RuntimeError with the end of its log."""
         if not self.until("/v1/health/ready", 200):
             raise RuntimeError(f"a server of our own did not start: {self.log[-500:]}")
         return self
@@ -83,18 +83,18 @@ class OwnServer:
         self.process.send_signal(number)
 
     def ends(self, within_s: float = START_S) -> int | None:
-        """Its exit status, None while it runs."""
+        """Its exit status, None while it is running."""
         try:
             return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             return None
 
     def descriptors(self) -> int:
-        """How many files it has open."""
+        """The number of its open files."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def threads(self) -> int:
-        """How many threads it has."""
+        """The number of its threads."""
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
     def resident_bytes(self) -> int:
@@ -103,17 +103,17 @@ class OwnServer:
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def peak_bytes(self) -> int:
-        """The most memory that it had since it was started, or since `forget_peak`."""
+        """The peak of its memory since its start, or since `forget_peak`."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         (peak,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
         return peak
 
     def forget_peak(self) -> None:
-        """Count the peak from what it has now."""
+        """Reset the peak to the current memory."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def close(self) -> None:
-        """End it, however it feels about that."""
+        """Kill it."""
         self.http.close()
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL)
@@ -122,7 +122,7 @@ class OwnServer:
 
 @contextlib.contextmanager
 def started(folder: Path, given: dict[str, str], **options: Any) -> Iterator[OwnServer]:
-    """A server that ends with the block; it may not be ready yet."""
+    """A server that is stopped after the block; it may not be ready yet."""
     server = OwnServer(folder, given, **options)
     try:
         yield server

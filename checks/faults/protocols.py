@@ -1,4 +1,4 @@
-"""Groups 14 and 15: Triton's clients against KServe v2, and what is installed."""
+"""Groups 14 and 15: Triton's clients against KServe v2, and the installed packages."""
 
 import json
 import struct
@@ -16,26 +16,26 @@ import numpy as np
 import tritonclient.grpc
 import tritonclient.utils
 
-from checks.faults.fault import Broken, Fault, NotHere, expect, refused, survived
+from checks.faults.fault import Broken, Fault, NotApplicable, expect, refused, survived
 from checks.faults.target import Target
 
 _CLIENTS, _PACKAGES = "14 clients", "15 packages"
-# More calls than a server needs to run at the same time, and how long they have been silent when
-# somebody else comes.
+# More stalled calls than a server runs at the same time, and the seconds before another client
+# calls.
 _STALLED, _STALLED_S = 300, 1.5
 _PATIENCE_S = 10.0
 _BYTES = np.dtype(np.object_)
 
 
 def model_of(target: Target) -> str:
-    """The reranker's name over KServe v2. Raises NotHere."""
+    """The reranker's name over KServe v2. Raises NotApplicable."""
     found = target.post("/v2/repository/index", {})
     if found.status_code != 200:
-        raise NotHere("no KServe v2")
+        raise NotApplicable("no KServe v2")
     names = [entry["name"] for entry in found.json()]
     reranker = [name for name in names if "rank" in name]
     if not reranker:
-        raise NotHere("no reranker over KServe v2")
+        raise NotApplicable("no reranker over KServe v2")
     return reranker[0]
 
 
@@ -80,7 +80,7 @@ def _output(outputs: object, target: Target) -> None:
 
 
 def _binary(raw: bytes, size: int, header: str | None, target: Target) -> None:
-    """A raw tensor behind the JSON, whose own lengths do not fit."""
+    """A raw tensor after the JSON, with inconsistent lengths."""
     inputs = [_Q, {"name": "passage", "shape": [1, 1], "datatype": "BYTES"}]
     inputs[1]["parameters"] = {"binary_data_size": size}
     head = json.dumps({"inputs": inputs}).encode()
@@ -92,7 +92,7 @@ def _grpc(
     change: Callable[[Any], None], wanted: tuple[grpc.StatusCode, ...], target: Target
 ) -> None:
     if target.grpc is None:
-        raise NotHere("no gRPC address is known")
+        raise NotApplicable("no gRPC address is known")
     name = model_of(target)
     passage = tritonclient.grpc.InferInput("passage", [2, 1], "BYTES")
     passage.set_data_from_numpy(np.array([[b"a"], [b"b"]], dtype=_BYTES))
@@ -145,9 +145,9 @@ def _raw_lengths(given: dict[str, Any]) -> None:
 
 
 def _bad_bytes(target: Target) -> None:
-    """A message that is none."""
+    """Bytes that are not a message."""
     if target.grpc is None:
-        raise NotHere("no gRPC address is known")
+        raise NotApplicable("no gRPC address is known")
     with grpc.insecure_channel(target.grpc) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         try:
@@ -159,9 +159,9 @@ def _bad_bytes(target: Target) -> None:
 
 
 def _stalled_calls(target: Target) -> None:
-    """Callers that open calls and keep their messages back must not keep others out."""
+    """Clients that open calls without sending their messages must not block other clients."""
     if target.grpc is None:
-        raise NotHere("no gRPC address is known")
+        raise NotApplicable("no gRPC address is known")
     over = threading.Event()
 
     def nothing() -> Iterator[bytes]:
@@ -187,14 +187,14 @@ def _until_answered(call: Any) -> None:
         try:
             call(b"", timeout=2)
         except grpc.RpcError as error:
-            expect(time.monotonic() < end, f"others are kept out: {error.code()}")
+            expect(time.monotonic() < end, f"other clients are blocked: {error.code()}")
             time.sleep(0.1)
         else:
             return
 
 
 def _models_list(target: Target) -> None:
-    """What clients need to find the model by themselves."""
+    """What clients need to discover the model."""
     found = target.http.get("/v1/models")
     expect(found.status_code == 200, f"found {found.status_code}")
     data = found.json()["data"]
@@ -205,7 +205,7 @@ def _models_list(target: Target) -> None:
 
 def _packages_fit(target: Target) -> None:
     if target.own is None:
-        raise NotHere("packages of another server")
+        raise NotApplicable("packages of another server")
     done = subprocess.run(
         [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False
     )
@@ -214,14 +214,14 @@ def _packages_fit(target: Target) -> None:
 
 def _warnings_are_errors(target: Target) -> None:
     if target.own is None:
-        raise NotHere("packages of another server")
+        raise NotApplicable("packages of another server")
     expect("Warning:" not in target.own.log, "a warning of Python in the log")
 
 
 def _patched(target: Target) -> None:
-    """Versions below which advisories are known for what this server uses."""
+    """The minimum versions without known advisories for the features in use."""
     if target.own is None:
-        raise NotHere("packages of another server")
+        raise NotApplicable("packages of another server")
     least = {"h11": (0, 16), "litestar": (2, 20), "onnx": (1, 21)}
     for name, wanted in least.items():
         found = tuple(int(part) for part in metadata.version(name).split(".")[:2])

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from checks.faults.fault import Fault, NotHere, answered, expect, refused, survived
+from checks.faults.fault import Fault, NotApplicable, answered, expect, refused, survived
 from checks.faults.target import PASSAGES, QUERY, Target, ranking
 
 _SCHEMA, _EMBED, _NUMBERS = "4 schema", "5 embed", "6 numbers"
-# Scores of one pair alone and among others: float32 sums in another order.
+# Scores of one pair alone and in a batch: float32 sums in another order.
 _DRIFT = 2e-3
 _LONG_WORDS = 50_000
 
@@ -83,7 +83,7 @@ def _survives(body: object, target: Target) -> None:
 
 def _text(text: str, target: Target) -> None:
     if len(text.encode()) > target.body_limit_bytes:
-        raise NotHere("longer than a body may be")
+        raise NotApplicable("longer than a body may be")
     answered(target.rank(text, "another passage", truncate="END"))
 
 
@@ -102,15 +102,15 @@ def _far_too_many(target: Target) -> None:
 
 
 def _exact_length(target: Target) -> None:
-    """The longest pair that is taken uncut, found by bisection; one word more is refused, or cut
-    when asked."""
+    """The longest pair that is not truncated, found by bisection; one word more is refused, or
+    truncated on request."""
 
     def fits(words: int) -> bool:
         return target.rank("word " * words, truncate="NONE").status_code == 200
 
     low, high = 1, _LONG_WORDS
     if fits(high):
-        raise NotHere(f"{_LONG_WORDS} words are not too long")
+        raise NotApplicable(f"{_LONG_WORDS} words are not too long")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -155,7 +155,7 @@ def _embedding(**changes: object) -> dict[str, object]:
 
 def _embeds(target: Target) -> None:
     if not target.serves("/v1/embeddings", _embedding()):
-        raise NotHere("no embedder is served")
+        raise NotApplicable("no embedder is served")
 
 
 def _embedding_refused(body: object, target: Target) -> None:
@@ -181,7 +181,7 @@ def _base64(target: Target) -> None:
 
 
 def _nobody_is_asked(target: Target) -> None:
-    """A URL where a text or an image may stand must not be fetched."""
+    """A URL in the place of a text or an image must not be fetched."""
     with socket.create_server(("127.0.0.1", 0)) as trap:
         trap.settimeout(1.0)
         url = f"http://127.0.0.1:{trap.getsockname()[1]}/image.png"
@@ -255,7 +255,7 @@ def _every_dialect(target: Target) -> None:
         worst = max(abs(a - b) for a, b in zip(scores(found.json()), wanted, strict=True))
         expect(worst <= _DRIFT, f"{path} differs by {worst}")
     if not spoken:
-        raise NotHere("one dialect only")
+        raise NotApplicable("one dialect only")
 
 
 FAULTS: tuple[Fault, ...] = (

@@ -1,4 +1,4 @@
-"""Group 9, early: signals to the first process of a container, and too few threads or memory."""
+"""Group 9, early: signals to process 1 of a container, and too few threads or memory."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from checks.faults.fault import Fault, NotHere, expect
+from checks.faults.fault import Fault, NotApplicable, expect
 from checks.faults.own import START_S, OwnServer, started
 from checks.faults.target import Target
 
 _START = "9 start"
 _NOBODY = 65534
 _MIB = 1 << 20
-# Capabilities of a user who may read what root may, so that limits of threads count for it.
+# Capabilities of a user with root's read access, so that thread limits apply to it.
 _READS = "+dac_override,+dac_read_search"
 _AS_NOBODY = (
     *("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"),
@@ -35,11 +35,11 @@ def _says_something(pid: int, log: str) -> bool:  # noqa: ARG001
 
 
 def _signalled_early(when: Callable[[int, str], bool], target: Target) -> None:
-    """As process 1 of a namespace, which the kernel spares signals that it has no handler for."""
+    """As process 1 of a namespace, to which the kernel sends no signals without a handler."""
     if target.rank_dir is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     if os.getuid() != 0 or shutil.which("unshare") is None:
-        raise NotHere("needs root and unshare")
+        raise NotApplicable("needs root and unshare")
     given = {"NIM_CUSTOM_MODEL": str(target.rank_dir)}
     before = ["unshare", "--pid", "--fork", "--kill-child"]
     with (
@@ -61,16 +61,16 @@ def _first_process(server: OwnServer) -> int:
 def _until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + START_S
     while not true():
-        expect(time.monotonic() < end, "it did not come so far")
+        expect(time.monotonic() < end, "it did not get that far")
         time.sleep(0.001)
 
 
-def _limited(flag: str, most: int, told: str, target: Target) -> None:
-    """One line that names the limit, and exit status 1."""
+def _limited(flag: str, most: int, limit: str, target: Target) -> None:
+    """The log is one line that names the limit, and the exit status is 1."""
     if target.rank_dir is None:
-        raise NotHere("needs a server of our own")
+        raise NotApplicable("needs a server of our own")
     if os.getuid() != 0 or shutil.which("setpriv") is None or shutil.which("prlimit") is None:
-        raise NotHere("needs root, setpriv and prlimit")
+        raise NotApplicable("needs root, setpriv and prlimit")
     given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), "NIM_JSONL_LOGGING": "1"}
     before = [*_AS_NOBODY, "prlimit", f"--{flag}={most}"]
     with (
@@ -80,7 +80,7 @@ def _limited(flag: str, most: int, told: str, target: Target) -> None:
         expect(server.ends() == 1, "it did not end with 1")
         lines = server.log.splitlines()
         expect(len(lines) == 1, f"found {len(lines)} lines, wanted one")
-        expect(told in json.loads(lines[0])["message"], f"the line does not name {told}")
+        expect(limit in json.loads(lines[0])["message"], f"the line does not name {limit}")
 
 
 FAULTS: tuple[Fault, ...] = (

@@ -1,4 +1,4 @@
-"""The server that is tried, whoever wrote it: a URL, its key, its limits, and what else it has."""
+"""The server under test, ours or any other: URL, key, limits and other addresses."""
 
 import contextlib
 import json
@@ -27,9 +27,9 @@ def ranking(*passages: str, query: str = QUERY, **more: object) -> dict[str, Any
 
 @dataclass
 class Target:
-    """`own` is set when the suite has started the server and may look at its process; `rank_dir`
-    is the model that it serves, `start` then starts more of its kind. `grpc` and `metrics` are
-    addresses or None."""
+    """`own` is set when the suite has started the server and may inspect its process; `rank_dir`
+    is its model, `start` starts more servers of its kind. `grpc` and `metrics` are addresses or
+    None."""
 
     url: str
     key: str | None = None
@@ -90,7 +90,7 @@ class Target:
         return "\r\n".join(asked).encode() + b"\r\n\r\n"
 
     def exchange(self, raw: bytes, wait_s: float = 10.0) -> bytes:
-        """Send bytes; everything that came back until it was closed or silent."""
+        """Send bytes; return everything received until the connection closes or is silent."""
         with self.connection() as connected:
             with contextlib.suppress(OSError):  # it may close before all is sent
                 connected.sendall(raw)
@@ -98,7 +98,7 @@ class Target:
 
 
 def received(connected: socket.socket, wait_s: float) -> bytes:
-    """Everything until the other side closes, or falls silent after it has begun."""
+    """Everything received until the peer closes, or is silent after it has begun."""
     found = b""
     end = time.monotonic() + wait_s
     try:
@@ -113,7 +113,7 @@ def received(connected: socket.socket, wait_s: float) -> bytes:
 
 
 def status(raw: bytes) -> int:
-    """The status of a raw answer; 0 when the connection was closed without one."""
+    """The status of a raw answer; 0 when the connection was closed without an answer."""
     line = raw.split(b"\r\n", 1)[0].split(b" ")
     return int(line[1]) if len(line) > 1 and line[1].isdigit() else 0
 

@@ -1,1 +1,1 @@
-"""What only a GPU can show; `make test-gpu` runs it. Not shipped."""
+"""Checks that need a GPU; `make test-gpu` runs them. Not shipped."""

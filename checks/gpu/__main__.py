@@ -1,7 +1,7 @@
-"""`make test-gpu`: run what only a GPU can show, and print one table.
+"""`make test-gpu`: run the checks that need a GPU, and print one table.
 
-Needs PyTorch with CUDA, onnx, onnxscript and numpy; what ONNX Runtime and TensorRT have to be there
-for is named where they are not. Exit codes: 0 nothing failed, 1 something did or no GPU is here.
+Needs PyTorch with CUDA, onnx, onnxscript and numpy; checks that need ONNX Runtime or TensorRT say
+so when it is missing. Exit codes: 0 nothing failed, 1 a check failed or there is no GPU.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from checks.gpu.brought import use_brought
+from checks.gpu.bundled import use_bundled
 from runtime.telemetry import disable_telemetry
 
 _WIDTHS = (26, 9, 8)
@@ -21,32 +21,32 @@ _WIDTHS = (26, 9, 8)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks and print the table."""
     disable_telemetry()
-    wish = _parser().parse_args(arguments)
-    brought = use_brought()
-    # After what was brought along may have to go first.
+    args = _parser().parse_args(arguments)
+    bundled = use_bundled()
+    # After bundled packages, which must come first on the path.
     import torch
 
-    from checks.gpu.cases import CHECKS, Machine, NotHere
+    from checks.gpu.cases import CHECKS, Machine, NotApplicable
     from checks.gpu.models import CONFIGS
 
-    if wish.model not in CONFIGS:
-        raise SystemExit(f"found model {wish.model!r}, wanted one of {', '.join(CONFIGS)}")
-    if wish.device == "cuda" and not torch.cuda.is_available():
+    if args.model not in CONFIGS:
+        raise SystemExit(f"found model {args.model!r}, wanted one of {', '.join(CONFIGS)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
         print("no GPU found: PyTorch sees no CUDA device; wanted one NVIDIA GPU with its driver")
         return 1
-    print(_versions(brought), flush=True)
-    chosen = [one for one in CHECKS if one.__name__ in wish.only or not wish.only]
+    print(_versions(bundled), flush=True)
+    chosen = [one for one in CHECKS if one.__name__ in args.only or not args.only]
     states = []
     with tempfile.TemporaryDirectory() as work:
-        machine = Machine(wish.device, wish.model, Path(work))
+        machine = Machine(args.device, args.model, Path(work))
         for check in chosen:
             began = time.monotonic()
             try:
                 state, line = "passed", check(machine)
-            except NotHere as reason:
+            except NotApplicable as reason:
                 state, line = "not here", str(reason)
             except Exception as error:
-                # Whatever goes wrong is this check's result; the others go on.
+                # Any error is this check's result; the other checks run.
                 state, line = "FAILED", f"{type(error).__name__}: {error}"
             states.append(state)
             cells = (check.__name__, state, f"{time.monotonic() - began:.1f} s")
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _versions(brought: Sequence[str]) -> str:
+def _versions(bundled: Sequence[str]) -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     def known(package: str) -> str:
@@ -76,7 +76,7 @@ def _versions(brought: Sequence[str]) -> str:
 
     packages = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "tensorrt")
     facts = [f"Python {platform.python_version()}", *map(known, packages)]
-    return ", ".join(facts) + (f"; brought along: {', '.join(brought)}" if brought else "")
+    return ", ".join(facts) + (f"; bundled: {', '.join(bundled)}" if bundled else "")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The checks themselves, in order. Each returns what it found in a line, raises AssertionError
-when that is wrong, and NotHere when the machine has not got what it is about."""
+"""The checks, in order. Each returns a line about its result, raises AssertionError when the result
+is wrong, and NotApplicable when the machine lacks what it needs."""
 
 import subprocess
 import sys
@@ -18,9 +18,9 @@ from checks.gpu.models import (
     Weights,
     adapted,
     export,
-    laid_out,
     make_model,
     make_rows,
+    padded_inputs,
     reference,
 )
 from checks.gpu.plans import build_plan
@@ -38,23 +38,23 @@ from runtime.errors import EngineUnavailable, OutOfMemory
 from runtime.gpu import find_gpu
 from runtime.shapes import ShapeRange
 
-# Uneven, with lengths that are no multiple of 4 or 8 and one at each end of a profile.
+# Uneven lengths: some not multiples of 4 or 8, one at each end of a profile.
 LENGTHS = [3, 5, 17, 31, 32, 63, 64, 100, 127, 200, 255, 256, 300, 511, 512]
 _TINY_LENGTHS = [3, 5, 17, 32, 40]
-# Random weights spread logits by about 1; half precision is held to a share of that spread, the
-# sum of errors over the layers.
+# Random weights spread logits by about 1; half precision may differ by a share of that spread, the
+# accumulated error of the layers.
 _TOLERANCE = {"fp32": 1e-3, "fp16": 0.03, "bf16": 0.25}
 _TAU = {"fp32": 1.0, "fp16": 0.97, "bf16": 0.9}
 _MEGABYTE = 1e6
 _PROFILE = ShapeRange((1, 16, 64), (3, 256, 512))
 _HUGE_BYTES = 1 << 50
-# A server of the graph alone, whose length is its model profile's.
+# A server of the bare graph, whose maximum length is its model profile's.
 _SERVED_AS = {"NIM_MODEL_PROFILE": "cuda-fp16"}
 _LONGEST_TOKENS, _HALF_BYTES = 8192, 2
 
 
-class NotHere(Exception):
-    """The machine lacks what the check is about; the text says what."""
+class NotApplicable(Exception):
+    """The machine lacks something that the check needs; the message says what."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Machine:
         return self.graphs[key]
 
     def opened(self, name: str, exported: Exported, **setup: object) -> Engine:
-        """The engine on a graph; NotHere where it is not installed."""
+        """The engine on a graph; NotApplicable where it is not installed."""
         try:
             return open_engine(
                 name,
@@ -108,11 +108,11 @@ class Machine:
                 EngineSetup(precision=exported.precision, **setup),  # type: ignore[arg-type]
             )
         except EngineUnavailable as error:
-            raise NotHere(str(error)) from error
+            raise NotApplicable(str(error)) from error
 
 
 def driver_and_pytorch_agree(machine: Machine) -> str:
-    """The runtime's own look at the GPU is PyTorch's."""
+    """The runtime's view of the GPU agrees with PyTorch's."""
     found = find_gpu()
     if machine.device == "cpu":
         return "on the CPU"
@@ -124,7 +124,7 @@ def driver_and_pytorch_agree(machine: Machine) -> str:
 
 
 def cuda_memory(machine: Machine) -> str:
-    """Pinned memory to the device and back, and life after an allocation that cannot be."""
+    """Copies pinned memory to the device and back; survives an allocation that is too large."""
     _needs_gpu(machine)
     cuda: Cuda = open_cuda()
     wanted = np.arange(1000, dtype=np.int64)
@@ -166,7 +166,7 @@ def cuda_bf16(machine: Machine) -> str:
 
 
 def cuda_graphs(machine: Machine) -> str:
-    """Captured graphs give what plain calls give, also for other inputs of the same shape."""
+    """Captured graphs and plain calls agree, also for other inputs of the same shape."""
     exported = machine.graph("float16", "onnxruntime-cuda")
     with closing(machine.opened(machine.engine, exported)) as engine:
         pairs = [_calls(engine, machine, shift) for shift in range(3)]
@@ -190,7 +190,7 @@ def neighbours(machine: Machine) -> str:
 
 
 def out_of_memory(machine: Machine) -> str:
-    """A call beyond the arena's limit is refused as such, and a smaller one computes after it."""
+    """A call beyond the arena's limit is classified as out of memory; a smaller one then works."""
     _needs_gpu(machine)
     exported = machine.graph("float16", "onnxruntime-cuda")
     size = sum(file.stat().st_size for file in exported.directory.iterdir())
@@ -201,7 +201,7 @@ def out_of_memory(machine: Machine) -> str:
         before = _logits(engine, small)
         try:
             for rows in (64, 512, 4096):
-                engine.run(laid_out(make_rows([512] * rows, vocabulary)))
+                engine.run(padded_inputs(make_rows([512] * rows, vocabulary)))
         except OutOfMemory:
             assert (_logits(engine, small) == before).all()
             return f"{rows} × 512 tokens refused within {room / _MEGABYTE:.0f} MB, 2 × 64 computed"
@@ -209,7 +209,7 @@ def out_of_memory(machine: Machine) -> str:
 
 
 def lost_device(machine: Machine) -> str:
-    """After a fault of the GPU the next call says that the device is lost."""
+    """After a GPU fault the next call reports a lost device."""
     _needs_gpu(machine)
     exported = machine.graph("float16", "onnxruntime-cuda")
     machine.opened(machine.engine, exported).close()
@@ -226,7 +226,7 @@ def lost_device(machine: Machine) -> str:
 def service_out_of_memory(machine: Machine) -> str:
     """A whole server whose GPU has no memory for the longest row."""
     served = _to_serve(machine)
-    # Beside the weights half of what the products of one longest row take.
+    # Beside the weights, half of what one longest row needs.
     row = _LONGEST_TOKENS * CONFIGS[machine.model]["intermediate_size"] * _HALF_BYTES
     size = sum(file.stat().st_size for file in served.glob("model.onnx*"))
     given = {**_SERVED_AS, "RERANK_GPU_MEMORY_BYTES": str(size + row)}
@@ -235,7 +235,7 @@ def service_out_of_memory(machine: Machine) -> str:
 
 
 def service_lost_device(machine: Machine) -> str:
-    """A whole server whose GPU fails under it."""
+    """A whole server whose GPU fails while it runs."""
     with serving(machine.work / "lost", _to_serve(machine), _SERVED_AS) as service:
         return admits_a_lost_device(service, break_it)
 
@@ -250,7 +250,7 @@ def memory(machine: Machine) -> str:
     found = []
     for rows, tokens in ((1, 512), (1, 4096), (1, 8192), (64, 512)):
         with closing(machine.opened(machine.engine, exported)) as engine:
-            engine.run(laid_out(make_rows([tokens] * rows, vocabulary)))
+            engine.run(padded_inputs(make_rows([tokens] * rows, vocabulary)))
             taken = before - torch.cuda.mem_get_info()[0]
         found.append(f"{rows} × {tokens}: {taken / _MEGABYTE:.0f} MB")
     return ", ".join(found)
@@ -275,7 +275,7 @@ def native_plan(machine: Machine) -> str:
     try:
         build_plan(exported)
     except EngineUnavailable as error:
-        raise NotHere(str(error)) from error
+        raise NotApplicable(str(error)) from error
     return _agrees(machine, "tensorrt", exported)
 
 
@@ -319,7 +319,9 @@ def _agrees(machine: Machine, name: str, exported: Exported, **setup: object) ->
 
 
 def _logits(engine: Engine, rows: list[list[int]], side: str = "right") -> np.ndarray:
-    return engine.run(laid_out(rows, side))[engine.output_names[0]].reshape(-1).astype(np.float64)
+    return (
+        engine.run(padded_inputs(rows, side))[engine.output_names[0]].reshape(-1).astype(np.float64)
+    )
 
 
 def _calls(engine: Engine, machine: Machine, shift: int) -> np.ndarray:
@@ -333,12 +335,14 @@ def _calls(engine: Engine, machine: Machine, shift: int) -> np.ndarray:
 
 
 def _to_serve(machine: Machine) -> Path:
-    """The graph of target cuda-fp16 as a server mounts it; NotHere where no server can run."""
+    """The graph of target cuda-fp16 as a server mounts it; NotApplicable when no server can run."""
     _needs_gpu(machine)
     if machine.model == "tiny":
-        raise NotHere("needs --model 1b: the tiny one has another vocabulary, and fits anywhere")
+        raise NotApplicable(
+            "needs --model 1b: the tiny one has another vocabulary, and fits anywhere"
+        )
     if (lacks := missing()) is not None:
-        raise NotHere(f"the server cannot run here: {lacks}")
+        raise NotApplicable(f"the server cannot run here: {lacks}")
     exported = machine.graph("float16", "onnxruntime-cuda")
     machine.opened(machine.engine, exported).close()
     directory = machine.work / "served"
@@ -346,7 +350,7 @@ def _to_serve(machine: Machine) -> Path:
 
 
 def _code_of(call: Callable[[], object]) -> int:
-    """The code with which a CUDA call fails; 0 when it does not."""
+    """The error code of a CUDA call; 0 when it succeeds."""
     try:
         call()
     except CudaFailed as error:
@@ -356,4 +360,4 @@ def _code_of(call: Callable[[], object]) -> int:
 
 def _needs_gpu(machine: Machine) -> None:
     if machine.device == "cpu":
-        raise NotHere("no GPU found")
+        raise NotApplicable("no GPU found")

@@ -1,5 +1,5 @@
-"""Break the GPU's context: python -m checks.gpu.lost DIRECTORY does, asks an engine, and prints the
-name of the error. In a process of its own, which is of no use afterwards."""
+"""Break the GPU's context: python -m checks.gpu.lost DIRECTORY breaks it, calls an engine, and
+prints the error's name. Runs in its own process, which is unusable afterwards."""
 
 import sys
 import threading
@@ -7,12 +7,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from checks.gpu.brought import use_brought
+from checks.gpu.bundled import use_bundled
 
 
 def break_context() -> None:
-    """Let a kernel fail in a way that no later call of this process survives."""
-    # Only here: a server that is to be broken does not need it before.
+    """Make a kernel fail in a way that no later call of this process survives."""
+    # Imported here: a server that is to be broken must not need it earlier.
     import torch
 
     with suppress(RuntimeError):
@@ -21,7 +21,7 @@ def break_context() -> None:
 
 
 def break_when(file: Path) -> None:
-    """Have a thread call `break_context` as soon as `file` is there, and remove it after that."""
+    """Start a thread that calls `break_context` once `file` exists, and then removes it."""
 
     def wait() -> None:
         while not file.exists():
@@ -33,12 +33,12 @@ def break_when(file: Path) -> None:
 
 
 def _main(directory: Path) -> None:
-    use_brought()
-    from checks.gpu.models import laid_out
+    use_bundled()
+    from checks.gpu.models import padded_inputs
     from runtime.engines import EngineSetup, open_engine
 
     engine = open_engine("onnxruntime-cuda", directory, EngineSetup(precision="fp16"))
-    inputs = laid_out([[1, 2, 3]])
+    inputs = padded_inputs([[1, 2, 3]])
     engine.run(inputs)
     break_context()
     try:

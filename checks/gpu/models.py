@@ -1,4 +1,4 @@
-"""A reranker with seeded random weights: in PyTorch, and as the graphs that are served."""
+"""A reranker with seeded random weights: in PyTorch, and as exported graphs."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph on disk: `precision` in the words of a target profile."""
+    """A graph on disk; `precision` as in a target profile."""
 
     directory: Path
     precision: str
@@ -67,10 +67,10 @@ def export(name: str, weights: Weights, directory: Path) -> Exported:
 
 
 def adapted(exported: Exported) -> Exported:
-    """The graph in the operators for which ONNX Runtime's CUDA provider has fast kernels."""
+    """The graph with the operators for which ONNX Runtime's CUDA provider has fast kernels."""
     directory = exported.directory.with_name(f"{exported.directory.name}-cuda")
     shutil.copytree(exported.directory, directory, copy_function=os.link)
-    # The one file that is rewritten; the weights stay one with the original's.
+    # Only this file is rewritten; the weights are shared with the original.
     (directory / MODEL_FILE).unlink()
     shutil.copyfile(exported.directory / MODEL_FILE, directory / MODEL_FILE)
     onnxruntime_cuda.adapt(directory)
@@ -80,7 +80,7 @@ def adapted(exported: Exported) -> Exported:
 def reference(model: Architecture, rows: list[Row], device: str) -> np.ndarray:
     """Logits float64 [n] in the model's own precision, one unpadded row a call."""
     body: Any = model.body
-    # Neither parameter nor buffer, so that no cast can round it: no move takes it along either.
+    # Neither parameter nor buffer, so casts do not round it, and `to` does not move it.
     body.frequencies = body.frequencies.to(device)
     model.to(device)
     found = []
@@ -97,7 +97,7 @@ def make_rows(lengths: list[int], vocabulary: int) -> list[Row]:
     return [drawn.integers(0, vocabulary, length).tolist() for length in lengths]
 
 
-def laid_out(rows: list[Row], side: str = "right") -> dict[str, np.ndarray]:
+def padded_inputs(rows: list[Row], side: str = "right") -> dict[str, np.ndarray]:
     """`input_ids` and `attention_mask` int64 [rows, longest], padded on `side`."""
     longest = max(map(len, rows))
     ids = np.zeros((len(rows), longest), np.int64)

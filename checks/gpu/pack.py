@@ -1,7 +1,7 @@
-"""Pack a wheel that is too large to be carried in one file: python -m checks.gpu.pack WHEEL…
+"""Pack a wheel that is too large for one file: python -m checks.gpu.pack WHEEL…
 
-Writes NAME.tar.xz.00, .01, … into build/gpu, which `make test-gpu` and `make bench-gpu` unpack
-where they are brought to. It takes minutes for onnxruntime-gpu.
+Writes NAME.tar.xz.00, .01, … into build/gpu, which `make test-gpu` and `make bench-gpu` unpack on
+the target machine. It takes minutes for onnxruntime-gpu.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO
 
-from checks.gpu.brought import FOLDER
+from checks.gpu.bundled import FOLDER
 
 _MEGABYTE = 1 << 20
 
 
 class _Pieces:
-    """A file to write to, cut into files of at most `most` bytes; `names` are what there is."""
+    """A file to write to, split into files of at most `most` bytes; `names` are those so far."""
 
     def __init__(self, folder: Path, stem: str, most: int) -> None:
         self._folder, self._stem, self._most = folder, stem, most
@@ -28,7 +28,7 @@ class _Pieces:
         self.names: list[str] = []
 
     def write(self, data: bytes) -> int:
-        """Append, in new pieces as the last is full."""
+        """Append, starting a new piece when the last one is full."""
         left = memoryview(data)
         while left:
             if self._file is None or self._file.tell() == self._most:
@@ -51,8 +51,8 @@ class _Pieces:
 
 
 def pack(wheel: Path, folder: Path = FOLDER, most: int = 30 * _MEGABYTE) -> list[str]:
-    """Write the contents of `wheel` into pieces of at most `most` bytes in `folder`, in place of
-    those that an earlier run left; their names."""
+    """Write the contents of `wheel` into pieces of at most `most` bytes in `folder`, replacing
+    those of an earlier run; returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{wheel.stem}.tar.xz"
     for old in folder.glob(f"{stem}.[0-9][0-9]"):
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m checks.gpu.pack", description=__doc__)
     parser.add_argument("wheels", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder (%(default)s)")
-    wish = parser.parse_args(arguments)
-    for wheel in wish.wheels:
-        print(f"{wheel.name}: {len(pack(wheel, wish.out))} pieces in {wish.out}")
+    args = parser.parse_args(arguments)
+    for wheel in args.wheels:
+        print(f"{wheel.name}: {len(pack(wheel, args.out))} pieces in {args.out}")
     return 0
 
 

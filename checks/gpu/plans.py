@@ -11,7 +11,7 @@ TARGET = "tensorrt-fp16"
 
 
 def build_plan(exported: Exported) -> None:
-    """Write model.plan beside the graph. EngineUnavailable says what is missing for it."""
+    """Write model.plan beside the graph. Raises EngineUnavailable with what is missing."""
     if importlib.util.find_spec("msgspec") is None:
         raise EngineUnavailable("building a plan needs the package msgspec")
     from exporter.tensorrt_plan import compile_plan, this_machine

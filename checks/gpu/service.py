@@ -1,6 +1,6 @@
-"""A server of our own on the GPU, and what it is to answer when memory or the GPU is gone.
+"""A server of our own on the GPU, and its answers when memory runs out or the GPU fails.
 
-It is asked with the standard library alone: the machine may have no HTTP client.
+Uses only the standard library as a client: the machine may have no HTTP client.
 """
 
 import contextlib
@@ -23,24 +23,24 @@ from runtime.engines import MODEL_FILE
 _ROOT = Path(__file__).resolve().parents[2]
 _TOKENIZER = _ROOT / "embedded" / "rank" / "tokenizer.json"
 _START_S, _STOP_S, _ANSWER_S = 300.0, 60.0, 120.0
-# `rerank-serve` from the sources, with what was brought along; its last argument is a file that
-# breaks the GPU under it as soon as it is there.
+# `rerank-serve` from the sources, with bundled packages; its last argument is a file that breaks
+# the GPU once it exists.
 SERVE = """
 import sys
 from pathlib import Path
-from checks.gpu.brought import use_brought
-use_brought()
+from checks.gpu.bundled import use_bundled
+use_bundled()
 from checks.gpu.lost import break_when
 break_when(Path(sys.argv.pop()))
 from server.cli import main
 sys.exit(main())
 """
 _IMPORT = """
-from checks.gpu.brought import use_brought
-use_brought()
+from checks.gpu.bundled import use_bundled
+use_bundled()
 import server.cli, server.app
 """
-# Cut to the model's limit, and a passage of a few tokens.
+# A passage that is truncated to the model's limit, and one of a few tokens.
 LONG, SHORT = "word " * 20_000, "a short passage"
 
 
@@ -83,7 +83,7 @@ class Service:
 
     @property
     def log(self) -> str:
-        """What it has written."""
+        """Its log so far."""
         return self._log_file.read_text(errors="replace")
 
     def ask(self, path: str, body: object = None) -> Answer:
@@ -114,7 +114,7 @@ class Service:
         return self.ask("/v1/health/live").status, self.ask("/v1/health/ready").status
 
     def wait_until(self, path: str, status: int) -> None:
-        """Return when GET `path` answers so. Raises AssertionError with the end of the log."""
+        """Wait until GET `path` returns `status`. Raises AssertionError with the log's end."""
         end = time.monotonic() + _START_S
         while time.monotonic() < end and self.process.poll() is None:
             if self.ask(path).status == status:
@@ -123,13 +123,13 @@ class Service:
         raise AssertionError(f"{path} never answered {status}; log: {self.log[-1500:]}")
 
     def stop(self) -> int:
-        """Ask it to end, as a container's runtime does; its exit status."""
+        """Send SIGTERM, as a container runtime does; returns its exit status."""
         self.process.terminate()
         return self.process.wait(_STOP_S)
 
 
 def missing() -> str | None:
-    """What this Python lacks to run the server, in a sentence; None: nothing."""
+    """What this Python lacks to run the server; None: nothing."""
     done = subprocess.run(
         [sys.executable, "-c", _IMPORT], cwd=_ROOT, capture_output=True, text=True, check=False
     )
@@ -140,7 +140,7 @@ def missing() -> str | None:
 def serving(
     folder: Path, model: Path, settings: Mapping[str, str], code: str = SERVE
 ) -> Iterator[Service]:
-    """A ready server on the directory `model`; `folder` is for its log. It ends with the block."""
+    """A ready server on the directory `model`; its log is in `folder`. Stopped after the block."""
     folder.mkdir(parents=True, exist_ok=True)
     service = Service(folder, {"NIM_CUSTOM_MODEL": str(model), **settings}, code)
     try:
@@ -152,7 +152,7 @@ def serving(
 
 
 def with_tokenizer(exported: Path, directory: Path) -> Path:
-    """`directory`, made into what NIM_CUSTOM_MODEL mounts: the graph and a tokenizer."""
+    """Make `directory` a NIM_CUSTOM_MODEL mount: the graph and a tokenizer."""
     (directory / "tokenizer").mkdir(parents=True)
     shutil.copyfile(_TOKENIZER, directory / "tokenizer" / "tokenizer.json")
     for path in exported.glob(f"{MODEL_FILE}*"):
@@ -161,17 +161,17 @@ def with_tokenizer(exported: Path, directory: Path) -> Path:
 
 
 def survives_no_memory(service: Service) -> str:
-    """A row without memory is refused with 503 and a time to come back; everybody else is served,
-    before and after, and nobody restarts the server for it."""
+    """A row without memory is refused with 503 and Retry-After; all other requests are served,
+    before and after, and health does not ask for a restart."""
     before = service.rank(SHORT, "another")
     _expect(before, 200, service)
     refused = service.rank(LONG)
     _expect(refused, 503, service)
-    told = json.loads(refused.body)["message"]
-    assert "no memory for this request" in told, told
+    message = json.loads(refused.body)["message"]
+    assert "no memory for this request" in message, message
     assert int(_header(refused, "retry-after")) >= 1, refused.headers
     assert service.health() == (200, 200), service.log[-1500:]
-    # A row that fits is answered, however much waits beside it.
+    # A row that fits is answered, even with many rows waiting.
     many = service.rank(*(f"{SHORT} {number}" for number in range(64)))
     _expect(many, 200, service)
     after = service.rank(SHORT, "another")
@@ -182,14 +182,14 @@ def survives_no_memory(service: Service) -> str:
 
 
 def admits_a_lost_device(service: Service, lose: Callable[[Service], Any]) -> str:
-    """Once the GPU failed, every request gets 503, health asks for a restart, and the process ends
-    when it is told to."""
+    """After a GPU failure, every request gets 503, health asks for a restart, and the process ends
+    on SIGTERM."""
     _expect(service.rank(SHORT), 200, service)
     lose(service)
     lost = service.rank(SHORT)
     _expect(lost, 503, service)
-    told = json.loads(lost.body)["message"]
-    assert "needs a new process" in told, told
+    message = json.loads(lost.body)["message"]
+    assert "needs a new process" in message, message
     assert service.health() == (503, 503), service.log[-1500:]
     _expect(service.rank(SHORT, LONG), 503, service)
     status = service.stop()
@@ -197,7 +197,7 @@ def admits_a_lost_device(service: Service, lose: Callable[[Service], Any]) -> st
 
 
 def break_it(service: Service) -> None:
-    """Break the GPU under it, and wait until that is done."""
+    """Break its GPU, and wait until that is done."""
     service.trigger.touch()
     end = time.monotonic() + _ANSWER_S
     while service.trigger.exists():

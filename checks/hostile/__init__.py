@@ -1,4 +1,4 @@
-"""`make hostile`: bodies of which a few bytes become many objects, on every surface.
+"""`make hostile`: small bodies that decode to many objects, on every surface.
 
 `bodies.py` is the table of them, `sending.py` sends one, `watch.py` measures health and memory.
 """

@@ -1,12 +1,12 @@
-"""`make hostile`: what a table of hostile bodies does to health and memory.
+"""`make hostile`: the effect of a table of hostile bodies on health and memory.
 
-Each body has about the size of the default limit. For each: how many are sent at once, what was
-answered, the longest that GET /v1/health/live took meanwhile, and the most memory beyond that of
-the idle server, in times the size of all that are sent. The aims are 250 ms and 6 times; what is
-over them is marked. Faults are a wrong answer, health that does not come back, a process that
-ends, and 10 times: a text with one character of four bytes takes four times its bytes in Python,
-beside the message, the element and what is decoded so far. Stalls are no faults: a machine that
-others use makes them so.
+Each body has about the size of the default limit. The table has for each: how many are sent at
+once, the answer, the longest latency of GET /v1/health/live meanwhile, and the peak of memory above
+the idle server, as a multiple of the size of all that is sent. The goals are 250 ms and 6 times;
+higher values are marked. Faults are a wrong answer, health that does not recover, a process that
+ends, and 10 times: a text with one four-byte character takes four times its bytes in Python, beside
+the message, the element and what is decoded so far. Stalls are no faults: other processes on the
+machine cause them too.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from checks.others import Others
 
 _STALL_S = 0.25
 _TIMES = 6.0
-_MOST_TIMES = 10.0
+_MAX_TIMES = 10.0
 _KEY = "hostile"
 _AT_ONCE = 3
 _MANY_AT_ONCE = 8
-# Those of which several are sent at once.
+# Bodies that are sent several times at once.
 _TOGETHER = {
     "/v1/ranking empty objects",
     "/v1/ranking one text of escapes",
@@ -53,8 +53,8 @@ _DRIP_S = 0.1
 
 @dataclass(frozen=True)
 class Case:
-    """`prepare` makes what is to be sent, and gives what sends it and tells the answer, which is
-    called so many times at once. `wanted` are the right answers."""
+    """`prepare` makes the body and returns the function that sends it and returns the answer, which
+    is called `at_once` times in parallel. `wanted` are the right answers."""
 
     name: str
     at_once: int
@@ -64,7 +64,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a case; `times` is the memory over all that was sent at once."""
+    """The result of a case; `times` is the memory as a multiple of all that was sent at once."""
 
     case: Case
     answers: list[str]
@@ -72,21 +72,21 @@ class Found:
     times: float
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with it on any machine."""
+        """Faults that are independent of the machine."""
         if wrong := sorted(set(self.answers) - self.case.wanted):
             yield f"answered {', '.join(wrong)}, wanted {' or '.join(sorted(self.case.wanted))}"
         if self.stall_s == float("inf"):
-            yield "health was not answered"
-        if self.times > _MOST_TIMES:
-            yield f"{self.times:.1f} times the memory of what was sent, wanted {_MOST_TIMES:.0f}"
+            yield "health did not answer"
+        if self.times > _MAX_TIMES:
+            yield f"{self.times:.1f} times the memory of what was sent, wanted {_MAX_TIMES:.0f}"
 
     def line(self) -> str:
         """A line of the table."""
-        told = "/".join(sorted(set(self.answers)))
+        answers = "/".join(sorted(set(self.answers)))
         marks = " late" if self.stall_s > _STALL_S else ""
         marks += " large" if self.times > _TIMES else ""
         return (
-            f"{self.case.name:62.62} {self.case.at_once:2} {told:22.22} "
+            f"{self.case.name:62.62} {self.case.at_once:2} {answers:22.22} "
             f"{self.stall_s * 1e3:6.0f} ms {self.times:5.1f} x{marks}"
         )
 
@@ -97,7 +97,7 @@ def main() -> int:
     parser.add_argument("--rank", type=Path, default=Path("artifacts/rank"))
     parser.add_argument("--embed", type=Path, default=Path("artifacts/embed"))
     parser.add_argument("--mib", type=int, default=60, help="size of a body")
-    parser.add_argument("--only", default="", help="surfaces and bodies that begin so")
+    parser.add_argument("--only", default="", help="prefix of the surfaces and bodies to send")
     chosen = parser.parse_args()
     given = {
         "RERANK_MODEL_DIR": str(chosen.rank),
@@ -158,10 +158,10 @@ def _as_is(sent: Callable[[], str]) -> Callable[[], str]:
 
 
 def _all(server: OwnServer, cases: list[Case], size: int) -> tuple[list[Found], list[str]]:
-    """What came of the cases, and the faults; the server's end ends them."""
+    """The results of the cases, and the faults; stops when the server ends."""
     found: list[Found] = []
     faults: list[str] = []
-    _answers(server)  # what it keeps from its first request on is no one's body
+    _answers(server)  # memory that it keeps from its first request is no body's
     idle, others = server.resident_bytes(), Others()
     with Health(server.port) as health:
         for case in cases:
@@ -172,8 +172,8 @@ def _all(server: OwnServer, cases: list[Case], size: int) -> tuple[list[Found], 
                 faults.append(f"{case.name}: the process ended with {server.process.returncode}")
                 break
             if not _answers(server):
-                faults.append(f"{case.name}: an ordinary request is not answered any more")
-    print(f"idle {idle >> 20} MiB; others took {others.share():.0%} of the machine")
+                faults.append(f"{case.name}: an ordinary request fails afterwards")
+    print(f"idle {idle >> 20} MiB; other processes took {others.share():.0%} of the machine")
     return found, faults
 
 

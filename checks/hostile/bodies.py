@@ -1,7 +1,7 @@
-"""Bodies of any size that cost more to read than to send: one line for each kind.
+"""Bodies of any size that cost more to read than to send, one line for each kind.
 
-A body fills its size with one unit again and again, in a place where a surface reads a list, an
-object or a text. Surfaces that begin with a slash are paths of HTTP, the others methods of gRPC.
+A body repeats one unit up to its size, where a surface reads a list, an object or a text. Surfaces
+that begin with a slash are paths of HTTP, the others methods of gRPC.
 """
 
 import gzip
@@ -21,7 +21,7 @@ _LENGTH = "inference-header-content-length"
 
 @dataclass(frozen=True)
 class Body:
-    """`make` gives it about so many bytes. One that `may_pass` asks for nothing wrong."""
+    """`make` returns the body for a size. A body with `may_pass` is valid."""
 
     surface: str
     what: str
@@ -31,21 +31,21 @@ class Body:
 
     @property
     def name(self) -> str:
-        """Of the surface and what is sent to it."""
+        """The surface and the kind of content."""
         return f"{self.surface} {self.what}"
 
     @property
     def answers(self) -> frozenset[str]:
-        """Right ones: a refusal in HTTP's words or gRPC's, or a result where it may pass."""
+        """The right answers: a refusal of HTTP or gRPC, or a result where it may pass."""
         return _REFUSED | _SERVED if self.may_pass else _REFUSED
 
 
 _REFUSED = frozenset({"400", "413", "422", "INVALID_ARGUMENT", "NOT_FOUND"})
 _SERVED = frozenset({"200", "OK"})
-# What may also be said where several are sent at once: no room, or no time.
+# Other right answers when several are sent at once: no room, or no time.
 FULL = frozenset({"429", "503", "504", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
 
-# JSON: where a list of each surface's stands, and what it is filled with.
+# JSON: the place of a list on each surface, and its items.
 _LISTS = {
     "/v1/ranking": b'{"query":{"text":"q"},"passages":[%s]}',
     "/v1/embeddings": b'{"input_type":"query","input":[%s]}',
@@ -79,7 +79,7 @@ _PLACES = {
     ("/v2/repository/index", "an unknown field"): (b'{"x":[%s]}', b"{}"),
     (f"/v2/repository/models/{MODEL}/load", "parameters"): (b'{"parameters":{%s}}', b'"":{}'),
 }
-# Texts and depth: what stands in the place of a passage, and how one byte of it is repeated.
+# Texts and depth: replacements of a passage, with the part that is repeated.
 _TEXTS: dict[str, tuple[bytes, bytes, bytes]] = {
     "lists in lists": (b"", b"[", b""),
     "objects in objects": (b"", b'{"a":', b""),
@@ -97,7 +97,7 @@ _WHOLE: dict[str, tuple[bytes, bytes, bytes]] = {
 }
 
 
-# Compressed: a coding, and a part of its stream that may stand there again and again.
+# Compressed: a coding, and a part of its stream that may be repeated.
 _COMPRESSED = {
     "gzip of white space": ("gzip", gzip.compress(b" " * (1 << 20))),
     "gzip of nothing": ("gzip", gzip.compress(b"")),
@@ -129,31 +129,31 @@ def _keys(around: bytes, size: int) -> bytes:
 
 
 def _raw(size: int, unit: bytes = bytes(4)) -> bytes:
-    """Raw tensors of elements, most of them empty, behind their JSON."""
+    """Raw tensors of elements, most of them empty, after their JSON."""
     count = size // len(unit)
     return _binary({"name": "passage"}, count, unit * count)
 
 
 def _raw_wide(size: int) -> bytes:
-    """A pair whose texts come raw; the passage's characters are as wide as they may be."""
+    """A pair with raw texts; the passage has four-byte characters."""
     query = {"name": "query", "datatype": "BYTES", "shape": [1], "data": ["q"]}
     return _binary({"name": "passage"}, 1, _element(_wide(size)), query)
 
 
 def _binary(tensor: dict[str, Any], count: int, raw: bytes, *others: dict[str, Any]) -> bytes:
-    """`tensor` with `count` elements in `raw`, behind the JSON of all."""
+    """`tensor` with `count` elements in `raw`, after the JSON of all."""
     tensor |= {"datatype": "BYTES", "shape": [count, 1]}
     tensor["parameters"] = {"binary_data_size": len(raw)}
     return json.dumps({"inputs": [*others, tensor]}).encode().ljust(_HEAD_BYTES) + raw
 
 
 def _wide(size: int) -> bytes:
-    """ASCII and one character for which all of them take four bytes in memory."""
+    """ASCII and one character that makes every character take four bytes in memory."""
     return b"\xf0\x9f\x98\x80" + b"word " * (size // 5)
 
 
 def _element(text: bytes) -> bytes:
-    """With its length before it."""
+    """The text with its length before it."""
     return struct.pack("<I", len(text)) + text
 
 
@@ -182,7 +182,7 @@ def _over_http() -> Iterator[Body]:
     yield Body(_INFER, "one raw wide text", _raw_wide, raw, may_pass=True)
 
 
-# Protocol buffers: the numbers of the fields that lead to a place, and what is repeated there.
+# Protocol buffers: the path of field numbers to a place, and the unit that is repeated there.
 _INPUT, _OUTPUT, _RAW, _PARAMETER = 5, 6, 7, 4
 _CONTENTS = (_INPUT, 5)
 _UNKNOWN = 1000
@@ -215,7 +215,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _message(places: tuple[int, ...], unit: bytes, size: int) -> bytes:
-    """`unit` as often as there is room, where the fields `places` lead."""
+    """`unit` repeated up to `size`, at the path of fields `places`."""
     found = unit * max(1, (size - 6 * len(places)) // len(unit))
     for number in reversed(places):
         found = _field(number, found)
@@ -223,7 +223,7 @@ def _message(places: tuple[int, ...], unit: bytes, size: int) -> bytes:
 
 
 def _inference(passage: Callable[[int], bytes], size: int, *, raw: bool) -> bytes:
-    """A request for one pair; raw: `passage` makes all that stands for it."""
+    """A request for one pair; raw: `passage` makes the raw contents."""
     text = passage(size - 200)
     found = _field(1, b"nvidia/llama-nemotron-rerank-1b-v2")
     for name, content in ((b"query", b"\1\0\0\0q" if raw else b"q"), (b"passage", text)):

@@ -1,4 +1,4 @@
-"""Sending a hostile body, and what came back in one word: HTTP's status or gRPC's, or why none."""
+"""Send a hostile body; the result is a word: HTTP's status or gRPC's, or the reason for none."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 
 _SERVICE = "/inference.GRPCInferenceService/"
-# Only a hang reaches it.
+# Reached only by a hang.
 PATIENCE_S = 120.0
 _CHUNK = b"1\r\n \r\n"
 _PIECE = 10_000
@@ -18,8 +18,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server speaks HTTP (host and port) and gRPC (host:port), and the key that it asks
-    for."""
+    """A server's addresses for HTTP (host and port) and gRPC (host:port), and its key."""
 
     http: tuple[str, int]
     grpc: str
@@ -69,7 +68,7 @@ def _call(to: Address, method: str, message: bytes) -> str:
 
 
 def _status(connection: socket.socket) -> str:
-    """The status of the answer, or why there is none."""
+    """The status of the answer, or the reason why there is none."""
     found = b""
     try:
         while b"\r\n" not in found and (part := connection.recv(65536)):
@@ -99,9 +98,9 @@ def chunks(to: Address, count: int, *, keyed: bool) -> str:
 
 
 def after_answer(to: Address, size: int, *, method: str, path: str, pause_s: float = 0.0) -> str:
-    """Announce `size` bytes to what answers without them or without the key, and go on sending
-    after the answer: as fast as may be, or a byte each `pause_s`. Says whether they were still
-    taken at the end."""
+    """Announce `size` bytes to a route that answers before reading them, and keep sending after the
+    answer: as fast as possible, or a byte each `pause_s`. The result says whether they were still
+    accepted at the end."""
     with to.connected() as connection:
         head = to.head(path, {"content-length": str(size)}, method=method, keyed=False)
         connection.sendall(head)

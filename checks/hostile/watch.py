@@ -1,8 +1,8 @@
-"""How long health was not answered, measured in a process of its own: `python -m
+"""Measure the latency of health in a separate process: `python -m
 checks.hostile.watch PORT`.
 
-It asks GET /v1/health/live again and again. For each line on its input it writes the longest
-answer's seconds since the line before.
+It calls GET /v1/health/live in a loop. For each line on its input it writes the longest latency in
+seconds since the line before.
 """
 
 import http.client
@@ -18,7 +18,7 @@ _PAUSE_S = 0.005
 
 
 class Health:
-    """Asks from when it is entered until it is left."""
+    """Measures while the context is open."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -30,11 +30,11 @@ class Health:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.longest_s()  # it has begun
+        self.longest_s()  # wait until it has begun
         return self
 
     def longest_s(self) -> float:
-        """The seconds that the longest answer took since the last time; infinite for none."""
+        """The longest latency since the last call, in seconds; infinite without an answer."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write("\n")
@@ -52,7 +52,7 @@ class Health:
 
 
 def _answered_s(connection: http.client.HTTPConnection) -> float:
-    """How long an answer took; a connection that was closed meanwhile is opened again, once."""
+    """The latency of an answer; a connection that was closed meanwhile is reopened, once."""
     began = time.monotonic()
     for _ in range(2):
         try:

@@ -1,1 +1,1 @@
-"""What our processes ask of the network and leave on the disk, seen from a network of their own."""
+"""Network calls and leftover files of our processes, observed in a network namespace."""

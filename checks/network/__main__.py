@@ -1,15 +1,15 @@
-"""`make check-network`: our processes call nobody, and leave nothing where it was not asked for.
+"""`make check-network`: our processes make no outgoing calls and leave no unrequested files.
 
-Server, exporter and recipe run one by one in network namespaces of their own, in which every
-address is this machine's and the resolver and port 443 are the check's, with fresh folders for
-HOME, TMPDIR and all that checks/network/places.py names. They live for longer than the longest
-delay before a first call that was ever seen. A name that is asked for, a packet to anywhere but
-loopback or a file that is left fails the check. So does a process that does all three on purpose,
-if it is not seen.
+Server, exporter and recipe run one by one in their own network namespaces, in which every address
+is local and the check provides the resolver and port 443, with fresh folders for HOME, TMPDIR and
+the places of checks/network/places.py. They run longer than the longest delay before a first call
+that was ever seen. A queried name, a packet to anywhere but loopback, or a leftover file fails the
+check. A control process does all three; the check also fails when that is not detected.
 
     python -m checks.network --without-switches
 
-shows what runtime/telemetry.py turns off: it fails, as long as ONNX Runtime and OpenVINO report.
+shows what runtime/telemetry.py turns off: it fails as long as ONNX Runtime and OpenVINO send
+telemetry.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from checks.network.subjects import CONTROL, SUBJECTS
 OUT = ROOT / "build" / "check-network"
 _AT_ONCE = 2  # they mostly wait
 _LIMIT_S = 1500  # a hang
-_SHOWN = 3
+_MAX_LISTED = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of one subject, and whether that is right."""
+    """The findings for one subject, and whether they are right."""
 
     name: str
     found: Finding
@@ -44,7 +44,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Nothing was found; all of it, of the control."""
+        """Whether nothing was found (for the control: everything)."""
         if self.found.failure:
             return False
         if self.name == CONTROL:
@@ -54,7 +54,7 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when nothing was found but of the control."""
+    """0 when nothing was found except for the control."""
     parser = argparse.ArgumentParser(
         prog="python -m checks.network",
         description=__doc__,
@@ -63,21 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--without-switches",
         action="store_true",
-        help="let the packages report, to see that they do",
+        help="let the packages send telemetry, to show that they do",
     )
-    wish = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     need_tools(
         {**dict.fromkeys(("unshare", "setpriv"), "util-linux"), "mount": "mount", "ip": "iproute2"}
     )
     _need_namespaces()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        rows = list(pool.map(lambda name: _watch(name, not wish.without_switches), SUBJECTS))
+        rows = list(pool.map(lambda name: _watch(name, not args.without_switches), SUBJECTS))
     print("\n".join(table(rows)))
     return 0 if all(row.passed for row in rows) else 1
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """One line for each subject, and what was found below it."""
+    """One line for each subject, with its findings below it."""
     width = max(len(row.name) for row in rows)
     lines = [f"{'process':{width}}  queries  connections  files  seconds  result"]
     for row in rows:
@@ -86,9 +86,9 @@ def table(rows: Sequence[Row]) -> list[str]:
         verdict = "ok" if row.passed else "failed"
         lines.append(f"{row.name:{width}}  {counts}  {row.seconds:7.0f}  {verdict}")
         for word in ("queries", "connections", "files"):
-            told = getattr(found, word)
-            shown = ", ".join(told[:_SHOWN]) + (", …" if len(told) > _SHOWN else "")
-            lines += [f"  {word}: {shown}"] if told else []
+            items = getattr(found, word)
+            listed = ", ".join(items[:_MAX_LISTED]) + (", …" if len(items) > _MAX_LISTED else "")
+            lines += [f"  {word}: {listed}"] if items else []
         lines += [f"  {found.failure}"] if found.failure else []
     return lines
 
@@ -106,14 +106,14 @@ def _watch(name: str, switches: bool) -> Row:
     except subprocess.TimeoutExpired:
         found = Finding(failure=f"no end within {_LIMIT_S} s; see {folder / 'log'}")
     except ValueError:
-        found = Finding(failure=f"the watch itself ended with {done.returncode}; see above")
+        found = Finding(failure=f"the watcher itself ended with {done.returncode}; see above")
     return Row(name, found, time.monotonic() - began)
 
 
 def _unshare() -> list[str]:
-    """The command that gives what follows it a network and mounts of its own."""
+    """The command prefix that creates a network and a mount namespace."""
     mapped = [] if os.geteuid() == 0 else ["--map-root-user"]
-    # Its processes end with it, and it with us, whatever ends us.
+    # Its processes end with it, and it ends with this process.
     return [
         *("setpriv", "--pdeathsig", "KILL"),
         "unshare",
@@ -131,7 +131,7 @@ def _need_namespaces() -> None:
     done = subprocess.run([*_unshare(), "true"], capture_output=True, text=True, check=False)
     if done.returncode:
         not_here(
-            f"found that no network namespace can be made ({done.stderr.strip()}), wanted root "
+            f"no network namespace can be made ({done.stderr.strip()}), wanted root "
             "with CAP_SYS_ADMIN, or user namespaces for others"
         )
 

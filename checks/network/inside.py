@@ -1,6 +1,6 @@
-"""One subject in a namespace of its own: python -m checks.network.inside NAME FOLDER SWITCHES
+"""One subject in its own namespace: python -m checks.network.inside NAME FOLDER SWITCHES
 
-Prints a Finding as JSON. `unshare` started it, so that its network and mounts are nobody else's.
+Prints a Finding as JSON. Must be started by `unshare`, with its own network and mounts.
 """
 
 import json
@@ -16,7 +16,7 @@ from checks.network.places import ROOT, empty, files, places
 from checks.network.subjects import SUBJECTS, Place
 from checks.network.wire import RESOLVER, watched
 
-# Read by Python when it starts: the switches are gone before our own code can set them.
+# Read by Python at its start: removes the switches before our own code can set them.
 _NO_SWITCHES = """
 from runtime import telemetry
 telemetry.SWITCHES = {}
@@ -26,7 +26,7 @@ telemetry.disable_telemetry = lambda: None
 
 @dataclass(frozen=True)
 class Finding:
-    """What left for elsewhere, what was left on the disk, and why the subject failed, if it did."""
+    """Packets that left, files that were left, and why the subject failed, if it did."""
 
     queries: list[str] = field(default_factory=list)
     connections: list[str] = field(default_factory=list)
@@ -44,9 +44,9 @@ def main() -> None:
     name, folder, switches = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "with"
     for one in places():
         empty(one)
-    os.chdir(ROOT)  # as it is seen now
+    os.chdir(ROOT)  # enter it through the new mounts
     shutil.rmtree(folder, ignore_errors=True)
-    # Where a user's files and temporary ones would go: all are fresh, and empty at the end.
+    # The places of user files and temporary files: all fresh, and expected to be empty at the end.
     own = folder / "home", folder / "tmp"
     for one in (*own, folder / "work", folder / "etc"):
         one.mkdir(parents=True)
@@ -62,10 +62,10 @@ def main() -> None:
             SUBJECTS[name](place)
         except (subprocess.CalledProcessError, OSError) as error:
             failure = f"{error}; see {place.log}"
-        except Exception as error:  # whatever it is, what was seen until then is told
+        except Exception as error:  # whatever the error, report the findings so far
             failure = f"{type(error).__name__}: {error}; see {place.log}"
     if seen.missed:
-        failure = failure or f"{seen.missed} packets came too fast to be looked at"
+        failure = failure or f"{seen.missed} packets came too fast to be read"
     left = [str(path.relative_to(folder)) for top in own for path in files(top)]
     left += [str(path) for top in places() for path in files(top)]
     found = Finding(list(seen.queries), list(seen.connections), left, failure)
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _environment(home: Path, temporary: Path) -> dict[str, str]:
-    """Nothing of the caller's: ONNX Runtime and OpenVINO keep quiet where CI is set."""
+    """A clean environment: ONNX Runtime and OpenVINO send nothing where CI is set."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
@@ -84,13 +84,13 @@ def _environment(home: Path, temporary: Path) -> dict[str, str]:
 
 def _set_up(folder: Path) -> None:
     """Make every address local, and the resolver ours."""
-    for words in (
+    for arguments in (
         ("link", "set", "lo", "up"),
         ("route", "add", "local", "0.0.0.0/0", "dev", "lo"),
         ("-6", "route", "add", "local", "::/0", "dev", "lo"),
     ):
         # A machine without IPv6 needs no route for it.
-        subprocess.run(["ip", *words], check="-6" not in words, stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", *arguments], check="-6" not in arguments, stderr=subprocess.DEVNULL)
     texts = {
         "resolv.conf": f"nameserver {RESOLVER}\n",
         "hosts": f"127.0.0.1 localhost {socket.gethostname()}\n::1 localhost\n",

@@ -1,6 +1,6 @@
-"""Where processes leave files that nobody asked for, whatever HOME and TMPDIR say.
+"""Places where processes may leave files unasked, whatever HOME and TMPDIR say.
 
-For a mount namespace of its own, whose user is root there: others keep what they see.
+For a separate mount namespace whose user is root there: other processes are not affected.
 """
 
 import os
@@ -20,20 +20,20 @@ def places() -> list[Path]:
 
 
 def empty(place: Path) -> None:
-    """Cover `place`; of what lay there, only the checkout and the interpreter are still seen."""
+    """Cover `place`; of its content, only the checkout and the interpreter stay visible."""
     interpreter = Path(sys.executable).resolve().parents[1]  # base_prefix may be a link to it
     wanted = (ROOT, Path(sys.prefix), Path(sys.base_prefix), interpreter)
     kept = {path: os.open(path, os.O_PATH) for path in wanted if path.is_relative_to(place)}
     subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
     for path, opened in kept.items():
         path.mkdir(parents=True, exist_ok=True)
-        shown = ["mount", "--no-canonicalize", "--rbind", f"/proc/self/fd/{opened}", str(path)]
-        subprocess.run(shown, check=True, pass_fds=[opened])
+        command = ["mount", "--no-canonicalize", "--rbind", f"/proc/self/fd/{opened}", str(path)]
+        subprocess.run(command, check=True, pass_fds=[opened])
         os.close(opened)
 
 
 def files(top: Path) -> list[Path]:
-    """What was left below `top`, but for what is mounted there."""
+    """The files left below `top`, except mounts."""
     found: list[Path] = []
     for folder, below, names in os.walk(top):
         below[:] = [name for name in below if not os.path.ismount(os.path.join(folder, name))]

@@ -20,7 +20,7 @@ CONTROL = "control, which calls out"
 # The longest delay before a first call that was seen is 11 s.
 STAY_S = 20
 _READY_S = 300
-_ADDRESS = "http://127.0.0.1:8000"  # nobody else has ports in this namespace
+_ADDRESS = "http://127.0.0.1:8000"  # this namespace has no other listeners
 _TEXTS = 24
 _CALLS_OUT = """
 import pathlib, socket, sys, tempfile
@@ -120,10 +120,10 @@ SUBJECTS: Mapping[str, Callable[[Place], None]] = {
 
 
 def _export(place: Place, out: Path, target: str) -> None:
-    # Short: proving long texts takes its time, and calls nobody else.
-    wish = ["--out", str(out), "--target", target, "--max-tokens", "512"]
-    wish += ["--profile", "tiny-rerank-v1"]
-    place.finish(script("rerank-export"), "export", str(ROOT / "embedded" / "rank"), *wish)
+    # Short: proving long texts takes time and makes no other calls.
+    options = ["--out", str(out), "--target", target, "--max-tokens", "512"]
+    options += ["--profile", "tiny-rerank-v1"]
+    place.finish(script("rerank-export"), "export", str(ROOT / "embedded" / "rank"), *options)
 
 
 def _is_ready() -> bool:

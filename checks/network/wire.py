@@ -1,7 +1,7 @@
-"""A network that answers everything, and writes down what leaves for anywhere but this machine.
+"""A network that answers everything, and records all packets for other machines.
 
 For a network namespace in which every address is local, so that each packet passes its loopback
-device, whatever address and port it is for.
+device, whatever its address and port.
 """
 
 import ctypes
@@ -17,17 +17,17 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 RESOLVER = "192.0.2.53"
 # Names get addresses of this network, which is for documentation.
 _NAMES = "203.0.113."
-_MOST_NAMES = 254
+_MAX_NAMES = 254
 _EVERY_PROTOCOL, _SENT, _IPV6 = 3, 4, 6
 _TCP, _UDP, _DNS, _TLS = 6, 17, 53, 443
-# A packet to here is the last that is looked at.
+# A packet to this address ends the watching.
 _END, _DISCARD = "192.0.2.54", 9
-# Of a packet's bytes: enough for the longest name in a question.
+# Bytes of a packet to read: enough for the longest name in a question.
 _HEAD_BYTES = 600
 _SOL_PACKET, _STATISTICS = 263, 6
 _SO_ATTACH_FILTER = 26
-# Classic BPF: code, jumps if true and if false, operand. It drops what is for 127.0.0.0/8 or ::1:
-# training on several processes sends its gradients there, faster than Python would look at them.
+# Classic BPF: code, jumps if true and if false, operand. It drops packets for 127.0.0.0/8 or ::1:
+# training on several processes sends its gradients there, faster than Python can read.
 _LOAD, _LOAD_BYTE, _SHIFT, _EQUAL, _RETURN = 0x20, 0x30, 0x74, 0x15, 0x06
 _NO_LOOPBACK = (
     (_LOAD_BYTE, 0, 0, 0),
@@ -50,19 +50,19 @@ _NO_LOOPBACK = (
 
 @dataclass
 class Seen:
-    """Names that were asked for, and places that something was sent to, each in order and once."""
+    """Queried names, and destinations of packets, each in order and without repetition."""
 
     queries: dict[str, None] = field(default_factory=dict)
     connections: dict[str, None] = field(default_factory=dict)
-    missed: int = 0  # packets for elsewhere that came too fast to look at
+    missed: int = 0  # packets for elsewhere that came too fast to read
 
 
 @contextmanager
 def watched() -> Iterator[Seen]:
-    """What leaves during the block; complete at its end. Raises what ended the watch before."""
+    """What leaves during the block; complete at its end. Raises errors of the watcher."""
     seen, names, over = Seen(), _Names(), threading.Event()
     with (
-        # It hears nothing before it is bound.
+        # It receives nothing before it is bound.
         closing(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)) as packets,
         closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as resolver,
         closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end,
@@ -83,7 +83,7 @@ def watched() -> Iterator[Seen]:
                 yield seen
             finally:
                 over.set()
-                while not looking.done():  # more than once, should the buffer be full
+                while not looking.done():  # more than once, in case the buffer is full
                     end.sendto(b"", (_END, _DISCARD))
                     wait([looking], 0.2)
         for work in (looking, *answering):
@@ -92,27 +92,27 @@ def watched() -> Iterator[Seen]:
 
 
 def drop_loopback(packets: socket.socket) -> None:
-    """Let `packets`, whose data begin with an IP header, receive only what is for elsewhere."""
+    """Let `packets`, whose data begin with an IP header, receive only packets for elsewhere."""
     program = b"".join(struct.pack("HBBI", *step) for step in _NO_LOOPBACK)
     held = ctypes.create_string_buffer(program)
-    told = struct.pack("HL", len(_NO_LOOPBACK), ctypes.addressof(held))
-    packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, told)
+    program = struct.pack("HL", len(_NO_LOOPBACK), ctypes.addressof(held))
+    packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 class _Names:
-    """The addresses that names were given."""
+    """Assigns addresses to names."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._addresses: dict[str, str] = {}
 
     def address(self, name: str) -> str:
-        """Of `name`: one of its own, as long as there are some."""
+        """The address of `name`, unique while addresses last."""
         with self._lock:
-            number = min(len(self._addresses) + 1, _MOST_NAMES)
+            number = min(len(self._addresses) + 1, _MAX_NAMES)
             return self._addresses.setdefault(name, f"{_NAMES}{number}")
 
-    def shown(self, address: str) -> str:
+    def name_of(self, address: str) -> str:
         """The name of `address`, or itself."""
         with self._lock:
             return next((n for n, given in self._addresses.items() if given == address), address)
@@ -123,7 +123,7 @@ def _look(packets: socket.socket, seen: Seen, names: _Names) -> None:
     while True:
         packet, (_, _, kind, *_) = packets.recvfrom(_HEAD_BYTES)
         if kind != _SENT:
-            continue  # received: the same once more, and maybe later than its sender ended
+            continue  # received: the same packet once more, maybe after its sender has ended
         if packet[16:20] == last:
             return
         _note(packet, seen, names)
@@ -147,7 +147,7 @@ def _note(packet: bytes, seen: Seen, names: _Names) -> None:
     if protocol == _TCP and rest[13] & 0x12 != 0x02:
         return  # not the first of a connection
     word = "udp " if protocol == _UDP else ""
-    seen.connections.setdefault(f"{word}{names.shown(str(target))}:{port}")
+    seen.connections.setdefault(f"{word}{names.name_of(str(target))}:{port}")
 
 
 def _resolve(resolver: socket.socket, names: _Names, over: threading.Event) -> None:
@@ -158,7 +158,7 @@ def _resolve(resolver: socket.socket, names: _Names, over: threading.Event) -> N
             continue
         name, end = _question(asked)
         (kind,) = struct.unpack("!H", asked[end : end + 2])
-        found = kind == 1  # an IPv4 address; everything else exists and is empty
+        found = kind == 1  # only IPv4 addresses exist; other kinds get an empty answer
         head = asked[:2] + struct.pack("!HHHHH", 0x8180, 1, int(found), 0, 0)
         answer = head + asked[12 : end + 4]
         if found:
@@ -177,7 +177,7 @@ def _question(message: bytes) -> tuple[str, int]:
 
 
 def _accept(listener: socket.socket, over: threading.Event) -> None:
-    """Take connections for TLS and end them: who was turned away might not try again."""
+    """Accept TLS connections and close them: a refused client might not try again."""
     while not over.is_set():
         try:
             taken, _ = listener.accept()

@@ -8,15 +8,32 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from exporter.architectures.pooling import Chosen, pool
+
+# The beginnings of names of what models were trained with before: heads that guess words, which
+# stay in files beside a body or another head, and that nothing here reads.
+PRETRAINING_HEADS = (
+    "lm_head.",
+    "cls.predictions.",
+    "cls.seq_relationship.",
+    "lm_predictions.",
+    "mask_predictions.",
+    "discriminator_predictions.",
+    "generator_predictions.",
+    "generator_lm_head.",
+)
+
 
 @dataclass(frozen=True)
 class Size:
-    """What config.json calls `what`, of this `value`, is the length of one axis of a matrix."""
+    """What config.json calls `what`, of this `value`, is the length of one axis of a matrix;
+    `advice` where it is not."""
 
     what: str
     value: int
     parameter: str
     axis: int = 0
+    advice: str = "export the checkpoint as it was saved after training"
 
 
 class Body(nn.Module, ABC):
@@ -25,12 +42,15 @@ class Body(nn.Module, ABC):
     Built from config.json (a mapping); CheckpointRefused names what it asks that is not here.
     `inputs` are the graph's inputs in order, `input_ids` and `attention_mask` first; `hidden` is
     the size of a state; `causal` says which way it reads; `position_limit` is the longest row, in
-    tokens, that the weights can place. `prefix` is what checkpoints with a head put before this
-    body's parameter names; behind it, `layer_prefix` stands before the number of a layer, and
-    `unused` are the beginnings of names of weights that checkpoints without a head carry and no
-    state depends on. `pools` is true for families whose
-    config.json names the pooling of their embedders, which always normalise; elsewhere the
-    sentence-transformers files beside it say both.
+    tokens, that the weights can place; `types` is how many token types they tell apart.
+
+    `prefix` is what checkpoints with a head put before this body's parameter names; behind it,
+    `layer_prefix` stands before the number of a layer, and `unused` are the beginnings of names of
+    weights that checkpoints without a head carry and no state depends on. `heads` are
+    PRETRAINING_HEADS of this family alone. `pools` is true for families whose config.json names the
+    pooling of their embedders, which always normalise; elsewhere the sentence-transformers files
+    beside it say both. With `narrow` the last layer computes the pooled token alone, where pooling
+    takes one.
     """
 
     inputs: tuple[str, ...]
@@ -39,8 +59,11 @@ class Body(nn.Module, ABC):
     position_limit: int
     prefix: str
     layer_prefix: str
+    types: int = 0
     unused: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     pools: bool = False
+    narrow: bool = False
 
     @classmethod
     @abstractmethod
@@ -49,8 +72,16 @@ class Body(nn.Module, ABC):
         built before the weights bear it out. Raises CheckpointRefused for what is no size."""
 
     @abstractmethod
-    def forward(self, *inputs: Any) -> Tensor:
-        """Final hidden states float32 [batch, sequence, hidden]."""
+    def forward(self, *inputs: Any, chosen: Chosen | None = None) -> Tensor:
+        """Final hidden states float32 [batch, sequence, hidden]; of the `chosen` token alone
+        [batch, 1, hidden]."""
+
+    def pooled(self, pooling: str, *inputs: Any) -> Tensor:
+        """The states of a row as one vector, float32 [batch, hidden]; see `pool`."""
+        if self.narrow and pooling != "avg":
+            chosen = Chosen.by(inputs[1], pooling, causal=self.causal)
+            return self(*inputs, chosen=chosen).squeeze(1)
+        return pool(self(*inputs), inputs[1], pooling)
 
     @abstractmethod
     def halve(self, dtype: torch.dtype) -> None:
@@ -104,6 +135,12 @@ class Architecture(nn.Module, ABC):
         """Round the body to `dtype`, in place; pooling and head stay float32."""
         self.body.halve(dtype)
         return self
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether the checkpoint's tensor `name` is of a head of pretraining, which this model has
+        not."""
+        heads = (*PRETRAINING_HEADS, *self.body.heads)
+        return name.startswith(heads) and name.partition(".")[0] not in dict(self.named_children())
 
     def place(self, name: str) -> str | None:
         """The parameter that the checkpoint's tensor `name` is for; None for one not needed."""

@@ -20,7 +20,7 @@ from exporter.architectures.config import (
     require,
     whole,
 )
-from exporter.architectures.pooling import pool, visible
+from exporter.architectures.pooling import Chosen, visible
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -59,9 +59,11 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(hidden, hidden)
         self.value = nn.Linear(hidden, hidden)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x.to(self.query.weight.dtype)
-        query, key, value = (self._split(p(x)) for p in (self.query, self.key, self.value))
+    def forward(self, x: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+        """`rows` [batch, rows, hidden] look at `x` [batch, sequence, hidden]."""
+        dtype = self.query.weight.dtype
+        query = self._split(self.query(rows.to(dtype)))
+        key, value = (self._split(project(x.to(dtype))) for project in (self.key, self.value))
         found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return found.transpose(1, 2).flatten(2)
 
@@ -89,8 +91,8 @@ class AttentionBlock(nn.Module):
         self.self = SelfAttention(config)
         self.output = Output(config, require(config, "hidden_size"))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.output(self.self(x, mask), x)
+    def forward(self, x: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+        return self.output(self.self(x, rows, mask), rows)
 
 
 class Intermediate(nn.Module):
@@ -114,9 +116,10 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = Output(config, require(config, "intermediate_size"))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.attention(x, mask)
-        return self.output(self.intermediate(x), x)
+    def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
+        rows, seen = (x, mask) if chosen is None else (chosen.of(x), chosen.seen)
+        rows = self.attention(x, rows, seen)
+        return self.output(self.intermediate(rows), rows)
 
 
 class Encoder(nn.Module):
@@ -127,10 +130,10 @@ class Encoder(nn.Module):
         count = require(config, "num_hidden_layers")
         self.layer = nn.ModuleList(Layer(config) for _ in range(count))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        for layer in self.layer:
+    def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
+        for layer in self.layer[:-1]:
             x = layer(x, mask)
-        return x
+        return self.layer[-1](x, mask, chosen)
 
 
 class Pooler(nn.Module):
@@ -158,8 +161,8 @@ class Bert(Body):
         super().__init__()
         one_of(config, "position_embedding_type", ("absolute",), "absolute")
         refuse_unless(config, "is_decoder", False)
-        refuse_unless(config, "type_vocab_size", 2)
         self.hidden = int(require(config, "hidden_size"))
+        self.types = whole(config, "type_vocab_size", 2)
         self.position_limit = int(require(config, "max_position_embeddings"))
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
@@ -169,9 +172,15 @@ class Bert(Body):
         """See Body."""
         return encoder_sizes(config)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        chosen: Chosen | None = None,
+    ) -> Tensor:
         embedded = self.embeddings(input_ids, token_type_ids)
-        return self.encoder(embedded, visible(attention_mask, causal=False))
+        return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
 
     def halve(self, dtype: torch.dtype) -> None:
         """See Body."""
@@ -208,8 +217,8 @@ class BertCrossEncoder(CrossEncoder):
         return self.bert
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        states = self.bert(input_ids, attention_mask, token_type_ids)
-        return self.classifier(self.bert.pooler(pool(states, attention_mask, self.pooling)))
+        first = self.bert.pooled(self.pooling, input_ids, attention_mask, token_type_ids)
+        return self.classifier(self.bert.pooler(first))
 
 
 def encoder_sizes(config: Mapping[str, Any]) -> Iterator[Size]:

@@ -22,7 +22,7 @@ from exporter.architectures.config import (
     shown,
     whole,
 )
-from exporter.architectures.pooling import pool, visible
+from exporter.architectures.pooling import Chosen, visible
 from exporter.errors import CheckpointRefused
 
 # A table for twice as many distances becomes part of the graph, whatever the weights have.
@@ -62,13 +62,17 @@ class SelfAttention(nn.Module):
         self.value_proj = nn.Linear(hidden, hidden)
         self.scale = 1 / math.sqrt(hidden // self.heads * _TERMS)
 
-    def forward(self, x: Tensor, distances: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-        """`distances` [rows, hidden] embeds distances; `places` int64 [batch, heads, sequence,
-        sequence] says which row is the distance from query to key; `mask` is added to scores."""
+    def forward(
+        self, x: Tensor, rows: Tensor, distances: Tensor, places: Tensor, mask: Tensor
+    ) -> Tensor:
+        """`rows` [batch, rows, hidden] look at `x` [batch, sequence, hidden].
+
+        `distances` [distances, hidden] embeds distances; `places` int64 [batch, heads, rows,
+        sequence] says which of them is the one from query to key; `mask` is added to scores."""
         dtype = self.query_proj.weight.dtype
-        x, distances = x.to(dtype), distances.to(dtype).unsqueeze(0)
+        x, rows, distances = x.to(dtype), rows.to(dtype), distances.to(dtype).unsqueeze(0)
         # Queries are scaled rather than what they give: those tensors are far larger.
-        query = self._split(self.query_proj(x)) * self.scale
+        query = self._split(self.query_proj(rows)) * self.scale
         key, value = self._split(self.key_proj(x)), self._split(self.value_proj(x))
         far_query = self._split(self.query_proj(distances)) * self.scale
         far_key = self._split(self.key_proj(distances))
@@ -89,8 +93,10 @@ class AttentionBlock(nn.Module):
         self.self = SelfAttention(config)
         self.output = Output(config, require(config, "hidden_size"))
 
-    def forward(self, x: Tensor, distances: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-        return self.output(self.self(x, distances, places, mask), x)
+    def forward(
+        self, x: Tensor, rows: Tensor, distances: Tensor, places: Tensor, mask: Tensor
+    ) -> Tensor:
+        return self.output(self.self(x, rows, distances, places, mask), rows)
 
 
 class Layer(nn.Module):
@@ -102,9 +108,11 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = Output(config, require(config, "intermediate_size"))
 
-    def forward(self, x: Tensor, distances: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-        x = self.attention(x, distances, places, mask)
-        return self.output(self.intermediate(x), x)
+    def forward(
+        self, x: Tensor, rows: Tensor, distances: Tensor, places: Tensor, mask: Tensor
+    ) -> Tensor:
+        rows = self.attention(x, rows, distances, places, mask)
+        return self.output(self.intermediate(rows), rows)
 
 
 class Encoder(nn.Module):
@@ -124,16 +132,27 @@ class Encoder(nn.Module):
         self.longest = require(config, "max_position_embeddings")
         self.heads = require(config, "num_attention_heads")
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
         distances = self.LayerNorm(self.rel_embeddings.weight)
         positions = torch.arange(x.shape[1], device=x.device)
-        apart = positions.unsqueeze(1) - positions.unsqueeze(0)
-        places = self.places[apart + self.longest - 1].expand(x.shape[0], self.heads, -1, -1)
+        places = self._places(positions.unsqueeze(1) - positions.unsqueeze(0))
+        places, hidden = places.expand(x.shape[0], self.heads, -1, -1), self._hidden(mask)
+        for layer in self.layer[:-1]:
+            x = layer(x, x, distances, places, hidden)
+        if chosen is None:
+            return self.layer[-1](x, x, distances, places, hidden)
+        places = self._places(chosen.index - positions)[:, None, None, :]
+        places = places.expand(-1, self.heads, -1, -1)
+        return self.layer[-1](x, chosen.of(x), distances, places, self._hidden(chosen.seen))
+
+    def _places(self, apart: Tensor) -> Tensor:
+        """Rows of the embeddings of distances, for distances `apart` in tokens."""
+        return self.places[apart + self.longest - 1]
+
+    def _hidden(self, mask: Tensor) -> Tensor:
+        """What is added to scores: 0 where `mask` is true."""
         dtype = self.layer[0].attention.self.query_proj.weight.dtype
-        hidden = torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-        for layer in self.layer:
-            x = layer(x, distances, places, hidden)
-        return x
+        return torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 class Deberta(Body):
@@ -151,8 +170,8 @@ class Deberta(Body):
         self.position_limit = int(require(config, "max_position_embeddings"))
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        typed = self.embeddings.token_type_embeddings is not None
-        self.inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if typed else ()))
+        self.types = whole(config, "type_vocab_size", 0, least=0)
+        self.inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if self.types else ()))
 
     @classmethod
     def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
@@ -175,10 +194,14 @@ class Deberta(Body):
         yield Size(rows, 2 * _span(config), "encoder.rel_embeddings.weight")
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        chosen: Chosen | None = None,
     ) -> Tensor:
         embedded = self.embeddings(input_ids, token_type_ids)
-        return self.encoder(embedded, visible(attention_mask, causal=False))
+        return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
 
     def halve(self, dtype: torch.dtype) -> None:
         """See Body."""
@@ -224,8 +247,9 @@ class DebertaCrossEncoder(CrossEncoder):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        states = self.deberta(input_ids, attention_mask, token_type_ids)
-        return self.classifier(self.pooler(pool(states, attention_mask, self.pooling)))
+        types = () if token_type_ids is None else (token_type_ids,)
+        first = self.deberta.pooled(self.pooling, input_ids, attention_mask, *types)
+        return self.classifier(self.pooler(first))
 
     def place(self, name: str) -> str | None:
         """See Architecture; absolute positions were trained elsewhere and are not read here."""

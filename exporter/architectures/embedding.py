@@ -4,7 +4,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from exporter.architectures.base import Architecture, Body
-from exporter.architectures.pooling import pool
 
 
 class EmbeddingModel(Architecture):
@@ -32,8 +31,7 @@ class EmbeddingModel(Architecture):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
         types = () if token_type_ids is None else (token_type_ids,)
-        states = self.trunk(input_ids, attention_mask, *types)
-        vectors = pool(states, attention_mask, self.pooling)
+        vectors = self.trunk.pooled(self.pooling, input_ids, attention_mask, *types)
         return functional.normalize(vectors, dim=1) if self.normalize else vectors
 
     def place(self, name: str) -> str | None:

@@ -24,7 +24,7 @@ from exporter.architectures.config import (
     shown,
     whole,
 )
-from exporter.architectures.pooling import POOLINGS, pool, visible
+from exporter.architectures.pooling import POOLINGS, Chosen, visible
 from exporter.errors import CheckpointRefused
 
 
@@ -51,9 +51,17 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(heads * head_size, hidden, bias=bias)
         self.heads, self.kv_heads, self.head_size = heads, kv_heads, head_size
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """`x` [batch, sequence, hidden] in the weights' dtype; `cos`, `sin` float32."""
-        query = self._split(_rotate(self.q_proj(x), cos, sin, self.heads), self.heads)
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, chosen: Chosen | None = None
+    ) -> Tensor:
+        """`x` [batch, sequence, hidden] in the weights' dtype; `cos`, `sin` float32. With `chosen`
+        that token's row alone, [batch, 1, hidden]."""
+        if chosen is None:
+            query = _rotate(self.q_proj(x), cos, sin, self.heads)
+        else:
+            angles = chosen.of(cos), chosen.of(sin)
+            query = _rotate(self.q_proj(chosen.of(x)), *angles, self.heads)
+        query = self._split(query, self.heads)
         key = self._split(_rotate(self.k_proj(x), cos, sin, self.kv_heads), self.kv_heads)
         value = self._split(self.v_proj(x), self.kv_heads)
         found = functional.scaled_dot_product_attention(
@@ -97,10 +105,12 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(hidden, eps)
         self.post_attention_layernorm = RMSNorm(hidden, eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, chosen: Chosen | None = None
+    ) -> Tensor:
         dtype = self.mlp.up_proj.weight.dtype
-        attended = self.self_attn(self.input_layernorm(x).to(dtype), cos, sin, mask)
-        x = x + attended.float()
+        attended = self.self_attn(self.input_layernorm(x).to(dtype), cos, sin, mask, chosen)
+        x = (x if chosen is None else chosen.of(x)) + attended.float()
         return x + self.mlp(self.post_attention_layernorm(x).to(dtype)).float()
 
 
@@ -150,11 +160,17 @@ class BidirectionalLlama(Body):
             )
 
     def words(self, input_ids: Tensor) -> Tensor:
-        """What the first layer reads, float32 [batch, sequence, hidden]. Models of more than texts
-        take more inputs, and put their own embeddings among the words'."""
+        """Input embeddings of the first layer, float32 [batch, sequence, hidden]. Multimodal models
+        take more inputs, and put their own embeddings among those of the tokens."""
         return self.embed_tokens(input_ids).float()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, *more: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *more: Tensor,
+        chosen: Chosen | None = None,
+    ) -> Tensor:
         batch, sequence = input_ids.shape
         # Counted in whole numbers: TensorRT takes sizes from shapes as these.
         positions = torch.arange(sequence, device=input_ids.device).to(torch.float32)
@@ -164,9 +180,11 @@ class BidirectionalLlama(Body):
         sin = angles.sin().unsqueeze(0).expand(batch, -1, -1)
         mask = visible(attention_mask, causal=self.causal)
         x = self.words(input_ids, *more)
-        for layer in self.layers:
+        *first, last = self.layers
+        for layer in first:
             x = layer(x, cos, sin, mask)
-        return self.norm(x)
+        seen = mask if chosen is None else chosen.seen
+        return self.norm(last(x, cos, sin, seen, chosen))
 
     def halve(self, dtype: torch.dtype) -> None:
         """See Body."""
@@ -197,8 +215,8 @@ class LlamaCrossEncoder(CrossEncoder):
         return self.model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.model(input_ids, attention_mask)
-        return self.score(pool(states, attention_mask, self.pooling)) / self.temperature
+        pooled = self.model.pooled(self.pooling, input_ids, attention_mask)
+        return self.score(pooled) / self.temperature
 
 
 def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:

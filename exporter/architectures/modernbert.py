@@ -26,7 +26,7 @@ from exporter.architectures.config import (
     shown,
     whole,
 )
-from exporter.architectures.pooling import pool, visible
+from exporter.architectures.pooling import Chosen, visible
 from exporter.errors import CheckpointRefused
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
@@ -45,10 +45,15 @@ class Attention(nn.Module):
         self.Wqkv = nn.Linear(hidden, 3 * hidden, bias=bias)
         self.Wo = nn.Linear(hidden, hidden, bias=bias)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """`x` [batch, sequence, hidden] in the weights' dtype; `cos`, `sin` float32."""
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, chosen: Chosen | None = None
+    ) -> Tensor:
+        """`x` [batch, sequence, hidden] in the weights' dtype; `cos`, `sin` float32. With `chosen`
+        that token's row alone, [batch, 1, hidden]."""
         query, key, value = self.Wqkv(x).chunk(3, dim=-1)
         query, key = (_rotate(part, cos, sin, self.heads) for part in (query, key))
+        if chosen is not None:
+            query = chosen.of(query)
         query, key, value = (self._split(part) for part in (query, key, value))
         found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.Wo(found.transpose(1, 2).flatten(2))
@@ -85,9 +90,12 @@ class Layer(nn.Module):
         self.mlp_norm = _norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, chosen: Chosen | None = None
+    ) -> Tensor:
         dtype = self.mlp.Wi.weight.dtype
-        x = x + self.attn(self.attn_norm(x).to(dtype), cos, sin, mask).float()
+        attended = self.attn(self.attn_norm(x).to(dtype), cos, sin, mask, chosen)
+        x = (x if chosen is None else chosen.of(x)) + attended.float()
         return x + self.mlp(self.mlp_norm(x).to(dtype)).float()
 
 
@@ -111,6 +119,7 @@ class ModernBert(Body):
     causal = False
     prefix = "model."
     layer_prefix = "layers."
+    heads = ("head.", "decoder.")
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -143,7 +152,9 @@ class ModernBert(Body):
                 "config.json of the base model"
             )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, chosen: Chosen | None = None
+    ) -> Tensor:
         batch, sequence = input_ids.shape
         positions = torch.arange(sequence, device=input_ids.device)
         near = (positions.unsqueeze(1) - positions.unsqueeze(0)).abs() <= self.reach
@@ -154,9 +165,14 @@ class ModernBert(Body):
             for kind, frequencies in self.frequencies.items()
         }
         x = self.embeddings(input_ids)
-        for layer in self.layers:
+        *first, last = self.layers
+        for layer in first:
             x = layer(x, *angles[layer.kind], masks[layer.kind])
-        return self.final_norm(x)
+        mask = masks[last.kind]
+        if chosen is not None:
+            near = (positions - chosen.index).abs() <= self.reach
+            mask = chosen.seen & near[:, None, None, :] if last.kind == LOCAL else chosen.seen
+        return self.final_norm(last(x, *angles[last.kind], mask, chosen))
 
     def halve(self, dtype: torch.dtype) -> None:
         """See Body."""
@@ -200,8 +216,8 @@ class ModernBertCrossEncoder(CrossEncoder):
         return self.model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.model(input_ids, attention_mask)
-        return self.classifier(self.head(pool(states, attention_mask, self.pooling)))
+        pooled = self.model.pooled(self.pooling, input_ids, attention_mask)
+        return self.classifier(self.head(pooled))
 
 
 def layer_kinds(config: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
 _PROJECTOR_EPS = 1e-5
 
 
-class SeeingLlama(BidirectionalLlama):
+class FusedLlama(BidirectionalLlama):
     """input_ids, attention_mask, image_index int64 [batch, sequence], image_embeds float32 [tiles,
     tokens, hidden] → states.
 
@@ -80,7 +80,7 @@ class _Seeing(Architecture):
             nn.GELU(),
             nn.Linear(hidden, hidden),
         )
-        self.language_model = SeeingLlama(llm)
+        self.language_model = FusedLlama(llm)
 
     @property
     def body(self) -> Body:
@@ -117,9 +117,9 @@ class _Seeing(Architecture):
 
 
 class NemotronVLCrossEncoder(_Seeing, CrossEncoder):
-    """The inputs of SeeingLlama → logits float32 [batch, 1]."""
+    """The inputs of FusedLlama → logits float32 [batch, 1]."""
 
-    trunk = SeeingLlama
+    trunk = FusedLlama
     logit = "score.weight"
     templated = True
 
@@ -136,10 +136,10 @@ class NemotronVLCrossEncoder(_Seeing, CrossEncoder):
 
 
 class NemotronVLEmbedder(_Seeing):
-    """The inputs of SeeingLlama → embeddings float32 [batch, hidden], of any length."""
+    """The inputs of FusedLlama → embeddings float32 [batch, hidden], of any length."""
 
     output = "embeddings"
-    trunk: ClassVar[type[Body]] = SeeingLlama
+    trunk: ClassVar[type[Body]] = FusedLlama
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config)

@@ -1,30 +1,58 @@
 """From hidden states to one vector a row, and the attention mask; independent of padding side."""
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
 POOLINGS = ("avg", "cls", "last")
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The one token of each row that is pooled.
+
+    `index` int64 [batch, 1] says where it stands, `seen` bool [batch, 1, 1, sequence] which tokens
+    it sees.
+    """
+
+    index: Tensor
+    seen: Tensor
+    _one_hot: Tensor
+
+    @classmethod
+    def by(cls, attention_mask: Tensor, pooling: str, *, causal: bool) -> Self:
+        """The first real token of each row (`cls`) or the last one (`last`), each found in its own
+        row: which side is padded does not matter. A row without any real token has one at its
+        end."""
+        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        real = attention_mask.bool()
+        if pooling == "last":
+            index = torch.where(real, positions, 0).amax(dim=1, keepdim=True)
+        else:
+            index = torch.where(real, positions, attention_mask.shape[1] - 1)
+            index = index.amin(dim=1, keepdim=True)
+        here = positions == index
+        seen = (real & (positions <= index) if causal else real) | here
+        return cls(index, seen[:, None, None, :], here.to(torch.float32).unsqueeze(1))
+
+    def of(self, states: Tensor) -> Tensor:
+        """float32 [batch, 1, size] of `states` float32 [batch, sequence, size]."""
+        # A product with a one-hot row instead of a gather: every engine has it.
+        return torch.matmul(self._one_hot, states)
+
+
 def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     """float32 [batch, hidden] from `states` float32 [batch, sequence, hidden].
 
-    `avg` is the mean over real tokens, `cls` the first real token, `last` the last real one, each
-    found in its own row: which side is padded does not matter. A row without any real token
-    gives a finite vector.
+    `avg` is the mean over real tokens, `cls` the first real token, `last` the last real one (see
+    Chosen). A row without any real token gives a finite vector.
     """
     if pooling == "avg":
         weights = attention_mask.to(torch.float32).unsqueeze(-1)
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-    positions = torch.arange(states.shape[1], device=states.device)
-    real = attention_mask.bool()
-    if pooling == "last":
-        index = torch.where(real, positions, 0).amax(dim=1)
-    else:
-        index = torch.where(real, positions, states.shape[1] - 1).amin(dim=1)
-    chosen = (positions == index.unsqueeze(1)).to(torch.float32)
-    # A product with a one-hot row instead of a gather: every engine has it.
-    return torch.matmul(chosen.unsqueeze(1), states).squeeze(1)
+    return Chosen.by(attention_mask, pooling, causal=False).of(states).squeeze(1)
 
 
 def visible(attention_mask: Tensor, *, causal: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import Encoder, encoder_sizes
 from exporter.architectures.config import epsilon, one_of, refuse_unless, require, whole
-from exporter.architectures.pooling import pool, visible
+from exporter.architectures.pooling import Chosen, visible
 from exporter.errors import CheckpointRefused
 
 
@@ -59,6 +59,7 @@ class Roberta(Body):
         one_of(config, "position_embedding_type", ("absolute",), "absolute")
         refuse_unless(config, "is_decoder", False)
         self.hidden = int(require(config, "hidden_size"))
+        self.types = whole(config, "type_vocab_size", 2)
         # The rows up to padding_idx are no token's place.
         self.position_limit = require(config, "max_position_embeddings") - _padding_idx(config) - 1
         self.embeddings = Embeddings(config)
@@ -76,9 +77,11 @@ class Roberta(Body):
                 "config.json of the base model"
             )
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, chosen: Chosen | None = None
+    ) -> Tensor:
         embedded = self.embeddings(input_ids, attention_mask)
-        return self.encoder(embedded, visible(attention_mask, causal=False))
+        return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
 
     def halve(self, dtype: torch.dtype) -> None:
         """See Body."""
@@ -120,8 +123,7 @@ class RobertaCrossEncoder(CrossEncoder):
         return self.roberta
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.roberta(input_ids, attention_mask)
-        return self.classifier(pool(states, attention_mask, self.pooling))
+        return self.classifier(self.roberta.pooled(self.pooling, input_ids, attention_mask))
 
     def place(self, name: str) -> str | None:
         """See Architecture; older versions of transformers saved a pooler that nothing reads."""

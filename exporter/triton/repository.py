@@ -16,10 +16,11 @@ import onnx
 
 from exporter.errors import OutputRefused, RepositoryRefused
 from exporter.workspace import link_or_copy
+from runtime.artifact import find_directory
 from runtime.engines.triton import MODEL_NAME
 from runtime.errors import ManifestError
 from runtime.manifest import Manifest, check_files, read_manifest
-from runtime.outputs import file_place, foreign_file, refuse_inputs, replaced, write_whole
+from runtime.outputs import atomic_directory, file_place, foreign_file, refuse_inputs, write_atomic
 
 Platform = Literal["python", "onnxruntime", "tensorrt"]
 
@@ -65,6 +66,7 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
     artifact that has not what the platform needs, OutputRefused for what is in the way and was not
     written by this command, and what reading and checking the manifest raises.
     """
+    artifact = find_directory(artifact)
     manifest = read_manifest(artifact)
     check_files(artifact, manifest)
     if manifest.kind != "rank":
@@ -74,7 +76,7 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
     script = resources.files("exporter.triton").joinpath(START_FILE).read_bytes()
     _refuse_other_start(start, script)
     config = _python_config(manifest) if platform == "python" else _graph_config(artifact, platform)
-    with replaced(model, "rerank-triton", _refuse_foreign) as new:
+    with atomic_directory(model, "rerank-triton", _refuse_foreign) as new:
         version = new / "1"
         if platform == "python":
             _link(artifact, version / "artifact", [*manifest.files, "manifest.json"])
@@ -84,7 +86,7 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
             stem = _GRAPH_FILES[platform][1]
             _link(artifact, version, [name for name in manifest.files if name.startswith(stem)])
         (new / CONFIG_FILE).write_text(_WRITTEN + config)
-    write_whole(start, script)
+    write_atomic(start, script)
     start.chmod(0o755)
     return model
 

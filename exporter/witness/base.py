@@ -3,7 +3,7 @@
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,28 @@ Values = npt.NDArray[np.float64]
 
 # Weights that transformers makes up where a checkpoint has none, and that no state depends on.
 _WITHOUT_EFFECT = ("pooler.",)
+# Heads that models were trained with before. A loader that has no such layer drops their weights,
+# and what it computes is the checkpoint's all the same.
+_PRETRAINING = (
+    "cls.predictions.",
+    "cls.seq_relationship.",
+    "discriminator_predictions.",
+    "generator_lm_head.",
+    "generator_predictions.",
+    "lm_head.",
+    "lm_predictions.",
+    "mask_predictions.",
+)
+# ModernBERT's, whose classifier has a layer of that name.
+_PRETRAINING_OF_BODIES = ("decoder.", "head.")
+# Names that wrappers of training put before those of what they wrap: read as if they were not
+# there, which loaders do not.
+_WRAPPERS = {
+    r"_orig_mod\.": "",
+    r"_fsdp_wrapped_module\.": "",
+    r"_checkpoint_wrapped_module\.": "",
+    r"^module\.": "",
+}
 # One model at a time is watched: what is patched is the whole process's.
 _PATCHING = threading.Lock()
 
@@ -69,6 +91,14 @@ def tokens_of(inputs: dict[str, Any], *, typed: bool) -> Tokens:
     return Tokens(ids[0].tolist(), None if types is None or not typed else types[0].tolist())
 
 
+def one_logit(found: Values) -> Values:
+    """The logit, float64 [1], of those that a classifier gives for one row: of two labels' logits
+    what the second has more than the first. Raises NoWitness for more."""
+    if len(found) > 2:
+        raise NoWitness(f"it gives {len(found)} logits a pair, of which none is the score")
+    return found if len(found) == 1 else found[1:] - found[:1]
+
+
 def row_of(tokens: Tokens) -> dict[str, torch.Tensor]:
     """`tokens` as a model is called with them, int64 [1, tokens] each."""
     ids = torch.tensor([tokens.token_ids])
@@ -79,26 +109,29 @@ def row_of(tokens: Tokens) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def complete_weights() -> Iterator[None]:
+def complete_weights(brought: Collection[str] = ()) -> Iterator[None]:
     """Raise NoWitness when a model that the block loads says of its weights that some are missing,
     left over, of another shape or made up: what it computes is not the checkpoint's then.
 
-    transformers tells this on request only, and sentence-transformers does not ask.
+    Those that an adapter has `brought`, by name, may be missing. transformers tells this on request
+    only, and sentence-transformers does not ask.
     """
-    with _PATCHING, _asking_for_weights(), _quiet():
+    with _PATCHING, _asking_for_weights(brought), _quiet():
         yield
 
 
 @contextmanager
-def _asking_for_weights() -> Iterator[None]:
+def _asking_for_weights(brought: Collection[str]) -> Iterator[None]:
     original = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
     def asking(cls: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
         told = options.pop("output_loading_info", False)
         # Else transformers raises a sentence without the names.
         options["ignore_mismatched_sizes"] = True
+        options["key_mapping"] = _WRAPPERS | (options.get("key_mapping") or {})
         model, found = original(cls, *arguments, output_loading_info=True, **options)
-        _refuse_incomplete(found, headless=cls.__name__.endswith("Model"))
+        headless = cls.__name__.endswith("Model")
+        refuse_incomplete(found, headless=headless, brought=brought)
         return (model, found) if told else model
 
     PreTrainedModel.from_pretrained = classmethod(asking)  # type: ignore[assignment]
@@ -126,13 +159,20 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _refuse_incomplete(found: dict[str, Any], *, headless: bool) -> None:
+def refuse_incomplete(
+    found: dict[str, Any], *, headless: bool, brought: Collection[str] = ()
+) -> None:
+    """Raise NoWitness for what transformers `found` when it loaded a model; one that is `headless`
+    needs no pooler."""
     for kind, what in (
         ("missing_keys", "made up, as the files hold none"),
         ("unexpected_keys", "left out, as no layer wants them"),
         ("mismatched_keys", "of another shape than the layers want"),
     ):
-        names = sorted(str(name) for name in found.get(kind) or ())
+        names = sorted({str(name) for name in found.get(kind) or ()} - {*brought})
+        if kind == "unexpected_keys":
+            heads = _PRETRAINING_OF_BODIES if headless else ()
+            names = [name for name in names if not name.startswith((*_PRETRAINING, *heads))]
         # A classifier reads its pooler; a body alone has one that nothing reads.
         names = [name for name in names if not (headless and _has_no_effect(name))]
         if names:

@@ -6,7 +6,7 @@ reranker's score is divided by the temperature, an embedder's vector gets length
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,34 +23,30 @@ from transformers import (
 
 from exporter.answers import Tokens
 from exporter.errors import NoWitness
-from exporter.witness.base import RankWitness, Values, VectorWitness, complete_weights, row_of
+from exporter.witness.adapters import held_whole, put_adapter
+from exporter.witness.base import (
+    RankWitness,
+    Values,
+    VectorWitness,
+    complete_weights,
+    one_logit,
+    row_of,
+)
+from exporter.witness.files import modules_of, read
 from exporter.witness.tensors import stored_tensors
 from runtime.postprocess import InputType
 
 LLAMA_BIDIRECTIONAL = "llama_bidirec"
-_MODULES = "modules.json"
-_PROMPTS = "config_sentence_transformers.json"
 _TRAINING = "training.json"
-
-_T = TypeVar("_T")
+# Keys of the family's own class; and a pad token, which may lie past the embeddings: no row that is
+# asked about is padded.
+_NOT_LLAMAS = ("auto_map", "model_type", "pad_token_id")
 
 
 class _Training(msgspec.Struct, frozen=True):
     """training.json, which this project's recipe leaves beside the weights."""
 
     prompt_template: str | None = None
-
-
-class _Settings(msgspec.Struct, frozen=True):
-    """config_sentence_transformers.json."""
-
-    prompts: dict[str, str] | None = None
-
-
-class _Module(msgspec.Struct, frozen=True):
-    """One entry of modules.json."""
-
-    type: str
 
 
 class _Body:
@@ -86,7 +82,7 @@ class LlamaReranker(RankWitness):
     ) -> None:
         """Load `directory`; `template` is the prompt with {query} and {passage}, None for the one
         that the folder `root` names. Raises NoWitness."""
-        model = _load(LlamaForSequenceClassification, directory, {**config, "num_labels": 1})
+        model = _load(LlamaForSequenceClassification, directory, config)
         self.name = _name("LlamaModel and its score head")
         self._body = _Body(model.model, config)
         self._score = model.score
@@ -111,7 +107,7 @@ class LlamaReranker(RankWitness):
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
         logit = self._score(self._body.pooled(tokens)) / self._temperature
-        return np.asarray(logit.numpy(), np.float64)
+        return one_logit(np.asarray(logit.numpy(), np.float64))
 
 
 class LlamaEmbedder(VectorWitness):
@@ -120,20 +116,20 @@ class LlamaEmbedder(VectorWitness):
     def __init__(
         self, root: Path, directory: Path, config: dict[str, Any], prefixes: dict[str, str]
     ) -> None:
-        """Load `directory`; prompts are those of sentence-transformers' files in `root`, else
-        `prefixes`. Raises NoWitness."""
+        """Load `directory`; `prefixes` by input type go before texts, modules.json lies in `root`.
+        Raises NoWitness."""
         model = _load(LlamaModel, directory, config)
         self.name = _name("LlamaModel")
         self._body = _Body(model, config)
         self._tokenizer = _tokenizer(directory)
-        modules = _read(root / _MODULES, list[_Module], [])
-        self._prompts = _prompts(root, modules, prefixes)
+        modules = modules_of(root)
+        self._prefixes = prefixes
         self._normalizes = not modules or any(m.type.endswith("Normalize") for m in modules)
 
     def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
         """See VectorWitness."""
-        prompt = self._prompts.get(input_type, "") if input_type else ""
-        tokens = Tokens(self._tokenizer(prompt + text)["input_ids"], None)
+        prefix = self._prefixes.get(input_type, "") if input_type else ""
+        tokens = Tokens(self._tokenizer(prefix + text)["input_ids"], None)
         return tokens, self.values(tokens)
 
     @torch.inference_mode()
@@ -146,16 +142,18 @@ class LlamaEmbedder(VectorWitness):
 
 
 def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
-    known = {key: value for key, value in config.items() if key not in ("auto_map", "model_type")}
+    known = {key: value for key, value in config.items() if key not in _NOT_LLAMAS}
     try:
         settings = LlamaConfig.from_dict(known)
-        with complete_weights():
-            return kind.from_pretrained(
+        with complete_weights(held_whole(directory)):
+            model = kind.from_pretrained(
                 None,
                 config=settings,
                 state_dict=stored_tensors(directory),
                 dtype=torch.float32,
             ).eval()
+            put_adapter(model, directory)
+            return model
     except NoWitness:
         raise
     except Exception as error:  # weights that it cannot load surface as many unrelated classes
@@ -181,37 +179,10 @@ def _tokenizer(directory: Path) -> Any:
 
 def _trained_template(root: Path) -> str | None:
     """The prompt that this project's recipe trained with; None where it trained nothing here."""
-    template = _read(root / _TRAINING, _Training, _Training()).prompt_template
+    template = read(root / _TRAINING, _Training, _Training()).prompt_template
     if template is not None and template.count("{passage}") != 1:
         raise NoWitness(f"{_TRAINING} has a prompt_template without one {{passage}}")
     return template
-
-
-def _prompts(root: Path, modules: list[_Module], prefixes: dict[str, str]) -> dict[str, str]:
-    """What goes before queries and passages; an empty object in the file means nothing does.
-
-    Nobody reads the file where no modules.json lies beside it.
-    """
-    if not modules:
-        return prefixes
-    prompts = _read(root / _PROMPTS, _Settings, _Settings()).prompts
-    if prompts is None:
-        return prefixes
-    named = (prompts.get(name) for name in ("document", "passage", "corpus"))
-    return {
-        "query": prompts.get("query", ""),
-        "passage": next((prompt for prompt in named if prompt), ""),
-    }
-
-
-def _read(path: Path, kind: type[_T], absent: _T) -> _T:
-    """The JSON in `path`; `absent` where there is no such file. Raises NoWitness."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        return absent
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NoWitness(f"{path} cannot be used: {error}") from error
 
 
 def _name(what: str) -> str:

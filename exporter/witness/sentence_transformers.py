@@ -15,24 +15,19 @@ from exporter.witness.base import (
     Values,
     VectorWitness,
     complete_weights,
+    one_logit,
     row_of,
     tokens_of,
 )
+from exporter.witness.files import PROMPT_NAMES, first_prompt
 from runtime.postprocess import InputType
 
-_OPTIONS: dict[str, Any] = {
-    "device": "cpu",
-    "trust_remote_code": False,
-    "local_files_only": True,
-    # Whatever the files are stored in: see exporter.reference.
-    "model_kwargs": {"dtype": torch.float32},
-}
-
-# sentence-transformers' names of prompts, in the order in which it looks for them.
-_PROMPTS: dict[InputType, tuple[str, ...]] = {
-    "query": ("query",),
-    "passage": ("document", "passage", "corpus"),
-}
+_LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+# Whatever the files are stored in: see exporter.reference.
+_FLOATS: dict[str, Any] = {"dtype": torch.float32}
+_OPTIONS: dict[str, Any] = {"device": "cpu", "model_kwargs": _FLOATS, **_LOCAL}
+# Its names of the poolings that can be asked for.
+_POOLINGS = {"avg": "mean", "cls": "cls", "last": "lasttoken"}
 
 
 class CrossEncoderWitness(RankWitness):
@@ -46,7 +41,9 @@ class CrossEncoderWitness(RankWitness):
             self._model = sentence_transformers.CrossEncoder(str(directory), **_OPTIONS)
         self.name = f"sentence-transformers {sentence_transformers.__version__}, CrossEncoder"
         self._inputs = _Inputs(self._model)
-        self.activation = type(self._model.activation_fn).__name__.lower()
+        # Of two labels' scores it makes no relevance; their softmax is the difference's sigmoid.
+        single = self._model.num_labels == 1
+        self.activation = type(self._model.activation_fn).__name__.lower() if single else None
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
@@ -57,23 +54,34 @@ class CrossEncoderWitness(RankWitness):
                 batch_size=1,
                 show_progress_bar=False,
             )
-        return self._inputs.last(), np.asarray(found, np.float64)
+        return self._inputs.last(), one_logit(np.asarray(found, np.float64).reshape(-1))
 
     @torch.inference_mode()
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
-        return np.asarray(self._model(row_of(tokens))["scores"][0].numpy(), np.float64)
+        found = self._model(row_of(tokens))["scores"][0].numpy()
+        return one_logit(np.asarray(found, np.float64).reshape(-1))
 
 
 class SentenceTransformerWitness(VectorWitness):
     """SentenceTransformer(folder).encode with the prompt for what the text is, one text a call."""
 
-    def __init__(self, directory: Path) -> None:
-        """Load `directory`; raises NoWitness."""
+    def __init__(
+        self, directory: Path, prefixes: dict[str, str] | None = None, pooling: str | None = None
+    ) -> None:
+        """Load `directory`. `prefixes` by input type stand for those that it names, `pooling` for
+        the modules that it has none of: see `vector_witness`. Raises NoWitness."""
         import sentence_transformers
 
         with _trying(f"load {directory}"), complete_weights():
-            self._model = sentence_transformers.SentenceTransformer(str(directory), **_OPTIONS)
+            given = str(directory) if pooling is None else None
+            modules = None if pooling is None else _modules(directory, pooling)
+            self._model = sentence_transformers.SentenceTransformer(
+                given, modules=modules, **_OPTIONS
+            )
+        prompts = dict(self._model.prompts)
+        found: dict[InputType, str] = {kind: first_prompt(prompts, kind) for kind in PROMPT_NAMES}
+        self._prefixes = found if prefixes is None else prefixes
         self.name = f"sentence-transformers {sentence_transformers.__version__}"
         self._inputs = _Inputs(self._model)
 
@@ -82,7 +90,8 @@ class SentenceTransformerWitness(VectorWitness):
         with _trying("embed a text"):
             found = self._model.encode(
                 [text],
-                prompt=None if input_type is None else self._prompt(input_type),
+                # encode_document would take an empty "document" before a "passage" that is there.
+                prompt=None if input_type is None else self._prefixes.get(input_type, ""),
                 batch_size=1,
                 show_progress_bar=False,
                 convert_to_numpy=True,
@@ -95,10 +104,20 @@ class SentenceTransformerWitness(VectorWitness):
         found = self._model(row_of(tokens))["sentence_embedding"][0]
         return np.asarray(found.numpy(), np.float64)
 
-    def _prompt(self, input_type: InputType) -> str:
-        """encode_document would take an empty "document" before a "passage" that is there."""
-        prompts = (self._model.prompts.get(name) for name in _PROMPTS[input_type])
-        return next((prompt for prompt in prompts if prompt), "")
+
+def _modules(directory: Path, pooling: str) -> list[Any]:
+    """What sentence-transformers makes of a folder without modules.json, but for the pooling: there
+    it takes the mean."""
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    body = Transformer(
+        str(directory),
+        model_kwargs=_FLOATS | _LOCAL,
+        processor_kwargs=dict(_LOCAL),
+        config_kwargs=dict(_LOCAL),
+    )
+    return [body, Pooling(body.get_embedding_dimension(), _POOLINGS[pooling])]
 
 
 class _Inputs:

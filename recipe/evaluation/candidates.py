@@ -1,6 +1,6 @@
-"""The first stage: for every query the passages that a dense retriever finds nearest.
+"""The first stage: for every query, the nearest passages of a dense retriever.
 
-Exact search over normalised vectors, so that a score is a cosine. What was found is kept in
+The search is exact over normalised vectors, so that a score is a cosine. The result is kept in
 candidates.json: every column of the results reranks exactly the same passages.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from recipe.durable import write_whole
+from recipe.durable import write_atomic
 from recipe.evaluation.collection import Collection
 from runtime.postprocess import Floats, InputType, unit
 
@@ -20,7 +20,7 @@ CANDIDATES_FILE = "candidates.json"
 
 
 class Candidates(msgspec.Struct, frozen=True, kw_only=True):
-    """`found` maps query ids to (passage id, cosine), best first; `key` says what decided it."""
+    """`found` maps query ids to (passage id, cosine), best first; `key` are all its settings."""
 
     key: dict[str, str | int]
     found: dict[str, list[tuple[str, float]]]
@@ -31,7 +31,7 @@ def find_candidates(
 ) -> Candidates:
     """The `top_k` nearest passages of each query; the corpus is embedded `chunk` texts at a time.
 
-    Ties fall to the passage that comes first in the corpus.
+    Ties go to the passage that comes first in the corpus.
     """
     names = list(collection.texts)
     queries = list(collection.queries)
@@ -53,7 +53,7 @@ def find_candidates(
 
 
 def read_candidates(file: Path, key: dict[str, str | int]) -> Candidates | None:
-    """What an earlier run found under the same `key`; None when there is no such thing."""
+    """The candidates of an earlier run with the same `key`; None when there are none."""
     try:
         kept = msgspec.json.decode(file.read_bytes(), type=Candidates)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -62,5 +62,5 @@ def read_candidates(file: Path, key: dict[str, str | int]) -> Candidates | None:
 
 
 def write_candidates(file: Path, candidates: Candidates) -> None:
-    """Write the file whole or not at all."""
-    write_whole(file, msgspec.json.encode(candidates) + b"\n")
+    """Write the file atomically."""
+    write_atomic(file, msgspec.json.encode(candidates) + b"\n")

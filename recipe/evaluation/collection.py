@@ -46,10 +46,10 @@ _Row = TypeVar("_Row", _Document, _Query)
 
 
 def read_collection(folder: Path) -> Collection:
-    """Read and check the folder; a passage is its title, a space and its text.
+    """Read and check the folder. A passage is its title, a space and its text.
 
-    qrels/test.tsv may begin with a line of titles, as BEIR's does. Raises BadInput for missing
-    files, broken lines, blank texts, duplicate ids and judgements of unknown ones.
+    qrels/test.tsv may begin with a header line, as BEIR's does. Raises BadInput for missing files,
+    broken lines, blank texts, duplicate ids and judgements of unknown ids.
     """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
@@ -64,8 +64,8 @@ def read_collection(folder: Path) -> Collection:
         blank = [name for name, text in held.items() if not text.strip() or "\0" in text]
         if blank:
             raise BadInput(
-                f"{folder} holds {len(blank)} {what}(s) whose text is blank or no text (first: "
-                f"{blank[0]!r}); wanted words: mend or remove them"
+                f"{folder} holds {len(blank)} {what}(s) whose text is blank or not text (first: "
+                f"{blank[0]!r}); wanted words: fix or remove them"
             )
     grades = _grades(folder / "qrels" / "test.tsv", queries, texts)
     judged = {name: text for name, text in queries.items() if name in grades}
@@ -93,7 +93,7 @@ def _rows(file: Path, kind: type[_Row]) -> list[_Row]:
             rows.append(decoder.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadInput(
-                f"{file.name}, line {number}: {error}; mend the line, or run the stage prep again"
+                f"{file.name}, line {number}: {error}; fix the line, or run the stage prep again"
             ) from error
     if not rows:
         raise BadInput(f"{file} is empty; run the stage prep on a larger corpus")
@@ -114,31 +114,31 @@ def _grades(
         lines = file.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise BadInput(
-            f"{file} is no UTF-8 text (byte {error.start}); convert it, or run the stage prep again"
+            f"{file} is not UTF-8 (byte {error.start}); convert it, or run the stage prep again"
         ) from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         parts = line.rstrip("\r").split("\t")
         if number == 1 and len(parts) == _COLUMNS and parts[2][:1].isalpha():
-            continue  # the titles
+            continue  # the header
         if len(parts) != _COLUMNS or not _WHOLE_NUMBER.fullmatch(parts[2]):
             raise BadInput(
                 f"{file.name}, line {number}: found {line!r}, wanted query-id, corpus-id and a "
-                "whole number, parted by tabs"
+                "whole number, separated by tabs"
             )
         query, document, grade = parts
         for what, name, known in (("query", query, queries), ("passage", document, texts)):
             if name not in known:
                 raise BadInput(
-                    f"{file.name}, line {number} judges the {what} {name!r}, which is in no line "
-                    "of the other files; run the stage prep again"
+                    f"{file.name}, line {number} judges the {what} {name!r}, which is not in "
+                    "the other files; run the stage prep again"
                 )
         before = grades.setdefault(query, {}).setdefault(document, int(grade))
         if before != int(grade):
             raise BadInput(
                 f"{file.name}, line {number} gives {grade} to the passage {document!r} for the "
-                f"query {query!r}, and a line before it {before}; wanted one judgement of a pair"
+                f"query {query!r}, and an earlier line {before}; wanted one judgement of a pair"
             )
     relevant = {query: found for query, found in grades.items() if max(found.values()) > 0}
     if not relevant:

@@ -1,4 +1,4 @@
-"""Measuring one thing: scores of every query's candidates, kept as they come, then metrics."""
+"""Measure one model: score every query's candidates, keep the scores, compute the metrics."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from recipe.evaluation.collection import Collection
 from recipe.evaluation.metrics import measure
 from recipe.evaluation.results import Basis, Column
 from recipe.evaluation.scorers import Scorer
-from recipe.progress import Progress, Say
+from recipe.progress import Log, Progress
 
 SCORES_FOLDER = "scores"
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The first line of a file of scores: they are worth keeping while all of this holds."""
+    """The first line of a score file: its scores are valid while all of this is the same."""
 
     identity: str
     basis: Basis
@@ -39,22 +39,22 @@ def measure_column(
     basis: Basis,
     depths: Sequence[int],
     directory: Path,
-    say: Say,
+    log: Log,
 ) -> Column:
     """Rerank every query's candidates with `scorer` and measure the order.
 
-    Scores are appended to scores/<name>.jsonl query by query; an interrupted run goes on there.
+    Scores are appended to scores/<name>.jsonl query by query; an interrupted run continues there.
     """
     file = directory / SCORES_FOLDER / f"{name}.jsonl"
     journal = _journal(file)
     head = _Head(scorer.identity, basis)
     kept = journal.read()
-    # Nobody knows whether an endpoint still serves the model that it served then.
+    # An endpoint may serve another model by now: always measure it again.
     if not kept or kept[0] != head or not scorer.identity:
         file.unlink(missing_ok=True)
         kept = []
     done = {row.query for row in kept if isinstance(row, _Row)}
-    progress = Progress(f"{name}, queries", len(candidates.found), say, len(done))
+    progress = Progress(f"{name}, queries", len(candidates.found), log, len(done))
     with journal.open() as output:
         if not kept:
             output.write(head)
@@ -74,9 +74,9 @@ def _journal(file: Path) -> Journal[_Head | _Row]:
 
 
 def read_scores(directory: Path, name: str, candidates: Candidates) -> dict[str, dict[str, float]]:
-    """Of each query, the logit of each candidate by id, as the column `name` gave them.
+    """For each query, the logit of each candidate by id, as measured for the column `name`.
 
-    Raises BadInput when scores of some query are not there, OutputRefused for a damaged file.
+    Raises BadInput when the scores of a query are missing, OutputRefused for a damaged file.
     """
     file = directory / SCORES_FOLDER / f"{name}.jsonl"
     rows = [row for row in _journal(file).read() if isinstance(row, _Row)]

@@ -1,9 +1,9 @@
-"""Where quality changes on the way from checkpoint to endpoint: drift.md and drift.svg.
+"""Where quality changes between checkpoint and endpoint: drift.md and drift.svg.
 
-A boundary lies between two neighbours of the chain that were measured. It changes quality when
-NDCG or Recall at some depth k moves by more than the tolerance, 0.03 below k = 5 and 0.01 from
-there on (the tolerances of NVIDIA's rerank recipe, stage 3); it changes the order when the mean
-over the queries of Kendall's tau-b falls under 0.99.
+A boundary is a pair of measured neighbours in the chain. It changes quality when NDCG or Recall at
+some depth k moves by more than the tolerance, 0.03 below k = 5 and 0.01 from there on (the
+tolerances of NVIDIA's rerank recipe, stage 3). It changes the order when the mean over the queries
+of Kendall's tau-b is under 0.99.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from statistics import fmean
 
 import numpy as np
 
-from recipe.durable import write_whole
+from recipe.durable import write_atomic
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.metrics import Scores, measure_each
 from recipe.evaluation.results import Column
 from recipe.picture import as_svg, new_figure
 
 LOW_K, LOW_K_TOLERANCE, TOLERANCE = 5, 0.03, 0.01
-LEAST_TAU = 0.99
-# Logits nearer than this are a tie: twice what an export in fp32 may move them.
+MIN_TAU = 0.99
+# Logits nearer than this are a tie: twice the error that is allowed to an export in fp32.
 _GAP = 2e-3
 _WORST = 5
 _LOW_RECALL = 0.8
@@ -41,7 +41,7 @@ class QueryDrift:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Two neighbours. `deltas` are after − before by metric; `past` those over the tolerance."""
+    """Two neighbours. `deltas` are after − before by metric; `past` are over the tolerance."""
 
     before: str
     after: str
@@ -52,16 +52,16 @@ class Boundary:
 
     @property
     def changes_order(self) -> bool:
-        """Whether the passages stand in another order, whatever that does to quality."""
-        return self.tau is not None and self.tau < LEAST_TAU
+        """Whether the order of the passages changed, whatever the effect on quality."""
+        return self.tau is not None and self.tau < MIN_TAU
 
 
 @dataclass(frozen=True)
 class Drift:
-    """All boundaries, and what moved too far: (column, metric).
+    """All boundaries, and the metrics that moved too far: (column, metric).
 
-    A metric is past the tolerance of its neighbour before, or of the chain's first member, to
-    which several small moves add up.
+    A metric is compared with that of its neighbour before, and with that of the chain's first
+    member, because several small moves add up.
     """
 
     boundaries: list[Boundary]
@@ -69,13 +69,13 @@ class Drift:
 
     @property
     def first_change(self) -> Boundary | None:
-        """The boundary at which quality is first past the tolerance, by its own move or in sum."""
+        """The first boundary at which quality is past the tolerance, by one move or in sum."""
         past = {column for column, _ in self.past}
         return next((boundary for boundary in self.boundaries if boundary.after in past), None)
 
 
 def tolerance(depth: int) -> float:
-    """How far a metric at this depth may move."""
+    """The allowed move of a metric at this depth."""
     return LOW_K_TOLERANCE if depth < LOW_K else TOLERANCE
 
 
@@ -86,7 +86,7 @@ def find_drift(
     collection: Collection,
     depths: Sequence[int],
 ) -> Drift:
-    """Compare neighbours of `chain`, of which each has a column and scores."""
+    """Compare neighbours of `chain`; each needs a column and scores."""
     boundaries = [
         _boundary(before, after, results, scores, collection, depths)
         for before, after in pairwise(chain)
@@ -103,7 +103,7 @@ def find_drift(
 def kendall_tau(reference: Sequence[float], found: Sequence[float]) -> float | None:
     """Kendall's tau-b over pairs whose reference logits differ by more than `_GAP`.
 
-    None when no two do. Ties of `found` count as neither right nor wrong.
+    None when no two do. Ties of `found` count neither as agreement nor as disagreement.
     """
     wanted, given = np.asarray(reference, dtype=float), np.asarray(found, dtype=float)
     better, worse = np.nonzero(wanted[:, None] - wanted[None, :] > _GAP)
@@ -121,7 +121,7 @@ def write_drift(
     collection: Collection,
     depths: Sequence[int],
 ) -> None:
-    """Write drift.md and drift.svg anew, each whole or not at all."""
+    """Write drift.md and drift.svg, each atomically."""
     lines = [
         "# Drift",
         "",
@@ -135,12 +135,12 @@ def write_drift(
         "",
         *_worst_tables(drift, collection, depths),
     ]
-    write_whole(directory / "drift.md", "\n".join(lines).encode())
-    write_whole(directory / "drift.svg", _picture(results, drift, depths))
+    write_atomic(directory / "drift.md", "\n".join(lines).encode())
+    write_atomic(directory / "drift.svg", _picture(results, drift, depths))
 
 
 def recall_sentences(results: Mapping[str, Column], depths: Sequence[int]) -> list[str]:
-    """What the first stage leaves the reranker to work with, in words."""
+    """Sentences about the first stage's Recall, which limits the reranker."""
     if "retrieval" not in results:
         return []
     deepest = max(depths)
@@ -148,7 +148,7 @@ def recall_sentences(results: Mapping[str, Column], depths: Sequence[int]) -> li
     sentence = f"Recall@{deepest} before reranking is {recall:.3f}"
     if recall < _LOW_RECALL:
         return [
-            f"{sentence}: LOW. A reranker cannot bring back what the retriever did not find; tune "
+            f"{sentence}: LOW. A reranker cannot recover passages that the retriever missed; tune "
             "the embedder or the index (or raise top_k) before the reranker."
         ]
     return [f"{sentence}: the relevant passages are among the candidates."]
@@ -165,21 +165,21 @@ def _boundary(
     deltas = _deltas(results[before], results[after], depths)
     queries = _query_drifts(scores[before], scores[after], collection, depths)
     taus = [one.tau for one in queries if one.tau is not None]
-    worst = sorted(queries, key=_how_bad)
+    worst = sorted(queries, key=_worst_first)
     changed = [q for q in worst if q.after != q.before or (q.tau is not None and q.tau < 1.0)]
     tau = fmean(taus) if taus else None
     return Boundary(before, after, deltas, _past(deltas, depths), tau, changed[:_WORST])
 
 
-def _how_bad(one: QueryDrift) -> tuple[float, float, str]:
-    """The worst sort first: by the change of NDCG, then by tau."""
+def _worst_first(one: QueryDrift) -> tuple[float, float, str]:
+    """Sort key, worst first: by the change of NDCG, then by tau."""
     return -abs(one.after - one.before), 1.0 if one.tau is None else one.tau, one.query
 
 
 def _query_drifts(
     before: Scores, after: Scores, collection: Collection, depths: Sequence[int]
 ) -> list[QueryDrift]:
-    key = f"NDCG@{_shown_depth(depths)}"
+    key = f"NDCG@{_usual_depth(depths)}"
     old = measure_each(collection.grades, before, depths)["NDCG"]
     new = measure_each(collection.grades, after, depths)["NDCG"]
     drifts = []
@@ -210,15 +210,15 @@ def _past(deltas: Mapping[str, float], depths: Sequence[int]) -> list[str]:
     ]
 
 
-def _shown_depth(depths: Sequence[int]) -> int:
-    """10 where it was measured, as everybody quotes it."""
+def _usual_depth(depths: Sequence[int]) -> int:
+    """10 where it was measured, the depth that is usually quoted."""
     return 10 if 10 in depths else max(depths)
 
 
 def _table(results: Mapping[str, Column], depths: Sequence[int]) -> list[str]:
     keys = [("NDCG", f"NDCG@{k}") for k in depths] + [("Recall", f"Recall@{k}") for k in depths]
     lines = [
-        "| | " + " | ".join(key for _, key in keys) + " | what |",
+        "| | " + " | ".join(key for _, key in keys) + " | source |",
         "|---|" + "---|" * (len(keys) + 1),
     ]
     for name, column in results.items():
@@ -231,7 +231,7 @@ def _table(results: Mapping[str, Column], depths: Sequence[int]) -> list[str]:
 def _boundary_table(drift: Drift, depths: Sequence[int]) -> list[str]:
     if not drift.boundaries:
         return ["Nothing to compare yet: the stages export and deploy add their columns."]
-    key = f"NDCG@{_shown_depth(depths)}"
+    key = f"NDCG@{_usual_depth(depths)}"
     lines = [
         f"| boundary | Δ {key} | largest move, NDCG or Recall | Kendall's tau | past tolerance |",
         "|---|---|---|---|---|",
@@ -247,7 +247,7 @@ def _boundary_table(drift: Drift, depths: Sequence[int]) -> list[str]:
 
 
 def verdict(drift: Drift) -> str:
-    """Where quality or order changes, in words that agree with `drift.past`; "" for one column."""
+    """Where quality or order changes, consistent with `drift.past`; "" for one column."""
     if not drift.boundaries:
         return ""
     if (first := drift.first_change) is not None:
@@ -260,7 +260,7 @@ def verdict(drift: Drift) -> str:
         moved = ", ".join(metric for column, metric in drift.past if column == first.after)
         return (
             f"Quality changes little by little, first past the tolerance at {first.after}: {moved} "
-            f"moved {limit} since {drift.boundaries[0].before}, at no boundary alone."
+            f"moved {limit} since {drift.boundaries[0].before}, at no single boundary."
         )
     order = next((b for b in drift.boundaries if b.changes_order), None)
     if order is not None:
@@ -278,7 +278,7 @@ def _worst_tables(drift: Drift, collection: Collection, depths: Sequence[int]) -
             lines += [
                 f"Worst queries, {one.before} → {one.after}:",
                 "",
-                f"| query | NDCG@{_shown_depth(depths)} before | after | tau | text |",
+                f"| query | NDCG@{_usual_depth(depths)} before | after | tau | text |",
                 "|---|---|---|---|---|",
                 *(_worst_line(found, collection) for found in one.worst),
                 "",
@@ -303,7 +303,7 @@ def _picture(results: Mapping[str, Column], drift: Drift, depths: Sequence[int])
     left.legend(fontsize="small")
     names = [f"{one.before}\n→ {one.after}" for one in drift.boundaries]
     right.bar(names, [0.0 if b.tau is None else b.tau for b in drift.boundaries])
-    right.axhline(LEAST_TAU, color="black", linewidth=0.8, linestyle="--")
+    right.axhline(MIN_TAU, color="black", linewidth=0.8, linestyle="--")
     right.set_title("Kendall's tau at each boundary")
     right.set_ylim(0, 1.05)
     return as_svg(figure)

@@ -31,7 +31,7 @@ def measure(
 def measure_each(
     grades: Mapping[str, Mapping[str, int]], scores: Scores, depths: Sequence[int]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """The same of each query: measure → query id → "NDCG@10" → value. No candidates count 0."""
+    """As `measure`, for each query: measure → query id → "NDCG@10" → value (no candidates: 0)."""
     import pytrec_eval  # late: a compiled extension that only measuring needs
 
     cut = ",".join(str(depth) for depth in depths)

@@ -1,4 +1,4 @@
-"""eval_results.json: one column for each thing that was measured, and what it was measured on.
+"""eval_results.json: one column for each measured model, and the data it was measured on.
 
 NVIDIA's keys (`{column: {"NDCG": {"NDCG@10": …}, "MAP", "Recall", "Precision"}}`) plus the facts
 that make two columns comparable.
@@ -12,17 +12,17 @@ from recipe.durable import write_json
 from recipe.errors import BadInput
 
 RESULTS_FILE = "eval_results.json"
-# What was retrieved before any reranking, then the chain from checkpoint to served endpoint.
+# The first stage before any reranking, then the chain from checkpoint to served endpoint.
 RETRIEVAL = "retrieval"
 COLUMNS = (RETRIEVAL, "base", "finetuned", "onnx", "tensorrt", "nim")
 CHAIN = ("finetuned", "onnx", "tensorrt", "nim")
 
 
 class Basis(msgspec.Struct, frozen=True, kw_only=True):
-    """What has to be the same for figures to be comparable.
+    """The facts that must be equal for two columns to be comparable.
 
-    `eval_beir` is the hash of the folder, `candidates` that of the retriever and its settings,
-    `prompt_template` None where the tokenizer joins the pair.
+    `eval_beir` is the hash of the folder, `candidates` that of the retriever and its settings;
+    `prompt_template` is None where the tokenizer joins the pair.
     """
 
     eval_beir: str
@@ -32,7 +32,7 @@ class Basis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured thing. `identity` is a hash of what gave the scores, empty for an endpoint."""
+    """A measured model. `identity` is a hash of the model's files, empty for an endpoint."""
 
     NDCG: dict[str, float]
     MAP: dict[str, float]
@@ -47,7 +47,7 @@ Results = dict[str, Column]
 
 
 def read_results(directory: Path) -> Results:
-    """The columns so far, none when nothing was measured. Raises BadInput for a broken file."""
+    """The columns so far, empty when nothing was measured. Raises BadInput for a broken file."""
     file = directory / RESULTS_FILE
     try:
         return msgspec.json.decode(file.read_bytes(), type=Results)
@@ -60,9 +60,9 @@ def read_results(directory: Path) -> Results:
 
 
 def add_column(directory: Path, name: str, column: Column) -> Results:
-    """Put the column into eval_results.json, whole or not at all, and return all columns.
+    """Add the column to eval_results.json atomically, and return all columns.
 
-    Raises BadInput when the columns that stand there were measured on something else.
+    Raises BadInput when the existing columns were measured on something else.
     """
     results = read_results(directory)
     for other, found in results.items():
@@ -75,16 +75,16 @@ def add_column(directory: Path, name: str, column: Column) -> Results:
 
 
 def write_results(directory: Path, results: Results) -> None:
-    """Write eval_results.json, whole or not at all."""
+    """Write eval_results.json atomically."""
     write_json(directory / RESULTS_FILE, results)
 
 
 def refuse_other_basis(what: str, found: Basis, wanted: Basis) -> None:
-    """Raise BadInput for the first fact in which the two differ."""
+    """Raise BadInput for the first fact that differs."""
     for name in Basis.__struct_fields__:
         ours, theirs = getattr(wanted, name), getattr(found, name)
         if ours != theirs:
             raise BadInput(
-                f"{what} was measured with {name} = {theirs!r}, now it is {ours!r}: such figures "
-                "cannot be compared; run the stage eval again with --force"
+                f"{what} was measured with {name} = {theirs!r}, now it is {ours!r}: the figures "
+                "are not comparable; run the stage eval again with --force"
             )

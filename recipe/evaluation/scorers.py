@@ -1,6 +1,6 @@
-"""Whatever can give logits to a query's passages: a checkpoint, an artifact, an endpoint.
+"""Scorers return logits for a query's passages, from a checkpoint, an artifact or an endpoint.
 
-All three read a pair alike: one template, one bound of tokens, the passage's end cut off.
+All three build a pair in the same way: one template, one token limit, the passage's end cut off.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from runtime.manifest import MANIFEST_FILE, MODEL_FILE
 from runtime.opening import open_ranker
 
 _HASH_DIGITS = 16
-_NO_LEAVE = (401, 403)
-_Thing = TypeVar("_Thing")
+_UNAUTHORIZED = (401, 403)
+_Item = TypeVar("_Item")
 _HASH_CHUNK_BYTES = 8 << 20
 
 
 class Scorer(Protocol):
-    """`identity` says what gives the scores: two scorers with one identity give the same ones."""
+    """Scores passages. Two scorers with the same `identity` give the same scores."""
 
     source: str
     identity: str
@@ -33,18 +33,18 @@ class Scorer(Protocol):
         """A logit for each passage, in their order."""
 
     def close(self) -> None:
-        """Give back memory and connections."""
+        """Release memory and connections."""
 
 
 def is_url(source: str) -> bool:
-    """Whether `source` is asked over the network."""
+    """Whether `source` is an endpoint's URL."""
     return source.startswith(("http://", "https://"))
 
 
 def open_scorer(source: str, template: str | None, max_tokens: int, settings: EvalConfig) -> Scorer:
     """The scorer for a URL, an artifact's directory, or a checkpoint (directory or hub id).
 
-    `settings` say how many passages go at once, how long to wait and where a key is. Raises
+    `settings` hold the batch size, the timeout and the name of the key's variable. Raises
     BadConfig, BadInput, ExportError or ServingError.
     """
     if is_url(source):
@@ -58,7 +58,7 @@ def open_scorer(source: str, template: str | None, max_tokens: int, settings: Ev
 
 
 def key_of(variable: str | None) -> str | None:
-    """The key that stands in the environment under this name; None names none.
+    """The key in the environment variable `variable`; None for None.
 
     Raises BadConfig when the variable is not set. The key itself is in no message and no file.
     """
@@ -68,21 +68,20 @@ def key_of(variable: str | None) -> str | None:
     if not key:
         raise BadConfig(
             f"found no key in the environment variable {variable}, which nim_api_key_env names; "
-            "set it, or nim_api_key_env=null for an endpoint that wants none"
+            "set it, or nim_api_key_env=null for an endpoint without authentication"
         )
     return key
 
 
 class CheckpointScorer:
-    """A checkpoint, by PyTorch through transformers, in float32."""
+    """Scores with a checkpoint, by PyTorch through transformers, in float32."""
 
     def __init__(self, source: str, template: str | None, max_tokens: int, batch_size: int) -> None:
         import torch  # late: an endpoint can be measured without it
 
-        from exporter.checkpoint import read_checkpoint
-        from recipe.training.checkpoint import PairBatcher, load_for_transformers
+        from recipe.training.checkpoint import PairBatcher, load_for_transformers, read_whole
 
-        checkpoint = read_checkpoint(source)
+        checkpoint = read_whole(source)
         self.source = source
         self.identity = fingerprint(checkpoint.directory)
         self._torch = torch
@@ -92,7 +91,7 @@ class CheckpointScorer:
         self._batch_size = batch_size
 
     def score(self, query: str, passages: Sequence[str]) -> list[float]:
-        """See Scorer. Passages of like length share a forward pass: padding is wasted time."""
+        """See Scorer. Passages of similar length share a forward pass, to save padding."""
         scores = [0.0] * len(passages)
         order = sorted(range(len(passages)), key=lambda index: len(passages[index]))
         with self._torch.inference_mode():
@@ -110,7 +109,7 @@ class CheckpointScorer:
 
 
 class ArtifactScorer:
-    """An artifact, by the runtime that serves it; `engine` None leaves the choice to it."""
+    """Scores with an artifact, by the runtime that serves it; `engine` None: it chooses."""
 
     def __init__(
         self, directory: Path, template: str | None, max_tokens: int, engine: str | None = None
@@ -122,8 +121,8 @@ class ArtifactScorer:
         if info.template != template:
             self._ranker.close()
             raise BadInput(
-                f"the artifact {directory} was made for the prompt {info.template!r}, eval asks "
-                f"for {template!r}; wanted the same in finetune, eval and export: set "
+                f"the artifact {directory} was made for the prompt {info.template!r}, eval uses "
+                f"{template!r}; wanted the same in finetune, eval and export: set "
                 "prompt_template, or export again"
             )
         if max_tokens < info.max_tokens:
@@ -147,8 +146,8 @@ class ArtifactScorer:
 
 
 class EndpointScorer:
-    """Anything that answers POST /v1/ranking. Nobody can say that it stays the same model, so
-    `identity` is empty. `api_key` is sent as the bearer, to this URL only."""
+    """Scores with any endpoint that answers POST /v1/ranking. Its model may change at any time, so
+    `identity` is empty. `api_key` is sent as the bearer token, to this URL only."""
 
     identity = ""
 
@@ -161,30 +160,30 @@ class EndpointScorer:
         *,
         api_key: str | None = None,
     ) -> None:
-        """Raises BadConfig for an address or a key that no request can carry."""
+        """Raises BadConfig for an address or key that cannot be sent in a request."""
         self._batch_size = batch_size
         surface = nim(model, truncate="END")
         try:
             self._client = RerankClient(url, api_key=api_key, timeout_s=timeout_s, surface=surface)
         except RerankError as error:
-            raise BadConfig(f"the endpoint cannot be asked: {error}") from error
-        # Reports name the source: a password in the URL is none of their business.
+            raise BadConfig(f"the endpoint cannot be called: {error}") from error
+        # Reports name the source: keep a password in the URL out of them.
         self.source = str(httpx.URL(url).copy_with(userinfo=b""))
 
     def score(self, query: str, passages: Sequence[str]) -> list[float]:
-        """See Scorer. Raises BadInput when the endpoint gives no ranking."""
+        """See Scorer. Raises BadInput when the endpoint returns no ranking."""
         scores: list[float] = []
         for some in _parts(passages, self._batch_size):
             try:
                 scores += self._client.rerank(query, some).scores
             except RerankError as error:
-                if error.status in _NO_LEAVE:
+                if error.status in _UNAUTHORIZED:
                     raise BadInput(
-                        f"the endpoint gave no ranking ({error}); set nim_api_key_env to the name "
-                        "of the environment variable that holds a key for it"
+                        f"the endpoint returned no ranking ({error}); set nim_api_key_env to the "
+                        "name of the environment variable that holds its key"
                     ) from error
                 raise BadInput(
-                    f"the endpoint gave no ranking ({error}); wanted a ranking NIM or "
+                    f"the endpoint returned no ranking ({error}); wanted a ranking NIM or "
                     "rerank-serve that is ready: start one with the stage deploy"
                 ) from error
         return scores
@@ -195,7 +194,7 @@ class EndpointScorer:
 
 
 def fingerprint(directory: Path) -> str:
-    """A short hash of what decides a checkpoint's scores: config, weights and tokenizer."""
+    """A short hash of the files that decide a checkpoint's scores: config, weights, tokenizer."""
     digest = hashlib.sha256()
     names = {"config.json", "tokenizer.json", "vocab.txt"}
     found = [p for p in directory.iterdir() if p.suffix == ".safetensors" or p.name in names]
@@ -207,5 +206,5 @@ def fingerprint(directory: Path) -> str:
     return digest.hexdigest()[:_HASH_DIGITS]
 
 
-def _parts(things: Sequence[_Thing], size: int) -> Iterator[Sequence[_Thing]]:
-    return (things[start : start + size] for start in range(0, len(things), size))
+def _parts(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

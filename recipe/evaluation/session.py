@@ -1,7 +1,7 @@
-"""One evaluation on disk, which the stages eval, export and deploy add columns to.
+"""One evaluation on disk, to which the stages eval, export and deploy add columns.
 
 `setting.json` (how), `candidates.json` (what is reranked), `scores/` (logits, query by query),
-`eval_results.json` (figures), `drift.md` and `drift.svg` (what changed where).
+`eval_results.json` (figures), `drift.md` and `drift.svg` (where they change).
 """
 
 import hashlib
@@ -27,15 +27,15 @@ from recipe.evaluation.results import (
     write_results,
 )
 from recipe.evaluation.scorers import Scorer
-from recipe.progress import Say
-from runtime.outputs import held
+from recipe.progress import Log
+from runtime.outputs import locked_directory
 
 SETTING_FILE = "setting.json"
 _HASH_DIGITS = 16
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """How everything in the directory is measured; `key` is that of the candidates."""
+    """How all columns of the directory are measured; `key` is that of the candidates."""
 
     eval_data_path: str
     k_values: list[int]
@@ -46,7 +46,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Session:
-    """An evaluation whose candidates are found; `basis` is what all its columns share."""
+    """An evaluation with its candidates; `basis` is shared by all its columns."""
 
     def __init__(
         self, directory: Path, setting: Setting, collection: Collection, candidates: Candidates
@@ -76,19 +76,19 @@ class Session:
         return others
 
     def add_retrieval(self, source: str, identity: str) -> list[str]:
-        """The column of the first stage itself; returns sentences about its Recall."""
+        """Add the column of the first stage; returns sentences about its Recall."""
         scores = {query: dict(found) for query, found in self.candidates.found.items()}
         metrics = measure(self.collection.grades, scores, self.setting.k_values)
         column = self._column(metrics, source, identity)
         results = add_column(self.directory, RETRIEVAL, column)
         return recall_sentences(results, self.setting.k_values)
 
-    def add(self, name: str, scorer: Scorer, say: Say) -> Drift:
-        """Measure `scorer` as the column `name`, and write results and drift anew.
+    def add(self, name: str, scorer: Scorer, log: Log) -> Drift:
+        """Measure `scorer` as the column `name`, and write results and drift.
 
-        eval_results.json and drift.md are written whatever they say; see `require_no_drift`.
+        Drift does not stop the writing of eval_results.json and drift.md; see `require_no_drift`.
         """
-        self._drop_before_measuring(name, scorer.identity, say)
+        self._drop_before_measuring(name, scorer.identity, log)
         column = measure_column(
             name,
             scorer,
@@ -97,31 +97,31 @@ class Session:
             self.basis,
             self.setting.k_values,
             self.directory,
-            say,
+            log,
         )
         add_column(self.directory, name, column)
         return self.write_drift()
 
-    def _drop_before_measuring(self, name: str, identity: str, say: Say) -> None:
-        """Drop the column whose scores are about to be replaced, and what came of another one.
+    def _drop_before_measuring(self, name: str, identity: str, log: Log) -> None:
+        """Drop the column whose scores are about to be replaced, and columns that depend on it.
 
-        A column stands in the results only while all its scores are on disk: whatever kills the
-        measuring leaves figures and scores that agree. What came after a checkpoint that is no
-        longer the one called finetuned goes with it.
+        A column is in the results only while all its scores are on disk: if the measuring is
+        killed, figures and scores still agree. Columns made from an older `finetuned` checkpoint
+        are dropped with it.
         """
         results = read_results(self.directory)
         before = results.get(name)
-        # Nobody knows whether an endpoint still serves the model that it served then.
+        # An endpoint may serve another model by now: always drop its column.
         if before is None or (identity and before.identity == identity):
             return
         stale = [later for later in CHAIN[1:] if later in results] if name == CHAIN[0] else []
         if stale:
-            say(f"{', '.join(stale)} came from another checkpoint and are dropped")
+            log(f"dropped {', '.join(stale)}: made from another checkpoint")
         gone = {name, *stale}
         write_results(self.directory, {n: c for n, c in results.items() if n not in gone})
 
     def write_drift(self) -> Drift:
-        """drift.md and drift.svg from all columns of the chain that stand in the results.
+        """Write drift.md and drift.svg from all columns of the chain in the results.
 
         Raises BadInput for a column whose scores are not on disk.
         """
@@ -138,7 +138,7 @@ class Session:
 
 
 def open_session(directory: Path) -> Session:
-    """The evaluation that the stage eval left in `directory`.
+    """The evaluation that the stage eval wrote to `directory`.
 
     Raises BadInput when there is none, or when its data has changed since.
     """
@@ -148,7 +148,7 @@ def open_session(directory: Path) -> Session:
     candidates = read_candidates(directory / CANDIDATES_FILE, setting.key)
     if candidates is None:
         raise BadInput(
-            f"{directory / CANDIDATES_FILE} is not that of the last evaluation; run the stage "
+            f"{directory / CANDIDATES_FILE} is not from the last evaluation; run the stage "
             "eval again with --force"
         )
     folder = Path(setting.eval_data_path)
@@ -156,7 +156,7 @@ def open_session(directory: Path) -> Session:
     if collection.digest != setting.key["eval_beir"]:
         raise BadInput(
             f"{folder} has changed since it was measured: found {digest_of(folder)}, wanted "
-            f"{setting.key['eval_beir']}; figures of two sets are not compared: run the stage "
+            f"{setting.key['eval_beir']}; figures of two sets are not comparable: run the stage "
             "eval again with --force"
         )
     return Session(directory, setting, collection, candidates)
@@ -164,13 +164,13 @@ def open_session(directory: Path) -> Session:
 
 @contextmanager
 def sole_session(directory: Path) -> Iterator[Session]:
-    """`open_session`, for the one that adds to it. Raises OutputRefused where another one does."""
-    with held(directory) if directory.is_dir() else nullcontext():
+    """`open_session` with an exclusive lock. Raises OutputRefused when it is locked."""
+    with locked_directory(directory) if directory.is_dir() else nullcontext():
         yield open_session(directory)
 
 
 def read_setting(directory: Path) -> Setting | None:
-    """How the evaluation in `directory` measures; None where there is none. Raises BadInput."""
+    """The setting of the evaluation in `directory`; None when there is none. Raises BadInput."""
     try:
         return msgspec.json.decode((directory / SETTING_FILE).read_bytes(), type=Setting)
     except FileNotFoundError:
@@ -182,7 +182,7 @@ def read_setting(directory: Path) -> Setting | None:
 
 
 def require_no_drift(drift: Drift, report: Path) -> None:
-    """Raise Drifted when a column moved past the tolerance; the results are on disk by then."""
+    """Raise Drifted when a column moved past the tolerance. The results are written before."""
     if drift.past:
         moved = ", ".join(f"{metric} of {column}" for column, metric in drift.past)
         raise Drifted(

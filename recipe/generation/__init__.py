@@ -1,1 +1,1 @@
-"""From a corpus to questions with answers and scores: what the stage sdg is made of."""
+"""From a corpus to questions with answers and scores: the parts of the stage sdg."""

@@ -1,4 +1,4 @@
-"""Cutting documents into chunks of whole sentences."""
+"""Split documents into chunks of whole sentences."""
 
 import re
 
@@ -6,8 +6,8 @@ from recipe.generation.corpus import Document, Section
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 _BLANK_LINE = re.compile(r"\n\s*\n")
-# A sentence is cut here at the latest, so that lists and tables become chunks of bearable length.
-_LONGEST_WORDS = 80
+# Sentences are cut at this length, so that chunks of lists and tables stay short.
+_MAX_SENTENCE_WORDS = 80
 
 
 def sentences(text: str) -> list[str]:
@@ -16,14 +16,14 @@ def sentences(text: str) -> list[str]:
     for paragraph in _BLANK_LINE.split(text):
         for sentence in _SENTENCE_END.split(" ".join(paragraph.split())):
             words = sentence.split(" ")
-            parts = range(0, len(words), _LONGEST_WORDS)
-            found += [" ".join(words[i : i + _LONGEST_WORDS]) for i in parts]
+            parts = range(0, len(words), _MAX_SENTENCE_WORDS)
+            found += [" ".join(words[i : i + _MAX_SENTENCE_WORDS]) for i in parts]
     return [sentence for sentence in found if sentence]
 
 
 def chunk_sentences(section: Section, per_chunk: int, *, with_heading: bool) -> list[list[str]]:
-    """The section's sentences, `per_chunk` to a chunk; a last one of a single sentence joins the
-    chunk before it."""
+    """The section's sentences, `per_chunk` to a chunk; a last chunk of one sentence is merged into
+    the chunk before it."""
     text = section.text if with_heading else section.body
     found = sentences(text)
     chunks = [found[i : i + per_chunk] for i in range(0, len(found), per_chunk)]

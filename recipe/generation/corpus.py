@@ -1,4 +1,4 @@
-"""Reading a corpus: a directory, a data set on the hub, or the documentation within Python."""
+"""Read a corpus: a directory, a data set on the hub, or the documentation that Python includes."""
 
 import ast
 import hashlib
@@ -13,19 +13,19 @@ from pydoc_data.topics import topics
 from recipe.config import SdgConfig
 from recipe.errors import BadConfig, BadInput
 from recipe.hub import commit_of, is_commit
-from recipe.progress import Say
+from recipe.progress import Log
 
 PYTHON_DOCS = "python-docs"
 _HUB = re.compile(r"hf://(?P<dataset>[^/@]+/[^/@]+)@(?P<revision>[^/]+)(?:/(?P<folder>.+))?")
 _MARKDOWN_HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
 _UNDERLINE = re.compile(r"[*=\-~^\"]{3,}")
 _HEADING_WORDS = 14
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
 class Section:
-    """Text under one heading; `heading` is "" where there is none."""
+    """Text under one heading; `heading` is "" without one."""
 
     heading: str
     body: str
@@ -38,14 +38,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A file of the corpus, by its path within it."""
+    """A file of the corpus, named by its path in it."""
 
     name: str
     sections: tuple[Section, ...]
 
 
 def check_corpus(settings: SdgConfig) -> None:
-    """Raise BadConfig or BadInput for a corpus that cannot be read; a hub's is looked at later."""
+    """Raise BadConfig or BadInput for a corpus that cannot be read; the hub is read later."""
     if not settings.corpus_dir.strip():
         raise BadConfig("found an empty corpus_dir; wanted the directory of your texts")
     if settings.corpus_dir.startswith("hf://"):
@@ -55,7 +55,7 @@ def check_corpus(settings: SdgConfig) -> None:
 
 
 def identify(source: str) -> dict[str, str]:
-    """What a corpus that is no directory here is: its commit on the hub, or a hash of its texts."""
+    """Identify a corpus that is not a local directory: its commit on the hub, or a hash."""
     if source.startswith("hf://"):
         dataset, revision, _ = _hub_parts(source)
         return {source: commit_of(dataset, "dataset", revision)}
@@ -69,7 +69,7 @@ def identify(source: str) -> dict[str, str]:
 
 
 def pinned(source: str, commits: Mapping[str, str]) -> str:
-    """`source` with the commit that `commits` hold for it in the place of its revision."""
+    """`source` with its revision replaced by its commit in `commits`."""
     commit = commits.get(source, "")
     if not is_commit(commit):
         return source
@@ -77,16 +77,15 @@ def pinned(source: str, commits: Mapping[str, str]) -> str:
     return f"hf://{dataset}@{commit}" + (f"/{folder}" if folder else "")
 
 
-def read_corpus(settings: SdgConfig, say: Say) -> list[Document]:
+def read_corpus(settings: SdgConfig, log: Log) -> list[Document]:
     """All documents in the order of their names, without empty and repeated ones.
 
-    Raises BadInput for a corpus that is missing or empty, or that holds files which are no UTF-8
-    text; it names them.
+    Raises BadInput for a corpus that is missing or empty, and names files that are not UTF-8.
     """
     if settings.corpus_dir == PYTHON_DOCS:
         found: Sequence[tuple[str, list[Section]]] = _python_docs()
     else:
-        folder = _local(settings.corpus_dir, say)
+        folder = _local(settings.corpus_dir, log)
         found = list(_files(folder, settings.file_extensions))
     documents, seen = [], set()
     short = repeated = 0
@@ -101,17 +100,17 @@ def read_corpus(settings: SdgConfig, say: Say) -> list[Document]:
             documents.append(Document(name, tuple(sections)))
     for count, why in ((short, "too short"), (repeated, "the same as another")):
         if count:
-            say(f"left out {count} document(s) of {len(found)}: {why}")
+            log(f"left out {count} document(s) of {len(found)}: {why}")
     if not documents:
         raise BadInput(
-            f"found no text in {settings.corpus_dir}: {len(found)} file(s) with the endings "
+            f"found no text in {settings.corpus_dir}: {len(found)} file(s) with the suffixes "
             f"{settings.file_extensions}, {short} of them under min_text_length = "
             f"{settings.min_text_length} characters; check corpus_dir and file_extensions"
         )
     return documents[: settings.max_documents]
 
 
-def _local(source: str, say: Say) -> Path:
+def _local(source: str, log: Log) -> Path:
     if not source.startswith("hf://"):
         folder = Path(source)
         if not folder.is_dir():
@@ -123,7 +122,7 @@ def _local(source: str, say: Say) -> Path:
     dataset, revision, folder_name = _hub_parts(source)
     from huggingface_hub import snapshot_download  # only this way needs it
 
-    say(f"fetch {source}")
+    log(f"fetch {source}")
     patterns = [f"{folder_name}/**"] if folder_name else None
     try:
         root = snapshot_download(
@@ -146,7 +145,7 @@ def _hub_parts(source: str) -> tuple[str, str, str]:
     if not found:
         raise BadConfig(
             f"found corpus_dir = {source}, wanted hf://ORG/DATASET@REVISION/FOLDER; the revision "
-            "pins what is read; best a commit, for branches move on"
+            "pins the data: use a commit, because branches move"
         )
     return found["dataset"], found["revision"], (found["folder"] or "").strip("/")
 
@@ -170,17 +169,17 @@ def _files(folder: Path, endings: Sequence[str]) -> Iterator[tuple[str, list[Sec
             continue
         yield name, split_sections(text)
     if broken:
-        shown = ", ".join(broken[:_SHOWN]) + (", …" if len(broken) > _SHOWN else "")
+        shown = ", ".join(broken[:_MAX_LISTED]) + (", …" if len(broken) > _MAX_LISTED else "")
         raise BadInput(
-            f"found {len(broken)} file(s) in {folder} that are no UTF-8 text: {shown}; convert or "
-            "remove them, or leave their endings out of file_extensions"
+            f"found {len(broken)} file(s) in {folder} that are not UTF-8: {shown}; convert or "
+            "remove them, or remove their suffixes from file_extensions"
         )
 
 
 def split_sections(text: str) -> list[Section]:
-    """Parts of `text` by its headings: Markdown's, or lines that are underlined.
+    """Split `text` at its headings: Markdown's, or underlined lines.
 
-    A short first line that a blank one follows is a heading too.
+    A short first line before a blank line is a heading too.
     """
     lines = text.replace("\r\n", "\n").split("\n")
     sections, heading, body = [], "", list[str]()
@@ -201,7 +200,7 @@ def split_sections(text: str) -> list[Section]:
 
 @cache
 def _python_docs() -> tuple[tuple[str, list[Section]], ...]:
-    """The language reference that `help()` shows, and the docstrings of the standard library."""
+    """The language reference of `help()`, and the docstrings of the standard library."""
     return tuple(_topics_and_docstrings())
 
 
@@ -221,7 +220,7 @@ def _topics_and_docstrings() -> Iterator[tuple[str, list[Section]]]:
 
 
 def _docstring_section(node: ast.AST) -> Section | None:
-    """A docstring's summary as the heading, what follows it as the body."""
+    """A docstring's summary as heading, the rest as body."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstring = ast.get_docstring(node) if isinstance(node, kinds) else None
     summary, blank, body = (docstring or "").partition("\n\n")

@@ -1,8 +1,8 @@
 """Questions without a language model: headings and sentences of the corpus itself.
 
-A heading asks for the first chunks under it, and one sentence of a chunk asks for the rest of it:
-it is taken out of the chunk, so that finding it again is more than matching words. The score
-counts how much of the query's rare vocabulary its chunks share.
+A heading is a query for the first chunks under it. A sentence of a chunk is a query for the rest of
+the chunk: it is removed from the chunk, so that word matching alone does not find it. The score is
+the share of the query's rare vocabulary in its chunks.
 """
 
 import math
@@ -25,16 +25,16 @@ from recipe.generation.record import (
 )
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
-_FEWEST_WORDS, _MOST_WORDS = 4, 30
+_MIN_QUERY_WORDS, _MAX_QUERY_WORDS = 4, 30
 _HEADING_WORDS = 2
-# A heading is about the text that follows it, not about the end of a long section.
+# A heading describes the start of its section, not the end of a long one.
 _HEADING_CHUNKS = 2
-# Share of a query's rare vocabulary that must return for the full score.
+# Share of a query's rare vocabulary for the full score.
 _FULL_SHARE = 0.5
 
 
 def generate(documents: Sequence[Document], settings: SdgConfig) -> list[Record]:
-    """One record for each document that has a chunk; the same for the same corpus and settings."""
+    """One record for each document with a chunk; deterministic for corpus and settings."""
     drafts = [_draft(document, settings) for document in documents]
     weights = _weights([chunk.text for draft in drafts for chunk in draft[1]])
     records = []
@@ -55,24 +55,24 @@ def generate(documents: Sequence[Document], settings: SdgConfig) -> list[Record]
 
 
 def _draft(document: Document, settings: SdgConfig) -> tuple[Document, list[Chunk], list[QaPair]]:
-    """The chunks of a document, and its pairs in an order that the seed decides."""
+    """The chunks of a document, and its pairs in an order decided by the seed."""
     order = random.Random(f"{settings.seed} {document.name}")
     chunks: list[Chunk] = []
     pairs: list[QaPair] = []
     for section in document.sections:
-        under: list[Chunk] = []
+        heading_chunks: list[Chunk] = []
         for found in chunk_sentences(section, settings.sentences_per_chunk, with_heading=False):
-            asking = [s for s in found if _FEWEST_WORDS <= len(s.split()) <= _MOST_WORDS]
+            asking = [s for s in found if _MIN_QUERY_WORDS <= len(s.split()) <= _MAX_QUERY_WORDS]
             query = order.choice(asking) if asking and len(found) > 1 else None
             text = " ".join(sentence for sentence in found if sentence != query)
             if len(text) < settings.min_text_length:
                 continue
-            under.append(Chunk(len(chunks) + len(under) + 1, text))
+            heading_chunks.append(Chunk(len(chunks) + len(heading_chunks) + 1, text))
             if query is not None:
-                pairs.append(_pair(query, under[-1:], "contextual"))
-        if under and len(section.heading.split()) >= _HEADING_WORDS:
-            pairs.append(_pair(section.heading, under[:_HEADING_CHUNKS], "structural"))
-        chunks += under
+                pairs.append(_pair(query, heading_chunks[-1:], "contextual"))
+        if heading_chunks and len(section.heading.split()) >= _HEADING_WORDS:
+            pairs.append(_pair(section.heading, heading_chunks[:_HEADING_CHUNKS], "structural"))
+        chunks += heading_chunks
     order.shuffle(pairs)
     return document, chunks, pairs
 
@@ -87,7 +87,7 @@ def _pair(query: str, chunks: Sequence[Chunk], query_type: str) -> QaPair:
 
 
 def _deduplicated(pairs: Sequence[QaPair], threshold: float) -> list[QaPair]:
-    """Without pairs whose words are nearly those of an earlier one (cosine of word counts)."""
+    """Drop pairs whose words are nearly those of an earlier pair (cosine of word counts)."""
     kept: list[tuple[Counter[str], QaPair]] = []
     for pair in pairs:
         words = Counter(_WORD.findall(pair.question.lower()))
@@ -110,11 +110,11 @@ def _weights(texts: Sequence[str]) -> dict[str, float]:
 
 
 def _judge(pair: QaPair, texts: dict[int, str], weights: dict[str, float]) -> Evaluation:
-    asked = set(_WORD.findall(pair.question.lower()))
-    told = set(_WORD.findall(" ".join(texts[name] for name in pair.segment_ids).lower()))
+    query_words = set(_WORD.findall(pair.question.lower()))
+    answer_words = set(_WORD.findall(" ".join(texts[name] for name in pair.segment_ids).lower()))
     rarest = max(weights.values())
-    mass = sum(weights.get(word, rarest) for word in asked)
-    share = sum(weights[word] for word in asked & told) / mass
+    mass = sum(weights.get(word, rarest) for word in query_words)
+    share = sum(weights[word] for word in query_words & answer_words) / mass
     score = round(10 * min(1.0, share / _FULL_SHARE), 1)
     mark = Mark(score)
     return Evaluation(

@@ -1,4 +1,4 @@
-"""Questions from a language model: artifacts → pairs → without near repetitions → scores."""
+"""Questions from a language model: extract artifacts, write pairs, drop near-duplicates, judge."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from recipe.config import SdgConfig
 from recipe.errors import StageFailed
 from recipe.generation.chunks import chunk_document
 from recipe.generation.corpus import Document
-from recipe.generation.endpoint import Endpoint, Misunderstood
+from recipe.generation.endpoint import Endpoint, UnusableAnswer
 from recipe.generation.record import Chunk, Evaluation, Evaluations, QaPair, Record
-from recipe.progress import Progress, Say
+from recipe.progress import Log, Progress
 
 _CHAT, _EMBEDDINGS = "/chat/completions", "/embeddings"
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 _TEMPERATURE = 0.7
 
 _ARTIFACTS = """\
@@ -76,7 +76,7 @@ class Source:
 
 
 def sources(documents: Sequence[Document], settings: SdgConfig) -> list[Source]:
-    """What becomes one record each: a document, or with `multi_doc` a bundle of neighbours."""
+    """The sources, one record each: a document, or with `multi_doc` a bundle of neighbours."""
     size = min(settings.bundle_size, settings.max_docs_per_bundle) if settings.multi_doc else 1
     found = []
     for start in range(0, len(documents), size):
@@ -95,14 +95,14 @@ def sources(documents: Sequence[Document], settings: SdgConfig) -> list[Source]:
 
 
 def generate(
-    found: Sequence[Source], settings: SdgConfig, chat: Endpoint, embed: Endpoint, say: Say
+    found: Sequence[Source], settings: SdgConfig, chat: Endpoint, embed: Endpoint, log: Log
 ) -> list[Record]:
-    """One record for each source, in their order, at most `max_parallel_requests_for_gen` at once.
+    """One record for each source, in order, at most `max_parallel_requests_for_gen` at once.
 
-    Raises StageFailed when sources are left that the endpoint could not do; the others' answers
-    are in its journal by then.
+    Raises StageFailed when the endpoint failed for some sources; the answers for the others are in
+    its journal by then.
     """
-    progress = Progress("documents", len(found), say)
+    progress = Progress("documents", len(found), log)
 
     def one(source: Source) -> Record:
         record = _record(source, settings, chat, embed)
@@ -171,7 +171,7 @@ def _pairs(
     )
     known = {chunk.chunk_id for chunk in section}
 
-    def understand(text: str) -> list[QaPair]:
+    def parse(text: str) -> list[QaPair]:
         usable = [
             pair
             for pair in _decode(text, _Pairs).pairs
@@ -181,14 +181,14 @@ def _pairs(
             and known.issuperset(pair.segment_ids)
         ]
         if not usable:
-            raise Misunderstood("no pair with a question, an answer and segments that exist")
+            raise UnusableAnswer("no pair with a question, an answer and segments that exist")
         return [p for p in usable if p.question_complexity >= settings.min_complexity]
 
-    return _ask(chat, settings.qa_generation_model, prompt, understand)
+    return _ask(chat, settings.qa_generation_model, prompt, parse)
 
 
 def _deduplicated(pairs: Sequence[QaPair], settings: SdgConfig, embed: Endpoint) -> list[QaPair]:
-    """Without pairs whose question lies nearer than `similarity_threshold` to an earlier one."""
+    """Drop pairs whose question is nearer than `similarity_threshold` to an earlier one."""
     if not pairs:
         return []
     request: dict[str, Any] = {
@@ -224,27 +224,25 @@ def _judged(
         count=len(pairs), pairs=msgspec.json.encode(shown).decode(), segments=segments
     )
 
-    def understand(text: str) -> list[Evaluation]:
+    def parse(text: str) -> list[Evaluation]:
         found = _decode(text, Evaluations).evaluations
         if len(found) != len(pairs):
-            raise Misunderstood(f"{len(found)} evaluations for {len(pairs)} pairs")
+            raise UnusableAnswer(f"{len(found)} evaluations for {len(pairs)} pairs")
         return found
 
-    return _ask(chat, settings.quality_judge_model, prompt, understand)
+    return _ask(chat, settings.quality_judge_model, prompt, parse)
 
 
-_Meaning = TypeVar("_Meaning")
+_Parsed = TypeVar("_Parsed")
 
 
-def _ask(
-    chat: Endpoint, model: str, prompt: str, understand: Callable[[str], _Meaning]
-) -> _Meaning:
+def _ask(chat: Endpoint, model: str, prompt: str, parse: Callable[[str], _Parsed]) -> _Parsed:
     request = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
         "temperature": _TEMPERATURE,
     }
-    return chat.ask(_CHAT, request, lambda body: understand(_content(body)))
+    return chat.ask(_CHAT, request, lambda body: parse(_content(body)))
 
 
 def _content(body: Any) -> str:
@@ -253,22 +251,22 @@ def _content(body: Any) -> str:
         choice = body["choices"][0]
         text = choice["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise Misunderstood("no chat completion") from error
+        raise UnusableAnswer("no chat completion") from error
     if choice.get("finish_reason") == "length":
-        raise Misunderstood("cut off at the model's limit of tokens")
+        raise UnusableAnswer("truncated at the model's token limit")
     if not isinstance(text, str):
-        raise Misunderstood("a completion without text")
+        raise UnusableAnswer("a completion without text")
     return text
 
 
-def _decode(text: str, kind: type[_Meaning]) -> _Meaning:
-    """The JSON object in `text`, around which models like to put words and fences."""
-    text = _THOUGHT.sub("", text)
+def _decode(text: str, kind: type[_Parsed]) -> _Parsed:
+    """The JSON object in `text`; models often add words or code fences around it."""
+    text = _THINKING.sub("", text)
     start, end = text.find("{"), text.rfind("}")
     try:
         return msgspec.json.decode(text[start : end + 1].encode(), type=kind, strict=False)
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise Misunderstood(str(error)) from error
+        raise UnusableAnswer(str(error)) from error
 
 
 def _vectors(body: Any, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -277,10 +275,10 @@ def _vectors(body: Any, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         rows = sorted(body["data"], key=lambda row: row["index"])
         vectors = np.array([row["embedding"] for row in rows], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as error:
-        raise Misunderstood("no embeddings") from error
+        raise UnusableAnswer("no embeddings") from error
     right = [row["index"] for row in rows] == list(range(count)) and vectors.ndim == 2
     if not right or not np.isfinite(vectors).all():
-        raise Misunderstood(f"{len(rows)} embeddings for {count} texts, or numbers that are none")
+        raise UnusableAnswer(f"{len(rows)} embeddings for {count} texts, or not numbers")
     return vectors
 
 

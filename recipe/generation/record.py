@@ -1,7 +1,7 @@
-"""One line of what sdg writes, in the keys of NVIDIA's data-designer-retrieval-sdg.
+"""One line of sdg's output, with the keys of NVIDIA's data-designer-retrieval-sdg.
 
 Source: the record that `plugins/data-designer-retrieval-sdg` of NVIDIA-NeMo/DataDesignerPlugins
-writes and its conversion reads. Keys that we do not know are left alone when reading.
+writes and its conversion reads. Unknown keys are ignored when reading.
 """
 
 from typing import Annotated
@@ -57,7 +57,7 @@ class Overall(msgspec.Struct, frozen=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """A judge's opinion of one pair."""
+    """A judge's scores of one pair."""
 
     relevance: Mark
     accuracy: Mark
@@ -68,7 +68,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluations(msgspec.Struct, frozen=True):
-    """One opinion for each pair of the record, in their order."""
+    """One evaluation for each pair of the record, in order."""
 
     evaluations: list[Evaluation]
 
@@ -83,7 +83,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """generation_result.json: where the records lie (relative to this file, or absolute)."""
+    """generation_result.json: the path of the records (relative to this file, or absolute)."""
 
     schema_version: int
     dataset_name: str

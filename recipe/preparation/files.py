@@ -1,4 +1,4 @@
-"""The files that prep writes, in the keys, types and names of NVIDIA's recipe.
+"""The files that prep writes, with the keys, types and names of NVIDIA's recipe.
 
 Source: `src/nemotron/recipes/embed/stage1_data_prep` of NVIDIA-NeMo/Nemotron, and BEIR's layout
 for the evaluation set.
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from recipe.durable import write_json, write_whole
+from recipe.durable import write_atomic, write_json
 from recipe.preparation.mining import Mined
 from recipe.preparation.records import Question
 
@@ -31,7 +31,7 @@ def write_corpus(folder: Path, corpus: Mapping[str, str], corpus_id: str) -> Non
     )
     held = io.BytesIO()
     parquet.write_table(table, held)
-    write_whole(folder / CORPUS_FOLDER / "train.parquet", held.getvalue())
+    write_atomic(folder / CORPUS_FOLDER / "train.parquet", held.getvalue())
     metadata = {"corpus_id": corpus_id, "class": "TextQADataset"}
     write_json(folder / CORPUS_FOLDER / "merlin_metadata.json", metadata)
 
@@ -43,10 +43,10 @@ def write_beir(folder: Path, corpus: Mapping[str, str], questions: Sequence[Ques
     ]
     asked = [{"_id": one.id, "text": one.text, "metadata": {}} for one in questions]
     judged = [f"{one.id}\t{name}\t1" for one in questions for name in one.positives]
-    write_whole(folder / EVAL_FOLDER / "corpus.jsonl", _lines(passages))
-    write_whole(folder / EVAL_FOLDER / "queries.jsonl", _lines(asked))
+    write_atomic(folder / EVAL_FOLDER / "corpus.jsonl", _lines(passages))
+    write_atomic(folder / EVAL_FOLDER / "queries.jsonl", _lines(asked))
     qrels = "\n".join(["query-id\tcorpus-id\tscore", *judged, ""])
-    write_whole(folder / EVAL_FOLDER / "qrels" / "test.tsv", qrels.encode())
+    write_atomic(folder / EVAL_FOLDER / "qrels" / "test.tsv", qrels.encode())
 
 
 def write_split(folder: Path, split: str, questions: Sequence[Question], corpus_id: str) -> None:

@@ -1,8 +1,8 @@
-"""Hard negatives: passages that an embedder takes for answers, and that are none.
+"""Hard negatives: passages that an embedder scores highly, but that are not answers.
 
-For each question, passages are candidates that are not its own and whose score is at most
-`margin` × the lowest score of its own; the highest are taken. (The rule of Automodel's miner:
-what scores nearer than that may well be an unmarked answer.)
+For each question, the candidates are the passages that are not its positives and whose score is at
+most `margin` × the lowest score of its positives; the highest are taken. (The rule of Automodel's
+miner: a passage with a higher score may be an unlabelled answer.)
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,10 +27,10 @@ class Mined:
 
 
 class Miner:
-    """Mines questions against one table of passages; may live in a process of its own.
+    """Mines questions against one table of passages; may run in its own process.
 
-    `passages` float32 [names, d] are unit vectors. Each question is computed alone, so that it does
-    not matter in which company it is mined.
+    `passages` float32 [names, d] are unit vectors. Each question is computed alone, so that its
+    result does not depend on the batch.
     """
 
     def __init__(self, names: Sequence[str], passages: Floats, count: int, margin: float) -> None:
@@ -41,7 +41,7 @@ class Miner:
         self._margin = margin
 
     def __call__(self, part: tuple[Sequence[Question], Floats]) -> list[Mined]:
-        """At most `count` negatives for each question; ties fall to the earlier passage.
+        """At most `count` negatives for each question; ties go to the earlier passage.
 
         `part` is questions and their unit vectors, float32 [questions, d].
         """
@@ -62,7 +62,7 @@ class Miner:
 
 
 def parts(questions: Sequence[Question], asked: Floats) -> Iterator[tuple[Any, Floats]]:
-    """Questions with their vectors in pieces that are worth sending to another process."""
+    """Questions with their vectors in chunks large enough to send to another process."""
     for start in range(0, len(questions), _QUESTIONS_AT_ONCE):
         stop = start + _QUESTIONS_AT_ONCE
         yield questions[start:stop], asked[start:stop]

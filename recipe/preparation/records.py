@@ -1,4 +1,4 @@
-"""Reading what sdg wrote, line by line."""
+"""Read the records of sdg, line by line."""
 
 from codecs import BOM_UTF8
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import msgspec
 
 from recipe.errors import BadInput
 from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
-from recipe.progress import Say
+from recipe.progress import Log
 
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 def records_file(given: Path) -> Path:
-    """The file of records that `given` means: a file, or a directory of sdg's. Raises BadInput."""
+    """The records' file for `given`: a file, or an output directory of sdg. Raises BadInput."""
     if given.is_file() and given.name != RESULT_FILE:
         return given
     manifest = given / RESULT_FILE if given.is_dir() else given
@@ -34,11 +34,11 @@ def records_file(given: Path) -> Path:
     return manifest.parent / result.output_path
 
 
-def read_records(file: Path, *, skip_broken: bool, say: Say) -> list[Record]:
+def read_records(file: Path, *, skip_broken: bool, log: Log) -> list[Record]:
     """All records of `file`.
 
-    Raises BadInput that names broken lines by number, unless `skip_broken`: then they are counted
-    and left out. Records with another number of evaluations than of pairs are left out too.
+    Raises BadInput with the numbers of broken lines, unless `skip_broken`: then they are counted
+    and left out. Records whose numbers of evaluations and pairs differ are left out too.
     """
     decoder = msgspec.json.Decoder(Record)
     records, broken = [], list[str]()
@@ -58,9 +58,9 @@ def read_records(file: Path, *, skip_broken: bool, say: Say) -> list[Record]:
         else:
             uneven += 1
     if broken and not skip_broken:
-        shown = "; ".join(broken[:_SHOWN]) + ("; …" if len(broken) > _SHOWN else "")
+        shown = "; ".join(broken[:_MAX_LISTED]) + ("; …" if len(broken) > _MAX_LISTED else "")
         raise BadInput(
-            f"found {len(broken)} broken line(s) in {file}: {shown}. Mend them, or leave them out "
+            f"found {len(broken)} broken line(s) in {file}: {shown}. Fix them, or leave them out "
             "with skip_broken_lines=true"
         )
     for count, why in (
@@ -68,7 +68,7 @@ def read_records(file: Path, *, skip_broken: bool, say: Say) -> list[Record]:
         (uneven, "records without an evaluation for each pair"),
     ):
         if count:
-            say(f"left out {count} {why}")
+            log(f"left out {count} {why}")
     if not records:
         raise BadInput(f"found no usable record in {file}; run the stage sdg again")
     return records
@@ -78,12 +78,12 @@ def _check_record(file: Path, number: int, record: Record) -> None:
     known = [chunk.chunk_id for chunk in record.chunks]
     if len(set(known)) < len(known):
         twice = next(name for name in known if known.count(name) > 1)
-        raise BadInput(f"{file}, line {number}: the chunk id {twice} stands there more than once")
+        raise BadInput(f"{file}, line {number}: the chunk id {twice} occurs more than once")
     texts = [chunk.text for chunk in record.chunks]
     for text in (*texts, *(pair.question for pair in record.deduplicated_qa_pairs)):
         if not text.strip() or "\0" in text:
             raise BadInput(
-                f"{file}, line {number}: a chunk or question is blank or no text; mend the line, "
+                f"{file}, line {number}: a chunk or question is blank or not text; fix the line, "
                 "or run the stage sdg again"
             )
     for pair in record.deduplicated_qa_pairs:
@@ -97,7 +97,7 @@ def _check_record(file: Path, number: int, record: Record) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """A question and the passages that answer it, by id, best named first."""
+    """A question and the ids of the passages that answer it, best first."""
 
     id: str
     text: str

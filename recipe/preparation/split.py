@@ -15,7 +15,7 @@ _ID_DIGITS = 16
 
 @dataclass(frozen=True)
 class Material:
-    """`corpus` maps passage ids to texts, in the order of the records; it is one for all splits."""
+    """`corpus` maps passage ids to texts, in the order of the records; all splits share it."""
 
     corpus: dict[str, str]
     train: list[Question]
@@ -31,10 +31,10 @@ def passage_id(text: str) -> str:
 def convert(records: Sequence[Record], settings: PrepConfig) -> Material:
     """Keep pairs that score at least `quality_threshold`, and split them by file.
 
-    Raises BadInput when there are too few files for the splits, or a split is left without pairs.
+    Raises BadInput when there are too few files for the splits, or a split has no pairs.
     """
     corpus = {passage_id(c.text): c.text for record in records for c in record.chunks}
-    groups = _files_that_belong_together(records)
+    groups = _file_groups(records)
     names = _split(sorted(set(groups)), settings)
     questions: dict[str, dict[str, list[str]]] = {split: {} for split in ("train", "val", "test")}
     for record, group in zip(records, groups, strict=True):
@@ -43,7 +43,7 @@ def convert(records: Sequence[Record], settings: PrepConfig) -> Material:
         for pair, opinion in zip(record.deduplicated_qa_pairs, opinions, strict=True):
             if opinion.overall.score < settings.quality_threshold or not pair.segment_ids:
                 continue
-            # The same question in another record of the split: its passages answer it as well.
+            # The same question in another record of the split: add its passages to the answers.
             found = questions[names[group]].setdefault(pair.question, [])
             for name in pair.segment_ids:
                 one = passage_id(texts[name])
@@ -60,7 +60,7 @@ def convert(records: Sequence[Record], settings: PrepConfig) -> Material:
     return Material(corpus, made["train"], made["val"], made["test"])
 
 
-def _files_that_belong_together(records: Sequence[Record]) -> list[str]:
+def _file_groups(records: Sequence[Record]) -> list[str]:
     """For each record the name of its group: records that share a file are in one split."""
     leader: dict[str, str] = {}
 
@@ -77,7 +77,7 @@ def _files_that_belong_together(records: Sequence[Record]) -> list[str]:
 
 
 def _split(groups: list[str], settings: PrepConfig) -> dict[str, str]:
-    """Which split each group of files is in; only the names and the seed decide."""
+    """The split of each group of files; depends on the names and the seed only."""
     random.Random(settings.seed).shuffle(groups)
     test, val = (
         max(1, round(len(groups) * ratio)) if ratio else 0
@@ -85,7 +85,7 @@ def _split(groups: list[str], settings: PrepConfig) -> dict[str, str]:
     )
     if len(groups) <= test + val:
         raise BadInput(
-            f"found {len(groups)} file(s) that can be told apart, wanted more than {test + val}: "
+            f"found {len(groups)} separate group(s) of files, wanted more than {test + val}: "
             "training and evaluation must not share a file; give the stage sdg more documents"
         )
     names = ["test"] * test + ["val"] * val + ["train"] * (len(groups) - test - val)

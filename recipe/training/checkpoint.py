@@ -1,8 +1,8 @@
-"""Loading a checkpoint to be trained or measured by PyTorch, and saving one that others read.
+"""Load a checkpoint for training or scoring with PyTorch, and save one that others can load.
 
-transformers does both. The llama_bidirec family is no part of it, so its classes come from
-`llama_bidirec.py`, a copy of which goes with every checkpoint that is saved; code that a
-checkpoint brings along never runs.
+Both use transformers. It does not have the llama_bidirec family, so those classes come from
+`llama_bidirec.py`, which is copied into every saved checkpoint. Code inside a checkpoint is never
+run.
 """
 
 import shutil
@@ -17,8 +17,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from exporter.answers import Tokens
-from exporter.checkpoint import Checkpoint
+from exporter.checkpoint import Checkpoint, read_checkpoint
+from exporter.pad_token import drop_pad
 from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer, load_tokenizer
+from exporter.weight_names import KEY_MAPPING
 from recipe.errors import BadInput
 from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
@@ -28,17 +30,34 @@ from recipe.training.llama_bidirec import (
 _LLAMA = "LlamaBidirectionalForSequenceClassification"
 # Families that read query and passage as one text; in the others the tokenizer joins the pair.
 TEMPLATED = (_LLAMA,)
-# Older files of tokenizers that have no tokenizer.json.
-_VOCABULARIES = ("tokenizer.model", "vocab.txt", "vocab.json", "merges.txt")
-# Rows of a batch are padded to a multiple of it: tensor cores want whole tiles.
+# Vocabulary files of tokenizers without tokenizer.json.
+_VOCABULARIES = (
+    *("tokenizer.model", "sentencepiece.bpe.model", "spm.model"),
+    *("vocab.txt", "vocab.json", "merges.txt"),
+)
+# Batches are padded to a multiple of this length, the tile size of tensor cores.
 _TILE_TOKENS = 8
+
+
+def read_whole(source: str) -> Checkpoint:
+    """The checkpoint `source`, which the recipe trains, scores and exports as one folder.
+
+    Raises BadInput for an adapter, and what `read_checkpoint` raises.
+    """
+    checkpoint = read_checkpoint(source)
+    if checkpoint.adapter is not None:
+        raise BadInput(
+            f"found an adapter in {checkpoint.adapter.directory}, wanted a checkpoint with all its "
+            "weights; merge it with peft (merge_and_unload), or use `rerank-export export` alone"
+        )
+    return checkpoint
 
 
 class PairBatcher:
     """Turns (query, passage) pairs into padded tensors, with the checkpoint's own tokenizer.
 
     `template` is None for families whose tokenizer joins the pair (BERT). Pairs longer than
-    `max_tokens` lose the end of their passage.
+    `max_tokens` are truncated at the end of the passage.
     """
 
     def __init__(self, checkpoint: Checkpoint, template: str | None, max_tokens: int) -> None:
@@ -47,26 +66,29 @@ class PairBatcher:
             checkpoint.config.get("model_type"),
             lower_case=checkpoint.texts.lower_case,
         )
-        self._tokenizer = CheckpointTokenizer(loaded, checkpoint.directory, template, max_tokens)
+        dropped = drop_pad(loaded, checkpoint.config["vocab_size"])
+        self._tokenizer = CheckpointTokenizer(
+            loaded, checkpoint.directory, template, max_tokens, dropped
+        )
         self._pad = self._tokenizer.special_tokens(checkpoint.config["vocab_size"]).pad
         self._typed = template is None and checkpoint.config.get("type_vocab_size", 0) > 1
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
         """int64 [pairs, sequence] each: input_ids, attention_mask, token_type_ids if it has any.
 
-        Padding stands on the left; scores do not depend on the side.
+        Padding is on the left; scores do not depend on the side.
         """
         rows = [self._tokenizer.encode(*pair)[0] for pair in pairs]
         longest = max(len(row.token_ids) for row in rows)
         width = -(-longest // _TILE_TOKENS) * _TILE_TOKENS
         batch = {
-            "input_ids": torch.tensor([_left(row.token_ids, width, self._pad) for row in rows]),
+            "input_ids": torch.tensor([_pad_left(row.token_ids, width, self._pad) for row in rows]),
             "attention_mask": torch.tensor(
-                [_left([1] * len(row.token_ids), width, 0) for row in rows]
+                [_pad_left([1] * len(row.token_ids), width, 0) for row in rows]
             ),
         }
         if self._typed:
-            batch["token_type_ids"] = torch.tensor([_types(row, width) for row in rows])
+            batch["token_type_ids"] = torch.tensor([_pad_types(row, width) for row in rows])
         return batch
 
 
@@ -77,13 +99,18 @@ def load_for_transformers(
 
     `attention` is sdpa or eager, None for transformers' choice. Raises BadInput.
     """
-    wishes: dict[str, Any] = {"dtype": torch.float32}
+    if checkpoint.labels.count != 1:
+        raise BadInput(
+            f"found {checkpoint.labels.count} labels in {checkpoint.source}, wanted one: a score "
+            "is one logit here; export the checkpoint and name the artifact, or start from another"
+        )
+    options: dict[str, Any] = {"dtype": torch.float32, "key_mapping": KEY_MAPPING}
     if attention is not None:
-        wishes["attn_implementation"] = attention
+        options["attn_implementation"] = attention
     with quiet():
         if checkpoint.architecture == _LLAMA:
             model: PreTrainedModel = LlamaBidirectionalForSequenceClassification.from_pretrained(
-                checkpoint.directory, **wishes
+                checkpoint.directory, **options
             )
             model.config.pooling = pooling or model.config.pooling
             return model
@@ -93,7 +120,7 @@ def load_for_transformers(
                 "token: set pooling=cls"
             )
         found: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.directory, trust_remote_code=False, **wishes
+            checkpoint.directory, trust_remote_code=False, **options
         )
         return found
 
@@ -103,7 +130,7 @@ def save_consolidated(
 ) -> None:
     """Write the model with these `weights`, and its tokenizer, into the new `directory`.
 
-    Exporter and transformers read it. The tokenizer's files are the base's own, byte for byte.
+    The exporter and transformers can load it. The tokenizer's files are copied from the base.
     """
     directory.mkdir(parents=True)
     if isinstance(model, LlamaBidirectionalForSequenceClassification):
@@ -116,17 +143,17 @@ def save_consolidated(
             shutil.copyfile(base.directory / name, directory / name)
 
 
-def _left(values: list[int], width: int, filler: int) -> list[int]:
+def _pad_left(values: list[int], width: int, filler: int) -> list[int]:
     return [filler] * (width - len(values)) + values
 
 
-def _types(row: Tokens, width: int) -> list[int]:
-    return _left(row.type_ids or [0] * len(row.token_ids), width, 0)
+def _pad_types(row: Tokens, width: int) -> list[int]:
+    return _pad_left(row.type_ids or [0] * len(row.token_ids), width, 0)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back transformers' progress bars and warnings: the recipe tells its own."""
+    """Suppress transformers' progress bars and warnings: the recipe has its own."""
     level, bars = (
         transformers_logging.get_verbosity(),
         transformers_logging.is_progress_bar_enabled(),

@@ -1,4 +1,4 @@
-"""The course of a training run: metrics.jsonl, one object a logged step, and curves.svg."""
+"""The curves of a training run: metrics.jsonl, one object per logged step, and curves.svg."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from recipe.durable import write_whole
+from recipe.durable import write_atomic
 from recipe.picture import as_svg, new_figure
 
-# What a line of metrics.jsonl may hold: no run times, so that equal runs give equal files.
+# Keys in a line of metrics.jsonl; no run times, so that equal runs give equal files.
 _KEPT = (
     "step",
     "epoch",
@@ -28,11 +28,13 @@ _PANELS = (
 
 
 def write_curves(directory: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write both files anew from everything logged so far, each whole or not at all."""
+    """Write both files from the whole log so far, each atomically."""
     entries = [{key: entry[key] for key in _KEPT if key in entry} for entry in history]
     kept = [entry for entry in entries if "loss" in entry or "eval_loss" in entry]
-    write_whole(directory / "metrics.jsonl", b"".join(msgspec.json.encode(e) + b"\n" for e in kept))
-    write_whole(directory / "curves.svg", _picture(history))
+    write_atomic(
+        directory / "metrics.jsonl", b"".join(msgspec.json.encode(e) + b"\n" for e in kept)
+    )
+    write_atomic(directory / "curves.svg", _picture(history))
 
 
 def _picture(history: Sequence[Mapping[str, Any]]) -> bytes:

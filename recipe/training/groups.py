@@ -1,9 +1,10 @@
-"""What the loss is made of: a query with one passage that answers it and several that do not.
+"""Training data: a query with one positive passage and several negatives.
 
 Read from NeMo Automodel's retrieval format, as the stage prep writes it
-(`train_mined.automodel_unrolled.json`, one record per positive): `corpus.path` leads from the file
-to a folder with parquet files of `id` and `text`; each record of `data` has `question_id`,
-`question`, `pos_doc` and `neg_doc`, lists of `{"id", "score"?}`, hardest negatives first.
+(`train_mined.automodel_unrolled.json`, one record per positive): `corpus.path` is the path,
+relative to the file, of a folder with parquet files of `id` and `text`; each record of `data` has
+`question_id`, `question`, `pos_doc` and `neg_doc`, lists of `{"id", "score"?}`, hardest negatives
+first.
 """
 
 from codecs import BOM_UTF8
@@ -48,7 +49,7 @@ class _TrainingFile(msgspec.Struct):
 def read_groups(file: Path, passages: int) -> list[Group]:
     """The groups of `file`: one positive and the first `passages` - 1 negatives of each record.
 
-    Raises BadInput for a file of another form, unknown passages and too few negatives.
+    Raises BadInput for a file of another format, unknown passages and too few negatives.
     """
     try:
         content = file.read_bytes().removeprefix(BOM_UTF8)
@@ -59,7 +60,7 @@ def read_groups(file: Path, passages: int) -> list[Group]:
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(
-            f"{file} cannot be used ({error}); wanted what the stage prep writes: run it again"
+            f"{file} cannot be used ({error}); wanted the format of the stage prep: run it again"
         ) from error
     if not found.data:
         raise BadInput(

@@ -1,4 +1,4 @@
-"""What a training run is asked for, and what its checkpoint says of it. Needs no torch."""
+"""The settings of a training run, and the facts in its checkpoint. Needs no torch."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkpoint was trained with, in training.json beside its weights."""
+    """The settings that a checkpoint was trained with, in training.json beside its weights."""
 
     prompt_template: str | None
     rerank_max_length: int

@@ -1,11 +1,11 @@
-"""The llama_bidirec family for transformers' own loader: a Llama that reads both ways.
+"""The llama_bidirec family for transformers' own loader: a Llama with bidirectional attention.
 
-A fine-tuned checkpoint carries a copy of this file, named by `auto_map` in its config.json, so
+A fine-tuned checkpoint contains a copy of this file, named by `auto_map` in its config.json, so
 that `AutoModelForSequenceClassification.from_pretrained(DIR, trust_remote_code=True)` works in an
-environment that has transformers and nothing of ours; `make bench` hands it to peers in the same
-way. Parameter names and config keys are those
-of nvidia/llama-nemotron-rerank-1b-v2; `exporter/architectures/llama_bidirectional.py` holds the
-same model as tensor functions, and the export proves that the two agree.
+environment that has transformers and none of our packages; `make bench` gives it to peers in the
+same way. Parameter names and config keys are those of nvidia/llama-nemotron-rerank-1b-v2;
+`exporter/architectures/llama_bidirectional.py` is the same model as tensor functions, and the
+export proves that the two agree.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ class LlamaBidirectionalConfig(LlamaConfig):
 
 
 class LlamaBidirectionalModel(LlamaModel):
-    """Llama's layers, none of them causal."""
+    """Llama's layers without causal masks."""
 
     config_class = LlamaBidirectionalConfig
 
@@ -53,13 +53,13 @@ class LlamaBidirectionalForSequenceClassification(LlamaPreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
-        """Raw logits; padding may stand on either side."""
+        """Raw logits; padding may be on either side."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         mask = attention_mask
-        if self.config._attn_implementation != _FLASH:  # which takes padding as it comes
+        if self.config._attn_implementation != _FLASH:  # which takes the padding mask as it is
             sequence = input_ids.shape[1]
-            # Ready-made: transformers 4.57 and others ignore `is_causal` in the config.
+            # A ready-made mask: transformers 4.57 and others ignore `is_causal` in the config.
             mask = attention_mask[:, None, None, :].bool().expand(-1, 1, sequence, -1)
         states = self.model(input_ids=input_ids, attention_mask=mask, use_cache=False)
         pooled = self._pool(states.last_hidden_state.float(), attention_mask)

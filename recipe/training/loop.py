@@ -1,8 +1,8 @@
 """The training loop: transformers' Trainer with a loss over groups.
 
-Runs in the calling process, or in each of several that torchrun started
-(`python -m recipe.training`); the Trainer spreads the global batch over them, with FSDP when the
-job asks for it.
+Runs in the calling process, or in each of several processes started by torchrun
+(`python -m recipe.training`); the Trainer spreads the global batch over them, with FSDP if the job
+asks for it.
 """
 
 import os
@@ -24,24 +24,30 @@ from transformers import (
     TrainingArguments,
 )
 
-from exporter.checkpoint import Checkpoint, read_checkpoint
+from exporter.checkpoint import Checkpoint
 from recipe.durable import write_json
-from recipe.progress import Say
-from recipe.training.checkpoint import PairBatcher, load_for_transformers, quiet, save_consolidated
+from recipe.progress import Log
+from recipe.training.checkpoint import (
+    PairBatcher,
+    load_for_transformers,
+    quiet,
+    read_whole,
+    save_consolidated,
+)
 from recipe.training.curves import write_curves
 from recipe.training.groups import Group, read_groups
 from recipe.training.job import CONSOLIDATED, FACTS_FILE, Facts, Job, accumulated_passes
-from runtime.outputs import replaced, working_beside
+from runtime.outputs import atomic_directory, locked_work_folder
 
-# Lies in a folder of the Trainer exactly when everything else in it was written.
-_WHOLE = "whole"
+# A file in a folder of the Trainer, written last: the folder is complete.
+_COMPLETE_MARK = "whole"
 
 
-def train(job: Job, say: Say) -> Path:
-    """Train, and return the consolidated checkpoint, to which `LATEST` in the directory leads.
+def train(job: Job, log: Log) -> Path:
+    """Train, and return the consolidated checkpoint, to which `LATEST` in the directory points.
 
-    A run that was interrupted goes on from its last whole checkpoint and gives the weights that
-    it would have given. Raises BadInput before any weights are read.
+    An interrupted run continues from its last complete checkpoint and gives the same weights as an
+    uninterrupted one. Raises BadInput before any weights are read.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     groups = read_groups(Path(job.train_data_path), job.train_n_passages)
@@ -49,7 +55,7 @@ def train(job: Job, say: Say) -> Path:
         read_groups(Path(job.val_data_path), job.train_n_passages) if job.val_data_path else None
     )
     steps = max(1, len(groups) // job.global_batch_size) * job.num_epochs
-    base = read_checkpoint(job.base_model)
+    base = read_whole(job.base_model)
     batcher = PairBatcher(base, job.template, job.rerank_max_length)
     model = load_for_transformers(base, attention=job.attn_implementation, pooling=job.pooling)
     directory = Path(job.directory)
@@ -60,25 +66,25 @@ def train(job: Job, say: Say) -> Path:
         eval_dataset=held_out,
         data_collator=_Collator(batcher),
         compute_metrics=_metrics,
-        callbacks=[_Reporter(directory, steps, say)],
+        callbacks=[_Reporter(directory, steps, log)],
     )
     trainer.temperature = job.temperature
-    trainer.sampler = _WholeBatches(len(groups), job.global_batch_size, job.seed)
+    trainer.sampler = _FullBatchSampler(len(groups), job.global_batch_size, job.seed)
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
-        say(
+        log(
             f"{len(groups)} examples, {steps} steps of {job.global_batch_size} on {world} "
             f"process(es), {trainer.args.device.type}, {'bf16' if trainer.args.bf16 else 'fp32'}"
         )
         if steps <= job.lr_warmup_steps:
-            say(
+            log(
                 f"warning: all {steps} steps are warm-up (lr_warmup_steps = "
                 f"{job.lr_warmup_steps}), so the learning rate never reaches its peak; lower "
                 "lr_warmup_steps, or global_batch_size for more steps"
             )
-    # One process tidies up, and no other looks before it is done.
+    # One process removes old files; the others wait for it.
     with trainer.args.main_process_first(local=False):
-        last = _last_whole(directory / "trainer")
+        last = _last_complete(directory / "trainer")
     with quiet():
         trainer.train(resume_from_checkpoint=last)
     facts = Facts(
@@ -102,11 +108,11 @@ class _Collator:
         return {**self._batcher(pairs), "labels": torch.zeros(len(groups), dtype=torch.int64)}
 
 
-class _WholeBatches(Sampler[int]):
-    """Each epoch's examples in an order of its own, as many as fill whole global batches.
+class _FullBatchSampler(Sampler[int]):
+    """Each epoch's examples in another order, as many as fill complete global batches.
 
-    The rest of an epoch, another one each time, is left out: half-filled batches would be filled
-    up differently on one process and on several. Fewer examples than one batch are all taken.
+    The rest of an epoch, different each time, is left out: incomplete batches would be padded
+    differently on one process and on several. Fewer examples than one batch are all used.
     """
 
     def __init__(self, examples: int, batch: int, seed: int) -> None:
@@ -114,7 +120,7 @@ class _WholeBatches(Sampler[int]):
         self._taken = examples // batch * batch or examples
 
     def set_epoch(self, epoch: int) -> None:
-        """The Trainer says which epoch begins, or goes on after a stop."""
+        """Called by the Trainer when an epoch begins, or continues after a stop."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -131,10 +137,10 @@ class _GroupTrainer(Trainer):
     temperature: float = 1.0
     sampler: Sampler[int]
 
-    def __init__(self, **wishes: Any) -> None:
-        super().__init__(**wishes)
-        # The loss below is a mean over the groups of one forward pass, and the Trainer must
-        # divide it by the number of passes that it accumulates.
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # The loss below is a mean over the groups of one forward pass, so the Trainer must divide
+        # it by the number of accumulated passes.
         self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
@@ -156,15 +162,15 @@ class _GroupTrainer(Trainer):
 
 
 class _Reporter(TrainerCallback):
-    """Curves at every log, and a mark in every checkpoint that is complete."""
+    """Writes curves at every log, and marks complete checkpoints."""
 
-    def __init__(self, directory: Path, steps: int, say: Say) -> None:
+    def __init__(self, directory: Path, steps: int, log: Log) -> None:
         self._directory = directory
         self._steps = steps
-        self._say = say
+        self._log = log
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Write the curves and tell the last figures."""
+        """Write the curves and log the last figures."""
         if not state.is_world_process_zero:
             return
         write_curves(self._directory, state.log_history)
@@ -172,13 +178,13 @@ class _Reporter(TrainerCallback):
         kinds = {"loss": "loss", "eval_loss": "validation loss", "eval_mrr": "MRR"}
         shown = [f"{word} {last[key]:.4f}" for key, word in kinds.items() if key in last]
         if shown:
-            self._say(f"step {state.global_step} of {self._steps}: {', '.join(shown)}")
+            self._log(f"step {state.global_step} of {self._steps}: {', '.join(shown)}")
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """The last thing that is written into a checkpoint of the Trainer."""
-        args.distributed_state.wait_for_everyone()  # each process writes files of its own
+        """Mark a checkpoint of the Trainer as complete, after everything else."""
+        args.distributed_state.wait_for_everyone()  # each process writes its own files
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE_MARK).touch()
 
 
 def _arguments(
@@ -219,33 +225,33 @@ def _arguments(
 
 
 def _on_one_device(arguments: TrainingArguments) -> TrainingArguments:
-    """A process trains on one GPU, whatever it sees.
+    """Train on one GPU per process, even if more are visible.
 
-    Left alone, the Trainer splits the forward passes of a single process over all of them by
-    DataParallel, which multiplies the global batch. Sets what the Trainer itself sets for models
-    that lie on several GPUs.
+    By default the Trainer splits the forward passes of a single process over all visible GPUs by
+    DataParallel, which multiplies the global batch. This sets the values that the Trainer itself
+    sets for models that are split over several GPUs.
     """
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
 def _interval(asked: int, steps: int) -> int:
-    """Steps between checkpoints; a run too short for three of them gets three all the same."""
+    """Steps between checkpoints; short runs get at least three checkpoints."""
     return asked if steps >= 3 * asked else max(1, steps // 3)
 
 
 def _metrics(predicted: EvalPrediction) -> Mapping[str, float]:
-    """Of the validation groups: how high the positive stands among its passages."""
+    """Metrics of the validation groups: the rank of the positive among its passages."""
     logits = np.asarray(predicted.predictions)
-    # A tie is held against the model.
+    # A tie counts against the model.
     ranks = 1 + (logits[:, 1:] >= logits[:, :1]).sum(axis=1)
     return {"mrr": float((1 / ranks).mean()), "accuracy": float((ranks == 1).mean())}
 
 
-def _last_whole(directory: Path) -> str | None:
-    """The newest checkpoint of the Trainer that was written to its end; others are removed."""
+def _last_complete(directory: Path) -> str | None:
+    """The newest complete checkpoint of the Trainer; incomplete ones are removed."""
     for path in directory.glob("checkpoint-*"):
-        if not (path / _WHOLE).exists():
+        if not (path / _COMPLETE_MARK).exists():
             shutil.rmtree(path)
     found = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     return str(found[-1]) if found else None
@@ -254,15 +260,15 @@ def _last_whole(directory: Path) -> str | None:
 def _publish(
     trainer: _GroupTrainer, base: Checkpoint, directory: Path, epochs: int, facts: Facts
 ) -> Path:
-    """Let the checkpoint appear whole, and LATEST lead to it."""
+    """Write the checkpoint, rename it into place when complete, and point LATEST to it."""
     name = f"epoch_{epochs}_step_{facts.steps}"
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process
     if trainer.is_world_process_zero():
-        with replaced(directory / name, "finetune", lambda _: None) as new:
+        with atomic_directory(directory / name, "finetune", lambda _: None) as new:
             save_consolidated(model, weights, base, new / CONSOLIDATED)
             write_json(new / CONSOLIDATED / FACTS_FILE, facts)
-        with working_beside(directory / name, "finetune") as folder:
+        with locked_work_folder(directory / name, "finetune") as folder:
             link = folder / "link"
             link.unlink(missing_ok=True)
             link.symlink_to(name)

@@ -1,7 +1,7 @@
-"""Engines: things that turn named arrays into named arrays, behind one protocol and one table.
+"""Engines: backends that compute named arrays from named arrays, behind one protocol and one table.
 
-A new engine is a module with an `open_engine` function and one row in `ENGINES`. Modules are
-imported only when their engine is opened: importing this package needs no engine's library.
+A new engine is a module with an `open_engine` function and a row in `ENGINES`. Its module is
+imported only when the engine is opened: importing this package needs no engine's library.
 """
 
 import importlib
@@ -23,14 +23,14 @@ Outputs = dict[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class EngineSetup:
-    """What an engine is opened for. ONNX Runtime on the CPU needs none of it.
+    """Options for opening an engine. ONNX Runtime on the CPU needs none of them.
 
-    `inputs` are the graph's, all int64 [rows, tokens], and `precision` is its own; `max_rows` and
-    `max_tokens` bound a call; `padding_waste` is the share of padding that batches may have;
-    `shapes` are what to compile for, where the engine compiles; calls of up to `graph_tokens`
-    computed tokens replay captured CUDA graphs (0: none). `cache` is where compiled engines are
-    kept between starts, `memory_bytes` the most memory of the GPU that calls may take (None: no
-    bound), and `host_code` says that a plan may bring code for the CPU along.
+    `inputs` are the graph's, all int64 [rows, tokens]; `precision` is the graph's. `max_rows` and
+    `max_tokens` bound a call; `padding_waste` is the largest share of padding in a batch. `shapes`
+    are the shapes to compile for, in engines that compile. Calls of up to `graph_tokens` computed
+    tokens replay captured CUDA graphs (0: none). `cache` is the folder that keeps compiled engines
+    between starts, `memory_bytes` the most GPU memory for calls (None: no limit). `host_code`
+    allows a plan that contains code for the CPU.
     """
 
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
@@ -46,11 +46,11 @@ class EngineSetup:
 
 
 class Engine(Protocol):
-    """What the rest of the runtime knows of an engine.
+    """The interface of an engine.
 
-    `version` is that of its library, `device` "cpu", "cuda:N" or "remote". `lanes` is how many
-    calls of `run` may be under way at the same time. `input_names` and `output_names` are the
-    graph's. `shapes` bound what it takes; none means that it takes every shape.
+    `version` is the version of its library, `device` "cpu", "cuda:N" or "remote". `lanes` is the
+    number of concurrent calls of `run`. `input_names` and `output_names` are the graph's. `shapes`
+    are the ranges of shapes that it accepts; empty means every shape.
     """
 
     name: str
@@ -62,28 +62,27 @@ class Engine(Protocol):
     shapes: tuple[ShapeRange, ...]
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
-        """The shape, at least this one, in which it computes such a call: its inputs are to be
-        padded to it."""
+        """The shape that a call of this shape must be padded to; at least this shape."""
 
     def run(self, inputs: Arrays) -> Outputs:
-        """Compute all outputs. Called from up to `lanes` threads at a time.
+        """Compute all outputs. At most `lanes` threads call it at the same time.
 
         Raises OutOfMemory, DeviceLost or EngineError.
         """
 
     def close(self) -> None:
-        """Give back memory and devices; `run` is not called afterwards. May be called again."""
+        """Free memory and devices; `run` is not called afterwards. May be called again."""
 
 
 @runtime_checkable
 class BoundedEngine(Protocol):
-    """An engine that takes at most `max_rows` rows in a call, whatever the target says."""
+    """An engine with a limit of its own: at most `max_rows` rows in a call."""
 
     max_rows: int
 
 
 class AnyShape:
-    """The two answers of an engine that computes every shape as it comes."""
+    """The shape interface of an engine that accepts every shape."""
 
     shapes: tuple[ShapeRange, ...] = ()
 
@@ -95,7 +94,7 @@ class AnyShape:
 MODEL_FILE = "model.onnx"
 PLAN_FILE = "model.plan"
 
-# name → (module, the file of the artifact that it needs or None)
+# Name → (module, the artifact's file that it needs or None).
 ENGINES: dict[str, tuple[str, str | None]] = {
     "tensorrt": ("runtime.engines.tensorrt", PLAN_FILE),
     "onnxruntime-tensorrt": ("runtime.engines.ort", MODEL_FILE),
@@ -113,9 +112,9 @@ GPU_ENGINES = ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda")
 def open_engine(wanted: str, directory: Path, setup: EngineSetup | None = None) -> Engine:
     """Open the engine called `wanted` on the artifact in `directory`.
 
-    One that runs elsewhere is named with its address: "triton=http://127.0.0.1:8003". Raises
-    EngineUnavailable when the engine, its library or its hardware is not here: never
-    falls back to another one.
+    A remote engine is named with its address: "triton=http://127.0.0.1:8003". Raises
+    EngineUnavailable when the engine, its library or its hardware is missing. There is no fallback
+    to another engine.
     """
     name, remote, address = wanted.partition("=")
     if name not in ENGINES:

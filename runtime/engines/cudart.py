@@ -1,7 +1,7 @@
-"""Memory and streams of a GPU through the CUDA runtime library, as far as a plan needs them.
+"""GPU memory and streams through the CUDA runtime library, as far as a TensorRT plan needs them.
 
-A dozen calls by ctypes: TensorRT and ONNX Runtime bring libcudart along anyway, while cuda-python
-would add a package of bindings that must match the toolkit, and PyTorch a gigabyte. Signatures:
+A dozen ctypes calls. TensorRT and ONNX Runtime ship libcudart anyway; cuda-python would add
+bindings that must match the toolkit, and PyTorch a gigabyte. Signatures:
 docs.nvidia.com/cuda/cuda-runtime-api.
 """
 
@@ -29,48 +29,48 @@ class CudaFailed(Exception):
 
 
 class Cuda:
-    """The calls, each of which raises CudaFailed. Addresses are plain numbers; 0 is none."""
+    """The CUDA runtime calls; each raises CudaFailed. Addresses are plain integers; 0 is none."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
         library.cudaGetErrorString.restype = ctypes.c_char_p
 
     def allocate(self, size_bytes: int) -> int:
-        """The address of new memory on the device."""
+        """Allocate device memory and return its address."""
         return self._address("cudaMalloc", size_bytes)
 
     def free(self, address: int) -> None:
-        """Give device memory back; 0 is ignored."""
+        """Free device memory; 0 is ignored."""
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def allocate_pinned(self, size_bytes: int) -> int:
-        """The address of new page-locked host memory, which the device reads by itself."""
+        """Allocate page-locked host memory, which the device can read, and return its address."""
         return self._address("cudaMallocHost", size_bytes)
 
     def free_pinned(self, address: int) -> None:
-        """Give host memory back; 0 is ignored."""
+        """Free page-locked host memory; 0 is ignored."""
         self._call("cudaFreeHost", ctypes.c_void_p(address))
 
     def create_stream(self) -> int:
-        """A stream that does not wait for the default one."""
+        """Create a stream that does not wait for the default stream."""
         found = ctypes.c_void_p()
         self._call("cudaStreamCreateWithFlags", ctypes.byref(found), ctypes.c_uint(_NO_BLOCKING))
         return found.value or 0
 
     def destroy_stream(self, stream: int) -> None:
-        """Give a stream back."""
+        """Destroy a stream."""
         self._call("cudaStreamDestroy", ctypes.c_void_p(stream))
 
     def to_device(self, device: int, host: int, size_bytes: int, stream: int) -> None:
-        """Copy pinned host memory to the device, in the order of `stream`."""
+        """Copy pinned host memory to the device, on `stream`."""
         self._copy(device, host, size_bytes, _TO_DEVICE, stream)
 
     def to_host(self, host: int, device: int, size_bytes: int, stream: int) -> None:
-        """Copy from the device to pinned host memory, in the order of `stream`."""
+        """Copy device memory to pinned host memory, on `stream`."""
         self._copy(host, device, size_bytes, _TO_HOST, stream)
 
     def wait(self, stream: int) -> None:
-        """Return when everything in `stream` is done; failures of kernels come out here."""
+        """Wait until all work on `stream` is done. Errors of kernels are raised here."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
     def _copy(self, to: int, source: int, size_bytes: int, kind: int, stream: int) -> None:
@@ -92,7 +92,7 @@ class Cuda:
         code = getattr(self._library, name)(*arguments)
         if code:
             text = self._library.cudaGetErrorString(code)
-            # An error that is not sticky stays the "last" one until it is asked for.
+            # Reset the last error: one that is not sticky would stay until it is read.
             self._library.cudaGetLastError()
             raise CudaFailed(name, code, text.decode(errors="replace") if text else "unknown")
 
@@ -100,13 +100,13 @@ class Cuda:
 def host_array(
     address: int, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> npt.NDArray[np.generic]:
-    """The host memory at `address` as an array; it must outlive the array."""
+    """The host memory at `address` as an array; the memory must outlive the array."""
     memory = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
     return np.frombuffer(memoryview(memory), dtype).reshape(shape)
 
 
 def open_cuda() -> Cuda:
-    """The CUDA runtime of this machine, or EngineUnavailable."""
+    """Load the CUDA runtime of this machine. Raises EngineUnavailable."""
     for name in (*_LIBRARIES, *_from_packages()):
         try:
             return Cuda(ctypes.CDLL(name))
@@ -119,7 +119,7 @@ def open_cuda() -> Cuda:
 
 
 def _from_packages() -> Iterator[str]:
-    """The library inside NVIDIA's Python packages, which are on no library path."""
+    """Paths of the library in NVIDIA's Python packages, which are not on the library path."""
     for package in ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"):
         try:
             files = importlib.metadata.files(package) or []

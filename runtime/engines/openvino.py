@@ -1,11 +1,11 @@
-"""OpenVINO on the CPU, with the precision of its arithmetic said and not guessed.
+"""OpenVINO on the CPU, with an explicit precision.
 
-Left alone, OpenVINO computes a float32 graph in bf16 wherever the hardware has it, and says
-nothing; so each precision is an engine of its own.
+By default OpenVINO silently computes a float32 graph in bf16 where the hardware has it. So each
+precision is an engine of its own.
 
-It makes kernels for every shape that it sees and keeps them, hundreds of KiB a shape. So rows
-are padded to few lengths, by no more than the target's batches may be. Where these must not pad,
-because scores would move, the number of kernels that it keeps is bounded instead.
+OpenVINO compiles kernels for every shape and caches them, hundreds of KiB a shape. So rows are
+padded to a few lengths, within the padding that the target allows. Where padding is not allowed,
+because scores would change, the size of the cache is bounded instead.
 """
 
 import bisect
@@ -23,18 +23,17 @@ from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange
 from runtime.telemetry import import_without_telemetry
 
-# Of the exception that tells so.
+# OpenVINO's message for weights that are links out of the model's directory.
 _WEIGHTS_ELSEWHERE = "outside the base directory"
-# Kernels for some dozens of shapes, where shapes are not rounded; 0 would make them anew each time.
+# The kernel cache where lengths are not rounded: some dozens of shapes. 0 would compile each time.
 _KERNELS_KEPT = 256
 _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 
 
 class OpenVinoEngine:
-    """One graph on the CPU, compiled into requests that compute one call each.
+    """One graph on the CPU; an OpenVINO infer request computes each call.
 
-    Rows are padded to few lengths: by the share `padding` of their own at most, and to no more than
-    `max_tokens`.
+    Rows are padded to a few lengths, within `padding_waste` and `max_tokens` of the setup.
     """
 
     shapes: tuple[ShapeRange, ...] = ()
@@ -69,7 +68,7 @@ class OpenVinoEngine:
             raise EngineError(f"{self.name} failed: {error}") from error
 
     def close(self) -> None:
-        """Drop the requests; their memory goes back when the last reference is gone."""
+        """Drop the infer requests; their memory is freed with the last reference."""
         self._lanes = None
 
 
@@ -78,8 +77,8 @@ def open_engine(
     model_file: Path,
     setup: EngineSetup,
 ) -> OpenVinoEngine:
-    """Compile `model_file` for the CPU in the precision that `name` says, or raise
-    EngineUnavailable."""
+    """Compile `model_file` for the CPU in the precision of engine `name`. Raises
+    EngineUnavailable or EngineError."""
     try:
         openvino = import_without_telemetry("openvino")
     except ImportError as error:
@@ -94,21 +93,21 @@ def open_engine(
             f"engine {name} needs a CPU with bf16 arithmetic (AVX512-BF16 or AMX), this one has "
             f"{', '.join(able)}; choose the target cpu-fp32 or cpu-int8"
         )
-    wish = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
+    config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
     if not setup.padding_waste:
-        wish["CPU_RUNTIME_CACHE_CAPACITY"] = _KERNELS_KEPT
+        config["CPU_RUNTIME_CACHE_CAPACITY"] = _KERNELS_KEPT
     count = lanes_for(model_file)
     try:
-        compiled = core.compile_model(str(model_file), "CPU", wish | {"NUM_STREAMS": 1})
+        compiled = core.compile_model(str(model_file), "CPU", config | {"NUM_STREAMS": 1})
         narrow = []
         if count > 1:
-            streams = core.compile_model(str(model_file), "CPU", wish | {"NUM_STREAMS": count})
+            streams = core.compile_model(str(model_file), "CPU", config | {"NUM_STREAMS": count})
             narrow = [streams.create_infer_request() for _ in range(count)]
     except Exception as error:
         if _WEIGHTS_ELSEWHERE in str(error):
             raise EngineUnavailable(
-                f"engine {name} takes no weights beside {model_file.name} that are links out of "
-                "its directory, as the hub's cache has them; copy the directory with `cp -rL`, or "
+                f"engine {name} cannot load weights of {model_file.name} that are links out of its "
+                "directory, as in the hub's cache; copy the directory with `cp -rL`, or "
                 "choose a target of onnxruntime-cpu"
             ) from error
         raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
@@ -120,8 +119,8 @@ def open_engine(
 
 
 def _lengths(padding: float, most: int) -> list[int]:
-    """The lengths that rows are padded to, ascending, the last one `most`: between two neighbours
-    lies at most the share `padding` of the longer one. None where rows are not padded."""
+    """The lengths that rows are padded to, ascending, the last one `most`. Neighbours differ by at
+    most the share `padding` of the longer one. Empty where rows are not padded."""
     found: list[int] = []
     length = most if padding else 0
     while length > 0:

@@ -1,9 +1,9 @@
 """ONNX Runtime: the CPU, CUDA and TensorRT providers, without silent fallback between them.
 
-ONNX Runtime falls back in three ways: a provider whose libraries cannot be loaded is left out, one
-that fails while it computes is replaced, and an operator that a provider does not take goes to the
-next: from TensorRT to CUDA, and from CUDA to the CPU. Here the first stops the start, the second is
-switched off, and the third stops the start when the operator is one that does the work.
+ONNX Runtime falls back in three ways. It skips a provider whose libraries cannot be loaded; here
+that stops the start. It replaces a provider that fails during a call; here that is switched off. It
+assigns operators that a provider does not support to the next one, from TensorRT to CUDA and from
+CUDA to the CPU; here that stops the start if the operator is a heavy one.
 
 Options of the providers: onnxruntime.ai/docs/execution-providers, checked against the libraries of
 onnxruntime-gpu 1.31.1.
@@ -24,7 +24,7 @@ import numpy as np
 
 from runtime.cores import usable_cores
 from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
-from runtime.engines.faults import understood
+from runtime.engines.gpu_errors import classify_gpu_error
 from runtime.engines.lanes import Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange, bucket
@@ -37,7 +37,7 @@ _CPU, _CUDA, _TENSORRT = (
     "CUDAExecutionProvider",
     "TensorrtExecutionProvider",
 )
-# Best first: what TensorRT does not take of masks and indices goes to CUDA.
+# Best first: masks and indices that TensorRT does not support go to CUDA.
 _PROVIDERS = {
     "onnxruntime-cpu": (_CPU,),
     "onnxruntime-cuda": (_CUDA,),
@@ -47,38 +47,38 @@ _MISSING = {
     _CUDA: "the libraries of CUDA 13 and cuDNN 9, and a GPU with its driver",
     _TENSORRT: "libnvinfer.so.10 and libnvonnxparser.so.10 of TensorRT 10 on LD_LIBRARY_PATH",
 }
-# What to do about a graph of which a provider leaves work to another.
+# What to do when a provider leaves heavy operators to another one.
 _TAKES_ALL = {
     _CUDA: "export the checkpoint for the target cuda-fp16",
     _TENSORRT: "export the checkpoint for the target ort-tensorrt-fp16, or choose cuda-fp16",
 }
-# Of the exception with which ONNX Runtime tells that TensorRT's libraries are missing.
+# ONNX Runtime's message for missing TensorRT libraries.
 _NO_TENSORRT = "Please install TensorRT libraries"
-# A driver, a card or a library with which this build can never compute: driver too old (35), no
-# kernels for the card (209), driver and library or card apart (803, 804; driver_types.h of CUDA).
+# CUDA errors after which this build can never compute: driver too old (35), no kernels for the card
+# (209), mismatch of driver and library or card (803, 804; driver_types.h of CUDA).
 _NO_CUDA = re.compile(r"CUDA failure (35|209|803|804)\b|CUDA wasn't able to be loaded")
-# Nothing: what fails is raised in the same words, which ONNX Runtime would print on stderr. Not so
-# what TensorRT's parser and builder say: of these the errors.
+# Log levels of ONNX Runtime. Fatal only: errors are raised with the same text. With TensorRT,
+# errors too: those of its parser and builder are not raised.
 _FATAL, _ERRORS = 4, 3
-# The work of a model; the rest (shapes, masks, indices) may be on the CPU.
+# The heavy operators of a model; the rest (shapes, masks, indices) may run on the CPU.
 _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
-# How long threads look for work before they sleep, in µs: longer than from one operator to the
-# next, and for short calls to the next call. Left alone they burn ten times the CPU of a small call
-# when no other follows.
+# How long threads spin before they sleep, in µs: longer than the gap between two operators, and
+# between two short calls. The default spins so long that a single small call burns ten times its
+# CPU time.
 _SPIN = ("session.intra_op.spin_duration_us", "500")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
-# Versions from the first to before the second give TensorRT a network without the graph's types, by
-# a wrong comparison of versions: github.com/microsoft/onnxruntime/pull/29779. So does the library
-# of 1.31.1, the newest that was looked at: it calls createNetworkV2 without flags.
-_WITHOUT_TYPES = ((1, 27), (1, 32))
-# NVIDIA's libraries, TensorRT's builder among them, then keep float32 whole
+# Versions from the first to before the second drop the graph's types for TensorRT, because of a
+# wrong version comparison: github.com/microsoft/onnxruntime/pull/29779. The newest checked, 1.31.1,
+# still does: it calls createNetworkV2 without flags.
+_UNTYPED_VERSIONS = ((1, 27), (1, 32))
+# This variable turns TensorFloat-32 off in NVIDIA's libraries, TensorRT's builder included
 # (docs.nvidia.com/deeplearning/tensorrt, "TF32").
 _NO_TF32 = ("NVIDIA_TF32_OVERRIDE", "0")
-# Run option: the number of the captured graph to replay, and the one that means none.
+# Run option: the id of the captured graph to replay; -1 means none.
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
-# Its node adds and normalises in one pass, but slower than the two that it replaces: 8 % of a
-# MiniLM row (onnxruntime 1.31.1, AVX-512).
+# The fused node is slower than the two nodes that it replaces: 8 % of a MiniLM row (onnxruntime
+# 1.31.1, AVX-512).
 _SLOWER_ON_CPU = ["SkipLayerNormFusion"]
 
 
@@ -106,22 +106,22 @@ class OrtEngine(AnyShape):
         return dict(zip(self.output_names, values, strict=True))
 
     def close(self) -> None:
-        """Drop the sessions; their memory goes back when the last reference is gone."""
+        """Drop the sessions; their memory is freed with the last reference."""
         self._lanes = None
 
 
 class OrtGpuEngine(OrtEngine):
     """One session on an NVIDIA GPU, with bound inputs and outputs.
 
-    With `graph_tokens` small calls are padded to a few shapes, each of which has a captured CUDA
-    graph over buffers of its own: launching hundreds of small kernels takes longer than they do.
+    With `graph_tokens`, small calls are padded to a few shapes. Each shape has a captured CUDA
+    graph with its own buffers: launching hundreds of small kernels takes longer than running them.
     """
 
     device = "cuda:0"
     _memory = "cuda"
 
     def __init__(self, name: str, session: Any, ort: Any, setup: EngineSetup) -> None:
-        # One call at a time: captured graphs have buffers of their own.
+        # One call at a time: captured graphs share their buffers between calls.
         super().__init__(name, ort.__version__, session, Lanes(session))
         self._session = session
         self.shapes = _compiled_shapes(name, setup)
@@ -129,11 +129,11 @@ class OrtGpuEngine(OrtEngine):
         self._setup = setup
         self._graph_tokens = setup.graph_tokens if self._can_capture() else 0
         self._captured: dict[Shape, _Captured] = {}
-        # Never twice: what a failed capture left behind under a number is not to be replayed.
+        # An id is never used twice: a failed capture may have left a graph behind under its id.
         self._numbers = itertools.count(1)
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
-        """See Engine: a bucket where a captured graph serves it, the least of the shapes else."""
+        """See Engine: the bucket of a captured graph, or the smallest compiled shape."""
         if self.shapes:
             return self.shapes[0].padded(rows, tokens)
         shape = bucket(rows, tokens, self._setup.max_rows)
@@ -145,9 +145,9 @@ class OrtGpuEngine(OrtEngine):
             shape = _shape_of(inputs)
             if shape is not None and self._is_captured(shape):
                 return self._replay(shape, inputs)
-            return self._bound(inputs)
+            return self._run_with_binding(inputs)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
-            raise understood(self.name, error) from error
+            raise classify_gpu_error(self.name, error) from error
 
     def close(self) -> None:
         """See OrtEngine."""
@@ -155,7 +155,7 @@ class OrtGpuEngine(OrtEngine):
         self._session = None
         super().close()
 
-    def _bound(self, inputs: Arrays) -> Outputs:
+    def _run_with_binding(self, inputs: Arrays) -> Outputs:
         binding = self._session.io_binding()
         for name in self.input_names:
             binding.bind_cpu_input(name, np.ascontiguousarray(inputs[name]))
@@ -165,7 +165,7 @@ class OrtGpuEngine(OrtEngine):
         return dict(zip(self.output_names, binding.copy_outputs_to_cpu(), strict=True))
 
     def _replay(self, shape: Shape, inputs: Arrays) -> Outputs:
-        """Run the graph of `shape`; the first time ONNX Runtime captures it."""
+        """Replay the CUDA graph of `shape`; ONNX Runtime captures it in the first call."""
         captured = self._captured.get(shape) or self._buffers(shape, inputs)
         for name in self.input_names:
             captured.inputs[name].update_inplace(np.ascontiguousarray(inputs[name]))
@@ -206,7 +206,7 @@ class OrtGpuEngine(OrtEngine):
         )
 
     def _can_capture(self) -> bool:
-        """Whether the outputs' sizes are known before a call: a graph writes to fixed places."""
+        """Whether the outputs' sizes are known before a call: a CUDA graph has fixed addresses."""
         return all(
             one.type in _TYPES and all(isinstance(size, int) for size in one.shape[1:])
             for one in self._session.get_outputs()
@@ -214,7 +214,7 @@ class OrtGpuEngine(OrtEngine):
 
 
 class _Captured:
-    """A captured graph's binding, its run options, and the buffers that it reads and writes."""
+    """A captured CUDA graph: its binding, run options, and input and output buffers."""
 
     def __init__(
         self, binding: Any, options: Any, inputs: dict[str, Any], outputs: dict[str, Any]
@@ -223,9 +223,9 @@ class _Captured:
 
 
 def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
-    """Open `model_file` on the provider that `name` stands for.
+    """Open `model_file` on the provider of engine `name`.
 
-    Raises EngineUnavailable when the provider or its hardware is not here, and OutOfMemory,
+    Raises EngineUnavailable when the provider or its hardware is missing, and OutOfMemory,
     DeviceLost or EngineError when it fails.
     """
     try:
@@ -249,11 +249,11 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 ort.__version__,
             )
     providers = provider_options(name, setup, typed=keeps_types(ort.__version__))
-    said = _load_libraries(ort, name)
-    with _whole_float32(name):
+    loader_output = _load_libraries(ort, name)
+    with _without_tf32(name):
         try:
             session = _session(ort, name, model_file, providers, usable_cores())
-            # A session may compute several calls at a time.
+            # One session may run several calls at the same time.
             count = lanes_for(model_file) if name == "onnxruntime-cpu" else 1
             narrow = [_session(ort, name, model_file, providers, 1)] * count if count > 1 else []
         except Exception as error:
@@ -267,19 +267,19 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 ) from error
             if name == "onnxruntime-cpu":
                 raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
-            raise understood(name, error, f"cannot open {model_file.name}") from error
-    _refuse_fallback(name, wanted, session, said)
+            raise classify_gpu_error(name, error, f"cannot open {model_file.name}") from error
+    _refuse_fallback(name, wanted, session, loader_output)
     if name == "onnxruntime-cpu":
         return OrtEngine(name, ort.__version__, session, Lanes(session, narrow))
-    _refuse_work_elsewhere(name, wanted[0], session)
+    _refuse_other_providers(name, wanted[0], session)
     return OrtGpuEngine(name, session, ort, setup)
 
 
 def keeps_types(version: str) -> bool:
     """Whether this version of ONNX Runtime gives TensorRT the types of the graph's values."""
-    first, mended = _WITHOUT_TYPES
+    first, fixed = _UNTYPED_VERSIONS
     found = tuple(int(part) for part in version.split(".")[:2])
-    return not first <= found < mended
+    return not first <= found < fixed
 
 
 def provider_options(
@@ -294,11 +294,11 @@ def provider_options(
         return [(_CPU, {})]
     cuda = {
         "device_id": "0",
-        # Grow by what is asked: doubling wastes up to half of the card on the largest call.
+        # Grow by the requested size: doubling wastes up to half of the card on the largest call.
         "arena_extend_strategy": "kSameAsRequested",
-        # TensorFloat-32 would round what the graph keeps in float32, the score head above all.
+        # TensorFloat-32 would round the graph's float32 parts, the score head above all.
         "use_tf32": "0",
-        # Foreign graphs in half precision: sum up the fused norm in float32.
+        # For half-precision graphs that we did not export: accumulate the fused norm in float32.
         "enable_skip_layer_norm_strict_mode": "1",
         "enable_cuda_graph": "1" if setup.graph_tokens and name == "onnxruntime-cuda" else "0",
     }
@@ -327,7 +327,7 @@ def _tensorrt_options(name: str, setup: EngineSetup, typed: bool) -> dict[str, s
         "trt_context_memory_sharing_enable": "1",
     }
     if setup.memory_bytes is not None:
-        # The scratch memory of a kernel; the rest follows from the shapes.
+        # Limits the scratch memory of a kernel; the rest follows from the shapes.
         options["trt_max_workspace_size"] = str(setup.memory_bytes)
     if setup.cache is not None:
         options |= {
@@ -340,11 +340,11 @@ def _tensorrt_options(name: str, setup: EngineSetup, typed: bool) -> dict[str, s
 
 
 def _precision_options(precision: str, typed: bool) -> dict[str, str]:
-    """With no precision enabled the provider makes a strongly typed network, which keeps the types
-    that the graph gives its values.
+    """Precision options of the TensorRT provider.
 
-    Where it cannot, TensorRT would compute all of it in float32 unless the graph's precision is
-    enabled, which then is its choice for each layer.
+    With none enabled, the provider builds a strongly typed network, which keeps the graph's types.
+    Versions that cannot do so need the graph's precision enabled, or TensorRT computes in float32;
+    TensorRT then chooses the precision of each layer.
     """
     enabled = None if typed else precision
     options = {f"trt_{one}_enable": str(int(one == enabled)) for one in ("fp16", "bf16", "int8")}
@@ -362,10 +362,10 @@ def _compiled_shapes(name: str, setup: EngineSetup) -> tuple[ShapeRange, ...]:
 
 
 def _writable_cache(setup: EngineSetup, ort: Any) -> Path | None:
-    """The folder of engines compiled by this version of ONNX Runtime within this memory, made;
-    EngineUnavailable where it cannot be. The names of the engines in it tell neither."""
+    """Create the cache folder for this version of ONNX Runtime and this memory limit, which the
+    names of compiled engines do not contain. Raises EngineUnavailable."""
     if setup.cache is None:
-        _log.warning("no NIM_CACHE_PATH: TensorRT compiles the graph anew at every start")
+        _log.warning("no NIM_CACHE_PATH: TensorRT compiles the graph again at every start")
         return None
     bound = "" if setup.memory_bytes is None else f"-{setup.memory_bytes}"
     folder = setup.cache / f"onnxruntime-{ort.__version__}{bound}"
@@ -399,9 +399,9 @@ def _session_options(ort: Any, name: str, threads: int) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS if name == "onnxruntime-tensorrt" else _FATAL
     options.intra_op_num_threads = threads
-    # The arena keeps the pages of large intermediate values between calls: without it the C
-    # library maps and unmaps them each time, a third of a large call. What it keeps is bounded
-    # because batches are (BatchLimits). Patterns would be planned anew for every shape.
+    # The arena keeps the memory of large intermediate values between calls. Without it the C
+    # library maps and unmaps them each time, a third of a large call. BatchLimits bound its size.
+    # Memory patterns would be planned again for every shape.
     options.enable_mem_pattern = False
     options.add_session_config_entry(*_SPIN)
     if name != "onnxruntime-cpu":
@@ -410,25 +410,26 @@ def _session_options(ort: Any, name: str, threads: int) -> Any:
 
 
 def _load_libraries(ort: Any, name: str) -> str:
-    """Load CUDA's libraries from their Python packages, where they are installed as such; what ONNX
-    Runtime's function prints of those that it cannot load.
+    """Load CUDA's libraries from their Python packages, if installed. Returns ONNX Runtime's
+    messages about libraries that it cannot load.
 
-    It prints with a name of its module, so that the process's stdout stays as it is.
+    ONNX Runtime prints them; the `print` of its module is replaced to keep stdout clean.
     """
     if name == "onnxruntime-cpu":
         return ""
-    said: list[str] = []
-    ort.print = lambda *words, **_: said.append(" ".join(map(str, words)))
+    loader_output: list[str] = []
+    ort.print = lambda *words, **_: loader_output.append(" ".join(map(str, words)))
     ort.preload_dlls()
-    return "; ".join(said)
+    return "; ".join(loader_output)
 
 
 @contextlib.contextmanager
-def _whole_float32(name: str) -> Iterator[None]:
+def _without_tf32(name: str) -> Iterator[None]:
     """Compile without TensorFloat-32, for which ONNX Runtime's TensorRT provider has no option.
 
-    It would round what the graph keeps in float32 to 11 bits, the score head above all. A server
-    has set the variable before its first thread: changing it beside others is not safe.
+    TensorFloat-32 would round the graph's float32 parts to 11 bits, the score head above all. The
+    server sets the variable before its first thread starts, because changing the environment beside
+    other threads is not safe.
     """
     variable, off = _NO_TF32
     before = os.environ.get(variable)
@@ -445,22 +446,22 @@ def _whole_float32(name: str) -> Iterator[None]:
             os.environ[variable] = before
 
 
-def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, said: str) -> None:
+def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, loader_output: str) -> None:
     found = session.get_providers()
     for place, provider in enumerate(wanted):
         if place >= len(found) or found[place] != provider:
             what = _MISSING.get(provider, "another onnxruntime")
-            told = f" (it said: {said})" if said else ""
+            hint = f" (it said: {loader_output})" if loader_output else ""
             raise EngineUnavailable(
                 f"engine {name} could not start {provider} and would have run on "
-                f"{', '.join(found)}; wanted {what}{told}; repair the installation or choose "
+                f"{', '.join(found)}; wanted {what}{hint}; repair the installation or choose "
                 "another target"
             )
 
 
-def _refuse_work_elsewhere(name: str, own: str, session: Any) -> None:
-    """Refuse operators that do the work and were left to another provider than the engine's
-    `own`; tell of the others."""
+def _refuse_other_providers(name: str, own: str, session: Any) -> None:
+    """Refuse a session that runs heavy operators on another provider than `own`; log the light
+    ones."""
     left = Counter(
         (part.ep_name, node.op_type)
         for part in session.get_provider_graph_assignment_info()
@@ -470,16 +471,16 @@ def _refuse_work_elsewhere(name: str, own: str, session: Any) -> None:
     heavy = [f"{op} × {n} ({ep})" for (ep, op), n in sorted(left.items()) if _HEAVY.search(op)]
     if heavy:
         raise EngineUnavailable(
-            f"engine {name}: {own} does not take {', '.join(heavy)}, which would have been "
-            f"computed elsewhere; {_TAKES_ALL[own]}"
+            f"engine {name}: {own} does not support {', '.join(heavy)}, which would run on another "
+            f"provider; {_TAKES_ALL[own]}"
         )
     if left:
-        told = ", ".join(f"{op} × {n} ({ep})" for (ep, op), n in left.items())
-        _log.info("%s: not on %s: %s", name, own, told)
+        listed = ", ".join(f"{op} × {n} ({ep})" for (ep, op), n in left.items())
+        _log.info("%s: not on %s: %s", name, own, listed)
 
 
 def _shape_of(inputs: Arrays) -> Shape | None:
-    """(rows, tokens) where all inputs share it."""
+    """(rows, tokens) if all inputs have the same shape, else None."""
     shapes = {array.shape for array in inputs.values()}
     if len(shapes) != 1:
         return None

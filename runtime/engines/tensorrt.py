@@ -1,9 +1,9 @@
-"""TensorRT plans, run natively: one context an optimisation profile, pinned buffers, one stream.
+"""TensorRT plans, run natively: one context per optimisation profile, pinned buffers, one stream.
 
-Written to the Python API of TensorRT 10 and 11, which are one here (docs.nvidia.com/deeplearning/
+Uses the part of the Python API that TensorRT 10 and 11 share (docs.nvidia.com/deeplearning/
 tensorrt/latest/_static/python-api); names and signatures were checked against the bindings
-10.16.1.11 and 11.4.0.106. The contexts share one block of scratch memory, as calls never overlap;
-it grows to what the shapes that were seen need, not to what the largest would.
+10.16.1.11 and 11.4.0.106. Calls never overlap, so the contexts share one block of scratch memory.
+It grows with the shapes that occur, not to the largest possible one.
 """
 
 import logging
@@ -15,7 +15,7 @@ import numpy as np
 
 from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
-from runtime.engines.faults import is_sticky, understood
+from runtime.engines.gpu_errors import classify_gpu_error, is_sticky
 from runtime.errors import DeviceLost, EngineError, EngineUnavailable, ServingError
 from runtime.shapes import Shape, ShapeRange, cheapest, longest, needed
 
@@ -50,12 +50,12 @@ class TensorRtEngine:
         self._scratch = _Block(cuda.allocate, cuda.free)
         self._device = {name: _Block(cuda.allocate, cuda.free) for name in names}
         self._pinned = {name: _Block(cuda.allocate_pinned, cuda.free_pinned) for name in names}
-        # Of each context: the shape that it is laid out for, and the scratch memory for that.
+        # For each context: the shape it is prepared for, and the scratch memory of that shape.
         self._laid_out: dict[int, tuple[Shape, int]] = {}
         self._contexts = [self._context(place) for place in kept]
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
-        """See Engine: a profile's least shape is the least that it computes."""
+        """See Engine: a profile computes no shape below its smallest."""
         place = cheapest(self.shapes, rows, tokens)
         return (rows, tokens) if place is None else self.shapes[place].padded(rows, tokens)
 
@@ -71,10 +71,10 @@ class TensorRtEngine:
         try:
             return self._execute(place, (rows, tokens), inputs)
         except CudaFailed as error:
-            raise _meaning(error) from error
+            raise _classify(error) from error
 
     def close(self) -> None:
-        """Give back contexts, plan, buffers and stream, in this order. May be called again."""
+        """Free contexts, plan, buffers and stream, in this order. May be called again."""
         if self._plan is None:
             return
         self._contexts.clear()
@@ -94,7 +94,7 @@ class TensorRtEngine:
             self._cuda.to_host(self._pinned[name].address, self._device[name].address, size, stream)
         self._cuda.wait(stream)
         return {
-            # The pinned memory is used again by the next call.
+            # Copied, because the next call reuses the pinned memory.
             name: host_array(self._pinned[name].address, found, self._types[name]).copy()
             for name, (found, _) in sizes.items()
         }
@@ -109,10 +109,10 @@ class TensorRtEngine:
         self._check(context.set_tensor_address(name, device), f"set_tensor_address {name}")
 
     def _bind_output(self, context: Any, name: str) -> tuple[tuple[int, ...], int]:
-        """Its shape and size in bytes, which follow from the inputs' shapes."""
+        """Bind an output. Returns its shape and its size in bytes, which follow from the inputs."""
         shape = tuple(int(size) for size in context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
-            raise understood(self.name, f"output {name} has the unknown shape {shape}")
+            raise classify_gpu_error(self.name, f"output {name} has the unknown shape {shape}")
         size = int(np.prod(shape)) * self._types[name].itemsize
         self._pinned[name].of_size(size)
         device = self._device[name].of_size(size)
@@ -120,17 +120,17 @@ class TensorRtEngine:
         return shape, size
 
     def _give_scratch(self, context: Any, place: int, shape: Shape) -> None:
-        """Let the context use the shared block, as large as this shape needs.
+        """Give the context the shared block, large enough for this shape.
 
-        TensorRT lays the block out anew when it is asked for the size, so it has to be asked
-        whenever the shape changes.
+        Asking for the size also makes TensorRT lay out the block, so it must be asked whenever the
+        shape changes.
         """
         known, wanted = self._laid_out.get(place, (None, 0))
         if known != shape:
             wanted = int(context.update_device_memory_size_for_shapes())
             self._laid_out[place] = (shape, wanted)
         if self._memory_bytes is not None and wanted > self._memory_bytes:
-            raise understood(
+            raise classify_gpu_error(
                 self.name,
                 f"out of memory: the call needs {wanted} bytes of scratch memory, "
                 f"RERANK_GPU_MEMORY_BYTES allows {self._memory_bytes}",
@@ -139,39 +139,39 @@ class TensorRtEngine:
         context.set_device_memory(address, self._scratch.size_bytes)
 
     def _context(self, place: int) -> Any:
-        """A context for the plan's profile `place`, without scratch memory yet."""
+        """Create a context for the plan's profile `place`, without scratch memory."""
         context = self._plan.create_execution_context(
             self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         if context is None:
-            raise understood(self.name, self._log.told("no execution context"))
+            raise classify_gpu_error(self.name, self._log.take_errors("no execution context"))
         done = context.set_optimization_profile_async(place, self._stream)
         self._check(done, f"set_optimization_profile_async {place}")
         self._cuda.wait(self._stream)
         return context
 
     def _range(self, place: int) -> ShapeRange:
-        """The plan's profile `place`; all inputs are [rows, tokens]."""
+        """The shapes of the plan's profile `place`; all inputs are [rows, tokens]."""
         least, best, most = self._plan.get_tensor_profile_shape(self.input_names[0], place)
         return ShapeRange(
             (int(least[0]), int(best[0]), int(most[0])), (int(least[1]), int(best[1]), int(most[1]))
         )
 
     def _check(self, done: bool, call: str) -> None:
-        """TensorRT returns False and tells its logger why."""
+        """Raise if a call returned False; TensorRT's logger has the reason."""
         if not done:
-            raise understood(self.name, self._log.told(f"{call} failed"))
+            raise classify_gpu_error(self.name, self._log.take_errors(f"{call} failed"))
 
 
 class _Block:
-    """Memory that grows to the largest size that was asked for."""
+    """Memory that grows to the largest requested size."""
 
     def __init__(self, allocate: Any, free: Any) -> None:
         self._allocate, self._free = allocate, free
         self.address, self.size_bytes = 0, 0
 
     def of_size(self, size_bytes: int) -> int:
-        """The address of at least `size_bytes`; what was in it may be gone."""
+        """The address of at least `size_bytes`; the old content may be lost."""
         if size_bytes > self.size_bytes:
             self.give_back()
             self.address = self._allocate(size_bytes)
@@ -186,13 +186,13 @@ class _Block:
 
 
 def open_engine(name: str, plan_file: Path, setup: EngineSetup) -> TensorRtEngine:  # noqa: ARG001
-    """Load the plan, or raise EngineUnavailable when TensorRT or the GPU is not here, EngineError
-    when TensorRT refuses the plan."""
+    """Load the plan. Raises EngineUnavailable when TensorRT or the GPU is missing, EngineError when
+    TensorRT refuses the plan."""
     return load_plan(_bindings(), open_cuda(), plan_file, setup)
 
 
 def tensorrt_version() -> str:
-    """The version of TensorRT here, like "10.16.1.11", or EngineUnavailable."""
+    """The installed version of TensorRT, like "10.16.1.11". Raises EngineUnavailable."""
     return str(_bindings().__version__)
 
 
@@ -212,11 +212,11 @@ def _bindings() -> Any:
 
 
 def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> TensorRtEngine:
-    """`open_engine` with the module of TensorRT's bindings and the CUDA runtime at hand."""
+    """`open_engine` with TensorRT's bindings and the CUDA runtime as arguments."""
     log = _logger(trt)
     runtime = trt.Runtime(log)
     runtime.engine_host_code_allowed = setup.host_code
-    # Mapped: a plan is as large as its weights, and is read once.
+    # Memory-mapped: a plan is as large as its weights and is read once.
     with (
         plan_file.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
@@ -225,13 +225,13 @@ def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> Tens
     if plan is None:
         raise EngineError(
             f"tensorrt {trt.__version__} cannot load {plan_file.name}: "
-            f"{log.told('it was built for another machine or version')}; build it here with "
+            f"{log.take_errors('it was built for another machine or version')}; build it here with "
             "`rerank-export build`"
         )
     try:
         return TensorRtEngine(trt, cuda, plan, log, setup)
     except CudaFailed as error:
-        raise _meaning(error) from error
+        raise _classify(error) from error
     except TypeError as error:  # of nptype, for types that numpy does not have
         raise EngineError(
             f"tensorrt: {plan_file.name} has an input or output of an unknown type; "
@@ -239,15 +239,15 @@ def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> Tens
         ) from error
 
 
-def _meaning(error: CudaFailed) -> ServingError:
+def _classify(error: CudaFailed) -> ServingError:
     if is_sticky(error.code):
         _log.error("tensorrt lost the GPU: %s", error)
         return DeviceLost()
-    return understood("tensorrt", error)
+    return classify_gpu_error("tensorrt", error)
 
 
 def _logger(trt: Any) -> Any:
-    """TensorRT's logger, which sends what it is told to ours and keeps the last complaints."""
+    """A TensorRT logger that forwards to Python's logging and keeps the last errors."""
     severities = trt.ILogger.Severity
     levels = {
         severities.INTERNAL_ERROR: logging.ERROR,
@@ -259,19 +259,19 @@ def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # a class of the bindings
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.complaints: list[str] = []
+            self.errors: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
             level = levels.get(severity)
             if level is None:
                 return
             if level == logging.ERROR:
-                self.complaints = [*self.complaints, msg][-_MESSAGES_KEPT:]
+                self.errors = [*self.errors, msg][-_MESSAGES_KEPT:]
             _log.log(level, "TensorRT: %s", msg)
 
-        def told(self, otherwise: str) -> str:
-            """What it complained of since it was last asked."""
-            found, self.complaints = "; ".join(self.complaints), []
-            return found or otherwise
+        def take_errors(self, default: str) -> str:
+            """The errors since the last call, which it clears; `default` without any."""
+            found, self.errors = "; ".join(self.errors), []
+            return found or default
 
     return Logger()

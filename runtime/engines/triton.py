@@ -1,8 +1,8 @@
-"""Triton: the arrays are computed by a running Triton Inference Server.
+"""Triton: a remote engine, computed by a running Triton Inference Server.
 
-The model there is the one that `rerank-export triton` writes: it takes token ids beside the texts
-of NVIDIA's NIMs, or is the graph alone. Triton's HTTP client needs a connection for each thread
-that uses it, its gRPC client does not care.
+The model there is written by `rerank-export triton`. It takes token ids as well as the texts of
+NVIDIA's NIMs, or is the graph alone. Triton's HTTP client needs one connection per thread; its gRPC
+client does not.
 """
 
 import logging
@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from runtime.batch import INPUT_NAMES
 from runtime.engines import AnyShape, EngineSetup
-from runtime.errors import EngineAway, EngineError, EngineUnavailable
+from runtime.errors import EngineError, EngineUnavailable, EngineUnreachable
 
 _log = logging.getLogger(__name__)
 
 # The NIM's older name of the model, as Triton spells it.
 MODEL_NAME = "llama_3_2_nv_rerankqa_1b_v2"
-# Outputs that the model gives for texts, not for token ids.
+# Outputs that the model has for texts only, not for token ids.
 TEXT_OUTPUTS = ("index", "logit", "token_count")
 _TIMEOUT_S = 300.0
 _WANTED = "http://host:8003, https://…, grpc://host:8004 or grpcs://…"
@@ -39,7 +39,7 @@ class TritonEngine(AnyShape):
     def __init__(self, connect: Callable[[], "_Connection"]) -> None:
         self._connect = connect
         self._local = threading.local()
-        self._away = False
+        self._unreachable = False
         self.version = self._connection().version()
         config = self._connection().config()
         self.max_rows = max(1, int(config.get("max_batch_size", 0)))
@@ -51,24 +51,25 @@ class TritonEngine(AnyShape):
     def run(
         self, inputs: Mapping[str, npt.NDArray[np.generic]]
     ) -> dict[str, npt.NDArray[np.generic]]:
-        """All outputs of the model for token ids, by name."""
+        """All outputs of the model for token ids, by name. Raises EngineUnreachable or
+        EngineError."""
         try:
             found = self._connection().infer(inputs, self.output_names)
         except Exception as error:  # the client's own classes, gevent's, gRPC's
             # The next call starts with a new connection.
             self._local.connection = None
-            if _is_away(error):
-                # Once: it is asked again until it is back.
-                level = logging.DEBUG if self._away else logging.WARNING
+            if _is_unreachable(error):
+                # Warn once: the watchdog polls it until it is reachable.
+                level = logging.DEBUG if self._unreachable else logging.WARNING
                 _log.log(level, "Triton cannot be reached: %s", _first_line(error))
-                self._away = True
-                raise EngineAway from error
+                self._unreachable = True
+                raise EngineUnreachable from error
             raise EngineError(f"Triton failed: {_first_line(error)}") from error
-        self._away = False
+        self._unreachable = False
         return found
 
     def close(self) -> None:
-        """Hang up."""
+        """Close this thread's connection."""
         connection = getattr(self._local, "connection", None)
         if connection is not None:
             with suppress(Exception):
@@ -83,8 +84,8 @@ class TritonEngine(AnyShape):
 
 
 class _Connection:
-    """One client of Triton's library: `library` is its HTTP or its gRPC module, alike but for what
-    configurations look like and how long a call may take."""
+    """One client of Triton's library. `library` is its HTTP or gRPC module; these differ only in
+    configurations and timeouts."""
 
     def __init__(self, library: Any, address: str, *, tls: bool, grpc: bool) -> None:
         self._library = library
@@ -93,22 +94,22 @@ class _Connection:
         self.client = library.InferenceServerClient(address, ssl=tls, **times)
 
     def version(self) -> str:
-        """Triton's own."""
+        """Triton's version."""
         how = {"as_json": True, "client_timeout": 10.0} if self._grpc else {}
         return str(self.client.get_server_metadata(**how)["version"])
 
     def config(self) -> dict[str, Any]:
-        """The model's configuration, in JSON's words."""
+        """The model's configuration as JSON."""
         if self._grpc:
-            told = self.client.get_model_config(MODEL_NAME, as_json=True, client_timeout=10.0)
-            found: dict[str, Any] = told["config"]
+            reply = self.client.get_model_config(MODEL_NAME, as_json=True, client_timeout=10.0)
+            found: dict[str, Any] = reply["config"]
             return found
         return dict(self.client.get_model_config(MODEL_NAME))
 
     def infer(
         self, inputs: Mapping[str, npt.NDArray[np.generic]], outputs: list[str]
     ) -> dict[str, npt.NDArray[np.generic]]:
-        """The named outputs."""
+        """Run the model and return the named outputs."""
         sent = []
         for name, values in inputs.items():
             tensor = self._library.InferInput(name, list(values.shape), "INT64")
@@ -128,10 +129,10 @@ def open_engine(
     place: str | Path,
     setup: EngineSetup,  # noqa: ARG001
 ) -> TritonEngine:
-    """The model of the Triton server at `place`, a URL.
+    """Connect to the Triton server at `place`, a URL.
 
-    Raises EngineUnavailable when the client library or the server is not there, or the model is
-    not in its repository.
+    Raises EngineUnavailable when the client library, the server, or the model in its repository is
+    missing.
     """
     scheme, _, host = str(place).partition("://")
     if scheme not in ("http", "https", "grpc", "grpcs") or not host:
@@ -160,8 +161,9 @@ def open_engine(
         ) from error
 
 
-def _is_away(error: Exception) -> bool:
-    """Whether nobody answered: gRPC's client says it in words, the other raises the system's."""
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the server is unreachable: the gRPC client has a status, the HTTP client raises an
+    OSError."""
     status = getattr(error, "status", lambda: None)()
     return isinstance(error, OSError) or status == "StatusCode.UNAVAILABLE"
 

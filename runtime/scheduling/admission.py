@@ -1,10 +1,11 @@
-"""Who may wait for the engine: room and tickets, and the refusal of what cannot be in time.
+"""Admission control: queue capacity, tickets, and early refusal of requests that would be late.
 
-Only what waits takes room. Rows in an engine call do not: they are bounded by the batches, and a
-request whose last row is computed must not keep others out while the engine falls idle. So a queue
-that is full of requests which take turns, and are half computed on average, lets in about twice
-what it holds, and an accepted request sees twice the bound go by. What runs counts where time is
-predicted: an answer comes behind all of it.
+Only waiting rows take capacity. Running rows do not: batch limits bound them, and a request whose
+last row is running must not keep others out while the engine falls idle. Under fair queueing a full
+queue holds requests that are half computed on average. It therefore admits about twice its
+capacity, and an accepted request may wait for twice that.
+
+Running rows do count in predicted times, because an answer comes after all of them.
 """
 
 from collections.abc import Sequence, Sized
@@ -20,30 +21,30 @@ from runtime.throughput import Throughput
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """What may wait for the engine: so many rows, and so many tokens."""
+    """The queue's capacity, in rows and in tokens that wait for the engine."""
 
     rows: int
     tokens: int
 
 
 class Issuer(Protocol):
-    """What a ticket knows of the scheduler that issued it."""
+    """The scheduler that issued a ticket, as far as the ticket needs it."""
 
     def check(self, ticket: "Ticket") -> None:
         """See Ticket.check."""
 
-    def exchange(self, ticket: "Ticket", encodings: Sequence[Sized]) -> "Future[Scored]":
+    def submit(self, ticket: "Ticket", encodings: Sequence[Sized]) -> "Future[Scored]":
         """See Ticket.submit."""
 
-    def take_back(self, ticket: "Ticket") -> None:
-        """The room of a ticket is free again; may be called twice."""
+    def release(self, ticket: "Ticket") -> None:
+        """Free the ticket's capacity; may be called twice."""
 
 
 class Ticket:
-    """Room for one request whose texts become rows: `rows` rows, and about `tokens` tokens, which
-    the engine computes where they are `for_engine`.
+    """Reserved capacity for one request while its texts are tokenised: `rows` rows and an estimate
+    of their `tokens`. `for_engine` says whether the engine will compute them.
 
-    A context manager: at its end the room is given back, unless `submit` has exchanged it.
+    A context manager: leaving it releases the capacity, unless `submit` has used it.
     """
 
     def __init__(
@@ -62,25 +63,25 @@ class Ticket:
         self.deadline = deadline
         self.caller = caller
         self.for_engine = for_engine
-        # Whether the scheduler still counts it; changed by the issuer, under its lock.
-        self.holds = True
+        # Whether the capacity is still reserved; the issuer changes it under its lock.
+        self.is_held = True
 
     def check(self) -> None:
-        """Raise when the work for the request is in vain; from any thread, without any lock.
+        """Raise when further work for the request is pointless. Any thread; takes no lock.
 
-        CancelledError when the ticket was given back, DeadlineExceeded, or ModelClosed.
+        Raises CancelledError when the ticket was released, DeadlineExceeded, or ModelClosed.
         """
-        if not self.holds:
+        if not self.is_held:
             raise CancelledError
         self._issuer.check(self)
 
     def submit(self, encodings: Sequence[Sized]) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
-        The room that the ticket held does not count beside what the rows need. Raises as
-        `Scheduler.submit` does, which has the exact number of tokens and the last word.
+        The ticket's own reservation is released first. Admission is checked again, with the exact
+        number of tokens. Raises as `Scheduler.submit` does.
         """
-        return self._issuer.exchange(self, encodings)
+        return self._issuer.submit(self, encodings)
 
     def __enter__(self) -> Self:
         return self
@@ -91,13 +92,13 @@ class Ticket:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._issuer.take_back(self)
+        self._issuer.release(self)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the scheduler has to do at the time `now`: `rows` and `tokens` that wait, and the
-    tokens of all `calls` that run."""
+    """The scheduler's load at the time `now`: `rows` and `tokens` that wait, the `calls` that run
+    and their `running_tokens`."""
 
     now: float
     rows: int
@@ -107,32 +108,34 @@ class Load:
 
 
 class Admission:
-    """The room that tickets hold, and whether there is more. Not thread-safe: its owner has a
-    lock."""
+    """Admission control: the capacity that tickets have reserved, and whether more is free.
 
-    def __init__(self, room: QueueLimits) -> None:
+    Not thread-safe: its owner has a lock.
+    """
+
+    def __init__(self, capacity: QueueLimits) -> None:
         self.throughput = Throughput()
         self.rows = 0
         self._tokens = 0
-        # Those of them that the engine will compute.
-        self._work = 0
-        self._room = room
+        # Reserved tokens that the engine will compute.
+        self._engine_tokens = 0
+        self._capacity = capacity
 
-    def hold(self, ticket: Ticket) -> None:
-        """Keep the room of a ticket."""
+    def reserve(self, ticket: Ticket) -> None:
+        """Reserve a ticket's capacity."""
         self._count(ticket, 1)
 
-    def give_back(self, ticket: Ticket) -> None:
-        """Let the room of a ticket go."""
+    def release(self, ticket: Ticket) -> None:
+        """Release a ticket's capacity."""
         self._count(ticket, -1)
 
     def _count(self, ticket: Ticket, times: int) -> None:
         self.rows += times * ticket.rows
         self._tokens += times * ticket.tokens
-        self._work += times * ticket.tokens if ticket.for_engine else 0
+        self._engine_tokens += times * ticket.tokens if ticket.for_engine else 0
 
     def predicted_s(self, tokens: int, load: Load) -> float:
-        """Seconds that `tokens` take at least."""
+        """A lower bound on the seconds that `tokens` take."""
         busy = bool(load.calls or load.rows)
         return self.throughput.predicted_s(tokens, load.now, busy=busy)
 
@@ -141,21 +144,22 @@ class Admission:
     ) -> None:
         """Raise Overloaded, TooLate or DeadlineExceeded unless a request of that size may wait.
 
-        Where nothing waits, one of any size may. An estimate of its tokens is good enough for a
-        full queue, but not for saying that the request itself takes too long.
+        An empty queue admits any size. An estimate of the tokens may refuse a request for a full
+        queue, but TooLate needs the `exact` number.
         """
         waiting_rows = load.rows + self.rows
         waiting_tokens = load.tokens + self._tokens
-        backlog_s = self.predicted_s(load.tokens + self._work + load.running_tokens, load)
+        backlog_tokens = load.tokens + self._engine_tokens + load.running_tokens
+        backlog_s = self.predicted_s(backlog_tokens, load)
         retry_after_s = max(1.0, backlog_s)
-        for waiting, brought, room, unit in (
-            (waiting_rows, rows, self._room.rows, "rows"),
-            (waiting_tokens, tokens, self._room.tokens, "tokens"),
+        for waiting, added, capacity, unit in (
+            (waiting_rows, rows, self._capacity.rows, "rows"),
+            (waiting_tokens, tokens, self._capacity.tokens, "tokens"),
         ):
-            if waiting_rows and waiting + brought > room:
+            if waiting_rows and waiting + added > capacity:
                 raise Overloaded(
-                    f"the queue holds {waiting} {unit} and has room for {room}; "
-                    f"this request brings {brought}",
+                    f"the queue holds {waiting} {unit} and has room for {capacity}; "
+                    f"this request brings {added}",
                     retry_after_s,
                 )
         if deadline is None:
@@ -173,7 +177,7 @@ class Admission:
         needed_s = backlog_s + alone_s
         if needed_s > left_s:
             raise Overloaded(
-                f"the answer would take {needed_s:.0f} s for what waits before it and itself, "
-                "longer than the request's deadline; send it again",
+                f"the answer would take {needed_s:.0f} s, the requests before it included, longer "
+                "than the request's deadline; send it again",
                 retry_after_s,
             )

@@ -1,7 +1,7 @@
-"""The backlog: what waits and what runs, shared by callers and the threads that call the engine.
+"""The backlog: waiting and running rows, shared by callers and the threads that call the engine.
 
-Event loops take its lock. So nobody is answered under it, since waiters have callbacks, and many
-requests are ended one by one, a few rows at a time.
+Event loops take its lock too, so it is held for short steps only. Requests are answered without it,
+because their callbacks run then. Many requests are ended one by one, a few rows at a time.
 """
 
 import math
@@ -19,11 +19,11 @@ from runtime.postprocess import EngineCall
 from runtime.scheduling.admission import Admission, Load, QueueLimits, Ticket
 from runtime.scheduling.calls import Result
 from runtime.scheduling.request import Request, Row, Scored
+from runtime.scheduling.request_queue import RequestQueue
 from runtime.scheduling.stats import SchedulerStats
-from runtime.scheduling.waiting import Waiting
 
-# Rows of a request that ends which leave the queue under one hold of the lock.
-_ROWS_A_HOLD = 16
+# When a request ends, at most this many of its rows leave the queue before the lock is released.
+_ROWS_PER_LOCK = 16
 
 Outcome = Scored | ServingError
 
@@ -40,8 +40,8 @@ class Batch:
 class Backlog:
     """Requests from admission to their answer; every method may be called from any thread.
 
-    `window_s` is how long a row may wait for company while the engine is idle and the batch not
-    full; up to `lanes` batches run at the same time.
+    `window_s` is the batching window: how long a row may wait for more rows while the engine is
+    idle and the batch not full. Up to `lanes` batches run at the same time.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Backlog:
         self._clock = clock
         self._changed = threading.Condition()
         self._admission = Admission(queue)
-        self._waiting = Waiting()
+        self._queue = RequestQueue()
         self._running: list[Batch] = []
         self._stats = SchedulerStats()
-        # Why nobody is admitted any more.
-        self._shut: Callable[[], ServingError] | None = None
+        # The error for every new and waiting request, once admission is closed.
+        self._closed_by: Callable[[], ServingError] | None = None
 
     def admit(
         self, rows: int, tokens: int, deadline: float | None, caller: str, *, for_engine: bool
@@ -72,7 +72,7 @@ class Backlog:
         with self._changed:
             self._require_open()
             self._admission.check(self._load(), rows, tokens, deadline, exact=False)
-            self._admission.hold(ticket)
+            self._admission.reserve(ticket)
         return ticket
 
     def check(self, ticket: Ticket) -> None:
@@ -81,7 +81,7 @@ class Backlog:
         if ticket.deadline is not None and ticket.deadline <= self._clock():
             raise DeadlineExceeded
 
-    def exchange(self, ticket: Ticket, encodings: Sequence[Sized]) -> "Future[Scored]":
+    def submit(self, ticket: Ticket, encodings: Sequence[Sized]) -> "Future[Scored]":
         """See Ticket.submit."""
         request = Request(encodings, ticket.deadline, ticket.caller, self._clock())
         if not encodings:
@@ -90,53 +90,53 @@ class Backlog:
             return request.future
         with self._changed:
             self._require_open()
-            self._take_back(ticket)
+            self._release(ticket)
             load, rows, tokens = self._load(), len(encodings), request.tokens
             self._admission.check(load, rows, tokens, ticket.deadline, exact=True)
-            self._waiting.add(request, load.now)
+            self._queue.add(request, load.now)
             self._changed.notify_all()
         request.future.add_done_callback(
             lambda future: self._drop(request) if future.cancelled() else None
         )
         return request.future
 
-    def take_back(self, ticket: Ticket) -> None:
-        """The room of a ticket is free again, if it was not before."""
+    def release(self, ticket: Ticket) -> None:
+        """Free a ticket's capacity, unless it is free already."""
         with self._changed:
-            self._take_back(ticket)
+            self._release(ticket)
 
-    def shut(self, error: Callable[[], ServingError]) -> None:
-        """Admit nobody any more and answer everybody who waits, with `error`. After ModelClosed
-        `take` gives nothing more."""
+    def close(self, error: Callable[[], ServingError]) -> None:
+        """Stop admission and answer every waiting request with `error`. After ModelClosed, `take`
+        returns None."""
         with self._changed:
-            if self._shut is not ModelClosed:
-                self._shut = error
+            if self._closed_by is not ModelClosed:
+                self._closed_by = error
             self._changed.notify_all()
-        self._end_each(self._waiting.oldest, error)
+        self._end_each(self._queue.oldest, error)
 
     def take(self) -> Batch | None:
-        """The rows of the next engine call, when there are some; None when all is over."""
+        """Wait for the next batch and return it; None once the backlog is closed for good."""
         while True:
             with self._changed:
-                while self._shut is not ModelClosed and (pause_s := self._pause_s()) != 0:
+                while self._closed_by is not ModelClosed and (pause_s := self._pause_s()) != 0:
                     self._changed.wait(pause_s)
-                if self._shut is ModelClosed:
+                if self._closed_by is ModelClosed:
                     return None
-                if self._waiting.due(self._clock()) is None:
+                if self._queue.due(self._clock()) is None:
                     return self._next_batch()
-            self._end_each(lambda: self._waiting.due(self._clock()), DeadlineExceeded)
+            self._end_each(lambda: self._queue.due(self._clock()), DeadlineExceeded)
 
     def finish(self, batch: Batch, result: Result, call: EngineCall) -> list[Outcome]:
-        """Count a batch that was taken, and answer the requests that are complete, or failed; their
-        outcomes."""
+        """Record a batch that was computed, and answer the requests that are complete or failed.
+        Returns their outcomes."""
         with self._changed:
             outcomes = [(share.request, share.settle(call)) for share in result.shares]
             if result.error is None:
-                # The others that run share the machine with it.
+                # Batches that run at the same time share the machine.
                 seconds = (call.ended - call.began) / len(self._running)
                 self._admission.throughput.record(call.real_tokens, seconds, call.ended)
             self._stats.count(batch.rows, call, failed=result.error is not None)
-            # Last: whatever fails before, `fail_running` finds who waits for this call.
+            # Last, so that `fail_running` still finds this batch if anything above fails.
             self._running.remove(batch)
         for request, outcome in outcomes:
             if outcome is not None:
@@ -144,34 +144,34 @@ class Backlog:
         return [outcome for _, outcome in outcomes if outcome is not None]
 
     def fail_running(self, error: Callable[[], ServingError]) -> None:
-        """Answer those with rows in the engine, which may not come back."""
+        """Answer the requests whose rows are in the engine with `error`."""
         with self._changed:
             served = {row.request for batch in self._running for row in batch.rows}
         for request in served:
             self._end(request, error())
 
-    def bound(self, limits: BatchLimits) -> None:
-        """Keep the batches that are taken from now on within `limits`."""
+    def set_limits(self, limits: BatchLimits) -> None:
+        """Apply `limits` to batches from now on."""
         with self._changed:
             self._limits = limits
 
     def shrink(self, budget: int) -> None:
-        """Cut the batches that are taken from now on to `budget` tokens, until `bound`."""
+        """Lower the token budget of batches to `budget`, until `set_limits`."""
         with self._changed:
             budget = min(budget, self._limits.token_budget)
             self._limits = replace(self._limits, token_budget=budget)
 
-    def follow(self, before: "Backlog") -> None:
-        """Predict with what was measured of the one that this one replaces."""
+    def inherit_estimates(self, before: "Backlog") -> None:
+        """Start from the throughput that `before`, the replaced one, has measured."""
         with before._changed:
             known = deepcopy(before._admission.throughput)
         with self._changed:
-            self._admission.throughput.follow(known)
+            self._admission.throughput.inherit_estimates(known)
 
     def depth(self) -> tuple[int, int, int]:
         """Requests, rows and tokens that wait for an engine call."""
         with self._changed:
-            return len(self._waiting), self._waiting.rows, self._waiting.tokens
+            return len(self._queue), self._queue.rows, self._queue.tokens
 
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
@@ -179,35 +179,35 @@ class Backlog:
             return replace(self._stats)
 
     def idle(self) -> bool:
-        """Whether nothing waits, runs or is expected."""
+        """Whether no row waits or runs, and no ticket holds capacity."""
         with self._changed:
-            return not (self._waiting.rows or self._running or self._admission.rows)
+            return not (self._queue.rows or self._running or self._admission.rows)
 
     def running_s(self) -> float:
-        """For how many seconds the oldest engine call has been running; 0 without one."""
+        """Seconds that the oldest running engine call has taken so far; 0 without one."""
         with self._changed:
             since = min((batch.began for batch in self._running), default=None)
         return 0.0 if since is None else self._clock() - since
 
     def _require_open(self) -> None:
-        if self._shut is not None:
-            raise self._shut()
+        if self._closed_by is not None:
+            raise self._closed_by()
 
     def _load(self) -> Load:
-        """What there is to do; the lock is held."""
+        """The current load; the lock is held."""
         return Load(
             self._clock(),
-            self._waiting.rows,
-            self._waiting.tokens,
+            self._queue.rows,
+            self._queue.tokens,
             len(self._running),
             sum(batch.tokens for batch in self._running),
         )
 
-    def _take_back(self, ticket: Ticket) -> None:
+    def _release(self, ticket: Ticket) -> None:
         """`take_back` while the lock is held."""
-        if ticket.holds:
-            ticket.holds = False
-            self._admission.give_back(ticket)
+        if ticket.is_held:
+            ticket.is_held = False
+            self._admission.release(ticket)
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         """Answer a request and drop its waiting rows; the lock is not held."""
@@ -218,7 +218,7 @@ class Backlog:
     def _end_each(
         self, find: Callable[[], Request | None], error: Callable[[], ServingError]
     ) -> None:
-        """End the waiting requests that `find` gives, until it gives none; the lock is not held."""
+        """End waiting requests until `find` returns None; the lock is not held."""
         while True:
             with self._changed:
                 request = find()
@@ -227,36 +227,36 @@ class Backlog:
             self._end(request, error())
 
     def _drop(self, request: Request) -> None:
-        """Take a request's waiting rows off the queue, a few under each hold of the lock."""
+        """Remove a request's waiting rows, a few each time the lock is taken."""
         more = True
         while more:
             with self._changed:
-                more = self._waiting.drop(request, _ROWS_A_HOLD, self._clock())
+                more = self._queue.drop(request, _ROWS_PER_LOCK, self._clock())
 
     def _pause_s(self) -> float | None:
-        """How long to wait before the next batch; None: until a row comes. The lock is held."""
-        oldest, limits = self._waiting.oldest(), self._limits
+        """Seconds to wait before the next batch; None: until a row arrives. The lock is held."""
+        oldest, limits = self._queue.oldest(), self._limits
         if oldest is None:
             return None
-        if self._waiting.rows >= limits.max_rows or self._waiting.tokens >= limits.token_budget:
+        if self._queue.rows >= limits.max_rows or self._queue.tokens >= limits.token_budget:
             return 0
         return max(0.0, oldest.submitted + self._window_s - self._clock())
 
     def _next_batch(self) -> Batch:
-        """Take rows off the queue, but leave other lanes that are idle their share of them; the
-        lock is held."""
+        """Take a batch from the queue, and leave idle lanes their share of the rows. The lock is
+        held."""
         now = self._clock()
         idle = self._lanes - len(self._running)
-        limits = self._limits.within(math.ceil(self._waiting.rows / idle))
-        rows = self._waiting.take(limits, now, in_order=self._is_late(now))
+        limits = self._limits.within(math.ceil(self._queue.rows / idle))
+        rows = self._queue.take(limits, now, in_order=self._is_late(now))
         batch = Batch(rows, now, sum(row.length for row in rows))
         self._running.append(batch)
         return batch
 
     def _is_late(self, now: float) -> bool:
-        """Whether all that waits may take longer than the first deadline allows."""
-        first = self._waiting.first_deadline()
+        """Whether computing everything that waits may miss the first deadline."""
+        first = self._queue.first_deadline()
         if first is None:
             return False
-        everything = self._waiting.tokens + self._limits.token_budget
+        everything = self._queue.tokens + self._limits.token_budget
         return now + self._admission.predicted_s(everything, self._load()) > first

@@ -1,4 +1,4 @@
-"""One engine call: computed, by halves where memory is short, and shared out to its requests."""
+"""One engine call: run it, halve it when memory is short, and split its outputs by request."""
 
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ Compute = Callable[[Sequence[Any]], Floats]
 
 @dataclass(frozen=True)
 class Share:
-    """What a call gave for the rows of one request: float32 [n] or [n, d], or an error."""
+    """One request's part of a call: `outputs` float32 [n] or [n, d] for its `rows`, or an error."""
 
     request: Request
     rows: list[Row]
     outputs: Floats | ServingError
 
     def settle(self, call: EngineCall) -> Scored | ServingError | None:
-        """Store it; what the request is to be answered, unless it still waits for other rows."""
+        """Store the outputs. Returns the request's outcome, or None while other rows are open."""
         if isinstance(self.outputs, ServingError):
             return self.outputs
         try:
@@ -34,30 +34,29 @@ class Share:
 
 @dataclass(frozen=True)
 class Result:
-    """A call's shares, and its `error` if it failed as a whole."""
+    """A call's shares by request, and its `error` if the whole call failed."""
 
     shares: list[Share]
     error: ServingError | None
 
 
 def run_call(compute: Compute, rows: Sequence[Row], shrink: Callable[[int], None]) -> Result:
-    """Compute these rows. Of Exceptions it raises none: one bad call must not end the thread.
+    """Compute these rows. Raises no Exception: one bad call must not end the scheduler's thread.
 
-    Where the device has no memory for all of them at once, they are computed by halves, and
-    `shrink` is told how many tokens a call had that was not too large: finding that again each time
-    costs a failed call.
+    When the device is out of memory the batch is halved, and `shrink` gets the token count of the
+    halves, so that later batches are small enough from the start.
     """
     of_request: dict[Request, list[int]] = {}
     for place, row in enumerate(rows):
         of_request.setdefault(row.request, []).append(place)
     try:
-        outputs = _fitting(compute, [row.encoding for row in rows], shrink)
+        outputs = _compute_in_halves(compute, [row.encoding for row in rows], shrink)
         if len(outputs) != len(rows):
             raise EngineError(f"found {len(outputs)} outputs for {len(rows)} rows")
         broken = _not_finite(outputs)
         return Result(
             [
-                # Only requests that own such a row fail: their neighbours' scores are sound.
+                # Only requests with such a row fail; the other rows' scores are valid.
                 Share(
                     request,
                     [rows[place] for place in places],
@@ -73,12 +72,14 @@ def run_call(compute: Compute, rows: Sequence[Row], shrink: Callable[[int], None
 
 
 def engine_call(rows: Sequence[Row], began: float, ended: float) -> EngineCall:
-    """What is told of the call of these rows."""
+    """The record of a call of these rows, for callbacks and statistics."""
     lengths = [row.length for row in rows]
     return EngineCall(began, ended, len(rows), sum(lengths), len(rows) * max(lengths))
 
 
-def _fitting(compute: Compute, encodings: Sequence[Sized], shrink: Callable[[int], None]) -> Floats:
+def _compute_in_halves(
+    compute: Compute, encodings: Sequence[Sized], shrink: Callable[[int], None]
+) -> Floats:
     try:
         return compute(encodings)
     except OutOfMemory:
@@ -87,11 +88,11 @@ def _fitting(compute: Compute, encodings: Sequence[Sized], shrink: Callable[[int
     half = len(encodings) // 2
     shrink(max(1, half * max(map(len, encodings))))
     parts = (encodings[:half], encodings[half:])
-    return np.concatenate([_fitting(compute, part, shrink) for part in parts])
+    return np.concatenate([_compute_in_halves(compute, part, shrink) for part in parts])
 
 
 def _not_finite(outputs: Floats) -> set[int]:
-    """The rows with NaN or infinity."""
+    """Indexes of the rows with NaN or infinity."""
     finite = np.isfinite(outputs)
     if finite.all():
         return set()

@@ -1,7 +1,7 @@
-"""Whose turn it is: fair queueing with tokens for time (Demers, Keshav and Shenker, 1989).
+"""Fair queueing, with tokens in the place of time (Demers, Keshav and Shenker, 1989).
 
-Callers take turns, and among the requests of one caller these do: neither a large request nor many
-small ones get more of the engine than one caller's share.
+Callers share the engine equally, and so do the requests of one caller. Neither one large request
+nor many small ones get more than their caller's share.
 """
 
 import itertools
@@ -10,22 +10,22 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from runtime.scheduling.heap import Heap
-from runtime.scheduling.queue import RowsByLength
 from runtime.scheduling.request import Request, Row
+from runtime.scheduling.rows_by_length import RowsByLength
 
 T = TypeVar("T", bound=Hashable)
 
-# Callers without waiting rows who have had more than the others are known so many seconds longer,
-# and so many of them.
+# A caller ahead of the average is remembered for this long after its last row, and at most this
+# many callers are: leaving and joining again must not reset its count.
 _REMEMBERED_S = 60.0
 _MOST_REMEMBERED = 1024
 
 
 class FairQueue(Generic[T]):
-    """Members and the tokens computed for each; next is who has had the fewest.
+    """Members by the tokens computed for them; the member with the fewest comes first.
 
-    One that joins starts where the others are on average: no large member is held up for ever by
-    small ones that come and go. All methods are O(log n).
+    A new member starts at the average, so that small members that come and go cannot starve a large
+    one. All methods are O(log n).
     """
 
     def __init__(self) -> None:
@@ -37,22 +37,22 @@ class FairQueue(Generic[T]):
         return len(self._turns)
 
     def join(self, member: T, turn: float = 0.0) -> None:
-        """Take a member in; `turn` is where it stood when it left, if that is remembered."""
+        """Add a member; `turn` is its token count when it left, if that is remembered."""
         self._turns.put(member, (max(turn, self._average), next(self._numbers)))
 
     def leave(self, member: T) -> float | None:
-        """Let a member go; where it stands, if that is ahead of the average."""
+        """Remove a member. Returns its token count if that is above the average, else None."""
         turn, _ = self._turns.key(member)
         self._turns.discard(member)
         return turn if turn > self._average else None
 
     def first(self) -> T | None:
-        """Whose turn it is; of equals, that of the member who joined first."""
+        """The member with the fewest tokens; of equals, the one that joined first."""
         found = self._turns.first()
         return None if found is None else found[1]
 
     def charge(self, tokens: Mapping[T, int]) -> None:
-        """Count the tokens that are computed for each of these members."""
+        """Add the tokens that are computed for each of these members."""
         for member, count in tokens.items():
             turn, number = self._turns.key(member)
             self._turns.put(member, (turn + count, number))
@@ -68,19 +68,19 @@ class _Caller:
 
 
 class Callers:
-    """The callers with waiting rows, by their names, and a bounded number of those who had some."""
+    """Fair queueing over callers with waiting rows; remembers a bounded number of earlier ones."""
 
     def __init__(self) -> None:
         self._turns: FairQueue[str] = FairQueue()
         self._waiting: dict[str, _Caller] = {}
-        # Where those stand who left ahead of the average, and until when that is known.
+        # Remembered callers: the token count when they left, and until when it is kept.
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, request: Request, now: float) -> None:
-        """A request with its rows has come."""
+        """Add a request and its waiting rows."""
         name = request.caller
         caller = self._waiting.get(name)
         if caller is None:
@@ -92,11 +92,11 @@ class Callers:
             caller.rows.add(row)
 
     def remove(self, row: Row) -> None:
-        """A row waits no longer."""
+        """Remove a row."""
         self._waiting[row.request.caller].rows.remove(row)
 
     def leave(self, request: Request, now: float) -> None:
-        """A request has no waiting rows any more."""
+        """Remove a request that has no waiting rows left."""
         name = request.caller
         requests = self._waiting[name].requests
         requests.leave(request)
@@ -109,7 +109,7 @@ class Callers:
         self._forget(now)
 
     def first(self) -> Request | None:
-        """The request whose row comes next."""
+        """The request whose row is next; None without any."""
         name = self._turns.first()
         return None if name is None else self._waiting[name].requests.first()
 
@@ -118,7 +118,7 @@ class Callers:
         return self._waiting[name].rows
 
     def charge(self, rows: Sequence[Row]) -> None:
-        """Count rows that are taken, before they are removed."""
+        """Charge rows to their callers and requests; call it before they are removed."""
         of_request: dict[Request, int] = {}
         for row in rows:
             of_request[row.request] = of_request.get(row.request, 0) + row.length
@@ -130,7 +130,7 @@ class Callers:
             self._waiting[name].requests.charge(found)
 
     def _forget(self, now: float) -> None:
-        """Drop who has been remembered for long enough; two at most, because one comes at most."""
+        """Forget expired callers. Two at a time suffice, because each call adds one at most."""
         for _ in range(2):
             if not self._left:
                 return

@@ -1,4 +1,4 @@
-"""A priority queue whose members may leave it from anywhere."""
+"""A priority queue that can remove any member."""
 
 from typing import Generic, TypeVar
 
@@ -7,10 +7,9 @@ T = TypeVar("T")
 
 
 class Heap(Generic[T]):
-    """Members by ascending key: a binary heap that knows where each of them stands.
+    """Members by ascending key: a binary heap with an index of its members' places.
 
-    Every method is O(log n). Nothing of a member that left stays behind, so that no entry has to
-    be skipped later.
+    Every method is O(log n). A removed member leaves no stale entry behind.
     """
 
     def __init__(self) -> None:
@@ -29,7 +28,7 @@ class Heap(Generic[T]):
         return self._entries[self._places[member]][0]
 
     def put(self, member: T, key: Key) -> None:
-        """Let `member` have this key, whether it is here already or not."""
+        """Add `member` with this key, or change its key."""
         entry = (key, member)
         place = self._places.get(member)
         if place is None:
@@ -38,7 +37,7 @@ class Heap(Generic[T]):
         self._settle(place, entry)
 
     def discard(self, member: T) -> None:
-        """Let `member` leave, if it is here."""
+        """Remove `member` if it is in the heap."""
         place = self._places.pop(member, None)
         if place is None:
             return
@@ -47,7 +46,7 @@ class Heap(Generic[T]):
             self._settle(place, last)
 
     def _settle(self, place: int, entry: tuple[Key, T]) -> None:
-        """Put `entry` where it belongs, beginning at `place`, which is free."""
+        """Sift `entry` up or down from `place`, which is free."""
         key = entry[0]
         while place and key < self._entries[(place - 1) // 2][0]:
             parent = (place - 1) // 2

@@ -14,10 +14,10 @@ from runtime.postprocess import EngineCall, Floats
 @dataclass(frozen=True)
 class Scored:
     """One request's result: `outputs` float32 [n] (logits) or [n, d] (vectors) in the order
-    submitted, its waiting times, and the engine calls that held rows of it.
+    submitted, its timing, and the engine calls that held its rows.
 
-    `queue_ms` runs from submission to the begin of the call that began first, `engine_ms` from
-    there to the end of the one that ended last.
+    `queue_ms` is the time from submission to the start of its first engine call, `engine_ms` from
+    there to the end of its last.
     """
 
     outputs: Floats
@@ -39,8 +39,8 @@ class Row:
 class Request:
     """A submitted request.
 
-    `waiting` are its rows that no engine call has taken yet. Its owner has a lock; only `answer`
-    may be called without it, and is better called so.
+    `waiting` are its rows that no engine call has taken yet. Its owner has a lock. `answer` should
+    be called without the lock, all else with it.
     """
 
     def __init__(
@@ -52,17 +52,20 @@ class Request:
         self.submitted = submitted
         rows = [Row(self, number, found, len(found)) for number, found in enumerate(encodings)]
         self.tokens = sum(row.length for row in rows)
-        # The longest first: when the last rows are short, all lanes end at about the same time.
+        # Longest first: with short rows at the end, all lanes finish at about the same time.
         rows.sort(key=lambda row: -row.length)
         self.waiting: OrderedDict[Row, None] = OrderedDict.fromkeys(rows)
         self._rows = self._open_rows = len(rows)
-        # Made when the first of them arrive, whose shape nobody knows before.
+        # Allocated with the first outputs, because their shape is not known before.
         self._outputs: Floats | None = None
         self._calls: list[EngineCall] = []
 
     def store(self, rows: Sequence[Row], outputs: Floats, call: EngineCall) -> Scored | None:
-        """Keep what one engine call gave for these rows, float32 [n] or [n, d]; the result, once
-        all rows are there. Raises EngineError for rows of another shape than those before."""
+        """Store one call's outputs for these rows, float32 [n] or [n, d].
+
+        Returns the result once all rows are there. Raises EngineError when the shape differs from
+        that of earlier rows.
+        """
         shape = outputs.shape[1:]
         if self._outputs is None:
             self._outputs = np.empty((self._rows, *shape), dtype=np.float32)
@@ -85,14 +88,14 @@ class Request:
         )
 
     def answer(self, outcome: Scored | ServingError) -> None:
-        """Give the waiter its outcome; one that was cancelled or answered before stays as it is.
+        """Complete the future with `outcome`, unless it is cancelled or complete already.
 
-        The waiter's own callbacks run in here: what they raise is theirs, and ends no thread.
+        The future's callbacks run here. What they raise is dropped, so that it ends no thread.
         """
         try:
             if isinstance(outcome, ServingError):
                 self.future.set_exception(outcome)
             else:
                 self.future.set_result(outcome)
-        except BaseException:  # InvalidStateError, or whatever a callback or its log line raised
+        except BaseException:  # InvalidStateError, or an error of a callback
             return

@@ -1,11 +1,13 @@
 """The scheduler: rows of all waiting requests share the engine's calls.
 
-There is a thread for each of the engine's lanes. It takes a row of the request whose turn it is
-(`fairness`) and the rows nearest to it in length up to the batch limits (`waiting`, `queue`), runs
-them (`calls`), and gives each request its share (`request`). Every waiter is answered: with its
-logits, with the engine's error, at its deadline, or when the model closes. Once all that waits may
-take longer than the first deadline allows, the oldest goes first: `admission` has promised each
-request no more than that it is in time in the order of arrival.
+Each of the engine's lanes has a thread. It takes the next row by fair queueing (`fairness`) and the
+rows nearest to it in length, up to the batch limits (`request_queue`, `rows_by_length`). It runs
+them (`calls`) and gives each request its share (`request`). Every request is answered: with its
+outputs, with the engine's error, at its deadline, or when the model closes.
+
+When the first deadline may be missed, the oldest request goes first instead. Admission control
+(`admission`) accepts a request if it would be in time in order of arrival, so that order must be
+kept then.
 """
 
 import logging
@@ -16,7 +18,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from runtime.batch import BatchLimits
-from runtime.errors import DeviceLost, EngineAway, EngineLost, ModelClosed, ServingError
+from runtime.errors import (
+    DeviceLost,
+    EngineThreadEnded,
+    EngineUnreachable,
+    ModelClosed,
+    ServingError,
+)
 from runtime.postprocess import EngineCall, Floats
 from runtime.scheduling.admission import QueueLimits, Ticket
 from runtime.scheduling.backlog import Backlog, Batch
@@ -26,7 +34,7 @@ from runtime.scheduling.stats import SchedulerStats
 
 _log = logging.getLogger(__name__)
 
-# How long `close` waits for the engine call that runs.
+# How long `close` waits for running engine calls.
 _CLOSE_PATIENCE_S = 5.0
 
 
@@ -34,9 +42,9 @@ class Scheduler:
     """A bounded queue of rows in front of one engine.
 
     `compute` turns n encodings into float32 [n] or [n, d]; up to `lanes` threads call it at the
-    same time. `queue` bounds what waits; a request to an idle scheduler is always admitted.
-    `window_s` is how long a row may wait for company while the engine is idle and the batch not
-    full. `clock` gives seconds; deadlines are on it. Every method may be called from any thread.
+    same time. `queue` bounds what waits; an idle scheduler admits any request. `window_s` is the
+    batching window: how long a row may wait for more rows while the engine is idle and the batch
+    not full. `clock` gives seconds, deadlines too. Every method may be called from any thread.
     """
 
     def __init__(
@@ -51,9 +59,9 @@ class Scheduler:
         self._compute = compute
         self._clock = clock
         self._backlog = Backlog(limits, queue, window_s, lanes, clock)
-        self._lost = False
-        self._away = False
-        self._told: Callable[[EngineCall], None] = lambda _: None
+        self._device_lost = False
+        self._unreachable = False
+        self._callback: Callable[[EngineCall], None] = lambda _: None
         self._threads = [
             threading.Thread(target=self._run, name=f"scheduler-{lane}", daemon=True)
             for lane in range(lanes)
@@ -61,8 +69,8 @@ class Scheduler:
         try:
             for thread in self._threads:
                 thread.start()
-        except BaseException:  # no more threads are to be had; those that there are end
-            self._backlog.shut(ModelClosed)
+        except BaseException:  # no more threads: end those that have started
+            self._backlog.close(ModelClosed)
             raise
 
     def admit(
@@ -74,10 +82,10 @@ class Scheduler:
         *,
         for_engine: bool = True,
     ) -> Ticket:
-        """Keep room for a request while its texts become rows; `tokens` is an estimate.
+        """Admission control: reserve capacity for a request before its texts are tokenised.
 
-        What cannot be admitted is refused here, before any work is done for it. Of a request that
-        is not `for_engine` no rows will come: it takes room, but no time of the engine. Raises as
+        `tokens` is an estimate. A request that cannot be admitted is refused here, before any work
+        is done for it. One that is not `for_engine` takes capacity but no engine time. Raises as
         `submit` does.
         """
         return self._backlog.admit(rows, tokens, deadline, caller, for_engine=for_engine)
@@ -87,17 +95,17 @@ class Scheduler:
     ) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
-        `deadline` is in seconds of the clock. Turns are counted by `caller`; all who name none are
-        one caller. Raises Overloaded when the queue is full or the measured speed says that the
-        answer would come after the deadline, ModelClosed after `close`, DeviceLost when an earlier
-        call found the device gone, and EngineLost when a thread that calls the engine has ended.
+        `deadline` is in seconds of the clock. Fair queueing counts by `caller`; requests without
+        one are one caller. Raises Overloaded when the queue is full, or when the measured speed
+        puts the answer after the deadline; ModelClosed after `close`; DeviceLost when an earlier
+        call lost the device; EngineThreadEnded when a thread that calls the engine has ended.
         """
         with self.admit(len(rows), sum(map(len, rows)), deadline, caller) as ticket:
             return ticket.submit(rows)
 
-    def tell(self, told: Callable[[EngineCall], None]) -> None:
-        """Have `told` called with every engine call that succeeds, by the engine's thread."""
-        self._told = told
+    def on_engine_call(self, callback: Callable[[EngineCall], None]) -> None:
+        """Call `callback` after every successful engine call, in the thread that made it."""
+        self._callback = callback
 
     def pending(self) -> int:
         """Requests with rows that wait for an engine call."""
@@ -109,97 +117,100 @@ class Scheduler:
         _, rows, tokens = self._backlog.depth()
         return rows, tokens
 
-    def bound(self, limits: BatchLimits) -> None:
-        """Keep the batches that are taken from now on within `limits`."""
-        self._backlog.bound(limits)
+    def set_limits(self, limits: BatchLimits) -> None:
+        """Apply `limits` to batches from now on."""
+        self._backlog.set_limits(limits)
 
     @property
-    def lost(self) -> bool:
-        """Whether an engine call found the device gone for good."""
-        return self._lost
+    def device_lost(self) -> bool:
+        """Whether an engine call found that the device is lost."""
+        return self._device_lost
 
     @property
-    def away(self) -> bool:
-        """Whether an engine call found nobody to compute it, since `returned` was called."""
-        return self._away
+    def unreachable(self) -> bool:
+        """Whether a call could not reach the remote engine, since `mark_reachable`."""
+        return self._unreachable
 
-    def returned(self) -> None:
-        """The engine that was away has computed again."""
-        self._away = False
+    def mark_reachable(self) -> None:
+        """Record that the remote engine has computed again."""
+        self._unreachable = False
 
-    def follow(self, before: "Scheduler") -> None:
-        """Predict with what was measured of the one that this one replaces."""
-        self._backlog.follow(before._backlog)
+    def inherit_estimates(self, before: "Scheduler") -> None:
+        """Start from the throughput that `before`, the replaced one, has measured."""
+        self._backlog.inherit_estimates(before._backlog)
 
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
         return self._backlog.stats()
 
     def idle(self) -> bool:
-        """Whether nothing waits, runs or is expected."""
+        """Whether no row waits or runs, and no ticket holds capacity."""
         return self._backlog.idle()
 
     def running_s(self) -> float:
-        """For how many seconds the oldest engine call has been running; 0 without one."""
+        """Seconds that the oldest running engine call has taken so far; 0 without one."""
         return self._backlog.running_s()
 
     def alive(self) -> bool:
-        """Whether all threads that call the engine are there."""
+        """Whether all threads that call the engine are alive."""
         return all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> bool:
-        """Answer every waiter with ModelClosed, after the engine calls that run.
+        """Wait for running engine calls, then answer every request with ModelClosed.
 
-        False when one of them did not end in time: its waiters are answered all the same, but the
-        engine is still in use.
+        False when a call did not end in time: its requests are answered, but the engine is still
+        in use.
         """
-        self._backlog.shut(ModelClosed)
+        self._backlog.close(ModelClosed)
         patience_ends = time.monotonic() + _CLOSE_PATIENCE_S
         for thread in self._threads:
             thread.join(max(0.0, patience_ends - time.monotonic()))
         self._backlog.fail_running(ModelClosed)
         if any(thread.is_alive() for thread in self._threads):
             return False
-        # Its owner's method: a circle that would keep a replaced model until a collection.
+        # Break the cycle Model → Scheduler → Model._compute, or a replaced model lives until the
+        # next garbage collection.
         self._compute = _closed
         return True
 
     def _run(self) -> None:
-        """The thread: whatever ends it but `close`, nobody is left waiting."""
+        """The thread of one lane. If anything but `close` ends it, every request is answered."""
         try:
             while (batch := self._backlog.take()) is not None:
                 self._execute(batch)
         except BaseException:
-            _say(logging.CRITICAL, "the thread that calls the engine ended", trace=True)
-            self._backlog.shut(EngineLost)
-            self._backlog.fail_running(EngineLost)
+            _log_safely(logging.CRITICAL, "the thread that calls the engine ended", trace=True)
+            self._backlog.close(EngineThreadEnded)
+            self._backlog.fail_running(EngineThreadEnded)
 
     def _execute(self, batch: Batch) -> None:
         result = run_call(self._compute, batch.rows, self._shrink)
         call = engine_call(batch.rows, batch.began, self._clock())
         if result.error is None:
             try:
-                self._told(call)
-            except BaseException:  # the observer's own fault, which ends no thread
-                _say(logging.ERROR, "the observer of engine calls failed", trace=True)
-        was_away = self._away
-        self._lost = self._lost or isinstance(result.error, DeviceLost)
-        self._away = self._away or isinstance(result.error, EngineAway)
+                self._callback(call)
+            except BaseException:  # a broken callback must not end the thread
+                _log_safely(logging.ERROR, "the engine call callback failed", trace=True)
+        was_unreachable = self._unreachable
+        self._device_lost = self._device_lost or isinstance(result.error, DeviceLost)
+        self._unreachable = self._unreachable or isinstance(result.error, EngineUnreachable)
         outcomes = self._backlog.finish(batch, result, call)
-        if self._lost:  # no later call can succeed
-            self._backlog.shut(DeviceLost)
+        if self._device_lost:  # no later call can succeed
+            self._backlog.close(DeviceLost)
         for error in {outcome for outcome in outcomes if isinstance(outcome, ServingError)}:
-            # An engine that is away is asked again and again.
-            level = logging.DEBUG if was_away else logging.ERROR
-            _say(level, "engine call of %d rows failed: %s", len(batch.rows), error)
+            # Logged loudly once: the watchdog polls an unreachable engine every second.
+            level = logging.DEBUG if was_unreachable else logging.ERROR
+            _log_safely(level, "engine call of %d rows failed: %s", len(batch.rows), error)
 
     def _shrink(self, budget: int) -> None:
-        _say(logging.WARNING, "no memory for a call: they have at most %d tokens now", budget)
+        _log_safely(
+            logging.WARNING, "no memory for a call: they have at most %d tokens now", budget
+        )
         self._backlog.shrink(budget)
 
 
-def _say(level: int, message: str, *given: object, trace: bool = False) -> None:
-    """Log; what a handler raises does not end the thread."""
+def _log_safely(level: int, message: str, *given: object, trace: bool = False) -> None:
+    """Log, and drop what a handler raises, so that it does not end the thread."""
     with suppress(BaseException):
         _log.log(level, message, *given, exc_info=trace)
 

@@ -1,4 +1,4 @@
-"""What a scheduler has computed since its start."""
+"""Counters of a scheduler since its start."""
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -22,12 +22,12 @@ class SchedulerStats:
     queue_s: float = 0.0
 
     def __add__(self, other: "SchedulerStats") -> "SchedulerStats":
-        """Both together."""
+        """The sum of both."""
         pairs = zip(astuple(self), astuple(other), strict=True)
         return SchedulerStats(*(one + two for one, two in pairs))
 
     def count(self, rows: Sequence[Row], call: EngineCall, *, failed: bool) -> None:
-        """One more call, of these rows."""
+        """Count one call of these rows."""
         if failed:
             self.failed_count += len(rows)
             return

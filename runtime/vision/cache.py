@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from runtime.vision.embedded import Embedded
+from runtime.vision.embeddings import ImageEmbeddings
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class EmbedsCache:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._held: OrderedDict[bytes, Embedded] = OrderedDict()
+        self._held: OrderedDict[bytes, ImageEmbeddings] = OrderedDict()
         self._bytes = self._hits = self._misses = 0
         self._lock = threading.Lock()
 
-    def get(self, digest: bytes) -> Embedded | None:
+    def get(self, digest: bytes) -> ImageEmbeddings | None:
         """The image of this file; None where it is not kept."""
         with self._lock:
             found = self._held.get(digest)
@@ -40,7 +40,7 @@ class EmbedsCache:
             self._held.move_to_end(digest)
             return found
 
-    def put(self, image: Embedded) -> None:
+    def put(self, image: ImageEmbeddings) -> None:
         """Keep an image, which owns its memory; others go until there is room. One that is larger
         than all of it is not kept."""
         with self._lock:

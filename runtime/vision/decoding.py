@@ -15,7 +15,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from runtime.errors import BrokenImage, VastImage
+from runtime.errors import ImageTooLarge, InvalidImage
 from runtime.vision.rule import Size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -41,7 +41,7 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """A file whose header was read: `what` names it in messages, `size` is (width, height)."""
 
     what: str
@@ -49,41 +49,41 @@ class Picture:
     _opened: Image.Image
 
     def decode(self) -> Image.Image:
-        """The image in RGB; may be called once. Raises BrokenImage."""
+        """The image in RGB; may be called once. Raises InvalidImage."""
         try:
             with self._opened as opened:
                 opened.load()
                 if opened.size != self.size:
-                    raise BrokenImage(
+                    raise InvalidImage(
                         self.what, f"its header says {_by(self.size)}, its data {_by(opened.size)}"
                     )
                 return _rgb(self.what, opened)
-        except BrokenImage:
+        except InvalidImage:
             raise
         except Exception as error:  # Pillow's decoders raise many unrelated classes
-            raise BrokenImage(self.what, _reason(error)) from error
+            raise InvalidImage(self.what, _reason(error)) from error
 
 
-def look_at(data: bytes, what: str, limits: ImageLimits = DEFAULT_LIMITS) -> Picture:
-    """Read the header of a file. Raises BrokenImage, and VastImage for what is over a limit."""
+def open_image(data: bytes, what: str, limits: ImageLimits = DEFAULT_LIMITS) -> ImageFile:
+    """Read the header of a file. Raises InvalidImage and ImageTooLarge."""
     if len(data) > limits.bytes:
-        raise VastImage(what, f"{len(data)} bytes", f"{limits.bytes} bytes")
+        raise ImageTooLarge(what, f"{len(data)} bytes", f"{limits.bytes} bytes")
     try:
         opened = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise VastImage(what, "a header of vast size", f"{limits.pixels} pixels") from error
+        raise ImageTooLarge(what, "a header of vast size", f"{limits.pixels} pixels") from error
     except UnidentifiedImageError as error:
-        raise BrokenImage(what, "it has the beginning of none of them") from error
+        raise InvalidImage(what, "it has the beginning of none of them") from error
     except Exception as error:  # as in decode
-        raise BrokenImage(what, _reason(error)) from error
+        raise InvalidImage(what, _reason(error)) from error
     width, height = opened.size
     if width * height > limits.pixels:
-        raise VastImage(what, f"{_by(opened.size)} pixels", f"{limits.pixels} pixels")
+        raise ImageTooLarge(what, f"{_by(opened.size)} pixels", f"{limits.pixels} pixels")
     if max(width, height) > MOST_SIDE:
-        raise VastImage(what, f"{_by(opened.size)} pixels", f"{MOST_SIDE} pixels on a side")
+        raise ImageTooLarge(what, f"{_by(opened.size)} pixels", f"{MOST_SIDE} pixels on a side")
     if not width * height:
-        raise BrokenImage(what, "it has no pixels")
-    return Picture(what, (width, height), opened)
+        raise InvalidImage(what, "it has no pixels")
+    return ImageFile(what, (width, height), opened)
 
 
 def _rgb(what: str, image: Image.Image) -> Image.Image:
@@ -95,7 +95,7 @@ def _rgb(what: str, image: Image.Image) -> Image.Image:
         white.paste(seen, mask=seen.getchannel("A"))
         return white
     if image.mode not in _EIGHT_BIT:
-        raise BrokenImage(what, f"its pixels are of the kind {image.mode}")
+        raise InvalidImage(what, f"its pixels are of the kind {image.mode}")
     return image.convert("RGB")
 
 

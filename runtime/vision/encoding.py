@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tokenizers
 
-from runtime.errors import ImageUnwanted, InputTooLong, InputTypeWanted, NoInputs, NoPassages
+from runtime.errors import ImageNotAllowed, InputTooLong, InputTypeRequired, NoInputs, NoPassages
 from runtime.postprocess import InputType, Ints
 from runtime.text import (
     NO_LIMITS,
@@ -26,14 +26,14 @@ from runtime.text import (
 )
 from runtime.text_checks import check_text
 from runtime.tokens import encoded
-from runtime.vision.embedded import Embedded, SeeingEncoding
+from runtime.vision.embeddings import ImageEmbeddings, ImageEncoding
 from runtime.vision.rule import Vision
 
 # Upstream writes this in the place of an image and replaces the first one: where there is no image,
 # that is the first one of the texts, and by nothing.
 _PLACEHOLDER = "<image>"
 
-Images = Sequence[Embedded | None]
+Images = Sequence[ImageEmbeddings | None]
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class _Frame:
         """How many tokens an image of so many tiles and what is before it add to a text."""
         return len(self.head) - self.added + tiles * self.vision.tokens + 2
 
-    def around(self, tail: Encoding, image: Embedded) -> SeeingEncoding:
+    def around(self, tail: Encoding, image: ImageEmbeddings) -> ImageEncoding:
         """The row of an image with the text `tail` behind it."""
         vision = self.vision
         context = np.full(image.tiles * vision.tokens, vision.context, np.int64)
         parts = (self.head, [vision.before], context, [vision.after], tail.token_ids[self.added :])
-        return SeeingEncoding(np.concatenate(parts), None, image, len(self.head) + 1)
+        return ImageEncoding(np.concatenate(parts), None, image, len(self.head) + 1)
 
 
-class SeeingPairEncoder(PairEncoder):
+class VisionPairEncoder(PairEncoder):
     """A PairEncoder for passages of which some have an image; these may be blank.
 
     `images` are the passages' own, None where one has none; without the argument none has.
@@ -107,11 +107,11 @@ class SeeingPairEncoder(PairEncoder):
     ) -> Encodings:
         """See PairEncoder.encode_checked. No row with an image is without any token."""
 
-        whole = super()
-
         def plain(places: Sequence[int]) -> Encodings:
             bare = [_without_placeholder(*pairs[place]) for place in places]
-            return whole.encode_checked(bare, truncate, check, limits, called=called)
+            return super(VisionPairEncoder, self).encode_checked(
+                bare, truncate, check, limits, called=called
+            )
 
         def behind(places: Sequence[int], room: int) -> Encodings:
             some, bounds = [pairs[place] for place in places], replace(limits, pair=room)
@@ -121,7 +121,7 @@ class SeeingPairEncoder(PairEncoder):
         return _by_tiles(images or [None] * len(pairs), plain, behind, self._frame, most)
 
 
-class SeeingTextEncoder(TextEncoder):
+class VisionTextEncoder(TextEncoder):
     """A TextEncoder for texts of which some have an image; these may be blank.
 
     An image belongs to a passage, and stands between its prefix and its text.
@@ -152,23 +152,23 @@ class SeeingTextEncoder(TextEncoder):
         images: Images | None = None,
     ) -> Encodings:
         """See TextEncoder.encode; an image counts as a passage where no `input_type` is said.
-        Raises ImageUnwanted for a query's."""
+        Raises ImageNotAllowed for a query's."""
         images = images or [None] * len(texts)
         if not texts:
             raise NoInputs
         if input_type is None and None in images:
-            raise InputTypeWanted
+            raise InputTypeRequired
         for index, (text, image) in enumerate(zip(texts, images, strict=True)):
             if image is not None and input_type == "query":
-                raise ImageUnwanted(f"input[{index}]", "a query has none")
+                raise ImageNotAllowed(f"input[{index}]", "a query has none")
             check_text(f"input[{index}]", text, blanks=blanks or image is not None)
-
-        whole = super()
 
         def plain(places: Sequence[int]) -> Encodings:
             some = [texts[place] for place in places]
             # Looked at above, under the numbers that they have in the request.
-            return whole.encode(some, input_type, truncate, check, most_tokens, blanks=True)
+            return super(VisionTextEncoder, self).encode(
+                some, input_type, truncate, check, most_tokens, blanks=True
+            )
 
         def behind(places: Sequence[int], room: int) -> Encodings:
             some = [(" ", texts[place]) for place in places]

@@ -8,14 +8,14 @@ import numpy.typing as npt
 from runtime.profile import PaddingSide
 from runtime.shapes import Shape
 from runtime.text import Encoding
-from runtime.vision.embedded import Embedded, SeeingEncoding
+from runtime.vision.embeddings import ImageEmbeddings, ImageEncoding
 from runtime.vision.rule import Vision
 
 # The inputs of a text graph that takes images.
 INDEX_INPUT, EMBEDS_INPUT = "image_index", "image_embeds"
 
 
-def lay_out_images(
+def image_inputs(
     rows: Sequence[Encoding], side: PaddingSide, shape: Shape, vision: Vision
 ) -> dict[str, npt.NDArray[np.generic]]:
     """`image_embeds` float32 [tiles, tokens, hidden] of the images in `rows`, and `image_index`
@@ -26,11 +26,11 @@ def lay_out_images(
     """
     index = np.zeros(shape, np.int64)
     first_of: dict[bytes, int] = {}
-    images: list[Embedded] = []
+    images: list[ImageEmbeddings] = []
     count = 0
     # A larger shape is filled up with copies of the first row.
     for number, row in enumerate([*rows, *[rows[0]] * (shape[0] - len(rows))]):
-        if not isinstance(row, SeeingEncoding):
+        if not isinstance(row, ImageEncoding):
             continue
         tokens = row.image.tiles * vision.tokens
         if row.image.digest not in first_of:

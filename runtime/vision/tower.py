@@ -27,8 +27,8 @@ from runtime.scheduling.scheduler import Scheduler
 from runtime.scheduling.stats import SchedulerStats
 from runtime.text import Check
 from runtime.vision.cache import CacheStats, EmbedsCache
-from runtime.vision.decoding import DEFAULT_LIMITS, ImageLimits, Picture, look_at
-from runtime.vision.embedded import Embedded
+from runtime.vision.decoding import DEFAULT_LIMITS, ImageFile, ImageLimits, open_image
+from runtime.vision.embeddings import ImageEmbeddings
 from runtime.vision.rule import Vision
 from runtime.vision.tiling import Pixels, cut, pixel_values
 
@@ -69,8 +69,8 @@ class _Task:
     be decoded, each once. `tiles` are those of all of them."""
 
     order: list[bytes | None]
-    known: dict[bytes, Embedded] = field(default_factory=dict)
-    pictures: dict[bytes, Picture] = field(default_factory=dict)
+    known: dict[bytes, ImageEmbeddings] = field(default_factory=dict)
+    pictures: dict[bytes, ImageFile] = field(default_factory=dict)
     counts: dict[bytes, int] = field(default_factory=dict)
 
     @property
@@ -81,7 +81,7 @@ class _Task:
     def new_tiles(self) -> int:
         return sum(self.counts[digest] for digest in self.pictures)
 
-    def images(self) -> list[Embedded | None]:
+    def images(self) -> list[ImageEmbeddings | None]:
         return [None if digest is None else self.known[digest] for digest in self.order]
 
 
@@ -109,11 +109,11 @@ class Tower:
         called: Sequence[str],
         deadline: float | None,
         caller: str = "",
-    ) -> Iterator[list[Embedded | None]]:
+    ) -> Iterator[list[ImageEmbeddings | None]]:
         """The embeddings of a request's images, None where there is none. `called` names them in
         messages, `deadline` is in seconds of time.monotonic().
 
-        Their room is kept for the length of the block. Raises BrokenImage, VastImage and
+        Their room is kept for the length of the block. Raises InvalidImage, ImageTooLarge and
         TooManyTiles, Unavailable and EngineError; of what a header tells, before anything is
         decoded.
         """
@@ -138,7 +138,7 @@ class Tower:
         called: Sequence[str],
         deadline: float | None,
         caller: str = "",
-    ) -> AsyncIterator[list[Embedded | None]]:
+    ) -> AsyncIterator[list[ImageEmbeddings | None]]:
         """`embedded` for an event loop: looks and decodes in threads of its own; cancelling the
         task drops the tiles that still wait."""
         try:
@@ -183,14 +183,14 @@ class Tower:
         with self._lock:
             return not self._held and self._scheduler.idle()
 
-    def follow(self, before: "Tower") -> None:
+    def inherit_estimates(self, before: "Tower") -> None:
         """Predict with what was measured of the one that this one replaces."""
-        self._scheduler.follow(before._scheduler)
+        self._scheduler.inherit_estimates(before._scheduler)
 
     @property
-    def lost(self) -> bool:
+    def device_lost(self) -> bool:
         """Whether a call found the device gone for good."""
-        return self._scheduler.lost
+        return self._scheduler.device_lost
 
     def alive(self) -> bool:
         """Whether the threads that call the engine are there."""
@@ -222,7 +222,7 @@ class Tower:
                 task.known[digest] = found
                 task.counts[digest] = found.tiles
                 continue
-            picture = look_at(data, what, self._limits.image)
+            picture = open_image(data, what, self._limits.image)
             task.pictures[digest] = picture
             task.counts[digest] = self._vision.rule.count(picture.size)
         if task.tiles > self._limits.request_tiles:
@@ -242,7 +242,7 @@ class Tower:
         for digest in task.pictures:
             last = first + task.counts[digest]
             # A copy: a part of the request's array would keep all of it in the cache.
-            image = Embedded(digest, scored.outputs[first:last].copy())
+            image = ImageEmbeddings(digest, scored.outputs[first:last].copy())
             task.known[digest] = image
             self._cache.put(image)
             first = last

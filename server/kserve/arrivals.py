@@ -1,7 +1,7 @@
-"""Messages that are on their way: a few at a time, and slow ones give way to those that wait.
+"""Reading gRPC messages: a few at a time, and slow ones are ended while others wait.
 
-gRPC takes a message that is read whole, up to the limit of one, before anybody learns how long it
-is. One that is not read yet keeps to its window of 64 KiB.
+gRPC reads a message whole, up to the limit, before its length is known. An unread message takes
+only its flow control window of 64 KiB.
 """
 
 import asyncio
@@ -13,32 +13,32 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 
-from server.errors import BodyTooSlow, ClientGone
+from server.errors import BodyTooSlow, ClientDisconnected
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-# One that has come is copied in the event loop, in a twentieth of a second at the default limit.
+# A received message is copied in the event loop, in up to 50 ms at the default limit.
 _MOST_ARRIVING = 8
-# What a message may take to arrive while others wait for its place all the time.
+# How long a message may take to arrive while others wait all that time.
 _SLOW_S = 1.0
 
 
 class Arrivals:
-    """Used in one event loop; a message may take `slow_s` to arrive while others wait."""
+    """Reads messages in one event loop; while others wait, a message may take `slow_s`."""
 
     def __init__(self, slow_s: float | None = None) -> None:
         self._slow_s = slow_s
         self._places = asyncio.Semaphore(_MOST_ARRIVING)
         self._waiting = 0
-        # The messages that are being read, oldest first: when that began, and its time limit.
+        # The timeouts of the messages being read, oldest first, and when each began.
         self._arriving: dict[asyncio.Timeout, float] = {}
-        # While others wait: since when, and what looks for slow ones.
+        # While others wait: since when, and the timer that looks for slow messages.
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: Context, deadline: float) -> bytes:
-        """The message of a call, until `deadline` of the monotonic clock. Raises BodyTooSlow, or
-        ClientGone when none comes."""
+        """Read the message of a call, until `deadline` of time.monotonic(). Raises BodyTooSlow, or
+        ClientDisconnected at the end of the stream."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, deadline - began)) as limit, self._place(limit):
@@ -46,12 +46,11 @@ class Arrivals:
         except TimeoutError:
             raise BodyTooSlow(time.monotonic() - began) from None
         if not isinstance(message, bytes):  # the end of the stream
-            raise ClientGone
+            raise ClientDisconnected
         return message
 
     def _look(self) -> None:
-        """End as many messages as others wait, the oldest first, that have been coming for too long
-        in which others waited; and look again when the next one has."""
+        """End slow messages, the oldest first, as many as others wait; schedule the next check."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -72,7 +71,7 @@ class Arrivals:
 
     @asynccontextmanager
     async def _place(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
-        """A place among the messages that are read; `limit` ends early where others wait."""
+        """Hold one of the places for reading. While others wait, `limit` may be brought forward."""
         if self._places.locked():
             self._waiting += 1
             self._look()
@@ -91,7 +90,6 @@ class Arrivals:
             self._places.release()
 
     def _count_one_less(self) -> None:
-        """One that waits, if any does, has its place now though it does not know yet; or one that
-        waited has gone, and passes on the place that it may have been given."""
+        """Count one waiter less: it gets a place now, or it was cancelled and passes one on."""
         self._waiting = max(0, self._waiting - 1)
         self._look()

@@ -1,8 +1,8 @@
-"""grpc.health.v1.Health, which Kubernetes' gRPC probes ask, and clients that choose among servers.
+"""grpc.health.v1.Health, for Kubernetes' gRPC probes and for clients that choose among servers.
 
-Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. Open without a key, as
-all health is. gRPC tells how long a message is when it has read it, up to the server's limit; so a
-few are read at a time, slow ones give way at once, and what is longer than a name is refused.
+Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. It needs no key, like all
+health routes. gRPC reads a message whole before its length is known, so only a few are read at a
+time, slow ones are ended while others wait, and messages longer than a name are refused.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.kserve.arrivals import Arrivals, Context
 from server.kserve.grpc_status import TooManyWatches, UnknownService
 from server.kserve.messages import Messages
@@ -22,51 +22,51 @@ from server.service import Service
 HEALTH = "grpc.health.v1.Health"
 # HealthCheckResponse.ServingStatus
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
-# Names of services have some dozen bytes, and come with the call.
+# Service names have some dozen bytes, and arrive with the call.
 _MOST_BYTES = 1 << 10
-_PATIENCE_S = 10.0
-# Streams that watch at the same time, and how often each looks.
+_READ_TIMEOUT_S = 10.0
+# The most Watch streams at the same time, and how often each checks the status.
 _MOST_WATCHES = 256
 _LOOK_S = 1.0
 
 
 class Health:
-    """Answers for the whole server (the empty name) and for `services`, which are healthy while the
-    models are ready. Used in one event loop."""
+    """The health of the whole server (the empty name) and of `services`, which are healthy while
+    the models are ready. Used in one event loop."""
 
     def __init__(self, messages: Messages, service: Service, services: frozenset[str]) -> None:
         self._messages = messages
         self._service = service
         self._known = services | {""}
-        # One that does not come with its call gives way at once: callers may have no key.
+        # 0: a message that does not arrive with its call is ended at once; callers need no key.
         self._arrivals = Arrivals(slow_s=0.0)
         self._watches = 0
         self._ending = asyncio.Event()
 
     async def check(self, context: Context, _: object) -> Any:
-        """The status now. Raises UnknownService."""
+        """Answer the current status. Raises UnknownService."""
         status = self._status(await self._named(context))
         if status == _SERVICE_UNKNOWN:
             raise UnknownService
         return self._reply(status)
 
     async def watch(self, context: Context, _: object) -> None:
-        """The status now and whenever it is another one, until the caller goes or `end` is called.
-        Raises TooManyWatches."""
+        """Send the current status and every change, until the client disconnects or `end` is
+        called. Raises TooManyWatches."""
         with self._watching():
-            name, told = await self._named(context), None
+            name, last_status = await self._named(context), None
             while True:
                 status = self._status(name)
-                if status != told:
+                if status != last_status:
                     await context.write(self._reply(status))
-                    told = status
+                    last_status = status
                 if self._ending.is_set():
                     return
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), _LOOK_S)
 
     def end(self) -> None:
-        """Have the watching streams end, which the end of a server waits for."""
+        """End the Watch streams, for which the server's shutdown waits."""
         self._ending.set()
 
     @contextmanager
@@ -88,13 +88,14 @@ class Health:
         return self._messages["HealthCheckResponse"](status=status)
 
     async def _named(self, context: Context) -> str:
-        """The service that a call names. Raises NotValid, BodyTooSlow or ClientGone."""
-        message = await self._arrivals.read(context, time.monotonic() + _PATIENCE_S)
+        """The service that a call names. Raises InvalidRequest, BodyTooSlow or
+        ClientDisconnected."""
+        message = await self._arrivals.read(context, time.monotonic() + _READ_TIMEOUT_S)
         if len(message) > _MOST_BYTES:
             found = f"found a message of {len(message)} bytes"
-            raise NotValid("too_long", (), f"{found}, wanted at most {_MOST_BYTES}")
+            raise InvalidRequest("too_long", (), f"{found}, wanted at most {_MOST_BYTES}")
         try:
             return str(self._messages["HealthCheckRequest"].FromString(message).service)
         except DecodeError:
             wrong = "found bytes that are no HealthCheckRequest"
-            raise NotValid("value_error", (), wrong) from None
+            raise InvalidRequest("value_error", (), wrong) from None

@@ -1,13 +1,13 @@
-"""What the methods of GRPCInferenceService answer: messages in, messages out."""
+"""The methods of GRPCInferenceService: request messages to reply messages."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from server.call import Call, Limit, Place
-from server.errors import NotValid, UnknownModel
+from server.errors import InvalidRequest, UnknownModel
 from server.kserve.inference import Wanted, infer
-from server.kserve.managing import NotManaged, reload
 from server.kserve.messages import CONFIG_TYPES, Messages
+from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (
     EXTENSIONS,
     PLATFORM,
@@ -27,13 +27,13 @@ _TEXTS = "bytes_contents"
 
 
 class Methods:
-    """The methods that are served; each takes its request and the call that it came with."""
+    """The served methods; each takes its request and the call."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
 
     def answers(self) -> Mapping[str, Answer]:
-        """What answers each method, by the method's name."""
+        """The handler of each method, by the method's name."""
         return {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -58,7 +58,7 @@ class Methods:
         return reply(name=SERVER_NAME, version=version(), extensions=EXTENSIONS)
 
     async def _model_ready(self, request: Any, call: Call) -> Any:
-        """A model that is not here is not ready, as Triton has it."""
+        """An unknown model is not ready, as in Triton."""
         ready = call.service.ready
         if ready:
             try:
@@ -137,7 +137,9 @@ class Methods:
 
     async def _repository_model_load(self, request: Any, call: Call) -> Any:
         if request.parameters:
-            raise NotManaged("the model's directory is loaded as it is; send no parameters")
+            raise ModelControlRefused(
+                "the model's directory is loaded as it is; send no parameters"
+            )
         await reload(call.service, find(call.service, request.model_name, None))
         return self._messages["RepositoryModelLoadResponse"]()
 
@@ -145,8 +147,8 @@ class Methods:
         model = find(call.service, request.model_name, request.model_version)
         wanted = [Wanted(output.name, _parameters(output)) for output in request.outputs]
         contents, parameters = _contents(request, model.limit), _parameters(request)
-        told = request.id
-        # Nothing above refers to it: it goes before its texts become as wide as Python makes them.
+        request_id = request.id
+        # Free the message before its texts are decoded, which may take four times as much memory.
         del request
         tensors = (
             from_raw(declared, memoryview(found))
@@ -159,7 +161,7 @@ class Methods:
         return self._messages["ModelInferResponse"](
             model_name=model.name,
             model_version=TRITON_VERSION,
-            id=told,
+            id=request_id,
             outputs=[self._output(output) for output in outputs],
             raw_output_contents=[output.raw() for output in outputs],
         )
@@ -170,11 +172,13 @@ class Methods:
 
 
 def _contents(request: Any, limit: Limit) -> list[tuple[Declared, bytes | list[bytes]]]:
-    """The inputs, and what each holds: the raw bytes of all its elements, or one by one."""
+    """The inputs with their contents: the raw bytes of all elements, or a list of elements."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         message = f"found {len(raw)} raw contents for {len(request.inputs)} inputs"
-        raise NotValid("value_error", ("raw_input_contents",), f"{message}, wanted one for each")
+        raise InvalidRequest(
+            "value_error", ("raw_input_contents",), f"{message}, wanted one for each"
+        )
     found: list[tuple[Declared, bytes | list[bytes]]] = []
     for index, given in enumerate(request.inputs):
         place, parameters = ("inputs", index), _parameters(given)
@@ -182,21 +186,21 @@ def _contents(request: Any, limit: Limit) -> list[tuple[Declared, bytes | list[b
         declared = Declared(place, given.name, given.datatype, shape, parameters, limit)
         if raw and given.HasField("contents"):
             message = "found contents beside raw_input_contents, wanted one of them"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         found.append((declared, raw[index] if raw else _elements(given, place)))
     return found
 
 
 def _elements(given: Any, place: Place) -> list[bytes]:
-    """The texts of an input that came in its contents. Raises NotValid for numbers."""
+    """The texts in an input's contents. Raises InvalidRequest for numbers."""
     if any(field.name != _TEXTS for field, _ in given.contents.ListFields()):
         message = f"found numbers as contents, wanted the datatype {BYTES} and texts in {_TEXTS}"
-        raise NotValid("value_error", place, message)
+        raise InvalidRequest("value_error", place, message)
     return list(given.contents.bytes_contents)
 
 
 def _parameters(message: Any) -> dict[str, Any]:
-    """The parameters of a request, or of one of its tensors."""
+    """The parameters of a request or a tensor."""
     found: dict[str, Any] = {}
     for name, parameter in message.parameters.items():
         fields = [field for field in _PARAMETER_FIELDS if parameter.HasField(field)]

@@ -1,4 +1,4 @@
-"""Requests out of the bytes of their messages, counted before they are parsed."""
+"""Parse requests from their messages, after counting the values in them."""
 
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -9,25 +9,25 @@ from google.protobuf.message import DecodeError
 from runtime.profile import Kind
 from server.call import limit_of
 from server.characters import wider_bytes
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.kserve.messages import Messages
 from server.kserve.tensors import elements_of
 from server.kserve.wire import Counted, NoMessage, TooManyValues, count_values, layout_of
 from server.settings import Settings
-from server.turns import Turns
+from server.time_slices import TimeSlices
 
-# A text is a value of its tensor; up to three tensors have as many, and none is counted narrowly.
+# Values for each text: up to three tensors have one value for it, plus a margin.
 _VALUES_OF_A_TEXT = 4
 # Names, shapes, parameters and outputs.
 _VALUES_BESIDE = 1024
-# What a value may take once it is parsed, besides its bytes: a field, and Python's object of it.
+# The most memory of a parsed value, besides its bytes: a field and its Python object.
 VALUE_BYTES = 256
-# Fields of texts with their lengths before them.
+# Fields of length-prefixed texts.
 _RAW = frozenset({"raw_input_contents"})
 
 
 class Requests:
-    """Reads the requests of `methods`, none of which may hold more than `most` values."""
+    """Parses requests of `methods`, of at most `most` values each."""
 
     def __init__(self, messages: Messages, methods: Iterable[str], settings: Settings) -> None:
         self._classes = {method: messages[f"{method}Request"] for method in methods}
@@ -37,24 +37,25 @@ class Requests:
         texts, self._variable = max(limit_of(settings, kind) for kind in get_args(Kind))
         self.most = _VALUES_OF_A_TEXT * texts + _VALUES_BESIDE
 
-    async def decoded_bytes(self, method: str, message: bytes, turns: Turns) -> int:
-        """A bound on the bytes that are made of a message of the method beside its own: 256 for
-        each value, and what texts take that are wider in memory. Raises NotValid before there are
-        too many values."""
-        found = await self.count(method, message, turns)
+    async def decoded_bytes(self, method: str, message: bytes, slices: TimeSlices) -> int:
+        """A bound on the memory of a parsed message beside its bytes: 256 for each value, and the
+        extra bytes of texts with wide characters. Raises InvalidRequest as soon as there are too
+        many values."""
+        found = await self.count(method, message, slices)
         elements = chain.from_iterable(map(elements_of, found.raw))
-        # Of more elements no tensor is made.
+        # A tensor with more elements is refused.
         texts = chain(found.texts, islice(elements, self.most))
-        return found.values * VALUE_BYTES + await wider_bytes(texts, turns)
+        return found.values * VALUE_BYTES + await wider_bytes(texts, slices)
 
-    async def count(self, method: str, message: bytes, turns: Turns) -> Counted:
-        """What is in a message of the method. Raises NotValid before there are too many values."""
+    async def count(self, method: str, message: bytes, slices: TimeSlices) -> Counted:
+        """Count the values in a message of the method. Raises InvalidRequest as soon as there are
+        too many."""
         try:
-            return await count_values(message, self._layouts[method], self.most, turns)
+            return await count_values(message, self._layouts[method], self.most, slices)
         except NoMessage:
             raise _no_request(method) from None
         except TooManyValues:
-            raise NotValid(
+            raise InvalidRequest(
                 "too_long",
                 (),
                 f"found more than {self.most} values in one message, wanted at most as many; "
@@ -62,12 +63,12 @@ class Requests:
             ) from None
 
     def parse(self, method: str, message: bytes) -> Any:
-        """The request in a message whose values were counted. Raises NotValid."""
+        """Parse a message whose values were counted. Raises InvalidRequest."""
         try:
             return self._classes[method].FromString(message)
         except DecodeError:
             raise _no_request(method) from None
 
 
-def _no_request(method: str) -> NotValid:
-    return NotValid("value_error", (), f"found bytes that are no {method}Request")
+def _no_request(method: str) -> InvalidRequest:
+    return InvalidRequest("value_error", (), f"found bytes that are no {method}Request")

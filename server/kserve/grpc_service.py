@@ -1,11 +1,11 @@
 """GRPCInferenceService: the same models and inferences over gRPC, and gRPC's own health service.
 
-nv-ingest's embedding client asks for ModelConfig and then infers; Triton's client library knows
-the rest. Errors travel as gRPC statuses with the sentence that HTTP callers get. What HTTP tells in
-headers is trailing metadata here (x-truncated-passages, server-timing, retry-after).
+nv-ingest's embedding client calls ModelConfig and ModelInfer; Triton's client library uses the
+rest. Errors are gRPC statuses with the message that HTTP callers get. HTTP's response headers are
+trailing metadata here (x-truncated-passages, server-timing, retry-after).
 
-A call's message is not read before the call has its key and its place, and not parsed before its
-values are counted. Health needs neither key nor place.
+A call's message is read after the key is checked and a call slot is free, and parsed after its
+values are counted. Health needs neither key nor slot.
 """
 
 import asyncio
@@ -25,45 +25,45 @@ from server.auth import Keys
 from server.call import Call
 from server.caller import grpc_caller
 from server.descriptors import GRPC_SHARE, most_connections
-from server.errors import KeyWanted, explain, log_failure, release
+from server.errors import AuthenticationRequired, classify_error, drop_tracebacks, log_failure
 from server.kserve.arrivals import Arrivals, Context
 from server.kserve.grpc_health import HEALTH, Health
 from server.kserve.grpc_methods import Answer, Methods
 from server.kserve.grpc_requests import Requests
-from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, words_of
+from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, status_message
 from server.kserve.messages import Messages
 from server.logs import current_request
-from server.observe import ids_of
+from server.observability import ids_of
 from server.service import Service
 from server.settings import Settings, SettingsError
 from server.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
-# Gives the reply to a call, if it is not a stream, or raises.
+# Answers a call: returns the reply, if it is not a stream, or raises.
 Serve: TypeAlias = Callable[[Context, Call], Awaitable[Any]]
 
 _SERVICE = "inference.GRPCInferenceService"
 _INFER = "ModelInfer"
 _WATCH = "Watch"
-# What a method that is not served is called in counts: its name is the caller's own.
+# The metrics' name of methods that are not served, because the name is the caller's text.
 _OTHER = "other"
 _RETRY = "retry-after"
-# Calls at the same time, each with one message of at most NIM_HTTP_BODY_LIMIT_BYTES; and those of
-# which gRPC still sends the answer.
+# Call slots, each with a message of at most NIM_HTTP_BODY_LIMIT_BYTES; and calls including those
+# whose answer gRPC still sends.
 _MOST_CALLS = 256
 _MOST_UNFINISHED = 4096
-# A peer that is silent for a minute is asked whether it is there, and has twenty seconds to say so.
+# Keepalive: a silent peer is pinged after a minute, and has twenty seconds to answer.
 _ASK_MS = 60_000
 _PATIENCE_MS = 20_000
-# Pings of a caller without calls: more often is abuse, as for Triton; two are forgiven.
+# Pings of a client without calls: more frequent ones are abuse, as in Triton; two are tolerated.
 _PING_PAUSE_MS = 300_000
 _FORGIVEN_PINGS = 2
-# A connection ends after an hour, so that one that takes no answers ends too, and clients of a
-# Service spread over new replicas. Clients open the next one by themselves.
+# The maximum age of a connection. It ends connections that read no answers, and spreads the clients
+# of a Kubernetes Service over new replicas. Clients reconnect by themselves.
 _OLDEST_MS = 3_600_000
-# Asked for without a key and a place, as by probes of a server that is busy. The messages of the
-# first two say nothing, and are not awaited.
+# Methods without key and call slot, for probes of a busy server. The messages of the first two are
+# empty and not read.
 _SILENT = frozenset({"ServerLive", "ServerReady"})
 _OPEN = _SILENT | {"Check", _WATCH}
 
@@ -107,12 +107,12 @@ class GrpcServer:
             ) from None
 
     async def stop(self) -> None:
-        """Refuse new calls, and wait until those that run are answered."""
+        """Refuse new calls, and wait until running ones are answered."""
         self._health.end()
         await self._server.stop(self._service.settings.drain_timeout_s)
 
     def _handlers(self, answers: Mapping[str, Answer]) -> dict[str, grpc.RpcMethodHandler]:
-        """What answers each path, _OTHER those that are not served."""
+        """The handler of each path; _OTHER handles methods that are not served."""
         served = {
             f"/{_SERVICE}/{name}": self._handler(name, partial(self._answer, name, answer))
             for name, answer in answers.items()
@@ -124,7 +124,7 @@ class GrpcServer:
         return {_OTHER: self._handler(_OTHER, _refuse), **served, **health}
 
     def _handler(self, name: str, serve: Serve) -> grpc.RpcMethodHandler:
-        """What answers calls of this method with what `serve` gives."""
+        """A handler for this method, which answers with the result of `serve`."""
 
         async def handle(_: object, context: Context) -> Any:
             _expect_gone_callers()
@@ -132,38 +132,38 @@ class GrpcServer:
             code = grpc.StatusCode.CANCELLED
             caller = grpc_caller(_authorization(context), context.peer())
             call = Call(self._service, context.time_remaining(), caller)
-            given = _words(context)
+            given = _text_metadata(context)
             trace = self._begin(name, given)
             ids = ids_of(given, trace)
-            told = {"x-request-id": ids["request_id"]}
+            metadata = {"x-request-id": ids["request_id"]}
             if trace is not None:
-                told["traceresponse"] = trace.traceresponse
+                metadata["traceresponse"] = trace.traceresponse
             before = current_request.set(ids)
             try:
                 try:
-                    self._admit(name, context)
+                    self._check_key(name, context)
                     reply = await serve(context, call)
-                    context.set_trailing_metadata(tuple({**told, **call.headers()}.items()))
+                    context.set_trailing_metadata(tuple({**metadata, **call.headers()}.items()))
                     code = grpc.StatusCode.OK
                     return reply
                 except Exception as error:
                     self._service.metrics.count_refusal(error)
                     log_failure(error, self._service.settings)
                     code = code_of(error)
-                    failure = explain(error, self._service.settings)
-                    words = words_of(error, failure.message)
-                    # The others are HTTP's own; one of a connection makes an answer malformed.
+                    failure = classify_error(error, self._service.settings)
+                    message = status_message(error, failure.message)
+                    # Other headers are HTTP's own; `connection` would make the answer malformed.
                     if wait := failure.headers.get(_RETRY):
-                        told[_RETRY] = wait
-                    release(error)
-                # Behind the handling of the error, which gRPC would keep until the garbage is
-                # collected, and with it the message that the error was raised over.
-                context.set_trailing_metadata(tuple(told.items()))
+                        metadata[_RETRY] = wait
+                    drop_tracebacks(error)
+                # Outside the except block: within it, gRPC's abort would keep the error, and with
+                # it the request's message, until the next garbage collection.
+                context.set_trailing_metadata(tuple(metadata.items()))
                 with suppress(grpc.aio.InternalError):  # the caller has gone
-                    await context.abort(code, words)
+                    await context.abort(code, message)
             finally:
                 seconds = time.monotonic() - began
-                if name != _WATCH:  # it lasts as long as its caller wants
+                if name != _WATCH:  # lasts as long as the client wants
                     self._service.metrics.observe(f"grpc {name}", code.name, seconds)
                 if trace is not None:
                     facts = {"rpc.system": "grpc", "rpc.grpc.status_code": code.value[0]}
@@ -173,24 +173,24 @@ class GrpcServer:
                 _log.log(level, "grpc %s %s %.1f ms", name, code.name, seconds * 1e3)
                 current_request.reset(before)
 
-        # On the wire a stream of one message is that message; only a stream's handler runs before
-        # the message is there.
+        # A stream of one message looks like that message on the wire, but its handler runs before
+        # the message is read.
         kind = grpc.stream_unary_rpc_method_handler
         if name == _WATCH:  # it writes its replies itself
             kind = grpc.stream_stream_rpc_method_handler
         return kind(handle, response_serializer=lambda reply: reply.SerializeToString())
 
     async def _answer(self, method: str, answer: Answer, context: Context, call: Call) -> Any:
-        """The reply to a call that may be made."""
+        """Answer an authenticated call."""
         if method in _SILENT:
             return await answer(None, call)
-        async with self._placed():
+        async with self._call_slot():
             with ExitStack() as room:
                 return await answer(await self._read(method, context, call, room), call)
 
     @asynccontextmanager
-    async def _placed(self) -> AsyncIterator[None]:
-        """Hold one of the places for calls. Raises Overloaded when all are taken."""
+    async def _call_slot(self) -> AsyncIterator[None]:
+        """Hold a call slot. Raises Overloaded when all are taken."""
         if self._calls >= _MOST_CALLS:
             raise Overloaded(f"{self._calls} gRPC calls are running; send fewer at the same time")
         self._calls += 1
@@ -206,36 +206,37 @@ class GrpcServer:
         call: Call,
         room: ExitStack,
     ) -> Any:
-        """The call's request, which takes a part of the room for bodies until `room` closes.
+        """Read and parse the call's request; its part of the body budget is held until `room`
+        closes.
 
-        Raises BodyTooSlow, ClientGone, Overloaded or NotValid. Nothing is awaited from the parsing
-        on until the model's answer is, so that copies of a message are made of one at a time.
+        Raises BodyTooSlow, ClientDisconnected, Overloaded or InvalidRequest. Nothing is awaited
+        between parsing and the wait for the model, so that only one message is copied at a time.
         """
         message = await self._arrivals.read(context, call.deadline)
-        bodies = self._service.bodies
-        room.enter_context(bodies.holding(len(message)))
-        beside = await self._requests.decoded_bytes(method, message, bodies.turns)
-        room.enter_context(bodies.holding(beside))
-        await bodies.turns.before(len(message))
+        body_budget = self._service.body_budget
+        room.enter_context(body_budget.reserving(len(message)))
+        beside = await self._requests.decoded_bytes(method, message, body_budget.slices)
+        room.enter_context(body_budget.reserving(beside))
+        await body_budget.slices.before(len(message))
         return self._requests.parse(method, message)
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
-        """The call's span; what asks no model has none."""
+        """Begin the call's span; only inferences have one."""
         tracing = self._service.tracing
         if tracing is None or name != _INFER:
             return None
         return tracing.begin(name, given, {"rpc.method": name})
 
-    def _admit(self, name: str, context: Context) -> None:
+    def _check_key(self, name: str, context: Context) -> None:
         if name in _OPEN:
             return
-        if not self._keys.admit(_authorization(context)):
-            raise KeyWanted
+        if not self._keys.accepts(_authorization(context)):
+            raise AuthenticationRequired
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
-    """Finds the handler of a method; one that is not served has one as well, which asks for a key
-    before it says so."""
+    """Finds the handler of a method. A method that is not served also has a handler, which checks
+    the key first."""
 
     def __init__(self, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
         self._handlers = handlers
@@ -250,11 +251,11 @@ async def _refuse(_: Context, __: Call) -> None:
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    """gRPC's own limits, in the words of its channel arguments."""
+    """gRPC's own limits, as channel arguments."""
     return [
         ("grpc.max_receive_message_length", settings.body_limit_bytes),
         ("grpc.max_send_message_length", -1),
-        # More than there are places, so that a client is refused at once rather than kept waiting.
+        # More than the call slots, so that a client is refused at once rather than kept waiting.
         ("grpc.max_concurrent_streams", 2 * _MOST_CALLS),
         ("grpc.max_allowed_incoming_connections", most_connections(GRPC_SHARE)),
         ("grpc.server_handshake_timeout_ms", settings.header_timeout_s * 1000),
@@ -265,16 +266,16 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.max_ping_strikes", _FORGIVEN_PINGS),
         ("grpc.max_connection_age_ms", _OLDEST_MS),
         ("grpc.max_connection_age_grace_ms", settings.request_timeout_s * 1000),
-        # Two servers must not share a port without knowing.
+        # Two servers must not share a port by accident.
         ("grpc.so_reuseport", 0),
     ]
 
 
 def _expect_gone_callers() -> None:
-    """Let the present call's task fail in silence when its caller is not there any more.
+    """Silence the error of the current call's task when its client has disconnected.
 
-    gRPC sends what the handler returned in the same task, after it, and what it raises then would
-    be logged as an error with its traceback.
+    gRPC sends the handler's result in the same task. An error there would be logged with its
+    traceback.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -283,11 +284,11 @@ def _expect_gone_callers() -> None:
 
 def _note_failure(task: "asyncio.Task[Any]") -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.debug("a caller went away before its answer was sent: %s", type(error).__name__)
+        _log.debug("a client disconnected before its answer was sent: %s", type(error).__name__)
 
 
-def _words(context: Context) -> dict[str, str]:
-    """The caller's metadata that is text."""
+def _text_metadata(context: Context) -> dict[str, str]:
+    """The caller's metadata with text values."""
     metadata = context.invocation_metadata() or ()
     return {key: value for key, value in metadata if isinstance(value, str)}
 
@@ -302,7 +303,7 @@ def _authorization(context: Context) -> list[bytes]:
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """The certificate that the HTTP ports show as well."""
+    """The TLS credentials, with the certificate of the HTTP ports."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())

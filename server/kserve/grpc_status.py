@@ -1,4 +1,4 @@
-"""From an error to gRPC's status and the words that travel with it."""
+"""The gRPC status and message of an error."""
 
 import grpc
 
@@ -12,35 +12,35 @@ from runtime.errors import (
     Unavailable,
 )
 from server.errors import (
+    AuthenticationRequired,
     BodyTooSlow,
-    ClientGone,
-    KeyWanted,
-    NotServed,
-    NotValid,
+    ClientDisconnected,
+    InvalidRequest,
+    KindNotServed,
     RequestRefused,
     UnknownModel,
 )
 
 
 class UnknownMethod(RequestRefused):
-    """A method that is not served."""
+    """A method that is not served here."""
 
     def __init__(self) -> None:
         super().__init__("found a method that is not served here")
 
 
 class UnknownService(RequestRefused):
-    """A service whose health nobody knows here."""
+    """A service whose health is not known here."""
 
     def __init__(self) -> None:
         super().__init__("found another service, wanted inference.GRPCInferenceService or no name")
 
 
 class TooManyWatches(RequestRefused):
-    """More streams that watch the server's health than there may be."""
+    """Too many Watch streams of the server's health."""
 
     def __init__(self, found: int) -> None:
-        super().__init__(f"found {found} callers that watch already, wanted fewer; ask with Check")
+        super().__init__(f"found {found} Watch streams already, wanted fewer; use Check instead")
 
 
 # Statuses that are the server's own fault, as OpenTelemetry's conventions count them.
@@ -49,20 +49,20 @@ SERVER_FAULTS = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
-# The first class of an error's ancestry that is in here decides.
+# The first class in an error's method resolution order that has a row decides.
 _CODES: dict[type[BaseException], grpc.StatusCode] = {
-    NotValid: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     InputRejected: grpc.StatusCode.INVALID_ARGUMENT,
-    KeyWanted: grpc.StatusCode.UNAUTHENTICATED,
-    NotServed: grpc.StatusCode.NOT_FOUND,
+    AuthenticationRequired: grpc.StatusCode.UNAUTHENTICATED,
+    KindNotServed: grpc.StatusCode.NOT_FOUND,
     UnknownModel: grpc.StatusCode.NOT_FOUND,
     UnknownService: grpc.StatusCode.NOT_FOUND,
     TooManyWatches: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BodyTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ClientGone: grpc.StatusCode.CANCELLED,
+    ClientDisconnected: grpc.StatusCode.CANCELLED,
     UnknownMethod: grpc.StatusCode.UNIMPLEMENTED,
     RequestRefused: grpc.StatusCode.INVALID_ARGUMENT,
-    TooLate: grpc.StatusCode.RESOURCE_EXHAUSTED,  # sent again it is as late
+    TooLate: grpc.StatusCode.RESOURCE_EXHAUSTED,  # a retry would be late as well
     Overloaded: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -70,17 +70,16 @@ _CODES: dict[type[BaseException], grpc.StatusCode] = {
     EngineError: grpc.StatusCode.INTERNAL,
     Exception: grpc.StatusCode.INTERNAL,
 }
-# How Triton begins its refusals when a queue is full, in this status: nv-ingest sends again what is
-# refused in these words, and gives up on everything else.
+# Triton's message for a full queue, with this status: nv-ingest retries on these words only.
 _QUEUE_FULL = "Exceeds maximum queue size"
 
 
 def code_of(error: Exception) -> grpc.StatusCode:
-    """The status that a call ends with."""
+    """The status of a call that ended with `error`."""
     return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
 
 
-def words_of(error: Exception, message: str) -> str:
-    """What the caller is told, where HTTP callers are told `message`."""
+def status_message(error: Exception, message: str) -> str:
+    """The message of a call that ended with `error`; `message` is what HTTP callers get."""
     full = isinstance(error, Overloaded) and code_of(error) is grpc.StatusCode.UNAVAILABLE
     return f"{_QUEUE_FULL}: {message}" if full else message

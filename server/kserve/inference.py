@@ -1,7 +1,7 @@
-"""One inference: texts in as named tensors, outputs as named tensors, whatever the transport.
+"""One inference on any transport: texts as named input tensors, results as named output tensors.
 
-Outputs stay in the order of the rows that came, because KServe's row i of an output belongs to
-row i of the input; so `index` is the row's own number.
+Outputs keep the order of the input rows, because KServe's row i of an output belongs to row i of
+the input. So `index` is the row's own number.
 """
 
 import time
@@ -14,7 +14,7 @@ import numpy as np
 from runtime.postprocess import EmbeddingType, InputType, quantized
 from runtime.text import Truncate
 from server.call import Call, Field
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.kserve.models import KserveModel
 from server.kserve.tensors import Output, TextTensor, refuse_shared_memory
 
@@ -32,7 +32,7 @@ _LONGEST_TIMEOUT_US = 10**12
 
 @dataclass(frozen=True)
 class Wanted:
-    """An output that a request names."""
+    """A requested output."""
 
     name: str
     parameters: Parameters
@@ -45,9 +45,10 @@ async def infer(
     parameters: Parameters,
     wanted: Iterable[Wanted],
 ) -> list[Output]:
-    """The outputs that are wanted, all for none. Raises NotValid and what `call` raises.
+    """Run the model and return the `wanted` outputs; all if none is named. Raises InvalidRequest
+    and what `call` raises.
 
-    `tensors` and `wanted` are taken one by one, none behind the first that does not belong there.
+    `tensors` and `wanted` are consumed one by one, up to the first that is invalid.
     """
     names = _output_names(model, wanted)
     _shorten_deadline(call, parameters)
@@ -65,7 +66,7 @@ async def _rank(
         queries = queries * len(passages)
     if len(queries) != len(passages):
         message = f"found {len(queries)} queries for {len(passages)} passages, wanted 1 or as many"
-        raise NotValid("value_error", ("query",), message)
+        raise InvalidRequest("value_error", ("query",), message)
     truncate = _word(parameters, "truncate", _TRUNCATES, "NONE")
     ranking = await call.rank_pairs(
         list(zip(queries, passages, strict=True)),
@@ -85,7 +86,7 @@ async def _embed(
     call: Call, inputs: Mapping[str, TextTensor], parameters: Parameters
 ) -> list[Output]:
     if _MODALITY in inputs and set(inputs[_MODALITY].texts) != {"text"}:
-        raise NotValid("literal_error", (_MODALITY,), "this model embeds text only")
+        raise InvalidRequest("literal_error", (_MODALITY,), "this model embeds text only")
     kind = _word(parameters, "embedding_type", _TYPES, "float")
     # The NIM's own default over gRPC is query.
     default_type = call.service.settings.default_input_type or "query"
@@ -109,12 +110,12 @@ def _by_name(model: KserveModel, tensors: Iterable[TextTensor]) -> dict[str, Tex
     for tensor in tensors:
         if tensor.name not in (*known, *optional):
             message = f"found another input, wanted {' and '.join(known)}"
-            raise NotValid("value_error", ("inputs",), message)
+            raise InvalidRequest("value_error", ("inputs",), message)
         if tensor.name in found:
-            raise NotValid("value_error", ("inputs",), f"found {tensor.name} twice")
+            raise InvalidRequest("value_error", ("inputs",), f"found {tensor.name} twice")
         found[tensor.name] = tensor
     if missing := [name for name in known if name not in found]:
-        raise NotValid("missing", ("inputs",), f"wanted the input {' and '.join(missing)}")
+        raise InvalidRequest("missing", ("inputs",), f"wanted the input {' and '.join(missing)}")
     return found
 
 
@@ -126,22 +127,22 @@ def _output_names(model: KserveModel, wanted: Iterable[Wanted]) -> list[str]:
         refuse_shared_memory(place, output.parameters)
         if output.parameters.get("classification"):
             message = "classification is not served here; leave it out for the values themselves"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         if output.name not in known:
             message = f"found another output, wanted one of {', '.join(known)}"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         if output.name in found:
-            raise NotValid("value_error", place, f"found {output.name} twice")
+            raise InvalidRequest("value_error", place, f"found {output.name} twice")
         found.append(output.name)
     return found or known
 
 
 def _shorten_deadline(call: Call, parameters: Parameters) -> None:
-    """Let `call` end within Triton's `timeout`, microseconds of which 0 are no limit."""
+    """Apply Triton's parameter `timeout`, in microseconds, to the deadline; 0 is no limit."""
     found = parameters.get("timeout")
     number = _whole(found)
     if found is not None and (number is None or number < 0):
-        raise NotValid(
+        raise InvalidRequest(
             "greater_than_equal", ("parameters", "timeout"), "wanted microseconds, 0 or more"
         )
     if number:
@@ -155,12 +156,12 @@ def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: W
         return default
     if found not in known:
         message = f"wanted one of {', '.join(known)}"
-        raise NotValid("literal_error", ("parameters", name), message)
+        raise InvalidRequest("literal_error", ("parameters", name), message)
     return next(word for word in known if word == found)
 
 
 def whole_number(text: str) -> int | None:
-    """The number that `text` spells in ASCII digits; None for what is none, or out of reason."""
+    """The number in ASCII digits in `text`; None if it is not one, or absurdly long."""
     known = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
     return int(text) if known else None
 
@@ -169,15 +170,15 @@ def _dimensions(parameters: Parameters) -> int | None:
     found = parameters.get("dimensions")
     number = _whole(found)
     if found is not None and (number is None or number < 1):
-        raise NotValid(
+        raise InvalidRequest(
             "greater_than", ("parameters", "dimensions"), "wanted a whole number of 1 or more"
         )
     return number
 
 
 def _whole(found: Any) -> int | None:
-    """`found` as a whole number, which clients whose parameters have one type only write as text or
-    with a fraction of 0; None for what is none."""
+    """`found` as a whole number, None if it is not one. Clients with a single parameter type send
+    it as text or as a float."""
     if isinstance(found, str):
         return whole_number(found)
     if isinstance(found, float) and found.is_integer():

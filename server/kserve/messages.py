@@ -1,8 +1,8 @@
-"""The protocol buffers of KServe v2 over gRPC, as much of them as is served here.
+"""The protocol buffers of KServe v2 over gRPC, as far as they are served here.
 
 Names, numbers and types are the protocol's (package `inference`: the Open Inference Protocol's
-grpc_predict_v2 and Triton's grpc_service and model_config). They are built in a pool of their own,
-so that a process which also holds Triton's client library has no two definitions of one name.
+grpc_predict_v2 and Triton's grpc_service and model_config). They are in a descriptor pool of their
+own, so that they do not collide with those of Triton's client library in the same process.
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ _SCALARS = {
     "uint32": _Field.TYPE_UINT32,
     "uint64": _Field.TYPE_UINT64,
 }
-# "name number type"; a type that ends in [] is repeated, {} is a map from string, and one with a
-# capital letter is another message of this table.
+# "name number type". A type with [] is repeated, with {} a map from string, with ? optional; one
+# with a capital letter is a message of this table.
 _MESSAGES = {
     "ServerLiveRequest": (),
     "ServerLiveResponse": ("live 1 bool",),
@@ -42,7 +42,7 @@ _MESSAGES = {
         "inputs 4 TensorMetadata[]",
         "outputs 5 TensorMetadata[]",
     ),
-    # A oneof on the wire is its fields, of which one is set.
+    # A oneof looks like separate fields on the wire, of which one is set.
     "InferParameter": (
         "bool_param 1 bool?",
         "int64_param 2 int64?",
@@ -105,7 +105,7 @@ _MESSAGES = {
     ),
     "RepositoryModelLoadResponse": (),
     "ModelConfigRequest": ("name 1 string", "version 2 string"),
-    # data_type is an enumeration, which on the wire is its number: see CONFIG_TYPES.
+    # data_type is an enumeration, on the wire a number: see CONFIG_TYPES.
     "ModelInput": ("name 1 string", "data_type 2 int32", "dims 4 int64[]"),
     "ModelOutput": ("name 1 string", "data_type 2 int32", "dims 3 int64[]"),
     "ModelDynamicBatching": ("preferred_batch_size 1 int32[]",),
@@ -143,7 +143,7 @@ _MESSAGES = {
     "RepositoryIndexRequest": ("repository_name 1 string", "ready 2 bool"),
     "ModelIndex": ("name 1 string", "version 2 string", "state 3 string", "reason 4 string"),
     "RepositoryIndexResponse": ("models 1 ModelIndex[]",),
-    # Of grpc.health.v1: on the wire messages have no package. The status is an enumeration.
+    # Of grpc.health.v1: messages have no package on the wire. The status is an enumeration.
     "HealthCheckRequest": ("service 1 string",),
     "HealthCheckResponse": ("status 1 int32",),
 }
@@ -187,7 +187,7 @@ def _describe(message: Any, fields: tuple[str, ...]) -> None:
             continue
         if kind.endswith("[]"):
             field.label = _Field.LABEL_REPEATED
-        if kind.endswith("?"):  # proto3's own way of telling absent from zero
+        if kind.endswith("?"):  # proto3's encoding of optional fields
             field.proto3_optional = True
             field.oneof_index = len(message.oneof_decl)
             message.oneof_decl.add(name=f"_{name}")
@@ -203,7 +203,7 @@ def _type(field: Any, kind: str) -> None:
 
 
 def _add_entry(message: Any, name: str, kind: str) -> str:
-    """The message that stands for one entry of a map, as protocol buffers spell it."""
+    """Add the message of a map's entries, as protocol buffers encode maps. Returns its name."""
     entry = message.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
     entry.options.map_entry = True
     key = entry.field.add(name="key", number=1, label=_Field.LABEL_OPTIONAL)

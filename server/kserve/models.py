@@ -1,4 +1,4 @@
-"""The served models as a Triton repository shows them: names, tensors, configuration, statistics.
+"""The served models as a Triton repository: names, tensors, configuration, statistics.
 
 Tensor names are those of NVIDIA's retrieval NIMs.
 """
@@ -16,13 +16,13 @@ from server.settings import MAX_BATCH_SIZES
 SERVER_NAME = "open-rerank"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 PLATFORM = "open_rerank"
-# Ways to ask for the one version that there is; -1 is Triton's latest.
+# Ways to request the only version; -1 is Triton's latest.
 _VERSIONS = (None, "", "-1", TRITON_VERSION)
 
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """An input or output: its KServe datatype and its shape, -1 for what varies."""
+    """An input or output: its KServe datatype and its shape, -1 for variable sizes."""
 
     name: str
     datatype: str
@@ -41,7 +41,7 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class Duration:
-    """How often, and nanoseconds in all."""
+    """A count, and the total in nanoseconds."""
 
     count: int
     ns: int
@@ -49,9 +49,9 @@ class Duration:
 
 @dataclass(frozen=True)
 class KserveModel:
-    """One served model under its name in Triton; one request to it may hold `limit` rows.
+    """A served model under its Triton name. `limit` bounds the rows of a request.
 
-    `max_batch_size` is what its configuration tells: rows that a client puts into one request.
+    `max_batch_size` is in its configuration: the rows that a client puts into one request.
     """
 
     name: str
@@ -63,7 +63,7 @@ class KserveModel:
     served: Served
 
     def statistics(self) -> "Statistics":
-        """The counters now."""
+        """The current counters."""
         return _statistics(self.served)
 
 
@@ -95,7 +95,7 @@ def find(service: Service, name: str, version: str | None) -> KserveModel:
 
 
 def _is_one_of(accepted: Iterable[str], name: str) -> bool:
-    # The spelling keeps the length: a name of megabytes is not spelled.
+    # `triton_name` keeps the length, so a name of megabytes is never converted.
     return any(len(name) == len(one) and triton_name(name) == triton_name(one) for one in accepted)
 
 
@@ -118,8 +118,8 @@ def _model(service: Service, served: Served) -> KserveModel:
         )
     settings = service.settings
     limit = limit_of(settings, info.kind)
-    # Not the limit: nv-ingest fills every request up to this number, and rows of several requests
-    # share engine calls anyway.
+    # Smaller than the limit: nv-ingest fills every request up to this number, and rows of several
+    # requests share engine calls anyway.
     rows = min(limit.texts, settings.max_rows or MAX_BATCH_SIZES[info.kind])
     return KserveModel(triton_name(served.name), info.kind, inputs, outputs, limit, rows, served)
 
@@ -136,7 +136,7 @@ def _statistics(served: Served) -> Statistics:
         "queue": spent(tally.answered, tally.queue_s),
         "compute_input": spent(tally.answered, tally.tokenize_s),
         "compute_infer": spent(tally.answered, tally.engine_s),
-        # Writing an answer is not measured; it counts as no time rather than as a guess.
+        # Writing the answer is not measured, hence 0.
         "compute_output": Duration(tally.answered, 0),
         "cache_hit": Duration(0, 0),
         "cache_miss": Duration(0, 0),

@@ -1,5 +1,5 @@
-"""KServe v2's REST form: its JSON messages, and raw tensors behind the JSON (Triton's binary tensor
-data extension).
+"""KServe v2's REST messages: JSON, and raw tensors after the JSON (Triton's binary tensor data
+extension).
 """
 
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from server.call import Limit, Place
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.kserve.inference import whole_number
 from server.kserve.models import KserveModel, TensorFacts
 from server.kserve.tensors import Declared, Output, TextTensor, from_json, from_raw
 from server.names import TRITON_VERSION
 
-# Bytes of JSON before the raw tensors.
+# The header with the number of JSON bytes before the raw tensors.
 HEADER_LENGTH = "inference-header-content-length"
 _ENCODER = msgspec.json.Encoder()
 Parameters = dict[str, Any]
@@ -23,7 +23,7 @@ Parameters = dict[str, Any]
 
 # Request
 class InferInput(msgspec.Struct):
-    """An input: texts in `data`, or raw behind the JSON with the parameter binary_data_size."""
+    """An input: texts in `data`, or raw after the JSON with the parameter binary_data_size."""
 
     name: str
     shape: list[int]
@@ -33,7 +33,7 @@ class InferInput(msgspec.Struct):
 
 
 class InferOutput(msgspec.Struct):
-    """A wanted output; the parameter binary_data asks for raw bytes."""
+    """A requested output; the parameter binary_data requests raw bytes."""
 
     name: str
     parameters: Parameters | None = None
@@ -55,14 +55,14 @@ class IndexRequest(msgspec.Struct):
 
 
 class LoadRequest(msgspec.Struct):
-    """Triton's parameters (a configuration, files) are refused: the directory is what is loaded."""
+    """Triton's parameters (a configuration, files) are refused: the model's directory is loaded."""
 
     parameters: Annotated[dict[str, Any], Meta(max_length=0)] | None = None
 
 
 # Reply
 class OutputReply(msgspec.Struct):
-    """An output: row-major in `data`, or raw behind the JSON."""
+    """An output: row-major in `data`, or raw after the JSON."""
 
     name: str
     datatype: str
@@ -81,7 +81,7 @@ class InferReply(msgspec.Struct):
 
 
 class ServerReply(msgspec.Struct):
-    """What answers here."""
+    """The server."""
 
     name: str
     version: str
@@ -89,7 +89,7 @@ class ServerReply(msgspec.Struct):
 
 
 class TensorReply(msgspec.Struct):
-    """A tensor; -1 stands for what varies."""
+    """A tensor; -1 stands for variable sizes."""
 
     name: str
     datatype: str
@@ -114,7 +114,7 @@ class ModelReply(msgspec.Struct):
 
 
 class ConfigTensor(msgspec.Struct):
-    """A tensor as Triton's configuration has it, without the batch."""
+    """A tensor in Triton's configuration, without the batch."""
 
     name: str
     data_type: str
@@ -134,7 +134,7 @@ class ConfigReply(msgspec.Struct):
 
 
 class StatisticDuration(msgspec.Struct):
-    """How often, and nanoseconds in all."""
+    """A count, and the total in nanoseconds."""
 
     count: int
     ns: int
@@ -170,18 +170,18 @@ class IndexEntry(msgspec.Struct):
 
 # Mapping
 def split_body(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
-    """The JSON, and the raw tensors behind it. Raises NotValid."""
+    """Split a body into the JSON and the raw tensors after it. Raises InvalidRequest."""
     if header is None:
         return body, memoryview(b"")
     size = whole_number(header.strip())
     if size is None or size > len(body):
         message = f"wanted a number of bytes up to the body's {len(body)}"
-        raise NotValid("value_error", ("Inference-Header-Content-Length",), message)
+        raise InvalidRequest("value_error", ("Inference-Header-Content-Length",), message)
     return body[:size], memoryview(body)[size:]
 
 
 def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterator[TextTensor]:
-    """The inputs one by one, from their `data` or from `raw`. Raises NotValid."""
+    """Yield the inputs, from their `data` or from `raw`. Raises InvalidRequest."""
     for index, given in enumerate(request.inputs):
         place, parameters = ("inputs", index), given.parameters or {}
         declared = Declared(place, given.name, given.datatype, given.shape, parameters, limit)
@@ -192,18 +192,18 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(raw):
             message = f"wanted binary_data_size from 0 to the {len(raw)} bytes that are left"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         if given.data is not UNSET:
             message = "found data and binary_data_size, wanted one of them"
-            raise NotValid("value_error", place, message)
+            raise InvalidRequest("value_error", place, message)
         yield from_raw(declared, raw[:size])
         raw = raw[size:]
     if len(raw):
-        raise NotValid("value_error", (), f"found {len(raw)} bytes that belong to no input")
+        raise InvalidRequest("value_error", (), f"found {len(raw)} bytes that belong to no input")
 
 
-def check_wishes(request: InferRequest) -> None:
-    """Raise NotValid where a wish for raw outputs is neither true nor false."""
+def check_binary_flags(request: InferRequest) -> None:
+    """Raise InvalidRequest if a flag for raw outputs is neither true nor false."""
     _flag(request.parameters, "binary_data_output", ("parameters",))
     for index, output in enumerate(request.outputs or ()):
         _flag(output.parameters, "binary_data", ("outputs", index, "parameters"))
@@ -212,20 +212,21 @@ def check_wishes(request: InferRequest) -> None:
 def _wants_binary(request: InferRequest, name: str) -> bool:
     all_of_them = _flag(request.parameters, "binary_data_output", ("parameters",))
     own = (_flag(o.parameters, "binary_data", ()) for o in request.outputs or () if o.name == name)
-    return bool(next((wish for wish in own if wish is not None), all_of_them))
+    return bool(next((flag for flag in own if flag is not None), all_of_them))
 
 
 def _flag(parameters: Parameters | None, name: str, place: Place) -> bool | None:
     found = (parameters or {}).get(name)
     if not isinstance(found, bool | None):
-        raise NotValid("bool_type", (*place, name), "wanted true or false")
+        raise InvalidRequest("bool_type", (*place, name), "wanted true or false")
     return found
 
 
 def write_reply(
     request: InferRequest, model: KserveModel, outputs: list[Output]
 ) -> tuple[bytes, dict[str, str]]:
-    """The reply's bytes, and the headers that tell where the JSON ends."""
+    """Encode the reply. Returns its bytes, and the header with the length of the JSON if raw
+    tensors follow."""
     replies, tail = [], []
     for output in outputs:
         shape = list(output.values.shape)
@@ -237,19 +238,19 @@ def write_reply(
         else:
             data = output.values.ravel().tolist()
             replies.append(OutputReply(output.name, output.datatype, shape, data=data))
-    told = UNSET if request.id is None else request.id
-    head = _ENCODER.encode(InferReply(model.name, TRITON_VERSION, replies, id=told))
+    request_id = UNSET if request.id is None else request.id
+    head = _ENCODER.encode(InferReply(model.name, TRITON_VERSION, replies, id=request_id))
     headers = {HEADER_LENGTH: str(len(head))} if tail else {}
     return b"".join([head, *tail]), headers
 
 
 def tensor_reply(facts: TensorFacts) -> TensorReply:
-    """As metadata tell it."""
+    """The tensor in a metadata reply."""
     return TensorReply(facts.name, facts.datatype, list(facts.shape))
 
 
 def config_tensor(facts: TensorFacts) -> ConfigTensor:
-    """As the configuration tells it."""
+    """The tensor in a configuration reply."""
     return ConfigTensor(facts.name, facts.config_type, list(facts.dims))
 
 

@@ -1,7 +1,7 @@
-"""Named tensors as KServe v2 carries them: in JSON, or as raw little-endian bytes.
+"""Named tensors in KServe v2's formats: JSON, or raw little-endian bytes.
 
-BYTES elements are texts here; raw ones have their length in four bytes before them. Formats: the
-Open Inference Protocol and Triton's binary tensor data extension.
+BYTES elements are texts here; raw ones have a length prefix of four bytes. Formats: the Open
+Inference Protocol and Triton's binary tensor data extension.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.call import Limit, Place
-from server.errors import NotValid
+from server.errors import InvalidRequest
 
 BYTES = "BYTES"
 _DATATYPES = {"INT8": "i1", "UINT8": "u1", "INT32": "<i4", "FP32": "<f4"}
@@ -56,8 +56,8 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a request says of the tensor at `place` of its body, and how many texts it may hold.
-    Its name is the caller's own, so complaints tell the place instead."""
+    """The declaration of a tensor at `place` in the body, and the `limit` of its texts. Errors name
+    the place, because the tensor's name is the caller's text."""
 
     place: Place
     name: str
@@ -68,25 +68,25 @@ class Declared:
 
 
 def from_json(declared: Declared, data: Any) -> TextTensor:
-    """A tensor whose `data` are texts, flat or nested as the shape is. Raises NotValid."""
+    """A tensor with texts in `data`, flat or nested like the shape. Raises InvalidRequest."""
     _check(declared)
     return _tensor(declared, _flat(data, declared))
 
 
 def from_elements(declared: Declared, elements: Sequence[bytes]) -> TextTensor:
-    """A tensor whose elements came one by one (gRPC's typed contents)."""
+    """A tensor with a list of elements (gRPC's typed contents). Raises InvalidRequest."""
     _check(declared)
     return _tensor(declared, (_text(element, declared) for element in elements))
 
 
 def from_raw(declared: Declared, raw: memoryview) -> TextTensor:
-    """A tensor of length-prefixed texts. Raises NotValid for lengths that do not fit."""
+    """A tensor of length-prefixed texts. Raises InvalidRequest for wrong lengths."""
     _check(declared)
     return _tensor(declared, _unpacked(raw, declared))
 
 
 def elements_of(raw: memoryview) -> Iterator[memoryview]:
-    """The elements of length-prefixed texts, up to where lengths do not fit any more."""
+    """Yield the elements of length-prefixed texts, up to the first wrong length."""
     place = 0
     while place + _LENGTH.size <= len(raw):
         (length,) = _LENGTH.unpack_from(raw, place)
@@ -98,10 +98,10 @@ def elements_of(raw: memoryview) -> Iterator[memoryview]:
 
 
 def refuse_shared_memory(place: Place, parameters: Mapping[str, Any]) -> None:
-    """Raise NotValid for a tensor that is meant to travel through memory of the server's."""
+    """Raise InvalidRequest for a tensor in shared memory."""
     if any(word.startswith("shared_memory") for word in parameters):
         message = "shared memory is not served here; let the tensor travel in the message"
-        raise NotValid("value_error", place, message)
+        raise InvalidRequest("value_error", place, message)
 
 
 def _unpacked(raw: memoryview, declared: Declared) -> Iterator[str]:
@@ -117,8 +117,8 @@ def _unpacked(raw: memoryview, declared: Declared) -> Iterator[str]:
         raise _wrong(declared, "found bytes behind the last element")
 
 
-def _wrong(declared: Declared, message: str) -> NotValid:
-    return NotValid("value_error", declared.place, message)
+def _wrong(declared: Declared, message: str) -> InvalidRequest:
+    return InvalidRequest("value_error", declared.place, message)
 
 
 def _check(declared: Declared) -> None:
@@ -133,8 +133,7 @@ def _check(declared: Declared) -> None:
 
 
 def _tensor(declared: Declared, texts: Iterable[str]) -> TextTensor:
-    """The tensor, of whose `texts` no more are unpacked than it takes to see that there are too
-    many."""
+    """Build the tensor; reads at most one of `texts` more than the shape says."""
     wanted = math.prod(declared.shape)
     found = list(islice(texts, wanted + 1))
     if len(found) != wanted:
@@ -149,7 +148,7 @@ def _flat(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Iterator[st
     for item in data:
         if isinstance(item, str):
             yield item
-        elif isinstance(item, list) and item and depth > 1:  # no walk through empty ones
+        elif isinstance(item, list) and item and depth > 1:  # empty lists are refused
             yield from _flat(item, declared, depth - 1)
         else:
             raise _wrong(declared, "wanted texts as data, nested as the shape is")

@@ -1,36 +1,36 @@
-"""Counting what a protocol buffer holds before it is parsed.
+"""Count the values in a protocol buffer message before it is parsed.
 
-A parser makes an object of every field, however few bytes it has, in one step that nothing
-interrupts: of 60 MB of empty elements a gigabyte. The wire format says enough to count the fields
-without making any. Format: https://protobuf.dev/programming-guides/encoding.
+A parser makes an object of every field, however small, in one uninterruptible step: a gigabyte for
+60 MB of empty elements. The wire format allows counting fields without making objects. Format:
+https://protobuf.dev/programming-guides/encoding.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from server.turns import Turns
+from server.time_slices import TimeSlices
 
-# Kinds of fields on the wire. Groups (3 and 4) are in no message here, and nest without a bound.
+# Wire types. Groups (3 and 4) are refused: no message here has them, and they nest without limit.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KIND_BITS = 3
 _VARINT_BITS = 64
-# So many fields are looked at before others have their turn: a millisecond or two.
+# Fields counted in one time slice: a millisecond or two.
 SLICE = 2000
 
 
 class TooManyValues(Exception):
-    """More than there may be."""
+    """More values than allowed."""
 
 
 class NoMessage(Exception):
-    """Bytes that are no message, or hold a group."""
+    """Bytes that are not a message, or contain a group."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a message's length-delimited fields hold, by number: the messages of other layouts,
-    numbers that are packed, or `raw` bytes that are no text. All others are texts, or not known."""
+    """The length-delimited fields of a message, by number: nested `messages` with their layouts,
+    `packed` numbers, and `raw` bytes that are not text. Other fields are texts or unknown."""
 
     messages: Mapping[int, "Layout"]
     packed: frozenset[int]
@@ -39,8 +39,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Counted:
-    """What parsing would make of a message: how many `values`, of which some are `texts`, and what
-    is `raw`."""
+    """The contents of a message: the number of `values`, and the `texts` and `raw` bytes among
+    them."""
 
     values: int
     texts: list[memoryview]
@@ -48,8 +48,7 @@ class Counted:
 
 
 def layout_of(descriptor: Any, raw: Iterable[str] = ()) -> Layout:
-    """The layout of a message whose descriptor refers to no message that holds itself; fields of
-    the names `raw` hold no text."""
+    """The layout of a message without recursion; the fields named in `raw` are not text."""
     messages, packed, others = {}, set(), set()
     for field in descriptor.fields:
         if field.cpp_type == field.CPPTYPE_MESSAGE:
@@ -61,17 +60,17 @@ def layout_of(descriptor: Any, raw: Iterable[str] = ()) -> Layout:
     return Layout(messages, frozenset(packed), frozenset(others))
 
 
-async def count_values(message: bytes, layout: Layout, most: int, turns: Turns) -> Counted:
-    """What parsing would make of `message`. Every field at every depth is a value, known or not,
-    and every byte of packed numbers, of which each may be one.
+async def count_values(message: bytes, layout: Layout, most: int, slices: TimeSlices) -> Counted:
+    """Count the values in `message`. Every field at every depth is a value, known or not, and so is
+    every byte of packed numbers, because each may be a number.
 
-    Looks at `most` fields at most, some in each turn. Raises TooManyValues or NoMessage; a message
-    that passes may still be none.
+    Counts `most` values at most, SLICE fields in each time slice. Raises TooManyValues or
+    NoMessage. A message that passes may still be invalid.
     """
     found = Counted(0, [], [])
     values = steps = place = 0
     end = len(message)
-    around: list[tuple[int, Layout]] = []  # the messages that this one is in
+    around: list[tuple[int, Layout]] = []  # the enclosing messages
     while True:
         while place == end:
             if not around:
@@ -106,11 +105,11 @@ async def count_values(message: bytes, layout: Layout, most: int, turns: Turns) 
             raise TooManyValues
         steps += 1
         if steps % SLICE == 0:
-            await turns.wait()
+            await slices.wait()
 
 
 def _varint(message: bytes, place: int, end: int) -> tuple[int, int]:
-    """The number that begins at `place`, and the place behind it. Raises NoMessage."""
+    """The number at `place`, and the place after it. Raises NoMessage."""
     number = 0
     for shift in range(0, _VARINT_BITS, 7):
         if place >= end:

@@ -1,9 +1,9 @@
-"""POST /v1/rerank (Cohere v1, Jina, vLLM, Infinity: one superset answer) and /v2/rerank (Cohere's
+"""POST /v1/rerank (Cohere v1, Jina, vLLM, Infinity: one superset reply) and /v2/rerank (Cohere's
 alone).
 
-Shapes as cohere 7.3, Jina's API, vLLM's and Infinity's servers have them. Cohere and Jina cut
-documents that are too long, so END is the default here, but for vLLM's bodies;
-x-truncated-passages tells how many were.
+Shapes as in cohere 7.3, Jina's API, vLLM's and Infinity's servers. Cohere and Jina truncate
+documents that are too long, so END is the default here, except for vLLM's bodies. The header
+x-truncated-passages has the number of truncated documents.
 """
 
 import math
@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta
 
 from runtime.postprocess import Ranking
 from runtime.text import TokenLimits
-from server.errors import AnyRequest, Failure, NotValid, Spoken
+from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
 from server.openapi import Operation
@@ -27,29 +27,29 @@ from server.surface import Surface
 from server.surfaces.documents import (
     RankedDocuments,
     RerankRequest,
-    Shown,
-    best,
+    ReturnedDocument,
     check_least,
+    document_writer,
     rank_documents,
-    showing,
+    top_results,
     wants_raw,
 )
 from server.surfaces.nim import STATUSES
 
-# A search unit of Cohere's is one query with up to so many documents.
+# Cohere's search unit is one query with up to so many documents.
 _UNIT_DOCUMENTS = 100
 
 
 # Request. `model` is ignored, and so are unknown fields.
 class RelevantSpans(msgspec.Struct):
-    """Cohere v2's wish for the parts of a document that count: none are told here."""
+    """Cohere v2's request for the relevant parts of a document, which is not supported."""
 
     mode: Annotated[str, Meta(extra_json_schema={"const": "disabled"})]
 
 
 class NotInV2(msgspec.Struct):
-    """Fields of v1 and of other servers, which would change their answers: Cohere's v2 has none of
-    them, and they are refused rather than ignored."""
+    """Fields of v1 and of other servers that change answers there. Cohere's v2 does not have them;
+    they are refused rather than ignored."""
 
     truncate: None = None
     truncation: None = None
@@ -71,8 +71,9 @@ class NotInV2(msgspec.Struct):
 
 
 class RerankV2(NotInV2, kw_only=True):
-    """Cohere v2's body. `priority` is without effect: callers take turns. So are `rank_fields` and
-    `return_documents`, which litellm sends: documents are texts, and are not returned."""
+    """Cohere v2's body. `priority` has no effect, because fair queueing orders requests. Nor have
+    `rank_fields` and `return_documents`, which litellm sends: documents are texts, and are not
+    returned."""
 
     query: str
     documents: Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
@@ -85,30 +86,30 @@ class RerankV2(NotInV2, kw_only=True):
 
 # Reply
 class ResultV1(msgspec.Struct):
-    """One document; `relevance_score` is the logit's sigmoid, or what else the model was saved
-    with, or the logit with `use_activation: false`, which Infinity calls `raw_scores: true`."""
+    """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
+    model was saved with; with `use_activation: false` (Infinity: `raw_scores: true`) the logit."""
 
     index: int
     relevance_score: float
-    document: Shown = UNSET
+    document: ReturnedDocument = UNSET
 
 
 class ResultV2(msgspec.Struct):
-    """One document; `relevance_score` is the logit's sigmoid, or what else the model was saved
-    with."""
+    """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
+    model was saved with."""
 
     index: int
     relevance_score: float
 
 
 class ApiVersion(msgspec.Struct):
-    """Which API the answer follows."""
+    """The API that the reply follows."""
 
     version: str
 
 
 class BilledUnits(msgspec.Struct):
-    """What Cohere would count; nothing is billed here."""
+    """Cohere's search units; nothing is billed here."""
 
     search_units: int
 
@@ -121,7 +122,7 @@ class CohereMeta(msgspec.Struct):
 
 
 class RerankUsage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for every document."""
+    """Tokens of all pairs; the query counts once for each document."""
 
     prompt_tokens: int
     total_tokens: int
@@ -138,7 +139,7 @@ class ReplyV1(msgspec.Struct):
 
 
 class ReplyV2(msgspec.Struct):
-    """Cohere v2's answer."""
+    """Cohere v2's reply."""
 
     id: str
     results: list[ResultV2]
@@ -158,7 +159,7 @@ def usage_of(ranking: Ranking) -> RerankUsage:
 
 
 def id_of(request_id: str | None) -> str:
-    """The id of one answer: its request's own, or a new one."""
+    """The id of a reply: the request's own, or a new one."""
     return request_id or uuid.uuid4().hex
 
 
@@ -167,34 +168,36 @@ def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
     return CohereMeta(ApiVersion(version), BilledUnits(units))
 
 
-def _encode_v1(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
+def _encode_v1(ranked: RankedDocuments, payload: RerankRequest, model: str) -> bytes:
     ranking = ranked.ranking
-    scores = ranking.logits if wants_raw(asked) else ranking.relevance()
-    show = showing(asked, plain=False)
+    scores = ranking.logits if wants_raw(payload) else ranking.relevance()
+    show = document_writer(payload, plain=False)
     results = [
         ResultV1(i, float(scores[i]), show(ranked.texts[i]))
-        for i in best(ranking.order.tolist(), asked.top_n)
+        for i in top_results(ranking.order.tolist(), payload.top_n)
     ]
     meta = _meta("1", ranked.texts)
-    reply = ReplyV1(id_of(asked.request_id), model, usage_of(ranking), meta, results)
+    reply = ReplyV1(id_of(payload.request_id), model, usage_of(ranking), meta, results)
     return _ENCODER.encode(reply)
 
 
-def _encode_v2(ranking: Ranking, asked: RerankV2) -> bytes:
+def _encode_v2(ranking: Ranking, payload: RerankV2) -> bytes:
     scores = ranking.relevance()
-    results = [ResultV2(i, float(scores[i])) for i in best(ranking.order.tolist(), asked.top_n)]
-    return _ENCODER.encode(ReplyV2(id_of(None), results, _meta("2", asked.documents)))
+    results = [
+        ResultV2(i, float(scores[i])) for i in top_results(ranking.order.tolist(), payload.top_n)
+    ]
+    return _ENCODER.encode(ReplyV2(id_of(None), results, _meta("2", payload.documents)))
 
 
-def _check_v2(asked: RerankV2) -> None:
-    check_least("top_n", asked.top_n, 1)
-    check_least("max_tokens_per_doc", asked.max_tokens_per_doc, 1)
-    if asked.relevant_spans is not None and asked.relevant_spans.mode != "disabled":
-        message = "this server tells no spans; leave it out, or send the mode disabled"
-        raise NotValid("value_error", ("relevant_spans", "mode"), message)
+def _check_v2(payload: RerankV2) -> None:
+    check_least("top_n", payload.top_n, 1)
+    check_least("max_tokens_per_doc", payload.max_tokens_per_doc, 1)
+    if payload.relevant_spans is not None and payload.relevant_spans.mode != "disabled":
+        message = "this server returns no spans; leave it out, or send the mode disabled"
+        raise InvalidRequest("value_error", ("relevant_spans", "mode"), message)
 
 
-# Error voice
+# Error body
 class ErrorDetail(msgspec.Struct):
     """vLLM's error object."""
 
@@ -218,50 +221,50 @@ class CohereError(msgspec.Struct):
 
 
 def error_type(failure: Failure) -> str:
-    """vLLM's word for a failure."""
-    words = {404: "NotFoundError", 401: "AuthenticationError", 503: "ServiceUnavailableError"}
-    return words.get(failure.status, "BadRequestError" if failure.status < 500 else "InternalError")
+    """vLLM's error type of a failure."""
+    types = {404: "NotFoundError", 401: "AuthenticationError", 503: "ServiceUnavailableError"}
+    return types.get(failure.status, "BadRequestError" if failure.status < 500 else "InternalError")
 
 
-def voice(failure: Failure) -> Spoken:
-    """The superset."""
+def error_body(failure: Failure) -> ErrorBody:
+    """The superset error body."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
-    return Spoken(
+    return ErrorBody(
         failure.status, _ENCODER.encode(RerankError(failure.message, failure.message, detail))
     )
 
 
-def voice_v2(failure: Failure) -> Spoken:
-    """Cohere's."""
-    return Spoken(failure.status, _ENCODER.encode(CohereError(failure.message)))
+def error_body_v2(failure: Failure) -> ErrorBody:
+    """Cohere's error body."""
+    return ErrorBody(failure.status, _ENCODER.encode(CohereError(failure.message)))
 
 
 # Controller
 class CohereRerank(Controller):
-    """Two generations."""
+    """Both generations of Cohere's API."""
 
     @post("/v1/rerank", status_code=200)
     async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
         """Cohere v1, Jina, vLLM, Infinity."""
         exchange = Exchange(request, service)
-        asked = await exchange.json(_V1)
+        payload = await exchange.json(_V1)
         served = service.served("rank")
-        ranked = await rank_documents(exchange, asked, served.model.info.max_tokens, "END")
-        return exchange.reply(_encode_v1(ranked, asked, served.name))
+        ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
+        return exchange.reply(_encode_v1(ranked, payload, served.name))
 
     @post("/v2/rerank", status_code=200)
     async def v2(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
         """Cohere v2."""
         exchange = Exchange(request, service)
-        asked = await exchange.json(_V2)
-        _check_v2(asked)
+        payload = await exchange.json(_V2)
+        _check_v2(payload)
         ranking = await exchange.rank(
-            asked.query,
-            asked.documents,
+            payload.query,
+            payload.documents,
             "END",
-            limits=TokenLimits(passage=asked.max_tokens_per_doc),
+            limits=TokenLimits(passage=payload.max_tokens_per_doc),
         )
-        return exchange.reply(_encode_v2(ranking, asked))
+        return exchange.reply(_encode_v2(ranking, payload))
 
 
 # Documentation
@@ -276,7 +279,7 @@ _RESULT = {"index": 1, "relevance_score": 0.62}
 _USAGE = {"prompt_tokens": 30, "total_tokens": 30}
 
 
-def _operation(path: str, summary: str, **told: Any) -> Operation:
+def _operation(path: str, summary: str, **fields: Any) -> Operation:
     return Operation(
         method="POST",
         path=path,
@@ -284,7 +287,7 @@ def _operation(path: str, summary: str, **told: Any) -> Operation:
         summary=summary,
         request_example=_REQUEST,
         statuses=STATUSES,
-        **told,
+        **fields,
     )
 
 
@@ -313,7 +316,7 @@ SURFACES = (
                 error=RerankError,
             ),
         ),
-        voice=voice,
+        error_format=error_body,
         paths=("/v1/rerank",),
     ),
     Surface(
@@ -332,7 +335,7 @@ SURFACES = (
                 error=CohereError,
             ),
         ),
-        voice=voice_v2,
+        error_format=error_body_v2,
         paths=("/v2/rerank",),
     ),
 )

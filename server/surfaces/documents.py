@@ -1,9 +1,9 @@
-"""What the rerank dialects share: one request, documents as texts or objects, and the best of a
-ranking.
+"""The common part of the rerank dialects: the request, documents as texts or objects, and top
+results.
 
-The families share paths, so every field of each is taken on each path, and the body says whose it
-is: one with a field of vLLM's alone, with `top_n: 0`, or with one text in place of the list, is
-vLLM's; one with `raw_scores` is Infinity's. Either takes blank texts.
+The dialects share paths, so each path accepts the fields of all. The body decides the family: with
+a field that only vLLM has, with `top_n: 0`, or with one text instead of the list, it is vLLM's;
+with `raw_scores` it is Infinity's. Both accept blank texts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from runtime.postprocess import Ranking
 from runtime.text import TokenLimits, Truncate
 from server.call import Field
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.exchange import Exchange
 from server.lax import Flag, Positive, Whole
 from server.surfaces.pooling import PoolingFields, cut_of, is_vllm, wants_logits
@@ -26,13 +26,13 @@ Documents = Annotated[list[Document], Meta(extra_json_schema={"minItems": 1})]
 Never = Annotated[Flag, Meta(extra_json_schema={"const": False})]
 
 _FIELD = ("text",)
-# What a vision model takes instead of a text: Jina's image, vLLM's list of parts.
+# Fields for vision models instead of a text: Jina's image, vLLM's list of parts.
 _NO_TEXTS = ("image", "content")
 
 
 class RerankRequest(PoolingFields, kw_only=True):
-    """The fields of Cohere v1, Jina, Infinity and vLLM, and the simple request's. `truncate` and
-    Jina's `truncation` say whether texts that are too long are cut; `raw_scores: true` gives
+    """The fields of Cohere v1, Jina, Infinity and vLLM, and of the simple request. `truncate` and
+    Jina's `truncation` say whether texts that are too long are truncated; `raw_scores: true` gives
     logits; `top_n: 0` means all."""
 
     query: str
@@ -53,69 +53,70 @@ class RerankRequest(PoolingFields, kw_only=True):
 
 
 class DocumentText(msgspec.Struct):
-    """A document as it was scored."""
+    """A document's text as it was scored."""
 
     text: str
 
 
-Shown = str | DocumentText | UnsetType
+ReturnedDocument = str | DocumentText | UnsetType
 
 
 class RankedDocuments(NamedTuple):
-    """A ranking of `texts`, which are the documents' in their order."""
+    """A ranking of `texts`, the documents' texts in their order."""
 
     ranking: Ranking
     texts: list[str]
 
 
 async def rank_documents(
-    exchange: Exchange, asked: RerankRequest, max_tokens: int, otherwise: Truncate
+    exchange: Exchange, payload: RerankRequest, max_tokens: int, default: Truncate
 ) -> RankedDocuments:
-    """Rank as asked a model that takes `max_tokens`; texts that are too long are cut as `otherwise`
-    says where the request does not, but for vLLM's, which cuts none unless it is asked to. Raises
-    NotValid, and what Call.rank raises."""
-    _check(asked)
-    documents = [asked.documents] if isinstance(asked.documents, str) else asked.documents
-    at = Field("documents", alone=isinstance(asked.documents, str))
+    """Rank the payload's documents with a model of `max_tokens`. `default` is the truncation
+    without one in the payload, except for vLLM's, which then truncates nothing. Raises
+    InvalidRequest and what Call.rank raises."""
+    _check(payload)
+    documents = [payload.documents] if isinstance(payload.documents, str) else payload.documents
+    at = Field("documents", alone=isinstance(payload.documents, str))
     exchange.check_count("rank", len(documents), at)
-    texts = texts_of(documents, asked.rank_fields)
-    family = family_of(asked)
+    texts = texts_of(documents, payload.rank_fields)
+    family = family_of(payload)
     truncate, limits = cut_of(
-        asked,
+        payload,
         max_tokens,
-        truncate=asked.truncate,
-        truncation=asked.truncation,
-        otherwise="NONE" if family == "vllm" else otherwise,
+        truncate=payload.truncate,
+        truncation=payload.truncation,
+        default="NONE" if family == "vllm" else default,
     )
     limits = TokenLimits(
-        query=_least(limits.query, asked.max_query_length),
-        passage=_least(limits.passage, asked.max_doc_length),
+        query=_least(limits.query, payload.max_query_length),
+        passage=_least(limits.passage, payload.max_doc_length),
         pair=limits.pair,
     )
     blanks = family is not None
     ranking = await exchange.rank(
-        asked.query, texts, truncate, passages_at=at, limits=limits, blanks=blanks
+        payload.query, texts, truncate, passages_at=at, limits=limits, blanks=blanks
     )
     return RankedDocuments(ranking, texts)
 
 
-def family_of(asked: RerankRequest) -> Literal["vllm", "infinity"] | None:
-    """Whose request it is, as far as the body says so."""
-    if is_vllm(asked) or asked.top_n == 0 or isinstance(asked.documents, str):
+def family_of(payload: RerankRequest) -> Literal["vllm", "infinity"] | None:
+    """The family of the request, if the body decides it."""
+    if is_vllm(payload) or payload.top_n == 0 or isinstance(payload.documents, str):
         return "vllm"
-    return None if asked.raw_scores is None else "infinity"
+    return None if payload.raw_scores is None else "infinity"
 
 
-def wants_raw(asked: RerankRequest) -> bool:
-    """Whether relevance_score is to be the logit. Raises NotValid for fields that differ."""
-    return wants_logits(asked, asked.raw_scores)
+def wants_raw(payload: RerankRequest) -> bool:
+    """Whether relevance_score is the logit. Raises InvalidRequest for contradicting fields."""
+    return wants_logits(payload, payload.raw_scores)
 
 
-def showing(asked: RerankRequest, *, plain: bool) -> Callable[[str], Shown]:
-    """What makes of a text what its result shows: an object for vLLM, a text for Infinity, which
-    has to ask; where the body says neither whose it is nor what it wants, a text if `plain`."""
-    family = family_of(asked)
-    asks = asked.return_documents
+def document_writer(payload: RerankRequest, *, plain: bool) -> Callable[[str], ReturnedDocument]:
+    """Returns a function from a text to the `document` of its result: an object for vLLM, a text
+    for Infinity if it asks for one. If the body decides neither family nor form, a text if
+    `plain`, else an object."""
+    family = family_of(payload)
+    asks = payload.return_documents
     if asks is False or (asks is None and family == "infinity"):
         return lambda _: UNSET
     if family == "infinity" or (asks is None and family is None and plain):
@@ -124,13 +125,14 @@ def showing(asked: RerankRequest, *, plain: bool) -> Callable[[str], Shown]:
 
 
 def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None) -> list[str]:
-    """The text of every document: itself, or its `fields` (`text`) in their order, a line each.
+    """The text of every document: the text itself, or the object's `fields` (`text`) in order, a
+    line each.
 
-    Raises NotValid for an object without any of them, or with one that is no text.
+    Raises InvalidRequest for an object without any of the fields, or with one that is not a text.
     """
     names = dict.fromkeys(fields or _FIELD)  # a field named twice is still one text
     ranks = {name: rank for rank, name in enumerate(names)}
-    # Fields other than `text` are the caller's own words, which answers do not repeat.
+    # Other field names are the caller's text, which answers do not repeat.
     which = "the field text" if tuple(names) == _FIELD else "one of the rank_fields"
     return [_text(found, index, ranks, which) for index, found in enumerate(documents)]
 
@@ -138,43 +140,43 @@ def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None)
 def _text(document: Document, index: int, ranks: Mapping[str, int], which: str) -> str:
     if isinstance(document, str):
         return document
-    # Its own fields are walked, and not all that were named: a body may hold many of both.
+    # Loop over the document's own fields, not all named ones: a body may have many of both.
     named = sorted((name for name in document if name in ranks), key=ranks.__getitem__)
     found = [document[name] for name in named]
     if not found:
         for name in _NO_TEXTS:
             if name in document:
                 message = "this model ranks texts, not images or lists of parts"
-                raise NotValid("value_error", ("documents", index, name), message)
-        raise NotValid("missing", ("documents", index), f"wanted {which}")
+                raise InvalidRequest("value_error", ("documents", index, name), message)
+        raise InvalidRequest("missing", ("documents", index), f"wanted {which}")
     if not all(isinstance(value, str) for value in found):
-        raise NotValid("type_error", ("documents", index), f"wanted a text as {which}")
+        raise InvalidRequest("type_error", ("documents", index), f"wanted a text as {which}")
     return "\n".join(found)
 
 
-def best(order: Sequence[int], top_n: int | None) -> Sequence[int]:
-    """The first `top_n` of `order`, all for None and 0."""
+def top_results(order: Sequence[int], top_n: int | None) -> Sequence[int]:
+    """The first `top_n` of `order`; all for None and 0."""
     return order[: top_n or None]
 
 
 def check_least(name: str, found: int | None, least: int) -> None:
-    """Raise NotValid for a field `name` below `least`."""
+    """Raise InvalidRequest for a field `name` below `least`."""
     if found is not None and found < least:
-        raise NotValid("greater_than", (name,), f"wanted {least} or more")
+        raise InvalidRequest("greater_than", (name,), f"wanted {least} or more")
 
 
-def _check(asked: RerankRequest) -> None:
-    wants_raw(asked)  # which refuses fields that differ before anything is scored
-    # vLLM's default for all is 0; Infinity takes 1 at least.
-    check_least("top_n", asked.top_n, 1 if asked.raw_scores is not None else 0)
-    check_least("max_query_length", asked.max_query_length, 1)
-    check_least("max_doc_length", asked.max_doc_length, 1)
-    if asked.max_chunks_per_doc not in (None, 1):
+def _check(payload: RerankRequest) -> None:
+    wants_raw(payload)  # refuses contradicting fields before anything is scored
+    # vLLM's default, for all, is 0; Infinity's minimum is 1.
+    check_least("top_n", payload.top_n, 1 if payload.raw_scores is not None else 0)
+    check_least("max_query_length", payload.max_query_length, 1)
+    check_least("max_doc_length", payload.max_doc_length, 1)
+    if payload.max_chunks_per_doc not in (None, 1):
         message = "this server scores a document as one text; leave it out, or send 1"
-        raise NotValid("value_error", ("max_chunks_per_doc",), message)
-    if asked.return_embeddings:
+        raise InvalidRequest("value_error", ("max_chunks_per_doc",), message)
+    if payload.return_embeddings:
         message = "a reranker gives scores only; leave it out, or send false"
-        raise NotValid("value_error", ("return_embeddings",), message)
+        raise InvalidRequest("value_error", ("return_embeddings",), message)
 
 
 def _least(*limits: int | None) -> int | None:

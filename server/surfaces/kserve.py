@@ -1,4 +1,4 @@
-"""KServe v2 over HTTP: /v2 and all below it, but for its health (server.health).
+"""KServe v2 over HTTP: /v2 and all routes below it except health (server.health).
 
 The Open Inference Protocol's REST form, with Triton's configuration, statistics, repository and
 binary tensor data extensions. Triton's client library 2.73 and the kserve SDK 0.20 work unchanged.
@@ -15,10 +15,10 @@ from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
 from runtime.errors import InputTooLong, ModelClosed
-from server.errors import AnyRequest, Failure, NotReady, Spoken
+from server.errors import AnyRequest, ErrorBody, Failure, NotReady
 from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import Wanted, infer
-from server.kserve.managing import NotManaged, reload
+from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (
     EXTENSIONS,
     PLATFORM,
@@ -39,7 +39,7 @@ from server.kserve.rest import (
     ModelReply,
     ServerReply,
     StatisticsReply,
-    check_wishes,
+    check_binary_flags,
     config_tensor,
     model_statistics,
     read_tensors,
@@ -55,7 +55,7 @@ from server.service import Service
 from server.surface import Surface
 from server.surfaces.nim import STATUSES
 
-# No more inputs than that are unpacked, the one included that does not belong there.
+# The most inputs that are unpacked, including one that is then refused.
 _MOST_INPUTS = 3
 _BINARY = "application/octet-stream"
 _DECODER = msgspec.json.Decoder(InferRequest)
@@ -63,7 +63,7 @@ _LOAD_DECODER = msgspec.json.Decoder(LoadRequest)
 _INDEX_DECODER = msgspec.json.Decoder(IndexRequest)
 
 
-# Error voice
+# Error body
 class KserveError(msgspec.Struct):
     """KServe's error body."""
 
@@ -73,11 +73,11 @@ class KserveError(msgspec.Struct):
 _BAD_REQUEST = 400
 
 
-def voice(failure: Failure) -> Spoken:
-    """KServe's; a text that is too long is a bad request here."""
+def error_body(failure: Failure) -> ErrorBody:
+    """KServe's error body; a text that is too long gets status 400 here."""
     long = issubclass(failure.kind, InputTooLong)
     status = _BAD_REQUEST if long else failure.status
-    return Spoken(status, msgspec.json.encode(KserveError(failure.message)))
+    return ErrorBody(status, msgspec.json.encode(KserveError(failure.message)))
 
 
 # Controller
@@ -86,32 +86,31 @@ def _versioned(tail: str) -> list[str]:
 
 
 def _named(request: AnyRequest, service: Service) -> KserveModel:
-    """The model of the path, whose version is in some of the paths only."""
+    """The model in the path; only some paths have a version."""
     return find(service, request.path_params["model"], request.path_params.get("v"))
 
 
 async def _read(
     exchange: Exchange, request: AnyRequest
 ) -> tuple[KserveModel, InferRequest, Iterator[TextTensor]]:
-    """The model, what is asked of it, and the inputs: the bytes of the body are gone when these
-    have been taken."""
+    """The model, the request and its inputs. The body is freed once the inputs are consumed."""
     body = await exchange.body()
     found = _named(request, exchange.service)
     head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
-    asked = await exchange.decode(_DECODER, head)
-    check_wishes(asked)
-    # A text too many is unpacked before a tensor is refused.
+    payload = await exchange.decode(_DECODER, head)
+    check_binary_flags(payload)
+    # One text more than allowed is unpacked before a tensor is refused.
     most = _MOST_INPUTS * (found.limit.texts + 1)
-    await exchange.hold_raw(raw, islice(elements_of(raw), most))
-    return found, asked, read_tensors(asked, raw, found.limit)
+    await exchange.reserve_raw(raw, islice(elements_of(raw), most))
+    return found, payload, read_tensors(payload, raw, found.limit)
 
 
 class KserveRoutes(Controller):
-    """Every route is there with a version in its path and without."""
+    """KServe's routes; those of a model exist with and without a version in the path."""
 
     @get("/v2")
     async def server(self) -> Response[ServerReply]:
-        """What answers here."""
+        """The server's name and version."""
         return Response(ServerReply(SERVER_NAME, software_version(), list(EXTENSIONS)))
 
     @get(_versioned(""))
@@ -127,7 +126,7 @@ class KserveRoutes(Controller):
     async def ready(
         self, request: AnyRequest, service: NamedDependency[Service]
     ) -> Response[ModelReadyReply]:
-        """200 while the model should be asked."""
+        """200 while the model is ready."""
         found = _named(request, service)
         if service.stopping:
             raise ModelClosed
@@ -169,7 +168,7 @@ class KserveRoutes(Controller):
     async def index(
         self, request: AnyRequest, service: NamedDependency[Service]
     ) -> Response[list[IndexEntry]]:
-        """The models of the repository: all are ready, or none is."""
+        """The models of the repository; all are ready, or none is."""
         exchange = Exchange(request, service)
         if body := await exchange.body():
             await exchange.decode(_INDEX_DECODER, body)
@@ -178,7 +177,7 @@ class KserveRoutes(Controller):
 
     @post("/v2/repository/models/{model:str}/load", status_code=200)
     async def load(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Put what lies in the model's directory now in its place."""
+        """Reload the model from its directory."""
         exchange = Exchange(request, service)
         if body := await exchange.body():
             await exchange.decode(_LOAD_DECODER, body)
@@ -188,7 +187,7 @@ class KserveRoutes(Controller):
     @post("/v2/repository/models/{model:str}/unload")
     async def unload(self) -> None:
         """Refused."""
-        raise NotManaged("models unload when the server stops")
+        raise ModelControlRefused("models unload when the server stops")
 
     @post(_versioned("/infer"), status_code=200)
     async def infer(
@@ -198,10 +197,10 @@ class KserveRoutes(Controller):
     ) -> Response[bytes]:
         """Rank or embed."""
         exchange = Exchange(request, service)
-        found, asked, tensors = await _read(exchange, request)
-        wanted = (Wanted(o.name, o.parameters or {}) for o in asked.outputs or ())
-        outputs = await infer(exchange, found, tensors, asked.parameters or {}, wanted)
-        write = partial(write_reply, asked, found, outputs)
+        found, payload, tensors = await _read(exchange, request)
+        wanted = (Wanted(o.name, o.parameters or {}) for o in payload.outputs or ())
+        outputs = await infer(exchange, found, tensors, payload.parameters or {}, wanted)
+        write = partial(write_reply, payload, found, outputs)
         many = sum(output.values.size for output in outputs) > MANY_NUMBERS
         reply, headers = await asyncio.to_thread(write) if many else write()
         return exchange.reply(
@@ -279,23 +278,23 @@ _MODEL = {"model": "nvidia_llama_nemotron_rerank_1b_v2"}
 _MODEL_STATUSES = (404, 503)
 
 
-def _operation(method: str, path: str, summary: str, **told: Any) -> Operation:
+def _operation(method: str, path: str, summary: str, **fields: Any) -> Operation:
     return Operation(
-        method=method, path=path, tag="KServe v2", summary=summary, error=KserveError, **told
+        method=method, path=path, tag="KServe v2", summary=summary, error=KserveError, **fields
     )
 
 
-def _of_a_model(method: str, tail: str, summary: str, **told: Any) -> list[Operation]:
-    told.setdefault("statuses", _MODEL_STATUSES)
+def _of_a_model(method: str, tail: str, summary: str, **fields: Any) -> list[Operation]:
+    fields.setdefault("statuses", _MODEL_STATUSES)
     plain, versioned = f"/v2/models/{{model}}{tail}", f"/v2/models/{{model}}/versions/{{v}}{tail}"
     return [
-        _operation(method, plain, summary, parameters=_MODEL, **told),
+        _operation(method, plain, summary, parameters=_MODEL, **fields),
         _operation(
             method,
             versioned,
             f"{summary}, by version",
             parameters={**_MODEL, "v": TRITON_VERSION},
-            **told,
+            **fields,
         ),
     ]
 
@@ -386,6 +385,6 @@ SURFACE = Surface(
         ),
         _refused("/v2/repository/models/{model}/unload", "Refused: models unload at the end"),
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/v2", "/v2/"),
 )

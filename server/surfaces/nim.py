@@ -1,8 +1,8 @@
 """NIM's ranking surface: POST /v1/ranking and the paths of NVIDIA's hosted service.
 
-Shapes as NIM 1.10.0 answers and its clients need them: langchain-nvidia-ai-endpoints 1.5.0,
+Shapes as in NIM 1.10.0 and as its clients need them: langchain-nvidia-ai-endpoints 1.5.0,
 llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.95.1,
-nv-ingest-client 26.3.0, Elasticsearch (which refuses any further key inside a ranking).
+nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ranking).
 """
 
 from typing import Annotated, Any, cast, get_args
@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
 from server.call import Field
-from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
+from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import Exchange
 from server.openapi import Operation
 from server.service import Service
@@ -36,7 +36,7 @@ class Text(msgspec.Struct):
 
 
 class RankingRequest(msgspec.Struct):
-    """The body of a ranking request; null stands for a field's default (Haystack sends it)."""
+    """The body of a ranking request; null means a field's default (Haystack sends it)."""
 
     query: Text
     passages: list[Text]
@@ -53,7 +53,7 @@ class Ranked(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for every passage."""
+    """Tokens of all pairs; the query counts once for each passage."""
 
     prompt_tokens: int
     total_tokens: int
@@ -72,18 +72,20 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
-    """Query and passages. Raises NotValid for an image or a text that is not there."""
+    """Query and passages. Raises InvalidRequest for an image or a missing text."""
     query = _text(request.query, ("query",))
     passages = [_text(p, ("passages", index)) for index, p in enumerate(request.passages)]
     return query, passages
 
 
 def truncate_of(request: RankingRequest) -> Truncate:
-    """How to cut texts that are too long. START is not in NVIDIA's docs, but in its recipe."""
+    """How texts that are too long are truncated. START is in NVIDIA's recipe, not in its docs."""
     if request.truncate is None:
         return "NONE"
     if request.truncate not in _TRUNCATES:
-        raise NotValid("literal_error", ("truncate",), f"wanted one of {', '.join(_TRUNCATES)}")
+        raise InvalidRequest(
+            "literal_error", ("truncate",), f"wanted one of {', '.join(_TRUNCATES)}"
+        )
     return cast(Truncate, request.truncate)
 
 
@@ -97,15 +99,17 @@ def encode(ranking: Ranking) -> bytes:
 
 def _text(text: Text, location: tuple[str | int, ...]) -> str:
     if text.image is not None:
-        raise NotValid("value_error", (*location, "image"), "this model ranks text, not images")
+        raise InvalidRequest(
+            "value_error", (*location, "image"), "this model ranks text, not images"
+        )
     if isinstance(text.text, UnsetType):
-        raise NotValid("missing", (*location, "text"), "wanted the field `text`")
+        raise InvalidRequest("missing", (*location, "text"), "wanted the field `text`")
     return text.text
 
 
-# Error voice
+# Error body
 class NimError(msgspec.Struct):
-    """NIM's error bodies in one: `error` is in those that are no validation error."""
+    """Both of NIM's error bodies; validation errors have no `error`."""
 
     message: str
     detail: dict[str, Any]
@@ -114,11 +118,11 @@ class NimError(msgspec.Struct):
     object: str = "error"
 
 
-def voice(failure: Failure) -> Spoken:
+def error_body(failure: Failure) -> ErrorBody:
     """NIM's two error bodies.
 
-    `message` and `error` both hold the text: Astra and langchain read the one, older clients of
-    the hosted service the other; `detail` must not be null for langchain.
+    `message` and `error` both contain the text: Astra and langchain read `message`, older clients
+    of the hosted service read `error`. `detail` must not be null for langchain.
     """
     if failure.problem is not None:
         detail = {
@@ -129,7 +133,7 @@ def voice(failure: Failure) -> Spoken:
         reply = NimError(failure.message, detail, "request_validation_error")
     else:
         reply = NimError(failure.message, {}, "invalid_request_error", error=failure.message)
-    return Spoken(failure.status, _ENCODER.encode(reply))
+    return ErrorBody(failure.status, _ENCODER.encode(reply))
 
 
 # Controller
@@ -149,21 +153,21 @@ class NimRanking(Controller):
         org: FromPath[str],
         model: FromPath[str],
     ) -> Response[bytes]:
-        """The same with the model in the path, as litellm and the hosted service do it."""
+        """The same with the model in the path, as in litellm and the hosted service."""
         return await _rank(request, service, f"{org}/{model}")
 
 
 async def _rank(request: AnyRequest, service: Service, path_model: str | None) -> Response[bytes]:
     exchange = Exchange(request, service)
-    asked = await exchange.json(_DECODER)
+    payload = await exchange.json(_DECODER)
     served = service.served("rank")
-    for name in (path_model, asked.model):
+    for name in (path_model, payload.model):
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
-    exchange.check_count("rank", len(asked.passages), _PASSAGES)
-    query, passages = texts_of(asked)
+    exchange.check_count("rank", len(payload.passages), _PASSAGES)
+    query, passages = texts_of(payload)
     ranking = await exchange.rank(
-        query, passages, truncate_of(asked), query_at=_QUERY, passages_at=_PASSAGES
+        query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
     )
     return exchange.reply(encode(ranking))
 
@@ -214,6 +218,6 @@ SURFACE = Surface(
             model="llama-3_2-nv-rerankqa-1b-v2",
         ),
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/v1/ranking", "/v1/retrieval/"),
 )

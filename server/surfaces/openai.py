@@ -1,10 +1,10 @@
-"""POST /v1/embeddings: the embedding NIM's surface, which OpenAI's clients speak too.
+"""POST /v1/embeddings: the embedding NIM's surface, which OpenAI's clients use too.
 
-Shapes as NIM 1.13.0 answers and its clients need them: OpenAI SDK 3.52 (base64 by default),
+Shapes as in NIM 1.13.0 and as its clients need them: OpenAI SDK 3.52 (base64 by default),
 langchain-nvidia-ai-endpoints 1.5.0, llama-index-embeddings-nvidia 0.6.0, nvidia-haystack 3.0.0
 (reads `usage`), nv-ingest-client 26.3.0. Fields of vLLM's, Jina's, Infinity's, Mistral's and
-Voyage's requests to this path are honoured too, or refused where they ask for other vectors than
-there are.
+Voyage's requests to this path are honoured too, or refused if they request vectors that this server
+does not have.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from server.call import Field
-from server.errors import AnyRequest, Failure, NotValid, Spoken, UnknownModel
+from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
 from server.lax import Flag, Positive, lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import nim
-from server.surfaces.synonyms import agreed
+from server.surfaces.synonyms import merge_synonyms
 from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
 
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _FORMATS = ("float", "base64")
 _MODALITIES = ("text",)
-# Jina's word for what texts are.
+# Jina's names of input types.
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _UNIT = "vectors come with length 1 from this server"
-# What fields may say that change nothing here, and why nothing else.
-_AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
+# Fields with a fixed value: the accepted values, and the reason why no other is.
+_FIXED_FIELDS: dict[str, tuple[tuple[object, ...], str]] = {
     "add_special_tokens": ((True,), "the model was trained with its special tokens"),
     "use_activation": ((True,), _UNIT),
     "normalize": ((True,), _UNIT),
@@ -55,49 +55,49 @@ _AS_IT_IS: dict[str, tuple[tuple[object, ...], str]] = {
 }
 
 
-def _words(*words: str) -> Meta:
-    """What the documentation says of a field that is checked here, in our own words."""
-    return Meta(extra_json_schema={"enum": list(words)})
+def _enum(*values: str) -> Meta:
+    """The documented values of a field that is checked here, for our own error message."""
+    return Meta(extra_json_schema={"enum": list(values)})
 
 
-def _as_it_is(name: str) -> Meta:
-    """The same of a field of _AS_IT_IS."""
-    return Meta(extra_json_schema={"enum": list(_AS_IT_IS[name][0])})
+def _fixed(name: str) -> Meta:
+    """The documented values of a field of _FIXED_FIELDS."""
+    return Meta(extra_json_schema={"enum": list(_FIXED_FIELDS[name][0])})
 
 
-# Request. Unknown fields are ignored; null stands for a field's default (litellm sends it).
+# Request. Unknown fields are ignored; null means a field's default (litellm sends it).
 class EmbeddingRequest(msgspec.Struct):
-    """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are other
-    names of `input_type`, `dimensions` and `embedding_type`; `truncate_prompt_tokens` cuts a text
-    at `truncation_side`, prefix and special tokens included. A flag that is called `truncate` (by
-    Jina) or `truncation` (by Voyage) cuts what is too long. The last fields may ask for what is
-    done anyway."""
+    """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are synonyms
+    of `input_type`, `dimensions` and `embedding_type`. `truncate_prompt_tokens` truncates a text at
+    `truncation_side`, prefix and special tokens included. The flags `truncate` (Jina) and
+    `truncation` (Voyage) truncate texts that are too long. The last fields accept only the value
+    that applies anyway."""
 
     input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
     model: str | None = None
-    input_type: Annotated[str, _words(*_INPUT_TYPES)] | None = None
-    encoding_format: Annotated[str, _words(*_FORMATS)] | None = None
-    embedding_type: Annotated[str, _words(*_TYPES)] | None = None
+    input_type: Annotated[str, _enum(*_INPUT_TYPES)] | None = None
+    encoding_format: Annotated[str, _enum(*_FORMATS)] | None = None
+    embedding_type: Annotated[str, _enum(*_TYPES)] | None = None
     dimensions: Positive | None = None
     truncate: Truncation | bool | None = None
     truncation: Flag | None = None
     modality: str | list[str] | None = None
-    infinity_extra_modality: Annotated[str, _as_it_is("infinity_extra_modality")] | None = None
-    task: Annotated[str, _words(*_TASKS)] | None = None
+    infinity_extra_modality: Annotated[str, _fixed("infinity_extra_modality")] | None = None
+    task: Annotated[str, _enum(*_TASKS)] | None = None
     output_dimension: Positive | None = None
-    output_dtype: Annotated[str, _words(*_TYPES)] | None = None
+    output_dtype: Annotated[str, _enum(*_TYPES)] | None = None
     truncate_prompt_tokens: PromptTokens | None = None
     truncation_side: Side | None = None
     user: str | None = None
-    add_special_tokens: Annotated[Flag, _as_it_is("add_special_tokens")] | None = None
-    use_activation: Annotated[Flag, _as_it_is("use_activation")] | None = None
-    normalize: Annotated[Flag, _as_it_is("normalize")] | None = None
-    normalized: Annotated[Flag, _as_it_is("normalized")] | None = None
-    late_chunking: Annotated[Flag, _as_it_is("late_chunking")] | None = None
-    return_multivector: Annotated[Flag, _as_it_is("return_multivector")] | None = None
-    embed_dtype: Annotated[str, _as_it_is("embed_dtype")] | None = None
-    endianness: Annotated[str, _as_it_is("endianness")] | None = None
-    padding: Annotated[str, _as_it_is("padding")] | None = None
+    add_special_tokens: Annotated[Flag, _fixed("add_special_tokens")] | None = None
+    use_activation: Annotated[Flag, _fixed("use_activation")] | None = None
+    normalize: Annotated[Flag, _fixed("normalize")] | None = None
+    normalized: Annotated[Flag, _fixed("normalized")] | None = None
+    late_chunking: Annotated[Flag, _fixed("late_chunking")] | None = None
+    return_multivector: Annotated[Flag, _fixed("return_multivector")] | None = None
+    embed_dtype: Annotated[str, _fixed("embed_dtype")] | None = None
+    endianness: Annotated[str, _fixed("endianness")] | None = None
+    padding: Annotated[str, _fixed("padding")] | None = None
 
 
 # Reply
@@ -117,7 +117,7 @@ class EmbeddingUsage(msgspec.Struct):
 
 
 class EmbeddingReply(msgspec.Struct):
-    """The vectors in the order of the texts. `model` is the name that was asked for."""
+    """The vectors in the order of the texts. `model` is the requested name."""
 
     data: list[Embedding]
     model: str
@@ -133,28 +133,32 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def texts_of(request: EmbeddingRequest) -> list[str]:
-    """The texts, of which one may come without a list."""
+    """The texts; a single one may come without a list."""
     return [request.input] if isinstance(request.input, str) else request.input
 
 
 def input_type_of(
     request: EmbeddingRequest, accepted: Container[str]
 ) -> tuple[str | None, InputType | None]:
-    """The model's name without its suffix, and what the texts are, by field or suffix. The end of
-    a name that is `accepted` as it stands is no suffix."""
+    """The model's name without its suffix, and the input type by field or suffix. A name that is
+    `accepted` as it is has no suffix."""
     task = _one_of(request.task, tuple(_TASKS), "task")
-    said = _one_of(request.input_type, _INPUT_TYPES, "input_type")
-    said = agreed({"input_type": said, "task": None if task is None else _TASKS[task]})
+    input_type = _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    input_type = merge_synonyms(
+        {"input_type": input_type, "task": None if task is None else _TASKS[task]}
+    )
     name = request.model
     if name is None or name in accepted:
-        return name, said
+        return name, input_type
     for kind in _INPUT_TYPES:
         if name.endswith(f"-{kind}"):
-            if said not in (None, kind):
-                message = f"found {said!r} and a model name that ends in -{kind}; send one of them"
-                raise NotValid("value_error", ("input_type",), message)
+            if input_type not in (None, kind):
+                message = (
+                    f"found {input_type!r} and a model name that ends in -{kind}; send one of them"
+                )
+                raise InvalidRequest("value_error", ("input_type",), message)
             return name.removesuffix(f"-{kind}"), kind
-    return name, said
+    return name, input_type
 
 
 def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> bytes:
@@ -182,13 +186,13 @@ def _base64(row: npt.NDArray[np.generic]) -> bytes:
 
 
 def _numbers(row: npt.NDArray[np.generic]) -> bytes:
-    # Writes float32 with the fewest digits that read back as the same float32.
+    # orjson writes float32 with the fewest digits that round-trip.
     return orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _one_of(found: str | None, known: tuple[Word, ...], field: str) -> Word | None:
     if found is not None and found not in known:
-        raise NotValid("literal_error", (field,), f"wanted one of {', '.join(known)}")
+        raise InvalidRequest("literal_error", (field,), f"wanted one of {', '.join(known)}")
     return found
 
 
@@ -196,33 +200,33 @@ def _dimensions_of(request: EmbeddingRequest) -> int | None:
     for name in ("dimensions", "output_dimension"):
         found = getattr(request, name)
         if found is not None and found < 1:
-            raise NotValid("greater_than", (name,), "wanted a whole number of 1 or more")
+            raise InvalidRequest("greater_than", (name,), "wanted a whole number of 1 or more")
     sizes = {"dimensions": request.dimensions, "output_dimension": request.output_dimension}
-    return agreed(sizes)
+    return merge_synonyms(sizes)
 
 
 def _type_of(request: EmbeddingRequest) -> EmbeddingType:
     first = _one_of(request.embedding_type, _TYPES, "embedding_type")
     second = _one_of(request.output_dtype, _TYPES, "output_dtype")
-    return agreed({"embedding_type": first, "output_dtype": second}) or "float"
+    return merge_synonyms({"embedding_type": first, "output_dtype": second}) or "float"
 
 
 def _check(request: EmbeddingRequest) -> None:
-    """Refuse what is documented and cannot be done here."""
+    """Refuse documented values that are not supported here."""
     _one_of(request.encoding_format, _FORMATS, "encoding_format")
     _type_of(request)
-    for name, (known, why) in _AS_IT_IS.items():
+    for name, (known, why) in _FIXED_FIELDS.items():
         found = getattr(request, name)
         if found is not None and found not in known:
-            words = " or ".join(msgspec.json.encode(word).decode() for word in known)
-            raise NotValid("literal_error", (name,), f"wanted {words}: {why}")
+            values = " or ".join(msgspec.json.encode(word).decode() for word in known)
+            raise InvalidRequest("literal_error", (name,), f"wanted {values}: {why}")
     modality = request.modality
     for found in [modality] if isinstance(modality, str) else modality or []:
         if found not in _MODALITIES:
-            raise NotValid("literal_error", ("modality",), "this model embeds text only")
+            raise InvalidRequest("literal_error", ("modality",), "this model embeds text only")
 
 
-# Error voice
+# Error body
 class OpenAiErrorDetail(msgspec.Struct):
     """OpenAI's error object."""
 
@@ -233,7 +237,7 @@ class OpenAiErrorDetail(msgspec.Struct):
 
 
 class OpenAiError(msgspec.Struct):
-    """NIM's error body with OpenAI's inside, so that the clients of both show the text."""
+    """NIM's error body with OpenAI's inside, so that clients of both show the message."""
 
     message: str
     detail: dict[str, Any]
@@ -242,18 +246,18 @@ class OpenAiError(msgspec.Struct):
     object: str = "error"
 
 
-def voice(failure: Failure) -> Spoken:
+def error_body(failure: Failure) -> ErrorBody:
     """NIM's error body plus OpenAI's `error`."""
-    status, body = nim.voice(failure)
-    told = msgspec.json.decode(body)
+    status, body = nim.error_body(failure)
+    reply = msgspec.json.decode(body)
     param = ".".join(map(str, failure.location)) or None
-    told["error"] = OpenAiErrorDetail(failure.message, told["type"], param, failure.problem)
-    return Spoken(status, _ENCODER.encode(told))
+    reply["error"] = OpenAiErrorDetail(failure.message, reply["type"], param, failure.problem)
+    return ErrorBody(status, _ENCODER.encode(reply))
 
 
 # Controller
 class OpenAiEmbeddings(Controller):
-    """One operation."""
+    """The embeddings route."""
 
     @post("/v1/embeddings", status_code=200)
     async def embed(
@@ -261,28 +265,28 @@ class OpenAiEmbeddings(Controller):
     ) -> Response[bytes]:
         """Embed texts."""
         exchange = Exchange(request, service)
-        asked = await _read(exchange)
+        payload = await _read(exchange)
         served = service.served("embed")
-        name, input_type = input_type_of(asked, served.accepted_names)
+        name, input_type = input_type_of(payload, served.accepted_names)
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
-        _check(asked)
+        _check(payload)
         truncate, most_tokens = prompt_cut(
             served.model.info.max_tokens,
-            tokens=asked.truncate_prompt_tokens,
-            side=asked.truncation_side,
-            truncate=asked.truncate,
-            truncation=asked.truncation,
+            tokens=payload.truncate_prompt_tokens,
+            side=payload.truncation_side,
+            truncate=payload.truncate,
+            truncation=payload.truncation,
         )
         embeddings = await exchange.embed(
-            texts_of(asked),
+            texts_of(payload),
             input_type,
             truncate,
-            _dimensions_of(asked),
-            input_at=Field("input", alone=isinstance(asked.input, str)),
+            _dimensions_of(payload),
+            input_at=Field("input", alone=isinstance(payload.input, str)),
             most_tokens=most_tokens,
         )
-        write = partial(encode, embeddings, asked, asked.model or served.name)
+        write = partial(encode, embeddings, payload, payload.model or served.name)
         many = embeddings.vectors.size > MANY_NUMBERS
         return exchange.reply(await asyncio.to_thread(write) if many else write())
 
@@ -290,13 +294,13 @@ class OpenAiEmbeddings(Controller):
 async def _read(exchange: Exchange) -> EmbeddingRequest:
     try:
         return await exchange.json(_DECODER)
-    except NotValid as error:
+    except InvalidRequest as error:
         if error.location[:1] == ("input",):
             message = (
                 "wanted a text or a list of texts; token ids are not taken, as the model has a "
                 "tokenizer of its own (langchain-openai: check_embedding_ctx_length=False)"
             )
-            raise NotValid(error.problem, error.location, message) from error
+            raise InvalidRequest(error.problem, error.location, message) from error
         raise
 
 
@@ -338,6 +342,6 @@ SURFACE = Surface(
             statuses=nim.STATUSES,
         ),
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/v1/embeddings",),
 )

@@ -1,8 +1,7 @@
-"""The fields that vLLM's requests to rerank and to score have in common, and that tell a body as
-vLLM's.
+"""The common fields of vLLM's rerank and score requests, by which a body is recognised as vLLM's.
 
-As the pooling entrypoints of vLLM have it on 2026-11-28. Its template, padding and queue are not
-ours: what would change them is refused, not ignored.
+As in vLLM's pooling entrypoints on 2026-11-28. Fields that change its template, padding or queue
+are refused, not ignored, because ours differ.
 """
 
 from typing import Annotated, Any
@@ -11,9 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from runtime.text import TokenLimits, Truncate
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.lax import Flag, Whole
-from server.surfaces.synonyms import agreed
+from server.surfaces.synonyms import merge_synonyms
 from server.surfaces.truncation import PromptTokens, Side, prompt_cut
 
 Salt = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -26,8 +25,8 @@ _PRIORITIES = 2**63
 
 class PoolingFields(msgspec.Struct, kw_only=True):
     """vLLM's fields. `max_tokens_per_query` and `max_tokens_per_doc` keep the first tokens of a
-    text, `truncate_prompt_tokens` cuts the pair at `truncation_side`. `use_activation: false`,
-    which was called `activation` and `softmax`, gives logits. `request_id` is the answer's id."""
+    text. `truncate_prompt_tokens` truncates the pair at `truncation_side`. `use_activation: false`
+    (formerly `activation` and `softmax`) gives logits. `request_id` is the reply's id."""
 
     model: str | None = None
     truncate_prompt_tokens: PromptTokens | None = None
@@ -41,7 +40,7 @@ class PoolingFields(msgspec.Struct, kw_only=True):
     padding: Padding | None = None
     instruction: Annotated[str, Meta(extra_json_schema={"const": ""})] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    # Without effect on an answer.
+    # Without effect on the reply.
     user: str | None = None
     priority: Whole | None = None
     cache_salt: Salt | None = None
@@ -52,63 +51,66 @@ class PoolingFields(msgspec.Struct, kw_only=True):
 _OWN = tuple(name for name in PoolingFields.__struct_fields__ if name != "model")
 
 
-def is_vllm(asked: PoolingFields) -> bool:
-    """Whether the request has a field that is vLLM's alone."""
-    return any(getattr(asked, name) is not None for name in _OWN)
+def is_vllm(payload: PoolingFields) -> bool:
+    """Whether the request has a field that only vLLM has."""
+    return any(getattr(payload, name) is not None for name in _OWN)
 
 
-def wants_logits(asked: PoolingFields, raw_scores: bool | None = None) -> bool:
-    """Whether scores are to be left as the model gives them, by vLLM's fields or Infinity's
-    `raw_scores`. Raises NotValid for fields that differ."""
-    activated = {name: getattr(asked, name) for name in ("use_activation", "activation", "softmax")}
+def wants_logits(payload: PoolingFields, raw_scores: bool | None = None) -> bool:
+    """Whether scores are logits, by vLLM's fields or Infinity's `raw_scores`. Raises InvalidRequest
+    for contradicting fields."""
+    activated = {
+        name: getattr(payload, name) for name in ("use_activation", "activation", "softmax")
+    }
     return (
-        agreed({**activated, "raw_scores": None if raw_scores is None else not raw_scores}) is False
+        merge_synonyms({**activated, "raw_scores": None if raw_scores is None else not raw_scores})
+        is False
     )
 
 
 def cut_of(
-    asked: PoolingFields,
+    payload: PoolingFields,
     max_tokens: int,
     *,
     truncate: str | None = None,
     truncation: bool | None = None,
-    otherwise: Truncate = "NONE",
+    default: Truncate = "NONE",
 ) -> tuple[Truncate, TokenLimits]:
-    """Where texts are cut; the arguments as `prompt_cut` has them. Raises NotValid for a field that
-    cannot be done."""
-    _refuse_others(asked)
+    """How texts are truncated; the arguments are those of `prompt_cut`. Raises InvalidRequest for
+    unsupported fields."""
+    _refuse_others(payload)
     truncated, pair = prompt_cut(
         max_tokens,
-        tokens=asked.truncate_prompt_tokens,
-        side=asked.truncation_side,
+        tokens=payload.truncate_prompt_tokens,
+        side=payload.truncation_side,
         truncate=truncate,
         truncation=truncation,
-        otherwise=otherwise,
+        default=default,
     )
     limits = TokenLimits(
-        query=_text_limit("max_tokens_per_query", asked.max_tokens_per_query, max_tokens),
-        passage=_text_limit("max_tokens_per_doc", asked.max_tokens_per_doc, max_tokens),
+        query=_text_limit("max_tokens_per_query", payload.max_tokens_per_query, max_tokens),
+        passage=_text_limit("max_tokens_per_doc", payload.max_tokens_per_doc, max_tokens),
         pair=pair,
     )
     return truncated, limits
 
 
-def _refuse_others(asked: PoolingFields) -> None:
-    if asked.instruction:
+def _refuse_others(payload: PoolingFields) -> None:
+    if payload.instruction:
         message = "this model's template takes none; leave it out, or put it into the query"
-        raise NotValid("value_error", ("instruction",), message)
-    if asked.chat_template_kwargs:
+        raise InvalidRequest("value_error", ("instruction",), message)
+    if payload.chat_template_kwargs:
         message = "this model's template takes none; leave it out"
-        raise NotValid("value_error", ("chat_template_kwargs",), message)
-    if asked.priority is not None and not -_PRIORITIES <= asked.priority < _PRIORITIES:
-        raise NotValid("value_error", ("priority",), "wanted a whole number of 64 bits")
-    if asked.padding not in (None, "do_not_pad"):
+        raise InvalidRequest("value_error", ("chat_template_kwargs",), message)
+    if payload.priority is not None and not -_PRIORITIES <= payload.priority < _PRIORITIES:
+        raise InvalidRequest("value_error", ("priority",), "wanted a whole number of 64 bits")
+    if payload.padding not in (None, "do_not_pad"):
         message = "texts are not padded here; leave it out, or send do_not_pad"
-        raise NotValid("literal_error", ("padding",), message)
+        raise InvalidRequest("literal_error", ("padding",), message)
 
 
 def _text_limit(name: str, tokens: int | None, max_tokens: int) -> int | None:
     if tokens is not None and not 0 <= tokens < max_tokens:
         message = f"wanted less than {max_tokens}, which is all that the model takes, or 0 for all"
-        raise NotValid("value_error", (name,), message)
+        raise InvalidRequest("value_error", (name,), message)
     return tokens or None

@@ -1,8 +1,8 @@
-"""POST /rerank, which four families share: the simple one, vLLM's, Infinity's, and TEI's.
+"""POST /rerank, shared by four families: the simple request, vLLM's, Infinity's and TEI's.
 
-`documents` gets one superset answer: the open-data-reranker's results, the scores and
-ranked_indices that `rerank_client` reads, vLLM's id, model and usage. How a result shows its
-document depends on whose body it is (`documents.showing`). `texts` gets TEI's list.
+A body with `documents` gets one superset reply: the open-data-reranker's results, the scores and
+ranked_indices that `rerank_client` reads, vLLM's id, model and usage. The form of a result's
+document depends on the family (`documents.document_writer`). A body with `texts` gets TEI's list.
 """
 
 from typing import Any
@@ -12,21 +12,21 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
-from server.errors import AnyRequest, NotValid
+from server.errors import AnyRequest, InvalidRequest
 from server.exchange import Exchange
 from server.lax import lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import tei
-from server.surfaces.cohere import RerankError, RerankUsage, id_of, usage_of, voice
+from server.surfaces.cohere import RerankError, RerankUsage, error_body, id_of, usage_of
 from server.surfaces.documents import (
     RankedDocuments,
     RerankRequest,
-    Shown,
-    best,
+    ReturnedDocument,
+    document_writer,
     rank_documents,
-    showing,
+    top_results,
     wants_raw,
 )
 
@@ -41,11 +41,11 @@ class _Which(msgspec.Struct):
 
 # Reply
 class Result(msgspec.Struct):
-    """One document: a plain text, or an object for vLLM's bodies and with return_documents."""
+    """One document: a text, or an object for vLLM's bodies and with return_documents."""
 
     index: int
     relevance_score: float
-    document: Shown = UNSET
+    document: ReturnedDocument = UNSET
 
 
 class DocumentsReply(msgspec.Struct):
@@ -66,14 +66,17 @@ _DOCUMENTS = lax_decoder(RerankRequest)
 _ENCODER = msgspec.json.Encoder()
 
 
-def _encode(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
+def _encode(ranked: RankedDocuments, payload: RerankRequest, model: str) -> bytes:
     ranking = ranked.ranking
-    scores = ranking.logits if wants_raw(asked) else ranking.relevance()
+    scores = ranking.logits if wants_raw(payload) else ranking.relevance()
     order = ranking.order.tolist()
-    show = showing(asked, plain=True)
-    results = [Result(i, float(scores[i]), show(ranked.texts[i])) for i in best(order, asked.top_n)]
+    show = document_writer(payload, plain=True)
+    results = [
+        Result(i, float(scores[i]), show(ranked.texts[i]))
+        for i in top_results(order, payload.top_n)
+    ]
     logits = ranking.logits.tolist()
-    answer_id = id_of(asked.request_id)
+    answer_id = id_of(payload.request_id)
     return _ENCODER.encode(
         DocumentsReply(answer_id, model, usage_of(ranking), results, logits, order)
     )
@@ -81,7 +84,7 @@ def _encode(ranked: RankedDocuments, asked: RerankRequest, model: str) -> bytes:
 
 # Controller
 class Rerank(Controller):
-    """One path; the body says which family asks."""
+    """One path; the body decides the family."""
 
     @post("/rerank", status_code=200)
     async def rerank(
@@ -89,26 +92,26 @@ class Rerank(Controller):
     ) -> Response[bytes]:
         """Rerank documents, or texts."""
         exchange = Exchange(request, service)
-        asked = await _read(exchange)
-        if isinstance(asked, tei.TextsRequest):
-            return await tei.rank_texts(exchange, asked)
+        payload = await _read(exchange)
+        if isinstance(payload, tei.TextsRequest):
+            return await tei.rank_texts(exchange, payload)
         served = service.served("rank")
-        ranked = await rank_documents(exchange, asked, served.model.info.max_tokens, "NONE")
-        return exchange.reply(_encode(ranked, asked, served.name))
+        ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "NONE")
+        return exchange.reply(_encode(ranked, payload, served.name))
 
 
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
-    """What is asked; the bytes of the body are gone then."""
+    """Read and decode the request; the body is freed afterwards."""
     body = await exchange.json_body()
     try:
         which = await exchange.decode(_WHICH, body)
-    except NotValid:
-        if b'"texts"' in body and b'"documents"' not in body:  # as far as can be told of no JSON
-            exchange.speak(tei.voice)
+    except InvalidRequest:
+        if b'"texts"' in body and b'"documents"' not in body:  # a guess for invalid JSON
+            exchange.use_error_format(tei.error_body)
         raise
     if which.documents != _NULL and which.texts != _NULL:
         message = "found `documents` and `texts`, wanted one of them"
-        raise NotValid("value_error", (), message)
+        raise InvalidRequest("value_error", (), message)
     if which.texts != _NULL:
         return await tei.read_texts(exchange, body)
     return await exchange.decode(_DOCUMENTS, body)
@@ -159,6 +162,6 @@ SURFACE = Surface(
             statuses=(*tei.STATUSES, 504),
         ),
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/rerank",),
 )

@@ -1,8 +1,8 @@
-"""Text Embeddings Inference: POST /embed, POST /tokenize, GET /info, and its voice on /rerank.
+"""Text Embeddings Inference: POST /embed, POST /tokenize, GET /info, and its bodies on /rerank.
 
-Shapes and statuses as the router of text-embeddings-inference 1.9.3 has them. Token ids as inputs
-are not taken: the model has a tokenizer of its own. A text of no characters is Empty, and so is a
-pair of two such; a text of blanks alone is a text.
+Shapes and statuses as in the router of text-embeddings-inference 1.9.3. Token ids as inputs are
+refused, because the model has its own tokenizer. An empty text, or a pair of empty texts, is the
+error Empty; a text of blanks is accepted.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.embedder import Embedder
-from runtime.errors import EngineError, InputTypeWanted, NoPassages, Overloaded, Unavailable
+from runtime.errors import EngineError, InputTypeRequired, NoPassages, Overloaded, Unavailable
 from runtime.postprocess import InputType, Ranking, descending, relevance
 from runtime.text import Truncate
 from runtime.tokens import Token
 from server.call import Field, limit_of
-from server.errors import AnyRequest, Failure, NotServed, NotValid, Spoken
+from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, KindNotServed
 from server.exchange import Exchange
 from server.lax import StrictPositive
 from server.metadata import version
@@ -31,8 +31,8 @@ from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 
-# Every token comes back as a JSON object some ten times as long as its text, and a tokenizer may
-# make a token of every byte.
+# The most bytes to tokenise: every token becomes a JSON object some ten times as long as its text,
+# and a tokenizer may make a token of every byte.
 _MOST_BYTES = 1 << 20
 _TOKENS_AT_ONCE = 1 << 12
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
@@ -58,7 +58,7 @@ class TextsRequest(msgspec.Struct):
 
 
 class EmbedRequest(msgspec.Struct):
-    """POST /embed. `prompt_name` says what the texts are: query, passage or document."""
+    """POST /embed. `prompt_name` is the input type of the texts: query, passage or document."""
 
     inputs: str | Texts
     normalize: Annotated[bool, Meta(extra_json_schema={"const": True})] | None = True
@@ -69,8 +69,8 @@ class EmbedRequest(msgspec.Struct):
 
 
 class TokenizeRequest(msgspec.Struct):
-    """POST /tokenize: texts as they are, without template; behind an embedder's own prefix with
-    `prompt_name`, or with EMBED_DEFAULT_INPUT_TYPE."""
+    """POST /tokenize: texts without template. An embedder's prefix is added with `prompt_name` or
+    EMBED_DEFAULT_INPUT_TYPE."""
 
     inputs: str | Texts
     add_special_tokens: bool = True
@@ -87,7 +87,7 @@ class Rank(msgspec.Struct, omit_defaults=True):
 
 
 class SimpleToken(msgspec.Struct, gc=False):
-    """One token; those that the tokenizer added have no place in the text."""
+    """One token; special tokens have no place in the text."""
 
     id: int
     text: str
@@ -117,7 +117,7 @@ class Info(msgspec.Struct):
 
 
 # Mapping
-Asked = TypeVar("Asked", EmbedRequest, TokenizeRequest)
+PayloadT = TypeVar("PayloadT", EmbedRequest, TokenizeRequest)
 _TEXTS = msgspec.json.Decoder(TextsRequest)
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
@@ -125,64 +125,65 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
-    """TEI's two fields in our word."""
+    """Our truncation for TEI's two fields."""
     if direction is not None and direction not in _SIDES:
-        raise NotValid("literal_error", ("truncation_direction",), "wanted left or right")
+        raise InvalidRequest("literal_error", ("truncation_direction",), "wanted left or right")
     return _SIDES[direction or "right"] if truncate else "NONE"
 
 
-def _encode_ranks(ranking: Ranking, asked: TextsRequest) -> bytes:
-    scores = ranking.logits if asked.raw_scores else relevance(ranking.logits)
+def _encode_ranks(ranking: Ranking, payload: TextsRequest) -> bytes:
+    scores = ranking.logits if payload.raw_scores else relevance(ranking.logits)
     ranks = [
-        Rank(i, float(scores[i]), asked.texts[i] if asked.return_text else None)
+        Rank(i, float(scores[i]), payload.texts[i] if payload.return_text else None)
         for i in descending(ranking.logits).tolist()
     ]
     return _ENCODER.encode(ranks)
 
 
 def _listed(inputs: str | list[str]) -> tuple[list[str], Field]:
-    """The texts, and where they stand."""
+    """The texts, and their field in the body."""
     alone = isinstance(inputs, str)
     return [inputs] if isinstance(inputs, str) else inputs, Field("inputs", alone=alone)
 
 
 def _refuse_empty(texts: list[str], at: Field) -> None:
-    """Raise NotValid for a text of no characters, which TEI takes for none."""
+    """Raise InvalidRequest for an empty text, as TEI does."""
     if "" in texts:
         place = at.place(texts.index(""))
-        raise NotValid("too_short", place, "this text is empty; send at least one character")
+        raise InvalidRequest("too_short", place, "this text is empty; send at least one character")
 
 
 def _input_type(name: str | None) -> InputType | None:
     if name is not None and name not in _PROMPTS:
-        raise NotValid("literal_error", ("prompt_name",), _PROMPT_WANTED)
+        raise InvalidRequest("literal_error", ("prompt_name",), _PROMPT_WANTED)
     return None if name is None else _PROMPTS[name]
 
 
 def _prompt(service: Service, name: str | None) -> str:
-    """What is put before a text that is tokenised. Raises NotValid."""
+    """The prefix of texts to tokenise. Raises InvalidRequest."""
     input_type, model = _input_type(name), service.primary.model
     if isinstance(model, Embedder):
         return model.prefix(input_type or service.settings.default_input_type)
     if name is not None:
         message = "the reranker, whose tokens these are, has no prompts; leave it out"
-        raise NotValid("value_error", ("prompt_name",), message)
+        raise InvalidRequest("value_error", ("prompt_name",), message)
     return ""
 
 
-def _check_embed(asked: EmbedRequest, most: int | None) -> None:
-    """Raise NotValid for what cannot be had of vectors that have `most` dimensions."""
-    if asked.normalize is False:
+def _check_embed(payload: EmbedRequest, most: int | None) -> None:
+    """Raise InvalidRequest for options that vectors of `most` dimensions do not support."""
+    if payload.normalize is False:
         message = "vectors come with length 1 from this server; leave it out, or send true"
-        raise NotValid("value_error", ("normalize",), message)
-    dimensions = asked.dimensions
+        raise InvalidRequest("value_error", ("normalize",), message)
+    dimensions = payload.dimensions
     if dimensions is not None and (dimensions < 1 or (most is not None and dimensions > most)):
         problem = "greater_than" if dimensions < 1 else "less_than_equal"
-        raise NotValid(problem, ("dimensions",), f"wanted 1 to {most}, as many as there are")
+        raise InvalidRequest(problem, ("dimensions",), f"wanted 1 to {most}, as many as there are")
 
 
 def _encode_tokens(texts: list[str], found: Iterable[Iterator[Token]]) -> bytes:
-    """The reply, a part at a time: no objects of a whole text, and no long stop of other work."""
+    """Encode the reply in parts, so that a long text neither becomes objects all at once nor blocks
+    other work."""
     return b"[" + b",".join(map(_encode_text, texts, found)) + b"]"
 
 
@@ -233,7 +234,7 @@ def _info(service: Service) -> Info:
     )
 
 
-# Error voice
+# Error body
 class TeiError(msgspec.Struct):
     """TEI's error body."""
 
@@ -241,11 +242,12 @@ class TeiError(msgspec.Struct):
     error_type: str
 
 
-# The first class of an error's ancestry that is in here decides: TEI's own status and word.
+# TEI's own statuses and error types. The first class in an error's method resolution order that has
+# a row decides.
 _KINDS: dict[type[Exception], tuple[int, str]] = {
     NoPassages: (400, "Empty"),
-    NotValid: (422, "Validation"),
-    NotServed: (424, "Backend"),
+    InvalidRequest: (422, "Validation"),
+    KindNotServed: (424, "Backend"),
     EngineError: (424, "Backend"),
     Overloaded: (429, "Overloaded"),
     Unavailable: (503, "Unhealthy"),
@@ -253,50 +255,52 @@ _KINDS: dict[type[Exception], tuple[int, str]] = {
 _REJECTED = 422
 
 
-def voice(failure: Failure) -> Spoken:
+def error_body(failure: Failure) -> ErrorBody:
     """TEI's error body and statuses."""
     if failure.problem == "too_short":
         status, word = _KINDS[NoPassages]
     else:
         known = next((_KINDS[kind] for kind in failure.kind.__mro__ if kind in _KINDS), None)
         rejected = failure.status in (400, _REJECTED)
-        otherwise = (_REJECTED if rejected else failure.status, "Validation")
-        status, word = known or otherwise
-    return Spoken(status, _ENCODER.encode(TeiError(failure.message, word)))
+        default = (_REJECTED if rejected else failure.status, "Validation")
+        status, word = known or default
+    return ErrorBody(status, _ENCODER.encode(TeiError(failure.message, word)))
 
 
 # Controller
 async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
-    """The body of POST /rerank with `texts`."""
-    exchange.speak(voice)
+    """Decode the body of POST /rerank with `texts`."""
+    exchange.use_error_format(error_body)
     return await exchange.decode(_TEXTS, body)
 
 
-async def rank_texts(exchange: Exchange, asked: TextsRequest) -> Response[bytes]:
-    """POST /rerank with `texts`."""
-    truncate = truncate_of(asked.truncate, asked.truncation_direction)
+async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[bytes]:
+    """Answer POST /rerank with `texts`."""
+    truncate = truncate_of(payload.truncate, payload.truncation_direction)
     at = Field("texts")
-    if not asked.query:
-        _refuse_empty(asked.texts, at)
-    ranking = await exchange.rank(asked.query, asked.texts, truncate, passages_at=at, blanks=True)
-    return exchange.reply(_encode_ranks(ranking, asked))
+    if not payload.query:
+        _refuse_empty(payload.texts, at)
+    ranking = await exchange.rank(
+        payload.query, payload.texts, truncate, passages_at=at, blanks=True
+    )
+    return exchange.reply(_encode_ranks(ranking, payload))
 
 
-async def _read_inputs(exchange: Exchange, decoder: "msgspec.json.Decoder[Asked]") -> Asked:
+async def _read_inputs(exchange: Exchange, decoder: "msgspec.json.Decoder[PayloadT]") -> PayloadT:
     try:
         return await exchange.json(decoder)
-    except NotValid as error:
+    except InvalidRequest as error:
         if error.location[:1] == ("inputs",):
             message = (
                 "wanted a text or a list of texts; token ids are not taken, as the model has a "
                 "tokenizer of its own"
             )
-            raise NotValid(error.problem, error.location, message) from error
+            raise InvalidRequest(error.problem, error.location, message) from error
         raise
 
 
 class TeiRoutes(Controller):
-    """What belongs to TEI alone."""
+    """The routes that only TEI has."""
 
     @post("/embed", status_code=200)
     async def embed(
@@ -304,25 +308,25 @@ class TeiRoutes(Controller):
     ) -> Response[bytes]:
         """Embed texts: a bare list of vectors."""
         exchange = Exchange(request, service)
-        asked = await _read_inputs(exchange, _EMBED)
-        _check_embed(asked, service.embedder.info.dimensions)
-        texts, at = _listed(asked.inputs)
+        payload = await _read_inputs(exchange, _EMBED)
+        _check_embed(payload, service.embedder.info.dimensions)
+        texts, at = _listed(payload.inputs)
         _refuse_empty(texts, at)
         try:
             embeddings = await exchange.embed(
                 texts,
-                _input_type(asked.prompt_name),
-                truncate_of(asked.truncate, asked.truncation_direction),
-                asked.dimensions,
+                _input_type(payload.prompt_name),
+                truncate_of(payload.truncate, payload.truncation_direction),
+                payload.dimensions,
                 input_at=at,
                 blanks=True,
             )
-        except InputTypeWanted as error:
+        except InputTypeRequired as error:
             message = (
                 "this model embeds queries and passages differently, and "
                 f"EMBED_DEFAULT_INPUT_TYPE is not set; {_PROMPT_WANTED}"
             )
-            raise NotValid("missing", ("prompt_name",), message) from error
+            raise InvalidRequest("missing", ("prompt_name",), message) from error
         body = await asyncio.to_thread(
             orjson.dumps, embeddings.vectors, None, orjson.OPT_SERIALIZE_NUMPY
         )
@@ -334,25 +338,25 @@ class TeiRoutes(Controller):
     ) -> Response[bytes]:
         """The tokens of texts."""
         exchange = Exchange(request, service)
-        asked = await _read_inputs(exchange, _TOKENIZE)
-        texts, at = _listed(asked.inputs)
+        payload = await _read_inputs(exchange, _TOKENIZE)
+        texts, at = _listed(payload.inputs)
         kind = service.primary.model.info.kind
         exchange.check_count(kind, len(texts), at)
         _refuse_empty(texts, at)
-        if prompt := _prompt(service, asked.prompt_name):
+        if prompt := _prompt(service, payload.prompt_name):
             texts = [prompt + text for text in texts]
         if (size := sum(map(_bytes_of, texts))) > _MOST_BYTES:
             message = f"found {size} bytes of text, wanted at most {_MOST_BYTES} together"
-            raise NotValid("too_long", ("inputs",), message)
+            raise InvalidRequest("too_long", ("inputs",), message)
         encode = partial(_encode_tokens, texts)
         body = await exchange.tokens(
-            texts, encode, special=asked.add_special_tokens, at=at, blanks=True
+            texts, encode, special=payload.add_special_tokens, at=at, blanks=True
         )
         return exchange.reply(body)
 
     @get("/info")
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:
-        """What is served."""
+        """The served model."""
         return Response(_info(service))
 
 
@@ -361,14 +365,14 @@ STATUSES = (400, 404, 408, 413, 415, 422, 424, 429, 500, 503)
 
 
 def _operation(path: str, summary: str, request: Any, reply: Any, *examples: object) -> Operation:
-    asked, answered = examples
+    payload, answered = examples
     return Operation(
         method="POST",
         path=path,
         tag="TEI",
         summary=summary,
         request=request,
-        request_example=asked,
+        request_example=payload,
         reply=reply,
         reply_example=answered,
         error=TeiError,
@@ -424,6 +428,6 @@ SURFACE = Surface(
             statuses=(503,),
         ),
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/embed", "/tokenize", "/info"),
 )

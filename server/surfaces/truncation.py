@@ -1,6 +1,6 @@
-"""Whether, where and behind how many tokens texts are cut, in the words of the dialects that share
-a path: `truncate` (NIM, and a flag of Jina's embeddings), `truncation` (a flag of Jina's rerankers
-and Voyage), `truncate_prompt_tokens` and `truncation_side` (vLLM).
+"""Truncation fields of the dialects that share a path: `truncate` (NIM, and a flag of Jina's
+embeddings), `truncation` (a flag of Jina's rerankers and Voyage), `truncate_prompt_tokens` and
+`truncation_side` (vLLM).
 """
 
 from typing import Annotated, get_args
@@ -8,9 +8,9 @@ from typing import Annotated, get_args
 from msgspec import Meta
 
 from runtime.text import Truncate
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.lax import Whole
-from server.surfaces.synonyms import agreed
+from server.surfaces.synonyms import merge_synonyms
 
 TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
 Truncation = Annotated[str, Meta(extra_json_schema={"enum": list(TRUNCATES)})]
@@ -27,23 +27,28 @@ def prompt_cut(
     side: str | None,
     truncate: str | bool | None = None,
     truncation: bool | None = None,
-    otherwise: Truncate = "NONE",
+    default: Truncate = "NONE",
 ) -> tuple[Truncate, int | None]:
-    """Where and behind how many tokens a prompt is cut for a model that takes `max_tokens`, by what
-    the fields say; `tokens` and `side` are vLLM's. Without any it is END or NONE, as `otherwise`.
-    Raises NotValid, for fields that differ too."""
-    said = next((word for word in TRUNCATES if word == truncate), None)
-    if isinstance(truncate, str) and said is None:
-        raise NotValid("literal_error", ("truncate",), f"wanted one of {', '.join(TRUNCATES)}")
+    """The truncation of a prompt and its limit of tokens, for a model of `max_tokens`. `tokens` and
+    `side` are vLLM's fields. Without any field the truncation is `default`. Raises InvalidRequest,
+    also for contradicting fields."""
+    direction = next((word for word in TRUNCATES if word == truncate), None)
+    if isinstance(truncate, str) and direction is None:
+        raise InvalidRequest(
+            "literal_error", ("truncate",), f"wanted one of {', '.join(TRUNCATES)}"
+        )
     if side is not None and side not in _SIDES:
-        raise NotValid("literal_error", ("truncation_side",), "wanted left or right")
-    flag = said != "NONE" if isinstance(truncate, str) else truncate
-    cuts = agreed({"truncate": flag, "truncation": truncation})
+        raise InvalidRequest("literal_error", ("truncation_side",), "wanted left or right")
+    flag = direction != "NONE" if isinstance(truncate, str) else truncate
+    cuts = merge_synonyms({"truncate": flag, "truncation": truncation})
     limit = _prompt_limit(tokens, max_tokens)
-    if limit is None and not (otherwise != "NONE" if cuts is None else cuts):
+    if limit is None and not (default != "NONE" if cuts is None else cuts):
         return "NONE", None
-    ends = {"truncate": None if said == "NONE" else said, "truncation_side": _SIDES.get(side or "")}
-    return agreed(ends) or "END", limit
+    ends = {
+        "truncate": None if direction == "NONE" else direction,
+        "truncation_side": _SIDES.get(side or ""),
+    }
+    return merge_synonyms(ends) or "END", limit
 
 
 def _prompt_limit(tokens: int | None, max_tokens: int) -> int | None:
@@ -53,5 +58,5 @@ def _prompt_limit(tokens: int | None, max_tokens: int) -> int | None:
         return max_tokens
     if not 1 <= tokens <= max_tokens:
         message = f"wanted 1 to {max_tokens}, which is all that the model takes, or -1 for that"
-        raise NotValid("value_error", ("truncate_prompt_tokens",), message)
+        raise InvalidRequest("value_error", ("truncate_prompt_tokens",), message)
     return tokens

@@ -1,6 +1,6 @@
-"""POST /score and /v1/score: vLLM's scoring of one text against another.
+"""POST /score and /v1/score: vLLM's scores of text pairs.
 
-Shapes as vLLM's pooling entrypoints have them: 1:1, 1:N and N:N, in four spellings.
+Shapes as in vLLM's pooling entrypoints: 1:1, 1:N and N:N, in four spellings.
 """
 
 import time
@@ -12,7 +12,7 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
 from server.call import Field
-from server.errors import AnyRequest, Failure, NotValid, Spoken
+from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import lax_decoder
 from server.openapi import Operation
@@ -49,7 +49,8 @@ _SPELLINGS = (
 
 # Reply
 class Score(msgspec.Struct):
-    """One pair's score: the logit's sigmoid, what else the model was saved with, or the logit."""
+    """One pair's score: the logit's sigmoid, the other activation that the model was saved with, or
+    the logit."""
 
     index: int
     score: float
@@ -72,19 +73,19 @@ _DECODER = lax_decoder(ScoreRequest)
 _ENCODER = msgspec.json.Encoder()
 
 
-def _sides(asked: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]:
-    """Both sides with the names of their fields."""
+def _sides(payload: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]:
+    """Both sides of the pairs, with the names of their fields."""
     names = dict.fromkeys(chain(*_SPELLINGS))
-    given = {name: found for name in names if (found := getattr(asked, name)) is not None}
+    given = {name: found for name in names if (found := getattr(payload, name)) is not None}
     for first, second in _SPELLINGS:
         if given.keys() >= {first, second}:
             if others := [name for name in given if name not in (first, second)]:
                 message = f"found it beside {first} and {second}, wanted one pair of fields"
-                raise NotValid("value_error", (others[0],), message)
+                raise InvalidRequest("value_error", (others[0],), message)
             return (first, given[first]), (second, given[second])
     first, second = next((pair for pair in _SPELLINGS if given.keys() & set(pair)), _SPELLINGS[0])
     missing = second if first in given else first
-    raise NotValid("missing", (missing,), f"wanted the field `{missing}`")
+    raise InvalidRequest("missing", (missing,), f"wanted the field `{missing}`")
 
 
 def _pairs(first: Texts, second: Texts, name: str) -> list[tuple[str, str]]:
@@ -94,26 +95,26 @@ def _pairs(first: Texts, second: Texts, name: str) -> list[tuple[str, str]]:
         return [(one, text) for text in seconds]
     if len(first) != len(seconds):
         message = f"found {len(first)} and {len(seconds)} texts, wanted one, or as many of both"
-        raise NotValid("value_error", (name,), message)
+        raise InvalidRequest("value_error", (name,), message)
     return list(zip(first, seconds, strict=True))
 
 
-# Error voice
+# Error body
 class ScoreError(msgspec.Struct):
     """vLLM's error body."""
 
     error: ErrorDetail
 
 
-def voice(failure: Failure) -> Spoken:
-    """vLLM's."""
+def error_body(failure: Failure) -> ErrorBody:
+    """vLLM's error body, for scores."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
-    return Spoken(failure.status, _ENCODER.encode(ScoreError(detail)))
+    return ErrorBody(failure.status, _ENCODER.encode(ScoreError(detail)))
 
 
 # Controller
 class Scores(Controller):
-    """One operation on two paths."""
+    """The score route, on two paths."""
 
     @post(["/score", "/v1/score"], status_code=200)
     async def score(
@@ -121,12 +122,12 @@ class Scores(Controller):
     ) -> Response[bytes]:
         """Score pairs of texts."""
         exchange = Exchange(request, service)
-        asked = await exchange.json(_DECODER)
+        payload = await exchange.json(_DECODER)
         served = service.served("rank")
-        (first, one), (second, two) = _sides(asked)
+        (first, one), (second, two) = _sides(payload)
         pairs = _pairs(one, two, second)
-        wants_logits(asked)  # which refuses fields that differ before anything is scored
-        truncate, limits = cut_of(asked, served.model.info.max_tokens)
+        wants_logits(payload)  # refuses contradicting fields before anything is scored
+        truncate, limits = cut_of(payload, served.model.info.max_tokens)
         ranking = await exchange.rank_pairs(
             pairs,
             truncate,
@@ -135,9 +136,9 @@ class Scores(Controller):
             limits=limits,
             blanks=True,
         )
-        scores = ranking.logits if wants_logits(asked) else ranking.relevance()
+        scores = ranking.logits if wants_logits(payload) else ranking.relevance()
         data = [Score(index, score) for index, score in enumerate(scores.tolist())]
-        usage, answer_id = usage_of(ranking), id_of(asked.request_id)
+        usage, answer_id = usage_of(ranking), id_of(payload.request_id)
         reply = ScoreReply(answer_id, int(time.time()), served.name, data, usage)
         return exchange.reply(_ENCODER.encode(reply))
 
@@ -176,6 +177,6 @@ SURFACE = Surface(
         )
         for path in ("/score", "/v1/score")
     ),
-    voice=voice,
+    error_format=error_body,
     paths=("/score", "/v1/score"),
 )

@@ -1,4 +1,4 @@
-"""Which attention the PyTorch baseline takes, and which mask goes with it."""
+"""The attention of the PyTorch baseline, and its mask."""
 
 from types import SimpleNamespace
 from typing import Any

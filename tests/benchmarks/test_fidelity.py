@@ -1,4 +1,4 @@
-"""How near scores are, and how near their order."""
+"""Fidelity of scores, in value and in order."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`make bench-gpu` where there is no GPU, and its arithmetic."""
+"""`make bench-gpu` without a GPU, and its arithmetic."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_graphs_are_measured_on_calls_as_large_as_the_budget(
         for budget in sizes.budgets
         for graphs in ("", f", graphs to {budget}")
     ]
-    # Calls of the single and the few passages of the smallest loads are buckets within any budget.
+    # Calls with one or few passages of the smallest loads are buckets within any budget.
     *_, few, single = make_loads(100, 512)
     for load in (few, single):
         shape = (len(load.rows), max(map(len, load.rows)))

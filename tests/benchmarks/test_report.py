@@ -1,8 +1,8 @@
-"""The Markdown of a run: nothing that was asked for is missing from it."""
+"""The Markdown report of a run: it contains everything that was measured."""
 
 import pytest
 
-from benchmarks.report import markdown, shown
+from benchmarks.report import markdown, median_and_range
 from benchmarks.results import (
     CandidateFacts,
     Fidelity,
@@ -110,8 +110,8 @@ def test_numbers_have_few_digits_and_no_exponent(value: float, wanted: str) -> N
 
 
 def test_one_value_has_no_range() -> None:
-    assert shown(Spread(2.0, 2.0, 2.0)) == "2"
-    assert shown(Spread(2.0, 1.0, 3.0)) == "2 (1–3)"
+    assert median_and_range(Spread(2.0, 2.0, 2.0)) == "2"
+    assert median_and_range(Spread(2.0, 1.0, 3.0)) == "2 (1–3)"
 
 
 def test_a_table_without_rows_is_nothing() -> None:

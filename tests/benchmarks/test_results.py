@@ -1,4 +1,4 @@
-"""Medians, ratios and who goes on to the next round."""
+"""Medians, ratios and the choice of finalists."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""make profile: the stages of real requests, from a real server, add up to what clients see."""
+"""make profile: the stages of real requests, from a real server, add up to the client's latency."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_stages_of_real_requests(
             loads = [Load(1, 8), Load(4, 1)]
             for load in loads:
                 measure(load, address, manifest, 0.0)
-                # Without time to measure in, each client sends one request.
+                # Without measuring time, each client sends one request.
                 assert load.requests == load.clients
                 assert set(WEB) < set(load.stages_ms)
                 assert load.stages_ms["engine"] > 0

@@ -1,4 +1,4 @@
-"""How `make check-all` judges what it runs."""
+"""The verdicts of `make check-all`."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from checks.all import FAILED, IMPOSSIBLE, OK, Result, judge, run, table
 from checks.here import NOT_HERE, need_disk, need_memory, need_tools
 
 ROOT = Path(__file__).resolve().parents[2]
-# What check-all leaves out: a GPU, real weights or a service is needed, or it is the suite itself.
+# Checks that check-all leaves out: they need a GPU, real weights or a service, or are the suite.
 LEFT_OUT = {"test-gpu", "test-anywhere", "check-real", "check-pubmedqa", "check-all"}
 
 
@@ -29,11 +29,11 @@ class Fake:
 
 
 @pytest.mark.parametrize(
-    ("status", "printed", "verdict", "said"),
+    ("status", "printed", "verdict", "reason"),
     [
         (0, "one\n3 of 3\n\n", OK, "3 of 3"),
         (0, "", OK, "printed nothing"),
-        # Words alone do not excuse a check, nor does a check that passes.
+        # The text alone does not excuse a check, nor does a check that passes.
         (0, f"{NOT_HERE}no cards\n", OK, f"{NOT_HERE}no cards"),
         (
             2,
@@ -42,7 +42,7 @@ class Fake:
             f"log: {NOT_HERE}no cards",
         ),
         (2, f"one\n{NOT_HERE}no cards\nmake: *** [x] Error 1\n", IMPOSSIBLE, "no cards"),
-        # Neither does what another process says meanwhile.
+        # Neither does another process's output.
         (
             2,
             f"{NOT_HERE}no cards\nFAULT it broke\nmake: *** [x] Error 1\n",
@@ -53,8 +53,8 @@ class Fake:
         (-9, "", FAILED, "printed nothing"),
     ],
 )
-def test_verdicts(status: int, printed: str, verdict: str, said: str) -> None:
-    assert judge(status, printed) == (verdict, said)
+def test_verdicts(status: int, printed: str, verdict: str, reason: str) -> None:
+    assert judge(status, printed) == (verdict, reason)
 
 
 _LACKING = """
@@ -78,14 +78,14 @@ def test_goes_on_after_a_failure(
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     assert check_all.main([]) == 1
-    told = capsys.readouterr().out
-    rows = [line.split("  ") for line in told.partition("\ntarget ")[2].splitlines()]
+    output = capsys.readouterr().out
+    rows = [line.split("  ") for line in output.partition("\ntarget ")[2].splitlines()]
     assert [row[0] for row in rows[1:4]] == ["broken", "lacking", "sound"]
-    assert "apt-get install pkg" in told
-    assert "  | it broke" in told
-    assert re.search(r"1 ok, 1 failed, 1 not possible here; \d+ s\n$", told)
+    assert "apt-get install pkg" in output
+    assert "  | it broke" in output
+    assert re.search(r"1 ok, 1 failed, 1 not possible here; \d+ s\n$", output)
     assert (tmp_path / "logs" / "sound.log").read_text() == "all held\n"
-    # What is not possible fails nothing.
+    # A check that is not possible does not fail the run.
     assert check_all.main(["lacking", "sound"]) == 0
 
 
@@ -96,7 +96,7 @@ def test_an_unknown_target_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "found soap, wanted some of" in capsys.readouterr().err
 
 
-# The last argument is a pipe by name, which the grandchild holds open as long as it lives.
+# The last argument is a named pipe, which the grandchild keeps open as long as it lives.
 _STUBBORN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # its children inherit that
@@ -117,18 +117,18 @@ def test_a_hang_ends_with_its_children(tmp_path: Path, monkeypatch: pytest.Monke
     script.write_text(_STUBBORN)
     os.mkfifo(alive)
     command = [sys.executable, str(script), str(script), str(alive)]
-    told, limit_s = b"", 1
+    output, limit_s = b"", 1
     reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        while not told:  # the limit came before the grandchild
+        while not output:  # the limit came before the grandchild
             assert limit_s < _PATIENCE_S, (tmp_path / "log").read_text()
             limit_s *= 2
             result = run("hang", command, tmp_path / "log", limit_s=limit_s)
-            assert (result.verdict, result.said) == (FAILED, f"no end within {limit_s} s")
-            told = os.read(reader, 100)
+            assert (result.verdict, result.reason) == (FAILED, f"did not end within {limit_s} s")
+            output = os.read(reader, 100)
         closed, _, _ = select.select([reader], [], [], _PATIENCE_S)
         if not closed:
-            os.kill(int(told), signal.SIGKILL)
+            os.kill(int(output), signal.SIGKILL)
         assert closed, "its child lives"
         assert os.read(reader, 100) == b""
     finally:

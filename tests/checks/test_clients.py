@@ -1,4 +1,4 @@
-"""How `make test-clients` ends where not every client could be tried."""
+"""How `make test-clients` ends when some clients were skipped."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The suite of faults notices a server that is worse than ours, which `make test-faults` runs."""
+"""The suite of faults detects a server worse than ours; `make test-faults` runs it on ours."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def run(
 
 
 class Careless(BaseHTTPRequestHandler):
-    """Ranks anything, and shows a stack trace for what it cannot read."""
+    """Ranks anything, and returns a stack trace for unreadable bodies."""
 
     protocol_version = "HTTP/1.1"
 
@@ -104,7 +104,7 @@ def test_what_was_late_beside_others_is_not_passed(
 
 
 class Others:
-    """They took so much of the machine."""
+    """Other processes took this share of the machine."""
 
     taken = 0.0
 

@@ -1,4 +1,4 @@
-"""`make test-gpu` where there is no GPU: it says so, and what needs none runs on the CPU."""
+"""`make test-gpu` without a GPU: it says so, and checks that need none run on the CPU."""
 
 import io
 import subprocess
@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from checks.gpu.__main__ import main
-from checks.gpu.brought import use_brought
+from checks.gpu.bundled import use_bundled
 from checks.gpu.cases import tau
-from checks.gpu.models import laid_out
+from checks.gpu.models import padded_inputs
 from checks.gpu.pack import main as main_of_pack
 from checks.gpu.pack import pack
 
@@ -78,7 +78,7 @@ def test_wheels_and_pieces_that_were_brought_along_are_unpacked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert use_brought(tmp_path / "nothing") == []
+    assert use_bundled(tmp_path / "nothing") == []
     with zipfile.ZipFile(tmp_path / "one-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("brought_one.py", "value = 1\n")
     packed = io.BytesIO()
@@ -91,13 +91,13 @@ def test_wheels_and_pieces_that_were_brought_along_are_unpacked_once(
     (tmp_path / "two.tar.xz.00").write_bytes(data[:50])
     (tmp_path / "two.tar.xz.01").write_bytes(data[50:])
     wanted = ["one-1.0-py3-none-any.whl", "two.tar.xz.00"]
-    assert use_brought(tmp_path) == use_brought(tmp_path) == wanted
+    assert use_bundled(tmp_path) == use_bundled(tmp_path) == wanted
     for name in ("brought_one", "brought_two"):
         assert (tmp_path / "site" / f"{name}.py").is_file()
     assert sys.path[0] == str(tmp_path / "site")
 
 
-def test_a_packed_wheel_is_what_use_brought_unpacks(
+def test_a_packed_wheel_is_what_use_bundled_unpacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -112,7 +112,7 @@ def test_a_packed_wheel_is_what_use_brought_unpacks(
     assert names == [f"big-1.0-py3-none-any.tar.xz.{number:02}" for number in range(3)]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert all((folder / name).stat().st_size <= 2000 for name in names)
-    assert use_brought(folder) == names[:1]
+    assert use_bundled(folder) == names[:1]
     for name, data in content.items():
         assert (folder / "site" / name).read_bytes() == data
     assert main_of_pack([str(wheel), "--out", str(tmp_path / "other")]) == 0
@@ -125,5 +125,5 @@ def test_tau_counts_pairs() -> None:
 
 
 def test_rows_are_padded_on_either_side() -> None:
-    assert laid_out([[1, 2], [3]], "left")["input_ids"].tolist() == [[1, 2], [0, 3]]
-    assert laid_out([[1, 2], [3]])["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert padded_inputs([[1, 2], [3]], "left")["input_ids"].tolist() == [[1, 2], [0, 3]]
+    assert padded_inputs([[1, 2], [3]])["attention_mask"].tolist() == [[1, 1], [1, 0]]

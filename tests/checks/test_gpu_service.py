@@ -1,4 +1,4 @@
-"""What `make test-gpu` asks of a whole server: right answers pass, each wrong one does not.
+"""The server checks of `make test-gpu`: right answers pass, each wrong one fails.
 
 The answers are played. That the server gives them is shown in tests/server, and on a GPU.
 """
@@ -25,7 +25,7 @@ from checks.gpu.service import (
 )
 
 
-def said(status: int, message: str, **headers: str) -> Answer:
+def reply(status: int, message: str, **headers: str) -> Answer:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Answer(status, named, json.dumps({"message": message}).encode())
 
@@ -35,13 +35,13 @@ def ranked(passages: tuple[str, ...], shift: float = 0.0) -> Answer:
     return Answer(200, {}, json.dumps({"rankings": rankings}).encode())
 
 
-NO_MEMORY = said(503, "there is no memory for this request", Retry_After="2")
-LOST = said(503, "the GPU is lost; this server needs a new process")
+NO_MEMORY = reply(503, "there is no memory for this request", Retry_After="2")
+LOST = reply(503, "the GPU is lost; this server needs a new process")
 
 
 @dataclass
 class Played:
-    """Stands for a Service that has no memory for the longest row, and whose GPU can be lost."""
+    """Replaces a Service without memory for the longest row, whose GPU can be lost."""
 
     no_memory: Answer = NO_MEMORY
     health_after: tuple[int, int] = (200, 200)
@@ -86,7 +86,7 @@ def test_a_server_that_does_right_passes() -> None:
         {"no_memory": replace(NO_MEMORY, status=200)},
         {"no_memory": replace(NO_MEMORY, status=500)},
         {"no_memory": replace(NO_MEMORY, headers={})},
-        {"no_memory": said(503, "the queue is full", Retry_After="2")},
+        {"no_memory": reply(503, "the queue is full", Retry_After="2")},
         {"health_after": (200, 503)},
         {"others_after": NO_MEMORY},
         {"shift_after": 0.1},

@@ -1,4 +1,4 @@
-"""What `make hostile` judges, and that its bodies are what they say."""
+"""The verdicts of `make hostile`, and that its bodies are what their names say."""
 
 import threading
 from collections.abc import Iterator
@@ -34,10 +34,10 @@ def test_every_surface_has_bodies() -> None:
     ("found", "words"),
     [
         (SOUND, None),
-        (Found(CASE, ["400"] * 3, 9.0, 2.0), None),  # late, which is told only
+        (Found(CASE, ["400"] * 3, 9.0, 2.0), None),  # late: reported, not a fault
         (Found(CASE, ["400", "500", "400"], 0.1, 2.0), "answered 500, wanted"),
         (Found(CASE, ["400", "closed", "no answer"], 0.1, 2.0), "answered closed, no answer"),
-        (Found(CASE, ["400"] * 3, float("inf"), 2.0), "health was not answered"),
+        (Found(CASE, ["400"] * 3, float("inf"), 2.0), "health did not answer"),
         (Found(CASE, ["400"] * 3, 0.1, 9.9), None),  # large, likewise
         (Found(CASE, ["400"] * 3, 0.1, 10.1), "10.1 times the memory"),
     ],
@@ -58,7 +58,7 @@ def test_what_is_over_an_aim_is_marked(capsys: pytest.CaptureFixture[str]) -> No
 
 
 class Live(BaseHTTPRequestHandler):
-    """Answers health, the first time after a while."""
+    """Answers health, the first time with a delay."""
 
     protocol_version = "HTTP/1.1"
     held = threading.Event()
@@ -88,7 +88,7 @@ def live() -> Iterator[int]:
 def test_health_is_watched(live: int) -> None:
     release = threading.Timer(0.3, Live.held.set)
     release.start()
-    with Health(live) as health:  # waits for the first answer, which is forgotten with it
+    with Health(live) as health:  # waits for the first answer, which is not counted
         assert 0 < health.longest_s() < float("inf")
     release.join()
     with Health(free_port()) as health:

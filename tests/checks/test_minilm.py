@@ -1,4 +1,4 @@
-"""The comparison of check-minilm, with a tiny model in the place of the real one."""
+"""The comparison of check-minilm, with a tiny model instead of the real one."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, exported: Exported) -> Pa
 
 @pytest.fixture(scope="module")
 def reference(artifact: Path) -> Reference:
-    """What the tiny model itself says of TEXTS."""
+    """The tiny model's own results for TEXTS."""
     embedder = open_embedder(artifact)
     try:
         found = embedder.embed(TEXTS, truncate="END")

@@ -1,4 +1,4 @@
-"""The verdict of make check-network; what it sees is shown by its own control, at every run."""
+"""The verdict of make check-network; its own control proves what it detects, in every run."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The shape of check-1b is the model's; `make check-1b` shows the rest."""
+"""The shape of check-1b is the model's; `make check-1b` covers the rest."""
 
 from checks.one_billion import SHAPE
 

@@ -1,4 +1,4 @@
-"""check-optimum without optimum: transformers answers, and our own graph stands for the other."""
+"""check-optimum without optimum: transformers answers, and our own graph replaces the other."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What `make overload` judges: bounds that are broken, but by a machine that others use."""
+"""The verdicts of `make overload`: exceeded limits, except on a machine that others use."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_other_faults_count_anywhere() -> None:
 
 
 def test_arrivals_of_which_none_is_refused_count_on_a_quiet_machine_only() -> None:
-    """The rate that they are four times of may have been measured beside other processes."""
+    """The sustainable rate may have been measured while other processes were running."""
     assert _judge(BOUND, RATE, 1000, [ACCEPTED, REFUSED], RATE, 0.4) == 0
     assert _judge(BOUND, RATE, 1000, [ACCEPTED], RATE, 0.04) == 1
     with pytest.raises(SystemExit, match=f"^{NOT_HERE}other processes took 40%"):

@@ -1,4 +1,4 @@
-"""A port that was given away is not given to another process before a server has bound it."""
+"""A port that was handed out is not handed to another process before a server has bound it."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[deque[int]]:
-    """A list of its own: the ports that this process was given for its servers stay held."""
+    """A separate list: the ports of this process's servers stay reserved."""
     own: deque[int] = deque()
     monkeypatch.setattr(ports, "_held", own)
     yield own
@@ -26,7 +26,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[deque[int]]:
 
 
 def refused(number: int) -> bool:
-    """Whether another process does not get it."""
+    """Whether another process is refused the port."""
     again = f"from checks import ports; ports._hold({number})"
     done = subprocess.run(
         [sys.executable, "-c", again], cwd=ROOT, capture_output=True, text=True, check=False
@@ -37,7 +37,7 @@ def refused(number: int) -> bool:
 
 def test_a_port_is_held_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_HELD", 2)
-    number = secrets.randbits(60)  # no port: nothing else on this machine asks for it
+    number = secrets.randbits(60)  # not a port: nothing else on this machine uses it
     ports._hold(number)
     assert refused(number) == ports.has_names()
     for other in (1, 2):

@@ -1,4 +1,4 @@
-"""What check-ray takes for the same."""
+"""The comparison of check-ray."""
 
 from typing import Any
 

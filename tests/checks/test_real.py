@@ -1,4 +1,4 @@
-"""The logic of check-real, on the tiny checkpoint: it passes its own facts, not the NIM's."""
+"""The logic of check-real, on the tiny checkpoint: it passes with its own facts, not the NIM's."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from tests.tiny_checkpoints import write_sentence_transformers
 
 @pytest.fixture
 def own_facts(rank_artifact: Path) -> Expectations:
-    """What the tiny tokenizer gives where the NIM's gives 33006, 58 and 464."""
+    """The tiny tokenizer's values instead of the NIM's 33006, 58 and 464."""
     tokenizer = load_tokenizer(rank_artifact / "tokenizer" / "tokenizer.json")
     text = "question:Thủ đô của Việt Nam là thành phố nào? \n \n passage:"
     passage = "Synthetic candidate {}: deterministic reranking performance fixture."
@@ -36,10 +36,10 @@ def own_facts(rank_artifact: Path) -> Expectations:
 
 @pytest.fixture
 def stand_in(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check works in a folder of the test, on artifacts that were exported for all tests."""
+    """The check works in a folder of the test, on artifacts that all tests share."""
 
-    def copy(checkpoint: str, out: Path, wish: Wish) -> None:
-        shutil.copytree(exported(checkpoint, wish), out, dirs_exist_ok=True)
+    def copy(checkpoint: str, out: Path, args: Wish) -> None:
+        shutil.copytree(exported(checkpoint, args), out, dirs_exist_ok=True)
 
     monkeypatch.setattr(real, "WORK", tmp_path / "work")
     monkeypatch.setattr(real, "export", copy)
@@ -81,16 +81,16 @@ def test_a_whole_run(
 ) -> None:
     arguments = [str(tiny_llama_checkpoint), "--beir", str(tmp_path / "none")]
     assert main(arguments, own_facts) == 0
-    said = capsys.readouterr().out
-    assert "FAILED" not in said
-    assert "not measured" in said
+    output = capsys.readouterr().out
+    assert "FAILED" not in output
+    assert "not measured" in output
     assert main(arguments) == 1
     assert "FAILED, wanted 33006" in capsys.readouterr().out
 
 
 @pytest.fixture
 def own_vector_facts(embed_artifact: Path) -> VectorExpectations:
-    """What the tiny embedder gives where the NIM has 2048 components, 17 and 272 tokens."""
+    """The tiny embedder's values instead of the NIM's 2048 components, 17 and 272 tokens."""
     tokenizer = load_tokenizer(embed_artifact / "tokenizer" / "tokenizer.json")
     text = "passage: Synthetic passage {}: service availability is measured without company data."
     counts = [len(tokenizer.encode(text.format(i)).ids) for i in range(16)]
@@ -118,9 +118,9 @@ def test_a_whole_run_of_an_embedder(
 ) -> None:
     arguments = [str(tiny_embed_checkpoint), "--beir", str(beir)]
     assert main(arguments, vectors_expected=own_vector_facts) == 0
-    said = capsys.readouterr().out
-    assert "FAILED" not in said
-    assert "(1 queries of" in said
+    output = capsys.readouterr().out
+    assert "FAILED" not in output
+    assert "(1 queries of" in output
     assert main(arguments) == 1
     assert "FAILED, wanted 2048" in capsys.readouterr().out
 
@@ -131,7 +131,7 @@ def test_an_embedder_without_known_answers_is_still_exported(
 ) -> None:
     checkpoint = write_sentence_transformers(tmp_path / "symmetric")
     assert main([str(checkpoint), "--beir", str(tmp_path / "none")]) == 0
-    assert "no known answers for profile sentence-transformers" in capsys.readouterr().out
+    assert "no reference values for profile sentence-transformers" in capsys.readouterr().out
 
 
 @pytest.mark.heavy
@@ -139,13 +139,13 @@ def test_an_embedder_without_known_answers_is_still_exported(
 def test_the_embedded_checkpoint_from_export_to_ndcg(
     beir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every step on trained weights; only the NIM's own tokens are not to be found in them."""
+    """Every step on trained weights; only the NIM's own tokens cannot be found in them."""
     checkpoint = Path(__file__).parents[2] / "embedded" / "rank"
     embedded = [str(checkpoint), "--profile", "tiny-rerank-v1", "--max-tokens", "512"]
     assert main([*embedded, "--beir", str(beir)]) == 1
-    said = capsys.readouterr().out
-    assert "FAILED, wanted 33006" in said
-    assert "nDCG@10                          1.0000" in said
+    output = capsys.readouterr().out
+    assert "FAILED, wanted 33006" in output
+    assert "nDCG@10                          1.0000" in output
 
 
 def test_an_export_that_fails_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The formula of deploy/README.md, and what fails when it does not hold."""
+"""The formula of docs/operations.md, and the check's failure when it does not hold."""
 
 from pathlib import Path
 
@@ -33,14 +33,14 @@ def test_a_failure_counts_on_two_cores_that_nobody_else_uses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "siblings"),
+    ("listed", "siblings"),
     [(("0\n", "1\n"), False), (("0-1\n", "0-1\n"), True), (("0,4\n", "1,5\n"), False), ((), False)],
 )
 def test_threads_of_one_core(
-    told: tuple[str, ...], siblings: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listed: tuple[str, ...], siblings: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replicas, "CORES", tmp_path)
-    for core, text in enumerate(told):
+    for core, text in enumerate(listed):
         folder = tmp_path / f"cpu{core}" / "topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(text)

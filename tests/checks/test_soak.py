@@ -1,4 +1,4 @@
-"""What `make soak` calls wrong."""
+"""The faults of `make soak`."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from checks.soak import Seen, _check_vectors, _faults, _verdict
 
 
 def sound() -> Seen:
-    """Twenty minutes of nothing wrong."""
+    """Twenty minutes without a fault."""
     seen = Seen(scores=100, vectors=10, reloads=1)
     seen.statuses["good 200"] = 100
     seen.samples = [(2.0 * n, 10**9 + n % 2, 20, 30) for n in range(600)]

@@ -1,4 +1,4 @@
-"""check-tensorrt on bindings written for this: it sees what is missing, or called wrongly."""
+"""check-tensorrt on bindings written for this test: it detects missing names and wrong calls."""
 
 import pytest
 
@@ -44,13 +44,13 @@ def test_a_wrong_use_is_told(line: str, wanted: str | None) -> None:
             create_network = NATIVE[0]
             build = NATIVE[1]
 
-    told = [text for use in uses("some.py", line) if (text := complaint(use, Loaded))]
-    assert bool(told) == (wanted is not None)
-    assert (wanted or "") in "".join(told)
+    complaints = [text for use in uses("some.py", line) if (text := complaint(use, Loaded))]
+    assert bool(complaints) == (wanted is not None)
+    assert (wanted or "") in "".join(complaints)
 
 
 class _Native:
-    """A function of a compiled module: it has a docstring and no signature of Python's."""
+    """A function of a compiled module: it has a docstring and no Python signature."""
 
     def __init__(self, text: str) -> None:
         self.__doc__ = text

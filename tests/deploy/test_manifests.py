@@ -1,4 +1,4 @@
-"""Manifests, chart and compose files: what they say is what the server reads and answers.
+"""Manifests, chart and compose files agree with what the server reads and answers.
 
 `make check-deploy` builds them with kubectl and asks promtool; here they are read as they lie.
 """
@@ -17,9 +17,9 @@ from server.variables import VARIABLES
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 CHART = DEPLOY / "helm" / "open-rerank"
-# Seconds: what a pod does before SIGTERM, and what closing a model may take after the drain.
+# Seconds: the wait before SIGTERM, and the time to close a model after the drain.
 PRE_STOP_S, CLOSING_S = 5, 10
-# Seconds in which a plan is built, as Dockerfile.gpu's health check has it.
+# Seconds to build a plan, as in Dockerfile.gpu's health check.
 PLAN_S = 1800
 
 
@@ -42,7 +42,7 @@ NV_INGEST: dict[str, Any] = {
 
 
 class ComposeLoader(yaml.SafeLoader):
-    """Knows compose's own tags: !override replaces, !reset drops what the first file says."""
+    """Knows compose's own tags: !override replaces, !reset drops the first file's value."""
 
 
 ComposeLoader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node))
@@ -64,7 +64,7 @@ def containers(deployment: Any) -> Iterator[Any]:
 
 
 def patched(overlay: str) -> dict[str, list[Any]]:
-    """Path → values that the overlay's patches put there."""
+    """Path → values that the overlay's patches set there."""
     found: dict[str, list[Any]] = {}
     for patch in yaml.safe_load((KUBERNETES / overlay / "kustomization.yaml").read_text("utf-8"))[
         "patches"
@@ -107,9 +107,9 @@ def test_the_pod_speaks_of_ports_paths_and_variables_that_exist() -> None:
     assert server["securityContext"]["readOnlyRootFilesystem"]
     assert pod["securityContext"]["runAsNonRoot"]
 
-    assert not pod["enableServiceLinks"]  # a Service's variables may bear our names
+    assert not pod["enableServiceLinks"]  # a Service's variables may have our names
     resources = server["resources"]
-    assert resources["limits"]["cpu"] == resources["requests"]["cpu"]  # threads as cores
+    assert resources["limits"]["cpu"] == resources["requests"]["cpu"]  # one thread per core
 
 
 def test_a_cluster_without_operators_takes_the_base() -> None:
@@ -121,7 +121,7 @@ def test_a_cluster_without_operators_takes_the_base() -> None:
     }
     assert kinds == {"Deployment", "Service", "PodDisruptionBudget"}
     assert manifest("Deployment")["spec"]["replicas"] == 2
-    assert patched("autoscaler") == {"/spec/replicas": [None]}  # removed, the autoscaler's to say
+    assert patched("autoscaler") == {"/spec/replicas": [None]}  # removed: the autoscaler decides
 
 
 def test_replicas_on_gpus_have_a_model_a_cache_and_time_to_build_a_plan(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_every_compose_file_is_in_the_readme() -> None:
 
 
 def merged(under: Any, over: Any) -> Any:
-    """As helm lays one values file over another."""
+    """Merge values files as helm does."""
     if not isinstance(under, dict) or not isinstance(over, dict):
         return over
     return {**under, **{key: merged(under.get(key), value) for key, value in over.items()}}
@@ -212,8 +212,8 @@ def test_the_chart_uses_values_that_exist_and_nothing_else() -> None:
             found = found[step]
     assert set(re.findall(r"\$\.Values\.(\w+)", text)) == set(values)
     assert text.count("{{- end }}") == len(re.findall(r"\{\{-? (?:range|if|with) ", text))
-    for said in ("readinessProbe", "livenessProbe", "startupProbe", "preStop", "readOnlyRoot"):
-        assert said in text
+    for field in ("readinessProbe", "livenessProbe", "startupProbe", "preStop", "readOnlyRoot"):
+        assert field in text
     assert "enableServiceLinks: false" in text
     assert text.count("port: http, scheme: {{ $scheme }}}") == text.count("httpGet:") == 3
     named = re.findall(r'"name" "(\w+)"', text)
@@ -242,18 +242,18 @@ def test_compose_files_replace_image_ports_and_environment(
     services = yaml.load(text, ComposeLoader)["services"]
     assert set(services) == set(ports)
     for name, service in services.items():
-        shown = [re.sub(r"\$\{\w+:-(\d+)\}", r"\1", port) for port in service["ports"]]
+        published = [re.sub(r"\$\{\w+:-(\d+)\}", r"\1", port) for port in service["ports"]]
         wanted = [f"{p}:{inside}" for p, inside in zip(ports[name], (8000, 8001, 8002))]  # noqa: B905
-        assert shown == wanted
+        assert published == wanted
         assert re.fullmatch(r"\$\{\w+_IMAGE:-open-rerank\}:\$\{\w+_TAG:-cpu\}", service["image"])
         assert service["deploy"] is None
         assert all(known(variable) for variable in service["environment"])
         assert service["volumes"][0].endswith(":/opt/model:ro")
-        # Compose reads the whole file: what one service needs, nobody else may be asked for.
+        # Compose reads the whole file: variables of one service must not be required by others.
         assert len(re.findall(r"\$\{\w+:\?", text)) == 1
         assert f"-f {file}.yaml" in text
         if probe := service.get("healthcheck"):
-            # In the container's shell; $$ is compose's way to leave it a $.
+            # In the container's shell; $$ is compose's escape for $.
             assert probe["test"] == [
                 "CMD-SHELL",
                 "curl -fk http$${NIM_TLS_CERT_PATH:+s}://localhost:8000/v1/health/ready",

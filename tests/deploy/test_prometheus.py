@@ -1,4 +1,4 @@
-"""Alerts and dashboard ask for metrics and labels that the server really has."""
+"""Alerts and dashboard use metrics and labels that the server has."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from server.metrics import GPU_METRICS
 from tests.server.in_process import in_process
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
-# Given by Prometheus itself.
+# Added by Prometheus itself.
 OUTER = {"up": {"job"}}
 OUTER_LABELS = {"job", "instance", "namespace", "pod"}
 _SELECTOR = re.compile(r"(?<![\w$.])([a-z]\w+)(?:\{([^}]*)\})?(?=[\s\[)/>=]|$)")
@@ -29,7 +29,7 @@ def alerts() -> Iterator[str]:
 
 
 def adapted() -> Iterator[str]:
-    """What the autoscaler asks, with the adapter's placeholders filled in as it does."""
+    """The autoscaler's queries, with the adapter's placeholders filled in."""
     for rule in yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text("utf-8"))[
         "rules"
     ]:
@@ -50,7 +50,7 @@ def panels() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[list[Metric]]:
-    """What a server shows that has answered a request."""
+    """The metrics of a server that has answered a request."""
     with in_process({"ENABLE_MOCK_INFERENCE": "1"}) as server:
         server.rank({"query": {"text": "q"}, "passages": [{"text": "p"}]})
         yield list(text_string_to_metric_families(server.get("/v1/metrics").text))
@@ -58,7 +58,7 @@ def page() -> Iterator[list[Metric]]:
 
 @pytest.fixture(scope="module")
 def known(page: list[Metric]) -> dict[str, set[str]]:
-    """Every metric of the page, and its labels."""
+    """Every metric of the page, with its labels."""
     found: dict[str, set[str]] = {name: set(labels) for name, labels in OUTER.items()}
     for family in page:
         for sample in family.samples:
@@ -83,7 +83,7 @@ def asked(expression: str) -> Iterator[tuple[str, set[str]]]:
 
 
 def matches(matchers: str, labels: Mapping[str, str]) -> bool:
-    """As Prometheus reads matchers, for labels that the page has."""
+    """Matches labels of the page as Prometheus does."""
     test = {
         "=": str.__eq__,
         "!=": str.__ne__,
@@ -113,7 +113,7 @@ def test_every_metric_and_label_exists(known: dict[str, set[str]], source: Any) 
 
 
 def test_every_series_of_an_alert_is_there_before_its_first_event(page: list[Metric]) -> None:
-    """A counter that begins at 1 has no rate, and its first event is not noticed."""
+    """A counter that starts at 1 has no rate, so its first event would be missed."""
     samples = [sample for family in page for sample in family.samples]
     for expression in alerts():
         for name, matchers in selectors(expression):

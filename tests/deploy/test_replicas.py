@@ -1,5 +1,5 @@
-"""Replicas behind a proxy, some of which go under load: nobody who asks with the client library
-goes without an answer."""
+"""Replicas behind a proxy, some of which end under load: every call of the client library gets an
+answer."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ CALLERS = 8
 
 
 class Proxy:
-    """Hands each connection to the next replica that takes it, as a service's address does."""
+    """Passes each connection to the next replica that accepts it, like a service's address."""
 
     def __init__(self, ports: list[int]) -> None:
         self._ports = ports
@@ -73,7 +73,7 @@ async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -
 @pytest.fixture
 def replicas(tmp_path: Path) -> Iterator[list[Server]]:
     with contextlib.ExitStack() as ended:
-        # What has begun gets the time that it needs.
+        # Running connections get the time that they need.
         given = {"ENABLE_MOCK_INFERENCE": "1", "RERANK_DRAIN_TIMEOUT_S": "3600"}
         started = [Server(tmp_path, given) for _ in range(3)]
         for server in started:
@@ -89,7 +89,7 @@ def proxy(replicas: list[Server]) -> Iterator[Proxy]:
 
 
 def test_replicas_that_go_cost_no_caller_an_answer(replicas: list[Server], proxy: Proxy) -> None:
-    """One is killed and one is told to end while all callers ask; the third stays."""
+    """One is killed and one gets SIGTERM while all callers send requests; the third stays."""
     answers = [0] * CALLERS
     enough = threading.Event()
 
@@ -97,7 +97,7 @@ def test_replicas_that_go_cost_no_caller_an_answer(replicas: list[Server], proxy
         with RerankClient(proxy.url, timeout_s=PATIENCE_S) as client:
             wanted = client.rerank(f"query {number}", DOCUMENTS).scores
             while not enough.is_set():
-                # Any replica gives the same scores.
+                # All replicas give the same scores.
                 assert client.rerank(f"query {number}", DOCUMENTS).scores == wanted
                 answers[number] += 1
 
@@ -115,7 +115,7 @@ def test_replicas_that_go_cost_no_caller_an_answer(replicas: list[Server], proxy
             assert all(answered(server) for server in replicas)
             for server, fate, code in (
                 (replicas[0], signal.SIGKILL, -signal.SIGKILL),
-                # A request that is being answered ends well when there is time for it.
+                # A running request is answered when there is time for it.
                 (replicas[1], signal.SIGTERM, 0),
             ):
                 server.process.send_signal(fate)

@@ -114,7 +114,22 @@ def test_padding_changes_no_score(tmp_path: Path, pooling: str, causal: bool, si
     with torch.inference_mode():
         alone = model(ids, torch.ones_like(ids))
         with_pads = model(*padded(ids, 6, side))
+        model.body.narrow = True
+        narrow = model(*padded(ids, 6, side))
     torch.testing.assert_close(with_pads, alone, atol=5e-6, rtol=0)
+    torch.testing.assert_close(narrow, alone, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "last"])
+def test_the_last_layer_computes_the_pooled_token_alone(tmp_path: Path, pooling: str) -> None:
+    model = load(write_llama(tmp_path, pooling=pooling))
+    rows = []
+    hook = lambda _, given: rows.append(given[0].shape[1])  # noqa: E731
+    model.model.layers[-1].mlp.register_forward_pre_hook(hook)
+    for narrow in (False, True):
+        model.body.narrow = narrow
+        model(random_ids(2, 9), torch.ones(2, 9, dtype=torch.int64))
+    assert rows == [9, 1]
 
 
 @pytest.mark.parametrize(("pooling", "wanted"), [("avg", 2.0), ("cls", 1.0), ("last", 3.0)])
@@ -133,8 +148,10 @@ def test_a_row_of_padding_alone_is_finite(tmp_path: Path, pooling: str) -> None:
     model = load(write_llama(tmp_path, pooling=pooling))
     ids = random_ids(2, 5)
     mask = torch.stack([torch.ones(5), torch.zeros(5)]).long()
-    with torch.inference_mode():
-        assert torch.isfinite(model(ids, mask)).all()
+    for narrow in (False, True):
+        model.body.narrow = narrow
+        with torch.inference_mode():
+            assert torch.isfinite(model(ids, mask)).all()
 
 
 def test_every_token_sees_itself() -> None:

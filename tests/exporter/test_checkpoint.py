@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporter.checkpoint import find_checkpoint, load_model, probe, read_checkpoint
+from exporter.checkpoint import load_model, probe, read_checkpoint
 from exporter.errors import CheckpointRefused, WrongDirection
+from exporter.finding import HUB_FILES, HUB_IGNORED, find_checkpoint
 from exporter.tokens import CheckpointTokenizer, load_tokenizer
 from tests.hub_cache import as_snapshot
 from tests.tiny_checkpoints import write_bert, write_llama
@@ -178,7 +179,9 @@ def _with(body: Any, causal: bool, forward: Any, inputs: Any) -> torch.Tensor:
 def test_a_hub_id_fetches_data_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
 
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(
+        name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
         asked[name, revision] = allow_patterns
         return str(tmp_path)
 
@@ -193,8 +196,50 @@ def test_a_hub_id_fetches_data_files_only(tmp_path: Path, monkeypatch: pytest.Mo
         find_checkpoint("someone/model@main")
 
 
+def test_of_a_hub_id_comes_what_is_read_and_nothing_heavy_besides() -> None:
+    read = {
+        "config.json",
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+        "0_Transformer/config.json",
+        "0_Transformer/vocab.txt",
+        "tokenizer.json",
+        "vocab.txt",
+        "merges.txt",
+        "sentencepiece.bpe.model",
+        "spm.model",
+        "tokenizer.model",
+        "chat_template.jinja",
+        "additional_chat_templates/rerank.jinja",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "training.json",
+    }
+    unread = {
+        "pytorch_model.bin",
+        "onnx/model.onnx",
+        "onnx/tokenizer.json",
+        "openvino/openvino_model.bin",
+        "checkpoint-500/model.safetensors",
+        "runs/checkpoint-500/optimizer.pt",
+        "consolidated.safetensors",
+        "original/consolidated.00.pth",
+        "model.py",
+        "tf_model.h5",
+        "README.md",
+    }
+    taken = huggingface_hub.utils.filter_repo_objects(
+        sorted(read | unread), allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED
+    )
+    assert set(taken) == read
+
+
 def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(name: str, **_: object) -> str:
         raise OSError("no route")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

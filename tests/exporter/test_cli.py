@@ -65,7 +65,7 @@ def test_known_errors_are_one_line_and_exit_1(
     assert main(given) == 1
     said = capsys.readouterr().err
     assert all(line.startswith("rerank-export: ") for line in said.splitlines())
-    assert "/no/such" in said or "NVIDIA GPU" in said
+    assert Path(arguments[1]).name in said or "NVIDIA GPU" in said
 
 
 @pytest.mark.parametrize(

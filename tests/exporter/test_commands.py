@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from exporter.cli import main
-from runtime.outputs import held, working_beside
+from runtime.outputs import locked_directory, locked_work_folder
 from runtime.tuning import TUNING_FILE
 from tests.dying import die_everywhere
 from tests.exporter.test_building import machine
@@ -69,7 +69,7 @@ def test_a_second_run_is_refused_and_changes_nothing(
     purpose: str,
 ) -> None:
     monkeypatch.chdir(folder)
-    with working_beside(folder / out, purpose) as work:
+    with locked_work_folder(folder / out, purpose) as work:
         (work / "new").mkdir()
         before = tree(folder)
         assert main(line) == 1
@@ -87,7 +87,7 @@ def test_an_artifact_that_is_tuned_is_neither_tuned_nor_replaced(
 ) -> None:
     monkeypatch.chdir(folder)
     before = tree(folder)
-    with held(folder / "artifact"):  # as the command tune holds it
+    with locked_directory(folder / "artifact"):  # as the command tune holds it
         assert main(line) == 1
     assert "another command works in" in capsys.readouterr().err
     assert tree(folder) == before

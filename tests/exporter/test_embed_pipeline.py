@@ -211,7 +211,7 @@ def test_the_folders_own_prompts_go_before_the_profiles(
         shutil.copyfile(files / name, llama / name)
     made = export(str(llama), tmp_path / "out", SHORT)
     assert made.prefixes == {"query": "find: ", "passage": "text: "}
-    assert made.origins["prefixes"] == "config_sentence_transformers.json"
+    assert made.origins["prefixes"] == "config_sentence_transformers.json (prompts)"
 
 
 def test_the_checkpoints_maximum_bounds_the_wish(sentence_checkpoint: Path, tmp_path: Path) -> None:

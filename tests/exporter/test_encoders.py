@@ -73,12 +73,14 @@ def assert_gives_transformers_scores(directory: Path) -> None:
     ids, mask = uneven(directory, "right")
     wanted = reference(directory, ids, mask)
     ours = load(directory)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(ids, mask), wanted, atol=1e-5, rtol=0)
-        ids, mask = uneven(directory, "left")
-        # Whatever stands there: the mask alone says what is padding.
-        left = ours(torch.where(mask.bool(), ids, 9), mask)
-    torch.testing.assert_close(left, wanted, atol=1e-5, rtol=0)
+    left_ids, left_mask = uneven(directory, "left")
+    for narrow in (False, True):
+        ours.body.narrow = narrow
+        with torch.inference_mode():
+            torch.testing.assert_close(ours(ids, mask), wanted, atol=1e-5, rtol=0)
+            # Whatever stands there: the mask alone says what is padding.
+            left = ours(torch.where(left_mask.bool(), left_ids, 9), left_mask)
+        torch.testing.assert_close(left, wanted, atol=1e-5, rtol=0)
     assert wanted.std() > 1e-2
 
 
@@ -92,6 +94,15 @@ def test_scores_are_transformers_whichever_side_is_padded(tmp_path: Path, write:
     [
         (write_xlm_roberta, {"type_vocab_size": 2, "hidden_act": "gelu_new"}),
         (write_modernbert, {"classifier_pooling": "cls"}),
+        (
+            write_modernbert,
+            {
+                "classifier_pooling": "cls",
+                "local_attention": 5,
+                "layer_types": [GLOBAL, LOCAL, LOCAL],
+                "global_attn_every_n_layers": None,
+            },
+        ),
         (write_modernbert, {"local_attention": 31, "global_attn_every_n_layers": 3}),
         (write_modernbert, {"local_rope_theta": 500.0}),
         (

@@ -115,8 +115,12 @@ def test_the_fast_operators_give_the_same_on_either_side_of_the_padding(
     attentions: int,
     sums: int | None,
 ) -> None:
-    plain = onnx.load(exported(checkpoints[family]) / "model.onnx")
-    onnx.save(plain, tmp_path / "model.onnx")
+    if family in ("bert", "xlm-roberta"):
+        # Graphs for the CPU compute one token in the last layer, those for a GPU all of them.
+        move_to_onnx(load_model(read_checkpoint(str(checkpoints[family]))), tmp_path)
+    else:
+        shutil.copyfile(exported(checkpoints[family]) / "model.onnx", tmp_path / "model.onnx")
+    plain = onnx.load(tmp_path / "model.onnx")
     adapt(tmp_path)
     fast = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(fast)

@@ -13,6 +13,7 @@ from exporter.parity import (
     climb_ranking,
     climb_scores,
     climb_tokens,
+    flatness,
     golden_tolerance,
     kendall_tau,
     open_report,
@@ -116,13 +117,34 @@ def test_ties_and_near_ties_are_not_ordered() -> None:
     assert kendall_tau(wanted, np.asarray([1.0, 2.5, 1.0, 2.0]), 0.002) == (2, 1, 0, (3, 1))
 
 
-@pytest.mark.parametrize("wanted", [np.full(8, 0.5), WANTED * 1e-4], ids=["equal", "nearly"])
-def test_scores_that_barely_differ_prove_nothing(wanted: np.ndarray) -> None:
-    """Any graph would be within the tolerance, a causal one too."""
+def test_scores_that_barely_differ_are_held_to_a_share_of_their_deviation() -> None:
+    """Else any graph would be within the tolerance, a causal one too."""
+    wanted = WANTED * 1e-4
     report, error = climb(wanted, wanted)
+    assert error is None
+    assert report.rungs["ranking"].kendall_tau == 1.0
+    assert report.rungs["logits"].tolerance == pytest.approx(wanted.std() / 10)
+    assert golden_tolerance(report) == pytest.approx(wanted.std())
+    assert climb(wanted[::-1], wanted)[1].rung == "logits"
+    assert climb(wanted[::-1], wanted, "fp16")[1].rung == "ranking"
+
+
+def test_scores_that_are_all_equal_have_no_order_but_numbers_in_float32() -> None:
+    equal = np.full(8, 0.5)
+    report, error = climb(equal, equal)
+    assert error is None
+    assert report.rungs["ranking"].kendall_tau is None
+    assert climb(equal + 3e-5, equal)[1].rung == "logits"
+    error = climb(equal, equal, "int8")[1]
     assert error.rung == "ranking"
-    assert "barely differ" in str(error)
-    assert not report.rungs["ranking"].passed
+    assert "int8 has no order to keep; export with cpu-fp32" in str(error)
+
+
+def test_flat_scores_are_told_with_what_was_seen() -> None:
+    assert flatness([WANTED], "scores") is None
+    assert flatness([np.asarray([0.5, 0.51])], "scores") is None
+    told = flatness([np.asarray([0.5, 0.502]), np.asarray([0.501])], "scores")
+    assert "the 3 of the parity texts lie between 0.5 and 0.502, 0.002 apart" in str(told)
 
 
 def test_half_precision_of_trained_weights_is_held_to_the_order_alone() -> None:

@@ -9,8 +9,9 @@ import pytest
 from exporter.errors import CheckpointRefused
 from exporter.prompt import Prompt, find_prompt, training_limit
 from exporter.tokens import load_tokenizer
-from tests.tiny_checkpoints import BOS, write_llama
+from tests.tiny_checkpoints import BOS, EOS, write_llama
 
+TRAINED = "training.json (prompt_template)"
 PUBLISHED = Prompt("question:{query} passage:{passage}", "the profile", written=False)
 CHAT = "{% for m in messages %}{% if m.role == 'query' %}Q {{ m.content }}{% endif %}{% endfor %}"
 CHAT += (
@@ -20,7 +21,8 @@ CHAT += (
 
 def found(directory: Path, wished: str | None = None) -> Prompt:
     tokenizer = load_tokenizer(directory, "llama_bidirec")
-    return find_prompt(directory, tokenizer, PUBLISHED, wished)
+    wish = None if wished is None else Prompt(wished, "--template", written=False)
+    return find_prompt(directory, tokenizer, PUBLISHED, wish)
 
 
 def trained(directory: Path, **facts: Any) -> None:
@@ -31,7 +33,7 @@ def test_the_folder_goes_before_the_family_and_a_wish_before_both(tmp_path: Path
     write_llama(tmp_path)
     assert found(tmp_path) == PUBLISHED
     trained(tmp_path, prompt_template="A {query} B {passage}", rerank_max_length=64)
-    assert found(tmp_path) == Prompt("A {query} B {passage}", "training.json")
+    assert found(tmp_path) == Prompt("A {query} B {passage}", TRAINED)
     assert training_limit(tmp_path) == 64
     wish = "{query} is answered by {passage}"
     assert found(tmp_path, wish) == Prompt(wish, "--template", written=False)
@@ -49,7 +51,8 @@ def test_a_chat_template_with_both_roles_is_the_prompt(
         (tmp_path / place).write_text(json.dumps(settings))
     else:
         (tmp_path / place).write_text(beginning + CHAT)
-    assert found(tmp_path) == Prompt("Q {query} D {passage}", "the chat template")
+    named = place if place.endswith(".jinja") else f"{place}, chat_template"
+    assert found(tmp_path) == Prompt("Q {query} D {passage}", f"the chat template ({named})")
     trained(tmp_path, prompt_template="Q {query} D {passage}")
     assert found(tmp_path).template == "Q {query} D {passage}"
     trained(tmp_path, prompt_template="{query} {passage}")
@@ -98,6 +101,24 @@ def test_what_is_no_limit_is_refused(limit: Any, tmp_path: Path) -> None:
     trained(tmp_path, rerank_max_length=limit)
     with pytest.raises(CheckpointRefused, match="rerank_max_length"):
         training_limit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{query} {passage}\n", None),
+        (f"{{query}}{EOS}{{passage}}{EOS}", None),
+        ("<|im_start|>{query} {passage}", "has <|im_start|>, which is no token here"),
+        (f"{BOS}{{query}} {{passage}}", f"begins with {BOS}, which the tokenizer adds as well"),
+    ],
+)
+def test_strange_tokens_of_a_prompt_are_told(
+    template: str, told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_llama(tmp_path)
+    assert found(tmp_path, template).template == template
+    said = capsys.readouterr().err
+    assert said == "" if told is None else f"the prompt of --template {told}" in said
 
 
 def test_the_tokenizers_own_beginning_stands_once(tmp_path: Path) -> None:

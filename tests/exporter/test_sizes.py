@@ -189,16 +189,16 @@ def test_tensors_of_other_names_types_and_shapes_are_named(
     for changed, told in (
         ({name: weights[name].int()}, f"{name} as I32"),
         ({name: weights[name][:, :7].clone()}, rf"{name} \[64, 7\] \(wanted \[64, 128\]\)"),
-        ({"lm_head.weight": torch.ones(2, 2)}, r"unexpected: lm_head\.weight"),
+        ({"other_head.weight": torch.ones(2, 2)}, r"unexpected: other_head\.weight"),
         ({"model.embed_tokens.weight": torch.ones(1 << 20, 0)}, "vocab_size = .*have 0"),
         ({"model.embed_tokens.weight": torch.ones(64)}, "vocab_size = .*have 0"),
     ):
         save_file(weights | changed, tmp_path / "model.safetensors")
         with pytest.raises(CheckpointRefused, match=told):
             load(tmp_path)
-    prefixed = {f"_orig_mod.{name}": tensor for name, tensor in weights.items()}
+    prefixed = {f"wrapped.{name}": tensor for name, tensor in weights.items()}
     save_file(prefixed, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointRefused, match=r"missing: model\.layers.*found: _orig_mod\."):
+    with pytest.raises(CheckpointRefused, match=r"missing: model\.layers.*found: wrapped\."):
         load(tmp_path)
 
 

@@ -13,6 +13,7 @@ from exporter.checkpoint import read_checkpoint
 from exporter.errors import CheckpointRefused
 from exporter.pipeline import Wish, export
 from exporter.tokens import CheckpointTokenizer, load_tokenizer
+from runtime.text import PairEncoder
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
 
@@ -39,6 +40,31 @@ def test_the_template_is_filled_with_texts_that_look_like_it(tiny_llama_checkpoi
     plain = tokenizers.Tokenizer.from_file(str(tiny_llama_checkpoint / "tokenizer.json"))
     assert plain.decode(tokens.token_ids) == "question:{passage} \n \n passage:{query}"
     assert tokens.type_ids is None
+
+
+TAILS = ("", "\nRelevant:", "ing of sheep", " \n", "<|end_of_text|>\n", ".\n\n<|im_end|>")
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_of_a_pair_that_is_too_long_the_runtime_keeps_the_same_tokens(
+    tail: str, tiny_llama_checkpoint: Path
+) -> None:
+    """Whatever the limit leaves: some of the passage, none of it, or not even all of the query."""
+    template = TEMPLATE + tail
+    loaded = load_tokenizer(tiny_llama_checkpoint, "llama_bidirec")
+    plain = tokenizers.Tokenizer.from_file(str(tiny_llama_checkpoint / "tokenizer.json"))
+    pair = "What is machine learning?", "Machine learn is a subset of AI, said the farmer.\n Sheep"
+    whole, cut = CheckpointTokenizer(loaded, tiny_llama_checkpoint, template, 1000).encode(*pair)
+    assert not cut
+    behind = len(plain.encode(tail, add_special_tokens=False).ids)
+    for limit in range(1, len(whole.token_ids)):
+        ours = CheckpointTokenizer(loaded, tiny_llama_checkpoint, template, limit)
+        found, cut = ours.encode(*pair)
+        served = PairEncoder(plain, template, limit).encode(pair[0], [pair[1]], "END")
+        assert found.token_ids == served.rows[0].token_ids.tolist()
+        assert (cut, len(found.token_ids)) == (True, limit)
+        if limit > behind + 1:
+            assert plain.decode(found.token_ids, skip_special_tokens=False).endswith(tail)
 
 
 def test_a_tokenizer_json_is_made_where_there_is_none(
@@ -98,7 +124,7 @@ def test_a_tokenizer_that_multiplies_texts_is_refused_before_anything_is_built(
         with pytest.raises(CheckpointRefused, match=r"makes up to 4e\+07 characters of one"):
             look()
     (directory / "tokenizer.json").write_bytes(b"{")
-    with pytest.raises(CheckpointRefused, match=r"tokenizer in .* cannot be used: "):
+    with pytest.raises(CheckpointRefused, match=r"tokenizer\.json in .* cannot be used: "):
         read_checkpoint(str(directory))
 
 

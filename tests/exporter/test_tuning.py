@@ -40,7 +40,7 @@ def fake_speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
     def install(speed: Speed) -> None:
         shape = [BatchLimits(1, 1, 0.0)]
         clock = Clock()
-        real = Model.bound_batches
+        real = Model.set_limits
 
         def bound(model: Model, limits: BatchLimits) -> None:
             shape[0] = limits
@@ -50,7 +50,7 @@ def fake_speeds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Speed], None]:
             clock.now += 1.0
             return speed(shape[0])
 
-        monkeypatch.setattr(Model, "bound_batches", bound)
+        monkeypatch.setattr(Model, "set_limits", bound)
         monkeypatch.setattr(tuning, "tokens_per_s", measured)
         monkeypatch.setattr(tuning, "time", clock)
 

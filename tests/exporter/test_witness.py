@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporter import pipeline
-from exporter.checkpoint import read_checkpoint
+from exporter.checkpoint import load_model, read_checkpoint
 from exporter.cli import main
 from exporter.draft import draft
 from exporter.errors import CheckpointRefused, NoWitness, ParityFailed
@@ -164,6 +164,47 @@ def test_a_llama_takes_the_prompts_that_sentence_transformers_would(
     witness = embeds_llama(tmp_path)
     for kind, prompt in (("query", query), ("passage", passage)):
         assert witness.embed("a text", kind)[0] == witness.embed(prompt + "a text", None)[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "wished", "query", "passage"),
+    [
+        ({"query": "AI ", "document": "is "}, None, "AI ", "is "),
+        ({"query": "", "document": ""}, None, "", ""),
+        ({"query": "", "document": ""}, {"query": "is ", "passage": ""}, "is ", ""),
+        (None, None, "q ", "AI "),
+        (None, {}, "", ""),
+        (None, {"query": "is ", "passage": "AI is "}, "is ", "AI is "),
+    ],
+)
+def test_prompts_of_the_folder_go_before_published_ones_and_wishes_before_both(
+    prompts: dict[str, str] | None,
+    wished: dict[str, str] | None,
+    query: str,
+    passage: str,
+    tmp_path: Path,
+) -> None:
+    write_sentence_transformers(tmp_path, prompts=prompts or {})
+    if prompts is None:
+        (tmp_path / "config_sentence_transformers.json").unlink()
+    published = {"query": "q ", "passage": "AI "}
+    witness = vector_witness(tmp_path, tmp_path, BERT, published, wished)
+    for kind, prompt in (("query", query), ("passage", passage)):
+        assert witness.embed("a text", kind)[0] == witness.embed(prompt + "a text", None)[0]
+
+
+@pytest.mark.parametrize("pooling", ["avg", "cls", "last"])
+def test_a_body_alone_is_pooled_as_it_is_asked(pooling: str, tmp_path: Path) -> None:
+    write_sentence_transformers(tmp_path)
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        (tmp_path / name).unlink()
+    witness = vector_witness(tmp_path, tmp_path, BERT, {}, None, pooling)
+    tokens, vector = witness.embed("a text of sheep", None)
+    model = load_model(read_checkpoint(str(tmp_path), pooling=pooling))
+    types = tokens.type_ids or []
+    row = [torch.tensor([ids]) for ids in (tokens.token_ids, [1] * len(types), types)]
+    with torch.inference_mode():
+        np.testing.assert_allclose(vector, model(*row)[0].numpy(), atol=1e-6)
 
 
 def test_a_direction_that_is_null_is_not_said(tmp_path: Path) -> None:

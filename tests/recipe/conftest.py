@@ -1,4 +1,4 @@
-"""A command line in a folder of its own, a small corpus, and an endpoint that fails."""
+"""A command line in a temporary folder, a small corpus, and an endpoint that fails."""
 
 import shlex
 import socket
@@ -15,7 +15,7 @@ from recipe.cli import main
 from tests.recipe.openai_stand_in import StandIn
 
 KEY = "nvapi-very-secret"
-# For what must come: only a hang reaches it.
+# Reached only by a hang.
 PATIENCE_S = 300
 
 
@@ -23,9 +23,9 @@ PATIENCE_S = 300
 def rerank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`rerank ARGUMENTS` in this process, in an empty folder; its exit code is not looked at.
+    """`rerank ARGUMENTS` in this process, in an empty folder; its exit code is not checked.
 
-    What the processes print that it starts is part of its output.
+    The output of processes that it starts is part of its output.
     """
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,8 +38,8 @@ def rerank(
                 code = main(arguments)
             except SystemExit as ended:  # argparse's way
                 code = int(ended.code or 0)
-        said = capfd.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+        output = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code, output.out, output.err)
 
     return call
 
@@ -76,10 +76,10 @@ def stand_in() -> Iterator[Callable[..., StandIn]]:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port of 127.0.0.1 on which nobody listens, and that nobody but this test can be given.
+    """A port of 127.0.0.1 without a listener, reserved for this test.
 
     It stays bound, so that the kernel gives it to no other process; a server that sets
-    SO_REUSEADDR, as ours does, can listen on it all the same.
+    SO_REUSEADDR, as ours does, can still listen on it.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,9 +98,9 @@ def write_program(path: Path, source: str) -> None:
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the model hub, which itself is away.
+    """An empty cache of the model hub, which is itself unreachable.
 
-    As HF_HOME and HF_HUB_OFFLINE would have it, which are read only once in a process.
+    The same as HF_HOME and HF_HUB_OFFLINE, which are read only once in a process.
     """
     cache = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -110,5 +110,5 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refusing(port: int) -> str:
-    """The URL of a server that is away."""
+    """The URL of a server that does not answer."""
     return f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""A `rerank` that ends on its way: at a point in its work, and not after a time."""
+"""A `rerank` that is killed or interrupted at a point in its work, independent of time."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# The process kills itself: it is exactly there, however fast the machine is.
+# The process kills itself: at exactly this point, however fast the machine is.
 _DYING = """
 import importlib, os, signal, sys
 place, times, first, *arguments = sys.argv[1:]
@@ -42,9 +42,9 @@ def environment() -> dict[str, str]:
 
 
 def killed_after(place: str, times: int, *arguments: str, folder: Path, first: str = "") -> None:
-    """`rerank ARGUMENTS`, killed when `place` ("module:Class.function") has returned so often.
+    """`rerank ARGUMENTS`, killed when `place` ("module:Class.function") has returned that often.
 
-    The process begins with the Python of `first`.
+    The process starts with the Python code `first`.
     """
     done = subprocess.run(
         [sys.executable, "-c", _DYING, place, str(times), first, *arguments],
@@ -58,7 +58,7 @@ def killed_after(place: str, times: int, *arguments: str, folder: Path, first: s
 
 
 def interrupt_after(patch: pytest.MonkeyPatch, holder: Any, name: str, times: int = 1) -> None:
-    """Interrupts this process, as Ctrl-C does, when `holder.name` has returned so often."""
+    """Interrupts this process, as Ctrl-C does, when `holder.name` has returned that often."""
     real, left = getattr(holder, name), times
 
     def interrupting(*values: Any, **named: Any) -> Any:

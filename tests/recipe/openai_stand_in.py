@@ -1,7 +1,7 @@
-"""An OpenAI-compatible endpoint, which fails in the ways of real ones.
+"""An OpenAI-compatible endpoint that fails like real ones.
 
-Each request fails in the ways of FAULTS that its own hash chooses, one after the other, before it
-is answered well.
+The hash of a request chooses some of FAULTS; the request fails in these ways, one after another,
+before it succeeds.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ FAULTS = ("429", "429-date", "500", "cut", "length", "malformed", "no-json", "sh
 
 
 class StandIn(ThreadingHTTPServer):
-    """Answers who has `key`, from entering to leaving; with `always`, by that status only.
+    """Answers requests with `key` while the context is open; with `always`, by that status only.
 
-    `good` holds how often each request was answered well, `failed` how often in which way not.
+    `good` counts the successful answers of each request, `failed` the failures by their kind.
     """
 
-    # Leaving waits for no client that keeps its connection.
+    # Leaving does not wait for clients that keep their connections.
     daemon_threads = True
     block_on_close = False
 
@@ -48,7 +48,7 @@ class StandIn(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *where: Any) -> None:
-        """A client that was killed is no news."""
+        """Ignore clients that were killed."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(*where)
 

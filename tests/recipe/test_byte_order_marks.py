@@ -1,5 +1,5 @@
-"""A byte order mark, line ends of Windows and a last line without one are no content, whoever
-wrote the file."""
+"""A byte order mark, Windows line ends and a missing last line end are not content, whoever wrote
+the file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,14 +41,14 @@ def read_evaluation(folder: Path) -> Any:
     return found.texts, found.queries, found.grades
 
 
-# What is read, and how; the files of `folder` are there already.
+# Each reader; the files in `folder` exist already.
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "settings in TOML": ("c.toml", lambda folder: load(str(folder / "c.toml"), ["finetune"])),
     "settings in YAML": ("c.yaml", lambda folder: load(str(folder / "c.yaml"), ["finetune"])),
     "profiles of clusters": ("env.toml", lambda folder: load_profile("mine", folder)),
     "records": (
         "records.jsonl",
-        lambda folder: read_records(folder / "records.jsonl", skip_broken=False, say=print),
+        lambda folder: read_records(folder / "records.jsonl", skip_broken=False, log=print),
     ),
     "passages": ("eval_beir/corpus.jsonl", read_evaluation),
     "queries": ("eval_beir/queries.jsonl", read_evaluation),

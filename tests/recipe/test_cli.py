@@ -70,7 +70,7 @@ def test_what_a_later_stage_lacks_is_said_before_the_first_works(
         "run", f"corpus_dir={corpus}", "generator=extractive", "prep.base_model=./nowhere"
     )
     assert done.returncode == 1
-    assert f"found no embedder at nowhere in {tmp_path}; make it" in done.stderr
+    assert f"found no embedder at nowhere in {tmp_path}; create it" in done.stderr
     assert not (tmp_path / "output").exists()
 
 
@@ -84,7 +84,7 @@ def test_help_says_what_a_command_is_for_and_where_settings_stand(rerank: Rerank
     for command in ("run", "prep", "compare"):
         shown = " ".join(rerank(command, "--help").stdout.split())
         assert "-c NAME|PATH" in shown
-        assert "Settings stand anywhere on the line as KEY=VALUE" in shown
+        assert "Settings may be anywhere on the line, as KEY=VALUE" in shown
     assert "Training groups with hard negatives" in rerank("prep", "--help").stdout
 
 
@@ -106,5 +106,5 @@ def test_a_missing_package_is_named_with_its_extra(
 
     monkeypatch.setattr(cli, "_run", fail)
     assert cli.main(["run"]) == 1
-    told = f"the package {package} is not here; install the extra `{extra}`"
-    assert told in capsys.readouterr().err
+    message = f"the package {package} is not installed; install the extra `{extra}`"
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Profiles, the job that -d prints, and handing it to a command called `sky`."""
+"""Profiles, the job that -d prints, and submitting it to a command called `sky`."""
 
 import json
 import os
@@ -40,7 +40,7 @@ accelerator = "H100:2"
 [wandb]
 project = "not a profile"
 """
-# Writes down how it was called and the task file that it was given.
+# Records its arguments and the task file.
 SKY = """
 import json, os, pathlib, sys
 seen = {"arguments": sys.argv[1:-1], "task": pathlib.Path(sys.argv[-1]).read_text()}
@@ -68,7 +68,7 @@ def test_profiles_extend_and_are_found_from_below(cluster: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("bigg", "no profile 'bigg'; the nearest one is 'big'"),
         ("circle", "in a circle: circle, circle"),
@@ -76,8 +76,8 @@ def test_profiles_extend_and_are_found_from_below(cluster: Path) -> None:
         ("wandb", "no key 'project'"),
     ],
 )
-def test_wrong_profiles_are_refused(cluster: Path, name: str, said: str) -> None:
-    with pytest.raises(BadConfig, match=said):
+def test_wrong_profiles_are_refused(cluster: Path, name: str, message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
         load_profile(name, cluster)
 
 
@@ -91,7 +91,7 @@ def test_the_job_carries_its_settings(cluster: Path) -> None:
         "accelerators": "H100:2",
         "image_id": "docker:nvcr.io/nvidia/pytorch:25.12-py3",
     }
-    # A name without a value would mean a secret that SkyPilot's server keeps: see the command.
+    # A name without a value would mean a secret stored on SkyPilot's server: see the command.
     assert "secrets" not in task
     assert task["run"].endswith("\nrerank run -c job.yaml --from prep --to finetune\n")
     carried = task["run"].split("<<'SETTINGS'\n")[1].split("SETTINGS\n")[0]
@@ -111,7 +111,7 @@ def test_the_script_of_the_job_runs_in_a_shell(cluster: Path) -> None:
     assert load(f"{cluster}/there is a space/job.yaml", ("sdg",)) == recipe
 
 
-# Stands for Ray's command: the first node listens until it is ended, the others say that they came.
+# Replaces Ray's command: the first node listens until it is stopped, the others report their start.
 RAY = """
 import os, pathlib, signal, socket, sys
 print("ray", *sys.argv[1:], flush=True)
@@ -129,7 +129,7 @@ def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path, port:
     (cluster / "env.toml").write_text(PROFILES + '[many]\nextends = "base"\nnodes = 3\n')
     profile = load_profile("many", cluster)
     write_program(cluster / "bin" / "ray", RAY)
-    # The job of the first node goes on as long as the other one has not come.
+    # The job of the first node runs until the other node has connected.
     os.mkfifo(cluster / "bin" / "came")
     recipe = load("default", STAGE_NAMES, ["prep.workers=8", "prep.ray_address=auto"])
     task = yaml.safe_load(task_file(profile, ["prep"], recipe, force=False))
@@ -156,25 +156,25 @@ def test_several_nodes_are_a_ray_cluster_as_long_as_the_job(cluster: Path, port:
         for rank in "01"
     ]
     try:
-        said = [node.communicate(timeout=PATIENCE_S)[0].splitlines() for node in nodes]
+        output = [node.communicate(timeout=PATIENCE_S)[0].splitlines() for node in nodes]
     finally:
         for node in nodes:
             node.kill()
     assert [node.returncode for node in nodes] == [0, 0]
-    assert said[0] == [
+    assert output[0] == [
         f"ray start --head --port {port} --include-dashboard=false --block",
         "the others are there",
         "rerank run -c job.yaml --from prep --to prep",
     ]
     assert [path.name for path in (cluster / "shared").iterdir()] == ["job.yaml"]
-    assert said[1] == [f"ray start --address 127.0.0.1:{port} --block"]
+    assert output[1] == [f"ray start --address 127.0.0.1:{port} --block"]
 
 
 def test_nodes_that_would_idle_are_refused(cluster: Path) -> None:
     (cluster / "env.toml").write_text(PROFILES + '[many]\nextends = "base"\nnodes = 3\n')
     profile = load_profile("many", cluster)
     recipe = load("default", STAGE_NAMES)
-    with pytest.raises(BadConfig, match="nodes = 3 for finetune, which one machine does"):
+    with pytest.raises(BadConfig, match="nodes = 3 for finetune, which run on one machine"):
         task_file(profile, ["prep", "finetune"], recipe, force=False)
     with pytest.raises(BadConfig, match=r"set prep\.ray_address=auto"):
         task_file(profile, ["prep"], recipe, force=False)
@@ -213,4 +213,4 @@ def test_a_launch_that_fails_says_so(rerank: Rerank, cluster: Path) -> None:
 def test_deploy_stays_here(rerank: Rerank, cluster: Path) -> None:
     done = rerank("deploy", "--run", "base")
     assert done.returncode == 1
-    assert "leave out --run and --batch" in done.stderr
+    assert "omit --run and --batch" in done.stderr

@@ -1,4 +1,4 @@
-"""BEIR's layout as other people write it, and what is refused of it."""
+"""BEIR's layout as other programs write it, and what is refused."""
 
 from pathlib import Path
 
@@ -26,18 +26,18 @@ def test_judgements_need_no_line_of_titles(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (QRELS, b"q18\td1\t--1\n", "line 1: found"),
         (QRELS, b"q18\td1\t1.5\n", "line 1: found"),
-        (QRELS, b"q18\td1\t1\nq18\td1\t0\n", "line 2 gives 0 .* a line before it 1"),
-        (QRELS, b"q18\td1\t1\n\xe4\td1\t1\n", r"no UTF-8 text \(byte 9\)"),
+        (QRELS, b"q18\td1\t1\nq18\td1\t0\n", "line 2 gives 0 .* an earlier line 1"),
+        (QRELS, b"q18\td1\t1\n\xe4\td1\t1\n", r"not UTF-8 \(byte 9\)"),
         ("queries.jsonl", b'{"_id": "q18", "text": " "}\n', r"1 query\(s\) whose text is blank"),
         ("corpus.jsonl", b'{"_id": "d1", "text": "a\\u0000b"}\n', r"1 passage\(s\) whose text"),
         ("corpus.jsonl", b'{"_id": "d1", "text": "\xe4"}\n', "corpus.jsonl, line 1"),
     ],
 )
-def test_what_is_wrong_is_named(folder: Path, name: str, content: bytes, said: str) -> None:
+def test_what_is_wrong_is_named(folder: Path, name: str, content: bytes, message: str) -> None:
     (folder / name).write_bytes(content)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         read_collection(folder)

@@ -12,7 +12,7 @@ from recipe.errors import BadConfig
 OUTPUT = "./output/rerank"
 CONSOLIDATED = f"{OUTPUT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
 TEMPLATE = "question:{query} \n \n passage:{passage}"
-# As the reference page of NVIDIA's rerank recipe and its default.yaml files give them.
+# As in the reference page of NVIDIA's rerank recipe and its default.yaml files.
 NVIDIA: dict[str, dict[str, Any]] = {
     "sdg": {
         "corpus_id": "nv_pp_random",
@@ -150,7 +150,7 @@ NVIDIA: dict[str, dict[str, Any]] = {
         "container_name": "nemotron-rerank-nim",
         "replace_existing": False,
         "use_onnx": True,
-        # Null stands for stage4_export/onnx or tensorrt, as use_onnx says.
+        # Null means stage4_export/onnx or tensorrt, as use_onnx says.
         "model_dir": None,
         "container_model_path": "/opt/nim/custom_model",
         "container_cache_path": "/opt/nim/.cache",
@@ -168,7 +168,7 @@ NVIDIA: dict[str, dict[str, Any]] = {
 }
 
 
-# NVIDIA's keys whose own default is not ours: `resume`, which always happens where it can, and two
+# NVIDIA's keys with another default here: `resume`, which always happens where it can, and two
 # without a fixed value there.
 OTHERWISE = {"sdg": {"resume", "dataset_name"}, "export": {"calibration_query"}}
 # Keys that only this recipe has.
@@ -238,7 +238,7 @@ def test_overrides_reach_the_stages_that_know_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("learning_rat=1", "nearest one is 'learning_rate'"),
         ("finetune.epochs=1", "nearest one is 'num_epochs'"),
@@ -252,8 +252,8 @@ def test_overrides_reach_the_stages_that_know_them() -> None:
         ("just words", "wanted key=value"),
     ],
 )
-def test_wrong_overrides_are_refused(override: str, said: str) -> None:
-    with pytest.raises(BadConfig, match=said):
+def test_wrong_overrides_are_refused(override: str, message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
         load("default", ("sdg", "finetune"), [override])
 
 
@@ -271,7 +271,7 @@ def test_a_file_in_toml_or_yaml(tmp_path: Path, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[finetune]\nepochs = 1\n", "finetune has no key 'epochs'; the nearest"),
         ("[fintune]\nnum_epochs = 1\n", "nearest one is 'finetune'"),
@@ -280,9 +280,9 @@ def test_a_file_in_toml_or_yaml(tmp_path: Path, name: str, text: str) -> None:
         ("not toml", "cannot be read"),
     ],
 )
-def test_wrong_files_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(BadConfig, match=said):
+    with pytest.raises(BadConfig, match=message):
         load(str(tmp_path / "mine.toml"), STAGE_NAMES)
 
 

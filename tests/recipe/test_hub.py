@@ -1,4 +1,4 @@
-"""Names on the hub in the provenance: the commit that they are now, asked of a real HTTP server."""
+"""Names on the hub in the provenance: their current commit, from a real HTTP server."""
 
 import json
 import shutil
@@ -89,9 +89,9 @@ def test_a_stage_stays_with_the_commit_that_it_began_with(tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     def go(*, force: bool = False) -> str:
-        said: list[str] = []
-        perform(stage, settings, force=force, say=said.append)
-        return "\n".join(said)
+        lines: list[str] = []
+        perform(stage, settings, force=force, log=lines.append)
+        return "\n".join(lines)
 
     stage = replace(
         TOY,
@@ -108,16 +108,16 @@ def test_a_stage_stays_with_the_commit_that_it_began_with(tmp_path: Path) -> Non
         go()
     (folder / "stop").unlink()
     commits["someone/model"] = COMMIT[::-1]
-    assert f"this stays with {COMMIT}" in go()
+    assert f"this run keeps {COMMIT}" in go()
     assert checked == read == [f"someone/model@{COMMIT}"] * 2
     mark = json.loads((folder / DONE_FILE).read_text())
     assert mark["inputs"] == {"someone/model": COMMIT}
     assert mark["settings"]["source"] == "someone/model"
     finished = go()
-    assert f"this stays with {COMMIT}" in finished
-    assert "finished before" in finished
+    assert f"this run keeps {COMMIT}" in finished
+    assert "already finished" in finished
     commits["someone/model"] = UNKNOWN
-    assert go().startswith("finished before")
+    assert go().startswith("already finished")
     commits["someone/model"] = COMMIT[::-1]
     go(force=True)
     assert read[2:] == [f"someone/model@{COMMIT[::-1]}"]

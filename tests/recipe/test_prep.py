@@ -1,4 +1,4 @@
-"""prep: files as NVIDIA's recipe has them, the split, the margin, bad input, kills."""
+"""prep: files as in NVIDIA's recipe, the split, the margin, bad input, kills."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from recipe.config import PrepConfig
-from recipe.durable import write_json, write_whole
+from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.first_stage import BLOCK_TEXTS, Block, BlockEmbedder
 from recipe.prep import STAGE
@@ -33,7 +33,7 @@ GOLDEN_NAMES = (
     "eval_beir/queries.jsonl",
     "eval_beir/qrels/test.tsv",
 )
-# Scores of a seeded random model, on another CPU.
+# Tolerance of scores of a seeded random model, on another CPU.
 SCORE_TOLERANCE = 1e-4
 
 
@@ -88,7 +88,7 @@ def settings(tmp_path: Path, embed_artifact: Path) -> PrepConfig:
 
 
 def test_the_files_are_the_golden_ones(settings: PrepConfig) -> None:
-    perform(STAGE, settings, force=False, say=quiet)
+    perform(STAGE, settings, force=False, log=quiet)
     out = Path(settings.output_dir)
     for name in GOLDEN_NAMES:
         found, wanted = (out / name).read_text(), (GOLDENS / name).read_text()
@@ -163,15 +163,15 @@ def test_the_margin_leaves_out_what_may_be_an_answer() -> None:
 
 def test_broken_lines_are_named_and_skipped_only_when_asked(tmp_path: Path) -> None:
     file = write_records(tmp_path / "records.jsonl", [a_record(i) for i in range(4)])
-    lines = file.read_bytes().split(b"\n")
-    lines[1] = lines[1][:40]
-    lines[2] = b"\xff\xfe"
-    file.write_bytes(b"\n".join(lines))
+    rows = file.read_bytes().split(b"\n")
+    rows[1] = rows[1][:40]
+    rows[2] = b"\xff\xfe"
+    file.write_bytes(b"\n".join(rows))
     with pytest.raises(BadInput, match=r"found 2 broken line.*line 2: .*line 3: "):
-        read_records(file, skip_broken=False, say=quiet)
-    said: list[str] = []
-    assert len(read_records(file, skip_broken=True, say=said.append)) == 2
-    assert said == ["left out 2 broken lines"]
+        read_records(file, skip_broken=False, log=quiet)
+    lines: list[str] = []
+    assert len(read_records(file, skip_broken=True, log=lines.append)) == 2
+    assert lines == ["left out 2 broken lines"]
 
 
 def test_ids_that_are_unknown_or_repeated_are_named(tmp_path: Path) -> None:
@@ -179,9 +179,9 @@ def test_ids_that_are_unknown_or_repeated_are_named(tmp_path: Path) -> None:
     unknown["deduplicated_qa_pairs"][0]["segment_ids"] = [9]
     repeated["chunks"][1]["chunk_id"] = 1
     with pytest.raises(BadInput, match="line 1: a pair names the chunk 9"):
-        read_records(write_records(tmp_path / "a", [unknown]), skip_broken=True, say=quiet)
-    with pytest.raises(BadInput, match="line 1: the chunk id 1 stands there more than once"):
-        read_records(write_records(tmp_path / "b", [repeated]), skip_broken=True, say=quiet)
+        read_records(write_records(tmp_path / "a", [unknown]), skip_broken=True, log=quiet)
+    with pytest.raises(BadInput, match="line 1: the chunk id 1 occurs more than once"):
+        read_records(write_records(tmp_path / "b", [repeated]), skip_broken=True, log=quiet)
 
 
 def test_a_record_without_a_file_or_with_blank_text_is_named(tmp_path: Path) -> None:
@@ -189,23 +189,23 @@ def test_a_record_without_a_file_or_with_blank_text_is_named(tmp_path: Path) -> 
     nameless["file_name"] = []
     blank["deduplicated_qa_pairs"][1]["question"] = " "
     with pytest.raises(BadInput, match=r"found 1 broken line.*line 1: .*file_name"):
-        read_records(write_records(tmp_path / "a", [nameless]), skip_broken=False, say=quiet)
+        read_records(write_records(tmp_path / "a", [nameless]), skip_broken=False, log=quiet)
     file = write_records(tmp_path / "b", [a_record(0), blank])
     with pytest.raises(BadInput, match="line 2: a chunk or question is blank"):
-        read_records(file, skip_broken=False, say=quiet)
+        read_records(file, skip_broken=False, log=quiet)
 
 
 def test_records_without_an_opinion_for_each_pair_are_left_out(tmp_path: Path) -> None:
     uneven = a_record(0)
     uneven["qa_evaluations"]["evaluations"].pop()
     file = write_records(tmp_path / "records.jsonl", [uneven, a_record(1)])
-    said: list[str] = []
-    assert len(read_records(file, skip_broken=False, say=said.append)) == 1
-    assert said == ["left out 1 records without an evaluation for each pair"]
+    lines: list[str] = []
+    assert len(read_records(file, skip_broken=False, log=lines.append)) == 1
+    assert lines == ["left out 1 records without an evaluation for each pair"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "said"),
+    ("changes", "error", "message"),
     [
         ({"train_ratio": 0.9}, BadConfig, "= 1.1, wanted 1"),
         ({"hard_negatives_to_mine": 50}, BadInput, "found 15 passages"),
@@ -215,52 +215,52 @@ def test_records_without_an_opinion_for_each_pair_are_left_out(tmp_path: Path) -
     ],
 )
 def test_what_cannot_work_is_refused_before_mining(
-    settings: PrepConfig, changes: dict[str, Any], error: type[Exception], said: str
+    settings: PrepConfig, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=said):
-        perform(STAGE, msgspec.structs.replace(settings, **changes), force=False, say=quiet)
+    with pytest.raises(error, match=message):
+        perform(STAGE, msgspec.structs.replace(settings, **changes), force=False, log=quiet)
     assert not (Path(settings.output_dir) / "train_mined.automodel.json").exists()
 
 
 def test_questions_without_enough_negatives_below_the_margin_are_left_out(
     settings: PrepConfig,
 ) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     low = msgspec.structs.replace(settings, hard_neg_margin=0.7)
-    perform(STAGE, low, force=False, say=said.append)
-    assert "left out 6 question(s) with fewer than 2 negatives below the margin" in said
+    perform(STAGE, low, force=False, log=lines.append)
+    assert "left out 6 question(s) with fewer than 2 negatives below the margin" in lines
     mined = (Path(settings.output_dir) / "train_mined.automodel.json").read_bytes()
     assert [one["question_id"] for one in json.loads(mined)["data"]] == ["q6"]
     lower = msgspec.structs.replace(settings, hard_neg_margin=0.5)
     with pytest.raises(StageFailed, match="no question has 2 negatives below"):
-        perform(STAGE, lower, force=True, say=quiet)
+        perform(STAGE, lower, force=True, log=quiet)
 
 
 def test_one_file_cannot_be_split(settings: PrepConfig) -> None:
     write_records(Path(settings.sdg_input_path), [a_record(1)])
-    with pytest.raises(BadInput, match=r"found 1 file\(s\) that can be told apart"):
-        perform(STAGE, settings, force=False, say=quiet)
+    with pytest.raises(BadInput, match=r"found 1 separate group\(s\) of files"):
+        perform(STAGE, settings, force=False, log=quiet)
 
 
 def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
     settings: PrepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_records(Path(settings.sdg_input_path), [a_record(i) for i in range(100)])
-    # Among its first files, which need no vectors.
+    # While writing its first files, which need no vectors.
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_whole", ending_after(write_whole, "queries.jsonl"))
+        patch.setattr(files, "write_atomic", ending_after(write_atomic, "queries.jsonl"))
         with pytest.raises(KeyboardInterrupt):
-            perform(STAGE, settings, force=False, say=quiet)
+            perform(STAGE, settings, force=False, log=quiet)
     assert not (tmp_path / "out" / "train.json").exists()
-    # With the vectors of the questions and of some passages.
+    # After the vectors of the questions and of some passages.
     arguments = [
         f"{key}={value}"
         for key, value in msgspec.to_builtins(settings).items()
         if value != getattr(PrepConfig(), key)
     ]
-    killed_after("recipe.first_stage:write_whole", 2, "prep", *arguments, folder=tmp_path)
+    killed_after("recipe.first_stage:write_atomic", 2, "prep", *arguments, folder=tmp_path)
     assert len(list((tmp_path / "embedders" / "vectors").iterdir())) == 2
-    # Between the two files of mined negatives: of the vectors, only the rest was computed.
+    # Between the two files of mined negatives: only the remaining vectors were computed.
     embedded: list[int] = []
     embed = BlockEmbedder.__call__
 
@@ -272,12 +272,12 @@ def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
         patch.setattr(BlockEmbedder, "__call__", counted)
         patch.setattr(files, "write_json", ending_after(write_json, "train_mined.automodel.json"))
         with pytest.raises(KeyboardInterrupt):
-            perform(STAGE, settings, force=False, say=quiet)
+            perform(STAGE, settings, force=False, log=quiet)
     assert embedded == [3 * 100 - BLOCK_TEXTS]
     assert not (tmp_path / "out" / "done.json").exists()
-    perform(STAGE, settings, force=False, say=quiet)
+    perform(STAGE, settings, force=False, log=quiet)
     straight = msgspec.structs.replace(settings, output_dir=str(tmp_path / "straight"))
-    perform(STAGE, straight, force=False, say=quiet)
+    perform(STAGE, straight, force=False, log=quiet)
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
@@ -285,16 +285,16 @@ def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
 def test_vectors_that_are_damaged_are_computed_again(
     settings: PrepConfig, tmp_path: Path, content: bytes
 ) -> None:
-    perform(STAGE, settings, force=False, say=quiet)
+    perform(STAGE, settings, force=False, log=quiet)
     for file in (tmp_path / "embedders" / "vectors").iterdir():
         file.write_bytes(content)
     again = msgspec.structs.replace(settings, output_dir=str(tmp_path / "again"))
-    perform(STAGE, again, force=False, say=quiet)
+    perform(STAGE, again, force=False, log=quiet)
     assert contents(tmp_path / "again") == contents(tmp_path / "out")
 
 
 def ending_after(write: Callable[[Path, Any], None], name: str) -> Callable[[Path, Any], None]:
-    """`write`, and an interrupt when it wrote the file `name`."""
+    """`write`, followed by an interrupt when it has written the file `name`."""
 
     def ending(path: Path, content: Any) -> None:
         write(path, content)

@@ -1,4 +1,4 @@
-"""Processes that files tell of: nobody else is taken for one, and nobody else is ended."""
+"""Process identity in files: no other process is mistaken for it, and no other one is stopped."""
 
 import errno
 import os
@@ -15,16 +15,16 @@ import pytest
 from recipe import processes
 from recipe.config import DeployConfig
 from recipe.errors import OutputRefused
-from recipe.launchers import ENDPOINT_FILE, Record, handed_over, process
-from recipe.processes import Started, look, read_started, write_started
+from recipe.launchers import ENDPOINT_FILE, ProcessLauncher, Record, detached_endpoint
+from recipe.processes import Started, find_process, read_started, write_started
 
-# Its command line is that of a server, to whoever looks for the name.
+# Its command line contains that of a server.
 _WAITS = "print(flush=True); input()  # rerank-serve"
 
 
 @pytest.fixture
 def stranger() -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that has begun, and waits."""
+    """A process that has started, and waits."""
     command = [sys.executable, "-c", _WAITS]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         assert running.stdout is not None
@@ -34,13 +34,13 @@ def stranger() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def started(running: "subprocess.Popen[bytes]") -> Started:
-    found = look(running.pid)
+    found = find_process(running.pid)
     assert found is not None
     return found
 
 
 def others(found: Started) -> list[Started]:
-    """Processes that had its number: earlier, or before the last boot."""
+    """Processes that had the same pid: earlier, or before the last boot."""
     return [
         msgspec.structs.replace(found, start_ticks=found.start_ticks - 1),
         msgspec.structs.replace(found, boot="another"),
@@ -55,7 +55,7 @@ def test_a_file_names_the_process_until_it_ends(
     found = read_started(file)
     assert found == started(stranger)
     found.end()
-    assert not found.runs()  # though nobody has asked how it ended
+    assert not found.runs()  # although nothing has reaped it
     assert read_started(file) is None
     stranger.wait()
     found.end()
@@ -64,7 +64,7 @@ def test_a_file_names_the_process_until_it_ends(
 
 
 def test_a_script_that_executes_a_program_in_its_place_stays_the_same(tmp_path: Path) -> None:
-    """As pip's wrappers do under a long path, or one with blanks."""
+    """Like pip's wrappers under a long path, or one with blanks."""
     file = tmp_path / "server.pid"
     script = 'read go; exec "$0" -c "print(flush=True); input()"'
     command = ["/bin/sh", "-c", script, sys.executable]
@@ -84,7 +84,7 @@ def test_a_script_that_executes_a_program_in_its_place_stays_the_same(tmp_path: 
 def test_a_process_without_a_command_line_is_known(
     tmp_path: Path, stranger: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux may wake who started it before it has one."""
+    """Linux may wake the parent before the child has a command line."""
     found, proc = started(stranger), tmp_path / str(stranger.pid)
     proc.mkdir()
     (proc / "cmdline").touch()
@@ -97,12 +97,12 @@ def test_a_process_without_a_command_line_is_known(
 def test_a_process_that_is_hidden_is_nobody_s(
     tmp_path: Path, stranger: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mount option hidepid=1 forbids to read those of other users."""
+    """The mount option hidepid=1 hides the processes of other users."""
     file = tmp_path / "server.pid"
     write_started(file, stranger.pid)
     hidden, read = Path(f"/proc/{stranger.pid}/stat"), Path.read_text
 
-    # Tests may run as root, from whom nothing is hidden.
+    # Tests may run as root, who sees all processes.
     def refuse(path: Path, *given: Any, **named: Any) -> str:
         if path == hidden:
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -110,7 +110,7 @@ def test_a_process_that_is_hidden_is_nobody_s(
 
     found = started(stranger)
     monkeypatch.setattr(Path, "read_text", refuse)
-    assert look(stranger.pid) is None
+    assert find_process(stranger.pid) is None
     assert read_started(file) is None
     found.end()
     assert stranger.poll() is None
@@ -130,7 +130,7 @@ def test_whoever_has_the_number_now_is_left_alone(
 def test_a_file_that_tells_less_is_not_trusted(
     tmp_path: Path, stranger: "subprocess.Popen[bytes]", content: str
 ) -> None:
-    """As one of an early version, or one that the disk lost."""
+    """A file of an early version, or one that the disk lost."""
     (tmp_path / "server.pid").write_text(content.format(pid=stranger.pid))
     assert read_started(tmp_path / "server.pid") is None
 
@@ -142,12 +142,12 @@ def test_a_deployment_takes_no_stranger_for_its_endpoint(
     record = Record(url="http://x", launcher="process", handle=handle, stop=f"kill {handle}")
     (tmp_path / ENDPOINT_FILE).write_bytes(msgspec.json.encode(record))
     file, log = tmp_path / "server.pid", tmp_path / "server.log"
-    launcher = process(DeployConfig(), tmp_path, log, None, replace=False)
+    launcher = ProcessLauncher(DeployConfig(), tmp_path, log, None, replace=False)
     for other in others(started(stranger)):
         file.write_bytes(msgspec.json.encode(other))
-        assert handed_over(tmp_path) is None
+        assert detached_endpoint(tmp_path) is None
         launcher.check()
     write_started(file, stranger.pid)
-    assert handed_over(tmp_path) == record
+    assert detached_endpoint(tmp_path) == record
     with pytest.raises(OutputRefused, match=f"kill {handle}"):
         launcher.check()

@@ -1,4 +1,4 @@
-"""sdg: the offline way, and the endpoint's way against one that fails in many ways."""
+"""sdg: the offline generator, and the endpoint's against one that fails in many ways."""
 
 import json
 import os
@@ -23,19 +23,19 @@ from tests.recipe.openai_stand_in import StandIn
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
 FILE = Path("output/rerank/stage0_sdg/nv_pp_random.jsonl")
-UNWAITING = "from recipe.generation import endpoint; endpoint._FIRST_WAIT_S = 0"
+UNWAITING = "from recipe.generation import endpoint; endpoint._MIN_BACKOFF_S = 0"
 QUICK = ("num_pairs=7", "sentences_per_chunk=3", "max_attempts=8")
 
 
 @pytest.fixture
 def unwaiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What failed is asked for again at once."""
-    monkeypatch.setattr(endpoint_module, "_FIRST_WAIT_S", 0.0)
-    monkeypatch.setattr(endpoint_module, "_FIRST_PATIENCE_S", 0.0)
+    """Retries without delay."""
+    monkeypatch.setattr(endpoint_module, "_MIN_BACKOFF_S", 0.0)
+    monkeypatch.setattr(endpoint_module, "_MIN_PAUSE_S", 0.0)
 
 
 class Clock:
-    """Stands still but for who sleeps."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -83,7 +83,7 @@ def test_a_finished_output_is_kept_unless_forced(
     before = (tmp_path / FILE).stat().st_mtime_ns
     again = rerank(*arguments)
     assert again.returncode == 0
-    assert "finished before" in again.stderr
+    assert "already finished" in again.stderr
     other = rerank(*arguments, "seed=7")
     assert other.returncode == 1
     assert "seed = 42, wanted 7" in other.stderr
@@ -123,7 +123,7 @@ def test_the_endpoint_fails_in_every_way_and_nothing_is_lost_or_counted_twice(
     assert endpoint.most_at_once <= 3
     assert "36 answers of 360 + 180 tokens, 12 of embeddings" in done.stderr
     assert KEY not in done.stderr + done.stdout
-    # What was paid for is used again.
+    # Paid answers are used again.
     forced = rerank("sdg", "--force", "seed=7", *arguments, NVIDIA_API_KEY=KEY)
     assert "36 answers of 360 + 180 tokens" in forced.stderr
     assert endpoint.good == good
@@ -143,7 +143,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(
     endpoint = stand_in()
     arguments = ["sdg", f"corpus_dir={corpus}", f"endpoint={endpoint.url}", *QUICK]
     journal = (tmp_path / FILE).with_name("answers.jsonl")
-    keeps = "recipe.generation.endpoint:Endpoint._keep"
+    keeps = "recipe.generation.endpoint:Endpoint._store"
     killed_after(keeps, 16, *arguments, folder=tmp_path, first=UNWAITING)
     assert not (tmp_path / FILE).exists()
     with journal.open("ab") as file:
@@ -151,7 +151,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(
     kept = journal.read_bytes().count(b"\n")
     done = rerank(*arguments)
     assert done.returncode == 0, done.stderr
-    # Only requests that were under way when it died were answered and then lost.
+    # Only requests in flight when it died were answered and then lost.
     assert sum(times - 1 for times in endpoint.good.values()) <= 4
     assert journal.read_bytes().count(b"\n") == 36 > kept > 0
     resumed = (tmp_path / FILE).read_bytes()
@@ -190,11 +190,11 @@ def test_without_a_key_nothing_is_asked(rerank: Rerank, corpus: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
-        ("buffer_size=10", "wanted 200: every answer is kept"),
-        ("resume=never", "--force begins anew"),
-        ("embed_provider=openai", "named by its URL in endpoint"),
+        ("buffer_size=10", "wanted 200: every answer is written"),
+        ("resume=never", "--force starts over"),
+        ("embed_provider=openai", "by its URL in endpoint"),
         ("dataset_name=a/b", "wanted a plain file name"),
         ("corpus_dir=", "found an empty corpus_dir"),
         ("endpoint=integrate.api.nvidia.com", "wanted a base URL such as"),
@@ -202,11 +202,11 @@ def test_without_a_key_nothing_is_asked(rerank: Rerank, corpus: Path) -> None:
     ],
 )
 def test_settings_that_cannot_be_are_refused(
-    rerank: Rerank, corpus: Path, setting: str, said: str
+    rerank: Rerank, corpus: Path, setting: str, message: str
 ) -> None:
     done = rerank("sdg", f"corpus_dir={corpus}", "generator=extractive", setting)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_the_data_set_has_the_name_that_was_asked_for(
@@ -250,7 +250,7 @@ def test_again_after_0_s_is_not_asked_without_a_pause(
             timeout_s=PATIENCE_S,
             max_attempts=1,
             connections=1,
-            say=lambda _: None,
+            log=lambda _: None,
         ) as endpoint:
             assert endpoint.ask("/x", {}, lambda body: body) == {}
         server.shutdown()
@@ -286,10 +286,10 @@ def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
     moving = ("corpus_dir=hf://someone/texts@main/sample", "output_dir=moving")
     done = rerank("sdg", *moving, "generator=extractive")
     assert done.returncode == 0, done.stderr
-    assert f"it is {revision} now" in done.stderr
+    assert f"pinned to the commit {revision}" in done.stderr
     mark = json.loads((tmp_path / "moving" / "done.json").read_text())
     assert mark["inputs"] == {"hf://someone/texts@main/sample": revision}
-    for wrong, said in (("texts@main/other", "no folder other"), ("none@main", "log in with")):
+    for wrong, message in (("texts@main/other", "no folder other"), ("none@main", "log in with")):
         done = rerank(
             "sdg",
             f"corpus_dir=hf://someone/{wrong}",
@@ -297,27 +297,27 @@ def test_a_corpus_of_the_hub_is_pinned_and_taken_from_its_cache(
             "output_dir=wrong",
         )
         assert done.returncode == 1
-        assert said in done.stderr
+        assert message in done.stderr
     whole = ("corpus_dir=hf://someone/texts@main", "output_dir=whole")
     done = rerank("sdg", *whole, "generator=extractive")
     assert done.returncode == 0, done.stderr
     unpinned = rerank("sdg", "corpus_dir=hf://someone/texts/sample", "generator=extractive")
-    assert "the revision pins what is read" in unpinned.stderr
+    assert "the revision pins the data" in unpinned.stderr
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
-        ("image.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "no UTF-8 text: image.txt"),
-        ("latin.md", "Käse für alle".encode("latin-1"), "no UTF-8 text: latin.md"),
-        ("zero.txt", b"text with \x00 in it", "no UTF-8 text: zero.txt"),
+        ("image.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "that are not UTF-8: image.txt"),
+        ("latin.md", "Käse für alle".encode("latin-1"), "that are not UTF-8: latin.md"),
+        ("zero.txt", b"text with \x00 in it", "that are not UTF-8: zero.txt"),
     ],
 )
 def test_files_that_are_no_text_are_named(
-    corpus: Path, name: str, content: bytes, said: str
+    corpus: Path, name: str, content: bytes, message: str
 ) -> None:
     (corpus / name).write_bytes(content)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)
 
 
@@ -325,7 +325,7 @@ def test_a_file_whose_name_is_no_text_is_named(corpus: Path) -> None:
     Path(os.fsdecode(os.fsencode(corpus) + b"/k\xe4se.md")).write_text(
         "A text of no small size. " * 5
     )
-    with pytest.raises(BadInput, match=r"no UTF-8 text: k\\udce4se\.md"):
+    with pytest.raises(BadInput, match=r"not UTF-8: k\\udce4se\.md"):
         read_corpus(SdgConfig(corpus_dir=str(corpus)), lambda _: None)
 
 
@@ -340,10 +340,10 @@ def test_empty_and_missing_corpora_are_refused(tmp_path: Path) -> None:
 def test_repeated_documents_are_left_out(corpus: Path) -> None:
     first = next(iter(sorted(corpus.iterdir())))
     (corpus / "zz-copy.md").write_text(first.read_text())
-    said: list[str] = []
-    found = read_corpus(SdgConfig(corpus_dir=str(corpus)), said.append)
+    lines: list[str] = []
+    found = read_corpus(SdgConfig(corpus_dir=str(corpus)), lines.append)
     assert len(found) == 12
-    assert said == ["left out 1 document(s) of 13: the same as another"]
+    assert lines == ["left out 1 document(s) of 13: the same as another"]
 
 
 def test_sections_follow_headings() -> None:

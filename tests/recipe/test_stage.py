@@ -1,4 +1,4 @@
-"""What every stage shares: marks, locks, going on, and what is refused."""
+"""The common parts of all stages: marks, locks, continuing, and refusals."""
 
 import fcntl
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from recipe.durable import Journal, write_whole
+from recipe.durable import Journal, write_atomic
 from recipe.errors import BadInput, OutputRefused
 from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage, hash_of, perform, state
 from tests.recipe.killing import environment
@@ -30,13 +30,13 @@ class Toy(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 42
 
 
-def run(settings: Toy, say: Callable[[str], None]) -> None:
-    """Refuses to work while a file called `stop` lies in the folder."""
+def run(settings: Toy, log: Callable[[str], None]) -> None:
+    """Refuses to work while a file called `stop` exists in the folder."""
     folder = Path(settings.folder)
     if (folder / "stop").exists():
         raise KeyboardInterrupt
     (folder / "copy.txt").write_text(Path(settings.source).read_text() * settings.times)
-    say("copied")
+    log("copied")
 
 
 TOY = Stage(
@@ -61,7 +61,7 @@ def toy(tmp_path: Path) -> Toy:
 
 
 def go(settings: Toy, stage: Stage[Toy] = TOY, *, force: bool = False) -> bool:
-    return perform(stage, settings, force=force, say=lambda _: None)
+    return perform(stage, settings, force=force, log=lambda _: None)
 
 
 def test_the_mark_is_last_and_says_where_the_output_comes_from(toy: Toy) -> None:
@@ -137,7 +137,7 @@ FOLDER = replace(TOY, outputs=lambda settings: [Path(settings.folder) / "made"])
 def test_force_renames_what_others_made_and_removes_what_the_stage_made(
     toy: Toy, tmp_path: Path
 ) -> None:
-    def make(settings: Toy, say: Callable[[str], None]) -> None:
+    def make(settings: Toy, log: Callable[[str], None]) -> None:
         (Path(settings.folder) / "made").mkdir()
         (Path(settings.folder) / "made" / "new").touch()
 
@@ -145,7 +145,7 @@ def test_force_renames_what_others_made_and_removes_what_the_stage_made(
     (folder / "made").mkdir(parents=True)
     (folder / "made" / "thesis").touch()
     (folder / "made.before-1").touch()
-    with pytest.raises(OutputRefused, match="which gives it another name"):
+    with pytest.raises(OutputRefused, match="which renames it"):
         go(toy, stage)
     for times in (2, 3):
         go(msgspec.structs.replace(toy, times=times), stage, force=True)
@@ -159,9 +159,9 @@ def test_force_renames_what_others_made_and_removes_what_the_stage_made(
 
 
 def test_force_empties_what_a_link_leads_to_and_leaves_the_link(toy: Toy, tmp_path: Path) -> None:
-    def make(settings: Toy, say: Callable[[str], None]) -> None:
+    def make(settings: Toy, log: Callable[[str], None]) -> None:
         (Path(settings.folder) / "made").mkdir(exist_ok=True)
-        write_whole(Path(settings.folder) / "made" / f"{settings.times}", b"")
+        write_atomic(Path(settings.folder) / "made" / f"{settings.times}", b"")
 
     stage, folder, disk = replace(FOLDER, run=make), Path(toy.folder), tmp_path / "disk"
     go(toy, stage)
@@ -186,7 +186,7 @@ def test_an_input_that_is_an_output_is_refused(toy: Toy, force: bool) -> None:
 def test_a_mark_of_another_stage_is_respected(toy: Toy) -> None:
     go(toy)
     before = tree(Path(toy.folder))
-    with pytest.raises(OutputRefused, match="holds what the stage toy made"):
+    with pytest.raises(OutputRefused, match="holds output of the stage toy"):
         go(toy, replace(TOY, name="other"), force=True)
     assert tree(Path(toy.folder)) == before
 
@@ -210,7 +210,7 @@ def test_two_runs_do_not_share_a_folder(toy: Toy) -> None:
 
 
 def test_a_stage_that_adds_runs_again_when_something_changed(toy: Toy) -> None:
-    adding, anew = replace(TOY, again="changed"), replace(TOY, again="anew")
+    adding, anew = replace(TOY, again="changed"), replace(TOY, again="always")
     go(toy, adding)
     assert not go(toy, adding)
     assert go(msgspec.structs.replace(toy, times=3), adding)
@@ -220,7 +220,7 @@ def test_a_stage_that_adds_runs_again_when_something_changed(toy: Toy) -> None:
 def test_a_stage_that_mends_keeps_the_provenance_of_what_it_left_alone(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mending, folder = replace(TOY, again="mend"), Path(toy.folder)
+    mending, folder = replace(TOY, again="repair"), Path(toy.folder)
     go(toy, mending)
     made = json.loads((folder / DONE_FILE).read_text())
     monkeypatch.setattr(metadata, "version", lambda _: "later")
@@ -231,7 +231,7 @@ def test_a_stage_that_mends_keeps_the_provenance_of_what_it_left_alone(
     assert go(toy, mending)
     after = json.loads((folder / DONE_FILE).read_text())
     assert {**after, "finished_at": None} == {**made, "finished_at": None}
-    assert go(toy, replace(TOY, again="anew"))
+    assert go(toy, replace(TOY, again="always"))
     assert json.loads((folder / DONE_FILE).read_text())["versions"]["numpy"] == "later"
 
 
@@ -295,10 +295,10 @@ def test_what_is_torn_of_a_journal_is_cut(tmp_path: Path, torn: bytes) -> None:
 def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
     wrong = msgspec.structs.replace(toy, times=-1)
 
-    def fail(settings: Toy, say: Callable[[str], None]) -> None:
+    def fail(settings: Toy, log: Callable[[str], None]) -> None:
         if settings.times < 0:
             raise BadInput("found -1 times")
-        run(settings, say)
+        run(settings, log)
 
     stage = replace(TOY, run=fail)
     with pytest.raises(BadInput):
@@ -307,7 +307,7 @@ def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
     assert go(toy, stage)
 
 
-# The disk takes the first bytes of a line and no more: without another try that looks like success.
+# The disk takes the first bytes of a line only: without another write that looks like success.
 FULL_DISK = """
 import resource, sys
 from pathlib import Path

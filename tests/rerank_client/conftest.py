@@ -1,4 +1,4 @@
-"""A scripted server, and both clients behind one blocking face."""
+"""A scripted server, and both clients behind one blocking interface."""
 
 import asyncio
 import socket
@@ -48,7 +48,7 @@ def server() -> Iterator[ScriptedServer]:
 
 @pytest.fixture
 def dead_url() -> Iterator[str]:
-    """An address at which nobody listens: its port is held, so that nobody begins to."""
+    """An address without a listener: its port is reserved, so that none appears."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
@@ -64,7 +64,7 @@ def waits() -> list[float]:
 def make_asker(
     request: pytest.FixtureRequest, server: ScriptedServer, waits: list[float]
 ) -> Iterator[MakeAsker]:
-    """Makes clients that note their waits instead of waiting. Closed before the server is."""
+    """Makes clients that record their waits instead of waiting. Closed before the server is."""
     with ExitStack() as opened:
 
         def make(**options: Any) -> Asker:
@@ -82,7 +82,7 @@ def asker(make_asker: MakeAsker) -> Asker:
 
 @pytest.fixture(scope="session")
 def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the many that httpx reads for every client, which takes longer than most tests here."""
+    """Replaces certificates, which httpx reads for every client, slower than most tests here."""
     end = "-----END CERTIFICATE-----"
     file = tmp_path_factory.mktemp("certificate") / "one.pem"
     file.write_text(certifi.contents().split(end)[0] + end, "utf-8")

@@ -1,4 +1,4 @@
-"""A real HTTP server that answers what a script says, one step for each request."""
+"""A real HTTP server that answers by a script, one step for each request."""
 
 import json
 import socketserver
@@ -30,18 +30,18 @@ class Say:
 
 @dataclass(frozen=True)
 class Raw:
-    """These bytes, whatever they are; then the connection ends."""
+    """Raw bytes; then the connection is closed."""
 
     data: bytes = b""
 
 
 class Hang:
-    """No answer; the connection ends when the server does."""
+    """No answer; the connection is closed with the server."""
 
 
 @dataclass(frozen=True)
 class Endless:
-    """`head`, then `piece` again and again, until the client ends the connection."""
+    """`head`, then `piece` repeatedly, until the client closes the connection."""
 
     head: bytes
     piece: bytes
@@ -52,7 +52,7 @@ Step = Say | Raw | Hang | Endless
 
 
 def ranking(scores: Sequence[float]) -> Say:
-    """What the reranking server answers for these logits."""
+    """The reranking server's answer for these logits."""
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     reply = {"id": "r", "model": "m", "scores": list(scores), "ranked_indices": order}
     return Say(200, json.dumps(reply).encode(), {"content-type": "application/json"})
@@ -60,7 +60,7 @@ def ranking(scores: Sequence[float]) -> Say:
 
 @dataclass(frozen=True)
 class Request:
-    """What came in; header names in lower case. `connection` counts from 0."""
+    """A received request; header names in lower case. `connection` counts from 0."""
 
     connection: int
     line: str
@@ -94,7 +94,7 @@ class ScriptedServer:
 
     @contextmanager
     def connection(self) -> Iterator[int]:
-        """Its number, while it is open."""
+        """The connection's number, while it is open."""
         with self._count:
             number = self.connections
             self.connections += 1
@@ -112,7 +112,7 @@ class ScriptedServer:
         return step
 
     def close(self) -> None:
-        """The clients must have closed theirs: each connection's thread is waited for."""
+        """Waits for each connection's thread: the clients must have closed their connections."""
         self.ended.set()
         self._tcp.shutdown()
         self._thread.join()
@@ -138,7 +138,7 @@ class _Connection(socketserver.StreamRequestHandler):
 
     def finish(self) -> None:
         super().finish()
-        self.request.close()  # the server knows of the socket under TLS alone
+        self.request.close()  # under TLS the server only knows the inner socket
 
     def handle(self) -> None:
         assert isinstance(self.server, _Tcp)

@@ -1,4 +1,4 @@
-"""What a client and a call refuse before anybody is asked."""
+"""Arguments that a client and a call refuse before any request."""
 
 import enum
 import pickle

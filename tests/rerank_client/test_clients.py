@@ -1,4 +1,4 @@
-"""Both clients against a real server that misbehaves: one table, two shells."""
+"""Both clients against a real server that misbehaves: one table for both."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ def test_calls_share_a_connection(server: ScriptedServer, asker: Asker) -> None:
     assert server.connections == 1
 
 
-# What may pass: the server answers on the third attempt.
+# Retryable failures: the server answers on the third attempt.
 PASSING: dict[str, Step] = {
     "408": Say(408),
     "429": Say(429, b'{"message":"slow down"}'),
@@ -201,7 +201,7 @@ def test_a_redirect_to_no_address_is_an_error(server: ScriptedServer, asker: Ask
     [
         ("7", 7, 8),
         ("0", 0, 1),
-        (IN_55_SECONDS, 2, 56),  # longer than the client's own pause
+        (IN_55_SECONDS, 2, 56),  # longer than the client's own delay
         (formatdate(0, usegmt=True), 0, 1),
         ("soon", 0.5, 1.5),
     ],
@@ -310,7 +310,7 @@ def test_text_that_no_request_can_carry_is_an_error(server: ScriptedServer, aske
 
 
 def test_real_pauses_are_the_defaults() -> None:
-    """The other tests inject theirs; here the clients that users make wait by themselves."""
+    """Other tests inject `sleep`; here the clients wait by themselves."""
     server = ScriptedServer()
     server.script = [Say(503, b"", {"retry-after": "0"}), GOOD] * 2
 

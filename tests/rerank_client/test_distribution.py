@@ -1,4 +1,4 @@
-"""The distribution that other people install: this one package, httpcore, httpx and msgspec."""
+"""The published distribution: this one package, httpcore, httpx and msgspec."""
 
 import ast
 import subprocess
@@ -66,7 +66,7 @@ def test_the_wheel_works_where_the_repository_is_not(wheel: Path) -> None:
         "print(rerank_client.__file__); print(threading.active_count());"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
-    # -P: not from the working directory; the wheel's place goes before the editable checkout.
+    # -P: not from the working directory; the wheel's path precedes the editable checkout.
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, str(wheel)],
         cwd=wheel.parent,

@@ -1,4 +1,4 @@
-"""What the environment says about certificates and proxies: obeyed, or a RerankError."""
+"""Certificates and proxies of the environment: obeyed, or a RerankError."""
 
 import socket
 import ssl
@@ -134,9 +134,11 @@ def test_certificates_are_read_only_where_tls_is_spoken(
 
 
 def test_tls_within_a_proxys_tls_is_for_asyncio_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """httpcore's blocking one gives each byte the whole time limit."""
+    """httpcore's blocking backend gives each byte the whole time limit."""
     monkeypatch.setenv("HTTPS_PROXY", "https://proxy")
-    with pytest.raises(RerankError, match="the proxy that HTTPS_PROXY or ALL_PROXY names is asked"):
+    with pytest.raises(
+        RerankError, match="the proxy that HTTPS_PROXY or ALL_PROXY names is an https proxy"
+    ):
         RerankClient("https://host")
     AsyncRerankClient("https://host")
 
@@ -190,7 +192,7 @@ def test_want_of_memory_is_no_error_of_ours(
 def test_each_address_of_a_name_is_tried(
     server: ScriptedServer, make_asker: MakeAsker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when the first one is of a kind that this machine does not have, or refuses."""
+    """Also when the first address is of a family that this machine lacks, or refuses."""
     server.script = [GOOD]
     port = int(server.url.rpartition(":")[2])
     resolve = socket.getaddrinfo
@@ -220,7 +222,7 @@ def test_the_addresses_of_a_name_share_the_time_to_connect(monkeypatch: pytest.M
     monkeypatch.setattr(socket, "create_connection", refuse)
     with RerankClient(NOBODY, timeout_s=54, sleep=lambda _: None) as client:
         assert client.rerank_or_keep_order(QUERY, DOCUMENTS).degraded
-    # A third, a half and all of the time for an attempt, each in shares of what is left of it.
+    # A third, a half and all of the time for an attempt, each as a share of the remaining time.
     most = [18 / 3, 18 / 2, 18, 27 / 3, 27 / 2, 27, 54 / 3, 54 / 2, 54]
     assert len(given) == len(most)
     assert all(0 < one <= bound for one, bound in zip(given, most, strict=True))

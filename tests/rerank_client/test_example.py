@@ -9,7 +9,7 @@ from tests.rerank_client.scripted_server import Say, ScriptedServer, ranking
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = "examples/retrieve_then_rerank.py"
-# Its pauses between attempts do not wait.
+# Without delays between attempts.
 AT_ONCE = f"""
 import runpy, time
 time.sleep = lambda seconds: None

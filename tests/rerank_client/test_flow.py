@@ -1,4 +1,4 @@
-"""The retry flow without any I/O: what it asks for, step by step."""
+"""The retry flow without I/O: its steps, one by one."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from rerank_client.answer import (
     read_ranking,
     server_message,
 )
-from rerank_client.backoff import asked_wait_s
+from rerank_client.backoff import parse_retry_after
 from rerank_client.errors import RerankError
 from rerank_client.flow import TIMEOUT_S, Flow, Send, Wait, rank, rank_or_keep_order
 from rerank_client.question import question
@@ -29,11 +29,11 @@ BUSY = Answer(503, {}, b"")
 NOW_S = 1_000_000_000.0  # Sun, 09 Sep 2001 01:46:40 GMT
 Clock = Callable[[], float]
 FROZEN: Clock = lambda: 0.0  # noqa: E731
-BROKEN = NoAnswer(ConnectionError("gone"), may_pass=True)
+BROKEN = NoAnswer(ConnectionError("gone"), retryable=True)
 
 
-def flow(chance: float = 0.5, timeout_s: float = 1000, clock: Clock = FROZEN) -> Flow:
-    return rank(TARGET, ASKED, timeout_s, chance=lambda: chance, now=lambda: NOW_S, clock=clock)
+def flow(rand: float = 0.5, timeout_s: float = 1000, clock: Clock = FROZEN) -> Flow:
+    return rank(TARGET, ASKED, timeout_s, rand=lambda: rand, now=lambda: NOW_S, clock=clock)
 
 
 def send(running: Flow, outcome: Answer | NoAnswer | None = None) -> Send:
@@ -50,8 +50,8 @@ def end_of(running: Flow, outcome: Answer | NoAnswer) -> RerankResult:
     return result
 
 
-def wait_after(outcome: Answer | NoAnswer, chance: float = 0.5) -> float:
-    running = flow(chance)
+def wait_after(outcome: Answer | NoAnswer, rand: float = 0.5) -> float:
+    running = flow(rand)
     next(running)
     step = running.send(outcome)
     assert isinstance(step, Wait)
@@ -94,9 +94,9 @@ def test_what_took_the_whole_limit_is_not_asked_again(
 @pytest.mark.parametrize("timeout_s", [0.1, 1, 3, 10])
 @pytest.mark.parametrize("headers", [{}, {"retry-after": "0"}])
 def test_pauses_leave_time_for_every_attempt(timeout_s: float, headers: dict[str, str]) -> None:
-    """Whatever is refused at once is asked three times, however short the limit is."""
+    """Immediate refusals are retried twice, however short the limit is."""
     passed_s = 0.0
-    running = flow(chance=1.0, timeout_s=timeout_s, clock=lambda: passed_s)
+    running = flow(rand=1.0, timeout_s=timeout_s, clock=lambda: passed_s)
     send(running)
     for _ in range(2):
         step = running.send(Answer(503, headers, b""))
@@ -125,7 +125,7 @@ def test_a_wait_that_leaves_no_time_is_an_error_at_once(
 
 def test_an_answer_may_repeat_the_request() -> None:
     step = send(flow())
-    assert step.most_bytes == (128 << 10) + 2 * 1024 + 6 * len(step.body)
+    assert step.max_bytes == (128 << 10) + 2 * 1024 + 6 * len(step.body)
 
 
 def test_the_last_failure_is_the_one_that_is_told() -> None:
@@ -139,9 +139,9 @@ def test_the_last_failure_is_the_one_that_is_told() -> None:
     assert raised.value.__cause__ is BROKEN.error
 
 
-@pytest.mark.parametrize(("chance", "seconds"), [(0.0, 0.5), (0.5, 1.0), (1.0, 1.5)])
-def test_jitter_is_half_to_one_and_a_half_times(chance: float, seconds: float) -> None:
-    assert wait_after(BUSY, chance) == seconds
+@pytest.mark.parametrize(("rand", "seconds"), [(0.0, 0.5), (0.5, 1.0), (1.0, 1.5)])
+def test_jitter_is_half_to_one_and_a_half_times(rand: float, seconds: float) -> None:
+    assert wait_after(BUSY, rand) == seconds
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_jitter_is_half_to_one_and_a_half_times(chance: float, seconds: float) -
         ("Sun, 09 Sep 2001 01:47:00 GMT", 20.5),
         ("Sun, 09 Sep 2001 03:47:00 +0200", 20.5),
         ("Sun, 09 Sep 2001 01:46:00 GMT", 0.5),
-        # What cannot be read leaves the flow's own pause.
+        # An unreadable header: the flow uses its own delay.
         ("", 1.0),
         ("-3", 1.0),
         ("1.5", 1.0),
@@ -170,7 +170,7 @@ def test_a_date_without_a_zone_is_gmt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        assert asked_wait_s("Sun Sep  9 01:47:00 2001", lambda: NOW_S) == 20
+        assert parse_retry_after("Sun Sep  9 01:47:00 2001", lambda: NOW_S) == 20
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -178,7 +178,7 @@ def test_a_date_without_a_zone_is_gmt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.text())
 def test_any_header_is_a_wait_or_nothing(header: str) -> None:
-    seconds = asked_wait_s(header, lambda: NOW_S)
+    seconds = parse_retry_after(header, lambda: NOW_S)
     assert seconds is None or seconds >= 0
 
 
@@ -216,10 +216,10 @@ def test_nobody_waits_longer_than_a_minute(header: str) -> None:
         (b'{"detail":"d","error":{"message":"e","type":"t"}}', "e"),
         (b'{"error":"e","error_type":"Validation"}', "e"),
         (b'{"detail":"d"}', "d"),
-        (b'{"detail":[{"loc":["body"]}]}', "no message that could be read"),
-        (b'["m"]', "no message that could be read"),
-        (b"<html>m</html>", "no message that could be read"),
-        (b"[" * 100_000, "no message that could be read"),
+        (b'{"detail":[{"loc":["body"]}]}', "no readable message"),
+        (b'["m"]', "no readable message"),
+        (b"<html>m</html>", "no readable message"),
+        (b"[" * 100_000, "no readable message"),
         (b'{"message":"a\\nb\\u001b[31m"}', "a b [31m"),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_failure_that_cannot_pass_ends_the_flow() -> None:
     running = flow()
     next(running)
     with pytest.raises(RerankError, match="ValueError: bad"):
-        running.send(NoAnswer(ValueError("bad"), may_pass=False))
+        running.send(NoAnswer(ValueError("bad"), retryable=False))
 
 
 def test_equal_scores_may_stand_in_any_order() -> None:

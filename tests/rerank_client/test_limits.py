@@ -1,4 +1,4 @@
-"""What a call may take, whatever the server sends: memory and time."""
+"""Limits of a call, whatever the server sends: memory and time."""
 
 import asyncio
 import gzip
@@ -11,8 +11,8 @@ import httpcore
 import pytest
 
 from rerank_client import RerankError, nim
-from rerank_client.answer import most_answer_bytes
-from rerank_client.budget import Budget, spending
+from rerank_client.answer import max_answer_bytes
+from rerank_client.budget import Budget, use_budget
 from rerank_client.streams import AsyncStream
 from rerank_client.transport import ERROR_BYTES, answer
 from tests.rerank_client.conftest import Asker, MakeAsker
@@ -25,7 +25,7 @@ GOOD = ranking(SCORES)
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 CHUNK = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-# With what httpx and the interpreter allocate beside an answer.
+# Allocations of httpx and the interpreter beside an answer.
 LITTLE_BYTES = 2_000_000
 
 
@@ -66,7 +66,7 @@ def test_what_an_answer_may_take_is_said(server: ScriptedServer, asker: Asker) -
     with pytest.raises(RerankError) as raised:
         asker.rerank(QUERY, DOCUMENTS)
     (request,) = server.requests
-    most = most_answer_bytes(len(request.body), len(DOCUMENTS))
+    most = max_answer_bytes(len(request.body), len(DOCUMENTS))
     assert f"it takes more than {most} bytes, wanted at most that" in str(raised.value)
     assert (raised.value.status, raised.value.attempts) == (200, 1)
 
@@ -114,7 +114,7 @@ def test_cookies_are_not_collected(server: ScriptedServer, asker: Asker) -> None
 def test_an_answer_that_repeats_the_documents_is_read(
     server: ScriptedServer, asker: Asker, documents: int, text: str
 ) -> None:
-    """As a server that ignores return_documents, indents and escapes everything would answer."""
+    """The answer of a server that ignores return_documents, indents and escapes everything."""
     escaped = "".join(f"\\u{ord(c):04x}" if ord(c) < 0x10000 else "\\ud83d\\ude00" for c in text)
     scores = [float(-place) for place in range(documents)]
     results = ",\n".join(
@@ -167,7 +167,7 @@ def test_between_short_reads_the_event_loop_turns() -> None:
 
     async def read() -> None:
         asyncio.get_running_loop().call_soon(asked.append, 0)
-        with spending(Budget(1e9, 1)):
+        with use_budget(Budget(1e9, 1)):
             await AsyncStream(Inner()).read(65536)
         assert asked == [8192, 0]
 
@@ -175,7 +175,7 @@ def test_between_short_reads_the_event_loop_turns() -> None:
 
 
 def test_a_surplus_answer_is_nobodys_ranking(server: ScriptedServer, asker: Asker) -> None:
-    """It came before it was asked for; the connection stays open after it."""
+    """It came before its request; the connection stays open after it."""
     surplus = Endless(GOOD.bytes() + ranking([9.0, 8.0, 7.0]).bytes(), b"", 0.01)
     server.script = [surplus, GOOD]
     for _ in range(2):
@@ -183,7 +183,7 @@ def test_a_surplus_answer_is_nobodys_ranking(server: ScriptedServer, asker: Aske
     assert server.connections == 2
 
 
-# A byte now and then: more often than any one wait would last.
+# A byte now and then: more often than any single timeout.
 DRIPS = {
     "in the head": Endless(b"HTTP/1.1 200 OK\r\nx: ", b"y", 0.01),
     "before the head": Endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01),
@@ -197,7 +197,7 @@ DRIPS = {
 def test_a_call_ends_while_the_server_drips(
     server: ScriptedServer, make_asker: MakeAsker, step: Endless | Hang
 ) -> None:
-    """Without a bound it would go on until the server is closed."""
+    """Without a limit it would continue until the server is closed."""
     server.script = [step]
     with pytest.raises(RerankError, match="Timeout"):
         make_asker(timeout_s=0.3).rerank(QUERY, DOCUMENTS)

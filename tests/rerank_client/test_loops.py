@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from rerank_client import AsyncRerankClient, RerankError, RerankResult
-from rerank_client.connections import MOST_IDLE
-from rerank_client.loops import MOST_LOOPS
+from rerank_client.connections import MAX_IDLE
+from rerank_client.loops import MAX_LOOPS
 from tests.rerank_client.scripted_server import Hang, Say, ScriptedServer, ranking
 from tests.waiting import wait_until
 
@@ -31,7 +31,7 @@ async def no_pause(_: float) -> None:
 
 @pytest.fixture(autouse=True)
 def _everything_is_closed() -> Iterator[None]:
-    """What is not warns when it is collected, and a warning is an error."""
+    """Open connections warn when they are collected, and a warning is an error."""
     yield
     gc.collect()
 
@@ -49,7 +49,7 @@ def ask(client: AsyncRerankClient) -> Coroutine[Any, Any, RerankResult]:
 
 
 def run_and_only_close(coroutine: Coroutine[Any, Any, RerankResult]) -> RerankResult:
-    """As code does that knows nothing of shutdown_asyncgens."""
+    """Like code that never calls shutdown_asyncgens."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(coroutine)
@@ -87,7 +87,7 @@ def test_connections_end_with_their_loop(server: ScriptedServer, client: AsyncRe
 
     for _ in range(5):
         asyncio.run(noted())
-    # The server sees the end of each: it is not left to the collector.
+    # The server sees the end of each: closing is not left to the garbage collector.
     wait_until(lambda: server.open_connections == 0)
     gc.collect()
     assert [loop() for loop in loops] == [None] * 5
@@ -117,12 +117,12 @@ def test_threads_with_a_loop_each(server: ScriptedServer, client: AsyncRerankCli
 
 
 def test_more_loops_than_are_remembered(server: ScriptedServer, client: AsyncRerankClient) -> None:
-    loops = [asyncio.new_event_loop() for _ in range(MOST_LOOPS + 3)]
+    loops = [asyncio.new_event_loop() for _ in range(MAX_LOOPS + 3)]
     try:
         for loop in loops:
             loop.run_until_complete(ask(client))
-        wait_until(lambda: server.open_connections == MOST_LOOPS)
-        # The first one's was closed; it gets another.
+        wait_until(lambda: server.open_connections == MAX_LOOPS)
+        # The first pool was closed; the loop gets another.
         assert loops[0].run_until_complete(ask(client)).ranked_indices == BEST_FIRST
     finally:
         for loop in loops:
@@ -213,7 +213,7 @@ def test_cancelling_passes_through(server: ScriptedServer, client: AsyncRerankCl
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        # The client is none the worse for it.
+        # The client still works.
         assert (await ask(client)).ranked_indices == BEST_FIRST
 
     asyncio.run(cancel())
@@ -237,7 +237,7 @@ def test_a_storm_of_cancelled_calls_leaves_nothing(
                 async with asyncio.timeout(random.random() * 0.004):
                     await ask(client)
         assert (await ask(client)).ranked_indices == BEST_FIRST
-        # Kept open are at most as many as were in use at once.
+        # At most as many stay open as were in use at once.
         while server.open_connections > 2:
             await asyncio.sleep(0.01)
 
@@ -246,9 +246,9 @@ def test_a_storm_of_cancelled_calls_leaves_nothing(
 
 def test_few_connections_stay_open(server: ScriptedServer, client: AsyncRerankClient) -> None:
     async def many() -> None:
-        await asyncio.gather(*(ask(client) for _ in range(MOST_IDLE + 8)))
-        assert server.connections == MOST_IDLE + 8
-        while server.open_connections > MOST_IDLE:
+        await asyncio.gather(*(ask(client) for _ in range(MAX_IDLE + 8)))
+        assert server.connections == MAX_IDLE + 8
+        while server.open_connections > MAX_IDLE:
             await asyncio.sleep(0.01)
 
     asyncio.run(many())

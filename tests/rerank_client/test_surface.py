@@ -1,4 +1,4 @@
-"""The NIM's contract: what is posted to /v1/ranking and what is read from its reply."""
+"""The NIM's contract: the request to /v1/ranking and the parsing of its reply."""
 
 import json
 

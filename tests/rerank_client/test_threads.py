@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rerank_client import RerankClient, RerankError
-from rerank_client.connections import MOST_IDLE
+from rerank_client.connections import MAX_IDLE
 from tests.rerank_client.scripted_server import Hang, ScriptedServer, ranking
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -21,7 +21,7 @@ BEST_FIRST = [1, 0, 2]
 
 @pytest.fixture(autouse=True)
 def _everything_is_closed() -> Iterator[None]:
-    """What is not warns when it is collected, and a warning is an error."""
+    """Open connections warn when they are collected, and a warning is an error."""
     yield
     gc.collect()
 
@@ -50,15 +50,15 @@ def test_threads_share_a_client(server: ScriptedServer, client: RerankClient) ->
 def test_few_connections_stay_open(server: ScriptedServer) -> None:
     with RerankClient(server.url) as client:
         connections = client._connections
-        taken = [connections.take() for _ in range(MOST_IDLE + 1)]
+        taken = [connections.take() for _ in range(MAX_IDLE + 1)]
         for connection in taken:
-            connections.give_back(connection, whole=True)
-        again = [connections.take() for _ in range(MOST_IDLE + 1)]
-        assert len(set(taken) & set(again)) == MOST_IDLE
+            connections.give_back(connection, complete=True)
+        again = [connections.take() for _ in range(MAX_IDLE + 1)]
+        assert len(set(taken) & set(again)) == MAX_IDLE
 
 
 def in_a_fork(client: RerankClient, calls: int) -> int:
-    """How many of the calls succeeded there."""
+    """The number of successful calls there."""
     child = os.fork()
     if child == 0:
         good = 0
@@ -133,7 +133,7 @@ def test_a_client_that_nobody_closes_leaves_nothing_open(server: ScriptedServer)
 
 
 def test_what_a_pause_raises_passes_through(server: ScriptedServer, dead_url: str) -> None:
-    """An interrupt most of all."""
+    """Above all an interrupt."""
 
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt

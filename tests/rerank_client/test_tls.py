@@ -22,7 +22,7 @@ GOOD = ranking([0.45, 0.85, -0.12])
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for 127.0.0.1, and its key, in one file."""
+    """A certificate for 127.0.0.1, and its key, in one file."""
     folder = tmp_path_factory.mktemp("tls")
     chain, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
@@ -97,5 +97,5 @@ def test_a_loop_that_was_only_closed_leaves_nothing_open(server: ScriptedServer)
     loop.run_until_complete(client.rerank(QUERY, DOCUMENTS))
     loop.close()
     asyncio.run(client.aclose())
-    gc.collect()  # what is open warns then, and a warning is an error
+    gc.collect()  # open connections warn then, and a warning is an error
     wait_until(lambda: server.open_connections == 0)

@@ -99,9 +99,9 @@ def test_schema_1_is_served_with_a_warning(
         caplog.clear()
         with caplog.at_level(logging.WARNING), closing(open_model(place)) as model:
             model.warm_up()
-        (told,) = (r.getMessage() for r in caplog.records if "schema 1" in r.getMessage())
-        assert "not witnessed" in told
-        assert "`rerank-export verify --checkpoint`" in told
+        (message,) = (r.getMessage() for r in caplog.records if "schema 1" in r.getMessage())
+        assert "not witnessed" in message
+        assert "`rerank-export verify --checkpoint`" in message
         assert read_manifest(place).activation == ("sigmoid" if artifact is rank_artifact else None)
 
 
@@ -115,7 +115,7 @@ def test_the_present_schema_is_served_without_one(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"schema": 3}, "schema 3, wanted 2"),
         ({"schema": 0}, "schema 0, wanted 2"),
@@ -126,9 +126,9 @@ def test_the_present_schema_is_served_without_one(
     ],
 )
 def test_a_manifest_that_says_it_otherwise_is_refused(
-    rank_artifact: Path, tmp_path: Path, changes: dict[str, Any], told: str
+    rank_artifact: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ManifestError, match=told):
+    with pytest.raises(ManifestError, match=message):
         read_manifest(edited(rank_artifact, tmp_path / "rank", **changes))
 
 
@@ -148,21 +148,21 @@ def test_a_bare_directory_says_its_activation_in_the_checkpoint_s_files(
         ({OLD: IDENTITY}, None, "relevance by identity (saved with the checkpoint)", "identity"),
         ({OLD: IDENTITY}, {"activation_fn": SIGMOID}, "by sigmoid (saved", "sigmoid"),
     )
-    for config, sentence, told, wanted in cases:
+    for config, sentence, message, wanted in cases:
         for name, content in (("config", config), ("config_sentence_transformers", sentence)):
             if content is not None:
                 (place / f"{name}.json").write_text(json.dumps(content))
         caplog.clear()
         with caplog.at_level(logging.WARNING), closing(open_ranker(place)) as ranker:
             assert ranker.rank("who", ["one"]).activation == wanted
-        assert told in caplog.text
-    for content, told in (
+        assert message in caplog.text
+    for content, message in (
         (b'{"activation_fn": "torch.nn.Tanh"}', "torch.nn.Tanh"),
         (b"{", "config_sentence_transformers.json cannot be used"),
         (b"[]", "config_sentence_transformers.json cannot be used"),
     ):
         (place / "config_sentence_transformers.json").write_bytes(content)
-        with pytest.raises(ArtifactError, match=told):
+        with pytest.raises(ArtifactError, match=message):
             open_ranker(place)
     (place / "config_sentence_transformers.json").unlink()
     (place / "config_sentence_transformers.json").symlink_to("/dev/zero")

@@ -295,7 +295,7 @@ def test_a_named_target_decides_the_engine_of_a_bare_directory(bare_directory: P
         open_ranker(bare_directory, target="cuda-fp16")
 
 
-def test_an_engine_other_than_the_proven_one_is_told(
+def test_an_engine_other_than_the_proven_one_is_logged(
     bare_directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     finish(bare_directory, proven_on="onnxruntime-cuda", target="cuda-fp16")

@@ -20,11 +20,11 @@ from runtime.errors import (
     BlankInput,
     DeadlineExceeded,
     DeviceLost,
-    EngineAway,
     EngineError,
+    EngineUnreachable,
     GoldenMismatch,
     InputTooLong,
-    InputTypeWanted,
+    InputTypeRequired,
     ManifestError,
     NonFiniteScore,
     OutOfMemory,
@@ -112,8 +112,8 @@ def embedder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedd
 def opened(request: pytest.FixtureRequest) -> Callable[..., Embedder]:
     """open_embedder that closes at the test's end."""
 
-    def build(directory: Path, **wishes: object) -> Embedder:
-        made = open_embedder(directory, **wishes)  # type: ignore[arg-type]
+    def build(directory: Path, **args: object) -> Embedder:
+        made = open_embedder(directory, **args)  # type: ignore[arg-type]
         request.addfinalizer(made.close)
         return made
 
@@ -146,7 +146,7 @@ def test_queries_and_passages_differ(embedder: Embedder) -> None:
 
 
 def test_an_asymmetric_model_wants_to_know_the_type(embedder: Embedder) -> None:
-    with pytest.raises(InputTypeWanted):
+    with pytest.raises(InputTypeRequired):
         embedder.embed(["because"], input_type=None)
 
 
@@ -340,7 +340,7 @@ def test_a_bare_directorys_vectors_get_length_one(
 
 
 @pytest.mark.parametrize(
-    "error", [EngineError("no"), OutOfMemory(), DeviceLost(), EngineAway(), MemoryError()]
+    "error", [EngineError("no"), OutOfMemory(), DeviceLost(), EngineUnreachable(), MemoryError()]
 )
 def test_an_embedder_that_cannot_be_made_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -66,9 +66,9 @@ def artifact(bare_directory: Path) -> Path:
 def replace(path: Path, stranger: str) -> str:
     """Put a stranger in the place of the file; what is told of it."""
     path.unlink(missing_ok=True)
-    put, told = STRANGERS[stranger]
+    put, message = STRANGERS[stranger]
     put(path)
-    return told
+    return message
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
@@ -77,11 +77,11 @@ def test_what_is_no_file_of_the_directory_is_refused(
     artifact: Path, name: str, stranger: str
 ) -> None:
     """For a manifest, too: a directory that has one in any form is never taken for a bare one."""
-    told = replace(artifact / name, stranger)
+    message = replace(artifact / name, stranger)
     with pytest.raises(ArtifactError) as refused:
         open_ranker(artifact)
     assert Path(name).name in str(refused.value)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -90,21 +90,21 @@ def test_what_is_no_file_of_the_directory_is_refused(
 def test_a_bare_directory_is_read_with_the_same_care(
     bare_directory: Path, name: str, stranger: str
 ) -> None:
-    told = replace(bare_directory / name, stranger)
+    message = replace(bare_directory / name, stranger)
     with pytest.raises(ArtifactError) as refused:
         open_ranker(bare_directory)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-def test_a_tuning_that_is_no_file_is_told_and_not_used(
+def test_a_tuning_that_is_no_file_is_logged_and_not_used(
     artifact: Path, stranger: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = replace(artifact / "tuning.json", stranger)
+    message = replace(artifact / "tuning.json", stranger)
     with caplog.at_level(logging.WARNING):
         open_ranker(artifact).close()
     assert "tuning.json cannot be used" in caplog.text
-    assert told in caplog.text
+    assert message in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_tuning_that_is_no_file_is_told_and_not_used(
         ("tokenizer/tokenizer.json", TOKENIZER_BYTES),
     ],
 )
-def test_a_file_of_any_size_is_told_unread(artifact: Path, name: str, most: int) -> None:
+def test_a_file_of_any_size_is_refused_unread(artifact: Path, name: str, most: int) -> None:
     """A tebibyte of holes."""
     os.truncate(artifact / name, 1 << 40)
     with pytest.raises(ArtifactError, match=f"has {1 << 40} bytes, wanted {most} at most"):
@@ -149,7 +149,7 @@ def test_a_directory_that_is_none(tmp_path: Path, put: Put) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("a\0b", "control characters"),
         ("a\nb", "control characters"),
@@ -165,13 +165,13 @@ def test_a_directory_that_is_none(tmp_path: Path, put: Put) -> None:
         ("x" * 100_000, "at most 1024 bytes"),
     ],
 )
-def test_a_name_that_no_file_of_the_directory_has(artifact: Path, name: str, told: str) -> None:
+def test_a_name_that_no_file_of_the_directory_has(artifact: Path, name: str, message: str) -> None:
     manifest = read_manifest(artifact)
     files = {**manifest.files, name: "sha256:0"}
     write_manifest(artifact, msgspec.structs.replace(manifest, files=files))
     with pytest.raises(ManifestError) as refused:
         open_ranker(artifact)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert len(str(refused.value)) < 1000
     assert str(refused.value).isprintable()
 

@@ -12,16 +12,16 @@ import pytest
 from runtime.errors import OutputRefused
 from runtime.outputs import (
     MARK,
+    atomic_directory,
+    atomic_file,
+    exit_on_refusal,
     file_place,
     foreign_file,
-    held,
+    locked_directory,
+    locked_work_folder,
     place_of,
-    refusals_told,
     refuse_inputs,
-    replaced,
-    whole_file,
-    working_beside,
-    write_whole,
+    write_atomic,
 )
 from tests.dying import die_everywhere
 from tests.trees import tree
@@ -36,8 +36,8 @@ def nobody(_: Path) -> None:
 
 
 def test_a_file_is_written_and_nothing_else_is_left(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a" / "x.json", b"one")
-    write_whole(tmp_path / "a" / "x.json", b"two")
+    write_atomic(tmp_path / "a" / "x.json", b"one")
+    write_atomic(tmp_path / "a" / "x.json", b"two")
     assert tree(tmp_path) == {"a": None, "a/x.json": b"two"}
 
 
@@ -48,7 +48,7 @@ def test_a_link_is_followed_and_stays(tmp_path: Path, there: bool) -> None:
     if there:
         real.write_bytes(b"old")
     link.symlink_to(real)
-    write_whole(link, b"new")
+    write_atomic(link, b"new")
     assert tree(tmp_path) == {"disk": None, "disk/real": b"new", "link": str(real)}
 
 
@@ -56,14 +56,14 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(OutputRefused, match="leads to itself"):
-        write_whole(tmp_path / "a", b"")
+        write_atomic(tmp_path / "a", b"")
 
 
 def test_only_a_file_is_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place, kind in ((tmp_path, "a directory"), (tmp_path / "pipe", "no regular file")):
         with pytest.raises(OutputRefused, match=kind):
-            write_whole(place, b"")
+            write_atomic(place, b"")
     with pytest.raises(OutputRefused, match="no regular file"):
         file_place(Path("/dev/null"))
     assert names(tmp_path) == ["pipe"]
@@ -83,7 +83,7 @@ def test_what_bears_the_name_of_our_folder_is_left_alone(tmp_path: Path, kind: s
         mine.symlink_to(elsewhere)
     before = tree(tmp_path)
     with pytest.raises(OutputRefused, match=r"\.x\.writing"):
-        write_whole(tmp_path / "x", b"")
+        write_atomic(tmp_path / "x", b"")
     assert tree(tmp_path) == before
 
 
@@ -92,7 +92,7 @@ def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path: Path, mode: int
     mine = tmp_path / "x"
     mine.write_bytes(b"old")
     mine.chmod(mode)
-    write_whole(mine, b"new")
+    write_atomic(mine, b"new")
     assert stat.S_IMODE(mine.stat().st_mode) == mode
     assert mine.read_bytes() == b"new"
 
@@ -100,8 +100,8 @@ def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path: Path, mode: int
 def test_an_unfinished_file_is_as_private_as_the_one_it_replaces(tmp_path: Path) -> None:
     (tmp_path / "x").touch(mode=0o600)
     with (
-        working_beside(tmp_path / "x", "work") as folder,
-        whole_file(folder, tmp_path / "x") as file,
+        locked_work_folder(tmp_path / "x", "work") as folder,
+        atomic_file(folder, tmp_path / "x") as file,
     ):
         assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
 
@@ -117,7 +117,7 @@ def test_a_folder_that_another_user_left_is_named(
     # As it is for who is not root.
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != folder)
     with pytest.raises(OutputRefused, match=r"\.x\.writing is not writable: another user"):
-        write_whole(tmp_path / "x", b"")
+        write_atomic(tmp_path / "x", b"")
     assert tree(tmp_path) == before
 
 
@@ -133,7 +133,7 @@ def test_a_foreign_file_is_found_at_any_depth(tmp_path: Path) -> None:
 
 
 def test_a_refusal_ends_a_command_in_one_line() -> None:
-    with pytest.raises(SystemExit) as ended, refusals_told():
+    with pytest.raises(SystemExit) as ended, exit_on_refusal():
         raise OutputRefused("name another --out")
     assert ended.value.code == "name another --out"
 
@@ -149,16 +149,16 @@ def test_a_mark_that_is_somebodys_file_is_none(tmp_path: Path, kind: str) -> Non
         (mine / MARK).write_text("mine")
     before = tree(tmp_path)
     with pytest.raises(OutputRefused, match=r"\.x\.writing is not a folder of this command"):
-        write_whole(tmp_path / "x", b"")
+        write_atomic(tmp_path / "x", b"")
     assert tree(tmp_path) == before
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputRefused, match=r"cannot write beside .*/file/x"):
-        write_whole(tmp_path / "file" / "x", b"")
+        write_atomic(tmp_path / "file" / "x", b"")
     with pytest.raises(OutputRefused, match="cannot write beside /proc/x"):
-        write_whole(Path("/proc/x"), b"")
+        write_atomic(Path("/proc/x"), b"")
 
 
 def test_a_second_writer_is_refused_however_the_output_is_spelled(
@@ -169,21 +169,21 @@ def test_a_second_writer_is_refused_however_the_output_is_spelled(
     (tmp_path / "link").symlink_to(tmp_path / "real" / "out")
     monkeypatch.chdir(tmp_path)
     spelled = ("real/out", "there/out", "link", "real/../there/./out", f"{tmp_path}/real/out")
-    with working_beside(Path("real/out"), "work") as folder:
+    with locked_work_folder(Path("real/out"), "work") as folder:
         for out in spelled:
             with pytest.raises(OutputRefused, match=f"writes {Path(out)}"):
-                working_beside(Path(out), "work").__enter__()
-        with working_beside(Path("real/other"), "work"):
+                locked_work_folder(Path(out), "work").__enter__()
+        with locked_work_folder(Path("real/other"), "work"):
             pass
         assert folder.is_dir()
     assert names(tmp_path / "real") == []
 
 
 def test_one_that_waits_comes_after_the_first(tmp_path: Path) -> None:
-    first, order = working_beside(tmp_path / "x", "work"), []
+    first, order = locked_work_folder(tmp_path / "x", "work"), []
 
     def second() -> None:
-        with working_beside(tmp_path / "x", "work", wait=True):
+        with locked_work_folder(tmp_path / "x", "work", wait=True):
             order.append("second")
 
     with first:
@@ -196,22 +196,24 @@ def test_one_that_waits_comes_after_the_first(tmp_path: Path) -> None:
 
 
 def test_what_is_unfinished_stays_for_the_next(tmp_path: Path) -> None:
-    with working_beside(tmp_path / "x", "work") as folder:
+    with locked_work_folder(tmp_path / "x", "work") as folder:
         (folder / "journal").write_text("half")
-    with working_beside(tmp_path / "x", "work") as folder:
+    with locked_work_folder(tmp_path / "x", "work") as folder:
         assert (folder / "journal").read_text() == "half"
 
 
 def test_a_directory_is_for_one(tmp_path: Path) -> None:
-    with held(tmp_path), pytest.raises(OutputRefused, match=f"works in {tmp_path}"):
-        held(tmp_path).__enter__()
-    with held(tmp_path):
+    with locked_directory(tmp_path), pytest.raises(OutputRefused, match=f"works in {tmp_path}"):
+        locked_directory(tmp_path).__enter__()
+    with locked_directory(tmp_path):
         pass
 
 
 def test_writers_of_many_threads_leave_one_whole_file(tmp_path: Path) -> None:
     contents = [bytes([letter]) * 100_000 for letter in b"abcdefgh"]
-    threads = [threading.Thread(target=write_whole, args=(tmp_path / "x", one)) for one in contents]
+    threads = [
+        threading.Thread(target=write_atomic, args=(tmp_path / "x", one)) for one in contents
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -257,7 +259,7 @@ def test_an_output_that_is_read_is_refused(tmp_path: Path, given: Given) -> None
 def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for version in ("one", "two"):
-        with replaced(out, "work", nobody) as new:
+        with atomic_directory(out, "work", nobody) as new:
             (new / version).write_text(version)
             assert names(tmp_path)[0] == ".out.work"
     assert tree(tmp_path) == {"out": None, "out/two": b"two"}
@@ -271,7 +273,7 @@ def test_what_came_into_the_directory_meanwhile_is_not_lost(tmp_path: Path) -> N
             raise OutputRefused("it holds something")
 
     def replace_it() -> None:
-        with replaced(out, "work", refuse):
+        with atomic_directory(out, "work", refuse):
             out.mkdir()
             (out / "thesis").write_text("mine")
 
@@ -282,11 +284,11 @@ def test_what_came_into_the_directory_meanwhile_is_not_lost(tmp_path: Path) -> N
 
 def test_a_directory_that_somebody_works_in_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    for other in (held(tmp_path / "out"), working_beside(tmp_path / "out", "work")):
+    for other in (locked_directory(tmp_path / "out"), locked_work_folder(tmp_path / "out", "work")):
         busy: AbstractContextManager[object] = other
         with busy, pytest.raises(OutputRefused, match="another command"):
-            replaced(tmp_path / "out", "work", nobody).__enter__()
-    with nullcontext(), replaced(tmp_path / "out", "work", nobody):
+            atomic_directory(tmp_path / "out", "work", nobody).__enter__()
+    with nullcontext(), atomic_directory(tmp_path / "out", "work", nobody):
         pass
 
 
@@ -294,12 +296,12 @@ def test_a_writer_killed_anywhere_leaves_the_old_file_or_the_new(tmp_path: Path)
     (tmp_path / "x").write_bytes(b"old")
     setup = f"""
 from pathlib import Path
-from runtime.outputs import write_whole
+from runtime.outputs import write_atomic
 x = Path({str(tmp_path)!r}) / "x"
 """
     deaths = die_everywhere(
         setup,
-        "write_whole(x, b'new')",
+        "write_atomic(x, b'new')",
         "assert x.read_bytes() in (b'old', b'new')",
         str(tmp_path),
     )
@@ -312,12 +314,12 @@ def test_a_directory_killed_anywhere_is_the_old_or_the_new_one_for_the_next(tmp_
     (tmp_path / "out" / "old").touch()
     setup = f"""
 from pathlib import Path
-from runtime.outputs import replaced
+from runtime.outputs import atomic_directory
 out = Path({str(tmp_path)!r}) / "out"
 def refuse(place):
     assert place.exists() and [p.name for p in place.iterdir()] in (["old"], ["new"])
 """
-    work = "with replaced(out, 'work', refuse) as new:\n    (new / 'new').touch()"
+    work = "with atomic_directory(out, 'work', refuse) as new:\n    (new / 'new').touch()"
     deaths = die_everywhere(setup, work, "pass", str(tmp_path))
     assert deaths > 8
     assert tree(tmp_path) == {"out": None, "out/new": b""}

@@ -75,8 +75,8 @@ def test_the_plan_is_served_and_gives_the_graph_s_scores(trt: FakeTensorRt, plan
     graph.close()
 
 
-def opened(planned: Path, **wishes: int) -> Ranker:
-    return open_ranker(planned, **wishes)  # type: ignore[arg-type]
+def opened(planned: Path, **args: int) -> Ranker:
+    return open_ranker(planned, **args)  # type: ignore[arg-type]
 
 
 def test_rows_beyond_the_profile_follow_truncate(trt: FakeTensorRt, planned: Path) -> None:
@@ -110,12 +110,12 @@ def test_rows_are_cut_to_the_profile(trt: FakeTensorRt, planned: Path) -> None:
 def test_auto_prefers_the_plan_and_a_named_target_the_graph(
     trt: FakeTensorRt, planned: Path
 ) -> None:
-    for wishes, engine in (
+    for args, engine in (
         ({"engine": "auto"}, "tensorrt"),
         ({"target": "tensorrt-fp16"}, "tensorrt"),
         ({"target": "cpu-fp32"}, "onnxruntime-cpu"),
     ):
-        ranker = open_ranker(planned, **wishes)  # type: ignore[arg-type]
+        ranker = open_ranker(planned, **args)  # type: ignore[arg-type]
         assert ranker.info.engine == engine
         ranker.close()
 

@@ -1,5 +1,8 @@
 """Profiles are data: all of them load, and mistakes are named."""
 
+import json
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -61,3 +64,82 @@ def test_sequence_profiles_are_data_and_hold_their_token_budget(name: str, longe
 def test_shapes_out_of_order_are_refused() -> None:
     with pytest.raises(msgspec.ValidationError, match="least <= best <= most"):
         msgspec.convert({"batch": [1, 16, 8], "sequence": [3, 256, 512]}, profile.Shapes)
+
+
+OWN: dict[str, object] = {
+    "id": "somebody/own",
+    "kind": "rank",
+    "template": "{query}\n{passage}\n",
+    "adds_bos": True,
+    "adds_eos": False,
+    "max_tokens": 512,
+    "padding_side": "left",
+}
+
+
+def own(path: Path, **changes: object) -> str:
+    """The path of a profile; strings, numbers and flags are written in TOML as in JSON."""
+    facts = [
+        f"{key}.{inner} = {json.dumps(found)}" if inner else f"{key} = {json.dumps(found)}"
+        for key, value in (OWN | changes).items()
+        for inner, found in (value.items() if isinstance(value, dict) else [("", value)])
+        if found is not None
+    ]
+    path.write_text("\n".join(facts))
+    return str(path)
+
+
+def test_a_profile_of_ones_own_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = profile.load_model_profile(own(tmp_path / "bert-cross-encoder.toml"))
+    assert (found.id, found.template) == ("somebody/own", "{query}\n{passage}\n")
+    monkeypatch.chdir(tmp_path)
+    assert profile.load_model_profile("bert-cross-encoder.toml") == found
+    assert profile.load_model_profile("bert-cross-encoder") != found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": ""}, "id"),
+        ({"id": "two words"}, "id"),
+        ({"id": None}, "id"),
+        ({"id": 5}, "id"),
+        ({"kind": "score"}, "kind"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"dimensions": -1}, "dimensions"),
+        ({"padding_side": "top"}, "padding_side"),
+        ({"template": "{query}"}, "template"),
+        ({"template": "{passage} {query}"}, "template"),
+        ({"template": "{query} {passage} {passage}"}, "template"),
+        ({"kind": "embed"}, "template"),
+        ({"prefixes": {"query": "q: "}}, "prefixes for a reranker"),
+        ({"kind": "embed", "template": None, "prefixes": {"document": ""}}, "document"),
+        ({"kind": "embed", "template": None, "prefixes": {"query": 1}}, "prefixes"),
+        ({"pooling": "avg"}, "pooling"),
+    ],
+)
+def test_what_a_profile_of_ones_own_gets_wrong_is_named(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = own(tmp_path / "own.toml", **changes)
+    with pytest.raises(ProfileError, match=rf"own\.toml: .*{message}"):
+        profile.load_model_profile(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"id = ", b"\xff", b"{}", bytes(1 << 21)])
+def test_what_is_no_profile_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_bytes(content)
+    with pytest.raises(ProfileError, match=r"own\.toml"):
+        profile.load_model_profile(str(tmp_path / "own.toml"))
+
+
+def test_a_profile_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    for name, why in (
+        ("folder.toml", "directory"),
+        ("absent.toml", "No such file"),
+        ("a\0.toml", ""),
+    ):
+        with pytest.raises(ProfileError, match=f"cannot read the model profile .*{why}"):
+            profile.load_model_profile(str(tmp_path / name))

@@ -23,11 +23,11 @@ from runtime.profile import Shapes, load_target_profile
 from runtime.selection import (
     AUTO,
     ONNX,
-    Allowance,
+    EngineOptions,
     candidates,
     default_engine,
     open_best,
-    plan_misfit,
+    plan_mismatch,
     serving_target,
     setup_for,
 )
@@ -74,7 +74,7 @@ def manifest(
 
 
 @pytest.mark.parametrize(
-    ("wish", "target", "has_plan", "gpu", "wanted"),
+    ("requested", "target", "has_plan", "gpu", "wanted"),
     [
         (AUTO, "ort-tensorrt-fp16", True, H100, ["tensorrt", *CUDA_ORDER]),
         (AUTO, "ort-tensorrt-fp16", False, H100, CUDA_ORDER),
@@ -97,10 +97,10 @@ def manifest(
     ],
 )
 def test_order(
-    wish: str, target: str | None, has_plan: bool, gpu: Gpu | None, wanted: list[str]
+    requested: str, target: str | None, has_plan: bool, gpu: Gpu | None, wanted: list[str]
 ) -> None:
-    own = load_target_profile(target) if target else None
-    assert candidates(wish, own, has_plan=has_plan, gpu=gpu) == wanted
+    own_target = load_target_profile(target) if target else None
+    assert candidates(requested, own_target, has_plan=has_plan, gpu=gpu) == wanted
 
 
 def test_the_plan_is_the_default_where_there_is_one() -> None:
@@ -122,7 +122,7 @@ def test_the_plan_is_the_default_where_there_is_one() -> None:
     ],
 )
 def test_a_plan_fits_its_own_machine(gpu: Gpu, version: str, reason: str | None) -> None:
-    found = plan_misfit(manifest(plan=True), gpu, version, host_code=False)
+    found = plan_mismatch(manifest(plan=True), gpu, version, host_code=False)
     assert (found is None) == (reason is None)
     assert reason is None or reason in (found or "")
 
@@ -130,14 +130,14 @@ def test_a_plan_fits_its_own_machine(gpu: Gpu, version: str, reason: str | None)
 def test_a_version_compatible_plan_fits_later_versions_of_its_major_one() -> None:
     compatible = manifest(plan=True, version_compatible=True)
 
-    def misfit(version: str, *, host_code: bool = True) -> str | None:
-        return plan_misfit(compatible, H100, version, host_code=host_code)
+    def mismatch(version: str, *, host_code: bool = True) -> str | None:
+        return plan_mismatch(compatible, H100, version, host_code=host_code)
 
-    assert misfit("10.16.1.11") is None
-    assert misfit("10.17.0.1") is None
-    assert "found 10.13.0.1" in (misfit("10.13.0.1") or "")
-    assert "found 11.4.0.106" in (misfit("11.4.0.106") or "")
-    assert "NIM_TRT_ENGINE_HOST_CODE_ALLOWED" in (misfit("10.16.1.11", host_code=False) or "")
+    assert mismatch("10.16.1.11") is None
+    assert mismatch("10.17.0.1") is None
+    assert "found 10.13.0.1" in (mismatch("10.13.0.1") or "")
+    assert "found 11.4.0.106" in (mismatch("11.4.0.106") or "")
+    assert "NIM_TRT_ENGINE_HOST_CODE_ALLOWED" in (mismatch("10.16.1.11", host_code=False) or "")
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_the_command_that_rebuilds_it(
@@ -147,9 +147,9 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_command_that_rebuilds_it(
     monkeypatch.setattr(selection, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "x86_64", "580"))
     monkeypatch.setattr(selection, "tensorrt_version", lambda: "10.16.1.11")
     described = manifest(plan=True)
-    own = load_target_profile(described.target)
+    own_target = load_target_profile(described.target)
     with pytest.raises(EngineUnavailable) as caught:
-        open_best(tmp_path, "tensorrt", described, own, Allowance())
+        open_best(tmp_path, "tensorrt", described, own_target, EngineOptions())
     message = str(caught.value)
     assert "built for compute capability 9.0 (NVIDIA H100), found 8.9 (NVIDIA L4)" in message
     assert f"rerank-export build {tmp_path} --target tensorrt-fp16" in message
@@ -157,9 +157,9 @@ def test_a_plan_that_does_not_fit_is_refused_with_the_command_that_rebuilds_it(
 
 def test_a_plan_that_nobody_built_is_asked_for_by_its_command(tmp_path: Path) -> None:
     described = manifest("tensorrt-fp16")
-    own = load_target_profile("tensorrt-fp16")
+    own_target = load_target_profile("tensorrt-fp16")
     with pytest.raises(EngineUnavailable, match=r"needs model\.plan.*rerank-export build .*fp16"):
-        open_best(tmp_path, "tensorrt", described, own, Allowance())
+        open_best(tmp_path, "tensorrt", described, own_target, EngineOptions())
 
 
 def test_auto_goes_on_to_the_next_and_says_why(
@@ -176,8 +176,8 @@ def test_auto_goes_on_to_the_next_and_says_why(
 
     monkeypatch.setattr(selection, "open_engine", opening)
     monkeypatch.setattr(selection, "find_gpu", lambda: H100)
-    own = load_target_profile("ort-tensorrt-fp16")
-    open_best(tmp_path, AUTO, manifest(), own, Allowance(cache=tmp_path))
+    own_target = load_target_profile("ort-tensorrt-fp16")
+    open_best(tmp_path, AUTO, manifest(), own_target, EngineOptions(cache=tmp_path))
     assert [name for name, _ in tried] == CUDA_ORDER
     wanted = "auto chose engine onnxruntime-cuda; not onnxruntime-tensorrt: no libnvinfer here"
     assert wanted in caplog.text
@@ -193,9 +193,9 @@ def test_a_gpu_that_fails_is_no_reason_to_take_the_cpu(
 
     monkeypatch.setattr(selection, "open_engine", opening)
     monkeypatch.setattr(selection, "find_gpu", lambda: H100)
-    own = load_target_profile("ort-tensorrt-fp16")
+    own_target = load_target_profile("ort-tensorrt-fp16")
     with pytest.raises(EngineUnavailable, match="tensorrt is broken; not onnxruntime-cuda: onnx"):
-        open_best(tmp_path, AUTO, manifest(), own, Allowance())
+        open_best(tmp_path, AUTO, manifest(), own_target, EngineOptions())
 
 
 @pytest.mark.parametrize("failure", [EngineError("TensorRT refused the plan"), OutOfMemory()])
@@ -212,12 +212,12 @@ def test_auto_passes_over_an_engine_that_fails(
 
     monkeypatch.setattr(selection, "open_engine", opening)
     monkeypatch.setattr(selection, "find_gpu", lambda: H100)
-    own = load_target_profile("ort-tensorrt-fp16")
-    open_best(tmp_path, AUTO, manifest(), own, Allowance())
+    own_target = load_target_profile("ort-tensorrt-fp16")
+    open_best(tmp_path, AUTO, manifest(), own_target, EngineOptions())
     assert f"onnxruntime-cuda; not onnxruntime-tensorrt: {failure}" in caplog.text
     # Asked for by name it stops the start.
     with pytest.raises(type(failure)):
-        open_best(tmp_path, "onnxruntime-tensorrt", manifest(), own, Allowance())
+        open_best(tmp_path, "onnxruntime-tensorrt", manifest(), own_target, EngineOptions())
 
 
 @pytest.mark.parametrize("failure", [EngineError("no session"), OutOfMemory()])
@@ -236,11 +236,11 @@ def test_a_gpu_that_fails_is_worth_another_start_and_a_missing_one_is_not(
     monkeypatch.setattr(selection, "open_engine", opening)
     monkeypatch.setattr(selection, "find_gpu", lambda: H100)
     described = manifest("cpu-fp32")
-    own = load_target_profile("cpu-fp32")
+    own_target = load_target_profile("cpu-fp32")
     with pytest.raises(EngineError, match=r"no libnvinfer.*the target that runs on onnxrun"):
-        open_best(tmp_path, AUTO, described, own, Allowance())
+        open_best(tmp_path, AUTO, described, own_target, EngineOptions())
     raised = EngineUnavailable("no CUDA here")
-    assert open_best(tmp_path, AUTO, described, own, Allowance()).device == "cpu"
+    assert open_best(tmp_path, AUTO, described, own_target, EngineOptions()).device == "cpu"
 
 
 def test_a_gpu_that_is_lost_ends_the_choice(
@@ -251,9 +251,9 @@ def test_a_gpu_that_is_lost_ends_the_choice(
 
     monkeypatch.setattr(selection, "open_engine", opening)
     monkeypatch.setattr(selection, "find_gpu", lambda: H100)
-    own = load_target_profile("cpu-fp32")
+    own_target = load_target_profile("cpu-fp32")
     with pytest.raises(DeviceLost):
-        open_best(tmp_path, AUTO, manifest("cpu-fp32"), own, Allowance())
+        open_best(tmp_path, AUTO, manifest("cpu-fp32"), own_target, EngineOptions())
 
 
 @pytest.mark.parametrize(
@@ -293,19 +293,19 @@ def test_auto_cuts_no_rows_that_another_engine_takes_whole(
     monkeypatch.setattr(selection, "find_gpu", lambda: H100)
     monkeypatch.setattr(selection, "tensorrt_version", lambda: "10.16.1.11")
     described = msgspec.structs.replace(manifest(target, plan=plan), max_tokens=most)
-    own = load_target_profile(target)
-    open_best(tmp_path, AUTO, described, own, Allowance(max_tokens=allowed))
+    own_target = load_target_profile(target)
+    open_best(tmp_path, AUTO, described, own_target, EngineOptions(max_tokens=allowed))
     assert tried == [chosen]
 
 
-def test_asked_for_hardware_that_is_missing_is_said(
+def test_asked_for_hardware_that_is_missing_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.engines.find_gpu", lambda: None)
     monkeypatch.setattr(selection, "find_gpu", lambda: None)
-    own = load_target_profile("cuda-fp16")
+    own_target = load_target_profile("cuda-fp16")
     with pytest.raises(EngineUnavailable, match="needs an NVIDIA GPU and none is visible"):
-        open_best(tmp_path, "onnxruntime-cuda", manifest("cuda-fp16"), own, Allowance())
+        open_best(tmp_path, "onnxruntime-cuda", manifest("cuda-fp16"), own_target, EngineOptions())
 
 
 def test_limits_are_those_of_the_engine_that_runs() -> None:
@@ -318,11 +318,11 @@ def test_limits_are_those_of_the_engine_that_runs() -> None:
 
 
 def test_what_an_engine_is_opened_for() -> None:
-    own = load_target_profile("ort-tensorrt-fp16")
-    allowed = Allowance(max_rows=8, max_tokens=128, memory_bytes=1 << 30, host_code=True)
-    found = setup_for("onnxruntime-tensorrt", manifest(), own, allowed)
+    own_target = load_target_profile("ort-tensorrt-fp16")
+    allowed = EngineOptions(max_rows=8, max_tokens=128, memory_bytes=1 << 30, host_code=True)
+    found = setup_for("onnxruntime-tensorrt", manifest(), own_target, allowed)
     assert (found.max_rows, found.max_tokens, found.memory_bytes) == (8, 128, 1 << 30)
     assert found.inputs == ("input_ids", "attention_mask")
     assert found.host_code
-    assert setup_for("onnxruntime-cpu", None, None, Allowance(max_rows=999)).max_rows == 64
+    assert setup_for("onnxruntime-cpu", None, None, EngineOptions(max_rows=999)).max_rows == 64
     assert setup_for("mock", None, None, allowed) == EngineSetup()

@@ -20,13 +20,13 @@ from runtime.errors import (
     DeadlineExceeded,
     ForbiddenText,
     InputTooLong,
-    InputTypeWanted,
+    InputTypeRequired,
     NoInputs,
     NoPassages,
     NoTokens,
     ProfileError,
-    TokenizerGaveUp,
-    VastText,
+    TextTooLarge,
+    TokenizerFailed,
 )
 from runtime.text import (
     Encoding,
@@ -133,12 +133,48 @@ def test_the_passage_gives_way_before_query_and_template(
     assert len(found.rows[0]) == max_tokens
 
 
+TAILED = "ask:{query}\npassage:{passage}\nanswer:"
+
+
+@pytest.mark.parametrize(
+    ("truncate", "max_tokens", "expected"),
+    [
+        ("END", 28, "ask:why\npassage:beca\nanswer:"),
+        ("START", 28, "ask:why\npassage:ause\nanswer:"),
+        ("END", 24, "ask:why\npassage:\nanswer:"),
+        ("START", 24, "ask:why\npassage:\nanswer:"),
+        ("END", 12, "ask:\nanswer:"),
+        ("START", 12, "age:\nanswer:"),
+        ("END", 5, "\nansw"),
+        ("START", 5, "swer:"),
+    ],
+)
+def test_a_tail_outlives_the_passage_and_the_query(
+    truncate: Truncate, max_tokens: int, expected: str
+) -> None:
+    tokenizer = byte_tokenizer()
+    bos = with_bos(tokenizer)
+    found = PairEncoder(tokenizer, TAILED, max_tokens + 1).encode("why", ["because"], truncate)
+    assert found.rows[0].token_ids[0] == bos
+    assert text_of(found.rows[0].token_ids[1:]) == expected
+    assert found.truncated == 1
+
+
+@pytest.mark.parametrize("truncate", ["END", "START"])
+def test_a_vast_text_before_a_tail_is_cut_as_a_whole_one_would_be(truncate: Truncate) -> None:
+    vast = "".join(f"word{i} " for i in range(20_000))
+    row = encoder(60, TAILED).encode("why", [vast], truncate).rows[0]
+    kept = 60 - len(TAILED.format(query="why", passage=""))
+    part = vast[:kept] if truncate == "END" else vast[-kept:]
+    assert text_of(row.token_ids) == TAILED.format(query="why", passage=part)
+
+
 def test_only_cut_passages_are_counted() -> None:
     found = encoder(28).encode("why", ["because", "ok", "because of it"], "END")
     assert found.truncated == 2
 
 
-def test_without_truncation_the_true_length_is_told() -> None:
+def test_without_truncation_the_true_length_is_reported() -> None:
     with pytest.raises(InputTooLong) as caught:
         encoder(30).encode("why", ["ok", "because"])
     assert str(caught.value) == "Input length 32 exceeds maximum allowed token size 30"
@@ -282,7 +318,7 @@ def test_a_vast_text_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
     assert row.token_ids.tolist() == kept.tolist()
 
 
-def test_a_vast_texts_true_length_is_told() -> None:
+def test_a_vast_texts_true_length_is_reported() -> None:
     vast = "word " * 30_000
     with pytest.raises(InputTooLong, match=f"Input length {len(vast) + 25} exceeds"):
         encoder(60).encode("why", ["short", vast])
@@ -291,9 +327,9 @@ def test_a_vast_texts_true_length_is_told() -> None:
 def test_of_a_text_that_is_too_long_anyway_not_all_is_counted() -> None:
     looks = itertools.count()
     vast = "word " * 2_000_000  # ten times what is counted
-    with pytest.raises(InputTooLong) as told:
+    with pytest.raises(InputTooLong) as message:
         encoder(60).encode("why", [vast], "NONE", lambda: next(looks))
-    assert told.value.found_tokens == pytest.approx(len(vast), rel=0.01)
+    assert message.value.found_tokens == pytest.approx(len(vast), rel=0.01)
     assert next(looks) < 30
 
 
@@ -307,9 +343,9 @@ def test_a_vast_query_is_bounded_too() -> None:
 
 def test_a_vast_query_is_counted_in_pieces() -> None:
     watched = Watched(60)
-    with pytest.raises(InputTooLong) as told:
+    with pytest.raises(InputTooLong) as message:
         watched.encode("why " * 500_000, ["because"], "NONE")
-    assert told.value.found_tokens == pytest.approx(2_000_000, rel=0.01)
+    assert message.value.found_tokens == pytest.approx(2_000_000, rel=0.01)
     assert max(len(query) for query, _ in watched.tokenized) == 0
 
 
@@ -319,7 +355,7 @@ def test_what_is_vast_and_has_few_tokens_is_refused(where: str) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     blanks = "a" + " " * 5_000_000 + "b"
     texts = ("a", blanks) if where == "passage" else (blanks, "a")
-    with pytest.raises(VastText, match="found 5000003 characters, wanted at most 4194304"):
+    with pytest.raises(TextTooLarge, match="found 5000003 characters, wanted at most 4194304"):
         PairEncoder(tokenizer, None, 100).encode(texts[0], [texts[1]])
     assert len(PairEncoder(tokenizer, None, 100).encode("a", [blanks], "END").rows[0]) <= 3
 
@@ -499,7 +535,7 @@ def test_a_symmetric_model_puts_nothing_before_a_text(input_type: str | None) ->
 
 
 def test_an_asymmetric_model_wants_to_know_the_type() -> None:
-    with pytest.raises(InputTypeWanted) as caught:
+    with pytest.raises(InputTypeRequired) as caught:
         text_encoder(100).encode(["because"], None)
     assert str(caught.value) == "'input_type' parameter is required for asymmetric models"
 
@@ -544,7 +580,7 @@ def test_a_vast_input_is_cut_as_a_whole_one_would_be(truncate: str) -> None:
     assert text_of(row.token_ids) == f"passage: {kept}"
 
 
-def test_a_vast_inputs_true_length_is_told() -> None:
+def test_a_vast_inputs_true_length_is_reported() -> None:
     vast = "word " * 30_000
     with pytest.raises(InputTooLong, match=f"Input length {len(vast) + 7} exceeds"):
         text_encoder(60).encode(["short", vast], "query")
@@ -660,15 +696,15 @@ def test_a_file_at_which_the_library_panics_is_an_artifact_s_error(
 
 
 @pytest.mark.parametrize("truncate", ["NONE", "END"])
-def test_a_tokenizer_that_gives_up_is_told(truncate: Truncate) -> None:
+def test_a_tokenizer_that_gives_up_is_reported(truncate: Truncate) -> None:
     """Its pattern meets the library's limit of retries, which panics: that is no Exception."""
     tokenizer = byte_tokenizer()
     split = pre_tokenizers.Split(tokenizers.Regex("(a|aa)+b"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel()])
     encoder, bad = PairEncoder(tokenizer, None, 60), "a" * 50
     assert len(encoder.encode("q", ["aab"], truncate).rows) == 1
-    with pytest.raises(TokenizerGaveUp, match="gave up on a text") as told:
+    with pytest.raises(TokenizerFailed, match="gave up on a text") as message:
         encoder.encode("q", ["fine", bad], truncate)
-    assert bad not in str(told.value)
-    with pytest.raises(TokenizerGaveUp):
+    assert bad not in str(message.value)
+    with pytest.raises(TokenizerFailed):
         next(tokens_of(tokenizer, [bad], 60, add_special_tokens=False, check=unchecked))

@@ -30,7 +30,7 @@ def test_an_estimate_stays_while_the_engine_works() -> None:
 
 def test_a_new_model_goes_by_what_the_one_before_took() -> None:
     before, new = measured(*[2.0] * 8), measured(1.0)
-    new.follow(before)
+    new.inherit_estimates(before)
     assert new.predicted_s(100, 1000.0, busy=False) == 2.0
     assert measured(1.0).predicted_s(100, 1000.0, busy=False) == 0.0
     assert before.predicted_s(100, 1000.0, busy=False) == 2.0

@@ -108,12 +108,12 @@ def test_added_tokens_are_bounded_before_they_are_normalised() -> None:
     )
     with pytest.raises(ArtifactError, match=r"makes up to 1e\+07 characters"):
         check_tokenizer(raw)
-    for tokens, told in (
+    for tokens, message in (
         ([{"content": "x"}] * 70_000, "70000 added_tokens"),
         ([{"content": "x" * (2 << 20)}], f"{2 << 20} characters of added_tokens"),
         ([{"content": "x" * 300}], "300 characters of an added token"),
     ):
-        with pytest.raises(ArtifactError, match=told):
+        with pytest.raises(ArtifactError, match=message):
             check_tokenizer(with_json(made(), added_tokens=tokens))
 
 
@@ -129,17 +129,19 @@ def test_growth_of_normalized_added_tokens_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vocab", "told"),
+    ("vocab", "message"),
     [
         ({f"w{n}": n for n in range(9000)}, "9000 entries"),
         ({f"w{n}": n % 3 for n in range(9000)}, "9000 entries"),
         ([[f"w{n}", -1.5] for n in range(9000)], "9001 entries"),
     ],
 )
-def test_a_vocabulary_is_counted_before_it_is_built(vocab: Any, told: str) -> None:
+def test_a_vocabulary_is_counted_before_it_is_built(vocab: Any, message: str) -> None:
     """The type that it is for does not exist: the library would say so."""
     raw = with_json(made(), model={"type": "none", "vocab": vocab, "merges": []})
-    with pytest.raises(ArtifactError, match=f"{told} in its vocabulary, of which the model knows"):
+    with pytest.raises(
+        ArtifactError, match=f"{message} in its vocabulary, of which the model knows"
+    ):
         check_tokenizer(raw, vocabulary=1000)
     check_tokenizer(raw)
 
@@ -157,7 +159,7 @@ def template(**pieces: list[str]) -> processors.TemplateProcessing:
 
 
 @pytest.mark.parametrize(
-    ("processor", "told"),
+    ("processor", "message"),
     [
         (template(single=["[S]"] * 300 + ["$A"], pair=["$A", "$B"]), "300 special tokens"),
         (template(single=["$A"], pair=["$A", "$B"] + ["[S]"] * 300), "300 special tokens"),
@@ -177,19 +179,19 @@ def template(**pieces: list[str]) -> processors.TemplateProcessing:
         (processors.Sequence([processors.ByteLevel()] * 300), "300 steps"),
     ],
 )
-def test_what_is_put_around_a_text_is_bounded(processor: Any, told: str) -> None:
-    with pytest.raises(ArtifactError, match=told):
+def test_what_is_put_around_a_text_is_bounded(processor: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
         check_tokenizer(made(post_processor=processor).to_str().encode())
 
 
-def test_a_part_of_any_size_is_told_unread() -> None:
+def test_a_part_of_any_size_is_refused_unread() -> None:
     pieces = [{"SpecialToken": {"id": "[S]", "type_id": 0}}] * 200_000
     with pytest.raises(ArtifactError, match="bytes of post_processor, wanted"):
         check_tokenizer(with_json(made(), post_processor={"single": pieces}))
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         (models.WordPiece({"u": 0}, unk_token="u", max_input_chars_per_word=10**6), "1000000 as"),
         (models.WordPiece({"u" * 999: 0}, unk_token="u" * 999), "999 characters of unk_token"),
@@ -201,8 +203,8 @@ def test_a_part_of_any_size_is_told_unread() -> None:
         ),
     ],
 )
-def test_what_is_copied_for_each_word_is_bounded(model: Any, told: str) -> None:
-    with pytest.raises(ArtifactError, match=told):
+def test_what_is_copied_for_each_word_is_bounded(model: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
         check_tokenizer(made(model=model).to_str().encode())
 
 
@@ -270,7 +272,7 @@ def test_patterns_that_take_one_way_are_taken(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer", "decoder"])
-def test_a_vast_pattern_is_told_unread(part: str) -> None:
+def test_a_vast_pattern_is_refused_unread(part: str) -> None:
     replace = {"type": "Replace", "pattern": {"Regex": "a|" * 9000 + "b"}, "content": ""}
     raw = with_json(made(), **{part: {"type": "Sequence", "any": [[replace]]}})
     with pytest.raises(ArtifactError, match="18001 bytes of patterns in a part, wanted 16384"):
@@ -367,7 +369,7 @@ def test_a_bomb_is_refused_where_it_lies(tmp_path: Path) -> None:
         load_tokenizer(path)
 
 
-def test_a_part_of_any_depth_is_told(tmp_path: Path) -> None:
+def test_a_part_of_any_depth_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     for deep in (200, 50_000):
         part = '{"type":"Sequence","normalizers":[' * deep + "]}" * deep

@@ -61,7 +61,7 @@ def embedder() -> Iterator[Embedder]:
 
 def end(model: Model) -> None:
     """Until its threads have done what they had begun."""
-    for threads in (model._tokenizing._threads, model._tokenizing._lister):
+    for threads in (model._tokenizer_pool._threads, model._tokenizer_pool._listing_thread):
         threads.shutdown(wait=True)
 
 

@@ -45,7 +45,7 @@ def test_it_bounds_the_batches_and_no_hash_minds(artifact: Path) -> None:
     ]
 
 
-def test_another_machine_is_told_why(
+def test_another_machine_logs_why(
     artifact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_tuning(artifact, tuning(artifact))
@@ -57,7 +57,7 @@ def test_another_machine_is_told_why(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"token_budget": 4096}, "it allows 4096 tokens"),
         ({"padding_waste": 0.5}, "0.5 of padding"),
@@ -68,13 +68,13 @@ def test_another_machine_is_told_why(
     ],
 )
 def test_what_does_not_fit_is_ignored_with_its_reason(
-    artifact: Path, caplog: pytest.LogCaptureFixture, change: dict[str, object], told: str
+    artifact: Path, caplog: pytest.LogCaptureFixture, change: dict[str, object], message: str
 ) -> None:
     content = msgspec.to_builtins(tuning(artifact)) | change
     (artifact / TUNING_FILE).write_text(json.dumps(content))
     with caplog.at_level(logging.WARNING):
         assert opened_info(artifact).token_budget == 1024
-    assert told in caplog.text
+    assert message in caplog.text
 
 
 def test_fewer_rows_a_call_stay_fewer(artifact: Path) -> None:

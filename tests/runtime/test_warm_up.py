@@ -70,7 +70,7 @@ def test_batches_are_cut_to_what_fits_before_anybody_waits(
     assert [call for call in calls if np.prod(call) > 300] == refused
 
 
-def test_a_longest_row_without_memory_is_told_and_the_others_are_served(
+def test_a_longest_row_without_memory_is_logged_and_the_others_are_served(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     on_gpu(monkeypatch, room=300)
@@ -126,7 +126,7 @@ def test_a_row_is_padded_beside_a_longer_one(monkeypatch: pytest.MonkeyPatch, ki
     monkeypatch.setattr(MockEngine, "lanes", 2)
     masks = masks_of(monkeypatch)
     model = mock_model(kind)
-    model.bound_batches(BatchLimits(max_rows=64, token_budget=1024, padding_waste=0.0))
+    model.set_limits(BatchLimits(max_rows=64, token_budget=1024, padding_waste=0.0))
     model.warm_up()
     model.close()
     padded = [mask for mask in masks if mask.min() == 0]
@@ -145,7 +145,7 @@ def test_where_no_call_has_two_rows_or_none_is_shorter_nothing_is_padded(
     assert all(mask.min() == 1 for mask in masks)
 
 
-def test_requests_have_no_company(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_have_no_padding_row(monkeypatch: pytest.MonkeyPatch) -> None:
     model = mock_model("rank")
     assert isinstance(model, Ranker)
     model.warm_up()

@@ -62,7 +62,7 @@ def in_process(
         )
         # Ends the process, as the last thing that the thread does that loads the models.
         reasons: list[str] = []
-        with mock.patch.object(service, "give_up", reasons.append):
+        with mock.patch.object(service, "abort_start", reasons.append):
             running.enter_context(portal.wrap_async_context_manager(_lifespan(app)))
             wait_until(lambda: _is_ready(http, reasons))
         yield InProcess(http, settings)

@@ -11,7 +11,7 @@ from checks.ports import free_ports
 from server import addresses
 from server.addresses import addresses_of
 from server.kserve.grpc_service import GrpcServer
-from server.listen import take_port
+from server.listen import bind_port
 from server.service import Service
 from server.settings import SettingsError, read_settings
 from tests.server.conftest import Start
@@ -23,7 +23,7 @@ IPV4, IPV6 = "127.0.0.1", "::1"
 
 def has_ipv6() -> bool:
     try:
-        addresses.bound(IPV6, 0).close()
+        addresses.bind(IPV6, 0).close()
     except OSError:
         return False
     return True
@@ -60,7 +60,7 @@ def test_all_ports_listen_on_the_same_addresses(serve: Serve, host: str, wanted:
     named = ("NIM_TRITON_METRICS_PORT", "NIM_TRITON_GRPC_PORT", "NIM_HTTP_TRITON_PORT")
     given = dict(zip(named, map(str, others), strict=True))
     server = serve({"ENABLE_MOCK_INFERENCE": "1", "NIM_BIND_ADDR": f"{host}:{api}", **given})
-    taken = take_port(server.settings.host, server.settings.port, "NIM_HTTP_API_PORT")
+    taken = bind_port(server.settings.host, server.settings.port, "NIM_HTTP_API_PORT")
     try:
         assert [answering(port) for port in (api, *others)] == [wanted] * 4
     finally:
@@ -118,7 +118,7 @@ def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_ipv6
 def test_connections_that_ended_lately_do_not_open_grpc_to_ipv6() -> None:
     """Their addresses stay taken for a minute, of a port that nobody listens at."""
-    with addresses.bound(IPV6, 0) as before:
+    with addresses.bind(IPV6, 0) as before:
         before.listen()
         port = before.getsockname()[1]
         with socket.create_connection((IPV6, port), PATIENCE_S) as caller:
@@ -150,11 +150,11 @@ def test_want_of_sockets_is_no_want_of_ipv6(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_port_that_is_taken_at_one_of_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     monkeypatch.setattr("server.listen.addresses_of", lambda _: ["127.0.0.1", "127.0.0.2"])
-    with addresses.bound("127.0.0.2", port) as other:
+    with addresses.bind("127.0.0.2", port) as other:
         other.listen()
         with pytest.raises(SettingsError, match=f"NAME: found port {port} .* free on 127.0.0.2"):
-            take_port("x", port, "NAME")
-    for one in take_port("x", port, "NAME"):  # nothing of the first try is left
+            bind_port("x", port, "NAME")
+    for one in bind_port("x", port, "NAME"):  # nothing of the first try is left
         one.close()
 
 
@@ -164,14 +164,14 @@ def test_a_port_of_grpc_that_is_taken(host: str) -> None:
         await GrpcServer(Service(read_settings({"ENABLE_MOCK_INFERENCE": "1"}))).start(host, port)
 
     (port,) = free_ports(1)
-    with addresses.bound(IPV4, port) as other:
+    with addresses.bind(IPV4, port) as other:
         other.listen()
         with pytest.raises(SettingsError, match=f"NIM_TRITON_GRPC_PORT: found port {port}"):
             asyncio.run(listen(port))
 
 
 @needs_ipv6
-def test_the_process_listens_as_it_is_told(start: Start) -> None:
+def test_the_process_listens_where_the_settings_say(start: Start) -> None:
     server = start({"ENABLE_MOCK_INFERENCE": "1", "NIM_BIND_ADDR": "[::]:1"}, triton=True).ready()
     ports = (server.port, server.metrics_port, server.grpc_port, server.triton_port)
     assert [answering(port) for port in ports] == [{IPV4, IPV6}] * 4

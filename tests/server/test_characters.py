@@ -7,7 +7,7 @@ import pytest
 
 from server import characters
 from server.characters import wider_bytes
-from server.turns import SLICE_BYTES, Turns
+from server.time_slices import SLICE_BYTES, TimeSlices
 
 WORD, LONG = "word ", SLICE_BYTES // 2
 TEXTS = {
@@ -23,7 +23,7 @@ TEXTS = {
 
 
 def wider(*texts: str) -> int:
-    return asyncio.run(wider_bytes((memoryview(text.encode()) for text in texts), Turns()))
+    return asyncio.run(wider_bytes((memoryview(text.encode()) for text in texts), TimeSlices()))
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -39,12 +39,14 @@ def test_one_wide_text_widens_no_other() -> None:
 
 
 @pytest.mark.parametrize("texts", [[b"x" * 8 * SLICE_BYTES], [b"x"] * 2048])
-def test_others_have_their_turn(texts: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_run_between_time_slices(
+    texts: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between slices of one text, and between many texts."""
     monkeypatch.setattr(characters, "_TEXT_COST", SLICE_BYTES // 256)
     taken = 0
 
-    class Counted(Turns):
+    class Counted(TimeSlices):
         async def wait(self) -> None:
             nonlocal taken
             taken += 1

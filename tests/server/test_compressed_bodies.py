@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from server import connection
-from server.connection import Bodies
-from server.errors import NotValid
+from server.connection import BodyBudget
+from server.errors import InvalidRequest
 from server.inflating import Inflater
-from server.turns import SLICE_BYTES, Turns
+from server.time_slices import SLICE_BYTES, TimeSlices
 from tests.server.conftest import BODY_LIMIT_BYTES, Server
 from tests.server.in_process import InProcess
 from tests.server.surfaces.kserve_requests import INFER, binary, body, elements
@@ -67,7 +67,7 @@ def sent(client: httpx.Client, path: str, raw: bytes, *codings: str) -> httpx.Re
     return client.post(path, content=raw, headers=headers)
 
 
-def told(answer: httpx.Response) -> object:
+def outcome(answer: httpx.Response) -> object:
     """What must be the same for the same request: all but ids."""
     if answer.headers["content-type"] != "application/json":
         return answer.content
@@ -85,7 +85,7 @@ def test_a_compressed_body_is_answered_as_a_plain_one(
     plain = sent(client, path, raw)
     answer = sent(client, path, compress(raw), coding)
     assert answer.status_code == plain.status_code == 200, answer.text
-    assert told(answer) == told(plain)
+    assert outcome(answer) == outcome(plain)
 
 
 @pytest.mark.parametrize("form", list(FORMS))
@@ -183,9 +183,11 @@ def test_a_bomb_is_refused_before_it_is_inflated(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
-    hold = Bodies.hold
+    reserve = BodyBudget.reserve
     monkeypatch.setattr(
-        Bodies, "hold", lambda self, count, size: held.append(count) or hold(self, count, size)
+        BodyBudget,
+        "reserve",
+        lambda self, count, size: held.append(count) or reserve(self, count, size),
     )
     raw = bomb(32 << 20)
     assert len(raw) < BODY_LIMIT_BYTES
@@ -198,11 +200,15 @@ def test_room_is_counted_of_inflated_bytes(
 ) -> None:
     """And given back with the answer."""
     held: list[int] = []
-    hold, end = Bodies.hold, Bodies._end
+    reserve, end = BodyBudget.reserve, BodyBudget._end
     monkeypatch.setattr(
-        Bodies, "hold", lambda self, count, size: held.append(count) or hold(self, count, size)
+        BodyBudget,
+        "reserve",
+        lambda self, count, size: held.append(count) or reserve(self, count, size),
     )
-    monkeypatch.setattr(Bodies, "_end", lambda self, size: held.append(-size) or end(self, size))
+    monkeypatch.setattr(
+        BodyBudget, "_end", lambda self, size: held.append(-size) or end(self, size)
+    )
     raw = RAW.ljust(50_000)
     assert sent(mock_in_process.http, "/v1/ranking", gzip.compress(raw), "gzip").status_code == 200
     assert held[0] == len(raw)
@@ -219,7 +225,7 @@ def test_what_has_no_room_is_refused_while_it_is_inflated(
     assert (served, sent(client, "/v1/ranking", raw, "gzip").status_code) == (200, 503)
 
 
-class Steps(Turns):
+class Steps(TimeSlices):
     """Turns that count how often they were waited for."""
 
     def __init__(self) -> None:
@@ -232,13 +238,13 @@ class Steps(Turns):
 
 
 def inflated(
-    coding: str, pieces: list[bytes], turns: Turns | None = None
+    coding: str, pieces: list[bytes], slices: TimeSlices | None = None
 ) -> tuple[bytes, list[int]]:
     """What `pieces` become, and the sizes of the parts."""
     parts: list[bytes] = []
 
     async def run() -> None:
-        inflater = Inflater(coding, turns or Turns())
+        inflater = Inflater(coding, slices or TimeSlices())
         for piece in pieces:
             await inflater.inflate(piece, parts.append)
         inflater.end()
@@ -263,19 +269,19 @@ def test_parts_are_bounded_and_all_there(coding: str, size: int) -> None:
     """Also where the last byte of a full part is the stream's."""
     raw = b" " * size
     compress = gzip.compress if coding == "gzip" else zlib.compress
-    turns = Steps()
-    found, sizes = inflated(coding, [compress(raw)], turns)
+    slices = Steps()
+    found, sizes = inflated(coding, [compress(raw)], slices)
     assert found == raw
     assert max(sizes) <= SLICE_BYTES
-    assert turns.waits == len(sizes) - 1
+    assert slices.waits == len(sizes) - 1
 
 
 @pytest.mark.parametrize("unit", [gzip.compress(b""), gzip.compress(b"x")], ids=["empty", "short"])
-def test_members_do_not_each_cost_a_turn(unit: bytes) -> None:
-    turns = Steps()
+def test_members_do_not_each_cost_a_time_slice(unit: bytes) -> None:
+    slices = Steps()
     raw = unit * 10_000
-    assert len(inflated("gzip", [raw], turns)[0]) in (0, 10_000)
-    assert turns.waits == -(-len(raw) // 8192) - 1
+    assert len(inflated("gzip", [raw], slices)[0]) in (0, 10_000)
+    assert slices.waits == -(-len(raw) // 8192) - 1
 
 
 def test_others_go_on_while_a_body_is_inflated() -> None:
@@ -283,10 +289,10 @@ def test_others_go_on_while_a_body_is_inflated() -> None:
     order: list[int] = []
 
     async def run() -> None:
-        turns = Turns()
+        slices = TimeSlices()
 
         async def one(number: int) -> None:
-            inflater = Inflater("gzip", turns)
+            inflater = Inflater("gzip", slices)
             await inflater.inflate(bomb(8 * SLICE_BYTES), lambda _: order.append(number))
 
         await asyncio.gather(one(1), one(2))
@@ -297,7 +303,7 @@ def test_others_go_on_while_a_body_is_inflated() -> None:
 
 def test_bytes_behind_the_end_are_refused_as_they_come() -> None:
     whole = zlib.compress(RAW)
-    with pytest.raises(NotValid, match="behind its end"):
+    with pytest.raises(InvalidRequest, match="behind its end"):
         inflated("deflate", [whole, b"x"])
 
 

@@ -55,12 +55,12 @@ def test_every_dialect_names_the_text(server: InProcess) -> None:
         for text in (*BLANK, *UNKNOWN):
             answer = server.http.post(path.format(name), json=body(text))
             assert answer.status_code == (422 if path == "/rerank" else 400), path
-            told = json.dumps(answer.json())
+            reply = json.dumps(answer.json())
             blank = query and text in BLANK
             wanted = (
                 f"{query}: this text is blank" if blank else f"{passage}: this text has no tokens"
             )
-            assert wanted in told, path
+            assert wanted in reply, path
     assert server.get("/v1/health/live").status_code == 200
     good = {"query": {"text": "a"}, "passages": [{"text": "d"}, {"text": "x"}]}
     assert server.rank(good).status_code == 200

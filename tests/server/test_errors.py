@@ -15,14 +15,14 @@ def test_what_an_error_went_through_is_not_kept(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Futures and the errors that they hold keep each other, and the texts of the request."""
-    told: list[Any] = []
-    monkeypatch.setattr(errors, "log_failure", lambda error, _: told.append(weakref.ref(error)))
+    logged: list[Any] = []
+    monkeypatch.setattr(errors, "log_failure", lambda error, _: logged.append(weakref.ref(error)))
     body = {"query": {"text": "q"}, "passages": [{"text": "x" * 1000}]}
     gc.collect()
     gc.disable()
     try:
         assert client.post("/v1/ranking", json=body).status_code == 422
-        wait_until(lambda: told[0]() is None)
+        wait_until(lambda: logged[0]() is None)
     finally:
         gc.enable()
 
@@ -35,6 +35,6 @@ def test_causes_that_go_in_a_circle_are_released_too() -> None:
         except (ValueError, KeyError):
             pass
     first.__cause__, second.__cause__ = second, first
-    errors.release(first)
+    errors.drop_tracebacks(first)
     assert first.__traceback__ is second.__traceback__ is None
-    errors.release(None)
+    errors.drop_tracebacks(None)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from server import framing, lingering
-from server.hosts import HostGuard
+from server.hosts import AllowedHostsMiddleware
 from server.settings import read_settings
 from server.surfaces import nim
 from tests.server.wire import Wire, deny, echo
@@ -88,7 +88,7 @@ async def test_an_answer_to_a_whole_request_keeps_the_connection() -> None:
 
 
 @in_loop
-async def test_many_chunks_are_parsed_in_turns_that_all_connections_share() -> None:
+async def test_many_chunks_are_parsed_in_time_slices_that_all_connections_share() -> None:
     """As many events in one iteration of the loop as a turn has, whatever came on how many
     connections, and nothing more is read meanwhile."""
     wires = [Wire(echo) for _ in range(4)]
@@ -100,7 +100,7 @@ async def test_many_chunks_are_parsed_in_turns_that_all_connections_share() -> N
     while not all(wire.written for wire in wires):
         before = sum(wire.events for wire in wires)
         await asyncio.sleep(0)
-        assert sum(wire.events for wire in wires) - before <= framing._EVENTS_A_TURN
+        assert sum(wire.events for wire in wires) - before <= framing._EVENTS_PER_SLICE
         for wire in wires:
             if not wire.paused and wire.events > 8000 and not wire.written:
                 wire.send(b"0\r\n\r\n")
@@ -109,7 +109,7 @@ async def test_many_chunks_are_parsed_in_turns_that_all_connections_share() -> N
 
 
 @in_loop
-async def test_a_small_request_does_not_wait_for_the_turns_of_others() -> None:
+async def test_a_small_request_does_not_wait_for_the_time_slices_of_others() -> None:
     wires = [Wire(echo) for _ in range(50)]
     for wire in wires:
         wire.send(CHUNKED + ONE_BYTE * 8000)
@@ -131,7 +131,7 @@ async def test_what_chunks_add_to_a_body_is_bounded(chunk: bytes, chunks: int) -
     wire.send(CHUNKED)
     rest = chunk * chunks or chunk + b"\r\n0\r\n" + b"a: b\r\n" * 40_000
     for begin in range(0, len(rest), MIB // 4):
-        await wire.until(lambda: wire.protocol._ends or not wire.paused)
+        await wire.until(lambda: wire.protocol._closing_early or not wire.paused)
         wire.send(rest[begin : begin + MIB // 4])
     assert await wire.answered() in (400, 431)
     assert b"\r\nconnection: close\r\n" in wire.written
@@ -222,7 +222,7 @@ async def test_what_could_be_read_in_two_ways_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "answer"),
     [
         (b"GET http://other:80/p?q=1 HTTP/1.1", b"/p other:80 0"),
         (b"GET HTTPS://[::1]/p HTTP/1.1", b"/p [::1] 0"),
@@ -236,12 +236,12 @@ async def test_what_could_be_read_in_two_ways_is_refused(name: str) -> None:
     ],
 )
 @in_loop
-async def test_targets(line: bytes, told: bytes) -> None:
+async def test_targets(line: bytes, answer: bytes) -> None:
     """A whole address is its path, and its authority stands for Host (RFC 9112, 3.2.2)."""
     wire = Wire(echo)
     wire.send(line + b"\r\nhost: h\r\n\r\n")
     assert await wire.answered() == 200
-    assert wire.written.endswith(b"\r\n\r\n" + told)
+    assert wire.written.endswith(b"\r\n\r\n" + answer)
 
 
 @pytest.mark.parametrize(("target", "status"), [(b"/p", 400), (b"http://rank.me:80/p", 200)])
@@ -251,7 +251,7 @@ async def test_the_host_of_an_address_is_the_one_that_must_be_allowed(
 ) -> None:
     settings = read_settings({"ENABLE_MOCK_INFERENCE": "1", "RERANK_ALLOWED_HOSTS": "rank.me"})
     for given in (target, target.replace(b"rank", b"evil")):
-        wire = Wire(HostGuard(echo, settings, lambda _: nim.voice))
+        wire = Wire(AllowedHostsMiddleware(echo, settings, lambda _: nim.error_body))
         wire.send(b"GET " + given + b" HTTP/1.1\r\nhost: evil.me\r\n\r\n")
         assert await wire.answered() == (status if given == target else 400)
 
@@ -282,7 +282,7 @@ async def test_an_empty_line_before_a_request_is_ignored(size: int) -> None:
             wire.send(raw[begin : begin + size])
         await wire.until(lambda count=count: wire.written.count(b"/p h 2") == count)
     wire.send(b"\r\n")
-    assert wire.protocol.has_begun_a_head  # it has no more time than a head
+    assert wire.protocol.has_partial_head  # it has no more time than a head
     assert wire.written.count(b"HTTP/1.1 ") == 3
 
 

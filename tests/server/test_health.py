@@ -48,9 +48,9 @@ def test_head(client: httpx.Client, path: str) -> None:
 def test_the_words_and_the_status_are_of_one_look(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    turns = itertools.cycle([True, False])
+    slices = itertools.cycle([True, False])
     with monkeypatch.context() as patch:
-        patch.setattr(Service, "live", property(lambda _: next(turns)))
+        patch.setattr(Service, "live", property(lambda _: next(slices)))
         found = [client.get(f"/v1/health/{what}") for _ in range(4)]
         plain = [client.get("/health") for _ in range(4)]
     assert [one.status_code for one in found] == [200, 503] * 2

@@ -1,11 +1,11 @@
-"""What no decoder can read is NotValid, whatever it is."""
+"""What no decoder can read is InvalidRequest, whatever it is."""
 
 from typing import Any
 
 import msgspec
 import pytest
 
-from server.errors import NotValid
+from server.errors import InvalidRequest
 from server.json_body import decode
 
 
@@ -34,7 +34,7 @@ DECODER = msgspec.json.Decoder(_Request)
     ids=lambda body: body[:20].decode("latin-1"),
 )
 def test_what_cannot_be_read_is_not_valid(body: bytes) -> None:
-    with pytest.raises(NotValid):
+    with pytest.raises(InvalidRequest):
         decode(DECODER, body)
 
 
@@ -62,13 +62,13 @@ HALF = "half of a surrogate pair"
 )
 @pytest.mark.parametrize("field", ["data", "unknown"])
 def test_half_of_a_surrogate_pair_is_called_so(field: str, text: str, why: str) -> None:
-    with pytest.raises(NotValid) as told:
+    with pytest.raises(InvalidRequest) as message:
         decode(DECODER, f'{{"{field}":"{text}"}}'.encode())
-    assert why in str(told.value)
-    assert (why == HALF) == (HALF in str(told.value))
+    assert why in str(message.value)
+    assert (why == HALF) == (HALF in str(message.value))
 
 
 @pytest.mark.parametrize("body", [rb'{"data":"\\ud83d', rb'{"data":"\ud83d\ude00', b'{"data":"a'])
 def test_a_body_that_ends_too_soon_is_called_so(body: bytes) -> None:
-    with pytest.raises(NotValid, match="truncated"):
+    with pytest.raises(InvalidRequest, match="truncated"):
         decode(DECODER, body)

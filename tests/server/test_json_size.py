@@ -11,9 +11,9 @@ import pytest
 
 from server import json_size
 from server.app import SURFACES
-from server.errors import Failure, NotValid
+from server.errors import Failure, InvalidRequest
 from server.json_size import decoded_bytes, most_values
-from server.turns import Turns
+from server.time_slices import TimeSlices
 from tests.server.in_process import Serve
 
 MOST = most_values(512)
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 def measured(body: bytes, most: int = MOST) -> int:
-    return asyncio.run(decoded_bytes(body, most, Turns()))
+    return asyncio.run(decoded_bytes(body, most, TimeSlices()))
 
 
 def values(body: bytes) -> int:
@@ -31,7 +31,7 @@ def values(body: bytes) -> int:
         middle = (low + high) // 2
         try:
             measured(body, middle)
-        except NotValid:
+        except InvalidRequest:
             low = middle + 1
         else:
             high = middle
@@ -58,7 +58,7 @@ def values(body: bytes) -> int:
 def test_many_values_are_refused_as_soon_as_they_are_counted(body: bytes) -> None:
     """By a count, in memory for a slice of the body, whatever the values are."""
     tracemalloc.start()
-    with pytest.raises(NotValid, match=f"more than {MOST} values, wanted"):
+    with pytest.raises(InvalidRequest, match=f"more than {MOST} values, wanted"):
         measured(body)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -145,15 +145,15 @@ def test_the_bound_on_a_long_text_is_near_its_size(text: str, size: int) -> None
 def test_other_work_goes_on_between_slices() -> None:
     body = b'["' + b"x" * 8 * MIB + b'"]'
 
-    async def turns() -> int:
-        task = asyncio.ensure_future(decoded_bytes(body, MOST, Turns()))
+    async def slices() -> int:
+        task = asyncio.ensure_future(decoded_bytes(body, MOST, TimeSlices()))
         count = 0
         while not task.done():
             await asyncio.sleep(0)
             count += 1
         return count
 
-    assert asyncio.run(turns()) >= 8 * MIB // (1 << 18)
+    assert asyncio.run(slices()) >= 8 * MIB // (1 << 18)
 
 
 def test_every_route_that_reads_json_counts_first(serve: Serve) -> None:
@@ -163,16 +163,16 @@ def test_every_route_that_reads_json_counts_first(serve: Serve) -> None:
     most = most_values(max(settings.max_passages, settings.embed_max_inputs))
     body = b'{"ignored":[' + b"0," * most + b"0]}"
     reading = [
-        (operation, surface.voice)
+        (operation, surface.error_format)
         for surface in SURFACES
         for operation in surface.operations
         if operation.request is not None
     ]
     assert len(reading) > 10
-    for operation, voice in reading:
+    for operation, error_format in reading:
         path = operation.path.format(**operation.parameters)
         found = server.http.post(path, content=body)
         assert f"more than {most} values" in found.text, path
-        refused = Failure(400, "", "too_long", kind=NotValid)
-        assert found.status_code == voice(refused).status
-        assert found.json().keys() == json.loads(voice(refused).body).keys()
+        refused = Failure(400, "", "too_long", kind=InvalidRequest)
+        assert found.status_code == error_format(refused).status
+        assert found.json().keys() == json.loads(error_format(refused).body).keys()

@@ -186,8 +186,8 @@ def test_the_log_holds_no_text_and_no_query_string(mock_server: Server) -> None:
     asked = mock_server.http.post("/v1/ranking?key=Zq7text", json=body, headers=headers)
     missing = mock_server.get("/Zq7text")
     for answer in (asked, missing):  # a request's line is written after its answer
-        told = f"request_id={answer.headers['x-request-id']}"
-        mock_server.wait_until(lambda told=told: told in mock_server.log)
+        request_id = f"request_id={answer.headers['x-request-id']}"
+        mock_server.wait_until(lambda request_id=request_id: request_id in mock_server.log)
     assert "POST /v1/ranking 200" in mock_server.log
     assert "DEBUG" in mock_server.log
     assert "Zq7text" not in mock_server.log

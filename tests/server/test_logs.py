@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.logs import JsonLines, Lines, asks_for_json, current_request
+from server.logs import JsonFormatter, TextFormatter, current_request, wants_json_logs
 from server.settings import SettingsError, read_settings
 from server.variables import VARIABLES
 from tests.server.conftest import Start
@@ -17,17 +17,17 @@ from tests.server.test_lifecycle import UVICORN
 FORGED = "\n2026-01-01 00:00:00,000 CRITICAL server: all is lost\r\x1b[31m\x85\u2028"
 
 
-@pytest.mark.parametrize("formatter", [Lines(), JsonLines()])
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
 def test_no_message_begins_a_second_line(formatter: logging.Formatter) -> None:
     record = logging.LogRecord("room", logging.INFO, "", 0, "said %s", (FORGED,), None)
     line = formatter.format(record)
     assert len(line.splitlines()) == 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", line)
-    if isinstance(formatter, JsonLines):
+    if isinstance(formatter, JsonFormatter):
         assert json.loads(line)["message"] == f"said {FORGED}"
 
 
-@pytest.mark.parametrize("formatter", [Lines(), JsonLines()])
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
 def test_a_line_names_its_request(formatter: logging.Formatter) -> None:
     record = logging.LogRecord("room", logging.INFO, "", 0, "said", (), None)
     before = current_request.set({"request_id": "r-1", "trace_id": "t-1"})
@@ -88,23 +88,23 @@ raise ValueError("five\\nsix")
 @pytest.mark.parametrize(
     "value", ["1", "true", "ON", "0", "off", "json", "JSON", "pretty", " ", ""]
 )
-def test_the_wish_for_json_is_read_before_the_settings_as_they_read_it(
+def test_the_request_for_json_is_read_before_the_settings_as_they_read_it(
     name: str, value: str
 ) -> None:
     try:
         wanted = read_settings({"ENABLE_MOCK_INFERENCE": "1", name: value}).json_logs
     except SettingsError:
         wanted = False
-    assert asks_for_json({name: value}) == wanted
+    assert wants_json_logs({name: value}) == wanted
 
 
-def test_of_two_wishes_for_json_the_same_one_counts() -> None:
+def test_of_two_requests_for_json_the_same_one_counts() -> None:
     given = {"ENABLE_MOCK_INFERENCE": "1", "NIM_JSONL_LOGGING": "0", "LOG_FORMAT": "json"}
-    assert asks_for_json(given) == read_settings(given).json_logs
+    assert wants_json_logs(given) == read_settings(given).json_logs
 
 
 @pytest.mark.parametrize(
-    ("given", "arguments", "code", "told"),
+    ("given", "arguments", "code", "reason"),
     [
         ({"NIM_REQUIRE_AUTH": "true"}, (), 2, "NIM_REQUIRE_AUTH: found "),
         ({"NIM_REQUIRE_AUTH": "true"}, UVICORN, 1, "NIM_REQUIRE_AUTH: found "),
@@ -116,8 +116,8 @@ def test_of_two_wishes_for_json_the_same_one_counts() -> None:
         ({}, ("-c", _PRINTING), 1, "five\nsix"),
     ],
 )
-def test_a_start_that_is_refused_speaks_json(
-    start: Start, given: dict[str, str], arguments: tuple[str, ...], code: int, told: str
+def test_a_start_that_is_refused_logs_json(
+    start: Start, given: dict[str, str], arguments: tuple[str, ...], code: int, reason: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
@@ -125,7 +125,7 @@ def test_a_start_that_is_refused_speaks_json(
         server = start({**JSON, "PYTHONWARNINGS": "default", **filled}, *arguments)
         assert server.exit_code() == code
     lines = [json.loads(line) for line in server.log.splitlines()]
-    assert told in f"{lines[-1]['message']} {lines[-1].get('traceback')}"
+    assert reason in f"{lines[-1]['message']} {lines[-1].get('traceback')}"
     assert lines[-1]["level"] == "CRITICAL"
     if arguments == ("-c", _PRINTING):
         assert len(lines) == 4

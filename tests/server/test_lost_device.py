@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.engines.mock import MockEngine
-from runtime.errors import DeviceLost, EngineAway
+from runtime.errors import DeviceLost, EngineUnreachable
 from server import service
 from tests.server.in_process import Serve
 from tests.server.surfaces.kserve_requests import RANK
@@ -38,23 +38,23 @@ def test_health_asks_for_a_restart(serve: Serve, monkeypatch: pytest.MonkeyPatch
     assert server.rank(BODY).status_code == 503
 
 
-def test_not_ready_while_the_engine_is_away(
+def test_not_ready_while_the_engine_is_unreachable(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    away, asked = Event(), []
+    unreachable, asked = Event(), []
 
     def run(self: MockEngine, inputs: Any) -> Any:
-        if away.is_set():
+        if unreachable.is_set():
             asked.append(self)
-            raise EngineAway
+            raise EngineUnreachable
         return compute(self, inputs)
 
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(MockEngine, "run", run)
-    monkeypatch.setattr(service, "_AWAY_PAUSE_S", 0.01)
+    monkeypatch.setattr(service, "_WATCHDOG_INTERVAL_S", 0.01)
     server = serve(MOCK)
     assert server.rank(BODY).status_code == 200
-    away.set()
+    unreachable.set()
     refused = server.rank(BODY)
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
@@ -67,9 +67,9 @@ def test_not_ready_while_the_engine_is_away(
     wait_until(lambda: len(asked) >= 5)
     # Told once by the call that failed, and once by who asks again.
     assert caplog.text.count("the engine cannot be reached") <= 2
-    away.clear()
+    unreachable.clear()
     # Without any request: none comes to a server that is not ready.
     wait_until(lambda: server.get("/v1/health/ready").status_code == 200)
     assert server.rank(BODY).status_code == 200
-    wait_until(lambda: "the engine is back" in caplog.text)
+    wait_until(lambda: "the engine is reachable again" in caplog.text)
     assert "Traceback" not in caplog.text

@@ -9,7 +9,7 @@ _OTHERS = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 # How many blocks of 1 MiB have pages of their own, after one of 8 MiB was freed.
 _COUNT = """
 import ctypes, sys
-from server.memory import give_memory_back, map_large_blocks
+from server.memory import trim_heap, map_large_blocks
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -23,7 +23,7 @@ class Info(ctypes.Structure):
 
 if sys.argv[1] == "mapped":
     map_large_blocks()
-give_memory_back()
+trim_heap()
 if not hasattr(libc, "mallinfo2"):
     sys.exit()  # another C library, whose heap is left alone
 libc.mallinfo2.restype = Info
@@ -33,7 +33,7 @@ blocks = [libc.malloc(1 << 20) for _ in range(10)]
 print(libc.mallinfo2().hblks - before)
 for block in blocks:
     libc.free(block)
-give_memory_back()
+trim_heap()
 """
 
 

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server import service
-from server.metrics import Metrics
+from server.metrics import Metrics, families
 from tests.server.conftest import MAX_TOKENS, Server, StartGated
 from tests.server.figures import figures, outcomes, pending, sums, total, values
 from tests.server.gate import GATED_TOKENS
@@ -63,6 +63,12 @@ def test_names_and_content_type(mock_server: Server, port: str) -> None:
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     found = {re.split(r"[{ ]", sample)[0] for sample in values(response.text)}
     assert found >= set(NAMES)
+
+
+def test_the_documentation_has_every_metric(client: httpx.Client) -> None:
+    told = {f.name: f.type for f in text_string_to_metric_families(client.get("/v1/metrics").text)}
+    known = {family.name: family.type for family in families()}
+    assert {name: told[name] for name in told if told[name] != known.get(name)} == {}
 
 
 def test_counters_count(client: httpx.Client) -> None:
@@ -184,7 +190,7 @@ def test_cut_texts_tokens_and_padding_are_counted(client: httpx.Client) -> None:
 def test_reloads_are_counted(
     serve: Serve, bare_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_RETIRING_NOTICE_S", 0.0)
+    monkeypatch.setattr(service, "_RETIRE_DELAY_S", 0.0)
     server = serve({"NIM_CUSTOM_MODEL": str(bare_directory), "RERANK_MODEL_CONTROL": "true"})
     index = server.http.post("/v2/repository/index").json()
     load = f"/v2/repository/models/{index[0]['name']}/load"

@@ -48,7 +48,7 @@ def test_the_document_is_served(client: httpx.Client) -> None:
     assert not [name for name in names if "." in name], "two types of one name"
 
 
-def test_keys_are_told_of(guarded: InProcess) -> None:
+def test_keys_are_documented(guarded: InProcess) -> None:
     headers = {"authorization": "Bearer key-one"}
     found = guarded.http.get("/openapi.json", headers=headers).json()
     ranking = found["paths"]["/v1/ranking"]["post"]

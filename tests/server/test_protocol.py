@@ -310,7 +310,7 @@ def test_a_connection_made_as_the_server_stops_may_bring_its_request(
     four_places: FourPlaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is answered, then closed, while another request still runs."""
-    monkeypatch.setattr(protocol, "_FIRST_WORDS_S", HOUR_S / 2)
+    monkeypatch.setattr(protocol, "_FIRST_REQUEST_GRACE_S", HOUR_S / 2)
     with connect(four_places) as late, connect(four_places) as running:
         send_head(running, "POST", "/v1/ranking")
         four_places.wait_for(1)

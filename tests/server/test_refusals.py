@@ -36,7 +36,7 @@ def test_every_error_that_says_come_again_has_a_reason() -> None:
     for kind in classes:
         metrics.count_refusal(kind.__new__(kind))
     metrics.count_refusal(errors.InputTooLong(3, 2))
-    metrics.count_refusal(errors.EngineLost())
+    metrics.count_refusal(errors.EngineThreadEnded())
     found = values(metrics.render().decode())
     counted = {s: v for s, v in found.items() if s.startswith("rerank_refusals_total")}
     assert sum(counted.values()) == len(classes)
@@ -106,7 +106,7 @@ def test_what_cannot_be_in_time_is_refused_before_it_is_begun(
     assert sums(found) == (3, 3)
 
 
-def test_an_engine_that_is_away_or_has_no_memory(
+def test_an_engine_that_is_unreachable_or_has_no_memory(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute = MockEngine.run
@@ -114,7 +114,7 @@ def test_an_engine_that_is_away_or_has_no_memory(
     def fail(self: MockEngine, inputs: Any) -> Any:
         longest = inputs["input_ids"].shape[1]
         if longest > 100:
-            raise errors.OutOfMemory if longest > 150 else errors.EngineAway
+            raise errors.OutOfMemory if longest > 150 else errors.EngineUnreachable
         return compute(self, inputs)
 
     monkeypatch.setattr(MockEngine, "run", fail)

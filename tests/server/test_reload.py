@@ -31,7 +31,7 @@ MOCK = {"ENABLE_MOCK_INFERENCE": "1", **CONTROL}
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, models that were replaced are closed as soon as they are idle."""
-    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.0)
+    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
 
 
 def swap(served: Path, new: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_file_that_never_ends_is_refused_and_holds_no_process(
         os.mkfifo(strange / name)
         swap(served, strange)
         server.process.send_signal(signal.SIGHUP)
-        server.wait_until(lambda told=f"{name}: it is a FIFO": told in server.log)
+        server.wait_until(lambda message=f"{name}: it is a FIFO": message in server.log)
     assert server.rank(BODY).status_code == 200
     assert server.stop() == 0
     assert "Traceback" not in server.log
@@ -180,7 +180,7 @@ def test_a_model_that_never_opens_is_given_up(
     server = serve(MOCK)
     opening.shut()
     with monkeypatch.context() as patch:
-        patch.setattr(service_module, "_OPENING_PATIENCE_S", 0.1)
+        patch.setattr(service_module, "_OPEN_TIMEOUT_S", 0.1)
         late = server.http.post(LOAD)
     assert late.status_code == 400
     assert "did not open" in late.json()["error"]
@@ -206,8 +206,8 @@ def test_counters_never_go_back(serve: Serve) -> None:
         found.append(counted())
     for before, after in pairwise(found):
         assert all(one <= two for one, two in zip(before, after, strict=True)), (before, after)
-    told = server.get(f"/v2/models/{RANK}/stats").json()["model_stats"][0]
-    assert told["inference_count"] in found[-1]
+    statistics = server.get(f"/v2/models/{RANK}/stats").json()["model_stats"][0]
+    assert statistics["inference_count"] in found[-1]
 
 
 def test_requests_load_nothing_unless_that_was_asked_for(serve: Serve) -> None:

@@ -45,7 +45,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setattr(MockEngine, "device", "cuda:0")
     monkeypatch.setattr(MockEngine, "run", lambda engine, inputs: gpu.run(engine, inputs))
     monkeypatch.setattr(MockEngine, "close", lambda engine: gpu.close(engine))
-    monkeypatch.setattr(module, "_RETIRING_NOTICE_S", 0.0)
+    monkeypatch.setattr(module, "_RETIRE_DELAY_S", 0.0)
     # One model: a second one would share the memory for good.
     monkeypatch.setattr(module, "_directories", lambda _: [("rank", None)])
     return gpu

@@ -20,8 +20,8 @@ from runtime.engines.mock import MockEngine
 from runtime.errors import (
     ArtifactError,
     DeviceLost,
-    EngineAway,
     EngineError,
+    EngineUnreachable,
     ModelClosed,
     OutOfMemory,
     ServingError,
@@ -30,7 +30,7 @@ from runtime.manifest import read_manifest, write_manifest
 from runtime.model import Model
 from runtime.profile import Kind
 from runtime.ranker import Ranker
-from runtime.tokenizing import Tokenizing, Work
+from runtime.tokenizing import TokenizerPool, Work
 from server import service as service_module
 from server.app import routed
 from server.call import Call
@@ -55,8 +55,8 @@ def settings(**given: str) -> Settings:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The mock's reranker and embedder."""
-    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.2)
-    monkeypatch.setattr(service_module, "_AWAY_PAUSE_S", 0.05)
+    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.2)
+    monkeypatch.setattr(service_module, "_WATCHDOG_INTERVAL_S", 0.05)
     started = Service(settings())
     started.start()
     wait_until(lambda: started.loaded)
@@ -94,7 +94,7 @@ def test_a_model_that_hung_is_not_swapped_in(
         last.set()
         self.rank("q", ["p"])
 
-    def told_close(self: Model) -> None:
+    def recorded_close(self: Model) -> None:
         if self in hanging:
             states.append((service.live, service.ready))
             closing.set()
@@ -106,7 +106,7 @@ def test_a_model_that_hung_is_not_swapped_in(
 
     with monkeypatch.context() as patch:
         patch.setattr(Model, "warm_up", warm_up_and_hang)
-        patch.setattr(Model, "close", told_close)
+        patch.setattr(Model, "close", recorded_close)
         patch.setattr(MockEngine, "run", late)
         with pytest.raises(EngineError, match="the new model does not compute"):
             service.reload("rank")
@@ -121,21 +121,21 @@ def test_a_model_that_is_ready_when_all_close_is_closed(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new: list[Any] = []
-    follow = Model.follow
+    inherit_estimates = Model.inherit_estimates
 
     def close_meanwhile(self: Model, before: Model) -> None:
         new.append(self)
         service.close()
-        follow(self, before)
+        inherit_estimates(self, before)
 
-    monkeypatch.setattr(Model, "follow", close_meanwhile)
+    monkeypatch.setattr(Model, "inherit_estimates", close_meanwhile)
     with pytest.raises(ModelClosed):
         service.reload("rank")
     with pytest.raises(ModelClosed):
         new[0].rank("q", ["p"])
 
 
-def test_a_model_that_warms_up_when_the_process_is_told_to_end_is_closed(
+def test_a_model_that_warms_up_when_the_process_is_stopping_is_closed(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its engine hangs, which nobody waits for."""
@@ -147,12 +147,12 @@ def test_a_model_that_warms_up_when_the_process_is_told_to_end_is_closed(
         assert closing.wait(PATIENCE_S)
         raise ModelClosed
 
-    def told_close(self: Model) -> None:
+    def recorded_close(self: Model) -> None:
         closing.set()
         close(self)
 
     monkeypatch.setattr(Model, "warm_up", warm_up_for_ever)
-    monkeypatch.setattr(Model, "close", told_close)
+    monkeypatch.setattr(Model, "close", recorded_close)
     with pytest.raises(ModelClosed):
         service.reload("rank")
 
@@ -188,11 +188,11 @@ def test_a_model_that_retires_answers_whoever_has_begun(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that is tokenised and not yet queued, while its model is looked at."""
-    learn, idle = Tokenizing._learn, Model.idle
+    learn, idle = TokenizerPool._update_estimate, Model.idle
     held, released = threading.Event(), threading.Event()
     looks: list[bool] = []
 
-    def hold(self: Tokenizing, work: Work, encodings: Any) -> None:
+    def hold(self: TokenizerPool, work: Work, encodings: Any) -> None:
         learn(self, work, encodings)
         if work.rows == 3:
             held.set()
@@ -202,7 +202,7 @@ def test_a_model_that_retires_answers_whoever_has_begun(
         looks.append(idle(self))
         return looks[-1]
 
-    monkeypatch.setattr(Tokenizing, "_learn", hold)
+    monkeypatch.setattr(TokenizerPool, "_update_estimate", hold)
     monkeypatch.setattr(Model, "idle", look)
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(asyncio.run, Call(service).rank("q", ["a", "bb", "ccc"]))
@@ -214,7 +214,7 @@ def test_a_model_that_retires_answers_whoever_has_begun(
         assert len(begun.result().order) == 3
 
 
-def test_a_disk_s_time_out_is_told_as_such(
+def test_a_disk_s_time_out_is_reported_as_such(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def time_out(_: Kind | None) -> None:
@@ -279,7 +279,7 @@ def test_signals_while_a_reload_runs_are_one_more_behind_it(
 def test_a_look_at_a_lost_engine_tells_nobody_and_the_watch_tells_once(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = threading.Semaphore(0)
+    polled = threading.Semaphore(0)
 
     models: tuple[Model, ...] = (service.ranker, service.embedder)
 
@@ -287,16 +287,16 @@ def test_a_look_at_a_lost_engine_tells_nobody_and_the_watch_tells_once(
         if self not in models:  # of another test
             return None
         if "must be restarted" in caplog.text:
-            told.release()
+            polled.release()
         return f"an engine call has been running for {patience_s} s"
 
     monkeypatch.setattr(Model, "fault", ail)
     state = dict(vars(service))
-    assert [service.live, service.live, service.condition().live] == [False] * 3
+    assert [service.live, service.live, service.health_state().live] == [False] * 3
     assert not service.ready
     assert vars(service) == state
     for _ in range(4):  # looks after the line
-        assert told.acquire(timeout=PATIENCE_S)
+        assert polled.acquire(timeout=PATIENCE_S)
     assert caplog.text.count("must be restarted") == 1
 
 
@@ -306,7 +306,7 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
 
     given_up = threading.Event()
     opening(monkeypatch, panic)
-    monkeypatch.setattr(service_module, "give_up", lambda _: given_up.set())
+    monkeypatch.setattr(service_module, "abort_start", lambda _: given_up.set())
     service = Service(settings())
     service.start()
     assert given_up.wait(PATIENCE_S)
@@ -315,7 +315,7 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
     async def hold(service: Service) -> None:
-        with service.bodies.holding(200 << 20):
+        with service.body_budget.reserving(200 << 20):
             pass
 
     service = Service(settings(NIM_HTTP_BODY_LIMIT_BYTES="100000"))
@@ -323,7 +323,7 @@ def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
     service.close()
 
 
-FAULTS = [EngineError("no"), OutOfMemory(), DeviceLost(), EngineAway(), MemoryError()]
+FAULTS = [EngineError("no"), OutOfMemory(), DeviceLost(), EngineUnreachable(), MemoryError()]
 
 
 def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +377,7 @@ def test_a_second_model_that_cannot_start_is_closed(monkeypatch: pytest.MonkeyPa
 
     given_up = threading.Event()
     monkeypatch.setattr(Model, "warm_up", fail)
-    monkeypatch.setattr(service_module, "give_up", lambda _: given_up.set())
+    monkeypatch.setattr(service_module, "abort_start", lambda _: given_up.set())
     service = Service(settings())
     service.start()
     assert given_up.wait(PATIENCE_S)
@@ -393,7 +393,7 @@ def artifact(rank_artifact: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def of_artifact(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """A service of the proven artifact."""
-    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.0)
+    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
     service = Service(read_settings({"RERANK_MODEL_DIR": str(artifact)}))
     service._load()
     yield service
@@ -438,7 +438,7 @@ def test_a_proven_model_may_be_replaced_by_one_of_another_name(
 def test_an_unproven_model_may_become_proven(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "_RETIRING_NOTICE_S", 0.0)
+    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
     manifest = (artifact / "manifest.json").rename(artifact / "kept")
     service = Service(read_settings({"RERANK_MODEL_DIR": str(artifact)}))
     service._load()

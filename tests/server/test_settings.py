@@ -97,7 +97,7 @@ def test_every_variable_that_can_be_wrong_is_tried_above() -> None:
     assert not untried
 
 
-def test_nothing_to_serve_is_said() -> None:
+def test_nothing_to_serve_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"NIM_CUSTOM_MODEL.*--rank DIR"):
         read_settings({})
 
@@ -126,8 +126,8 @@ def test_what_nvidia_s_compose_files_set_does_not_upset_the_start() -> None:
     assert settings.keys == ()
     assert (settings.max_rows, settings.max_passages) == (1, 1)
     assert settings.json_logs
-    told = {notice.split()[0] for notice in settings.notices}
-    assert told == {
+    names = {notice.split()[0] for notice in settings.notices}
+    assert names == {
         "NIM_TRITON_LOG_VERBOSE",
         "OMP_NUM_THREADS",
     }
@@ -202,7 +202,7 @@ def test_an_image_s_own_directory_does_not_count_until_a_model_is_there(tmp_path
     assert directories(read_settings(environment)) == (own, None, embed)
 
 
-def test_the_first_synonym_counts_and_the_other_is_told() -> None:
+def test_the_first_synonym_counts_and_the_other_is_logged() -> None:
     settings = read_settings({**MOCK, "NIM_LOG_LEVEL": "info", "LOG_LEVEL": "DEBUG"})
     assert settings.log_level == "INFO"
     assert settings.notices == ("LOG_LEVEL has no effect: NIM_LOG_LEVEL is set as well",)

@@ -28,19 +28,19 @@ def signalled(
     start: Start,
     folder: Path,
     event: str,
-    told: str,
+    moment: str,
     number: signal.Signals,
     *arguments: str,
     **environment: str,
 ) -> Server:
     """A server that gets the signal at its first `event` whose values show `told`."""
     (folder / "sitecustomize.py").write_text(_SIGNALLING)
-    given = {"PYTHONPATH": str(folder), "SIGNAL_AT": f"{event}|{told}|{int(number)}"}
+    given = {"PYTHONPATH": str(folder), "SIGNAL_AT": f"{event}|{moment}|{int(number)}"}
     return start({**(environment or MOCK), **given}, *arguments)
 
 
 @pytest.mark.parametrize(
-    ("event", "told", "number"),
+    ("event", "moment", "number"),
     [
         ("import", "'server.libraries'", signal.SIGTERM),
         ("import", "'numpy'", signal.SIGINT),
@@ -50,10 +50,10 @@ def signalled(
         ("ctypes.dlsym", "mallopt", signal.SIGTERM),  # uvicorn listens, we do not yet
     ],
 )
-def test_a_start_that_is_told_to_end_ends(
-    start: Start, tmp_path: Path, event: str, told: str, number: signal.Signals
+def test_a_start_that_gets_a_signal_ends(
+    start: Start, tmp_path: Path, event: str, moment: str, number: signal.Signals
 ) -> None:
-    server = signalled(start, tmp_path, event, told, number)
+    server = signalled(start, tmp_path, event, moment, number)
     assert server.exit_code() == 0
     assert "Traceback" not in server.log
 
@@ -73,7 +73,7 @@ def test_so_does_plain_uvicorn(start: Start, tmp_path: Path) -> None:
     assert "Traceback" not in server.log
 
 
-def test_a_wish_to_reload_before_there_is_a_model_ends_nothing(
+def test_a_request_to_reload_before_there_is_a_model_ends_nothing(
     start: Start, tmp_path: Path
 ) -> None:
     server = signalled(start, tmp_path, "import", "'numpy'", signal.SIGHUP).ready()

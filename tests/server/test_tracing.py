@@ -114,13 +114,13 @@ def test_a_request_is_one_span_with_its_stages_below(start: Start, collector: Co
     hour = 3_600_000_000_000
     assert root.start_time_unix_nano - hour < times[0]
     assert times[-1] < root.end_time_unix_nano + hour
-    told = facts(root)
-    assert told["http.route"] == "/v1/ranking"
-    assert told["http.response.status_code"] == 200
-    assert told["rerank.texts"] == 2
+    attributes = facts(root)
+    assert attributes["http.route"] == "/v1/ranking"
+    assert attributes["http.response.status_code"] == 200
+    assert attributes["rerank.texts"] == 2
     computed = facts(stages[2])
     assert computed["rerank.batch.rows"] >= 1
-    assert told["rerank.tokens"] >= computed["rerank.batch.tokens"] > 0
+    assert attributes["rerank.tokens"] >= computed["rerank.batch.tokens"] > 0
     resource = collector.requests()[0].resource_spans[0].resource
     assert facts(resource)["service.name"] == "rerank-here"
     assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""The GPU image's start, with stand-ins for the commands that it calls."""
+"""The GPU image's entrypoint, with stand-ins for the commands that it calls."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from tests.waiting import PATIENCE_S
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "start_gpu.sh"
 _MACHINE = "sm9.0-tensorrt10.16.1.11"
-# Builds as rerank-export does: the artifact is there whole, or not at all.
+# Builds as rerank-export does: the artifact is complete or absent.
 _EXPORT_CALL = 'echo "export $*" >> "$CALLS"'
 _EXPORT = f"""#!/bin/sh
 {_EXPORT_CALL}
@@ -18,7 +18,7 @@ _EXPORT = f"""#!/bin/sh
 mkdir -p "$6"
 echo plan > "$6/manifest.json"
 """
-# Names what it was given to serve as the image's variables do.
+# Prints the model that it was given by the image's variables.
 _SERVE = """#!/bin/sh
 echo "serve $NIM_CUSTOM_MODEL $*" >> "$CALLS"
 echo "rank=${RERANK_MODEL_DIR:-} embed=${EMBED_MODEL_DIR:-}" > "$CALLS.beside"
@@ -81,7 +81,7 @@ def test_the_first_start_builds_and_later_ones_serve_what_is_there(container: Co
     assert served == [f"serve {plan} "] * 2
 
 
-# Waits for another container, which leaves its plan; then does as flock does.
+# Waits for another container, which leaves its plan; then continues as flock does.
 _FLOCK = """#!/bin/sh
 mkdir -p "$6"
 echo plan > "$6/manifest.json"

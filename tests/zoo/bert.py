@@ -24,6 +24,10 @@ BERT: dict[str, Any] = {
     "pad_token_id": 0,
 }
 ONE_LABEL: dict[str, Any] = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+TWO_LABELS: dict[str, Any] = {
+    "id2label": {"0": "no", "1": "yes"},
+    "label2id": {"no": 0, "yes": 1},
+}
 CUT = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
 PAD = {
     "strategy": {"Fixed": 64},

@@ -18,7 +18,7 @@ from tests.zoo.folders import (
     write_tokenizer,
 )
 from tests.zoo.sentence_files import MEAN, dense, messages
-from tests.zoo.weights import cast, dropped, pickled, renamed, sharded
+from tests.zoo.weights import cast, changed, dropped, pickled, renamed, sharded
 from tests.zoo.witness import Embedder, adapted
 
 _OLD = sentence_files.embedder()
@@ -52,7 +52,6 @@ CASES = (
         lora("query", "value", task="FEATURE_EXTRACTION"),
         body_inside("0_Transformer"),
         witness=adapted(Embedder),
-        refused="adapter_config.json",
     ),
     embedder("no pooler in the weights", dropped("pooler."), _OLD),
     embedder("no Normalize", sentence_files.embedder(modules=MEAN[:2])),
@@ -66,13 +65,12 @@ CASES = (
         lora("query", "value", task="FEATURE_EXTRACTION"),
         _OLD,
         witness=adapted(Embedder),
-        refused="adapter_config.json",
     ),
     embedder(
         "adapter alone",
         lora_alone("query", "value", task="FEATURE_EXTRACTION"),
         _OLD,
-        refused="config.json",
+        refused="base_model_name_or_path",
     ),
     embedder("max_seq_length 64", sentence_files.embedder(max_seq_length=64)),
     embedder(
@@ -200,6 +198,12 @@ CASES = (
         refused="tokenizer_args",
     ),
     embedder("chat template that is not read", _NEW, tokenizer_config(chat_template=PAIR_TEMPLATE)),
+    embedder(
+        "one token type, zeros fed",
+        config(type_vocab_size=1),
+        changed("embeddings.token_type_embeddings.weight", lambda w: w[:1]),
+        _OLD,
+    ),
     embedder(
         "BertForMaskedLM",
         _OLD,

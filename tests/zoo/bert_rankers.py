@@ -31,7 +31,9 @@ from tests.zoo.folders import (
 from tests.zoo.sentence_files import dense
 from tests.zoo.texts import EXTRA_TOKEN
 from tests.zoo.weights import (
+    COMPILED,
     FILE,
+    UNCOMPILED,
     cast,
     changed,
     joined,
@@ -41,10 +43,11 @@ from tests.zoo.weights import (
     split,
     stale_shards,
 )
-from tests.zoo.witness import Embedder, Ranker, adapted
+from tests.zoo.witness import Embedder, Ranker, adapted, copied
 
 _CROSS_ENCODER_6 = sentence_files.cross_encoder()
 _OLD = sentence_files.embedder()
+_TYPES = "bert.embeddings.token_type_embeddings.weight"
 
 
 def _vocabulary_text(directory: Path) -> None:
@@ -71,21 +74,19 @@ CASES = (
         "adapter beside the base",
         lora("query", "value"),
         witness=adapted(Ranker),
-        refused="adapter_config.json",
     ),
-    ranker("adapter alone", lora_alone("query", "value"), refused="config.json"),
+    ranker("adapter alone", lora_alone("query", "value"), refused="base_model_name_or_path"),
     ranker("adapter in a folder below", lora_inside("adapter", "query", "value")),
     ranker(
         "unmerged lora names",
         renamed(r"query\.weight", "query.base_layer.weight"),
         refused="unexpected: bert.",
     ),
-    ranker("_orig_mod. before all names", renamed("^", "_orig_mod."), refused="_orig_mod."),
+    ranker("_orig_mod. before all names", COMPILED, witness=copied(Ranker, UNCOMPILED)),
     ranker(
         "LayerNorm.gamma and beta",
         renamed(r"LayerNorm\.weight", "LayerNorm.gamma"),
         renamed(r"LayerNorm\.bias", "LayerNorm.beta"),
-        refused="LayerNorm.beta",
     ),
     ranker(
         "position_ids in the weights",
@@ -96,7 +97,6 @@ CASES = (
         "extra token, not resized",
         extra_token(EXTRA_TOKEN, resized=False),
         refused="vocab_size",
-        late=True,
     ),
     ranker("vocab.txt only", _vocabulary_text),
     ranker(
@@ -158,7 +158,6 @@ CASES = (
         config(id2label={"0": "no", "1": "yes"}, label2id={"no": 0, "yes": 1}),
         changed("classifier.weight", lambda w: torch.cat([w, -w])),
         changed("classifier.bias", lambda b: torch.cat([b, -b])),
-        refused="num_labels = 2",
     ),
     ranker(
         "three labels",
@@ -209,12 +208,10 @@ CASES = (
         "a token in tokenizer_config alone",
         tokenizer_config(additional_special_tokens=[EXTRA_TOKEN]),
         refused="vocab_size",
-        late=True,
     ),
     ranker(
         "weights of another head kept",
         joined({"cls.predictions.bias": torch.zeros(4)}),
-        refused="cls.predictions.bias",
     ),
     ranker("gelu_new", config(hidden_act="gelu_new")),
     ranker("relu", config(hidden_act="relu")),
@@ -225,10 +222,21 @@ CASES = (
         refused="position_embedding_type",
     ),
     ranker(
-        "one token type",
+        "one token type, two fed",
         config(type_vocab_size=1),
-        changed("bert.embeddings.token_type_embeddings.weight", lambda w: w[:1]),
-        refused="type_vocab_size",
+        changed(_TYPES, lambda w: w[:1]),
+        refused="type_vocab_size = 1",
+    ),
+    ranker(
+        "one token type, none fed",
+        config(type_vocab_size=1),
+        changed(_TYPES, lambda w: w[:1]),
+        tokenizer_config(model_input_names=["input_ids", "attention_mask"]),
+    ),
+    ranker(
+        "three token types, two fed",
+        config(type_vocab_size=3),
+        changed(_TYPES, lambda w: torch.cat([w, w[:1]])),
     ),
     ranker("temperature", config(temperature=2.0), refused="temperature"),
     ranker(
@@ -244,8 +252,6 @@ CASES = (
     ranker(
         "flat scores",
         changed("classifier.weight", lambda w: w * 1e-4),
-        refused="trained",
-        late=True,
     ),
     ranker(
         "remote code named and not needed",

@@ -2,20 +2,22 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from exporter.pipeline import Wish
 from tests.zoo.weights import Step
 from tests.zoo.witness import Making
 
 
 @dataclass(frozen=True)
 class Case:
-    """A checkpoint of `family` in the `layout`, which `steps` make in this order.
+    """A checkpoint of `family` in the `layout`, which `steps` make in this order, exported as
+    `wish` says.
 
-    It must agree with its `witness`, or be `refused` with a message that has this part: as it is
-    read, or `late`, by the proof. A refused one needs no witness but to show that an export would
-    be wrong.
+    The checkpoint is the folder `source` in it, beside which the wish's adapter lies. It must agree
+    with its `witness`, or be `refused` with a message that has this part. A refused one needs no
+    witness but to show that an export would be wrong.
     """
 
     family: str
@@ -23,7 +25,8 @@ class Case:
     steps: Sequence[Step]
     witness: Making | None = None
     refused: str | None = None
-    late: bool = False
+    source: str = ""
+    wish: Wish = field(default_factory=Wish)
 
     @property
     def name(self) -> str:

@@ -1,6 +1,15 @@
 """All checkpoints of the zoo."""
 
-from tests.zoo import bert_embedders, bert_rankers, encoders, llama, others
+from tests.zoo import (
+    adapted,
+    bert_embedders,
+    bert_rankers,
+    encoders,
+    layouts,
+    llama,
+    options,
+    others,
+)
 from tests.zoo.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -8,5 +17,8 @@ CASES: tuple[Case, ...] = (
     *bert_embedders.CASES,
     *encoders.CASES,
     *llama.CASES,
+    *layouts.CASES,
+    *adapted.CASES,
+    *options.CASES,
     *others.CASES,
 )

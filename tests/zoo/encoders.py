@@ -137,10 +137,30 @@ _OTHERS = (
         *harmless.FILES,
     ),
     XLM_ROBERTA.ranker(
+        "sentencepiece only", vocabularies.sentencepiece_only("sentencepiece.bpe.model")
+    ),
+    XLM_ROBERTA.embedder(
         "sentencepiece only",
+        vocabularies.sentencepiece_only("sentencepiece.bpe.model"),
+        sentence_files.embedder(),
+    ),
+    DEBERTA.ranker("sentencepiece only", vocabularies.sentencepiece_only("spm.model")),
+    XLM_ROBERTA.ranker(
+        "a sentencepiece model of another family's name",
+        vocabularies.sentencepiece_only("spm.model"),
+        refused="wanted sentencepiece.bpe.model",
+    ),
+    XLM_ROBERTA.ranker(
+        "a sentencepiece model without words",
         without("tokenizer.json"),
         file("sentencepiece.bpe.model", b"\x0a\x00"),
-        refused="tokenizer",
+        refused="no vocabulary",
+    ),
+    XLM_ROBERTA.ranker(
+        "a sentencepiece model that is broken",
+        without("tokenizer.json"),
+        file("sentencepiece.bpe.model", b"no model"),
+        refused="no model of sentencepiece",
     ),
     XLM_ROBERTA.ranker("jina's fused weights", _fused, refused="unexpected"),
     XLM_ROBERTA.ranker("two token types, none fed", changes={"type_vocab_size": 2}),
@@ -204,6 +224,23 @@ _OTHERS = (
         refused="Dense",
     ),
     DEBERTA.ranker("two token types", changes={"type_vocab_size": 2}),
+    DEBERTA.ranker(
+        "one token type, none fed",
+        tokenizer_config(model_input_names=["input_ids", "attention_mask"]),
+        changes={"type_vocab_size": 1},
+    ),
+    DEBERTA.ranker(
+        "one token type, two fed", changes={"type_vocab_size": 1}, refused="type_vocab_size = 1"
+    ),
+    XLM_ROBERTA.ranker(
+        "one token type, zeros fed",
+        tokenizer_config(model_input_names=["input_ids", "token_type_ids", "attention_mask"]),
+    ),
+    XLM_ROBERTA.ranker(
+        "two token types, zeros fed",
+        tokenizer_config(model_input_names=["input_ids", "token_type_ids", "attention_mask"]),
+        changes={"type_vocab_size": 2},
+    ),
     DEBERTA.ranker(
         "two token types, none fed",
         tokenizer_config(model_input_names=["input_ids", "attention_mask"]),

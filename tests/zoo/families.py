@@ -10,18 +10,27 @@ from tokenizers import Tokenizer
 
 from tests.zoo import sentence_files, vocabularies
 from tests.zoo.adapters import lora
-from tests.zoo.bert import ONE_LABEL
+from tests.zoo.bert import ONE_LABEL, TWO_LABELS
 from tests.zoo.case import Case
 from tests.zoo.folders import (
-    config,
     extra_token,
     tokenizer_config,
     write_json,
     write_tokenizer,
 )
 from tests.zoo.texts import EXTRA_TOKEN
-from tests.zoo.weights import FILE, Step, cast, pickled, renamed, save, seeded, sharded
-from tests.zoo.witness import Embedder, Making, Ranker, adapted
+from tests.zoo.weights import (
+    COMPILED,
+    FILE,
+    UNCOMPILED,
+    Step,
+    cast,
+    pickled,
+    save,
+    seeded,
+    sharded,
+)
+from tests.zoo.witness import Embedder, Making, Ranker, adapted, copied
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -106,10 +115,9 @@ class Family:
                 "adapter beside the base",
                 lora(*self.projections),
                 witness=adapted(Ranker),
-                refused="adapter_config.json",
             ),
             self.ranker(
-                "_orig_mod. before all names", renamed("^", "_orig_mod."), refused="_orig_mod."
+                "_orig_mod. before all names", COMPILED, witness=copied(Ranker, UNCOMPILED)
             ),
             self.ranker("extra token, resized", extra_token(EXTRA_TOKEN, resized=True)),
             self.ranker("model_max_length 64", tokenizer_config(model_max_length=64)),
@@ -117,9 +125,7 @@ class Family:
                 "CrossEncoder 6, Identity",
                 sentence_files.cross_encoder(activation_fn="torch.nn.modules.linear.Identity"),
             ),
-            self.ranker(
-                "two labels", config(id2label={"0": "no", "1": "yes"}), refused="num_labels = 2"
-            ),
+            self.ranker("two labels", changes=TWO_LABELS),
         )
 
     def embedders(self) -> tuple[Case, ...]:
@@ -141,7 +147,6 @@ class Family:
                 lora(*self.projections, task="FEATURE_EXTRACTION"),
                 sentence_files.embedder(),
                 witness=adapted(Embedder),
-                refused="adapter_config.json",
             ),
         )
 

@@ -78,7 +78,7 @@ def inside(folder: str) -> Step:
 
     def step(directory: Path) -> None:
         paths = list(directory.iterdir())
-        (directory / folder).mkdir()
+        (directory / folder).mkdir(parents=True)
         for path in paths:
             shutil.move(path, directory / folder / path.name)
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from tests.zoo import harmless, sentence_files, vocabularies
 from tests.zoo.adapters import lora, lora_alone, lora_inside
-from tests.zoo.bert import CUT
+from tests.zoo.bert import CUT, TWO_LABELS
 from tests.zoo.case import Case
 from tests.zoo.folders import (
     ABSENT,
@@ -27,9 +27,12 @@ from tests.zoo.llama_witness import LlamaEmbedder, LlamaRanker
 from tests.zoo.sentence_files import MEAN, dense, messages
 from tests.zoo.texts import EXTRA_TOKEN
 from tests.zoo.weights import (
+    COMPILED,
     FILE,
+    UNCOMPILED,
     Step,
     cast,
+    changed,
     drawn,
     joined,
     pickled,
@@ -40,7 +43,7 @@ from tests.zoo.weights import (
     split,
     stale_shards,
 )
-from tests.zoo.witness import Making, adapted
+from tests.zoo.witness import Making, adapted, copied
 
 _RANKS, _EMBEDS = "LlamaBidirectionalForSequenceClassification", "LlamaBidirectionalModel"
 _LLAMA_3 = {
@@ -122,7 +125,7 @@ def embedder(
     return Case("llama_bidirec embedder", layout, (base, *steps), witness, **expected)
 
 
-def _chat(prompt: str) -> str:
+def chat(prompt: str) -> str:
     """A chat template that renders a prompt with the roles query and document."""
     chosen = '{{ (messages | selectattr("role", "eq", "ROLE") | first).content }}'
     query, passage = (chosen.replace("ROLE", role) for role in ("query", "document"))
@@ -168,45 +171,40 @@ _RANKERS = (
         "adapter beside the base",
         lora("q_proj", "v_proj"),
         witness=adapted(LlamaRanker),
-        refused="adapter_config.json",
     ),
-    ranker("adapter alone", lora_alone("q_proj", "v_proj"), refused="config.json"),
+    ranker("adapter alone", lora_alone("q_proj", "v_proj"), refused="base_model_name_or_path"),
     ranker("adapter in a folder below", lora_inside("adapter", "q_proj")),
     ranker(
         "unmerged lora names",
         renamed(r"q_proj\.weight", "q_proj.base_layer.weight"),
         refused="missing: model.layers.0.self_attn.q_proj.weight",
     ),
-    ranker("_orig_mod. before all names", renamed("^", "_orig_mod."), refused="_orig_mod."),
-    ranker(
-        "lm_head.weight kept",
-        joined({"lm_head.weight": "model.embed_tokens.weight"}),
-        refused="lm_head.weight",
-    ),
+    ranker("_orig_mod. before all names", COMPILED, witness=copied(LlamaRanker, UNCOMPILED)),
+    ranker("lm_head.weight kept", joined({"lm_head.weight": "model.embed_tokens.weight"})),
     ranker("extra token, resized", extra_token(EXTRA_TOKEN, resized=True)),
-    ranker("chat template equal", tokenizer_config(chat_template=_chat(_PROMPT))),
-    ranker("chat template other", tokenizer_config(chat_template=_chat(_OTHER_PROMPT))),
-    ranker("chat_template.jinja other", file("chat_template.jinja", _chat(_OTHER_PROMPT))),
+    ranker("chat template equal", tokenizer_config(chat_template=chat(_PROMPT))),
+    ranker("chat template other", tokenizer_config(chat_template=chat(_OTHER_PROMPT))),
+    ranker("chat_template.jinja other", file("chat_template.jinja", chat(_OTHER_PROMPT))),
     ranker("chat template empty", tokenizer_config(chat_template=""), refused="chat_template"),
     ranker("chat template null", tokenizer_config(chat_template=None)),
     ranker(
         "chat templates by name",
         tokenizer_config(
             chat_template=[
-                {"name": "default", "template": _chat(_OTHER_PROMPT)},
-                {"name": "tool_use", "template": _chat(_PROMPT)},
+                {"name": "default", "template": chat(_OTHER_PROMPT)},
+                {"name": "tool_use", "template": chat(_PROMPT)},
             ]
         ),
     ),
     ranker(
         "chat_template.jinja other, tokenizer_config's equal",
-        tokenizer_config(chat_template=_chat(_PROMPT)),
-        file("chat_template.jinja", _chat(_OTHER_PROMPT)),
+        tokenizer_config(chat_template=chat(_PROMPT)),
+        file("chat_template.jinja", chat(_OTHER_PROMPT)),
     ),
     ranker(
         "chat_template.jinja equal, tokenizer_config's other",
-        tokenizer_config(chat_template=_chat(_OTHER_PROMPT)),
-        file("chat_template.jinja", _chat(_PROMPT)),
+        tokenizer_config(chat_template=chat(_OTHER_PROMPT)),
+        file("chat_template.jinja", chat(_PROMPT)),
     ),
     ranker(
         "CrossEncoder 6, max_seq_length 64",
@@ -217,15 +215,15 @@ _RANKERS = (
         "CrossEncoder 6, texts as messages",
         sentence_files.cross_encoder(),
         edited("sentence_bert_config.json", modality_config=messages("logits")),
-        tokenizer_config(chat_template=_chat(_OTHER_PROMPT)),
+        tokenizer_config(chat_template=chat(_OTHER_PROMPT)),
     ),
     ranker("no model_input_names", tokenizer_config(model_input_names=ABSENT)),
     ranker(
         "pad token past the vocabulary",
         extra_token("[PAD]", resized=False),
         tokenizer_config(pad_token="[PAD]"),
-        refused="vocab_size",
-        late=True,
+        edited("special_tokens_map.json", pad_token="[PAD]"),
+        config(pad_token_id=vocabularies.llama().get_vocab_size()),
     ),
     ranker("training.json equal", _training()),
     ranker("training.json without a prompt", _training(prompt_template=None)),
@@ -286,7 +284,12 @@ _RANKERS = (
         "add_eos_token, which tokenizer.json does not heed", tokenizer_config(add_eos_token=True)
     ),
     ranker("biases", changes={"attention_bias": True, "mlp_bias": True}),
-    ranker("two labels", config(id2label={"0": "no", "1": "yes"}), refused="num_labels = 2"),
+    ranker(
+        "two labels",
+        config(**TWO_LABELS),
+        changed("score.weight", lambda w: torch.cat([w.flip(1), w])),
+    ),
+    ranker("two labels named, one row in the head", config(**TWO_LABELS), refused="num_labels = 2"),
     ranker(
         "quantization_config",
         config(quantization_config={"quant_method": "fp8"}),
@@ -308,14 +311,9 @@ _EMBEDDERS = (
         "adapter beside the base",
         lora("q_proj", "v_proj", task="FEATURE_EXTRACTION"),
         witness=adapted(LlamaEmbedder),
-        refused="adapter_config.json",
     ),
     embedder("model_max_length 64", tokenizer_config(model_max_length=64)),
-    embedder(
-        "lm_head.weight kept",
-        joined({"lm_head.weight": "embed_tokens.weight"}),
-        refused="lm_head.weight",
-    ),
+    embedder("lm_head.weight kept", joined({"lm_head.weight": "embed_tokens.weight"})),
     embedder("sentence-transformers files, its prompts", sentence_files.embedder(prompts=_PROMPTS)),
     embedder("sentence-transformers files, prompts empty", sentence_files.embedder(6)),
     embedder(

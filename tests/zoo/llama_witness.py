@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from tests.zoo.folders import read_json
-from tests.zoo.texts import PAIRS, TEXTS, Kind
+from tests.zoo.texts import PAIRS, TEXTS
 from tests.zoo.weights import held
 from tests.zoo.witness import Witness
 
 _PROMPT = "question:{query} \n \n passage:{passage}"
-_PREFIXES: dict[Kind, str] = {"query": "query: ", "passage": "passage: "}
+_PREFIXES = {"query": "query: ", "passage": "passage: "}
 _MOST_TOKENS = 8192
 # transformers writes a number like 10^30 for "no limit".
 _NO_LIMIT = 10**6
@@ -24,9 +25,12 @@ class _Llama(Witness):
     def __init__(self, directory: Path) -> None:
         self._config = read_json(directory / "config.json")
         self._training = read_json(directory / "training.json")
-        known = {k: v for k, v in self._config.items() if k not in ("architectures", "model_type")}
+        # No row is padded, so that the pad token may have no embedding.
+        others = ("architectures", "model_type", "pad_token_id")
+        known = {k: v for k, v in self._config.items() if k not in others}
         tensors = held(directory)
-        body = {n.removeprefix("model."): t for n, t in tensors.items() if n != "score.weight"}
+        heads = ("score.weight", "lm_head.weight")
+        body = {n.removeprefix("model."): t for n, t in tensors.items() if n not in heads}
         model: Any = LlamaModel(LlamaConfig(**known))
         self.model = model.eval()
         self.model.load_state_dict(body)
@@ -40,10 +44,31 @@ class _Llama(Witness):
         )
         self._limit = min([_MOST_TOKENS, *(n for n in named if n is not None and n < _NO_LIMIT)])
 
-    def _pooled(self, text: str, pooling: str) -> torch.Tensor:
-        """float32 [hidden] of one text."""
-        cut = {"truncation": True, "max_length": self._limit, "return_tensors": "pt"}
-        ids = self._tokenizer(text, **cut)["input_ids"]
+    @torch.no_grad()
+    def adapt(self, adapter: Path) -> None:
+        """See Witness: W + scale · B A, where peft would not find the names of a whole model."""
+        settings = read_json(adapter / "adapter_config.json")
+        rank = settings["r"] ** 0.5 if settings["use_rslora"] else settings["r"]
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        for name, found in tensors.items():
+            path = name.removeprefix("base_model.model.").removeprefix("model.")
+            if path == "score.weight":
+                self._score = found.float()
+            elif path.endswith(".lora_A.weight"):
+                layer = self.model.get_submodule(path.removesuffix(".lora_A.weight"))
+                up = tensors[name.replace("lora_A", "lora_B")]
+                layer.weight += settings["lora_alpha"] / rank * up.float() @ found.float()
+
+    def _pooled(self, text: str, pooling: str, stop: int | None = None) -> torch.Tensor:
+        """float32 [hidden] of one text, of which too many tokens are cut before the character
+        `stop`, where what is never cut begins; None: at its end."""
+        found = self._tokenizer(text)
+        kept = found["input_ids"]
+        if len(kept) > self._limit:
+            after = None if stop is None else found.char_to_token(stop)
+            tail = [] if after is None else kept[after:]
+            kept = kept[: self._limit - len(tail)] + tail
+        ids = torch.tensor([kept])
         length = ids.shape[1]
         mask = torch.zeros(length, length)
         if self._config.get("is_causal") or not self._config.get(
@@ -58,35 +83,49 @@ class _Llama(Witness):
 
 
 class LlamaRanker(_Llama):
-    """Prompt, pooled states, score, temperature."""
+    """Prompt, pooled states, score, temperature. `template` goes before what the folder says."""
+
+    def __init__(self, directory: Path, template: str | None = None) -> None:
+        super().__init__(directory)
+        self._template = template
 
     def numbers(self) -> list[Any]:
         """See Witness."""
         assert self._score is not None
         pooling = self._config.get("pooling") or "avg"
         temperature = self._config.get("temperature") or 1.0
+        # Of two labels the second counts, the first against it.
+        weights = self._score[-1] - (self._score[0] if len(self._score) == 2 else 0)
         return [
-            (self._score @ self._pooled(self._prompt(*pair), pooling) / temperature).item()
-            for pair in PAIRS
+            (weights @ self._pooled(text, pooling, stop) / temperature).item()
+            for text, stop in (self._prompt(*pair) for pair in PAIRS)
         ]
 
-    def _prompt(self, query: str, passage: str) -> str:
-        if self._tokenizer.chat_template is not None:
+    def _prompt(self, query: str, passage: str) -> tuple[str, int]:
+        """The text, and where its passage ends."""
+        if self._template is None and self._tokenizer.chat_template is not None:
             pair = [
                 {"role": "query", "content": query},
                 {"role": "document", "content": passage},
             ]
-            return str(self._tokenizer.apply_chat_template(pair, tokenize=False))
-        template = self._training.get("prompt_template") or _PROMPT
+            text = str(self._tokenizer.apply_chat_template(pair, tokenize=False))
+            return text, text.rindex(passage) + len(passage)
+        template = self._template or self._training.get("prompt_template") or _PROMPT
         head, tail = template.split("{passage}")
-        return str(head.replace("{query}", query) + passage + tail)
+        ahead = str(head.replace("{query}", query) + passage)
+        return ahead + tail, len(ahead)
 
 
 class LlamaEmbedder(_Llama):
     """Prefix, pooled states, length 1; sentence-transformers' files say otherwise where they lie
-    in the folder."""
+    in the folder, and `pooling` and `prefixes` before both."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        pooling: str | None = None,
+        prefixes: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(directory)
         modules = read_json(directory / "modules.json")
         kinds = [module["type"].rpartition(".")[2] for module in modules]
@@ -99,12 +138,16 @@ class LlamaEmbedder(_Llama):
                 "query": prompts.get("query", ""),
                 "passage": next(filter(None, passages), ""),
             }
-        self._pooling = self._config.get("pooling") or "avg"
+        if prefixes is not None:
+            self._prefixes = prefixes
+        self._pooling = pooling or self._config.get("pooling") or "avg"
         self._components = settings.get("truncate_dim")
 
     def numbers(self) -> list[Any]:
         """See Witness."""
-        vectors = [self._pooled(self._prefixes[kind] + text, self._pooling) for text, kind in TEXTS]
+        vectors = [
+            self._pooled(self._prefixes.get(kind, "") + text, self._pooling) for text, kind in TEXTS
+        ]
         if self._normalizes:
             vectors = [torch.nn.functional.normalize(v, dim=0) for v in vectors]
         return [vector[: self._components].numpy() for vector in vectors]

@@ -1,16 +1,17 @@
 """What came of a checkpoint, and whether it is what the table says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from exporter.errors import ExportError
+from exporter.pipeline import Wish
 from runtime.errors import ServingError
 from tests.zoo.answers import Answers, difference
 from tests.zoo.case import Case
 
-Asking = Callable[[Path], Answers]
+Asking = Callable[[Path, Wish], Answers]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Outcome:
 def outcome(case: Case, directory: Path, ask: Asking) -> Outcome:
     """What `ask` makes of the case's folder, against its witness."""
     try:
-        found = ask(directory)
+        adapter = case.wish.adapter
+        named = None if adapter is None else str(directory / adapter)
+        found = ask(directory / case.source, replace(case.wish, adapter=named))
     except (ExportError, ServingError) as error:
         return Outcome("refused", str(error))
     if case.witness is None:

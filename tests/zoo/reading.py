@@ -11,6 +11,7 @@ from exporter.draft import draft, profile_for
 from exporter.own_reading import own_reading
 from exporter.parity import open_report
 from exporter.parity_texts import Group
+from exporter.pipeline import Wish
 from exporter.proof import make_proof
 from exporter.witness.base import RankWitness, VectorWitness
 from runtime.profile import load_target_profile
@@ -21,14 +22,15 @@ from tests.zoo.texts import PAIRS, PASSAGES, QUERY, TEXTS
 _GROUP = (Group("zoo", QUERY, PASSAGES),)
 
 
-def read(directory: Path) -> Answers:
+def read(directory: Path, wish: Wish) -> Answers:
     """The answers of the exporter's own model to what its tokenizers agree upon.
 
     Raises ExportError and ServingError as an export does.
     """
     target = load_target_profile("cpu-fp32")
-    checkpoint = read_checkpoint(str(directory))
-    found = draft(checkpoint, profile_for(checkpoint.architecture), target)
+    checkpoint = read_checkpoint(str(directory), wish.adapter, pooling=wish.pooling)
+    profile = wish.profile or profile_for(checkpoint.architecture)
+    found = draft(checkpoint, profile, target, template=wish.template, prefixes=wish.prefixes)
     own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")
     reference: Reference | VectorReference
     if isinstance(own, RankWitness):

@@ -16,14 +16,14 @@ from tests.zoo.answers import Answers, row
 from tests.zoo.texts import PASSAGES, QUERY, TEXTS
 
 
-def serve(directory: Path) -> Answers:
+def serve(directory: Path, wish: Wish) -> Answers:
     """The answers of the artifact, texts of one kind in one request.
 
     Raises ExportError and ServingError.
     """
     with tempfile.TemporaryDirectory() as out:
         artifact = Path(out) / "artifact"
-        typed = "token_type_ids" in export(str(directory), artifact, Wish()).inputs
+        typed = "token_type_ids" in export(str(directory), artifact, wish).inputs
         with closing(open_model(artifact, engine="onnxruntime-cpu")) as model:
             if isinstance(model, Ranker):
                 encodings = model.encode(QUERY, PASSAGES, "END").rows

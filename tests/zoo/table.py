@@ -1,4 +1,4 @@
-"""TABLE.md: families, layouts and what comes of them, written from the cases.
+"""docs/checkpoints.md: families, layouts and what comes of them, written from the cases.
 
 python -m tests.zoo.table
 """
@@ -11,12 +11,13 @@ from pathlib import Path
 from tests.zoo.case import Case
 from tests.zoo.cases import CASES
 
-PATH = Path(__file__).with_name("TABLE.md")
+PATH = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
 _INTRODUCTION = """\
-# Checkpoints: families, layouts, results
+# Checkpoints
 
-Each is a tiny checkpoint that the tests make. `agrees`: tokens and numbers are those of the loader
-that users have, to 1e-4. `refused`: the export ends with a message that has these words.
+Families, folder layouts, and what the export makes of them. The tests make each of them as a tiny
+checkpoint. *agrees*: tokens and numbers are within 1e-4 of those of the loader that users have.
+*refused*: the export ends with a message that has these words. `make docs` writes this page.
 """
 AGREES, REFUSED = "agrees", "refused"
 

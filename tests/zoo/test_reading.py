@@ -12,7 +12,6 @@ from tests.zoo.case import Case
 from tests.zoo.cases import CASES
 from tests.zoo.outcome import complaint, outcome
 from tests.zoo.reading import read
-from tests.zoo.serving import serve
 from tests.zoo.table import PATH, markdown
 from tests.zoo.texts import PASSAGES, QUERY
 from tests.zoo.witness import Ranker
@@ -20,7 +19,7 @@ from tests.zoo.witness import Ranker
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_checkpoint_is_read_as_its_own_loader_does_or_refused(case: Case, tmp_path: Path) -> None:
-    found = outcome(case, case.build(tmp_path / "checkpoint"), serve if case.late else read)
+    found = outcome(case, case.build(tmp_path / "checkpoint"), read)
     assert complaint(case, found) is None
 
 

@@ -72,6 +72,10 @@ def renamed(pattern: str, replacement: str) -> Step:
     return step
 
 
+COMPILED = renamed("^", "_orig_mod.")
+UNCOMPILED = renamed(r"_orig_mod\.", "")
+
+
 def joined(tensors: Mapping[str, torch.Tensor | str]) -> Step:
     """More weights in the folder; a text is the name of one that is there."""
 

@@ -5,6 +5,7 @@ Nothing of the exporter is imported here. Everything is computed in float32, one
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from transformers import PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tests.zoo.answers import Answers, Row, row
-from tests.zoo.folders import read_json
 from tests.zoo.texts import PAIRS, TEXTS, Kind
+from tests.zoo.weights import Step
 
 _FLOATS = {"dtype": torch.float32}
 
@@ -31,6 +31,13 @@ class Witness:
 
     model: PreTrainedModel
     loaded: Any = None
+
+    def adapt(self, adapter: Path) -> None:
+        """Have peft put an adapter around the layers of the model, all of it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of settings that peft corrects
+            found = self.model.load_adapter(str(adapter))
+        assert not found.missing_keys | found.unexpected_keys | found.mismatched_keys
 
     def answers(self) -> Answers:
         """The witness's answers to the zoo's texts."""
@@ -71,18 +78,24 @@ class Ranker(Witness):
 
     def numbers(self) -> list[Any]:
         """See Witness."""
-        return [
-            float(self.loaded.predict(pair, activation_fn=torch.nn.Identity())) for pair in PAIRS
-        ]
+        return [self._logit(pair) for pair in PAIRS]
+
+    def _logit(self, pair: tuple[str, str]) -> float:
+        if self.loaded.num_labels == 1:
+            return float(self.loaded.predict(pair, activation_fn=torch.nn.Identity()))
+        against, for_ = self.loaded.predict(pair, apply_softmax=True)
+        return float(np.log(for_ / against))
 
 
 class Embedder(Witness):
     """sentence-transformers' SentenceTransformer."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, prompts: dict[str, str] | None = None) -> None:
+        """`prompts` stand for those of the folder."""
         self.loaded = SentenceTransformer(
             str(directory), device="cpu", local_files_only=True, model_kwargs=dict(_FLOATS)
         )
+        self.loaded.prompts |= prompts or {}
         model = self.loaded.transformers_model
         assert model is not None
         self.model = model
@@ -99,34 +112,53 @@ class Embedder(Witness):
         return self.loaded.encode_document(text, prompt_name=named[0] if named else None)
 
 
-def adapted(make: Making) -> Making:
-    """The witness of a base that lies in one folder with a LoRA adapter, which is merged into it.
+class BareEmbedder(Witness):
+    """transformers' body alone, of which no file says how its states become a vector."""
 
-    The loaders do so themselves where the package peft is installed.
-    """
+    def __init__(
+        self, directory: Path, pooling: str, prefixes: dict[str, str] | None = None
+    ) -> None:
+        self.model = AutoModel.from_pretrained(directory, local_files_only=True, **_FLOATS)
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        self._prefixes = prefixes or {}
+        self._pooling = pooling
+
+    def numbers(self) -> list[Any]:
+        """See Witness: like sentence-transformers, which leaves vectors as long as they are."""
+        return [self._vector(self._prefixes.get(kind, "") + text) for text, kind in TEXTS]
+
+    def _vector(self, text: str) -> Any:
+        row = self._tokenizer(text, truncation=True, return_tensors="pt")
+        states = self.model(**row).last_hidden_state[0]
+        pooled = {"avg": states.mean(0), "cls": states[0], "last": states[-1]}[self._pooling]
+        return pooled.numpy()
+
+
+def copied(make: Making, *steps: Step) -> Making:
+    """The witness of a copy of the folder that `steps` make into one that it can load."""
 
     def made(directory: Path) -> Witness:
-        with tempfile.TemporaryDirectory() as bare:
-            hidden = shutil.ignore_patterns("adapter_*")
-            shutil.copytree(directory, bare, ignore=hidden, dirs_exist_ok=True)
-            witness = make(Path(bare))
-        (found,) = directory.rglob("adapter_config.json")
-        _merge(witness.model, found.parent)
-        return witness
+        with tempfile.TemporaryDirectory() as copy:
+            shutil.copytree(directory, copy, dirs_exist_ok=True)
+            for step in steps:
+                step(Path(copy))
+            return make(Path(copy))
 
     return made
 
 
-@torch.no_grad()
-def _merge(model: torch.nn.Module, adapter: Path) -> None:
-    """W + α / r · B A for each pair of an adapter's matrices (LoRA, arXiv 2106.09685)."""
-    settings = read_json(adapter / "adapter_config.json")
-    tensors = load_file(adapter / "adapter_model.safetensors")
-    for name, down in tensors.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        up = tensors[name.replace("lora_A", "lora_B")]
-        # Bodies are loaded without the name that models with a head put before them.
-        (layer,) = (m for n, m in model.named_modules() if n and f".{path}".endswith(f".{n}"))
-        layer.weight += settings["lora_alpha"] / settings["r"] * up @ down
+def adapted(make: Making, base: str = "", adapter: str = "") -> Making:
+    """The witness of what lies in the folder `base` with the LoRA adapter in the folder `adapter`,
+    whose other files go before the base's."""
+
+    def made(directory: Path) -> Witness:
+        with tempfile.TemporaryDirectory() as bare:
+            hidden = shutil.ignore_patterns("adapter_*")
+            for folder in dict.fromkeys((base, adapter)):
+                shutil.copytree(directory / folder, bare, ignore=hidden, dirs_exist_ok=True)
+            witness = make(Path(bare))
+        (found,) = (directory / adapter).rglob("adapter_config.json")
+        witness.adapt(found.parent)
+        return witness
+
+    return made

@@ -1,15 +1,15 @@
-"""Builds Dockerfile.cpu and runs it, without Docker.
+"""Build Dockerfile.cpu and run it, without Docker.
 
 python -m tools.image_test [ARTIFACT [EMBEDDER]]
 
-ARTIFACT (inside this repository) is baked in and asked; without one the image serves the mock.
-EMBEDDER is mounted and asked afterwards.
+ARTIFACT (inside this repository) is baked in and used; without one the image serves the mock.
+EMBEDDER is mounted and used afterwards.
 
 Needs root on a Debian-like system, debootstrap (makes a Debian 12 base) and buildah (runs the
-Dockerfile in a chroot). The image then runs as an orchestrator would run it: an unprivileged
-user, a read-only root, no network but its own loopback. Packages come by way of this machine's
-pip and apt settings, which the image must not remember. Base, wheels and layers are kept under
-build/image-test; remove that directory to begin anew.
+Dockerfile in a chroot). The image then runs as under an orchestrator: an unprivileged user, a
+read-only root, no network but its own loopback. Packages come through this machine's pip and apt
+settings, which must not end up in the image. Base, wheels and layers are kept under
+build/image-test; remove that directory to start over.
 """
 
 import signal
@@ -21,7 +21,7 @@ from tools.image_test.checks import Report, check_contents, check_embedder, chec
 
 
 def main() -> int:
-    # As an exception, so that containers and mounts are taken down on every way out.
+    # Turn SIGTERM into an exception, so that containers and mounts are always removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     artifact, embedder = [*(Path(name).resolve() for name in sys.argv[1:3]), None, None][:2]
     report = Report()

@@ -29,8 +29,8 @@ _BASE = "localhost/open-rerank-base"
 _NAME = "localhost/open-rerank-cpu"
 _STAGE = "localhost/open-rerank-cpu-build"
 _EXTRAS = ("serve-cpu", "openvino", "triton")
-# Debian's buildah only recommends the package that brings the machine's own policy. Whatever is
-# allowed here, nothing is pulled: the base is ours.
+# Debian's buildah only recommends the package with the machine's own policy. This policy permits
+# anything, but nothing is pulled: the base is ours.
 _POLICY = f"--signature-policy={Path(__file__).with_name('policy.json')}"
 _TOOLS = {
     "buildah": "buildah",
@@ -44,7 +44,7 @@ _TOOLS = {
 
 
 class Unbuildable(Exception):
-    """There is no image; the text says what is missing or which step failed."""
+    """The image cannot be built; the message says what is missing or which step failed."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Image:
 
 
 def check_host(artifact: Path | None) -> None:
-    """Ends the check where this machine cannot build; raises Unbuildable for the artifact."""
+    """Ends the check if this machine cannot build; raises Unbuildable for the artifact."""
     if os.geteuid() != 0:
         not_here("found an ordinary user, wanted root: debootstrap and chroot need it")
     need_tools(_TOOLS)
     if artifact is not None and not artifact.is_relative_to(ROOT):
-        raise Unbuildable(f"{artifact} lies outside of the build context, {ROOT}: copy it there")
+        raise Unbuildable(f"{artifact} is outside the build context, {ROOT}: copy it there")
     if artifact is not None and not (artifact / "manifest.json").is_file():
         raise Unbuildable(f"no manifest.json in {artifact}: export an artifact first (make serve)")
 
@@ -77,7 +77,7 @@ def build_image(artifact: Path | None) -> Iterator[Image]:
     _make_base()
     wheels = _download_wheels()
     began = time.monotonic()
-    _say("building Dockerfile.cpu")
+    _print_progress("building Dockerfile.cpu")
     try:
         _build(wheels, artifact)
     finally:
@@ -100,11 +100,11 @@ def build_image(artifact: Path | None) -> Iterator[Image]:
 def _make_base() -> None:
     if _buildah("images", "--quiet", "--filter", f"reference={_BASE}").strip():
         return
-    _say(f"making the base image (Debian {_SUITE}, about two minutes)")
+    _print_progress(f"making the base image (Debian {_SUITE}, about two minutes)")
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="base-") as directory:
         root = Path(directory)
         mirrors = _debian_mirrors()
-        # In its own mount namespace: whatever it mounts is gone with it, even when interrupted.
+        # In its own mount namespace, so that its mounts disappear with it, even when interrupted.
         _run(
             [
                 *("unshare", "--mount", "debootstrap", "--variant=minbase"),
@@ -144,7 +144,7 @@ def _sources(mirrors: dict[str, str]) -> Iterator[str]:
 
 
 def _download_wheels() -> Path:
-    """Downloads outside of the build: no index address or certificate comes near the image."""
+    """Downloads outside the build: no index address or certificate gets into the image."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [
         *project["build-system"]["requires"],
@@ -155,7 +155,7 @@ def _download_wheels() -> Path:
     digest = hashlib.sha256(json.dumps(wanted).encode() + constraints).hexdigest()[:12]
     wheels = CACHE / f"wheels-{digest}"
     if not wheels.is_dir():
-        _say("downloading wheels")
+        _print_progress("downloading wheels")
         unfinished = wheels.with_suffix(".part")
         _run(
             [
@@ -173,13 +173,13 @@ def _build(wheels: Path, artifact: Path | None) -> None:
         settings.write(f"[global]\nno-index = true\nfind-links = {address}\n")
         settings.flush()
         options = [
-            # Docker's format: the other one has no health check.
+            # Docker's format: the OCI format has no health check.
             *("--layers", "--format=docker", "--isolation=chroot", "--pull-never"),
             f"--file={ROOT / 'Dockerfile.cpu'}",
             f"--build-arg=BASE_IMAGE={_BASE}",
             f"--secret=id=pip.conf,src={settings.name}",
         ]
-        # Named, so that pruning leaves its layers to the next run.
+        # Named, so that pruning keeps its layers for the next run.
         _buildah("build", _POLICY, *options, "--target=build", f"--tag={_STAGE}", str(ROOT))
         options.append(f"--build-arg=MODEL_DIR={artifact.relative_to(ROOT) if artifact else ''}")
         _buildah("build", _POLICY, *options, f"--tag={_NAME}", str(ROOT))
@@ -188,7 +188,7 @@ def _build(wheels: Path, artifact: Path | None) -> None:
 
 @contextmanager
 def _served(directory: Path) -> Iterator[str]:
-    """The directory over HTTP on the loopback: a mounted one would leave its mount point behind."""
+    """Serves the directory over HTTP on loopback: a mount would leave its mount point behind."""
     handler = functools.partial(_QuietHandler, directory=str(directory))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever, daemon=True)
@@ -200,7 +200,7 @@ def _served(directory: Path) -> Iterator[str]:
 
 class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Nothing to say about each wheel."""
+        """Log nothing: there are many wheels."""
 
 
 @contextmanager
@@ -222,7 +222,7 @@ def _buildah(*args: str) -> str:
 
 @functools.cache
 def _storage_driver() -> str:
-    """Overlay where the kernel allows it; else vfs, which copies everything but works anywhere."""
+    """Overlay if the kernel allows it; else vfs, which copies everything but always works."""
     probe = [*_buildah_in("overlay"), "info"]
     works = subprocess.run(probe, capture_output=True, check=False).returncode == 0
     return "overlay" if works else "vfs"
@@ -234,7 +234,7 @@ def _buildah_in(driver: str) -> list[str]:
 
 
 def _run(command: list[str]) -> str:
-    # Its own process group: an interrupted build ends with all the processes that it started.
+    # Its own process group: an interrupted build ends with all its processes.
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -254,6 +254,6 @@ def _run(command: list[str]) -> str:
     return output
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     sys.stdout.write(f"{text} …\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What is expected of the image: from its contents, and from two runs of it."""
+"""The checks of the image: of its contents, and of two runs."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.image_test.build import CACHE, Image
 from tools.image_test.container import Container
 
-# Only a hang reaches it.
+# Reached only by a hang.
 _READY_S = 300
 _STOP_S = 15
 _QUESTION = {
@@ -40,7 +40,7 @@ class Report:
 
 
 def check_contents(report: Report, image: Image) -> None:
-    """Configuration, and what must not have been left behind."""
+    """Configuration, and files that must not be left in the image."""
     config = image.config
     report.add("the user is 1000:1000", ok=config["User"] == "1000:1000", found=config["User"])
     ports = sorted(config["ExposedPorts"])
@@ -78,7 +78,7 @@ def check_runs(report: Report, image: Image, artifact: Path | None) -> None:
             _check_confinement(report, container)
         _check_stop(report, container)
     other = {"NIM_HTTP_API_PORT": "8123", **(mock or {"NIM_CUSTOM_MODEL": "/mnt"})}
-    # The baked copy once more: unlike the original it is readable by everybody for certain.
+    # The baked copy once more: unlike the original, every user can read it.
     mounted = image.rootfs / "opt/model" if artifact else None
     with Container(
         image.rootfs,
@@ -123,7 +123,7 @@ def _check_ready(report: Report, container: Container, image: Image, what: str) 
         f"{what}: the image's own health check (curl inside) succeeds"
         + (f" after {time.monotonic() - began:.1f} s" if ready else ""),
         ok=ready,
-        found=f"{done.stderr.strip() if done else 'no process'}\n{container.last_words}",
+        found=f"{done.stderr.strip() if done else 'no process'}\n{container.last_output}",
     )
 
 
@@ -137,7 +137,7 @@ def _check_answer(report: Report, container: Container, port: int, *, expect_ord
         order = [item["index"] for item in json.loads(done.stdout)["rankings"]]
     except (ValueError, KeyError, TypeError):
         order = []
-    # The mock knows no weather from learning: its order only has to be one.
+    # The mock's order is arbitrary: it only has to be a permutation.
     report.add(
         f"POST /v1/ranking answers {order}",
         ok=order == _ORDER if expect_order else sorted(order) == [0, 1, 2],
@@ -184,5 +184,5 @@ def _check_stop(report: Report, container: Container) -> None:
     report.add(
         f"SIGTERM ends it with exit code 0 after {seconds:.1f} s",
         ok=code == 0 and seconds < _STOP_S,
-        found=f"exit code {code}\n{container.last_words}",
+        found=f"exit code {code}\n{container.last_output}",
     )

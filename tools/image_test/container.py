@@ -1,8 +1,8 @@
-"""Runs an image's own command as an orchestrator would, with util-linux alone.
+"""Runs an image's own command as an orchestrator would, with util-linux only.
 
-The command is process 1 of its own pid namespace (a signal that it does not handle is ignored,
-as in any container), its root is read-only but for /tmp, its network is a loopback of its own,
-its capabilities are gone and it cannot gain new privileges.
+The command is process 1 of its own pid namespace (signals without a handler are ignored, as in any
+container), its root is read-only except /tmp, its network is a separate loopback, it has no
+capabilities and cannot gain new privileges.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-# Arguments: root, user, directory to mount at /mnt or nothing, then what `env` is given.
+# Arguments: root, user, directory to mount at /mnt or nothing, then the arguments of `env`.
 _ENTER = """
 set -e
 root=$1 user=$2 mounted=$3
@@ -37,7 +37,7 @@ _STOP_S = 30
 
 
 class Container:
-    """A running image; leaving the context kills what is left of it.
+    """A running image; leaving the context kills its remaining processes.
 
     `user` is UID:GID; `mounted` appears at /mnt; output goes to `log`.
     """
@@ -99,8 +99,8 @@ class Container:
         return self._outside.poll() is None
 
     @property
-    def last_words(self) -> str:
-        """The end of what the command has printed so far."""
+    def last_output(self) -> str:
+        """The end of the command's output so far."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])
 
     def run(self, *command: str, given: str = "") -> subprocess.CompletedProcess[str]:
@@ -120,7 +120,7 @@ class Container:
         )
 
     def stop(self) -> tuple[int | None, float]:
-        """SIGTERM to process 1: its exit code (None: it went on running) and the seconds taken."""
+        """SIGTERM to process 1: its exit code (None: it kept running) and the seconds taken."""
         if self.pid is None:
             return self._outside.wait(), 0.0
         began = time.monotonic()

@@ -48,14 +48,14 @@ health_check_timeout = 600
 
 
 def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
-    """Matplotlib takes longer than all the rest; test_pictures.py draws."""
+    """Drawing takes longer than all the rest; test_pictures.py covers it."""
     for module in (curves, drift):
         patch.setattr(module, "_picture", lambda *_: b"<svg/>")
 
 
 @contextmanager
 def as_loud_as_before() -> Iterator[None]:
-    """transformers' Trainer sets how much transformers tells, for the whole process."""
+    """The verbosity of transformers, which its Trainer sets for the whole process."""
     level = logging.get_verbosity()
     try:
         yield
@@ -65,7 +65,7 @@ def as_loud_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The pictures of this process are empty, and transformers tells as much as before."""
+    """Empty pictures in this process, and transformers' verbosity restored."""
     leave_undrawn(monkeypatch)
     with as_loud_as_before():
         yield

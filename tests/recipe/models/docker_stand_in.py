@@ -1,6 +1,6 @@
 """A `docker` for machines without one: one container, which is rerank-serve of this environment.
 
-Understands the commands that recipe/launchers.py gives, and keeps its state beside itself.
+Understands the commands of recipe/launchers.py, and keeps its state beside itself.
 """
 
 import json
@@ -64,9 +64,10 @@ def ps(words: list[str]) -> int:
         return 0
     state = json.loads(STATE.read_text())
     if "--all" in words:
-        shown = words[words.index("--format") + 1].replace("{{.Names}}", state["name"])
+        output_format = words[words.index("--format") + 1].replace("{{.Names}}", state["name"])
         sys.stdout.write(
-            re.sub(r'{{\.Label "([^"]+)"}}', lambda m: state["labels"].get(m[1], ""), shown) + "\n"
+            re.sub(r'{{\.Label "([^"]+)"}}', lambda m: state["labels"].get(m[1], ""), output_format)
+            + "\n"
         )
     elif alive(state["pid"]):
         sys.stdout.write("0123456789ab\n")
@@ -85,7 +86,7 @@ def alive(number: int) -> bool:
         state = Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return False
-    return state != "Z"  # one that nobody waited for has ended all the same
+    return state != "Z"  # a zombie has ended
 
 
 if __name__ == "__main__":

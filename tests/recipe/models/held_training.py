@@ -1,4 +1,4 @@
-"""recipe.training, with training that never ends: its processes say that they are there, and wait.
+"""recipe.training with training that never ends: its processes report their start, and wait.
 
 The pipe `held` beside the job's file stays open until the process ends.
 """
@@ -12,12 +12,12 @@ from recipe.training.__main__ import main
 
 
 def train(*_: object) -> None:
-    """In the place of recipe.training.loop.train."""
+    """Replaces recipe.training.loop.train."""
     with Path(sys.argv[1]).with_name("held").open("wb", buffering=0) as held:
         held.write(b"x")
-        told = select.poll()
-        told.register(held, 0)
-        told.poll()  # until the test closes its end, as one that fails does
+        poller = select.poll()
+        poller.register(held, 0)
+        poller.poll()  # until the test closes its end, as one that fails does
 
 
 loop = ModuleType("recipe.training.loop")

@@ -1,4 +1,4 @@
-"""A small world to train and measure in: 24 passages, one question to each."""
+"""Small training and evaluation data: 24 passages with one question each."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def question(number: int) -> str:
 
 
 def write_prep(folder: Path, *, negatives: int = 4) -> Path:
-    """What the stage prep would write: groups of 18 questions, the other 6 to measure with."""
+    """The output of the stage prep: groups of 18 questions, and 6 questions to evaluate."""
     numbers = range(len(TOPICS))
     (folder / "corpus").mkdir(parents=True)
     table = pa.table({"id": [f"d{n}" for n in numbers], "text": [passage(n) for n in numbers]})

@@ -1,6 +1,6 @@
-"""Every command of the recipe that writes: doubled, and pointed at its own input.
+"""Every writing command of the recipe: run twice at once, and pointed at its own input.
 
-How each goes on when it was killed is in the tests of the stages and of score.
+The tests of the stages and of score cover killed commands.
 """
 
 import shutil
@@ -12,7 +12,7 @@ import pytest
 from recipe.cli import main
 from recipe.durable import JournalWriter
 from recipe.table import COMMANDS, STAGES
-from runtime.outputs import held
+from runtime.outputs import locked_directory
 from tests.recipe.conftest import write_corpus
 from tests.recipe.killing import interrupt_after
 from tests.trees import tree
@@ -25,7 +25,7 @@ CHECKPOINT = OUT / "stage2_finetune/checkpoints/LATEST/model/consolidated"
 SDG = ["sdg", "corpus_dir=texts", "generator=extractive"]
 COMPARE = ["compare", str(CHECKPOINT), str(ARTIFACT)]
 
-# Its command line, and the folder that it has for itself while it works.
+# Its command line, and the folder that it locks while it works.
 DOUBLED: dict[str, tuple[list[str], str]] = {
     "sdg": (SDG, "stage0_sdg"),
     "prep": (["prep"], "stage1_prep"),
@@ -68,7 +68,7 @@ def test_a_second_run_is_refused_and_changes_nothing(
     place = whole / OUT / folder
     place.mkdir(exist_ok=True)
     before = tree(place), tree(whole / ARTIFACT)
-    with held(place):
+    with locked_directory(place):
         assert main([*line, "-c", "c.toml"]) == 1
     assert f"works in {OUT / folder}" in capsys.readouterr().err
     assert (tree(place), tree(whole / ARTIFACT)) == before
@@ -90,7 +90,7 @@ def settings_in_a_log(folder: Path) -> None:
 
 
 def nothing(_: Path) -> None:
-    """What is needed is there."""
+    """The inputs exist."""
 
 
 # Its command line, what is read, and what has to be there first.
@@ -159,8 +159,8 @@ def test_force_gives_another_name_to_what_the_stage_did_not_make(
     assert main(["export", *settings]) == 1
     assert thesis.exists()
     assert main(["export", *settings, "--force"]) == 0
-    said = capsys.readouterr().err
-    assert "thesis was not made by this stage; it is thesis.before-1 now" in said
+    output = capsys.readouterr().err
+    assert "thesis was not made by this stage; renamed it to thesis.before-1" in output
     assert (copied / "thesis.before-1" / "chapter-1.txt").read_text() == "years of work"
     assert (copied / "thesis" / "manifest.json").exists()
 
@@ -172,7 +172,7 @@ def test_what_has_the_name_of_a_deployment_s_file_is_kept(
     (copied / "mine").mkdir()
     (copied / "mine" / name).write_text("years of work")
     assert main(["deploy", "-c", "c.toml", "output_dir=mine", "eval_dir=null"]) == 1
-    assert f"mine/{name} is there" in capsys.readouterr().err
+    assert f"mine/{name} exists" in capsys.readouterr().err
     assert (copied / "mine" / name).read_text() == "years of work"
 
 
@@ -181,7 +181,7 @@ def test_a_folder_is_of_one_stage(copied: Path, capsys: pytest.CaptureFixture[st
     for force in ([], ["--force"]):
         line = ["deploy", "-c", "c.toml", f"output_dir={OUT}/stage3_eval", "eval_dir=null"]
         assert main([*line, *force]) == 1
-        assert "holds what the stage eval made" in capsys.readouterr().err
+        assert "holds output of the stage eval" in capsys.readouterr().err
     assert tree(copied / OUT) == before
 
 
@@ -204,9 +204,9 @@ def test_a_comparison_that_is_stopped_goes_on(
         assert main([*COMPARE, "-c", "c.toml"]) == 130
     capsys.readouterr()
     assert main([*COMPARE, "-c", "c.toml"]) == 0
-    said = capsys.readouterr()
-    assert "A, queries: 2 of 6 were done before" in said.err
-    assert "| A → B | +0.0000 |" in said.out
+    output = capsys.readouterr()
+    assert "A, queries: 2 of 6 were already done" in output.err
+    assert "| A → B | +0.0000 |" in output.out
 
 
 def test_damaged_scores_are_named_and_left_alone(
@@ -216,6 +216,6 @@ def test_damaged_scores_are_named_and_left_alone(
     damaged = file.read_bytes().replace(b'"logits":[', b'"logits":[\0', 1)
     file.write_bytes(damaged)
     assert main(["export", "-c", "c.toml"]) == 1
-    assert "line 2 of" in (said := capsys.readouterr().err)
-    assert "move the file away" in said
+    assert "line 2 of" in (output := capsys.readouterr().err)
+    assert "move the file away" in output
     assert file.read_bytes() == damaged

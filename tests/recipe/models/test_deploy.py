@@ -1,4 +1,4 @@
-"""The stage deploy: a real server, started, asked, measured, handed over and stopped."""
+"""The stage deploy: a real server, started, tested, measured, detached and stopped."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from recipe import launchers
 from recipe.cli import main
 from recipe.config import DeployConfig
 from recipe.evaluation.results import read_results, write_results
-from recipe.launchers import docker
+from recipe.launchers import DockerLauncher
 from recipe.processes import read_started
 from tests.recipe.conftest import write_program
 from tests.recipe.killing import killed_after
@@ -34,12 +34,12 @@ EVAL = Path("output/rerank/stage3_eval")
 
 @pytest.fixture
 def folder(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The copied folder. What serves there, and is left, ends with the test."""
+    """The copied folder. Servers that still run are stopped after the test."""
     started: list[subprocess.Popen[Any]] = []
 
     class Known(subprocess.Popen[Any]):
-        def __init__(self, *arguments: Any, **wishes: Any) -> None:
-            super().__init__(*arguments, **wishes)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             started.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Known)
@@ -54,7 +54,7 @@ def folder(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def docker_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A program named docker, which PATH finds first."""
+    """A program named docker, first on the PATH."""
     command = tmp_path / "bin" / "docker"
     write_program(command, Path(docker_stand_in.__file__).read_text())
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
@@ -86,7 +86,7 @@ def test_a_deploy_killed_while_it_measures_is_begun_again_and_serves_what_was_me
     assert main(["export", "-c", "c.toml"]) == 0  # which writes drift.md of what there is
     assert "onnx → nim" not in (folder / EVAL / "drift.md").read_text("utf-8")
     capsys.readouterr()
-    # What the killed run left is its own: no need to ask for its replacement.
+    # The killed run's server is this stage's own: it is replaced without asking.
     assert main(arguments) == 0
     assert f"replace the process {left}" in capsys.readouterr().err
     results = read_results(folder / EVAL)
@@ -96,14 +96,14 @@ def test_a_deploy_killed_while_it_measures_is_begun_again_and_serves_what_was_me
     ).read_text("utf-8")
     endpoint = json.loads((folder / DEPLOY / "endpoint.json").read_text())
     assert is_ready(port)
-    # It was handed over, and is not forgotten.
+    # It was detached, and is not forgotten.
     assert main([*arguments, "launcher=docker", "nim_image=open-rerank:cpu"]) == 1
     assert endpoint["stop"] in capsys.readouterr().err
-    # Which would otherwise take it for something that a killed run left, and replace it.
+    # Otherwise it would take it for the server of a killed run, and replace it.
     assert main(arguments) == 1
-    said = capsys.readouterr().err
-    assert "replace_existing=true" in said
-    assert f"kill {endpoint['handle']}" in said
+    output = capsys.readouterr().err
+    assert "replace_existing=true" in output
+    assert f"kill {endpoint['handle']}" in output
     assert is_ready(port)
 
 
@@ -112,9 +112,9 @@ def test_a_key_that_no_request_can_carry_is_told_before_anything_runs(
 ) -> None:
     monkeypatch.setenv("NGC_API_KEY", "clé secrète")
     assert main(["deploy", "-c", "c.toml"]) == 1
-    said = capsys.readouterr().err
-    assert "cannot be asked: api_key holds characters" in said
-    assert "secr" not in said
+    output = capsys.readouterr().err
+    assert "cannot be called: api_key holds characters" in output
+    assert "secr" not in output
     assert not (folder / DEPLOY / "server.log").exists()
 
 
@@ -127,12 +127,12 @@ def test_a_server_that_wants_a_key_is_asked_with_it(
     monkeypatch.setenv("NIM_REQUIRE_AUTH", "true")
     monkeypatch.setenv("NGC_API_KEY", "a-very-secret-key")
     assert main(["deploy", "-c", "c.toml", f"host_port={port}"]) == 0
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     url = f"http://127.0.0.1:{port}/v1/ranking"
     assert httpx.post(url, json={}, timeout=PATIENCE_S).status_code == 401
-    assert '-H "Authorization: Bearer $NGC_API_KEY"' in said.err
+    assert '-H "Authorization: Bearer $NGC_API_KEY"' in output.err
     assert read_results(folder / EVAL)["nim"].identity == ""
-    assert "a-very-secret-key" not in said.err + said.out
+    assert "a-very-secret-key" not in output.err + output.out
     for path in (folder / "output").rglob("*"):
         assert path.is_dir() or b"a-very-secret-key" not in path.read_bytes(), path
 
@@ -156,7 +156,7 @@ def test_a_deployment_in_the_foreground_is_finished_by_a_signal(
 
     monkeypatch.setattr(launchers._Process, "wait", signalled)
     terminated = signal.getsignal(signal.SIGTERM)
-    # A shell's background job hands an ignored SIGINT down.
+    # A shell's background job inherits an ignored SIGINT.
     interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         arguments = [f"host_port={port}", "detach=false", "eval_dir=null"]
@@ -164,7 +164,7 @@ def test_a_deployment_in_the_foreground_is_finished_by_a_signal(
     finally:
         signal.signal(signal.SIGINT, interrupted)
     assert signal.getsignal(signal.SIGTERM) == terminated
-    assert "it runs until you interrupt" in said_before[0]
+    assert "running until you interrupt" in said_before[0]
     assert "is now stopped" in capsys.readouterr().err
     assert (folder / DEPLOY / "done.json").is_file()
     assert not (folder / DEPLOY / "endpoint.json").exists()
@@ -190,7 +190,7 @@ def test_a_taken_port_is_told_at_once(folder: Path, capsys: pytest.CaptureFixtur
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         assert main(["deploy", "-c", "c.toml", f"host_port={taken}"]) == 1
-    assert "something answers on 127.0.0.1" in capsys.readouterr().err
+    assert "a server already answers on 127.0.0.1" in capsys.readouterr().err
 
 
 def test_a_server_that_ends_shows_its_last_lines(
@@ -198,15 +198,15 @@ def test_a_server_that_ends_shows_its_last_lines(
 ) -> None:
     (folder / "output/rerank/stage4_export/onnx/model.onnx").write_bytes(b"broken")
     assert main(["deploy", "-c", "c.toml", f"host_port={port}"]) == 1
-    said = capsys.readouterr().err
-    assert "the server ended before it was ready" in said
-    assert "its last lines:" in said
-    assert "stage4_export/onnx" in said.split("its last lines:")[1]
+    output = capsys.readouterr().err
+    assert "the server ended before it was ready" in output
+    assert "its last lines:" in output
+    assert "stage4_export/onnx" in output.split("its last lines:")[1]
     assert not (folder / DEPLOY / "endpoint.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("use_onnx=false", "found no model.plan"),
         ("model_dir=./nowhere", "run `rerank export`"),
@@ -218,12 +218,12 @@ def test_what_cannot_be_deployed_is_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     override: str,
-    said: str,
+    message: str,
 ) -> None:
     (folder / "output/rerank/stage4_export/tensorrt").mkdir(exist_ok=True)
     monkeypatch.setenv("PATH", "")
     assert main(["deploy", "-c", "c.toml", override]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_an_artifact_that_export_did_not_measure_is_refused(
@@ -269,8 +269,10 @@ def test_the_docker_command_names_the_key_and_never_holds_it(
 ) -> None:
     monkeypatch.setenv("NGC_API_KEY", "nvapi-secret")
     settings = msgspec.structs.replace(DeployConfig(), launcher="docker")
-    shown = docker(settings, tmp_path, tmp_path / "log", 512, replace=False).shown()
-    words = shlex.split(shown)
+    command_line = DockerLauncher(
+        settings, tmp_path, tmp_path / "log", 512, replace=False
+    ).command_line()
+    words = shlex.split(command_line)
     assert words[:3] == ["docker", "run", "--detach"]
     assert words[-1] == "nvcr.io/nim/nvidia/llama-nemotron-rerank-1b-v2:1.10.0"
     assert f"{tmp_path}:/opt/nim/custom_model:ro" in words
@@ -278,4 +280,4 @@ def test_the_docker_command_names_the_key_and_never_holds_it(
     for given in ("NIM_CUSTOM_MODEL=/opt/nim/custom_model", "NIM_TRITON_MAX_SEQ_LENGTH=512"):
         assert given in words
     assert "NGC_API_KEY" in words
-    assert "nvapi-secret" not in shown
+    assert "nvapi-secret" not in command_line

@@ -1,4 +1,4 @@
-"""An endpoint that wants a key, and what is said when it cannot be asked."""
+"""An endpoint that requires a key, and the errors when it cannot be called."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ ARTIFACT = "output/rerank/stage4_export/onnx"
 
 
 class _Guarded(BaseHTTPRequestHandler):
-    """Ranks by the length of a passage, for who has the key."""
+    """Ranks by the length of a passage, for requests with the key."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -43,7 +43,7 @@ class _Guarded(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def guarded() -> Iterator[HTTPServer]:
-    """A server that asks for KEY; `asked` holds every authorization that it was sent."""
+    """A server that requires KEY; `asked` holds every authorization header that it got."""
     with HTTPServer(("127.0.0.1", 0), _Guarded) as server:
         server.asked = []
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -61,18 +61,18 @@ def test_the_key_is_sent_when_its_variable_is_named_and_stands_nowhere(
     url = f"http://127.0.0.1:{guarded.server_port}"
     command = ["compare", ARTIFACT, url, "-c", "c.toml"]
     assert main(command) == 1
-    said = capsys.readouterr().err
-    assert "set nim_api_key_env" in said
-    # No key goes to anybody who was not named for it.
+    output = capsys.readouterr().err
+    assert "set nim_api_key_env" in output
+    # The key is sent to no server but the one it is for.
     assert set(guarded.asked) == {None}
     assert main([*command, "nim_api_key_env=NOBODYS_KEY"]) == 1
     assert "no key in the environment variable NOBODYS_KEY" in capsys.readouterr().err
-    # Lengths are no relevance: it ranks otherwise, which is what it says.
+    # Length is not relevance: it ranks differently, and the report says so.
     assert main([*command, "nim_api_key_env=MY_KEY"]) == 1
-    said += capsys.readouterr().err
-    assert "B ranks otherwise than A" in said
+    output += capsys.readouterr().err
+    assert "B ranks differently from A" in output
     assert guarded.asked[-1] == f"Bearer {KEY}"
-    assert KEY not in said
+    assert KEY not in output
     for path in Path().rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
@@ -96,8 +96,8 @@ def test_the_key_goes_to_one_server_only(
 def test_eval_looks_for_the_key_before_it_measures(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wish = ["eval", "-c", "c.toml", "eval_nim=true", "nim_api_key_env=NOBODYS_KEY"]
-    assert main(wish) == 1
+    args = ["eval", "-c", "c.toml", "eval_nim=true", "nim_api_key_env=NOBODYS_KEY"]
+    assert main(args) == 1
     assert "no key in the environment variable NOBODYS_KEY" in capsys.readouterr().err
     assert main(["eval", "-c", "c.toml", "eval_nim=true", "nim_url=localhost:8000"]) == 1
     assert "does not begin with http" in capsys.readouterr().err
@@ -106,7 +106,7 @@ def test_eval_looks_for_the_key_before_it_measures(
 def test_a_password_in_the_url_is_no_part_of_the_report() -> None:
     scorer = EndpointScorer("http://me:secret@localhost:1", None, 8, 1.0)
     assert scorer.source == "http://localhost:1"
-    with pytest.raises(BadInput, match="gave no ranking") as caught:
+    with pytest.raises(BadInput, match="returned no ranking") as caught:
         scorer.score("q", ["a"])
     assert "secret" not in str(caught.value)
     scorer.close()
@@ -114,7 +114,7 @@ def test_a_password_in_the_url_is_no_part_of_the_report() -> None:
 
 @pytest.mark.parametrize("url", ["http://", "http://h:99999", "ftp://h"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(BadConfig, match="cannot be asked"):
+    with pytest.raises(BadConfig, match="cannot be called"):
         EndpointScorer(url, None, 8, 1.0)
 
 
@@ -126,12 +126,12 @@ def test_compare_uses_settings_or_refuses_them(
     command = ["compare", checkpoint, ARTIFACT]
     assert main([*command, "output_dir=elsewhere", "-c", "c.toml", "eval.batch_size=2"]) == 0
     assert (Path("elsewhere") / "compare" / "drift.md").is_file()
-    for setting, said in (
-        ("top_k=3", "so run that with this setting first"),
+    for setting, message in (
+        ("top_k=3", "run eval with this setting first"),
         ("eval.k_values=[1]", "found eval.k_values, wanted one of output_dir"),
-        ("nim_model=x", "asked for the model that it serves"),
+        ("nim_model=x", "ranks with the model that it serves"),
         ("finetune.seed=3", "found finetune.seed"),
         ("topk=3", "the nearest one is 'top_k'"),
     ):
         assert main([*command, "-c", "c.toml", setting]) == 1
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

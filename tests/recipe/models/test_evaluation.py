@@ -111,7 +111,7 @@ def drift_of(*figures: float) -> Drift:
 
 
 @pytest.mark.parametrize(
-    ("figures", "past", "said"),
+    ("figures", "past", "message"),
     [
         ((0.5, 0.492, 0.484), [("tensorrt", "NDCG@10")], "first past the tolerance at tensorrt"),
         ((0.5, 0.492, 0.507), [("tensorrt", "NDCG@10")], "between onnx and tensorrt"),
@@ -124,13 +124,13 @@ def drift_of(*figures: float) -> Drift:
     ],
 )
 def test_words_and_exit_code_agree(
-    tmp_path: Path, figures: tuple[float, ...], past: list[tuple[str, str]], said: str
+    tmp_path: Path, figures: tuple[float, ...], past: list[tuple[str, str]], message: str
 ) -> None:
     drift = drift_of(*figures)
     assert drift.past == past
-    assert said in verdict(drift)
+    assert message in verdict(drift)
     if past:
-        with pytest.raises(Drifted, match=said):
+        with pytest.raises(Drifted, match=message):
             require_no_drift(drift, tmp_path / "drift.md")
     else:
         require_no_drift(drift, tmp_path / "drift.md")
@@ -182,7 +182,7 @@ def test_a_remeasure_that_is_stopped_leaves_no_column_without_scores_and_goes_on
     assert main(["export", "-c", "c.toml"]) == 1  # and no KeyError
     assert "eval measured none as finetuned" in capsys.readouterr().err
     assert main(arguments) == 0
-    assert "finetuned, queries: 2 of 6 were done before" in capsys.readouterr().err
+    assert "finetuned, queries: 2 of 6 were already done" in capsys.readouterr().err
     results = read_results(copied / EVAL)
     assert results["finetuned"].NDCG == results["base"].NDCG
     scores = [copied / EVAL / "scores" / f"{name}.jsonl" for name in ("base", "finetuned")]
@@ -218,7 +218,7 @@ def test_columns_at_other_depths_are_dropped(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["eval", "-c", "c.toml", "k_values=[1, 5, 10, 12]"]) == 0
-    assert "onnx were measured on other data or settings" in capsys.readouterr().err
+    assert "onnx: measured on other data or settings" in capsys.readouterr().err
     assert "onnx" not in read_results(copied / EVAL)
 
 
@@ -244,37 +244,39 @@ def test_a_changed_evaluation_set_is_not_compared(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("top_k=5", "wanted top_k at least as large"),
         ("prompt_template={query} {passage}", "was trained with"),
-        ("retrieval_normalize=false", "leave both out"),
+        ("retrieval_normalize=false", "omit both"),
         ("eval_data_path=./nowhere", "run `rerank prep`"),
         ("finetuned_model_path=./nowhere", "run `rerank finetune`"),
         ("query_prefix=Q:", "query_prefix"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
-    copied: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+    copied: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     assert main(["eval", "-c", "c.toml", override]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("corpus.jsonl", "", "is empty"),
         ("corpus.jsonl", "{broken\n", "line 1"),
         ("corpus.jsonl", '{"_id":"d1","text":"x"}\n{"_id":"d1","text":"y"}\n', "more than once"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18\tnone\t1\n", "judges the passage"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nnone\td1\t1\n", "judges the query"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18 d1 1\n", "parted by tabs"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18 d1 1\n", "separated by tabs"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq18\td1\t0\n", "no passage as relevant"),
     ],
 )
-def test_a_broken_evaluation_set_is_named(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_a_broken_evaluation_set_is_named(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     folder = write_beir(tmp_path / "beir", range(18, 24))
     (folder / name).write_text(text)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         read_collection(folder)

@@ -1,4 +1,4 @@
-"""The stage export: which keys it takes, and that it exports what eval measured."""
+"""The stage export: the accepted keys, and that it exports what eval measured."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ EVAL = Path("output/rerank/stage3_eval")
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("quant_cfg=fp8", "quant_cfg = fp8"),
         ("export_to_trt=true", "building a plan"),
@@ -30,17 +30,17 @@ EVAL = Path("output/rerank/stage3_eval")
         ("attn_implementation=flash_attention_2", "wanted eager or sdpa"),
         ("opset=99", "wanted at most"),
         ("trt_min_seq_len=300", "wanted them rising"),
-        ("trt_max_batch=32", "stand in its target profile"),
+        ("trt_max_batch=32", "are in its target profile"),
         ("prompt_template={query} {passage}", "was trained with"),
         ("model_path=./nowhere", "run `rerank finetune`"),
         ("eval_dir=./nowhere", "run `rerank eval`"),
     ],
 )
 def test_keys_are_honoured_or_refused_by_name(
-    copied: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+    copied: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     assert main(["export", "-c", "c.toml", override]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_eval_did_not_measure_is_refused(
@@ -79,7 +79,7 @@ def test_an_export_that_is_stopped_goes_on_to_the_same_column(
     shutil.rmtree(copied / EXPORT)
     (copied / EVAL / "scores" / "onnx.jsonl").unlink()
     out = copied / EXPORT / "onnx"
-    # Half-way in the export itself, and as soon as the artifact stands there.
+    # In the middle of the export, and once the artifact is in place.
     for holder, name, stands in ((pipeline, "load_model", False), (pipeline, "export", True)):
         with monkeypatch.context() as patch:
             interrupt_after(patch, holder, name)
@@ -88,18 +88,18 @@ def test_an_export_that_is_stopped_goes_on_to_the_same_column(
         assert (copied / EXPORT / "onnx.json").exists()
     capsys.readouterr()
     assert main(["export", "-c", "c.toml"]) == 0
-    assert "was exported before" in capsys.readouterr().err
+    assert "was already exported" in capsys.readouterr().err
     assert read_results(copied / EVAL)["onnx"] == wanted
 
 
 def test_a_plan_is_built_from_the_graph_that_a_stopped_run_left(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No GPU here: what exports and builds is put in their place, what goes on from it is real."""
+    """No GPU here: exporter and builder are replaced, the code that continues is real."""
     exported, built = [], []
 
-    def export(source: str, out: Path, wish: pipeline.Wish) -> Manifest:
-        exported.append(wish.target)
+    def export(source: str, out: Path, args: pipeline.Wish) -> Manifest:
+        exported.append(args.target)
         shutil.copytree(copied / EXPORT / "onnx", out)
         return read_manifest(out)
 

@@ -1,4 +1,4 @@
-"""Training: the loss, several processes, a kill half-way, and what others read of the result."""
+"""Training: the loss, several processes, a kill in the middle, and loading the result."""
 
 import json
 import os
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 CHECKPOINTS = Path("output/rerank/stage2_finetune/checkpoints")
 CONSOLIDATED = CHECKPOINTS / "LATEST/model/consolidated"
-# The stage on two processes, without a look at the model: they train nothing.
+# The stage on two processes, without checking the model: they train nothing.
 STAGE = """
 from dataclasses import replace
 from recipe import finetune
@@ -39,7 +39,7 @@ finetune._torchrun = lambda settings: [
     word.replace("recipe.training", "tests.recipe.models.held_training") for word in real(settings)
 ]
 settings = load("c.toml", ["finetune"], ["processes=2"]).finetune
-perform(replace(finetune.STAGE, check=lambda _: None), settings, force=False, say=print)
+perform(replace(finetune.STAGE, check=lambda _: None), settings, force=False, log=print)
 """
 
 
@@ -73,7 +73,7 @@ def test_the_rate_warms_up_and_falls_along_a_cosine(finished: Path) -> None:
 def test_transformers_and_the_exporter_read_the_same_model(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Where transformers puts the code that comes with a checkpoint: not under HOME.
+    # The folder where transformers puts a checkpoint's code: not under HOME.
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])
     directory = finished / CONSOLIDATED
@@ -109,22 +109,22 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_when_the_hub_moves_o
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     stop_at_the_first_checkpoint("base_model=someone/model")
-    # What main is now cannot even be read.
+    # The current main cannot even be read.
     (repository / "snapshots" / commit[::-1]).mkdir()
     (repository / "refs" / "main").write_text(commit[::-1])
-    # One that was not written to its end.
+    # An incomplete checkpoint.
     torn = CHECKPOINTS / "trainer" / "checkpoint-8"
     torn.mkdir()
     capsys.readouterr()
     assert main(["finetune", "-c", "c.toml", "base_model=someone/model"]) == 0
-    said = capsys.readouterr().err
-    assert f"this stays with {commit}" in said
-    assert "step 1 of" not in said  # it did not begin again
+    output = capsys.readouterr().err
+    assert f"this run keeps {commit}" in output
+    assert "step 1 of" not in output  # it did not begin again
     assert not torn.exists()
     assert losses(fresh) == losses(finished)
     assert weights(fresh) == weights(finished)
     assert main(["finetune", "-c", "c.toml", "base_model=someone/model"]) == 0
-    assert "finished before" in capsys.readouterr().err
+    assert "already finished" in capsys.readouterr().err
 
 
 @pytest.mark.heavy
@@ -134,9 +134,9 @@ def test_two_processes_go_on_along_the_curve_of_one(
     stop_at_the_first_checkpoint()
     capfd.readouterr()
     assert main(["finetune", "-c", "c.toml", "processes=2"]) == 0
-    said = capfd.readouterr().err
-    assert "on 2 process(es)" in said
-    assert "step 1 of" not in said  # they did not begin again
+    output = capfd.readouterr().err
+    assert "on 2 process(es)" in output
+    assert "step 1 of" not in output  # they did not begin again
     assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
 
 
@@ -147,26 +147,26 @@ def test_processes_end_with_the_stage_that_was_killed(fresh: Path) -> None:
     gate = os.open(home / "held", os.O_RDONLY | os.O_NONBLOCK)
     stage = subprocess.Popen([sys.executable, "-c", STAGE], cwd=fresh, env=environment())
     try:
-        told = select.poll()
-        told.register(gate, select.POLLIN)
+        poller = select.poll()
+        poller.register(gate, select.POLLIN)
         at_work = b""
         while len(at_work) < 2:  # one byte of each process
             assert stage.poll() is None, "the stage ended before it was killed"
-            if told.poll(1000):
+            if poller.poll(1000):
                 at_work += os.read(gate, 2)
     finally:
         stage.kill()
         stage.wait()
     try:
-        # Its other end is closed once all of them have ended.
-        assert told.poll(PATIENCE_S * 1000), "processes outlive the stage that was killed"
+        # Its other end is closed once all processes have ended.
+        assert poller.poll(PATIENCE_S * 1000), "processes outlive the stage that was killed"
         assert os.read(gate, 1) == b""
     finally:
         os.close(gate)
 
 
 def test_a_process_that_torchrun_did_not_live_to_see_ends_at_once(tmp_path: Path) -> None:
-    """Its job is never told: without torchrun it would wait for ever."""
+    """It never gets its job: without torchrun it would wait forever."""
     job = tmp_path / "job.json"
     os.mkfifo(job)
     process = shlex.join([sys.executable, "-m", "recipe.training", str(job)])
@@ -197,12 +197,12 @@ def test_a_bert_trains_without_a_template(
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train_n_passages=6", "raise hard_negatives_to_mine"),
         ("global_batch_size=5", "wanted a multiple of local_batch_size"),
         ("prompt_template=null", "wanted a template"),
-        ("optimizer_backend=fused_adam", "PyTorch's AdamW trains here"),
+        ("optimizer_backend=fused_adam", "training uses PyTorch's AdamW"),
         ("attn_implementation=flash_attention_2", "wanted sdpa, eager or null"),
         ("fsdp=true", "no GPU"),
         ("train_data_path=./nowhere.json", "run `rerank prep`"),
@@ -210,15 +210,15 @@ def test_a_bert_trains_without_a_template(
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_any_work(
-    fresh: Path, capsys: pytest.CaptureFixture[str], override: str, said: str
+    fresh: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
 ) -> None:
     assert main(["finetune", "-c", "c.toml", override]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (fresh / CHECKPOINTS / "trainer").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("{", "cannot be used"),
         ('{"corpus": {"path": "./corpus/"}, "data": []}', "holds no examples"),
@@ -227,14 +227,14 @@ def test_what_cannot_be_trained_is_refused_before_any_work(
     ],
 )
 def test_broken_training_data_is_named(
-    fresh: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+    fresh: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
 ) -> None:
     file = fresh / "prep" / "train_mined.json"
     one = json.dumps(json.loads(file.read_text())["data"][0])
     text = content.replace("RECORD", one).replace("UNKNOWN", one.replace('"d1"', '"d99"'))
     file.write_text(text)
     assert main(["finetune", "-c", "c.toml"]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_fewer_negatives_than_asked_are_refused_with_their_number(

@@ -1,4 +1,4 @@
-"""The pictures of a training's course and of what changed where."""
+"""The pictures of a training run and of drift."""
 
 import json
 from pathlib import Path

@@ -16,7 +16,7 @@ from recipe.cli import main
 from recipe.durable import JournalWriter
 from recipe.score import CHUNK_LINES
 from runtime.opening import open_ranker
-from runtime.outputs import MARK, working_beside
+from runtime.outputs import MARK, locked_work_folder
 from tests.dying import die_everywhere
 from tests.recipe.killing import environment, killed_after
 from tests.recipe.models.material import passage, question, write_lines
@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_to_the_same_file(
     killed_after("recipe.durable:JournalWriter.write", 1, *command, folder=asked.parent)
     assert not broken_off.exists()
     assert main(command) == 0
-    assert f"lines: {CHUNK_LINES} of 80 were done before" in capsys.readouterr().err
+    assert f"lines: {CHUNK_LINES} of 80 were already done" in capsys.readouterr().err
     assert broken_off.read_bytes() == whole.read_bytes()
 
 
@@ -75,8 +75,8 @@ def test_broken_lines_are_numbered_and_left_out_only_when_asked(
     asked.write_text("\n".join(lines) + "\n")
     command = ["score", str(asked), str(asked.with_name("out.jsonl")), "--rank", str(rank_artifact)]
     assert main(command) == 1
-    assert "2 line(s)" in (said := capsys.readouterr().err)
-    assert "(4, 8)" in said
+    assert "2 line(s)" in (output := capsys.readouterr().err)
+    assert "(4, 8)" in output
     assert main([*command, "--skip-broken"]) == 0
     assert len(asked.with_name("out.jsonl").read_text().splitlines()) == 78
 
@@ -179,7 +179,7 @@ def test_a_second_run_on_one_output_is_refused_and_changes_nothing(
     rank = ["--rank", str(rank_artifact)]
     two = asked.with_name("two.jsonl")
     two.write_text('{"query": "q", "passages": ["p"]}\n')
-    with working_beside(out, "rerank-score") as folder:
+    with locked_work_folder(out, "rerank-score") as folder:
         (folder / "journal.jsonl").write_text("the first one's\n")
         before = tree(asked.parent)
         for spelled in (out, link, asked.parent / "." / out.name):
@@ -192,7 +192,7 @@ def test_a_second_run_on_one_output_is_refused_and_changes_nothing(
 
 
 def test_two_runs_at_once_leave_the_scores_of_one(asked: Path, rank_artifact: Path) -> None:
-    """Two processes that begin as soon as both are there; whichever is refused says so."""
+    """Two processes that start once both are ready; the refused one says so."""
     out, other = asked.with_name("out.jsonl"), asked.with_name("other.jsonl")
     rows = [{"id": f"b{n}", "query": question(n), "passages": [passage(n)]} for n in range(24)]
     write_lines(other, rows)
@@ -206,10 +206,13 @@ def test_two_runs_at_once_leave_the_scores_of_one(asked: Path, rank_artifact: Pa
         )
         for source in (asked, other)
     ]
-    said = [one.communicate()[1] for one in running]
+    output = [one.communicate()[1] for one in running]
     codes = [one.returncode for one in running]
-    assert sorted(codes) == [0, 1], said
-    assert "another command writes" in said[codes.index(1)] or "is there" in said[codes.index(1)]
+    assert sorted(codes) == [0, 1], output
+    assert (
+        "another command writes" in output[codes.index(1)]
+        or "exists; name" in output[codes.index(1)]
+    )
     found = [json.loads(line)["id"] for line in out.read_text().splitlines()]
     assert found == (list(range(80)) if codes[0] == 0 else [row["id"] for row in rows])
 
@@ -245,7 +248,7 @@ def changed_digit(raw: bytes) -> bytes:
 
 @pytest.fixture(scope="session")
 def half_done(rank_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a run was killed after its first lines. Copy before you change a file."""
+    """A folder in which a run was killed after its first lines. Copy it before changing a file."""
 
     def run(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -278,9 +281,9 @@ def test_what_is_damaged_is_named_and_never_published(
     before = tree(resumed)
     command = ["score", "in.jsonl", "out.jsonl", "--rank", str(rank_artifact)]
     assert main(command) == 1
-    said = capsys.readouterr().err
-    assert name in said
-    assert "--force" in said or "move the file away" in said
+    output = capsys.readouterr().err
+    assert name in output
+    assert "--force" in output or "move the file away" in output
     assert tree(resumed) == before
 
 
@@ -316,10 +319,10 @@ def test_another_input_is_not_mixed_with_what_was_scored(
     whole = (resumed / "in.jsonl").read_bytes()
     (resumed / "in.jsonl").write_bytes(whole.replace(b"rain", b"snow"))
     assert main(command) == 1
-    assert "scored other lines" in capsys.readouterr().err
-    (resumed / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + whole)  # the same but for a mark
+    assert "with other lines" in capsys.readouterr().err
+    (resumed / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + whole)  # the same except for the mark
     assert main(command) == 0
-    assert "32 of 80 were done before" in capsys.readouterr().err
+    assert "32 of 80 were already done" in capsys.readouterr().err
     lines = (resumed / "out.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == list(range(80))
     assert sorted(path.name for path in resumed.iterdir()) == ["in.jsonl", "out.jsonl"]
@@ -339,7 +342,7 @@ def test_an_input_that_changes_meanwhile_is_noticed(
 
     monkeypatch.setattr(JournalWriter, "write", write)
     assert main(["score", str(asked), str(out), "--rank", str(rank_artifact)]) == 1
-    assert "the answer to another line" in capsys.readouterr().err
+    assert "answers another line" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -447,7 +450,7 @@ def test_compare_finds_no_drift_in_an_export_and_drift_in_another_model(
     assert main(["compare", checkpoint, artifact, "-c", "c.toml"]) == 0
     assert "| A → B | +0.0000 |" in capsys.readouterr().out
     assert main(["compare", artifact, str(rank_artifact), "-c", "c.toml"]) == 1
-    assert "B ranks otherwise than A" in capsys.readouterr().err
+    assert "B ranks differently from A" in capsys.readouterr().err
 
 
 def test_compare_says_what_an_endpoint_that_is_away_is(
@@ -455,4 +458,4 @@ def test_compare_says_what_an_endpoint_that_is_away_is(
 ) -> None:
     artifact = "output/rerank/stage4_export/onnx"
     assert main(["compare", artifact, refusing, "-c", "c.toml"]) == 1
-    assert "the endpoint gave no ranking" in capsys.readouterr().err
+    assert "the endpoint returned no ranking" in capsys.readouterr().err

@@ -82,17 +82,17 @@ def test_rows_that_must_not_be_padded_are_not(
     rank_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What OpenVINO keeps is bounded then."""
-    wishes: list[dict[str, Any]] = []
+    args: list[dict[str, Any]] = []
     compile_model = openvino.Core.compile_model
 
-    def compiling(self: Any, path: str, device: str, wish: dict[str, Any]) -> Any:
-        wishes.append(wish)
-        return compile_model(self, path, device, wish)
+    def compiling(self: Any, path: str, device: str, config: dict[str, Any]) -> Any:
+        args.append(config)
+        return compile_model(self, path, device, config)
 
     monkeypatch.setattr(openvino.Core, "compile_model", compiling)
     engine = open_engine("openvino-fp32", rank_artifact, EngineSetup(max_tokens=512))
     assert [engine.shape_for(2, n) for n in range(1, 520)] == [(2, n) for n in range(1, 520)]
-    assert {wish["CPU_RUNTIME_CACHE_CAPACITY"] for wish in wishes} == {256}
+    assert {config["CPU_RUNTIME_CACHE_CAPACITY"] for config in args} == {256}
     engine.close()
 
 

@@ -77,7 +77,7 @@ def enabled(precision: str, *, typed: bool) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_typed_network_is_told_no_precision(precision: str) -> None:
+def test_a_typed_network_gets_no_precision(precision: str) -> None:
     wanted = {"trt_fp16_enable": "0", "trt_bf16_enable": "0", "trt_int8_enable": "0"}
     assert enabled(precision, typed=True) == wanted
 
@@ -85,7 +85,7 @@ def test_a_typed_network_is_told_no_precision(precision: str) -> None:
 @pytest.mark.parametrize(
     ("precision", "fp16", "bf16"), [("fp32", "0", "0"), ("fp16", "1", "0"), ("bf16", "0", "1")]
 )
-def test_a_network_without_types_is_told_the_graphs_precision(
+def test_a_network_without_types_gets_the_graphs_precision(
     precision: str, fp16: str, bf16: str
 ) -> None:
     assert enabled(precision, typed=False) == {
@@ -103,17 +103,17 @@ def test_versions_that_lose_the_types_are_known() -> None:
     assert ort.__version__ == "1.31.1"
 
 
-@pytest.mark.parametrize(("precision", "told"), [("fp32", False), ("fp16", True)])
-def test_types_that_are_lost_are_told(
+@pytest.mark.parametrize(("precision", "message"), [("fp32", False), ("fp16", True)])
+def test_types_that_are_lost_are_logged(
     monkeypatch: pytest.MonkeyPatch,
     bare_directory: Path,
     caplog: pytest.LogCaptureFixture,
     precision: str,
-    told: bool,
+    message: bool,
 ) -> None:
     session = Session(["TensorrtExecutionProvider", "CUDAExecutionProvider"])
     opened(monkeypatch, bare_directory, "onnxruntime-tensorrt", session, precision=precision)
-    assert ("lets TensorRT choose the types" in caplog.text) == told
+    assert ("lets TensorRT choose the types" in caplog.text) == message
 
 
 def test_tensorrts_kernels_are_bounded_as_cudas_arena_is() -> None:
@@ -124,7 +124,7 @@ def test_tensorrts_kernels_are_bounded_as_cudas_arena_is() -> None:
     assert "trt_max_workspace_size" not in options
 
 
-def test_tensorrt_is_told_its_shapes_and_caches(tmp_path: Path) -> None:
+def test_tensorrt_gets_its_shapes_and_caches(tmp_path: Path) -> None:
     setup = EngineSetup(precision="fp16", shapes=SHAPES, max_tokens=400, cache=tmp_path)
     (first, options), (second, _) = provider_options("onnxruntime-tensorrt", setup)
     assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
@@ -359,7 +359,7 @@ def test_work_that_was_left_to_the_cpu_stops_the_start(
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     session = Session(providers, CPUExecutionProvider=["Attention", "Attention", "Shape"])
     with pytest.raises(
-        EngineUnavailable, match=r"does not take Attention × 2 \(CPUExecutionProvider\)"
+        EngineUnavailable, match=r"does not support Attention × 2 \(CPUExecutionProvider\)"
     ):
         opened(monkeypatch, bare_directory, "onnxruntime-cuda", session)
     session = Session(providers, CPUExecutionProvider=["Shape", "Range"])
@@ -375,7 +375,7 @@ def test_work_that_tensorrt_left_to_cuda_stops_the_start(
     caplog.set_level("INFO")
     name, providers = "onnxruntime-tensorrt", PROVIDERS[:2]
     session = Session(providers, CUDAExecutionProvider=["MatMul", "Cast"])
-    with pytest.raises(EngineUnavailable, match=r"does not take MatMul × 1 \(CUDA.*cuda-fp16"):
+    with pytest.raises(EngineUnavailable, match=r"does not support MatMul × 1 \(CUDA.*cuda-fp16"):
         opened(monkeypatch, bare_directory, name, session)
     given = {"CUDAExecutionProvider": ["Cast"], "CPUExecutionProvider": ["Shape"]}
     opened(monkeypatch, bare_directory, name, Session(providers, **given))
@@ -386,7 +386,7 @@ def test_the_real_assignment_is_read(bare_directory: Path) -> None:
     engine = on_cpu(bare_directory, EngineSetup())
     # The graph's own nodes are light; with a heavy one they would be refused.
     own = "CUDAExecutionProvider"
-    engine_module._refuse_work_elsewhere("onnxruntime-cuda", own, engine._session)
+    engine_module._refuse_other_providers("onnxruntime-cuda", own, engine._session)
     parts = engine._session.get_provider_graph_assignment_info()
     assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
     assert "ReduceSum" in {node.op_type for part in parts for node in part.get_nodes()}
@@ -448,7 +448,7 @@ def test_a_server_s_environment_stays_as_it_is(
     assert changes == []
 
 
-def test_what_the_loader_prints_is_told_and_stdout_stays(
+def test_what_the_loader_prints_is_reported_and_stdout_stays(
     monkeypatch: pytest.MonkeyPatch, bare_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """ONNX Runtime prints the libraries of CUDA that it cannot load."""

@@ -79,7 +79,7 @@ def test_each_call_goes_to_the_context_of_its_profile(plan_file: Path) -> None:
     assert [profile for profile, _ in plan.computed] == [0, 1]
 
 
-def test_a_call_that_no_profile_takes_is_told(plan_file: Path) -> None:
+def test_a_call_that_no_profile_takes_is_reported(plan_file: Path) -> None:
     engine, plan, _ = load(plan_file)
     with pytest.raises(EngineError, match="found a call of 9 rows and 600 tokens"):
         engine.run(rows_of(9, 600))
@@ -145,7 +145,7 @@ def test_a_sticky_error_loses_the_device(plan_file: Path) -> None:
         ("Error Code 3: API Usage Error", EngineError),
     ],
 )
-def test_what_tensorrt_complained_of_is_told(
+def test_the_errors_of_tensorrt_are_reported(
     plan_file: Path, complaint: str, kind: type[Exception]
 ) -> None:
     engine, plan, _ = load(plan_file)

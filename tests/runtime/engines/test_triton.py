@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from runtime.engines.triton import TritonEngine
-from runtime.errors import EngineAway
+from runtime.errors import EngineUnreachable
 
 
 class Triton:
     """One connection to it; nobody answers while it is `away`."""
 
-    away = False
+    unreachable = False
 
     def version(self) -> str:
         return "2.0"
@@ -22,20 +22,20 @@ class Triton:
         return {"input": [{"name": "input_ids"}], "output": [{"name": "logits"}]}
 
     def infer(self, inputs: object, outputs: object) -> dict[str, Any]:
-        if self.away:
+        if self.unreachable:
             raise ConnectionRefusedError("connection refused")
         return {"logits": np.zeros(1)}
 
 
-def test_an_engine_that_is_away_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_engine_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     triton = Triton()
     engine = TritonEngine(lambda: triton)  # type: ignore[arg-type, return-value]
     with caplog.at_level(logging.INFO):
         for times in (1, 2):
-            triton.away = True
+            triton.unreachable = True
             for _ in range(3):
-                with pytest.raises(EngineAway):
+                with pytest.raises(EngineUnreachable):
                     engine.run({})
             assert caplog.text.count("Triton cannot be reached: connection refused") == times
-            triton.away = False
+            triton.unreachable = False
             engine.run({})

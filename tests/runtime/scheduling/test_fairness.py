@@ -107,7 +107,7 @@ def test_a_caller_with_no_more_than_its_share_leaves_nothing_behind() -> None:
     assert not callers._left
 
 
-def test_who_comes_back_has_no_new_turn() -> None:
+def test_a_caller_who_comes_back_keeps_its_count() -> None:
     callers = Callers()
     waits = request("waits")
     callers.add(waits, 0.0)

@@ -11,8 +11,8 @@ import pytest
 from runtime.errors import DeadlineExceeded, ModelClosed
 from runtime.scheduling import backlog
 from runtime.scheduling.heap import Heap
-from runtime.scheduling.queue import RowsByLength
 from runtime.scheduling.request import Scored
+from runtime.scheduling.rows_by_length import RowsByLength
 from tests.runtime.clock import Clock
 from tests.runtime.scheduling.schedulers import Gate, held, row
 from tests.waiting import PATIENCE_S, wait_until
@@ -31,7 +31,7 @@ class Watched:
         self._lock = threading.Lock()
         self._steps = 0
         self.holder: int | None = None
-        self.most = self.steps = self.holds = 0
+        self.most = self.steps = self.is_held = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         taken = self._lock.acquire(blocking, timeout)
@@ -41,7 +41,7 @@ class Watched:
 
     def release(self) -> None:
         self.most, self.steps = max(self.most, self._steps), self.steps + self._steps
-        self.holds += 1
+        self.is_held += 1
         self.holder = None
         self._lock.release()
 

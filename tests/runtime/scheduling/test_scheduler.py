@@ -9,9 +9,9 @@ import pytest
 from runtime.errors import (
     DeadlineExceeded,
     DeviceLost,
-    EngineAway,
     EngineError,
-    EngineLost,
+    EngineThreadEnded,
+    EngineUnreachable,
     ModelClosed,
     NonFiniteScore,
     OutOfMemory,
@@ -212,7 +212,7 @@ def test_a_request_that_would_be_late_for_what_waits_is_not_called_too_large(
         scheduler.submit([row(100)], None).result(PATIENCE_S)
     gate.open.clear()
     waiting = scheduler.submit([row(900)] * 10, None)  # 1.8 s
-    with pytest.raises(Overloaded, match="for what waits before it") as caught:
+    with pytest.raises(Overloaded, match="the requests before it included") as caught:
         scheduler.submit([row(100)], clock() + 1)
     assert not isinstance(caught.value, TooLate)
     assert caught.value.retry_after_s == pytest.approx(1.8)
@@ -289,7 +289,7 @@ def test_closing_answers_everybody(make: Callable[..., Scheduler]) -> None:
         scheduler.submit([row(5)], None)
 
 
-def test_within_the_window_rows_wait_for_company(
+def test_within_the_window_rows_wait_for_more_rows(
     make: Callable[..., Scheduler], clock: Clock
 ) -> None:
     engine = Timed(clock, 0.0)
@@ -322,7 +322,7 @@ def test_closing_does_not_wait_for_the_window(make: Callable[..., Scheduler]) ->
         future.result(0)
 
 
-def test_a_batch_without_memory_is_halved_and_the_bound_is_kept(
+def test_a_batch_without_memory_is_halved_and_the_limit_is_kept(
     make: Callable[..., Scheduler],
 ) -> None:
     calls: list[int] = []
@@ -355,7 +355,7 @@ def test_a_row_that_never_fits_is_unavailable_and_others_go_on(
     with pytest.raises(OutOfMemory):
         scheduler.submit([row(60)], None).result(PATIENCE_S)
     assert scheduler.submit([row(10)], None).result(PATIENCE_S).outputs.tolist() == [1]
-    assert not scheduler.lost
+    assert not scheduler.device_lost
 
 
 def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Scheduler]) -> None:
@@ -371,30 +371,30 @@ def test_a_lost_device_answers_everyone_and_takes_nobody(make: Callable[..., Sch
     for future in (running, waiting):
         with pytest.raises(DeviceLost):
             future.result(PATIENCE_S)
-    assert scheduler.lost
+    assert scheduler.device_lost
     assert len(gate.calls) == 1
     with pytest.raises(DeviceLost):
         scheduler.submit([row(5)], None)
 
 
-def test_an_engine_that_is_away_is_asked_again(make: Callable[..., Scheduler]) -> None:
+def test_an_unreachable_engine_is_polled_again(make: Callable[..., Scheduler]) -> None:
     gone = threading.Event()
 
     def compute(rows: Sequence[Encoding]) -> Floats:
         if gone.is_set():
-            raise EngineAway
+            raise EngineUnreachable
         return first_ids(rows)
 
     scheduler = make(compute)
     gone.set()
-    with pytest.raises(EngineAway):
+    with pytest.raises(EngineUnreachable):
         scheduler.submit([row(5)], None).result(PATIENCE_S)
-    assert scheduler.away
+    assert scheduler.unreachable
     gone.clear()
     assert scheduler.submit([row(5)], None).result(PATIENCE_S).outputs.tolist() == [1]
-    assert scheduler.away  # until somebody has looked whether it computes as before
-    scheduler.returned()
-    assert not scheduler.away
+    assert scheduler.unreachable  # until somebody has looked whether it computes as before
+    scheduler.mark_reachable()
+    assert not scheduler.unreachable
 
 
 def test_a_new_scheduler_predicts_by_the_one_before(
@@ -407,7 +407,7 @@ def test_a_new_scheduler_predicts_by_the_one_before(
     vast = [row(1000)] * 100  # 100 s at a millisecond a token
     make(first_ids).submit(vast, soon).result(PATIENCE_S)  # nothing is known: it is tried
     follower = make(first_ids)
-    follower.follow(before)
+    follower.inherit_estimates(before)
     with pytest.raises(TooLate, match="longer than the request's deadline"):
         follower.submit(vast, soon)
     stats = before.stats() + before.stats()
@@ -504,11 +504,11 @@ def test_a_thread_that_ends_answers_everybody(
     waiting = scheduler.submit([row(900)], None)
     gate.open.set()
     for future in (running, waiting):
-        with pytest.raises(EngineLost):
+        with pytest.raises(EngineThreadEnded):
             future.result(PATIENCE_S)
     assert "the thread that calls the engine ended" in caplog.text
     wait_until(lambda: not scheduler.alive())
-    with pytest.raises(EngineLost):
+    with pytest.raises(EngineThreadEnded):
         scheduler.submit([row(3)], None)
 
 

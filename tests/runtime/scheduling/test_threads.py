@@ -54,7 +54,7 @@ def assert_it_computes(scheduler: Scheduler) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_observer_that_raises(make: Make, fault: type[BaseException]) -> None:
     scheduler = make(first_ids)
-    scheduler.tell(raising(fault))
+    scheduler.on_engine_call(raising(fault))
     assert_it_computes(scheduler)
     assert_it_computes(scheduler)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from runtime.errors import BlankInput, ImageUnwanted, InputTooLong, InputTypeWanted
+from runtime.errors import BlankInput, ImageNotAllowed, InputTooLong, InputTypeRequired
 from runtime.text import (
     NO_LIMITS,
     Encodings,
@@ -14,9 +14,9 @@ from runtime.text import (
     Truncate,
     unchecked,
 )
-from runtime.vision.embedded import Embedded, SeeingEncoding
-from runtime.vision.encoding import SeeingPairEncoder, SeeingTextEncoder
-from runtime.vision.layout import lay_out_images
+from runtime.vision.embeddings import ImageEmbeddings, ImageEncoding
+from runtime.vision.encoding import VisionPairEncoder, VisionTextEncoder
+from runtime.vision.layout import image_inputs
 from tests.tiny_vision import AFTER, BEFORE, CONTEXT, TOKENS, tokenizer
 from tests.vision_rules import VISION
 
@@ -24,9 +24,9 @@ TEMPLATE = "question:{query} \n \n passage:{passage}"
 PREFIXES = {"query": "query: ", "passage": "passage: "}
 
 
-def image(tiles: int, name: str = "a") -> Embedded:
+def image(tiles: int, name: str = "a") -> ImageEmbeddings:
     numbers = np.arange(tiles * TOKENS * 64, dtype=np.float32).reshape(tiles, TOKENS, 64)
-    return Embedded(name.encode(), numbers + ord(name))
+    return ImageEmbeddings(name.encode(), numbers + ord(name))
 
 
 def run(tiles: int) -> str:
@@ -38,9 +38,9 @@ def ids(text: str) -> list[int]:
 
 
 def ranked(
-    encoder: SeeingPairEncoder,
+    encoder: VisionPairEncoder,
     passages: Sequence[tuple[str, str]],
-    images: Sequence[Embedded | None],
+    images: Sequence[ImageEmbeddings | None],
     truncate: Truncate = "NONE",
     limits: TokenLimits = NO_LIMITS,
 ) -> Encodings:
@@ -48,12 +48,12 @@ def ranked(
     return encoder.encode_checked(passages, truncate, unchecked, limits, images=images)
 
 
-def pairs(max_tokens: int = 256) -> SeeingPairEncoder:
-    return SeeingPairEncoder(tokenizer(), TEMPLATE, max_tokens, VISION)
+def pairs(max_tokens: int = 256) -> VisionPairEncoder:
+    return VisionPairEncoder(tokenizer(), TEMPLATE, max_tokens, VISION)
 
 
-def texts(max_tokens: int = 256) -> SeeingTextEncoder:
-    return SeeingTextEncoder(tokenizer(), PREFIXES, max_tokens, VISION)
+def texts(max_tokens: int = 256) -> VisionTextEncoder:
+    return VisionTextEncoder(tokenizer(), PREFIXES, max_tokens, VISION)
 
 
 def found(encodings: Encodings) -> list[list[int]]:
@@ -68,7 +68,7 @@ def test_a_passage_may_be_text_image_or_both() -> None:
         ids(run(1) + " question:q? \n \n passage:"),
         ids(run(3) + " question:q? \n \n passage:some text"),
     ]
-    assert [row.start for row in rows.rows if isinstance(row, SeeingEncoding)] == [2, 2]
+    assert [row.start for row in rows.rows if isinstance(row, ImageEncoding)] == [2, 2]
 
 
 def test_an_image_stands_between_a_passage_s_prefix_and_its_text() -> None:
@@ -82,10 +82,10 @@ def test_an_image_stands_between_a_passage_s_prefix_and_its_text() -> None:
 
 
 def test_a_query_has_no_image_and_a_text_without_one_needs_its_type() -> None:
-    with pytest.raises(ImageUnwanted, match=r"input\[1\] is an image, but a query has none"):
+    with pytest.raises(ImageNotAllowed, match=r"input\[1\] is an image, but a query has none"):
         texts().encode(["a", ""], "query", images=[None, image(1)])
     assert found(texts().encode([""], None, images=[image(1)])) == [ids("passage: " + run(1) + " ")]
-    with pytest.raises(InputTypeWanted):
+    with pytest.raises(InputTypeRequired):
         texts().encode(["a", ""], None, images=[None, image(1)])
 
 
@@ -114,7 +114,7 @@ def test_the_first_placeholder_of_a_text_alone_is_taken_away_as_upstream_does() 
 def test_special_tokens_in_a_text_are_no_image() -> None:
     text = f"{CONTEXT}{BEFORE}{CONTEXT * 20}{AFTER}"
     rows = ranked(pairs(), [("q", text), (text, text)], [None, image(1)], "END").rows
-    laid = lay_out_images(rows, "left", (2, max(map(len, rows))), VISION)["image_index"]
+    laid = image_inputs(rows, "left", (2, max(map(len, rows))), VISION)["image_index"]
     assert laid[0].tolist() == [0] * laid.shape[1]
     seen = np.flatnonzero(laid[1])
     start = laid.shape[1] - len(rows[1]) + 2
@@ -163,7 +163,7 @@ def test_embeddings_are_laid_out_once_for_each_image(side: str) -> None:
     images = [None, image(1), image(3, "b"), image(1)]
     rows = ranked(pairs(), passages, images).rows
     shape = (5, max(map(len, rows)) + 2)
-    laid = lay_out_images(rows, side, shape, VISION)  # type: ignore[arg-type]
+    laid = image_inputs(rows, side, shape, VISION)  # type: ignore[arg-type]
     index, embeds = laid["image_index"], laid["image_embeds"]
     assert embeds.shape == (4, TOKENS, 64)
     flat = embeds.reshape(-1, 64)
@@ -179,6 +179,6 @@ def test_embeddings_are_laid_out_once_for_each_image(side: str) -> None:
 
 def test_texts_alone_bring_no_tile() -> None:
     rows = ranked(pairs(), [("q", "text")], [None]).rows
-    laid = lay_out_images(rows, "left", (2, 40), VISION)
+    laid = image_inputs(rows, "left", (2, 40), VISION)
     assert laid["image_embeds"].shape == (0, TOKENS, 64)
     assert not laid["image_index"].any()

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from runtime.errors import (
-    BrokenImage,
     DeadlineExceeded,
     EngineError,
+    ImageTooLarge,
+    InvalidImage,
     ModelClosed,
     Overloaded,
     TooManyTiles,
-    VastImage,
 )
-from runtime.vision.decoding import ImageLimits, look_at
-from runtime.vision.embedded import Embedded
+from runtime.vision.decoding import ImageLimits, open_image
+from runtime.vision.embeddings import ImageEmbeddings
 from runtime.vision.tiling import cut, pixel_values
 from runtime.vision.tower import Tower, VisionLimits
 from tests.tiny_vision import TOKENS, png
@@ -87,7 +87,7 @@ def embed(tower: Tower, *images: bytes | None, deadline: float | None = None) ->
 
 
 def mean(data: bytes) -> np.ndarray:
-    tiles = pixel_values(cut(look_at(data, "").decode(), TINY))
+    tiles = pixel_values(cut(open_image(data, "").decode(), TINY))
     return tiles.mean(axis=(1, 2, 3))
 
 
@@ -151,18 +151,18 @@ def test_a_request_s_tiles_are_bounded_before_anything_is_decoded(
 
 
 def test_bad_images_are_named(tower: Make) -> None:
-    with pytest.raises(BrokenImage, match=r"passages\[1\]\.image"):
+    with pytest.raises(InvalidImage, match=r"passages\[1\]\.image"):
         embed(tower(), ONE, b"no image")
-    with pytest.raises(VastImage, match=r"passages\[0\]\.image"):
+    with pytest.raises(ImageTooLarge, match=r"passages\[0\]\.image"):
         embed(tower(image=ImageLimits(pixels=100)), ONE)
     whole = png(300, 300)
-    with pytest.raises(BrokenImage, match=r"passages\[1\]\.image"):
+    with pytest.raises(InvalidImage, match=r"passages\[1\]\.image"):
         embed(tower(), ONE, whole[: len(whole) // 2])
 
 
 def test_after_a_refusal_there_is_room_again(tower: Make) -> None:
     seeing = tower(held_tiles=1)
-    with pytest.raises(BrokenImage):
+    with pytest.raises(InvalidImage):
         embed(seeing, THREE[:200])
     assert seeing.idle()
     embed(seeing, THREE)
@@ -195,7 +195,7 @@ def test_tiles_of_several_requests_share_calls(tower: Make, engine: Engine) -> N
 def test_for_an_event_loop_it_is_the_same(tower: Make, engine: Engine) -> None:
     seeing = tower()
 
-    async def both() -> list[list[Embedded | None]]:
+    async def both() -> list[list[ImageEmbeddings | None]]:
         async with (
             seeing.embedded_async([THREE], ["input[0]"], None) as one,
             seeing.embedded_async([ONE, None], ["input[0]", ""], None) as other,
@@ -208,7 +208,7 @@ def test_for_an_event_loop_it_is_the_same(tower: Make, engine: Engine) -> None:
     assert nothing is None
     np.testing.assert_allclose(three.embeds[:, 0, 0], mean(THREE), atol=1e-6)
     assert seeing.idle()
-    with pytest.raises(BrokenImage):
+    with pytest.raises(InvalidImage):
         asyncio.run(_enter(seeing, b"no image", None))
     with pytest.raises(DeadlineExceeded):
         asyncio.run(_enter(seeing, FIVE, 0.0))

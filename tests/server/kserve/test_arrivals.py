@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.errors import BodyTooSlow, ClientGone
+from server.errors import BodyTooSlow, ClientDisconnected
 from server.kserve import arrivals
 from server.kserve.arrivals import Arrivals
 
@@ -28,7 +28,7 @@ class Caller:
         return await self.message
 
 
-async def turns() -> None:
+async def slices() -> None:
     """Until everything that can go on has gone on."""
     for _ in range(200):
         await asyncio.sleep(0)
@@ -51,7 +51,7 @@ def test_others_wait_for_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         callers, tasks = begin(Arrivals(), 3 * PLACES)
         for done in range(0, 3 * PLACES, PLACES):
-            await turns()
+            await slices()
             assert [one.read_begun for one in callers].count(True) == done + PLACES
             for one in callers[done : done + PLACES]:
                 one.message.set_result(b"message")
@@ -66,12 +66,12 @@ def test_slow_ones_give_way_to_as_many_as_wait(monkeypatch: pytest.MonkeyPatch) 
     async def test() -> None:
         reading = Arrivals()
         slow, held = begin(reading, PLACES)
-        await turns()
+        await slices()
         assert all(one.read_begun for one in slow)
         assert not any(task.done() for task in held)  # nobody waits
         small, asked = begin(reading, 2)
         await asyncio.wait(held[:2])
-        await turns()
+        await slices()
         for task in held[:2]:
             assert isinstance(task.exception(), BodyTooSlow)
         assert not any(task.done() for task in held[2:])
@@ -95,23 +95,23 @@ def test_a_slow_message_outlives_bursts_of_others(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(loop, "time", lambda: real() + passed)
         reading = Arrivals()
         slow, held = begin(reading, PLACES - 1)
-        await turns()
+        await slices()
         for _ in range(5):
             passed += 600
             burst, asked = begin(reading, 3)
-            await turns()
+            await slices()
             assert [one.read_begun for one in burst] == [True, False, False]
             for one in burst:
                 one.message.set_result(b"quick")
             assert await asyncio.gather(*asked) == [b"quick"] * 3
-            await turns()
+            await slices()
             assert reading._timer is None
         passed -= 3000  # so that no deadline is near
         assert not any(task.done() for task in held)
         waiting, asked = begin(reading, 2)  # one of which waits, and goes on waiting
-        await turns()
+        await slices()
         passed += 1001
-        await turns()
+        await slices()
         assert [task.done() for task in held] == [True] + [False] * (PLACES - 2)
         assert isinstance(held[0].exception(), BodyTooSlow)
         for one in (*waiting, *slow[1:]):
@@ -147,7 +147,7 @@ def test_a_deadline_and_the_end_of_the_stream() -> None:
             await reading.read(silent, time.monotonic() - 1)
         ended: Any = Caller()
         ended.message.set_result(object())
-        with pytest.raises(ClientGone):
+        with pytest.raises(ClientDisconnected):
             await reading.read(ended, time.monotonic() + 3600)
         callers, tasks = begin(reading, PLACES + 1)  # no place was lost
         for one in callers:

@@ -88,13 +88,13 @@ def test_whether_the_server_serves(probe: Probe, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("probe", [GUARDED], indirect=True)
 def test_a_watch_tells_every_change(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_health, "_LOOK_S", 0.01)
-    told = probe.watch(named(KSERVE))
-    assert next(told) == SERVING
+    stream = probe.watch(named(KSERVE))
+    assert next(stream) == SERVING
     with monkeypatch.context() as patch:
         patch.setattr(Service, "ready", property(lambda _: False))
-        assert next(told) == NOT_SERVING
-    assert next(told) == SERVING
-    told.cancel()
+        assert next(stream) == NOT_SERVING
+    assert next(stream) == SERVING
+    stream.cancel()
 
 
 @pytest.mark.parametrize(("service", "served"), [(KSERVE, True), ("inference.Another", False)])
@@ -115,10 +115,10 @@ def test_grpc_s_own_clients_watch(probe: Probe, service: str, served: bool) -> N
 
 
 def test_a_watch_of_an_unknown_service_goes_on(probe: Probe) -> None:
-    told = probe.watch(named("inference.Another"))
-    assert next(told) == SERVICE_UNKNOWN
-    assert told.is_active()
-    told.cancel()
+    stream = probe.watch(named("inference.Another"))
+    assert next(stream) == SERVICE_UNKNOWN
+    assert stream.is_active()
+    stream.cancel()
 
 
 def test_watches_end_with_the_server() -> None:
@@ -127,17 +127,17 @@ def test_watches_end_with_the_server() -> None:
     given = {"NIM_TRITON_GRPC_PORT": str(port), "RERANK_DRAIN_TIMEOUT_S": "3600"}
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         with in_process({**MOCK, **given}):
-            told = channel.unary_stream(WATCH)(b"", timeout=PATIENCE_S)
-            assert next(told) == SERVING
-        assert list(told) in ([], [NOT_SERVING])
-        assert told.code() is grpc.StatusCode.OK
+            stream = channel.unary_stream(WATCH)(b"", timeout=PATIENCE_S)
+            assert next(stream) == SERVING
+        assert list(stream) in ([], [NOT_SERVING])
+        assert stream.code() is grpc.StatusCode.OK
 
 
 def test_watches_have_a_number(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_health, "_MOST_WATCHES", 2)
     held = [probe.watch(), probe.watch()]
     assert [next(one) for one in held] == [SERVING] * 2
-    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "2 callers"):
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "2 Watch streams"):
         next(probe.watch())
     assert probe.check() == SERVING
     held[0].cancel()
@@ -180,9 +180,9 @@ def test_other_methods_are_not_served(probe: Probe) -> None:
 
 def test_checks_are_counted_and_watches_are_not(probe: Probe) -> None:
     probe.check()
-    told = probe.watch()
-    next(told)
-    told.cancel()
+    stream = probe.watch()
+    next(stream)
+    stream.cancel()
     counted = 'request_count_total{route="grpc Check",status="OK"}'
     wait_until(lambda: figures(probe.server).get(counted) == 1)
     assert not any("grpc Watch" in name for name in figures(probe.server))

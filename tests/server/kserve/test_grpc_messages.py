@@ -15,9 +15,9 @@ import pytest
 
 from checks.ports import free_port
 from server import connection
-from server import turns as turns_module
+from server import time_slices as time_slices_module
 from server.call import Call
-from server.connection import Bodies
+from server.connection import BodyBudget
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
 from server.kserve.grpc_methods import Methods
@@ -26,7 +26,7 @@ from server.kserve.grpc_service import GrpcServer
 from server.kserve.messages import Messages
 from server.service import Service
 from server.settings import read_settings
-from server.turns import Turns
+from server.time_slices import TimeSlices
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve, in_process
 from tests.server.surfaces.kserve_requests import RANK, elements
@@ -117,7 +117,7 @@ def test_too_many_values_are_not_parsed(
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "RepositoryIndex"])
 @pytest.mark.parametrize("message", [b"\xff" * 9, b"\x0b" * MANY, b"\x0a\x05abc"])
-def test_what_is_no_message_is_said_to_be_none(port: int, method: str, message: bytes) -> None:
+def test_what_is_no_message_is_refused(port: int, method: str, message: bytes) -> None:
     with refused(f"found bytes that are no {method}Request"):
         ask(port, method, message)
 
@@ -131,7 +131,7 @@ def test_the_bound_leaves_room_for_what_is_allowed() -> None:
         tensor.contents.bytes_contents[:] = [b"text"] * texts
         tensor.shape[:] = [texts, 1]
     message = largest.SerializeToString()
-    values = asyncio.run(requests.count("ModelInfer", message, Turns())).values
+    values = asyncio.run(requests.count("ModelInfer", message, TimeSlices())).values
     assert 2 * texts < values < requests.most / 2
     assert requests.parse("ModelInfer", message) == largest
 
@@ -145,14 +145,14 @@ def test_too_many_texts_are_refused_in_their_own_words(port: int) -> None:
 
 def test_values_count_in_the_room_for_bodies(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    holding = Bodies.holding
+    reserving = BodyBudget.reserving
     monkeypatch.setattr(
-        Bodies, "holding", lambda self, size: counted.append(size) or holding(self, size)
+        BodyBudget, "reserving", lambda self, size: counted.append(size) or reserving(self, size)
     )
     message = inference().SerializeToString()
     ask(port, "ModelInfer", message)
     requests = Requests(MESSAGES, ["ModelInfer"], read_settings(MOCK, {}))
-    values = asyncio.run(requests.count("ModelInfer", message, Turns())).values
+    values = asyncio.run(requests.count("ModelInfer", message, TimeSlices())).values
     assert counted == [len(message), values * VALUE_BYTES]
 
 
@@ -210,7 +210,7 @@ def test_heaps_are_given_back_after_many_large_bodies(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, surface: str
 ) -> None:
     given_back: list[int] = []
-    monkeypatch.setattr(connection, "give_memory_back", lambda: given_back.append(1))
+    monkeypatch.setattr(connection, "trim_heap", lambda: given_back.append(1))
     monkeypatch.setattr(connection, "_FRAGMENTED_BYTES", 1 << 17)
     monkeypatch.setattr(connection, "_GIVE_BACK_BYTES", 1 << 19)
     found = free_port()
@@ -270,26 +270,28 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
     assert steps[::2] == steps[1::2]
 
 
-def test_large_messages_take_turns_with_others(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_messages_share_time_slices_with_others(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No two are parsed in one turn of the event loop, however many have come."""
-    monkeypatch.setattr(turns_module, "SLICE_BYTES", 1)
-    turns, parsed = 0, list[int]()
+    monkeypatch.setattr(time_slices_module, "SLICE_BYTES", 1)
+    slices, parsed = 0, list[int]()
     count, parse, together = Requests.count, Requests.parse, asyncio.Barrier(20)
 
-    async def at_once(self: Requests, method: str, message: bytes, taking: Turns) -> Any:
+    async def at_once(self: Requests, method: str, message: bytes, taking: TimeSlices) -> Any:
         await together.wait()
         return await count(self, method, message, taking)
 
     def tick() -> None:
-        nonlocal turns
-        turns += 1
+        nonlocal slices
+        slices += 1
         if len(parsed) < 20:
             asyncio.get_running_loop().call_soon(tick)
 
     def counted(self: Requests, method: str, message: bytes) -> Any:
         if not parsed:
             tick()
-        parsed.append(turns)
+        parsed.append(slices)
         return parse(self, method, message)
 
     monkeypatch.setattr(Requests, "count", at_once)
@@ -405,7 +407,7 @@ class Gone:
         return ()
 
     def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
-        self.told = dict(metadata)
+        self.metadata = dict(metadata)
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
@@ -432,10 +434,10 @@ def test_a_refusal_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize(
-    ("calls", "told"), [(256, {"x-request-id"}), (0, {"x-request-id", "retry-after"})]
+    ("calls", "keys"), [(256, {"x-request-id"}), (0, {"x-request-id", "retry-after"})]
 )
 def test_failures_tell_nothing_of_http_connections(
-    calls: int, told: set[str], monkeypatch: pytest.MonkeyPatch
+    calls: int, keys: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fields of a connection make an answer malformed (RFC 9113, 8.2.2). A message that does not
     come, and one for which there is no place."""
@@ -458,7 +460,7 @@ def test_failures_tell_nothing_of_http_connections(
 
     asyncio.run(call())
     assert len(caller.aborted) == 1
-    assert caller.told.keys() == told
+    assert caller.metadata.keys() == keys
 
 
 def test_an_answer_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from server.kserve import wire
 from server.kserve.messages import Messages
 from server.kserve.wire import Layout, NoMessage, TooManyValues, count_values, layout_of
-from server.turns import Turns
+from server.time_slices import TimeSlices
 
 MESSAGES = Messages()
 REQUESTS = [
@@ -42,7 +42,7 @@ def field(number: int, kind: int, content: bytes = b"") -> bytes:
 
 
 def count(message: bytes, most: int = MANY, layout: Layout = INFER) -> int:
-    return asyncio.run(count_values(message, layout, most, Turns())).values
+    return asyncio.run(count_values(message, layout, most, TimeSlices())).values
 
 
 def infer(**fields: Any) -> bytes:
@@ -181,7 +181,7 @@ def test_what_is_parsed_is_counted() -> None:
 
 
 @pytest.mark.parametrize("slices", [0, 1, 5])
-def test_others_have_their_turn(slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_run_between_time_slices(slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "SLICE", 100)
     turns = 0
 
@@ -193,7 +193,7 @@ def test_others_have_their_turn(slices: int, monkeypatch: pytest.MonkeyPatch) ->
 
     async def both() -> int:
         beside = asyncio.create_task(other())
-        found = await count_values(field(7, BYTES) * (100 * slices + 1), INFER, MANY, Turns())
+        found = await count_values(field(7, BYTES) * (100 * slices + 1), INFER, MANY, TimeSlices())
         beside.cancel()
         return found.values
 

@@ -95,15 +95,15 @@ def test_simple(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"), [(True, {"text": TEXTS[0]}), (False, None), (None, TEXTS[0])]
+    ("given", "expected"), [(True, {"text": TEXTS[0]}), (False, None), (None, TEXTS[0])]
 )
-def test_simple_documents_are_shown_as_wished(
-    client: httpx.Client, said: bool | None, shown: Any
+def test_simple_documents_are_returned_as_requested(
+    client: httpx.Client, given: bool | None, expected: Any
 ) -> None:
-    found = good(client, SIMPLE, {**DOCUMENTS, "return_documents": said})
+    found = good(client, SIMPLE, {**DOCUMENTS, "return_documents": given})
     result = next(r for r in found["results"] if r["index"] == 0)
-    assert result.get("document") == shown
-    assert ("document" in result) == (shown is not None)
+    assert result.get("document") == expected
+    assert ("document" in result) == (expected is not None)
 
 
 def test_top_n_shortens_the_results_only(client: httpx.Client) -> None:
@@ -252,7 +252,7 @@ def test_score_pairs_each_with_each(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", [SIMPLE, V1])
 @pytest.mark.parametrize("tokens_said", [-1, MAX_TOKENS])
-def test_texts_are_cut_where_it_was_said(client: httpx.Client, path: str, tokens_said: int) -> None:
+def test_texts_are_cut_where_requested(client: httpx.Client, path: str, tokens_said: int) -> None:
     room = MAX_TOKENS - len(f"question:{QUERY} \n \n passage:")
     body = {
         "query": QUERY,
@@ -260,8 +260,8 @@ def test_texts_are_cut_where_it_was_said(client: httpx.Client, path: str, tokens
         "truncate_prompt_tokens": tokens_said,
         "use_activation": False,
     }
-    for said, kept in ({}, "a"), ({"truncate": "NONE"}, "a"), ({"truncate": "START"}, "b"):
-        found = good(client, path, {**body, **said})["results"][0]["relevance_score"]
+    for given, kept in ({}, "a"), ({"truncate": "NONE"}, "a"), ({"truncate": "START"}, "b"):
+        found = good(client, path, {**body, **given})["results"][0]["relevance_score"]
         assert found == logits(client, [kept * room])[0]
 
 
@@ -397,7 +397,7 @@ def assert_tei(response: httpx.Response, status: int) -> str:
     return str(response.json()["error"])
 
 
-VOICES = {
+ERROR_BODIES = {
     SIMPLE: assert_superset,
     V1: assert_superset,
     V2: assert_v2,
@@ -431,7 +431,7 @@ WRONG_DOCUMENTS: list[tuple[dict[str, Any], str]] = [
 def test_wrong_documents(
     client: httpx.Client, path: str, wrong: dict[str, Any], named: str
 ) -> None:
-    message = VOICES[path](client.post(path, json={**DOCUMENTS, **wrong}), 400)
+    message = ERROR_BODIES[path](client.post(path, json={**DOCUMENTS, **wrong}), 400)
     assert named in message
 
 
@@ -461,7 +461,7 @@ def test_wrong_documents(
     ],
 )
 def test_wrong_fields(client: httpx.Client, path: str, wrong: dict[str, Any], named: str) -> None:
-    assert named in VOICES[path](client.post(path, json={**DOCUMENTS, **wrong}), 400)
+    assert named in ERROR_BODIES[path](client.post(path, json={**DOCUMENTS, **wrong}), 400)
 
 
 @pytest.mark.parametrize("top_n", [3, 4, 10**9])
@@ -571,30 +571,32 @@ def test_wrong_inputs(client: httpx.Client, path: str, body: dict[str, Any], sta
 
 
 @pytest.mark.parametrize("path", [SIMPLE, SCORE])
-def test_too_long_is_said_in_the_nim_s_words(client: httpx.Client, path: str) -> None:
+def test_too_long_has_the_nim_s_message(client: httpx.Client, path: str) -> None:
     body = {"query": QUERY, "documents": ["x" * 300]}
     if path == SCORE:
         body = {"text_1": QUERY, "text_2": ["x" * 300]}
-    assert "exceeds maximum allowed token size" in VOICES[path](client.post(path, json=body), 422)
+    assert "exceeds maximum allowed token size" in ERROR_BODIES[path](
+        client.post(path, json=body), 422
+    )
 
 
-@pytest.mark.parametrize("path", list(VOICES))
+@pytest.mark.parametrize("path", list(ERROR_BODIES))
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"[" * 5000])
 def test_bodies_that_are_no_request(client: httpx.Client, path: str, raw: bytes) -> None:
     response = client.post(path, content=raw, headers={"content-type": "application/json"})
-    VOICES[path](response, 422 if VOICES[path] is assert_tei else 400)
+    ERROR_BODIES[path](response, 422 if ERROR_BODIES[path] is assert_tei else 400)
 
 
-@pytest.mark.parametrize("path", list(VOICES))
-def test_other_methods_and_types_speak_the_same_voice(client: httpx.Client, path: str) -> None:
-    VOICES[path](client.get(path), 405)
+@pytest.mark.parametrize("path", list(ERROR_BODIES))
+def test_other_methods_and_types_have_the_same_error_body(client: httpx.Client, path: str) -> None:
+    ERROR_BODIES[path](client.get(path), 405)
     response = client.post(path, content=b"a=b", headers={"content-type": "text/plain"})
-    VOICES[path](response, 415)
+    ERROR_BODIES[path](response, 415)
 
 
-@pytest.mark.parametrize("path", list(VOICES))
-def test_keys_are_asked_for_in_the_same_voice(guarded: InProcess, path: str) -> None:
-    VOICES[path](guarded.http.post(path, json={}), 401)
+@pytest.mark.parametrize("path", list(ERROR_BODIES))
+def test_keys_are_asked_for_with_the_same_error_body(guarded: InProcess, path: str) -> None:
+    ERROR_BODIES[path](guarded.http.post(path, json={}), 401)
 
 
 def test_an_engine_that_fails_is_tei_s_backend(serve: Serve, bare_directory: Path) -> None:

@@ -46,7 +46,7 @@ class Row:
     path: str
     route: dict[str, Any]
     name: str
-    told: dict[str, Any]
+    field_row: dict[str, Any]
 
     @property
     def field(self) -> str:
@@ -57,16 +57,16 @@ class Row:
 
     def ask(self, client: httpx.Client, **more: Any) -> httpx.Response:
         path = self.path.format(**self.route.get("parameters", {}))
-        body = {**self.route["body"], **self.told.get("with", {}), **more}
+        body = {**self.route["body"], **self.field_row.get("with", {}), **more}
         return client.post(path, json=body)
 
 
 ROWS = [
-    Row(dialect, path, route, name, told)
+    Row(dialect, path, route, name, field_row)
     for dialect, table in sorted(TABLES.items())
     for route in table.get("route", [])
     for path in route.get("paths", [route.get("path")])
-    for name, told in route["fields"].items()
+    for name, field_row in route["fields"].items()
 ]
 
 
@@ -80,20 +80,20 @@ def answer(response: httpx.Response) -> Any:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_a_field_has_its_fate(client: httpx.Client, row: Row) -> None:
-    told = row.told
-    assert told["fate"] in FATES
-    if "shown_by" in told:
-        file, _, test = told["shown_by"].partition("::")
+    field_row = row.field_row
+    assert field_row["fate"] in FATES
+    if "shown_by" in field_row:
+        file, _, test = field_row["shown_by"].partition("::")
         assert hasattr(importlib.import_module(f"tests.server.surfaces.{file}"), test)
         return
-    found = row.ask(client, **{row.field: told["value"]})
-    if told["fate"] == "refused":
+    found = row.ask(client, **{row.field: field_row["value"]})
+    if field_row["fate"] == "refused":
         assert 400 <= found.status_code < 500, found.text
         assert row.field in found.text
-    elif told["fate"] == "honoured":
+    elif field_row["fate"] == "honoured":
         assert answer(found) != answer(row.ask(client))
     else:
-        assert told["why"]
+        assert field_row["why"]
         assert answer(found) == answer(row.ask(client))
 
 

@@ -203,9 +203,11 @@ def test_every_row_may_have_a_query_of_its_own(
 def test_embed(triton: Any, client: httpx.Client, transport: str) -> None:
     one = triton(transport)
     np.testing.assert_array_equal(one.embed(PASSAGES).as_numpy("embeddings"), vectors(client))
-    wish = {"input_type": "passage", "dimensions": 8}
-    found = one.embed(PASSAGES, parameters=wish)
-    np.testing.assert_allclose(found.as_numpy("embeddings"), vectors(client, **wish), rtol=1e-6)
+    parameters = {"input_type": "passage", "dimensions": 8}
+    found = one.embed(PASSAGES, parameters=parameters)
+    np.testing.assert_allclose(
+        found.as_numpy("embeddings"), vectors(client, **parameters), rtol=1e-6
+    )
     assert found.as_numpy("token_count").shape == (3,)
 
 
@@ -265,9 +267,9 @@ def test_cut_texts_are_counted_over_grpc(mock_server: Server, client: httpx.Clie
     rows = elements(b"short", b"x" * 2 * MAX_TOKENS, b"y" * 2 * MAX_TOKENS)
     request = asked_over_grpc(query=(1, elements(b"q")), passage=(3, rows))
     request.parameters["truncate"].string_param = "END"
-    _, told = infer_over_grpc(mock_server, request)
-    assert told["x-truncated-passages"] == "2"
-    assert told["server-timing"].startswith("tokenize;dur=")
+    _, metadata = infer_over_grpc(mock_server, request)
+    assert metadata["x-truncated-passages"] == "2"
+    assert metadata["server-timing"].startswith("tokenize;dur=")
     request = asked_over_grpc(query=(1, elements(b"q")), passage=(1, elements(b"short")))
     assert "x-truncated-passages" not in infer_over_grpc(mock_server, request)[1]
 
@@ -290,7 +292,7 @@ def test_no_more_is_unpacked_than_may_be(
 
 
 @pytest.mark.parametrize(
-    ("end", "wish"),
+    ("end", "parameters"),
     [
         ("outputs", {"classification": {"int64_param": 2}}),
         ("outputs", {"shared_memory_region": {"string_param": "r"}}),
@@ -298,11 +300,11 @@ def test_no_more_is_unpacked_than_may_be(
     ],
 )
 def test_what_is_not_served_is_refused_over_grpc(
-    mock_server: Server, client: httpx.Client, end: str, wish: dict[str, dict[str, Any]]
+    mock_server: Server, client: httpx.Client, end: str, parameters: dict[str, dict[str, Any]]
 ) -> None:
     request = asked_over_grpc(query=(1, elements(b"q")), passage=(1, elements(b"p")))
     request.outputs.add(name="logit")
-    for name, value in wish.items():
+    for name, value in parameters.items():
         getattr(request, end)[0].parameters[name].MergeFrom(MESSAGES["InferParameter"](**value))
     with pytest.raises(grpc.RpcError, match=f"{end}.0.: .* not served here") as caught:
         infer_over_grpc(mock_server, request)
@@ -343,8 +345,8 @@ def test_statistics_show_batching(serve: Serve, gate: Gate) -> None:
         for one in asked:
             one.result()
     with over_grpc(port) as one:
-        told = one.plain(one.client.get_inference_statistics(RANK))["model_stats"][0]
-    for found in (told, server.get(f"/v2/models/{RANK}/stats").json()["model_stats"][0]):
+        statistics = one.plain(one.client.get_inference_statistics(RANK))["model_stats"][0]
+    for found in (statistics, server.get(f"/v2/models/{RANK}/stats").json()["model_stats"][0]):
         assert int(found["inference_count"]) - before["inference_count"] == 24
         # One row, and the others by four.
         assert int(found["execution_count"]) - before["execution_count"] == 1 + 6

@@ -31,7 +31,7 @@ class Row:
 
     rpc: dict[str, Any]
     name: str
-    told: dict[str, Any]
+    field_row: dict[str, Any]
 
     @property
     def field(self) -> str:
@@ -46,7 +46,7 @@ class Row:
 
     def ask(self, channel: grpc.Channel, **more: Any) -> tuple[grpc.StatusCode, str]:
         """The status, and the reply or the words of the refusal."""
-        given = {**self.rpc["request"], **self.told.get("with", {}), **more}
+        given = {**self.rpc["request"], **self.field_row.get("with", {}), **more}
         return ask(channel, self.method, given)
 
 
@@ -64,7 +64,9 @@ def ask(channel: grpc.Channel, method: str, request: dict[str, Any]) -> tuple[gr
 
 
 RPCS = TABLES["kserve"]["rpc"]
-ROWS = [Row(rpc, name, told) for rpc in RPCS for name, told in rpc.get("fields", {}).items()]
+ROWS = [
+    Row(rpc, name, field_row) for rpc in RPCS for name, field_row in rpc.get("fields", {}).items()
+]
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +79,20 @@ def channel() -> Iterator[grpc.Channel]:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_a_field_has_its_fate(channel: grpc.Channel, row: Row) -> None:
-    told = row.told
-    assert told["fate"] in FATES
-    if "shown_by" in told:
-        file, _, test = told["shown_by"].partition("::")
+    field_row = row.field_row
+    assert field_row["fate"] in FATES
+    if "shown_by" in field_row:
+        file, _, test = field_row["shown_by"].partition("::")
         assert hasattr(importlib.import_module(f"tests.server.surfaces.{file}"), test)
         return
-    code, found = row.ask(channel, **{row.field: told["value"]})
-    if told["fate"] == "refused":
+    code, found = row.ask(channel, **{row.field: field_row["value"]})
+    if field_row["fate"] == "refused":
         assert code in REFUSED, found
-        assert told.get("named", row.field) in found
-    elif told["fate"] == "honoured":
+        assert field_row.get("named", row.field) in found
+    elif field_row["fate"] == "honoured":
         assert (code, found) != row.ask(channel)
     else:
-        assert told["why"]
+        assert field_row["why"]
         assert (code, found) == row.ask(channel)
 
 

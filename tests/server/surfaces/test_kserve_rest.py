@@ -186,7 +186,7 @@ def test_models_are_not_managed_here(client: httpx.Client, action: str) -> None:
     assert assert_refused(client.post(url, json=given))
 
 
-def test_unknown_routes_and_methods_speak_the_same_voice(client: httpx.Client) -> None:
+def test_unknown_routes_and_methods_have_the_same_error_body(client: httpx.Client) -> None:
     assert_refused(client.get("/v2/nothing"), 404)
     assert_refused(client.get("/v2/models/nobody"), 404)
     assert_refused(client.get(INFER), 405)

@@ -113,7 +113,7 @@ def test_the_name_in_the_path_counts_too(client: httpx.Client) -> None:
     assert_request_error(client.post(path, json=body("p", model="gpt")), 404)
 
 
-def test_too_long_is_said_in_nim_s_own_words(client: httpx.Client) -> None:
+def test_too_long_has_the_nim_s_message(client: httpx.Client) -> None:
     passage = "x" * 300
     tokens = len(f"question:q \n \n passage:{passage}")
     for truncate in ({}, {"truncate": "NONE"}, {"truncate": None}):
@@ -305,7 +305,7 @@ def test_the_input_is_never_echoed(client: httpx.Client, mark: str) -> None:
         assert "Traceback" not in response.text
 
 
-def test_a_wrong_method_and_a_wrong_path_speak_alike(client: httpx.Client) -> None:
+def test_a_wrong_method_and_a_wrong_path_have_the_same_error_body(client: httpx.Client) -> None:
     wrong_method = client.get("/v1/ranking")
     assert_request_error(wrong_method, 405)
     assert "POST" in wrong_method.headers["allow"]

@@ -75,12 +75,12 @@ def test_queries_and_passages_differ(client: httpx.Client, wanted: np.ndarray) -
 
 
 @pytest.mark.parametrize("name", [MODEL, "nvidia/llama-3.2-nv-embedqa-1b-v2"])
-@pytest.mark.parametrize("said", [{}, {"input_type": None}, {"input_type": "passage"}])
+@pytest.mark.parametrize("given", [{}, {"input_type": None}, {"input_type": "passage"}])
 def test_the_ending_of_the_name_is_an_input_type(
-    client: httpx.Client, wanted: np.ndarray, name: str, said: dict[str, Any]
+    client: httpx.Client, wanted: np.ndarray, name: str, given: dict[str, Any]
 ) -> None:
     model = f"{name}-passage"
-    response = client.post(PATH, json={"input": TEXTS, "model": model, **said})
+    response = client.post(PATH, json={"input": TEXTS, "model": model, **given})
     np.testing.assert_array_equal(vectors(response), wanted)
     assert response.json()["model"] == model
 
@@ -231,7 +231,7 @@ def test_bodies_that_are_no_request(client: httpx.Client, raw: bytes) -> None:
     assert_error(response, 400, "input" if raw == b"{}" else None)
 
 
-def test_token_ids_are_told_what_to_do(client: httpx.Client) -> None:
+def test_token_ids_are_refused_with_advice(client: httpx.Client) -> None:
     found = assert_error(post(client, input=[[101, 102]]), 400, "input.0")
     assert "check_embedding_ctx_length=False" in found["message"]
 
@@ -275,7 +275,7 @@ def test_texts_are_cut_on_one_side_and_counted(
 
 @pytest.mark.parametrize("tokens", [12, "12", 12.0])
 @pytest.mark.parametrize(
-    ("said", "kept"),
+    ("given", "kept"),
     [
         ({}, "abc"),
         ({"truncate": "NONE"}, "abc"),
@@ -286,10 +286,10 @@ def test_texts_are_cut_on_one_side_and_counted(
     ],
 )
 def test_texts_are_cut_at_so_many_tokens(
-    client: httpx.Client, said: dict[str, str], kept: str, tokens: Any
+    client: httpx.Client, given: dict[str, str], kept: str, tokens: Any
 ) -> None:
     texts = ["abc and then xyz", "ab"]
-    response = post(client, input=texts, truncate_prompt_tokens=tokens, **said)
+    response = post(client, input=texts, truncate_prompt_tokens=tokens, **given)
     np.testing.assert_array_equal(vectors(response), vectors(post(client, input=[kept, "ab"])))
     assert response.headers["x-truncated-passages"] == "1"
     assert response.json()["usage"]["total_tokens"] == 12 + 11
@@ -326,13 +326,15 @@ def test_what_nvidia_documents_and_does_not_matter_here(
 
 
 def test_the_server_tells_its_timing(client: httpx.Client) -> None:
-    told = post(client).headers["server-timing"]
+    timing = post(client).headers["server-timing"]
     stages = ["read", "decode", "tokenize", "queue", "engine", "answer", "encode"]
-    assert [part.split(";")[0] for part in told.split(", ")] == stages
+    assert [part.split(";")[0] for part in timing.split(", ")] == stages
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 405), ("DELETE", 405)])
-def test_other_methods_speak_the_same_voice(client: httpx.Client, method: str, status: int) -> None:
+def test_other_methods_have_the_same_error_body(
+    client: httpx.Client, method: str, status: int
+) -> None:
     assert_error(client.request(method, PATH), status, None)
 
 

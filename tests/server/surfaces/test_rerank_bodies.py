@@ -320,7 +320,7 @@ def test_a_blank_side_is_scored_as_it_is(client: httpx.Client) -> None:
         {"softmax": 0},
     ],
 )
-def test_logits_are_given_when_they_are_wished(
+def test_logits_are_given_when_requested(
     client: httpx.Client, path: str, raw: dict[str, Any]
 ) -> None:
     assert scores(ask(client, path, **DOCUMENTS, **raw)) == logits(client)

@@ -73,7 +73,7 @@ def test_no_texts_are_empty(client: httpx.Client) -> None:
         assert "inputs" in refused(client, path, 400, "Empty", inputs=[])
 
 
-def test_half_of_a_surrogate_pair_is_refused_in_tei_s_voice(client: httpx.Client) -> None:
+def test_half_of_a_surrogate_pair_is_refused_with_tei_s_error_body(client: httpx.Client) -> None:
     body = rb'{"query":"q","texts":["\ud83d"]}'
     response = client.post(RERANK, content=body, headers={"content-type": "application/json"})
     assert response.status_code == 422
@@ -170,16 +170,16 @@ def test_a_default_for_tei_s_clients(client: httpx.Client, passages: InProcess) 
     wanted = good(client, EMBED, inputs=TEXTS, prompt_name="passage")
     assert good(passages.http, EMBED, inputs=TEXTS, truncate=True) == wanted
     assert good(passages.http, EMBED, inputs=TEXTS, prompt_name=None) == wanted
-    said = good(passages.http, EMBED, inputs=TEXTS, prompt_name="query")
-    assert said == good(client, EMBED, inputs=TEXTS, prompt_name="query") != wanted
+    found = good(passages.http, EMBED, inputs=TEXTS, prompt_name="query")
+    assert found == good(client, EMBED, inputs=TEXTS, prompt_name="query") != wanted
 
 
 def test_a_default_for_openai_s_clients(client: httpx.Client, passages: InProcess) -> None:
     path, model = "/v1/embeddings", "nvidia/llama-nemotron-embed-1b-v2"
     wanted = good(client, path, input=TEXTS, input_type="passage")["data"]
     assert good(passages.http, path, input=TEXTS, model=model)["data"] == wanted
-    for said in ({"input_type": "query"}, {"model": f"{model}-query"}):
-        assert good(passages.http, path, input=TEXTS, **said)["data"] != wanted
+    for given in ({"input_type": "query"}, {"model": f"{model}-query"}):
+        assert good(passages.http, path, input=TEXTS, **given)["data"] != wanted
 
 
 def test_a_default_over_kserve(client: httpx.Client, passages: InProcess) -> None:
@@ -191,8 +191,8 @@ def test_a_default_over_kserve(client: httpx.Client, passages: InProcess) -> Non
     )
     assert good(client, path, inputs=[tensor]) == query  # the NIM's
     assert good(passages.http, path, inputs=[tensor]) == passage
-    said = {"inputs": [tensor], "parameters": {"input_type": "query"}}
-    assert good(passages.http, path, **said) == query
+    given = {"inputs": [tensor], "parameters": {"input_type": "query"}}
+    assert good(passages.http, path, **given) == query
 
 
 # Tokens
@@ -203,14 +203,14 @@ def test_an_embedder_s_prompt_is_tokenized_with_the_text(
     serve: Serve, embed_artifact: Path, default: dict[str, str]
 ) -> None:
     client = serve({"EMBED_MODEL_DIR": str(embed_artifact), **default}).http
-    said = {} if default else {"prompt_name": "query"}
+    given = {} if default else {"prompt_name": "query"}
     texts = ["roads", " "]
-    found = good(client, TOKENIZE, inputs=texts, **said)
+    found = good(client, TOKENIZE, inputs=texts, **given)
     plain = serve({"EMBED_MODEL_DIR": str(embed_artifact)}).http
     assert found == good(plain, TOKENIZE, inputs=[f"query: {text}" for text in texts])
     assert found != good(client, TOKENIZE, inputs=texts, prompt_name="passage")
     with_ends, bare = (
-        good(plain, TOKENIZE, inputs="roads", add_special_tokens=wish)[0] for wish in (True, False)
+        good(plain, TOKENIZE, inputs="roads", add_special_tokens=flag)[0] for flag in (True, False)
     )
     assert len(with_ends) > len(bare)
     refused(client, TOKENIZE, 422, "Validation", inputs="a", prompt_name="poem")

@@ -1,0 +1,40 @@
+"""Packages bundled for a machine without network: wheels in build/gpu.
+
+A wheel is a zip and is unpacked. An archive NAME.tar.xz of unpacked packages, in pieces
+NAME.tar.xz.00, .01 …, is joined first.
+"""
+
+import io
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[2] / "build" / "gpu"
+
+
+def use_bundled(folder: Path = FOLDER) -> list[str]:
+    """Unpack the files in `folder`, once, and put them first on sys.path; returns their names."""
+    archives = sorted(folder.glob("*.whl")) + sorted(folder.glob("*.tar.xz.00"))
+    if not archives:
+        return []
+    site = folder / "site"
+    for archive in archives:
+        done = site / f".{archive.name}.unpacked"
+        if not done.exists():
+            site.mkdir(exist_ok=True)
+            _unpack(archive, site)
+            done.touch()
+    sys.path.insert(0, str(site))
+    return [archive.name for archive in archives]
+
+
+def _unpack(archive: Path, site: Path) -> None:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(site)
+        return
+    pieces = sorted(archive.parent.glob(f"{archive.stem}.[0-9][0-9]"))
+    joined = io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))
+    with tarfile.open(fileobj=joined, mode="r:xz") as tar:
+        tar.extractall(site, filter="data")

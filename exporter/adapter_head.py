@@ -1,0 +1,58 @@
+"""A base without a classifier, as most are that adapters are trained on: the adapter brings it.
+
+Loaders make the classifier of the base's family, take the base's body and the adapter's head, and
+leave out the head that the base was saved with.
+"""
+
+from collections.abc import Mapping
+
+from exporter.adapter import ADAPTER_CONFIG, Adapter
+from exporter.architectures import BODIES, CROSS_ENCODERS
+from exporter.architectures.base import Body
+from exporter.errors import CheckpointRefused
+from exporter.folder import WatchedConfig
+from exporter.merging import whole_tensors
+from exporter.weights import Stored
+
+# How transformers names the classes that share a body.
+_SAVED_AS = ("Model", "ForMaskedLM", "ForPreTraining")
+_CLASSIFIER = "ForSequenceClassification"
+_CLASSIFIES, _EMBEDS = "SEQ_CLS", "FEATURE_EXTRACTION"
+# Heads that guess words or sentences.
+_OTHER_HEADS = ("cls.", "decoder.", "lm_head.", "lm_predictions.", "mask_predictions.")
+_LABELS = ("num_labels", "id2label", "label2id")
+
+
+def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> WatchedConfig:
+    """The base's config.json as that of what base and adapter are together.
+
+    `embeds` is true where modules.json or an option says how states become a vector. Raises
+    CheckpointRefused for a classifier whose head is nowhere.
+    """
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and len(names) == 1 else None
+    if not isinstance(name, str) or not name.endswith(_SAVED_AS):
+        return config
+    stem = name.removesuffix(next(end for end in _SAVED_AS if name.endswith(end)))
+    ranks = CROSS_ENCODERS.get(stem + _CLASSIFIER)
+    if ranks is not None and ranks.logit in whole_tensors(adapter):
+        bare = {key: value for key, value in config.items() if key not in _LABELS}
+        return WatchedConfig(bare, architectures=[stem + _CLASSIFIER], num_labels=1)
+    if ranks is not None and adapter.task == _CLASSIFIES:
+        raise CheckpointRefused(
+            f"{ADAPTER_CONFIG} in {adapter.directory} has task_type = {_CLASSIFIES}, but the base "
+            f"is a {name} and has no score head, and the adapter has no {ranks.logit}; train it "
+            f"with modules_to_save = [{ranks.logit.partition('.')[0]!r}], or name the classifier "
+            "that it was trained on as the base"
+        )
+    if (embeds or adapter.task == _EMBEDS) and f"{stem}Model" in BODIES:
+        return WatchedConfig(config, architectures=[f"{stem}Model"])
+    return config
+
+
+def headless(weights: Mapping[str, Stored], body: type[Body]) -> dict[str, Stored]:
+    """The base's `weights` without the heads of other tasks, by the names of a classifier."""
+    bare = {name: found for name, found in weights.items() if not name.startswith(_OTHER_HEADS)}
+    if any(name.startswith(body.prefix) for name in bare):
+        return bare
+    return {f"{body.prefix}{name}": found for name, found in bare.items()}

@@ -1,0 +1,139 @@
+"""The folders of a checkpoint: one, or those of a base and of an adapter.
+
+An adapter changes weights. Config and weights are the base's; what else the adapter's folder has,
+sentence-transformers' modules.json with its files or a tokenizer, goes before the base's.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.adapter import ADAPTER_CONFIG, Adapter, is_adapter, read_adapter
+from exporter.embedding_files import transformer_directory
+from exporter.errors import CheckpointRefused
+from exporter.finding import find_checkpoint, is_folder, refuse_special_files
+from exporter.folder import refuse_unread_files, tell_unknown
+from exporter.options import ADAPTER_OPTION
+from exporter.progress import tell
+from exporter.prompt import TRAINING_FILE
+from exporter.sentence_files import MODULES_FILE
+from exporter.weights import INDEX_FILE, WEIGHTS_FILE
+from runtime.activation import CONFIG_FILE
+
+# What makes a folder that of a base, even where it is refused for it.
+_WEIGHTS = (WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors", "pytorch_model*.bin")
+_TOKENIZER = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a checkpoint's files lie.
+
+    `root` has sentence-transformers' files and training.json, `base` config.json and weights,
+    `texts` the tokenizer; `adapter` is what is merged into the weights.
+    """
+
+    root: Path
+    base: Path
+    texts: Path
+    adapter: Adapter | None
+
+
+def find_folders(source: str, adapter: str | None, *, strict: bool) -> Folders:
+    """The folders of the checkpoint `source` with the `adapter`, each a directory or a hub id.
+
+    A `source` that is an adapter alone names its base itself; one that has an adapter beside its
+    weights is both, as loaders take it. A file that nobody knows is told, or refused where
+    `strict`. Raises CheckpointRefused.
+    """
+    root, directory = _opened(source)
+    if adapter is None and not is_adapter(directory):
+        refuse_unread_files(root, directory, strict=strict)
+        return Folders(root, directory, directory, None)
+    own_root, place = (root, directory) if adapter is None else _opened_adapter(adapter)
+    own = read_adapter(place, strict=strict)
+    if place.samefile(directory) and not _has(directory, _WEIGHTS):
+        root, directory = _opened(_base_of(own, source))
+    refuse_unread_files(own_root, own.directory, strict=strict, adapter=own.directory)
+    if own.directory.samefile(directory):
+        return Folders(own_root, own.directory, own.directory, own)
+    if is_adapter(directory):
+        raise CheckpointRefused(
+            f"found {ADAPTER_CONFIG} in the base {directory} as well, wanted one adapter; merge "
+            "that one into its base (merge_and_unload), and export the result with the other"
+        )
+    refuse_unread_files(root, directory, strict=strict)
+    if (own.directory / CONFIG_FILE).is_file():
+        tell_unknown([CONFIG_FILE], f"use of a file in {own.directory}", strict=strict)
+    texts = own.directory if _has(own.directory, _TOKENIZER) else directory
+    rooted = own_root if (own_root / MODULES_FILE).is_file() else root
+    for other in {own_root, root} - {rooted}:
+        if (other / TRAINING_FILE).is_file():
+            raise CheckpointRefused(
+                f"found {TRAINING_FILE} in {other}, but the files that say how texts are read lie "
+                f"in {rooted}; copy it there, or remove it"
+            )
+    return Folders(rooted, directory, texts, own)
+
+
+def _opened(source: str) -> tuple[Path, Path]:
+    """The folder of `source`, and the one in it where weights or adapter lie."""
+    root = find_checkpoint(source)
+    refuse_special_files(root)
+    directory = transformer_directory(root)
+    refuse_special_files(directory)
+    return root, directory
+
+
+def _opened_adapter(source: str) -> tuple[Path, Path]:
+    try:
+        return _opened(source)
+    except CheckpointRefused as error:
+        raise CheckpointRefused(f"the adapter {source!r} is refused: {error}") from error
+
+
+def _has(directory: Path, patterns: tuple[str, ...]) -> bool:
+    return any(path.is_file() for pattern in patterns for path in directory.glob(pattern))
+
+
+def _base_of(adapter: Adapter, source: str) -> str:
+    """What the adapter's base is called, as `find_checkpoint` finds it."""
+    advice = f"name it: rerank-export export BASE {ADAPTER_OPTION} {source}"
+    if adapter.base is None:
+        raise CheckpointRefused(
+            f"{ADAPTER_CONFIG} in {adapter.directory} names no base (base_model_name_or_path); "
+            f"{advice}"
+        )
+    # As loaders take it, and beside the adapter, where both were moved together.
+    for path in (Path(adapter.base), adapter.directory / adapter.base):
+        if is_folder(path):
+            tell(f"the adapter in {adapter.directory} is merged into its base {path}")
+            return str(path)
+    name, commit = adapter.base, adapter.revision
+    if commit not in (None, "main"):
+        if _COMMIT.fullmatch(commit) is None:
+            raise CheckpointRefused(
+                f"{ADAPTER_CONFIG} in {adapter.directory} has revision = {commit[:80]!r} of its "
+                f"base {name!r}, wanted main or a commit (40 hex digits); download it and {advice}"
+            )
+        name = f"{name}@{commit}"
+    try:
+        found = str(find_checkpoint(name))
+    except CheckpointRefused as error:
+        raise CheckpointRefused(
+            f"{ADAPTER_CONFIG} in {adapter.directory} has base_model_name_or_path = "
+            f"{adapter.base[:200]!r}, which was not found: {error}; where it lies elsewhere, "
+            f"{advice}"
+        ) from error
+    tell(f"the adapter in {adapter.directory} is merged into its base {name}")
+    return found

@@ -1,0 +1,154 @@
+"""A reranker's labels: one, whose logit is the score, or two, whose difference is.
+
+Of two labels a classifier gives two logits, and the softmax's share of label 1 is the sigmoid of
+logit[1] - logit[0]: that difference is one row of weights.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from exporter.architectures.base import Size
+from exporter.architectures.config import shown, whole
+from exporter.errors import CheckpointRefused
+from exporter.weights import Stored
+from runtime.postprocess import Activation
+
+# Of two labels, what the score is.
+DIFFERENCE = "logit[1] - logit[0]"
+# What saved activations make of two logits, as far as it goes by their difference.
+OF_TWO_LOGITS: Mapping[str, Activation] = {
+    "torch.nn.modules.linear.Identity": "sigmoid",
+    "torch.nn.modules.activation.Softmax": "sigmoid",
+    "torch.nn.Identity": "sigmoid",
+    "torch.nn.Softmax": "sigmoid",
+}
+# Names of labels, without what is no letter, that say which of the two is the relevant one.
+_FOR = frozenset(
+    """
+    relevant positive pos yes true entailment entailed duplicate match related similar
+    """.split()  # noqa: SIM905
+)
+_AGAINST = frozenset(
+    """
+    irrelevant notrelevant nonrelevant unrelevant negative neg no false notentailment
+    nonentailment notentailed notduplicate nonduplicate nomatch notmatch mismatch unrelated
+    notrelated dissimilar notsimilar
+    """.split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How many labels a classifier has, 1 or 2, and what config.json calls them, where it does."""
+
+    count: int
+    named: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """What to say of two."""
+        names = f" ({self.named[0]!r} and {self.named[1]!r})" if len(self.named) == 2 else ""
+        return f"found two labels{names}; the exported logit is {DIFFERENCE}"
+
+    def size(self, logit: str) -> Size:
+        """What config.json says of the parameter `logit`, which has a row for each label."""
+        advice = (
+            "name as many labels as the head has rows: num_labels or id2label, without which "
+            "transformers takes two"
+        )
+        return Size("num_labels", self.count, logit, advice=advice)
+
+
+ONE_LABEL = Labels(1)
+
+
+def read_labels(config: Mapping[str, Any]) -> Labels:
+    """The labels of config.json. Raises CheckpointRefused for more than two, for two that are not
+    one decision, and for two whose names say that label 0 is the relevant one."""
+    # transformers leaves both keys out of config.json for its default of two labels.
+    named = config.get("id2label")
+    if named is not None and not isinstance(named, dict):
+        raise CheckpointRefused(
+            f"config.json has id2label = {shown(named)}, wanted an object with one label or two; "
+            "name as many as the head has rows"
+        )
+    count = whole(config, "num_labels", len(named or "12"))
+    if count not in (1, 2):
+        raise CheckpointRefused(
+            f"config.json has num_labels = {count}, wanted 1, or 2 whose difference is the score: "
+            "a reranker gives one logit a pair; fine-tune with one label, or set num_labels (or "
+            "id2label) to what the head has"
+        )
+    if count == 1:
+        return ONE_LABEL
+    kind = config.get("problem_type")
+    if kind not in (None, "single_label_classification"):
+        raise CheckpointRefused(
+            f"config.json has two labels and problem_type = {shown(kind)}, wanted "
+            "single_label_classification: by another one the labels are scores of their own, and "
+            "their difference is none; fine-tune with one label"
+        )
+    names = _names(named or {})
+    _refuse_order(names)
+    return Labels(2, names)
+
+
+def as_one_logit(weights: Mapping[str, Stored], logit: str) -> dict[str, Stored]:
+    """`weights` whose parameter `logit`, of two rows, and its bias become the one row of their
+    difference."""
+    found = dict(weights)
+    for name in (logit, f"{logit.removesuffix('weight')}bias"):
+        if name in found and found[name].shape[:1] == (2,):
+            found[name] = _Difference(found[name])
+    return found
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Row 1 less row 0 of a tensor."""
+
+    of: Stored
+
+    @property
+    def file(self) -> Path:
+        """See Stored."""
+        return self.of.file
+
+    @property
+    def name(self) -> str:
+        """See Stored."""
+        return self.of.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See Stored."""
+        return (1, *self.of.shape[1:])
+
+    def read(self) -> torch.Tensor:
+        """See Stored."""
+        rows = self.of.read()
+        return rows[1:] - rows[:1]
+
+
+def _names(named: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of label 0 and label 1; none where they are not both told, or only counted."""
+    names = [named.get(number) for number in ("0", "1")]
+    told = [name for name in names if isinstance(name, str) and not name.startswith("LABEL_")]
+    return tuple(told) if len(told) == 2 else ()
+
+
+def _refuse_order(names: tuple[str, ...]) -> None:
+    if not names:
+        return
+    first, second = (re.sub(r"[\W\d_]+", "", name.lower()) for name in names)
+    if (first in _FOR and second not in _FOR) or (second in _AGAINST and first not in _AGAINST):
+        raise CheckpointRefused(
+            f"config.json calls label 0 {names[0]!r} and label 1 {names[1]!r}, wanted the relevant "
+            "one as label 1, whose logit counts for a pair; swap the rows of the head and the "
+            "names in id2label and label2id, or the names alone if they are wrong"
+        )

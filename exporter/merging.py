@@ -1,0 +1,156 @@
+"""A LoRA adapter merged into the weights of its base: W + scale · B A (arXiv 2106.09685).
+
+Nothing is computed here but names and shapes. Each tensor is merged in float32 when it is read,
+into its own memory, so that the peak stays that of the base.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
+from exporter.architectures.base import Body
+from exporter.errors import CheckpointRefused
+from exporter.weights import Stored, first
+
+# What peft puts before the names of the model that was trained.
+_PREFIX = "base_model.model."
+# A layer's pair of matrices, or those of an embedding, whose product is laid down.
+_PAIR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
+_LINEAR = ("lora_A.weight", "lora_B.weight")
+_EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
+_WHOLE = "whole"
+# Where layers that have a pair keep what the base has.
+_BASE_LAYER = ".base_layer."
+_FITTING = "export it with the base that it was trained on"
+
+
+@dataclass(frozen=True)
+class Merged(Stored):
+    """A tensor of the base [rows, columns], and the adapter's pair for it: `down` [rank, inputs]
+    and `up` [outputs, rank]. `laid` is true where the base keeps it as [inputs, outputs]."""
+
+    down: Stored
+    up: Stored
+    scale: float
+    laid: bool
+
+    def read(self) -> torch.Tensor:
+        """See Stored."""
+        whole, down, up = super().read(), self.down.read(), self.up.read()
+        pair = (down.T, up.T) if self.laid else (up, down)
+        return whole.addmm_(*pair, alpha=self.scale)
+
+
+def merged(
+    weights: Mapping[str, Stored], adapter: Adapter, body: type[Body], brought: Collection[str] = ()
+) -> dict[str, Stored]:
+    """The `weights` of a base whose body is of this class, with the adapter's in their places.
+
+    `brought` are names of tensors that the base lacks and the adapter has whole. Raises
+    CheckpointRefused unless every tensor of the adapter has a place and fits it.
+    """
+    places = {_bare(name, body): name for name in (*brought, *weights)}
+    parts: dict[str, dict[str, Stored]] = {}
+    unplaced = []
+    for key, stored in adapter.tensors.items():
+        module, side = _part(key)
+        place = places.get(_bare(module, body))
+        if place is not None:
+            sides = parts.setdefault(place, {})
+            _refuse_twice(sides.setdefault(side, stored), stored)
+        elif not _bare(module, body).startswith(body.unused):
+            unplaced.append(key)
+    if unplaced:
+        raise CheckpointRefused(
+            f"{ADAPTER_WEIGHTS} in {adapter.directory} has tensors without a place in the base: "
+            f"{first(unplaced)}; {_FITTING}"
+        )
+    _refuse_half_saved(adapter, weights, parts)
+    found = dict(weights)
+    for place, sides in parts.items():
+        whole = sides.pop(_WHOLE, None)
+        if whole is not None:
+            found[place] = _fitting(whole, weights.get(place))
+        if sides:
+            found[place] = _paired(found[place], sides, adapter)
+    return found
+
+
+def whole_tensors(adapter: Adapter) -> Iterator[str]:
+    """Names of what the adapter holds whole, as the base would name it."""
+    for key in adapter.tensors:
+        name, side = _part(key)
+        if side == _WHOLE:
+            yield name
+
+
+def _part(key: str) -> tuple[str, str]:
+    """The tensor of the base that an adapter's is for, and which part of it that is."""
+    name = key.removeprefix(_PREFIX)
+    pair = _PAIR.fullmatch(name)
+    if pair is None:
+        return name.replace(_BASE_LAYER, "."), _WHOLE
+    return f"{pair[1]}.weight", pair[2]
+
+
+def _bare(name: str, body: type[Body]) -> str:
+    """Checkpoints and adapters are saved with the body's prefix or without; loaders take both."""
+    return name.removeprefix(body.prefix)
+
+
+def _refuse_twice(before: Stored, stored: Stored) -> None:
+    if before is not stored:
+        raise CheckpointRefused(
+            f"{ADAPTER_WEIGHTS} has both {before.name} and {stored.name} for one place; save the "
+            "adapter again"
+        )
+
+
+def _fitting(stored: Stored, replaced: Stored | None) -> Stored:
+    if replaced is not None and stored.shape != replaced.shape:
+        raise CheckpointRefused(
+            f"{ADAPTER_WEIGHTS} has {stored.name} as {list(stored.shape)}, the base has "
+            f"{list(replaced.shape)}; {_FITTING}, of the same labels and vocabulary"
+        )
+    return stored
+
+
+def _refuse_half_saved(
+    adapter: Adapter, weights: Mapping[str, Stored], parts: Mapping[str, Mapping[str, Stored]]
+) -> None:
+    """What is named as saved and is not, peft would take from the base, or make up."""
+    lacking = [
+        name
+        for name in weights
+        if any(f".{saved}." in f".{name}" for saved in adapter.saved)
+        and _WHOLE not in parts.get(name, {})
+    ]
+    if lacking:
+        raise CheckpointRefused(
+            f"{ADAPTER_CONFIG} has modules_to_save = {', '.join(adapter.saved)}, but "
+            f"{ADAPTER_WEIGHTS} lacks {first(lacking)}; save the adapter again"
+        )
+
+
+def _paired(base: Stored, pair: Mapping[str, Stored], adapter: Adapter) -> Merged:
+    laid = any(side in _EMBEDDING for side in pair)
+    down, up = (pair.get(side) for side in (_EMBEDDING if laid else _LINEAR))
+    if down is None or up is None or len(pair) > 2:
+        raise CheckpointRefused(
+            f"{ADAPTER_WEIGHTS} has {first(stored.name for stored in pair.values())}, wanted "
+            "lora_A and lora_B of a layer, and no more; save the adapter again"
+        )
+    rows, columns = base.shape if len(base.shape) == 2 else (-1, -1)
+    if laid:
+        rows, columns = columns, rows
+    for stored, wanted in ((down, (adapter.rank, columns)), (up, (rows, adapter.rank))):
+        if stored.shape != wanted:
+            raise CheckpointRefused(
+                f"{ADAPTER_WEIGHTS} has {stored.name} as {list(stored.shape)}, which does not fit "
+                f"{base.name} {list(base.shape)} of the base and r = {adapter.rank} in "
+                f"{ADAPTER_CONFIG}; {_FITTING}"
+            )
+    return Merged(base.file, base.name, base.shape, down, up, adapter.scale, laid)

@@ -1,0 +1,93 @@
+"""Where each fact that decides a score was read: the words of `Manifest.origins`.
+
+A fact stands in a file under a key, in a profile, in an option, or is the architecture's own.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from exporter.architectures.base import Architecture
+from exporter.checkpoint import CONFIG_FILE, Checkpoint
+from exporter.embedding_files import ARCHITECTURE
+from exporter.errors import CheckpointRefused
+from exporter.labels import DIFFERENCE
+from exporter.sentence_files import TOKENIZER_CONFIG, model_settings, read_json
+from exporter.tokens import TYPES
+from runtime.activation import placed_activation
+
+# The keys of config.json that families name a fact by. One counts where its architecture asked for
+# it and the file has it.
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "pooling": ("pooling", "classifier_pooling"),
+    "temperature": ("temperature",),
+    "causal": ("is_causal", "use_bidirectional_attention"),
+    "dimensions": ("hidden_size",),
+    "max_tokens": ("max_position_embeddings",),
+}
+_TYPED_BY = "model_input_names"
+
+
+def told_by(checkpoint: Checkpoint, fact: str) -> str:
+    """The key of config.json that names `fact`, else the architecture, whose own it is then."""
+    config = checkpoint.config
+    asked = frozenset(config.read)  # what is looked at here counts as nothing that was asked for
+    for key in _KEYS[fact]:
+        if key in asked and config.get(key) is not None:
+            return f"{CONFIG_FILE} ({key})"
+    return ARCHITECTURE
+
+
+def origins_of(
+    checkpoint: Checkpoint, model: Architecture, tokenizer: PreTrainedTokenizerBase, profile: str
+) -> dict[str, str]:
+    """The origins of all facts but profile, prompt and limit, which wishes may decide. `profile` is
+    the name of the one that was taken. Raises CheckpointRefused."""
+    words = _words(checkpoint.directory, tokenizer)
+    origins = {
+        "causal": told_by(checkpoint, "causal"),
+        "special_tokens": words,
+        "padding_side": f"the profile {profile}",
+        "lower_case": checkpoint.texts.lowered_by or words,
+        "token_types": _typed_by(checkpoint, model),
+    }
+    if checkpoint.vectors is None:
+        return origins | {
+            "pooling": told_by(checkpoint, "pooling"),
+            "temperature": told_by(checkpoint, "temperature"),
+            "activation": _activated_by(checkpoint),
+        }
+    return origins | {
+        "pooling": checkpoint.vectors.pooled_by,
+        "normalize": checkpoint.vectors.normalized_by,
+        "dimensions": told_by(checkpoint, "dimensions"),
+    }
+
+
+def _words(directory: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's files; transformers' class may add to them what they do not say."""
+    names = ["tokenizer.json"]
+    if not (directory / names[0]).is_file():
+        names = [n for n in tokenizer.vocab_files_names.values() if (directory / n).is_file()]
+    kind = type(tokenizer).__name__
+    return f"{' and '.join(names)}, as transformers' {kind} reads it"
+
+
+def _typed_by(checkpoint: Checkpoint, model: Architecture) -> str:
+    if TYPES not in model.inputs:
+        return ARCHITECTURE
+    settings = read_json(checkpoint.directory / TOKENIZER_CONFIG, dict[str, object], absent={})
+    if settings.get(_TYPED_BY) is not None:
+        return f"{TOKENIZER_CONFIG} ({_TYPED_BY})"
+    return "the tokenizer's class in transformers"
+
+
+def _activated_by(checkpoint: Checkpoint) -> str:
+    if checkpoint.labels.count == 2:
+        return f"the softmax of two labels, by {DIFFERENCE}"
+    try:
+        found = placed_activation(checkpoint.config, model_settings(checkpoint.root) or {})
+    except ValueError as error:
+        raise CheckpointRefused(str(error)) from None
+    return "sentence-transformers' default for one label" if found is None else found[1]

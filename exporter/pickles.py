@@ -1,0 +1,33 @@
+"""What to say where a checkpoint's weights are pickles, which can run code when they are opened."""
+
+import shlex
+from pathlib import Path
+
+# Those of save_pretrained; others are named alike, whatever wrote them.
+_PATTERNS = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
+# Beside weights of any kind.
+_OTHERS = frozenset(("training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin"))
+_SAVED_AS = "model.safetensors"
+# weights_only: PyTorch then makes tensors alone, and runs nothing.
+_CODE = (
+    "import pathlib, sys, torch; from safetensors.torch import save_file; "
+    "d = pathlib.Path(sys.argv[1]); "
+    "w = {n: t.contiguous().clone() for f in sorted(d.glob(sys.argv[2])) "
+    "for n, t in torch.load(f, map_location='cpu', weights_only=True).items()}; "
+    f"save_file(w, d / '{_SAVED_AS}', {{'format': 'pt'}})"
+)
+
+
+def pickles(directory: Path) -> list[str]:
+    """The names of the files in `directory` that hold weights as pickles, those of one kind."""
+    for pattern in _PATTERNS:
+        names = {p.name for p in directory.glob(pattern) if p.is_file()} - _OTHERS
+        if found := sorted(n for n in names if not n.startswith(("rng_state", "adapter_"))):
+            return found if pattern == _PATTERNS[0] else found[:1]
+    return []
+
+
+def conversion(directory: Path, names: list[str]) -> str:
+    """The command that writes the pickles of these `names` as safetensors beside them."""
+    pattern = _PATTERNS[0] if len(names) > 1 else names[0]
+    return f'python -c "{_CODE}" {shlex.quote(str(directory))} {shlex.quote(pattern)}'

@@ -1,0 +1,137 @@
+"""A base and its adapter, loaded by peft through transformers: how the witness of both is made.
+
+Loaders read an adapter that lies beside the weights of its base. Where the two have folders of
+their own, they are laid together in one of links, in which adapter_config.json names that folder as
+the base; nothing is merged here.
+"""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from exporter.errors import NoWitness
+from exporter.witness.base import refuse_incomplete
+
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+_MODULES = "modules.json"
+_PREFIX = "base_model.model."
+_BASE = ("config.json", "model.safetensors.index.json", "*.safetensors")
+_TOKENIZER = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The folder `base` has config.json and weights, the folder `adapter` peft's two files."""
+
+    base: Path
+    adapter: Path
+
+
+@contextmanager
+def together(root: Path, texts: Path, adapted: Adapted) -> Iterator[tuple[Path, Path]]:
+    """A folder of links, and the one in it where weights and adapter lie, while the block loads it.
+
+    It is `root` with the tokenizer of `texts`, the base's weights and the adapter. Raises NoWitness
+    where peft is not here or the folders cannot be read, and whatever the block raises.
+    """
+    try:
+        import peft  # late: without it transformers would load the base alone, in silence
+    except ImportError as error:
+        raise NoWitness(f"peft cannot be imported ({error}); install the extra `export`") from error
+    del peft
+    with tempfile.TemporaryDirectory() as own, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's, about settings that change nothing
+        made = Path(own) / "together"
+        try:
+            place = _lay(root, texts, adapted, made)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise NoWitness(f"base and adapter cannot be laid together: {error}") from error
+        try:
+            yield made, place
+        except NoWitness as error:
+            shown = f"{adapted.base} with the adapter in {adapted.adapter}"
+            said = str(error).replace(str(place), shown).replace(str(made), shown)
+            raise NoWitness(said) from error
+
+
+def put_adapter(model: Any, directory: Path) -> None:
+    """Have peft put the adapter in `directory` around the layers of the `model`, where one lies
+    there. Raises NoWitness for one that does not fit it wholly."""
+    if (directory / _CONFIG).is_file():
+        found = model.load_adapter(str(directory))
+        refuse_incomplete(found.to_dict(), headless=type(model).__name__.endswith("Model"))
+
+
+def held_whole(directory: Path) -> set[str]:
+    """Names of the model's tensors that an adapter in `directory` brings itself."""
+    path = directory / _WEIGHTS
+    if not (directory / _CONFIG).is_file() or not path.is_file():
+        return set()
+    with safetensors.safe_open(path, framework="pt") as opened:
+        return {name.removeprefix(_PREFIX) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+
+
+def with_adapter(name: str) -> str:
+    """The witness's `name`, with the loader of its adapter."""
+    import peft
+
+    return f"{name}, with the adapter by peft {peft.__version__}"
+
+
+def _lay(root: Path, texts: Path, adapted: Adapted, made: Path) -> Path:
+    inner = "."
+    if (root / _MODULES).is_file():
+        inner = os.path.normpath(json.loads((root / _MODULES).read_bytes())[0]["path"])
+    _mirror(root, made, Path(inner).parts)
+    place = made / inner
+    if place.is_symlink() or not place.resolve().is_relative_to(made.resolve()):
+        raise ValueError(f"{_MODULES} names {inner[:80]!r}, wanted a folder beside it")
+    _replace(_TOKENIZER, texts, place)
+    _replace(_BASE, adapted.base, place)
+    _replace((_WEIGHTS,), adapted.adapter, place)
+    if place != made:  # where transformers looks for a base in a folder below
+        _replace(_BASE[:1], adapted.base, made)
+    config = json.loads((adapted.adapter / _CONFIG).read_bytes())
+    (place / _CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": str(made)}))
+    return place
+
+
+def _mirror(source: Path, made: Path, inner: tuple[str, ...]) -> None:
+    """A folder of links to what lies in `source`; of folders those to the `inner` one are made, and
+    nothing that is linked is ever written to."""
+    made.mkdir()
+    for path in source.iterdir():
+        if path.name in inner[:1]:
+            _mirror(path, made / path.name, inner[1:])
+        elif path.name not in (_CONFIG, _WEIGHTS):
+            _link(path, made / path.name)
+
+
+def _replace(patterns: tuple[str, ...], source: Path, place: Path) -> None:
+    """The files of these names, as they are in `source`."""
+    for pattern in patterns:
+        for old in list(place.glob(pattern)):
+            old.unlink()
+        for path in source.glob(pattern):
+            _link(path, place / path.name)
+
+
+def _link(source: str | Path, place: str | Path) -> None:
+    os.symlink(os.path.abspath(source), place)

@@ -1,0 +1,63 @@
+"""Files of a folder, as the witnesses read them: they share nothing with the exporter's reading."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from exporter.errors import NoWitness
+from runtime.postprocess import InputType
+
+_MODULES = "modules.json"
+_PROMPTS = "config_sentence_transformers.json"
+# sentence-transformers' names of prompts, in the order in which it looks for them.
+PROMPT_NAMES: dict[InputType, tuple[str, ...]] = {
+    "query": ("query",),
+    "passage": ("document", "passage", "corpus"),
+}
+
+_T = TypeVar("_T")
+
+
+class Module(msgspec.Struct, frozen=True):
+    """One entry of modules.json."""
+
+    type: str
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    """config_sentence_transformers.json."""
+
+    prompts: dict[str, str] | None = None
+
+
+def read(path: Path, kind: type[_T], absent: _T) -> _T:
+    """The JSON in `path`; `absent` where there is no such file. Raises NoWitness."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return absent
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NoWitness(f"{path} cannot be used: {error}") from error
+
+
+def modules_of(root: Path) -> list[Module]:
+    """sentence-transformers' modules of the folder. Raises NoWitness."""
+    return read(root / _MODULES, list[Module], [])
+
+
+def prompts_of(root: Path) -> dict[str, str] | None:
+    """What the folder puts before queries and passages; an empty object means nothing, None that it
+    says nothing. Nobody reads the file where no modules.json lies beside it. Raises NoWitness."""
+    if not modules_of(root):
+        return None
+    prompts = read(root / _PROMPTS, _Settings, _Settings()).prompts
+    if prompts is None:
+        return None
+    return {kind: first_prompt(prompts, kind) for kind in PROMPT_NAMES}
+
+
+def first_prompt(prompts: dict[str, str], kind: InputType) -> str:
+    """The prompt of texts of this kind: the first that is not empty."""
+    named = (prompts.get(name) for name in PROMPT_NAMES[kind])
+    return next((prompt for prompt in named if prompt), "")

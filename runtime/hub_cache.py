@@ -1,0 +1,59 @@
+"""A repository in the Hugging Face hub's cache, named by its own folder instead of a snapshot's.
+
+models--ORG--NAME/refs/main            the commit that main was when it was downloaded
+models--ORG--NAME/snapshots/COMMIT/…   the files of a commit, each a link to ../../blobs
+"""
+
+import errno
+import re
+from pathlib import Path
+
+from runtime.model_files import read_bounded, real_directory
+
+_PREFIX = "models--"
+_REF = "refs/main"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MOST_REF_BYTES = 1024
+_MOST_NAMED = 5
+
+
+def snapshot_of(directory: Path) -> Path:
+    """The snapshot of main, or the only one, where `directory` is such a repository; else itself.
+
+    Raises OSError, whose strerror says what was found, where none can be chosen.
+    """
+    real = real_directory(directory)
+    repository = real.parent if real.name == "snapshots" else real
+    snapshots = repository / "snapshots"
+    if not (repository.name.startswith(_PREFIX) and snapshots.is_dir()):
+        return directory
+    found = sorted(path.name for path in snapshots.iterdir() if path.is_dir())
+    names = ", ".join(found[:_MOST_NAMED]) + (" …" if len(found) > _MOST_NAMED else "")
+    wanted = _main(repository)
+    if wanted in found or (wanted is None and len(found) == 1):
+        return snapshots / (wanted or found[0])
+    if not found:
+        told = "it is a repository of the hub's cache without a snapshot; download it again"
+    elif wanted is None:
+        told = f"its snapshots are {names}, and no {_REF} says which to take; name one of them"
+    else:
+        told = f"its {_REF} names {wanted}, its snapshots are {names}; name one of them"
+    raise OSError(errno.ENOENT, told)
+
+
+def hub_name(directory: Path) -> str | None:
+    """ORG/NAME of the repository whose snapshot, or a folder of it, `directory` is; else None."""
+    for snapshots in directory.absolute().parents:
+        repository = snapshots.parent.name
+        if snapshots.name == "snapshots" and repository.startswith(_PREFIX):
+            return repository.removeprefix(_PREFIX).replace("--", "/")
+    return None
+
+
+def _main(repository: Path) -> str | None:
+    """The commit in refs/main; None where there is no such file, or something else is in it."""
+    try:
+        text = read_bounded(repository / _REF, _MOST_REF_BYTES).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return text if _COMMIT.fullmatch(text) else None
