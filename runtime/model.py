@@ -26,6 +26,7 @@ from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.scheduling.stats import SchedulerStats
+from runtime.shapes import Shape
 from runtime.text import NO_LIMITS, Encoding, Encodings, TokenLimits
 from runtime.tokenizing import Encoded, TokenizerPool, Work, lengths
 from runtime.tokens import Token, tokens_of
@@ -48,7 +49,7 @@ class ModelInfo:
     independent loader; `witness` is "not witnessed" and the reason where there was none.
 
     Embedders: `dimensions` is the size of a vector; `asymmetric` models embed queries and passages
-    differently.
+    differently. `images` says whether passages may be images.
     """
 
     kind: Kind
@@ -70,6 +71,7 @@ class ModelInfo:
     witness: str
     dimensions: int | None = None
     asymmetric: bool = False
+    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -339,7 +341,16 @@ class Model(ABC):
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
         names = [name for name in self._engine.input_names if name in INPUT_NAMES]
         shape = self._engine.shape_for(len(rows), max(map(len, rows)))
-        return dict(assemble(rows, names, pad, side, shape))
+        inputs = dict(assemble(rows, names, pad, side, shape))
+        return inputs | self._image_inputs(rows, shape)
+
+    def _image_inputs(
+        self,
+        rows: Sequence[Encoding],  # noqa: ARG002
+        shape: Shape,  # noqa: ARG002
+    ) -> dict[str, np.ndarray]:
+        """More inputs, for models that take images."""
+        return {}
 
     def _run(self, work: Work) -> Computed:
         """Encode and compute, blocking."""

@@ -173,6 +173,11 @@ class Backlog:
         with self._changed:
             return len(self._queue), self._queue.rows, self._queue.tokens
 
+    def predicted_s(self, tokens: int) -> float:
+        """See Scheduler.predicted_s."""
+        with self._changed:
+            return self._admission.predicted_s(tokens, self._load())
+
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
         with self._changed:

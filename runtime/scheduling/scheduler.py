@@ -139,6 +139,10 @@ class Scheduler:
         """Start from the throughput that `before`, the replaced one, has measured."""
         self._backlog.inherit_estimates(before._backlog)
 
+    def predicted_s(self, tokens: int) -> float:
+        """The least seconds that `tokens` take; 0 while nothing was measured."""
+        return self._backlog.predicted_s(tokens)
+
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
         return self._backlog.stats()

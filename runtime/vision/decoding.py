@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import ImageTooLarge, InvalidImage
+from runtime.vision.limits import DEFAULT_LIMITS, ImageLimits
 from runtime.vision.rule import Size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -27,17 +28,6 @@ _WHITE = (255, 255, 255)
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _EIGHT_BIT = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """The most `bytes` of one file, and the most `pixels` of one image."""
-
-    bytes: int = 32 << 20
-    pixels: int = 50_000_000
-
-
-DEFAULT_LIMITS = ImageLimits()
 
 
 @dataclass(frozen=True)

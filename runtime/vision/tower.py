@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,7 +19,15 @@ import numpy as np
 from runtime.batch import BatchLimits
 from runtime.cores import usable_cores
 from runtime.engines import Engine
-from runtime.errors import DeadlineExceeded, EngineError, ModelClosed, Overloaded, TooManyTiles
+from runtime.errors import (
+    DeadlineExceeded,
+    EngineError,
+    ModelClosed,
+    OutOfMemory,
+    Overloaded,
+    TooLate,
+    TooManyTiles,
+)
 from runtime.postprocess import Floats
 from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.request import Scored
@@ -27,8 +35,9 @@ from runtime.scheduling.scheduler import Scheduler
 from runtime.scheduling.stats import SchedulerStats
 from runtime.text import Check
 from runtime.vision.cache import CacheStats, EmbedsCache
-from runtime.vision.decoding import DEFAULT_LIMITS, ImageFile, ImageLimits, open_image
+from runtime.vision.decoding import ImageFile, open_image
 from runtime.vision.embeddings import ImageEmbeddings
+from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
 from runtime.vision.tiling import Pixels, cut, pixel_values
 
@@ -37,19 +46,13 @@ T = TypeVar("T")
 PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
 # An image takes some 8 bytes a pixel while it is decoded, so that few may be at the same time.
 _MOST_DECODERS = 4
+# Four pages of seven tiles.
+_GPU_CALL_TILES = 28
+_CPU_CALL_TILES = 2
 
 
-@dataclass(frozen=True)
-class VisionLimits:
-    """`image` bounds one file; `request_tiles` the tiles of one request's images, `held_tiles`
-    those of all requests that are not answered yet, `call_tiles` those of one call of the tower;
-    `cache_bytes` what is kept of embeddings (0: nothing)."""
-
-    image: ImageLimits = DEFAULT_LIMITS
-    request_tiles: int = 256
-    held_tiles: int = 512
-    call_tiles: int = 8
-    cache_bytes: int = 1 << 30
+def _nothing(_: int) -> float:
+    return 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,10 @@ class Tower:
         self._vision = vision
         self._limits = limits
         self._cache = EmbedsCache(limits.cache_bytes)
-        calls = BatchLimits(limits.call_tiles, limits.call_tiles, 0.0)
+        # Tiles of one call bring a CPU nothing but the memory that they take.
+        on_gpu = engine.device.startswith("cuda")
+        self._call_tiles = limits.call_tiles or (_GPU_CALL_TILES if on_gpu else _CPU_CALL_TILES)
+        calls = BatchLimits(self._call_tiles, self._call_tiles, 0.0)
         queue = QueueLimits(limits.held_tiles, limits.held_tiles)
         self._scheduler = Scheduler(self._compute, calls, queue, lanes=engine.lanes)
         decoders = min(_MOST_DECODERS, usable_cores())
@@ -109,23 +115,27 @@ class Tower:
         called: Sequence[str],
         deadline: float | None,
         caller: str = "",
+        after_s: Callable[[int], float] = _nothing,
     ) -> Iterator[list[ImageEmbeddings | None]]:
         """The embeddings of a request's images, None where there is none. `called` names them in
-        messages, `deadline` is in seconds of time.monotonic().
+        messages, `deadline` is in seconds of time.monotonic(); `after_s` predicts how many of them
+        are needed behind the tower for so many tiles.
 
         Their room is kept for the length of the block. Raises InvalidImage, ImageTooLarge and
         TooManyTiles, Unavailable and EngineError; of what a header tells, before anything is
         decoded.
         """
+        if all(image is None for image in images):
+            yield [None] * len(images)
+            return
         task = self._look(images, called)
         with self._room(task.tiles):
             if task.pictures:
-                with self._scheduler.admit(
-                    task.new_tiles, task.new_tiles, deadline, caller
-                ) as ticket:
+                due = _due(deadline, after_s(task.tiles))
+                with self._scheduler.admit(task.new_tiles, task.new_tiles, due, caller) as ticket:
                     future = ticket.submit(self._decode(task, ticket.check))
                 try:
-                    self._keep(task, future.result(_left(deadline)))
+                    self._keep(task, future.result(_left(due)))
                 except TimeoutError as error:
                     future.cancel()
                     raise DeadlineExceeded from error
@@ -138,9 +148,13 @@ class Tower:
         called: Sequence[str],
         deadline: float | None,
         caller: str = "",
+        after_s: Callable[[int], float] = _nothing,
     ) -> AsyncIterator[list[ImageEmbeddings | None]]:
         """`embedded` for an event loop: looks and decodes in threads of its own; cancelling the
         task drops the tiles that still wait."""
+        if all(image is None for image in images):
+            yield [None] * len(images)
+            return
         try:
             async with asyncio.timeout(_left(deadline)):
                 task = await self._in_thread(lambda: self._look(images, called))
@@ -149,7 +163,8 @@ class Tower:
             raise DeadlineExceeded from error
         try:
             if task.pictures:
-                await self._compute_async(task, deadline, caller)
+                due = _due(deadline, after_s(task.tiles))
+                await self._compute_async(task, due, caller)
             yield task.images()
         finally:
             self._give_back(room)
@@ -187,18 +202,25 @@ class Tower:
         """Predict with what was measured of the one that this one replaces."""
         self._scheduler.inherit_estimates(before._scheduler)
 
-    @property
-    def device_lost(self) -> bool:
-        """Whether a call found the device gone for good."""
-        return self._scheduler.device_lost
+    def fault(self, patience_s: float) -> str | None:
+        """See Model.fault."""
+        if self._scheduler.device_lost:
+            return "the device failed at images"
+        if not self._scheduler.alive():
+            return "the thread that calls the vision engine has ended"
+        running_s = self._scheduler.running_s()
+        if running_s > patience_s:
+            return f"a call of the vision engine has been running for {running_s:.0f} s"
+        return None
 
-    def alive(self) -> bool:
-        """Whether the threads that call the engine are there."""
-        return self._scheduler.alive()
-
-    def running_s(self) -> float:
-        """For how many seconds the oldest call has been running; 0 without one."""
-        return self._scheduler.running_s()
+    def reserve_memory(self) -> None:
+        """On a GPU compute the largest call, so that all later ones fit into its memory."""
+        if not self._engine.device.startswith("cuda"):
+            return
+        size = self._vision.rule.size
+        tile = Tile(np.zeros((size, size, 3), np.uint8))
+        with suppress(OutOfMemory):  # calls are halved then
+            self._scheduler.submit([tile] * self._call_tiles, None).result()
 
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back, unless it hangs.
@@ -287,6 +309,18 @@ class Tower:
         except RuntimeError:  # the threads were told to end
             raise ModelClosed from None
         return await asyncio.wrap_future(future)
+
+
+def _due(deadline: float | None, after_s: float) -> float | None:
+    """When the tower must be done. Raises TooLate where there is no time for it."""
+    if deadline is None:
+        return None
+    if deadline - after_s <= time.monotonic() < deadline:
+        raise TooLate(
+            f"the text model alone would take {after_s:.0f} s for these images, longer than the "
+            "request's deadline; send fewer or smaller images, or raise NIM_REQUEST_TIMEOUT_S"
+        )
+    return deadline - after_s
 
 
 def _left(deadline: float | None) -> float | None:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from runtime.errors import ImageTooLarge, InvalidImage
-from runtime.vision.decoding import FORMATS, MOST_SIDE, ImageLimits, open_image
+from runtime.vision.decoding import FORMATS, MOST_SIDE, open_image
+from runtime.vision.limits import ImageLimits
 from tests.tiny_vision import encoded, png
 
 RED = (200, 30, 40)

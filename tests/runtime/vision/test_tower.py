@@ -20,10 +20,11 @@ from runtime.errors import (
     Overloaded,
     TooManyTiles,
 )
-from runtime.vision.decoding import ImageLimits, open_image
+from runtime.vision.decoding import open_image
 from runtime.vision.embeddings import ImageEmbeddings
+from runtime.vision.limits import ImageLimits, VisionLimits
 from runtime.vision.tiling import cut, pixel_values
-from runtime.vision.tower import Tower, VisionLimits
+from runtime.vision.tower import Tower
 from tests.tiny_vision import TOKENS, png
 from tests.vision_rules import TINY, VISION
 from tests.waiting import wait_until
@@ -69,7 +70,7 @@ def tower(engine: Engine) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def make(**limits: Any) -> Tower:
-            made = Tower(engine, VISION, replace(VisionLimits(), **limits))  # type: ignore[arg-type]
+            made = Tower(engine, VISION, replace(VisionLimits(call_tiles=8), **limits))  # type: ignore[arg-type]
             stack.enter_context(closing(made))
             return made
 
