@@ -8,6 +8,7 @@ checkpoint and without PyTorch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -23,6 +24,9 @@ SCHEMA = 1
 REFERENCE_FILE = "reference.json"
 # Some thousand tokens and a vector for each of the parity texts.
 _MOST_BYTES = 1 << 30
+
+if TYPE_CHECKING:  # which imports this
+    from exporter.image_answers import ImageAnswers
 
 Scores = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
@@ -40,7 +44,8 @@ class Tokens:
 class Reference:
     """The parity groups with the reference's answers.
 
-    `witness` says who gave them. `tokens[g][p]` and `logits[g]` float64 [passages] belong to
+    `witness` says who gave them; `images` are those about images, which reference.json has not.
+    `tokens[g][p]` and `logits[g]` float64 [passages] belong to
     passage p of `groups[g]`.
     """
 
@@ -48,6 +53,7 @@ class Reference:
     groups: tuple[Group, ...]
     tokens: list[list[Tokens]]
     logits: list[Scores]
+    images: "ImageAnswers | None" = None
 
     def within(self, max_tokens: int) -> "Reference":
         """The groups without any row of more than `max_tokens`."""
@@ -79,9 +85,9 @@ class Text:
 class VectorReference:
     """The texts of the parity groups with the checkpoint's answers.
 
-    `witness` says who gave them. `texts[g][0]` is the query of `groups[g]`, passage p follows as
-    `texts[g][p + 1]`; `tokens` and the rows of `vectors[g]` float64 [texts, dimensions] belong to
-    them.
+    `witness` says who gave them; `images` as of Reference. `texts[g][0]` is the query of
+    `groups[g]`, passage p follows as `texts[g][p + 1]`; `tokens` and the rows of `vectors[g]`
+    float64 [texts, dimensions] belong to them.
     """
 
     witness: str
@@ -89,6 +95,7 @@ class VectorReference:
     texts: list[list[Text]]
     tokens: list[list[Tokens]]
     vectors: list[Vectors]
+    images: "ImageAnswers | None" = None
 
     def within(self, max_tokens: int) -> "VectorReference":
         """The groups without any row of more than `max_tokens`."""

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
+from exporter.architectures.nemotron_vl import NemotronVL
 from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
@@ -28,6 +29,8 @@ from exporter.prompt import TRAINED_LIMIT, TRAINING_FILE, Prompt, find_prompt, t
 from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
+from exporter.vision_files import PARTS as VISION_PARTS
+from exporter.vision_files import token_ids
 from exporter.weights import first
 from runtime.errors import ProfileError
 from runtime.manifest import SCHEMA, Manifest, SpecialTokens
@@ -38,6 +41,7 @@ from runtime.profile import (
     load_model_profile,
     model_profile_names,
 )
+from runtime.vision.rule import Vision
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ def draft(
     if unread := [name for name in checkpoint.weights if model.is_left_out(name)]:
         tell(f"left out weights of a head that {checkpoint.architecture} has not: {first(unread)}")
     refuse_unread_keys(checkpoint.config, strict=strict)
+    for part in filter(None, map(checkpoint.config.get, VISION_PARTS if checkpoint.vision else ())):
+        refuse_unread_keys(part, strict=strict)
     model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
     loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
     vocabulary = checkpoint.config["vocab_size"]
@@ -145,6 +151,7 @@ def draft(
         activation=checkpoint.activation,
         merged=checkpoint.merged,
         own_profile=profile if is_own_profile(name) else None,
+        vision=_vision(checkpoint, model, loaded),
     )
     unwritten = None if prompt is None or prompt.written else prompt.template
     wished = prefixes if prefixed_by == PREFIX_OPTION else None
@@ -171,6 +178,23 @@ def refuse_other_kind(profile: ModelProfile, name: str, checkpoint: Checkpoint) 
             f"profile {name} is for {words[profile.kind]}, but {checkpoint.architecture} is one of "
             f"the {words[checkpoint.kind]}; leave --profile out, or name one of its kind"
         )
+
+
+def _vision(
+    checkpoint: Checkpoint, model: Architecture, tokenizer: PreTrainedTokenizerBase
+) -> Vision | None:
+    if checkpoint.vision is None:
+        return None
+    assert isinstance(model, NemotronVL)
+    before, context, after = token_ids(tokenizer.get_added_vocab(), checkpoint.config)
+    return Vision(
+        rule=checkpoint.vision.rule,
+        tokens=model.tile_tokens,
+        hidden=model.body.hidden,
+        before=before,
+        context=context,
+        after=after,
+    )
 
 
 def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) -> None:
@@ -211,6 +235,13 @@ def _prompt(
     wished: Prompt | None,
 ) -> Prompt | None:
     """The prompt of a family that reads one text; None where the tokenizer joins the pair."""
+    if checkpoint.vision is not None and checkpoint.vision.template is not None:
+        if wished is not None:
+            raise CheckpointRefused(
+                f"found {TEMPLATE_OPTION}, but the prompt of {checkpoint.architecture} stands in "
+                "config.json (prompt_template); leave it out"
+            )
+        return Prompt(checkpoint.vision.template, "config.json (prompt_template)")
     if profile.template is None:
         if wished is not None:
             why = (
@@ -241,6 +272,8 @@ def _prefixes(
     """
     own = checkpoint.vectors.prefixes if checkpoint.vectors else None
     place = f"{MODEL_FILE} (prompts)"
+    if checkpoint.vision is not None:
+        place = "config.json (query_prefix, passage_prefix)"
     if wished is not None and profile.kind != "embed":
         raise CheckpointRefused(
             f"found {PREFIX_OPTION}, but {checkpoint.architecture} is a reranker, whose prompt is "

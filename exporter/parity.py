@@ -84,6 +84,7 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxscript",
+    "pillow",
     "tokenizers",
     "torch",
     "transformers",

@@ -135,9 +135,7 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     key, lowering = "max_seq_length", "do_lower_case"
     limit, place = _limit(name, key, settings.get(key)), f"{name} ({key})"
     if limit is None:
-        key = "model_max_length"
-        limit = _limit(TOKENIZER_CONFIG, key, tokenizer.get(key))
-        place = f"{TOKENIZER_CONFIG} ({key})"
+        limit, place = tokenizer_limit(directory)
     lowers = bool(settings.get(lowering))
     return TextFacts(
         limit,
@@ -145,6 +143,14 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
         limited_by="" if limit is None else place,
         lowered_by=f"{name} ({lowering})" if lowers else "",
     )
+
+
+def tokenizer_limit(directory: Path) -> tuple[int | None, str]:
+    """The longest row by tokenizer_config.json, and the place that says it. Raises
+    CheckpointRefused."""
+    key = "model_max_length"
+    found = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={}).get(key)
+    return _limit(TOKENIZER_CONFIG, key, found), f"{TOKENIZER_CONFIG} ({key})"
 
 
 def is_cross_encoder(root: Path) -> bool:

@@ -51,7 +51,7 @@ _USUAL_TARGETS = {
     # Triton has its own batch size, whatever the artifact was exported for.
     "triton": "triton",
 }
-_VISION_ENGINES = ("onnxruntime-cpu", "onnxruntime-cuda", "openvino-fp32", "openvino-bf16")
+VISION_ENGINES = ("onnxruntime-cpu", "onnxruntime-cuda", "openvino-fp32", "openvino-bf16")
 # Graphs in these precisions run well, or at all, only on the engine they were exported for.
 _BOUND_PRECISIONS = {"bf16", "int8", "int8-weights", "fp8"}
 
@@ -139,10 +139,10 @@ def open_tower(directory: Path, text_engine: str, options: EngineOptions) -> Eng
 
     Raises EngineUnavailable for an engine that does not compute images.
     """
-    if text_engine not in _VISION_ENGINES:
+    if text_engine not in VISION_ENGINES:
         raise EngineUnavailable(
             f"engine {text_engine} does not compute images, wanted one of "
-            f"{', '.join(_VISION_ENGINES)}; export the checkpoint for a target that runs on one"
+            f"{', '.join(VISION_ENGINES)}; export the checkpoint for a target that runs on one"
         )
     setup = EngineSetup(inputs=(), cache=None, memory_bytes=options.memory_bytes)
     return open_engine(text_engine, directory, setup, graph=VISION_FILE)

@@ -7,7 +7,7 @@ token. Parameter names are the checkpoints', without the prefix `model.` and wit
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from exporter.architectures.llama_bidirectional import BidirectionalLlama
 from exporter.architectures.pooling import pool
 from exporter.architectures.siglip import Siglip, patches
 
-PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
+PIXELS_INPUT = "pixel_values"
+INDEX_INPUT, EMBEDS_INPUT = "image_index", "image_embeds"
 _PROJECTOR_EPS = 1e-5
 
 
@@ -31,7 +32,7 @@ class FusedLlama(BidirectionalLlama):
     from 1; there may be no tile at all.
     """
 
-    inputs = ("input_ids", "attention_mask", "image_index", "image_embeds")
+    inputs = ("input_ids", "attention_mask", INDEX_INPUT, EMBEDS_INPUT)
     prefix = "language_model."
 
     def words(self, input_ids: Tensor, image_index: Tensor, image_embeds: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class Tower(nn.Module):
     """pixel_values float32 [tiles, 3, size, size] → image_embeds [tiles, tokens, hidden]."""
 
     inputs = (PIXELS_INPUT,)
-    output = EMBEDS_OUTPUT
+    output = EMBEDS_INPUT
 
     def __init__(self, vision_model: Siglip, mlp1: nn.Sequential) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class Tower(nn.Module):
         return second(found).float()
 
 
-class _Seeing(Architecture):
+class NemotronVL(Architecture):
     """What reranker and embedder share."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -99,12 +100,15 @@ class _Seeing(Architecture):
         return tower
 
     def states(self, *inputs: Any) -> Tensor:
-        """See Architecture; of texts alone, where only these are given."""
-        ids = inputs[0]
-        nothing = ids.new_zeros(0, self.tile_tokens, self.language_model.hidden).float()
-        return self.language_model(*inputs[:2], torch.zeros_like(ids), nothing)
+        """See Architecture; of texts alone, whatever else is given."""
+        return self.language_model(*inputs[:2], *self.blank_inputs(inputs[0]).values())
 
-    def halve(self, dtype: torch.dtype) -> "_Seeing":
+    def blank_inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """See Architecture."""
+        nothing = torch.zeros(0, self.tile_tokens, self.language_model.hidden)
+        return {INDEX_INPUT: torch.zeros_like(input_ids), EMBEDS_INPUT: nothing}
+
+    def halve(self, dtype: torch.dtype) -> Self:
         """See Architecture; of the tower as well."""
         self.vision_model.halve(dtype)
         for module in self.mlp1:
@@ -116,7 +120,7 @@ class _Seeing(Architecture):
         return pool(self.language_model(*inputs), inputs[1], self.pooling)
 
 
-class NemotronVLCrossEncoder(_Seeing, CrossEncoder):
+class NemotronVLCrossEncoder(NemotronVL, CrossEncoder):
     """The inputs of FusedLlama → logits float32 [batch, 1]."""
 
     trunk = FusedLlama
@@ -135,7 +139,7 @@ class NemotronVLCrossEncoder(_Seeing, CrossEncoder):
         return self.score(pooled) / self.temperature
 
 
-class NemotronVLEmbedder(_Seeing):
+class NemotronVLEmbedder(NemotronVL):
     """The inputs of FusedLlama → embeddings float32 [batch, hidden], of any length."""
 
     output = "embeddings"

@@ -276,9 +276,12 @@ def _settings(root: Path) -> dict[str, Any]:
 
 def _tokenizer(directory: Path) -> Any:
     # The type of this family is unknown to transformers: tokenizer_config.json alone decides.
-    return AutoTokenizer.from_pretrained(
+    found = AutoTokenizer.from_pretrained(
         directory, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
     )
+    # Nothing is cut here, and nothing need be said of long rows.
+    found.model_max_length = int(1e30)
+    return found
 
 
 def _name(what: str) -> str:
