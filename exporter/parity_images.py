@@ -3,6 +3,7 @@
 PNG files: other formats are decoded a little differently by other versions of their libraries.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -71,13 +72,27 @@ def image_groups(vision: Vision, max_tokens: int) -> tuple[ImageGroup, ...]:
             ),
         ),
     )
-    # A query and a prompt of some words stand beside each.
-    room = max_tokens - min(64, max_tokens // 4)
+    room = _room(max_tokens)
     found = []
     for group in groups:
         fitting = tuple(passage for passage in group.passages if _fits(passage, vision, room))
         found.append(ImageGroup(group.name, group.query, fitting))
     return tuple(found)
+
+
+def calibration_passages(vision: Vision, max_tokens: int) -> Iterator[tuple[str, ImagePassage]]:
+    """Queries and pages, none of which the artifact is proven on."""
+    size, room = vision.rule.size, _room(max_tokens)
+    for seed, (width, height) in enumerate(((4, 4), (8, 4), (2, 3)), start=10):
+        for text in ("", "Page of a handbook with a table and a drawing."):
+            page = ImagePassage(text, _page(width * size // 4, height * size // 4, seed))
+            if _fits(page, vision, room):
+                yield "Where is the drawing of the pump?", page
+
+
+def _room(max_tokens: int) -> int:
+    """A query and a prompt of some words stand beside an image."""
+    return max_tokens - min(64, max_tokens // 4)
 
 
 def _fits(passage: ImagePassage, vision: Vision, room: int) -> bool:
