@@ -20,6 +20,7 @@ from runtime.model import Computed, Model, ModelInfo
 from runtime.postprocess import Embeddings, InputType, Ranking
 from runtime.ranker import Ranker
 from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.stats import SchedulerStats
 from runtime.shapes import Shape
 from runtime.text import NO_LIMITS, Encoding, TokenLimits, Truncate
 from runtime.tokenizing import Work, lengths
@@ -67,6 +68,10 @@ class VisionModel(Model):
     def cache_stats(self) -> CacheStats:
         """What the cache of image embeddings found."""
         return self._tower.cache_stats()
+
+    def tower_stats(self) -> SchedulerStats:
+        """Counters of the tower's calls; a row is a tile, and has one token."""
+        return self._tower.stats()
 
     def idle(self) -> bool:
         """See Model."""

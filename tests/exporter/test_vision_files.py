@@ -231,7 +231,7 @@ def test_wishes_for_another_prompt_or_adapter_are_refused(tmp_path: Path) -> Non
     from exporter.prompt import Prompt
 
     folder = write_vision(tmp_path)
-    with pytest.raises(CheckpointRefused, match="stands in config.json"):
+    with pytest.raises(CheckpointRefused, match=r"stands in config\.json"):
         drafted(folder, template=Prompt("{query}{passage}", "--template"))
     with pytest.raises(CheckpointRefused, match="takes images"):
         read_checkpoint(str(folder), pooling="cls")
