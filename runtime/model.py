@@ -30,6 +30,7 @@ from runtime.shapes import Shape
 from runtime.text import NO_LIMITS, Encoding, Encodings, TokenLimits
 from runtime.tokenizing import Encoded, TokenizerPool, Work, lengths
 from runtime.tokens import Token, tokens_of
+from runtime.vision.cache import CacheStats
 
 T = TypeVar("T")
 
@@ -255,6 +256,10 @@ class Model(ABC):
     def stats(self) -> SchedulerStats:
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
+
+    def cache_stats(self) -> CacheStats | None:
+        """Counters of the cache of image embeddings; None for a model that takes no images."""
+        return None
 
     def set_limits(self, limits: BatchLimits) -> None:
         """Apply `limits` to batches from now on, except its `shapes`, which stay the engine's.

@@ -96,6 +96,8 @@ def open_best(
     if requested not in (AUTO, ONNX):
         return _open(directory, requested, manifest, own_target, options, gpu)
     names = candidates(requested, own_target, has_plan=(directory / PLAN_FILE).is_file(), gpu=gpu)
+    if manifest is not None and manifest.vision is not None:
+        names = [name for name in names if name in VISION_ENGINES]
     refusals: list[str] = []
     failure: ServingError | None = None
     for name in names:

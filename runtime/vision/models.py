@@ -66,7 +66,7 @@ class VisionModel(Model):
                 self._check_image_golden(golden)
 
     def cache_stats(self) -> CacheStats:
-        """What the cache of image embeddings found."""
+        """See Model."""
         return self._tower.cache_stats()
 
     def tower_stats(self) -> SchedulerStats:

@@ -10,9 +10,16 @@ import onnx
 import pytest
 
 from exporter.building import build
-from exporter.errors import ExportError, ManifestWrong, ParityFailed, PlanFailed
+from exporter.errors import (
+    ExportError,
+    ManifestWrong,
+    ParityFailed,
+    PlanFailed,
+    RepositoryRefused,
+)
 from exporter.pipeline import Wish, coarsen, export, verify
 from exporter.report import read_report, require_passed
+from exporter.triton.repository import write_repository
 from runtime.errors import ArtifactError, FileChanged, GoldenMismatch, ManifestError
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_model
@@ -123,6 +130,8 @@ def test_targets_whose_engine_computes_no_images_are_refused(
         export(str(vision_checkpoint), tmp_path / "out", Wish(target="tensorrt-fp16"))
     with pytest.raises(PlanFailed, match="takes images"):
         build(vision_artifact, "tensorrt-fp16", tmp_path / "out")
+    with pytest.raises(RepositoryRefused, match="takes images"):
+        write_repository(vision_artifact, tmp_path / "out", "python")
     with pytest.raises(ExportError, match="name the --checkpoint"):
         coarsen(vision_artifact, tmp_path / "out", "cpu-int8")
 
