@@ -43,6 +43,7 @@ from runtime.postprocess import Activation
 from runtime.profile import Kind
 
 _VISION_RANKERS = [name for name, kind in VISION.items() if issubclass(kind, CrossEncoder)]
+VISION_TYPES = ("llama_nemotron_vl_rerank", "llama_nemotron_vl")
 VISION_LOGIT = "score.weight"
 _PROBE_TOKENS = 8
 # A hidden state that moves by less than this share of its size has not moved.
@@ -354,7 +355,8 @@ def _known_architecture(config: dict[str, Any]) -> str:
             f"{CONFIG_FILE} names the architecture {first(names)}, wanted one of: "
             f"{', '.join(known)}; others cannot be exported"
         )
-    if _is_set(config, "vision_config") and names[0] not in VISION:
+    sees = _is_set(config, "vision_config") or config.get("model_type") in VISION_TYPES
+    if sees and names[0] not in VISION:
         raise CheckpointRefused(
             f"{CONFIG_FILE} is a vision-language model's (vision_config), wanted a text model's or "
             f"one of: {', '.join(VISION)}; others cannot be exported"

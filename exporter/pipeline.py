@@ -349,12 +349,13 @@ def _write_graph(model: Architecture, target: TargetProfile, directory: Path) ->
     else:
         # On a GPU only once a card has shown that attention of one row stays its fast kernel.
         model.halve(getattr(torch, target.weights))
-    examples = {}
     if isinstance(model, NemotronVL):
-        examples = {EMBEDS_INPUT: _several(model.blank_inputs(torch.ones(2, 5))[EMBEDS_INPUT])}
+        embeds = _several(model.blank_inputs(torch.ones(2, 5))[EMBEDS_INPUT])
         tiles = _several(torch.empty(0, 3, model.tile_size, model.tile_size))
         move_to_onnx(model.take_tower(), directory, VISION_FILE, {PIXELS_INPUT: tiles})
-    move_to_onnx(model, directory, examples=examples)
+        move_to_onnx(model, directory, examples={EMBEDS_INPUT: embeds})
+    else:
+        move_to_onnx(model, directory)
     if target.operators == "onnxruntime-cuda":
         onnxruntime_cuda.adapt(directory)
 

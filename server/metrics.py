@@ -253,7 +253,8 @@ class _Models(Collector):
         yield from _triton(served)
         yield from _requests(served)
         yield from _waiting(served)
-        yield from _images([one for one in served if one.model.info.images])
+        if images := [one for one in served if one.model.info.images]:
+            yield from _images(images)
 
 
 def _triton(served: "list[Served]") -> Iterator[Metric]:
@@ -345,8 +346,7 @@ def _images(served: "list[Served]") -> Iterator[Metric]:
             hits.add_metric(kind, stats.hits)
             misses.add_metric(kind, stats.misses)
             kept.add_metric(kind, stats.bytes)
-    if served:
-        yield from (hits, misses, kept)
+    yield from (hits, misses, kept)
 
 
 def _waiting(served: "list[Served]") -> Iterator[Metric]:
