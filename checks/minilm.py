@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from checks.serving import served
 from exporter.errors import ExportError
-from exporter.pipeline import Wish, export
+from exporter.pipeline import ExportArgs, export
 from runtime.errors import ServingError
 from runtime.telemetry import disable_telemetry
 
@@ -111,7 +111,7 @@ def main() -> int:
     disable_telemetry()
     reference = ask_sentence_transformers(PYTHON, TEXTS)
     try:
-        export(reference.folder, WORK, Wish())
+        export(reference.folder, WORK, ExportArgs())
     except (ExportError, ServingError) as error:
         print(f"check-minilm: {error}", file=sys.stderr)
         return 1

@@ -30,7 +30,7 @@ from exporter.architectures import CROSS_ENCODERS
 from exporter.checkpoint import CONFIG_FILE
 from exporter.errors import ExportError
 from exporter.parity_texts import Group, parity_groups
-from exporter.pipeline import Wish, export
+from exporter.pipeline import ExportArgs, export
 from exporter.weights import WEIGHTS_FILE
 from runtime.batch import assemble
 from runtime.engines import Engine, open_engine
@@ -195,7 +195,7 @@ def main() -> int:
     write_checkpoint(checkpoint, SHAPE)
     reference = ask_optimum(PYTHON, checkpoint, theirs, groups)
     try:
-        manifest = export(str(checkpoint), artifact, Wish())
+        manifest = export(str(checkpoint), artifact, ExportArgs())
     except (ExportError, ServingError) as error:
         print(f"check-optimum: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from checks.beir import read_collection, rerank
 from exporter.errors import ExportError
-from exporter.pipeline import Wish, export
+from exporter.pipeline import ExportArgs, export
 from runtime.embedder import Embedder
 from runtime.errors import ServingError
 from runtime.manifest import TOKENIZER_FILE
@@ -113,7 +113,7 @@ def main(
     disable_telemetry()
     args = _parser().parse_args(arguments)
     try:
-        export(args.checkpoint, WORK, Wish(args.profile, args.target, args.max_tokens))
+        export(args.checkpoint, WORK, ExportArgs(args.profile, args.target, args.max_tokens))
         model = open_model(WORK)
     except (ExportError, ServingError) as error:
         print(f"check-real: {error}", file=sys.stderr)

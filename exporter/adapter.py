@@ -1,8 +1,8 @@
-"""A LoRA adapter in the files of peft: what it is, and what of it is refused.
+"""Read a LoRA adapter in the files of peft, and refuse what cannot be merged.
 
 peft, NeMo and sentence-transformers write the same two files: adapter_config.json and
 adapter_model.safetensors. Every key of the first is honoured, known to change no score once the
-tensors are there, or refused by name; one that nobody here knows is told.
+tensors are there, or refused by name. An unknown key is logged.
 """
 
 import math
@@ -16,7 +16,7 @@ import msgspec
 
 from exporter.architectures.config import shown
 from exporter.errors import CheckpointRefused
-from exporter.folder import tell_unknown
+from exporter.unread_settings import log_unknown
 from exporter.weights import Stored, tensors_of
 from runtime.model_files import JSON_BYTES, read_bounded
 
@@ -27,8 +27,8 @@ _MERGE = "merge it with peft (merge_and_unload), save the result, and export tha
 
 # peft's own default of r and of lora_alpha, for files that leave them out.
 _DEFAULT = 8
-# Whatever these say, the tensors that are there are all that there is. `fan_in_fan_out` is for
-# layers that keep their weights transposed, which no family here has: peft unsets it for others.
+# The tensors in the file are all that is merged, whatever these keys say. `fan_in_fan_out` is for
+# layers with transposed weights, which no family here has: peft unsets it for others.
 _WITHOUT_EFFECT = frozenset(
     """
     auto_mapping corda_config eva_config exclude_modules fan_in_fan_out inference_mode
@@ -45,8 +45,8 @@ _READ = {
     "task_type",
     "use_rslora",
 }
-# Keys that change nothing while they are absent or have one of these values, as peft takes them:
-# of some it takes null and of others it does not.
+# Keys without effect if they are absent or have one of these values. peft accepts null for some
+# of them.
 _SETTLED: Mapping[str, tuple[object, ...]] = {
     "alora_invocation_tokens": (None,),
     "alpha_pattern": ({},),
@@ -65,7 +65,7 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
     "use_dora": (None, False),
     "use_qalora": (None, False),
     "velora_config": (None,),
-    # Other ways to begin (pissa, olora, corda, loftq) move the base's weights before training.
+    # Other initialisations (pissa, olora, corda, loftq) change the base's weights before training.
     "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal", "mica"),
 }
 
@@ -74,9 +74,9 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
 class Adapter:
     """An adapter that can be merged.
 
-    `base` is the name that it gives to its base, `revision` that base's on the hub, `task` what
-    peft calls its task; None where it does not say. The product of a pair of its `tensors`, `rank`
-    wide, counts `scale` times. `saved` are the modules that it holds whole.
+    `base` is the name of its base, `revision` that base's revision on the hub, `task` peft's
+    task_type; each is None if the file lacks it. `scale` multiplies the product of each pair of
+    `tensors`, which have this `rank`. `saved` are the modules that it holds as full tensors.
     """
 
     directory: Path
@@ -90,19 +90,19 @@ class Adapter:
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether loaders take `directory` for an adapter's."""
+    """Whether loaders treat `directory` as an adapter."""
     return (directory / ADAPTER_CONFIG).is_file()
 
 
 def read_adapter(directory: Path, *, strict: bool = False) -> Adapter:
-    """The adapter in `directory`; a key that nobody knows is told, or refused where `strict`.
+    """Read the adapter in `directory`; log an unknown key, or refuse it if `strict`.
 
     Raises CheckpointRefused.
     """
     config = _read_config(directory)
     _refuse_keys(directory, config)
     known = {"peft_type", *_READ, *_WITHOUT_EFFECT, *_SETTLED}
-    tell_unknown(sorted(config.keys() - known), f"key in {ADAPTER_CONFIG}", strict=strict)
+    log_unknown(sorted(config.keys() - known), f"key in {ADAPTER_CONFIG}", strict=strict)
     rank = _number(config, "r", "a whole number from 1", least=1)
     if not isinstance(rank, int):
         raise _wrong("r", rank, "a whole number from 1")
@@ -154,13 +154,13 @@ def _refuse_keys(directory: Path, config: Mapping[str, Any]) -> None:
             wanted = " or ".join(map(_as_json, settled))
             raise CheckpointRefused(
                 f"{ADAPTER_CONFIG} in {directory} has {key} = {shown(config[key])}, wanted "
-                f"{wanted}, or no such key: what else it does to the scores is not implemented; "
+                f"{wanted}, or no such key: its effect on the scores is not implemented; "
                 f"{_MERGE}"
             )
 
 
 def _same(found: object, wanted: object) -> bool:
-    """1 and True are one for Python, and two for whoever reads the file."""
+    """Compare with types: for Python 1 equals True, in the file they differ."""
     return type(found) is type(wanted) and found == wanted
 
 
@@ -210,8 +210,8 @@ def _tensors(directory: Path) -> dict[str, Stored]:
 
 
 def conversion(directory: Path) -> str:
-    """The command that makes safetensors of the pickled weights in `directory`, without running
-    what else a pickle may hold."""
+    """The command that converts the pickled weights in `directory` to safetensors without running
+    code from the pickle."""
     source, made = str(directory / _PICKLED), str(directory / ADAPTER_WEIGHTS)
     code = (
         "import torch, safetensors.torch as s; "

@@ -1,7 +1,7 @@
-"""A base without a classifier, as most are that adapters are trained on: the adapter brings it.
+"""The classifier of an adapter whose base has none, as is usual.
 
-Loaders make the classifier of the base's family, take the base's body and the adapter's head, and
-leave out the head that the base was saved with.
+Loaders build the classifier of the base's family from the base's body and the adapter's head, and
+drop the head that the base was saved with.
 """
 
 from collections.abc import Mapping
@@ -10,24 +10,24 @@ from exporter.adapter import ADAPTER_CONFIG, Adapter
 from exporter.architectures import BODIES, CROSS_ENCODERS
 from exporter.architectures.base import Body
 from exporter.errors import CheckpointRefused
-from exporter.folder import WatchedConfig
-from exporter.merging import whole_tensors
+from exporter.merging import full_tensors
+from exporter.unread_settings import WatchedConfig
 from exporter.weights import Stored
 
 # How transformers names the classes that share a body.
 _SAVED_AS = ("Model", "ForMaskedLM", "ForPreTraining")
 _CLASSIFIER = "ForSequenceClassification"
 _CLASSIFIES, _EMBEDS = "SEQ_CLS", "FEATURE_EXTRACTION"
-# Heads that guess words or sentences.
+# Heads of language modelling and sentence prediction.
 _OTHER_HEADS = ("cls.", "decoder.", "lm_head.", "lm_predictions.", "mask_predictions.")
 _LABELS = ("num_labels", "id2label", "label2id")
 
 
 def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> WatchedConfig:
-    """The base's config.json as that of what base and adapter are together.
+    """The base's config.json, changed to that of the merged model.
 
-    `embeds` is true where modules.json or an option says how states become a vector. Raises
-    CheckpointRefused for a classifier whose head is nowhere.
+    `embeds` is true if modules.json or an option says how states become a vector. Raises
+    CheckpointRefused for a classifier without a head in either.
     """
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else None
@@ -35,7 +35,7 @@ def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> 
         return config
     stem = name.removesuffix(next(end for end in _SAVED_AS if name.endswith(end)))
     ranks = CROSS_ENCODERS.get(stem + _CLASSIFIER)
-    if ranks is not None and ranks.logit in whole_tensors(adapter):
+    if ranks is not None and ranks.logit in full_tensors(adapter):
         bare = {key: value for key, value in config.items() if key not in _LABELS}
         return WatchedConfig(bare, architectures=[stem + _CLASSIFIER], num_labels=1)
     if ranks is not None and adapter.task == _CLASSIFIES:
@@ -50,7 +50,7 @@ def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> 
     return config
 
 
-def headless(weights: Mapping[str, Stored], body: type[Body]) -> dict[str, Stored]:
+def without_head(weights: Mapping[str, Stored], body: type[Body]) -> dict[str, Stored]:
     """The base's `weights` without the heads of other tasks, by the names of a classifier."""
     bare = {name: found for name, found in weights.items() if not name.startswith(_OTHER_HEADS)}
     if any(name.startswith(body.prefix) for name in bare):

@@ -1,8 +1,7 @@
-"""reference.json: what the reference answered to the parity texts: the checkpoint, or the fp32
-artifact that a coarser one was made of without it.
+"""reference.json: the reference's answers to the parity texts.
 
-It travels with the artifact, so that a plan can be proven where it is built, without the
-checkpoint and without PyTorch.
+The reference is the checkpoint's witness, or the fp32 artifact that was quantized. The file is part
+of the artifact, so that a plan can be proven where it is built, without checkpoint and PyTorch.
 """
 
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ Vectors = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tokens:
-    """One pair or text as the checkpoint's tokenizer sees it; type ids where it has them."""
+    """Token ids of one pair or text from the checkpoint's tokenizer; type ids if it has any."""
 
     token_ids: list[int]
     type_ids: list[int] | None
@@ -44,8 +43,8 @@ class Tokens:
 class Reference:
     """The parity groups with the reference's answers.
 
-    `witness` says who gave them; `images` are those about images, which reference.json has not.
-    `tokens[g][p]` and `logits[g]` float64 [passages] belong to
+    `witness` names their source; `images` are the answers about images, which reference.json does
+    not have. `tokens[g][p]` and `logits[g]` float64 [passages] belong to
     passage p of `groups[g]`.
     """
 
@@ -60,7 +59,7 @@ class Reference:
         return self.only(_short_groups(self.tokens, max_tokens))
 
     def only(self, kept: Sequence[int]) -> "Reference":
-        """The groups of these numbers."""
+        """The groups with these indexes."""
         return Reference(
             self.witness,
             tuple(self.groups[g] for g in kept),
@@ -71,9 +70,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Text:
-    """One input of an embedder; `input_type` is None for models that tell no types apart.
+    """One input of an embedder; `input_type` is None for models without input types.
 
-    `label` is how reports call it.
+    `label` names it in reports.
     """
 
     label: str
@@ -85,7 +84,7 @@ class Text:
 class VectorReference:
     """The texts of the parity groups with the checkpoint's answers.
 
-    `witness` says who gave them; `images` as of Reference. `texts[g][0]` is the query of
+    `witness` names their source; `images` as in Reference. `texts[g][0]` is the query of
     `groups[g]`, passage p follows as `texts[g][p + 1]`; `tokens` and the rows of `vectors[g]`
     float64 [texts, dimensions] belong to them.
     """
@@ -102,7 +101,7 @@ class VectorReference:
         return self.only(_short_groups(self.tokens, max_tokens))
 
     def only(self, kept: Sequence[int]) -> "VectorReference":
-        """The groups of these numbers."""
+        """The groups with these indexes."""
         return VectorReference(
             self.witness,
             tuple(self.groups[g] for g in kept),
@@ -121,7 +120,7 @@ class _RankFile(msgspec.Struct, tag_field="kind", tag="rank", frozen=True):
 
 
 class _EmbedFile(msgspec.Struct, tag_field="kind", tag="embed", frozen=True):
-    """`vectors` hold little-endian float32, which is what the checkpoint computed in."""
+    """`vectors` hold little-endian float32, the type that the checkpoint computed in."""
 
     schema: int
     groups: tuple[Group, ...]

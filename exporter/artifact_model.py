@@ -1,4 +1,4 @@
-"""A proven artifact in the place of a witness: what a coarser one made of it is measured by."""
+"""A proven artifact as the reference for one that is quantized from it."""
 
 from pathlib import Path
 
@@ -36,12 +36,12 @@ class _Artifact:
         return np.asarray(found[0], np.float64)
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Close the engine."""
         self._engine.close()
 
 
 class RankArtifact(_Artifact, RankWitness):
-    """A reranker's."""
+    """A reranker artifact."""
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
@@ -50,7 +50,7 @@ class RankArtifact(_Artifact, RankWitness):
 
 
 class VectorArtifact(_Artifact, VectorWitness):
-    """An embedder's."""
+    """An embedder artifact."""
 
     def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
         """See VectorWitness."""

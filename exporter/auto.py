@@ -1,9 +1,9 @@
 """`--target cpu-auto`: export for every CPU target that runs here, keep the fastest that is proven.
 
-Each candidate climbs the same rungs as any export, by answers that the checkpoint gives once for
-all. Those that are proven then take turns at the same texts for about a minute, the order reversed
-each round. One model at a time is open, as five large ones do not fit into memory. What was
-measured, and why a candidate fell out, stands in parity.json of the one that is kept.
+Each candidate must pass the same rungs as any export; the witness answers once for all of them.
+The proven ones are then measured in turns on the same texts for about a minute, in reverse order
+every other round. Only one model is open at a time, as five large ones do not fit into memory.
+Speeds, and why a candidate was refused, are in parity.json of the chosen artifact.
 """
 
 import shutil
@@ -19,14 +19,14 @@ import msgspec
 from exporter.answers import Reference, VectorReference
 from exporter.checkpoint import Checkpoint
 from exporter.draft import Draft
-from exporter.errors import ExportError, NothingFits
+from exporter.errors import ExportError, NoTargetProven
 from exporter.library_texts import candidate_groups
-from exporter.parity import COARSE
+from exporter.parity import LOW_PRECISIONS
 from exporter.parity_texts import Group
-from exporter.pipeline import Wish, ask_witness, export
-from exporter.progress import stage, tell
+from exporter.pipeline import ExportArgs, ask_witness, export
+from exporter.progress import print_line, stage
 from exporter.report import Candidate, read_report, write_report
-from exporter.tuning import timely_group, tokens_per_s
+from exporter.tuning import group_within_time, tokens_per_s
 from exporter.workspace import workspace
 from runtime.errors import ServingError
 from runtime.manifest import (
@@ -38,16 +38,16 @@ from runtime.manifest import (
 )
 from runtime.opening import open_model
 
-# Finest first: of two that are equally fast the finer one is kept.
+# Highest precision first: it wins where two are equally fast.
 CANDIDATES = ("cpu-fp32", "cpu-fp32-openvino", "cpu-bf16", "cpu-int8", "cpu-int8-openvino")
 _MEASURE_S = 60.0
-# Of a turn; enough texts for a full call of the engine or two.
+# Passes of one turn. At least this many texts, enough for a full engine call or two.
 _PASSES = 3
 _FEWEST_TEXTS = 8
 
 
-class _Contestant:
-    """A target that is tried: where its artifact lies, its speeds by turns, why it fell out."""
+class _CandidateRun:
+    """One target: its artifact directory, its speed in each turn, why it was refused."""
 
     def __init__(self, target: str, directory: Path) -> None:
         self.target = target
@@ -57,45 +57,48 @@ class _Contestant:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """The middle of its speeds; None where it fell out."""
+        """The median of its speeds; None if it was refused."""
         return statistics.median(self.speeds) if self.refused is None else None
 
     @contextmanager
-    def falling_out(self) -> Iterator[None]:
-        """What the block refuses puts it out."""
+    def catching_refusal(self) -> Iterator[None]:
+        """Record a refusal in the block as the reason why this target is not used."""
         try:
             yield
         except (ExportError, ServingError) as error:
-            tell(f"{self.target} falls out: {error}")
+            print_line(f"{self.target} is refused: {error}")
             self.refused = str(error)
 
 
-def export_fastest(source: str, out: Path, wish: Wish) -> Manifest:
+def export_fastest(source: str, out: Path, args: ExportArgs) -> Manifest:
     """Export `source` into `out` for the fastest of CANDIDATES that is proven here.
 
-    `wish.target` and `wish.engine` are not looked at. Raises as `export` does, and NothingFits.
+    `args.target` and `args.engine` are ignored. Raises as `export` does, and NoTargetProven.
     """
-    asking = _AskingOnce()
+    ask = _CachedWitness()
     with workspace(out) as directory:
-        tried = [_Contestant(target, directory / target) for target in CANDIDATES]
-        for one in tried:
-            tell(f"candidate {one.target}")
-            with one.falling_out():
-                wanted = replace(wish, target=one.target, engine=None)
-                export(source, one.directory, wanted, asking)
+        candidates = [_CandidateRun(target, directory / target) for target in CANDIDATES]
+        for candidate in candidates:
+            print_line(f"candidate {candidate.target}")
+            with candidate.catching_refusal():
+                candidate_args = replace(args, target=candidate.target, engine=None)
+                export(source, candidate.directory, candidate_args, ask)
         with stage("measure the candidates"):
-            _measure(tried)
-        fastest = max(tried, key=lambda one: one.tokens_per_s or 0.0)
+            _measure(candidates)
+        fastest = max(candidates, key=lambda candidate: candidate.tokens_per_s or 0.0)
         if fastest.tokens_per_s is None:
-            reasons = "; ".join(f"{one.target}: {one.refused}" for one in tried)
-            raise NothingFits(f"found no target that can be proven on this machine: {reasons}")
-        tell(f"keep {fastest.target}: {fastest.tokens_per_s:.0f} tokens a second")
-        return _keep(directory, fastest.target, tried)
+            reasons = "; ".join(
+                f"{candidate.target}: {candidate.refused}" for candidate in candidates
+            )
+            raise NoTargetProven(f"found no target that can be proven on this machine: {reasons}")
+        print_line(f"keep {fastest.target}: {fastest.tokens_per_s:.0f} tokens a second")
+        return _keep(directory, fastest.target, candidates)
 
 
-class _AskingOnce:
-    """Asks the checkpoint at the first call, for all that any target wants to know, and hands each
-    draft its part. No target of a CPU has shapes, so that all have the same longest row."""
+class _CachedWitness:
+    """Asks the witness once, for the texts of every target, and returns each draft its part.
+
+    CPU targets have no shapes, so that all have the same longest row."""
 
     def __init__(self) -> None:
         self._kept: Reference | VectorReference | None = None
@@ -105,50 +108,56 @@ class _AskingOnce:
     ) -> Reference | VectorReference:
         manifest = found.manifest
         if self._kept is None:
-            coarse = msgspec.structs.replace(manifest, precision="int8")
-            wider = replace(found, manifest=coarse)
+            low_precision = msgspec.structs.replace(manifest, precision="int8")
+            wider = replace(found, manifest=low_precision)
             self._kept = ask_witness(wider, checkpoint, unwitnessed=unwitnessed)
-        more = 0 if manifest.precision in COARSE else len(candidate_groups(manifest.max_tokens))
+        more = (
+            0
+            if manifest.precision in LOW_PRECISIONS
+            else len(candidate_groups(manifest.max_tokens))
+        )
         return self._kept.only(range(len(self._kept.groups) - more))
 
 
-def _measure(tried: Sequence[_Contestant]) -> None:
-    """Whole rounds of turns, as many as end in time, but one in any case."""
+def _measure(candidates: Sequence[_CandidateRun]) -> None:
+    """Measure complete rounds, as many as end in time, at least one."""
     group: Group | None = None
     began = time.monotonic()
     rounds, round_s = 0, 0.0
     while not rounds or time.monotonic() - began + round_s < _MEASURE_S:
         round_began = time.monotonic()
-        for one in tried if rounds % 2 == 0 else tried[::-1]:
-            if one.refused is not None:
+        for candidate in candidates if rounds % 2 == 0 else candidates[::-1]:
+            if candidate.refused is not None:
                 continue
-            with one.falling_out():
-                group = _take_turn(one, group)
+            with candidate.catching_refusal():
+                group = _take_turn(candidate, group)
         rounds, round_s = rounds + 1, time.monotonic() - round_began
         if group is None:
             return
         figures = ", ".join(
-            f"{one.target} {one.speeds[-1]:.0f}" for one in tried if not one.refused
+            f"{candidate.target} {candidate.speeds[-1]:.0f}"
+            for candidate in candidates
+            if not candidate.refused
         )
-        tell(f"{time.monotonic() - began:.0f} s, round {rounds}: tokens a second: {figures}")
+        print_line(f"{time.monotonic() - began:.0f} s, round {rounds}: tokens a second: {figures}")
 
 
-def _take_turn(one: _Contestant, group: Group | None) -> Group:
-    """Note the speed of one turn at the texts, which the first turn chooses; what they are."""
-    model = open_model(one.directory)
+def _take_turn(candidate: _CandidateRun, group: Group | None) -> Group:
+    """Measure one turn on `group`, which the first turn chooses and returns."""
+    model = open_model(candidate.directory)
     try:
         model.warm_up()
         if group is None:
-            group = timely_group(model, _PASSES * len(CANDIDATES), _MEASURE_S, _FEWEST_TEXTS)
+            group = group_within_time(model, _PASSES * len(CANDIDATES), _MEASURE_S, _FEWEST_TEXTS)
         passes = [tokens_per_s(model, group) for _ in range(_PASSES)]
-        one.speeds.append(statistics.median(passes))
+        candidate.speeds.append(statistics.median(passes))
     finally:
         model.close()
     return group
 
 
-def _keep(directory: Path, target: str, tried: Sequence[_Contestant]) -> Manifest:
-    """Leave in `directory` what was exported for `target`, with the comparison in parity.json."""
+def _keep(directory: Path, target: str, candidates: Sequence[_CandidateRun]) -> Manifest:
+    """Keep only the artifact for `target` in `directory`, with the comparison in parity.json."""
     chosen = (directory / target).rename(directory / "chosen")
     for path in list(directory.iterdir()):
         if path.is_file():
@@ -160,8 +169,10 @@ def _keep(directory: Path, target: str, tried: Sequence[_Contestant]) -> Manifes
     chosen.rmdir()
     report = read_report(directory)
     report.candidates = [
-        Candidate(target=one.target, tokens_per_s=one.tokens_per_s, refused=one.refused)
-        for one in tried
+        Candidate(
+            target=candidate.target, tokens_per_s=candidate.tokens_per_s, refused=candidate.refused
+        )
+        for candidate in candidates
     ]
     write_report(directory, report)
     manifest = read_manifest(directory)

@@ -1,8 +1,8 @@
-"""`rerank-export build`: a TensorRT plan for this machine, beside the graph it was made of, proven.
+"""`rerank-export build`: build and prove a TensorRT plan for this machine, beside its graph.
 
-Needs neither the checkpoint nor PyTorch: the checkpoint's answers lie in the artifact. The order:
-refuse what cannot be built → compile → the rungs on the plan → parity.json → manifest.json, last →
-rename into place.
+Needs neither the checkpoint nor PyTorch: the reference answers are in the artifact. Steps:
+refuse what cannot be built → compile → check the rungs on the plan → parity.json → manifest.json,
+last → rename into place.
 """
 
 import shutil
@@ -12,11 +12,11 @@ import msgspec
 
 from exporter.answers import read_reference
 from exporter.errors import PlanFailed
-from exporter.parity import open_report
-from exporter.progress import stage, tell
+from exporter.parity import new_report
+from exporter.progress import print_line, stage
 from exporter.proof import Proof, make_proof
 from exporter.report import Parity, read_report, require_passed, write_report
-from exporter.seal import open_once, seal
+from exporter.seal import check_opening, seal
 from exporter.tensorrt_plan import Machine, compile_plan, this_machine
 from exporter.workspace import link_or_copy, refuse_foreign, workspace
 from runtime.artifact import find_directory
@@ -77,14 +77,14 @@ def build(
                 place / PLAN_FILE,
                 target,
                 timing_cache=timing_cache,
-                say=tell,
+                log=print_line,
             )
         draft = _draft(manifest, target, machine)
         report = _prove(place, draft, target, make_proof(draft, reference))
         with stage("seal the artifact"):
             sealed = seal(place, _with_tolerance(draft, report))
         with stage("open it as a server does"):
-            open_once(place, ENGINE, host_code=target.version_compatible)
+            check_opening(place, ENGINE, host_code=target.version_compatible)
     return sealed
 
 
@@ -110,7 +110,7 @@ def _refuse(manifest: Manifest, target: TargetProfile) -> None:
 
 
 def _bring(directory: Path, manifest: Manifest, place: Path) -> None:
-    """All files but what is made anew."""
+    """Copy all files but those that are written again."""
     for name in manifest.files:
         if name in (PLAN_FILE, PARITY_FILE, MANIFEST_FILE):
             continue
@@ -131,30 +131,30 @@ def _draft(manifest: Manifest, target: TargetProfile, machine: Machine) -> Manif
 
 
 def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) -> Parity:
-    """Climb the rungs on the plan and add them to parity.json; the plan's report."""
-    whole = read_report(place)
-    random = whole.rule == "random-weights"
-    whole.plan = open_report(ENGINE, target, whole.witness, random_weights=random)
-    whole.plan.hardware |= msgspec.to_builtins(draft.hardware)
-    proof.say_cut(whole.plan, draft.max_tokens)
+    """Check the rungs on the plan, add them to parity.json, and return the plan's report."""
+    report = read_report(place)
+    random = report.rule == "random-weights"
+    report.plan = new_report(ENGINE, target, report.witness, random_weights=random)
+    report.plan.hardware |= msgspec.to_builtins(draft.hardware)
+    proof.record_cut(report.plan, draft.max_tokens)
     try:
-        proof.climb_tokens(whole.plan, load_tokenizer(place / TOKENIZER_FILE))
+        proof.check_tokens(report.plan, load_tokenizer(place / TOKENIZER_FILE))
         with stage(f"prove parity on {ENGINE}"):
-            # A plan for later versions brings code for the CPU, which this process has just made.
+            # A version-compatible plan has host code, safe here: this process made it.
             model = open_model(
                 place, manifest=draft, engine=ENGINE, host_code=target.version_compatible
             )
             try:
-                proof.climb_outputs(whole.plan, model)
+                proof.check_outputs(report.plan, model)
             finally:
                 model.close()
     finally:
-        write_report(place, whole)
-    return whole.plan
+        write_report(place, report)
+    return report.plan
 
 
 def _with_tolerance(draft: Manifest, report: Parity) -> Manifest:
-    """Goldens hold what the graph answered: the plan may differ by what either of them may."""
+    """Widen the golden tolerance: goldens are the graph's answers, the plan has its own error."""
     assert draft.plan is not None
     moved = report.rungs["logits"].max_abs_delta or 0.0
     tolerance = draft.golden_tolerance + 2 * moved

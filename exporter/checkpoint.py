@@ -1,4 +1,4 @@
-"""Reading a Hugging Face checkpoint: its config, weights and tokenizer, and what is refused.
+"""Read a Hugging Face checkpoint, and refuse what cannot be exported faithfully.
 
 A checkpoint is a directory, or a hub id that is downloaded first. Only JSON, safetensors and
 tokenizer files are read; no code of the checkpoint ever runs.
@@ -14,23 +14,23 @@ import msgspec
 import torch
 
 from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
-from exporter.adapter_head import adapted_config, headless
+from exporter.adapter_head import adapted_config, without_head
 from exporter.architectures import BODIES, CROSS_ENCODERS, VISION
 from exporter.architectures.base import Architecture, CrossEncoder
 from exporter.architectures.config import shown, whole
 from exporter.architectures.embedding import EmbeddingModel
 from exporter.embedding_files import ARCHITECTURE, VectorFacts, vector_facts
-from exporter.errors import CheckpointRefused, WrongDirection
-from exporter.folder import WatchedConfig, refuse_processor, refuse_rank_modules
+from exporter.errors import AttentionMismatch, CheckpointRefused
 from exporter.folders import Folders, find_folders
-from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, as_one_logit, read_labels
-from exporter.merging import merged, whole_tensors
+from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, merge_labels, read_labels
+from exporter.merging import full_tensors, merged
 from exporter.nested import nested_checkpoints
 from exporter.options import POOLING_OPTION
-from exporter.progress import tell
+from exporter.progress import print_line
 from exporter.sentence_files import MODULES_FILE, TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
+from exporter.unread_settings import WatchedConfig, refuse_processor, refuse_rank_modules
 from exporter.vision_files import VisionFacts, read_vision
 from exporter.vision_weights import check_vision_sizes, plain_vision_names
 from exporter.weight_names import plain_names
@@ -54,14 +54,14 @@ _PROBE_SHARE = 1e-5
 class Checkpoint:
     """A readable, exportable checkpoint.
 
-    `source` is what the user named, `root` where that lies; `directory` holds the tokenizer, and
-    `base` the weights, which is another folder only where an `adapter` is merged into them (see
-    Folders). `config` is config.json, whose sizes are those of the `weights` by name; `texts` says
-    how texts become tokens, `vectors` how an embedder makes its vectors (None for a reranker);
-    `activation` is what makes a relevance of a reranker's logit (None for an embedder), `labels`
-    are what that logit is of; `vision` says what the files say of images, None for models of texts;
-    `random_weights` is true for the seeded checkpoints of tests and measurements, which say so in
-    config.json (`"random_weights": true`) because parity judges them by another rule.
+    `source` is what the user named, `root` its folder; `directory` holds the tokenizer and `base`
+    the weights, which are other folders only if an `adapter` is merged into them (see Folders).
+    `config` is config.json, whose sizes match the `weights` by name. `texts` says how texts become
+    tokens, `vectors` how an embedder makes vectors (None for a reranker). `activation` maps a
+    reranker's logit to a relevance (None for an embedder); `labels` are the classes behind that
+    logit. `vision` is what the files say of images (None for a text model). `random_weights` is
+    true for seeded checkpoints of tests and measurements: their config.json has
+    `"random_weights": true`, and parity applies another rule to them.
     """
 
     source: str
@@ -86,8 +86,8 @@ class Checkpoint:
 
     @cached_property
     def merged(self) -> dict[str, str]:
-        """The sha256 of every file that base and adapter are merged from, by names under base and
-        adapter; none where there is no adapter. Raises OSError."""
+        """The sha256 of every merged file by its name under base/ or adapter/; empty without an
+        adapter. Raises OSError."""
         if self.adapter is None:
             return {}
         own = [self.adapter.directory / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
@@ -100,12 +100,12 @@ class Checkpoint:
 def read_checkpoint(
     source: str, adapter: str | None = None, *, strict: bool = False, pooling: str | None = None
 ) -> Checkpoint:
-    """Find `source` and read what says what it is, refusing what cannot be exported faithfully.
+    """Find `source` and read its facts; refuse what cannot be exported faithfully.
 
-    The `adapter` is merged into its weights; an adapter alone may name its base itself. Of weights
-    only names and shapes are read: what config.json and the tokenizer claim is compared with them
-    before anything of that size is built. A file that nobody knows is told, or refused where
-    `strict`. `pooling` is an embedder's where no file names one.
+    The `adapter` is merged into its weights; an adapter alone may name its base itself. Only names
+    and shapes of weights are read: the sizes in config.json and the tokenizer are compared with
+    them before anything is allocated. An unknown file is logged, or refused if `strict`. `pooling`
+    is an embedder's pooling if no file names one.
     """
     folders = find_folders(source, adapter, strict=strict)
     root, directory, own = folders.root, folders.texts, folders.adapter
@@ -123,7 +123,7 @@ def read_checkpoint(
     vectors, activation, labels = None, None, ONE_LABEL
     if architecture in BODIES:
         family_pools = BODIES[architecture].pools
-        vectors = vector_facts(root, config, family_pools=family_pools, wished=pooling)
+        vectors = vector_facts(root, config, family_pools=family_pools, requested=pooling)
     else:
         _refuse_pooling(architecture, pooling)
         labels = read_labels(config)
@@ -138,8 +138,8 @@ def read_checkpoint(
         weights = _merged(architecture, weights, own, other_head=other_head)
     _check_sizes(architecture, config, labels, weights)
     if labels.count == 2:
-        tell(labels.told)
-        weights = as_one_logit(weights, CROSS_ENCODERS[architecture].logit)
+        print_line(labels.message)
+        weights = merge_labels(weights, CROSS_ENCODERS[architecture].logit)
     check_tokenizer(directory, whole(config, "vocab_size"))
     return Checkpoint(
         source=source,
@@ -226,15 +226,15 @@ def _read_config(directory: Path) -> WatchedConfig:
 def _merged(
     architecture: str, weights: dict[str, Stored], adapter: Adapter, *, other_head: bool
 ) -> dict[str, Stored]:
-    """The base's weights with the adapter's; with `other_head` the base was saved for another
+    """The base's weights with the adapter merged; `other_head`: the base was saved for another
     task."""
     if architecture in BODIES:
         body = BODIES[architecture]
-        return merged(headless(weights, body) if other_head else weights, adapter, body)
+        return merged(without_head(weights, body) if other_head else weights, adapter, body)
     body = CROSS_ENCODERS[architecture].trunk
     if not other_head:
         return merged(weights, adapter, body)
-    return merged(headless(weights, body), adapter, body, set(whole_tensors(adapter)))
+    return merged(without_head(weights, body), adapter, body, set(full_tensors(adapter)))
 
 
 def _check_sizes(
@@ -255,8 +255,10 @@ def _refuse_pooling(architecture: str, pooling: str | None) -> None:
 
 
 def _activation(root: Path, config: Mapping[str, Any], labels: Labels) -> Activation:
-    """The activation that the checkpoint was saved with; with one label the sigmoid is the
-    default of sentence-transformers, of two labels' difference it is their softmax."""
+    """The activation that the checkpoint was saved with, by default the sigmoid.
+
+    For one label that is the default of sentence-transformers. For the difference of two logits the
+    sigmoid equals their softmax."""
     known = ONE_LOGIT if labels.count == 1 else OF_TWO_LOGITS
     try:
         return saved_activation(config, model_settings(root) or {}, known) or "sigmoid"
@@ -265,7 +267,7 @@ def _activation(root: Path, config: Mapping[str, Any], labels: Labels) -> Activa
 
 
 def outline(checkpoint: Checkpoint) -> Architecture:
-    """The checkpoint's model without its weights: what config.json alone decides.
+    """The checkpoint's model on the meta device, built from config.json alone.
 
     Raises CheckpointRefused.
     """
@@ -301,11 +303,11 @@ def load_model(checkpoint: Checkpoint) -> Architecture:
 
 @torch.inference_mode()
 def probe(model: Architecture, vocabulary: int) -> None:
-    """Change the last token and see whether the first token's state moves.
+    """Check the attention mask: change the last token and compare the first token's state.
 
-    It must in a bidirectional model and must not in a causal one. Some versions of transformers
-    ignore the flag without a word (4.57 does), and then only the scores tell.
-    Raises WrongDirection.
+    The state must move in a bidirectional model and must not in a causal one. Some versions of
+    transformers (4.57) ignore the flag silently; without this probe only wrong scores show it.
+    Raises AttentionMismatch.
     """
     ids = torch.arange(_PROBE_TOKENS).remainder(vocabulary).repeat(2, 1)
     ids[1, -1] = (ids[0, -1] + 1) % vocabulary
@@ -320,7 +322,7 @@ def probe(model: Architecture, vocabulary: int) -> None:
     if moved == model.causal:
         found = "bidirectional" if moved else "causal"
         wanted = "causal" if model.causal else "bidirectional"
-        raise WrongDirection(
+        raise AttentionMismatch(
             f"the loaded model is {found}, config.json asks for a {wanted} one: changing the last "
             f"token {'moved' if moved else 'did not move'} the first token's state; check "
             "is_causal in config.json and the attention mask of the architecture"
@@ -365,14 +367,14 @@ def _known_architecture(config: dict[str, Any]) -> str:
 
 
 def _is_set(config: Mapping[str, Any], name: str) -> bool:
-    """transformers writes some of what is not there as null."""
+    """transformers writes some absent values as null."""
     return config.get(name) is not None
 
 
 def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Parameter → its tensor, but for those of heads of pretraining, which no loader reads either.
+    """Parameter → its tensor. Heads of pretraining are left out, as loaders do.
 
-    Raises CheckpointRefused unless all are there and of their shapes.
+    Raises CheckpointRefused for a missing, unexpected or misshapen tensor.
     """
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
     named = [(model.place(name), name) for name in weights if not model.is_left_out(name)]

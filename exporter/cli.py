@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.errors import ExportError, ParityFailed
-from exporter.inspecting import inspected
+from exporter.inspecting import describe_artifact
 from exporter.options import (
     MAX_TOKENS_OPTION,
     POOLING_OPTION,
@@ -41,10 +41,10 @@ from runtime.version import version
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (None: the process's own) and return the exit code."""
     disable_telemetry()
-    wish = _parser().parse_args(arguments)
+    args = _parser().parse_args(arguments)
     try:
-        with translate_panics():  # of the checkpoint's own tokenizer, too
-            wish.run(wish)
+        with translate_panics():  # also those of the checkpoint's own tokenizer
+            args.run(args)
     except (ExportError, ServingError, OSError) as error:
         print(f"rerank-export: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except ModuleNotFoundError as error:
         print(
-            f"rerank-export: the package {error.name} is not here; install the extra `export`",
+            f"rerank-export: the package {error.name} is not installed; install the extra `export`",
             file=sys.stderr,
         )
         return 1
@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
-    _add_quantize(commands.add_parser("quantize", help="make a proven artifact coarser"))
+    _add_quantize(
+        commands.add_parser("quantize", help="quantize a proven artifact: a lower precision")
+    )
     _add_verify(commands.add_parser("verify", help="check an artifact's hashes and goldens"))
     _add_build(commands.add_parser("build", help="build a TensorRT plan for this machine's GPU"))
     _add_tune(commands.add_parser("tune", help="find the fastest batches on this machine"))
@@ -91,7 +93,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         PROFILE_OPTION,
         type=_profile,
         metavar="NAME|FILE.toml",
-        help="model profile: a path of your own, which the artifact then holds, or one of "
+        help="model profile: the path of your own, which is stored in the artifact, or one of "
         f"{', '.join(model_profile_names())} (default: the one for the checkpoint's architecture)",
     )
     parser.add_argument(
@@ -99,27 +101,27 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         choices=[*_exported_targets(), AUTO],
         default="cpu-fp32",
         help=f"where it will run (default: %(default)s); {AUTO}: the fastest CPU target that is "
-        "proven here, found by trying",
+        "proven here, by measurement",
     )
     parser.add_argument(
         MAX_TOKENS_OPTION,
         type=_positive,
         metavar="N",
-        help="lower the artifact's bound of one pair or text",
+        help="lower the artifact's token limit of one pair or text",
     )
     parser.add_argument(
         TEMPLATE_OPTION,
         metavar="FILE|TEXT",
-        help="a reranker's prompt with {query} and {passage}, where the checkpoint does not name "
-        "the one that it was trained with: a file (one newline at its end is left out), or the "
-        "text itself, with real newlines",
+        help="a reranker's prompt with {query} and {passage}, if the checkpoint does not name the "
+        "one that it was trained with: a file (one newline at its end is dropped), or the text "
+        "itself, with real newlines",
     )
     parser.add_argument(
         POOLING_OPTION,
         type=_pooling,
         choices=("avg", "cls", "last"),
-        help="how an embedder makes one vector of its tokens' states (mean is avg), where no file "
-        "of the checkpoint says",
+        help="how an embedder makes one vector of its tokens' states (mean is avg), if no file of "
+        "the checkpoint says",
     )
     parser.add_argument(
         PREFIX_OPTION,
@@ -127,19 +129,20 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="query=TEXT|passage=TEXT",
-        help="what an embedder puts before queries and before passages, where no file of the "
-        "checkpoint says; one that is not named is empty",
+        help="an embedder's text before queries and before passages, if no file of the checkpoint "
+        "says; one that is not named is empty",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse files and keys of the checkpoint that are not known, and scores that are all "
-        "alike, instead of naming them",
+        help="refuse unknown files and keys of the checkpoint, and scores that barely differ, "
+        "instead of logging them",
     )
     parser.add_argument(
         "--unwitnessed",
         action="store_true",
-        help="export a checkpoint that no loader here can load, and say so wherever proven stands",
+        help="export a checkpoint that no loader here can load; it is then called not witnessed "
+        "instead of proven",
     )
     _add_engine(parser)
     parser.set_defaults(run=_export)
@@ -176,7 +179,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         "--timing-cache",
         metavar="FILE",
         type=Path,
-        help="keep measurements of kernels there, which makes the next build faster",
+        help="store measurements of kernels there, which makes the next build faster",
     )
     parser.add_argument(
         "--version-compatible",
@@ -212,8 +215,8 @@ def _add_triton(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_triton)
 
 
-def _add_adapter(parser: argparse.ArgumentParser, told: str) -> None:
-    parser.add_argument("--adapter", metavar="DIR", help=told)
+def _add_adapter(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("--adapter", metavar="DIR", help=help_text)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -224,7 +227,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _exported_targets() -> list[str]:
-    """Targets that artifacts are written for: those whose engine reads a file of theirs."""
+    """Targets that artifacts are written for: those whose engine reads a file of the artifact."""
     names = target_profile_names()
     return [name for name in names if ENGINES[load_target_profile(name).engine][1]]
 
@@ -255,94 +258,94 @@ def _prefix(text: str) -> tuple[str, str]:
     return kind, prefix
 
 
-def _export(wish: argparse.Namespace) -> None:
-    if wish.target == AUTO and wish.engine is not None:
+def _export(args: argparse.Namespace) -> None:
+    if args.target == AUTO and args.engine is not None:
         raise ExportError(
-            f"found --engine {wish.engine} beside --target {AUTO}, which chooses the engine; "
+            f"found --engine {args.engine} beside --target {AUTO}, which chooses the engine; "
             "leave one of them out"
         )
-    template = None if wish.template is None else read_template(wish.template)
-    prefixes = None if wish.prefix is None else read_prefixes(wish.prefix)
+    template = None if args.template is None else read_template(args.template)
+    prefixes = None if args.prefix is None else read_prefixes(args.prefix)
     # PyTorch takes seconds to import: help, wrong usage and `inspect` need not wait for it.
     with stage("load PyTorch"):
         from exporter.auto import export_fastest
-        from exporter.pipeline import Wish, export
+        from exporter.pipeline import ExportArgs, export
         from exporter.prompt import Prompt
-    wanted = Wish(
-        profile=wish.profile,
-        target=wish.target,
-        max_tokens=wish.max_tokens,
-        engine=wish.engine,
+    export_args = ExportArgs(
+        profile=args.profile,
+        target=args.target,
+        max_tokens=args.max_tokens,
+        engine=args.engine,
         template=None if template is None else Prompt(*template, written=False),
-        pooling=wish.pooling,
+        pooling=args.pooling,
         prefixes=prefixes,
-        strict=wish.strict,
-        unwitnessed=wish.unwitnessed,
-        adapter=wish.adapter,
+        strict=args.strict,
+        unwitnessed=args.unwitnessed,
+        adapter=args.adapter,
     )
-    run = export_fastest if wish.target == AUTO else export
-    manifest = run(wish.checkpoint, wish.out, wanted)
-    _tell_made(manifest, wish.out)
+    run = export_fastest if args.target == AUTO else export
+    manifest = run(args.checkpoint, args.out, export_args)
+    _print_artifact(manifest, args.out)
 
 
-def _quantize(wish: argparse.Namespace) -> None:
-    _refuse_lone_adapter(wish)
+def _quantize(args: argparse.Namespace) -> None:
+    _refuse_lone_adapter(args)
     with stage("load PyTorch"):
-        from exporter.pipeline import coarsen
-    manifest = coarsen(
-        wish.directory,
-        wish.out,
-        wish.target,
-        checkpoint=wish.checkpoint,
-        adapter=wish.adapter,
-        engine=wish.engine,
+        from exporter.pipeline import quantize_artifact
+    manifest = quantize_artifact(
+        args.directory,
+        args.out,
+        args.target,
+        checkpoint=args.checkpoint,
+        adapter=args.adapter,
+        engine=args.engine,
     )
-    _tell_made(manifest, wish.out)
+    _print_artifact(manifest, args.out)
 
 
-def _refuse_lone_adapter(wish: argparse.Namespace) -> None:
-    if wish.adapter is not None and wish.checkpoint is None:
+def _refuse_lone_adapter(args: argparse.Namespace) -> None:
+    if args.adapter is not None and args.checkpoint is None:
         raise ExportError(
-            f"found --adapter {wish.adapter} and no --checkpoint; name its base, or the adapter "
+            f"found --adapter {args.adapter} and no --checkpoint; name its base, or the adapter "
             "alone, as --checkpoint"
         )
 
 
-def _tell_made(manifest: Manifest, out: Path) -> None:
-    sentence = _sentence(manifest, read_report(out))
-    print(f"{out}: artifact {manifest.version}, {sentence}")
+def _print_artifact(manifest: Manifest, out: Path) -> None:
+    summary = _summary(manifest, read_report(out))
+    print(f"{out}: artifact {manifest.version}, {summary}")
 
 
-def _verify(wish: argparse.Namespace) -> None:
-    _refuse_lone_adapter(wish)
+def _verify(args: argparse.Namespace) -> None:
+    _refuse_lone_adapter(args)
     with stage("load PyTorch"):
         from exporter.pipeline import verify
-    manifest = verify(wish.directory, wish.checkpoint, wish.engine, wish.adapter)
-    against = "" if wish.checkpoint is None else f", parity with {wish.checkpoint}"
-    against += "" if wish.adapter is None else f" and {wish.adapter}"
+    manifest = verify(args.directory, args.checkpoint, args.engine, args.adapter)
+    against = "" if args.checkpoint is None else f", parity with {args.checkpoint}"
+    against += "" if args.adapter is None else f" and {args.adapter}"
     if against and not is_witnessed(manifest):
         against += " (the artifact itself is not witnessed: export it again)"
-    print(f"{wish.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")
+    print(f"{args.directory}: artifact {manifest.version} is intact: hashes, goldens{against}")
 
 
-def _build(wish: argparse.Namespace) -> None:
+def _build(args: argparse.Namespace) -> None:
     from exporter.building import build
 
-    out = wish.out or wish.directory
+    out = args.out or args.directory
     manifest = build(
-        wish.directory,
-        wish.target,
+        args.directory,
+        args.target,
         out,
-        wish.timing_cache,
-        version_compatible=wish.version_compatible,
+        args.timing_cache,
+        version_compatible=args.version_compatible,
     )
-    sentence = _sentence(manifest, read_report(out).plan)
-    print(f"{out}: artifact {manifest.version} with a plan, {sentence}")
+    summary = _summary(manifest, read_report(out).plan)
+    print(f"{out}: artifact {manifest.version} with a plan, {summary}")
 
 
-def _tune(wish: argparse.Namespace) -> None:
+def _tune(args: argparse.Namespace) -> None:
     with stage("measure shapes of batches"):
-        outcome = tune(wish.directory, wish.seconds)
+        outcome = tune(args.directory, args.seconds)
     default, best = outcome.trials[0], outcome.best
     print("token budget  padding    tokens/s  (range)          against the target's own")
     for trial in outcome.trials:
@@ -356,26 +359,26 @@ def _tune(wish: argparse.Namespace) -> None:
     rounds = f"in {len(default.tokens_per_s)} rounds on {outcome.texts} texts"
     if outcome.changed:
         print(
-            f"{wish.directory / TUNING_FILE}: at least {best.gain(default):.2f} times as fast as "
+            f"{args.directory / TUNING_FILE}: at least {best.gain(default):.2f} times as fast as "
             f"the target's own shape in three of four rounds, {rounds}"
         )
     else:
         print(f"the target's own shape is the best within noise {rounds}: nothing to store")
 
 
-def _inspect(wish: argparse.Namespace) -> None:
-    for line in inspected(wish.directory):
+def _inspect(args: argparse.Namespace) -> None:
+    for line in describe_artifact(args.directory):
         print(line)
 
 
-def _triton(wish: argparse.Namespace) -> None:
+def _triton(args: argparse.Namespace) -> None:
     from exporter.triton.repository import write_repository
 
-    model = write_repository(wish.directory, wish.out, wish.platform)
-    print(f"{model}: a model for Triton, platform {wish.platform}; {wish.out}/start.sh starts it")
+    model = write_repository(args.directory, args.out, args.platform)
+    print(f"{model}: a model for Triton, platform {args.platform}; {args.out}/start.sh starts it")
 
 
-def _sentence(manifest: Manifest, parity: Parity) -> str:
+def _summary(manifest: Manifest, parity: Parity) -> str:
     logits, ranking = parity.rungs["logits"], parity.rungs["ranking"]
     tau = "none to order" if ranking.kendall_tau is None else f"tau {ranking.kendall_tau:.4f}"
     allowed = "" if logits.tolerance is None else f" (tolerance {logits.tolerance:.2g})"

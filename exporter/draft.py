@@ -1,5 +1,4 @@
-"""What a checkpoint, a profile and a target decide before anything is computed: the manifest's
-facts, and where each of them was read."""
+"""Draft the manifest: its facts, from checkpoint, profile, target and options, with origins."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +10,6 @@ from exporter.architectures.nemotron_vl import NemotronVL
 from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
-from exporter.folder import refuse_unread_keys
 from exporter.labels import DIFFERENCE
 from exporter.merged_files import merged_by
 from exporter.onnx_file import OPSET
@@ -21,14 +19,15 @@ from exporter.options import (
     PROFILE_OPTION,
     TEMPLATE_OPTION,
 )
-from exporter.origins import origins_of, told_by
+from exporter.origins import key_origin, origins_of
 from exporter.pad_token import drop_pad
 from exporter.parity import package_versions
-from exporter.progress import tell
+from exporter.progress import print_line
 from exporter.prompt import TRAINED_LIMIT, TRAINING_FILE, Prompt, find_prompt, training_limit
 from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
+from exporter.unread_settings import refuse_unread_keys
 from exporter.vision_files import PARTS as VISION_PARTS
 from exporter.vision_files import token_ids
 from exporter.weights import first
@@ -48,9 +47,9 @@ from runtime.vision.rule import Vision
 class Draft:
     """A manifest without files and goldens, and the tokenizer that it was made with.
 
-    The rest is what no witness can find in the folder: `template` is a wish, or the family's;
-    `prefixes` are a wish, None where there was none; `published` are the family's prefixes, for
-    folders that say nothing of any.
+    The other fields are what no witness can find in the folder: `template` is the requested or the
+    family's one; `prefixes` are the requested ones, else None; `published` are the family's
+    prefixes, for folders without any.
     """
 
     manifest: Manifest
@@ -71,9 +70,11 @@ def draft(
     prefixes: dict[str, str] | None = None,
     strict: bool = False,
 ) -> Draft:
-    """Read everything that decides a score. `max_tokens` and `template` are wishes that go before
-    what the folder says, `prefixes` one where it says nothing; `strict` refuses what nobody knows.
-    `own_profile` is what stood in a user's own profile, whose file is not looked for then.
+    """Read everything that decides a score.
+
+    The options `max_tokens` and `template` take precedence over the folder, `prefixes` is for
+    folders without prompts. `strict` refuses unknown files and keys. `own_profile` is the content
+    of a user's own profile, whose file is then not read.
 
     Raises CheckpointRefused and ProfileError.
     """
@@ -82,9 +83,12 @@ def draft(
     refuse_other_kind(profile, name, checkpoint)
     model = outline(checkpoint)
     _refuse_other_family(profile, name, model)
-    places_of(model, checkpoint.weights)  # its names say more than any loader's
+    places_of(model, checkpoint.weights)  # its messages have better names than any loader's
     if unread := [name for name in checkpoint.weights if model.is_left_out(name)]:
-        tell(f"left out weights of a head that {checkpoint.architecture} has not: {first(unread)}")
+        print_line(
+            "left out weights of a head that "
+            f"{checkpoint.architecture} does not have: {first(unread)}"
+        )
     refuse_unread_keys(checkpoint.config, strict=strict)
     for part in filter(None, map(checkpoint.config.get, VISION_PARTS if checkpoint.vision else ())):
         refuse_unread_keys(part, strict=strict)
@@ -92,18 +96,17 @@ def draft(
     loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
     vocabulary = checkpoint.config["vocab_size"]
     if dropped := drop_pad(loaded, vocabulary):
-        tell(
+        print_line(
             f"the pad token {dropped!r} has no row in the embeddings ({vocabulary}) and is left out"
-            " of the tokenizer: a text that holds it is read as it is written"
+            " of the tokenizer: a text that contains it is read as ordinary characters"
         )
-    # Those of tokenizer.json are known to have rows; transformers reads other files too.
+    # Tokens of tokenizer.json are already checked; transformers reads other files, too.
     refuse_unknown_ids(loaded.get_vocab(), vocabulary)
     _refuse_types(checkpoint, model, loaded)
     limit, limited_by = _limit(profile, name, target, model, checkpoint)
     if max_tokens is not None and max_tokens > limit:
         raise CheckpointRefused(
-            f"found a wish for {max_tokens} tokens, but {limited_by} allows {limit}; lower "
-            f"{MAX_TOKENS_OPTION}"
+            f"found {MAX_TOKENS_OPTION} {max_tokens}, but {limited_by} allows {limit}; lower it"
         )
     prompt = _prompt(profile, name, checkpoint, loaded, template)
     found, prefixed_by = _prefixes(profile, name, checkpoint, prefixes)
@@ -154,8 +157,8 @@ def draft(
         vision=_vision(checkpoint, model, loaded),
     )
     unwritten = None if prompt is None or prompt.written else prompt.template
-    wished = prefixes if prefixed_by == PREFIX_OPTION else None
-    return Draft(manifest, tokenizer, unwritten, wished, profile.prefixes)
+    requested = prefixes if prefixed_by == PREFIX_OPTION else None
+    return Draft(manifest, tokenizer, unwritten, requested, profile.prefixes)
 
 
 def profile_for(architecture: str) -> str:
@@ -173,10 +176,10 @@ def profile_for(architecture: str) -> str:
 def refuse_other_kind(profile: ModelProfile, name: str, checkpoint: Checkpoint) -> None:
     """Raise ProfileError for a profile of another kind of model."""
     if profile.kind != checkpoint.kind:
-        words = {"rank": "rerankers", "embed": "embedders"}
+        names = {"rank": "rerankers", "embed": "embedders"}
         raise ProfileError(
-            f"profile {name} is for {words[profile.kind]}, but {checkpoint.architecture} is one of "
-            f"the {words[checkpoint.kind]}; leave --profile out, or name one of its kind"
+            f"profile {name} is for {names[profile.kind]}, but {checkpoint.architecture} is one of "
+            f"the {names[checkpoint.kind]}; leave --profile out, or name one of its kind"
         )
 
 
@@ -198,7 +201,7 @@ def _vision(
 
 
 def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) -> None:
-    """A template is for models that read one text; the others' tokenizer joins the pair."""
+    """Only models that read one text have a template; for others the tokenizer joins the pair."""
     if (profile.template is not None) != model.templated:
         raise ProfileError(
             f"profile {name} {'has no' if profile.template is None else 'has a'} template, but the "
@@ -210,8 +213,8 @@ def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) 
 def _refuse_types(
     checkpoint: Checkpoint, model: Architecture, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """transformers would feed to the model what types the tokenizer gives, where it knows any; here
-    some families have no input for them."""
+    """transformers feeds the tokenizer's token types to the model; some families here have no
+    input for them."""
     known = model.body.types
     if not known or TYPES not in tokenizer.model_input_names:
         return
@@ -232,22 +235,22 @@ def _prompt(
     name: str,
     checkpoint: Checkpoint,
     tokenizer: PreTrainedTokenizerBase,
-    wished: Prompt | None,
+    requested: Prompt | None,
 ) -> Prompt | None:
     """The prompt of a family that reads one text; None where the tokenizer joins the pair."""
     if checkpoint.vision is not None and checkpoint.vision.template is not None:
-        if wished is not None:
+        if requested is not None:
             raise CheckpointRefused(
                 f"found {TEMPLATE_OPTION}, but the prompt of {checkpoint.architecture} stands in "
                 "config.json (prompt_template); leave it out"
             )
         return Prompt(checkpoint.vision.template, "config.json (prompt_template)")
     if profile.template is None:
-        if wished is not None:
+        if requested is not None:
             why = (
                 "reads query and passage as its tokenizer joins them; leave it out"
                 if profile.kind == "rank"
-                else f"embeds one text at a time; name what stands before it as {PREFIX_OPTION}"
+                else f"embeds one text at a time; name the text before it as {PREFIX_OPTION}"
             )
             raise CheckpointRefused(f"found {TEMPLATE_OPTION}, but {checkpoint.architecture} {why}")
         if profile.kind == "rank" and tokenizer.chat_template:
@@ -257,42 +260,40 @@ def _prompt(
                 "remove it if the model was not trained with it"
             )
         return None
-    published = Prompt(profile.template, _unwitnessed(name), written=False)
-    return find_prompt(checkpoint.root, tokenizer, published, wished)
+    published = Prompt(profile.template, _profile_origin(name), written=False)
+    return find_prompt(checkpoint.root, tokenizer, published, requested)
 
 
 def _prefixes(
-    profile: ModelProfile, name: str, checkpoint: Checkpoint, wished: dict[str, str] | None
+    profile: ModelProfile, name: str, checkpoint: Checkpoint, requested: dict[str, str] | None
 ) -> tuple[dict[str, str], str]:
-    """What is put before texts, by input type, and where that stands: the folder's own goes before
-    the profile's, even if it is nothing.
+    """The prefixes by input type, and their origin. The folder's take precedence over the
+    profile's, even if they are empty.
 
-    A wish may not contradict a prompt of the folder. Empty ones are no such: sentence-transformers
-    writes them where nobody named any.
+    The option may not contradict a prompt of the folder. Empty prompts do not count:
+    sentence-transformers writes them by default.
     """
     own = checkpoint.vectors.prefixes if checkpoint.vectors else None
     place = f"{MODEL_FILE} (prompts)"
-    if checkpoint.vision is not None:
-        place = "config.json (query_prefix, passage_prefix)"
-    if wished is not None and profile.kind != "embed":
+    if requested is not None and profile.kind != "embed":
         raise CheckpointRefused(
             f"found {PREFIX_OPTION}, but {checkpoint.architecture} is a reranker, whose prompt is "
             "its template; leave it out"
         )
-    if wished is not None and not own:
-        return wished, PREFIX_OPTION
+    if requested is not None and not own:
+        return requested, PREFIX_OPTION
     if own is None:
-        return profile.prefixes, _unwitnessed(name)
-    if wished is not None and wished != own:
+        return profile.prefixes, _profile_origin(name)
+    if requested is not None and requested != own:
         raise CheckpointRefused(
-            f"found {PREFIX_OPTION} for {wished}, but {place} says {own}; leave the option out, or "
-            "mend the file if the model was trained otherwise"
+            f"found {PREFIX_OPTION} for {requested}, but {place} says {own}; leave the option out, "
+            "or correct the file if the model was trained otherwise"
         )
     return own, place
 
 
-def _unwitnessed(name: str) -> str:
-    """The origin of what stands in the profile alone."""
+def _profile_origin(name: str) -> str:
+    """The origin of a fact that only the profile has."""
     return f"the profile {name}, not witnessed"
 
 
@@ -301,7 +302,7 @@ def _special_tokens(
 ) -> SpecialTokens:
     """The tokenizer's special tokens, refused when the family's are others.
 
-    Both sides of every comparison would read the same wrong prompt.
+    A comparison would not show it: both sides would read the same wrong prompt.
     """
     specials = tokenizer.special_tokens(vocabulary)
     facts = (
@@ -325,14 +326,14 @@ def _limit(
     model: Architecture,
     checkpoint: Checkpoint,
 ) -> tuple[int, str]:
-    """The longest row in tokens, and what allows no more."""
-    bounds = [
+    """The longest row in tokens, and the origin of that limit."""
+    limits = [
         (profile.max_tokens, f"the profile {name}"),
-        (model.position_limit, told_by(checkpoint, "max_tokens")),
+        (model.position_limit, key_origin(checkpoint, "max_tokens")),
         (checkpoint.texts.max_tokens, checkpoint.texts.limited_by),
         (training_limit(checkpoint.root), f"{TRAINING_FILE} ({TRAINED_LIMIT})"),
     ]
     if target.shapes:
         longest = max(shapes.sequence[2] for shapes in target.shapes)
-        bounds.append((longest, f"the target {target.name}"))
-    return min((bound, why) for bound, why in bounds if bound is not None)
+        limits.append((longest, f"the target {target.name}"))
+    return min((limit, origin) for limit, origin in limits if limit is not None)

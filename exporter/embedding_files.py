@@ -28,10 +28,10 @@ from exporter.sentence_files import (
     read_prompts,
 )
 
-# The origin of what a family does wherever no file says otherwise.
+# The origin of a family's default, if no file says otherwise.
 ARCHITECTURE = "the architecture"
 _KNOWN = ("Transformer", "Pooling", "Normalize")
-# Only the vector of the text may be made 1 long, and stay where it is.
+# Only the text's vector may be normalized, in place.
 _NORMALIZED: Mapping[str, tuple[object, ...]] = {
     "module_input_name": ("sentence_embedding",),
     "module_output_name": (None, "sentence_embedding"),
@@ -50,8 +50,8 @@ _INPUT_TYPES = {
 class VectorFacts:
     """How states become a vector, and texts become tokens, as far as the checkpoint says.
 
-    `prefixes` by input type is None where the checkpoint does not say, and empty where it says
-    that there are none. `pooled_by` and `normalized_by` say where the other two were read.
+    `prefixes` by input type is None if the checkpoint does not say, and empty if it has none.
+    `pooled_by` and `normalized_by` are the origins of the other two.
     """
 
     pooling: str
@@ -61,13 +61,13 @@ class VectorFacts:
     normalized_by: str = field(default="", compare=False)
 
     @property
-    def wished_pooling(self) -> str | None:
-        """The pooling where it was said on the command line, as no file names one."""
+    def requested_pooling(self) -> str | None:
+        """The pooling that came from the command line, None if a file names it."""
         return self.pooling if self.pooled_by == POOLING_OPTION else None
 
 
 def transformer_directory(root: Path) -> Path:
-    """Where config.json, weights and tokenizer lie: the folder that modules.json names, even where
+    """The folder of config.json, weights and tokenizer: the one that modules.json names, even if
     `root` has such files as well; else `root`. Raises CheckpointRefused.
     """
     modules = read_modules(root)
@@ -75,22 +75,22 @@ def transformer_directory(root: Path) -> Path:
 
 
 def vector_facts(
-    root: Path, config: Mapping[str, Any], *, family_pools: bool, wished: str | None = None
+    root: Path, config: Mapping[str, Any], *, family_pools: bool, requested: str | None = None
 ) -> VectorFacts:
     """The facts of the embedding checkpoint in `root` with this config.json.
 
-    `family_pools`: config.json names the pooling, and vectors have length 1 where no modules.json
-    says otherwise; it may not say otherwise of the pooling. `wished` is the pooling where no file
+    `family_pools`: config.json names the pooling, and vectors have length 1 unless modules.json
+    says otherwise; a Pooling module must agree with it. `requested` is the pooling if no file
     names one. Raises CheckpointRefused.
     """
-    if wished is not None and wished not in POOLINGS:
+    if requested is not None and requested not in POOLINGS:
         raise CheckpointRefused(
-            f"found {POOLING_OPTION} {wished}, wanted one of: {', '.join(POOLINGS)}"
+            f"found {POOLING_OPTION} {requested}, wanted one of: {', '.join(POOLINGS)}"
         )
     family = one_of(config, "pooling", POOLINGS, "avg") if family_pools else None
     modules = read_modules(root)
     if modules is None:
-        return _without_modules(family, config, wished)
+        return _without_modules(family, config, requested)
     _refuse_modules(modules)
     found, place = _pooling(root, modules)
     if family is not None and family != found:
@@ -98,7 +98,7 @@ def vector_facts(
             f"config.json has pooling = {family!r}, the Pooling module of {MODULES_FILE} says "
             f"{found!r}; keep the one that the model was trained with"
         )
-    _refuse_other_pooling(wished, found, place)
+    _refuse_other_pooling(requested, found, place)
     for module in modules[2:]:
         _refuse_normalizing(root, module)
     normalizes = len(modules) > 2
@@ -107,32 +107,32 @@ def vector_facts(
 
 
 def _without_modules(
-    family: str | None, config: Mapping[str, Any], wished: str | None
+    family: str | None, config: Mapping[str, Any], requested: str | None
 ) -> VectorFacts:
     """What config.json says, then the option, then the `family`."""
     if family is None:
-        if wished is None:
+        if requested is None:
             raise CheckpointRefused(
                 f"found no {MODULES_FILE} beside config.json, so nothing says how token states "
                 f"become a vector; name it as {POOLING_OPTION}, or save the model with "
                 "sentence-transformers (Transformer, Pooling and Normalize), and export that folder"
             )
         normalized_by = f"sentence-transformers' default for a folder without {MODULES_FILE}"
-        return VectorFacts(wished, False, None, POOLING_OPTION, normalized_by)
+        return VectorFacts(requested, False, None, POOLING_OPTION, normalized_by)
     place, normalized_by = "config.json (pooling)", ARCHITECTURE
     if config.get("pooling") is not None:
-        _refuse_other_pooling(wished, family, place)
+        _refuse_other_pooling(requested, family, place)
         return VectorFacts(family, True, None, place, normalized_by)
-    if wished is not None:
-        return VectorFacts(wished, True, None, POOLING_OPTION, normalized_by)
+    if requested is not None:
+        return VectorFacts(requested, True, None, POOLING_OPTION, normalized_by)
     return VectorFacts(family, True, None, ARCHITECTURE, normalized_by)
 
 
-def _refuse_other_pooling(wished: str | None, found: str, place: str) -> None:
-    if wished is not None and wished != found:
+def _refuse_other_pooling(requested: str | None, found: str, place: str) -> None:
+    if requested is not None and requested != found:
         raise CheckpointRefused(
-            f"found {POOLING_OPTION} {wished}, but {place} says {found}; leave the option out, or "
-            "mend the file if the model was trained otherwise"
+            f"found {POOLING_OPTION} {requested}, but {place} says {found}; leave the option out, "
+            "or correct the file if the model was trained otherwise"
         )
 
 
@@ -158,8 +158,8 @@ def _pooling(root: Path, modules: list[Module]) -> tuple[str, str]:
     config = read_json(path, dict[str, Any])
     named = config.get("pooling_mode")
     if named is None:
-        wished = [k.removeprefix("pooling_mode_") for k, v in config.items() if v is True]
-        modes = [mode for mode in wished if mode != "include_prompt"]
+        requested = [k.removeprefix("pooling_mode_") for k, v in config.items() if v is True]
+        modes = [mode for mode in requested if mode != "include_prompt"]
     else:
         modes = list(named) if isinstance(named, list | tuple) else [named]
     (mode,) = modes if len(modes) == 1 else (None,)
@@ -189,7 +189,7 @@ def _refuse_normalizing(root: Path, module: Module) -> None:
 
 
 def _prefixes(root: Path) -> dict[str, str] | None:
-    """The prompts for queries and passages; other prompts no caller could ask for."""
+    """The prompts for queries and passages; callers have no way to request others."""
     config = model_settings(root)
     if config is None:
         return None
@@ -208,7 +208,7 @@ def _prefixes(root: Path) -> dict[str, str] | None:
     if default is not None and default not in _INPUT_TYPES:
         raise CheckpointRefused(
             f"{MODEL_FILE} has default_prompt_name = {default!r}, wanted none, or one of: "
-            f"{', '.join(_INPUT_TYPES)}; a prompt that nobody names cannot be served"
+            f"{', '.join(_INPUT_TYPES)}; a default prompt of another name cannot be served"
         )
     if found.prompts is msgspec.UNSET:
         return None

@@ -2,19 +2,19 @@
 
     ExportError
     ├── CheckpointRefused    the checkpoint cannot be exported faithfully, or cannot be read
-    ├── NoWitness            no loader that users use can read the checkpoint
-    ├── WrongDirection       the loaded model reads in another direction than its config says
+    ├── NoWitness            no common loader can read the checkpoint
+    ├── AttentionMismatch    the loaded model's attention differs from its config: causal or not
     ├── ReportRefused        parity.json is unreadable or of another schema
-    ├── ManifestWrong        manifest.json claims something that is not so
-    ├── QuantizationFailed   the graph could not be made coarser
+    ├── ManifestMismatch     manifest.json differs from the files or the checkpoint
+    ├── QuantizationFailed   the graph cannot be quantized
     ├── PlanFailed           TensorRT cannot compile the graph
-    ├── RepositoryRefused    the artifact has not what a Triton platform needs
-    ├── NothingFits          no CPU target can be proven on this machine
+    ├── RepositoryRefused    the artifact lacks what a Triton platform needs
+    ├── NoTargetProven       no CPU target can be proven on this machine
     └── ParityFailed         the artifact does not give the checkpoint's tokens, scores or order
 
 OutputRefused, for an --out that must not be replaced, is the runtime's.
 Messages say what was found, what was wanted and what to do next. Unlike the runtime's they may
-show texts: the only ones an exporter sees are its own.
+show texts: an exporter sees only its own.
 """
 
 from pathlib import Path
@@ -31,18 +31,18 @@ class CheckpointRefused(ExportError):
 
 
 class NoWitness(ExportError):
-    """The loader that would bear witness cannot load the checkpoint, or not all of it."""
+    """The loader that would be the witness cannot load the checkpoint, or not all of it."""
 
 
-class WrongDirection(ExportError):
-    """The probe found a causal model where a bidirectional one was wanted, or the reverse."""
+class AttentionMismatch(ExportError):
+    """The probe found a causal model, wanted a bidirectional one, or the reverse."""
 
 
 class ReportRefused(ExportError):
     """parity.json cannot be used."""
 
 
-class ManifestWrong(ExportError):
+class ManifestMismatch(ExportError):
     """A fact in manifest.json differs from the files or the checkpoint."""
 
     def __init__(self, fact: str, found: object, wanted: object) -> None:
@@ -52,7 +52,7 @@ class ManifestWrong(ExportError):
 
 
 class QuantizationFailed(ExportError):
-    """The float32 graph has no form in this precision that would be worth serving."""
+    """The float32 graph cannot be quantized to this precision."""
 
 
 class PlanFailed(ExportError):
@@ -60,11 +60,11 @@ class PlanFailed(ExportError):
 
 
 class RepositoryRefused(ExportError):
-    """The artifact cannot become a model of Triton's on that platform."""
+    """The artifact cannot be served on that Triton platform."""
 
 
-class NothingFits(ExportError):
-    """Every target that `--target cpu-auto` tried fell out."""
+class NoTargetProven(ExportError):
+    """Every target that `--target cpu-auto` tried was refused."""
 
 
 class ParityFailed(ExportError):

@@ -1,7 +1,7 @@
 """The folders of a checkpoint: one, or those of a base and of an adapter.
 
-An adapter changes weights. Config and weights are the base's; what else the adapter's folder has,
-sentence-transformers' modules.json with its files or a tokenizer, goes before the base's.
+Config and weights are the base's. Other files of the adapter's folder (modules.json with its files,
+a tokenizer) take precedence over the base's.
 """
 
 import re
@@ -11,16 +11,16 @@ from pathlib import Path
 from exporter.adapter import ADAPTER_CONFIG, Adapter, is_adapter, read_adapter
 from exporter.embedding_files import transformer_directory
 from exporter.errors import CheckpointRefused
-from exporter.finding import find_checkpoint, is_folder, refuse_special_files
-from exporter.folder import refuse_unread_files, tell_unknown
+from exporter.locating import find_checkpoint, is_folder, refuse_special_files
 from exporter.options import ADAPTER_OPTION
-from exporter.progress import tell
+from exporter.progress import print_line
 from exporter.prompt import TRAINING_FILE
 from exporter.sentence_files import MODULES_FILE
+from exporter.unread_settings import log_unknown, refuse_unread_files
 from exporter.weights import INDEX_FILE, WEIGHTS_FILE
 from runtime.activation import CONFIG_FILE
 
-# What makes a folder that of a base, even where it is refused for it.
+# Files that mark a folder as a base, even if their kind is refused.
 _WEIGHTS = (WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors", "pytorch_model*.bin")
 _TOKENIZER = (
     "tokenizer*",
@@ -37,7 +37,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a checkpoint's files lie.
+    """The folders of a checkpoint's files.
 
     `root` has sentence-transformers' files and training.json, `base` config.json and weights,
     `texts` the tokenizer; `adapter` is what is merged into the weights.
@@ -53,7 +53,7 @@ def find_folders(source: str, adapter: str | None, *, strict: bool) -> Folders:
     """The folders of the checkpoint `source` with the `adapter`, each a directory or a hub id.
 
     A `source` that is an adapter alone names its base itself; one that has an adapter beside its
-    weights is both, as loaders take it. A file that nobody knows is told, or refused where
+    weights is both, as in loaders. An unknown file is logged, or refused if
     `strict`. Raises CheckpointRefused.
     """
     root, directory = _opened(source)
@@ -74,20 +74,20 @@ def find_folders(source: str, adapter: str | None, *, strict: bool) -> Folders:
         )
     refuse_unread_files(root, directory, strict=strict)
     if (own.directory / CONFIG_FILE).is_file():
-        tell_unknown([CONFIG_FILE], f"use of a file in {own.directory}", strict=strict)
+        log_unknown([CONFIG_FILE], f"use of a file in {own.directory}", strict=strict)
     texts = own.directory if _has(own.directory, _TOKENIZER) else directory
     rooted = own_root if (own_root / MODULES_FILE).is_file() else root
     for other in {own_root, root} - {rooted}:
         if (other / TRAINING_FILE).is_file():
             raise CheckpointRefused(
-                f"found {TRAINING_FILE} in {other}, but the files that say how texts are read lie "
+                f"found {TRAINING_FILE} in {other}, but the files that say how texts are read are "
                 f"in {rooted}; copy it there, or remove it"
             )
     return Folders(rooted, directory, texts, own)
 
 
 def _opened(source: str) -> tuple[Path, Path]:
-    """The folder of `source`, and the one in it where weights or adapter lie."""
+    """The folder of `source`, and the folder in it with weights or adapter."""
     root = find_checkpoint(source)
     refuse_special_files(root)
     directory = transformer_directory(root)
@@ -107,17 +107,17 @@ def _has(directory: Path, patterns: tuple[str, ...]) -> bool:
 
 
 def _base_of(adapter: Adapter, source: str) -> str:
-    """What the adapter's base is called, as `find_checkpoint` finds it."""
+    """The name of the adapter's base, for `find_checkpoint`."""
     advice = f"name it: rerank-export export BASE {ADAPTER_OPTION} {source}"
     if adapter.base is None:
         raise CheckpointRefused(
             f"{ADAPTER_CONFIG} in {adapter.directory} names no base (base_model_name_or_path); "
             f"{advice}"
         )
-    # As loaders take it, and beside the adapter, where both were moved together.
+    # As loaders resolve it, or beside the adapter, if both were moved together.
     for path in (Path(adapter.base), adapter.directory / adapter.base):
         if is_folder(path):
-            tell(f"the adapter in {adapter.directory} is merged into its base {path}")
+            print_line(f"the adapter in {adapter.directory} is merged into its base {path}")
             return str(path)
     name, commit = adapter.base, adapter.revision
     if commit not in (None, "main"):
@@ -132,8 +132,8 @@ def _base_of(adapter: Adapter, source: str) -> str:
     except CheckpointRefused as error:
         raise CheckpointRefused(
             f"{ADAPTER_CONFIG} in {adapter.directory} has base_model_name_or_path = "
-            f"{adapter.base[:200]!r}, which was not found: {error}; where it lies elsewhere, "
+            f"{adapter.base[:200]!r}, which was not found: {error}; if it is elsewhere, "
             f"{advice}"
         ) from error
-    tell(f"the adapter in {adapter.directory} is merged into its base {name}")
+    print_line(f"the adapter in {adapter.directory} is merged into its base {name}")
     return found

@@ -35,7 +35,7 @@ GOLDENS = 2
 _LARGEST = 5.0
 
 
-def climb_image_inputs(
+def check_image_inputs(
     report: Parity, answers: ImageAnswers, manifest: Manifest, tokenizer: tokenizers.Tokenizer
 ) -> None:
     """The first two rungs, which need no engine. Records them and raises ParityFailed."""
@@ -66,12 +66,12 @@ def climb_image_inputs(
     _record(report, "pixels", Rung(pairs=len(pixels), passed=failure is None), failure)
 
 
-def climb_images(
+def check_images(
     report: Parity, answers: ImageAnswers, model: VisionRanker | VisionEmbedder
 ) -> list[list[np.ndarray]]:
     """The other rungs; what the engine gives for each passage alone. Records them and raises
     ParityFailed."""
-    _climb_embeddings(report, answers, model)
+    _check_embeddings(report, answers, model)
     ways = [_outputs(group, model) for group in answers.groups]
     wanted = [np.stack([answer.outputs for answer in rows]) for rows in answers.answers]
     tolerance = _tolerance(report, wanted, model)
@@ -96,7 +96,7 @@ def climb_images(
         f"{float(deltas[worst][:, passage].max()):.2g}, tolerance {tolerance:.2g}"
     )
     _record(report, "image logits", rung, None if passed else told)
-    _climb_ranking(report, answers, ways, wanted, tolerance, model)
+    _check_ranking(report, answers, ways, wanted, tolerance, model)
     return [list(way[0]) for way in ways]
 
 
@@ -159,7 +159,7 @@ def _encoded(
     return ranker.encode(group.query, texts, "END", unchecked, images=images)
 
 
-def _climb_embeddings(
+def _check_embeddings(
     report: Parity, answers: ImageAnswers, model: VisionRanker | VisionEmbedder
 ) -> None:
     largest, count, failure = 0.0, 0, None
@@ -193,7 +193,7 @@ def _climb_embeddings(
     _record(report, "image embeddings", rung, failure)
 
 
-def _climb_ranking(
+def _check_ranking(
     report: Parity,
     answers: ImageAnswers,
     ways: Sequence[Sequence[np.ndarray]],

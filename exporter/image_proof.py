@@ -8,7 +8,7 @@ import tokenizers
 
 from exporter.answers import Tokens
 from exporter.image_answers import ImageAnswers
-from exporter.image_parity import climb_image_inputs, climb_images, image_goldens
+from exporter.image_parity import check_image_inputs, check_images, image_goldens
 from exporter.proof import Proof
 from exporter.report import Parity
 from runtime.manifest import Manifest
@@ -33,16 +33,16 @@ class ImageProof(Proof):
         """See Proof."""
         return self._texts.flat()
 
-    def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
+    def check_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """See Proof; pixels as well."""
-        self._texts.climb_tokens(report, tokenizer)
-        climb_image_inputs(report, self._answers, self._manifest, tokenizer)
+        self._texts.check_tokens(report, tokenizer)
+        check_image_inputs(report, self._answers, self._manifest, tokenizer)
 
-    def climb_outputs(self, report: Parity, model: Model) -> None:
+    def check_outputs(self, report: Parity, model: Model) -> None:
         """See Proof."""
-        self._texts.climb_outputs(report, model)
+        self._texts.check_outputs(report, model)
         assert isinstance(model, VisionRanker | VisionEmbedder)
-        self._alone = climb_images(report, self._answers, model)
+        self._alone = check_images(report, self._answers, model)
 
     def goldens(self, report: Parity) -> Mapping[str, Any]:
         """See Proof."""

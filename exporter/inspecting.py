@@ -1,5 +1,5 @@
-"""What `rerank-export inspect` says of an artifact: a table of the facts that decide a score, each
-with where it was read, then the rest of the manifest, the proofs and the tuning."""
+"""`rerank-export inspect`: a table of the facts that decide a score with their origins, then the
+rest of the manifest, the proofs and the tuning."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from runtime.text import load_tokenizer
 from runtime.tuning import read_tuning
 
 _TYPES = "token_type_ids"
-# The facts that decide a score, by the kind of the model that has them.
+# The facts that decide a score, by kind of model.
 _DECISIVE: Mapping[str, tuple[str, ...]] = {
     "rank": ("template", "pooling", "temperature", "activation"),
     "embed": ("prefixes", "pooling", "normalize", "dimensions"),
@@ -26,12 +26,12 @@ _OF_ALL = (
     "profile",
 )
 _UNRECORDED = "not recorded"
-# A longer value has no column of its own.
+# Longer values do not widen the column.
 _WIDEST = 36
 
 
-def inspected(directory: Path) -> Iterator[str]:
-    """The lines of it. Raises ArtifactError and ReportRefused."""
+def describe_artifact(directory: Path) -> Iterator[str]:
+    """The lines to print. Raises ArtifactError and ReportRefused."""
     directory = find_directory(directory)
     manifest, parity = read_manifest(directory), read_report(directory)
     yield from _table(directory, manifest)
@@ -70,14 +70,14 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
         if name == "template" and manifest.template is None:
             origin = manifest.origins.get(name, "the architecture")
         yield f"{name:<16} {value:<{width}}  {origin}"
-    # What no field holds.
+    # Facts without a field in the manifest.
     listed = {*_OF_ALL, *itertools.chain(*_DECISIVE.values())}
     for name in sorted(manifest.origins.keys() - listed):
         yield f"{name:<16} {'':<{width}}  {manifest.origins[name]}"
 
 
 def _of_tokenizer(directory: Path, manifest: Manifest) -> dict[str, str]:
-    """What no field of the manifest holds, as the artifact's own tokenizer does it."""
+    """Facts of the artifact's tokenizer that have no field in the manifest."""
     try:
         tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
     except ArtifactError:
@@ -106,16 +106,16 @@ def _rest(manifest: Manifest) -> Iterator[tuple[str, object]]:
     facts["files"] = ", ".join(manifest.files)
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
     facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
-    told = {*_DECISIVE[manifest.kind], *_OF_ALL, "merged", "origins"}
-    return ((name, value) for name, value in facts.items() if name not in told)
+    shown_fields = {*_DECISIVE[manifest.kind], *_OF_ALL, "merged", "origins"}
+    return ((name, value) for name, value in facts.items() if name not in shown_fields)
 
 
 def _proof(report: Parity) -> Iterator[str]:
     yield f"{'proven on':<16} {report.engine}, {report.hardware}"
     yield f"{'compared with':<16} {report.witness}"
-    for name, said in (("cut", report.cut), ("flat", report.flat)):
-        if said:
-            yield f"{name:<16} {said}"
+    for name, note in (("cut", report.cut), ("flat", report.flat)):
+        if note:
+            yield f"{name:<16} {note}"
     for name, rung in report.rungs.items():
         figures = msgspec.to_builtins(rung)
         passed = "passed" if figures.pop("passed") else "FAILED"

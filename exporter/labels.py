@@ -18,22 +18,22 @@ from exporter.errors import CheckpointRefused
 from exporter.weights import Stored
 from runtime.postprocess import Activation
 
-# Of two labels, what the score is.
+# The score of two labels.
 DIFFERENCE = "logit[1] - logit[0]"
-# What saved activations make of two logits, as far as it goes by their difference.
+# Saved activations of two logits that depend only on their difference.
 OF_TWO_LOGITS: Mapping[str, Activation] = {
     "torch.nn.modules.linear.Identity": "sigmoid",
     "torch.nn.modules.activation.Softmax": "sigmoid",
     "torch.nn.Identity": "sigmoid",
     "torch.nn.Softmax": "sigmoid",
 }
-# Names of labels, without what is no letter, that say which of the two is the relevant one.
-_FOR = frozenset(
+# Names of labels, letters only, that say which of the two is the relevant one.
+_RELEVANT = frozenset(
     """
     relevant positive pos yes true entailment entailed duplicate match related similar
     """.split()  # noqa: SIM905
 )
-_AGAINST = frozenset(
+_IRRELEVANT = frozenset(
     """
     irrelevant notrelevant nonrelevant unrelevant negative neg no false notentailment
     nonentailment notentailed notduplicate nonduplicate nomatch notmatch mismatch unrelated
@@ -44,19 +44,19 @@ _AGAINST = frozenset(
 
 @dataclass(frozen=True)
 class Labels:
-    """How many labels a classifier has, 1 or 2, and what config.json calls them, where it does."""
+    """How many labels a classifier has, 1 or 2, and their names in config.json, if it has any."""
 
     count: int
     named: tuple[str, ...] = ()
 
     @property
-    def told(self) -> str:
-        """What to say of two."""
+    def message(self) -> str:
+        """The log line for two labels."""
         names = f" ({self.named[0]!r} and {self.named[1]!r})" if len(self.named) == 2 else ""
         return f"found two labels{names}; the exported logit is {DIFFERENCE}"
 
     def size(self, logit: str) -> Size:
-        """What config.json says of the parameter `logit`, which has a row for each label."""
+        """The number of labels in config.json as a size of the parameter `logit`."""
         advice = (
             "name as many labels as the head has rows: num_labels or id2label, without which "
             "transformers takes two"
@@ -68,9 +68,9 @@ ONE_LABEL = Labels(1)
 
 
 def read_labels(config: Mapping[str, Any]) -> Labels:
-    """The labels of config.json. Raises CheckpointRefused for more than two, for two that are not
-    one decision, and for two whose names say that label 0 is the relevant one."""
-    # transformers leaves both keys out of config.json for its default of two labels.
+    """The labels of config.json. Raises CheckpointRefused for more than two, for two that are
+    independent, and for two whose names say that label 0 is the relevant one."""
+    # transformers omits both keys for its default of two labels.
     named = config.get("id2label")
     if named is not None and not isinstance(named, dict):
         raise CheckpointRefused(
@@ -90,16 +90,16 @@ def read_labels(config: Mapping[str, Any]) -> Labels:
     if kind not in (None, "single_label_classification"):
         raise CheckpointRefused(
             f"config.json has two labels and problem_type = {shown(kind)}, wanted "
-            "single_label_classification: by another one the labels are scores of their own, and "
-            "their difference is none; fine-tune with one label"
+            "single_label_classification: otherwise the labels are independent scores, and their "
+            "difference is not a score; fine-tune with one label"
         )
     names = _names(named or {})
     _refuse_order(names)
     return Labels(2, names)
 
 
-def as_one_logit(weights: Mapping[str, Stored], logit: str) -> dict[str, Stored]:
-    """`weights` whose parameter `logit`, of two rows, and its bias become the one row of their
+def merge_labels(weights: Mapping[str, Stored], logit: str) -> dict[str, Stored]:
+    """`weights` with the two rows of the parameter `logit`, and of its bias, replaced by their
     difference."""
     found = dict(weights)
     for name in (logit, f"{logit.removesuffix('weight')}bias"):
@@ -110,7 +110,7 @@ def as_one_logit(weights: Mapping[str, Stored], logit: str) -> dict[str, Stored]
 
 @dataclass(frozen=True)
 class _Difference:
-    """Row 1 less row 0 of a tensor."""
+    """Row 1 minus row 0 of a tensor."""
 
     of: Stored
 
@@ -136,17 +136,19 @@ class _Difference:
 
 
 def _names(named: Mapping[str, Any]) -> tuple[str, ...]:
-    """Of label 0 and label 1; none where they are not both told, or only counted."""
+    """Of label 0 and label 1; empty unless both are named by words."""
     names = [named.get(number) for number in ("0", "1")]
-    told = [name for name in names if isinstance(name, str) and not name.startswith("LABEL_")]
-    return tuple(told) if len(told) == 2 else ()
+    written = [name for name in names if isinstance(name, str) and not name.startswith("LABEL_")]
+    return tuple(written) if len(written) == 2 else ()
 
 
 def _refuse_order(names: tuple[str, ...]) -> None:
     if not names:
         return
     first, second = (re.sub(r"[\W\d_]+", "", name.lower()) for name in names)
-    if (first in _FOR and second not in _FOR) or (second in _AGAINST and first not in _AGAINST):
+    if (first in _RELEVANT and second not in _RELEVANT) or (
+        second in _IRRELEVANT and first not in _IRRELEVANT
+    ):
         raise CheckpointRefused(
             f"config.json calls label 0 {names[0]!r} and label 1 {names[1]!r}, wanted the relevant "
             "one as label 1, whose logit counts for a pair; swap the rows of the head and the "

@@ -1,7 +1,7 @@
-"""Real texts that lie on every machine with Python: the paragraphs of its own language reference.
+"""Real texts that every machine with Python has: the paragraphs of its language reference.
 
-Coarse precisions are calibrated on some of them and proven on others. Passages that share words
-with their query are near each other in score, so that a lost order shows.
+Low precisions are calibrated on some of them and proven on others. Passages that share words with
+their query have similar scores, so that a changed order shows.
 """
 
 import random
@@ -23,7 +23,7 @@ _CALIBRATION = 64
 
 @cache
 def paragraphs() -> tuple[str, ...]:
-    """All paragraphs of 20 to 120 words, in an order that is mixed and always the same."""
+    """All paragraphs of 20 to 120 words, in a fixed shuffled order."""
     found = [
         " ".join(paragraph.split())
         for name in sorted(topics)
@@ -35,10 +35,10 @@ def paragraphs() -> tuple[str, ...]:
 
 
 def candidate_groups(max_tokens: int) -> tuple[Group, ...]:
-    """Queries with those of the other paragraphs that share most words with them.
+    """Queries with the other paragraphs that share most words with them.
 
-    A query is how a paragraph begins, shorter where `max_tokens` of a pair are few; that paragraph
-    itself is not among its passages.
+    A query is the beginning of a paragraph, shorter if `max_tokens` is small; that paragraph is not
+    among its passages.
     """
     texts = paragraphs()[_CALIBRATION:]
     words = [set(re.findall(r"\w{4,}", text.lower())) for text in texts]

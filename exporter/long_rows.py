@@ -1,8 +1,8 @@
-"""Attention of long rows in pieces, so that its memory stays bounded.
+"""Chunked attention for long rows, which limits its memory.
 
-ONNX Runtime's CPU kernel keeps heads × queries × keys numbers: 9 GB for one row of 8192 tokens of
-the 1B model. A query sees its keys alone, so that some queries at a time give the same answer.
-Shorter rows go the direct way.
+ONNX Runtime's CPU kernel stores heads × queries × keys numbers: 9 GB for one row of 8192 tokens of
+the 1B model. Queries are independent of each other, so chunks of queries give the same answer.
+Shorter rows are computed at once.
 """
 
 import shutil
@@ -18,27 +18,27 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, nump
 from exporter.workspace import link_or_copy
 from runtime.manifest import MODEL_FILE
 
-# Rows up to this many tokens are computed in one piece: at 32 heads half a gigabyte.
-LONG = 2048
-_PIECES = 16
-# What the values begin with that a choice needs.
+# Rows up to this many tokens are computed at once: at 32 heads half a gigabyte.
+LONG_ROW_TOKENS = 2048
+_CHUNKS = 16
+# Prefix of the values that the If nodes need.
 _PREFIX = "long."
 
 
-def bound_attention(directory: Path) -> None:
-    """Rewrite model.onnx of `directory`; weights beside it stay as they are."""
+def chunk_attention(directory: Path) -> None:
+    """Rewrite model.onnx of `directory`; its external weights are unchanged."""
     path = directory / MODEL_FILE
     model = onnx.load(path, load_external_data=False)
-    split_attention(model)
+    chunk_model(model)
     onnx.save(model, path)
 
 
 @contextmanager
-def bounded_copy(directory: Path, within: Path | None = None) -> Iterator[Path]:
-    """A temporary artifact whose attention is bounded, where that of `directory` is to stay as it
-    is: a graph for a GPU that the CPU has to prove. Files are linked where that can be done.
+def chunked_copy(directory: Path, within: Path | None = None) -> Iterator[Path]:
+    """A temporary copy of the artifact with chunked attention: it proves a GPU's graph on the CPU.
 
-    It lies `within` a directory, which may be `directory`; None: the system's for temporary files.
+    Files are linked if possible. The copy is `within` a directory, which may be `directory`; None:
+    the system's directory for temporary files.
     """
     with tempfile.TemporaryDirectory(dir=within) as name:
         copy = Path(name)
@@ -47,19 +47,19 @@ def bounded_copy(directory: Path, within: Path | None = None) -> Iterator[Path]:
                 link_or_copy(path, copy / path.name)
             elif path.name != copy.name:
                 shutil.copytree(path, copy / path.name, copy_function=link_or_copy)
-        # The one file that is rewritten.
+        # The only file that is rewritten.
         (copy / MODEL_FILE).unlink()
         shutil.copyfile(directory / MODEL_FILE, copy / MODEL_FILE)
-        bound_attention(copy)
+        chunk_attention(copy)
         yield copy
 
 
-def unbound_attention(directory: Path) -> None:
-    """Undo `bound_attention`, for steps that read the graph; one without choices stays as it is."""
+def unchunk_attention(directory: Path) -> None:
+    """Undo `chunk_attention`, for steps that read the graph; other graphs are unchanged."""
     path = directory / MODEL_FILE
     model = onnx.load(path, load_external_data=False)
     graph = model.graph
-    nodes = [_whole(node) for node in graph.node if not node.output[0].startswith(_PREFIX)]
+    nodes = [_unwrapped(node) for node in graph.node if not node.output[0].startswith(_PREFIX)]
     kept = [tensor for tensor in graph.initializer if not tensor.name.startswith(_PREFIX)]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
@@ -67,8 +67,8 @@ def unbound_attention(directory: Path) -> None:
     onnx.save(model, path)
 
 
-def _whole(node: NodeProto) -> NodeProto:
-    """The Attention node that `_choice` made `node` of, else a copy of it."""
+def _unwrapped(node: NodeProto) -> NodeProto:
+    """The Attention node inside the If node of `_choice`, else a copy of `node`."""
     found = NodeProto()
     found.CopyFrom(node)
     if node.op_type == "If" and node.input[0] == f"{_PREFIX}is":
@@ -78,10 +78,10 @@ def _whole(node: NodeProto) -> NodeProto:
     return found
 
 
-def split_attention(model: ModelProto) -> None:
-    """Put every Attention node into a choice between one piece and _PIECES of them.
+def chunk_model(model: ModelProto) -> None:
+    """Wrap every Attention node in an If node: at once, or in _CHUNKS chunks of queries.
 
-    Nodes whose mask has not one row for each query are left alone.
+    Nodes without a mask row for each query are unchanged.
     """
     graph = model.graph
     split = {n.output[0] for n in graph.node if n.op_type == "Attention" and _has_rows(n)}
@@ -100,12 +100,12 @@ def _has_rows(node: NodeProto) -> bool:
 
 
 def _measures(graph: GraphProto) -> list[NodeProto]:
-    """Nodes that give `long.is` (bool) and `long.step` (int64 [1], queries in a piece)."""
+    """Nodes that give `long.is` (bool) and `long.step` (int64 [1], queries in a chunk)."""
     for name, value in (
-        ("long.limit", np.asarray(LONG, np.int64)),
+        ("long.limit", np.asarray(LONG_ROW_TOKENS, np.int64)),
         ("long.one", np.asarray([1], np.int64)),
-        ("long.round", np.asarray([_PIECES - 1], np.int64)),
-        ("long.pieces", np.asarray([_PIECES], np.int64)),
+        ("long.round", np.asarray([_CHUNKS - 1], np.int64)),
+        ("long.pieces", np.asarray([_CHUNKS], np.int64)),
         ("long.axis", np.asarray([2], np.int64)),
         ("long.scalar", np.asarray([], np.int64)),
     ):
@@ -123,30 +123,30 @@ def _measures(graph: GraphProto) -> list[NodeProto]:
 
 def _choice(node: NodeProto) -> NodeProto:
     result = node.output[0]
-    whole = NodeProto()
-    whole.CopyFrom(node)
-    whole.output[0] = f"{result}.whole"
+    at_once = NodeProto()
+    at_once.CopyFrom(node)
+    at_once.output[0] = f"{result}.whole"
     return helper.make_node(
         "If",
         ["long.is"],
         [result],
-        then_branch=_branch(_pieces(node), f"{result}.pieces"),
-        else_branch=_branch([whole], f"{result}.whole"),
+        then_branch=_branch(_chunks(node), f"{result}.pieces"),
+        else_branch=_branch([at_once], f"{result}.whole"),
     )
 
 
-def _pieces(node: NodeProto) -> list[NodeProto]:
+def _chunks(node: NodeProto) -> list[NodeProto]:
     result = node.output[0]
     make = helper.make_node
     nodes = []
-    for i in range(_PIECES + 1):
+    for i in range(_CHUNKS + 1):
         number, bound = f"{result}.number.{i}", f"{result}.bound.{i}"
         value = numpy_helper.from_array(np.asarray([i], np.int64))
         nodes += [
             make("Constant", [], [number], value=value),
             make("Mul", ["long.step", number], [bound]),
         ]
-    for i in range(_PIECES):
+    for i in range(_CHUNKS):
         bounds = [f"{result}.bound.{i}", f"{result}.bound.{i + 1}", "long.axis"]
         query, mask, piece = (f"{result}.{part}.{i}" for part in ("query", "mask", "piece"))
         attention = NodeProto()
@@ -158,10 +158,10 @@ def _pieces(node: NodeProto) -> list[NodeProto]:
             make("Slice", [node.input[3], *bounds], [mask]),
             attention,
         ]
-    parts = [f"{result}.piece.{i}" for i in range(_PIECES)]
+    parts = [f"{result}.piece.{i}" for i in range(_CHUNKS)]
     return [*nodes, make("Concat", parts, [f"{result}.pieces"], axis=2)]
 
 
 def _branch(nodes: list[NodeProto], output: str) -> GraphProto:
-    # Its type is the node's, which graphs in half precision do not have in float32.
+    # No type is declared: it is the node's, which is not float32 in half precision.
     return helper.make_graph(nodes, output, [], [ValueInfoProto(name=output)])

@@ -1,14 +1,14 @@
-"""What an artifact's weights were merged from, and whether a checkpoint is merged of the same."""
+"""The files that an artifact's weights were merged from, compared with those of a checkpoint."""
 
 from exporter.adapter import ADAPTER_CONFIG
 from exporter.checkpoint import Checkpoint
-from exporter.errors import CheckpointRefused, ManifestWrong
+from exporter.errors import CheckpointRefused, ManifestMismatch
 from exporter.options import ADAPTER_OPTION
 from runtime.manifest import Manifest
 
 
 def merged_by(checkpoint: Checkpoint) -> dict[str, str]:
-    """The origin of `Checkpoint.merged`, in the words of `Manifest.origins`."""
+    """The origin of `Checkpoint.merged`, as a text of `Manifest.origins`."""
     if checkpoint.adapter is None:
         return {}
     base = checkpoint.adapter.base or checkpoint.base.name
@@ -16,7 +16,7 @@ def merged_by(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def refuse_other_adapter(manifest: Manifest, checkpoint: Checkpoint) -> None:
-    """Raise CheckpointRefused where one of the two has an adapter, and ManifestWrong where they
+    """Raise CheckpointRefused if only one of the two has an adapter, and ManifestMismatch if they
     have different ones."""
     if manifest.merged and checkpoint.adapter is None:
         raise CheckpointRefused(
@@ -32,4 +32,4 @@ def refuse_other_adapter(manifest: Manifest, checkpoint: Checkpoint) -> None:
     found = checkpoint.merged
     for name in sorted(manifest.merged.keys() | found.keys()):
         if manifest.merged.get(name) != found.get(name):
-            raise ManifestWrong(f"merged {name}", manifest.merged.get(name), found.get(name))
+            raise ManifestMismatch(f"merged {name}", manifest.merged.get(name), found.get(name))

@@ -1,7 +1,7 @@
 """A LoRA adapter merged into the weights of its base: W + scale · B A (arXiv 2106.09685).
 
-Nothing is computed here but names and shapes. Each tensor is merged in float32 when it is read,
-into its own memory, so that the peak stays that of the base.
+Only names and shapes are compared here. Each tensor is merged in place, in float32, when it is
+read, so that the peak of memory stays that of the base.
 """
 
 import re
@@ -15,14 +15,14 @@ from exporter.architectures.base import Body
 from exporter.errors import CheckpointRefused
 from exporter.weights import Stored, first
 
-# What peft puts before the names of the model that was trained.
+# peft's prefix for the names of the model that was trained.
 _PREFIX = "base_model.model."
-# A layer's pair of matrices, or those of an embedding, whose product is laid down.
+# The pair of matrices of a layer, or of an embedding, whose product is transposed.
 _PAIR = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
 _LINEAR = ("lora_A.weight", "lora_B.weight")
 _EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
-_WHOLE = "whole"
-# Where layers that have a pair keep what the base has.
+_FULL = "whole"
+# In layers with a pair, the name of the base's own weight.
 _BASE_LAYER = ".base_layer."
 _FITTING = "export it with the base that it was trained on"
 
@@ -30,73 +30,73 @@ _FITTING = "export it with the base that it was trained on"
 @dataclass(frozen=True)
 class Merged(Stored):
     """A tensor of the base [rows, columns], and the adapter's pair for it: `down` [rank, inputs]
-    and `up` [outputs, rank]. `laid` is true where the base keeps it as [inputs, outputs]."""
+    and `up` [outputs, rank]. `transposed` is true if the base has it as [inputs, outputs]."""
 
     down: Stored
     up: Stored
     scale: float
-    laid: bool
+    transposed: bool
 
     def read(self) -> torch.Tensor:
         """See Stored."""
-        whole, down, up = super().read(), self.down.read(), self.up.read()
-        pair = (down.T, up.T) if self.laid else (up, down)
-        return whole.addmm_(*pair, alpha=self.scale)
+        full, down, up = super().read(), self.down.read(), self.up.read()
+        pair = (down.T, up.T) if self.transposed else (up, down)
+        return full.addmm_(*pair, alpha=self.scale)
 
 
 def merged(
-    weights: Mapping[str, Stored], adapter: Adapter, body: type[Body], brought: Collection[str] = ()
+    weights: Mapping[str, Stored], adapter: Adapter, body: type[Body], added: Collection[str] = ()
 ) -> dict[str, Stored]:
-    """The `weights` of a base whose body is of this class, with the adapter's in their places.
+    """The `weights` of a base whose body is of this class, with the adapter merged.
 
-    `brought` are names of tensors that the base lacks and the adapter has whole. Raises
+    `added` are names of tensors that the base lacks and the adapter has as full tensors. Raises
     CheckpointRefused unless every tensor of the adapter has a place and fits it.
     """
-    places = {_bare(name, body): name for name in (*brought, *weights)}
+    places = {_without_prefix(name, body): name for name in (*added, *weights)}
     parts: dict[str, dict[str, Stored]] = {}
     unplaced = []
     for key, stored in adapter.tensors.items():
         module, side = _part(key)
-        place = places.get(_bare(module, body))
+        place = places.get(_without_prefix(module, body))
         if place is not None:
             sides = parts.setdefault(place, {})
             _refuse_twice(sides.setdefault(side, stored), stored)
-        elif not _bare(module, body).startswith(body.unused):
+        elif not _without_prefix(module, body).startswith(body.unused):
             unplaced.append(key)
     if unplaced:
         raise CheckpointRefused(
             f"{ADAPTER_WEIGHTS} in {adapter.directory} has tensors without a place in the base: "
             f"{first(unplaced)}; {_FITTING}"
         )
-    _refuse_half_saved(adapter, weights, parts)
+    _refuse_missing_modules(adapter, weights, parts)
     found = dict(weights)
     for place, sides in parts.items():
-        whole = sides.pop(_WHOLE, None)
-        if whole is not None:
-            found[place] = _fitting(whole, weights.get(place))
+        full = sides.pop(_FULL, None)
+        if full is not None:
+            found[place] = _fitting(full, weights.get(place))
         if sides:
             found[place] = _paired(found[place], sides, adapter)
     return found
 
 
-def whole_tensors(adapter: Adapter) -> Iterator[str]:
-    """Names of what the adapter holds whole, as the base would name it."""
+def full_tensors(adapter: Adapter) -> Iterator[str]:
+    """Names of the adapter's full tensors, as the base would name them."""
     for key in adapter.tensors:
         name, side = _part(key)
-        if side == _WHOLE:
+        if side == _FULL:
             yield name
 
 
 def _part(key: str) -> tuple[str, str]:
-    """The tensor of the base that an adapter's is for, and which part of it that is."""
+    """The base's tensor for an adapter's key, and the part that the key is of it."""
     name = key.removeprefix(_PREFIX)
     pair = _PAIR.fullmatch(name)
     if pair is None:
-        return name.replace(_BASE_LAYER, "."), _WHOLE
+        return name.replace(_BASE_LAYER, "."), _FULL
     return f"{pair[1]}.weight", pair[2]
 
 
-def _bare(name: str, body: type[Body]) -> str:
+def _without_prefix(name: str, body: type[Body]) -> str:
     """Checkpoints and adapters are saved with the body's prefix or without; loaders take both."""
     return name.removeprefix(body.prefix)
 
@@ -104,7 +104,7 @@ def _bare(name: str, body: type[Body]) -> str:
 def _refuse_twice(before: Stored, stored: Stored) -> None:
     if before is not stored:
         raise CheckpointRefused(
-            f"{ADAPTER_WEIGHTS} has both {before.name} and {stored.name} for one place; save the "
+            f"{ADAPTER_WEIGHTS} has both {before.name} and {stored.name} for one tensor; save the "
             "adapter again"
         )
 
@@ -118,15 +118,15 @@ def _fitting(stored: Stored, replaced: Stored | None) -> Stored:
     return stored
 
 
-def _refuse_half_saved(
+def _refuse_missing_modules(
     adapter: Adapter, weights: Mapping[str, Stored], parts: Mapping[str, Mapping[str, Stored]]
 ) -> None:
-    """What is named as saved and is not, peft would take from the base, or make up."""
+    """peft would take a missing module of modules_to_save from the base, or initialise it."""
     lacking = [
         name
         for name in weights
         if any(f".{saved}." in f".{name}" for saved in adapter.saved)
-        and _WHOLE not in parts.get(name, {})
+        and _FULL not in parts.get(name, {})
     ]
     if lacking:
         raise CheckpointRefused(
@@ -136,15 +136,15 @@ def _refuse_half_saved(
 
 
 def _paired(base: Stored, pair: Mapping[str, Stored], adapter: Adapter) -> Merged:
-    laid = any(side in _EMBEDDING for side in pair)
-    down, up = (pair.get(side) for side in (_EMBEDDING if laid else _LINEAR))
+    transposed = any(side in _EMBEDDING for side in pair)
+    down, up = (pair.get(side) for side in (_EMBEDDING if transposed else _LINEAR))
     if down is None or up is None or len(pair) > 2:
         raise CheckpointRefused(
             f"{ADAPTER_WEIGHTS} has {first(stored.name for stored in pair.values())}, wanted "
-            "lora_A and lora_B of a layer, and no more; save the adapter again"
+            "lora_A and lora_B of a layer, and nothing else; save the adapter again"
         )
     rows, columns = base.shape if len(base.shape) == 2 else (-1, -1)
-    if laid:
+    if transposed:
         rows, columns = columns, rows
     for stored, wanted in ((down, (adapter.rank, columns)), (up, (rows, adapter.rank))):
         if stored.shape != wanted:
@@ -153,4 +153,4 @@ def _paired(base: Stored, pair: Mapping[str, Stored], adapter: Adapter) -> Merge
                 f"{base.name} {list(base.shape)} of the base and r = {adapter.rank} in "
                 f"{ADAPTER_CONFIG}; {_FITTING}"
             )
-    return Merged(base.file, base.name, base.shape, down, up, adapter.scale, laid)
+    return Merged(base.file, base.name, base.shape, down, up, adapter.scale, transposed)

@@ -1,11 +1,11 @@
-"""The graph in the operators for which ONNX Runtime's CUDA provider has fast kernels.
+"""Rewrite a graph to the operators for which ONNX Runtime's CUDA provider has fast kernels.
 
 Its kernel of ONNX's Attention runs flash attention only where no mask is given (fp16 or bf16, from
 compute capability 8.0 on); with a mask it falls back to slower kernels, and to one that stores all
 scores when the row's length is no multiple of 4 (onnxruntime/core/providers/cuda/llm/attention.cc,
-release 1.31). Opset 24 can say instead how many keys each row has, and that needs no mask: so rows
-are turned until their padding stands at the end. The kernel also wants heads unmoved, as the
-linear layers leave them, and would move transposed ones back.
+release 1.31). Opset 24 has the number of keys of each row as an input instead of a mask: so rows
+are rotated until their padding is at the end. The kernel also expects heads in the layout of the
+linear layers, and would transpose others back.
 
 A sum with its norm becomes one of ONNX Runtime's own operators, in float32: the half-precision
 ones have overflowed in the past (github.com/microsoft/onnxruntime/issues/29034).
@@ -35,8 +35,8 @@ _NORMS = {
     "RMSNormalization": "SkipSimplifiedLayerNormalization",
     "LayerNormalization": "SkipLayerNormalization",
 }
-# A mask that is made with these alone lets every query see all real keys, and itself. Windows and
-# causal masks compare with more than Equal.
+# A mask computed with these operators alone is a padding mask. Windows and causal masks need other
+# comparisons than Equal.
 _PLAIN_MASK = {
     "Cast",
     "Concat",
@@ -54,8 +54,8 @@ _HEADS_MOVED = [0, 2, 1, 3]
 
 
 def adapt(directory: Path) -> None:
-    """Rewrite model.onnx of `directory`, and vision.onnx where there is one; weights beside them
-    stay as they are."""
+    """Rewrite model.onnx of `directory`, and vision.onnx if there is one; external weights are
+    unchanged."""
     for path in (directory / MODEL_FILE, directory / VISION_FILE):
         if path.is_file():
             model = onnx.load(path, load_external_data=False)
@@ -66,23 +66,23 @@ def adapt(directory: Path) -> None:
 def use_fast_kernels(model: ModelProto) -> None:
     """Rewrite attention and norms of `model`, at opset 23, in place; it is at opset 24 then.
 
-    Attention with a mask that is more than padding stays as it is.
+    Attention with more than a padding mask is unchanged.
     """
     if [(one.domain, one.version) for one in model.opset_import] != [("", OPSET - 1)]:
         raise ExportError(f"found opset {model.opset_import}, wanted {OPSET - 1} and no other")
     graph = _Graph(model.graph)
-    changed = [graph.forget_mask(node) for node in model.graph.node]
+    changed = [graph.drop_mask(node) for node in model.graph.node]
     for node in model.graph.node:
         graph.join_sum(node)
     if any(changed):
-        _turn_rows(model.graph)
+        _rotate_rows(model.graph)
     _drop_unread(model.graph)
     model.opset_import[0].version = OPSET
     model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
 
 
 class _Graph:
-    """The graph as it was, and how to change one node of it."""
+    """The original graph, and changes of single nodes."""
 
     def __init__(self, graph: GraphProto) -> None:
         self._maker = {name: node for node in graph.node for name in node.output}
@@ -92,8 +92,8 @@ class _Graph:
                 self._readers[name].append(node)
         self._shapes = {v.name: _shape(v) for v in graph.value_info}
 
-    def forget_mask(self, node: NodeProto) -> bool:
-        """Let an Attention node go by lengths; false where it must keep its mask."""
+    def drop_mask(self, node: NodeProto) -> bool:
+        """Replace an Attention node's mask by row lengths; False if it must keep the mask."""
         if node.op_type != "Attention" or len(node.input) != 4:
             return False
         moved = [self._before_moving(name) for name in node.input[:3]]
@@ -104,13 +104,13 @@ class _Graph:
         # Neither mask nor past keys and values; the last is nonpad_kv_seqlen.
         node.input[:] = [*(name for name in moved if name), "", "", "", "rows.lengths"]
         node.output[0] = result.output[0]
-        result.output[0] += ".moved"  # nobody reads it any more
+        result.output[0] += ".moved"  # no longer read
         node.attribute.append(helper.make_attribute("q_num_heads", heads[0]))
         node.attribute.append(helper.make_attribute("kv_num_heads", heads[1]))
         return True
 
     def join_sum(self, node: NodeProto) -> None:
-        """Make a norm and the sum that it reads one node, which gives both."""
+        """Fuse a norm with the sum that it reads into one node with both outputs."""
         total = self._maker.get(node.input[0]) if node.op_type in _NORMS else None
         if total is None or total.op_type != "Add" or _attribute(node, "axis", -1) != -1:
             return
@@ -126,7 +126,7 @@ class _Graph:
             domain=CONTRIB,
             epsilon=epsilon,
         )
-        total.output[0] = f"{name}.apart"  # nobody reads it any more
+        total.output[0] = f"{name}.apart"  # no longer read
         node.CopyFrom(joined)
 
     def _before_moving(self, name: str) -> str | None:
@@ -161,11 +161,11 @@ class _Graph:
         return found
 
 
-def _turn_rows(graph: GraphProto) -> None:
-    """Give everything rows that begin with a real token, and attention their lengths.
+def _rotate_rows(graph: GraphProto) -> None:
+    """Rotate rows so that they begin with a real token, and give attention their lengths.
 
-    Rows are turned as a whole, so that left padding comes to stand at the end. A row without any
-    real token counts as one of a single token: its answer is finite, and nobody's.
+    Left padding then is at the end. A row without any real token counts as one token: its output is
+    finite and not used.
     """
     for name, value in (
         ("rows.begin", 0),
@@ -178,7 +178,7 @@ def _turn_rows(graph: GraphProto) -> None:
         graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
     make = helper.make_node
     mask = next(i.name for i in graph.input if i.name == "attention_mask")
-    # What comes from Shape lives on the host; only Range reads it there. Whatever else needs the
+    # The output of Shape is on the host; only Range reads it there. Whatever else needs the
     # length takes it from `places`, because captured CUDA graphs allow no copies to the device.
     nodes = [
         make("Shape", [mask], ["rows.shape"], start=1, end=2),
@@ -212,7 +212,7 @@ def _turn_rows(graph: GraphProto) -> None:
 
 
 def _drop_unread(graph: GraphProto) -> None:
-    """Remove nodes and constants that nothing reads, and what was known of their values."""
+    """Remove nodes and constants that are not read, and their value infos."""
     read = {o.name for o in graph.output}
     kept = []
     for node in reversed(graph.node):

@@ -1,14 +1,14 @@
-"""What is said on the command line of a checkpoint, because no file of it says so.
+"""Options for facts that no file of a checkpoint says.
 
-Whatever an option decides has its name as the origin in the manifest; by that, an artifact is
-verified later without saying it again.
+A fact that an option decided has the option's name as its origin in the manifest, so that an
+artifact is verified later without the option.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from exporter.errors import ExportError
-from exporter.progress import tell
+from exporter.progress import print_line
 from runtime.model_files import read_bounded
 
 ADAPTER_OPTION = "--adapter"
@@ -21,29 +21,29 @@ _TEMPLATE_BYTES = 1 << 20
 _INPUT_TYPES = ("query", "passage")
 
 
-def read_template(said: str) -> tuple[str, str]:
-    """The template that `said`, a file or the text itself, means, and what its origin is called.
+def read_template(value: str) -> tuple[str, str]:
+    """The template in `value`, a file or the text itself, and its origin.
 
-    A file is UTF-8 and is taken as it is, but for one newline at its end, which editors add and
+    A file is UTF-8 and is used as it is, except for one newline at its end, which editors add and
     Jinja drops as well. Raises ExportError.
     """
-    path = Path(said)
+    path = Path(value)
     try:
-        # A text may be longer than any file's name.
-        there = said != "" and path.exists()
+        # A text may be longer than a file name can be.
+        there = value != "" and path.exists()
     except (OSError, ValueError):
         there = False
     if there:
         return _of_file(path), f"{TEMPLATE_OPTION} {path.name}"
-    if not ("{query}" in said or "{passage}" in said):
+    if not ("{query}" in value or "{passage}" in value):
         raise ExportError(
-            f"found {TEMPLATE_OPTION} {said[:200]!r}, which is no file and has no {{passage}}; "
+            f"found {TEMPLATE_OPTION} {value[:200]!r}, which is no file and has no {{passage}}; "
             "wanted the path of a file, or a text with {query} and {passage}"
         )
-    _refuse_double_braces(said, TEMPLATE_OPTION)
-    _refuse_half_characters(said, TEMPLATE_OPTION)
-    _tell_backslashes(said, TEMPLATE_OPTION)
-    return said, TEMPLATE_OPTION
+    _refuse_double_braces(value, TEMPLATE_OPTION)
+    _refuse_half_characters(value, TEMPLATE_OPTION)
+    _warn_of_backslashes(value, TEMPLATE_OPTION)
+    return value, TEMPLATE_OPTION
 
 
 def _of_file(path: Path) -> str:
@@ -67,24 +67,26 @@ def _of_file(path: Path) -> str:
     for end in ("\r\n", "\n"):
         if template.endswith(end):
             template = template.removesuffix(end)
-            tell(f"the newline at the end of {path.name} is no part of the template")
+            print_line(f"the newline at the end of {path.name} is not part of the template")
             break
     if "\r" in template:
-        tell(f"{path.name} has carriage returns (line ends of Windows), which are kept as they are")
+        print_line(
+            f"{path.name} has carriage returns (line ends of Windows), which are kept as they are"
+        )
     return template
 
 
-def read_prefixes(said: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Prefixes by input type, of these types and texts; empty where all are: no text has one then.
+def read_prefixes(value: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Prefixes by input type from pairs of type and text; an empty mapping if all are empty.
 
-    A type that is not named has none. Raises ExportError.
+    A type that is not named has an empty prefix. Raises ExportError.
     """
     found: dict[str, str] = {}
-    for kind, text in said:
+    for kind, text in value:
         if kind in found:
             raise ExportError(f"found {PREFIX_OPTION} {kind}= more than once, wanted one text")
         _refuse_half_characters(text, PREFIX_OPTION)
-        _tell_backslashes(text, PREFIX_OPTION)
+        _warn_of_backslashes(text, PREFIX_OPTION)
         found[kind] = text
     if not any(found.values()):
         return {}
@@ -92,7 +94,7 @@ def read_prefixes(said: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _refuse_double_braces(template: str, where: str) -> None:
-    """As Jinja has them, and str.format for braces that are no field's."""
+    """Refuse the doubled braces of Jinja and of escapes in str.format."""
     for field in ("{query}", "{passage}"):
         if "{" + field + "}" in template:
             raise ExportError(
@@ -101,7 +103,7 @@ def _refuse_double_braces(template: str, where: str) -> None:
 
 
 def _refuse_half_characters(text: str, option: str) -> None:
-    """Bytes of a command line that are no UTF-8 come as halves of characters."""
+    """Bytes of a command line that are not UTF-8 become surrogates (PEP 383)."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -110,10 +112,10 @@ def _refuse_half_characters(text: str, option: str) -> None:
         ) from error
 
 
-def _tell_backslashes(text: str, option: str) -> None:
+def _warn_of_backslashes(text: str, option: str) -> None:
     if "\\n" in text or "\\t" in text:
         advice = ", or name a file" if option == TEMPLATE_OPTION else ""
-        tell(
+        print_line(
             f"{option} has a backslash and a letter (\\n or \\t), which are two characters of the "
             f"text; for a newline write one: $'…\\n…' in the shell{advice}"
         )

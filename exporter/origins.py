@@ -1,6 +1,6 @@
-"""Where each fact that decides a score was read: the words of `Manifest.origins`.
+"""The origins of facts that decide a score: the texts of `Manifest.origins`.
 
-A fact stands in a file under a key, in a profile, in an option, or is the architecture's own.
+An origin is a file with a key, a profile, an option, or the architecture.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from exporter.sentence_files import TOKENIZER_CONFIG, model_settings, read_json
 from exporter.tokens import TYPES
 from runtime.activation import placed_activation
 
-# The keys of config.json that families name a fact by. One counts where its architecture asked for
+# The keys of config.json for a fact, in different families. A key counts if its architecture read
 # it and the file has it.
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "pooling": ("pooling", "classifier_pooling"),
@@ -29,10 +29,10 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
 _TYPED_BY = "model_input_names"
 
 
-def told_by(checkpoint: Checkpoint, fact: str) -> str:
-    """The key of config.json that names `fact`, else the architecture, whose own it is then."""
+def key_origin(checkpoint: Checkpoint, fact: str) -> str:
+    """The key of config.json that decides `fact`, else the architecture."""
     config = checkpoint.config
-    asked = frozenset(config.read)  # what is looked at here counts as nothing that was asked for
+    asked = frozenset(config.read)  # a copy: reads in this function do not count
     for key in _KEYS[fact]:
         if key in asked and config.get(key) is not None:
             return f"{CONFIG_FILE} ({key})"
@@ -42,31 +42,31 @@ def told_by(checkpoint: Checkpoint, fact: str) -> str:
 def origins_of(
     checkpoint: Checkpoint, model: Architecture, tokenizer: PreTrainedTokenizerBase, profile: str
 ) -> dict[str, str]:
-    """The origins of all facts but profile, prompt and limit, which wishes may decide. `profile` is
-    the name of the one that was taken. Raises CheckpointRefused."""
-    words = _words(checkpoint.directory, tokenizer)
+    """The origins of all facts but profile, prompt and limit, which options may decide. `profile`
+    is the name of the profile in use. Raises CheckpointRefused."""
+    tokenizer_origin = _tokenizer_origin(checkpoint.directory, tokenizer)
     origins = {
-        "causal": told_by(checkpoint, "causal"),
-        "special_tokens": words,
+        "causal": key_origin(checkpoint, "causal"),
+        "special_tokens": tokenizer_origin,
         "padding_side": f"the profile {profile}",
-        "lower_case": checkpoint.texts.lowered_by or words,
+        "lower_case": checkpoint.texts.lowered_by or tokenizer_origin,
         "token_types": _typed_by(checkpoint, model),
     }
     if checkpoint.vectors is None:
         return origins | {
-            "pooling": told_by(checkpoint, "pooling"),
-            "temperature": told_by(checkpoint, "temperature"),
+            "pooling": key_origin(checkpoint, "pooling"),
+            "temperature": key_origin(checkpoint, "temperature"),
             "activation": _activated_by(checkpoint),
         }
     return origins | {
         "pooling": checkpoint.vectors.pooled_by,
         "normalize": checkpoint.vectors.normalized_by,
-        "dimensions": told_by(checkpoint, "dimensions"),
+        "dimensions": key_origin(checkpoint, "dimensions"),
     }
 
 
-def _words(directory: Path, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's files; transformers' class may add to them what they do not say."""
+def _tokenizer_origin(directory: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's files, with transformers' class, which may add facts of its own."""
     names = ["tokenizer.json"]
     if not (directory / names[0]).is_file():
         names = [n for n in tokenizer.vocab_files_names.values() if (directory / n).is_file()]

@@ -1,5 +1,5 @@
-"""The exporter's own reading in the place of a witness: for folders that no loader here can load,
-and to tell where a graph and a witness part."""
+"""The exporter's own PyTorch model as a stand-in for a witness: for folders that no loader here can
+load, and to diagnose a difference between graph and witness."""
 
 import numpy as np
 import torch
@@ -49,6 +49,6 @@ class _OwnEmbedding(_OwnReading, VectorWitness):
 def own_reading(
     model: Architecture, tokenizer: CheckpointTokenizer, manifest: Manifest, why: str
 ) -> Witness:
-    """What stands in for a witness; `why` there is none."""
+    """The stand-in for a witness; `why` says the reason."""
     kind = _OwnRanking if manifest.kind == "rank" else _OwnEmbedding
     return kind(model, tokenizer, manifest, why)

@@ -1,7 +1,7 @@
-"""A pad token without a row in the embeddings, which is left out of the tokenizer.
+"""Remove a pad token without a row in the embeddings from the tokenizer.
 
-Some training adds one and resizes nothing: no text has it, and what is padded is masked. A text
-that holds it would fail in any loader; without the token it is read as the characters that it is.
+Some training adds one without resizing: no text has it, and padding is masked. A text that contains
+it would fail in any loader; without the token it is read as ordinary characters.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from exporter.sentence_files import TOKENIZER_CONFIG, read_json
 
 _PAD = "pad_token"
 _MAP = "special_tokens_map.json"
-# Tokens that stand in rows, so that nothing can do without them.
+# Special tokens that occur in rows and cannot be removed.
 _OTHERS = ("bos_token", "eos_token", "unk_token", "cls_token", "sep_token", "mask_token")
 
 

@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 
 from exporter.answers import Reference, Scores, Tokens
+from exporter.diagnosis import diagnose_tokens
 from exporter.errors import ParityFailed
-from exporter.explaining import misread
 from exporter.parity_texts import Group
 from exporter.report import Parity, Precision, Rule, Rung
 from runtime import machine
@@ -41,8 +41,8 @@ LOGIT_TOLERANCE: dict[Precision, float] = {
     "int8-weights": 1e-3,
 }
 _LARGEST_LOGIT = {"fp32": 5.0}
-_LARGEST_COARSE_LOGIT = 25.0
-# Kernels of other machines round otherwise than those of the parity run.
+_LARGEST_LOW_PRECISION_LOGIT = 25.0
+# Kernels on other machines round differently.
 _GOLDEN_TOLERANCE = 1e-3
 LOWEST_TAU: dict[Precision, float] = {
     "fp32": 1.0,
@@ -54,15 +54,14 @@ LOWEST_TAU: dict[Precision, float] = {
 }
 # fp8 and int8 by TensorRT, whose scales are constant, are held to nDCG@10 instead of tau.
 MOST_DRIFT = 0.01
-# Precisions whose order is proven on passages that are hard to tell apart as well, and whose
-# scores must not depend on the rows beside them.
-COARSE: frozenset[Precision] = frozenset({"int8", "int8-weights", "fp8"})
+# Precisions whose order is also proven on passages with similar scores, and whose scores must not
+# depend on the other rows of a batch.
+LOW_PRECISIONS: frozenset[Precision] = frozenset({"int8", "int8-weights", "fp8"})
 LOWEST_OVERLAP = 0.9
 BATCH_TOLERANCE = 1e-5
-# Random weights amplify rounding chaotically, so that coarser precisions are held to this share
-# of the reference's standard deviation instead, and their order means nothing. Of bf16 and int8
-# hardly more can be asked than that the scores are of the right size (1B shape, 16 layers: rms
-# 0.25 and 0.7).
+# Random weights amplify rounding chaotically: for lower precisions the tolerance is this share of
+# the reference's standard deviation, and their order means nothing. For bf16 and int8 this checks
+# little more than the size of the scores (1B shape, 16 layers: rms 0.25 and 0.7).
 RANDOM_SHARE: dict[Precision, float] = {
     "fp16": 0.25,
     "bf16": 1.5,
@@ -70,10 +69,10 @@ RANDOM_SHARE: dict[Precision, float] = {
     "int8-weights": 4.0,
     "fp8": 4.0,
 }
-# Scores that spread by fewer tolerances would let any graph pass: the tolerance shrinks with them,
-# as far as float32 goes.
+# If scores spread by fewer tolerances, any graph would pass: the tolerance shrinks with the spread,
+# down to the limit of float32.
 LEAST_SPREAD, _FINEST = 10, 1e-5
-# Scores that are all nearer to each other order nothing that anybody could use.
+# If all scores are closer than this, their order is of no use.
 _FLAT = 0.01
 # How many of the best passages are compared: of at least 20 passages 10, of more than 5 five.
 TOP_K, FEW_TOP_K = 10, 5
@@ -100,11 +99,9 @@ class EngineScores:
     shuffled: list[Scores]
 
 
-def open_report(
-    engine: str, target: TargetProfile, witness: str, *, random_weights: bool
-) -> Parity:
-    """A parity report without rungs, for climbing against the answers of `witness`."""
-    rule: Rule = "ndcg" if target.precision in COARSE and target.shapes else "trained"
+def new_report(engine: str, target: TargetProfile, witness: str, *, random_weights: bool) -> Parity:
+    """A parity report without rungs yet, for a comparison with the answers of `witness`."""
+    rule: Rule = "ndcg" if target.precision in LOW_PRECISIONS and target.shapes else "trained"
     return Parity(
         engine=engine,
         precision=target.precision,
@@ -126,7 +123,7 @@ def golden_tolerance(report: Parity) -> float:
     return max(LOGIT_TOLERANCE[report.precision], 2 * (report.rungs["logits"].max_abs_delta or 0.0))
 
 
-def climb_tokens(report: Parity, reference: Reference, encoder: PairEncoder) -> None:
+def check_tokens(report: Parity, reference: Reference, encoder: PairEncoder) -> None:
     """The first rung. Records it in `report` and raises ParityFailed when an id differs."""
     compared = []
     for group, wanted_rows in zip(reference.groups, reference.tokens, strict=True):
@@ -145,7 +142,7 @@ def compare_tokens(report: Parity, compared: Sequence[tuple[str, Encoding, Token
         raise ParityFailed("tokens", failure)
 
 
-def climb_scores(report: Parity, reference: Reference, ranker: Ranker) -> EngineScores:
+def check_scores(report: Parity, reference: Reference, ranker: Ranker) -> EngineScores:
     """The second and third rung. Records both in `report` before raising ParityFailed."""
     tolerance = _tolerance(report, reference)
     try:
@@ -156,8 +153,8 @@ def climb_scores(report: Parity, reference: Reference, ranker: Ranker) -> Engine
         raise ParityFailed("logits", str(error)) from error
     orders = zip(reference.groups, reference.logits, scores.together, strict=True)
     raise_failures(
-        logits=_climb_logits(report, reference, scores, tolerance),
-        ranking=climb_ranking(report, list(orders), tolerance),
+        logits=_check_logits(report, reference, scores, tolerance),
+        ranking=check_ranking(report, list(orders), tolerance),
     )
     return scores
 
@@ -175,13 +172,13 @@ def batch_delta(ways: Sequence[np.ndarray]) -> float:
 
 
 def dependence(report: Parity) -> str | None:
-    """What to say when a coarse precision's outputs depend on their batch, else None.
+    """The failure if outputs of a low precision depend on their batch, else None.
 
-    Rounding turns a float32 difference of 1e-7 into a whole step, so nearness is no excuse.
+    Rounding can turn a float32 difference of 1e-7 into a full step of the quantization.
     """
     rung = report.rungs["logits"]
     moved = rung.batch_max_abs_delta or 0.0
-    gated = report.precision in COARSE and report.rule == "trained"
+    gated = report.precision in LOW_PRECISIONS and report.rule == "trained"
     if not gated or moved <= BATCH_TOLERANCE:
         return None
     report.rungs["logits"] = msgspec.structs.replace(rung, passed=False)
@@ -233,7 +230,7 @@ def _token_difference(label: str, found: Encoding, wanted: Tokens) -> str | None
                 f"pair {label}: from {kind} {at} the witness is fed {theirs[at : at + 6]} "
                 f"({len(theirs)} in all), the runtime reads {ours[at : at + 6]} ({len(ours)} in "
                 f"all); the two must be equal. Likeliest cause: "
-                f"{misread(found.token_ids.tolist(), wanted)}"
+                f"{diagnose_tokens(found.token_ids.tolist(), wanted)}"
             )
     return None
 
@@ -264,25 +261,24 @@ def _tolerance(report: Parity, reference: Reference) -> float:
 
 
 def _within_spread(tolerance: float, spread: float) -> float:
-    """`tolerance`, but for scores of so small a deviation that any graph would keep it."""
+    """`tolerance`, lowered for scores with so small a deviation that any graph would pass."""
     return min(tolerance, max(spread / LEAST_SPREAD, _FINEST))
 
 
 def flatness(scores: Sequence[Scores], what: str) -> str | None:
-    """What to say of a reference's `scores` that are all but the same, None for others; `what` they
-    are."""
+    """The warning about a reference's `scores` that barely differ, else None; `what` names them."""
     every = np.concatenate(scores)
     lowest, highest = float(every.min()), float(every.max())
     if highest - lowest >= _FLAT:
         return None
     return (
-        f"the checkpoint's own {what} barely differ: the {len(every)} of the parity texts lie "
+        f"the checkpoint's own {what} barely differ: the {len(every)} of the parity texts are "
         f"between {lowest:.6g} and {highest:.6g}, {highest - lowest:.2g} apart, where others are "
         f"{_FLAT} apart at least; is it trained?"
     )
 
 
-def _climb_logits(
+def _check_logits(
     report: Parity, reference: Reference, scores: EngineScores, tolerance: float
 ) -> str | None:
     wanted = np.concatenate(reference.logits)
@@ -293,7 +289,7 @@ def _climb_logits(
         "with its group shuffled": np.concatenate(scores.shuffled),
     }
     deltas = np.abs(np.stack(list(ways.values())) - wanted)
-    largest = _LARGEST_LOGIT.get(report.precision, _LARGEST_COARSE_LOGIT)
+    largest = _LARGEST_LOGIT.get(report.precision, _LARGEST_LOW_PRECISION_LOGIT)
     excess = deltas / np.maximum(1.0, np.abs(wanted) / largest)
     way, pair = np.unravel_index(int(excess.argmax()), excess.shape)
     gated = report.precision == "fp32" or report.rule == "random-weights" or _is_fp16_plan(report)
@@ -313,17 +309,17 @@ def _climb_logits(
     return (
         f"pair {labels[int(pair)]}: the checkpoint gives {wanted[pair]:.6f}, {report.engine} "
         f"scoring it {name} gives {found[pair]:.6f}; they differ by {deltas[way, pair]:.2g}, "
-        f"tolerance {tolerance:.2g} ({report.rule}, {report.precision}). If the precision is to "
-        "blame, export with a finer target"
+        f"tolerance {tolerance:.2g} ({report.rule}, {report.precision}). If the precision is "
+        "the cause, export with a target of higher precision"
     )
 
 
 def _is_fp16_plan(report: Parity) -> bool:
-    """A compiler chooses its own kernels: its logits are held to the tolerance as well."""
+    """An fp16 plan: a compiler chooses its own kernels, so the logit tolerance applies, too."""
     return report.engine == "tensorrt" and report.precision == "fp16"
 
 
-def climb_ranking(
+def check_ranking(
     report: Parity, orders: Sequence[tuple[Group, Scores, Scores]], tolerance: float
 ) -> str | None:
     """The third rung over (group, the checkpoint's scores, the engine's), float64 [passages] each.
@@ -362,7 +358,7 @@ def climb_ranking(
     gated = report.rule == "trained"
     unproven = tau is None and report.rungs["logits"].tolerance is None
     overlap = float(np.mean(overlaps))
-    kept = report.precision not in COARSE or overlap >= LOWEST_OVERLAP
+    kept = report.precision not in LOW_PRECISIONS or overlap >= LOWEST_OVERLAP
     drift = 1.0 - float(np.mean(gains))
     ordered = tau is None or bool(tau >= lowest)
     passed = not gated or (not unproven and ordered and kept)
@@ -373,7 +369,7 @@ def climb_ranking(
         kendall_tau=None if tau is None else float(tau),
         top_k_overlap=overlap,
         tolerance=MOST_DRIFT if report.rule == "ndcg" else lowest if gated else None,
-        ndcg_drift=drift if report.precision in COARSE else None,
+        ndcg_drift=drift if report.precision in LOW_PRECISIONS else None,
         passed=passed,
     )
     if passed:
@@ -387,12 +383,12 @@ def climb_ranking(
     if report.rule == "ndcg":
         return (
             f"nDCG@{TOP_K} by the checkpoint's scores drifts by {drift:.4f}, tolerance "
-            f"{MOST_DRIFT}; export with a finer target"
+            f"{MOST_DRIFT}; export with a target of higher precision"
         )
     if not kept:
         return (
             f"of the checkpoint's best passages {overlap:.0%} are still among the best, "
-            f"wanted {LOWEST_OVERLAP:.0%}; export with a finer target"
+            f"wanted {LOWEST_OVERLAP:.0%}; export with a target of higher precision"
         )
     return (
         f"Kendall's tau is {tau:.4f} over {compared} pairs of passages, tolerance {lowest}; "

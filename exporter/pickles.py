@@ -1,14 +1,14 @@
-"""What to say where a checkpoint's weights are pickles, which can run code when they are opened."""
+"""Advice for checkpoints with pickled weights, which can run code when they are opened."""
 
 import shlex
 from pathlib import Path
 
-# Those of save_pretrained; others are named alike, whatever wrote them.
+# The names of save_pretrained first, then those of other tools.
 _PATTERNS = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
-# Beside weights of any kind.
+# Files of trainers, which are not weights.
 _OTHERS = frozenset(("training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin"))
 _SAVED_AS = "model.safetensors"
-# weights_only: PyTorch then makes tensors alone, and runs nothing.
+# weights_only: PyTorch then loads only tensors and runs no code.
 _CODE = (
     "import pathlib, sys, torch; from safetensors.torch import save_file; "
     "d = pathlib.Path(sys.argv[1]); "
@@ -19,7 +19,7 @@ _CODE = (
 
 
 def pickles(directory: Path) -> list[str]:
-    """The names of the files in `directory` that hold weights as pickles, those of one kind."""
+    """The names of the pickled weight files in `directory` that match one pattern."""
     for pattern in _PATTERNS:
         names = {p.name for p in directory.glob(pattern) if p.is_file()} - _OTHERS
         if found := sorted(n for n in names if not n.startswith(("rng_state", "adapter_"))):

@@ -1,4 +1,4 @@
-"""From a checkpoint to a proven artifact: the order of work and nothing else.
+"""Export, quantize and verify: the order of the steps and nothing else.
 
 read → the witness's answers → token check → load → probe → ONNX → parity on the engine that will
 serve → parity.json → goldens → manifest.json, last → rename into place
@@ -23,34 +23,34 @@ from exporter.architectures.base import Architecture
 from exporter.architectures.nemotron_vl import EMBEDS_INPUT, PIXELS_INPUT, NemotronVL
 from exporter.artifact_model import RankArtifact, VectorArtifact
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
+from exporter.diagnosis import diagnose_model
 from exporter.draft import Draft, draft, profile_for
 from exporter.errors import (
     CheckpointRefused,
     ExportError,
-    ManifestWrong,
+    ManifestMismatch,
     NoWitness,
     OutputRefused,
     ParityFailed,
 )
-from exporter.explaining import blame
 from exporter.image_answers import ask_images
-from exporter.long_rows import LONG, bound_attention, bounded_copy, unbound_attention
+from exporter.long_rows import LONG_ROW_TOKENS, chunk_attention, chunked_copy, unchunk_attention
 from exporter.merged_files import refuse_other_adapter
 from exporter.onnx_file import OPSET, Example, move_to_onnx
 from exporter.own_reading import own_reading
 from exporter.pad_token import drop_pad
-from exporter.parity import COARSE, open_report, package_versions
-from exporter.progress import stage, tell
+from exporter.parity import LOW_PRECISIONS, new_report, package_versions
+from exporter.progress import print_line, stage
 from exporter.prompt import Prompt
 from exporter.proof import Proof, make_proof
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
-from exporter.reference import ask
+from exporter.recorded_args import recorded_args, requested_pooling
+from exporter.reference import collect_answers
 from exporter.report import Parity, read_report, require_passed, write_report
-from exporter.seal import open_once, seal, version_of
+from exporter.seal import check_opening, seal, version_of
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
-from exporter.wished import wished_pooling, wishes_of
 from exporter.witness import rank_witness, vector_witness
 from exporter.witness.adapters import Adapted
 from exporter.witness.base import RankWitness, Witness
@@ -75,9 +75,9 @@ from runtime.profile import (
 from runtime.selection import VISION_ENGINES
 from runtime.text import load_tokenizer
 
-# Precisions whose graph is made of the float32 one.
+# Precisions whose graph is made from the float32 one.
 _FROM_FLOATS = ("bf16", "int8", "int8-weights")
-# What the checkpoint and the profiles decide, in a manifest.
+# Fields of a manifest that checkpoint and profiles decide.
 _FACTS = (
     "kind",
     "model_id",
@@ -99,14 +99,14 @@ _FACTS = (
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What an export was asked for: `profile` by name, or a path of a user's own; `target` by name.
+class ExportArgs:
+    """Arguments of an export. `profile` is a name or the path of a user's own, `target` a name.
     `max_tokens`, `template`, `pooling` (avg, cls or last) and `prefixes` by input type are None for
-    what the checkpoint says; `adapter` is the folder or hub id of one to merge into it.
+    what the checkpoint says; `adapter` is the folder or hub id of an adapter to merge.
 
-    `engine` is the one to prove on, None for the target's own. `strict` refuses files and keys of
-    the checkpoint that nobody here knows, and scores that are all alike; `unwitnessed` takes one
-    that no witness can load.
+    `engine` proves the artifact, None for the target's own. `strict` refuses unknown files and keys
+    of the checkpoint, and scores that barely differ; `unwitnessed` accepts a checkpoint that no
+    witness can load.
     """
 
     profile: str | None = None
@@ -126,9 +126,9 @@ def ask_witness(
 ) -> Reference | VectorReference:
     """The answers that prove an artifact of this draft.
 
-    The witness is gone afterwards: two copies of the weights are too many. Where there is none and
-    `unwitnessed` allows it, the exporter's own reading answers, and says so. Raises NoWitness and
-    CheckpointRefused.
+    The witness is freed afterwards, as two copies of the weights are too many. Without a witness,
+    and if `unwitnessed` allows it, the exporter's own model answers and is named as such. Raises
+    NoWitness and CheckpointRefused.
     """
     with stage("ask the witness about the parity texts"):
         try:
@@ -136,15 +136,15 @@ def ask_witness(
         except NoWitness as error:
             if not unwitnessed:
                 raise NoWitness(
-                    f"found no witness for the scores of this checkpoint: {error}; mend the "
-                    "folder, or export it all the same with --unwitnessed, and everything that "
-                    "says proven will say that"
+                    f"found no witness for the scores of this checkpoint: {error}; repair the "
+                    "folder, or export it anyway with --unwitnessed: wherever artifacts are called "
+                    "proven, this one is then called not witnessed"
                 ) from error
             model = load_model(checkpoint)
             witness = own_reading(model, found.tokenizer, found.manifest, str(error))
         _refuse_other_activation(found.manifest, witness)
         vocabulary = checkpoint.config["vocab_size"]
-        answers = ask(found.manifest, witness, found.tokenizer, vocabulary)
+        answers = collect_answers(found.manifest, witness, found.tokenizer, vocabulary)
         if found.manifest.vision is not None:
             answers = replace(answers, images=ask_images(found.manifest, witness))
         del witness
@@ -156,46 +156,46 @@ def _refuse_other_activation(manifest: Manifest, witness: Witness) -> None:
     theirs = witness.activation if isinstance(witness, RankWitness) else None
     if theirs is not None and theirs != manifest.activation:
         raise CheckpointRefused(
-            f"{witness.name} makes a relevance by {theirs}, the exporter reads "
+            f"{witness.name} maps logits to a relevance by {theirs}, the exporter reads "
             f"{manifest.activation} in the folder; name one activation_fn in "
             "config_sentence_transformers.json or config.json"
         )
 
 
-# What brings the answers that prove an artifact of a draft: `ask_witness`.
-Asking = Callable[..., Reference | VectorReference]
+# Returns the answers that prove an artifact of a draft: `ask_witness`, or a cache of it.
+AskWitness = Callable[..., Reference | VectorReference]
 
 
-def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> Manifest:
-    """Export the checkpoint `source` into the artifact directory `out`, proven by the answers that
-    `asking` brings.
+def export(source: str, out: Path, args: ExportArgs, ask: AskWitness = ask_witness) -> Manifest:
+    """Export the checkpoint `source` into the artifact directory `out`, proven by the answers of
+    `ask`.
 
     Raises ExportError or ServingError; `out` then is as it was before.
     """
-    target = load_target_profile(wish.target)
-    engine = wish.engine or proving_engine(target)
+    target = load_target_profile(args.target)
+    engine = args.engine or proving_engine(target)
     refuse_foreign(out)
     _require_engine(engine)
-    checkpoint = read_checkpoint(source, wish.adapter, strict=wish.strict, pooling=wish.pooling)
-    profile_name = wish.profile or profile_for(checkpoint.architecture)
+    checkpoint = read_checkpoint(source, args.adapter, strict=args.strict, pooling=args.pooling)
+    profile_name = args.profile or profile_for(checkpoint.architecture)
     _refuse_blind_target(target, checkpoint)
     with workspace(out) as directory:
         found = draft(
             checkpoint,
             profile_name,
             target,
-            max_tokens=wish.max_tokens,
-            template=wish.template,
-            prefixes=wish.prefixes,
-            strict=wish.strict,
+            max_tokens=args.max_tokens,
+            template=args.template,
+            prefixes=args.prefixes,
+            strict=args.strict,
         )
         manifest, tokenizer = found.manifest, found.tokenizer
-        answers = asking(found, checkpoint, unwitnessed=wish.unwitnessed)
+        answers = ask(found, checkpoint, unwitnessed=args.unwitnessed)
         proof = make_proof(manifest, answers)
         _refuse_tiny_limit(proof, manifest.max_tokens)
-        if wish.strict and (flat := proof.flat()):
+        if args.strict and (flat := proof.flat()):
             raise CheckpointRefused(f"{flat} It is refused because of --strict")
-        report = open_report(
+        report = new_report(
             engine, target, answers.witness, random_weights=checkpoint.random_weights
         )
         tokenizer.save(directory / "tokenizer")
@@ -212,11 +212,11 @@ def export(source: str, out: Path, wish: Wish, asking: Asking = ask_witness) -> 
         except ParityFailed as error:
             if error.rung != "tokens" and target.precision == "fp32":
                 own = own_reading(load_model(checkpoint), tokenizer, manifest, "to explain")
-                error.add_note(blame(own.values, answers))
+                error.add_note(diagnose_model(own.values, answers))
             raise
 
 
-def coarsen(
+def quantize_artifact(
     source: Path,
     out: Path,
     target_name: str,
@@ -225,27 +225,27 @@ def coarsen(
     adapter: str | None = None,
     engine: str | None = None,
 ) -> Manifest:
-    """Make an artifact of a coarser precision out of the proven fp32 artifact `source`.
+    """Make an artifact of a lower precision from the proven fp32 artifact `source`.
 
-    It is proven against the `checkpoint` with the `adapter`, or without one against the scores of
-    `source` itself, which parity.json says then; on `engine`, None for the target's own. Raises
+    It is proven against the `checkpoint` with the `adapter`, or without a checkpoint against the
+    scores of `source` (parity.json records that); on `engine`, None for the target's own. Raises
     ExportError or ServingError; `out` then is as it was before.
     """
     target = load_target_profile(target_name)
     engine = engine or target.engine
     source = find_directory(source)
-    fine = read_manifest(source)
-    against_checkpoint = checkpoint is not None
-    _refuse_coarsening(fine, target, source, out, against_checkpoint=against_checkpoint)
+    source_manifest = read_manifest(source)
+    proven = checkpoint is not None
+    _refuse_quantization(source_manifest, target, source, out, with_checkpoint=proven)
     refuse_foreign(out)
     _require_engine(engine)
     with stage("check hashes"):
-        check_files(source, fine)
+        check_files(source, source_manifest)
     require_passed(read_report(source))
-    # What the source was not proven for, no coarser form of it is.
-    schema = fine.schema if checkpoint is None else SCHEMA
-    coarse = msgspec.structs.replace(
-        fine,
+    # The result is proven for no more than its source.
+    schema = source_manifest.schema if checkpoint is None else SCHEMA
+    quantized = msgspec.structs.replace(
+        source_manifest,
         schema=schema,
         target=target.name,
         precision=target.precision,
@@ -256,20 +256,20 @@ def coarsen(
     random_weights = False
     with workspace(out) as directory:
         if checkpoint is None:
-            answers = _ask_artifact(source, fine, coarse)
+            answers = _ask_artifact(source, source_manifest, quantized)
         else:
-            found = read_checkpoint(checkpoint, adapter, pooling=wished_pooling(fine))
+            found = read_checkpoint(checkpoint, adapter, pooling=requested_pooling(source_manifest))
             random_weights = found.random_weights
-            answers = _ask_checkpoint(coarse, found)
-        report = open_report(engine, target, answers.witness, random_weights=random_weights)
+            answers = _ask_checkpoint(quantized, found)
+        report = new_report(engine, target, answers.witness, random_weights=random_weights)
         shutil.copytree(source / "tokenizer", directory / "tokenizer")
 
         def write_graph() -> None:
             for path in (*source.glob(f"{MODEL_FILE}*"), *source.glob(f"{VISION_FILE}*")):
                 shutil.copyfile(path, directory / path.name)
-            unbound_attention(directory)
+            unchunk_attention(directory)
 
-        return _make(directory, coarse, report, answers, write_graph)
+        return _make(directory, quantized, report, answers, write_graph)
 
 
 def _make(
@@ -279,24 +279,24 @@ def _make(
     answers: Reference | VectorReference,
     write_graph: Callable[[], None],
 ) -> Manifest:
-    """From the reference's answers to a sealed artifact; the tokenizer lies there already."""
+    """From the reference's answers to a sealed artifact; `directory` already has the tokenizer."""
     target, engine = load_target_profile(manifest.target), report.engine
     proof = make_proof(manifest, answers)
-    proof.say_cut(report, manifest.max_tokens)
+    proof.record_cut(report, manifest.max_tokens)
     if flat := proof.flat():
         report.flat = flat
-        tell(flat)
+        print_line(flat)
     try:
         _check_tokens(directory, report, proof)
         write_graph()
-        if target.precision in COARSE and target.shapes:
+        if target.precision in LOW_PRECISIONS and target.shapes:
             with stage(f"calibrate and round to {target.precision}"):
                 quantize_for_tensorrt(directory, manifest)
         else:
             quantize(directory, manifest)
-        if _is_long(manifest, engine) and target.engine == engine:
-            bound_attention(directory)
-        with _bounded(directory, manifest, engine, within=directory) as proven:
+        if _has_long_rows(manifest, engine) and target.engine == engine:
+            chunk_attention(directory)
+        with _chunked(directory, manifest, engine, within=directory) as proven:
             _check_outputs(proven, report, proof, manifest, engine)
     finally:
         write_report(directory, report)
@@ -305,36 +305,41 @@ def _make(
         sealed = {"witness": answers.witness, **proof.goldens(report)}
         manifest = seal(directory, msgspec.structs.replace(manifest, **sealed))
     with stage("open it as a server does"):
-        open_once(directory, engine)
+        check_opening(directory, engine)
     return manifest
 
 
-def _is_long(manifest: Manifest, engine: str) -> bool:
-    return engine == "onnxruntime-cpu" and manifest.max_tokens > LONG
+def _has_long_rows(manifest: Manifest, engine: str) -> bool:
+    return engine == "onnxruntime-cpu" and manifest.max_tokens > LONG_ROW_TOKENS
 
 
-def _bounded(
+def _chunked(
     directory: Path, manifest: Manifest, engine: str, within: Path | None
 ) -> AbstractContextManager[Path]:
-    """The artifact that `engine` can compute: what stands in for a GPU cannot hold the attention
-    of long rows, so that it gets a copy in `within`."""
+    """The artifact that `engine` can compute: the CPU, standing in for a GPU, lacks the memory for
+    the attention of long rows and gets a chunked copy in `within`."""
     stands_in = load_target_profile(manifest.target).engine != engine
-    if stands_in and _is_long(manifest, engine):
-        return bounded_copy(directory, within)
+    if stands_in and _has_long_rows(manifest, engine):
+        return chunked_copy(directory, within)
     return nullcontext(directory)
 
 
-def _refuse_coarsening(
-    fine: Manifest, target: TargetProfile, source: Path, out: Path, *, against_checkpoint: bool
+def _refuse_quantization(
+    source_manifest: Manifest,
+    target: TargetProfile,
+    source: Path,
+    out: Path,
+    *,
+    with_checkpoint: bool,
 ) -> None:
-    coarser = target.precision in _FROM_FLOATS and target.weights == "float32"
-    if fine.precision != "fp32" or not coarser:
+    from_floats = target.precision in _FROM_FLOATS and target.weights == "float32"
+    if source_manifest.precision != "fp32" or not from_floats:
         raise ExportError(
-            f"found an artifact in {fine.precision} and the target {target.name} in "
+            f"found an artifact in {source_manifest.precision} and the target {target.name} in "
             f"{target.precision}, wanted one in fp32 and a CPU's target in "
             f"{', '.join(_FROM_FLOATS)}; use `rerank-export export` with the checkpoint"
         )
-    if fine.vision is not None and not against_checkpoint:
+    if source_manifest.vision is not None and not with_checkpoint:
         raise ExportError(
             "found an artifact of a model that takes images, whose own answers are not kept; name "
             "the --checkpoint to prove against"
@@ -375,8 +380,8 @@ def _several(none: torch.Tensor) -> Example:
 
 
 def proving_engine(target: TargetProfile) -> str:
-    """What a graph for `target` is proven on: the target's own engine, which for a plan is none
-    yet. ONNX Runtime's CPU provider then stands in, and the plan climbs the rungs once built."""
+    """The engine that proves a graph for `target`: its own. For a plan, which is not built yet, it
+    is ONNX Runtime's CPU provider, and the plan is proven once it is built."""
     return target.engine if target.engine != "tensorrt" else "onnxruntime-cpu"
 
 
@@ -394,16 +399,16 @@ def verify(
     with stage("check hashes"):
         check_files(directory, manifest)
     if manifest.version != (wanted := version_of(manifest)):
-        raise ManifestWrong("version", manifest.version, wanted)
+        raise ManifestMismatch("version", manifest.version, wanted)
     require_passed(read_report(directory))
     with stage("check goldens"):
-        open_once(
+        check_opening(
             directory,
             engine
             or (None if manifest.plan else proving_engine(load_target_profile(manifest.target))),
         )
     if source is not None:
-        checkpoint = read_checkpoint(source, adapter, pooling=wished_pooling(manifest))
+        checkpoint = read_checkpoint(source, adapter, pooling=requested_pooling(manifest))
         _verify_against(directory, manifest, checkpoint, engine)
     return manifest
 
@@ -415,22 +420,22 @@ def _verify_against(
     engine = engine or proving_engine(target)
     answers = _ask_checkpoint(manifest, checkpoint)
     proof = make_proof(manifest, answers)
-    report = open_report(engine, target, answers.witness, random_weights=checkpoint.random_weights)
+    report = new_report(engine, target, answers.witness, random_weights=checkpoint.random_weights)
     _check_tokens(directory, report, proof)
-    with _bounded(directory, manifest, engine, within=None) as proven:
+    with _chunked(directory, manifest, engine, within=None) as proven:
         _check_outputs(proven, report, proof, manifest, engine)
 
 
 def _ask_checkpoint(manifest: Manifest, checkpoint: Checkpoint) -> Reference | VectorReference:
-    """The witness's answers for a manifest whose facts the checkpoint must bear out."""
+    """The witness's answers for a manifest whose facts must match the checkpoint."""
     refuse_other_adapter(manifest, checkpoint)
-    target, wishes = load_target_profile(manifest.target), wishes_of(manifest)
-    found = draft(checkpoint, manifest.profile, target, **wishes)
+    target, args = load_target_profile(manifest.target), recorded_args(manifest)
+    found = draft(checkpoint, manifest.profile, target, **args)
     if manifest.max_tokens > (limit := found.manifest.max_tokens):
-        raise ManifestWrong("max_tokens", manifest.max_tokens, f"at most {limit}")
+        raise ManifestMismatch("max_tokens", manifest.max_tokens, f"at most {limit}")
     if manifest.max_tokens < limit:
-        wishes["max_tokens"] = manifest.max_tokens
-        found = draft(checkpoint, manifest.profile, target, **wishes)
+        args["max_tokens"] = manifest.max_tokens
+        found = draft(checkpoint, manifest.profile, target, **args)
     _compare_facts(manifest, found.manifest)
     unwitnessed = not is_witnessed(manifest)
     return ask_witness(replace(found, manifest=manifest), checkpoint, unwitnessed=unwitnessed)
@@ -442,49 +447,53 @@ def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
     adapted = None if own is None else Adapted(checkpoint.base, own.directory)
     if checkpoint.vectors is None:
         return rank_witness(*where, found.template, adapted)
-    wished = found.prefixes, checkpoint.vectors.wished_pooling
-    return vector_witness(*where, found.published, *wished, adapted)
+    requested = found.prefixes, checkpoint.vectors.requested_pooling
+    return vector_witness(*where, found.published, *requested, adapted)
 
 
-def _ask_artifact(source: Path, fine: Manifest, coarse: Manifest) -> Reference | VectorReference:
-    """The answers of the proven artifact in `source`, tokenised by transformers all the same."""
-    # First: it refuses what transformers would take.
+def _ask_artifact(
+    source: Path, source_manifest: Manifest, quantized: Manifest
+) -> Reference | VectorReference:
+    """The answers of the proven artifact in `source`, tokenised by transformers as well."""
+    # First, as it refuses files that transformers would accept.
     vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
     place = source / "tokenizer"
     loaded = load_checkpoint_tokenizer(place, None)
-    dropped = drop_pad(loaded, vocabulary)  # one that transformers' class adds again
-    tokenizer = CheckpointTokenizer(loaded, place, fine.template, fine.max_tokens, dropped)
-    kind = RankArtifact if fine.kind == "rank" else VectorArtifact
+    dropped = drop_pad(loaded, vocabulary)  # the pad token, if transformers' class adds it again
+    tokenizer = CheckpointTokenizer(
+        loaded, place, source_manifest.template, source_manifest.max_tokens, dropped
+    )
+    kind = RankArtifact if source_manifest.kind == "rank" else VectorArtifact
     with stage("ask the artifact about the parity texts"):
-        artifact = kind(source, fine, tokenizer)
+        artifact = kind(source, source_manifest, tokenizer)
         try:
-            return ask(coarse, artifact, tokenizer, vocabulary)
+            return collect_answers(quantized, artifact, tokenizer, vocabulary)
         finally:
             artifact.close()
 
 
 def _compare_facts(manifest: Manifest, wanted: Manifest) -> None:
-    """Raise ManifestWrong for the first fact that the checkpoint does not bear out."""
+    """Raise ManifestMismatch for the first fact that differs from the checkpoint."""
     for fact in _FACTS:
         if getattr(manifest, fact) != getattr(wanted, fact):
-            raise ManifestWrong(fact, getattr(manifest, fact), getattr(wanted, fact))
+            raise ManifestMismatch(fact, getattr(manifest, fact), getattr(wanted, fact))
 
 
 def _require_engine(name: str) -> None:
-    """Open the engine on a graph of one node: hardware that is missing shows before any work."""
+    """Open the engine on a graph of one node, so that missing hardware is found before any work."""
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     same = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [same])
     opset = helper.make_opsetid("", OPSET)
     with tempfile.TemporaryDirectory() as directory:
-        # IR version 10 is what engines of this opset read; the library writes its newest.
+        # IR version 10 fits engines of this opset; by default the library writes its newest.
         model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
         onnx.save(model, Path(directory) / MODEL_FILE)
         open_engine(name, Path(directory)).close()
 
 
 def _check_tokens(directory: Path, report: Parity, proof: Proof) -> None:
-    proof.climb_tokens(report, load_tokenizer(directory / TOKENIZER_FILE))
+    proof.check_tokens(report, load_tokenizer(directory / TOKENIZER_FILE))
 
 
 def _check_outputs(
@@ -493,7 +502,7 @@ def _check_outputs(
     with stage(f"prove parity on {engine}"):
         model = open_model(directory, manifest=manifest, engine=engine)
         try:
-            proof.climb_outputs(report, model)
+            proof.check_outputs(report, model)
         finally:
             model.close()
 

@@ -1,4 +1,4 @@
-"""Telling the user where a long job is: one line a stage on standard error, and a heartbeat."""
+"""Progress of a long job on standard error: one line for each stage, and a heartbeat."""
 
 import sys
 import threading
@@ -6,35 +6,35 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Each wait for a heartbeat is twice the one before: a long job needs no line every few seconds.
+# Each heartbeat waits twice as long as the one before: a long job needs few lines.
 FIRST_HEARTBEAT_S = 5.0
 LONGEST_WAIT_S = 60.0
 
 
-def tell(line: str) -> None:
-    """One line on standard error."""
+def print_line(line: str) -> None:
+    """Write one line to standard error."""
     sys.stderr.write(f"rerank-export: {line}\n")
     sys.stderr.flush()
 
 
 @contextmanager
-def stage(name: str, say: Callable[[str], None] = tell) -> Iterator[None]:
-    """Say when the block starts, now and then that it still runs, and how long it took."""
+def stage(name: str, log: Callable[[str], None] = print_line) -> Iterator[None]:
+    """Log when the block starts, from time to time that it still runs, and how long it took."""
     began = time.monotonic()
-    say(f"{name} …")
+    log(f"{name} …")
     done = threading.Event()
-    pulse = threading.Thread(target=_beat, args=(name, began, done, say), daemon=True)
+    pulse = threading.Thread(target=_beat, args=(name, began, done, log), daemon=True)
     pulse.start()
     try:
         yield
     finally:
         done.set()
         pulse.join()
-    say(f"{name}: {time.monotonic() - began:.1f} s")
+    log(f"{name}: {time.monotonic() - began:.1f} s")
 
 
-def _beat(name: str, began: float, done: threading.Event, say: Callable[[str], None]) -> None:
+def _beat(name: str, began: float, done: threading.Event, log: Callable[[str], None]) -> None:
     wait_s = FIRST_HEARTBEAT_S
     while not done.wait(wait_s):
-        say(f"{name} … {time.monotonic() - began:.0f} s so far")
+        log(f"{name} … {time.monotonic() - began:.0f} s so far")
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)

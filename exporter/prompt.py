@@ -1,7 +1,7 @@
-"""The prompt of rerankers that read query and passage as one text: where it is written down.
+"""The prompt of rerankers that read query and passage as one text: where it is read.
 
-First an option, then training.json, which this project's recipe leaves beside the weights, then a
-chat template with the roles query and document, at last the family's published prompt.
+In this order: an option, training.json (which this project's recipe writes beside the weights), a
+chat template with the roles query and document, the family's published prompt.
 """
 
 import re
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from exporter.errors import CheckpointRefused
 from exporter.options import TEMPLATE_OPTION
-from exporter.progress import tell
+from exporter.progress import print_line
 from exporter.sentence_files import TOKENIZER_CONFIG, read_json
 
 TRAINING_FILE = "training.json"
@@ -32,7 +32,7 @@ _QUERY, _DOCUMENT = " \ue000 ", " \ue001 "
 @dataclass(frozen=True)
 class Prompt:
     """`template` has {query} and {passage}; `origin` says where it was read; `written` is true for
-    one that stands in the checkpoint's folder."""
+    a prompt from the checkpoint's folder."""
 
     template: str
     origin: str
@@ -46,37 +46,37 @@ def training_limit(root: Path) -> int | None:
         return None
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise CheckpointRefused(
-            f"{TRAINING_FILE} has {TRAINED_LIMIT} = {found!r}, wanted a number from 1; mend it, or "
-            "remove it"
+            f"{TRAINING_FILE} has {TRAINED_LIMIT} = {found!r}, wanted a number from 1; correct it, "
+            "or remove it"
         )
     return found
 
 
 def find_prompt(
-    root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, wished: Prompt | None
+    root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, requested: Prompt | None
 ) -> Prompt:
-    """The prompt of the checkpoint in `root`; `wished` is the option's, `published` the family's.
+    """The prompt of the checkpoint in `root`.
 
-    What looks strange among its tokens is told. Raises CheckpointRefused where two of them differ
-    and nothing was wished.
+    `requested` is the option's prompt, `published` the family's. Suspicious tokens are logged.
+    Raises CheckpointRefused if two prompts differ and none was requested.
     """
-    prompt = _chosen(root, tokenizer, published, wished)
-    for strange in _strange(prompt.template, tokenizer):
-        tell(f"the prompt of {prompt.origin} {strange}")
+    prompt = _chosen(root, tokenizer, published, requested)
+    for message in _suspicious(prompt.template, tokenizer):
+        print_line(f"the prompt of {prompt.origin} {message}")
     return prompt
 
 
 def _chosen(
-    root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, wished: Prompt | None
+    root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, requested: Prompt | None
 ) -> Prompt:
-    if wished is not None:
-        _checked(wished.template, wished.origin)
-        return wished
+    if requested is not None:
+        _checked(requested.template, requested.origin)
+        return requested
     found = [prompt for prompt in (_trained(root), _chat(tokenizer)) if prompt is not None]
     if len({prompt.template for prompt in found}) > 1:
-        told = " and ".join(f"{prompt.template!r} ({prompt.origin})" for prompt in found)
+        listed = " and ".join(f"{prompt.template!r} ({prompt.origin})" for prompt in found)
         raise CheckpointRefused(
-            f"found the prompts {told}, wanted one; name the one that the model was trained with "
+            f"found the prompts {listed}, wanted one; name the one that the model was trained with "
             f"as {TEMPLATE_OPTION}"
         )
     return found[0] if found else published
@@ -94,10 +94,10 @@ def _trained(root: Path) -> Prompt | None:
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
-    """The chat template, if it knows both roles: others are for generating text."""
+    """The chat template if it has both roles; other templates are for generating text."""
     where = "the chat template"
     source = tokenizer.chat_template
-    if isinstance(source, dict):  # several by name; this one is taken where nobody names one
+    if isinstance(source, dict):  # several by name; this one is the default
         source = source.get("default")
     if source == "":
         raise CheckpointRefused(
@@ -116,7 +116,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
     except Exception as error:  # Jinja raises many unrelated classes
         raise CheckpointRefused(
             f"{where} cannot be rendered ({error}), wanted one for the roles query and document; "
-            f"mend it, or name the prompt as {TEMPLATE_OPTION}"
+            f"correct it, or name the prompt as {TEMPLATE_OPTION}"
         ) from error
     if not isinstance(text, str) or text.count(_QUERY) != 1 or text.count(_DOCUMENT) != 1:
         raise CheckpointRefused(
@@ -131,38 +131,38 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
 
 
 def _chat_file(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Which of the places of a chat template counts, as transformers looks them up."""
+    """The file of the chat template, in the order in which transformers looks for it."""
     beside = (Path(tokenizer.name_or_path) / _JINJA_FILE).is_file()
     return _JINJA_FILE if beside else f"{TOKENIZER_CONFIG}, chat_template"
 
 
-def _strange(template: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """What its author cannot have meant, as the tokenizer reads it."""
+def _suspicious(template: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Messages about suspicious tokens in the template, as the tokenizer reads it."""
     for name in dict.fromkeys(_CHAT_TOKEN.findall(template)):
         pieces = tokenizer(name, add_special_tokens=False)["input_ids"]
         if tokenizer.get_vocab().get(name) not in pieces:
-            yield f"has {name}, which is no token here: it is read as {len(pieces)} pieces"
+            yield f"has {name}, which is not a token here: it is read as {len(pieces)} pieces"
     sample = template.replace("{query}", "a").replace("{passage}", "a")
     bare = tokenizer(sample, add_special_tokens=False)["input_ids"]
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in bare:
-        yield "has characters that this tokenizer does not know: they are read as its unknown token"
-    whole = tokenizer(sample)["input_ids"]
-    ends = (("begins", whole[:2], bare[:1]), ("ends", whole[-2:], bare[-1:]))
+        yield "has characters that this tokenizer does not know: they become its unknown token"
+    full = tokenizer(sample)["input_ids"]
+    ends = (("begins", full[:2], bare[:1]), ("ends", full[-2:], bare[-1:]))
     for how, found, own in ends:
         if found == own * 2 and own[0] in tokenizer.all_special_ids:
             name = tokenizer.convert_ids_to_tokens(own[0])
-            yield f"{how} with {name}, which the tokenizer adds as well: it stands there twice"
+            yield f"{how} with {name}, which the tokenizer adds as well: it occurs twice"
 
 
 def _checked(template: object, where: str) -> str:
     if not isinstance(template, str) or any(template.count(field) != 1 for field in _FIELDS):
         raise CheckpointRefused(
             f"{where} has the prompt {template!r}, wanted a text with {{query}} and {{passage}} "
-            "once each; mend it"
+            "once each; correct it"
         )
     if template.index("{query}") > template.index("{passage}"):
         raise CheckpointRefused(
-            f"{where} puts the passage before the query, wanted it behind; such a model cannot be "
+            f"{where} puts the passage before the query, wanted it after; such a model cannot be "
             "exported"
         )
     return template

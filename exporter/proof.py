@@ -1,6 +1,6 @@
-"""How each kind of model is proven: one object holds the checkpoint's answers and climbs.
+"""How each kind of model is proven: one object has the reference answers and checks the rungs.
 
-The pipeline makes it before anything is written, sends it up the ladder, and asks it for goldens.
+The pipeline makes it before anything is written, runs its checks, and gets the goldens from it.
 """
 
 from abc import ABC, abstractmethod
@@ -10,11 +10,11 @@ from typing import Any, cast
 import tokenizers
 
 from exporter.answers import Reference, Text, Tokens, VectorReference, Vectors
-from exporter.parity import EngineScores, climb_scores, climb_tokens, flatness, golden_tolerance
+from exporter.parity import EngineScores, check_scores, check_tokens, flatness, golden_tolerance
 from exporter.report import Parity
 from exporter.vector_parity import (
-    climb_text_tokens,
-    climb_vectors,
+    check_text_tokens,
+    check_vectors,
     cosines,
     vector_golden_tolerance,
 )
@@ -29,15 +29,15 @@ GOLDENS = 4
 
 
 class Proof(ABC):
-    """A checkpoint's own answers to the parity texts, which an artifact must give as well."""
+    """The reference answers to the parity texts, which an artifact must reproduce."""
 
     @abstractmethod
     def rows(self) -> Iterator[Tokens]:
         """The tokens of every parity text or pair."""
 
-    def say_cut(self, report: Parity, max_tokens: int) -> None:
+    def record_cut(self, report: Parity, max_tokens: int) -> None:
         """Record in `report` that some rows were longer than `max_tokens`, and how they were
-        compared: no loader cuts as NIMs do, the passage alone."""
+        compared: NIMs cut only the passage, which no loader does."""
         if cut := sum(len(row.token_ids) >= max_tokens for row in self.rows()):
             report.cut = (
                 f"{cut} rows of {max_tokens} tokens or more: of a pair the passage alone is cut, "
@@ -46,26 +46,26 @@ class Proof(ABC):
 
     @abstractmethod
     def flat(self) -> str | None:
-        """What to say where the reference's scores are all but the same."""
+        """The warning if the reference's scores barely differ, else None."""
 
     @abstractmethod
-    def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
+    def check_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """The first rung: records it in `report` and raises ParityFailed."""
 
     @abstractmethod
-    def climb_outputs(self, report: Parity, model: Model) -> None:
+    def check_outputs(self, report: Parity, model: Model) -> None:
         """The other rungs, through the runtime's `model`; likewise."""
 
     @abstractmethod
     def goldens(self, report: Parity) -> Mapping[str, Any]:
         """Fields of the manifest: recorded answers of the engine, after all rungs.
 
-        They are never cut texts: whoever opens the artifact encodes them without truncation.
+        Never cut texts: goldens are encoded without truncation when the artifact is opened.
         """
 
 
 def make_proof(manifest: Manifest, reference: Reference | VectorReference) -> Proof:
-    """What proves an artifact of this draft by these answers."""
+    """The proof for this draft with these answers."""
     texts: Proof
     if isinstance(reference, Reference):
         texts = RankProof(manifest, reference)
@@ -94,9 +94,9 @@ class RankProof(Proof):
         """See Proof."""
         return flatness(self._reference.logits, "scores")
 
-    def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
+    def check_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """See Proof."""
-        climb_tokens(report, self._reference, self._encoder(tokenizer))
+        check_tokens(report, self._reference, self._encoder(tokenizer))
 
     def _encoder(self, tokenizer: tokenizers.Tokenizer) -> PairEncoder:
         template, limit = self._manifest.template, self._manifest.max_tokens
@@ -104,9 +104,9 @@ class RankProof(Proof):
             return PairEncoder(tokenizer, template, limit)
         return VisionPairEncoder(tokenizer, template, limit, self._manifest.vision)
 
-    def climb_outputs(self, report: Parity, model: Model) -> None:
+    def check_outputs(self, report: Parity, model: Model) -> None:
         """See Proof."""
-        self._scores = climb_scores(report, self._reference, cast(Ranker, model))
+        self._scores = check_scores(report, self._reference, cast(Ranker, model))
 
     def goldens(self, report: Parity) -> Mapping[str, Any]:
         """See Proof: the first uncut pair of the first groups, scored alone."""
@@ -141,17 +141,17 @@ class EmbedProof(Proof):
         """See Proof."""
         return flatness([cosines(rows) for rows in self._reference.vectors], "cosines")
 
-    def climb_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
+    def check_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """See Proof."""
         encoder = TextEncoder(tokenizer, self._manifest.prefixes, self._manifest.max_tokens)
-        climb_text_tokens(report, self._reference, encoder)
+        check_text_tokens(report, self._reference, encoder)
 
-    def climb_outputs(self, report: Parity, model: Model) -> None:
+    def check_outputs(self, report: Parity, model: Model) -> None:
         """See Proof."""
-        self._alone = climb_vectors(report, self._reference, cast(Embedder, model)).alone
+        self._alone = check_vectors(report, self._reference, cast(Embedder, model)).alone
 
     def goldens(self, report: Parity) -> Mapping[str, Any]:
-        """See Proof: query and passage of the first groups, as far as they are uncut."""
+        """See Proof: query and passage of the first groups, if they are uncut."""
         goldens = [
             _vector_golden(texts[index], tokens[index], alone[index])
             for texts, tokens, alone in zip(

@@ -1,7 +1,7 @@
-"""What proves an artifact: the answers of a witness to the parity texts, one row at a time.
+"""Collect the answers of a witness to the parity texts, one row at a time.
 
-Float32 on the CPU wherever the export runs: a reference in bfloat16, which PyTorch users take on a
-GPU, would be further from the truth than the graphs that are measured by it.
+Always in float32 on the CPU: a reference in bfloat16, as PyTorch users run on a GPU, would be less
+exact than the graphs that are compared with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from exporter.answers import Reference, Scores, Text, Tokens, VectorReference
 from exporter.errors import CheckpointRefused
 from exporter.library_texts import candidate_groups
-from exporter.parity import COARSE
+from exporter.parity import LOW_PRECISIONS
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
 from exporter.tokens import CheckpointTokenizer
 from exporter.witness.base import RankWitness, Values, VectorWitness, Witness
@@ -19,19 +19,19 @@ from runtime.manifest import Manifest
 from runtime.postprocess import InputType
 
 
-def ask(
+def collect_answers(
     manifest: Manifest, witness: Witness, tokenizer: CheckpointTokenizer, vocabulary: int
 ) -> Reference | VectorReference:
-    """Ask `witness` for everything that a proof of this draft needs.
+    """Ask `witness` for every answer that the proof of this draft needs.
 
-    It is told raw texts, but for those that are too long: loaders cut the longer text first, or at
-    another place, where NIMs and this project cut the passage alone. There it is told the ids that
-    `tokenizer` keeps, and where a text holds a pad token that has no embedding. Raises
+    It gets raw texts, with two exceptions: texts that are too long (loaders cut the longer text
+    first or elsewhere, NIMs and this project cut only the passage), and texts with a pad token that
+    has no embedding. For these it gets the ids that `tokenizer` keeps. Raises
     CheckpointRefused when the checkpoint itself gives NaN or infinity, or its tokenizer an id past
     the `vocabulary` of its embeddings.
     """
-    # The passages that only coarse precisions have trouble with.
-    more = candidate_groups(manifest.max_tokens) if manifest.precision in COARSE else ()
+    # Passages with similar scores, which are difficult for low precisions.
+    more = candidate_groups(manifest.max_tokens) if manifest.precision in LOW_PRECISIONS else ()
     base = parity_groups(manifest.max_tokens)
     groups = (*base, *added_tokens_group(tokenizer.added_tokens()), *more)
     if isinstance(witness, RankWitness):

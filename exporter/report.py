@@ -10,7 +10,7 @@ from runtime.manifest import NOT_WITNESSED, PARITY_FILE, READABLE, SCHEMA
 from runtime.model_files import JSON_BYTES, read_file
 from runtime.profile import Precision
 
-# The target that is chosen by trying.
+# The target that is chosen by measurement.
 AUTO = "cpu-auto"
 Rule = Literal["trained", "random-weights", "ndcg"]
 RUNGS = ("tokens", "logits", "ranking")
@@ -42,7 +42,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A target that `--target cpu-auto` tried: its speed on this machine, or why it fell out."""
+    """A target that `--target cpu-auto` tried: its speed on this machine, or why it was refused."""
 
     target: str
     tokens_per_s: float | None = None
@@ -53,12 +53,12 @@ class Parity(msgspec.Struct, kw_only=True):
     """The contents of parity.json.
 
     `rule` says which tolerances were applied: "trained", "ndcg" for fp8 and int8 by TensorRT, or
-    "random-weights" for what is coarser than float32 of a checkpoint that declares
+    "random-weights" for precisions below float32 of a checkpoint with
     `"random_weights": true`. `witness` is the loader whose answers everything was compared with, or
     "not witnessed" and why. `cut` says how rows past the limit were compared, where loaders cut
     otherwise; left out where there were none. `flat` says how little the reference's scores differ,
-    where that is so little that their order is of no use. `candidates` are what this target was
-    chosen among, where the export chose it. `plan` is what was proven of model.plan.
+    where that is so little that their order is of no use. `candidates` are the targets that
+    `cpu-auto` compared. `plan` is what was proven of model.plan.
     """
 
     schema: int = SCHEMA

@@ -1,4 +1,4 @@
-"""The end of every way to an artifact: record what is there, then open it as a server does."""
+"""The last steps of every artifact: record its files, then open it as a server does."""
 
 import hashlib
 from pathlib import Path
@@ -29,7 +29,9 @@ def version_of(manifest: Manifest) -> str:
     decisive = {name: digest for name, digest in manifest.files.items() if name not in measured}
     prompt = manifest.template if manifest.kind == "rank" else manifest.prefixes
     facts: list[object] = [decisive, prompt, manifest.max_tokens]
-    if manifest.activation == "identity":  # the sigmoid was every artifact's before it was a fact
+    if (
+        manifest.activation == "identity"
+    ):  # older artifacts have no activation and always used the sigmoid
         facts.append(manifest.activation)
     if manifest.merged:
         facts.append(manifest.merged)
@@ -39,8 +41,8 @@ def version_of(manifest: Manifest) -> str:
     return digest.hexdigest()[:_VERSION_DIGITS]
 
 
-def open_once(directory: Path, engine: str | None, *, host_code: bool = False) -> None:
-    """The reader's own path, before anybody relies on it: hashes, engine, goldens."""
+def check_opening(directory: Path, engine: str | None, *, host_code: bool = False) -> None:
+    """Open the artifact as a server does: hashes, engine, goldens."""
     model = open_model(directory, engine=engine, host_code=host_code)
     try:
         model.warm_up()

@@ -1,10 +1,10 @@
-"""sentence-transformers' files of a folder, read as its version 6 reads them.
+"""Read sentence-transformers' files of a folder as its version 6 does.
 
-modules.json names the modules in order; without it none of the other files is read by anybody, and
-a cross-encoder's are read only where config_sentence_transformers.json says that they are one's.
+modules.json names the modules in order; without it no other file is read. A cross-encoder's files
+are read only if config_sentence_transformers.json says that they are a cross-encoder's.
 sentence_bert_config.json (earlier names: SETTINGS_FILES) holds the Transformer's settings,
 config_sentence_transformers.json the model's. Every key is honoured, known to change no score, or
-refused by name; one that nobody here knows is told (exporter.folder).
+refused by name; an unknown one is logged (exporter.unread_settings).
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from runtime.model_files import JSON_BYTES, read_bounded
 MODULES_FILE = "modules.json"
 MODEL_FILE = "config_sentence_transformers.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# Every key of MODEL_FILE that is looked at, or changes no score.
+# Every key of MODEL_FILE that is read, or changes no score.
 MODEL_SETTINGS = {
     "__version__",
     "activation_fn",
@@ -32,7 +32,7 @@ MODEL_SETTINGS = {
     "similarity_fn_name",
     "truncate_dim",
 }
-# The first one that is there and not empty counts.
+# The first one that exists and is not empty counts.
 SETTINGS_FILES = (
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -42,9 +42,9 @@ SETTINGS_FILES = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
-# Longer limits stand for none: transformers writes 10^30 where there is no limit.
+# Longer limits mean none: transformers writes 10^30 where there is no limit.
 _NO_LIMIT = 1_000_000
-# What it takes the Transformer for where its settings do not say.
+# The values of transformer_task that match each kind of model.
 _TASKS: Mapping[str, tuple[object, ...]] = {
     "rank": ("sequence-classification",),
     "embed": (None, "feature-extraction"),
@@ -55,10 +55,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class TextFacts:
-    """How texts become tokens, as far as the folder says: `max_tokens` None where only the weights
-    limit a text; `lower_case` where letters are lowered before the tokenizer.
+    """How texts become tokens, as far as the folder says: `max_tokens` is None if only the weights
+    limit a text; with `lower_case` letters are lowered before the tokenizer.
 
-    `limited_by` and `lowered_by` are the files and keys that say so, empty where none does.
+    `limited_by` and `lowered_by` are the files and keys of these facts, empty if there are none.
     """
 
     max_tokens: int | None
@@ -101,29 +101,29 @@ def read_modules(root: Path) -> list[Module] | None:
 
 
 def module_folder(root: Path, module: Module, *, needed: bool = True) -> Path:
-    """Where the module's files lie; one without any is not `needed`.
+    """The folder of the module's files; if not `needed`, it may be absent.
 
-    Raises CheckpointRefused for what is no folder in `root`.
+    Raises CheckpointRefused for a path that is not a folder in `root`.
     """
     folder = root / module.path
     try:
         inside = folder.resolve().is_relative_to(root.resolve())
         fits = inside and (folder.is_dir() or not (needed or folder.exists()))
-    except (OSError, ValueError):  # no name of a file
+    except (OSError, ValueError):  # not a valid path
         fits = False
     if not fits:
         raise CheckpointRefused(
             f"{MODULES_FILE} names {module.path[:80]!r}, wanted a folder in the checkpoint; copy "
-            "or download all of its folders, or mend the path"
+            "or download all of its folders, or correct the path"
         )
     return folder
 
 
 def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = False) -> TextFacts:
-    """The limit and the lower-casing of the folder `root`, whose tokenizer lies in `directory`.
+    """The limit and the lower-casing of the folder `root`, whose tokenizer is in `directory`.
 
     `templated` is true for cross-encoders that read query and passage as one text, which a chat
-    template may put together. Raises CheckpointRefused.
+    template may join. Raises CheckpointRefused.
     """
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     settings, name = {}, SETTINGS_FILES[0]
@@ -154,13 +154,13 @@ def tokenizer_limit(directory: Path) -> tuple[int | None, str]:
 
 
 def is_cross_encoder(root: Path) -> bool:
-    """Whether sentence-transformers reads the folder's files for a CrossEncoder. Raises
+    """Whether sentence-transformers reads the folder as a CrossEncoder. Raises
     CheckpointRefused."""
     return (model_settings(root) or {}).get("model_type") == "CrossEncoder"
 
 
 def model_settings(root: Path) -> dict[str, Any] | None:
-    """config_sentence_transformers.json; None where it is absent, or no modules.json has it read.
+    """config_sentence_transformers.json; None if it or modules.json is absent.
 
     Raises CheckpointRefused.
     """
@@ -177,7 +177,7 @@ def read_prompts(root: Path) -> Prompts:
 
 
 def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:
-    """The JSON in `path`; `absent` where there is no such file. Raises CheckpointRefused."""
+    """The JSON in `path`; `absent` if there is no such file. Raises CheckpointRefused."""
     try:
         return msgspec.json.decode(read_bounded(path, JSON_BYTES), type=kind)
     except FileNotFoundError as error:
@@ -211,7 +211,7 @@ def _has_chat_template(directory: Path, tokenizer: Mapping[str, Any]) -> bool:
     return tokenizer.get("chat_template") is not None or any(directory.glob("*chat_template*"))
 
 
-# Keys of the Transformer's settings that change what is fed, and the values that do not.
+# Keys of the Transformer's settings that may change its input, with the values that do not.
 _SETTLED: Mapping[str, tuple[object, ...]] = {
     "query_length": (None,),
     "document_length": (None,),
@@ -219,7 +219,7 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
     "processing_kwargs": (None, {}),
     "tokenizer_name_or_path": (None,),
 }
-# What goes to transformers' from_pretrained, and what of it changes no score in float32.
+# Arguments of transformers' from_pretrained, and those of them without effect in float32.
 _ARGUMENTS = (
     "model_args",
     "model_kwargs",
@@ -235,12 +235,12 @@ _HARMLESS = {
     "attn_implementation",
     "add_pooling_layer",
 }
-# What version 6 takes of a Transformer: the last layer's states, or the logits; and its name.
+# The output of a Transformer that version 6 uses, and its own name for it.
 _OUTPUTS = {
     "rank": ("logits", "scores"),
     "embed": ("last_hidden_state", "token_embeddings"),
 }
-# Every key that is looked at here, or changes no score.
+# Every key that is read here, or changes no score.
 SETTINGS = {
     *_SETTLED,
     *_ARGUMENTS,

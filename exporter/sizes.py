@@ -1,4 +1,4 @@
-"""config.json's sizes against the weights', before anything is built of either."""
+"""Compare the sizes in config.json with the weights before anything is allocated."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from exporter.architectures.config import whole
 from exporter.errors import CheckpointRefused
 from exporter.weights import Stored, first
 
-# The deepest models have some hundred.
+# The deepest models have about a hundred.
 _MOST_LAYERS = 1024
 _EXPORT = "export the checkpoint as it was saved after training"
 
@@ -17,9 +17,9 @@ _EXPORT = "export the checkpoint as it was saved after training"
 def check_sizes(
     body: type[Body], head: Iterable[Size], config: Mapping[str, Any], weights: Mapping[str, Stored]
 ) -> None:
-    """Raise CheckpointRefused for the first size that the weights do not bear out.
+    """Raise CheckpointRefused for the first size that does not match the weights.
 
-    `head` are sizes of what is not the body's, by the checkpoint's own names.
+    `head` are sizes outside the body, by the checkpoint's own names.
     """
     _check_layers(body, config, weights)
     for size in body.sizes(config):

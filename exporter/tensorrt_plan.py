@@ -25,8 +25,8 @@ from runtime.profile import TargetProfile
 OLDEST = (10, 15)
 # The least compute capability whose tensor cores multiply fp8.
 _FP8_CAPABILITY = (8, 9)
-_COMPLAINTS_KEPT = 8
-_SAY_EVERY_S = 5.0
+_MAX_ERRORS = 8
+_LOG_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Machine:
 
 
 def this_machine(target: TargetProfile) -> Machine:
-    """TensorRT and the GPU here; EngineUnavailable says what `target` needs that is not here."""
+    """TensorRT and the GPU here; raises EngineUnavailable with what `target` needs."""
     try:
         import tensorrt
     except (ImportError, OSError) as error:
@@ -90,22 +90,22 @@ def compile_plan(
     target: TargetProfile,
     *,
     timing_cache: Path | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Write `plan` from the ONNX file `graph`, for every shape that `target` names.
 
     Measurements of kernels are taken from `timing_cache` and added to it; one of another GPU or
-    version, which may be any file of the user's, is left as it is. `say` hears how far the build
-    is. Raises PlanFailed naming the node that TensorRT cannot parse, or saying what it complained
-    of.
+    version, which may be any file of the user's, is left as it is. `log` gets the
+    progress of the build. Raises PlanFailed with the node that TensorRT cannot parse, or with
+    its errors.
     """
     trt = machine.trt
-    log = _logger(trt)
-    builder = trt.Builder(log)
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
-    _parse(trt, network, log, graph)
-    _let_attention_fall_apart(trt, network)
+    _parse(trt, network, logger, graph)
+    _allow_unfused_attention(trt, network)
     if target.precision in ("fp8", "int8"):
         _require_rounding(trt, network, target)
     config = builder.create_builder_config()
@@ -114,43 +114,44 @@ def compile_plan(
     if target.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     _add_profiles(builder, network, config, target)
-    cached = timing_cache is not None and _use_timing_cache(config, timing_cache, say)
-    monitor = _monitor(trt, say)
+    cached = timing_cache is not None and _use_timing_cache(config, timing_cache, log)
+    monitor = _monitor(trt, log)
     config.progress_monitor = monitor
     serialized = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
     if serialized is None:
-        raise PlanFailed(f"TensorRT {trt.__version__} could not build {plan.name}: {log.told()}")
+        reason = logger.summary()
+        raise PlanFailed(f"TensorRT {trt.__version__} could not build {plan.name}: {reason}")
     plan.write_bytes(serialized)
     if timing_cache is not None and cached:
         write_atomic(timing_cache, bytes(config.get_timing_cache().serialize()))
 
 
-def _parse(trt: Any, network: Any, log: Any, graph: Path) -> None:
+def _parse(trt: Any, network: Any, logger: Any, graph: Path) -> None:
     """Weights beside the graph are found by its path."""
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(graph)):
         return
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
-    told = "; ".join(
+    details = "; ".join(
         f"node {e.node()} {e.node_name()!r} ({e.node_operator()}): {e.desc()}" for e in errors
     )
     raise PlanFailed(
-        f"TensorRT {trt.__version__} cannot parse {graph.name}: {told or log.told()}; use a newer "
-        "TensorRT, or another target"
+        f"TensorRT {trt.__version__} cannot parse {graph.name}: {details or logger.summary()}; use "
+        "a newer TensorRT, or another target"
     )
 
 
-def _let_attention_fall_apart(trt: Any, network: Any) -> None:
-    """Attention that no fused kernel fits may be computed in parts, where the default is to fail.
+def _allow_unfused_attention(trt: Any, network: Any) -> None:
+    """Let TensorRT compute attention in parts if no fused kernel fits; by default it fails.
 
     ONNX's operator has no attribute for it, so it is set on what the parser made.
     """
     for number in range(network.num_layers):
         layer = network.get_layer(number)
         if layer.type == trt.LayerType.ATTENTION_INPUT:
-            # The bindings give every layer out as its base class.
+            # The bindings return every layer as its base class.
             layer.__class__ = trt.IAttentionInputLayer
             layer.attention.decomposable = True
 
@@ -178,18 +179,19 @@ def _add_profiles(builder: Any, network: Any, config: Any, target: TargetProfile
             )
 
 
-def _use_timing_cache(config: Any, path: Path, say: Callable[[str], None]) -> bool:
-    """Whether the builder took what `path` holds, so that it may be written there again; it gets an
-    empty cache where it did not."""
+def _use_timing_cache(config: Any, path: Path, log: Callable[[str], None]) -> bool:
+    """Give the builder the cache in `path`, or an empty one if it does not fit.
+
+    Returns whether it fit, so that `path` may be overwritten."""
     content = path.read_bytes() if path.exists() else b""
     if _takes(config, content):
         return True
-    say(
+    log(
         f"{path} is the timing cache of another GPU or version, or none, and is left as it is; to "
         "keep this build's measurements, name another file"
     )
     if not _takes(config, b""):
-        raise PlanFailed("TensorRT takes not even an empty timing cache; leave --timing-cache out")
+        raise PlanFailed("TensorRT refuses even an empty timing cache; leave --timing-cache out")
     return False
 
 
@@ -198,8 +200,8 @@ def _takes(config: Any, content: bytes) -> bool:
     return cache is not None and config.set_timing_cache(cache, False)
 
 
-def _monitor(trt: Any, say: Callable[[str], None]) -> Any:
-    """TensorRT's progress monitor: says now and then how far the outermost phase is.
+def _monitor(trt: Any, log: Callable[[str], None]) -> Any:
+    """TensorRT's progress monitor: logs the step of the outermost phase, at most once in 5 s.
 
     TensorRT calls it from threads of its own; an exception there would be lost.
     """
@@ -210,22 +212,22 @@ def _monitor(trt: Any, say: Callable[[str], None]) -> Any:
             self.interrupted = False
             self._lock = threading.Lock()
             self._steps: dict[str, int] = {}
-            self._said = 0.0
+            self._logged_at = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             with self._lock:
                 if not parent_phase:
                     self._steps[phase_name] = num_steps
-                    say(f"{phase_name}: {num_steps} steps")
+                    log(f"{phase_name}: {num_steps} steps")
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             try:
                 with self._lock:
                     now = time.monotonic()
                     steps = self._steps.get(phase_name)
-                    if steps and now - self._said >= _SAY_EVERY_S:
-                        self._said = now
-                        say(f"{phase_name}: step {step + 1} of {steps}")
+                    if steps and now - self._logged_at >= _LOG_EVERY_S:
+                        self._logged_at = now
+                        log(f"{phase_name}: step {step + 1} of {steps}")
             except KeyboardInterrupt:
                 self.interrupted = True
             return not self.interrupted  # False ends the build
@@ -238,20 +240,20 @@ def _monitor(trt: Any, say: Callable[[str], None]) -> Any:
 
 
 def _logger(trt: Any) -> Any:
-    """TensorRT's logger; keeps the last complaints for error messages."""
-    complaints = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
+    """TensorRT's logger; keeps the last errors for exceptions."""
+    error_severities = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # a class of the bindings
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self._complaints: list[str] = []
+            self._errors: list[str] = []
 
         def log(self, severity: Any, msg: str) -> None:
-            if severity in complaints:
-                self._complaints = [*self._complaints, msg][-_COMPLAINTS_KEPT:]
+            if severity in error_severities:
+                self._errors = [*self._errors, msg][-_MAX_ERRORS:]
 
-        def told(self) -> str:
-            return "; ".join(self._complaints) or "it gave no reason"
+        def summary(self) -> str:
+            return "; ".join(self._errors) or "it gave no reason"
 
     return Logger()
 

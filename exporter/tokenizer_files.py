@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer files, looked at before transformers reads them."""
+"""Check a checkpoint's tokenizer files before transformers reads them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +9,13 @@ from runtime.errors import ArtifactError
 from runtime.model_files import TOKENIZER_BYTES
 from runtime.text import load_tokenizer
 
-# What transformers reads of a tokenizer; weights and code it is not asked for.
+# Suffixes of the files that transformers reads for a tokenizer.
 _SUFFIXES = (".json", ".txt", ".model", ".jinja")
 
 
 def check_tokenizer(directory: Path, vocabulary: int) -> None:
-    """Raise CheckpointRefused for files of any size, a tokenizer.json that does not bound what it
-    makes of a text, and one with ids past the `vocabulary` of the embeddings, but for a pad
-    token's."""
+    """Raise CheckpointRefused for files that are too large, and for a tokenizer.json with unlimited
+    output for a text or with ids past the `vocabulary` of the embeddings (a pad token's id may)."""
     for path in directory.glob("*"):
         if path.suffix in _SUFFIXES and path.is_file() and path.stat().st_size > TOKENIZER_BYTES:
             raise CheckpointRefused(

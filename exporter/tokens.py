@@ -1,4 +1,4 @@
-"""The checkpoint's own tokenizer, through transformers: what the runtime's is measured against."""
+"""The checkpoint's own tokenizer in transformers: the reference for the runtime's tokens."""
 
 import importlib.metadata
 import logging
@@ -27,7 +27,7 @@ from runtime.manifest import SpecialTokens
 from runtime.tokenizer_limits import check_tokenizer
 
 TYPES = "token_type_ids"
-# What reads tokenizers that have a sentencepiece model alone.
+# Packages for tokenizers that have only a sentencepiece model.
 _SENTENCEPIECE = ("sentencepiece", "protobuf")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES = ("tokenizer.json", *SETTINGS_FILES)
@@ -53,7 +53,7 @@ class CheckpointTokenizer:
         self._dropped = dropped
 
     def reads_alone(self, *texts: str) -> bool:
-        """Whether loaders fail on `texts`, as one holds the token that was dropped here."""
+        """Whether loaders fail on `texts`, because one contains the dropped pad token."""
         return self._dropped is not None and any(self._dropped in text for text in texts)
 
     def encode(self, query: str, passage: str) -> tuple[Tokens, bool]:
@@ -61,9 +61,9 @@ class CheckpointTokenizer:
         too many."""
         with _quiet():
             if self._template is None:
-                whole = self._tokenizer(query, passage, return_token_type_ids=True)
-                if len(whole["input_ids"]) <= self._max_tokens:
-                    return Tokens(whole["input_ids"], whole["token_type_ids"]), False
+                full = self._tokenizer(query, passage, return_token_type_ids=True)
+                if len(full["input_ids"]) <= self._max_tokens:
+                    return Tokens(full["input_ids"], full["token_type_ids"]), False
                 try:
                     found = self._tokenizer(
                         query,
@@ -72,7 +72,7 @@ class CheckpointTokenizer:
                         max_length=self._max_tokens,
                         return_token_type_ids=True,
                     )
-                except Exception as error:  # tokenizers raises bare ones
+                except Exception as error:  # tokenizers raises bare Exceptions
                     raise CheckpointRefused(
                         f"found a limit of {self._max_tokens} tokens, which leaves no room for a "
                         "passage beside a parity text's query; raise --max-tokens, or the "
@@ -83,18 +83,17 @@ class CheckpointTokenizer:
             head, tail = self._template.split("{passage}")
             ahead = head.replace("{query}", query)
             text = ahead + passage + tail
-            whole = self._tokenizer(text)
-            if len(whole["input_ids"]) <= self._max_tokens:
-                return Tokens(whole["input_ids"], None), False
+            full = self._tokenizer(text)
+            if len(full["input_ids"]) <= self._max_tokens:
+                return Tokens(full["input_ids"], None), False
             return self._cut(text, len(ahead), len(text) - len(tail)), True
 
     def _cut(self, text: str, start: int, stop: int) -> Tokens:
-        """`text` without the last tokens of the passage, which are its characters `start` to
-        `stop`; when none of them is left, without the last of what stands before it.
+        """The tokens of `text` cut to the limit; the passage is its characters `start` to `stop`.
 
-        What stands behind it goes then, and what the tokenizer adds goes last. A token that holds a
-        character of the template is none of the passage's, but for the blank that most tokenizers
-        take with a first word.
+        Tokens are dropped from the end of the passage, then from the end of the text before it,
+        then of the text after it, at last those that the tokenizer adds. A token with a character
+        of the template is not the passage's, except for the blank before a first word.
         """
         found = self._tokenizer(text, return_offsets_mapping=True)
         ids, spans, owners = found["input_ids"], found["offset_mapping"], found.sequence_ids()
@@ -113,9 +112,9 @@ class CheckpointTokenizer:
         """The tokens of one text, its prefix included, unpadded, and whether it was cut, at its
         end."""
         with _quiet():
-            whole = self._tokenizer(text, return_token_type_ids=True)
-            if len(whole["input_ids"]) <= self._max_tokens:
-                return Tokens(whole["input_ids"], whole["token_type_ids"]), False
+            full = self._tokenizer(text, return_token_type_ids=True)
+            if len(full["input_ids"]) <= self._max_tokens:
+                return Tokens(full["input_ids"], full["token_type_ids"]), False
             found = self._tokenizer(
                 text, truncation=True, max_length=self._max_tokens, return_token_type_ids=True
             )
@@ -143,8 +142,8 @@ class CheckpointTokenizer:
         )
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json as transformers reads it, which for some families is not as it
-        stands in the checkpoint; copy the settings beside it."""
+        """Write tokenizer.json as transformers reads it, which for some families differs
+        from the checkpoint's; copy the settings beside it."""
         directory.mkdir()
         for name in SETTINGS_FILES:
             if not (self._directory / name).is_file():
@@ -186,8 +185,9 @@ def _load(directory: Path, model_type: str | None) -> Any:
             directory, config=config, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # a broken tokenizer surfaces as many unrelated classes
+        reason = _explain_load_error(directory, error)
         raise CheckpointRefused(
-            f"transformers cannot read the tokenizer in {directory} ({_explained(directory, error)}"
+            f"transformers cannot read the tokenizer in {directory} ({reason}"
             "); wanted tokenizer.json, or the files of a tokenizer that transformers can convert"
         ) from error
     if not tokenizer.is_fast:
@@ -197,16 +197,16 @@ def _load(directory: Path, model_type: str | None) -> Any:
         )
     _refuse_without_vocabulary(directory, tokenizer)
     try:
-        # As it came out, of whichever files.
+        # The tokenizer as it was loaded, from whichever files.
         check_tokenizer(tokenizer.backend_tokenizer.to_str().encode())
     except ArtifactError as error:
         raise CheckpointRefused(str(error)) from error
     return tokenizer
 
 
-def _explained(directory: Path, error: Exception) -> str:
-    """Why transformers cannot read it: of a sentencepiece model it says that tiktoken is missing,
-    which it tries last."""
+def _explain_load_error(directory: Path, error: Exception) -> str:
+    """Why transformers cannot read the tokenizer. For a sentencepiece model its own message is
+    that tiktoken is missing, which it tries last."""
     models = sorted(path.name for path in directory.glob("*.model"))
     if not models or (directory / "tokenizer.json").is_file():
         return str(error)
@@ -214,12 +214,12 @@ def _explained(directory: Path, error: Exception) -> str:
     if missing := [name for name in _SENTENCEPIECE if name not in here]:
         return f"{models[0]} is read by the package {missing[0]}; install the extra `export`"
     if "tiktoken" in str(error):
-        return f"{models[0]} is no model of sentencepiece (those of tiktoken are not read)"
+        return f"{models[0]} is not a sentencepiece model (those of tiktoken are not read)"
     return str(error)
 
 
 def _lower(backend: tokenizers.Tokenizer) -> None:
-    """As sentence-transformers reads do_lower_case."""
+    """Lower letters as sentence-transformers does for do_lower_case."""
     found = backend.normalizer
     steps = list(found) if isinstance(found, normalizers.Sequence) else [found] if found else []
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
@@ -227,7 +227,7 @@ def _lower(backend: tokenizers.Tokenizer) -> None:
 
 
 def _untype(backend: tokenizers.Tokenizer) -> None:
-    """Let both texts of a pair have type 0, which is what a model reads that is fed no types."""
+    """Give both texts of a pair type 0, which a model without type inputs assumes."""
     settings = msgspec.json.decode(backend.to_str())
     settings["post_processor"] = _with_type_0(settings["post_processor"])
     backend.post_processor = tokenizers.Tokenizer.from_str(
@@ -240,7 +240,7 @@ def _with_type_0(found: Any) -> Any:
         return [_with_type_0(part) for part in found]
     if not isinstance(found, dict):
         return found
-    if found.get("type") == "BertProcessing":  # its types are not written down
+    if found.get("type") == "BertProcessing":  # its file has no types
         return _bert_processing(*found["cls"], *found["sep"])
     return {key: 0 if key == "type_id" else _with_type_0(value) for key, value in found.items()}
 
@@ -262,7 +262,7 @@ def _bert_processing(cls: str, cls_id: int, sep: str, sep_id: int) -> dict[str, 
 
 
 def _refuse_without_vocabulary(directory: Path, tokenizer: Any) -> None:
-    """transformers makes a tokenizer out of nothing, in which every word is unknown."""
+    """Without a vocabulary transformers makes a tokenizer in which every word is unknown."""
     names = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     known = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys() - {""}
     if not known or not any((directory / name).is_file() for name in names):
@@ -285,7 +285,7 @@ def _around(full: Sequence[int], bare: Sequence[int]) -> tuple[Sequence[int], Se
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back warnings about texts longer than the model: cutting them is the point."""
+    """Suppress warnings about texts longer than the model: they are cut on purpose."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
 """`rerank-export tune`: the shape of batches that is fastest on this machine, by measurement.
 
-All candidates take turns at the same texts through the artifact's own engine and scheduler, the
-order reversed each round; a round's speeds are compared with each other only. A candidate replaces
-the target's own shape when it was faster in three rounds of four, so that noise changes nothing.
+All candidates are measured in turns on the same texts with the artifact's own engine and scheduler,
+in reverse order every other round; speeds are compared only within a round. A candidate replaces
+the target's own shape if it was faster in three rounds of four, so that noise changes nothing.
 """
 
 import statistics
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from exporter.library_texts import mixed_group
 from exporter.parity_texts import Group
-from exporter.progress import tell
+from exporter.progress import print_line
 from runtime.artifact import find_directory
 from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
@@ -25,12 +25,12 @@ from runtime.ranker import Ranker
 from runtime.tuning import TUNING_FILE, Tuning, conditions, write_tuning
 
 _FEWEST_ROUNDS = 3
-# A gain that is worth a file.
+# The least gain that is worth a file.
 _LEAST_GAIN = 1.02
-# Texts of one pass; fewer where a slow engine could not finish its rounds in time.
+# Texts of one pass; fewer if a slow engine could not finish its rounds in time.
 _MOST_TEXTS, _FEWEST_TEXTS = 64, 16
 _PROBE_TEXTS = 8
-_TELL_EVERY_S = 10.0
+_LOG_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trial:
 
     @property
     def median(self) -> float:
-        """The middle of its speeds."""
+        """The median of its speeds."""
         return statistics.median(self.tokens_per_s)
 
     def gain(self, default: "Trial") -> float:
@@ -85,7 +85,7 @@ def _tune(directory: Path, seconds: float) -> Outcome:
         own = BatchLimits(target.max_rows, target.token_budget, target.padding_waste)
         model.warm_up()
         trials = [Trial(limits) for limits in shapes(own)]
-        group = timely_group(model, _FEWEST_ROUNDS * len(trials), seconds, _FEWEST_TEXTS)
+        group = group_within_time(model, _FEWEST_ROUNDS * len(trials), seconds, _FEWEST_TEXTS)
         _measure(model, trials, group, seconds)
         best = max(trials, key=lambda one: _worth(one, trials[0]))
         outcome = Outcome(trials, best, len(group.passages))
@@ -105,9 +105,9 @@ def shapes(own: BatchLimits) -> list[BatchLimits]:
     return found
 
 
-def timely_group(model: Model, passes: int, seconds: float, fewest: int) -> Group:
-    """Mixed texts, as many as `model` computes twice as often as `passes` times in `seconds`, but
-    `fewest` in any case: a slow one is told."""
+def group_within_time(model: Model, passes: int, seconds: float, fewest: int) -> Group:
+    """Mixed texts, so many that `passes` take `model` half of `seconds`; at least `fewest`, and a
+    log line if these are too slow."""
     limit = model.info.max_tokens
     probe = mixed_group(_PROBE_TEXTS, limit)
     tokens_per_s(model, probe)
@@ -117,7 +117,7 @@ def timely_group(model: Model, passes: int, seconds: float, fewest: int) -> Grou
     count = int(seconds / (2 * passes) / max(a_text_s, 1e-9))
     count = min(_MOST_TEXTS, max(fewest, count))
     if (least_s := passes * count * a_text_s) > seconds:
-        tell(f"this engine is slow: the fewest rounds take about {least_s:.0f} s")
+        print_line(f"this engine is slow: the minimum of rounds takes about {least_s:.0f} s")
     return mixed_group(count, limit)
 
 
@@ -140,10 +140,10 @@ def _worth(trial: Trial, default: Trial) -> float:
 
 
 def _measure(model: Model, trials: Sequence[Trial], group: Group, seconds: float) -> None:
-    """Fill the trials with whole rounds until the time is over, with few at least."""
+    """Measure complete rounds until the time is over, but at least _FEWEST_ROUNDS."""
     began = time.monotonic()
     tokens_per_s(model, group)  # the engine's memory grows to its size, untimed
-    told = began
+    logged_at = began
     while (rounds := len(trials[0].tokens_per_s)) < _FEWEST_ROUNDS or (
         time.monotonic() - began < seconds
     ):
@@ -153,9 +153,9 @@ def _measure(model: Model, trials: Sequence[Trial], group: Group, seconds: float
             model.set_limits(trial.limits)
             found.append(tokens_per_s(model, group))
             now = time.monotonic()
-            if now - told >= _TELL_EVERY_S:
-                told = now
-                tell(f"{now - began:.0f} of {seconds:.0f} s, round {rounds + 1}")
+            if now - logged_at >= _LOG_EVERY_S:
+                logged_at = now
+                print_line(f"{now - began:.0f} of {seconds:.0f} s, round {rounds + 1}")
             if now - began > seconds and rounds >= _FEWEST_ROUNDS:
                 break
         else:

@@ -17,7 +17,7 @@ from exporter.errors import ParityFailed
 from exporter.parity import (
     RANDOM_SHARE,
     batch_delta,
-    climb_ranking,
+    check_ranking,
     compare_tokens,
     dependence,
     raise_failures,
@@ -30,7 +30,7 @@ from runtime.text import TextEncoder
 # Largest |Δ| of one component of a vector of length 1; it grows with the length beyond. Measured
 # in fp32: 3e-7 on trained weights. Half precision of trained weights goes by tau alone.
 COMPONENT_TOLERANCE = 1e-5
-# Kernels of other machines round otherwise than those of the parity run.
+# Kernels on other machines round differently.
 _GOLDEN_TOLERANCE: dict[Precision, float] = {
     "fp32": 1e-4,
     "fp16": 5e-3,
@@ -59,7 +59,7 @@ class EngineVectors:
     shuffled: list[Vectors]
 
 
-def climb_text_tokens(report: Parity, reference: VectorReference, encoder: TextEncoder) -> None:
+def check_text_tokens(report: Parity, reference: VectorReference, encoder: TextEncoder) -> None:
     """The first rung. Records it in `report` and raises ParityFailed when an id differs."""
     compared = []
     for texts, wanted_rows in zip(reference.texts, reference.tokens, strict=True):
@@ -69,7 +69,7 @@ def climb_text_tokens(report: Parity, reference: VectorReference, encoder: TextE
     compare_tokens(report, compared)
 
 
-def climb_vectors(report: Parity, reference: VectorReference, embedder: Embedder) -> EngineVectors:
+def check_vectors(report: Parity, reference: VectorReference, embedder: Embedder) -> EngineVectors:
     """The second and third rung. Records both in `report` before raising ParityFailed."""
     tolerance = _tolerance(report, reference)
     try:
@@ -82,8 +82,8 @@ def climb_vectors(report: Parity, reference: VectorReference, embedder: Embedder
     found_cosines = map(cosines, found.together)
     orders = list(zip(reference.groups, wanted_cosines, found_cosines, strict=True))
     raise_failures(
-        logits=_climb_components(report, reference, found, tolerance),
-        ranking=climb_ranking(report, orders, COSINE_TOLERANCE[report.precision]),
+        logits=_check_components(report, reference, found, tolerance),
+        ranking=check_ranking(report, orders, COSINE_TOLERANCE[report.precision]),
     )
     return found
 
@@ -137,11 +137,11 @@ def _tolerance(report: Parity, reference: VectorReference) -> float:
 
 
 def _spread(vectors: Vectors) -> float:
-    """How much components differ from text to text; what all vectors share tells nothing."""
+    """The deviation of components between texts, without what all vectors share."""
     return float(np.sqrt(vectors.var(axis=0).mean()))
 
 
-def _climb_components(
+def _check_components(
     report: Parity, reference: VectorReference, found: EngineVectors, tolerance: float
 ) -> str | None:
     wanted = np.concatenate(reference.vectors)
@@ -174,7 +174,7 @@ def _climb_components(
         f"text {label}: the checkpoint gives {wanted[text, component]:.6f} as component "
         f"{component}, {report.engine} embedding it {name} gives {rows[text, component]:.6f}; "
         f"they differ by {deltas[way, text, component]:.2g}, tolerance {tolerance:.2g} "
-        f"({report.rule}, {report.precision}). If the precision is to blame, export with a finer "
+        f"({report.rule}, {report.precision}). If the precision is the cause, export with a target "
         "target"
     )
 

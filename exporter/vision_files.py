@@ -14,9 +14,9 @@ from typing import Any
 from exporter.architectures.config import flag, number, refuse_unless, require, shown, whole
 from exporter.architectures.siglip import patches
 from exporter.errors import CheckpointRefused
-from exporter.folder import PROCESSOR_FILE, WatchedConfig, tell_unknown
-from exporter.progress import tell
+from exporter.progress import print_line
 from exporter.sentence_files import MODULES_FILE, TextFacts, read_json, tokenizer_limit
+from exporter.unread_settings import PROCESSOR_FILE, WatchedConfig, log_unknown
 from runtime.activation import CONFIG_FILE
 from runtime.vision.rule import Grid, TileRule
 
@@ -86,7 +86,7 @@ def read_vision(
     """The config with its parts watched, too, and what it says; `root` is the checkpoint's folder,
     `directory` that of its files. Raises CheckpointRefused."""
     processor = read_json(directory / PROCESSOR_FILE, dict[str, Any], absent={})
-    tell_unknown(
+    log_unknown(
         sorted(processor.keys() - _PROCESSOR_KEYS), f"key in {PROCESSOR_FILE}", strict=strict
     )
     config = WatchedConfig(config)
@@ -97,7 +97,7 @@ def read_vision(
     _settle_vocabulary(config)
     rule = _rule(config, processor)
     if (root / MODULES_FILE).is_file():
-        tell(
+        print_line(
             f"{MODULES_FILE} is not read for a model that takes images: it is exported as its own "
             "code computes it, and an embedder's vectors have any length"
         )
@@ -227,7 +227,7 @@ def _refuse_otherwise(
             )
     for key, value in _IGNORED.items():
         if (found := config.get(key)) is not None and found != value:
-            tell(
+            print_line(
                 f"config.json has {key} = {shown(found)}, which the model's own code does not "
                 f"read: it is exported as with {value!r}"
             )

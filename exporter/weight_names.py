@@ -1,30 +1,30 @@
-"""The names of a checkpoint's tensors as its architecture calls them, whatever wrote them.
+"""Normalize the names of a checkpoint's tensors.
 
-What wraps a model for training puts a name of its own before those of what it wraps; TensorFlow
-called a norm's weight and bias gamma and beta, which transformers reads to this day.
+Training wrappers put a prefix of their own before the names of the wrapped model; TensorFlow called
+a norm's weight and bias gamma and beta, which transformers still accepts.
 """
 
 import re
 from collections.abc import Mapping
 
 from exporter.errors import CheckpointRefused
-from exporter.progress import tell
+from exporter.progress import print_line
 from exporter.weights import Stored
 
 # torch.compile, FSDP and gradient checkpointing wrap any module, DataParallel a whole model.
 _NAMES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _WRAPPERS = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(_NAMES)})\.")
 _PARALLEL = "module."
-# The same for transformers' from_pretrained, which takes such weights for missing ones otherwise.
+# The same for transformers' from_pretrained, which otherwise reports such weights as missing.
 KEY_MAPPING = {**{rf"\b{name}\.": "" for name in _NAMES}, r"^module\.": ""}
 _OLD = re.compile(r"(?<=\bLayerNorm\.)(?:gamma|beta)$")
 _NEW = {"gamma": "weight", "beta": "bias"}
 
 
 def plain_names(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """`tensors` by their plain names; it is told where wrappers' names were left out.
+    """`tensors` by their plain names; logs if prefixes of wrappers were removed.
 
-    Raises CheckpointRefused where two tensors then have one name.
+    Raises CheckpointRefused if two tensors then have the same name.
     """
     unwrapped = {name: _WRAPPERS.sub("", name) for name in tensors}
     if all(name.startswith(_PARALLEL) for name in unwrapped.values()):
@@ -33,8 +33,8 @@ def plain_names(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
             for name, plain in unwrapped.items()
         }
     if wrapped := [name for name, plain in unwrapped.items() if name != plain]:
-        tell(
-            f"names of weights hold those of wrappers, as in {min(wrapped)[:200]}; read as "
+        print_line(
+            f"names of weights contain prefixes of wrappers, as in {min(wrapped)[:200]}; read as "
             f"{unwrapped[min(wrapped)][:200]}"
         )
     found: dict[str, Stored] = {}

@@ -1,6 +1,6 @@
 """The tensors of a checkpoint: their names, types and shapes, known before any is read.
 
-Weights lie in model.safetensors, or in the shards that model.safetensors.index.json names. A file
+Weights are in model.safetensors, or in the shards that model.safetensors.index.json names. A file
 begins with the size of its header, then comes the header in JSON, then the data (the format of the
 library safetensors, which checks that a header's tensors fill the file without gap or overlap).
 """
@@ -32,7 +32,7 @@ _RECOMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a checkpoint: where it lies, and its shape."""
+    """One tensor of a checkpoint: its file, name and shape."""
 
     file: Path
     name: str
@@ -40,7 +40,7 @@ class Stored:
 
     def read(self) -> torch.Tensor:
         """The tensor, widened or narrowed to float32."""
-        # Opened anew for every tensor: a mapping kept open would count all pages read so far.
+        # Opened for every tensor: pages of an open mapping count as memory of the process.
         with safetensors.safe_open(self.file, framework="pt") as opened:
             return opened.get_tensor(self.name).to(torch.float32, copy=True)
 
@@ -48,7 +48,7 @@ class Stored:
 def stored_tensors(directory: Path) -> dict[str, Stored]:
     """Tensor name → the tensor, of a single or sharded safetensors checkpoint.
 
-    Raises CheckpointRefused for files that cannot be used, and for tensors that are no floats.
+    Raises CheckpointRefused for files that cannot be used, and for tensors that are not floats.
     """
     if (directory / WEIGHTS_FILE).is_file():
         return tensors_of(directory / WEIGHTS_FILE)
@@ -58,7 +58,7 @@ def stored_tensors(directory: Path) -> dict[str, Stored]:
 
 
 def first(names: Iterable[str], limit: int = 5) -> str:
-    """The first of `names`, sorted, as messages list them."""
+    """The first of `names`, sorted and joined for a message."""
     listed = sorted(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return ", ".join(name[:200] for name in listed[:limit]) + more
@@ -86,10 +86,10 @@ def _without_weights(directory: Path) -> CheckpointRefused:
 
 
 def _sharded(directory: Path) -> dict[str, Stored]:
-    """The tensors, each of the shard that the index names for it, which lies in the checkpoint."""
+    """The tensors by the index; each shard must be a file in the checkpoint."""
     shards = _weight_map(directory)
     for shard in shards.values():
-        # Half of a surrogate pair, or NUL, is in no name of a file.
+        # File names have no lone surrogate and no NUL.
         if Path(shard).name != shard or shard in ("", ".", "..") or not shard.isprintable():
             raise CheckpointRefused(
                 f"{INDEX_FILE} names {shard[:80]!r}, wanted the name of a file in the checkpoint"
@@ -120,7 +120,7 @@ def _weight_map(directory: Path) -> dict[str, str]:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without a key that stands in it twice, of which either could be meant."""
+    """An object from its pairs; a duplicate key is refused, as either value could be meant."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -132,7 +132,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def tensors_of(file: Path) -> dict[str, Stored]:
     """Tensor name → the tensor, of one safetensors file; raises as `stored_tensors` does."""
     try:
-        _refuse_vast_header(file)
+        _refuse_large_header(file)
         with safetensors.safe_open(file, framework="pt") as opened:
             slices = {
                 name: opened.get_slice(name)
@@ -150,13 +150,11 @@ def tensors_of(file: Path) -> dict[str, Stored]:
     return {name: Stored(file, name, shape) for name, shape in shapes.items()}
 
 
-def _refuse_vast_header(file: Path) -> None:
+def _refuse_large_header(file: Path) -> None:
     with open_file(file) as opened:
         length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
     if length > _MOST_HEADER_BYTES:
-        raise OSError(
-            0, f"its header says that it has {length} bytes, wanted {_MOST_HEADER_BYTES} at most"
-        )
+        raise OSError(0, f"its header claims {length} bytes, wanted {_MOST_HEADER_BYTES} at most")
 
 
 def _refuse_other_types(types: Mapping[str, str]) -> None:

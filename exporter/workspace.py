@@ -1,7 +1,7 @@
-"""A directory that appears whole or not at all.
+"""A directory that is replaced atomically.
 
 Work happens in a folder beside it (`runtime/outputs.py`), and is renamed into place at the end. An
-export that is interrupted in any way leaves at most that folder; the next one clears it away.
+export that is interrupted in any way leaves at most that folder; the next export removes it.
 """
 
 import os
@@ -23,9 +23,9 @@ from runtime.tuning import TUNING_FILE
 
 
 def link_or_copy(source: Path | str, place: Path | str) -> None:
-    """Put the file `source` at `place`: linked where that can be done, for it may be large.
+    """Link the file `source` to `place`, or copy it if links are not possible.
 
-    A symbolic link is followed: it may lead elsewhere from `place`.
+    A symbolic link is followed, as its target may be relative.
     """
     try:
         os.link(os.path.realpath(source), place)
@@ -35,11 +35,11 @@ def link_or_copy(source: Path | str, place: Path | str) -> None:
 
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
-    """A fresh directory that replaces `out` when the block ends well, and vanishes otherwise.
+    """A fresh directory that replaces `out` if the block succeeds, and is removed otherwise.
 
     After ParityFailed its parity.json is kept beside `out`, at the error's `report`. Raises
-    OutputRefused when `out` holds anything that no export wrote, or another command writes it. A
-    link is followed: what it leads to is replaced.
+    OutputRefused if `out` has files that no export wrote, or another command writes it. A link
+    is followed: its target is replaced.
     """
     place = place_of(out)
     with atomic_directory(out, "rerank-export", refuse_foreign) as partial:
@@ -54,7 +54,7 @@ def workspace(out: Path) -> Iterator[Path]:
 
 
 def refuse_foreign(out: Path) -> None:
-    """Raise OutputRefused unless `out` is absent, empty, or an artifact and nothing more."""
+    """Raise OutputRefused unless `out` is absent, empty, or an artifact without other files."""
     out = place_of(out)
     if not out.exists():
         return
@@ -69,7 +69,7 @@ def refuse_foreign(out: Path) -> None:
 
 
 def _foreign_file(out: Path) -> str | None:
-    """The first file in `out` that its manifest does not know."""
+    """The first file in `out` that is not in its manifest."""
     try:
         known = {MANIFEST_FILE, TUNING_FILE, *read_manifest(out).files}
     except ManifestError:
@@ -78,7 +78,7 @@ def _foreign_file(out: Path) -> str | None:
 
 
 def _free_report(out: Path) -> Path:
-    """Where the report of a failure is put: in the place of an older one, or of nothing."""
+    """The path for the report of a failure: an older report, or an unused name."""
     return next(one for one in _reports(out) if not os.path.lexists(one) or _is_report(one))
 
 
@@ -89,7 +89,7 @@ def _reports(out: Path) -> Iterator[Path]:
 
 
 def _is_report(path: Path) -> bool:
-    """Whether an export that failed left it: somebody else's file may have the name."""
+    """Whether it is the report of a failed export, and not another file of that name."""
     try:
         found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -214,7 +214,7 @@ def _export(settings: ExportConfig, out: Path, log: Log) -> None:
     """
     from exporter.building import build
     from exporter.onnx_file import OPSET
-    from exporter.pipeline import Wish, export
+    from exporter.pipeline import ExportArgs, export
     from exporter.tensorrt_plan import this_machine
 
     target, planned = _target(settings), _column(settings) == "tensorrt"
@@ -238,7 +238,7 @@ def _export(settings: ExportConfig, out: Path, log: Log) -> None:
             if settings.opset != OPSET:
                 log(f"opset {settings.opset} was asked for at least, {OPSET} is written")
             write_json(_made_file(settings), begun)
-            args = Wish(profile=settings.model_profile, target=target)
+            args = ExportArgs(profile=settings.model_profile, target=target)
             manifest = export(settings.model_path, out, args)
         if planned:
             manifest = build(out, target, out)

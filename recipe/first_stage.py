@@ -75,13 +75,13 @@ def ensure_artifact(wanted: FirstStage, log: Log) -> Path:
 
 
 def _export(wanted: FirstStage, directory: Path, log: Log) -> None:
-    from exporter.pipeline import Wish, export  # torch takes seconds to import
+    from exporter.pipeline import ExportArgs, export  # torch takes seconds to import
 
     log(f"export the embedder {wanted.model} to {directory}")
     # Write the commit first: if the export is killed, no artifact is left without its commit.
     name, commit = unpinned(wanted.model)
     write_json(_commit_file(directory), {name: commit} if commit else model_commit(name))
-    export(wanted.model, directory, Wish(target=wanted.target))
+    export(wanted.model, directory, ExportArgs(target=wanted.target))
 
 
 def embedder_commit(wanted: FirstStage) -> dict[str, str]:

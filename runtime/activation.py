@@ -1,8 +1,9 @@
 """The activation that a reranker's checkpoint was saved with, which decides its relevance_score.
 
 sentence-transformers writes the dotted name of a PyTorch class: from version 6 on into
-config_sentence_transformers.json, from 4 on below `sentence_transformers` in config.json, before as
-`sbert_ce_default_activation_function` there. It reads them in this order, and so do we.
+config_sentence_transformers.json, from 4 on below `sentence_transformers` in config.json, in
+earlier versions as `sbert_ce_default_activation_function` there. They are read in this order, as
+there.
 """
 
 from collections.abc import Mapping
@@ -30,10 +31,10 @@ def saved_activation(
     sentence: Mapping[str, Any],
     known: Mapping[str, Activation] = ONE_LOGIT,
 ) -> Activation | None:
-    """The activation that config.json and config_sentence_transformers.json name, None for none;
-    `known` are those that can be.
+    """The activation that config.json and config_sentence_transformers.json name, None if they name
+    none; `known` are those that are supported.
 
-    Raises ValueError, which says what was found, for one that is not known.
+    Raises ValueError with the value found for an unknown one.
     """
     found = placed_activation(config, sentence, known)
     return None if found is None else found[0]
@@ -44,7 +45,7 @@ def placed_activation(
     sentence: Mapping[str, Any],
     known: Mapping[str, Activation] = ONE_LOGIT,
 ) -> tuple[Activation, str] | None:
-    """`saved_activation`, and the file and key that name it; likewise."""
+    """`saved_activation`, with the file and key that name it."""
     inner = config.get("sentence_transformers")
     inner = {} if inner is None else inner
     if not isinstance(inner, Mapping):
@@ -60,7 +61,7 @@ def placed_activation(
     for file, key, found in places:
         if found is None:
             if key == _INNER_KEY and "activation_fn" in inner:
-                return None  # sentence-transformers looks no further either
+                return None  # as sentence-transformers does
             continue
         if not isinstance(found, str) or found not in known:
             raise ValueError(

@@ -18,9 +18,9 @@ _MOST_NAMED = 5
 
 
 def snapshot_of(directory: Path) -> Path:
-    """The snapshot of main, or the only one, where `directory` is such a repository; else itself.
+    """The snapshot of main, or the only one, if `directory` is such a repository; else `directory`.
 
-    Raises OSError, whose strerror says what was found, where none can be chosen.
+    Raises OSError, whose strerror says what was found, if none can be chosen.
     """
     real = real_directory(directory)
     repository = real.parent if real.name == "snapshots" else real
@@ -33,12 +33,12 @@ def snapshot_of(directory: Path) -> Path:
     if wanted in found or (wanted is None and len(found) == 1):
         return snapshots / (wanted or found[0])
     if not found:
-        told = "it is a repository of the hub's cache without a snapshot; download it again"
+        message = "it is a repository of the hub's cache without a snapshot; download it again"
     elif wanted is None:
-        told = f"its snapshots are {names}, and no {_REF} says which to take; name one of them"
+        message = f"its snapshots are {names}, and no {_REF} says which to take; name one of them"
     else:
-        told = f"its {_REF} names {wanted}, its snapshots are {names}; name one of them"
-    raise OSError(errno.ENOENT, told)
+        message = f"its {_REF} names {wanted}, its snapshots are {names}; name one of them"
+    raise OSError(errno.ENOENT, message)
 
 
 def hub_name(directory: Path) -> str | None:
@@ -51,7 +51,7 @@ def hub_name(directory: Path) -> str | None:
 
 
 def _main(repository: Path) -> str | None:
-    """The commit in refs/main; None where there is no such file, or something else is in it."""
+    """The commit in refs/main; None if there is no such file, or it has other content."""
     try:
         text = read_bounded(repository / _REF, _MOST_REF_BYTES).decode("ascii", "replace").strip()
     except OSError:

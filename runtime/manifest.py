@@ -40,9 +40,9 @@ from runtime.profile import (
 from runtime.vision.rule import Vision
 
 SCHEMA = 2
-# Schema 1 knew no activation: relevance was the sigmoid of every logit.
+# Schema 1 had no activation: relevance was the sigmoid of every logit.
 READABLE = (1, SCHEMA)
-# How `Manifest.witness` begins where no loader that users use bore witness.
+# The beginning of `Manifest.witness` if no common loader was a witness.
 NOT_WITNESSED = "not witnessed"
 MANIFEST_FILE = "manifest.json"
 PARITY_FILE = "parity.json"
@@ -54,7 +54,7 @@ _MOST_BYTES = {
     VISION_FILE: GRAPH_BYTES,
 }
 
-# What decoding a file that is no JSON of ours raises; nesting is what a stack is too short for.
+# Errors of decoding an invalid file; deep nesting raises RecursionError.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -113,10 +113,10 @@ class PlanHardware(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What model.plan was built for; its sha256 stands among `Manifest.files`.
+    """What model.plan was built for; its sha256 is in `Manifest.files`.
 
     `target` is the target profile, `shapes` its optimisation profiles in the plan's own order: the
-    longest sequence among them bounds a row on this engine, whatever `Manifest.max_tokens` allows.
+    longest sequence among them limits a row on this engine, whatever `Manifest.max_tokens` allows.
     `version_compatible` plans also run on later versions of TensorRT's same major version.
     `goldens` and `vector_goldens` of the manifest hold for the plan within `golden_tolerance`.
     """
@@ -134,17 +134,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `version` is a short hash of graph, weights, tokenizer, template, limit, activation and
     `merged`: two artifacts with one version give the same scores. `template` is None where the
     tokenizer joins the pair. Embedders have `prefixes` (by input type, none for symmetric models),
-    `dimensions` and `vector_goldens` instead of a template and `goldens`; `activation` makes a
-    relevance of a reranker's logit, and they have none. `golden_tolerance` is the largest
+    `dimensions` and `vector_goldens` instead of a template and `goldens`; `activation` maps a
+    reranker's logit to a relevance, and embedders have none. `golden_tolerance` is the largest
     |Δ logit|, or |Δ| of a vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
     `witness` is the loader whose answers prove the scores, or says that there was none; `origins`
-    says of facts where they were read. `merged` are the hashes, as in `files`, of what the weights
-    were merged from, as base/<name> and adapter/<name>; without an adapter there are none.
-    `own_profile` is what a user's own profile said, whose file is then no longer needed, and None
-    for one of ours. `vision` describes vision.onnx and is None for models of texts alone;
-    `image_goldens` are recorded answers about images. `plan` and `hardware` describe model.plan,
-    and are None exactly where there is none.
+    are the places where facts were read. `merged` are the hashes, as in `files`, of what the
+    weights were merged from, as base/<name> and adapter/<name>; without an adapter there are none.
+    `own_profile` is the content of a user's own profile, whose file is then no longer needed; None
+    for one of ours. `vision` describes vision.onnx, and is None for a text model; `image_goldens`
+    are recorded answers about images. `plan` and `hardware` describe model.plan, and are None
+    exactly if there is none.
     """
 
     schema: int
@@ -184,7 +184,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def is_witnessed(manifest: Manifest) -> bool:
-    """Whether the scores are proven by more than the exporter's own reading of the checkpoint."""
+    """Whether a witness proves the scores, and not only the exporter's own model."""
     told = manifest.witness
     return manifest.schema > 1 and told is not None and not told.startswith(NOT_WITNESSED)
 
@@ -200,9 +200,9 @@ def unproven_manifest(
     outputs: list[str],
     dimensions: int | None = None,
 ) -> Manifest:
-    """A manifest for what no export described: all it knows stands in the profile.
+    """A manifest for a directory without one, with facts of the profile alone.
 
-    It records no files and no goldens, so nothing can be checked against it.
+    It has no files and no goldens, so nothing can be checked against it.
     """
     facts = load_model_profile(profile)
     return Manifest(
@@ -236,13 +236,13 @@ def unproven_manifest(
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """What every version of a file has, whatever else."""
+    """The field that every version of a file has."""
 
     schema: int | None = None
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of `directory`; ManifestError says what is wrong with it."""
+    """The manifest of `directory`; raises ManifestError."""
     try:
         raw = read_file(directory, MANIFEST_FILE, JSON_BYTES)
         schema = msgspec.json.decode(raw, type=_Head).schema
@@ -276,7 +276,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 class _ParityHead(msgspec.Struct, frozen=True):
-    """What the runtime needs of parity.json; the exporter knows the rest."""
+    """The fields of parity.json that the runtime reads."""
 
     schema: int
     engine: str
@@ -304,12 +304,12 @@ def proven_engines(directory: Path) -> list[str]:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write manifest.json, readable by people, so that it is there whole or not at all."""
+    """Write manifest.json, readable by people, atomically."""
     write_json(directory / MANIFEST_FILE, manifest)
 
 
 def hash_file(path: Path, most_bytes: int = LARGEST_BYTES) -> str:
-    """ "sha256:<hex>" of the regular file's bytes. Raises OSError, of more than these too."""
+    """ "sha256:<hex>" of the regular file's bytes. Raises OSError."""
     with open_file(path, most_bytes) as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
@@ -317,14 +317,14 @@ def hash_file(path: Path, most_bytes: int = LARGEST_BYTES) -> str:
 def check_files(directory: Path, manifest: Manifest) -> None:
     """Compare every file with its recorded hash; FileChanged names the first that differs.
 
-    Raises ManifestError when something that decides scores was never recorded, and ArtifactError
+    Raises ManifestError when a file that decides scores has no recorded hash, and ArtifactError
     when a file cannot be read.
     """
     for name, wanted in manifest.files.items():
         found = _hash_or_reason(directory, name)
         if found != wanted:
             raise FileChanged(name, found, wanted)
-    # Only now: of a changed graph the hash says more than its parts.
+    # After the hashes: for a changed graph a wrong hash is the better message.
     graph = directory / MODEL_FILE
     weights = external_files(graph) if graph.is_file() else set()
     vision = directory / VISION_FILE
@@ -342,12 +342,12 @@ def check_files(directory: Path, manifest: Manifest) -> None:
 
 
 def identities(directory: Path, manifest: Manifest) -> Mapping[str, Identity | None]:
-    """What the files of the manifest are now."""
+    """The current identities of the manifest's files."""
     return {name: identity(directory, name) for name in manifest.files}
 
 
 def same_files(before: Mapping[str, Identity | None], after: Mapping[str, Identity | None]) -> bool:
-    """Whether every file that there was is still there, with the same content."""
+    """Whether every file still exists with the same content."""
     pairs = ((one, after[name]) for name, one in before.items())
     return all(one is not None and now is not None and one.is_of(now) for one, now in pairs)
 

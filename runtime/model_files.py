@@ -1,14 +1,14 @@
-"""The files of a model directory: read only where each is regular, inside it and bounded.
+"""The files of a model directory: read only if they are regular, inside it and of limited size.
 
-A directory may come from anywhere. A link in it could name every file of the machine, a FIFO holds
-its reader for ever, and a device does not end. So each file is opened here, or looked at here
-before a library opens it by its name.
+A directory may come from anywhere. A link in it could name every file of the machine, a FIFO blocks
+its reader for ever, and a device does not end. So each file is opened here, or checked here before
+a library opens it by its name.
 
 Links are followed within the directory, and from a snapshot in the Hugging Face hub's cache into
 the blobs of the same repository. That is how huggingface_hub keeps every file:
 models--ORG--NAME/snapshots/COMMIT/FILE → models--ORG--NAME/blobs/HASH.
 
-What is refused is an OSError whose `strerror` says what was found; an absent file is a
+A refusal is an OSError whose `strerror` says what was found; an absent file is a
 FileNotFoundError.
 """
 
@@ -24,7 +24,7 @@ JSON_BYTES = 16 << 20
 TOKENIZER_BYTES = 128 << 20
 # Protocol Buffers read no larger message.
 GRAPH_BYTES = (2 << 30) - 1
-# Weights and plans. A file of holes may say that it is larger than any disk.
+# Weights and plans. A sparse file may claim to be larger than any disk.
 LARGEST_BYTES = 256 << 30
 
 _MOST_NAME_BYTES = 1024
@@ -38,34 +38,34 @@ _KINDS = {
 
 
 def real_directory(directory: Path) -> Path:
-    """`directory` with all links followed: one that is swapped later changes nothing."""
+    """`directory` with all links resolved, so that a link replaced later has no effect."""
     try:
         found = Path(os.path.realpath(directory, strict=True))
         mode = found.stat().st_mode
     except OSError as error:
-        raise _explained(error) from None
+        raise _with_user_id(error) from None
     if not stat.S_ISDIR(mode):
         raise NotADirectoryError(errno.ENOTDIR, f"it is {_kind(mode)}, wanted a directory")
     return found
 
 
 def is_there(directory: Path, name: str) -> bool:
-    """Whether anything has this name, be it a link that leads nowhere."""
+    """Whether anything has this name, even a broken link."""
     try:
         (directory / name).lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:  # not known to be absent; whoever reads it is told why it cannot be
+    except OSError:  # not known to be absent; reading it raises the reason
         return True
     return True
 
 
 def name_fault(name: str) -> str | None:
-    """Why `name` cannot be that of a file in a directory, with slashes between folders; None where
+    """Why `name` cannot be a path of a file in a directory, with slashes between folders; None if
     it can."""
     parts = name.split("/")
     if ".." in parts or name.startswith("/"):
-        return "which lies outside its directory"
+        return "which is outside its directory"
     if "" in parts or "." in parts:
         return "wanted a plain relative path"
     if "\\" in name or not name.isprintable():
@@ -76,7 +76,7 @@ def name_fault(name: str) -> str | None:
 
 
 def find_file(directory: Path, name: str) -> Path:
-    """Where the regular file `name` of `directory` really lies. Raises OSError."""
+    """The real path of the regular file `name` of `directory`. Raises OSError."""
     if fault := name_fault(name):
         raise OSError(errno.EINVAL, f"found the name {name[:80]!r}, {fault}")
     path = directory / name
@@ -86,14 +86,14 @@ def find_file(directory: Path, name: str) -> Path:
         mode = found.stat().st_mode
     except OSError as error:
         if isinstance(error, FileNotFoundError) and path.is_symlink():
-            told = f"it is a link to {os.readlink(path)!r}, where nothing is"
-            raise OSError(errno.ELOOP, told) from error
-        raise _explained(error) from None
+            message = f"it is a link to {os.readlink(path)!r}, which does not exist"
+            raise OSError(errno.ELOOP, message) from error
+        raise _with_user_id(error) from None
     blobs = _blobs(home)
     if not found.is_relative_to(home) and found.parent != blobs:
         wanted = "a file in it, or a link to the blobs of the same hub cache"
         if blobs is not None and blobs.is_symlink():
-            # A directory that was downloaded may bring one, and name any folder of the machine.
+            # A downloaded directory may contain one, which could name any folder of the machine.
             wanted += (
                 " (whose folder blobs is a link here, and is not followed: move the whole cache, "
                 "and set HF_HUB_CACHE or link to that)"
@@ -109,12 +109,12 @@ def find_file(directory: Path, name: str) -> Path:
 def open_file(path: Path, most_bytes: int = LARGEST_BYTES) -> BufferedReader:
     """Open the regular file `path`, of at most so many bytes, to be read. Raises OSError."""
     try:
-        # First: opening a device may already do something.
+        # Checked first: opening a device may already have an effect.
         _refuse_special(path.stat().st_mode)
-        # A FIFO may have taken the file's place since, and hold whoever opens it.
+        # A FIFO may have replaced the file since, and would block its reader.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise _explained(error) from None
+        raise _with_user_id(error) from None
     try:
         found = os.fstat(handle)
         _refuse_special(found.st_mode)
@@ -138,7 +138,7 @@ def read_file(directory: Path, name: str, most_bytes: int) -> bytes:
 
 
 class Identity(NamedTuple):
-    """What changes when a file is replaced or written to."""
+    """The identity of a file, which changes when it is replaced or written to."""
 
     device: int
     size: int
@@ -150,8 +150,8 @@ class Identity(NamedTuple):
         """Whether both are the same file with the same content.
 
         Number or ctime alone may differ: over FUSE a file of an object store may have another
-        number at every look, and another hard link to a file gives it a new ctime. A file that was
-        replaced by one of the same size and date differs in both; nobody can set a ctime.
+        number at every stat, and another hard link to a file gives it a new ctime. A file that was
+        replaced by one of the same size and date differs in both; a ctime cannot be set.
         """
         return self[:3] == other[:3] and (
             self.number == other.number or self.ctime_ns == other.ctime_ns
@@ -159,7 +159,7 @@ class Identity(NamedTuple):
 
 
 def identity(directory: Path, name: str) -> Identity | None:
-    """The file's; None where there is none."""
+    """The identity of the file; None if there is none."""
     try:
         found = (directory / name).stat()
     except OSError:
@@ -168,7 +168,7 @@ def identity(directory: Path, name: str) -> Identity | None:
 
 
 def _blobs(home: Path) -> Path | None:
-    """Where the files of a snapshot in the hub's cache lie; None for a directory that is none."""
+    """The blobs of a snapshot in the hub's cache; None for other directories."""
     for snapshots in home.parents:
         repository = snapshots.parent
         if snapshots.name == "snapshots" and repository.name.startswith("models--"):
@@ -185,8 +185,8 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "a file")
 
 
-def _explained(error: OSError) -> OSError:
-    """`error`, which for a missing permission says whose."""
+def _with_user_id(error: OSError) -> OSError:
+    """`error`; for a missing permission with the user id."""
     if not isinstance(error, PermissionError):
         return error
     return PermissionError(

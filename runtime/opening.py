@@ -32,7 +32,7 @@ DEFAULT_QUEUE_ROWS = 8192
 # Rows of 512 tokens in all of them.
 DEFAULT_QUEUE_TOKENS = 1 << 22
 
-_WORDS: dict[Kind, str] = {"rank": "a reranker", "embed": "an embedder"}
+_KIND_NAMES: dict[Kind, str] = {"rank": "a reranker", "embed": "an embedder"}
 _MOCK_VERSION = "mock"
 _MOCK_PROFILES: dict[Kind, str] = {
     "rank": "llama-nemotron-rerank-1b-v2",
@@ -41,9 +41,9 @@ _MOCK_PROFILES: dict[Kind, str] = {
 
 
 class ModelLimits(TypedDict, total=False):
-    """What may be bounded: `max_tokens` of a row and `max_rows` of an engine call, both at most
-    the artifact's and the target's, `queue_rows` and `queue_tokens` that wait, and the seconds
-    that one waits for company (`window_s`); `vision` bounds images."""
+    """Limits: `max_tokens` of a row and `max_rows` of an engine call, both at most
+    the artifact's and the target's, `queue_rows` and `queue_tokens` that may wait, and the
+    seconds that a row waits for others (`window_s`); `vision` are the limits for images."""
 
     max_tokens: int | None
     max_rows: int | None
@@ -69,7 +69,7 @@ class OpenArgs(ModelLimits, total=False):
 def open_model(directory: Path, kind: Kind | None = None, **args: Unpack[OpenArgs]) -> Model:
     """Open the model in `directory`: an artifact, or a bare NIM_CUSTOM_MODEL directory.
 
-    `kind` None takes whichever it is. Raises ArtifactError or EngineError.
+    `kind` None accepts either kind. Raises ArtifactError or EngineError.
     """
     directory = find_directory(directory)
     opened = open_artifact(
@@ -90,10 +90,10 @@ def open_model(directory: Path, kind: Kind | None = None, **args: Unpack[OpenArg
         found = opened.manifest.kind
         if kind is not None and found != kind:
             raise ArtifactError(
-                f"found {_WORDS[found]} (kind {found}), wanted {_WORDS[kind]}; rerank-serve takes "
-                "rerankers with --rank DIR and embedders with --embed DIR"
+                f"found {_KIND_NAMES[found]} (kind {found}), wanted {_KIND_NAMES[kind]}; "
+                "rerank-serve takes rerankers with --rank DIR and embedders with --embed DIR"
             )
-        # Only what an export sealed has a version that a measurement can name.
+        # Only sealed artifacts have a version, which tuning.json refers to.
         return _model(opened, args, directory if opened.proven else None)
 
 
@@ -107,10 +107,10 @@ def open_embedder(directory: Path, **args: Unpack[OpenArgs]) -> Embedder:
     return cast(Embedder, open_model(directory, "embed", **args))
 
 
-def mock_model(kind: Kind, engine: str | None = None, **bounds: Unpack[ModelLimits]) -> Model:
+def mock_model(kind: Kind, engine: str | None = None, **model_limits: Unpack[ModelLimits]) -> Model:
     """A model with deterministic outputs and no weights; its tokens are UTF-8 bytes.
 
-    `engine` names another one that makes them up in the same way, such as a Triton's.
+    `engine` names another engine with made-up outputs, such as a Triton's.
     """
     opened_engine = open_engine(engine or "mock", Path())
     with closed_on_error(opened_engine):
@@ -126,16 +126,16 @@ def mock_model(kind: Kind, engine: str | None = None, **bounds: Unpack[ModelLimi
         )
         target = serving_target(opened_engine.name, manifest)
         opened = OpenArtifact(manifest, opened_engine, byte_tokenizer(), target, proven=False)
-        return _model(opened, bounds, None)
+        return _model(opened, model_limits, None)
 
 
-def _model(opened: OpenArtifact, bounds: ModelLimits, directory: Path | None) -> Model:
+def _model(opened: OpenArtifact, model_limits: ModelLimits, directory: Path | None) -> Model:
     manifest, engine, target = opened.manifest, opened.engine, opened.target
-    max_tokens, max_rows = bounds.get("max_tokens"), bounds.get("max_rows")
+    max_tokens, max_rows = model_limits.get("max_tokens"), model_limits.get("max_rows")
     longest_row = min(manifest.max_tokens, longest(engine.shapes) or manifest.max_tokens)
     if max_tokens is not None and max_tokens > longest_row:
         raise ArtifactError(
-            f"found a wish for {max_tokens} tokens, the artifact takes at most "
+            f"found max_tokens = {max_tokens}, the artifact takes at most "
             f"{longest_row} on engine {engine.name}; lower the setting or export with a larger "
             "maximum"
         )
@@ -153,7 +153,7 @@ def _model(opened: OpenArtifact, bounds: ModelLimits, directory: Path | None) ->
         model_id=manifest.model_id,
         version=manifest.version,
         profile=manifest.profile,
-        # What the artifact was made for, but where Triton decides what runs.
+        # The artifact's target, unless Triton decides what runs.
         target=target.name if engine.device == "remote" else manifest.target,
         engine=engine.name,
         engine_version=engine.version,
@@ -176,13 +176,13 @@ def _model(opened: OpenArtifact, bounds: ModelLimits, directory: Path | None) ->
         info = replace(info, token_budget=limits.token_budget)
     made: type[Ranker | Embedder] = Ranker if manifest.kind == "rank" else Embedder
     queue = QueueLimits(
-        rows=bounds.get("queue_rows", DEFAULT_QUEUE_ROWS),
-        tokens=bounds.get("queue_tokens", DEFAULT_QUEUE_TOKENS),
+        rows=model_limits.get("queue_rows", DEFAULT_QUEUE_ROWS),
+        tokens=model_limits.get("queue_tokens", DEFAULT_QUEUE_TOKENS),
     )
-    window_s = bounds.get("window_s", 0.0)
+    window_s = model_limits.get("window_s", 0.0)
     if manifest.vision is None:
         return made(opened, info, limits, queue, window_s)
-    vision = bounds.get("vision", VisionLimits())
+    vision = model_limits.get("vision", VisionLimits())
     return _vision_models()[manifest.kind](opened, info, limits, queue, window_s, vision)
 
 
@@ -192,7 +192,6 @@ def _vision_models() -> "dict[Kind, type[VisionRanker | VisionEmbedder]]":
         from runtime.vision.models import VisionEmbedder, VisionRanker
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
-            f"the package {error.name} is not here, which images are read with; install the extra "
-            "`vision`"
+            f"the package {error.name} is missing, which reads images; install the extra `vision`"
         ) from error
     return {"rank": VisionRanker, "embed": VisionEmbedder}

@@ -17,7 +17,7 @@ Kind = Literal["rank", "embed"]
 PaddingSide = Literal["left", "right"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights", "fp8"]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
-# How the path of a user's own profile ends.
+# The suffix of a user's own profile.
 PROFILE_SUFFIX = ".toml"
 PROFILE_BYTES = 1 << 20
 _FIELDS = ("{query}", "{passage}")
@@ -29,11 +29,11 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `template` holds `{query}` and `{passage}` for families that read one sequence; None means
     that the tokenizer joins the pair itself (BERT). `architectures` are the names in config.json
-    that select this profile when none is named. `max_tokens` bounds one encoded pair or text.
+    that select this profile when none is named. `max_tokens` limits one encoded pair or text.
     `adds_bos` and `adds_eos` say whether the family's tokenizer puts special tokens around it.
 
-    For embedders: `prefixes` maps input types to what stands before every text of that type (none:
-    the model is symmetric), `dimensions` is the size of a vector where the family has only one.
+    For embedders: `prefixes` maps input types to the text before every text of that type (none: the
+    model is symmetric), `dimensions` is the size of a vector where the family has only one.
     """
 
     id: str
@@ -73,7 +73,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One optimisation profile: least, best and most rows (`batch`) and tokens a row (`sequence`).
 
-    An engine that is compiled for shapes takes no others, and is fastest at the best ones.
+    An engine that is compiled for shapes accepts only these, and is fastest at the best ones.
     """
 
     batch: tuple[_Count, _Count, _Count]
@@ -88,11 +88,11 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where and how an artifact runs.
 
-    `engine` is a row of `runtime.engines.ENGINES`; `max_rows` bounds rows per engine call;
-    `token_budget` bounds rows × longest row of one call, in tokens; `padding_waste` is the
-    largest share of padding that a call of several rows may carry.
+    `engine` is a row of `runtime.engines.ENGINES`; `max_rows` limits rows per engine call;
+    `token_budget` limits rows × longest row of one call, in tokens; `padding_waste` is the
+    largest share of padding that a call of several rows may have.
 
-    `weights` is what the linear layers and embeddings of the graph are stored and computed in,
+    `weights` is the type in which linear layers and embeddings are stored and computed,
     `operators` whether the graph holds ONNX's own operators alone, or those for which ONNX
     Runtime's CUDA provider has fast kernels.
 
@@ -121,7 +121,7 @@ _Profile = TypeVar("_Profile", ModelProfile, TargetProfile)
 
 def load_model_profile(name: str) -> ModelProfile:
     """The model profile `profiles/models/<name>.toml` (an id with its organisation works too), or
-    the user's own in the file that `name` is the path of, which ends in .toml. Raises ProfileError.
+    the user's own, whose path `name` ends in .toml. Raises ProfileError.
     """
     if is_own_profile(name):
         return _load_own(Path(name))
@@ -130,7 +130,7 @@ def load_model_profile(name: str) -> ModelProfile:
 
 
 def is_own_profile(name: str) -> bool:
-    """Whether `name` is the path of a user's own profile, or what was its last part."""
+    """Whether `name` is the path of a user's own profile, or the last part of one."""
     return name.endswith(PROFILE_SUFFIX)
 
 

@@ -31,34 +31,33 @@ from runtime.tokens import encoded, pieces, translate_panics
 
 Truncate = Literal["NONE", "END", "START"]
 Ints = npt.NDArray[np.int64]
-# Raises when the work that calls it is in vain: its deadline has passed, or nobody waits for it.
+# Raises if the caller's work is no longer needed: its deadline has passed, or the client is gone.
 Check = Callable[[], None]
 Pairs = Sequence[tuple[str, str]]
 _Pair = str | tuple[str, str]
 
-# Tokens of real text have about four characters. Where texts are cut, those with more than this
-# many for each token of the limit are looked at in parts: a tokenised character costs some 200
-# bytes of memory.
+# Tokens of real text have about four characters. Longer texts, with more than this many
+# characters for each token of the limit, are tokenised in parts if they are cut: a tokenised
+# character costs some 200 bytes of memory.
 _LONG_CHARS_PER_TOKEN = 32
-# A pair of more characters is not tokenised as a whole: so many take some seconds and 250 MB.
+# A pair of more characters is not tokenised at once: that takes some seconds and 250 MB.
 _MOST_CHARS = 1 << 22
 _MOST_AT_A_JOINT = 2
-# Of a text that is cut by itself, so many tokens more are kept: beside another text those at the
-# cut may be fewer.
+# Spare tokens that are kept of a text that is cut by itself: in a pair its end may have fewer.
 _SPARE_TOKENS = 128
 
 
 def unchecked() -> None:
-    """The Check of work that nothing ends before its time."""
+    """The Check of work without a deadline or a client."""
 
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """The most tokens, 1 or more, that a caller wants looked at; None, or more than the engine
-    takes: what the engine takes.
+    """Token limits of a caller, 1 or more; None, or more than the engine's limit: the engine's
+    limit.
 
     `query` and `passage` keep the first tokens of a text by itself. `pair` counts query, passage,
-    template and special tokens; what is longer is cut as `truncate` says.
+    template and special tokens; a longer pair is cut as `truncate` says.
     """
 
     query: int | None = None
@@ -105,7 +104,7 @@ class PairEncoder:
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, template: str | None, max_tokens: int):
-        # A checkpoint may have left its training-time cutting and padding in tokenizer.json.
+        # tokenizer.json may have truncation and padding from training.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
@@ -125,7 +124,7 @@ class PairEncoder:
         """Encode the query with every passage; special tokens are counted.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
-        left, from the same side of what comes before it, and then of what comes behind it. With
+        left, from the same side of what comes before it, and then of what comes after it. With
         `blanks`, texts may be blank. Raises InputTooLong for the first pair over `max_tokens` or
         `limits.pair` when `truncate` is NONE, InputRejected for texts that cannot be encoded, and
         what `check` raises, which is called on the way.
@@ -164,8 +163,8 @@ class PairEncoder:
         *,
         called: str = "passages",
     ) -> Encodings:
-        """`encode` for texts that the caller has looked at; a pair without any token is `called` by
-        that name and its number. Raises NoTokens."""
+        """`encode` for texts that the caller has checked; `called` names a pair without any token,
+        with its number. Raises NoTokens."""
         most = self._most(limits.pair)
         queries = list(dict.fromkeys(query for query, _ in pairs))
         kept = self._kept(queries, limits.query, truncate, most, check)
@@ -195,16 +194,16 @@ class PairEncoder:
         return Encodings(rows, len(cut))
 
     def _most(self, tokens: int | None) -> int:
-        """What a limit of `tokens` leaves of the engine's own."""
+        """The smaller of `tokens` and the engine's own limit."""
         return self.max_tokens if tokens is None else min(tokens, self.max_tokens)
 
     def _kept(
         self, texts: list[str], tokens: int | None, truncate: Truncate, most: int, check: Check
     ) -> list[str]:
-        """The texts without what is behind their first `tokens` tokens, or is so far from the side
-        that is kept that it is cut off any pair of `most` tokens."""
+        """The texts cut to their first `tokens` tokens, and to what a pair of `most` tokens can
+        contain of the side that is kept."""
         if tokens is not None:
-            # What lies behind the engine's bound need not be tokenised to be cut.
+            # Text past the engine's limit is cut without being tokenised.
             texts = part(self._tokenizer, texts, self._most(tokens), check)
         long = most * _LONG_CHARS_PER_TOKEN
         places = [index for index, text in enumerate(texts) if len(text) > long]
@@ -223,12 +222,12 @@ class PairEncoder:
         return texts
 
     def _refuse_too_large(self, pairs: Pairs, check: Check, most: int) -> None:
-        """Raise InputTooLong for a vast pair without tokenising it as a whole.
+        """Raise InputTooLong for a very large pair without tokenising it at once.
 
-        Its length is counted piece by piece, with the pieces cut before a blank, where
-        tokenizers cut too. Behind the first CHUNK_CHARS of a pair that is too long it is told in
-        proportion: others wait for these threads. What is vast and has few tokens all the same,
-        blanks for example, is refused as well: TextTooLarge.
+        Its length is counted in pieces that are cut before a blank, where tokenizers cut, too. Past
+        the first CHUNK_CHARS of a pair that is too long the length is extrapolated, as others wait
+        for these threads. A very large pair with few tokens (blanks, for example) is refused as
+        TextTooLarge.
         """
         for query, passage in pairs:
             whole = len(query) + len(passage)
@@ -244,7 +243,7 @@ class PairEncoder:
                 count += len(encoded(self._tokenizer, piece, add_special_tokens=False))
                 seen += len(piece)
                 joints += 1
-            # Where two pieces meet, the whole may have fewer tokens than both.
+            # At a boundary of pieces the complete text may have fewer tokens.
             if count - _MOST_AT_A_JOINT * joints > most:
                 raise InputTooLong(count, most)
             if whole > _MOST_CHARS:
@@ -289,8 +288,8 @@ class PairEncoder:
         ahead = ~(in_passage | behind | special)
         keep = np.ones(len(row), dtype=bool)
         excess = len(row) - most
-        # The passage gives way first, then the query and the template before it, then the
-        # template's tail, by which a model may be told to answer; the tokenizer's own tokens last.
+        # The passage is cut first, then the query and the template before it, then the
+        # template's tail, which may instruct the model; the tokenizer's own tokens last.
         for droppable in (in_passage, ahead, behind & ~special, special):
             positions = np.flatnonzero(droppable)
             count = min(excess, len(positions))
@@ -302,10 +301,10 @@ class PairEncoder:
     def _passage_tokens(
         self, encoding: tokenizers.Encoding, query: str, passage: str
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Which tokens lie wholly inside the passage, and which reach into the template's tail.
+        """Which tokens are completely inside the passage, and which reach into the template's tail.
 
-        One that holds template text does not lie inside, but for the blank before a first word,
-        which most tokenizers take with the word.
+        A token with template text is not inside, except for the blank before a first word, which
+        most tokenizers join to the word.
         """
         if self._template is None:
             inside = np.asarray([s == 1 for s in encoding.sequence_ids], dtype=bool)
@@ -323,7 +322,7 @@ class PairEncoder:
 class TextEncoder:
     """Turns texts into encodings of at most `max_tokens` tokens, for embedders.
 
-    `prefixes` maps input types to what is put before a text; it is cut last.
+    `prefixes` maps input types to the text before a text, which is cut last.
     """
 
     def __init__(
@@ -364,8 +363,8 @@ class TextEncoder:
 def load_tokenizer(path: Path, vocabulary: int | None = None) -> tokenizers.Tokenizer:
     """The tokenizer in `path` (tokenizer.json) for a model of this `vocabulary`, if it is known.
 
-    ArtifactError when it cannot be read, does not bound what it makes of a text, or has many more
-    entries than the model knows.
+    ArtifactError when it cannot be read, has unlimited output for a text, or has many more
+    entries than the model has.
     """
     # late: the GPU bench has no msgspec
     from runtime.tokenizer_limits import MOST_VOCABULARY, check_tokenizer
@@ -376,7 +375,7 @@ def load_tokenizer(path: Path, vocabulary: int | None = None) -> tokenizers.Toke
         return tokenizers.Tokenizer.from_buffer(raw)
     except (KeyboardInterrupt, SystemExit, ArtifactError):
         raise
-    except BaseException as error:  # the library raises bare Exception, its Rust panics
+    except BaseException as error:  # the library raises bare Exceptions, its Rust panics
         raise ArtifactError(
             f"cannot read tokenizer/{path.name}: {error}; copy the checkpoint's tokenizer files "
             "into the folder tokenizer/"

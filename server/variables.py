@@ -197,10 +197,12 @@ _BATCHING = "rows of waiting requests share engine calls by themselves"
 _KEY = "a bearer that NIM_REQUIRE_AUTH accepts; otherwise unused"
 _SEVERITY = (
     "least severe message logged: DEBUG, INFO, WARNING, ERROR or CRITICAL; DEFAULT, TRACE, WARN "
-    "and FATAL are taken for INFO, DEBUG, WARNING and CRITICAL, with a warning in the "
-    "log, which FATAL hides"
+    "and FATAL mean INFO, DEBUG, WARNING and CRITICAL, with a warning in the log (FATAL "
+    "hides it)"
 )
-_LOWER_TOKENS = "lowers the tokens of one pair or text; above the artifact's bound: no start"
+_LOWER_TOKENS = (
+    "lowers the token limit of one pair or text; above the artifact's limit the start fails"
+)
 
 OPTIONS: tuple[Variable, ...] = (
     _honoured("--rank", "rank_dir", Path, "reranker to serve"),
@@ -222,7 +224,7 @@ VARIABLES: tuple[Variable, ...] = (
         "custom_dir",
         Path,
         "directory to serve, reranker or embedder; with EMBED_MODEL_DIR, the reranker; images set "
-        "/opt/model, which is ignored as long as nobody has put a model there",
+        "/opt/model, which is ignored while it has no model",
     ),
     _honoured("EMBED_MODEL_DIR", "embed_dir", Path, "embedder to serve, alone or with a reranker"),
     _honoured(
@@ -255,7 +257,7 @@ VARIABLES: tuple[Variable, ...] = (
         "limit of GPU memory: of ONNX Runtime's arena (with weights), of the scratch memory of a "
         "kernel that TensorRT compiles in it, or of a plan's calls (without weights); a call that "
         "needs more is halved, then answered with 503",
-        "no bound",
+        "no limit",
     ),
     _honoured(
         "NIM_TRT_ENGINE_HOST_CODE_ALLOWED",
@@ -427,11 +429,11 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_HTTP_TRITON_PORT",
         "triton_port",
         _PORT_OR_OFF,
-        "second port with the KServe v2 routes, which the API port has as well; 0 = off",
+        "second port with the KServe v2 routes, in addition to the API port; 0 = off",
         "0",
     ),
     _honoured(
-        "RERANK_UI", "ui", _flag, "the page to try it at / and the documentation at /docs", "true"
+        "RERANK_UI", "ui", _flag, "the test page at / and the documentation at /docs", "true"
     ),
     # A Triton that computes
     _honoured(
@@ -440,7 +442,7 @@ VARIABLES: tuple[Variable, ...] = (
         _triton("grpc"),
         "host:port of a Triton that computes the reranker (`rerank-export triton` writes its "
         "repository); grpcs://host:port over TLS",
-        "the engine lives in the server's process",
+        "the engine runs in the server's process",
     ),
     _honoured(
         "TRITON_HTTP_ENDPOINT",
@@ -453,7 +455,7 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_REQUIRE_AUTH",
         "require_auth",
         _flag,
-        "ask for a bearer on every route but health",
+        "require a bearer on every route but health",
         "false",
     ),
     _honoured("NGC_API_KEY", "ngc_key", _text, _KEY),
@@ -470,7 +472,7 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_ALLOWED_HOSTS",
         "allowed_hosts",
         _hosts,
-        "names that requests may have in Host, separated by commas; others but health get 400",
+        "names that requests may have in Host, separated by commas; others get 400, except health",
         "any",
     ),
     _honoured(
@@ -491,7 +493,7 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_ENABLE_OTEL",
         "tracing",
         _flag,
-        "send a trace of every request that does more than read (HTTP but GET, HEAD and OPTIONS; "
+        "send a trace of every request that computes (HTTP except GET, HEAD and OPTIONS; "
         "ModelInfer of gRPC), by OTLP over HTTP",
         "false",
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from runtime.telemetry import disable_telemetry
 from tests.shared_artifacts import exported_once, session_folder
 from tests.tiny_checkpoints import write_bert, write_llama, write_llama_embedder
@@ -23,7 +23,7 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
-# A proxy of the machine would be asked in the place of the servers that tests start.
+# A proxy of the machine would get the requests to servers that tests start.
 for name in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
@@ -34,21 +34,21 @@ Exported = Callable[..., Path]
 
 
 def pytest_configure() -> None:
-    """Tests import by themselves what would report."""
+    """Tests import libraries that would report."""
     disable_telemetry()
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """`exported(checkpoint, wish=Wish())`: its artifact, made once a session for all workers.
+    """`exported(checkpoint, args=ExportArgs())`: its artifact, made once a session for all workers.
 
     Copy it before you change a file.
     """
     shared = session_folder(tmp_path_factory) / "artifacts"
     shared.mkdir(exist_ok=True)
 
-    def get(checkpoint: Path | str, wish: Wish | None = None) -> Path:
-        return exported_once(shared, Path(checkpoint), wish or Wish())
+    def get(checkpoint: Path | str, args: ExportArgs | None = None) -> Path:
+        return exported_once(shared, Path(checkpoint), args or ExportArgs())
 
     return get
 

@@ -1,6 +1,6 @@
 """A process that kills itself at each of the points where it touches a file, one after the other.
 
-Python's audit hooks see every file that is opened, renamed, locked or removed, whoever does it.
+Python's audit hooks see every file that is opened, renamed, locked or removed, by any code.
 The points are counted, not timed: the process is exactly there, however fast the machine is.
 """
 

@@ -6,7 +6,7 @@ from runtime.manifest import hash_file
 
 
 def as_snapshot(directory: Path, cache: Path) -> Path:
-    """Move the files of `directory` into a hub's `cache`; the snapshot that stands for it."""
+    """Move the files of `directory` into a hub's `cache`; its snapshot."""
     repository = cache / "models--org--name"
     blobs, snapshot = repository / "blobs", repository / "snapshots" / ("c0ffee" * 7)[:40]
     blobs.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from exporter.pipeline import Wish, export
+from exporter.pipeline import ExportArgs, export
 
 # One worker waits for another's export. Only a hang reaches this.
 _PATIENCE_S = 1800
@@ -34,15 +34,15 @@ def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
     return folder
 
 
-def exported_once(shared: Path, checkpoint: Path, wish: Wish) -> Path:
-    """The artifact that `export` makes of `checkpoint` and `wish`, below the folder `shared`."""
-    name = f"{checkpoint.name}-{wish.target}-{_digest(checkpoint, wish)}"
-    return made_once(shared / name, lambda out: export(str(checkpoint), out, wish))
+def exported_once(shared: Path, checkpoint: Path, args: ExportArgs) -> Path:
+    """The artifact that `export` makes of `checkpoint` and `args`, below the folder `shared`."""
+    name = f"{checkpoint.name}-{args.target}-{_digest(checkpoint, args)}"
+    return made_once(shared / name, lambda out: export(str(checkpoint), out, args))
 
 
-def _digest(checkpoint: Path, wish: Wish) -> str:
-    """Of the name and content of every file of the checkpoint, and of the wish."""
-    sha = hashlib.sha256(repr(wish).encode())
+def _digest(checkpoint: Path, args: ExportArgs) -> str:
+    """Of the name and content of every file of the checkpoint, and of the arguments."""
+    sha = hashlib.sha256(repr(args).encode())
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         sha.update(str(path.relative_to(checkpoint)).encode())
         sha.update(path.read_bytes())

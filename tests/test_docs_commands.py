@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from checks.ports import free_ports
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from tests.conftest import Exported
 from tests.fences import COMMANDS, PAGES, ROOT, Fence, fences
 from tests.tiny_checkpoints import write_bert
@@ -161,7 +161,7 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path, exported: Expor
     with reading(tmp_path) as reader:
         if page.name != "README.md":  # which shows how they are made
             for kind, name in EMBEDDED.items():
-                artifact = exported(ROOT / "embedded" / kind, Wish(profile=name))
+                artifact = exported(ROOT / "embedded" / kind, ExportArgs(profile=name))
                 shutil.copytree(artifact, tmp_path / "artifacts" / kind)
         for fence in commands(page):
             reader.does(fence)

@@ -59,7 +59,7 @@ def test_no_code_comes_from_data() -> None:
         "eval(text)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
-        "AutoModel.from_pretrained(path, trust_remote_code=wish)",
+        "AutoModel.from_pretrained(path, trust_remote_code=flag)",
     ],
 )
 def test_what_would_run_data_is_seen(source: str) -> None:

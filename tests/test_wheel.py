@@ -30,7 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(installed: Path) -> dict[str, Any]:
+def reported(installed: Path) -> dict[str, Any]:
     """What the installed packages say of themselves, asked in one process."""
     code = (
         "import json; from recipe import config; from recipe.table import STAGES;"
@@ -53,18 +53,18 @@ def told(installed: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_data_of_the_packages_is_in_them(installed: Path, told: dict[str, Any]) -> None:
+def test_data_of_the_packages_is_in_them(installed: Path, reported: dict[str, Any]) -> None:
     files = [installed / "recipe" / "config.py", installed / "runtime" / "profile.py"]
-    assert told["files"] == [str(file) for file in files]
-    assert "nvidia/llama-nemotron-rerank-1b-v2" in told["models"]
-    assert "cpu-fp32" in told["targets"]
-    assert told["configurations"] == ["default", "small"]
+    assert reported["files"] == [str(file) for file in files]
+    assert "nvidia/llama-nemotron-rerank-1b-v2" in reported["models"]
+    assert "cpu-fp32" in reported["targets"]
+    assert reported["configurations"] == ["default", "small"]
     for name in ("model.py", "start.sh"):
         assert (installed / "exporter" / "triton" / name).is_file()
 
 
-def test_the_recipe_knows_its_stages(told: dict[str, Any]) -> None:
-    assert told["stages"] == ["sdg", "prep", "finetune", "eval", "export", "deploy"]
+def test_the_recipe_knows_its_stages(reported: dict[str, Any]) -> None:
+    assert reported["stages"] == ["sdg", "prep", "finetune", "eval", "export", "deploy"]
 
 
 def test_only_the_rooms_for_users_are_shipped(installed: Path) -> None:

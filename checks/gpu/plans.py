@@ -3,7 +3,7 @@
 import importlib.util
 
 from checks.gpu.models import Exported
-from exporter.progress import tell
+from exporter.progress import print_line
 from runtime.engines import MODEL_FILE, PLAN_FILE
 from runtime.errors import EngineUnavailable
 
@@ -24,5 +24,5 @@ def build_plan(exported: Exported) -> None:
         exported.directory / PLAN_FILE,
         target,
         timing_cache=None,
-        say=tell,
+        log=print_line,
     )

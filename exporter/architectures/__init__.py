@@ -2,7 +2,7 @@
 
 Each is written here as plain tensor functions: a checkpoint's own code never runs. A new
 architecture is one file with classes like those below and one row in `CROSS_ENCODERS`, and one
-in `BODIES` where checkpoints without a head serve as embedding models.
+in `BODIES` if checkpoints without a head are embedding models.
 """
 
 from exporter.architectures.base import Body, CrossEncoder

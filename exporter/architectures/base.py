@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from exporter.architectures.pooling import Chosen, pool
 
-# The beginnings of names of what models were trained with before: heads that guess words, which
-# stay in files beside a body or another head, and that nothing here reads.
+# Prefixes of heads of pretraining, which remain in files beside a body or another head and are not
+# read here.
 PRETRAINING_HEADS = (
     "lm_head.",
     "cls.predictions.",
@@ -26,8 +26,8 @@ PRETRAINING_HEADS = (
 
 @dataclass(frozen=True)
 class Size:
-    """What config.json calls `what`, of this `value`, is the length of one axis of a matrix;
-    `advice` where it is not."""
+    """The `value` of `what` in config.json, which is the length of one axis of a matrix; `advice`
+    for a mismatch."""
 
     what: str
     value: int
@@ -39,14 +39,15 @@ class Size:
 class Body(nn.Module, ABC):
     """An encoder without a head: `inputs` int64 [batch, sequence] each → final hidden states.
 
-    Built from config.json (a mapping); CheckpointRefused names what it asks that is not here.
+    Built from config.json (a mapping); CheckpointRefused names settings that are not implemented.
     `inputs` are the graph's inputs in order, `input_ids` and `attention_mask` first; `hidden` is
-    the size of a state; `causal` says which way it reads; `position_limit` is the longest row, in
-    tokens, that the weights can place; `types` is how many token types they tell apart.
+    the size of a state; `causal` is true if a token sees only those before it; `position_limit` is
+    the longest row, in tokens, that the weights have positions for; `types` is the number of token
+    types.
 
     `prefix` is what checkpoints with a head put before this body's parameter names; behind it,
-    `layer_prefix` stands before the number of a layer, and `unused` are the beginnings of names of
-    weights that checkpoints without a head carry and no state depends on. `heads` are
+    `layer_prefix` comes before the number of a layer, and `unused` are prefixes of names of
+    weights that checkpoints without a head have and no state depends on. `heads` are
     PRETRAINING_HEADS of this family alone. `pools` is true for families whose config.json names the
     pooling of their embedders, which always normalise; elsewhere the sentence-transformers files
     beside it say both. With `narrow` the last layer computes the pooled token alone, where pooling
@@ -68,8 +69,8 @@ class Body(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """What config.json says of the weights' sizes, but for the number of layers. Nothing may be
-        built before the weights bear it out. Raises CheckpointRefused for what is no size."""
+        """The sizes of weights in config.json, except the number of layers. Nothing may be
+        allocated before they match the weights. Raises CheckpointRefused for an invalid size."""
 
     @abstractmethod
     def forward(self, *inputs: Any, chosen: Chosen | None = None) -> Tensor:
@@ -96,7 +97,7 @@ class Architecture(nn.Module, ABC):
 
     Cross-encoders give `logits` [batch, 1], embedding models `embeddings` [batch, dimensions].
     `pooling`, `temperature` and `normalize` are facts that the manifest records; `dimensions` is
-    None where the answer is a logit. `templated` is true for cross-encoders that read query and
+    None if the output is a logit. `templated` is true for cross-encoders that read query and
     passage as one text; for the others the tokenizer joins the pair.
     """
 
@@ -124,7 +125,7 @@ class Architecture(nn.Module, ABC):
 
     @property
     def position_limit(self) -> int:
-        """The longest row, in tokens, that the weights can place."""
+        """The longest row, in tokens, that the weights have positions for."""
         return self.body.position_limit
 
     def blank_inputs(self, input_ids: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
@@ -141,8 +142,8 @@ class Architecture(nn.Module, ABC):
         return self
 
     def is_left_out(self, name: str) -> bool:
-        """Whether the checkpoint's tensor `name` is of a head of pretraining, which this model has
-        not."""
+        """Whether the checkpoint's tensor `name` belongs to a head of pretraining, which this model
+        lacks."""
         heads = (*PRETRAINING_HEADS, *self.body.heads)
         return name.startswith(heads) and name.partition(".")[0] not in dict(self.named_children())
 

@@ -1,4 +1,4 @@
-"""Reading config.json: one voice for everything that an architecture refuses."""
+"""Read values of config.json for architectures, with uniform refusals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +13,12 @@ _ADVICE = "compare it with the config.json of the base model"
 
 
 def shown(found: object) -> str:
-    """`found` as messages show it: of what a file holds they take only the beginning."""
+    """`found` for a message: only the beginning of a long value."""
     return repr(found)[:_MOST_SHOWN]
 
 
 def require(config: Mapping[str, Any], key: str) -> Any:
-    """The value of `key`, which the architecture cannot do without."""
+    """The value of `key`, which the architecture requires."""
     if config.get(key) is None:
         raise CheckpointRefused(
             f"config.json has no {key!r}, which this architecture needs; complete the checkpoint"
@@ -29,7 +29,7 @@ def require(config: Mapping[str, Any], key: str) -> Any:
 def whole(
     config: Mapping[str, Any], key: str, default: int | None = None, *, least: int = 1
 ) -> int:
-    """The whole number `key`; `default`, where there is one, stands for an absent or null key."""
+    """The whole number `key`; an absent or null key means `default`, if there is one."""
     if default is not None and config.get(key) is None:
         return default
     found = require(config, key)
@@ -59,12 +59,12 @@ def number(
 
 
 def epsilon(config: Mapping[str, Any], key: str, default: float) -> float:
-    """What a norm adds to a variance, so that it divides by no zero; never more than that."""
+    """What a norm adds to a variance against a division by zero; at most a small number."""
     return number(config, key, default, most=1.0)
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
-    """True or false; an absent or null key stands for `default`."""
+    """True or false; an absent or null key means `default`."""
     found = config.get(key)
     if found is None:
         return default
@@ -110,7 +110,7 @@ def one_of(config: Mapping[str, Any], key: str, known: tuple[str, ...], default:
 
 
 def refuse_unless(config: Mapping[str, Any], key: str, wanted: Any) -> None:
-    """Refuse any value of `key` but `wanted`, which an absent or null key stands for."""
+    """Refuse any value of `key` but `wanted`, which an absent or null key means."""
     found = config.get(key)
     if found is not None and found != wanted:
         raise CheckpointRefused(

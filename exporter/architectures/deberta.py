@@ -25,7 +25,7 @@ from exporter.architectures.config import (
 from exporter.architectures.pooling import Chosen, visible
 from exporter.errors import CheckpointRefused
 
-# A table for twice as many distances becomes part of the graph, whatever the weights have.
+# A table of twice as many distances becomes part of the graph, whatever the size of the weights.
 _MOST_POSITIONS = 1 << 17
 _ATTENTION_TYPES = ("c2p", "p2c")
 # Content to content, content to position, position to content.
@@ -71,7 +71,7 @@ class SelfAttention(nn.Module):
         sequence] says which of them is the one from query to key; `mask` is added to scores."""
         dtype = self.query_proj.weight.dtype
         x, rows, distances = x.to(dtype), rows.to(dtype), distances.to(dtype).unsqueeze(0)
-        # Queries are scaled rather than what they give: those tensors are far larger.
+        # Queries are scaled instead of scores, which are far larger.
         query = self._split(self.query_proj(rows)) * self.scale
         key, value = self._split(self.key_proj(x)), self._split(self.value_proj(x))
         far_query = self._split(self.query_proj(distances)) * self.scale
@@ -150,7 +150,7 @@ class Encoder(nn.Module):
         return self.places[apart + self.longest - 1]
 
     def _hidden(self, mask: Tensor) -> Tensor:
-        """What is added to scores: 0 where `mask` is true."""
+        """The bias of scores: 0 where `mask` is true."""
         dtype = self.layer[0].attention.self.query_proj.weight.dtype
         return torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
@@ -281,7 +281,7 @@ def _span(config: Mapping[str, Any]) -> int:
 
 
 def _span_key(config: Mapping[str, Any]) -> str:
-    """What says so."""
+    """The key of that number."""
     return "position_buckets" if _buckets(config) > 0 else _reach_key(config)
 
 
@@ -298,18 +298,18 @@ def _buckets(config: Mapping[str, Any]) -> int:
 
 
 def _reach(config: Mapping[str, Any]) -> int:
-    """The largest distance that is told from larger ones."""
+    """The largest distance that has a bucket of its own."""
     return whole(config, _reach_key(config))
 
 
 def _reach_key(config: Mapping[str, Any]) -> str:
-    """What says so."""
-    told = whole(config, "max_relative_positions", -1, least=-1) > 0
-    return "max_relative_positions" if told else "max_position_embeddings"
+    """The key of that number."""
+    explicit = whole(config, "max_relative_positions", -1, least=-1) > 0
+    return "max_relative_positions" if explicit else "max_position_embeddings"
 
 
 def _refuse_variants(config: Mapping[str, Any]) -> None:
-    # Absent keys stand for what transformers takes them for, which is often not what is here.
+    # Absent keys mean transformers' defaults, which often are not implemented here.
     for key, absent, wanted in (
         ("relative_attention", False, True),
         ("position_biased_input", True, False),

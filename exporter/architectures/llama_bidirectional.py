@@ -172,7 +172,7 @@ class BidirectionalLlama(Body):
         chosen: Chosen | None = None,
     ) -> Tensor:
         batch, sequence = input_ids.shape
-        # Counted in whole numbers: TensorRT takes sizes from shapes as these.
+        # Integers, as TensorRT takes sizes from shapes.
         positions = torch.arange(sequence, device=input_ids.device).to(torch.float32)
         angles = positions.unsqueeze(1) * self.frequencies.unsqueeze(0)
         # ONNX Runtime's RotaryEmbedding wants the batch axis spelled out, not broadcast.
@@ -239,7 +239,7 @@ def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:
 
 
 def _refuse_contradictions(config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
-    """Versions of transformers settle these differently, so no reading of them is safe."""
+    """Versions of transformers resolve such contradictions differently, so they are refused."""
     outer = {**settings(config, "rope_scaling")}
     for key in ("rope_theta", "original_max_position_embeddings"):
         outer.setdefault(key, config.get(key))
@@ -278,7 +278,7 @@ def _head_size(config: Mapping[str, Any]) -> int:
 
 
 def _positions(config: Mapping[str, Any]) -> int:
-    """No weights bear it out; null, which transformers would not take, is no default."""
+    """The limit of positions: no weight confirms it, and null is refused, as in transformers."""
     key = "max_position_embeddings"
     return whole(config, key) if key in config else 2048
 

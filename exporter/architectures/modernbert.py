@@ -84,7 +84,7 @@ class Layer(nn.Module):
     def __init__(self, config: Mapping[str, Any], kind: str, *, first: bool) -> None:
         super().__init__()
         self.kind = kind
-        # The embeddings' own norm stands before the first layer.
+        # The embeddings' own norm comes before the first layer.
         self.attn_norm = nn.Identity() if first else _norm(config)
         self.attn = Attention(config)
         self.mlp_norm = _norm(config)

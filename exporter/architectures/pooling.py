@@ -13,7 +13,7 @@ POOLINGS = ("avg", "cls", "last")
 class Chosen:
     """The one token of each row that is pooled.
 
-    `index` int64 [batch, 1] says where it stands, `seen` bool [batch, 1, 1, sequence] which tokens
+    `index` int64 [batch, 1] is its position, `seen` bool [batch, 1, 1, sequence] which tokens
     it sees.
     """
 

@@ -1,7 +1,7 @@
 """XLM-RoBERTa and RoBERTa: the bodies of bge-m3 and its kin, and the bge-reranker cross-encoders.
 
-BERT's layers behind embeddings that count positions from the padding id on and use one token
-type. Parameter names are those of the checkpoints, so that a state dict loads as it is.
+BERT's layers on embeddings that count positions from the padding id on and use one token type.
+Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ class Embeddings(nn.Module):
     def positions(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """int64 [batch, sequence]: tokens count from padding_idx + 1 on, whichever side is padded.
 
-        A pad token that stands in a text stays at padding_idx and is not counted, as in training.
+        A pad token in a text stays at padding_idx and is not counted, as in training.
         """
         counted = attention_mask * (input_ids != self.padding_idx)
         return counted.cumsum(dim=1) * counted + self.padding_idx
@@ -60,7 +60,7 @@ class Roberta(Body):
         refuse_unless(config, "is_decoder", False)
         self.hidden = int(require(config, "hidden_size"))
         self.types = whole(config, "type_vocab_size", 2)
-        # The rows up to padding_idx are no token's place.
+        # Rows up to padding_idx are not positions of tokens.
         self.position_limit = require(config, "max_position_embeddings") - _padding_idx(config) - 1
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
@@ -131,5 +131,5 @@ class RobertaCrossEncoder(CrossEncoder):
 
 
 def _padding_idx(config: Mapping[str, Any]) -> int:
-    """The id whose embedding position stands for padding; the family's default is 1."""
+    """The id whose embedding position is the padding's; the family's default is 1."""
     return whole(config, "pad_token_id", 1, least=0)

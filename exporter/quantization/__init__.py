@@ -1,1 +1,1 @@
-"""Coarser weights from a finished float32 graph: calibration, smoothing, int8 and weight-only."""
+"""Quantize a finished float32 graph: calibration, smoothing, int8 and weight-only."""

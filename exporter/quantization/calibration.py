@@ -1,4 +1,4 @@
-"""What flows into the linear layers of a float32 graph on real texts, and what comes out of it."""
+"""Observe the inputs of linear layers on real texts, and compute the outputs of a graph."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ class Range:
 
 
 def watch(directory: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> dict[str, Range]:
-    """Run model.onnx of `directory` on `texts`, one unpadded row each, and watch `sources`.
+    """Run model.onnx of `directory` on `texts`, one unpadded row each, and observe `sources`.
 
     `sources` names values [1, sequence, channels] of the graph, float32 or half.
     """
     model = onnx.load(directory / MODEL_FILE, load_external_data=False)
     _add_outputs(model.graph, sources)
-    path = directory / _GRAPH_FILE  # beside the weights, which it refers to
+    path = directory / _GRAPH_FILE  # in the same folder as the weights that it refers to
     try:
         onnx.save(model, path)
         return _observe(path, sources, texts)
@@ -81,12 +81,12 @@ def _add_outputs(graph: GraphProto, sources: Sequence[str]) -> None:
     graph.initializer.append(numpy_helper.from_array(np.asarray([0, 1], np.int64), _AXES))
     for name in sources:
         lowest, highest = _outputs(name)
-        whole = f"{name}.watched"  # the CPU reduces no halves
+        widened = f"{name}.watched"  # the CPU provider has no reduction in half precision
         graph.node.extend(
             (
-                helper.make_node("Cast", [name], [whole], to=TensorProto.FLOAT),
-                helper.make_node("ReduceMin", [whole, _AXES], [lowest], keepdims=0),
-                helper.make_node("ReduceMax", [whole, _AXES], [highest], keepdims=0),
+                helper.make_node("Cast", [name], [widened], to=TensorProto.FLOAT),
+                helper.make_node("ReduceMin", [widened, _AXES], [lowest], keepdims=0),
+                helper.make_node("ReduceMax", [widened, _AXES], [highest], keepdims=0),
             )
         )
         graph.output.extend(

@@ -1,4 +1,4 @@
-"""The linear layers of an ONNX graph, who makes and reads each value, and how to change it."""
+"""The linear layers of an ONNX graph, producers and readers of its values, and changes to it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 Floats = npt.NDArray[np.float32]
 
 _WEIGHT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-# What lies between a linear layer and the scores of attention, without changing what it carries.
+# Operators between a linear layer and the scores of attention that do not change values.
 _PASSING = {"Add", "Expand", "Reshape", "RotaryEmbedding", "Slice", "Split", "Transpose"}
 
 
@@ -19,8 +19,8 @@ _PASSING = {"Add", "Expand", "Reshape", "RotaryEmbedding", "Slice", "Split", "Tr
 class Linear:
     """A product of activations with a constant matrix [inputs, outputs], float32 or half.
 
-    `source` is the value that it reads, `weight` the initializer, `result` the value it makes,
-    which names the layer: no two nodes make the same.
+    `source` is the value that it reads, `weight` the initializer, `result` its output, which
+    identifies the layer.
     """
 
     source: str
@@ -29,7 +29,7 @@ class Linear:
 
 
 class Graph:
-    """A graph that is read as it was, and rewritten at once by `finish`."""
+    """Reads the original graph; `finish` applies all changes at once."""
 
     def __init__(self, model: ModelProto) -> None:
         self._graph: GraphProto = model.graph
@@ -45,7 +45,7 @@ class Graph:
                 self.maker[name] = node
 
     def linears(self) -> list[Linear]:
-        """The linear layers in the order of the graph; constants times constants are none."""
+        """The linear layers in the order of the graph; products of two constants do not count."""
         return [
             Linear(source=node.input[0], weight=node.input[1], result=node.output[0])
             for node in self._graph.node
@@ -55,7 +55,7 @@ class Graph:
         ]
 
     def asking(self) -> set[str]:
-        """Results of the linear layers that make the queries and keys of attention."""
+        """Results of the linear layers that compute queries and keys of attention."""
         linears = {linear.result for linear in self.linears()}
         found: set[str] = set()
         for node in self._graph.node:
@@ -71,7 +71,7 @@ class Graph:
         return found
 
     def array(self, tensor: str) -> Floats:
-        """An initializer; it shares the graph's memory and cannot be written."""
+        """An initializer; it shares the graph's memory and is read-only."""
         return numpy_helper.to_array(self._tensors[tensor])
 
     def add_tensor(self, name: str, values: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
@@ -81,15 +81,15 @@ class Graph:
         return name
 
     def insert(self, after: str, nodes: Sequence[NodeProto]) -> None:
-        """Put `nodes` behind the node that makes the value `after`, and behind earlier ones."""
+        """Insert `nodes` after the node that computes `after`, and after earlier inserts."""
         self._after[after] += nodes
 
     def replace(self, result: str, nodes: Sequence[NodeProto]) -> None:
-        """Put `nodes`, the last of which makes `result`, where it has been made so far."""
+        """Replace the node that computes `result` by `nodes`, the last of which computes it."""
         self._instead[result] = list(nodes)
 
     def finish(self) -> None:
-        """Carry all changes out, and drop the initializers that nobody reads any more."""
+        """Apply all changes, and drop the initializers that are no longer read."""
         ordered: list[NodeProto] = []
         for node in self._graph.node:
             ordered += self._instead.get(node.output[0], [node])
@@ -100,7 +100,7 @@ class Graph:
         kept = [tensor for name, tensor in self._tensors.items() if name in read]
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
         self._graph.node.extend(nodes)
-        while kept:  # one by one: two copies of all weights are too many
+        while kept:  # one by one, to avoid a second copy of all weights
             self._graph.initializer.append(kept.pop())
 
     def _is_matrix(self, name: str) -> bool:

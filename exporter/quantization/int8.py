@@ -6,8 +6,8 @@ For every linear layer, with x [tokens, inputs] and W [inputs, outputs]:
     W → int8 with one scale for each column          (x/r)₈ · W₈ · r
 
 A scale for each token keeps a score independent of its batch; outliers of single channels are
-smoothed away before. Layers that are too sensitive for that are rounded `twice`, the second time
-what the first left over. Written with QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses
+smoothed before. Too sensitive layers are rounded `twice`: the second time rounds the error of the
+first. Written with QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses
 into MatMulIntegerToFloat; activations must be uint8 and weights int8 for its fast kernels.
 """
 
@@ -39,9 +39,9 @@ class _Grid:
 def quantize_int8(
     model: ModelProto, ranges: Mapping[str, Range], twice: Collection[str] = ()
 ) -> int:
-    """Rewrite the linear layers of `model` in place and return how many products they are now.
+    """Rewrite the linear layers of `model` in place and return the number of products.
 
-    `ranges` are what the layers' sources showed on real texts, `twice` the results of the layers
+    `ranges` are the observed ranges of the layers' sources, `twice` the results of the layers
     to round twice.
     """
     graph = Graph(model)

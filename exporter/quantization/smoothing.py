@@ -1,9 +1,9 @@
-"""SmoothQuant: outlier channels of activations move into the weights, where the score stays.
+"""SmoothQuant: move outlier channels of activations into the weights without changing the score.
 
 x W = (x / s)(s W) for every positive s [channels]. With s = √(a / w), where a and w are the largest
 magnitudes of a channel in activations and weights, both sides lose about as much when they are
-rounded (Xiao et al. 2022, arXiv:2211.10438, equation 4). The division costs nothing where what
-makes x can carry it: a norm that nobody else reads, or a linear layer that is a factor of x.
+rounded (Xiao et al. 2022, arXiv:2211.10438, equation 4). The division costs nothing if the producer
+of x can absorb it: a norm without other readers, or a linear layer that is a factor of x.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class Smoothed:
 class Matrix:
     """The weights of a linear layer, times `rows` float32 [inputs] and `columns` float32 [outputs].
 
-    The product is made when it is asked for: at no time are there two copies of all weights.
+    The product is computed on access, to avoid a second copy of all weights.
     """
 
     def __init__(self, graph: Graph, linear: Linear) -> None:
@@ -72,7 +72,7 @@ def smooth(
             matrix.rows = matrix.rows * scale
         if offset:
             smoothed[source] = Smoothed(_divide(graph, source, scale, offset), offset)
-        elif _maker_divides(graph, source, scale, matrices, len(reading)):
+        elif _divide_in_producer(graph, source, scale, matrices, len(reading)):
             smoothed[source] = Smoothed(source, None)
         else:
             smoothed[source] = Smoothed(_divide(graph, source, scale, offset), None)
@@ -86,16 +86,16 @@ def _offset(found: Range) -> float:
 
 def _scale(reach: Floats, matrices: Sequence[Matrix]) -> Floats:
     weight = np.max([np.abs(matrix.values()).max(axis=1) for matrix in matrices], axis=0)
-    used = (reach > 0) & (weight > 0)  # a dead channel has nothing to balance
+    used = (reach > 0) & (weight > 0)  # a channel of zeros has nothing to balance
     scale = np.ones_like(reach)
     scale[used] = np.sqrt(reach[used] / weight[used])
     return scale
 
 
-def _maker_divides(
+def _divide_in_producer(
     graph: Graph, source: str, scale: Floats, matrices: Mapping[str, Matrix], reading: int
 ) -> bool:
-    """Have what makes `source` divide it, if nobody else reads it and the maker can."""
+    """Let the producer of `source` divide it, if it can and has no other reader."""
     maker = graph.maker[source]
     if len(graph.readers[source]) != reading:
         return False

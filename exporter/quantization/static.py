@@ -58,9 +58,9 @@ def quantize_for_tensorrt(directory: Path, manifest: Manifest) -> None:
 
 
 def quantize_static(model: ModelProto, ranges: Mapping[str, Range], precision: Precision) -> int:
-    """Rewrite the linear layers of `model` in place and return how many they are.
+    """Rewrite the linear layers of `model` in place and return their number.
 
-    `ranges` are what the layers' sources showed on real texts. Raises QuantizationFailed when no
+    `ranges` are the observed ranges of the layers' sources. Raises QuantizationFailed when no
     Q/DQ is left at the end.
     """
     kind = _KINDS[precision]

@@ -1,9 +1,9 @@
-"""The export's own step: a float32 graph in a directory becomes a coarser one.
+"""The quantization step of an export: rewrite a float32 graph in a directory.
 
-int8 is fitted to real texts. Errors in the queries and keys of attention stand in an exponent. On
-some trained models they are most of the lost order, on others they are nothing beside the rest: so
-both graphs are made, and the slower one, which rounds those layers twice, is kept where it is
-nearer to the float32 graph.
+int8 is calibrated on real texts. Errors in the queries and keys of attention are amplified by the
+softmax. On some trained models they cause most of the changed order, on others almost none. So both
+graphs are made, and the slower one, which rounds those layers twice, is kept if it is nearer to the
+float32 graph.
 """
 
 import itertools
@@ -20,7 +20,7 @@ import onnx
 from exporter.errors import QuantizationFailed
 from exporter.library_texts import calibration_pairs
 from exporter.onnx_file import save_graph
-from exporter.progress import stage, tell
+from exporter.progress import print_line, stage
 from exporter.quantization.calibration import Inputs, Range, answers, watch
 from exporter.quantization.graph import Floats, Graph
 from exporter.quantization.images import image_rows
@@ -38,8 +38,8 @@ _WORTH_TWICE = 0.9
 
 
 def quantize(directory: Path, manifest: Manifest) -> None:
-    """Rewrite model.onnx of `directory` as the manifest's precision wants it, if it is one that
-    changes the graph. Raises QuantizationFailed."""
+    """Rewrite model.onnx of `directory` to the manifest's precision, if that changes the graph.
+    Raises QuantizationFailed."""
     if manifest.precision == "int8":
         with stage("calibrate and round to int8"):
             _to_int8(directory, manifest)
@@ -62,7 +62,7 @@ def _to_int8(directory: Path, manifest: Manifest) -> None:
     ]
     errors = [_error(answers(made / MODEL_FILE, texts), wanted) for made in candidates]
     chosen = int(errors[1] < _WORTH_TWICE * errors[0])
-    tell(
+    print_line(
         f"rms error {errors[0]:.2g}, with queries and keys rounded twice {errors[1]:.2g}: "
         f"{('once', 'twice')[chosen]} is enough"
     )
@@ -132,7 +132,7 @@ def _rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
 
 
 def _require_fusion(path: Path, manifest: Manifest, products: int) -> None:
-    """ONNX Runtime computes unfused products in float32, several times slower, and says nothing."""
+    """ONNX Runtime computes unfused products silently in float32, several times slower."""
     with tempfile.TemporaryDirectory() as directory:
         onnxruntime = import_without_telemetry("onnxruntime")
         options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Weights in 8 bits for machines that are short of memory: the activations stay as they are.
+"""Weights in 8 bits for machines with little memory; activations are unchanged.
 
     W [inputs, outputs] → 8 bits, one scale for each block of 32 inputs of a column
     token embeddings    → 8 bits, likewise along each row, widened after it was looked up
@@ -21,7 +21,7 @@ OPERATOR, DOMAIN = "MatMulNBits", "com.microsoft"
 _TOKENS = "input_ids"
 _BLOCK = 32
 _STEPS = 127
-# 8 bits without a sign: what stands for zero where no zero points are given.
+# The zero of unsigned 8 bits if no zero points are given.
 _MIDDLE = 128
 
 Bytes = npt.NDArray[np.uint8]

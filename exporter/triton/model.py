@@ -4,8 +4,8 @@ Triton loads this file; the packages `runtime` and `profiles` of open-rerank mus
 its Python. It answers texts with the tensors of NVIDIA's reranking NIM, and token ids (from
 open-rerank's own server, engine `triton`) with the graph's outputs.
 
-ENABLE_MOCK_INFERENCE=1 makes scores up without weights, NIM_TRT_ENGINE_HOST_CODE_ALLOWED=1 lets a
-version-compatible plan bring its code for the CPU along; as for open-rerank's own server.
+As in open-rerank's own server, ENABLE_MOCK_INFERENCE=1 makes up scores without weights, and
+NIM_TRT_ENGINE_HOST_CODE_ALLOWED=1 allows the host code of a version-compatible plan.
 """
 
 import json
@@ -31,7 +31,7 @@ class TritonPythonModel:
     """What Triton's Python backend calls; `execute` gets a batch of requests."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the artifact beside this file and let it prove itself."""
+        """Open the artifact beside this file and check its goldens."""
         if _is_on("ENABLE_MOCK_INFERENCE"):
             self._ranker = mock_model("rank")
         else:
@@ -45,12 +45,12 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request, in their order."""
-        # Tensors are touched by Triton's own thread only.
+        # Only Triton's own thread touches tensors.
         asked = [(_arrays(request), _parameters(request)) for request in requests]
         return [_response(found) for found in self._workers.map(self._answer, asked)]
 
     def finalize(self) -> None:
-        """Give the memory back."""
+        """Close the model."""
         self._workers.shutdown()
         self._ranker.close()
 
@@ -65,8 +65,8 @@ class TritonPythonModel:
             return error
 
     def _compute(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        """Scores of token rows. Rows of other requests share their engine calls, so what no engine
-        can compute is refused here."""
+        """Scores of token rows. They share engine calls with rows of other requests, so invalid
+        rows are refused here."""
         ids, type_ids = arrays["input_ids"], arrays.get("token_type_ids")
         masks = arrays.get("attention_mask", np.ones_like(ids)).astype(bool)
         if any(one is not None and one.shape != ids.shape for one in (masks, type_ids)):
@@ -79,7 +79,7 @@ class TritonPythonModel:
                 )
             if ids[index][mask].min() < 0 or ids[index][mask].max() >= self._vocabulary:
                 raise InputRejected(
-                    f"row {index} has an id that is no token's: wanted 0 to {self._vocabulary - 1}"
+                    f"row {index} has an id that is not a token: wanted 0 to {self._vocabulary - 1}"
                 )
             types = None if type_ids is None else type_ids[index][mask]
             rows.append(Encoding(ids[index][mask], types))
@@ -115,7 +115,7 @@ def _is_on(variable: str) -> bool:
 
 
 def _graph_output(config: dict[str, Any]) -> str:
-    """The output that is no text's: the configuration names it behind theirs."""
+    """The graph's output: the configuration names it after those for texts."""
     return str(config["output"][-1]["name"])
 
 

@@ -45,7 +45,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output: `dims` without the batch, -1 for what varies."""
+    """An input or output: `dims` without the batch, -1 for a dynamic axis."""
 
     name: str
     type: str
@@ -63,8 +63,8 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
     """Write the model into the repository `out` and return the model's directory.
 
     Files of the artifact are linked where the file system can. Raises RepositoryRefused for an
-    artifact that has not what the platform needs, OutputRefused for what is in the way and was not
-    written by this command, and what reading and checking the manifest raises.
+    artifact that lacks what the platform needs, OutputRefused for files that this command did not
+    write, and what reading and checking the manifest raises.
     """
     artifact = find_directory(artifact)
     manifest = read_manifest(artifact)
@@ -96,12 +96,12 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
 
 
 def _refuse_foreign(model: Path) -> None:
-    """Raise OutputRefused unless `model` is absent, or what this command wrote and nothing more."""
+    """Raise OutputRefused unless `model` is absent, or has only files that this command wrote."""
     if not model.exists():
         return
     names = {path.name for path in model.iterdir()} if model.is_dir() else set()
     if names != {"1", CONFIG_FILE} or not _begins(model / CONFIG_FILE, _WRITTEN.encode()):
-        raise OutputRefused(f"{model} is not as this command writes a model; move it away")
+        raise OutputRefused(f"{model} is not a model that this command wrote; move it away")
     if foreign := foreign_file(model, _written_files(model)):
         raise OutputRefused(
             f"{model} holds {foreign}, which this command did not write; move it away"
@@ -123,7 +123,7 @@ def _written_files(model: Path) -> set[str]:
 def _refuse_other_start(start: Path, script: bytes) -> None:
     """That of another version begins with the same two lines."""
     if start.exists() and not _begins(start, b"".join(script.splitlines(keepends=True)[:2])):
-        raise OutputRefused(f"{start} is not the one that this command writes; move it away")
+        raise OutputRefused(f"{start} was not written by this command; move it away")
 
 
 def _begins(file: Path, head: bytes) -> bool:
@@ -138,7 +138,7 @@ def _python_config(manifest: Manifest) -> str:
         Tensor("index", "TYPE_INT32", (1,)),
         Tensor("logit", "TYPE_FP32", (1,)),
         Tensor("token_count", "TYPE_INT32", (1,)),
-        # Given for token ids in place of the others; behind them, as model.py expects.
+        # Returned for token ids instead of the others; last, as model.py expects.
         Tensor(manifest.outputs[0], "TYPE_FP32", (1,)),
     ]
     # One instance, which uses every core or the GPU; the artifact's engine chooses the device.
@@ -153,7 +153,7 @@ def _python_config(manifest: Manifest) -> str:
 def _graph_config(artifact: Path, platform: Platform) -> str:
     name, file = _GRAPH_FILES[platform]
     if not (artifact / file).is_file():
-        raise RepositoryRefused(f"platform {platform} needs {file}, which is not in the artifact")
+        raise RepositoryRefused(f"platform {platform} needs {file}, which the artifact lacks")
     manifest = read_manifest(artifact)
     if platform == "tensorrt":
         inputs = [Tensor(one, "TYPE_INT64", (-1,)) for one in manifest.inputs]

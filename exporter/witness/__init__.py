@@ -1,7 +1,7 @@
-"""The loaders that users use: from a folder and raw texts to the final number.
+"""Witnesses: the loaders that users use, from a folder and raw texts to the final number.
 
-What an artifact is proven by comes from here, so nothing in this package may look at how the rest
-of the exporter reads a checkpoint: a fact that is read wrongly must not be wrong on both sides.
+Artifacts are proven against them. So nothing in this package may use how the rest of the exporter
+reads a checkpoint: a fact that is read wrongly must not be wrong on both sides.
 """
 
 from pathlib import Path
@@ -23,11 +23,11 @@ def rank_witness(
     template: str | None,
     adapted: Adapted | None = None,
 ) -> RankWitness:
-    """The witness of the reranker in `root`, whose weights lie in `directory` and whose config.json
-    holds `config`; where it is `adapted`, the tokenizer lies in `directory`.
+    """The witness of the reranker in `root`, with its weights in `directory` and the content
+    `config` of config.json; if it is `adapted`, `directory` has the tokenizer.
 
-    `template` is the prompt of a family that reads one text where the folder names none, or another
-    one was wished. Raises NoWitness.
+    `template` is the prompt of a family that reads one text, if the folder names none or another
+    one was requested. Raises NoWitness.
     """
     if adapted is not None:
         with together(root, directory, adapted) as places:
@@ -46,29 +46,29 @@ def vector_witness(
     directory: Path,
     config: dict[str, Any],
     published: dict[str, str],
-    wished: dict[str, str] | None = None,
+    requested: dict[str, str] | None = None,
     pooling: str | None = None,
     adapted: Adapted | None = None,
 ) -> VectorWitness:
-    """The witness of the embedder in `root`, whose weights lie in `directory`; where it is
-    `adapted`, the tokenizer does.
+    """The witness of the embedder in `root`, with its weights in `directory`; if it is `adapted`,
+    `directory` has the tokenizer.
 
-    The folder is read here anew; the rest is what no file of it says. `published` are the prefixes,
-    by input type, of a family whose folders may name none, `wished` those that were asked for, and
-    `pooling` is one of avg, cls and last where that was. Raises NoWitness.
+    The witness reads the folder itself; the arguments are what no file in it says. `published` are
+    the family's prefixes by input type, `requested` those of the options, and `pooling` is avg, cls
+    or last if it was requested. Raises NoWitness.
     """
     if adapted is not None:
         with together(root, directory, adapted) as places:
-            witness = vector_witness(*places, config, published, wished, pooling)
+            witness = vector_witness(*places, config, published, requested, pooling)
         witness.name = with_adapter(witness.name)
         return witness
     if config.get("model_type") in VISION_TYPES:
         return VisionEmbedder(root, directory, config, published)
     llama = config.get("model_type") == LLAMA_BIDIRECTIONAL
-    told = wished
-    if told is None and (llama or published) and (told := prompts_of(root)) is None:
-        told = published
+    prefixes = requested
+    if prefixes is None and (llama or published) and (prefixes := prompts_of(root)) is None:
+        prefixes = published
     if llama:
         asked = config if pooling is None else {**config, "pooling": pooling}
-        return LlamaEmbedder(root, directory, asked, told or {})
-    return SentenceTransformerWitness(root, told, pooling)
+        return LlamaEmbedder(root, directory, asked, prefixes or {})
+    return SentenceTransformerWitness(root, prefixes, pooling)

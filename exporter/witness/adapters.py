@@ -1,8 +1,8 @@
-"""A base and its adapter, loaded by peft through transformers: how the witness of both is made.
+"""The witness of a base with an adapter: peft loads both through transformers.
 
-Loaders read an adapter that lies beside the weights of its base. Where the two have folders of
-their own, they are laid together in one of links, in which adapter_config.json names that folder as
-the base; nothing is merged here.
+Loaders read an adapter beside the weights of its base. If the two are in different folders, a
+temporary folder links to the files of both, and its adapter_config.json names it as the base.
+Nothing is merged here.
 """
 
 import json
@@ -46,41 +46,44 @@ class Adapted:
 
 @contextmanager
 def together(root: Path, texts: Path, adapted: Adapted) -> Iterator[tuple[Path, Path]]:
-    """A folder of links, and the one in it where weights and adapter lie, while the block loads it.
+    """A temporary folder of links, and the folder in it with weights and adapter, for the block.
 
     It is `root` with the tokenizer of `texts`, the base's weights and the adapter. Raises NoWitness
-    where peft is not here or the folders cannot be read, and whatever the block raises.
+    if peft is not installed or the folders cannot be read, and whatever the block raises.
     """
     try:
-        import peft  # late: without it transformers would load the base alone, in silence
+        import peft  # late import: without it transformers silently loads only the base
     except ImportError as error:
         raise NoWitness(f"peft cannot be imported ({error}); install the extra `export`") from error
     del peft
     with tempfile.TemporaryDirectory() as own, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's, about settings that change nothing
+        warnings.simplefilter("ignore")  # peft's warnings about settings without effect
         made = Path(own) / "together"
         try:
-            place = _lay(root, texts, adapted, made)
+            place = _link_folders(root, texts, adapted, made)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise NoWitness(f"base and adapter cannot be laid together: {error}") from error
+            raise NoWitness(
+                f"base and adapter cannot be linked into one folder: {error}"
+            ) from error
         try:
             yield made, place
         except NoWitness as error:
             shown = f"{adapted.base} with the adapter in {adapted.adapter}"
-            said = str(error).replace(str(place), shown).replace(str(made), shown)
-            raise NoWitness(said) from error
+            message = str(error).replace(str(place), shown).replace(str(made), shown)
+            raise NoWitness(message) from error
 
 
-def put_adapter(model: Any, directory: Path) -> None:
-    """Have peft put the adapter in `directory` around the layers of the `model`, where one lies
-    there. Raises NoWitness for one that does not fit it wholly."""
+def apply_adapter(model: Any, directory: Path) -> None:
+    """Let peft apply the adapter in `directory`, if there is one, to the layers of `model`.
+
+    Raises NoWitness if any part of the adapter does not fit."""
     if (directory / _CONFIG).is_file():
         found = model.load_adapter(str(directory))
         refuse_incomplete(found.to_dict(), headless=type(model).__name__.endswith("Model"))
 
 
-def held_whole(directory: Path) -> set[str]:
-    """Names of the model's tensors that an adapter in `directory` brings itself."""
+def full_tensor_names(directory: Path) -> set[str]:
+    """Names of the model's tensors that an adapter in `directory` has as full tensors."""
     path = directory / _WEIGHTS
     if not (directory / _CONFIG).is_file() or not path.is_file():
         return set()
@@ -95,7 +98,7 @@ def with_adapter(name: str) -> str:
     return f"{name}, with the adapter by peft {peft.__version__}"
 
 
-def _lay(root: Path, texts: Path, adapted: Adapted, made: Path) -> Path:
+def _link_folders(root: Path, texts: Path, adapted: Adapted, made: Path) -> Path:
     inner = "."
     if (root / _MODULES).is_file():
         inner = os.path.normpath(json.loads((root / _MODULES).read_bytes())[0]["path"])
@@ -106,7 +109,7 @@ def _lay(root: Path, texts: Path, adapted: Adapted, made: Path) -> Path:
     _replace(_TOKENIZER, texts, place)
     _replace(_BASE, adapted.base, place)
     _replace((_WEIGHTS,), adapted.adapter, place)
-    if place != made:  # where transformers looks for a base in a folder below
+    if place != made:  # where transformers looks for a base in a subfolder
         _replace(_BASE[:1], adapted.base, made)
     config = json.loads((adapted.adapter / _CONFIG).read_bytes())
     (place / _CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": str(made)}))
@@ -114,8 +117,8 @@ def _lay(root: Path, texts: Path, adapted: Adapted, made: Path) -> Path:
 
 
 def _mirror(source: Path, made: Path, inner: tuple[str, ...]) -> None:
-    """A folder of links to what lies in `source`; of folders those to the `inner` one are made, and
-    nothing that is linked is ever written to."""
+    """Make a folder of links to the entries of `source`. Folders on the path to `inner` are made,
+    not linked, so that nothing is written through a link."""
     made.mkdir()
     for path in source.iterdir():
         if path.name in inner[:1]:

@@ -1,4 +1,4 @@
-"""What every witness answers, and how its weights are watched while they are read."""
+"""The interface of every witness, and checks of its weights while they are loaded."""
 
 import logging
 import threading
@@ -19,10 +19,10 @@ from runtime.postprocess import InputType
 
 Values = npt.NDArray[np.float64]
 
-# Weights that transformers makes up where a checkpoint has none, and that no state depends on.
+# Weights that transformers initialises if they are missing, and that no state depends on.
 _WITHOUT_EFFECT = ("pooler.",)
-# Heads that models were trained with before. A loader that has no such layer drops their weights,
-# and what it computes is the checkpoint's all the same.
+# Heads of pretraining. A loader without such a layer drops their weights, which does not change
+# its output.
 _PRETRAINING = (
     "cls.predictions.",
     "cls.seq_relationship.",
@@ -35,31 +35,30 @@ _PRETRAINING = (
 )
 # ModernBERT's, whose classifier has a layer of that name.
 _PRETRAINING_OF_BODIES = ("decoder.", "head.")
-# Names that wrappers of training put before those of what they wrap: read as if they were not
-# there, which loaders do not.
+# Prefixes of training wrappers. They are ignored here; loaders do not ignore them.
 _WRAPPERS = {
     r"_orig_mod\.": "",
     r"_fsdp_wrapped_module\.": "",
     r"_checkpoint_wrapped_module\.": "",
     r"^module\.": "",
 }
-# One model at a time is watched: what is patched is the whole process's.
+# One model at a time is checked, as the patch is global.
 _PATCHING = threading.Lock()
 
 
 class Witness(ABC):
-    """One loaded checkpoint. `name` says which loader of which version read it."""
+    """One loaded checkpoint. `name` is the loader and its version."""
 
     name: str
 
     @abstractmethod
     def values(self, tokens: Tokens) -> Values:
-        """What its model makes of these ids, float64 [components]: one unpadded row."""
+        """The model's output for these ids, float64 [components]: one unpadded row."""
 
 
 class RankWitness(Witness):
-    """Scores pairs of texts; the one component is the logit. `activation` is what its loader makes
-    a relevance with, None where that says nothing."""
+    """Scores pairs of texts; the one component is the logit. `activation` is its loader's for
+    a relevance, None if it has none."""
 
     activation: str | None = None
 
@@ -79,12 +78,12 @@ class VectorWitness(Witness):
 def tokens_of(inputs: dict[str, Any], *, typed: bool) -> Tokens:
     """The one row of int64 [1, tokens] that a model was called with.
 
-    A model that knows types (`typed`) reads zeros where it is given none. Raises NoWitness for a
-    row with masked tokens, which no row of one text has.
+    A model with type inputs (`typed`) uses zeros if it gets none. Raises NoWitness for a row with
+    masked tokens, which a single text must not have.
     """
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     if len(ids) != 1 or (mask is not None and not bool(mask.all())):
-        raise NoWitness("it pads a text that stands alone; such a row cannot be compared")
+        raise NoWitness("it pads a single text; such a row cannot be compared")
     types = inputs.get("token_type_ids")
     if types is None and typed:
         types = torch.zeros_like(ids)
@@ -92,15 +91,15 @@ def tokens_of(inputs: dict[str, Any], *, typed: bool) -> Tokens:
 
 
 def one_logit(found: Values) -> Values:
-    """The logit, float64 [1], of those that a classifier gives for one row: of two labels' logits
-    what the second has more than the first. Raises NoWitness for more."""
+    """The logit, float64 [1], of a classifier's output for one row: of two labels' logits the
+    second minus the first. Raises NoWitness for more."""
     if len(found) > 2:
         raise NoWitness(f"it gives {len(found)} logits a pair, of which none is the score")
     return found if len(found) == 1 else found[1:] - found[:1]
 
 
 def row_of(tokens: Tokens) -> dict[str, torch.Tensor]:
-    """`tokens` as a model is called with them, int64 [1, tokens] each."""
+    """`tokens` as inputs of a model, int64 [1, tokens] each."""
     ids = torch.tensor([tokens.token_ids])
     row = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if tokens.type_ids is not None:
@@ -110,11 +109,11 @@ def row_of(tokens: Tokens) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def complete_weights(brought: Collection[str] = ()) -> Iterator[None]:
-    """Raise NoWitness when a model that the block loads says of its weights that some are missing,
-    left over, of another shape or made up: what it computes is not the checkpoint's then.
+    """Raise NoWitness if a model that the block loads reports weights that are missing, left over,
+    of another shape or initialised: it then computes something else than the checkpoint.
 
-    Those that an adapter has `brought`, by name, may be missing. transformers tells this on request
-    only, and sentence-transformers does not ask.
+    Those in an adapter (`brought`, by name) may be missing. transformers reports this on request
+    only, and sentence-transformers does not request it.
     """
     with _PATCHING, _asking_for_weights(brought), _quiet():
         yield
@@ -125,14 +124,14 @@ def _asking_for_weights(brought: Collection[str]) -> Iterator[None]:
     original = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
     def asking(cls: type[PreTrainedModel], *arguments: Any, **options: Any) -> Any:
-        told = options.pop("output_loading_info", False)
-        # Else transformers raises a sentence without the names.
+        with_info = options.pop("output_loading_info", False)
+        # Otherwise transformers raises a message without the names.
         options["ignore_mismatched_sizes"] = True
         options["key_mapping"] = _WRAPPERS | (options.get("key_mapping") or {})
         model, found = original(cls, *arguments, output_loading_info=True, **options)
         headless = cls.__name__.endswith("Model")
         refuse_incomplete(found, headless=headless, brought=brought)
-        return (model, found) if told else model
+        return (model, found) if with_info else model
 
     PreTrainedModel.from_pretrained = classmethod(asking)  # type: ignore[assignment]
     try:
@@ -143,7 +142,7 @@ def _asking_for_weights(brought: Collection[str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back progress bars, and log lines about what is asked for in words here."""
+    """Suppress progress bars, and log lines about what is requested explicitly here."""
     loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
     levels = [logger.level for logger in loggers]
     bars = transformers_logging.is_progress_bar_enabled()
@@ -162,8 +161,8 @@ def _quiet() -> Iterator[None]:
 def refuse_incomplete(
     found: dict[str, Any], *, headless: bool, brought: Collection[str] = ()
 ) -> None:
-    """Raise NoWitness for what transformers `found` when it loaded a model; one that is `headless`
-    needs no pooler."""
+    """Raise NoWitness for problems that transformers `found` when it loaded a model; a `headless`
+    model needs no pooler."""
     for kind, what in (
         ("missing_keys", "made up, as the files hold none"),
         ("unexpected_keys", "left out, as no layer wants them"),
@@ -173,12 +172,13 @@ def refuse_incomplete(
         if kind == "unexpected_keys":
             heads = _PRETRAINING_OF_BODIES if headless else ()
             names = [name for name in names if not name.startswith((*_PRETRAINING, *heads))]
-        # A classifier reads its pooler; a body alone has one that nothing reads.
-        names = [name for name in names if not (headless and _has_no_effect(name))]
+        # A classifier reads its pooler, unless its architecture has none; a body never does.
+        if headless or kind == "unexpected_keys":
+            names = [name for name in names if not _has_no_effect(name)]
         if names:
             shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
             raise NoWitness(f"weights are {what}: {shown}")
 
 
 def _has_no_effect(name: str) -> bool:
-    return any(f".{name}".find(f".{part}") >= 0 for part in _WITHOUT_EFFECT)
+    return any(f".{part}" in f".{name}" for part in _WITHOUT_EFFECT)

@@ -1,4 +1,4 @@
-"""Files of a folder, as the witnesses read them: they share nothing with the exporter's reading."""
+"""Read files of a folder for the witnesses; shares nothing with the exporter's own reading."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -47,8 +47,9 @@ def modules_of(root: Path) -> list[Module]:
 
 
 def prompts_of(root: Path) -> dict[str, str] | None:
-    """What the folder puts before queries and passages; an empty object means nothing, None that it
-    says nothing. Nobody reads the file where no modules.json lies beside it. Raises NoWitness."""
+    """The folder's prompts; an empty object means no prompt, None that the folder does not say.
+
+    The file counts only beside a modules.json. Raises NoWitness."""
     if not modules_of(root):
         return None
     prompts = read(root / _PROMPTS, _Settings, _Settings()).prompts
@@ -58,6 +59,6 @@ def prompts_of(root: Path) -> dict[str, str] | None:
 
 
 def first_prompt(prompts: dict[str, str], kind: InputType) -> str:
-    """The prompt of texts of this kind: the first that is not empty."""
+    """The prompt for texts of this kind: the first that is not empty."""
     named = (prompts.get(name) for name in PROMPT_NAMES[kind])
     return next((prompt for prompt in named if prompt), "")

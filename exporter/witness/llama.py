@@ -23,7 +23,7 @@ from transformers import (
 
 from exporter.answers import Tokens
 from exporter.errors import NoWitness
-from exporter.witness.adapters import held_whole, put_adapter
+from exporter.witness.adapters import apply_adapter, full_tensor_names
 from exporter.witness.base import (
     RankWitness,
     Values,
@@ -38,13 +38,13 @@ from runtime.postprocess import InputType
 
 LLAMA_BIDIRECTIONAL = "llama_bidirec"
 _TRAINING = "training.json"
-# Keys of the family's own class; and a pad token, which may lie past the embeddings: no row that is
-# asked about is padded.
+# Keys of the family's own class, and the pad token, which may be past the embeddings: rows here are
+# never padded.
 _NOT_LLAMAS = ("auto_map", "model_type", "pad_token_id")
 
 
 class _Training(msgspec.Struct, frozen=True):
-    """training.json, which this project's recipe leaves beside the weights."""
+    """training.json, which this project's recipe writes beside the weights."""
 
     prompt_template: str | None = None
 
@@ -111,12 +111,12 @@ class LlamaReranker(RankWitness):
 
 
 class LlamaEmbedder(VectorWitness):
-    """LlamaModel, pooled states, length 1 unless modules.json leaves that out."""
+    """LlamaModel, pooled states, length 1 unless modules.json has no Normalize."""
 
     def __init__(
         self, root: Path, directory: Path, config: dict[str, Any], prefixes: dict[str, str]
     ) -> None:
-        """Load `directory`; `prefixes` by input type go before texts, modules.json lies in `root`.
+        """Load `directory`; `prefixes` by input type go before texts, modules.json is in `root`.
         Raises NoWitness."""
         model = _load(LlamaModel, directory, config)
         self.name = _name("LlamaModel")
@@ -145,18 +145,18 @@ def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
     known = {key: value for key, value in config.items() if key not in _NOT_LLAMAS}
     try:
         settings = LlamaConfig.from_dict(known)
-        with complete_weights(held_whole(directory)):
+        with complete_weights(full_tensor_names(directory)):
             model = kind.from_pretrained(
                 None,
                 config=settings,
                 state_dict=stored_tensors(directory),
                 dtype=torch.float32,
             ).eval()
-            put_adapter(model, directory)
+            apply_adapter(model, directory)
             return model
     except NoWitness:
         raise
-    except Exception as error:  # weights that it cannot load surface as many unrelated classes
+    except Exception as error:  # transformers raises many unrelated classes
         raise NoWitness(
             f"transformers cannot load {directory} as {kind.__name__} "
             f"({type(error).__name__}: {error})"
@@ -170,7 +170,7 @@ def _tokenizer(directory: Path) -> Any:
         return AutoTokenizer.from_pretrained(
             directory, config=known, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # as of weights
+    except Exception as error:  # as for weights
         raise NoWitness(
             f"transformers cannot load the tokenizer in {directory} "
             f"({type(error).__name__}: {error})"
@@ -178,7 +178,7 @@ def _tokenizer(directory: Path) -> Any:
 
 
 def _trained_template(root: Path) -> str | None:
-    """The prompt that this project's recipe trained with; None where it trained nothing here."""
+    """The prompt that this project's recipe trained with; None without a training.json."""
     template = read(root / _TRAINING, _Training, _Training()).prompt_template
     if template is not None and template.count("{passage}") != 1:
         raise NoWitness(f"{_TRAINING} has a prompt_template without one {{passage}}")

@@ -23,10 +23,10 @@ from exporter.witness.files import PROMPT_NAMES, first_prompt
 from runtime.postprocess import InputType
 
 _LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
-# Whatever the files are stored in: see exporter.reference.
+# Whatever the type of the files: see exporter.reference.
 _FLOATS: dict[str, Any] = {"dtype": torch.float32}
 _OPTIONS: dict[str, Any] = {"device": "cpu", "model_kwargs": _FLOATS, **_LOCAL}
-# Its names of the poolings that can be asked for.
+# Its names of the poolings that can be requested.
 _POOLINGS = {"avg": "mean", "cls": "cls", "last": "lasttoken"}
 
 
@@ -41,7 +41,7 @@ class CrossEncoderWitness(RankWitness):
             self._model = sentence_transformers.CrossEncoder(str(directory), **_OPTIONS)
         self.name = f"sentence-transformers {sentence_transformers.__version__}, CrossEncoder"
         self._inputs = _Inputs(self._model)
-        # Of two labels' scores it makes no relevance; their softmax is the difference's sigmoid.
+        # It has no relevance for two labels; their softmax is the sigmoid of the difference.
         single = self._model.num_labels == 1
         self.activation = type(self._model.activation_fn).__name__.lower() if single else None
 
@@ -106,8 +106,8 @@ class SentenceTransformerWitness(VectorWitness):
 
 
 def _modules(directory: Path, pooling: str) -> list[Any]:
-    """What sentence-transformers makes of a folder without modules.json, but for the pooling: there
-    it takes the mean."""
+    """The modules of sentence-transformers for a folder without modules.json, with this pooling
+    instead of its default, the mean."""
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -121,7 +121,7 @@ def _modules(directory: Path, pooling: str) -> list[Any]:
 
 
 class _Inputs:
-    """What the first module of `model` is called with, which hands it to transformers' model."""
+    """Records the inputs of transformers' model in the first module of `model`."""
 
     def __init__(self, model: Any) -> None:
         config = model.config

@@ -25,7 +25,7 @@ class _Index(msgspec.Struct, frozen=True):
 
 
 class StoredTensor:
-    """One tensor of a file, of which transformers takes `tensor[...]`, in float32."""
+    """One tensor of a file, in float32; transformers reads it as `tensor[...]`."""
 
     def __init__(self, file: Path, name: str) -> None:
         self._file = file
@@ -39,7 +39,7 @@ class StoredTensor:
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     """Name → tensor, of one safetensors file or of the shards that an index names.
 
-    Raises NoWitness where neither is there or can be read.
+    Raises NoWitness if neither exists or can be read.
     """
     try:
         if (directory / _WEIGHTS).is_file():

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -92,6 +93,8 @@ class Tower:
     """A vision engine and its cache; every method may be called from any thread."""
 
     def __init__(self, engine: Engine, vision: Vision, limits: VisionLimits) -> None:
+        # Pillow warns of what a broken file says of itself; a caller must not fill the log with it.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         self._engine = engine
         self._vision = vision
         self._limits = limits

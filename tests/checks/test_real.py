@@ -16,7 +16,7 @@ from checks.real import (
     check_tokens,
     main,
 )
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from runtime.opening import open_embedder, open_ranker
 from runtime.text import load_tokenizer
 from tests.conftest import Exported
@@ -38,7 +38,7 @@ def own_facts(rank_artifact: Path) -> Expectations:
 def stand_in(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check works in a folder of the test, on artifacts that all tests share."""
 
-    def copy(checkpoint: str, out: Path, args: Wish) -> None:
+    def copy(checkpoint: str, out: Path, args: ExportArgs) -> None:
         shutil.copytree(exported(checkpoint, args), out, dirs_exist_ok=True)
 
     monkeypatch.setattr(real, "WORK", tmp_path / "work")

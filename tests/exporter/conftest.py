@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from exporter import pipeline
-from exporter.pipeline import Wish, coarsen
+from exporter.pipeline import ExportArgs, quantize_artifact
 from tests.conftest import Exported
 from tests.exporter.targets import HALF
 from tests.shared_artifacts import made_once, session_folder
 from tests.tiny_encoders import write_deberta, write_modernbert, write_xlm_roberta
 
-Coarsened = Callable[..., Path]
+QuantizedOnce = Callable[..., Path]
 ReadyGraph = Callable[[Path], None]
 
 
@@ -57,21 +57,21 @@ def half_embed_artifact(tiny_embed_checkpoint: Path, exported: Exported) -> Path
 @pytest.fixture(scope="session")
 def planless(tiny_llama_checkpoint: Path, exported: Exported) -> Path:
     """The tiny Llama exported for tensorrt-fp16, without a plan yet. Copy it to change it."""
-    return exported(tiny_llama_checkpoint, Wish(target="tensorrt-fp16"))
+    return exported(tiny_llama_checkpoint, ExportArgs(target="tensorrt-fp16"))
 
 
 @pytest.fixture(scope="session")
-def coarsened(tmp_path_factory: pytest.TempPathFactory) -> Coarsened:
-    """`coarsened(artifact, target, checkpoint=None)`: what `coarsen` makes of a shared artifact,
-    once a session for all workers. Copy it to change it."""
-    shared = session_folder(tmp_path_factory) / "coarsened"
+def quantized_once(tmp_path_factory: pytest.TempPathFactory) -> QuantizedOnce:
+    """`coarsened(artifact, target, checkpoint=None)`: a shared artifact, quantized once a session
+    for all workers. Copy it before you change it."""
+    shared = session_folder(tmp_path_factory) / "quantized_once"
     shared.mkdir(exist_ok=True)
 
     def get(artifact: Path, target: str, checkpoint: Path | None = None) -> Path:
         against = checkpoint and str(checkpoint)
         name = f"{artifact.name}-{target}{'-proven' if against else ''}"
         return made_once(
-            shared / name, lambda out: coarsen(artifact, out, target, checkpoint=against)
+            shared / name, lambda out: quantize_artifact(artifact, out, target, checkpoint=against)
         )
 
     return get

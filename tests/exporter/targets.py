@@ -1,10 +1,10 @@
 """Targets that tests name."""
 
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from runtime.profile import TargetProfile, load_target_profile
 
 # float16 for a GPU, proven on the CPU.
-HALF = Wish(target="cuda-fp16", engine="onnxruntime-cpu")
+HALF = ExportArgs(target="cuda-fp16", engine="onnxruntime-cpu")
 
 
 def target_in(precision: str) -> TargetProfile:

@@ -11,8 +11,8 @@ import pytest
 from exporter import pipeline
 from exporter.checkpoint import read_checkpoint
 from exporter.cli import main
-from exporter.errors import CheckpointRefused, ManifestWrong
-from exporter.pipeline import Wish, export, verify
+from exporter.errors import CheckpointRefused, ManifestMismatch
+from exporter.pipeline import ExportArgs, export, verify
 from exporter.report import read_report
 from exporter.seal import seal, version_of
 from runtime.manifest import Manifest, read_manifest, write_manifest
@@ -68,7 +68,7 @@ def test_the_artifact_has_the_checkpoint_s(
     ready_graph(rank_artifact)
     checkpoint = saved_with(tiny_llama_checkpoint, tmp_path / "identity", IDENTITY)
     out = tmp_path / "out"
-    export(str(checkpoint), out, Wish(max_tokens=64))
+    export(str(checkpoint), out, ExportArgs(max_tokens=64))
     found = read_manifest(out)
     assert (found.schema, found.activation) == (2, "identity")
     assert found.version == version_of(found)
@@ -77,7 +77,7 @@ def test_the_artifact_has_the_checkpoint_s(
     (shown,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("activation "))
     assert shown.split(maxsplit=2)[1:] == ["identity", found.origins["activation"]]
     verify(out, str(checkpoint), None)
-    with pytest.raises(ManifestWrong, match="activation = 'identity', wanted 'sigmoid'"):
+    with pytest.raises(ManifestMismatch, match="activation = 'identity', wanted 'sigmoid'"):
         verify(out, str(tiny_llama_checkpoint), None)
 
 
@@ -97,11 +97,11 @@ def test_an_artifact_of_schema_1_is_verified(
     (place / "manifest.json").write_text(json.dumps(old))
     assert verify(place, str(tiny_llama_checkpoint), None).schema == 1
     checkpoint = saved_with(tiny_llama_checkpoint, tmp_path / "identity", IDENTITY)
-    with pytest.raises(ManifestWrong, match="activation = 'sigmoid', wanted 'identity'"):
+    with pytest.raises(ManifestMismatch, match="activation = 'sigmoid', wanted 'identity'"):
         verify(place, str(checkpoint), None)
 
 
-def test_a_coarser_form_of_schema_1_is_of_schema_1_until_the_checkpoint_is_asked(
+def test_a_quantized_artifact_of_schema_1_is_of_schema_1_without_the_checkpoint(
     tiny_llama_checkpoint: Path,
     rank_artifact: Path,
     tmp_path: Path,
@@ -119,6 +119,6 @@ def test_a_coarser_form_of_schema_1_is_of_schema_1_until_the_checkpoint_is_asked
     # What rounds and proves: the draft is made before it.
     monkeypatch.setattr(pipeline, "_make", noted)
     for checkpoint in (None, str(tiny_llama_checkpoint)):
-        pipeline.coarsen(place, tmp_path / "out", "cpu-int8", checkpoint=checkpoint)
+        pipeline.quantize_artifact(place, tmp_path / "out", "cpu-int8", checkpoint=checkpoint)
         shutil.rmtree(tmp_path / "out")
     assert drafts == [(1, "sigmoid"), (2, "sigmoid")]

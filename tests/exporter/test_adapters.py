@@ -15,8 +15,8 @@ import torch
 from exporter.adapter import conversion, is_adapter, read_adapter
 from exporter.checkpoint import read_checkpoint
 from exporter.cli import main
-from exporter.errors import CheckpointRefused, ManifestWrong, NoWitness
-from exporter.pipeline import Wish, coarsen, export, verify
+from exporter.errors import CheckpointRefused, ManifestMismatch, NoWitness
+from exporter.pipeline import ExportArgs, export, quantize_artifact, verify
 from exporter.witness.adapters import Adapted, together
 from recipe.errors import BadInput
 from recipe.training.checkpoint import read_whole
@@ -54,7 +54,7 @@ def change(adapter: Path) -> Changing:
     return set_keys
 
 
-def test_what_was_merged_stands_in_the_manifest_and_is_verified(
+def test_what_was_merged_is_in_the_manifest_and_is_verified(
     base: Path,
     adapter: Path,
     change: Changing,
@@ -77,16 +77,16 @@ def test_what_was_merged_stands_in_the_manifest_and_is_verified(
     assert main(["verify", str(out), "--checkpoint", str(adapter)]) == 0
     capsys.readouterr()
     assert main(["verify", str(out), "--checkpoint", str(base)]) == 1
-    assert "was made with an adapter" in (said := capsys.readouterr().err)
-    assert "name it as --adapter" in said
+    assert "was made with an adapter" in (output := capsys.readouterr().err)
+    assert "name it as --adapter" in output
     assert main(["verify", str(out), *named]) == 1
     assert "no --checkpoint" in capsys.readouterr().err
     assert main(["inspect", str(out)]) == 0
     assert manifest.merged["adapter/adapter_config.json"] in capsys.readouterr().out
     with pytest.raises(CheckpointRefused, match="--adapter"):
-        coarsen(out, tmp_path / "int8", "cpu-int8-weights", checkpoint=str(base))
+        quantize_artifact(out, tmp_path / "int8", "cpu-int8-weights", checkpoint=str(base))
     change(lora_dropout=0.5)
-    with pytest.raises(ManifestWrong, match=r"adapter/adapter_config\.json"):
+    with pytest.raises(ManifestMismatch, match=r"adapter/adapter_config\.json"):
         verify(out, str(base), None, str(adapter))
 
 
@@ -103,7 +103,7 @@ def test_an_adapter_that_changes_nothing_is_another_version(
     ready_graph(pair_artifact)
     out, base = tmp_path / "out", str(tiny_bert_checkpoint)
     before = {path: hash_file(path) for path in (*Path(base).iterdir(), *adapter.iterdir())}
-    made = export(base, out, Wish(adapter=str(adapter)))
+    made = export(base, out, ExportArgs(adapter=str(adapter)))
     plain = read_manifest(pair_artifact)
     assert made.files["model.onnx"] == plain.files["model.onnx"]
     assert (plain.merged, plain.version != made.version) == ({}, True)
@@ -113,16 +113,16 @@ def test_an_adapter_that_changes_nothing_is_another_version(
 
 
 @pytest.mark.heavy
-def test_a_coarser_artifact_is_proven_against_both(
+def test_a_quantized_artifact_is_proven_against_both(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    fine, coarse = tmp_path / "fine", tmp_path / "coarse"
+    source, quantized = tmp_path / "source", tmp_path / "quantized"
     named = ["--adapter", str(adapter)]
-    assert main(["export", str(base), *named, "--out", str(fine)]) == 0
-    to = ["--target", "cpu-int8-weights", "--out", str(coarse)]
-    assert main(["quantize", str(fine), *to, "--checkpoint", str(base), *named]) == 0
-    assert read_manifest(coarse).merged == read_manifest(fine).merged
-    assert main(["verify", str(coarse), "--checkpoint", str(base), *named]) == 0
+    assert main(["export", str(base), *named, "--out", str(source)]) == 0
+    to = ["--target", "cpu-int8-weights", "--out", str(quantized)]
+    assert main(["quantize", str(source), *to, "--checkpoint", str(base), *named]) == 0
+    assert read_manifest(quantized).merged == read_manifest(source).merged
+    assert main(["verify", str(quantized), "--checkpoint", str(base), *named]) == 0
 
 
 def test_without_peft_nobody_is_a_witness(
@@ -130,7 +130,7 @@ def test_without_peft_nobody_is_a_witness(
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(NoWitness, match="peft cannot be imported"):
-        export(str(base), tmp_path / "out", Wish(adapter=str(adapter)))
+        export(str(base), tmp_path / "out", ExportArgs(adapter=str(adapter)))
     assert not (tmp_path / "out").exists()
 
 
@@ -139,10 +139,10 @@ def test_a_witness_that_cannot_load_them_names_the_user_s_folders(
 ) -> None:
     change(target_modules=["query"])  # peft leaves the others out
     with pytest.raises(NoWitness, match=r"left out, as no layer wants them: bert.*value"):
-        export(str(base), tmp_path / "out", Wish(adapter=str(adapter)))
+        export(str(base), tmp_path / "out", ExportArgs(adapter=str(adapter)))
     change(task_type="NONSENSE")
     with pytest.raises(NoWitness, match=rf"load {base} with the adapter in {adapter}"):
-        export(str(base), tmp_path / "out", Wish(adapter=str(adapter)))
+        export(str(base), tmp_path / "out", ExportArgs(adapter=str(adapter)))
 
 
 @pytest.mark.parametrize("revision", [None, "main", "1" * 40, "v1.0"])
@@ -186,15 +186,15 @@ def test_settings_that_are_none_are_refused_in_words(content: str, adapter: Path
         read_checkpoint(str(adapter))
 
 
-def test_unknown_keys_and_files_are_told_or_refused(
+def test_unknown_keys_and_files_are_logged_or_refused(
     base: Path, adapter: Path, change: Changing, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(frobnication=1)
     (adapter / "config.json").write_bytes((base / "config.json").read_bytes())
     read_checkpoint(str(base), str(adapter))
-    said = capsys.readouterr().err
-    assert "frobnication" in said
-    assert "config.json" in said
+    output = capsys.readouterr().err
+    assert "frobnication" in output
+    assert "config.json" in output
     with pytest.raises(CheckpointRefused, match="frobnication"):
         read_checkpoint(str(base), str(adapter), strict=True)
 
@@ -231,7 +231,7 @@ def test_the_witness_writes_into_no_folder_of_the_user(
     (base / "modules.json").write_text(json.dumps([{"path": path}]))
     before = sorted(tmp_path.rglob("*"))
     laid = together(base, base, Adapted(base, adapter))
-    with pytest.raises(NoWitness, match=r"laid together"), laid:
+    with pytest.raises(NoWitness, match=r"linked into one folder"), laid:
         raise AssertionError("laid")
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -251,7 +251,7 @@ def test_weights_that_cannot_be_read_are_refused(base: Path, adapter: Path) -> N
     with pytest.raises(CheckpointRefused, match=r"found no adapter_model\.safetensors"):
         read_checkpoint(str(base), str(adapter))
     os.mkfifo(path)
-    with pytest.raises(CheckpointRefused, match="no regular file"):
+    with pytest.raises(CheckpointRefused, match="not a regular file"):
         read_checkpoint(str(base), str(adapter))
     with pytest.raises(CheckpointRefused, match=r"found no adapter_config\.json"):
         read_checkpoint(str(base), str(base))

@@ -11,13 +11,13 @@ import pytest
 
 from exporter import auto
 from exporter.answers import Reference, Tokens, VectorReference
-from exporter.auto import CANDIDATES, _AskingOnce, _Contestant, _measure, export_fastest
+from exporter.auto import CANDIDATES, _CachedWitness, _CandidateRun, _measure, export_fastest
 from exporter.cli import main
 from exporter.draft import Draft
-from exporter.errors import NothingFits, OutputRefused, ParityFailed
+from exporter.errors import NoTargetProven, OutputRefused, ParityFailed
 from exporter.library_texts import candidate_groups, mixed_group
 from exporter.parity_texts import Group, parity_groups
-from exporter.pipeline import Asking, Wish, ask_witness, verify
+from exporter.pipeline import AskWitness, ExportArgs, ask_witness, verify
 from exporter.report import Candidate, read_report
 from runtime import opening
 from runtime.errors import EngineError
@@ -41,9 +41,9 @@ def tried(rank_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     and as fast as in SPEEDS; cpu-bf16 fails its ranking rung."""
     names: list[str] = []
 
-    def export(source: str, out: Path, wish: Wish, asking: Asking) -> None:
-        names.append(wish.target)
-        if wish.target == "cpu-bf16":
+    def export(source: str, out: Path, args: ExportArgs, asking: AskWitness) -> None:
+        names.append(args.target)
+        if args.target == "cpu-bf16":
             raise ParityFailed("ranking", "the order is lost")
         shutil.copytree(rank_artifact, out)
 
@@ -66,7 +66,7 @@ def test_the_fastest_that_is_proven_is_kept_and_says_why(
     tried: list[str], tiny_llama_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    export_fastest(str(tiny_llama_checkpoint), out, Wish())
+    export_fastest(str(tiny_llama_checkpoint), out, ExportArgs())
     assert tuple(tried) == CANDIDATES
     assert read_report(out).candidates == [
         Candidate(target="cpu-fp32", tokens_per_s=100.0),
@@ -85,14 +85,14 @@ def test_a_machine_on_which_nothing_is_proven(
     tried: list[str], tiny_llama_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "CANDIDATES", ("cpu-bf16",))
-    with pytest.raises(NothingFits, match="cpu-bf16: parity failed"):
-        export_fastest(str(tiny_llama_checkpoint), tmp_path / "out", Wish())
+    with pytest.raises(NoTargetProven, match="cpu-bf16: parity failed"):
+        export_fastest(str(tiny_llama_checkpoint), tmp_path / "out", ExportArgs())
     assert tried == ["cpu-bf16"]
     assert not any(tmp_path.iterdir())
 
 
 class Clock:
-    """A time that passes only where a turn takes some; stands for the module `time`."""
+    """A time that passes only where a turn takes some; replaces the module `time`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -108,7 +108,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[str]]:
     def measure(turn_s: float) -> list[str]:
         clock, taken = Clock(), list[str]()
 
-        def take_turn(one: _Contestant, group: Group | None) -> Group:
+        def take_turn(one: _CandidateRun, group: Group | None) -> Group:
             clock.now += turn_s
             taken.append(one.target)
             one.speeds.append(1.0)
@@ -116,7 +116,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[str]]:
 
         monkeypatch.setattr(auto, "time", clock)
         monkeypatch.setattr(auto, "_take_turn", take_turn)
-        _measure([_Contestant(name, Path(name)) for name in "abc"])
+        _measure([_CandidateRun(name, Path(name)) for name in "abc"])
         return taken
 
     return measure
@@ -135,7 +135,7 @@ def test_one_that_cannot_compute_falls_out_of_the_next_turns(
 ) -> None:
     clock = Clock()
 
-    def take_turn(one: _Contestant, group: Group | None) -> Group:
+    def take_turn(one: _CandidateRun, group: Group | None) -> Group:
         clock.now += 6.0
         if one.target == "b" and one.speeds:
             raise EngineError("no memory")
@@ -144,7 +144,7 @@ def test_one_that_cannot_compute_falls_out_of_the_next_turns(
 
     monkeypatch.setattr(auto, "time", clock)
     monkeypatch.setattr(auto, "_take_turn", take_turn)
-    tried = [_Contestant(name, Path(name)) for name in "ab"]
+    tried = [_CandidateRun(name, Path(name)) for name in "ab"]
     _measure(tried)
     assert [one.tokens_per_s for one in tried] == [1.0, None]
     assert tried[1].refused == "no memory"
@@ -153,9 +153,9 @@ def test_one_that_cannot_compute_falls_out_of_the_next_turns(
 def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
     rank_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine = read_manifest(rank_artifact)
-    coarse = msgspec.structs.replace(fine, precision="int8")
-    base, more = parity_groups(fine.max_tokens), candidate_groups(fine.max_tokens)
+    source = read_manifest(rank_artifact)
+    quantized = msgspec.structs.replace(source, precision="int8")
+    base, more = parity_groups(source.max_tokens), candidate_groups(source.max_tokens)
     asked = []
 
     def ask(found: Draft, *_: object, unwitnessed: bool) -> Reference:
@@ -165,9 +165,9 @@ def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
         return Reference("a witness", groups, tokens, [np.zeros(len(rows)) for rows in tokens])
 
     monkeypatch.setattr(auto, "ask_witness", ask)
-    asking: Any = _AskingOnce()
+    asking: Any = _CachedWitness()
     checkpoint: Any = None
-    for manifest, groups in ((fine, base), (coarse, (*base, *more))):
+    for manifest, groups in ((source, base), (quantized, (*base, *more))):
         draft = Draft(manifest, checkpoint, None)
         assert asking(draft, checkpoint, unwitnessed=False).groups == groups
     assert asked == ["int8"]
@@ -178,7 +178,7 @@ def test_foreign_files_are_kept(
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputRefused):
-        export_fastest(str(tiny_llama_checkpoint), tmp_path, Wish())
+        export_fastest(str(tiny_llama_checkpoint), tmp_path, ExportArgs())
     assert not tried
 
 
@@ -202,15 +202,15 @@ def test_on_the_command_line_with_real_measurements(
     monkeypatch.setattr(auto, "ask_witness", counted)
     out = tmp_path / "out"
     code = main(["export", str(tiny_llama_checkpoint), "--out", str(out), "--target", "cpu-auto"])
-    said = capsys.readouterr()
-    assert code == 0, said.err
+    output = capsys.readouterr()
+    assert code == 0, output.err
     candidates = read_report(out).candidates
     assert isinstance(candidates, list)
     assert [one.target for one in candidates] == ["cpu-fp32", "cpu-int8"]
     fastest = max(candidates, key=lambda one: one.tokens_per_s or 0.0)
     assert read_manifest(out).target == fastest.target
-    assert f"keep {fastest.target}: " in said.err
-    assert "s, round 1: tokens a second: cpu-fp32 " in said.err
+    assert f"keep {fastest.target}: " in output.err
+    assert "s, round 1: tokens a second: cpu-fp32 " in output.err
     assert len(asked) == 1
     assert main(["inspect", str(out)]) == 0
     assert "tokens/s" in capsys.readouterr().out
@@ -219,8 +219,8 @@ def test_on_the_command_line_with_real_measurements(
 def test_an_engine_cannot_be_named_beside_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wish = ["--target", "cpu-auto", "--engine", "onnxruntime-cpu"]
-    assert main(["export", "anything", "--out", str(tmp_path / "out"), *wish]) == 1
+    args = ["--target", "cpu-auto", "--engine", "onnxruntime-cpu"]
+    assert main(["export", "anything", "--out", str(tmp_path / "out"), *args]) == 1
     assert "leave one of them out" in capsys.readouterr().err
 
 

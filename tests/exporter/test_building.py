@@ -83,7 +83,7 @@ def test_a_plan_is_built_proven_and_served_in_place(
     assert verify(directory, None, None).version == manifest.version
 
 
-def test_it_can_go_elsewhere_and_be_built_anew(
+def test_it_can_go_elsewhere_and_be_built_again(
     planless: Path, tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(planless)
@@ -91,10 +91,10 @@ def test_it_can_go_elsewhere_and_be_built_anew(
     command = ["build", str(planless), "--target", "tensorrt-fp16", "--out", str(out)]
     assert main([*command, "--timing-cache", str(tmp_path / "timing")]) == 0
     assert files(planless) == before
-    said = capsys.readouterr()
-    assert "with a plan, proven against transformers " in said.out
-    assert ", on tensorrt: " in said.out
-    assert "Building: step 1 of 2" in said.err
+    output = capsys.readouterr()
+    assert "with a plan, proven against transformers " in output.out
+    assert ", on tensorrt: " in output.out
+    assert "Building: step 1 of 2" in output.err
     assert (tmp_path / "timing").exists()
     assert read_manifest(out).plan.version_compatible is False  # type: ignore[union-attr]
     again = ["build", str(out), "--target", "tensorrt-fp16-4096", "--version-compatible"]
@@ -140,15 +140,15 @@ def test_what_tensorrt_refuses_leaves_the_artifact_as_it_was(
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "message"),
     [
         ("cuda-fp16", "runs on onnxruntime-cuda and has no plan"),
         ("tensorrt-fp8", r"wanted fp8 .* --target tensorrt-fp8 first"),
         ("tensorrt-bf16", "wanted bf16"),
     ],
 )
-def test_another_kind_of_graph_is_refused(planless: Path, target: str, told: str) -> None:
-    with pytest.raises(PlanFailed, match=told):
+def test_another_kind_of_graph_is_refused(planless: Path, target: str, message: str) -> None:
+    with pytest.raises(PlanFailed, match=message):
         build(planless, target, planless)
 
 
@@ -194,7 +194,7 @@ def test_answers_are_read_as_they_were_written(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "No such file"),
         ("{}", "cannot be used"),
@@ -205,11 +205,11 @@ def test_answers_are_read_as_they_were_written(
     ],
 )
 def test_answers_that_cannot_be_read_are_refused(
-    tmp_path: Path, content: str | None, told: str
+    tmp_path: Path, content: str | None, message: str
 ) -> None:
     if content is not None:
         (tmp_path / "reference.json").write_text(content)
-    with pytest.raises(ReportRefused, match=told):
+    with pytest.raises(ReportRefused, match=message):
         read_reference(tmp_path)
 
 

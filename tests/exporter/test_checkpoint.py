@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporter.checkpoint import load_model, probe, read_checkpoint
-from exporter.errors import CheckpointRefused, WrongDirection
-from exporter.finding import HUB_FILES, HUB_IGNORED, find_checkpoint
+from exporter.errors import AttentionMismatch, CheckpointRefused
+from exporter.locating import HUB_FILES, HUB_IGNORED, find_checkpoint
 from exporter.tokens import CheckpointTokenizer, load_tokenizer
 from tests.hub_cache import as_snapshot
 from tests.tiny_checkpoints import write_bert, write_llama
@@ -163,17 +163,17 @@ def test_the_direction_is_the_configs_and_probed(
     body = model.body
     honest = body.forward
     body.forward = lambda *inputs: _with(body, not causal, honest, inputs)
-    with pytest.raises(WrongDirection, match="bidirectional"):
+    with pytest.raises(AttentionMismatch, match="bidirectional"):
         probe(model, 300)
 
 
 def _with(body: Any, causal: bool, forward: Any, inputs: Any) -> torch.Tensor:
     """States of a body that silently reads in another direction than it says."""
-    said, body.causal = body.causal, causal
+    output, body.causal = body.causal, causal
     try:
         return forward(*inputs)
     finally:
-        body.causal = said
+        body.causal = output
 
 
 def test_a_hub_id_fetches_data_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,11 +326,11 @@ def test_what_never_ends_is_refused(
     directory = write_llama(tmp_path / "llama")
     (directory / name).unlink(missing_ok=True)
     put(directory / name)
-    with pytest.raises(CheckpointRefused, match=f"found {name} .* no regular file"):
+    with pytest.raises(CheckpointRefused, match=f"found {name} .* not a regular file"):
         read_checkpoint(str(directory))
 
 
-def test_a_config_of_any_size_is_told_unread(tmp_path: Path) -> None:
+def test_a_config_of_any_size_is_refused_unread(tmp_path: Path) -> None:
     directory = write_llama(tmp_path)
     os.truncate(directory / "config.json", 1 << 40)
     with pytest.raises(CheckpointRefused, match=f"has {1 << 40} bytes"):

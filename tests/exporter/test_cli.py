@@ -23,11 +23,11 @@ def test_export_verify_inspect(
     ready_graph(rank_artifact)
     out = str(tmp_path / "out")
     assert main(["export", str(tiny_llama_checkpoint), "--out", out, "--max-tokens", "128"]) == 0
-    said = capsys.readouterr()
-    assert "proven against transformers " in said.out
-    assert ", on onnxruntime-cpu: " in said.out
+    output = capsys.readouterr()
+    assert "proven against transformers " in output.out
+    assert ", on onnxruntime-cpu: " in output.out
     for stage in ("load the checkpoint", "write the ONNX graph", "prove parity"):
-        assert f"rerank-export: {stage}" in said.err
+        assert f"rerank-export: {stage}" in output.err
     assert main(["verify", out]) == 0
     assert "intact" in capsys.readouterr().out
     assert main(["inspect", out]) == 0
@@ -45,8 +45,8 @@ def test_a_changed_byte_is_named_without_a_traceback(
     content[-1] ^= 1
     (copy / "model.onnx").write_bytes(content)
     assert main(["verify", str(copy)]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert said[-1].startswith("rerank-export: model.onnx has changed")
+    output = capsys.readouterr().err.splitlines()
+    assert output[-1].startswith("rerank-export: model.onnx has changed")
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_known_errors_are_one_line_and_exit_1(
 ) -> None:
     given = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
     assert main(given) == 1
-    said = capsys.readouterr().err
-    assert all(line.startswith("rerank-export: ") for line in said.splitlines())
-    assert Path(arguments[1]).name in said or "NVIDIA GPU" in said
+    output = capsys.readouterr().err
+    assert all(line.startswith("rerank-export: ") for line in output.splitlines())
+    assert Path(arguments[1]).name in output or "NVIDIA GPU" in output
 
 
 @pytest.mark.parametrize(
@@ -102,5 +102,5 @@ def test_a_panic_of_the_tokenizer_is_no_traceback(
 
     monkeypatch.setattr(pipeline, "export", panicking)
     assert main(["export", "somewhere", "--out", str(tmp_path)]) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("rerank-export: the model's tokenizer gave up on a text")
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("rerank-export: the model's tokenizer gave up on a text")

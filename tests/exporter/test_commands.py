@@ -157,7 +157,7 @@ def test_a_model_of_triton_s_that_was_added_to_is_kept(folder: Path) -> None:
     assert main(line) == 0
 
 
-def test_a_repository_killed_anywhere_is_whole_after_the_next_run(folder: Path) -> None:
+def test_a_repository_killed_anywhere_is_complete_after_the_next_run(folder: Path) -> None:
     out = folder / "out"
     line = ["triton", str(folder / "artifact"), "--out", str(out)]
     setup = f"""

@@ -1,4 +1,4 @@
-"""Whole exports of embedders: what lies in the artifact, and what is not let through."""
+"""Complete exports of embedders: the contents of an artifact, and refusals."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ import pytest
 from exporter import pipeline
 from exporter.answers import Tokens
 from exporter.cli import main
-from exporter.errors import CheckpointRefused, ManifestWrong, ParityFailed
-from exporter.pipeline import Wish, export, verify
+from exporter.errors import CheckpointRefused, ManifestMismatch, ParityFailed
+from exporter.pipeline import ExportArgs, export, verify
 from exporter.witness.llama import LlamaEmbedder
 from runtime.errors import GoldenMismatch, ProfileError
 from runtime.manifest import Manifest, read_manifest, write_manifest
@@ -26,7 +26,7 @@ from tests.tiny_checkpoints import (
     write_sentence_transformers,
 )
 
-SHORT = Wish(max_tokens=128)
+SHORT = ExportArgs(max_tokens=128)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_verify_sees_a_manifest_that_claims_otherwise(
 ) -> None:
     copy = shutil.copytree(embed_artifact, tmp_path / "copy")
     write_manifest(copy, msgspec.structs.replace(read_manifest(copy), **{fact: value}))
-    with pytest.raises(ManifestWrong, match=fact):
+    with pytest.raises(ManifestMismatch, match=fact):
         verify(copy, str(tiny_embed_checkpoint), None)
 
 
@@ -133,7 +133,7 @@ def test_other_prefixes_are_another_version(embed_artifact: Path, tmp_path: Path
     copy = shutil.copytree(embed_artifact, tmp_path / "copy")
     changed = msgspec.structs.replace(read_manifest(copy), prefixes={"query": "", "passage": ""})
     write_manifest(copy, changed)
-    with pytest.raises(ManifestWrong, match="version"):
+    with pytest.raises(ManifestMismatch, match="version"):
         verify(copy, None, None)
 
 
@@ -193,10 +193,10 @@ def test_profiles_of_the_other_kind_are_refused(
     tiny_embed_checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ProfileError, match=r"is for rerankers, but LlamaBidirectionalModel"):
-        export(str(tiny_embed_checkpoint), tmp_path / "out", Wish(profile="tiny-rerank-v1"))
+        export(str(tiny_embed_checkpoint), tmp_path / "out", ExportArgs(profile="tiny-rerank-v1"))
     ranker = write_llama(tmp_path / "ranker")
     with pytest.raises(ProfileError, match="is for embedders"):
-        export(str(ranker), tmp_path / "out", Wish(profile="tiny-embed-v1"))
+        export(str(ranker), tmp_path / "out", ExportArgs(profile="tiny-embed-v1"))
 
 
 def test_the_folders_own_prompts_go_before_the_profiles(
@@ -214,9 +214,11 @@ def test_the_folders_own_prompts_go_before_the_profiles(
     assert made.origins["prefixes"] == "config_sentence_transformers.json (prompts)"
 
 
-def test_the_checkpoints_maximum_bounds_the_wish(sentence_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointRefused, match="256; lower --max-tokens"):
-        export(str(sentence_checkpoint), tmp_path / "out", Wish(max_tokens=300))
+def test_the_checkpoints_maximum_limits_the_option(
+    sentence_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointRefused, match="256; lower it"):
+        export(str(sentence_checkpoint), tmp_path / "out", ExportArgs(max_tokens=300))
 
 
 def test_the_command_line_speaks_of_texts(
@@ -228,12 +230,12 @@ def test_the_command_line_speaks_of_texts(
 ) -> None:
     ready_graph(embed_artifact)
     out = str(tmp_path / "out")
-    wish = ["export", str(tiny_embed_checkpoint), "--profile", "tiny-embed-v1", "--out", out]
-    assert main([*wish, "--max-tokens", "128"]) == 0
-    said = capsys.readouterr().out
-    assert "texts, max |Δ component|" in said
+    args = ["export", str(tiny_embed_checkpoint), "--profile", "tiny-embed-v1", "--out", out]
+    assert main([*args, "--max-tokens", "128"]) == 0
+    output = capsys.readouterr().out
+    assert "texts, max |Δ component|" in output
     assert read_manifest(tmp_path / "out").model_id == "open-rerank/tiny-embed-v1"
     assert main(["inspect", out]) == 0
-    said = capsys.readouterr().out
-    assert "vector_goldens   4 texts" in said
-    assert "lowest_cosine" in said
+    output = capsys.readouterr().out
+    assert "vector_goldens   4 texts" in output
+    assert "lowest_cosine" in output

@@ -78,7 +78,7 @@ def assert_gives_transformers_scores(directory: Path) -> None:
         ours.body.narrow = narrow
         with torch.inference_mode():
             torch.testing.assert_close(ours(ids, mask), wanted, atol=1e-5, rtol=0)
-            # Whatever stands there: the mask alone says what is padding.
+            # Whatever is there: the mask alone says what is padding.
             left = ours(torch.where(left_mask.bool(), left_ids, 9), left_mask)
         torch.testing.assert_close(left, wanted, atol=1e-5, rtol=0)
     assert wanted.std() > 1e-2
@@ -266,13 +266,13 @@ def test_every_token_sees_the_others(tmp_path: Path, write: Any) -> None:
 
 
 @pytest.mark.parametrize("family", ["xlm-roberta", "modernbert", "deberta"])
-def test_the_whole_way(family: str, checkpoints: dict[str, Path], exported: Exported) -> None:
+def test_the_complete_way(family: str, checkpoints: dict[str, Path], exported: Exported) -> None:
     assert_proven_and_served(exported(checkpoints[family]))
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("family", ["modernbert", "deberta"])
-def test_the_whole_way_in_float16(
+def test_the_complete_way_in_float16(
     family: str, checkpoints: dict[str, Path], exported: Exported
 ) -> None:
     assert_proven_and_served(exported(checkpoints[family], HALF))

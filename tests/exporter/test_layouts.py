@@ -1,4 +1,4 @@
-"""Layouts of folders beside the zoo's: what is said of them, and commands that must work."""
+"""Layouts of folders beside the zoo's: their messages, and commands that must work."""
 
 import json
 import pickle
@@ -21,7 +21,7 @@ from exporter.errors import CheckpointRefused
 from exporter.labels import read_labels
 from exporter.nested import nested_checkpoints
 from exporter.own_reading import own_reading
-from exporter.pipeline import Wish, coarsen, export
+from exporter.pipeline import ExportArgs, export, quantize_artifact
 from exporter.report import read_report
 from exporter.tokens import load_tokenizer
 from exporter.witness import rank_witness
@@ -61,7 +61,7 @@ def with_a_pad_token_past_the_vocabulary(directory: Path) -> Path:
     return directory
 
 
-def said(directory: Path) -> str:
+def refusal_text(directory: Path) -> str:
     with pytest.raises(CheckpointRefused) as refused:
         read_checkpoint(str(directory))
     return str(refused.value)
@@ -96,9 +96,9 @@ def test_the_command_for_pickles_makes_a_checkpoint(
         torch.save(part, directory / name)
     torch.save({}, directory / "training_args.bin")
     (directory / WEIGHTS).unlink()
-    told = said(directory)
-    assert "found pytorch_model" in told
-    execute(told[told.index("python -c") :])
+    message = refusal_text(directory)
+    assert "found pytorch_model" in message
+    execute(message[message.index("python -c") :])
     found = load_model(read_checkpoint(str(directory))).state_dict()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
@@ -119,9 +119,9 @@ def test_code_in_a_pickle_is_not_run_by_the_command(tmp_path: Path) -> None:
     directory = write_llama(tmp_path / "llama")
     (directory / WEIGHTS).unlink()
     torch.save({"score.weight": _Harmful(tmp_path / "ran")}, directory / "pytorch_model.bin")
-    told = said(directory)
+    message = refusal_text(directory)
     with pytest.raises(pickle.UnpicklingError):
-        run(told[told.index("python -c") :])
+        run(message[message.index("python -c") :])
     assert not (tmp_path / "ran").exists()
 
 
@@ -132,33 +132,33 @@ def test_a_checkpoint_s_repository_in_the_hub_s_cache_is_taken(tmp_path: Path) -
     found = load_model(read_checkpoint(str(repository))).state_dict()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     (snapshot / WEIGHTS).unlink()
-    assert "hf download org/name --local-dir DIR" in said(repository)
+    assert "hf download org/name --local-dir DIR" in refusal_text(repository)
     (repository / "snapshots" / ("d" * 40)).mkdir()
-    assert "name one of them" in said(repository)
+    assert "name one of them" in refusal_text(repository)
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         ([], None),
         (["checkpoint-9", "checkpoint-10"], "the newest in {}/checkpoint-10:"),
         (["epoch_0_step_10", "epoch_1_step_5"], "the newest in {}/epoch_1_step_5:"),
-        (["run/checkpoint-1"], "a checkpoint lies in {}/run/checkpoint-1:"),
-        (["b", "a"], "checkpoints lie in {0}/a, {0}/b:"),
+        (["run/checkpoint-1"], "a checkpoint is in {}/run/checkpoint-1:"),
+        (["b", "a"], "checkpoints are in {0}/a, {0}/b:"),
         ([".hidden/checkpoint-1"], None),
     ],
 )
 def test_the_newest_checkpoint_is_the_one_of_the_highest_numbers(
-    tmp_path: Path, names: list[str], told: str | None
+    tmp_path: Path, names: list[str], message: str | None
 ) -> None:
     for name in names:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.json").touch()
     found = nested_checkpoints(tmp_path)
-    if told is None:
+    if message is None:
         assert found is None
     else:
-        assert told.format(tmp_path) in str(found)
+        assert message.format(tmp_path) in str(found)
 
 
 def test_links_below_a_folder_end_and_do_not_lead_out(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_links_below_a_folder_end_and_do_not_lead_out(tmp_path: Path) -> None:
     (folder / "epoch_3" / "config.json").touch()
     (folder / "LATEST").unlink()
     (folder / "LATEST").symlink_to("epoch_3")
-    assert f"lies in {folder}/epoch_3:" in str(nested_checkpoints(folder))
+    assert f"is in {folder}/epoch_3:" in str(nested_checkpoints(folder))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_labels_are_one_or_two(config: Mapping[str, object], count: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"num_labels": 3}, "num_labels = 3"),
         ({"num_labels": True}, "num_labels = True"),
@@ -205,14 +205,14 @@ def test_labels_are_one_or_two(config: Mapping[str, object], count: int) -> None
     ],
 )
 def test_labels_of_which_no_logit_is_the_score_are_refused(
-    config: Mapping[str, object], told: str
+    config: Mapping[str, object], message: str
 ) -> None:
     with pytest.raises(CheckpointRefused) as refused:
         read_labels(config)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_two_labels_are_said_and_witnessed(
+def test_two_labels_are_logged_and_witnessed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = read_checkpoint(str(with_two_labels(write_llama(tmp_path / "llama"))))
@@ -259,8 +259,8 @@ def test_a_pad_token_without_an_embedding_stays_out_of_the_tokenizer(
 @pytest.mark.heavy
 def test_a_pad_token_without_an_embedding_is_proven_as_text(tmp_path: Path) -> None:
     directory = with_a_pad_token_past_the_vocabulary(write_llama(tmp_path / "llama"))
-    export(str(directory), tmp_path / "out", Wish())
-    coarsen(tmp_path / "out", tmp_path / "coarse", "cpu-int8")
+    export(str(directory), tmp_path / "out", ExportArgs())
+    quantize_artifact(tmp_path / "out", tmp_path / "quantized", "cpu-int8")
 
 
 def flattened(directory: Path) -> Path:
@@ -273,30 +273,30 @@ def flattened(directory: Path) -> Path:
 def test_flat_scores_are_refused_where_strict(tmp_path: Path) -> None:
     directory = flattened(write_bert(tmp_path / "bert"))
     with pytest.raises(CheckpointRefused, match=r"barely differ.* apart.*--strict"):
-        export(str(directory), tmp_path / "out", Wish(strict=True))
+        export(str(directory), tmp_path / "out", ExportArgs(strict=True))
 
 
 @pytest.mark.heavy
-def test_flat_scores_are_told_and_recorded(
+def test_flat_scores_are_logged_and_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = flattened(write_bert(tmp_path / "bert"))
-    export(str(directory), tmp_path / "out", Wish())
+    export(str(directory), tmp_path / "out", ExportArgs())
     assert "own scores barely differ" in capsys.readouterr().err
     assert "barely differ" in str(read_report(tmp_path / "out").flat)
     assert read_manifest(tmp_path / "out").golden_tolerance < 1e-3
 
 
 @pytest.mark.parametrize(
-    ("here", "told"),
+    ("here", "message"),
     [
         ([], "spm.model is read by the package sentencepiece; install the extra `export`"),
         (["sentencepiece"], "by the package protobuf"),
-        (["sentencepiece", "protobuf"], "spm.model is no model of sentencepiece"),
+        (["sentencepiece", "protobuf"], "spm.model is not a sentencepiece model"),
     ],
 )
 def test_a_sentencepiece_model_that_cannot_be_read_gets_the_right_advice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: list[str], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: list[str], message: str
 ) -> None:
     class Package:
         def __init__(self, name: str) -> None:
@@ -308,5 +308,5 @@ def test_a_sentencepiece_model_that_cannot_be_read_gets_the_right_advice(
     (tmp_path / "spm.model").write_bytes(b"\n\0")
     monkeypatch.setattr(tokens.importlib.metadata, "distributions", lambda: map(Package, here))
     monkeypatch.setattr(tokens.AutoTokenizer, "from_pretrained", broken)
-    with pytest.raises(CheckpointRefused, match=re.escape(told)):
+    with pytest.raises(CheckpointRefused, match=re.escape(message)):
         load_tokenizer(tmp_path, None)

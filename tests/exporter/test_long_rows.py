@@ -14,14 +14,14 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from exporter import pipeline
-from exporter.long_rows import LONG, bound_attention, split_attention
-from exporter.pipeline import Wish, export
+from exporter.long_rows import LONG_ROW_TOKENS, chunk_attention, chunk_model
+from exporter.pipeline import ExportArgs, export
 from runtime.manifest import read_manifest
 from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import write_llama
 
 HEADS, SIZE = 4, 8
-JUST_LONG = LONG + 16
+JUST_LONG = LONG_ROW_TOKENS + 16
 
 
 def attention(element: int = TensorProto.FLOAT, **attributes: int) -> ModelProto:
@@ -56,30 +56,33 @@ def run(model: ModelProto, length: int, dtype: type = np.float32) -> np.ndarray:
     return np.asarray(session.run(None, inputs)[0])
 
 
-@pytest.mark.parametrize("length", [1, 17, LONG, LONG + 1, LONG + 15, LONG + 16, 3000])
+@pytest.mark.parametrize(
+    "length",
+    [1, 17, LONG_ROW_TOKENS, LONG_ROW_TOKENS + 1, LONG_ROW_TOKENS + 15, LONG_ROW_TOKENS + 16, 3000],
+)
 def test_pieces_give_the_same_answer(length: int) -> None:
     model = attention()
-    split_attention(model)
+    chunk_model(model)
     onnx.checker.check_model(model)
     found, wanted = run(model, length), run(attention(), length)
-    if length <= LONG:
+    if length <= LONG_ROW_TOKENS:
         assert np.array_equal(found, wanted)
     assert np.abs(found - wanted).max() < 1e-6
 
 
 def test_half_precision_stays_half_precision() -> None:
-    wanted = run(attention(TensorProto.FLOAT16), LONG + 1, np.float16)
+    wanted = run(attention(TensorProto.FLOAT16), LONG_ROW_TOKENS + 1, np.float16)
     model = attention(TensorProto.FLOAT16)
-    split_attention(model)
+    chunk_model(model)
     onnx.checker.check_model(model)
-    found = run(model, LONG + 1, np.float16)
+    found = run(model, LONG_ROW_TOKENS + 1, np.float16)
     assert found.dtype == np.float16
     assert np.abs(found.astype(np.float32) - wanted.astype(np.float32)).max() < 1e-3
 
 
 def test_a_causal_node_is_left_alone() -> None:
     model = attention(is_causal=1)
-    split_attention(model)
+    chunk_model(model)
     assert [node.op_type for node in model.graph.node] == ["Attention"]
 
 
@@ -97,7 +100,7 @@ def test_an_export_for_long_rows_is_proven_at_its_limit(
     long_checkpoint: Path, rank_artifact: Path, tmp_path: Path, ready_graph: ReadyGraph
 ) -> None:
     ready_graph(rank_artifact)
-    export(str(long_checkpoint), tmp_path / "out", Wish(max_tokens=JUST_LONG))
+    export(str(long_checkpoint), tmp_path / "out", ExportArgs(max_tokens=JUST_LONG))
     found = kinds(tmp_path / "out")
     assert "If" in found
     assert "Attention" not in found
@@ -124,7 +127,7 @@ def test_a_short_graph_for_a_gpu_is_proven_as_it_is(
     assert proven == [kinds(planless)]
 
 
-def test_a_long_graph_for_a_gpu_is_proven_in_pieces_and_stays_whole(
+def test_a_long_graph_for_a_gpu_is_proven_in_chunks_and_is_unchanged(
     proven: list[set[str]],
     long_checkpoint: Path,
     planless: Path,
@@ -132,8 +135,8 @@ def test_a_long_graph_for_a_gpu_is_proven_in_pieces_and_stays_whole(
     ready_graph: ReadyGraph,
 ) -> None:
     ready_graph(planless)
-    wish = Wish(target="tensorrt-fp16-4096", max_tokens=JUST_LONG)
-    export(str(long_checkpoint), tmp_path / "out", wish)
+    args = ExportArgs(target="tensorrt-fp16-4096", max_tokens=JUST_LONG)
+    export(str(long_checkpoint), tmp_path / "out", args)
     pipeline.verify(tmp_path / "out", str(long_checkpoint), None)
     assert len(proven) == 2
     for on_the_cpu in proven:
@@ -171,7 +174,7 @@ def test_verifying_in_pieces_writes_nothing_in_the_artifact(
     if not linked:
         monkeypatch.setattr("os.link", refuse)
     before = given()
-    with pipeline._bounded(artifact, manifest, "onnxruntime-cpu", within=None) as proven:
+    with pipeline._chunked(artifact, manifest, "onnxruntime-cpu", within=None) as proven:
         assert proven.parent == temporary
         nodes = onnx.load(proven / "model.onnx").graph.node
         assert "If" in {node.op_type for node in nodes}
@@ -202,7 +205,7 @@ def peak_mb(model: Path, length: int) -> float:
 
 def test_memory_of_a_long_row_is_bounded(rank_artifact: Path, tmp_path: Path) -> None:
     pieces = shutil.copytree(rank_artifact, tmp_path / "pieces")
-    bound_attention(pieces)
+    chunk_attention(pieces)
     short = peak_mb(rank_artifact / "model.onnx", 64)
     grown = peak_mb(rank_artifact / "model.onnx", 4096) - short
     assert peak_mb(pieces / "model.onnx", 4096) - short < 0.6 * grown

@@ -21,7 +21,7 @@ from tests.exporter.targets import HALF
 from tests.tiny_checkpoints import write_llama
 
 HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
-# What may compute in half precision, and nothing else: products and what stands between them.
+# What may compute in half precision, and nothing else: products and the operators between them.
 IN_HALF = {"Add", "Attention", "Cast", "Gather", "Gelu", "MatMul", "Mul", "Reshape", "Sigmoid"} | {
     "Transpose"
 }

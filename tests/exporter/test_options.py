@@ -1,4 +1,4 @@
-"""What is said on the command line because no file of the checkpoint says it."""
+"""Options for facts that no file of the checkpoint says."""
 
 import os
 from collections.abc import Callable
@@ -13,9 +13,9 @@ PROMPT = "Query: {query}\n \nDocument: {passage}\n<|end_of_text|>\n"
 
 
 @pytest.mark.parametrize(
-    ("written", "read", "told"),
+    ("written", "read", "message"),
     [
-        (PROMPT, PROMPT[:-1], "newline at the end of prompt.txt is no part"),
+        (PROMPT, PROMPT[:-1], "newline at the end of prompt.txt is not part"),
         (f"{PROMPT}\n", PROMPT, "newline at the end"),
         (PROMPT[:-1], PROMPT[:-1], None),
         ("{query}\r\n{passage}\r\n", "{query}\r\n{passage}", "carriage returns"),
@@ -24,13 +24,13 @@ PROMPT = "Query: {query}\n \nDocument: {passage}\n<|end_of_text|>\n"
     ],
 )
 def test_a_file_is_read_as_it_is_but_for_one_newline_at_its_end(
-    written: str, read: str, told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    written: str, read: str, message: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "prompt.txt"
     file.write_bytes(written.encode())
     assert read_template(str(file)) == (read, "--template prompt.txt")
-    said = capsys.readouterr().err
-    assert said == "" if told is None else told in said
+    output = capsys.readouterr().err
+    assert output == "" if message is None else message in output
 
 
 def test_a_text_is_taken_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +55,7 @@ def test_a_text_that_is_the_name_of_a_file_is_the_file(
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda path: path.with_suffix(".md").touch(), "is no file and has no {passage}"),
         (lambda path: path.mkdir(), "it is a directory"),
@@ -68,10 +68,10 @@ def test_a_text_that_is_the_name_of_a_file_is_the_file(
     ids=["absent", "directory", "fifo", "no UTF-8", "mark", "braces", "vast"],
 )
 def test_what_is_no_file_of_text_is_refused(
-    make: Callable[[Path], object], told: str, tmp_path: Path
+    make: Callable[[Path], object], message: str, tmp_path: Path
 ) -> None:
     make(tmp_path / "prompt.txt")
-    with pytest.raises(ExportError, match=told) as refused:
+    with pytest.raises(ExportError, match=message) as refused:
         read_template(str(tmp_path / "prompt.txt"))
     assert "prompt.txt" in str(refused.value)
 

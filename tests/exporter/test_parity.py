@@ -10,13 +10,13 @@ import pytest
 from exporter.answers import Reference, Tokens
 from exporter.errors import ParityFailed, ReportRefused
 from exporter.parity import (
-    climb_ranking,
-    climb_scores,
-    climb_tokens,
+    check_ranking,
+    check_scores,
+    check_tokens,
     flatness,
     golden_tolerance,
     kendall_tau,
-    open_report,
+    new_report,
 )
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
 from exporter.report import read_report, require_passed
@@ -49,11 +49,9 @@ class FixedRanker:
 def climb(
     found: np.ndarray, wanted: np.ndarray = WANTED, precision: Any = "fp32", random: bool = False
 ) -> Any:
-    report = open_report(
-        "onnxruntime-cpu", target_in(precision), "a witness", random_weights=random
-    )
+    report = new_report("onnxruntime-cpu", target_in(precision), "a witness", random_weights=random)
     try:
-        climb_scores(report, reference(wanted), FixedRanker(found))
+        check_scores(report, reference(wanted), FixedRanker(found))
     except ParityFailed as error:
         return report, error
     return report, None
@@ -81,9 +79,9 @@ def test_nan_from_the_engine_fails_the_logits_rung() -> None:
         def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
             raise NonFiniteScore(len(passages))
 
-    report = open_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
+    report = new_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):
-        climb_scores(report, reference(WANTED), Overflowing(WANTED))
+        check_scores(report, reference(WANTED), Overflowing(WANTED))
     assert not report.rungs["logits"].passed
 
 
@@ -140,11 +138,11 @@ def test_scores_that_are_all_equal_have_no_order_but_numbers_in_float32() -> Non
     assert "int8 has no order to keep; export with cpu-fp32" in str(error)
 
 
-def test_flat_scores_are_told_with_what_was_seen() -> None:
+def test_flat_scores_are_reported_with_what_was_seen() -> None:
     assert flatness([WANTED], "scores") is None
     assert flatness([np.asarray([0.5, 0.51])], "scores") is None
-    told = flatness([np.asarray([0.5, 0.502]), np.asarray([0.501])], "scores")
-    assert "the 3 of the parity texts lie between 0.5 and 0.502, 0.002 apart" in str(told)
+    message = flatness([np.asarray([0.5, 0.502]), np.asarray([0.501])], "scores")
+    assert "the 3 of the parity texts are between 0.5 and 0.502, 0.002 apart" in str(message)
 
 
 def test_half_precision_of_trained_weights_is_held_to_the_order_alone() -> None:
@@ -206,15 +204,15 @@ def test_the_runtime_tokenises_and_cuts_like_transformers(
 ) -> None:
     wanted = checkpoint_tokens(tiny_llama_checkpoint, max_tokens)
     assert len(wanted.tokens[-1][0].token_ids) == max_tokens
-    report = open_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
-    climb_tokens(report, wanted, encoder(tiny_llama_checkpoint, max_tokens))
+    report = new_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
+    check_tokens(report, wanted, encoder(tiny_llama_checkpoint, max_tokens))
     assert report.rungs["tokens"].passed
 
 
 def test_another_limit_is_seen_at_the_tokens_rung(tiny_llama_checkpoint: Path) -> None:
-    report = open_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
+    report = new_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match=r"at the limit\[0\].*512 in all.*511 in all"):
-        climb_tokens(
+        check_tokens(
             report,
             checkpoint_tokens(tiny_llama_checkpoint, 512),
             encoder(tiny_llama_checkpoint, 511),
@@ -227,8 +225,8 @@ def test_int8_must_keep_the_best_passages() -> None:
     found = wanted.copy()
     found[[30, 31]], found[[28, 29]] = wanted[[28, 29]], wanted[[30, 31]]
     group = Group("group", "query", tuple(f"passage {i}" for i in range(40)))
-    report = open_report("onnxruntime-cpu", target_in("int8"), "a witness", random_weights=False)
-    failure = climb_ranking(report, [(group, wanted, found)], 1e-3)
+    report = new_report("onnxruntime-cpu", target_in("int8"), "a witness", random_weights=False)
+    failure = check_ranking(report, [(group, wanted, found)], 1e-3)
     assert report.rungs["ranking"].top_k_overlap == 0.8
     assert (report.rungs["ranking"].kendall_tau or 0) > 0.98
     assert failure is not None

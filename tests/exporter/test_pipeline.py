@@ -1,4 +1,4 @@
-"""Whole exports: what lies in an artifact, and what a failed or killed export leaves."""
+"""Complete exports: the contents of an artifact, and what a failed or killed export leaves."""
 
 import json
 import shutil
@@ -15,8 +15,8 @@ import pytest
 from onnx import numpy_helper
 
 from exporter import pipeline
-from exporter.errors import CheckpointRefused, ExportError, ManifestWrong, ParityFailed
-from exporter.pipeline import Wish, export, verify
+from exporter.errors import CheckpointRefused, ExportError, ManifestMismatch, ParityFailed
+from exporter.pipeline import ExportArgs, export, verify
 from runtime.errors import EngineUnavailable, FileChanged, GoldenMismatch, ProfileError
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_ranker
@@ -127,7 +127,7 @@ def test_weights_that_change_on_the_way_fail_at_the_logits_rung(
     monkeypatch.setattr(pipeline, "move_to_onnx", tamper)
     out = tmp_path / "out"
     with pytest.raises(ParityFailed, match=r"pair .* the checkpoint gives .* tolerance") as failed:
-        export(str(tiny_llama_checkpoint), out, Wish())
+        export(str(tiny_llama_checkpoint), out, ExportArgs())
     assert failed.value.rung == "logits"
     assert not out.exists()
     report = json.loads(failed.value.report.read_bytes())
@@ -148,47 +148,49 @@ def test_a_tokenizer_that_the_runtime_reads_otherwise_fails_at_the_tokens_rung(
 
     monkeypatch.setattr(pipeline, "load_tokenizer", without_bos)
     with pytest.raises(ParityFailed, match=r"pair single\[0\]: from token id 0") as failed:
-        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish())
+        export(str(tiny_llama_checkpoint), tmp_path / "out", ExportArgs())
     assert list(json.loads(failed.value.report.read_bytes())["rungs"]) == ["tokens"]
 
 
 def test_missing_hardware_is_an_error_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable):
-        export("/no/such/checkpoint", tmp_path / "out", Wish(target="cuda-fp16"))
+        export("/no/such/checkpoint", tmp_path / "out", ExportArgs(target="cuda-fp16"))
 
 
 def test_more_tokens_than_the_checkpoint_has_are_refused(
     tiny_llama_checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointRefused, match="1024"):
-        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(max_tokens=4096))
+        export(str(tiny_llama_checkpoint), tmp_path / "out", ExportArgs(max_tokens=4096))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_profile_is_refused(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="no-such"):
-        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(profile="no-such"))
+        export(str(tiny_llama_checkpoint), tmp_path / "out", ExportArgs(profile="no-such"))
 
 
 def test_a_profile_of_another_family_is_refused(
     tiny_llama_checkpoint: Path, tiny_bert_checkpoint: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ProfileError, match="has no template"):
-        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(profile="bert-cross-encoder"))
+        export(
+            str(tiny_llama_checkpoint), tmp_path / "out", ExportArgs(profile="bert-cross-encoder")
+        )
     with pytest.raises(ProfileError, match="has a template"):
-        export(str(tiny_bert_checkpoint), tmp_path / "out", Wish(profile="tiny-rerank-v1"))
+        export(str(tiny_bert_checkpoint), tmp_path / "out", ExportArgs(profile="tiny-rerank-v1"))
 
 
 def test_a_checkpoint_that_gives_nan_is_refused(tmp_path: Path) -> None:
     write_llama(tmp_path / "broken", temperature=float(np.finfo(np.float32).tiny) * 1e-30)
     with pytest.raises(CheckpointRefused, match="the checkpoint itself gives"):
-        export(str(tmp_path / "broken"), tmp_path / "out", Wish())
+        export(str(tmp_path / "broken"), tmp_path / "out", ExportArgs())
 
 
 def test_a_tokenizer_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
     write_llama(tmp_path / "small", vocab_size=100)
     with pytest.raises(CheckpointRefused, match="vocab_size = 100"):
-        export(str(tmp_path / "small"), tmp_path / "out", Wish())
+        export(str(tmp_path / "small"), tmp_path / "out", ExportArgs())
 
 
 # An export that stops for good once the graph is there, with all but the manifest still to come.
@@ -226,7 +228,7 @@ def test_a_killed_export_leaves_nothing_that_looks_finished(
     assert (folder / "new" / "model.onnx").exists()
     assert not (folder / "new" / "manifest.json").exists()
     # The next one clears it away. The graph is exported anew: an export is reproducible.
-    again = export(str(tiny_llama_checkpoint), out, Wish())
+    again = export(str(tiny_llama_checkpoint), out, ExportArgs())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert again.version == read_manifest(rank_artifact).version
 
@@ -236,7 +238,7 @@ def test_a_small_limit_still_makes_an_artifact_that_opens(
 ) -> None:
     """Goldens are never cut texts: whoever opens the artifact does not cut them."""
     ready_graph(rank_artifact)
-    export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(max_tokens=64))
+    export(str(tiny_llama_checkpoint), tmp_path / "out", ExportArgs(max_tokens=64))
     manifest = verify(tmp_path / "out", None, None)
     assert manifest.goldens
     assert all(len(golden.token_ids) < 64 for golden in manifest.goldens)
@@ -244,7 +246,7 @@ def test_a_small_limit_still_makes_an_artifact_that_opens(
 
 def test_a_limit_that_fits_no_text_is_refused(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointRefused, match="raise --max-tokens"):
-        export(str(tiny_llama_checkpoint), tmp_path / "out", Wish(max_tokens=12))
+        export(str(tiny_llama_checkpoint), tmp_path / "out", ExportArgs(max_tokens=12))
 
 
 def test_a_tokenizer_without_bos_is_refused(tiny_llama_checkpoint: Path, tmp_path: Path) -> None:
@@ -253,19 +255,19 @@ def test_a_tokenizer_without_bos_is_refused(tiny_llama_checkpoint: Path, tmp_pat
     tokenizer["post_processor"] = None
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointRefused, match="no token at the beginning"):
-        export(str(copy), tmp_path / "out", Wish(max_tokens=128))
+        export(str(copy), tmp_path / "out", ExportArgs(max_tokens=128))
 
 
 def test_a_token_that_only_transformers_adds_is_seen(
     tiny_llama_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """It stands in tokenizer_config.json, which the runtime does not read."""
+    """It is in tokenizer_config.json, which the runtime does not read."""
     copy = shutil.copytree(tiny_llama_checkpoint, tmp_path / "copy")
     config = json.loads((copy / "tokenizer_config.json").read_bytes())
     config["additional_special_tokens"] = ["<extra_1>"]
     (copy / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ExportError):
-        export(str(copy), tmp_path / "out", Wish(max_tokens=128))
+        export(str(copy), tmp_path / "out", ExportArgs(max_tokens=128))
 
 
 @pytest.mark.parametrize(
@@ -276,12 +278,12 @@ def test_verify_sees_a_manifest_that_claims_otherwise(
 ) -> None:
     copy = shutil.copytree(rank_artifact, tmp_path / "copy")
     write_manifest(copy, msgspec.structs.replace(read_manifest(copy), **{fact: value}))
-    with pytest.raises(ManifestWrong, match=fact):
+    with pytest.raises(ManifestMismatch, match=fact):
         verify(copy, str(tiny_llama_checkpoint), None)
 
 
 def test_verify_sees_a_version_that_is_not_the_files(rank_artifact: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(rank_artifact, tmp_path / "copy")
     write_manifest(copy, msgspec.structs.replace(read_manifest(copy), version="deadbeef"))
-    with pytest.raises(ManifestWrong, match="version"):
+    with pytest.raises(ManifestMismatch, match="version"):
         verify(copy, None, None)

@@ -21,22 +21,22 @@ CHAT += (
 
 def found(directory: Path, wished: str | None = None) -> Prompt:
     tokenizer = load_tokenizer(directory, "llama_bidirec")
-    wish = None if wished is None else Prompt(wished, "--template", written=False)
-    return find_prompt(directory, tokenizer, PUBLISHED, wish)
+    args = None if wished is None else Prompt(wished, "--template", written=False)
+    return find_prompt(directory, tokenizer, PUBLISHED, args)
 
 
 def trained(directory: Path, **facts: Any) -> None:
     (directory / "training.json").write_text(json.dumps(facts))
 
 
-def test_the_folder_goes_before_the_family_and_a_wish_before_both(tmp_path: Path) -> None:
+def test_the_folder_goes_before_the_family_and_an_option_before_both(tmp_path: Path) -> None:
     write_llama(tmp_path)
     assert found(tmp_path) == PUBLISHED
     trained(tmp_path, prompt_template="A {query} B {passage}", rerank_max_length=64)
     assert found(tmp_path) == Prompt("A {query} B {passage}", TRAINED)
     assert training_limit(tmp_path) == 64
-    wish = "{query} is answered by {passage}"
-    assert found(tmp_path, wish) == Prompt(wish, "--template", written=False)
+    args = "{query} is answered by {passage}"
+    assert found(tmp_path, args) == Prompt(args, "--template", written=False)
 
 
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
@@ -104,24 +104,24 @@ def test_what_is_no_limit_is_refused(limit: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{query} {passage}\n", None),
         (f"{{query}}{EOS}{{passage}}{EOS}", None),
-        ("<|im_start|>{query} {passage}", "has <|im_start|>, which is no token here"),
+        ("<|im_start|>{query} {passage}", "has <|im_start|>, which is not a token here"),
         (f"{BOS}{{query}} {{passage}}", f"begins with {BOS}, which the tokenizer adds as well"),
     ],
 )
-def test_strange_tokens_of_a_prompt_are_told(
-    template: str, told: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_strange_tokens_of_a_prompt_are_logged(
+    template: str, message: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_llama(tmp_path)
     assert found(tmp_path, template).template == template
-    said = capsys.readouterr().err
-    assert said == "" if told is None else f"the prompt of --template {told}" in said
+    output = capsys.readouterr().err
+    assert output == "" if message is None else f"the prompt of --template {message}" in output
 
 
-def test_the_tokenizers_own_beginning_stands_once(tmp_path: Path) -> None:
+def test_the_tokenizers_own_beginning_is_there_once(tmp_path: Path) -> None:
     write_llama(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}" + CHAT)
     assert BOS not in found(tmp_path).template

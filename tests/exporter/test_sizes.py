@@ -1,4 +1,4 @@
-"""What config.json claims, against the weights: told by name, before anything is built."""
+"""Sizes in config.json against the weights: refused by name before anything is allocated."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def load(directory: Path) -> Any:
 
 
 def refusal(directory: Path, original: dict[str, Any], changes: dict[str, Any]) -> str:
-    """What is said of the config with `changes`, empty when it is taken; the file is put back."""
+    """The refusal of the config with `changes`, empty if it is accepted; the file is restored."""
     path = directory / "config.json"
     path.write_text(json.dumps(original | changes))
     try:
@@ -57,18 +57,18 @@ def refusal(directory: Path, original: dict[str, Any], changes: dict[str, Any]) 
     return ""
 
 
-def told_otherwise(
+def refused_otherwise(
     directory: Path, cases: Iterator[tuple[str, Any]], inside: str | None = None
 ) -> list[Any]:
-    """The cases (field, value) of which nothing was said by name."""
+    """The cases (field, value) whose refusal lacks the field."""
     original = json.loads((directory / "config.json").read_bytes())
     missed = []
     for field, value in cases:
         changes = {field: value}
         if inside is not None:
             changes = {inside: original[inside] | changes}
-        if field not in (told := refusal(directory, original, changes)) or len(told) > 500:
-            missed.append((field, value, told))
+        if field not in (message := refusal(directory, original, changes)) or len(message) > 500:
+            missed.append((field, value, message))
     return missed
 
 
@@ -90,7 +90,7 @@ def test_every_size_is_compared_with_the_weights(
     cases = [*every((*sizes, "num_attention_heads"), NO_SIZE), *every(sizes, OTHER_SIZES)]
     cases += [*every(("max_position_embeddings",), NO_SIZE), *every(sizes, (None,))]
     cases += every(("num_attention_heads",), (None, 7, 10**9, 1 << 62))
-    assert told_otherwise(checkpoints[family], iter(cases)) == []
+    assert refused_otherwise(checkpoints[family], iter(cases)) == []
 
 
 def test_sizes_of_one_family_are_compared(checkpoints: dict[str, Path]) -> None:
@@ -98,14 +98,14 @@ def test_sizes_of_one_family_are_compared(checkpoints: dict[str, Path]) -> None:
         *every(("head_dim", "num_key_value_heads"), (*NO_SIZE, 1, 8, 32, 10**9)),
         *every(("num_attention_heads",), (1, 2, 8)),
     ]
-    assert told_otherwise(checkpoints["llama"], iter(llama)) == []
+    assert refused_otherwise(checkpoints["llama"], iter(llama)) == []
     typed = (*NO_SIZE, 1, 3, 10**9)
-    assert told_otherwise(checkpoints["bert"], every(("type_vocab_size",), typed)) == []
+    assert refused_otherwise(checkpoints["bert"], every(("type_vocab_size",), typed)) == []
     padded = (*NO_SIZE[1:], 513, 10**9)
     for family in ("xlm-roberta", "roberta"):
         cases = [*every(("type_vocab_size",), (*NO_SIZE, 2, 10**9))]
         cases += every(("pad_token_id",), padded)
-        assert told_otherwise(checkpoints[family], iter(cases)) == []
+        assert refused_otherwise(checkpoints[family], iter(cases)) == []
     numbers = ("position_buckets", "max_relative_positions")
     deberta = [
         *every(numbers, ("16", 16.0, True, [16], -2)),
@@ -113,43 +113,43 @@ def test_sizes_of_one_family_are_compared(checkpoints: dict[str, Path]) -> None:
         *every(("max_position_embeddings",), (10**9, 1 << 62)),
         *every(("type_vocab_size",), (1, 10**9, -1, True, "1")),
     ]
-    assert told_otherwise(checkpoints["deberta"], iter(deberta)) == []
+    assert refused_otherwise(checkpoints["deberta"], iter(deberta)) == []
     kinds = ("global_attn_every_n_layers", "local_attention", "layer_types")
-    assert told_otherwise(checkpoints["modernbert"], every(kinds, (-1, True, "2", {}))) == []
+    assert refused_otherwise(checkpoints["modernbert"], every(kinds, (-1, True, "2", {}))) == []
 
 
-def test_other_numbers_are_told_by_name(checkpoints: dict[str, Path]) -> None:
+def test_other_numbers_are_refused_by_name(checkpoints: dict[str, Path]) -> None:
     llama = checkpoints["llama"]
     fields = ("rope_theta", "rms_norm_eps", "temperature")
-    assert told_otherwise(llama, every(fields, NO_NUMBER)) == []
+    assert refused_otherwise(llama, every(fields, NO_NUMBER)) == []
     flags = ("attention_bias", "mlp_bias", "is_causal", "use_bidirectional_attention")
-    assert told_otherwise(llama, every(flags, NO_FLAG)) == []
+    assert refused_otherwise(llama, every(flags, NO_FLAG)) == []
     words = ("hidden_act", "pooling", "sliding_window", "rope_scaling", "rope_parameters")
-    assert told_otherwise(llama, every(words, ("other", [1], 7))) == []
+    assert refused_otherwise(llama, every(words, ("other", [1], 7))) == []
     scaling = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    assert told_otherwise(llama, every(scaling, NO_NUMBER), inside="rope_scaling") == []
+    assert refused_otherwise(llama, every(scaling, NO_NUMBER), inside="rope_scaling") == []
     equal = every(("low_freq_factor",), (4.0, 5.0))
-    assert told_otherwise(llama, equal, inside="rope_scaling") == []
-    assert told_otherwise(llama, every(("rms_norm_eps",), (1.5, 10**12))) == []
+    assert refused_otherwise(llama, equal, inside="rope_scaling") == []
+    assert refused_otherwise(llama, every(("rms_norm_eps",), (1.5, 10**12))) == []
     for family in ("bert", "xlm-roberta", "deberta"):
         cases = [
             *every(("layer_norm_eps",), (*NO_NUMBER, 10**12)),
             *every(("hidden_act",), ("other", [1])),
         ]
-        assert told_otherwise(checkpoints[family], iter(cases)) == []
+        assert refused_otherwise(checkpoints[family], iter(cases)) == []
     modern = [
         *every(("norm_eps", "global_rope_theta", "local_rope_theta"), NO_NUMBER),
         *every(("norm_bias", "mlp_bias", "classifier_bias", "attention_bias"), NO_FLAG),
         *every(("rope_parameters", "hidden_activation", "classifier_pooling"), ("other", [1])),
     ]
-    assert told_otherwise(checkpoints["modernbert"], iter(modern)) == []
+    assert refused_otherwise(checkpoints["modernbert"], iter(modern)) == []
 
 
 @pytest.mark.parametrize("family", ["llama", "bert", "xlm-roberta", "modernbert", "deberta"])
-def test_a_head_of_other_labels_is_told(
+def test_a_head_of_other_labels_is_refused(
     checkpoints: dict[str, Path], family: str, tmp_path: Path
 ) -> None:
-    assert told_otherwise(checkpoints[family], every(("num_labels",), (*NO_SIZE, 2))) == []
+    assert refused_otherwise(checkpoints[family], every(("num_labels",), (*NO_SIZE, 2))) == []
     directory = tmp_path / "two"
     shutil.copytree(checkpoints[family], directory)
     weights = load_file(directory / "model.safetensors")
@@ -186,7 +186,7 @@ def test_tensors_of_other_names_types_and_shapes_are_named(
     shutil.copytree(checkpoints["llama"], tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / "model.safetensors")
     name = "model.layers.1.mlp.down_proj.weight"
-    for changed, told in (
+    for changed, message in (
         ({name: weights[name].int()}, f"{name} as I32"),
         ({name: weights[name][:, :7].clone()}, rf"{name} \[64, 7\] \(wanted \[64, 128\]\)"),
         ({"other_head.weight": torch.ones(2, 2)}, r"unexpected: other_head\.weight"),
@@ -194,7 +194,7 @@ def test_tensors_of_other_names_types_and_shapes_are_named(
         ({"model.embed_tokens.weight": torch.ones(64)}, "vocab_size = .*have 0"),
     ):
         save_file(weights | changed, tmp_path / "model.safetensors")
-        with pytest.raises(CheckpointRefused, match=told):
+        with pytest.raises(CheckpointRefused, match=message):
             load(tmp_path)
     prefixed = {f"wrapped.{name}": tensor for name, tensor in weights.items()}
     save_file(prefixed, tmp_path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""What TensorRT is told, and what is said when it refuses; its bindings are a stand-in."""
+"""The calls of TensorRT's API, and messages when it refuses; its bindings are a stand-in."""
 
 import time
 from pathlib import Path
@@ -26,7 +26,7 @@ def compiled(
     timing_cache: Path | None = None,
 ) -> list[str]:
     """Compile a "graph"; what was said."""
-    said: list[str] = []
+    output: list[str] = []
     (tmp_path / "model.onnx").write_bytes(b"graph")
     compile_plan(
         Machine(trt, H100),
@@ -34,14 +34,14 @@ def compiled(
         tmp_path / "model.plan",
         target,
         timing_cache=timing_cache,
-        say=said.append,
+        log=output.append,
     )
-    return said
+    return output
 
 
 def test_a_plan_is_strongly_typed_and_takes_the_targets_shapes(tmp_path: Path) -> None:
     trt = TensorRt()
-    said = compiled(tmp_path, trt)
+    output = compiled(tmp_path, trt)
     assert (tmp_path / "model.plan").read_bytes() == b"graph"
     assert trt.seen.flags == 1 << 1  # STRONGLY_TYPED
     assert trt.seen.config.flags == set()  # no TF32, no half precision by the builder's choice
@@ -49,7 +49,7 @@ def test_a_plan_is_strongly_typed_and_takes_the_targets_shapes(tmp_path: Path) -
         dict.fromkeys(("input_ids", "attention_mask"), shapes)
         for shapes in (((1, 3), (16, 256), (64, 512)), ((1, 3), (4, 2048), (8, 4096)))
     ]
-    assert said == ["Building: 2 steps", "Building: step 1 of 2"]
+    assert output == ["Building: 2 steps", "Building: step 1 of 2"]
     assert trt.seen.layers[1].attention.decomposable  # no fused kernel is no reason to fail
 
 
@@ -60,7 +60,7 @@ def test_a_version_compatible_target_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         (None, b"+", False),
         (b"measured", b"measured+", False),
@@ -69,16 +69,16 @@ def test_a_version_compatible_target_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_the_timing_cache_is_used_and_kept(
-    tmp_path: Path, before: bytes | None, after: bytes, told: bool
+    tmp_path: Path, before: bytes | None, after: bytes, message: bool
 ) -> None:
     cache = tmp_path / "caches" / "timing"
     if before is not None:
         cache.parent.mkdir()
         cache.write_bytes(before)
-    said = compiled(tmp_path, TensorRt(), timing_cache=cache)
+    output = compiled(tmp_path, TensorRt(), timing_cache=cache)
     assert cache.read_bytes() == after
     assert [path.name for path in cache.parent.iterdir()] == ["timing"]
-    assert any("another GPU or version" in line for line in said) == told
+    assert any("another GPU or version" in line for line in output) == message
 
 
 def test_a_parser_error_names_the_node(tmp_path: Path) -> None:
@@ -123,17 +123,17 @@ def test_an_interruption_ends_the_build(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "model.plan").exists()
 
 
-def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    said: list[str] = []
-    monitor: Any = tensorrt_plan._monitor(TensorRt(), said.append)
+    output: list[str] = []
+    monitor: Any = tensorrt_plan._monitor(TensorRt(), output.append)
     monitor.phase_start("Building", None, 100)
     for step in range(100):
         now[0] += 1
         assert monitor.step_complete("Building", step)
-    assert 19 <= len(said) - 1 <= 21
-    assert said[-1].startswith("Building: step 9")
+    assert 19 <= len(output) - 1 <= 21
+    assert output[-1].startswith("Building: step 9")
 
 
 def test_the_facts_of_the_machine_are_the_manifests() -> None:
@@ -148,7 +148,7 @@ def test_the_facts_of_the_machine_are_the_manifests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "capability", "target", "told"),
+    ("version", "capability", "target", "message"),
     [
         ("10.14.1", "9.0", "tensorrt-fp16", "found TensorRT 10.14.1, wanted 10.15 or newer"),
         ("10.16.1", "8.0", "tensorrt-fp8", "needs compute capability 8.9, found NVIDIA A100"),
@@ -157,13 +157,13 @@ def test_the_facts_of_the_machine_are_the_manifests() -> None:
     ],
 )
 def test_a_machine_that_cannot_build_is_refused(
-    version: str, capability: str, target: str, told: str | None
+    version: str, capability: str, target: str, message: str | None
 ) -> None:
     machine = Machine(TensorRt(version), Gpu("NVIDIA A100", capability, "x86_64", "580"))
-    if told is None:
+    if message is None:
         refuse_machine(machine, load_target_profile(target))
         return
-    with pytest.raises(EngineUnavailable, match=told):
+    with pytest.raises(EngineUnavailable, match=message):
         refuse_machine(machine, load_target_profile(target))
 
 

@@ -11,7 +11,7 @@ from tokenizers import normalizers
 
 from exporter.checkpoint import read_checkpoint
 from exporter.errors import CheckpointRefused
-from exporter.pipeline import Wish, export
+from exporter.pipeline import ExportArgs, export
 from exporter.tokens import CheckpointTokenizer, load_tokenizer
 from runtime.text import PairEncoder
 
@@ -129,7 +129,7 @@ def test_a_tokenizer_that_multiplies_texts_is_refused_before_anything_is_built(
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "added_tokens.json", "spm.model"])
-def test_tokenizer_files_of_any_size_are_told_unread(
+def test_tokenizer_files_of_any_size_are_refused_unread(
     tiny_bert_checkpoint: Path, tmp_path: Path, name: str
 ) -> None:
     directory = tmp_path / "bert"
@@ -151,13 +151,13 @@ def test_tokens_without_a_row_in_the_embeddings_are_named(
     for number in (words, 1 << 31):
         changed = file["model"] | {"vocab": file["model"]["vocab"] | {"unheard": number}}
         path.write_text(json.dumps(file | {"model": changed}))
-        told = f"the token 'unheard' as number {number}, .* vocab_size = {words}"
-        with pytest.raises(CheckpointRefused, match=told):
+        message = f"the token 'unheard' as number {number}, .* vocab_size = {words}"
+        with pytest.raises(CheckpointRefused, match=message):
             read_checkpoint(str(directory))
     # Where transformers makes the tokenizer, of a file with one word too many.
     path.unlink()
     vocabulary = sorted(file["model"]["vocab"], key=file["model"]["vocab"].get)
     (directory / "vocab.txt").write_text("\n".join([*vocabulary, "unheard"]), encoding="utf-8")
-    told = f"the token 'unheard' as number {words}"
-    with pytest.raises(CheckpointRefused, match=told):
-        export(str(directory), tmp_path / "out", Wish())
+    message = f"the token 'unheard' as number {words}"
+    with pytest.raises(CheckpointRefused, match=message):
+        export(str(directory), tmp_path / "out", ExportArgs())

@@ -68,12 +68,12 @@ def test_on_the_command_line(
     monkeypatch.setattr(tuning, "_FEWEST_ROUNDS", 1)  # a busy machine must not fail the test
     copy = shutil.copytree(request.getfixturevalue(kind), tmp_path / "copy")
     assert main(["tune", str(copy), "--seconds", "1"]) == 0
-    said = capsys.readouterr()
-    assert said.out.count("\n        1024 ") + said.out.startswith("        1024 ") == 3
-    assert said.out.count("← kept") == 1
+    output = capsys.readouterr()
+    assert output.out.count("\n        1024 ") + output.out.startswith("        1024 ") == 3
+    assert output.out.count("← kept") == 1
     stored = read_tuning(copy)
-    assert (stored is not None) == ("tuning.json: " in said.out)
-    assert (stored is None) == ("nothing to store" in said.out)
+    assert (stored is not None) == ("tuning.json: " in output.out)
+    assert (stored is None) == ("nothing to store" in output.out)
 
 
 def test_a_shape_that_is_faster_is_stored_and_shown(

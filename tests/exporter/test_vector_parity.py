@@ -9,9 +9,9 @@ import pytest
 
 from exporter.answers import Text, Tokens, VectorReference
 from exporter.errors import ParityFailed
-from exporter.parity import open_report
+from exporter.parity import new_report
 from exporter.parity_texts import Group
-from exporter.vector_parity import climb_vectors, cosines, vector_golden_tolerance
+from exporter.vector_parity import check_vectors, cosines, vector_golden_tolerance
 from runtime.errors import NonFiniteScore
 from tests.exporter.targets import target_in
 
@@ -48,11 +48,9 @@ class FixedEmbedder:
 def climb(
     found: np.ndarray, wanted: np.ndarray = WANTED, precision: Any = "fp32", random: bool = False
 ) -> Any:
-    report = open_report(
-        "onnxruntime-cpu", target_in(precision), "a witness", random_weights=random
-    )
+    report = new_report("onnxruntime-cpu", target_in(precision), "a witness", random_weights=random)
     try:
-        climb_vectors(report, reference(wanted), FixedEmbedder(found))  # type: ignore[arg-type]
+        check_vectors(report, reference(wanted), FixedEmbedder(found))  # type: ignore[arg-type]
     except ParityFailed as error:
         return report, error
     return report, None
@@ -80,8 +78,8 @@ def test_equal_vectors_pass_both_rungs() -> None:
 
 def test_every_text_is_asked_alone_together_and_shuffled() -> None:
     embedder = FixedEmbedder(WANTED)
-    report = open_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
-    climb_vectors(report, reference(WANTED), embedder)  # type: ignore[arg-type]
+    report = new_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
+    check_vectors(report, reference(WANTED), embedder)  # type: ignore[arg-type]
     assert embedder.asked.count(("passage", 8)) == 2
     assert embedder.asked.count(("query", 1)) == 3
     assert embedder.asked.count(("passage", 1)) == 8
@@ -146,9 +144,9 @@ def test_nan_from_the_engine_fails_the_logits_rung() -> None:
         def embed(self, texts: Sequence[str], *, input_type: str, truncate: str) -> Any:
             raise NonFiniteScore(len(texts))
 
-    report = open_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
+    report = new_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):
-        climb_vectors(report, reference(WANTED), Overflowing(WANTED))  # type: ignore[arg-type]
+        check_vectors(report, reference(WANTED), Overflowing(WANTED))  # type: ignore[arg-type]
     assert not report.rungs["logits"].passed
 
 

@@ -17,7 +17,7 @@ from exporter.errors import (
     PlanFailed,
     RepositoryRefused,
 )
-from exporter.pipeline import Wish, coarsen, export, verify
+from exporter.pipeline import ExportArgs, export, quantize_artifact, verify
 from exporter.report import read_report, require_passed
 from exporter.triton.repository import write_repository
 from runtime.errors import ArtifactError, FileChanged, GoldenMismatch, ManifestError
@@ -127,13 +127,13 @@ def test_targets_whose_engine_computes_no_images_are_refused(
     vision_checkpoint: Path, vision_artifact: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match="takes images, which others do not compute"):
-        export(str(vision_checkpoint), tmp_path / "out", Wish(target="tensorrt-fp16"))
+        export(str(vision_checkpoint), tmp_path / "out", ExportArgs(target="tensorrt-fp16"))
     with pytest.raises(PlanFailed, match="takes images"):
         build(vision_artifact, "tensorrt-fp16", tmp_path / "out")
     with pytest.raises(RepositoryRefused, match="takes images"):
         write_repository(vision_artifact, tmp_path / "out", "python")
     with pytest.raises(ExportError, match="name the --checkpoint"):
-        coarsen(vision_artifact, tmp_path / "out", "cpu-int8")
+        quantize_artifact(vision_artifact, tmp_path / "out", "cpu-int8")
 
 
 @pytest.mark.heavy
@@ -141,7 +141,7 @@ def test_int8_keeps_the_tower_and_calibrates_on_pages(
     vision_artifact: Path, vision_checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "int8"
-    coarsen(vision_artifact, out, "cpu-int8", checkpoint=str(vision_checkpoint))
+    quantize_artifact(vision_artifact, out, "cpu-int8", checkpoint=str(vision_checkpoint))
     rungs = json.loads((out / "parity.json").read_bytes())["rungs"]
     assert rungs["image embeddings"]["max_abs_delta"] <= 2e-5
     assert 0 < rungs["image logits"]["max_abs_delta"] < 1

@@ -16,7 +16,7 @@ from exporter.checkpoint import load_model, read_checkpoint
 from exporter.cli import main
 from exporter.draft import draft
 from exporter.errors import CheckpointRefused, NoWitness, ParityFailed
-from exporter.pipeline import Wish, export, verify
+from exporter.pipeline import ExportArgs, export, verify
 from exporter.report import read_report
 from exporter.witness import rank_witness, vector_witness
 from exporter.witness.base import RankWitness, VectorWitness
@@ -70,7 +70,7 @@ def test_ids_and_raw_texts_give_the_same(config: dict[str, Any], tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "output"),
     [
         ({"classifier.weight": None}, "made up, as the files hold none: classifier.weight"),
         ({"more.weight": torch.zeros(2, 2)}, "left out, as no layer wants them: more.weight"),
@@ -81,15 +81,15 @@ def test_ids_and_raw_texts_give_the_same(config: dict[str, Any], tmp_path: Path)
     ],
 )
 def test_weights_that_are_not_all_of_them_are_no_testimony(
-    names: dict[str, torch.Tensor | None], said: str, tmp_path: Path
+    names: dict[str, torch.Tensor | None], output: str, tmp_path: Path
 ) -> None:
     change(write_bert(tmp_path), **names)
-    with pytest.raises(NoWitness, match=said):
+    with pytest.raises(NoWitness, match=output):
         ranks(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "output"),
     [
         ({"score.weight": None}, r"made up, as the files hold none: score\.weight"),
         ({"more.weight": torch.zeros(2, 2)}, "left out, as no layer wants them: more.weight"),
@@ -97,10 +97,10 @@ def test_weights_that_are_not_all_of_them_are_no_testimony(
     ],
 )
 def test_nor_are_those_of_a_llama(
-    names: dict[str, torch.Tensor | None], said: str, tmp_path: Path
+    names: dict[str, torch.Tensor | None], output: str, tmp_path: Path
 ) -> None:
     change(write_llama(tmp_path), **names)
-    with pytest.raises(NoWitness, match=said):
+    with pytest.raises(NoWitness, match=output):
         ranks_llama(tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_a_llama_takes_the_prompts_that_sentence_transformers_would(
         (None, {"query": "is ", "passage": "AI is "}, "is ", "AI is "),
     ],
 )
-def test_prompts_of_the_folder_go_before_published_ones_and_wishes_before_both(
+def test_prompts_of_the_folder_go_before_published_ones_and_options_before_both(
     prompts: dict[str, str] | None,
     wished: dict[str, str] | None,
     query: str,
@@ -207,11 +207,11 @@ def test_a_body_alone_is_pooled_as_it_is_asked(pooling: str, tmp_path: Path) -> 
         np.testing.assert_allclose(vector, model(*row)[0].numpy(), atol=1e-6)
 
 
-def test_a_direction_that_is_null_is_not_said(tmp_path: Path) -> None:
+def test_a_direction_that_is_null_is_ignored(tmp_path: Path) -> None:
     write_llama_embedder(tmp_path)
     vectors = []
-    for said in ({"is_causal": True}, {"use_bidirectional_attention": False, "is_causal": None}):
-        config = json.loads((tmp_path / "config.json").read_bytes()) | said
+    for output in ({"is_causal": True}, {"use_bidirectional_attention": False, "is_causal": None}):
+        config = json.loads((tmp_path / "config.json").read_bytes()) | output
         witness = vector_witness(tmp_path, tmp_path, config, {})
         vectors.append(witness.embed("a text", None)[1].tolist())
     assert vectors[0] == vectors[1]
@@ -268,7 +268,7 @@ def test_a_folder_without_a_witness_says_so_everywhere(
     monkeypatch.setattr(pipeline, "rank_witness", none)
     out = tmp_path / "out"
     with pytest.raises(NoWitness, match=r"its class is unknown; .* --unwitnessed"):
-        export(str(tiny_llama_checkpoint), out, Wish())
+        export(str(tiny_llama_checkpoint), out, ExportArgs())
     assert not out.exists()
     assert main(["export", str(tiny_llama_checkpoint), "--out", str(out), "--unwitnessed"]) == 0
     assert "compared with itself (not witnessed: its class is unknown)" in capsys.readouterr().out
@@ -280,8 +280,8 @@ def test_a_folder_without_a_witness_says_so_everywhere(
 def test_another_activation_than_the_loaders_is_refused(tmp_path: Path) -> None:
     """A present null ends sentence-transformers' search."""
     identity = "torch.nn.modules.linear.Identity"
-    told = {"sentence_transformers": {"activation_fn": None}}
-    write_bert(tmp_path, sbert_ce_default_activation_function=identity, **told)
+    message = {"sentence_transformers": {"activation_fn": None}}
+    write_bert(tmp_path, sbert_ce_default_activation_function=identity, **message)
     assert ranks(tmp_path).activation == "sigmoid"
     checkpoint = read_checkpoint(str(tmp_path))
     assert checkpoint.activation == "sigmoid"
@@ -291,7 +291,7 @@ def test_another_activation_than_the_loaders_is_refused(tmp_path: Path) -> None:
         pipeline.ask_witness(replace(found, manifest=other), checkpoint)
 
 
-def test_a_witness_that_disagrees_is_told_where(
+def test_a_witness_that_disagrees_is_located(
     tiny_llama_checkpoint: Path,
     rank_artifact: Path,
     ready_graph: ReadyGraph,
@@ -314,7 +314,7 @@ def test_a_witness_that_disagrees_is_told_where(
     assert "own PyTorch model differs from the witness as well" in capsys.readouterr().err
 
 
-def test_a_graph_that_disagrees_is_told_where(
+def test_a_graph_that_disagrees_is_located(
     tiny_llama_checkpoint: Path,
     rank_artifact: Path,
     ready_graph: ReadyGraph,
@@ -323,5 +323,5 @@ def test_a_graph_that_disagrees_is_told_where(
     other = write_llama(tmp_path / "other", seed=1)
     ready_graph(rank_artifact)
     with pytest.raises(ParityFailed) as failed:
-        export(str(other), tmp_path / "out", Wish())
-    assert "the graph or the engine is to blame" in failed.value.__notes__[0]
+        export(str(other), tmp_path / "out", ExportArgs())
+    assert "the difference is in the graph or the engine" in failed.value.__notes__[0]

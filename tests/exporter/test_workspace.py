@@ -219,7 +219,7 @@ def test_the_report_of_a_failure_goes_with_the_next_success(tmp_path: Path) -> N
     assert names(tmp_path) == ["out"]
 
 
-def test_a_file_in_the_hub_s_cache_is_linked_where_it_really_lies(tmp_path: Path) -> None:
+def test_a_file_in_the_hub_s_cache_is_linked_where_it_really_is(tmp_path: Path) -> None:
     """Its own link would lead elsewhere from another place."""
     artifact = tmp_path / "artifact"
     artifact.mkdir()

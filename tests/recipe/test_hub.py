@@ -140,7 +140,7 @@ def test_an_embedder_keeps_its_commit_whatever_kills_the_stage_around_its_export
         batch_rows=8,
     )
 
-    def killed(source: str, out: Path, _: pipeline.Wish) -> None:
+    def killed(source: str, out: Path, _: pipeline.ExportArgs) -> None:
         assert source == wanted.model
         shutil.copytree(embed_artifact, out)
         raise KeyboardInterrupt

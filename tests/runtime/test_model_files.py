@@ -50,7 +50,7 @@ STRANGERS: dict[str, tuple[Put, str]] = {
     "socket": (put_socket, "a socket"),
     "directory": (put_directory, "a directory"),
     "device": (put_link_to("/dev/zero"), "'/dev/zero', outside its directory"),
-    "dangling": (put_link_to("nowhere"), "a link to 'nowhere', where nothing is"),
+    "dangling": (put_link_to("nowhere"), "a link to 'nowhere', which does not exist"),
     "loop": (put_loop, "symbolic links"),
     "outside": (put_link_to(__file__), "outside its directory"),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from tests.zoo import bert, llama, sentence_files
 from tests.zoo.adapters import (
     ADAPTER,
@@ -27,8 +27,8 @@ from tests.zoo.llama_witness import LlamaEmbedder, LlamaRanker
 from tests.zoo.weights import Step, cast, drawn, renamed
 from tests.zoo.witness import BareEmbedder, Embedder, Making, Ranker, Witness, adapted
 
-_NAMED: dict[str, Any] = {"source": BASE, "wish": Wish(adapter=ADAPTER)}
-_ALONE: dict[str, Any] = {"source": ADAPTER, "wish": Wish()}
+_NAMED: dict[str, Any] = {"source": BASE, "args": ExportArgs(adapter=ADAPTER)}
+_ALONE: dict[str, Any] = {"source": ADAPTER, "args": ExportArgs()}
 _VALUE = "base_model.model.bert.encoder.layer.1.attention.self.value"
 _HEAD = {"classifier.weight": drawn(1, 32, seed=90), "classifier.bias": drawn(1, seed=91)}
 _SAVED = {"whole": _HEAD, "modules_to_save": ["classifier", "score"]}
@@ -165,7 +165,7 @@ _RANKERS = (
     _refused(
         "adapter with one place twice",
         adapter_weights(**{f"{_VALUE.replace('bert.', '')}.lora_B.weight": drawn(32, RANK)}),
-        says="for one place",
+        says="for one tensor",
     ),
     _refused(
         "adapter whose saved head is not there",
@@ -231,7 +231,7 @@ _EMBEDDERS = (
         lora_apart(*_CAMEL, **_FEATURES),
         witness=_apart(lambda directory: BareEmbedder(directory, "cls")),
         source=ADAPTER,
-        wish=Wish(pooling="cls"),
+        args=ExportArgs(pooling="cls"),
     ),
     _embedder(
         "adapter alone, the base a BertForMaskedLM and no modules.json",

@@ -114,12 +114,12 @@ def write_lora(
 
 
 def adapter_config(**changes: Any) -> Step:
-    """Keys of the adapter's settings changed, where it lies apart."""
+    """Keys of the adapter's settings changed, in a folder of its own."""
     return edited(f"{ADAPTER}/{CONFIG}", **changes)
 
 
 def adapter_weights(**changes: Any) -> Step:
-    """Tensors of the adapter that lies apart: more of them, others, or ABSENT ones."""
+    """Tensors of the adapter in a folder of its own: more of them, others, or ABSENT ones."""
 
     def step(directory: Path) -> None:
         path = directory / ADAPTER / WEIGHTS
@@ -130,7 +130,7 @@ def adapter_weights(**changes: Any) -> Step:
 
 
 def adapter_cast(dtype: torch.dtype) -> Step:
-    """The adapter that lies apart, in another dtype."""
+    """The adapter in a folder of its own, in another dtype."""
 
     def step(directory: Path) -> None:
         path = directory / ADAPTER / WEIGHTS
@@ -140,7 +140,7 @@ def adapter_cast(dtype: torch.dtype) -> Step:
 
 
 def adapter_pickled(directory: Path) -> None:
-    """The weights of the adapter that lies apart as older versions wrote them."""
+    """The weights of the adapter in a folder of its own as older versions wrote them."""
     path = directory / ADAPTER / WEIGHTS
     torch.save(load_file(path), path.with_suffix(".bin"))
     path.unlink()

@@ -1,4 +1,4 @@
-"""What a checkpoint's reader answers to the zoo's texts, and how two readers compare."""
+"""The answers of a checkpoint's reader to the zoo's texts, and their comparison."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Answers:
 
 
 def difference(found: Answers, wanted: Answers) -> str | None:
-    """What differs first, None where nothing does."""
+    """The first difference, None if there is none."""
     if len(found.rows) != len(wanted.rows) or found.numbers.shape != wanted.numbers.shape:
         return f"found the shape {found.numbers.shape}, wanted {wanted.numbers.shape}"
     for index, (ours, theirs) in enumerate(zip(found.rows, wanted.rows, strict=True)):

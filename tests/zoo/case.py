@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from tests.zoo.weights import Step
 from tests.zoo.witness import Making
 
@@ -13,11 +13,11 @@ from tests.zoo.witness import Making
 @dataclass(frozen=True)
 class Case:
     """A checkpoint of `family` in the `layout`, which `steps` make in this order, exported as
-    `wish` says.
+    `args` says.
 
-    The checkpoint is the folder `source` in it, beside which the wish's adapter lies. It must agree
-    with its `witness`, or be `refused` with a message that has this part. A refused one needs no
-    witness but to show that an export would be wrong.
+    The checkpoint is the folder `source` in it, beside which the adapter of `args` is. It must
+    agree with its `witness`, or be `refused` with a message that has this part. A refused one needs
+    no witness but to show that an export would be wrong.
     """
 
     family: str
@@ -26,7 +26,7 @@ class Case:
     witness: Making | None = None
     refused: str | None = None
     source: str = ""
-    wish: Wish = field(default_factory=Wish)
+    args: ExportArgs = field(default_factory=ExportArgs)
 
     @property
     def name(self) -> str:

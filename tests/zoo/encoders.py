@@ -160,7 +160,7 @@ _OTHERS = (
         "a sentencepiece model that is broken",
         without("tokenizer.json"),
         file("sentencepiece.bpe.model", b"no model"),
-        refused="no model of sentencepiece",
+        refused="not a sentencepiece model",
     ),
     XLM_ROBERTA.ranker("jina's fused weights", _fused, refused="unexpected"),
     XLM_ROBERTA.ranker("two token types, none fed", changes={"type_vocab_size": 2}),

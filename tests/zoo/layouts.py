@@ -1,4 +1,4 @@
-"""How the same checkpoint lies in folders: names of weights, heads left behind, labels, trainers'
+"""Layouts of the same checkpoint: names of weights, remaining heads, labels, trainers'
 folders."""
 
 import os

@@ -9,9 +9,9 @@ from exporter.answers import Reference, Text, VectorReference
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.draft import draft, profile_for
 from exporter.own_reading import own_reading
-from exporter.parity import open_report
+from exporter.parity import new_report
 from exporter.parity_texts import Group
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from exporter.proof import make_proof
 from exporter.witness.base import RankWitness, VectorWitness
 from runtime.profile import load_target_profile
@@ -22,15 +22,15 @@ from tests.zoo.texts import PAIRS, PASSAGES, QUERY, TEXTS
 _GROUP = (Group("zoo", QUERY, PASSAGES),)
 
 
-def read(directory: Path, wish: Wish) -> Answers:
+def read(directory: Path, args: ExportArgs) -> Answers:
     """The answers of the exporter's own model to what its tokenizers agree upon.
 
     Raises ExportError and ServingError as an export does.
     """
     target = load_target_profile("cpu-fp32")
-    checkpoint = read_checkpoint(str(directory), wish.adapter, pooling=wish.pooling)
-    profile = wish.profile or profile_for(checkpoint.architecture)
-    found = draft(checkpoint, profile, target, template=wish.template, prefixes=wish.prefixes)
+    checkpoint = read_checkpoint(str(directory), args.adapter, pooling=args.pooling)
+    profile = args.profile or profile_for(checkpoint.architecture)
+    found = draft(checkpoint, profile, target, template=args.template, prefixes=args.prefixes)
     own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")
     reference: Reference | VectorReference
     if isinstance(own, RankWitness):
@@ -43,12 +43,12 @@ def read(directory: Path, wish: Wish) -> Answers:
         texts = [Text(str(number), *text) for number, text in enumerate(TEXTS)]
         vectors = np.stack(numbers)
         reference = VectorReference(own.name, _GROUP, [texts], [list(tokens)], [vectors])
-    report = open_report("onnxruntime-cpu", target, own.name, random_weights=False)
+    report = new_report("onnxruntime-cpu", target, own.name, random_weights=False)
     with tempfile.TemporaryDirectory() as saved:
         found.tokenizer.save(Path(saved) / "tokenizer")
         served = load_tokenizer(Path(saved) / "tokenizer/tokenizer.json")
     # Raises ParityFailed where the tokenizer that would serve reads otherwise.
-    make_proof(found.manifest, reference).climb_tokens(report, served)
+    make_proof(found.manifest, reference).check_tokens(report, served)
     typed = "token_type_ids" in found.manifest.inputs
     rows = [row(one.token_ids, one.type_ids if typed else None) for one in tokens]
     return Answers(rows, np.stack(numbers))

@@ -107,7 +107,7 @@ def dense(folder: str, inputs: int, outputs: int, **settings: Any) -> Step:
 
 
 def write_modules(directory: Path, modules: Sequence[str], style: Style) -> None:
-    """modules.json: the first module lies beside it, others in folders of their own."""
+    """modules.json: the first module is beside it, others in folders of their own."""
     rows = [
         {
             "idx": index,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.pipeline import Wish, export
+from exporter.pipeline import ExportArgs, export
 from runtime.embedder import Embedder
 from runtime.opening import open_model
 from runtime.ranker import Ranker
@@ -16,14 +16,14 @@ from tests.zoo.answers import Answers, row
 from tests.zoo.texts import PASSAGES, QUERY, TEXTS
 
 
-def serve(directory: Path, wish: Wish) -> Answers:
+def serve(directory: Path, args: ExportArgs) -> Answers:
     """The answers of the artifact, texts of one kind in one request.
 
     Raises ExportError and ServingError.
     """
     with tempfile.TemporaryDirectory() as out:
         artifact = Path(out) / "artifact"
-        typed = "token_type_ids" in export(str(directory), artifact, wish).inputs
+        typed = "token_type_ids" in export(str(directory), artifact, args).inputs
         with closing(open_model(artifact, engine="onnxruntime-cpu")) as model:
             if isinstance(model, Ranker):
                 encodings = model.encode(QUERY, PASSAGES, "END").rows

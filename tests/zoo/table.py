@@ -39,7 +39,7 @@ def markdown(cases: Sequence[Case]) -> str:
     lines.append(f"| all | {' | '.join(str(counts[word]) for word in words)} |")
     for family, members in families.items():
         lines += ["", f"## {family}", "", "| layout | result |", "|---|---|"]
-        lines += [f"| {case.layout} | {_told(case)} |" for case in members]
+        lines += [f"| {case.layout} | {_result(case)} |" for case in members]
     return "\n".join(lines) + "\n"
 
 
@@ -47,7 +47,7 @@ def _family(case: Case) -> str:
     return case.family
 
 
-def _told(case: Case) -> str:
+def _result(case: Case) -> str:
     return AGREES if case.refused is None else f"{REFUSED}: `{case.refused}`"
 
 

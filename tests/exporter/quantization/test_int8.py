@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from exporter.errors import ParityFailed, QuantizationFailed
-from exporter.parity import dependence, open_report, raise_failures
+from exporter.parity import dependence, new_report, raise_failures
 from exporter.pipeline import verify
 from exporter.quantization import step
 from exporter.quantization.calibration import Range, watch
@@ -23,7 +23,7 @@ from exporter.report import Rung, read_report
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
 from tests.conftest import Exported
-from tests.exporter.conftest import Coarsened
+from tests.exporter.conftest import QuantizedOnce
 from tests.exporter.quantization.conftest import EMBEDDED
 from tests.exporter.targets import target_in
 
@@ -33,9 +33,9 @@ OUTLIER = 5
 
 
 @pytest.fixture(scope="session")
-def int8_artifact(trained_artifact: Path, coarsened: Coarsened) -> Path:
+def int8_artifact(trained_artifact: Path, quantized_once: QuantizedOnce) -> Path:
     """The trained ranker in int8, proven against its checkpoint."""
-    return coarsened(trained_artifact, "cpu-int8", CHECKPOINT)
+    return quantized_once(trained_artifact, "cpu-int8", CHECKPOINT)
 
 
 def block() -> ModelProto:
@@ -207,8 +207,8 @@ def files(directory: Path) -> set[str]:
 def test_graphs_of_other_families_stay_near(
     family: str, checkpoints: dict[str, Path], exported: Exported, tmp_path: Path
 ) -> None:
-    fine = exported(checkpoints[family])
-    coarse = rounded(fine, tmp_path / "made")
+    source = exported(checkpoints[family])
+    quantized = rounded(source, tmp_path / "made")
     random = np.random.default_rng(0)
     texts = {
         "input_ids": random.integers(5, 60, (40, 12)),
@@ -216,7 +216,7 @@ def test_graphs_of_other_families_stay_near(
     }
     wanted, found = (
         onnxruntime.InferenceSession(one / "model.onnx").run(None, texts)[0]
-        for one in (fine, coarse)
+        for one in (source, quantized)
     )
     # What parity lets pass of random weights.
     assert 0 < np.abs(found - wanted).max() < 0.25 * wanted.std()
@@ -259,7 +259,7 @@ def test_unfused_products_are_refused(
 
 @pytest.mark.parametrize(("moved", "passes"), [(1e-6, True), (3e-4, False)])
 def test_scores_that_depend_on_their_batch_are_refused(moved: float, passes: bool) -> None:
-    report = open_report("onnxruntime-cpu", target_in("int8"), "a witness", random_weights=False)
+    report = new_report("onnxruntime-cpu", target_in("int8"), "a witness", random_weights=False)
     report.rungs["logits"] = Rung(pairs=1, passed=True, batch_max_abs_delta=moved)
     if passes:
         raise_failures(logits=dependence(report))

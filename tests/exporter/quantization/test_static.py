@@ -11,9 +11,9 @@ import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from exporter.errors import QuantizationFailed
-from exporter.parity import climb_ranking, ndcg, open_report
+from exporter.parity import check_ranking, ndcg, new_report
 from exporter.parity_texts import Group
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from exporter.quantization.calibration import Range
 from exporter.quantization.graph import Graph
 from exporter.quantization.static import quantize_static
@@ -59,7 +59,7 @@ def test_every_linear_layer_is_rounded_and_nothing_else(planless: Path, precisio
 
 @pytest.mark.heavy
 def test_a_trained_ranker_keeps_its_order_in_fp8(exported: Exported) -> None:
-    artifact = exported(TRAINED, Wish(target="tensorrt-fp8", max_tokens=64))
+    artifact = exported(TRAINED, ExportArgs(target="tensorrt-fp8", max_tokens=64))
     parity = json.loads((artifact / "parity.json").read_bytes())
     assert (parity["rule"], parity["precision"]) == ("ndcg", "fp8")
     ranking = parity["rungs"]["ranking"]
@@ -103,11 +103,11 @@ def test_ndcg_is_one_for_the_same_order_and_less_for_another() -> None:
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (-1.0, False)])
 def test_the_rung_is_judged_by_ndcg(factor: float, passes: bool) -> None:
-    report = open_report(
+    report = new_report(
         "tensorrt", load_target_profile("tensorrt-fp8"), "a witness", random_weights=False
     )
     wanted = np.linspace(-4, 4, 24)
     group = Group("group", "query", tuple(map(str, range(24))))
-    told = climb_ranking(report, [(group, wanted, factor * wanted)], 1e-3)
+    message = check_ranking(report, [(group, wanted, factor * wanted)], 1e-3)
     assert report.rungs["ranking"].passed == passes
-    assert passes or "nDCG@10 by the checkpoint's scores drifts" in (told or "")
+    assert passes or "nDCG@10 by the checkpoint's scores drifts" in (message or "")

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from exporter.pipeline import Wish
+from exporter.pipeline import ExportArgs
 from exporter.quantization.weight_only import (
     OPERATOR,
     quantize_weights,
@@ -19,7 +19,7 @@ from exporter.report import read_report
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
 from tests.conftest import Exported
-from tests.exporter.conftest import Coarsened
+from tests.exporter.conftest import QuantizedOnce
 from tests.exporter.quantization.conftest import EMBEDDED
 
 TARGET = "cpu-int8-weights"
@@ -70,13 +70,13 @@ def test_most_of_a_graph_is_rounded(kind: str, request: pytest.FixtureRequest) -
 
 
 @pytest.fixture(scope="session")
-def coarse(trained_artifact: Path, coarsened: Coarsened) -> Path:
-    """The trained ranker, made coarser against its own scores in fp32."""
-    return coarsened(trained_artifact, TARGET)
+def quantized(trained_artifact: Path, quantized_once: QuantizedOnce) -> Path:
+    """The trained ranker, quantized against its own scores in fp32."""
+    return quantized_once(trained_artifact, TARGET)
 
 
-def test_the_trained_ranker_keeps_its_order(coarse: Path) -> None:
-    parity = read_report(coarse)
+def test_the_trained_ranker_keeps_its_order(quantized: Path) -> None:
+    parity = read_report(quantized)
     ranking, logits = parity.rungs["ranking"], parity.rungs["logits"]
     assert (parity.precision, parity.rule) == ("int8-weights", "trained")
     assert ranking.pairs > 2000
@@ -85,18 +85,18 @@ def test_the_trained_ranker_keeps_its_order(coarse: Path) -> None:
 
 
 def test_it_is_a_third_of_the_size_and_stays_on_its_engine(
-    coarse: Path, trained_artifact: Path
+    quantized: Path, trained_artifact: Path
 ) -> None:
-    sizes = [(folder / "model.onnx").stat().st_size for folder in (coarse, trained_artifact)]
+    sizes = [(folder / "model.onnx").stat().st_size for folder in (quantized, trained_artifact)]
     assert sizes[0] < 0.35 * sizes[1]
-    assert read_manifest(coarse).version != read_manifest(trained_artifact).version
-    with closing(open_ranker(coarse, engine="auto")) as ranker:
+    assert read_manifest(quantized).version != read_manifest(trained_artifact).version
+    with closing(open_ranker(quantized, engine="auto")) as ranker:
         ranker.warm_up()
         assert ranker.info.engine == "onnxruntime-cpu"
 
 
 @pytest.mark.heavy
 def test_the_trained_embedder_keeps_its_order(exported: Exported) -> None:
-    wish = Wish(profile="tiny-embed-v1", target=TARGET, max_tokens=512)
-    ranking = read_report(exported(EMBEDDED / "embed", wish)).rungs["ranking"]
+    args = ExportArgs(profile="tiny-embed-v1", target=TARGET, max_tokens=512)
+    ranking = read_report(exported(EMBEDDED / "embed", args)).rungs["ranking"]
     assert (ranking.kendall_tau or 0) >= 0.95

@@ -16,11 +16,11 @@ CONFIG = json.dumps({"output": [{"name": "logits"}]})
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, value: str | None) -> dict[str, Any]:
-    """The wishes with which model.py opens its artifact, with that setting in its environment."""
-    wishes: dict[str, Any] = {}
+    """The arguments with which model.py opens its artifact, with that value of the setting."""
+    args: dict[str, Any] = {}
 
     def open_ranker(directory: Path, **given: Any) -> Any:
-        wishes.update(given)
+        args.update(given)
         return opening.mock_model("rank")
 
     name = "NIM_TRT_ENGINE_HOST_CODE_ALLOWED"
@@ -39,7 +39,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, value: str | None) -> dict[str, Any]
     model = module.TritonPythonModel()
     model.initialize({"model_config": CONFIG})
     model.finalize()
-    return wishes
+    return args
 
 
 @pytest.mark.parametrize(

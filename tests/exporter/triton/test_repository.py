@@ -150,15 +150,15 @@ def test_start_sh_passes_flags_and_ports_on(rank_artifact: Path, tmp_path: Path)
         "TRITON_METRICS_PORT": "9005",
     }
     done = subprocess.run([start, "--more"], env=given, capture_output=True, text=True, check=True)
-    said = done.stdout.split()
-    assert f"--model-repository={tmp_path / 'out'}" in said
-    assert "--rate-limit=execution_count" in said
-    assert "--log-verbose=1" in said
-    assert {"--http-port=8003", "--grpc-port=8004", "--metrics-port=9005"} <= set(said)
-    assert {a for a in said if "-address=" in a} == {
+    output = done.stdout.split()
+    assert f"--model-repository={tmp_path / 'out'}" in output
+    assert "--rate-limit=execution_count" in output
+    assert "--log-verbose=1" in output
+    assert {"--http-port=8003", "--grpc-port=8004", "--metrics-port=9005"} <= set(output)
+    assert {a for a in output if "-address=" in a} == {
         f"--{one}-address=127.0.0.1" for one in ("http", "grpc", "metrics")
     }
-    assert said[-1] == "--more"
+    assert output[-1] == "--more"
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def refusing_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "message"),
     [
         ("triton", "found no address"),
         ("triton=ftp://127.0.0.1:{port}", "found no address"),
@@ -178,6 +178,8 @@ def refusing_port() -> Iterator[int]:
         ("triton=grpc://127.0.0.1:{port}", "does not offer the model"),
     ],
 )
-def test_no_triton_is_no_engine(tmp_path: Path, refusing_port: int, wanted: str, told: str) -> None:
-    with pytest.raises(EngineUnavailable, match=told):
+def test_no_triton_is_no_engine(
+    tmp_path: Path, refusing_port: int, wanted: str, message: str
+) -> None:
+    with pytest.raises(EngineUnavailable, match=message):
         open_engine(wanted.format(port=refusing_port), tmp_path)

@@ -118,7 +118,7 @@ def test_rows_that_no_engine_computes_are_refused_and_others_are_not(
 
 
 def test_a_row_is_its_masked_tokens(model: Any, rank_artifact: Path) -> None:
-    """Wherever the padding stands, the score is that of the tokens alone."""
+    """Wherever the padding is, the score is that of the tokens alone."""
     padded = np.asarray([[0, 0, 5, 6, 7, 8], [9, 10, 11, 12, 0, 0]], dtype=np.int64)
     mask = (padded > 0).astype(np.int64)
     (found,) = asked(model, Request(input_ids=padded, attention_mask=mask))

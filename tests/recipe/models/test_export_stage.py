@@ -98,7 +98,7 @@ def test_a_plan_is_built_from_the_graph_that_a_stopped_run_left(
     """No GPU here: exporter and builder are replaced, the code that continues is real."""
     exported, built = [], []
 
-    def export(source: str, out: Path, args: pipeline.Wish) -> Manifest:
+    def export(source: str, out: Path, args: pipeline.ExportArgs) -> Manifest:
         exported.append(args.target)
         shutil.copytree(copied / EXPORT / "onnx", out)
         return read_manifest(out)

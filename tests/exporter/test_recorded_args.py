@@ -1,5 +1,5 @@
 """Artifacts of checkpoints of which no file says a fact: exported with options, verified and made
-coarser without them, and shown with where each fact was read."""
+quantized without them, and shown with the origin of each fact."""
 
 import shutil
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import pytest
 from exporter import pipeline
 from exporter.cli import main
 from exporter.errors import CheckpointRefused, NoWitness
-from exporter.inspecting import inspected
-from exporter.pipeline import coarsen, verify
+from exporter.inspecting import describe_artifact
+from exporter.pipeline import quantize_artifact, verify
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_embedder, open_ranker
 from tests.exporter.conftest import ReadyGraph
@@ -34,7 +34,7 @@ _FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_co
 
 def table(directory: Path) -> dict[str, tuple[str, str]]:
     """Fact → value and origin, of what inspect prints first."""
-    lines = "\n".join(inspected(directory)).split("\n\n")[0].splitlines()
+    lines = "\n".join(describe_artifact(directory)).split("\n\n")[0].splitlines()
     assert lines[0].split() == ["fact", "value", "read", "in"]
     rows = [line[17:].rsplit("  ", 1) for line in lines[1:]]
     names = [line[:17].strip() for line in lines[1:]]
@@ -51,7 +51,9 @@ def bears_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path
 
         monkeypatch.setattr(pipeline, "ask_witness", asked)
         with pytest.raises(NoWitness, match="was found"):
-            coarsen(artifact, tmp_path / "coarse", "cpu-int8-weights", checkpoint=str(checkpoint))
+            quantize_artifact(
+                artifact, tmp_path / "quantized", "cpu-int8-weights", checkpoint=str(checkpoint)
+            )
         monkeypatch.undo()
 
     return look
@@ -67,10 +69,10 @@ def wished_ranker(
     files.mkdir()
     (files / "prompt.txt").write_text(f"{TAILED}\n")
     (files / "tiny-rerank-v1.toml").write_text(PROFILE)
-    wish = ["--template", str(files / "prompt.txt")]
-    wish += ["--profile", str(files / "tiny-rerank-v1.toml")]
+    args = ["--template", str(files / "prompt.txt")]
+    args += ["--profile", str(files / "tiny-rerank-v1.toml")]
     out = tmp_path / "ranker"
-    assert main(["export", str(tiny_llama_checkpoint), "--out", str(out), *wish]) == 0
+    assert main(["export", str(tiny_llama_checkpoint), "--out", str(out), *args]) == 0
     shutil.rmtree(files)
     return out
 
@@ -120,8 +122,8 @@ def test_a_body_alone_becomes_an_embedder(
     command = ["export", str(bare_checkpoint), "--out", str(out), "--max-tokens", "64"]
     assert main(command) == 1
     assert "name it as --pooling" in capsys.readouterr().err
-    wish = ["--pooling", "mean", "--prefix", "query=find: ", "passage=text= "]
-    assert main([*command, *wish]) == 0
+    args = ["--pooling", "mean", "--prefix", "query=find: ", "passage=text= "]
+    assert main([*command, *args]) == 0
     assert "proven against sentence-transformers " in capsys.readouterr().out
     manifest = verify(out, str(bare_checkpoint), None)
     assert (manifest.pooling, manifest.normalize) == ("avg", False)
@@ -158,7 +160,7 @@ def test_an_artifact_without_origins_is_shown_all_the_same(
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "args",
     [
         ["--pooling", "max"],
         ["--prefix", "document=a"],
@@ -169,9 +171,9 @@ def test_an_artifact_without_origins_is_shown_all_the_same(
     ],
 )
 def test_an_option_of_another_form_is_wrong_usage(
-    wish: list[str], capsys: pytest.CaptureFixture[str]
+    args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["export", "somewhere", "--out", "x", *wish])
+        main(["export", "somewhere", "--out", "x", *args])
     assert stopped.value.code == 2
-    assert wish[0] in capsys.readouterr().err
+    assert args[0] in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""Every file and key of a checkpoint's folder: honoured, without effect, or refused.
+"""Check every file and key of a checkpoint's folder: honoured, without effect, or refused.
 
 A loader reads more files than this exporter does. What would change a score and is not honoured is
-refused by name; what nobody here knows is told, or refused with --strict.
+refused by name; what is unknown is logged, or refused with --strict.
 """
 
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import CheckpointRefused
-from exporter.progress import tell
+from exporter.progress import print_line
 from exporter.sentence_files import (
     MODEL_FILE,
     MODEL_SETTINGS,
@@ -30,7 +30,7 @@ from exporter.sentence_files import (
 PROCESSOR_FILE = "processor_config.json"
 _ADAPTER = (
     "an adapter is adapter_config.json and adapter_model.safetensors in the folder of the weights, "
-    "or in one of its own; put the two together, or remove what is left of one"
+    "or in one of its own; put the two together, or remove the rest of one"
 )
 _PROCESSOR = (
     "a processor prepares what the model is fed, and only texts and tokenizers are known here; "
@@ -120,7 +120,7 @@ _WITHOUT_EFFECT = frozenset(
     tokenizer_class torch_dtype transformers_version unk_token_id use_bfloat16 use_cache
     """.split()  # noqa: SIM905
 )
-# Keys that change nothing while they have one of these values, and scores with any other.
+# Keys without effect if they have one of these values; any other value changes scores.
 _SETTLED: Mapping[str, tuple[object, ...]] = {
     "add_cross_attention": (None, False),
     "chunk_size_feed_forward": (None, 0),
@@ -129,11 +129,11 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
     "pruned_heads": (None, {}),
     "use_sliding_window": (None, False),
     "sliding_window": (None,),
-    # Read where a family has absolute positions; others must not claim another kind.
+    # Read by families with absolute positions; others must not have another kind.
     "position_embedding_type": (None, "absolute"),
 }
 
-# Keys of tokenizer_config.json. What they do to tokens is compared with the witness's in any case.
+# Keys of tokenizer_config.json. Their effect on tokens is compared with the witness's in any case.
 _TOKENIZER = frozenset(
     """
     add_bos_token add_eos_token add_prefix_space added_tokens_decoder additional_special_tokens
@@ -149,7 +149,7 @@ _TOKENIZER = frozenset(
     use_default_system_prompt use_fast vocab_type
     """.split()  # noqa: SIM905
 )
-# Keys of modules' own config.json that are looked at, or change no vector while they are false.
+# Keys of modules' own config.json that are read, or change no vector while they are false.
 _MODULES = {
     "Pooling": {
         "embedding_dimension",
@@ -168,7 +168,7 @@ _MODULES = {
 
 
 class WatchedConfig(dict[str, Any]):
-    """A config.json that remembers which of its keys were asked for."""
+    """A config.json that records which of its keys were read."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -179,7 +179,7 @@ class WatchedConfig(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """As of dict."""
+        """See dict.get."""
         self.read.add(key)
         return super().get(key, default)
 
@@ -200,16 +200,16 @@ def refuse_unread_files(
                 raise CheckpointRefused(f"found {path.name} in {folder}, wanted none: {why}")
             if path.is_file() and not any(fnmatchcase(path.name, k) for k in _KNOWN_FILES):
                 unknown.append(path.name)
-        tell_unknown(unknown, f"file in {folder}", strict=strict)
-    _tell_unread_settings(root, directory, strict=strict)
+        log_unknown(unknown, f"file in {folder}", strict=strict)
+    _log_unread_settings(root, directory, strict=strict)
 
 
-def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
-    """Look at the keys of the tokenizer's settings and of sentence-transformers' files, which
-    nobody reads without modules.json."""
+def _log_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
+    """Check the keys of the tokenizer's settings and of sentence-transformers' files, which are
+    not read without modules.json."""
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     unknown = sorted(tokenizer.keys() - _TOKENIZER)
-    tell_unknown(unknown, f"key in {TOKENIZER_CONFIG}", strict=strict)
+    log_unknown(unknown, f"key in {TOKENIZER_CONFIG}", strict=strict)
     name, settings = transformer_settings(directory)
     files = [
         (MODEL_FILE, model_settings(root) or {}, MODEL_SETTINGS),
@@ -222,7 +222,7 @@ def _tell_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
             found = read_json(file, dict[str, Any], absent={})
             files.append((f"{module.path}/config.json", found, known))
     for name, found, known in files if modules else ():
-        tell_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
+        log_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
 
 
 def refuse_processor(root: Path, directory: Path) -> None:
@@ -235,15 +235,15 @@ def refuse_processor(root: Path, directory: Path) -> None:
 
 
 def refuse_rank_modules(root: Path) -> None:
-    """Raise CheckpointRefused where sentence-transformers would compute more than the classifier,
-    or put a prompt before every query."""
+    """Raise CheckpointRefused if sentence-transformers would compute more than the classifier, or
+    put a prompt before every query."""
     modules = read_modules(root)
     if modules is None:
         return
     if not is_cross_encoder(root):
         raise CheckpointRefused(
             f"found {MODULES_FILE} beside a classifier, which is an embedder's unless {MODEL_FILE} "
-            "has model_type = 'CrossEncoder'; remove the files of the one that this is not"
+            "has model_type = 'CrossEncoder'; remove the files of the other kind"
         )
     names = [module.name for module in modules]
     if names != ["Transformer"]:
@@ -261,7 +261,7 @@ def refuse_rank_modules(root: Path) -> None:
 
 
 def refuse_unread_keys(config: WatchedConfig, *, strict: bool) -> None:
-    """Look at the keys of config.json that no architecture asked for. Raises CheckpointRefused."""
+    """Check the keys of config.json that no architecture read. Raises CheckpointRefused."""
     for key in sorted(config.keys() - config.read):
         settled = _SETTLED.get(key)
         if settled is not None and config[key] not in settled:
@@ -270,17 +270,17 @@ def refuse_unread_keys(config: WatchedConfig, *, strict: bool) -> None:
                 "implement it; export a checkpoint without it"
             )
     known = config.read | _WITHOUT_EFFECT | _SETTLED.keys()
-    tell_unknown(sorted(config.keys() - known), "key in config.json", strict=strict)
+    log_unknown(sorted(config.keys() - known), "key in config.json", strict=strict)
 
 
-def tell_unknown(names: Collection[str], what: str, *, strict: bool) -> None:
-    """Tell `names` that nobody here knows, or raise CheckpointRefused for them where `strict`."""
+def log_unknown(names: Collection[str], what: str, *, strict: bool) -> None:
+    """Log unknown `names`, or raise CheckpointRefused for them if `strict`."""
     if not names:
         return
-    told = f"found the unknown {what}: {', '.join(names)}"
+    message = f"found the unknown {what}: {', '.join(names)}"
     if strict:
         raise CheckpointRefused(
-            f"{told}; wanted only what is known to be honoured or to change nothing, because of "
+            f"{message}; wanted only what is known to be honoured or to change nothing, because of "
             "--strict"
         )
-    tell(f"{told}; it is taken to change no score")
+    print_line(f"{message}; it is taken to change no score")

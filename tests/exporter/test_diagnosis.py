@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.answers import Tokens
-from exporter.explaining import misread
+from exporter.diagnosis import diagnose_tokens
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from exporter.explaining import misread
     ],
 )
 def test_the_likeliest_file_is_named(ours: list[int], theirs: list[int], named: str) -> None:
-    assert named in misread(ours, Tokens(theirs, None))
+    assert named in diagnose_tokens(ours, Tokens(theirs, None))

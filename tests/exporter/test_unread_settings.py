@@ -1,4 +1,4 @@
-"""Files and keys of a checkpoint's folder: honoured, without effect, told or refused."""
+"""Files and keys of a checkpoint's folder: honoured, without effect, logged or refused."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from exporter.checkpoint import outline, read_checkpoint
 from exporter.errors import CheckpointRefused
-from exporter.folder import refuse_unread_keys
+from exporter.unread_settings import refuse_unread_keys
 from tests.tiny_checkpoints import write_bert, write_sentence_transformers
 
 
@@ -52,14 +52,14 @@ def test_what_changes_nothing_is_taken_in_silence(
     assert capsys.readouterr().err == ""
 
 
-def test_what_nobody_knows_is_told_or_refused(
+def test_what_nobody_knows_is_logged_or_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_bert(tmp_path)
     (tmp_path / "frobnication.json").write_text("{}")
     read(tmp_path)
-    assert "unknown file in" in (said := capsys.readouterr().err)
-    assert "frobnication.json" in said
+    assert "unknown file in" in (output := capsys.readouterr().err)
+    assert "frobnication.json" in output
     with pytest.raises(CheckpointRefused, match=r"frobnication\.json.*--strict"):
         read(tmp_path, strict=True)
     (tmp_path / "frobnication.json").unlink()
@@ -80,7 +80,7 @@ def test_what_nobody_knows_is_told_or_refused(
         "2_Normalize/config.json",
     ],
 )
-def test_an_unknown_key_of_sentence_transformers_is_told_or_refused(
+def test_an_unknown_key_of_sentence_transformers_is_logged_or_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_sentence_transformers(tmp_path)
@@ -94,7 +94,7 @@ def test_an_unknown_key_of_sentence_transformers_is_told_or_refused(
         read(tmp_path, strict=True)
 
 
-def test_keys_of_files_that_nobody_reads_are_not_told(
+def test_keys_of_files_that_nobody_reads_are_not_logged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_bert(tmp_path)
@@ -126,7 +126,7 @@ def test_a_key_that_would_change_scores_is_refused(key: str, value: Any, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("modules", "settings", "said"),
+    ("modules", "settings", "output"),
     [
         (
             ["Transformer", "Dense"],
@@ -156,7 +156,7 @@ def test_a_key_that_would_change_scores_is_refused(key: str, value: Any, tmp_pat
     ],
 )
 def test_more_than_a_classifier_is_refused(
-    modules: list[str], settings: dict[str, Any], said: str, tmp_path: Path
+    modules: list[str], settings: dict[str, Any], output: str, tmp_path: Path
 ) -> None:
     write_bert(tmp_path)
     listed = [
@@ -167,5 +167,5 @@ def test_more_than_a_classifier_is_refused(
     (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
     task = {"transformer_task": "sequence-classification"}
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps(task))
-    with pytest.raises(CheckpointRefused, match=said):
+    with pytest.raises(CheckpointRefused, match=output):
         read(tmp_path)

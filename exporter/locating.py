@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a directory, or a hub id that is downloaded first."""
+"""Locate a checkpoint: a directory, or a hub id that is downloaded first."""
 
 import re
 from pathlib import Path
@@ -7,21 +7,21 @@ from exporter.errors import CheckpointRefused
 from runtime.activation import CONFIG_FILE
 from runtime.hub_cache import snapshot_of
 
-# What is read of a folder and of its modules' folders: a star stands for slashes, too.
+# Files that are read in a folder and its modules' folders; `*` matches slashes, too.
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*vocab.txt", "*merges.txt")
-# The same weights once more, or those of earlier steps.
+# Other formats of the same weights, and weights of earlier steps.
 HUB_IGNORED = ("onnx/*", "openvino/*", "original/*", "*checkpoint-*/*", "consolidated*")
-# ORG/NAME, or ORG/NAME@COMMIT for what that name stood for once.
+# ORG/NAME, or ORG/NAME@COMMIT for one commit.
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 
 
 def find_checkpoint(source: str) -> Path:
-    """The directory of `source`, of a repository in the hub's cache the snapshot; a hub id that is
-    no directory here is downloaded.
+    """The directory of `source`. For a repository in the hub's cache that is its snapshot; a hub id
+    without such a directory is downloaded.
 
-    A hub id ends with `@` and 40 hex digits to name one commit; alone it is what the hub has now.
+    `@` and 40 hex digits after a hub id name one commit; without them the newest is taken.
 
-    Raises CheckpointRefused when there is neither.
+    Raises CheckpointRefused if there is neither.
     """
     path = Path(source)
     if is_folder(path):
@@ -39,7 +39,7 @@ def find_checkpoint(source: str) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is one; what cannot be the name of a file is none."""
+    """Whether `path` is a directory; False for text that cannot be a path."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -47,13 +47,14 @@ def is_folder(path: Path) -> bool:
 
 
 def refuse_special_files(directory: Path) -> None:
-    """Raise CheckpointRefused for one. Links may lead anywhere, as those of the hub's cache do; but
-    what reads a FIFO or a device, here or in transformers, does not come back."""
+    """Raise CheckpointRefused for a FIFO or a device in `directory`, which would block its reader.
+
+    Links may lead anywhere, as in the hub's cache."""
     for path in directory.glob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise CheckpointRefused(
-                f"found {path.name} in {directory}, which is no regular file; copy or download the "
-                "checkpoint again"
+                f"found {path.name} in {directory}, which is not a regular file; copy or download "
+                "the checkpoint again"
             )
 
 

@@ -1,6 +1,6 @@
-"""Why a witness and an artifact part: which file was read otherwise, or that the graph is to blame.
+"""Diagnose why witness and artifact differ: a file that was read differently, or the graph.
 
-Asked only when they do. What is named is the likeliest cause, found from how the two differ.
+Runs only after a failure. It names the likeliest cause, judged by how the two differ.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,15 +10,15 @@ import numpy as np
 from exporter.answers import Reference, Tokens, VectorReference, Vectors
 from exporter.sentence_files import MODEL_FILE, SETTINGS_FILES, TOKENIZER_CONFIG
 
-# Rows of so many tokens are asked again: enough to tell, and done in seconds.
+# Only rows up to this many tokens are computed again, which takes seconds.
 _LONGEST = 512
-# The exporter's own model rounds as the witness does, but for the order of some sums.
+# The exporter's own model rounds like the witness, except for the order of some sums.
 _SAME, _SCALE = 1e-4, 5.0
 
 
-def misread(found: Sequence[int], wanted: Tokens) -> str:
-    """Which file and key most likely explain that the runtime reads the ids `found` where the
-    witness reads `wanted`, or other types."""
+def diagnose_tokens(found: Sequence[int], wanted: Tokens) -> str:
+    """The file and key that most likely explain why the runtime's ids `found` or its token types
+    differ from the witness's `wanted`."""
     theirs = wanted.token_ids
     if found == theirs:
         return f"model_input_names in {TOKENIZER_CONFIG}, which says whether types are fed"
@@ -34,9 +34,10 @@ def misread(found: Sequence[int], wanted: Tokens) -> str:
     )
 
 
-def blame(own: Callable[[Tokens], Vectors], answers: Reference | VectorReference) -> str:
-    """Whether the exporter's `own` model, which makes values of ids, agrees with the witness's
-    `answers`: where an artifact went wrong."""
+def diagnose_model(own: Callable[[Tokens], Vectors], answers: Reference | VectorReference) -> str:
+    """Compare the exporter's `own` PyTorch model with the witness's `answers`.
+
+    If they agree, graph or engine differ; if not, the exporter read the checkpoint differently."""
     values = answers.logits if isinstance(answers, Reference) else answers.vectors
     furthest = 0.0
     for rows, wanted in zip(answers.tokens, values, strict=True):
@@ -47,10 +48,10 @@ def blame(own: Callable[[Tokens], Vectors], answers: Reference | VectorReference
     if furthest <= _SAME:
         return (
             f"the exporter's own PyTorch model agrees with the witness (|Δ| {furthest:.2g}), so "
-            "that the graph or the engine is to blame"
+            "the difference is in the graph or the engine"
         )
     return (
         f"the exporter's own PyTorch model differs from the witness as well (|Δ| {furthest:.2g}), "
-        "so that it reads config.json, the weights or the modules otherwise: compare their keys "
+        "so it reads config.json, the weights or the modules differently: compare their keys "
         "with those of the base model"
     )
