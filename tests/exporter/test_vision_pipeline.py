@@ -12,7 +12,7 @@ import pytest
 from exporter.building import build
 from exporter.errors import (
     ExportError,
-    ManifestWrong,
+    ManifestMismatch,
     ParityFailed,
     PlanFailed,
     RepositoryRefused,
@@ -86,7 +86,7 @@ def test_a_changed_rule_is_noticed(fact: str, copy: Path, vision_checkpoint: Pat
         rule = msgspec.structs.replace(vision.rule, **{fact: changes[fact]})
         vision = msgspec.structs.replace(vision, rule=rule)
     write_manifest(copy, msgspec.structs.replace(manifest, vision=vision))
-    with pytest.raises(ManifestWrong, match="version"):
+    with pytest.raises(ManifestMismatch, match="version"):
         verify(copy, str(vision_checkpoint), None)
     model = open_model(copy)
     try:
