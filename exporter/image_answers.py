@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from exporter.answers import Tokens
-from exporter.errors import NoWitness
+from exporter.errors import CheckpointRefused, NoWitness
 from exporter.parity_images import ImageGroup, image_groups
 from exporter.witness.base import Values, Witness
 from exporter.witness.nemotron_vl import Sight, VisionEmbedder, VisionReranker
@@ -36,9 +36,15 @@ class ImageAnswers:
 
 
 def ask_images(manifest: Manifest, witness: Witness) -> ImageAnswers:
-    """Ask about all images. Raises NoWitness where the witness cannot see."""
+    """Ask about all images. Raises NoWitness where the witness cannot see, CheckpointRefused where
+    the limit leaves no room for any image."""
     assert manifest.vision is not None
     groups = image_groups(manifest.vision, manifest.max_tokens)
+    if not any(passage.image for group in groups for passage in group.passages):
+        raise CheckpointRefused(
+            f"found a limit of {manifest.max_tokens} tokens, which leaves no room for an image of "
+            f"one tile ({manifest.vision.tokens} tokens) beside a text; raise --max-tokens"
+        )
     seen: dict[bytes, Sight] = {}
     answers: list[list[ImageAnswer]] = []
     queries: list[Values] = []

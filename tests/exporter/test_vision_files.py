@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.draft import draft, profile_for
 from exporter.errors import CheckpointRefused
+from exporter.image_answers import ask_images
 from exporter.vision_files import grids
+from exporter.witness.nemotron_vl import VisionReranker
 from runtime.profile import load_target_profile
 from tests.tiny_vision import (
     EMBEDDER,
@@ -243,3 +245,10 @@ def test_other_vision_language_models_are_refused_by_name(tmp_path: Path) -> Non
     (folder / "config.json").write_text(json.dumps(other))
     with pytest.raises(CheckpointRefused, match="vision-language model"):
         read_checkpoint(str(folder))
+
+
+def test_a_limit_without_room_for_an_image_is_refused(tmp_path: Path) -> None:
+    manifest = drafted(write_vision(tmp_path), max_tokens=10).manifest
+    witness = VisionReranker(tmp_path, tmp_path, RERANKER)
+    with pytest.raises(CheckpointRefused, match="no room for an image of one tile"):
+        ask_images(manifest, witness)
