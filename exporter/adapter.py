@@ -16,6 +16,7 @@ import msgspec
 
 from exporter.architectures.config import shown
 from exporter.errors import CheckpointRefused
+from exporter.nested import nested_checkpoints
 from exporter.unread_settings import log_unknown
 from exporter.weights import Stored, tensors_of
 from runtime.model_files import JSON_BYTES, read_bounded
@@ -130,16 +131,18 @@ def _read_config(directory: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
     except FileNotFoundError:
+        where = nested_checkpoints(directory) or "name the directory that its save_pretrained wrote"
         raise CheckpointRefused(
-            f"found no {ADAPTER_CONFIG} in {directory}, wanted an adapter of peft; name the "
-            "directory that its save_pretrained wrote"
+            f"found no {ADAPTER_CONFIG} in {directory}, wanted an adapter of peft; {where}"
         ) from None
     except OSError as error:
         raise CheckpointRefused(
             f"cannot read {path}: {error.strerror}; copy or download the adapter again"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointRefused(f"{path} cannot be used: {error}") from error
+        raise CheckpointRefused(
+            f"{path} cannot be used ({error}); copy or download the adapter again"
+        ) from error
 
 
 def _refuse_keys(directory: Path, config: Mapping[str, Any]) -> None:

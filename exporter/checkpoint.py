@@ -45,6 +45,7 @@ from runtime.profile import Kind
 _VISION_RANKERS = [name for name, kind in VISION.items() if issubclass(kind, CrossEncoder)]
 VISION_TYPES = ("llama_nemotron_vl_rerank", "llama_nemotron_vl")
 VISION_LOGIT = "score.weight"
+_OTHERS = "others cannot be exported"
 _PROBE_TOKENS = 8
 # A hidden state that moves by less than this share of its size has not moved.
 _PROBE_SHARE = 1e-5
@@ -352,16 +353,18 @@ def _known_architecture(config: dict[str, Any]) -> str:
             "it with the config.json of the base model"
         )
     known = (*CROSS_ENCODERS, *BODIES, *VISION)
+    unnamed = not config.get("architectures")
+    advice = "name the one of these weights as architectures" if unnamed else _OTHERS
     if len(names) != 1 or names[0] not in known:
         raise CheckpointRefused(
             f"{CONFIG_FILE} names the architecture {first(names)}, wanted one of: "
-            f"{', '.join(known)}; others cannot be exported"
+            f"{', '.join(known)}; {advice}"
         )
     sees = _is_set(config, "vision_config") or config.get("model_type") in VISION_TYPES
     if sees and names[0] not in VISION:
         raise CheckpointRefused(
             f"{CONFIG_FILE} is a vision-language model's (vision_config), wanted a text model's or "
-            f"one of: {', '.join(VISION)}; others cannot be exported"
+            f"one of: {', '.join(VISION)}; {_OTHERS}"
         )
     return str(names[0])
 
@@ -387,7 +390,7 @@ def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, S
         if parameter in wanted and weights[name].shape != wanted[parameter]
     }
     kinds = {
-        "missing": wanted.keys() - names.keys(),
+        "missing": {model.stored_name(parameter) for parameter in wanted.keys() - names.keys()},
         "unexpected": unexpected,
         "of another shape": misshapen,
     }

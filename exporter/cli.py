@@ -314,6 +314,7 @@ def _refuse_lone_adapter(args: argparse.Namespace) -> None:
 def _print_artifact(manifest: Manifest, out: Path) -> None:
     summary = _summary(manifest, read_report(out))
     print(f"{out}: artifact {manifest.version}, {summary}")
+    print(f"serve it: rerank-serve --{manifest.kind} {out}")
 
 
 def _verify(args: argparse.Namespace) -> None:

@@ -2,8 +2,8 @@
 
 sentence-transformers writes modules.json (the modules in order), 1_Pooling/config.json,
 sentence_bert_config.json (maximum length) and config_sentence_transformers.json (prompts).
-Transformer, Pooling (mean or cls) and Normalize are known; everything else is refused by name,
-because leaving it out would give other vectors.
+Transformer, Pooling (mean, cls or lasttoken) and Normalize are known; everything else is refused by
+name, because leaving it out would give other vectors.
 """
 
 from collections.abc import Mapping
@@ -30,13 +30,22 @@ from exporter.sentence_files import (
 
 # The origin of a family's default, if no file says otherwise.
 ARCHITECTURE = "the architecture"
+_MODEL_TYPE = "SentenceTransformer"
 _KNOWN = ("Transformer", "Pooling", "Normalize")
 # Only the text's vector may be normalized, in place.
 _NORMALIZED: Mapping[str, tuple[object, ...]] = {
     "module_input_name": ("sentence_embedding",),
     "module_output_name": (None, "sentence_embedding"),
 }
-_POOLINGS = {"mean": "avg", "mean_tokens": "avg", "cls": "cls", "cls_token": "cls"}
+# What stands before names of poolings in older files, each of which has a key.
+_OLDER = "pooling_mode_"
+_POOLINGS = {
+    "mean": "avg",
+    "mean_tokens": "avg",
+    "cls": "cls",
+    "cls_token": "cls",
+    "lasttoken": "last",
+}
 # sentence-transformers' names of prompts, as input types.
 _INPUT_TYPES = {
     "query": "query",
@@ -158,22 +167,23 @@ def _pooling(root: Path, modules: list[Module]) -> tuple[str, str]:
     config = read_json(path, dict[str, Any])
     named = config.get("pooling_mode")
     if named is None:
-        requested = [k.removeprefix("pooling_mode_") for k, v in config.items() if v is True]
-        modes = [mode for mode in requested if mode != "include_prompt"]
+        older = [key for key in config if key.startswith(_OLDER) and config[key]]
+        # As sentence-transformers takes a file that names none.
+        modes = [key.removeprefix(_OLDER) for key in older] or ["mean"]
     else:
         modes = list(named) if isinstance(named, list | tuple) else [named]
     (mode,) = modes if len(modes) == 1 else (None,)
     if not isinstance(mode, str) or mode not in _POOLINGS:
         raise CheckpointRefused(
             f"{path.parent.name}/config.json pools by {', '.join(map(str, modes)) or 'nothing'}, "
-            "wanted mean or cls; pooling otherwise would give other vectors"
+            "wanted mean, cls or lasttoken; pooling otherwise would give other vectors"
         )
     if config.get("include_prompt") is False:
         raise CheckpointRefused(
             f"{path.parent.name}/config.json has include_prompt = false (prompts are left out of "
             "the mean), wanted true; this model cannot be exported"
         )
-    key = "pooling_mode" if named is not None else f"pooling_mode_{mode}"
+    key = f"{_OLDER}{mode}" if f"{_OLDER}{mode}" in config else "pooling_mode"
     return _POOLINGS[mode], f"{path.parent.name}/config.json ({key})"
 
 
@@ -193,10 +203,10 @@ def _prefixes(root: Path) -> dict[str, str] | None:
     config = model_settings(root)
     if config is None:
         return None
-    if (model_type := config.get("model_type")) not in (None, "SentenceTransformer"):
+    if (model_type := config.get("model_type", _MODEL_TYPE)) != _MODEL_TYPE:
         raise CheckpointRefused(
-            f"{MODEL_FILE} has model_type = {model_type!r}, wanted SentenceTransformer: another "
-            "kind of model makes other vectors, and cannot be exported"
+            f"{MODEL_FILE} has model_type = {model_type!r}, wanted {_MODEL_TYPE}, or no such "
+            "key: another kind of model makes other vectors, and cannot be exported"
         )
     if config.get("truncate_dim") is not None:
         raise CheckpointRefused(
@@ -204,8 +214,10 @@ def _prefixes(root: Path) -> dict[str, str] | None:
             "says how many components it wants; leave it out, and ask for them as `dimensions`"
         )
     found = read_prompts(root)
+    prompts = {} if found.prompts is msgspec.UNSET else found.prompts
     default = found.default_prompt_name
-    if default is not None and default not in _INPUT_TYPES:
+    says_nothing = default in prompts and not prompts[default]
+    if default is not None and default not in _INPUT_TYPES and not says_nothing:
         raise CheckpointRefused(
             f"{MODEL_FILE} has default_prompt_name = {default!r}, wanted none, or one of: "
             f"{', '.join(_INPUT_TYPES)}; a default prompt of another name cannot be served"
@@ -213,7 +225,7 @@ def _prefixes(root: Path) -> dict[str, str] | None:
     if found.prompts is msgspec.UNSET:
         return None
     prefixes: dict[str, str] = {}
-    for name, prompt in found.prompts.items():
+    for name, prompt in prompts.items():
         kind = _INPUT_TYPES.get(name)
         if kind is not None and prompt and prefixes.setdefault(kind, prompt) != prompt:
             raise CheckpointRefused(

@@ -98,12 +98,17 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
     where = "the chat template"
     source = tokenizer.chat_template
     if isinstance(source, dict):  # several by name; this one is the default
+        if "default" not in source and any(map(_joins, source.values())):
+            raise CheckpointRefused(
+                f"found chat templates named {', '.join(sorted(source))}, wanted one named default:"
+                f" nothing says which is the prompt; name it as {TEMPLATE_OPTION}"
+            )
         source = source.get("default")
     if source == "":
         raise CheckpointRefused(
             f"chat_template is empty; remove it, or name the prompt as {TEMPLATE_OPTION}"
         )
-    if not isinstance(source, str) or not all(role in source for role in _ROLES):
+    if not _joins(source):
         return None
     try:
         text = tokenizer.apply_chat_template(
@@ -128,6 +133,11 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
         text = text.removeprefix(beginning)  # the tokenizer adds its own
     template = text.replace(_QUERY, "{query}").replace(_DOCUMENT, "{passage}")
     return Prompt(_checked(template, where), f"{where} ({_chat_file(tokenizer)})")
+
+
+def _joins(source: object) -> bool:
+    """Whether a chat template puts a query and a passage together; others generate text."""
+    return isinstance(source, str) and all(role in source for role in _ROLES)
 
 
 def _chat_file(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -42,6 +42,7 @@ SETTINGS_FILES = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
+_TOKENIZER_LIMITS = ("model_max_length", "max_len")
 # Longer limits mean none: transformers writes 10^30 where there is no limit.
 _NO_LIMIT = 1_000_000
 # The values of transformer_task that match each kind of model.
@@ -83,7 +84,7 @@ class Module(msgspec.Struct, frozen=True):
 class Prompts(msgspec.Struct, frozen=True):
     """What config_sentence_transformers.json puts before texts: by name, or before every text."""
 
-    prompts: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    prompts: dict[str, str | None] | msgspec.UnsetType = msgspec.UNSET
     default_prompt_name: str | None = None
 
 
@@ -148,9 +149,10 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
 def tokenizer_limit(directory: Path) -> tuple[int | None, str]:
     """The longest row by tokenizer_config.json, and the place that says it. Raises
     CheckpointRefused."""
-    key = "model_max_length"
-    found = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={}).get(key)
-    return _limit(TOKENIZER_CONFIG, key, found), f"{TOKENIZER_CONFIG} ({key})"
+    found = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
+    # transformers' older name counts where the newer one is absent, be it null.
+    key = next(filter(found.__contains__, _TOKENIZER_LIMITS), _TOKENIZER_LIMITS[0])
+    return _limit(TOKENIZER_CONFIG, key, found.get(key)), f"{TOKENIZER_CONFIG} ({key})"
 
 
 def is_cross_encoder(root: Path) -> bool:
@@ -270,10 +272,15 @@ def _refuse_settings(name: str, settings: Mapping[str, Any], kind: str, *, rende
     fitting = {key: settings.get(key) in settled for key, settled in wanted.items()}
     fitting |= {key: _is_harmless(settings.get(key)) for key in _ARGUMENTS}
     for key, fits in fitting.items():
+        if not fits and key not in settings:
+            raise CheckpointRefused(
+                f"{name} has no {key}, wanted {wanted[key][0]!r}: without it sentence-transformers "
+                "loads no classifier; save the model with sentence-transformers again"
+            )
         if not fits:
             raise CheckpointRefused(
-                f"{name} has {key} = {settings[key]!r}, which changes what the model is fed; the "
-                "exporter does not implement it: export a checkpoint without it"
+                f"{name} has {key} = {settings[key]!r}, which changes what the model is fed; "
+                "the exporter does not implement it: export a checkpoint without it"
             )
 
 

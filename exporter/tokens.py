@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import normalizers
 from transformers import (
     CONFIG_MAPPING,
+    AutoConfig,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
@@ -22,6 +23,7 @@ from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused
 from exporter.pad_token import without_pad
 from exporter.sentence_files import read_json
+from runtime.activation import CONFIG_FILE
 from runtime.errors import ArtifactError
 from runtime.manifest import SpecialTokens
 from runtime.tokenizer_limits import check_tokenizer
@@ -179,7 +181,7 @@ def load_tokenizer(
 def _load(directory: Path, model_type: str | None) -> Any:
     # AutoTokenizer reads config.json first and stumbles over model types it does not know, such
     # as llama_bidirec; with an empty config it goes by tokenizer_config.json alone.
-    config = None if model_type in CONFIG_MAPPING else PreTrainedConfig()
+    config = _config(directory) if model_type in CONFIG_MAPPING else PreTrainedConfig()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, config=config, trust_remote_code=False, local_files_only=True
@@ -202,6 +204,22 @@ def _load(directory: Path, model_type: str | None) -> Any:
     except ArtifactError as error:
         raise CheckpointRefused(str(error)) from error
     return tokenizer
+
+
+def _config(directory: Path) -> PreTrainedConfig | None:
+    """What transformers makes of config.json; None where none lies beside the tokenizer."""
+    if not (directory / CONFIG_FILE).is_file():
+        return None
+    try:
+        found = AutoConfig.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # it checks types and values of keys, by classes of many libraries
+        raise CheckpointRefused(
+            f"transformers cannot read {CONFIG_FILE} in {directory} ({error}); compare the key "
+            "that it names with the config.json of the base model"
+        ) from error
+    return found if isinstance(found, PreTrainedConfig) else None
 
 
 def _explain_load_error(directory: Path, error: Exception) -> str:

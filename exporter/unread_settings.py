@@ -124,6 +124,8 @@ _WITHOUT_EFFECT = frozenset(
 _SETTLED: Mapping[str, tuple[object, ...]] = {
     "add_cross_attention": (None, False),
     "chunk_size_feed_forward": (None, 0),
+    # Read where a family has both ways; transformers masks any other's attention by it too.
+    "is_causal": (None, False),
     "is_decoder": (None, False),
     "is_encoder_decoder": (None, False),
     "pruned_heads": (None, {}),

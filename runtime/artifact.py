@@ -256,8 +256,9 @@ def _open_bare(
     if not any(is_there(directory, file) for _, file in ENGINES.values() if file):
         raise ArtifactError(
             f"found none of {MANIFEST_FILE}, model.onnx and model.plan in the directory; mount an "
-            "artifact written by rerank-export, or a directory with tokenizer/ and one of these (a "
-            "model.engine is a plan: rename it to model.plan)"
+            "artifact (rerank-export export CHECKPOINT --out DIR makes one of a checkpoint), or a "
+            "directory with tokenizer/ and one of these (a model.engine is a plan: rename it to "
+            "model.plan)"
         )
     tokenizer = _load_tokenizer(directory)
     own_target = load_target_profile(target) if target else None

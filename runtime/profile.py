@@ -178,4 +178,6 @@ def _decoded(raw: bytes, place: str, kind: type[_Profile]) -> _Profile:
     try:
         return msgspec.toml.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProfileError(f"{place}: {error}") from error
+        raise ProfileError(
+            f"{place}: {error}; compare it with the profiles that come with the package"
+        ) from error

@@ -151,6 +151,10 @@ class Architecture(nn.Module, ABC):
         """The parameter that the checkpoint's tensor `name` is for; None for one not needed."""
         return name
 
+    def stored_name(self, parameter: str) -> str:
+        """What checkpoints call the `parameter`, for messages."""
+        return parameter
+
 
 class CrossEncoder(Architecture):
     """A body with a head that gives one logit a row, built from config.json as a Body is.

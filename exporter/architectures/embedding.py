@@ -38,3 +38,7 @@ class EmbeddingModel(Architecture):
         """See Architecture: checkpoints are saved with the body's prefix or without it."""
         inner = name.removeprefix(self.trunk.prefix)
         return None if inner.startswith(self.trunk.unused) else f"trunk.{inner}"
+
+    def stored_name(self, parameter: str) -> str:
+        """See Architecture."""
+        return parameter.removeprefix("trunk.")

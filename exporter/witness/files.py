@@ -28,7 +28,7 @@ class Module(msgspec.Struct, frozen=True):
 class _Settings(msgspec.Struct, frozen=True):
     """config_sentence_transformers.json."""
 
-    prompts: dict[str, str] | None = None
+    prompts: dict[str, str | None] | None = None
 
 
 def read(path: Path, kind: type[_T], absent: _T) -> _T:
@@ -58,7 +58,7 @@ def prompts_of(root: Path) -> dict[str, str] | None:
     return {kind: first_prompt(prompts, kind) for kind in PROMPT_NAMES}
 
 
-def first_prompt(prompts: dict[str, str], kind: InputType) -> str:
+def first_prompt(prompts: dict[str, str | None], kind: InputType) -> str:
     """The prompt for texts of this kind: the first that is not empty."""
     named = (prompts.get(name) for name in PROMPT_NAMES[kind])
     return next((prompt for prompt in named if prompt), "")

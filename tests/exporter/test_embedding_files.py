@@ -139,11 +139,11 @@ def test_a_checkpoints_own_code_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"pooling_mode": "lasttoken"}, "pools by lasttoken"),
+        ({"pooling_mode": "max"}, "pools by max"),
         ({"pooling_mode": ["mean", "max"]}, "pools by mean, max"),
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls_token, mean_tok"),
         ({"pooling_mode_weightedmean_tokens": True}, "pools by weightedmean_tokens"),
-        ({}, "pools by nothing"),
+        ({"pooling_mode": []}, "pools by nothing"),
         ({"pooling_mode": [{}]}, "pools by {}"),
         ({"pooling_mode": [["mean"]]}, "pools by ['mean']"),
         ({"pooling_mode": "mean", "include_prompt": False}, "include_prompt = false"),

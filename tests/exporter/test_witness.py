@@ -217,7 +217,7 @@ def test_a_direction_that_is_null_is_ignored(tmp_path: Path) -> None:
     assert vectors[0] == vectors[1]
 
 
-@pytest.mark.parametrize("text", ["[]", '{"prompts": ["a"]}', '{"prompts": {"query": null}}'])
+@pytest.mark.parametrize("text", ["[]", '{"prompts": ["a"]}', '{"prompts": {"query": 3}}'])
 def test_prompts_that_cannot_be_read_are_no_testimony(text: str, tmp_path: Path) -> None:
     write_llama_embedder(tmp_path)
     (tmp_path / "config_sentence_transformers.json").write_text(text)

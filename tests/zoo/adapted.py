@@ -1,6 +1,7 @@
 """Bases and their LoRA adapters, each in a folder of its own: named with --adapter, or the adapter
 alone, as peft, NeMo and sentence-transformers save it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,14 @@ def _ranker(layout: str, *steps: Step, **expected: Any) -> Case:
 
 def _refused(layout: str, *steps: Step, says: str, **expected: Any) -> Case:
     return _ranker(layout, lora_apart(*_CAMEL), *steps, refused=says, **expected)
+
+
+def _checkpoints(directory: Path) -> None:
+    """The adapter's folder as a trainer leaves it: one for each step that it saved."""
+    kept = directory / "kept"
+    (directory / ADAPTER).rename(kept)
+    for step in (5, 10):
+        shutil.copytree(kept, directory / ADAPTER / f"checkpoint-{step}")
 
 
 def _setting(key: str, value: Any) -> Case:
@@ -176,6 +185,12 @@ _RANKERS = (
         "adapter with a head of two labels",
         adapter_weights(**{"base_model.model.classifier.weight": drawn(2, 32)}),
         says="[2, 32]",
+    ),
+    _ranker(
+        "--adapter, a folder of its checkpoints",
+        lora_apart(*_CAMEL),
+        _checkpoints,
+        refused="checkpoint-10: export that",
     ),
     _refused("adapter_model.bin only", adapter_pickled, says="adapter_model.bin"),
     _refused(

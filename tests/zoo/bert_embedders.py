@@ -107,7 +107,6 @@ CASES = (
     embedder(
         "prompts null",
         sentence_files.embedder(prompts={"query": None, "document": None}),
-        refused="prompts",
     ),
     embedder(
         "prompts absent", sentence_files.embedder(), without("config_sentence_transformers.json")
@@ -115,6 +114,12 @@ CASES = (
     embedder(
         "default prompt of queries",
         sentence_files.embedder(prompts={"query": "Find: "}, default_prompt_name="query"),
+    ),
+    embedder(
+        "default prompt of nothing",
+        sentence_files.embedder(
+            6, prompts={"query": "Find: ", "plain": ""}, default_prompt_name="plain"
+        ),
     ),
     embedder(
         "default prompt STS",
@@ -127,7 +132,7 @@ CASES = (
         edited("1_Pooling/config.json", include_prompt=False),
         refused="include_prompt",
     ),
-    embedder("last token", sentence_files.embedder(pooling="lasttoken"), refused="lasttoken"),
+    embedder("last token", sentence_files.embedder(pooling="lasttoken")),
     embedder(
         "two poolings",
         sentence_files.embedder(pooling=["mean", "max"]),
@@ -189,6 +194,16 @@ CASES = (
         _NEW,
         file("2_Normalize/config.json", {"module_input_name": "token_embeddings"}),
         refused="module_input_name",
+    ),
+    embedder(
+        "no pooling named", _OLD, edited("1_Pooling/config.json", pooling_mode_mean_tokens=False)
+    ),
+    embedder("model_type null", sentence_files.embedder(6, model_type=None), refused="model_type"),
+    embedder(
+        "no norm in the weights",
+        _OLD,
+        dropped("embeddings.LayerNorm"),
+        refused="missing: embeddings",
     ),
     embedder("pooling_mode as a list", sentence_files.embedder(6, pooling=["mean"])),
     embedder(

@@ -136,6 +136,7 @@ CASES = (
     ),
     ranker("model_max_length 64", tokenizer_config(model_max_length=64)),
     ranker("no model_max_length", tokenizer_config(model_max_length=ABSENT)),
+    ranker("max_len 64", tokenizer_config(model_max_length=ABSENT, max_len=64)),
     ranker("model_max_length 10^30", tokenizer_config(model_max_length=10**30)),
     ranker(
         "model_input_names without token types",
@@ -244,6 +245,9 @@ CASES = (
         config(quantization_config={"quant_method": "bitsandbytes"}),
         refused="quantization_config",
     ),
+    ranker("no architectures", config(architectures=None), refused="name the one"),
+    ranker("hidden_act null", config(hidden_act=None), refused="cannot read config.json"),
+    ranker("is_causal true", config(is_causal=True), refused="is_causal"),
     ranker(
         "two architectures",
         config(architectures=["BertForSequenceClassification", "BertModel"]),
@@ -313,6 +317,12 @@ CASES = (
     ranker(
         "CrossEncoder 6, prompts and no default",
         sentence_files.cross_encoder(prompts={"web": "A web search: "}),
+    ),
+    ranker(
+        "CrossEncoder 6, no transformer_task",
+        _CROSS_ENCODER_6,
+        edited("sentence_bert_config.json", transformer_task=ABSENT),
+        refused="no transformer_task",
     ),
     ranker(
         "CrossEncoder 6, processing_kwargs",

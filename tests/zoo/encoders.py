@@ -179,6 +179,10 @@ _OTHERS = (
         "add_prefix_space unlike tokenizer.json",
         tokenizer_config(add_prefix_space=True),
     ),
+    *(
+        family.ranker("is_causal true", config(is_causal=True), refused="is_causal")
+        for family in (XLM_ROBERTA, MODERNBERT)
+    ),
     ROBERTA.ranker("is_decoder", config(is_decoder=True), refused="is_decoder"),
     MODERNBERT.ranker("no model_input_names", tokenizer_config(model_input_names=ABSENT)),
     MODERNBERT.ranker(

@@ -197,6 +197,11 @@ _RANKERS = (
         ),
     ),
     ranker(
+        "chat templates by name, none of them default",
+        tokenizer_config(chat_template=[{"name": "rerank", "template": chat(_OTHER_PROMPT)}]),
+        refused="one named default",
+    ),
+    ranker(
         "chat_template.jinja other, tokenizer_config's equal",
         tokenizer_config(chat_template=chat(_PROMPT)),
         file("chat_template.jinja", chat(_OTHER_PROMPT)),
@@ -231,6 +236,8 @@ _RANKERS = (
     ranker("training.json of 64 tokens", _training(rerank_max_length=64)),
     ranker("model_max_length 64", tokenizer_config(model_max_length=64)),
     ranker("model_max_length 10^30", tokenizer_config(model_max_length=10**30)),
+    ranker("max_len 64", tokenizer_config(model_max_length=ABSENT, max_len=64)),
+    ranker("max_len 64 behind null", tokenizer_config(model_max_length=None, max_len=64)),
     ranker("padding_side left", tokenizer_config(padding_side="left")),
     ranker("padding_side right", tokenizer_config(padding_side="right")),
     ranker("truncation in tokenizer.json", changed_tokenizer(truncation=CUT)),
@@ -344,7 +351,6 @@ _EMBEDDERS = (
     embedder(
         "sentence-transformers files, prompts null",
         sentence_files.embedder(prompts={"query": None, "document": None}),
-        refused="prompts",
     ),
     embedder(
         "sentence-transformers files, prompts absent",

@@ -135,7 +135,7 @@ class LlamaEmbedder(_Llama):
         if (prompts := settings.get("prompts")) is not None:
             passages = [prompts.get(name) for name in ("document", "passage", "corpus")]
             self._prefixes = {
-                "query": prompts.get("query", ""),
+                "query": prompts.get("query") or "",
                 "passage": next(filter(None, passages), ""),
             }
         if prefixes is not None:
