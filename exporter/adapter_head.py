@@ -6,7 +6,7 @@ drop the head that the base was saved with.
 
 from collections.abc import Mapping
 
-from exporter.adapter import ADAPTER_CONFIG, Adapter
+from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from exporter.architectures import BODIES, CROSS_ENCODERS
 from exporter.architectures.base import Body
 from exporter.errors import CheckpointRefused
@@ -35,7 +35,8 @@ def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> 
         return config
     stem = name.removesuffix(next(end for end in _SAVED_AS if name.endswith(end)))
     ranks = CROSS_ENCODERS.get(stem + _CLASSIFIER)
-    if ranks is not None and ranks.logit in full_tensors(adapter):
+    if ranks is not None and (head := full_tensors(adapter).get(ranks.logit)) is not None:
+        _refuse_labels(adapter, head)
         bare = {key: value for key, value in config.items() if key not in _LABELS}
         return WatchedConfig(bare, architectures=[stem + _CLASSIFIER], num_labels=1)
     if ranks is not None and adapter.task == _CLASSIFIES:
@@ -48,6 +49,17 @@ def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> 
     if (embeds or adapter.task == _EMBEDS) and f"{stem}Model" in BODIES:
         return WatchedConfig(config, architectures=[f"{stem}Model"])
     return config
+
+
+def _refuse_labels(adapter: Adapter, head: Stored) -> None:
+    """Raise CheckpointRefused for a classifier of more than one label: sentence-transformers makes
+    one of one label where the base has none."""
+    if head.shape[:1] != (1,):
+        raise CheckpointRefused(
+            f"{ADAPTER_WEIGHTS} in {adapter.directory} has {head.name} as {list(head.shape)}, "
+            "wanted one row, as the base has no classifier: name a classifier of as many labels as "
+            "the base, or train with num_labels = 1"
+        )
 
 
 def without_head(weights: Mapping[str, Stored], body: type[Body]) -> dict[str, Stored]:

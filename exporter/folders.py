@@ -32,6 +32,7 @@ _TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_VOCABULARY = ("tokenizer.json", "vocab.*", "*.model")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -75,7 +76,7 @@ def find_folders(source: str, adapter: str | None, *, strict: bool) -> Folders:
     refuse_unread_files(root, directory, strict=strict)
     if (own.directory / CONFIG_FILE).is_file():
         log_unknown([CONFIG_FILE], f"use of a file in {own.directory}", strict=strict)
-    texts = own.directory if _has(own.directory, _TOKENIZER) else directory
+    texts = own.directory if _has_tokenizer(own.directory) else directory
     rooted = own_root if (own_root / MODULES_FILE).is_file() else root
     for other in {own_root, root} - {rooted}:
         if (other / TRAINING_FILE).is_file():
@@ -104,6 +105,18 @@ def _opened_adapter(source: str) -> tuple[Path, Path]:
 
 def _has(directory: Path, patterns: tuple[str, ...]) -> bool:
     return any(path.is_file() for pattern in patterns for path in directory.glob(pattern))
+
+
+def _has_tokenizer(directory: Path) -> bool:
+    """Whether the adapter's folder has one of its own. Raises CheckpointRefused for part of one."""
+    found = sorted(path.name for pattern in _TOKENIZER for path in directory.glob(pattern))
+    if found and not _has(directory, _VOCABULARY):
+        raise CheckpointRefused(
+            f"found {', '.join(found)} in {directory}, and no vocabulary, wanted a whole tokenizer "
+            "beside the adapter, or none: copy the base's tokenizer.json there, or remove them "
+            "for the tokenizer of the base"
+        )
+    return bool(found)
 
 
 def _base_of(adapter: Adapter, source: str) -> str:

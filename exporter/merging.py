@@ -5,7 +5,7 @@ read, so that the peak of memory stays that of the base.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,12 +79,10 @@ def merged(
     return found
 
 
-def full_tensors(adapter: Adapter) -> Iterator[str]:
-    """Names of the adapter's full tensors, as the base would name them."""
-    for key in adapter.tensors:
-        name, side = _part(key)
-        if side == _FULL:
-            yield name
+def full_tensors(adapter: Adapter) -> dict[str, Stored]:
+    """The adapter's full tensors, as the base would name them."""
+    parts = ((_part(key), stored) for key, stored in adapter.tensors.items())
+    return {name: stored for (name, side), stored in parts if side == _FULL}
 
 
 def _part(key: str) -> tuple[str, str]:

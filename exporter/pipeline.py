@@ -132,7 +132,7 @@ def ask_witness(
     """
     with stage("ask the witness about the parity texts"):
         try:
-            witness = _witness(found, checkpoint)
+            answers = _answers(found, checkpoint, _witness(found, checkpoint))
         except NoWitness as error:
             if not unwitnessed:
                 raise NoWitness(
@@ -140,16 +140,22 @@ def ask_witness(
                     "folder, or export it anyway with --unwitnessed: wherever artifacts are called "
                     "proven, this one is then called not witnessed"
                 ) from error
-            model = load_model(checkpoint)
-            witness = own_reading(model, found.tokenizer, found.manifest, str(error))
-        _refuse_other_activation(found.manifest, witness)
-        vocabulary = checkpoint.config["vocab_size"]
-        answers = collect_answers(found.manifest, witness, found.tokenizer, vocabulary)
-        if found.manifest.vision is not None:
-            answers = replace(answers, images=ask_images(found.manifest, witness))
-        del witness
-        gc.collect()  # its hooks refer to it
-        return answers
+            why = str(error)
+        else:
+            gc.collect()  # the witness is gone, but for what its hooks refer to
+            return answers
+        model = load_model(checkpoint)
+        own = own_reading(model, found.tokenizer, found.manifest, why)
+        return _answers(found, checkpoint, own)
+
+
+def _answers(found: Draft, checkpoint: Checkpoint, witness: Witness) -> Reference | VectorReference:
+    _refuse_other_activation(found.manifest, witness)
+    vocabulary = checkpoint.config["vocab_size"]
+    answers = collect_answers(found.manifest, witness, found.tokenizer, vocabulary)
+    if found.manifest.vision is not None:
+        answers = replace(answers, images=ask_images(found.manifest, witness))
+    return answers
 
 
 def _refuse_other_activation(manifest: Manifest, witness: Witness) -> None:

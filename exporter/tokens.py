@@ -198,6 +198,7 @@ def _load(directory: Path, model_type: str | None) -> Any:
             "convert it with transformers and save it into the checkpoint"
         )
     _refuse_without_vocabulary(directory, tokenizer)
+    _refuse_chance(tokenizer.backend_tokenizer)
     try:
         # The tokenizer as it was loaded, from whichever files.
         check_tokenizer(tokenizer.backend_tokenizer.to_str().encode())
@@ -288,6 +289,15 @@ def _refuse_without_vocabulary(directory: Path, tokenizer: Any) -> None:
             f"found no vocabulary of the tokenizer in {directory}, wanted "
             f"{', '.join(sorted(names))}; save it there with the version of transformers that it "
             "was trained with"
+        )
+
+
+def _refuse_chance(backend: tokenizers.Tokenizer) -> None:
+    """BPE may skip merges at random, which is for training: no text has tokens of its own then."""
+    if dropout := getattr(backend.model, "dropout", None):
+        raise CheckpointRefused(
+            f"tokenizer.json has dropout = {dropout:.3g} in its model, wanted none: a text has "
+            "other tokens, and another score, each time; set it to null"
         )
 
 

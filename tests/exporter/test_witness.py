@@ -277,6 +277,20 @@ def test_a_folder_without_a_witness_says_so_everywhere(
     verify(out, str(tiny_llama_checkpoint), None)
 
 
+def test_a_witness_that_loads_and_cannot_answer_is_none(tmp_path: Path) -> None:
+    """sentence-transformers pads even a pair that stands alone."""
+    write_bert(tmp_path)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        settings = json.loads((tmp_path / name).read_bytes())
+        (tmp_path / name).write_text(json.dumps(settings | {"pad_token": None}))
+    checkpoint = read_checkpoint(str(tmp_path))
+    found = draft(checkpoint, "bert-cross-encoder", load_target_profile("cpu-fp32"))
+    with pytest.raises(NoWitness, match=r"cannot score a pair .* --unwitnessed"):
+        pipeline.ask_witness(found, checkpoint)
+    answers = pipeline.ask_witness(found, checkpoint, unwitnessed=True)
+    assert answers.witness.startswith("not witnessed: sentence-transformers cannot score a pair")
+
+
 def test_another_activation_than_the_loaders_is_refused(tmp_path: Path) -> None:
     """A present null ends sentence-transformers' search."""
     identity = "torch.nn.modules.linear.Identity"

@@ -192,6 +192,11 @@ _RANKERS = (
         _checkpoints,
         refused="checkpoint-10: export that",
     ),
+    _refused(
+        "adapter with part of a tokenizer",
+        file(f"{ADAPTER}/special_tokens_map.json", {"pad_token": "[PAD]"}),
+        says="special_tokens_map.json",
+    ),
     _refused("adapter_model.bin only", adapter_pickled, says="adapter_model.bin"),
     _refused(
         "adapter beside a base that has one",
@@ -209,6 +214,12 @@ _RANKERS = (
         bert.folder("BertForMaskedLM"),
         lora_apart(*_CAMEL),
         refused="no classifier.weight",
+    ),
+    _ranker(
+        "adapter of a classifier of two labels, the base a body",
+        bert.folder("BertModel"),
+        lora_apart(*_CAMEL, whole={**_HEAD, "classifier.weight": drawn(2, 32)}),
+        refused="as the base has no classifier",
     ),
     _ranker(
         "adapter of a classifier, the base a body, its head saved",

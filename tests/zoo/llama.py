@@ -148,6 +148,12 @@ def _adds_eos(directory: Path) -> None:
     vocabularies.llama(adds_eos=True).save(str(directory / "tokenizer.json"))
 
 
+def _dropout(directory: Path) -> None:
+    words = vocabularies.llama()
+    words.model.dropout = 0.01
+    words.save(str(directory / "tokenizer.json"))
+
+
 _ROPE_5 = {"rope_theta": 500000.0, **_LLAMA_3}
 _ROPE_OLD = {"type" if k == "rope_type" else k: v for k, v in _LLAMA_3.items()}
 _PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -241,6 +247,7 @@ _RANKERS = (
     ranker("padding_side left", tokenizer_config(padding_side="left")),
     ranker("padding_side right", tokenizer_config(padding_side="right")),
     ranker("truncation in tokenizer.json", changed_tokenizer(truncation=CUT)),
+    ranker("BPE dropout in tokenizer.json", _dropout, refused="dropout"),
     ranker("tokenizer adds EOS", _adds_eos, refused="adds token"),
     ranker("pooling cls", changes={"pooling": "cls"}),
     ranker("pooling last", changes={"pooling": "last"}),
