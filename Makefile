@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 TARGET ?= cpu-fp32
+MODEL ?=
 CHECKPOINT ?=
 BENCH ?=
 ARTIFACT ?=
@@ -22,12 +23,14 @@ PORT := $${NIM_HTTP_API_PORT:-8000}
 SUFFIX := $(if $(filter cpu-fp32 triton,$(TARGET)),,-$(TARGET))
 RANK_DIR := artifacts/rank$(SUFFIX)
 EMBED_DIR := artifacts/embed$(SUFFIX)
+VISION_DIR := artifacts/vl$(SUFFIX)
+SERVED := $(if $(filter vl,$(MODEL)),$(VISION_DIR),$(RANK_DIR))
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help help-all install serve serve-embed dev test test-heavy test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help help-all install serve serve-embed dev test test-heavy test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-vl check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
 
 # A line of text behind ## is for newcomers, behind ### for the rest; #@ begins a group.
 help:
@@ -43,7 +46,7 @@ $(INSTALLED): pyproject.toml rerank_client/pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	# torch first and by name: where a CPU build is to be had, this is the line that finds it.
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) --editable ./rerank_client --editable '.[serve-cpu,openvino,export,recipe,dev]'
+	$(PIP) --editable ./rerank_client --editable '.[serve-cpu,openvino,vision,export,recipe,dev]'
 	touch $@
 
 # Exported again only when the checkpoint is newer, not when something else was installed.
@@ -53,8 +56,13 @@ $(RANK_DIR)/manifest.json: $(wildcard embedded/rank/*.json embedded/rank/*.safet
 $(EMBED_DIR)/manifest.json: $(wildcard embedded/embed/*.json embedded/embed/*.safetensors) | $(INSTALLED)
 	@$(BIN)/rerank-export export embedded/embed --out $(EMBED_DIR) --target $(TARGET) --profile tiny-embed-v1
 
-serve: $(RANK_DIR)/manifest.json  ## export the embedded reranker, prove it, serve it on port 8000
-	@$(if $(filter triton,$(TARGET)),NIM_MODEL_PROFILE=triton) exec $(BIN)/rerank-serve --rank $(RANK_DIR)
+# Random weights, written anew from their seed: MODEL=vl.
+$(VISION_DIR)/manifest.json: tests/tiny_vision.py | $(INSTALLED)
+	@$(BIN)/python -m checks.tiny_vision build/vl
+	$(BIN)/rerank-export export build/vl --out $(VISION_DIR) --target $(TARGET) --profile tiny-rerank-vl
+
+serve: $(SERVED)/manifest.json  ## export the embedded reranker, prove it, serve it on port 8000 (MODEL=vl: a random one of texts and images)
+	@$(if $(filter triton,$(TARGET)),NIM_MODEL_PROFILE=triton) exec $(BIN)/rerank-serve --rank $(SERVED)
 
 serve-embed: $(EMBED_DIR)/manifest.json  ## the same for the embedded embedder
 	@exec $(BIN)/rerank-serve --embed $(EMBED_DIR)
@@ -141,6 +149,9 @@ check-optimum: .venvs/optimum/.installed  ### the graph that optimum makes of a 
 
 check-1b: $(INSTALLED)  ### export, prove and serve the exact 1B shape once (16 GB of memory)
 	@$(BIN)/python -m checks.one_billion
+
+check-vl: $(INSTALLED)  ### export, prove and open the vision reranker's exact shape, fp32 and int8 (24 GB of memory, an hour or two)
+	@$(BIN)/python -m checks.vision
 
 check-real: $(INSTALLED)  ### the same for real weights: make check-real CHECKPOINT=DIR
 	@$(BIN)/python -m checks.real "$(CHECKPOINT)"

@@ -7,6 +7,7 @@ of the artifact, so that a plan can be proven where it is built, without checkpo
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -22,6 +23,9 @@ SCHEMA = 1
 REFERENCE_FILE = "reference.json"
 # Some thousand tokens and a vector for each of the parity texts.
 _MOST_BYTES = 1 << 30
+
+if TYPE_CHECKING:  # which imports this
+    from exporter.image_answers import ImageAnswers
 
 Scores = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float64]
@@ -39,7 +43,8 @@ class Tokens:
 class Reference:
     """The parity groups with the reference's answers.
 
-    `witness` names their source. `tokens[g][p]` and `logits[g]` float64 [passages] belong to
+    `witness` names their source; `images` are the answers about images, which reference.json does
+    not have. `tokens[g][p]` and `logits[g]` float64 [passages] belong to
     passage p of `groups[g]`.
     """
 
@@ -47,6 +52,7 @@ class Reference:
     groups: tuple[Group, ...]
     tokens: list[list[Tokens]]
     logits: list[Scores]
+    images: "ImageAnswers | None" = None
 
     def within(self, max_tokens: int) -> "Reference":
         """The groups without any row of more than `max_tokens`."""
@@ -78,9 +84,9 @@ class Text:
 class VectorReference:
     """The texts of the parity groups with the checkpoint's answers.
 
-    `witness` names their source. `texts[g][0]` is the query of `groups[g]`, passage p follows as
-    `texts[g][p + 1]`; `tokens` and the rows of `vectors[g]` float64 [texts, dimensions] belong to
-    them.
+    `witness` names their source; `images` as in Reference. `texts[g][0]` is the query of
+    `groups[g]`, passage p follows as `texts[g][p + 1]`; `tokens` and the rows of `vectors[g]`
+    float64 [texts, dimensions] belong to them.
     """
 
     witness: str
@@ -88,6 +94,7 @@ class VectorReference:
     texts: list[list[Text]]
     tokens: list[list[Tokens]]
     vectors: list[Vectors]
+    images: "ImageAnswers | None" = None
 
     def within(self, max_tokens: int) -> "VectorReference":
         """The groups without any row of more than `max_tokens`."""

@@ -94,6 +94,11 @@ def _refuse(manifest: Manifest, target: TargetProfile) -> None:
             f"target {target.name} runs on {target.engine} and has no plan; name a target of "
             "TensorRT"
         )
+    if manifest.vision is not None:
+        raise PlanFailed(
+            "found an artifact of a model that takes images, for which no plans are built; serve "
+            "it with the target cuda-fp16"
+        )
     own = load_target_profile(manifest.target)
     same = (own.precision, own.weights, own.operators)
     if same != (target.precision, target.weights, target.operators):

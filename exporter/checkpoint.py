@@ -15,13 +15,13 @@ import torch
 
 from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from exporter.adapter_head import adapted_config, without_head
-from exporter.architectures import BODIES, CROSS_ENCODERS
-from exporter.architectures.base import Architecture
+from exporter.architectures import BODIES, CROSS_ENCODERS, VISION
+from exporter.architectures.base import Architecture, CrossEncoder
 from exporter.architectures.config import shown, whole
 from exporter.architectures.embedding import EmbeddingModel
-from exporter.embedding_files import VectorFacts, vector_facts
+from exporter.embedding_files import ARCHITECTURE, VectorFacts, vector_facts
 from exporter.errors import AttentionMismatch, CheckpointRefused
-from exporter.folders import find_folders
+from exporter.folders import Folders, find_folders
 from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, merge_labels, read_labels
 from exporter.merging import full_tensors, merged
 from exporter.nested import nested_checkpoints
@@ -30,7 +30,9 @@ from exporter.progress import print_line
 from exporter.sentence_files import MODULES_FILE, TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
-from exporter.unread_settings import WatchedConfig, refuse_rank_modules
+from exporter.unread_settings import WatchedConfig, refuse_processor, refuse_rank_modules
+from exporter.vision_files import VisionFacts, read_vision
+from exporter.vision_weights import check_vision_sizes, plain_vision_names
 from exporter.weight_names import plain_names
 from exporter.weights import Stored, first, stored_tensors
 from runtime.activation import CONFIG_FILE as CONFIG_FILE
@@ -40,6 +42,9 @@ from runtime.model_files import JSON_BYTES, read_bounded
 from runtime.postprocess import Activation
 from runtime.profile import Kind
 
+_VISION_RANKERS = [name for name, kind in VISION.items() if issubclass(kind, CrossEncoder)]
+VISION_TYPES = ("llama_nemotron_vl_rerank", "llama_nemotron_vl")
+VISION_LOGIT = "score.weight"
 _OTHERS = "others cannot be exported"
 _PROBE_TOKENS = 8
 # A hidden state that moves by less than this share of its size has not moved.
@@ -55,8 +60,9 @@ class Checkpoint:
     `config` is config.json, whose sizes match the `weights` by name. `texts` says how texts become
     tokens, `vectors` how an embedder makes vectors (None for a reranker). `activation` maps a
     reranker's logit to a relevance (None for an embedder); `labels` are the classes behind that
-    logit. `random_weights` is true for seeded checkpoints of tests and measurements: their
-    config.json has `"random_weights": true`, and parity applies another rule to them.
+    logit. `vision` is what the files say of images (None for a text model). `random_weights` is
+    true for seeded checkpoints of tests and measurements: their config.json has
+    `"random_weights": true`, and parity applies another rule to them.
     """
 
     source: str
@@ -72,6 +78,7 @@ class Checkpoint:
     base: Path
     adapter: Adapter | None = None
     labels: Labels = ONE_LABEL
+    vision: VisionFacts | None = None
 
     @property
     def kind(self) -> Kind:
@@ -109,6 +116,10 @@ def read_checkpoint(
         embeds = pooling is not None or (root / MODULES_FILE).is_file()
         config = adapted_config(config, own, embeds=embeds)
     architecture = _known_architecture(config)
+    if architecture in VISION:
+        _refuse_wishes(architecture, own, pooling)
+        return _read_vision(source, folders, config, architecture, strict=strict)
+    refuse_processor(root, directory)
     random_weights = bool(config.get("random_weights", False))
     vectors, activation, labels = None, None, ONE_LABEL
     if architecture in BODIES:
@@ -145,6 +156,50 @@ def read_checkpoint(
         base=folders.base,
         adapter=own,
         labels=labels,
+    )
+
+
+def _refuse_wishes(architecture: str, adapter: Adapter | None, pooling: str | None) -> None:
+    if adapter is not None or pooling is not None:
+        found = "an adapter" if adapter is not None else POOLING_OPTION
+        raise CheckpointRefused(
+            f"found {found}, but {architecture} takes images, and is exported as it was saved; "
+            "leave it out, or merge the adapter first (merge_and_unload)"
+        )
+
+
+def _read_vision(
+    source: str, folders: Folders, config: WatchedConfig, architecture: str, *, strict: bool
+) -> Checkpoint:
+    """The checkpoint of a model that takes images."""
+    ranks = architecture in _VISION_RANKERS
+    labels = read_labels(config) if ranks else ONE_LABEL
+    if labels.count != 1:
+        raise CheckpointRefused(
+            f"{CONFIG_FILE} has {labels.count} labels, wanted one; name as many in id2label as the "
+            "head has rows: its own code takes two where there are none"
+        )
+    root, directory = folders.root, folders.texts
+    config, facts = read_vision(config, root, directory, ranks=ranks, strict=strict)
+    weights = plain_vision_names(plain_names(stored_tensors(folders.base)))
+    check_vision_sizes(config, [labels.size(VISION_LOGIT)] if ranks else [], weights)
+    check_tokenizer(directory, config["vocab_size"])
+    pooled_by = f"{CONFIG_FILE} (pooling)"
+    vectors = VectorFacts("avg", False, facts.prefixes, pooled_by, ARCHITECTURE)
+    return Checkpoint(
+        source=source,
+        root=root,
+        directory=directory,
+        config=config,
+        architecture=architecture,
+        weights=weights,
+        random_weights=bool(config.get("random_weights", False)),
+        texts=facts.texts,
+        vectors=None if ranks else vectors,
+        activation=_activation(root, config, labels) if ranks else None,
+        base=folders.base,
+        labels=labels,
+        vision=facts,
     )
 
 
@@ -277,6 +332,8 @@ def probe(model: Architecture, vocabulary: int) -> None:
 
 def _build(checkpoint: Checkpoint) -> Architecture:
     vectors = checkpoint.vectors
+    if checkpoint.vision is not None:
+        return VISION[checkpoint.architecture](checkpoint.config)
     if vectors is None:
         return CROSS_ENCODERS[checkpoint.architecture](checkpoint.config)
     body = BODIES[checkpoint.architecture](checkpoint.config)
@@ -284,11 +341,6 @@ def _build(checkpoint: Checkpoint) -> Architecture:
 
 
 def _known_architecture(config: dict[str, Any]) -> str:
-    if config.get("model_type") == "llama_nemotron_vl_rerank" or _is_set(config, "vision_config"):
-        raise CheckpointRefused(
-            f"{CONFIG_FILE} is a vision-language model's (vision_config), wanted a text model's; "
-            "export the checkpoint of a text model"
-        )
     if _is_set(config, "quantization_config"):
         raise CheckpointRefused(
             f"{CONFIG_FILE} names quantised weights (quantization_config), wanted float32, float16 "
@@ -300,13 +352,19 @@ def _known_architecture(config: dict[str, Any]) -> str:
             f"{CONFIG_FILE} has architectures = {shown(names)}, wanted a list of one name; compare "
             "it with the config.json of the base model"
         )
-    known = (*CROSS_ENCODERS, *BODIES)
+    known = (*CROSS_ENCODERS, *BODIES, *VISION)
     unnamed = not config.get("architectures")
     advice = "name the one of these weights as architectures" if unnamed else _OTHERS
     if len(names) != 1 or names[0] not in known:
         raise CheckpointRefused(
             f"{CONFIG_FILE} names the architecture {first(names)}, wanted one of: "
             f"{', '.join(known)}; {advice}"
+        )
+    sees = _is_set(config, "vision_config") or config.get("model_type") in VISION_TYPES
+    if sees and names[0] not in VISION:
+        raise CheckpointRefused(
+            f"{CONFIG_FILE} is a vision-language model's (vision_config), wanted a text model's or "
+            f"one of: {', '.join(VISION)}; {_OTHERS}"
         )
     return str(names[0])
 

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
+from exporter.architectures.nemotron_vl import NemotronVL
 from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
@@ -27,6 +28,8 @@ from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
 from exporter.unread_settings import refuse_unread_keys
+from exporter.vision_files import PARTS as VISION_PARTS
+from exporter.vision_files import token_ids
 from exporter.weights import first
 from runtime.errors import ProfileError
 from runtime.manifest import SCHEMA, Manifest, SpecialTokens
@@ -37,6 +40,7 @@ from runtime.profile import (
     load_model_profile,
     model_profile_names,
 )
+from runtime.vision.rule import Vision
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def draft(
             f"{checkpoint.architecture} does not have: {first(unread)}"
         )
     refuse_unread_keys(checkpoint.config, strict=strict)
+    for part in filter(None, map(checkpoint.config.get, VISION_PARTS if checkpoint.vision else ())):
+        refuse_unread_keys(part, strict=strict)
     model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
     loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
     vocabulary = checkpoint.config["vocab_size"]
@@ -148,6 +154,7 @@ def draft(
         activation=checkpoint.activation,
         merged=checkpoint.merged,
         own_profile=profile if is_own_profile(name) else None,
+        vision=_vision(checkpoint, model, loaded),
     )
     unwritten = None if prompt is None or prompt.written else prompt.template
     requested = prefixes if prefixed_by == PREFIX_OPTION else None
@@ -174,6 +181,23 @@ def refuse_other_kind(profile: ModelProfile, name: str, checkpoint: Checkpoint) 
             f"profile {name} is for {names[profile.kind]}, but {checkpoint.architecture} is one of "
             f"the {names[checkpoint.kind]}; leave --profile out, or name one of its kind"
         )
+
+
+def _vision(
+    checkpoint: Checkpoint, model: Architecture, tokenizer: PreTrainedTokenizerBase
+) -> Vision | None:
+    if checkpoint.vision is None:
+        return None
+    assert isinstance(model, NemotronVL)
+    before, context, after = token_ids(tokenizer.get_added_vocab(), checkpoint.config)
+    return Vision(
+        rule=checkpoint.vision.rule,
+        tokens=model.tile_tokens,
+        hidden=model.body.hidden,
+        before=before,
+        context=context,
+        after=after,
+    )
 
 
 def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) -> None:
@@ -214,6 +238,13 @@ def _prompt(
     requested: Prompt | None,
 ) -> Prompt | None:
     """The prompt of a family that reads one text; None where the tokenizer joins the pair."""
+    if checkpoint.vision is not None and checkpoint.vision.template is not None:
+        if requested is not None:
+            raise CheckpointRefused(
+                f"found {TEMPLATE_OPTION}, but the prompt of {checkpoint.architecture} stands in "
+                "config.json (prompt_template); leave it out"
+            )
+        return Prompt(checkpoint.vision.template, "config.json (prompt_template)")
     if profile.template is None:
         if requested is not None:
             why = (

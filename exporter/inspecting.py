@@ -106,6 +106,7 @@ def _rest(manifest: Manifest) -> Iterator[tuple[str, object]]:
     facts["files"] = ", ".join(manifest.files)
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
     facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
+    facts["image_goldens"] = f"{len(manifest.image_goldens)} images"
     shown_fields = {*_DECISIVE[manifest.kind], *_OF_ALL, "merged", "origins"}
     return ((name, value) for name, value in facts.items() if name not in shown_fields)
 

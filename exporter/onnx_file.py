@@ -6,16 +6,19 @@ so the architectures call the operators themselves and nothing is fused here.
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
 
 import onnx
 import torch
 from onnx import ModelProto
+from torch import Tensor, nn
 from torch.onnx import ONNXProgram
 
-from exporter.architectures.base import Architecture
 from runtime.engines import MODEL_FILE
 
 OPSET = 23
@@ -24,32 +27,64 @@ OPSET = 23
 EXTERNAL_DATA_BYTES = 512 << 20
 
 
-def move_to_onnx(model: Architecture, directory: Path) -> None:
-    """Write model.onnx, and model.onnx.data beside it when the weights exceed the threshold.
+class Graph(Protocol):
+    """What becomes a graph: the names of its inputs in order, and of its one output."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """In the order of `forward`."""
+
+    @property
+    def output(self) -> str:
+        """The one."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One input of a graph: a tensor like those that come, and the names of its dynamic axes by
+    their numbers."""
+
+    tensor: Tensor
+    axes: dict[int, str]
+
+
+def tokens_example() -> Example:
+    """int64 [batch, sequence]. One tensor for several inputs would be taken for one input used
+    several times."""
+    return Example(torch.ones((2, 5), dtype=torch.int64), {0: "batch", 1: "sequence"})
+
+
+def move_to_onnx(
+    model: Graph,
+    directory: Path,
+    file: str = MODEL_FILE,
+    examples: Mapping[str, Example] = MappingProxyType({}),
+) -> None:
+    """Write `file`, and beside it FILE.data when the weights exceed the threshold.
 
     The model is empty afterwards: its weights' memory is given back.
 
-    Inputs int64 [batch, sequence] both dynamic, one output float32: `logits` [batch, 1] or
-    `embeddings` [batch, dimensions]. The path of the data inside the graph is relative, so that
-    the directory can be moved.
+    Inputs are as `examples` by name say, all others int64 [batch, sequence]; one output float32:
+    of a text graph `logits` [batch, 1] or `embeddings` [batch, dimensions]. The path of the data
+    inside the graph is relative, so that the directory can be moved.
     """
-    axes = {0: "batch", 1: "sequence"}
+    assert isinstance(model, nn.Module)
+    given = [examples.get(name) or tokens_example() for name in model.inputs]
     with _quiet():
         program = torch.onnx.export(
             model,
-            # One tensor for several inputs would be taken for one input used several times.
-            tuple(torch.ones((2, 5), dtype=torch.int64) for _ in model.inputs),
+            tuple(example.tensor for example in given),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(model.inputs),
             output_names=[model.output],
-            dynamic_shapes=[axes for _ in model.inputs],
+            dynamic_shapes=[example.axes for example in given],
             verbose=False,
         )
         assert isinstance(program, ONNXProgram)
         _forget_origins(program)
         size = sum(p.nbytes for p in model.parameters())
-        program.save(directory / MODEL_FILE, external_data=size > EXTERNAL_DATA_BYTES)
+        program.save(directory / file, external_data=size > EXTERNAL_DATA_BYTES)
     _give_back(program, model)
 
 
@@ -64,7 +99,7 @@ def save_graph(model: ModelProto, path: Path) -> None:
     )
 
 
-def _give_back(program: ONNXProgram, model: Architecture) -> None:
+def _give_back(program: ONNXProgram, model: nn.Module) -> None:
     """Empty both by hand: the converter keeps its last graph alive, and with it every tensor."""
     for value in program.model.graph.initializers.values():
         value.const_value = None

@@ -27,7 +27,7 @@ from onnx import (
 )
 
 from exporter.errors import ExportError
-from runtime.engines import MODEL_FILE
+from runtime.engines import MODEL_FILE, VISION_FILE
 
 OPSET = 24
 CONTRIB = "com.microsoft"
@@ -49,15 +49,18 @@ _PLAIN_MASK = {
     "Squeeze",
     "Unsqueeze",
 }
+_TOKEN_AXES = 2
 _HEADS_MOVED = [0, 2, 1, 3]
 
 
 def adapt(directory: Path) -> None:
-    """Rewrite model.onnx of `directory`; its external weights are unchanged."""
-    path = directory / MODEL_FILE
-    model = onnx.load(path, load_external_data=False)
-    use_fast_kernels(model)
-    onnx.save(model, path)
+    """Rewrite model.onnx of `directory`, and vision.onnx if there is one; external weights are
+    unchanged."""
+    for path in (directory / MODEL_FILE, directory / VISION_FILE):
+        if path.is_file():
+            model = onnx.load(path, load_external_data=False)
+            use_fast_kernels(model)
+            onnx.save(model, path)
 
 
 def use_fast_kernels(model: ModelProto) -> None:
@@ -191,7 +194,8 @@ def _rotate_rows(graph: GraphProto) -> None:
         make("Sub", ["rows.beyond", "rows.one"], ["rows.near"]),
         make("Where", ["rows.inside", "rows.far", "rows.near"], ["rows.order"]),
     ]
-    turned = {i.name: f"rows.{i.name}" for i in graph.input}
+    # What has no token axis, such as embeddings of images, stays.
+    turned = {i.name: f"rows.{i.name}" for i in graph.input if len(_shape(i)) == _TOKEN_AXES}
     nodes += [
         make("GatherElements", [name, "rows.order"], [new], axis=1) for name, new in turned.items()
     ]

@@ -27,6 +27,7 @@ class _OwnReading:
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
         row = row_of(tokens)
+        row |= self._model.blank_inputs(row["input_ids"])
         found = self._model(*(row[name] for name in self._model.inputs))[0]
         return np.asarray(found.numpy(), np.float64)
 

@@ -83,6 +83,7 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxscript",
+    "pillow",
     "tokenizers",
     "torch",
     "transformers",

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 from exporter import onnxruntime_cuda
 from exporter.answers import Reference, VectorReference, write_reference
 from exporter.architectures.base import Architecture
+from exporter.architectures.nemotron_vl import EMBEDS_INPUT, PIXELS_INPUT, NemotronVL
 from exporter.artifact_model import RankArtifact, VectorArtifact
 from exporter.checkpoint import Checkpoint, load_model, probe, read_checkpoint
 from exporter.diagnosis import diagnose_model
@@ -32,9 +33,10 @@ from exporter.errors import (
     OutputRefused,
     ParityFailed,
 )
+from exporter.image_answers import ask_images
 from exporter.long_rows import LONG_ROW_TOKENS, chunk_attention, chunked_copy, unchunk_attention
 from exporter.merged_files import refuse_other_adapter
-from exporter.onnx_file import OPSET, move_to_onnx
+from exporter.onnx_file import OPSET, Example, move_to_onnx
 from exporter.own_reading import own_reading
 from exporter.pad_token import drop_pad
 from exporter.parity import LOW_PRECISIONS, new_report, package_versions
@@ -59,6 +61,7 @@ from runtime.manifest import (
     MODEL_FILE,
     SCHEMA,
     TOKENIZER_FILE,
+    VISION_FILE,
     Manifest,
     check_files,
     is_witnessed,
@@ -69,6 +72,7 @@ from runtime.profile import (
     TargetProfile,
     load_target_profile,
 )
+from runtime.selection import VISION_ENGINES
 from runtime.text import load_tokenizer
 
 # Precisions whose graph is made from the float32 one.
@@ -90,6 +94,7 @@ _FACTS = (
     "inputs",
     "outputs",
     "activation",
+    "vision",
 )
 
 
@@ -146,9 +151,11 @@ def ask_witness(
 
 def _answers(found: Draft, checkpoint: Checkpoint, witness: Witness) -> Reference | VectorReference:
     _refuse_other_activation(found.manifest, witness)
-    return collect_answers(
-        found.manifest, witness, found.tokenizer, checkpoint.config["vocab_size"]
-    )
+    vocabulary = checkpoint.config["vocab_size"]
+    answers = collect_answers(found.manifest, witness, found.tokenizer, vocabulary)
+    if found.manifest.vision is not None:
+        answers = replace(answers, images=ask_images(found.manifest, witness))
+    return answers
 
 
 def _refuse_other_activation(manifest: Manifest, witness: Witness) -> None:
@@ -177,6 +184,7 @@ def export(source: str, out: Path, args: ExportArgs, ask: AskWitness = ask_witne
     _require_engine(engine)
     checkpoint = read_checkpoint(source, args.adapter, strict=args.strict, pooling=args.pooling)
     profile_name = args.profile or profile_for(checkpoint.architecture)
+    _refuse_blind_target(target, checkpoint)
     with workspace(out) as directory:
         found = draft(
             checkpoint,
@@ -233,7 +241,8 @@ def quantize_artifact(
     engine = engine or target.engine
     source = find_directory(source)
     source_manifest = read_manifest(source)
-    _refuse_quantization(source_manifest, target, source, out)
+    proven = checkpoint is not None
+    _refuse_quantization(source_manifest, target, source, out, with_checkpoint=proven)
     refuse_foreign(out)
     _require_engine(engine)
     with stage("check hashes"):
@@ -262,7 +271,7 @@ def quantize_artifact(
         shutil.copytree(source / "tokenizer", directory / "tokenizer")
 
         def write_graph() -> None:
-            for path in source.glob(f"{MODEL_FILE}*"):
+            for path in (*source.glob(f"{MODEL_FILE}*"), *source.glob(f"{VISION_FILE}*")):
                 shutil.copyfile(path, directory / path.name)
             unchunk_attention(directory)
 
@@ -322,7 +331,12 @@ def _chunked(
 
 
 def _refuse_quantization(
-    source_manifest: Manifest, target: TargetProfile, source: Path, out: Path
+    source_manifest: Manifest,
+    target: TargetProfile,
+    source: Path,
+    out: Path,
+    *,
+    with_checkpoint: bool,
 ) -> None:
     from_floats = target.precision in _FROM_FLOATS and target.weights == "float32"
     if source_manifest.precision != "fp32" or not from_floats:
@@ -330,6 +344,11 @@ def _refuse_quantization(
             f"found an artifact in {source_manifest.precision} and the target {target.name} in "
             f"{target.precision}, wanted one in fp32 and a CPU's target in "
             f"{', '.join(_FROM_FLOATS)}; use `rerank-export export` with the checkpoint"
+        )
+    if source_manifest.vision is not None and not with_checkpoint:
+        raise ExportError(
+            "found an artifact of a model that takes images, whose own answers are not kept; name "
+            "the --checkpoint to prove against"
         )
     if out.exists() and out.samefile(source):
         raise OutputRefused(f"{out} is the artifact that is read; name another --out")
@@ -341,9 +360,29 @@ def _write_graph(model: Architecture, target: TargetProfile, directory: Path) ->
     else:
         # On a GPU only once a card has shown that attention of one row stays its fast kernel.
         model.halve(getattr(torch, target.weights))
-    move_to_onnx(model, directory)
+    if isinstance(model, NemotronVL):
+        embeds = _several(model.blank_inputs(torch.ones(2, 5))[EMBEDS_INPUT])
+        tiles = _several(torch.empty(0, 3, model.tile_size, model.tile_size))
+        move_to_onnx(model.take_tower(), directory, VISION_FILE, {PIXELS_INPUT: tiles})
+        move_to_onnx(model, directory, examples={EMBEDS_INPUT: embeds})
+    else:
+        move_to_onnx(model, directory)
     if target.operators == "onnxruntime-cuda":
         onnxruntime_cuda.adapt(directory)
+
+
+def _refuse_blind_target(target: TargetProfile, checkpoint: Checkpoint) -> None:
+    if checkpoint.vision is not None and target.engine not in VISION_ENGINES:
+        raise ExportError(
+            f"found the target {target.name}, which runs on {target.engine}, wanted one on "
+            f"{', '.join(VISION_ENGINES)}: {checkpoint.architecture} takes images, which others do "
+            "not compute"
+        )
+
+
+def _several(none: torch.Tensor) -> Example:
+    """Two tiles like those of `none`."""
+    return Example(torch.zeros(2, *none.shape[1:]), {0: "tiles"})
 
 
 def proving_engine(target: TargetProfile) -> str:

@@ -23,6 +23,7 @@ from runtime.manifest import Golden, Manifest, VectorGolden
 from runtime.model import Model
 from runtime.ranker import Ranker
 from runtime.text import PairEncoder, TextEncoder
+from runtime.vision.encoding import VisionPairEncoder
 
 GOLDENS = 4
 
@@ -65,9 +66,16 @@ class Proof(ABC):
 
 def make_proof(manifest: Manifest, reference: Reference | VectorReference) -> Proof:
     """The proof for this draft with these answers."""
+    texts: Proof
     if isinstance(reference, Reference):
-        return RankProof(manifest, reference)
-    return EmbedProof(manifest, reference)
+        texts = RankProof(manifest, reference)
+    else:
+        texts = EmbedProof(manifest, reference)
+    if reference.images is None:
+        return texts
+    from exporter.image_proof import ImageProof  # late: needs Pillow, and this module
+
+    return ImageProof(texts, manifest, reference.images)
 
 
 class RankProof(Proof):
@@ -88,8 +96,13 @@ class RankProof(Proof):
 
     def check_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """See Proof."""
-        encoder = PairEncoder(tokenizer, self._manifest.template, self._manifest.max_tokens)
-        check_tokens(report, self._reference, encoder)
+        check_tokens(report, self._reference, self._encoder(tokenizer))
+
+    def _encoder(self, tokenizer: tokenizers.Tokenizer) -> PairEncoder:
+        template, limit = self._manifest.template, self._manifest.max_tokens
+        if self._manifest.vision is None or template is None:
+            return PairEncoder(tokenizer, template, limit)
+        return VisionPairEncoder(tokenizer, template, limit, self._manifest.vision)
 
     def check_outputs(self, report: Parity, model: Model) -> None:
         """See Proof."""

@@ -35,6 +35,8 @@ def version_of(manifest: Manifest) -> str:
         facts.append(manifest.activation)
     if manifest.merged:
         facts.append(manifest.merged)
+    if manifest.vision is not None:
+        facts.append(manifest.vision)
     digest = hashlib.sha256(msgspec.json.encode(facts))
     return digest.hexdigest()[:_VERSION_DIGITS]
 

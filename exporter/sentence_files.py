@@ -136,10 +136,7 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     key, lowering = "max_seq_length", "do_lower_case"
     limit, place = _limit(name, key, settings.get(key)), f"{name} ({key})"
     if limit is None:
-        # transformers' older name counts where the newer one is absent, be it null.
-        key = next(filter(tokenizer.__contains__, _TOKENIZER_LIMITS), _TOKENIZER_LIMITS[0])
-        limit = _limit(TOKENIZER_CONFIG, key, tokenizer.get(key))
-        place = f"{TOKENIZER_CONFIG} ({key})"
+        limit, place = tokenizer_limit(directory)
     lowers = bool(settings.get(lowering))
     return TextFacts(
         limit,
@@ -147,6 +144,15 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
         limited_by="" if limit is None else place,
         lowered_by=f"{name} ({lowering})" if lowers else "",
     )
+
+
+def tokenizer_limit(directory: Path) -> tuple[int | None, str]:
+    """The longest row by tokenizer_config.json, and the place that says it. Raises
+    CheckpointRefused."""
+    found = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
+    # transformers' older name counts where the newer one is absent, be it null.
+    key = next(filter(found.__contains__, _TOKENIZER_LIMITS), _TOKENIZER_LIMITS[0])
+    return _limit(TOKENIZER_CONFIG, key, found.get(key)), f"{TOKENIZER_CONFIG} ({key})"
 
 
 def is_cross_encoder(root: Path) -> bool:

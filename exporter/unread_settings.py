@@ -27,6 +27,7 @@ from exporter.sentence_files import (
     transformer_settings,
 )
 
+PROCESSOR_FILE = "processor_config.json"
 _ADAPTER = (
     "an adapter is adapter_config.json and adapter_model.safetensors in the folder of the weights, "
     "or in one of its own; put the two together, or remove the rest of one"
@@ -38,7 +39,6 @@ _PROCESSOR = (
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _REFUSED = {
     **dict.fromkeys(_ADAPTER_FILES, _ADAPTER),
-    "processor_config.json": _PROCESSOR,
     "preprocessor_config.json": _PROCESSOR,
     "router_config.json": "a router chooses between modules, which is not known here; export a "
     "model without it",
@@ -46,6 +46,7 @@ _REFUSED = {
 # Read, or without any effect on a score.
 _KNOWN_FILES = (
     "config.json",
+    PROCESSOR_FILE,
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
@@ -224,6 +225,15 @@ def _log_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
             files.append((f"{module.path}/config.json", found, known))
     for name, found, known in files if modules else ():
         log_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
+
+
+def refuse_processor(root: Path, directory: Path) -> None:
+    """Raise CheckpointRefused for a processor beside a model that takes no images."""
+    for folder in dict.fromkeys((root, directory)):
+        if (folder / PROCESSOR_FILE).exists():
+            raise CheckpointRefused(
+                f"found {PROCESSOR_FILE} in {folder}, wanted none: {_PROCESSOR}"
+            )
 
 
 def refuse_rank_modules(root: Path) -> None:

@@ -37,6 +37,7 @@ from runtime.selection import (
     EngineOptions,
     default_engine,
     open_best,
+    open_tower,
     serving_target,
     usual_target,
 )
@@ -57,13 +58,20 @@ _TOKENIZER_CONFIG = "tokenizer/tokenizer_config.json"
 @dataclass(frozen=True)
 class OpenArtifact:
     """The parts of a model. `target` has the limits of its engine calls; `proven` says whether an
-    export proved these scores."""
+    export proved these scores; `tower` is the vision engine of a model that takes images."""
 
     manifest: Manifest
     engine: Engine
     tokenizer: tokenizers.Tokenizer
     target: TargetProfile
     proven: bool
+    tower: Engine | None = None
+
+    def close(self) -> None:
+        """Close the engines."""
+        self.engine.close()
+        if self.tower is not None:
+            self.tower.close()
 
 
 def open_artifact(
@@ -103,7 +111,7 @@ def open_artifact(
     except Exception:
         hashed.result()  # a changed file is a better explanation than the engine's error
         raise
-    with closed_on_error(opened.engine):
+    with closed_on_error(opened):
         hashed.result()
         if not same_files(before, identities(directory, manifest)):
             raise ArtifactError(
@@ -190,12 +198,16 @@ def _open_described(
                 f"the graph has inputs and outputs {found}, {MANIFEST_FILE} says {wanted}; "
                 "export the checkpoint again"
             )
+        tower = None
+        if manifest.vision is not None:
+            tower = open_tower(directory, opened.name, options)
     return OpenArtifact(
         _of_plan(manifest) if opened.name == "tensorrt" else manifest,
         opened,
         tokenizer,
         serving_target(opened.name, manifest),
         proven=bool(manifest.files),
+        tower=tower,
     )
 
 

@@ -97,12 +97,11 @@ def distinct(rows: Sequence[Encoding]) -> tuple[list[Encoding], npt.NDArray[np.i
 
     Retrievers often return a passage twice; it is computed once, so both scores are equal.
     """
-    places: dict[tuple[bytes, bytes], int] = {}
+    places: dict[tuple[bytes, ...], int] = {}
     found: list[Encoding] = []
     index = np.empty(len(rows), np.int64)
     for number, row in enumerate(rows):
-        type_ids = b"" if row.type_ids is None else row.type_ids.tobytes()
-        place = places.setdefault((row.token_ids.tobytes(), type_ids), len(found))
+        place = places.setdefault(row.key, len(found))
         if place == len(found):
             found.append(row)
         index[number] = place

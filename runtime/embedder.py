@@ -43,7 +43,7 @@ class Embedder(Model):
         queue: QueueLimits,
         window_s: float,
     ) -> None:
-        self._encoder = TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
+        self._encoder = self._make_encoder(opened, info)
         names = opened.manifest.outputs
         self._output = EMBEDDINGS_OUTPUT if EMBEDDINGS_OUTPUT in names else names[0]
         # Without a manifest nobody knows whether the graph normalises; doing it twice is harmless.
@@ -91,7 +91,7 @@ class Embedder(Model):
         are one caller. Raises InputRejected, Unavailable or EngineError.
         """
         work = self._work(texts, input_type, truncate, most_tokens, blanks, deadline, caller)
-        return _embeddings(self._run(work), dimensions)
+        return as_embeddings(self._run(work), dimensions)
 
     async def embed_async(
         self,
@@ -108,7 +108,10 @@ class Embedder(Model):
         """`embed` for an event loop; cancelling the task drops its waiting rows."""
         work = self._work(texts, input_type, truncate, most_tokens, blanks, deadline, caller)
         computed = await self._run_async(work)
-        return _embeddings(computed, dimensions)
+        return as_embeddings(computed, dimensions)
+
+    def _make_encoder(self, opened: OpenArtifact, info: ModelInfo) -> TextEncoder:
+        return TextEncoder(opened.tokenizer, opened.manifest.prefixes, info.max_tokens)
 
     def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
         goldens = self._manifest.vector_goldens
@@ -191,7 +194,8 @@ class Embedder(Model):
             )
 
 
-def _embeddings(computed: Computed, dimensions: int | None) -> Embeddings:
+def as_embeddings(computed: Computed, dimensions: int | None) -> Embeddings:
+    """The answer of a request, its vectors cut to `dimensions` where there are more."""
     vectors = computed.outputs
     return Embeddings(
         vectors=vectors if dimensions is None else shorten(vectors, dimensions),

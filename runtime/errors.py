@@ -10,6 +10,10 @@
     │   ├── NoInputs             nothing to embed
     │   ├── InputTypeRequired    the model embeds queries and passages differently
     │   ├── TextTooLarge         more characters than are tokenised
+    │   ├── ImageNotAllowed      an image where the model, or the place, takes none
+    │   ├── InvalidImage         a file that cannot be decoded
+    │   ├── ImageTooLarge        an image of too many bytes or pixels
+    │   ├── TooManyTiles         a request whose images have too many tiles
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
     │   ├── Overloaded           there is no room for the request
@@ -121,6 +125,43 @@ class TextTooLarge(InputRejected):
         super().__init__(
             f"found {found_characters} characters, wanted at most {most_characters}; remove long "
             "runs of blanks and the like, or request truncation"
+        )
+
+
+class ImageNotAllowed(InputRejected):
+    """`what` is an image where there can be none."""
+
+    def __init__(self, what: str, why: str) -> None:
+        self.what = what
+        super().__init__(f"{what} is an image, but {why}; send text")
+
+
+class InvalidImage(InputRejected):
+    """`what` is no image that can be decoded; `reason` says why."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} cannot be read as an image ({reason}); send a whole file in PNG, JPEG, WebP, "
+            "GIF, BMP or TIFF"
+        )
+
+
+class ImageTooLarge(InputRejected):
+    """`what` is larger than images are looked at."""
+
+    def __init__(self, what: str, found: str, most: str) -> None:
+        self.what = what
+        super().__init__(f"{what} has {found}, wanted at most {most}; send a smaller image")
+
+
+class TooManyTiles(InputRejected):
+    """The images of one request have more tiles than it may have."""
+
+    def __init__(self, found: int, most: int) -> None:
+        super().__init__(
+            f"found images of {found} tiles in one request, wanted at most {most}; send fewer or "
+            "smaller images"
         )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from runtime.engines import MODEL_FILE as MODEL_FILE
 from runtime.engines import PLAN_FILE as PLAN_FILE
+from runtime.engines import VISION_FILE as VISION_FILE
 from runtime.errors import ArtifactError, FileChanged, ManifestError
 from runtime.external_data import external_files
 from runtime.model_files import (
@@ -36,6 +37,7 @@ from runtime.profile import (
     Shapes,
     load_model_profile,
 )
+from runtime.vision.rule import Vision
 
 SCHEMA = 2
 # Schema 1 had no activation: relevance was the sigmoid of every logit.
@@ -49,6 +51,7 @@ _MOST_BYTES = {
     PARITY_FILE: JSON_BYTES,
     TOKENIZER_FILE: TOKENIZER_BYTES,
     MODEL_FILE: GRAPH_BYTES,
+    VISION_FILE: GRAPH_BYTES,
 }
 
 # Errors of decoding an invalid file; deep nesting raises RecursionError.
@@ -80,6 +83,19 @@ class VectorGolden(msgspec.Struct, frozen=True, kw_only=True):
     input_type: InputType | None
     token_ids: list[int]
     vector: list[float]
+
+
+class ImageGolden(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded answer about an image, the bytes of a PNG file: with this `text` beside it, for
+    this `query` (of an embedder empty), it gave these ids (unpadded), pixels of this sha256, and
+    these outputs, of a reranker one logit."""
+
+    image: bytes
+    query: str
+    text: str
+    token_ids: list[int]
+    pixels: str
+    outputs: list[float]
 
 
 class PlanHardware(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,8 +142,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     are the places where facts were read. `merged` are the hashes, as in `files`, of what the
     weights were merged from, as base/<name> and adapter/<name>; without an adapter there are none.
     `own_profile` is the content of a user's own profile, whose file is then no longer needed; None
-    for one of ours. `plan` and `hardware` describe model.plan, and are None exactly if there is
-    none.
+    for one of ours. `vision` describes vision.onnx, and is None for a text model; `image_goldens`
+    are recorded answers about images. `plan` and `hardware` describe model.plan, and are None
+    exactly if there is none.
     """
 
     schema: int
@@ -162,6 +179,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     activation: Activation | None = None
     merged: dict[str, str] = {}
     own_profile: ModelProfile | None = None
+    vision: Vision | None = None
+    image_goldens: list[ImageGolden] = []
 
 
 def is_witnessed(manifest: Manifest) -> bool:
@@ -308,7 +327,10 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     # After the hashes: for a changed graph a wrong hash is the better message.
     graph = directory / MODEL_FILE
     weights = external_files(graph) if graph.is_file() else set()
-    parts = {*weights, *(path.name for path in directory.glob("model.*"))}
+    vision = directory / VISION_FILE
+    weights |= external_files(vision) if vision.is_file() else set()
+    found_parts = (path.name for kind in ("model.*", "vision.*") for path in directory.glob(kind))
+    parts = {*weights, *found_parts}
     decisive = [TOKENIZER_FILE, PARITY_FILE, *sorted(parts)]
     if unrecorded := [name for name in decisive if name not in manifest.files]:
         raise ManifestError(

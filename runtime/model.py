@@ -26,9 +26,11 @@ from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.scheduling.stats import SchedulerStats
+from runtime.shapes import Shape
 from runtime.text import NO_LIMITS, Encoding, Encodings, TokenLimits
 from runtime.tokenizing import Encoded, TokenizerPool, Work, lengths
 from runtime.tokens import Token, tokens_of
+from runtime.vision.cache import CacheStats
 
 T = TypeVar("T")
 
@@ -48,7 +50,7 @@ class ModelInfo:
     independent loader; `witness` is "not witnessed" and the reason where there was none.
 
     Embedders: `dimensions` is the size of a vector; `asymmetric` models embed queries and passages
-    differently.
+    differently. `images` says whether passages may be images.
     """
 
     kind: Kind
@@ -70,6 +72,7 @@ class ModelInfo:
     witness: str
     dimensions: int | None = None
     asymmetric: bool = False
+    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,10 @@ class Model(ABC):
         """Counters of rows and engine calls since the start."""
         return self._scheduler.stats()
 
+    def cache_stats(self) -> CacheStats | None:
+        """Counters of the cache of image embeddings; None for a model that takes no images."""
+        return None
+
     def set_limits(self, limits: BatchLimits) -> None:
         """Apply `limits` to batches from now on, except its `shapes`, which stay the engine's.
         `rerank-export tune` compares limits."""
@@ -339,7 +346,16 @@ class Model(ABC):
         pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
         names = [name for name in self._engine.input_names if name in INPUT_NAMES]
         shape = self._engine.shape_for(len(rows), max(map(len, rows)))
-        return dict(assemble(rows, names, pad, side, shape))
+        inputs = dict(assemble(rows, names, pad, side, shape))
+        return inputs | self._image_inputs(rows, shape)
+
+    def _image_inputs(
+        self,
+        rows: Sequence[Encoding],  # noqa: ARG002
+        shape: Shape,  # noqa: ARG002
+    ) -> dict[str, np.ndarray]:
+        """More inputs, for models that take images."""
+        return {}
 
     def _run(self, work: Work) -> Computed:
         """Encode and compute, blocking."""

@@ -7,14 +7,14 @@ ranker.rank("What is machine learning?", ["…", "…"]).order
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from runtime.artifact import OpenArtifact, closed_on_error, find_directory, open_artifact
 from runtime.batch import BatchLimits
 from runtime.embedder import Embedder
 from runtime.engines import BoundedEngine, open_engine
 from runtime.engines.mock import DIMENSIONS, byte_tokenizer
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, EngineUnavailable
 from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, unproven_manifest
 from runtime.model import Model, ModelInfo
 from runtime.profile import Kind
@@ -23,6 +23,10 @@ from runtime.scheduling.admission import QueueLimits
 from runtime.selection import EngineOptions, serving_target
 from runtime.shapes import longest
 from runtime.tuning import tuned
+from runtime.vision.limits import VisionLimits
+
+if TYPE_CHECKING:
+    from runtime.vision.models import VisionEmbedder, VisionRanker
 
 DEFAULT_QUEUE_ROWS = 8192
 # Rows of 512 tokens in all of them.
@@ -39,13 +43,14 @@ _MOCK_PROFILES: dict[Kind, str] = {
 class ModelLimits(TypedDict, total=False):
     """Limits: `max_tokens` of a row and `max_rows` of an engine call, both at most
     the artifact's and the target's, `queue_rows` and `queue_tokens` that may wait, and the
-    seconds that a row waits for others (`window_s`)."""
+    seconds that a row waits for others (`window_s`); `vision` are the limits for images."""
 
     max_tokens: int | None
     max_rows: int | None
     queue_rows: int
     queue_tokens: int
     window_s: float
+    vision: VisionLimits
 
 
 class OpenArgs(ModelLimits, total=False):
@@ -81,7 +86,7 @@ def open_model(directory: Path, kind: Kind | None = None, **args: Unpack[OpenArg
             host_code=args.get("host_code", False),
         ),
     )
-    with closed_on_error(opened.engine):
+    with closed_on_error(opened):
         found = opened.manifest.kind
         if kind is not None and found != kind:
             raise ArtifactError(
@@ -164,6 +169,7 @@ def _model(opened: OpenArtifact, model_limits: ModelLimits, directory: Path | No
         witness=manifest.witness or NOT_WITNESSED,
         dimensions=manifest.dimensions,
         asymmetric=bool(manifest.prefixes),
+        images=manifest.vision is not None,
     )
     if directory is not None:
         limits = tuned(directory, info, limits)
@@ -173,4 +179,19 @@ def _model(opened: OpenArtifact, model_limits: ModelLimits, directory: Path | No
         rows=model_limits.get("queue_rows", DEFAULT_QUEUE_ROWS),
         tokens=model_limits.get("queue_tokens", DEFAULT_QUEUE_TOKENS),
     )
-    return made(opened, info, limits, queue, model_limits.get("window_s", 0.0))
+    window_s = model_limits.get("window_s", 0.0)
+    if manifest.vision is None:
+        return made(opened, info, limits, queue, window_s)
+    vision = model_limits.get("vision", VisionLimits())
+    return _vision_models()[manifest.kind](opened, info, limits, queue, window_s, vision)
+
+
+def _vision_models() -> "dict[Kind, type[VisionRanker | VisionEmbedder]]":
+    # late: only models that take images need Pillow
+    try:
+        from runtime.vision.models import VisionEmbedder, VisionRanker
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(
+            f"the package {error.name} is missing, which reads images; install the extra `vision`"
+        ) from error
+    return {"rank": VisionRanker, "embed": VisionEmbedder}

@@ -32,13 +32,15 @@ class Timing:
 
     `queue_ms` is the time from submission to the start of the request's first engine call,
     `engine_ms` from there to the end of its last. `began` is the request's start in seconds of
-    time.monotonic(), `calls` the engine calls that held its rows.
+    time.monotonic(), `calls` the engine calls that held its rows. `image_ms` is the time that its
+    images took before that, from their bytes to embeddings.
     """
 
     tokenize_ms: float
     queue_ms: float
     engine_ms: float
     total_ms: float
+    image_ms: float = 0.0
     began: float = 0.0
     calls: tuple[EngineCall, ...] = ()
 

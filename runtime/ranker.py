@@ -37,7 +37,7 @@ class Ranker(Model):
         queue: QueueLimits,
         window_s: float,
     ) -> None:
-        self._encoder = PairEncoder(opened.tokenizer, info.template, info.max_tokens)
+        self._encoder = self._make_encoder(opened, info)
         self._activation = opened.manifest.activation or "sigmoid"
         super().__init__(opened, info, limits, queue, window_s)
 
@@ -112,6 +112,9 @@ class Ranker(Model):
             limits=limits,
         )
         return self._ranking(await self._run_async(work))
+
+    def _make_encoder(self, opened: OpenArtifact, info: ModelInfo) -> PairEncoder:
+        return PairEncoder(opened.tokenizer, info.template, info.max_tokens)
 
     def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
         goldens = [g for g in self._manifest.goldens if len(g.token_ids) <= self.info.max_tokens]

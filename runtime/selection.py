@@ -15,7 +15,15 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.engines import GPU_ENGINES, MODEL_FILE, PLAN_FILE, Engine, EngineSetup, open_engine
+from runtime.engines import (
+    GPU_ENGINES,
+    MODEL_FILE,
+    PLAN_FILE,
+    VISION_FILE,
+    Engine,
+    EngineSetup,
+    open_engine,
+)
 from runtime.engines.tensorrt import tensorrt_version
 from runtime.errors import (
     ArtifactError,
@@ -43,6 +51,7 @@ _USUAL_TARGETS = {
     # Triton has its own batch size, whatever the artifact was exported for.
     "triton": "triton",
 }
+VISION_ENGINES = ("onnxruntime-cpu", "onnxruntime-cuda", "openvino-fp32", "openvino-bf16")
 # Graphs in these precisions run well, or at all, only on the engine they were exported for.
 _BOUND_PRECISIONS = {"bf16", "int8", "int8-weights", "fp8"}
 
@@ -87,6 +96,8 @@ def open_best(
     if requested not in (AUTO, ONNX):
         return _open(directory, requested, manifest, own_target, options, gpu)
     names = candidates(requested, own_target, has_plan=(directory / PLAN_FILE).is_file(), gpu=gpu)
+    if manifest is not None and manifest.vision is not None:
+        names = [name for name in names if name in VISION_ENGINES]
     refusals: list[str] = []
     failure: ServingError | None = None
     for name in names:
@@ -114,15 +125,29 @@ def _check_files(directory: Path) -> None:
     """Raise ArtifactError unless graph, plan and weights are files of the directory.
 
     Engines get only the names, and would open whatever has them."""
-    for file in (MODEL_FILE, PLAN_FILE):
+    for file in (MODEL_FILE, PLAN_FILE, VISION_FILE):
         try:
             open_file(find_file(directory, file)).close()
         except FileNotFoundError:
             continue
         except OSError as error:
             raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
-        if file == MODEL_FILE:
-            check_external_files(directory / MODEL_FILE)
+        if file != PLAN_FILE:
+            check_external_files(directory / file)
+
+
+def open_tower(directory: Path, text_engine: str, options: EngineOptions) -> Engine:
+    """The engine of an artifact's vision graph: the same as that of its text graph.
+
+    Raises EngineUnavailable for an engine that does not compute images.
+    """
+    if text_engine not in VISION_ENGINES:
+        raise EngineUnavailable(
+            f"engine {text_engine} does not compute images, wanted one of "
+            f"{', '.join(VISION_ENGINES)}; export the checkpoint for a target that runs on one"
+        )
+    setup = EngineSetup(inputs=(), cache=None, memory_bytes=options.memory_bytes)
+    return open_engine(text_engine, directory, setup, graph=VISION_FILE)
 
 
 def candidates(

@@ -82,6 +82,12 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def key(self) -> tuple[bytes, ...]:
+        """What the output depends on: rows of one key are computed once."""
+        type_ids = b"" if self.type_ids is None else self.type_ids.tobytes()
+        return self.token_ids.tobytes(), type_ids
+
 
 @dataclass(frozen=True)
 class Encodings:

@@ -232,7 +232,7 @@ def families() -> list[Metric]:
     gpus = [
         UntypedMetricFamily(name, _of_gpu(fact)) for *names, fact in GPU_METRICS for name in names
     ]
-    models = (*_triton([]), *_requests([]), *_waiting([]))
+    models = (*_triton([]), *_requests([]), *_waiting([]), *_images([]))
     every = (*Metrics(lambda: ())._registry.collect(), *models, *machine, *gpus)
     return list({family.name: family for family in every}.values())
 
@@ -253,6 +253,8 @@ class _Models(Collector):
         yield from _triton(served)
         yield from _requests(served)
         yield from _waiting(served)
+        if images := [one for one in served if one.model.info.images]:
+            yield from _images(images)
 
 
 def _triton(served: "list[Served]") -> Iterator[Metric]:
@@ -325,6 +327,26 @@ def _requests(served: "list[Served]") -> Iterator[Metric]:
         truncated.add_metric([kind], tally.truncated)
         tokens.add_metric([kind], tally.tokens)
     yield from (received, outcomes, flying, rows, truncated, tokens)
+
+
+def _images(served: "list[Served]") -> Iterator[Metric]:
+    labels = ["kind"]
+    hits = CounterMetricFamily(
+        "rerank_image_cache_hits", "Images whose embeddings were in the cache", labels=labels
+    )
+    misses = CounterMetricFamily(
+        "rerank_image_cache_misses", "Images that the vision model had to compute", labels=labels
+    )
+    kept = GaugeMetricFamily(
+        "rerank_image_cache_bytes", "Bytes of image embeddings in the cache", labels=labels
+    )
+    for one in served:
+        if (stats := one.model.cache_stats()) is not None:
+            kind = [one.model.info.kind]
+            hits.add_metric(kind, stats.hits)
+            misses.add_metric(kind, stats.misses)
+            kept.add_metric(kind, stats.bytes)
+    yield from (hits, misses, kept)
 
 
 def _waiting(served: "list[Served]") -> Iterator[Metric]:

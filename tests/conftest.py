@@ -11,6 +11,7 @@ from exporter.pipeline import ExportArgs
 from runtime.telemetry import disable_telemetry
 from tests.shared_artifacts import exported_once, session_folder
 from tests.tiny_checkpoints import write_bert, write_llama, write_llama_embedder
+from tests.tiny_vision import embedder_config, write_vision
 
 # The same examples everywhere, however slow the machine, and nothing written.
 settings.register_profile(
@@ -80,3 +81,29 @@ def rank_artifact(tiny_llama_checkpoint: Path, exported: Exported) -> Path:
 def embed_artifact(tiny_embed_checkpoint: Path, exported: Exported) -> Path:
     """The tiny embedder as a finished artifact for cpu-fp32. Copy it before you change a file."""
     return exported(tiny_embed_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded random reranker of texts and images."""
+    return write_vision(tmp_path_factory.mktemp("checkpoints") / "vision")
+
+
+@pytest.fixture(scope="session")
+def vision_embed_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded random embedder of texts and images, of one layer each."""
+    layer = {"num_hidden_layers": 1}
+    config = embedder_config(vision_config=layer, llm_config=layer)
+    return write_vision(tmp_path_factory.mktemp("checkpoints") / "vision-embed", config)
+
+
+@pytest.fixture(scope="session")
+def vision_artifact(vision_checkpoint: Path, exported: Exported) -> Path:
+    """The reranker as a finished artifact for cpu-fp32. Copy it before you change a file."""
+    return exported(vision_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def vision_embed_artifact(vision_embed_checkpoint: Path, exported: Exported) -> Path:
+    """The embedder as a finished artifact for cpu-fp32. Copy it before you change a file."""
+    return exported(vision_embed_checkpoint)

@@ -19,8 +19,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text("utf-8"))
 # Extras of what is served, and of the stages beside it.
 _FILES = {
-    "Dockerfile.cpu": ["serve-cpu,openvino,triton"],
-    "Dockerfile.gpu": ["serve-gpu,tensorrt,triton", "export"],
+    "Dockerfile.cpu": ["serve-cpu,openvino,triton,vision"],
+    "Dockerfile.gpu": ["serve-gpu,tensorrt,triton,vision", "export"],
 }
 
 

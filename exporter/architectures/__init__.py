@@ -10,6 +10,11 @@ from exporter.architectures.bert import Bert, BertCrossEncoder
 from exporter.architectures.deberta import DebertaCrossEncoder
 from exporter.architectures.llama_bidirectional import BidirectionalLlama, LlamaCrossEncoder
 from exporter.architectures.modernbert import ModernBert, ModernBertCrossEncoder
+from exporter.architectures.nemotron_vl import (
+    NemotronVL,
+    NemotronVLCrossEncoder,
+    NemotronVLEmbedder,
+)
 from exporter.architectures.xlm_roberta import Roberta, RobertaCrossEncoder
 
 CROSS_ENCODERS: dict[str, type[CrossEncoder]] = {
@@ -26,4 +31,9 @@ BODIES: dict[str, type[Body]] = {
     "ModernBertModel": ModernBert,
     "RobertaModel": Roberta,
     "XLMRobertaModel": Roberta,
+}
+# Two graphs each: one of texts, one of images.
+VISION: dict[str, type[NemotronVL]] = {
+    "LlamaNemotronVLForSequenceClassification": NemotronVLCrossEncoder,
+    "LlamaNemotronVLModel": NemotronVLEmbedder,
 }

@@ -128,6 +128,10 @@ class Architecture(nn.Module, ABC):
         """The longest row, in tokens, that the weights have positions for."""
         return self.body.position_limit
 
+    def blank_inputs(self, input_ids: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """What a row of text alone is fed beside its tokens; nothing for a model of texts."""
+        return {}
+
     def states(self, *inputs: Any) -> Tensor:
         """Final hidden states float32 [batch, sequence, hidden]."""
         return self.body(*inputs)

@@ -159,8 +159,17 @@ class BidirectionalLlama(Body):
                 "head_dim; compare it with the config.json of the base model"
             )
 
+    def words(self, input_ids: Tensor) -> Tensor:
+        """Input embeddings of the first layer, float32 [batch, sequence, hidden]. Multimodal models
+        take more inputs, and put their own embeddings among those of the tokens."""
+        return self.embed_tokens(input_ids).float()
+
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, chosen: Chosen | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *more: Tensor,
+        chosen: Chosen | None = None,
     ) -> Tensor:
         batch, sequence = input_ids.shape
         # Integers, as TensorRT takes sizes from shapes.
@@ -170,7 +179,7 @@ class BidirectionalLlama(Body):
         cos = angles.cos().unsqueeze(0).expand(batch, -1, -1)
         sin = angles.sin().unsqueeze(0).expand(batch, -1, -1)
         mask = visible(attention_mask, causal=self.causal)
-        x = self.embed_tokens(input_ids).float()
+        x = self.words(input_ids, *more)
         *first, last = self.layers
         for layer in first:
             x = layer(x, cos, sin, mask)

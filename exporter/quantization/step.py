@@ -6,6 +6,7 @@ graphs are made, and the slower one, which rounds those layers twice, is kept if
 float32 graph.
 """
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -22,12 +23,14 @@ from exporter.onnx_file import save_graph
 from exporter.progress import print_line, stage
 from exporter.quantization.calibration import Inputs, Range, answers, watch
 from exporter.quantization.graph import Floats, Graph
+from exporter.quantization.images import image_rows
 from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
 from exporter.quantization.weight_only import quantize_weights
-from runtime.batch import assemble
+from runtime.batch import INPUT_NAMES, assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from runtime.telemetry import import_without_telemetry
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
+from runtime.vision.layout import image_inputs
 
 _ERRORS_ONLY = 3
 # Twice costs a tenth of the speed; an error that is hardly smaller is not worth that.
@@ -100,10 +103,19 @@ def _require_layers(found: int) -> None:
 
 
 def calibration_rows(directory: Path, manifest: Manifest) -> Iterator[Inputs]:
-    """The calibration texts in the right prompt, as inputs of one unpadded row each."""
-    special = manifest.special_tokens
-    for row in _rows(directory, manifest):
-        yield assemble([row], manifest.inputs, special.pad, manifest.padding_side)
+    """The calibration texts in the right prompt, and images where the model takes some, as inputs
+    of one unpadded row each."""
+    vision = manifest.vision
+    rows = _rows(directory, manifest)
+    if vision is not None:
+        rows = itertools.chain(rows, image_rows(directory, manifest))
+    names = [name for name in manifest.inputs if name in INPUT_NAMES]
+    for row in rows:
+        inputs = assemble([row], names, manifest.special_tokens.pad, manifest.padding_side)
+        if vision is not None:
+            shape = 1, len(row)
+            inputs |= image_inputs([row], manifest.padding_side, shape, vision)
+        yield inputs
 
 
 def _rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
@@ -130,7 +142,11 @@ def _require_fusion(path: Path, manifest: Manifest, products: int) -> None:
         session = onnxruntime.InferenceSession(
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
         )
-        inputs = {name: np.ones((1, 2), np.int64) for name in manifest.inputs}
+        row = Encoding(np.ones(2, np.int64), None)
+        names = [name for name in manifest.inputs if name in INPUT_NAMES]
+        inputs = assemble([row], names, 0, "left")
+        if manifest.vision is not None:
+            inputs |= image_inputs([row], "left", (1, 2), manifest.vision)
         session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = Counter(

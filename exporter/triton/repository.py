@@ -71,6 +71,10 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
     check_files(artifact, manifest)
     if manifest.kind != "rank":
         raise RepositoryRefused("found an embedder, wanted a reranker; rerank-serve serves it")
+    if manifest.vision is not None:
+        raise RepositoryRefused(
+            "found a reranker that takes images, wanted one of texts alone; rerank-serve serves it"
+        )
     model, start = out / MODEL_NAME, out / START_FILE
     refuse_inputs(model, artifact)
     script = resources.files("exporter.triton").joinpath(START_FILE).read_bytes()

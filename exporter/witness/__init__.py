@@ -11,6 +11,8 @@ from exporter.witness.adapters import Adapted, together, with_adapter
 from exporter.witness.base import RankWitness, VectorWitness
 from exporter.witness.files import prompts_of
 from exporter.witness.llama import LLAMA_BIDIRECTIONAL, LlamaEmbedder, LlamaReranker
+from exporter.witness.nemotron_vl import MODEL_TYPES as VISION_TYPES
+from exporter.witness.nemotron_vl import VisionEmbedder, VisionReranker
 from exporter.witness.sentence_transformers import CrossEncoderWitness, SentenceTransformerWitness
 
 
@@ -32,6 +34,8 @@ def rank_witness(
             witness = rank_witness(*places, config, template)
         witness.name = with_adapter(witness.name)
         return witness
+    if config.get("model_type") in VISION_TYPES:
+        return VisionReranker(root, directory, config)
     if config.get("model_type") == LLAMA_BIDIRECTIONAL:
         return LlamaReranker(root, directory, config, template)
     return CrossEncoderWitness(root)
@@ -58,6 +62,8 @@ def vector_witness(
             witness = vector_witness(*places, config, published, requested, pooling)
         witness.name = with_adapter(witness.name)
         return witness
+    if config.get("model_type") in VISION_TYPES:
+        return VisionEmbedder(root, directory, config, published)
     llama = config.get("model_type") == LLAMA_BIDIRECTIONAL
     prefixes = requested
     if prefixes is None and (llama or published) and (prefixes := prompts_of(root)) is None:

@@ -92,6 +92,8 @@ class AnyShape:
 
 
 MODEL_FILE = "model.onnx"
+# The other graph of a model that takes images: from tiles to image embeddings.
+VISION_FILE = "vision.onnx"
 PLAN_FILE = "model.plan"
 
 # Name → (module, the artifact's file that it needs or None).
@@ -109,8 +111,11 @@ ENGINES: dict[str, tuple[str, str | None]] = {
 GPU_ENGINES = ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda")
 
 
-def open_engine(wanted: str, directory: Path, setup: EngineSetup | None = None) -> Engine:
-    """Open the engine called `wanted` on the artifact in `directory`.
+def open_engine(
+    wanted: str, directory: Path, setup: EngineSetup | None = None, *, graph: str = MODEL_FILE
+) -> Engine:
+    """Open the engine called `wanted` on the artifact in `directory`; one that reads an ONNX file
+    reads `graph`.
 
     A remote engine is named with its address: "triton=http://127.0.0.1:8003". Raises
     EngineUnavailable when the engine, its library or its hardware is missing. There is no fallback
@@ -126,6 +131,7 @@ def open_engine(wanted: str, directory: Path, setup: EngineSetup | None = None) 
             "cpu-fp32"
         )
     module, file = ENGINES[name]
+    file = graph if file == MODEL_FILE else file
     if file is not None and not (directory / file).is_file():
         raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")
     place = address if remote else directory / (file or ".")

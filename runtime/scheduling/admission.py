@@ -8,7 +8,7 @@ capacity, and an accepted request may wait for twice that.
 Running rows do count in predicted times, because an answer comes after all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,7 +16,6 @@ from typing import Protocol, Self
 
 from runtime.errors import DeadlineExceeded, Overloaded, TooLate
 from runtime.scheduling.request import Scored
-from runtime.text import Encoding
 from runtime.throughput import Throughput
 
 
@@ -34,7 +33,7 @@ class Issuer(Protocol):
     def check(self, ticket: "Ticket") -> None:
         """See Ticket.check."""
 
-    def submit(self, ticket: "Ticket", encodings: Sequence[Encoding]) -> "Future[Scored]":
+    def submit(self, ticket: "Ticket", encodings: Sequence[Sized]) -> "Future[Scored]":
         """See Ticket.submit."""
 
     def release(self, ticket: "Ticket") -> None:
@@ -76,7 +75,7 @@ class Ticket:
             raise CancelledError
         self._issuer.check(self)
 
-    def submit(self, encodings: Sequence[Encoding]) -> "Future[Scored]":
+    def submit(self, encodings: Sequence[Sized]) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
         The ticket's own reservation is released first. Admission is checked again, with the exact

@@ -6,7 +6,7 @@ because their callbacks run then. Many requests are ended one by one, a few rows
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -21,7 +21,6 @@ from runtime.scheduling.calls import Result
 from runtime.scheduling.request import Request, Row, Scored
 from runtime.scheduling.request_queue import RequestQueue
 from runtime.scheduling.stats import SchedulerStats
-from runtime.text import Encoding
 
 # When a request ends, at most this many of its rows leave the queue before the lock is released.
 _ROWS_PER_LOCK = 16
@@ -82,7 +81,7 @@ class Backlog:
         if ticket.deadline is not None and ticket.deadline <= self._clock():
             raise DeadlineExceeded
 
-    def submit(self, ticket: Ticket, encodings: Sequence[Encoding]) -> "Future[Scored]":
+    def submit(self, ticket: Ticket, encodings: Sequence[Sized]) -> "Future[Scored]":
         """See Ticket.submit."""
         request = Request(encodings, ticket.deadline, ticket.caller, self._clock())
         if not encodings:
@@ -173,6 +172,11 @@ class Backlog:
         """Requests, rows and tokens that wait for an engine call."""
         with self._changed:
             return len(self._queue), self._queue.rows, self._queue.tokens
+
+    def predicted_s(self, tokens: int) -> float:
+        """See Scheduler.predicted_s."""
+        with self._changed:
+            return self._admission.predicted_s(tokens, self._load())
 
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""

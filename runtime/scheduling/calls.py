@@ -1,16 +1,17 @@
 """One engine call: run it, halve it when memory is short, and split its outputs by request."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from runtime.errors import EngineError, NonFiniteScore, OutOfMemory, ServingError
 from runtime.postprocess import EngineCall, Floats
 from runtime.scheduling.request import Request, Row, Scored
-from runtime.text import Encoding
 
-Compute = Callable[[Sequence[Encoding]], Floats]
+# Of rows the scheduler knows their lengths; what they are is between who submits and computes.
+Compute = Callable[[Sequence[Any]], Floats]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def engine_call(rows: Sequence[Row], began: float, ended: float) -> EngineCall:
 
 
 def _compute_in_halves(
-    compute: Compute, encodings: Sequence[Encoding], shrink: Callable[[int], None]
+    compute: Compute, encodings: Sequence[Sized], shrink: Callable[[int], None]
 ) -> Floats:
     try:
         return compute(encodings)

@@ -1,7 +1,7 @@
 """A request and its rows, from the queue to the answer."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from runtime.errors import EngineError, ServingError
 from runtime.postprocess import EngineCall, Floats
-from runtime.text import Encoding
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Row:
 
     request: "Request"
     index: int
-    encoding: Encoding
+    encoding: Sized
     length: int
 
 
@@ -45,7 +44,7 @@ class Request:
     """
 
     def __init__(
-        self, encodings: Sequence[Encoding], deadline: float | None, caller: str, submitted: float
+        self, encodings: Sequence[Sized], deadline: float | None, caller: str, submitted: float
     ) -> None:
         self.future: Future[Scored] = Future()
         self.deadline = deadline

@@ -13,7 +13,7 @@ kept then.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
 
@@ -31,7 +31,6 @@ from runtime.scheduling.backlog import Backlog, Batch
 from runtime.scheduling.calls import Compute, engine_call, run_call
 from runtime.scheduling.request import Scored
 from runtime.scheduling.stats import SchedulerStats
-from runtime.text import Encoding
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class Scheduler:
         return self._backlog.admit(rows, tokens, deadline, caller, for_engine=for_engine)
 
     def submit(
-        self, rows: Sequence[Encoding], deadline: float | None, caller: str = ""
+        self, rows: Sequence[Sized], deadline: float | None, caller: str = ""
     ) -> "Future[Scored]":
         """Queue all rows or none; cancel the future to drop the rows that still wait.
 
@@ -139,6 +138,10 @@ class Scheduler:
     def inherit_estimates(self, before: "Scheduler") -> None:
         """Start from the throughput that `before`, the replaced one, has measured."""
         self._backlog.inherit_estimates(before._backlog)
+
+    def predicted_s(self, tokens: int) -> float:
+        """The least seconds that `tokens` take; 0 while nothing was measured."""
+        return self._backlog.predicted_s(tokens)
 
     def stats(self) -> SchedulerStats:
         """A snapshot of the counters."""
@@ -216,5 +219,5 @@ def _log_safely(level: int, message: str, *given: object, trace: bool = False) -
         _log.log(level, message, *given, exc_info=trace)
 
 
-def _closed(rows: Sequence[Encoding]) -> Floats:  # noqa: ARG001
+def _closed(rows: Sequence[Sized]) -> Floats:  # noqa: ARG001
     raise ModelClosed

@@ -16,7 +16,7 @@ from checks.here import NOT_HERE, need_disk, need_memory, need_tools
 
 ROOT = Path(__file__).resolve().parents[2]
 # Checks that check-all leaves out: they need a GPU, real weights or a service, or are the suite.
-LEFT_OUT = {"test-gpu", "test-anywhere", "check-real", "check-pubmedqa", "check-all"}
+LEFT_OUT = {"test-gpu", "test-anywhere", "check-real", "check-vl", "check-pubmedqa", "check-all"}
 
 
 class Fake:

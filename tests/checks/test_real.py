@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from checks.real import (
     VectorExpectations,
     check_texts,
     check_tokens,
+    check_vision_texts,
     main,
 )
 from exporter.pipeline import ExportArgs
@@ -151,3 +153,11 @@ def test_the_embedded_checkpoint_from_export_to_ndcg(
 def test_an_export_that_fails_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["/no/such/checkpoint"]) == 1
     assert "check-real: found no directory" in capsys.readouterr().err
+
+
+def test_the_vision_reranker_s_card_is_compared(vision_artifact: Path) -> None:
+    with closing(open_ranker(vision_artifact)) as ranker:
+        own = [finding.found for finding in check_vision_texts(ranker)]
+        near = [float(str(logit)) + 0.05 for logit in own]
+        assert all(finding.passed for finding in check_vision_texts(ranker, near))
+        assert not any(finding.passed for finding in check_vision_texts(ranker))

@@ -1,0 +1,60 @@
+"""Embeddings of images that were seen before: a page that is ranked for many queries goes through
+the tower once."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # which imports what the counters are read by
+    from runtime.vision.embeddings import ImageEmbeddings
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """Images that were found and that were not, since the model was opened; what is kept now."""
+
+    hits: int
+    misses: int
+    images: int
+    bytes: int
+
+
+class EmbedsCache:
+    """At most `most_bytes` of embeddings, by the sha256 of the image's file; what was used last
+    stays. It belongs to one model with one tile rule, and ends with it. Safe to call from several
+    threads."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._held: OrderedDict[bytes, ImageEmbeddings] = OrderedDict()
+        self._bytes = self._hits = self._misses = 0
+        self._lock = threading.Lock()
+
+    def get(self, digest: bytes) -> "ImageEmbeddings | None":
+        """The image of this file; None where it is not kept."""
+        with self._lock:
+            found = self._held.get(digest)
+            if found is None:
+                self._misses += 1
+                return None
+            self._hits += 1
+            self._held.move_to_end(digest)
+            return found
+
+    def put(self, image: "ImageEmbeddings") -> None:
+        """Keep an image, which owns its memory; others go until there is room. One that is larger
+        than all of it is not kept."""
+        with self._lock:
+            if image.digest in self._held or image.embeds.nbytes > self._most_bytes:
+                return
+            self._held[image.digest] = image
+            self._bytes += image.embeds.nbytes
+            while self._bytes > self._most_bytes:
+                _, oldest = self._held.popitem(last=False)
+                self._bytes -= oldest.embeds.nbytes
+
+    def stats(self) -> CacheStats:
+        """A snapshot of the counters."""
+        with self._lock:
+            return CacheStats(self._hits, self._misses, len(self._held), self._bytes)

@@ -1,0 +1,330 @@
+"""The vision tower behind its own scheduler: from the bytes of images to their embeddings.
+
+Tiles of all waiting requests share its calls. A request keeps room for its tiles from before they
+are decoded until it is answered, so that pixels and embeddings together have a bound.
+"""
+
+import asyncio
+import hashlib
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from runtime.batch import BatchLimits
+from runtime.cores import usable_cores
+from runtime.engines import Engine
+from runtime.errors import (
+    DeadlineExceeded,
+    EngineError,
+    ModelClosed,
+    OutOfMemory,
+    Overloaded,
+    TooLate,
+    TooManyTiles,
+)
+from runtime.postprocess import Floats
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.request import Scored
+from runtime.scheduling.scheduler import Scheduler
+from runtime.scheduling.stats import SchedulerStats
+from runtime.text import Check
+from runtime.vision.cache import CacheStats, EmbedsCache
+from runtime.vision.decoding import ImageFile, open_image
+from runtime.vision.embeddings import ImageEmbeddings
+from runtime.vision.limits import VisionLimits
+from runtime.vision.rule import Vision
+from runtime.vision.tiling import Pixels, cut, pixel_values
+
+T = TypeVar("T")
+
+PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
+# An image takes some 8 bytes a pixel while it is decoded, so that few may be at the same time.
+_MOST_DECODERS = 4
+# Four pages of seven tiles.
+_GPU_CALL_TILES = 28
+_CPU_CALL_TILES = 2
+
+
+def _nothing(_: int) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One row of the tower's calls: uint8 [size, size, 3]. Its length is what the scheduler counts,
+    and all are alike."""
+
+    pixels: Pixels
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass
+class _Task:
+    """A request's images in their `order`: those that are `known`, and the `pictures` that are to
+    be decoded, each once. `tiles` are those of all of them."""
+
+    order: list[bytes | None]
+    known: dict[bytes, ImageEmbeddings] = field(default_factory=dict)
+    pictures: dict[bytes, ImageFile] = field(default_factory=dict)
+    counts: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def tiles(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def new_tiles(self) -> int:
+        return sum(self.counts[digest] for digest in self.pictures)
+
+    def images(self) -> list[ImageEmbeddings | None]:
+        return [None if digest is None else self.known[digest] for digest in self.order]
+
+
+class Tower:
+    """A vision engine and its cache; every method may be called from any thread."""
+
+    def __init__(self, engine: Engine, vision: Vision, limits: VisionLimits) -> None:
+        # Pillow warns of what a broken file says of itself; a caller must not fill the log with it.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        self._engine = engine
+        self._vision = vision
+        self._limits = limits
+        self._cache = EmbedsCache(limits.cache_bytes)
+        # Tiles of one call bring a CPU nothing but the memory that they take.
+        on_gpu = engine.device.startswith("cuda")
+        self._call_tiles = limits.call_tiles or (_GPU_CALL_TILES if on_gpu else _CPU_CALL_TILES)
+        calls = BatchLimits(self._call_tiles, self._call_tiles, 0.0)
+        queue = QueueLimits(limits.held_tiles, limits.held_tiles)
+        self._scheduler = Scheduler(self._compute, calls, queue, lanes=engine.lanes)
+        decoders = min(_MOST_DECODERS, usable_cores())
+        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="images")
+        self._held = 0
+        self._engine_closed = False
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def embedded(
+        self,
+        images: Sequence[bytes | None],
+        called: Sequence[str],
+        deadline: float | None,
+        caller: str = "",
+        after_s: Callable[[int], float] = _nothing,
+    ) -> Iterator[list[ImageEmbeddings | None]]:
+        """The embeddings of a request's images, None where there is none. `called` names them in
+        messages, `deadline` is in seconds of time.monotonic(); `after_s` predicts how many of them
+        are needed behind the tower for so many tiles.
+
+        Their room is kept for the length of the block. Raises InvalidImage, ImageTooLarge and
+        TooManyTiles, Unavailable and EngineError; of what a header tells, before anything is
+        decoded.
+        """
+        if all(image is None for image in images):
+            yield [None] * len(images)
+            return
+        task = self._look(images, called)
+        with self._room(task.tiles):
+            if task.pictures:
+                due = _due(deadline, after_s(task.tiles))
+                with self._scheduler.admit(task.new_tiles, task.new_tiles, due, caller) as ticket:
+                    future = ticket.submit(self._decode(task, ticket.check))
+                try:
+                    self._keep(task, future.result(_left(due)))
+                except TimeoutError as error:
+                    future.cancel()
+                    raise DeadlineExceeded from error
+            yield task.images()
+
+    @asynccontextmanager
+    async def embedded_async(
+        self,
+        images: Sequence[bytes | None],
+        called: Sequence[str],
+        deadline: float | None,
+        caller: str = "",
+        after_s: Callable[[int], float] = _nothing,
+    ) -> AsyncIterator[list[ImageEmbeddings | None]]:
+        """`embedded` for an event loop: looks and decodes in threads of its own; cancelling the
+        task drops the tiles that still wait."""
+        if all(image is None for image in images):
+            yield [None] * len(images)
+            return
+        try:
+            async with asyncio.timeout(_left(deadline)):
+                task = await self._in_thread(lambda: self._look(images, called))
+                room = self._take_room(task.tiles)
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+        try:
+            if task.pictures:
+                due = _due(deadline, after_s(task.tiles))
+                await self._compute_async(task, due, caller)
+            yield task.images()
+        finally:
+            self._give_back(room)
+
+    async def _compute_async(self, task: _Task, deadline: float | None, caller: str) -> None:
+        try:
+            async with asyncio.timeout(_left(deadline)):
+                with self._scheduler.admit(
+                    task.new_tiles, task.new_tiles, deadline, caller
+                ) as ticket:
+                    tiles = await self._in_thread(lambda: self._decode(task, ticket.check))
+                    future = ticket.submit(tiles)
+                self._keep(task, await asyncio.wrap_future(future))
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+
+    def cache_stats(self) -> CacheStats:
+        """What the cache found."""
+        return self._cache.stats()
+
+    def queue_depth(self) -> int:
+        """Tiles that wait for a call."""
+        return self._scheduler.queue_depth()[0]
+
+    def stats(self) -> SchedulerStats:
+        """Counters of tiles and of the tower's calls since the start."""
+        return self._scheduler.stats()
+
+    def idle(self) -> bool:
+        """Whether no request's images are looked at, wait, run or are kept for it."""
+        with self._lock:
+            return not self._held and self._scheduler.idle()
+
+    def inherit_estimates(self, before: "Tower") -> None:
+        """Predict with what was measured of the one that this one replaces."""
+        self._scheduler.inherit_estimates(before._scheduler)
+
+    def fault(self, patience_s: float) -> str | None:
+        """See Model.fault."""
+        if self._scheduler.device_lost:
+            return "the device failed at images"
+        if not self._scheduler.alive():
+            return "the thread that calls the vision engine has ended"
+        running_s = self._scheduler.running_s()
+        if running_s > patience_s:
+            return f"a call of the vision engine has been running for {running_s:.0f} s"
+        return None
+
+    def reserve_memory(self) -> None:
+        """On a GPU compute the largest call, so that all later ones fit into its memory."""
+        if not self._engine.device.startswith("cuda"):
+            return
+        size = self._vision.rule.size
+        tile = Tile(np.zeros((size, size, 3), np.uint8))
+        with suppress(OutOfMemory):  # calls are halved then
+            self._scheduler.submit([tile] * self._call_tiles, None).result()
+
+    def close(self) -> None:
+        """Answer every waiter with ModelClosed and give the engine's memory back, unless it hangs.
+        May be called again, and from several threads."""
+        if self._scheduler.close():
+            with self._lock:
+                closed, self._engine_closed = self._engine_closed, True
+            if not closed:
+                self._engine.close()
+        self._decoders.shutdown(wait=False)
+
+    def _look(self, images: Sequence[bytes | None], called: Sequence[str]) -> _Task:
+        """Read the headers of what the cache does not know."""
+        task = _Task([])
+        for data, what in zip(images, called, strict=True):
+            digest = None if data is None else hashlib.sha256(data).digest()
+            task.order.append(digest)
+            if data is None or digest is None or digest in task.counts:
+                continue
+            if found := self._cache.get(digest):
+                task.known[digest] = found
+                task.counts[digest] = found.tiles
+                continue
+            picture = open_image(data, what, self._limits.image)
+            task.pictures[digest] = picture
+            task.counts[digest] = self._vision.rule.count(picture.size)
+        if task.tiles > self._limits.request_tiles:
+            raise TooManyTiles(task.tiles, self._limits.request_tiles)
+        return task
+
+    def _decode(self, task: _Task, check: Check) -> list[Tile]:
+        tiles: list[Tile] = []
+        for picture in task.pictures.values():
+            check()
+            tiles += map(Tile, cut(picture.decode(), self._vision.rule))
+        return tiles
+
+    def _keep(self, task: _Task, scored: Scored) -> None:
+        """Give each picture its embeddings, which have the order of `_decode`."""
+        first = 0
+        for digest in task.pictures:
+            last = first + task.counts[digest]
+            # A copy: a part of the request's array would keep all of it in the cache.
+            image = ImageEmbeddings(digest, scored.outputs[first:last].copy())
+            task.known[digest] = image
+            self._cache.put(image)
+            first = last
+
+    def _compute(self, tiles: Sequence[Tile]) -> Floats:
+        values = pixel_values(np.stack([tile.pixels for tile in tiles]))
+        found = self._engine.run({PIXELS_INPUT: values})[EMBEDS_OUTPUT]
+        wanted = (len(tiles), self._vision.tokens, self._vision.hidden)
+        if found.shape != wanted:
+            raise EngineError(
+                f"{self._engine.name} gave image embeddings of shape {list(found.shape)}, wanted "
+                f"{list(wanted)}; export the checkpoint again"
+            )
+        return found.astype(np.float32, copy=False)
+
+    @contextmanager
+    def _room(self, tiles: int) -> Iterator[None]:
+        room = self._take_room(tiles)
+        try:
+            yield
+        finally:
+            self._give_back(room)
+
+    def _take_room(self, tiles: int) -> int:
+        """Count a request's tiles as held. Where nothing is, there is room for any request."""
+        with self._lock:
+            if self._held and self._held + tiles > self._limits.held_tiles:
+                raise Overloaded(
+                    f"requests with {self._held} image tiles are not answered yet, and there is "
+                    f"room for {self._limits.held_tiles}; this request brings {tiles}"
+                )
+            self._held += tiles
+        return tiles
+
+    def _give_back(self, tiles: int) -> None:
+        with self._lock:
+            self._held -= tiles
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            future = self._decoders.submit(work)
+        except RuntimeError:  # the threads were told to end
+            raise ModelClosed from None
+        return await asyncio.wrap_future(future)
+
+
+def _due(deadline: float | None, after_s: float) -> float | None:
+    """When the tower must be done. Raises TooLate where there is no time for it."""
+    if deadline is None:
+        return None
+    if deadline - after_s <= time.monotonic() < deadline:
+        raise TooLate(
+            f"the text model alone would take {after_s:.0f} s for these images, longer than the "
+            "request's deadline; send fewer or smaller images, or raise NIM_REQUEST_TIMEOUT_S"
+        )
+    return deadline - after_s
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,0 +1,148 @@
+"""Artifacts of models that take images: what lies in them, and what makes them invalid."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+import pytest
+
+from exporter.building import build
+from exporter.errors import (
+    ExportError,
+    ManifestMismatch,
+    ParityFailed,
+    PlanFailed,
+    RepositoryRefused,
+)
+from exporter.pipeline import ExportArgs, export, quantize_artifact, verify
+from exporter.report import read_report, require_passed
+from exporter.triton.repository import write_repository
+from runtime.errors import ArtifactError, FileChanged, GoldenMismatch, ManifestError
+from runtime.manifest import read_manifest, write_manifest
+from runtime.opening import open_model
+from tests.tiny_vision import write_vision
+
+RUNGS = [
+    *("tokens", "image tokens", "pixels", "logits", "ranking"),
+    *("image embeddings", "image logits", "image ranking"),
+]
+
+
+@pytest.fixture
+def copy(vision_artifact: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(vision_artifact, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", ["vision_artifact", "vision_embed_artifact"])
+def test_every_rung_is_climbed_within_the_tolerance(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    report = read_report(request.getfixturevalue(name))
+    assert list(report.rungs) == RUNGS
+    assert all(rung.passed for rung in report.rungs.values())
+    for rung in ("logits", "image embeddings", "image logits"):
+        assert report.rungs[rung].max_abs_delta <= 2e-5
+    for rung in ("ranking", "image ranking"):
+        assert report.rungs[rung].kendall_tau == 1.0
+    assert report.rungs["image tokens"].pairs == 12
+    assert "SiglipVisionModel" in report.witness
+
+
+def test_an_artifact_holds_both_graphs_and_goldens_with_images(vision_artifact: Path) -> None:
+    manifest = read_manifest(vision_artifact)
+    assert {"model.onnx", "vision.onnx"} <= manifest.files.keys()
+    texts = [golden.text for golden in manifest.image_goldens]
+    assert texts == ["", "Table of fees, both columns."]
+    assert all(golden.query and len(golden.outputs) == 1 for golden in manifest.image_goldens)
+    for file in ("model.onnx", "vision.onnx"):
+        graph = onnx.load(vision_artifact / file).graph
+        assert {node.domain for node in graph.node} == {""}
+        assert not {"NonZero", "ScatterND", "Loop", "If"} & {node.op_type for node in graph.node}
+
+
+def test_it_can_be_verified_again(vision_artifact: Path, vision_checkpoint: Path) -> None:
+    verify(vision_artifact, str(vision_checkpoint), None)
+
+
+@pytest.mark.heavy
+def test_another_checkpoint_is_noticed(vision_artifact: Path, tmp_path: Path) -> None:
+    other = write_vision(tmp_path, seed=1)
+    with pytest.raises(ParityFailed, match="logits"):
+        verify(vision_artifact, str(other), None)
+
+
+@pytest.mark.parametrize("fact", ["thumbnail", "grids", "context"])
+def test_a_changed_rule_is_noticed(fact: str, copy: Path, vision_checkpoint: Path) -> None:
+    manifest = read_manifest(copy)
+    vision = manifest.vision
+    assert vision is not None
+    changes: dict[str, Any] = {"thumbnail": False, "grids": [(1, 1)]}
+    if fact == "context":
+        vision = msgspec.structs.replace(vision, context=267)
+    else:
+        rule = msgspec.structs.replace(vision.rule, **{fact: changes[fact]})
+        vision = msgspec.structs.replace(vision, rule=rule)
+    write_manifest(copy, msgspec.structs.replace(manifest, vision=vision))
+    with pytest.raises(ManifestMismatch, match="version"):
+        verify(copy, str(vision_checkpoint), None)
+    model = open_model(copy)
+    try:
+        with pytest.raises(GoldenMismatch, match="golden"):
+            model.warm_up()
+    finally:
+        model.close()
+
+
+def test_a_changed_or_missing_vision_graph_is_refused(copy: Path) -> None:
+    file = copy / "vision.onnx"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(FileChanged, match=r"vision\.onnx"):
+        open_model(copy)
+    file.unlink()
+    with pytest.raises(ArtifactError, match=r"vision\.onnx"):
+        open_model(copy)
+
+
+def test_a_vision_graph_that_nobody_recorded_is_refused(copy: Path) -> None:
+    manifest = read_manifest(copy)
+    files = {name: digest for name, digest in manifest.files.items() if name != "vision.onnx"}
+    write_manifest(copy, msgspec.structs.replace(manifest, files=files))
+    with pytest.raises(ManifestError, match=r"no hash of vision\.onnx"):
+        open_model(copy)
+
+
+@pytest.mark.parametrize("broken", ["image logits", "pixels"])
+def test_a_report_whose_image_rung_failed_is_no_proof(broken: str, copy: Path) -> None:
+    report = read_report(copy)
+    report.rungs[broken] = msgspec.structs.replace(report.rungs[broken], passed=False)
+    with pytest.raises(ParityFailed, match=broken):
+        require_passed(report)
+
+
+def test_targets_whose_engine_computes_no_images_are_refused(
+    vision_checkpoint: Path, vision_artifact: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="takes images, which others do not compute"):
+        export(str(vision_checkpoint), tmp_path / "out", ExportArgs(target="tensorrt-fp16"))
+    with pytest.raises(PlanFailed, match="takes images"):
+        build(vision_artifact, "tensorrt-fp16", tmp_path / "out")
+    with pytest.raises(RepositoryRefused, match="takes images"):
+        write_repository(vision_artifact, tmp_path / "out", "python")
+    with pytest.raises(ExportError, match="name the --checkpoint"):
+        quantize_artifact(vision_artifact, tmp_path / "out", "cpu-int8")
+
+
+@pytest.mark.heavy
+def test_int8_keeps_the_tower_and_calibrates_on_pages(
+    vision_artifact: Path, vision_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "int8"
+    quantize_artifact(vision_artifact, out, "cpu-int8", checkpoint=str(vision_checkpoint))
+    rungs = json.loads((out / "parity.json").read_bytes())["rungs"]
+    assert rungs["image embeddings"]["max_abs_delta"] <= 2e-5
+    assert 0 < rungs["image logits"]["max_abs_delta"] < 1
+    assert (out / "vision.onnx").read_bytes() == (vision_artifact / "vision.onnx").read_bytes()
