@@ -43,6 +43,7 @@ def test_without_a_gpu_it_says_so(
     assert capsys.readouterr().out.startswith("no GPU found")
 
 
+@pytest.mark.heavy
 def test_what_needs_no_gpu_runs_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["onnx_fp16", "cuda_fp16", "neighbours", "cuda_graphs", "memory"]
     assert main(["--device", "cpu", "--model", "tiny", "--only", *chosen]) == 0
@@ -69,6 +70,7 @@ def test_a_check_that_fails_is_told_and_the_others_go_on(
     assert out.splitlines()[-1] == "1 passed, 1 FAILED, 0 not here"
 
 
+@pytest.mark.heavy
 def test_a_bare_machine_can_import_the_checks_and_the_bench() -> None:
     code = f"{_WITHOUT}\nimport checks.gpu.cases, benchmarks.gpu.__main__"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

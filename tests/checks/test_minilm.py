@@ -31,6 +31,7 @@ def reference(artifact: Path) -> Reference:
     return Reference("", found.vectors.tolist(), found.token_counts.tolist())
 
 
+@pytest.mark.heavy
 def test_served_vectors_are_compared_with_the_reference(
     artifact: Path, reference: Reference
 ) -> None:

@@ -155,6 +155,7 @@ def test_an_export_that_fails_is_a_message(capsys: pytest.CaptureFixture[str]) -
     assert "check-real: found no directory" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_the_vision_reranker_s_card_is_compared(vision_artifact: Path) -> None:
     with closing(open_ranker(vision_artifact)) as ranker:
         own = [finding.found for finding in check_vision_texts(ranker)]

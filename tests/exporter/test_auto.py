@@ -182,6 +182,7 @@ def test_foreign_files_are_kept(
     assert not tried
 
 
+@pytest.mark.heavy
 def test_on_the_command_line_with_real_measurements(
     tiny_llama_checkpoint: Path,
     rank_artifact: Path,

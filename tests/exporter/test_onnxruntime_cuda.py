@@ -53,6 +53,7 @@ def test_only_products_are_in_bfloat16(tiny_llama_checkpoint: Path, tmp_path: Pa
     assert_only_products_are_halves(directory, torch.bfloat16)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("family", ["llama", "embed", "bert"])
 def test_only_products_are_in_float16(
     family: str, checkpoints: dict[str, Path], exported: Exported

@@ -112,6 +112,7 @@ def bare_checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.heavy
 def test_a_body_alone_becomes_an_embedder(
     bare_checkpoint: Path,
     tmp_path: Path,

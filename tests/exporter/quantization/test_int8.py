@@ -237,6 +237,7 @@ def test_the_readme_s_example(int8_artifact: Path) -> None:
         ranker.close()
 
 
+@pytest.mark.heavy
 def test_verify_against_the_checkpoint(int8_artifact: Path) -> None:
     verify(int8_artifact, str(CHECKPOINT), None)
 
