@@ -11,10 +11,10 @@ from litestar.di import NamedDependency
 
 from server.call import limit_of
 from server.metrics import CONTENT_TYPE
+from server.nim_error import NimError, error_body
 from server.openapi import Operation
 from server.service import Served, Service
 from server.surface import Surface
-from server.surfaces import nim
 
 PACKAGE = "open-rerank"
 # The version of NIM's API that these shapes follow.
@@ -160,7 +160,7 @@ def _operation(path: str, summary: str, reply: object = Body, **more: Any) -> Op
         tag="Metadata",
         summary=summary,
         reply=reply,
-        error=nim.NimError,
+        error=NimError,
         **more,
     )
 
@@ -234,6 +234,6 @@ SURFACE = Surface(
             media_type=CONTENT_TYPE,
         ),
     ),
-    error_format=nim.error_body,
+    error_format=error_body,
     paths=(),
 )

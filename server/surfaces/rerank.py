@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from server.errors import AnyRequest, InvalidRequest
 from server.exchange import Exchange
-from server.lax import lax_decoder
+from server.json_body import converted
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
@@ -29,14 +29,6 @@ from server.surfaces.documents import (
     top_results,
     wants_raw,
 )
-
-# Requests. `model` is ignored, and so are unknown fields.
-_NULL = msgspec.Raw(b"null")
-
-
-class _Which(msgspec.Struct):
-    documents: msgspec.Raw = _NULL
-    texts: msgspec.Raw = _NULL
 
 
 # Reply
@@ -61,8 +53,7 @@ class DocumentsReply(msgspec.Struct):
 
 
 # Mapping
-_WHICH = msgspec.json.Decoder(_Which)
-_DOCUMENTS = lax_decoder(RerankRequest)
+_DECODER = msgspec.json.Decoder(dict[str, Any])  # the fields decide the family, and so the types
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -101,20 +92,22 @@ class Rerank(Controller):
 
 
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
-    """Read and decode the request; the body is freed afterwards."""
+    """Read and decode the request; the body is freed afterwards. `model` is ignored, and so are
+    unknown fields."""
     body = await exchange.json_body()
     try:
-        which = await exchange.decode(_WHICH, body)
+        found = await exchange.decode(_DECODER, body)
     except InvalidRequest:
         if b'"texts"' in body and b'"documents"' not in body:  # a guess for invalid JSON
             exchange.use_error_format(tei.error_body)
         raise
-    if which.documents != _NULL and which.texts != _NULL:
+    if found.get("texts") is None:
+        return converted(found, RerankRequest)
+    if found.get("documents") is not None:
         message = "found `documents` and `texts`, wanted one of them"
         raise InvalidRequest("value_error", (), message)
-    if which.texts != _NULL:
-        return await tei.read_texts(exchange, body)
-    return await exchange.decode(_DOCUMENTS, body)
+    exchange.use_error_format(tei.error_body)
+    return converted(found, tei.TextsRequest)
 
 
 # Documentation
