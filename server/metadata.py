@@ -13,7 +13,8 @@ from server.call import limit_of
 from server.metrics import CONTENT_TYPE
 from server.nim_error import NimError, error_body
 from server.openapi import Operation
-from server.service import Served, Service
+from server.served import Served
+from server.service import Service
 from server.surface import Surface
 
 PACKAGE = "open-rerank"

@@ -6,7 +6,7 @@ ones. The models' own counters are read when metrics are collected.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,10 +32,8 @@ from runtime.profile import Kind
 from server.errors import class_of
 from server.hardware import Gpu, Gpus, Processors, memory_bytes
 from server.names import TRITON_VERSION, triton_name
+from server.served import Served
 from server.tally import OUTCOMES
-
-if TYPE_CHECKING:
-    from server.service import Served
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER_ROUTE = "other"
@@ -77,7 +75,7 @@ _SHARE_BUCKETS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 class Metrics:
     """The counters of one server process; `served` gives the loaded models."""
 
-    def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
+    def __init__(self, served: Callable[[], Iterable[Served]]) -> None:
         # No *_created gauges, because NIM has none.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
@@ -225,7 +223,7 @@ class _Models(Collector):
     Triton's are untyped because the client library would append _total to a counter's name.
     """
 
-    def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
+    def __init__(self, served: Callable[[], Iterable[Served]]) -> None:
         self._served = served
 
     def collect(self) -> Iterator[Metric]:
@@ -239,7 +237,7 @@ class _Models(Collector):
             yield from _images(images)
 
 
-def _triton(served: "list[Served]") -> Iterator[Metric]:
+def _triton(served: list[Served]) -> Iterator[Metric]:
     labels = ["model", "version"]
     families = {
         name: UntypedMetricFamily(f"nv_inference_{name}", text, labels=labels)
@@ -277,7 +275,7 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
     yield failures
 
 
-def _requests(served: "list[Served]") -> Iterator[Metric]:
+def _requests(served: list[Served]) -> Iterator[Metric]:
     """The counters of requests; received = the sum over outcomes + in flight, at any moment."""
     received = CounterMetricFamily(
         "rerank_requests_received", "Requests that reached a model", labels=["kind"]
@@ -311,7 +309,7 @@ def _requests(served: "list[Served]") -> Iterator[Metric]:
     yield from (received, outcomes, flying, rows, truncated, tokens)
 
 
-def _images(served: "list[Served]") -> Iterator[Metric]:
+def _images(served: list[Served]) -> Iterator[Metric]:
     labels = ["kind"]
     hits = CounterMetricFamily(
         "rerank_image_cache_hits", "Images whose embeddings were in the cache", labels=labels
@@ -331,7 +329,7 @@ def _images(served: "list[Served]") -> Iterator[Metric]:
     yield from (hits, misses, kept)
 
 
-def _waiting(served: "list[Served]") -> Iterator[Metric]:
+def _waiting(served: list[Served]) -> Iterator[Metric]:
     rows = GaugeMetricFamily(
         "rerank_queue_rows", "Rows that wait for an engine call", labels=["kind"]
     )

@@ -10,7 +10,8 @@ from runtime.profile import Kind
 from server.call import Limit, limit_of
 from server.errors import UnknownModel
 from server.names import TRITON_VERSION, triton_name
-from server.service import Served, Service
+from server.served import Served
+from server.service import Service
 from server.settings import MAX_BATCH_SIZES
 
 SERVER_NAME = "open-rerank"

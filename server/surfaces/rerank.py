@@ -53,7 +53,10 @@ class DocumentsReply(msgspec.Struct):
 
 
 # Mapping
-_DECODER = msgspec.json.Decoder(dict[str, Any])  # the fields decide the family, and so the types
+# The fields of both requests, of any type: which there are decides the family, and so the types.
+_FIELDS = dict.fromkeys((*RerankRequest.__struct_fields__, *tei.TextsRequest.__struct_fields__))
+_Body = msgspec.defstruct("_Body", [(name, Any, UNSET) for name in _FIELDS])
+_DECODER = msgspec.json.Decoder(_Body)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -96,11 +99,12 @@ async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
     unknown fields."""
     body = await exchange.json_body()
     try:
-        found = await exchange.decode(_DECODER, body)
+        decoded = msgspec.structs.asdict(await exchange.decode(_DECODER, body))
     except InvalidRequest:
         if b'"texts"' in body and b'"documents"' not in body:  # a guess for invalid JSON
             exchange.use_error_format(tei.error_body)
         raise
+    found = {name: value for name, value in decoded.items() if value is not UNSET}
     if found.get("texts") is None:
         return converted(found, RerankRequest)
     if found.get("documents") is not None:
