@@ -4,7 +4,7 @@ Labels are bounded: routes are templates, statuses and outcomes are constants, m
 ones. The models' own counters are read when metrics are collected.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import get_args
 
@@ -48,6 +48,47 @@ _TRITON = {
     "compute_infer_duration_us": "Requests' time in engine calls",
     "compute_output_duration_us": "Requests' time behind the engine; not measured, hence 0",
     "pending_request_count": "Requests that wait for an engine call",
+}
+# How a metric of a model is read; None for a model that does not have it.
+_Read = Callable[[Served], float | None]
+# Our own of each model, by kind. Received = the sum over outcomes + in flight, at any moment.
+_COUNTERS: Mapping[str, tuple[str, _Read]] = {
+    "rerank_requests_received": ("Requests that reached a model", lambda one: one.tally.received),
+    "rerank_texts": ("Texts of answered requests", lambda one: one.tally.rows),
+    "rerank_truncated_texts": (
+        "Texts of answered requests that were cut",
+        lambda one: one.tally.truncated,
+    ),
+    "rerank_tokens": (
+        "Tokens of answered requests, repeated rows counted",
+        lambda one: one.tally.tokens,
+    ),
+    "rerank_image_cache_hits": (
+        "Images whose embeddings were in the cache",
+        lambda one: _cached(one, "hits"),
+    ),
+    "rerank_image_cache_misses": (
+        "Images that the vision model had to compute",
+        lambda one: _cached(one, "misses"),
+    ),
+}
+_GAUGES: Mapping[str, tuple[str, _Read]] = {
+    "rerank_requests_in_flight": (
+        "Requests that reached a model and have not left it",
+        lambda one: one.tally.in_flight,
+    ),
+    "rerank_queue_rows": (
+        "Rows that wait for an engine call",
+        lambda one: one.model.queue_depth()[0],
+    ),
+    "rerank_queue_tokens": (
+        "Tokens that wait for an engine call",
+        lambda one: one.model.queue_depth()[1],
+    ),
+    "rerank_image_cache_bytes": (
+        "Bytes of image embeddings in the cache",
+        lambda one: _cached(one, "bytes"),
+    ),
 }
 _CPU = {
     "nv_cpu_utilization": "Busy share of the processors, 0 to 1",
@@ -212,7 +253,7 @@ def families() -> list[Metric]:
     gpus = [
         UntypedMetricFamily(name, _of_gpu(fact)) for *names, fact in GPU_METRICS for name in names
     ]
-    models = (*_triton([]), *_requests([]), *_waiting([]), *_images([]))
+    models = (*_triton([]), *_ours([]))
     every = (*Metrics(lambda: ())._registry.collect(), *models, *machine, *gpus)
     return list({family.name: family for family in every}.values())
 
@@ -231,10 +272,7 @@ class _Models(Collector):
         if not served:
             return
         yield from _triton(served)
-        yield from _requests(served)
-        yield from _waiting(served)
-        if images := [one for one in served if one.model.info.images]:
-            yield from _images(images)
+        yield from (family for family in _ours(served) if family.samples)
 
 
 def _triton(served: list[Served]) -> Iterator[Metric]:
@@ -275,72 +313,29 @@ def _triton(served: list[Served]) -> Iterator[Metric]:
     yield failures
 
 
-def _requests(served: list[Served]) -> Iterator[Metric]:
-    """The counters of requests; received = the sum over outcomes + in flight, at any moment."""
-    received = CounterMetricFamily(
-        "rerank_requests_received", "Requests that reached a model", labels=["kind"]
-    )
+def _ours(served: list[Served]) -> Iterator[Metric]:
     outcomes = CounterMetricFamily(
         "rerank_requests",
         "Requests that left a model; accepted are those that were not refused",
         labels=["kind", "outcome"],
     )
-    flying = GaugeMetricFamily(
-        "rerank_requests_in_flight",
-        "Requests that reached a model and have not left it",
-        labels=["kind"],
-    )
-    rows = CounterMetricFamily("rerank_texts", "Texts of answered requests", labels=["kind"])
-    truncated = CounterMetricFamily(
-        "rerank_truncated_texts", "Texts of answered requests that were cut", labels=["kind"]
-    )
-    tokens = CounterMetricFamily(
-        "rerank_tokens", "Tokens of answered requests, repeated rows counted", labels=["kind"]
-    )
     for one in served:
-        kind, tally = one.model.info.kind, one.tally
-        received.add_metric([kind], tally.received)
         for outcome in OUTCOMES:
-            outcomes.add_metric([kind, outcome], tally.outcomes[outcome])
-        flying.add_metric([kind], tally.in_flight)
-        rows.add_metric([kind], tally.rows)
-        truncated.add_metric([kind], tally.truncated)
-        tokens.add_metric([kind], tally.tokens)
-    yield from (received, outcomes, flying, rows, truncated, tokens)
+            outcomes.add_metric([one.model.info.kind, outcome], one.tally.outcomes[outcome])
+    yield outcomes
+    for family_of, metrics in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+        for name, (text, read) in metrics.items():
+            family = family_of(name, text, labels=["kind"])
+            for one in served:
+                if (value := read(one)) is not None:
+                    family.add_metric([one.model.info.kind], value)
+            yield family
 
 
-def _images(served: list[Served]) -> Iterator[Metric]:
-    labels = ["kind"]
-    hits = CounterMetricFamily(
-        "rerank_image_cache_hits", "Images whose embeddings were in the cache", labels=labels
-    )
-    misses = CounterMetricFamily(
-        "rerank_image_cache_misses", "Images that the vision model had to compute", labels=labels
-    )
-    kept = GaugeMetricFamily(
-        "rerank_image_cache_bytes", "Bytes of image embeddings in the cache", labels=labels
-    )
-    for one in served:
-        if (stats := one.model.cache_stats()) is not None:
-            kind = [one.model.info.kind]
-            hits.add_metric(kind, stats.hits)
-            misses.add_metric(kind, stats.misses)
-            kept.add_metric(kind, stats.bytes)
-    yield from (hits, misses, kept)
-
-
-def _waiting(served: list[Served]) -> Iterator[Metric]:
-    rows = GaugeMetricFamily(
-        "rerank_queue_rows", "Rows that wait for an engine call", labels=["kind"]
-    )
-    tokens = GaugeMetricFamily(
-        "rerank_queue_tokens", "Tokens that wait for an engine call", labels=["kind"]
-    )
-    for one in served:
-        waiting_rows, waiting_tokens = one.model.queue_depth()
-        rows.add_metric([one.model.info.kind], waiting_rows)
-        tokens.add_metric([one.model.info.kind], waiting_tokens)
-    yield from (rows, tokens)
+def _cached(one: Served, name: str) -> float | None:
+    """A figure of the cache of images; None without images."""
+    stats = one.model.cache_stats()
+    return None if stats is None else getattr(stats, name)
 
 
 class _Machine(Collector):

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from msgspec import to_builtins
+
 from server.call import Call, Limit, Place
 from server.errors import InvalidRequest, UnknownModel
 from server.kserve.inference import Wanted, infer
@@ -10,7 +12,6 @@ from server.kserve.messages import CONFIG_TYPES, Messages
 from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (
     EXTENSIONS,
-    PLATFORM,
     SERVER_NAME,
     KserveModel,
     all_models,
@@ -69,39 +70,13 @@ class Methods:
 
     async def _model_metadata(self, request: Any, call: Call) -> Any:
         model = find(call.service, request.name, request.version)
-        tensor = self._messages["TensorMetadata"]
-        return self._messages["ModelMetadataResponse"](
-            name=model.name,
-            versions=[TRITON_VERSION],
-            platform=PLATFORM,
-            inputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.inputs],
-            outputs=[
-                tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.outputs
-            ],
-        )
+        return self._messages["ModelMetadataResponse"](**to_builtins(model.metadata()))
 
     async def _model_config(self, request: Any, call: Call) -> Any:
         model = find(call.service, request.name, request.version)
-        ends = {
-            end: [
-                self._messages[message](
-                    name=t.name, data_type=CONFIG_TYPES[t.config_type], dims=t.dims
-                )
-                for t in tensors
-            ]
-            for end, message, tensors in (
-                ("input", "ModelInput", model.inputs),
-                ("output", "ModelOutput", model.outputs),
-            )
-        }
-        config = self._messages["ModelConfig"](
-            name=model.name,
-            platform=PLATFORM,
-            backend=PLATFORM,
-            max_batch_size=model.max_batch_size,
-            dynamic_batching=self._messages["ModelDynamicBatching"](),
-            **ends,
-        )
+        config = to_builtins(model.config())
+        for tensor in config["input"] + config["output"]:
+            tensor["data_type"] = CONFIG_TYPES[tensor["data_type"]]
         return self._messages["ModelConfigResponse"](config=config)
 
     async def _model_statistics(self, request: Any, call: Call) -> Any:
@@ -113,18 +88,10 @@ class Methods:
         )
 
     def _statistics(self, model: KserveModel) -> Any:
-        found = model.statistics()
-        duration = self._messages["StatisticDuration"]
-        return self._messages["ModelStatistics"](
-            name=model.name,
-            version=TRITON_VERSION,
-            last_inference=found.last_inference_ms,
-            inference_count=found.inference_count,
-            execution_count=found.execution_count,
-            inference_stats=self._messages["InferStatistics"](
-                **{name: duration(count=s.count, ns=s.ns) for name, s in found.stages.items()}
-            ),
-        )
+        message = self._messages["ModelStatistics"]
+        known = message.DESCRIPTOR.fields_by_name
+        found = to_builtins(model.statistics())
+        return message(**{name: value for name, value in found.items() if name in known})
 
     async def _repository_index(self, request: Any, call: Call) -> Any:  # noqa: ARG002
         index = self._messages["ModelIndex"]
