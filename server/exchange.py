@@ -12,7 +12,7 @@ from server.call import Call
 from server.caller import http_caller
 from server.characters import wider_bytes
 from server.connection import cancel_on_disconnect, check_json, read_body, reserve_beside_body
-from server.errors import AnyRequest, ErrorFormat
+from server.errors import AnyRequest, ErrorFormat, InvalidRequest
 from server.json_body import decode
 from server.json_size import decoded_bytes, most_values
 from server.observability import ANSWERED
@@ -75,9 +75,21 @@ class Exchange(Call):
         reserve_beside_body(self._request, await wider_bytes(texts, slices))
         await slices.before(len(raw))
 
-    async def json(self, decoder: "msgspec.json.Decoder[T]") -> T:
-        """Read and decode a JSON body; InvalidRequest names the place that does not fit."""
-        return await self.decode(decoder, await self.json_body())
+    async def json(
+        self, decoder: "msgspec.json.Decoder[T]", *, texts: str = "", hint: str = ""
+    ) -> T:
+        """Read and decode a JSON body; InvalidRequest names the place that does not fit. `texts` is
+        a field in which other servers take token ids; `hint` is added to the message about it."""
+        try:
+            return await self.decode(decoder, await self.json_body())
+        except InvalidRequest as error:
+            if not texts or error.location[:1] != (texts,):
+                raise
+            message = (
+                "wanted a text or a list of texts; token ids are not taken, as the model has a "
+                f"tokenizer of its own{hint}"
+            )
+            raise InvalidRequest(error.problem, error.location, message) from error
 
     def reply(
         self,
