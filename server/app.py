@@ -16,6 +16,7 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from runtime.version import version
 from server import health, metadata, pages
 from server.auth import AuthMiddleware
 from server.descriptors import raise_descriptor_limit
@@ -166,7 +167,7 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
     return document(
         [operation for surface in surfaces for operation in surface.operations],
         title="Open reranker and embedder",
-        version=metadata.version(),
+        version=version(),
         keys=bool(settings.keys),
     )
 

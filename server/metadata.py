@@ -9,6 +9,7 @@ import msgspec
 from litestar import Controller, get
 from litestar.di import NamedDependency
 
+from runtime.version import DISTRIBUTION, version
 from server.call import limit_of
 from server.metrics import CONTENT_TYPE
 from server.nim_error import NimError, error_body
@@ -17,7 +18,6 @@ from server.served import Served
 from server.service import Service
 from server.surface import Surface
 
-PACKAGE = "open-rerank"
 # The version of NIM's API that these shapes follow.
 _API = "3.1.0"
 
@@ -72,7 +72,7 @@ def _entry(name: str) -> Body:
         "id": name,
         "object": "model",
         "created": 0,
-        "owned_by": name.split("/")[0] if "/" in name else PACKAGE,
+        "owned_by": name.split("/")[0] if "/" in name else DISTRIBUTION,
         "root": name,
     }
 
@@ -128,14 +128,8 @@ def _quoted(value: str) -> str:
 
 
 @cache
-def version() -> str:
-    """The version of this software."""
-    return distribution(PACKAGE).version
-
-
-@cache
 def _license() -> Body:
-    content = distribution(PACKAGE).read_text("licenses/LICENSE") or ""
+    content = distribution(DISTRIBUTION).read_text("licenses/LICENSE") or ""
     return {
         "name": "LICENSE",
         "path": "LICENSE",

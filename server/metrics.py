@@ -95,7 +95,7 @@ _CPU = {
     "nv_cpu_memory_total_bytes": "Memory of the machine",
     "nv_cpu_memory_used_bytes": "Memory in use",
 }
-# Gauges of the GPUs: NIM's name, Triton's, and the field of Gpu.
+# Gauges of the GPUs: NIM's name, Triton's, and the fact of Gpu.
 GPU_METRICS = (
     ("gpu_power_usage_watts", "nv_gpu_power_usage", "power_usage_watts"),
     ("gpu_power_limit_watts", "nv_gpu_power_limit", "power_limit_watts"),
@@ -364,8 +364,7 @@ class _Machine(Collector):
 def _of_gpus(gpus: list[Gpu], name: str, label: str, fact: str) -> Iterator[Metric]:
     family = UntypedMetricFamily(name, _of_gpu(fact), labels=[label])
     for gpu in gpus:
-        value = getattr(gpu, fact)
-        if value is not None:
+        if (value := gpu.facts.get(fact)) is not None:
             family.add_metric([getattr(gpu, label)], value)
     if family.samples:
         yield family

@@ -15,6 +15,7 @@ from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
 from runtime.errors import ModelClosed
+from runtime.version import version as software_version
 from server.errors import AnyRequest, ErrorBody, Failure, NotReady
 from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import Wanted, infer
@@ -45,7 +46,6 @@ from server.kserve.rest import (
     write_reply,
 )
 from server.kserve.tensors import TextTensor, elements_of
-from server.metadata import version as software_version
 from server.names import TRITON_VERSION
 from server.openapi import Operation
 from server.service import Service

@@ -22,12 +22,12 @@ from runtime.errors import EngineError, InputTypeRequired, NoPassages, Overloade
 from runtime.postprocess import InputType, Ranking, descending, relevance
 from runtime.text import Truncate
 from runtime.tokens import Token
+from runtime.version import version
 from server.call import Field, limit_of, listed
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, KindNotServed
 from server.exchange import Exchange
 from server.fields import one_of
 from server.lax import StrictPositive
-from server.metadata import version
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
