@@ -279,7 +279,7 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
             "compute_input_duration_us": tally.tokenize_s * 1e6,
             "compute_infer_duration_us": tally.engine_s * 1e6,
             "compute_output_duration_us": 0.0,
-            "pending_request_count": one.model.pending(),
+            "pending_request_count": one.model.scheduler.pending(),
         }
         for name, value in values.items():
             families[name].add_metric(known, float(value))
@@ -341,8 +341,8 @@ def _images(served: "list[Served]") -> Iterator[Metric]:
         "rerank_image_cache_bytes", "Bytes of image embeddings in the cache", labels=labels
     )
     for one in served:
-        if (stats := one.model.cache_stats()) is not None:
-            kind = [one.model.info.kind]
+        if (tower := one.model.tower) is not None:
+            stats, kind = tower.cache.stats(), [one.model.info.kind]
             hits.add_metric(kind, stats.hits)
             misses.add_metric(kind, stats.misses)
             kept.add_metric(kind, stats.bytes)
@@ -357,7 +357,7 @@ def _waiting(served: "list[Served]") -> Iterator[Metric]:
         "rerank_queue_tokens", "Tokens that wait for an engine call", labels=["kind"]
     )
     for one in served:
-        waiting_rows, waiting_tokens = one.model.queue_depth()
+        waiting_rows, waiting_tokens = one.model.scheduler.queue_depth()
         rows.add_metric([one.model.info.kind], waiting_rows)
         tokens.add_metric([one.model.info.kind], waiting_tokens)
     yield from (rows, tokens)

@@ -73,7 +73,7 @@ class Predecessor:
     def stats(self) -> SchedulerStats:
         """Its counters, during its last requests and afterwards."""
         model = self._model
-        return self._final if model is None else model.stats()
+        return self._final if model is None else model.scheduler.stats()
 
     def close(self) -> None:
         """Answer its waiting requests with ModelClosed."""
@@ -93,7 +93,7 @@ class Predecessor:
         try:
             model.close()
         finally:  # the next reload waits for it
-            self._final = model.stats()
+            self._final = model.scheduler.stats()
             self._model = None
 
 
@@ -134,7 +134,7 @@ class Served:
 
     def stats(self) -> SchedulerStats:
         """Counters of rows and engine calls since the start, its predecessors' included."""
-        return sum((one.stats() for one in self.before), self.model.stats())
+        return sum((one.stats() for one in self.before), self.model.scheduler.stats())
 
 
 class Service:
@@ -172,7 +172,7 @@ class Service:
     @property
     def engine_unreachable(self) -> bool:
         """Whether a remote engine is unreachable. The watchdog polls it until it is reachable."""
-        return any(served.model.unreachable for served in list(self._served.values()))
+        return any(served.model.scheduler.unreachable for served in list(self._served.values()))
 
     @property
     def live(self) -> bool:
@@ -274,7 +274,7 @@ class Service:
 
     def _swap(self, kind: Kind, before: Served, model: Model) -> Predecessor:
         """Serve `model` instead of the model of `before`. Raises ModelClosed."""
-        model.on_engine_call(partial(self.metrics.observe_call, kind))
+        model.scheduler.on_engine_call(partial(self.metrics.observe_call, kind))
         model.inherit_estimates(before.model)
         own = self.settings.served_name if before is self.primary else None
         name = own or model.info.model_id
@@ -375,7 +375,7 @@ class Service:
                 _log.critical("%s: %s; the process must be restarted", *faulty)
             lost = faulty is not None
             for kind, served in list(self._served.items()):
-                if served.model.unreachable:
+                if served.model.scheduler.unreachable:
                     last_reasons[kind] = _reconnect(served.model, last_reasons.get(kind, ""))
 
     @property
@@ -408,7 +408,7 @@ class Service:
         own = self.settings.served_name if not self._served else None
         name = own or model.info.model_id
         kind = model.info.kind
-        model.on_engine_call(partial(self.metrics.observe_call, kind))
+        model.scheduler.on_engine_call(partial(self.metrics.observe_call, kind))
         self._served[kind] = Served(model, name, AcceptedNames(name, kind), directory)
 
 

@@ -22,6 +22,7 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
+from runtime.requests import EmbedRequest, TokenLimits
 from server.call import Field
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
@@ -278,14 +279,15 @@ class OpenAiEmbeddings(Controller):
             truncate=payload.truncate,
             truncation=payload.truncation,
         )
-        embeddings = await exchange.embed(
+        asked = EmbedRequest(
             texts_of(payload),
             input_type,
-            truncate,
             _dimensions_of(payload),
-            input_at=Field("input", alone=isinstance(payload.input, str)),
-            most_tokens=most_tokens,
+            truncate=truncate,
+            limits=TokenLimits(pair=most_tokens),
         )
+        at = Field("input", alone=isinstance(payload.input, str))
+        embeddings = await exchange.embed(asked, input_at=at)
         write = partial(encode, embeddings, payload, payload.model or served.name)
         many = embeddings.vectors.size > MANY_NUMBERS
         return exchange.reply(await asyncio.to_thread(write) if many else write())
