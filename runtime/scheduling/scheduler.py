@@ -25,7 +25,7 @@ from runtime.errors import (
     ModelClosed,
     ServingError,
 )
-from runtime.postprocess import EngineCall, Floats
+from runtime.postprocess import EngineCall
 from runtime.scheduling.admission import QueueLimits, Ticket
 from runtime.scheduling.backlog import Backlog, Batch
 from runtime.scheduling.calls import Compute, engine_call, run_call
@@ -170,12 +170,7 @@ class Scheduler:
         for thread in self._threads:
             thread.join(max(0.0, patience_ends - time.monotonic()))
         self._backlog.fail_running(ModelClosed)
-        if any(thread.is_alive() for thread in self._threads):
-            return False
-        # Break the cycle Model → Scheduler → Model._compute, or a replaced model lives until the
-        # next garbage collection.
-        self._compute = _closed
-        return True
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:
         """The thread of one lane. If anything but `close` ends it, every request is answered."""
@@ -217,7 +212,3 @@ def _log_safely(level: int, message: str, *given: object, trace: bool = False) -
     """Log, and drop what a handler raises, so that it does not end the thread."""
     with suppress(BaseException):
         _log.log(level, message, *given, exc_info=trace)
-
-
-def _closed(rows: Sequence[Sized]) -> Floats:  # noqa: ARG001
-    raise ModelClosed

@@ -9,6 +9,7 @@ import pytest
 
 from checks.beir import candidates, ndcg, read_collection, rerank
 from runtime.opening import open_embedder
+from runtime.requests import EmbedRequest
 
 TEXTS = ("the cat sat", "wings and lift of aircraft", "lift of a delta wing", "bread")
 
@@ -58,8 +59,8 @@ def test_an_embedder_orders_by_cosine(folder: Path, embed_artifact: Path) -> Non
     embedder = open_embedder(embed_artifact)
     try:
         _, model = rerank(embedder, collection, queries=5)
-        asked = embedder.embed(collection.queries, input_type="query").vectors
-        found = embedder.embed(collection.texts, input_type="passage").vectors
+        asked = embedder.embed(EmbedRequest(collection.queries, "query")).vectors
+        found = embedder.embed(EmbedRequest(collection.texts, "passage")).vectors
     finally:
         embedder.close()
     among = candidates(collection.texts, collection.queries)[0]
