@@ -85,7 +85,7 @@ def locating_errors(**fields: Field) -> Iterator[None]:
         yield
     except TextRejected as error:
         place = fields[error.field].place(error.index or 0)
-        raise InvalidRequest("value_error", place, f"this text {error.problem}") from error
+        raise InvalidRequest("value_error", place, f"this text {error.complaint}") from error
 
 
 class Call:

@@ -314,8 +314,8 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
     async def hold(service: Service) -> None:
-        with service.body_budget.reserving(200 << 20):
-            pass
+        with service.body_budget.reservation() as room:
+            room.add(200 << 20)
 
     service = Service(settings(NIM_HTTP_BODY_LIMIT_BYTES="100000"))
     asyncio.run(hold(service))
