@@ -133,8 +133,10 @@ class Model(ABC):
         self._tokenizer_pool = TokenizerPool(encoder, info.max_tokens)
         self._lock = threading.Lock()
         self._users = 0
-        self._engine_closed = False
-        self.scheduler = Scheduler(forward, limits, queue, window_s, lanes=opened.engine.lanes)
+        engine = opened.engine
+        self.scheduler = Scheduler(
+            forward, limits, queue, window_s, lanes=engine.lanes, free=engine.close
+        )
 
     def warm_up(self) -> None:
         """Run real inferences and reproduce the manifest's goldens, the shortest one padded too.
@@ -364,7 +366,7 @@ class Model(ABC):
         Raises as `warm_up` does, and Unavailable while the engine is unreachable.
         """
         self.warm_up()
-        self.scheduler.mark_reachable()
+        self.scheduler.unreachable = False
 
     def fault(self, patience_s: float) -> str | None:
         """A fault of the engine that only a new process mends, as a sentence; None without one.
@@ -389,11 +391,7 @@ class Model(ABC):
         """
         if self.tower is not None:
             self.tower.close()
-        if self.scheduler.close():
-            with self._lock:
-                closed, self._engine_closed = self._engine_closed, True
-            if not closed:
-                self._engine.close()
+        self.scheduler.close()
         self._tokenizer_pool.close()
 
     def _run(self, request: AnyRequest) -> Computed:

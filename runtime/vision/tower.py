@@ -115,11 +115,10 @@ class Tower:
         calls = BatchLimits(self._call_tiles, self._call_tiles, 0.0)
         queue = QueueLimits(limits.held_tiles, limits.held_tiles)
         compute = partial(_embed, engine, vision)
-        self.scheduler = Scheduler(compute, calls, queue, lanes=engine.lanes)
+        self.scheduler = Scheduler(compute, calls, queue, lanes=engine.lanes, free=engine.close)
         decoders = min(_MOST_DECODERS, usable_cores())
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="images")
         self._held = 0
-        self._engine_closed = False
         self._lock = threading.Lock()
 
     @contextmanager
@@ -209,11 +208,7 @@ class Tower:
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back, unless it hangs.
         May be called again, and from several threads."""
-        if self.scheduler.close():
-            with self._lock:
-                closed, self._engine_closed = self._engine_closed, True
-            if not closed:
-                self._engine.close()
+        self.scheduler.close()
         self._decoders.shutdown(wait=False)
 
     def check_pixels(self, golden: ImageGolden, pillow: str | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from checks.beir import candidates, ndcg, read_collection, rerank
 from runtime.opening import open_embedder
-from runtime.requests import EmbedRequest
+from runtime.requests import EmbedRequest, RankRequest
 
 TEXTS = ("the cat sat", "wings and lift of aircraft", "lift of a delta wing", "bread")
 
@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 class LongestFirst:
-    def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
-        return SimpleNamespace(order=np.argsort([-len(p) for p in passages], kind="stable"))
+    def rank(self, request: RankRequest) -> Any:
+        return SimpleNamespace(order=np.argsort([-len(p) for p in request.texts], kind="stable"))
 
 
 def test_unjudged_queries_are_left_out(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from runtime.engines.mock import MockEngine
 from runtime.errors import (
     ArtifactError,
     DeadlineExceeded,
@@ -189,9 +190,9 @@ def test_a_ranker_in_use_is_not_idle(ranker: Ranker) -> None:
 
 
 def test_the_engine_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranker = cast(Ranker, mock_model("rank"))
     closed: list[object] = []
-    monkeypatch.setattr(type(ranker._engine), "close", lambda engine: closed.append(engine))
+    monkeypatch.setattr(MockEngine, "close", lambda engine: closed.append(engine))
+    ranker = cast(Ranker, mock_model("rank"))
     threads = [threading.Thread(target=ranker.close) for _ in range(4)]
     for thread in threads:
         thread.start()
