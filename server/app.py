@@ -27,7 +27,7 @@ from server.listen import SideListener, bind_port
 from server.logs import configure_logging, report_startup_error, wants_json_logs
 from server.metrics import CONTENT_TYPE
 from server.observability import ObservabilityMiddleware
-from server.openapi import document
+from server.openapi import document, operations
 from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
 from server.reloading import reloading_on_signal
 from server.service import Service, abort_start
@@ -88,7 +88,12 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         [controller for surface in surfaces for controller in surface.controllers],
         service,
         lambda _: _running(service, shutdown),
-        openapi=_describe(surfaces, settings),
+    )
+    app.state[pages.OPENAPI_DOCUMENT] = document(
+        operations(app, error_format_of),
+        settings,
+        title="Open reranker and embedder",
+        version=metadata.version(),
     )
     return _with_observability(_with_middleware(app, service, shutdown), service)
 
@@ -138,15 +143,11 @@ def routed(
     routes: list[ControllerRouterHandler],
     service: Service,
     *lifespan: Lifespan,
-    openapi: bytes = b"",
 ) -> Litestar:
-    """The router alone, without middleware; `openapi` is the document that describes the routes."""
+    """The router alone, without middleware."""
     return Litestar(
         route_handlers=routes,
-        dependencies={
-            "service": Provide(lambda: service, sync_to_thread=False),
-            "openapi_document": Provide(lambda: openapi, sync_to_thread=False),
-        },
+        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
         exception_handlers={
             Exception: exception_handler(
                 error_format_of, service.settings, service.metrics.count_refusal
@@ -157,15 +158,6 @@ def routed(
         logging_config=None,
         # server.connection reads bodies and limits their size.
         request_max_body_size=None,
-    )
-
-
-def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
-    return document(
-        [operation for surface in surfaces for operation in surface.operations],
-        title="Open reranker and embedder",
-        version=metadata.version(),
-        keys=bool(settings.keys),
     )
 
 

@@ -187,7 +187,7 @@ def classify_error(error: Exception, settings: Settings) -> Failure:
 def _classify_error(error: Exception, settings: Settings) -> Failure:
     if isinstance(error, HTTPException):
         return _routing_failure(error)
-    status = _status(error, settings)
+    status = status_of(type(error), settings)
     if isinstance(error, InvalidRequest):
         return Failure(status, str(error), error.problem, error.location)
     if isinstance(error, InputRejected) and not isinstance(error, InputTooLong):
@@ -244,17 +244,20 @@ def log_failure(error: Exception, settings: Settings) -> None:
         return
     if isinstance(error, EngineError):
         _log.error("%s: %s", type(error).__name__, error)
-    elif _status(error, settings) == HTTPStatus.INTERNAL_SERVER_ERROR:
+    elif status_of(type(error), settings) == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("unexpected %s", type(error).__name__, exc_info=error)
 
 
-def _status(error: Exception, settings: Settings) -> int:
+def status_of(kind: type[Exception], settings: Settings) -> int:
+    """The HTTP status of errors of class `kind`."""
+    if issubclass(kind, HTTPException):
+        return kind.status_code
     table = {
         **STATUSES,
         InputTooLong: settings.too_long_status,
         Overloaded: settings.overload_status,
     }
-    return next(table[kind] for kind in type(error).__mro__ if kind in table)
+    return next(table[known] for known in kind.__mro__ if known in table)
 
 
 def _routing_failure(error: HTTPException) -> Failure:

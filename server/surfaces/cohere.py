@@ -9,7 +9,7 @@ x-truncated-passages has the number of truncated documents.
 import math
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response, post
@@ -19,9 +19,8 @@ from msgspec import UNSET, Meta
 from runtime.postprocess import Ranking
 from runtime.text import TokenLimits
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
-from server.exchange import Exchange
+from server.exchange import MODEL_ERRORS, Exchange
 from server.lax import StrictPositive, lax_decoder
-from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces.documents import (
@@ -34,7 +33,6 @@ from server.surfaces.documents import (
     top_results,
     wants_raw,
 )
-from server.surfaces.nim import STATUSES
 
 # Cohere's search unit is one query with up to so many documents.
 _UNIT_DOCUMENTS = 100
@@ -226,7 +224,7 @@ def error_type(failure: Failure) -> str:
     return types.get(failure.status, "BadRequestError" if failure.status < 500 else "InternalError")
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, RerankError]:
     """The superset error body."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
     return ErrorBody(
@@ -234,7 +232,7 @@ def error_body(failure: Failure) -> ErrorBody:
     )
 
 
-def error_body_v2(failure: Failure) -> ErrorBody:
+def error_body_v2(failure: Failure) -> Annotated[ErrorBody, CohereError]:
     """Cohere's error body."""
     return ErrorBody(failure.status, _ENCODER.encode(CohereError(failure.message)))
 
@@ -243,18 +241,27 @@ def error_body_v2(failure: Failure) -> ErrorBody:
 class CohereRerank(Controller):
     """Both generations of Cohere's API."""
 
-    @post("/v1/rerank", status_code=200)
-    async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Cohere v1, Jina, vLLM, Infinity."""
+    tags = ("Rerank dialects",)
+
+    @post("/v1/rerank", status_code=200, body=RerankRequest, errors=MODEL_ERRORS)
+    async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[ReplyV1]:
+        """Rerank as Cohere v1, Jina, vLLM and Infinity do.
+
+        `document` is left out with return_documents: false. A body with `raw_scores` is Infinity's:
+        `document` is a text then, with return_documents: true.
+        """
         exchange = Exchange(request, service)
         payload = await exchange.json(_V1)
         served = service.served("rank")
         ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
         return exchange.reply(_encode_v1(ranked, payload, served.name))
 
-    @post("/v2/rerank", status_code=200)
-    async def v2(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Cohere v2."""
+    @post("/v2/rerank", status_code=200, body=RerankV2, errors=MODEL_ERRORS)
+    async def v2(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[ReplyV2]:
+        """Rerank as Cohere v2 does.
+
+        Fields of v1 and of other servers that would change an answer are refused; they may be null.
+        """
         exchange = Exchange(request, service)
         payload = await exchange.json(_V2)
         _check_v2(payload)
@@ -267,75 +274,7 @@ class CohereRerank(Controller):
         return exchange.reply(_encode_v2(ranking, payload))
 
 
-# Documentation
-_REQUEST: dict[str, Any] = {
-    "model": "rerank-v3.5",
-    "query": "What is machine learning?",
-    "documents": ["The weather is nice today", "Machine learning is a subset of AI"],
-    "top_n": 1,
-}
-_META = {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}}
-_RESULT = {"index": 1, "relevance_score": 0.62}
-_USAGE = {"prompt_tokens": 30, "total_tokens": 30}
-
-
-def _operation(path: str, summary: str, **fields: Any) -> Operation:
-    return Operation(
-        method="POST",
-        path=path,
-        tag="Rerank dialects",
-        summary=summary,
-        request_example=_REQUEST,
-        statuses=STATUSES,
-        **fields,
-    )
-
-
 SURFACES = (
-    Surface(
-        controllers=(CohereRerank,),
-        operations=(
-            _operation(
-                "/v1/rerank",
-                "Rerank as Cohere v1, Jina, vLLM and Infinity do",
-                description=(
-                    "`document` is left out with return_documents: false. A body with `raw_scores` "
-                    "is Infinity's: `document` is a text then, with return_documents: true."
-                ),
-                request=RerankRequest,
-                reply=ReplyV1,
-                reply_example={
-                    "id": "0f6b",
-                    "model": "nvidia/llama-nemotron-rerank-1b-v2",
-                    "usage": _USAGE,
-                    "meta": _META,
-                    "results": [
-                        _RESULT | {"document": {"text": "Machine learning is a subset of AI"}}
-                    ],
-                },
-                error=RerankError,
-            ),
-        ),
-        error_format=error_body,
-        paths=("/v1/rerank",),
-    ),
-    Surface(
-        controllers=(),
-        operations=(
-            _operation(
-                "/v2/rerank",
-                "Rerank as Cohere v2 does",
-                description=(
-                    "Fields of v1 and of other servers that would change an answer are refused; "
-                    "they may be null."
-                ),
-                request=RerankV2,
-                reply=ReplyV2,
-                reply_example={"id": "0f6b", "results": [_RESULT], "meta": _META},
-                error=CohereError,
-            ),
-        ),
-        error_format=error_body_v2,
-        paths=("/v2/rerank",),
-    ),
+    Surface(controllers=(CohereRerank,), error_format=error_body, paths=("/v1/rerank",)),
+    Surface(controllers=(), error_format=error_body_v2, paths=("/v2/rerank",)),
 )

@@ -10,15 +10,13 @@ from typing import Annotated, Any, cast, get_args
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath
 from msgspec import UNSET, Meta, UnsetType
 
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
 from server.call import Field
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
-from server.exchange import Exchange
-from server.openapi import Operation
+from server.exchange import MODEL_ERRORS, Exchange
 from server.service import Service
 from server.surface import Surface
 
@@ -118,7 +116,7 @@ class NimError(msgspec.Struct):
     object: str = "error"
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, NimError]:
     """NIM's two error bodies.
 
     `message` and `error` both contain the text: Astra and langchain read `message`, older clients
@@ -138,86 +136,44 @@ def error_body(failure: Failure) -> ErrorBody:
 
 # Controller
 class NimRanking(Controller):
-    """The three paths of one operation."""
+    """NIM's own path, and those of NVIDIA's hosted service."""
 
-    @post(["/v1/ranking", "/v1/retrieval/nvidia/reranking"], status_code=200)
-    async def rank(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Rank passages for a query."""
-        return await _rank(request, service, None)
+    tags = ("NIM",)
 
-    @post("/v1/retrieval/{org:str}/{model:str}/reranking", status_code=200)
-    async def rank_with(
-        self,
-        request: AnyRequest,
-        service: NamedDependency[Service],
-        org: FromPath[str],
-        model: FromPath[str],
-    ) -> Response[bytes]:
-        """The same with the model in the path, as in litellm and the hosted service."""
-        return await _rank(request, service, f"{org}/{model}")
-
-
-async def _rank(request: AnyRequest, service: Service, path_model: str | None) -> Response[bytes]:
-    exchange = Exchange(request, service)
-    payload = await exchange.json(_DECODER)
-    served = service.served("rank")
-    for name in (path_model, payload.model):
-        if name is not None and name not in served.accepted_names:
-            raise UnknownModel(served.name)
-    exchange.check_count("rank", len(payload.passages), _PASSAGES)
-    query, passages = texts_of(payload)
-    ranking = await exchange.rank(
-        query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
+    @post(
+        [
+            "/v1/ranking",
+            "/v1/retrieval/nvidia/reranking",
+            "/v1/retrieval/{org:str}/{model:str}/reranking",
+        ],
+        status_code=200,
+        body=RankingRequest,
+        errors=MODEL_ERRORS,
     )
-    return exchange.reply(encode(ranking))
+    async def rank(
+        self, request: AnyRequest, service: NamedDependency[Service]
+    ) -> Response[RankingReply]:
+        """Rank passages for a query.
 
-
-# Documentation
-_REQUEST = {
-    "model": "nvidia/llama-nemotron-rerank-1b-v2",
-    "query": {"text": "which way should i go?"},
-    "passages": [
-        {"text": "two roads diverged in a yellow wood"},
-        {"text": "then took the other, as just as fair"},
-    ],
-    "truncate": "END",
-}
-_REPLY = {
-    "rankings": [{"index": 0, "logit": 0.47}, {"index": 1, "logit": -0.65}],
-    "usage": {"prompt_tokens": 42, "total_tokens": 42},
-}
-STATUSES = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-
-
-def _operation(path: str, summary: str, **parameters: str) -> Operation:
-    return Operation(
-        method="POST",
-        path=path,
-        tag="NIM",
-        summary=summary,
-        description="Passages by descending logit. Headers: x-truncated-passages when any was cut.",
-        request=RankingRequest,
-        request_example=_REQUEST,
-        reply=RankingReply,
-        reply_example=_REPLY,
-        error=NimError,
-        statuses=STATUSES,
-        parameters=parameters,
-    )
+        Passages by descending logit. Headers: x-truncated-passages when any was cut. The paths
+        below /v1/retrieval are those of NVIDIA's hosted service; the older one is without a model.
+        """
+        exchange = Exchange(request, service)
+        payload = await exchange.json(_DECODER)
+        served = service.served("rank")
+        in_path = request.path_params
+        path_model = f"{in_path['org']}/{in_path['model']}" if in_path else None
+        for name in (path_model, payload.model):
+            if name is not None and name not in served.accepted_names:
+                raise UnknownModel(served.name)
+        exchange.check_count("rank", len(payload.passages), _PASSAGES)
+        query, passages = texts_of(payload)
+        ranking = await exchange.rank(
+            query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
+        )
+        return exchange.reply(encode(ranking))
 
 
 SURFACE = Surface(
-    controllers=(NimRanking,),
-    operations=(
-        _operation("/v1/ranking", "Rank passages for a query"),
-        _operation("/v1/retrieval/nvidia/reranking", "Rank: the hosted service's older path"),
-        _operation(
-            "/v1/retrieval/{org}/{model}/reranking",
-            "Rank: the hosted service's path",
-            org="nvidia",
-            model="llama-3_2-nv-rerankqa-1b-v2",
-        ),
-    ),
-    error_format=error_body,
-    paths=("/v1/ranking", "/v1/retrieval/"),
+    controllers=(NimRanking,), error_format=error_body, paths=("/v1/ranking", "/v1/retrieval/")
 )

@@ -24,9 +24,8 @@ from msgspec import Meta
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from server.call import Field
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
-from server.exchange import MANY_NUMBERS, Exchange
+from server.exchange import MANY_NUMBERS, MODEL_ERRORS, Exchange
 from server.lax import Flag, Positive, lax_decoder
-from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import nim
@@ -246,7 +245,7 @@ class OpenAiError(msgspec.Struct):
     object: str = "error"
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, OpenAiError]:
     """NIM's error body plus OpenAI's `error`."""
     status, body = nim.error_body(failure)
     reply = msgspec.json.decode(body)
@@ -259,11 +258,20 @@ def error_body(failure: Failure) -> ErrorBody:
 class OpenAiEmbeddings(Controller):
     """The embeddings route."""
 
-    @post("/v1/embeddings", status_code=200)
+    tags = ("Embeddings",)
+
+    @post("/v1/embeddings", status_code=200, body=EmbeddingRequest, errors=MODEL_ERRORS)
     async def embed(
         self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Embed texts."""
+    ) -> Response[EmbeddingReply]:
+        """Embed texts.
+
+        `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
+        keeps the first components and normalises them again; more than there are: all of them, as
+        the NIM has it. int8 scales each vector to a largest component of ±127, uint8 adds 128,
+        ubinary packs signs, binary is that minus 128. Headers: x-truncated-passages when any text
+        was cut.
+        """
         exchange = Exchange(request, service)
         payload = await _read(exchange)
         served = service.served("embed")
@@ -304,44 +312,6 @@ async def _read(exchange: Exchange) -> EmbeddingRequest:
         raise
 
 
-# Documentation
-_REQUEST = {
-    "model": "nvidia/llama-nemotron-embed-1b-v2",
-    "input": ["two roads diverged in a yellow wood"],
-    "input_type": "passage",
-    "truncate": "END",
-    "dimensions": 4,
-}
-_REPLY = {
-    "object": "list",
-    "data": [{"index": 0, "embedding": [0.5, -0.5, 0.5, 0.5], "object": "embedding"}],
-    "model": "nvidia/llama-nemotron-embed-1b-v2",
-    "usage": {"prompt_tokens": 11, "total_tokens": 11},
-}
-
 SURFACE = Surface(
-    controllers=(OpenAiEmbeddings,),
-    operations=(
-        Operation(
-            method="POST",
-            path="/v1/embeddings",
-            tag="Embeddings",
-            summary="Embed texts",
-            description=(
-                "`input_type` may be the ending of the model's name instead (-query, -passage). "
-                "`dimensions` keeps the first components and normalises them again; more than "
-                "there are: all of them, as the NIM has it. int8 scales each vector to a largest "
-                "component of ±127, uint8 adds 128, ubinary packs signs, binary is that minus 128. "
-                "Headers: x-truncated-passages when any text was cut."
-            ),
-            request=EmbeddingRequest,
-            request_example=_REQUEST,
-            reply=EmbeddingReply,
-            reply_example=_REPLY,
-            error=OpenAiError,
-            statuses=nim.STATUSES,
-        ),
-    ),
-    error_format=error_body,
-    paths=("/v1/embeddings",),
+    controllers=(OpenAiEmbeddings,), error_format=error_body, paths=("/v1/embeddings",)
 )

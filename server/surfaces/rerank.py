@@ -5,21 +5,18 @@ ranked_indices that `rerank_client` reads, vLLM's id, model and usage. The form 
 document depends on the family (`documents.document_writer`). A body with `texts` gets TEI's list.
 """
 
-from typing import Any
-
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
 from server.errors import AnyRequest, InvalidRequest
-from server.exchange import Exchange
+from server.exchange import MODEL_ERRORS, Exchange
 from server.lax import lax_decoder
-from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import tei
-from server.surfaces.cohere import RerankError, RerankUsage, error_body, id_of, usage_of
+from server.surfaces.cohere import RerankUsage, error_body, id_of, usage_of
 from server.surfaces.documents import (
     RankedDocuments,
     RerankRequest,
@@ -86,11 +83,26 @@ def _encode(ranked: RankedDocuments, payload: RerankRequest, model: str) -> byte
 class Rerank(Controller):
     """One path; the body decides the family."""
 
-    @post("/rerank", status_code=200)
+    tags = ("Rerank dialects",)
+
+    @post(
+        "/rerank",
+        status_code=200,
+        body=RerankRequest | tei.TextsRequest,
+        errors=MODEL_ERRORS,
+        error_formats=(error_body, tei.error_body),
+    )
     async def rerank(
         self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Rerank documents, or texts."""
+    ) -> Response[DocumentsReply | list[tei.Rank]]:
+        """Rerank documents, or texts as TEI does.
+
+        With `documents`: results by descending relevance, scores and ranked_indices; `document` is
+        a text, with return_documents true an object, with false left out. A body with a field of
+        vLLM's alone, with `top_n: 0`, or with one text as `documents`, gets objects. One with
+        `raw_scores` is Infinity's, and gets texts with return_documents true only. With `texts`:
+        TEI's bare list and TEI's errors.
+        """
         exchange = Exchange(request, service)
         payload = await _read(exchange)
         if isinstance(payload, tei.TextsRequest):
@@ -117,51 +129,4 @@ async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
     return await exchange.decode(_DOCUMENTS, body)
 
 
-# Documentation
-_REQUEST = {
-    "query": "What is machine learning?",
-    "documents": ["The weather is nice today", "Machine learning is a subset of AI"],
-}
-_REPLY: dict[str, Any] = {
-    "id": "0f6b",
-    "model": "nvidia/llama-nemotron-rerank-1b-v2",
-    "usage": {"prompt_tokens": 30, "total_tokens": 30},
-    "results": [
-        {
-            "index": 1,
-            "relevance_score": 0.62,
-            "document": "Machine learning is a subset of AI",
-        },
-        {"index": 0, "relevance_score": 0.21, "document": "The weather is nice today"},
-    ],
-    "scores": [-1.35, 0.47],
-    "ranked_indices": [1, 0],
-}
-
-SURFACE = Surface(
-    controllers=(Rerank,),
-    operations=(
-        Operation(
-            method="POST",
-            path="/rerank",
-            tag="Rerank dialects",
-            summary="Rerank documents, or texts as TEI does",
-            description=(
-                "With `documents`: results by descending relevance, scores and ranked_indices; "
-                "`document` is a text, with return_documents true an object, with false left out. "
-                "A body with a field of vLLM's alone, with `top_n: 0`, or with one text as "
-                "`documents`, gets objects. One with `raw_scores` is Infinity's, and gets texts "
-                "with return_documents true only. "
-                "With `texts`: TEI's bare list and TEI's errors."
-            ),
-            request=(RerankRequest, tei.TextsRequest),
-            request_example=_REQUEST,
-            reply=(DocumentsReply, list[tei.Rank]),
-            reply_example=_REPLY,
-            error=(RerankError, tei.TeiError),
-            statuses=(*tei.STATUSES, 504),
-        ),
-    ),
-    error_format=error_body,
-    paths=("/rerank",),
-)
+SURFACE = Surface(controllers=(Rerank,), error_format=error_body, paths=("/rerank",))

@@ -23,11 +23,17 @@ from runtime.postprocess import InputType, Ranking, descending, relevance
 from runtime.text import Truncate
 from runtime.tokens import Token
 from server.call import Field, limit_of
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, KindNotServed
-from server.exchange import Exchange
+from server.errors import (
+    AnyRequest,
+    ErrorBody,
+    Failure,
+    InvalidRequest,
+    KindNotServed,
+    NotReady,
+)
+from server.exchange import MODEL_ERRORS, Exchange
 from server.lax import StrictPositive
 from server.metadata import version
-from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 
@@ -255,7 +261,7 @@ _KINDS: dict[type[Exception], tuple[int, str]] = {
 _REJECTED = 422
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, TeiError]:
     """TEI's error body and statuses."""
     if failure.problem == "too_short":
         status, word = _KINDS[NoPassages]
@@ -274,7 +280,7 @@ async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
     return await exchange.decode(_TEXTS, body)
 
 
-async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[bytes]:
+async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[Any]:
     """Answer POST /rerank with `texts`."""
     truncate = truncate_of(payload.truncate, payload.truncation_direction)
     at = Field("texts")
@@ -302,11 +308,13 @@ async def _read_inputs(exchange: Exchange, decoder: "msgspec.json.Decoder[Payloa
 class TeiRoutes(Controller):
     """The routes that only TEI has."""
 
-    @post("/embed", status_code=200)
+    tags = ("TEI",)
+
+    @post("/embed", status_code=200, body=EmbedRequest, errors=MODEL_ERRORS)
     async def embed(
         self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Embed texts: a bare list of vectors."""
+    ) -> Response[list[list[float]]]:
+        """Embed texts as TEI does."""
         exchange = Exchange(request, service)
         payload = await _read_inputs(exchange, _EMBED)
         _check_embed(payload, service.embedder.info.dimensions)
@@ -332,11 +340,11 @@ class TeiRoutes(Controller):
         )
         return exchange.reply(body)
 
-    @post("/tokenize", status_code=200)
+    @post("/tokenize", status_code=200, body=TokenizeRequest, errors=MODEL_ERRORS)
     async def tokenize(
         self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """The tokens of texts."""
+    ) -> Response[list[list[SimpleToken]]]:
+        """Tokens of texts."""
         exchange = Exchange(request, service)
         payload = await _read_inputs(exchange, _TOKENIZE)
         texts, at = _listed(payload.inputs)
@@ -354,80 +362,12 @@ class TeiRoutes(Controller):
         )
         return exchange.reply(body)
 
-    @get("/info")
+    @get("/info", errors=(NotReady,))
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:
-        """The served model."""
+        """What is served, in TEI's shape."""
         return Response(_info(service))
 
 
-# Documentation
-STATUSES = (400, 404, 408, 413, 415, 422, 424, 429, 500, 503)
-
-
-def _operation(path: str, summary: str, request: Any, reply: Any, *examples: object) -> Operation:
-    payload, answered = examples
-    return Operation(
-        method="POST",
-        path=path,
-        tag="TEI",
-        summary=summary,
-        request=request,
-        request_example=payload,
-        reply=reply,
-        reply_example=answered,
-        error=TeiError,
-        statuses=STATUSES,
-    )
-
-
 SURFACE = Surface(
-    controllers=(TeiRoutes,),
-    operations=(
-        _operation(
-            "/embed",
-            "Embed texts as TEI does",
-            EmbedRequest,
-            list[list[float]],
-            {"inputs": "two roads diverged", "prompt_name": "passage", "dimensions": 4},
-            [[0.5, -0.5, 0.5, 0.5]],
-        ),
-        _operation(
-            "/tokenize",
-            "Tokens of texts",
-            TokenizeRequest,
-            list[list[SimpleToken]],
-            {"inputs": "roads", "add_special_tokens": False},
-            [[{"id": 812, "text": "roads", "special": False, "start": 0, "stop": 5}]],
-        ),
-        Operation(
-            method="GET",
-            path="/info",
-            tag="TEI",
-            summary="What is served, in TEI's shape",
-            reply=Info,
-            reply_example={
-                "model_id": "nvidia/llama-nemotron-rerank-1b-v2",
-                "model_sha": "9b80352abec3",
-                "model_dtype": "fp32",
-                "served_model_name": "nvidia/llama-nemotron-rerank-1b-v2",
-                "model_type": {
-                    "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-                },
-                "max_concurrent_requests": 8192,
-                "max_input_length": 8192,
-                "max_batch_tokens": 1024,
-                "max_batch_requests": 64,
-                "max_client_batch_size": 64,
-                "auto_truncate": False,
-                "tokenization_workers": 1,
-                "version": "0.1.0",
-                "sha": None,
-                "docker_label": None,
-            },
-            error=TeiError,
-            statuses=(503,),
-        ),
-    ),
-    error_format=error_body,
-    paths=("/embed", "/tokenize", "/info"),
+    controllers=(TeiRoutes,), error_format=error_body, paths=("/embed", "/tokenize", "/info")
 )

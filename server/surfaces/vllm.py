@@ -5,7 +5,7 @@ Shapes as in vLLM's pooling entrypoints: 1:1, 1:N and N:N, in four spellings.
 
 import time
 from itertools import chain
-from typing import Any
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response, post
@@ -13,13 +13,11 @@ from litestar.di import NamedDependency
 
 from server.call import Field
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
-from server.exchange import Exchange
+from server.exchange import MODEL_ERRORS, Exchange
 from server.lax import lax_decoder
-from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of, usage_of
-from server.surfaces.nim import STATUSES
 from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
 
 Texts = str | list[str]
@@ -106,7 +104,7 @@ class ScoreError(msgspec.Struct):
     error: ErrorDetail
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, ScoreError]:
     """vLLM's error body, for scores."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
     return ErrorBody(failure.status, _ENCODER.encode(ScoreError(detail)))
@@ -116,11 +114,13 @@ def error_body(failure: Failure) -> ErrorBody:
 class Scores(Controller):
     """The score route, on two paths."""
 
-    @post(["/score", "/v1/score"], status_code=200)
+    tags = ("Rerank dialects",)
+
+    @post(["/score", "/v1/score"], status_code=200, body=ScoreRequest, errors=MODEL_ERRORS)
     async def score(
         self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Score pairs of texts."""
+    ) -> Response[ScoreReply]:
+        """Score pairs of texts as vLLM does."""
         exchange = Exchange(request, service)
         payload = await exchange.json(_DECODER)
         served = service.served("rank")
@@ -143,40 +143,4 @@ class Scores(Controller):
         return exchange.reply(_ENCODER.encode(reply))
 
 
-# Documentation
-_REQUEST = {
-    "text_1": "What is machine learning?",
-    "text_2": ["The weather is nice today", "Machine learning is a subset of AI"],
-}
-_REPLY: dict[str, Any] = {
-    "id": "0f6b",
-    "object": "list",
-    "created": 1700000000,
-    "model": "nvidia/llama-nemotron-rerank-1b-v2",
-    "data": [
-        {"index": 0, "object": "score", "score": 0.21},
-        {"index": 1, "object": "score", "score": 0.62},
-    ],
-    "usage": {"prompt_tokens": 30, "total_tokens": 30},
-}
-
-SURFACE = Surface(
-    controllers=(Scores,),
-    operations=tuple(
-        Operation(
-            method="POST",
-            path=path,
-            tag="Rerank dialects",
-            summary="Score pairs of texts as vLLM does",
-            request=ScoreRequest,
-            request_example=_REQUEST,
-            reply=ScoreReply,
-            reply_example=_REPLY,
-            error=ScoreError,
-            statuses=STATUSES,
-        )
-        for path in ("/score", "/v1/score")
-    ),
-    error_format=error_body,
-    paths=("/score", "/v1/score"),
-)
+SURFACE = Surface(controllers=(Scores,), error_format=error_body, paths=("/score", "/v1/score"))
