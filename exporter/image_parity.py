@@ -21,6 +21,7 @@ from exporter.parity import LOGIT_TOLERANCE, LOWEST_TAU, RANDOM_SHARE, kendall_t
 from exporter.parity_images import ImageGroup, ImagePassage
 from exporter.report import Parity, Rung
 from exporter.vector_parity import COMPONENT_TOLERANCE, COSINE_TOLERANCE, cosines
+from runtime.errors import TextPlace
 from runtime.manifest import ImageGolden, Manifest
 from runtime.text import Encodings, unchecked
 from runtime.vision.decoding import open_image
@@ -44,7 +45,9 @@ def check_image_inputs(
     for group in answers.groups:
         for image in (passage.image for passage in group.passages):
             if image is not None and image not in pixels:
-                tiles = cut(open_image(image, "a parity image").decode(), manifest.vision.rule)
+                tiles = cut(
+                    open_image(image, TextPlace("a parity image")).decode(), manifest.vision.rule
+                )
                 pixels[image] = _digest(pixel_values(tiles)), len(tiles)
     failure = None
     count = 0
@@ -172,7 +175,9 @@ def _check_embeddings(
     for group, index, passage, answer in _flat(answers):
         if passage.image is None or answer.embeds is None:
             continue
-        with model.embedded_images([passage.image], lambda _: "a parity image") as (found,):
+        with model.embedded_images([passage.image], lambda _: TextPlace("a parity image")) as (
+            found,
+        ):
             assert found is not None
             delta = np.abs(found.embeds - answer.embeds)
         count += 1

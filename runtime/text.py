@@ -21,6 +21,7 @@ from runtime.errors import (
     NoPassages,
     NoTokens,
     ProfileError,
+    TextPlace,
     TextTooLarge,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
@@ -149,9 +150,9 @@ class PairEncoder:
         checked: set[str] = set()
         for index, (query, passage) in enumerate(pairs):
             if query not in checked:
-                check_text(f"queries[{index}]", query, blanks=blanks)
+                check_text(TextPlace("queries", index), query, blanks=blanks)
                 checked.add(query)
-            check_text(f"passages[{index}]", passage, blanks=blanks)
+            check_text(TextPlace("passages", index), passage, blanks=blanks)
         return self.encode_checked(pairs, truncate, check, limits)
 
     def encode_checked(
@@ -190,7 +191,7 @@ class PairEncoder:
             rows += found
         for index, row in enumerate(rows):
             if not len(row):
-                raise NoTokens(f"{called}[{index}]")
+                raise NoTokens(TextPlace(called, index))
         return Encodings(rows, len(cut))
 
     def _most(self, tokens: int | None) -> int:
@@ -353,7 +354,7 @@ class TextEncoder:
         if not texts:
             raise NoInputs
         for index, text in enumerate(texts):
-            check_text(f"input[{index}]", text, blanks=blanks)
+            check_text(TextPlace("input", index), text, blanks=blanks)
         prefix = self._prefixes.get(input_type, "") if input_type else ""
         pairs = [(prefix, text) for text in texts]
         limits = TokenLimits(pair=most_tokens)
@@ -386,9 +387,9 @@ def check_texts(query: str, passages: Sequence[str], *, blanks: bool) -> None:
     """Raise InputRejected for texts that no engine can score."""
     if not passages:
         raise NoPassages
-    check_text("query", query, blanks=blanks)
+    check_text(TextPlace("query"), query, blanks=blanks)
     for index, passage in enumerate(passages):
-        check_text(f"passages[{index}]", passage, blanks=blanks)
+        check_text(TextPlace("passages", index), passage, blanks=blanks)
 
 
 def _length(texts: tuple[str, str]) -> int:

@@ -26,6 +26,7 @@ from server.libraries import prepare_libraries
 from server.listen import SideListener, bind_port
 from server.logs import configure_logging, report_startup_error, wants_json_logs
 from server.metrics import CONTENT_TYPE
+from server.nim_error import error_body
 from server.observability import ObservabilityMiddleware
 from server.openapi import document, operations
 from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
@@ -58,7 +59,7 @@ SURFACES: tuple[Surface, ...] = (
     pages.PAGES,
 )
 # Paths that no surface claims get NIM's error body.
-error_format_of = error_format_chooser(SURFACES, nim.error_body)
+error_format_of = error_format_chooser(SURFACES, error_body)
 
 METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
 TRITON_ROUTES = [*health.SURFACE.controllers, *kserve.SURFACE.controllers]

@@ -75,7 +75,6 @@ class Exchange(Call):
         # Milliseconds by HTTP stage, and when the current stage began.
         self._spent_ms: dict[str, float] = {}
         self._since = time.monotonic()
-        self._measured = False
         request.scope["state"][ANSWERED] = self.answers
 
     def use_error_format(self, error_format: ErrorFormat) -> None:
@@ -95,19 +94,17 @@ class Exchange(Call):
         return await self.body()
 
     async def decode(self, decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-        """Decode the JSON in `body`, the request's only one. A large body gets a time slice of its
-        own for each decoding.
+        """Decode the JSON in `body`, the request's only one, once. A large body gets a time slice
+        of its own.
 
         Raises InvalidRequest with the place that does not fit, or before decoding if there are too
         many values. Raises Overloaded when the body budget has no room for the decoded form.
         """
         slices = self.service.body_budget.slices
-        if not self._measured:
-            settings = self.service.settings
-            texts = max(settings.max_passages, settings.embed_max_inputs)
-            size = await decoded_bytes(body, most_values(texts), slices)
-            reserve_beside_body(self._request, size - len(body))
-            self._measured = True
+        settings = self.service.settings
+        texts = max(settings.max_passages, settings.embed_max_inputs)
+        size = await decoded_bytes(body, most_values(texts), slices)
+        reserve_beside_body(self._request, size - len(body))
         await slices.before(len(body))
         return decode(decoder, body)
 

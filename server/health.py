@@ -6,9 +6,9 @@ import msgspec
 from litestar import Controller, HttpMethod, Response, route
 from litestar.di import NamedDependency
 
+from server.nim_error import error_body
 from server.service import Service
 from server.surface import Surface
-from server.surfaces import nim
 
 _PROBE = [HttpMethod.GET, HttpMethod.HEAD]
 _UNAVAILABLE = 503
@@ -104,6 +104,4 @@ class Health(Controller):
         )
 
 
-SURFACE = Surface(
-    controllers=(Health,), error_format=nim.error_body, paths=("/health", "/v1/health/")
-)
+SURFACE = Surface(controllers=(Health,), error_format=error_body, paths=("/health", "/v1/health/"))

@@ -12,9 +12,9 @@ from litestar.di import NamedDependency
 from server.call import limit_of
 from server.errors import NotReady
 from server.metrics import CONTENT_TYPE
+from server.nim_error import error_body
 from server.service import Served, Service
 from server.surface import Surface
-from server.surfaces import nim
 
 PACKAGE = "open-rerank"
 # The version of NIM's API that these shapes follow.
@@ -167,4 +167,4 @@ def _license() -> Body:
     }
 
 
-SURFACE = Surface(controllers=(Metadata,), error_format=nim.error_body, paths=())
+SURFACE = Surface(controllers=(Metadata,), error_format=error_body, paths=())

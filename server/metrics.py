@@ -4,7 +4,7 @@ Labels are bounded: routes are templates, statuses and outcomes are constants, m
 ones. The models' own counters are read when metrics are collected.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_args
 
@@ -26,19 +26,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from runtime.errors import (
-    DeadlineExceeded,
-    DeviceLost,
-    EngineUnreachable,
-    ModelClosed,
-    OutOfMemory,
-    Overloaded,
-    TooLate,
-    Unavailable,
-)
+from runtime.errors import ServingError
 from runtime.postprocess import EngineCall, Timing
 from runtime.profile import Kind
-from server.errors import NotReady, ReloadInProgress
+from server.errors import class_of
 from server.hardware import Gpu, Gpus, Processors, memory_bytes
 from server.names import TRITON_VERSION, triton_name
 from server.tally import OUTCOMES
@@ -74,20 +65,6 @@ GPU_METRICS = (
     ("gpu_memory_total_bytes", "nv_gpu_memory_total_bytes", "memory_total_bytes"),
     ("gpu_memory_used_bytes", "nv_gpu_memory_used_bytes", "memory_used_bytes"),
 )
-# The `reason` label of refusals. The first class in an error's method resolution order that has a
-# row decides.
-REFUSALS: Mapping[type[BaseException], str] = {
-    NotReady: "not_ready",
-    ReloadInProgress: "reloading",
-    TooLate: "deadline",
-    Overloaded: "full",
-    DeadlineExceeded: "expired",
-    ModelClosed: "shutting_down",
-    OutOfMemory: "out_of_memory",
-    DeviceLost: "device_lost",
-    EngineUnreachable: "engine_away",
-    Unavailable: "other",
-}
 # Statuses of the server's own faults; 503 and 504 are what a busy server answers.
 _FIRST_FAULT, _NO_FAULTS, _GRPC_FAULT = 500, (503, 504), "INTERNAL"
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -149,7 +126,7 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
-        for reason in REFUSALS.values():  # so that a rate sees the first one
+        for reason in sorted(refusals()):  # so that a rate sees the first one
             self._refusals.labels(reason)
         self._reloads = Counter(
             "rerank_reloads",
@@ -183,9 +160,8 @@ class Metrics:
 
     def count_refusal(self, error: Exception) -> None:
         """Count an error that asks the caller to retry; ignore others."""
-        found = [REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS]
-        if found:
-            self._refusals.labels(found[0]).inc()
+        if reason := class_of(error).refusal:
+            self._refusals.labels(reason).inc()
 
     @contextmanager
     def counting_reload(self, kind: Kind) -> Iterator[None]:
@@ -224,6 +200,12 @@ class Metrics:
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+
+
+def refusals(kind: type[ServingError] = ServingError) -> set[str]:
+    """The label `reason` of refusals: those of `kind` and of the classes below it."""
+    own = {kind.refusal} if kind.refusal else set()
+    return own.union(*map(refusals, kind.__subclasses__()))
 
 
 def families() -> list[Metric]:

@@ -13,8 +13,8 @@ from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from server.nim_error import error_body
 from server.surface import Surface
-from server.surfaces import nim
 
 _HEADERS = {
     "content-security-policy": (
@@ -83,5 +83,5 @@ def _page(name: str) -> Response[bytes]:
     return Response(content, media_type=media_type, headers=_HEADERS)
 
 
-OPENAPI = Surface(controllers=(OpenApi,), error_format=nim.error_body, paths=())
-PAGES = Surface(controllers=(Pages,), error_format=nim.error_body, paths=())
+OPENAPI = Surface(controllers=(OpenApi,), error_format=error_body, paths=())
+PAGES = Surface(controllers=(Pages,), error_format=error_body, paths=())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from exporter.parity_images import calibration_passages
 from runtime.engines import VISION_FILE, open_engine
+from runtime.errors import TextPlace
 from runtime.manifest import TOKENIZER_FILE, Manifest
 from runtime.text import Encoding, load_tokenizer, unchecked
 from runtime.vision.encoding import VisionPairEncoder, VisionTextEncoder
@@ -22,7 +23,9 @@ def image_rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
     engine = open_engine("onnxruntime-cpu", directory, graph=VISION_FILE)
     with closing(Tower(engine, vision, VisionLimits())) as tower:
         for query, passage in calibration_passages(vision, manifest.max_tokens):
-            with tower.embedded([passage.image], ["a calibration image"], None) as images:
+            with tower.embedded(
+                [passage.image], [TextPlace("a calibration image")], None
+            ) as images:
                 if manifest.kind == "embed":
                     texts = VisionTextEncoder(
                         tokenizer, manifest.prefixes, manifest.max_tokens, vision

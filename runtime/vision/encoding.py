@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tokenizers
 
-from runtime.errors import ImageNotAllowed, InputTooLong, InputTypeRequired, NoInputs, NoPassages
+from runtime.errors import (
+    ImageNotAllowed,
+    InputTooLong,
+    InputTypeRequired,
+    NoInputs,
+    NoPassages,
+    TextPlace,
+)
 from runtime.postprocess import InputType, Ints
 from runtime.text import (
     NO_LIMITS,
@@ -90,7 +97,7 @@ class VisionPairEncoder(PairEncoder):
         """See PairEncoder.encode."""
         if not passages:
             raise NoPassages
-        check_text("query", query, blanks=blanks)
+        check_text(TextPlace("query"), query, blanks=blanks)
         _check_passages(passages, images, blanks=blanks)
         pairs = [(query, passage) for passage in passages]
         return self.encode_checked(pairs, truncate, check, limits, images=images)
@@ -160,8 +167,8 @@ class VisionTextEncoder(TextEncoder):
             raise InputTypeRequired
         for index, (text, image) in enumerate(zip(texts, images, strict=True)):
             if image is not None and input_type == "query":
-                raise ImageNotAllowed(f"input[{index}]", "a query has none")
-            check_text(f"input[{index}]", text, blanks=blanks or image is not None)
+                raise ImageNotAllowed(TextPlace("input", index), "a query has none")
+            check_text(TextPlace("input", index), text, blanks=blanks or image is not None)
 
         def plain(places: Sequence[int]) -> Encodings:
             some = [texts[place] for place in places]
@@ -181,7 +188,7 @@ class VisionTextEncoder(TextEncoder):
 def _check_passages(passages: Sequence[str], images: Images | None, *, blanks: bool) -> None:
     for index, passage in enumerate(passages):
         seen = images is not None and images[index] is not None
-        check_text(f"passages[{index}]", passage, blanks=blanks or seen)
+        check_text(TextPlace("passages", index), passage, blanks=blanks or seen)
 
 
 def _by_tiles(

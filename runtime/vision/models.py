@@ -14,7 +14,7 @@ import numpy as np
 from runtime.artifact import OpenArtifact, closed_on_error
 from runtime.batch import BatchLimits
 from runtime.embedder import Embedder, as_embeddings
-from runtime.errors import GoldenMismatch
+from runtime.errors import GoldenMismatch, TextPlace
 from runtime.manifest import ImageGolden
 from runtime.model import Computed, Model, ModelInfo
 from runtime.postprocess import Embeddings, InputType, Ranking
@@ -96,7 +96,7 @@ class VisionModel(Model):
     def embedded_images(
         self,
         images: Sequence[bytes | None],
-        called: Callable[[int], str],
+        called: Callable[[int], TextPlace],
         deadline: float | None = None,
         caller: str = "",
     ) -> Iterator[list[ImageEmbeddings | None]]:
@@ -110,7 +110,7 @@ class VisionModel(Model):
     async def embedded_images_async(
         self,
         images: Sequence[bytes | None],
-        called: Callable[[int], str],
+        called: Callable[[int], TextPlace],
         deadline: float | None = None,
         caller: str = "",
     ) -> AsyncIterator[list[ImageEmbeddings | None]]:
@@ -129,7 +129,7 @@ class VisionModel(Model):
 
     def _check_image_golden(self, golden: ImageGolden) -> None:
         name = "a golden image"
-        image = open_image(golden.image, name).decode()
+        image = open_image(golden.image, TextPlace(name)).decode()
         pixels = pixel_values(cut(image, self._vision.rule))
         if (digest := hashlib.sha256(pixels.tobytes()).hexdigest()) != golden.pixels:
             raise GoldenMismatch(
@@ -307,12 +307,12 @@ class VisionEmbedder(VisionModel, Embedder):
             return self._run(work)
 
 
-def _passage_image(number: int) -> str:
-    return f"passages[{number}].image"
+def _passage_image(number: int) -> TextPlace:
+    return TextPlace("passages", number, "image")
 
 
-def _input_image(number: int) -> str:
-    return f"input[{number}]"
+def _input_image(number: int) -> TextPlace:
+    return TextPlace("input", number)
 
 
 def _timed(computed: Computed, began: float) -> Computed:

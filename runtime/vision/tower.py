@@ -26,6 +26,7 @@ from runtime.errors import (
     ModelClosed,
     OutOfMemory,
     Overloaded,
+    TextPlace,
     TooLate,
     TooManyTiles,
 )
@@ -115,7 +116,7 @@ class Tower:
     def embedded(
         self,
         images: Sequence[bytes | None],
-        called: Sequence[str],
+        called: Sequence[TextPlace],
         deadline: float | None,
         caller: str = "",
         after_s: Callable[[int], float] = _nothing,
@@ -148,7 +149,7 @@ class Tower:
     async def embedded_async(
         self,
         images: Sequence[bytes | None],
-        called: Sequence[str],
+        called: Sequence[TextPlace],
         deadline: float | None,
         caller: str = "",
         after_s: Callable[[int], float] = _nothing,
@@ -235,10 +236,10 @@ class Tower:
                 self._engine.close()
         self._decoders.shutdown(wait=False)
 
-    def _look(self, images: Sequence[bytes | None], called: Sequence[str]) -> _Task:
+    def _look(self, images: Sequence[bytes | None], called: Sequence[TextPlace]) -> _Task:
         """Read the headers of what the cache does not know."""
         task = _Task([])
-        for data, what in zip(images, called, strict=True):
+        for data, place in zip(images, called, strict=True):
             digest = None if data is None else hashlib.sha256(data).digest()
             task.order.append(digest)
             if data is None or digest is None or digest in task.counts:
@@ -247,7 +248,7 @@ class Tower:
                 task.known[digest] = found
                 task.counts[digest] = found.tiles
                 continue
-            picture = open_image(data, what, self._limits.image)
+            picture = open_image(data, place, self._limits.image)
             task.pictures[digest] = picture
             task.counts[digest] = self._vision.rule.count(picture.size)
         if task.tiles > self._limits.request_tiles:

@@ -14,7 +14,7 @@ import msgspec
 from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
-from runtime.errors import InputTooLong, ModelClosed
+from runtime.errors import ModelClosed
 from server.errors import AnyRequest, ErrorBody, Failure, NotReady, UnknownModel
 from server.exchange import MANY_NUMBERS, MODEL_ERRORS, Exchange
 from server.kserve.inference import Wanted, infer
@@ -68,13 +68,9 @@ class KserveError(msgspec.Struct):
     error: str
 
 
-_BAD_REQUEST = 400
-
-
 def error_body(failure: Failure) -> Annotated[ErrorBody, KserveError]:
-    """KServe's error body; a text that is too long gets status 400 here."""
-    long = issubclass(failure.kind, InputTooLong)
-    status = _BAD_REQUEST if long else failure.status
+    """KServe's error body; a text that is too long (422) gets status 400 here."""
+    status = 400 if failure.status == 422 else failure.status
     return ErrorBody(status, msgspec.json.encode(KserveError(failure.message)))
 
 

@@ -15,8 +15,9 @@ from msgspec import UNSET, Meta, UnsetType
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
 from server.call import Field
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
+from server.errors import AnyRequest, InvalidRequest, UnknownModel
 from server.exchange import MODEL_ERRORS, Exchange
+from server.nim_error import error_body
 from server.service import Service
 from server.surface import Surface
 
@@ -103,35 +104,6 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
     if isinstance(text.text, UnsetType):
         raise InvalidRequest("missing", (*location, "text"), "wanted the field `text`")
     return text.text
-
-
-# Error body
-class NimError(msgspec.Struct):
-    """Both of NIM's error bodies; validation errors have no `error`."""
-
-    message: str
-    detail: dict[str, Any]
-    type: str
-    error: str | UnsetType = UNSET
-    object: str = "error"
-
-
-def error_body(failure: Failure) -> Annotated[ErrorBody, NimError]:
-    """NIM's two error bodies.
-
-    `message` and `error` both contain the text: Astra and langchain read `message`, older clients
-    of the hosted service read `error`. `detail` must not be null for langchain.
-    """
-    if failure.problem is not None:
-        detail = {
-            "type": failure.problem,
-            "loc": ["body", *failure.location],
-            "msg": failure.message,
-        }
-        reply = NimError(failure.message, detail, "request_validation_error")
-    else:
-        reply = NimError(failure.message, {}, "invalid_request_error", error=failure.message)
-    return ErrorBody(failure.status, _ENCODER.encode(reply))
 
 
 # Controller

@@ -26,9 +26,9 @@ from server.call import Field
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, MODEL_ERRORS, Exchange
 from server.lax import Flag, Positive, lax_decoder
+from server.nim_error import nim_error
 from server.service import Service
 from server.surface import Surface
-from server.surfaces import nim
 from server.surfaces.synonyms import merge_synonyms
 from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
 
@@ -247,11 +247,11 @@ class OpenAiError(msgspec.Struct):
 
 def error_body(failure: Failure) -> Annotated[ErrorBody, OpenAiError]:
     """NIM's error body plus OpenAI's `error`."""
-    status, body = nim.error_body(failure)
-    reply = msgspec.json.decode(body)
+    nim = nim_error(failure)
     param = ".".join(map(str, failure.location)) or None
-    reply["error"] = OpenAiErrorDetail(failure.message, reply["type"], param, failure.problem)
-    return ErrorBody(status, _ENCODER.encode(reply))
+    error = OpenAiErrorDetail(failure.message, nim.type, param, failure.problem)
+    reply = OpenAiError(failure.message, nim.detail, nim.type, error)
+    return ErrorBody(failure.status, _ENCODER.encode(reply))
 
 
 # Controller

@@ -5,6 +5,8 @@ ranked_indices that `rerank_client` reads, vLLM's id, model and usage. The form 
 document depends on the family (`documents.document_writer`). A body with `texts` gets TEI's list.
 """
 
+from typing import Any
+
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
@@ -12,7 +14,7 @@ from msgspec import UNSET
 
 from server.errors import AnyRequest, InvalidRequest
 from server.exchange import MODEL_ERRORS, Exchange
-from server.lax import lax_decoder
+from server.json_body import converted
 from server.service import Service
 from server.surface import Surface
 from server.surfaces import tei
@@ -26,14 +28,6 @@ from server.surfaces.documents import (
     top_results,
     wants_raw,
 )
-
-# Requests. `model` is ignored, and so are unknown fields.
-_NULL = msgspec.Raw(b"null")
-
-
-class _Which(msgspec.Struct):
-    documents: msgspec.Raw = _NULL
-    texts: msgspec.Raw = _NULL
 
 
 # Reply
@@ -58,8 +52,7 @@ class DocumentsReply(msgspec.Struct):
 
 
 # Mapping
-_WHICH = msgspec.json.Decoder(_Which)
-_DOCUMENTS = lax_decoder(RerankRequest)
+_DECODER = msgspec.json.Decoder(dict[str, Any])  # the fields decide the family, and so the types
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -113,20 +106,22 @@ class Rerank(Controller):
 
 
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
-    """Read and decode the request; the body is freed afterwards."""
+    """Read and decode the request; the body is freed afterwards. `model` is ignored, and so are
+    unknown fields."""
     body = await exchange.json_body()
     try:
-        which = await exchange.decode(_WHICH, body)
+        found = await exchange.decode(_DECODER, body)
     except InvalidRequest:
         if b'"texts"' in body and b'"documents"' not in body:  # a guess for invalid JSON
             exchange.use_error_format(tei.error_body)
         raise
-    if which.documents != _NULL and which.texts != _NULL:
+    if found.get("texts") is None:
+        return converted(found, RerankRequest)
+    if found.get("documents") is not None:
         message = "found `documents` and `texts`, wanted one of them"
         raise InvalidRequest("value_error", (), message)
-    if which.texts != _NULL:
-        return await tei.read_texts(exchange, body)
-    return await exchange.decode(_DOCUMENTS, body)
+    exchange.use_error_format(tei.error_body)
+    return converted(found, tei.TextsRequest)
 
 
 SURFACE = Surface(controllers=(Rerank,), error_format=error_body, paths=("/rerank",))

@@ -124,7 +124,6 @@ class Info(msgspec.Struct):
 
 # Mapping
 PayloadT = TypeVar("PayloadT", EmbedRequest, TokenizeRequest)
-_TEXTS = msgspec.json.Decoder(TextsRequest)
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
 _ENCODER = msgspec.json.Encoder()
@@ -274,12 +273,6 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, TeiError]:
 
 
 # Controller
-async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
-    """Decode the body of POST /rerank with `texts`."""
-    exchange.use_error_format(error_body)
-    return await exchange.decode(_TEXTS, body)
-
-
 async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[Any]:
     """Answer POST /rerank with `texts`."""
     truncate = truncate_of(payload.truncate, payload.truncation_direction)

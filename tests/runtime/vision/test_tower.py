@@ -18,6 +18,7 @@ from runtime.errors import (
     InvalidImage,
     ModelClosed,
     Overloaded,
+    TextPlace,
     TooManyTiles,
 )
 from runtime.vision.decoding import open_image
@@ -78,8 +79,8 @@ def tower(engine: Engine) -> Iterator[Make]:
         engine.gate.set()
 
 
-def names(images: Sequence[object]) -> list[str]:
-    return [f"passages[{i}].image" for i in range(len(images))]
+def names(images: Sequence[object]) -> list[TextPlace]:
+    return [TextPlace("passages", i, "image") for i in range(len(images))]
 
 
 def embed(tower: Tower, *images: bytes | None, deadline: float | None = None) -> list[Any]:
@@ -88,7 +89,7 @@ def embed(tower: Tower, *images: bytes | None, deadline: float | None = None) ->
 
 
 def mean(data: bytes) -> np.ndarray:
-    tiles = pixel_values(cut(open_image(data, "").decode(), TINY))
+    tiles = pixel_values(cut(open_image(data, TextPlace("")).decode(), TINY))
     return tiles.mean(axis=(1, 2, 3))
 
 
@@ -171,7 +172,7 @@ def test_after_a_refusal_there_is_room_again(tower: Make) -> None:
 
 def test_tiles_are_held_until_the_request_is_answered(tower: Make) -> None:
     seeing = tower(held_tiles=4)
-    with seeing.embedded([THREE], ["input[0]"], None):
+    with seeing.embedded([THREE], [TextPlace("input", 0)], None):
         assert not seeing.idle()
         embed(seeing, ONE)
         with pytest.raises(Overloaded, match=r"3 image tiles .* room for 4; this request brings 5"):
@@ -198,8 +199,10 @@ def test_for_an_event_loop_it_is_the_same(tower: Make, engine: Engine) -> None:
 
     async def both() -> list[list[ImageEmbeddings | None]]:
         async with (
-            seeing.embedded_async([THREE], ["input[0]"], None) as one,
-            seeing.embedded_async([ONE, None], ["input[0]", ""], None) as other,
+            seeing.embedded_async([THREE], [TextPlace("input", 0)], None) as one,
+            seeing.embedded_async(
+                [ONE, None], [TextPlace("input", 0), TextPlace("")], None
+            ) as other,
         ):
             return [one, other]
 
@@ -217,7 +220,7 @@ def test_for_an_event_loop_it_is_the_same(tower: Make, engine: Engine) -> None:
 
 
 async def _enter(tower: Tower, image: bytes, deadline: float | None) -> None:
-    async with tower.embedded_async([image], ["input[0]"], deadline):
+    async with tower.embedded_async([image], [TextPlace("input", 0)], deadline):
         pass
 
 
