@@ -17,10 +17,9 @@ from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from server import health, metadata, pages
-from server.auth import AuthMiddleware
+from server.auth import AccessMiddleware
 from server.descriptors import raise_descriptor_limit
 from server.errors import exception_handler
-from server.hosts import AllowedHostsMiddleware
 from server.kserve.grpc_service import GrpcServer
 from server.libraries import prepare_libraries
 from server.listen import SideListener, bind_port
@@ -96,22 +95,15 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         title="Open reranker and embedder",
         version=metadata.version(),
     )
-    return _with_observability(_with_middleware(app, service, shutdown), service)
+    return _behind_middleware(app, service, shutdown)
 
 
-def _with_observability(app: ASGIApp, service: Service) -> ASGIApp:
-    """`app` behind the middleware that logs, counts and traces requests."""
+def _behind_middleware(app: ASGIApp, service: Service, shutdown: Shutdown) -> ASGIApp:
+    """`app` behind the middleware that sees every request, also for unknown routes and with wrong
+    methods, which Litestar's own middleware never sees."""
+    app = AccessMiddleware(app, service.settings, error_format_of)
+    app = shutdown.middleware(app)
     return ObservabilityMiddleware(app, service.metrics, service.tracing)
-
-
-def _with_middleware(app: ASGIApp, service: Service, shutdown: Shutdown) -> ASGIApp:
-    """`app` behind the middleware that may answer in its place: shutdown, allowed hosts, keys."""
-    authenticated = AuthMiddleware(
-        service.body_budget.middleware(app), service.settings, error_format_of
-    )
-    return shutdown.middleware(
-        AllowedHostsMiddleware(authenticated, service.settings, error_format_of)
-    )
 
 
 def _refuse_workers() -> None:
@@ -145,7 +137,7 @@ def routed(
     service: Service,
     *lifespan: Lifespan,
 ) -> Litestar:
-    """The router alone, without middleware."""
+    """The router, with the middleware that only routed requests need."""
     return Litestar(
         route_handlers=routes,
         dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
@@ -154,6 +146,7 @@ def routed(
                 error_format_of, service.settings, service.metrics.count_refusal
             )
         },
+        middleware=[service.body_budget.middleware],
         lifespan=lifespan,
         openapi_config=None,
         logging_config=None,
@@ -202,9 +195,7 @@ async def _open_ports(service: Service, shutdown: Shutdown) -> list[Callable[[],
         ):
             if port:
                 taken = bind_port(settings.host, port, setting)
-                app = _with_observability(
-                    _with_middleware(routed(routes, service), service, shutdown), service
-                )
+                app = _behind_middleware(routed(routes, service), service, shutdown)
                 closers.append(SideListener(app, taken, settings).close)
         if settings.grpc_port:
             grpc = GrpcServer(service)
