@@ -19,7 +19,8 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from server import health, metadata, pages
 from server.auth import AccessMiddleware
 from server.descriptors import raise_descriptor_limit
-from server.errors import exception_handler
+from server.errors import AnyRequest, exception_handler
+from server.exchange import Exchange
 from server.kserve.grpc_service import GrpcServer
 from server.libraries import prepare_libraries
 from server.listen import SideListener, bind_port
@@ -138,9 +139,16 @@ def routed(
     *lifespan: Lifespan,
 ) -> Litestar:
     """The router, with the middleware that only routed requests need."""
+
+    def exchange(request: AnyRequest) -> Exchange:
+        return Exchange(request, service)
+
     return Litestar(
         route_handlers=routes,
-        dependencies={"service": Provide(lambda: service, sync_to_thread=False)},
+        dependencies={
+            "service": Provide(lambda: service, sync_to_thread=False),
+            "exchange": Provide(exchange, sync_to_thread=False),
+        },
         exception_handlers={
             Exception: exception_handler(
                 error_format_of, service.settings, service.metrics.count_refusal

@@ -18,10 +18,9 @@ from msgspec import UNSET, Meta
 
 from runtime.postprocess import Ranking
 from runtime.text import TokenLimits
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
+from server.errors import ErrorBody, Failure, InvalidRequest
 from server.exchange import MODEL_ERRORS, Exchange
 from server.lax import StrictPositive, lax_decoder
-from server.service import Service
 from server.surface import Surface
 from server.surfaces.documents import (
     RankedDocuments,
@@ -244,25 +243,23 @@ class CohereRerank(Controller):
     tags = ("Rerank dialects",)
 
     @post("/v1/rerank", status_code=200, body=RerankRequest, errors=MODEL_ERRORS)
-    async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[ReplyV1]:
+    async def v1(self, exchange: NamedDependency[Exchange]) -> Response[ReplyV1]:
         """Rerank as Cohere v1, Jina, vLLM and Infinity do.
 
         `document` is left out with return_documents: false. A body with `raw_scores` is Infinity's:
         `document` is a text then, with return_documents: true.
         """
-        exchange = Exchange(request, service)
         payload = await exchange.json(_V1)
-        served = service.served("rank")
+        served = exchange.service.served("rank")
         ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
         return exchange.reply(_encode_v1(ranked, payload, served.name))
 
     @post("/v2/rerank", status_code=200, body=RerankV2, errors=MODEL_ERRORS)
-    async def v2(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[ReplyV2]:
+    async def v2(self, exchange: NamedDependency[Exchange]) -> Response[ReplyV2]:
         """Rerank as Cohere v2 does.
 
         Fields of v1 and of other servers that would change an answer are refused; they may be null.
         """
-        exchange = Exchange(request, service)
         payload = await exchange.json(_V2)
         _check_v2(payload)
         ranking = await exchange.rank(

@@ -15,7 +15,7 @@ from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
 from runtime.errors import ModelClosed
-from server.errors import AnyRequest, ErrorBody, Failure, NotReady, UnknownModel
+from server.errors import ErrorBody, Failure, NotReady, UnknownModel
 from server.exchange import MANY_NUMBERS, MODEL_ERRORS, Exchange
 from server.kserve.inference import Wanted, infer
 from server.kserve.model_control import ModelControlRefused, reload
@@ -83,18 +83,19 @@ def _versioned(tail: str) -> list[str]:
     return [f"/v2/models/{{model:str}}{tail}", f"/v2/models/{{model:str}}/versions/{{v:str}}{tail}"]
 
 
-def _named(request: AnyRequest, service: Service) -> KserveModel:
+def _named(exchange: Exchange) -> KserveModel:
     """The model in the path; only some paths have a version."""
-    return find(service, request.path_params["model"], request.path_params.get("v"))
+    in_path = exchange.request.path_params
+    return find(exchange.service, in_path["model"], in_path.get("v"))
 
 
 async def _read(
-    exchange: Exchange, request: AnyRequest
+    exchange: Exchange,
 ) -> tuple[KserveModel, InferRequest, Iterator[TextTensor]]:
     """The model, the request and its inputs. The body is freed once the inputs are consumed."""
     body = await exchange.body()
-    found = _named(request, exchange.service)
-    head, raw = split_body(body, request.headers.get(HEADER_LENGTH))
+    found = _named(exchange)
+    head, raw = split_body(body, exchange.request.headers.get(HEADER_LENGTH))
     payload = await exchange.decode(_DECODER, head)
     check_binary_flags(payload)
     # One text more than allowed is unpacked before a tensor is refused.
@@ -114,32 +115,26 @@ class KserveRoutes(Controller):
         return Response(ServerReply(SERVER_NAME, software_version(), list(EXTENSIONS)))
 
     @get(_versioned(""), errors=_ABSENCE)
-    async def metadata(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[ModelReply]:
+    async def metadata(self, exchange: NamedDependency[Exchange]) -> Response[ModelReply]:
         """A model's inputs and outputs."""
-        found = _named(request, service)
+        found = _named(exchange)
         inputs, outputs = ([tensor_reply(t) for t in end] for end in (found.inputs, found.outputs))
         return Response(ModelReply(found.name, [TRITON_VERSION], PLATFORM, inputs, outputs))
 
     @route(_versioned("/ready"), http_method=[HttpMethod.GET, HttpMethod.HEAD], errors=_ABSENCE)
-    async def ready(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[ModelReadyReply]:
+    async def ready(self, exchange: NamedDependency[Exchange]) -> Response[ModelReadyReply]:
         """Whether a model is ready."""
-        found = _named(request, service)
-        if service.stopping:
+        found = _named(exchange)
+        if exchange.service.stopping:
             raise ModelClosed
-        if not service.ready:
+        if not exchange.service.ready:
             raise NotReady
         return Response(ModelReadyReply(found.name, ready=True))
 
     @get(_versioned("/config"), errors=_ABSENCE)
-    async def config(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[ConfigReply]:
+    async def config(self, exchange: NamedDependency[Exchange]) -> Response[ConfigReply]:
         """A model's configuration."""
-        found = _named(request, service)
+        found = _named(exchange)
         return Response(
             ConfigReply(
                 name=found.name,
@@ -153,11 +148,9 @@ class KserveRoutes(Controller):
         )
 
     @get(_versioned("/stats"), errors=_ABSENCE)
-    async def stats(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[StatisticsReply]:
+    async def stats(self, exchange: NamedDependency[Exchange]) -> Response[StatisticsReply]:
         """A model's counters."""
-        return Response(StatisticsReply([model_statistics(_named(request, service))]))
+        return Response(StatisticsReply([model_statistics(_named(exchange))]))
 
     @get("/v2/models/stats", errors=(NotReady,))
     async def all_stats(self, service: NamedDependency[Service]) -> Response[StatisticsReply]:
@@ -165,17 +158,14 @@ class KserveRoutes(Controller):
         return Response(StatisticsReply([model_statistics(model) for model in all_models(service)]))
 
     @post("/v2/repository/index", status_code=200, body=IndexRequest, errors=(NotReady,))
-    async def index(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[list[IndexEntry]]:
+    async def index(self, exchange: NamedDependency[Exchange]) -> Response[list[IndexEntry]]:
         """The models of the repository.
 
         All are ready, or none is.
         """
-        exchange = Exchange(request, service)
         if body := await exchange.body():
             await exchange.decode(_INDEX_DECODER, body)
-        models = all_models(service)
+        models = all_models(exchange.service)
         return Response([IndexEntry(model.name, TRITON_VERSION, "READY", "") for model in models])
 
     @post(
@@ -185,16 +175,15 @@ class KserveRoutes(Controller):
         body=LoadRequest,
         errors=(ModelControlRefused, *_ABSENCE),
     )
-    async def load(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[None]:
+    async def load(self, exchange: NamedDependency[Exchange]) -> Response[None]:
         """Load what lies in the model's directory now.
 
         Allowed with a key, or with RERANK_MODEL_CONTROL. The new model must prove itself before it
         takes the place of the one before.
         """
-        exchange = Exchange(request, service)
         if body := await exchange.body():
             await exchange.decode(_LOAD_DECODER, body)
-        await reload(service, _named(request, service))
+        await reload(exchange.service, _named(exchange))
         return Response(None)
 
     @post("/v2/repository/models/{model:str}/unload", answers=(), errors=(ModelControlRefused,))
@@ -203,16 +192,13 @@ class KserveRoutes(Controller):
         raise ModelControlRefused("models unload when the server stops")
 
     @post(_versioned("/infer"), status_code=200, body=InferRequest, errors=MODEL_ERRORS)
-    async def infer(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[InferReply]:
+    async def infer(self, exchange: NamedDependency[Exchange]) -> Response[InferReply]:
         """Rank or embed.
 
         Outputs keep the order of the rows. With the header Inference-Header-Content-Length raw
         tensors follow the JSON (Triton's binary tensor data extension).
         """
-        exchange = Exchange(request, service)
-        found, payload, tensors = await _read(exchange, request)
+        found, payload, tensors = await _read(exchange)
         wanted = (Wanted(o.name, o.parameters or {}) for o in payload.outputs or ())
         outputs = await infer(exchange, found, tensors, payload.parameters or {}, wanted)
         write = partial(write_reply, payload, found, outputs)

@@ -15,10 +15,9 @@ from msgspec import UNSET, Meta, UnsetType
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
 from server.call import Field
-from server.errors import AnyRequest, InvalidRequest, UnknownModel
+from server.errors import InvalidRequest, UnknownModel
 from server.exchange import MODEL_ERRORS, Exchange
 from server.nim_error import error_body
-from server.service import Service
 from server.surface import Surface
 
 _TRUNCATES = get_args(Truncate)
@@ -122,18 +121,15 @@ class NimRanking(Controller):
         body=RankingRequest,
         errors=MODEL_ERRORS,
     )
-    async def rank(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[RankingReply]:
+    async def rank(self, exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
         """Rank passages for a query.
 
         Passages by descending logit. Headers: x-truncated-passages when any was cut. The paths
         below /v1/retrieval are those of NVIDIA's hosted service; the older one is without a model.
         """
-        exchange = Exchange(request, service)
         payload = await exchange.json(_DECODER)
-        served = service.served("rank")
-        in_path = request.path_params
+        served = exchange.service.served("rank")
+        in_path = exchange.request.path_params
         path_model = f"{in_path['org']}/{in_path['model']}" if in_path else None
         for name in (path_model, payload.model):
             if name is not None and name not in served.accepted_names:

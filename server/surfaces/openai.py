@@ -23,11 +23,10 @@ from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from server.call import Field
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
+from server.errors import ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, MODEL_ERRORS, Exchange
 from server.lax import Flag, Positive, lax_decoder
 from server.nim_error import nim_error
-from server.service import Service
 from server.surface import Surface
 from server.surfaces.synonyms import merge_synonyms
 from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
@@ -261,9 +260,7 @@ class OpenAiEmbeddings(Controller):
     tags = ("Embeddings",)
 
     @post("/v1/embeddings", status_code=200, body=EmbeddingRequest, errors=MODEL_ERRORS)
-    async def embed(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[EmbeddingReply]:
+    async def embed(self, exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]:
         """Embed texts.
 
         `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
@@ -272,9 +269,8 @@ class OpenAiEmbeddings(Controller):
         ubinary packs signs, binary is that minus 128. Headers: x-truncated-passages when any text
         was cut.
         """
-        exchange = Exchange(request, service)
         payload = await _read(exchange)
-        served = service.served("embed")
+        served = exchange.service.served("embed")
         name, input_type = input_type_of(payload, served.accepted_names)
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)

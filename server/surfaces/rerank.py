@@ -12,10 +12,9 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
-from server.errors import AnyRequest, InvalidRequest
+from server.errors import InvalidRequest
 from server.exchange import MODEL_ERRORS, Exchange
 from server.json_body import converted
-from server.service import Service
 from server.surface import Surface
 from server.surfaces import tei
 from server.surfaces.cohere import RerankUsage, error_body, id_of, usage_of
@@ -86,7 +85,7 @@ class Rerank(Controller):
         error_formats=(error_body, tei.error_body),
     )
     async def rerank(
-        self, request: AnyRequest, service: NamedDependency[Service]
+        self, exchange: NamedDependency[Exchange]
     ) -> Response[DocumentsReply | list[tei.Rank]]:
         """Rerank documents, or texts as TEI does.
 
@@ -96,11 +95,10 @@ class Rerank(Controller):
         `raw_scores` is Infinity's, and gets texts with return_documents true only. With `texts`:
         TEI's bare list and TEI's errors.
         """
-        exchange = Exchange(request, service)
         payload = await _read(exchange)
         if isinstance(payload, tei.TextsRequest):
             return await tei.rank_texts(exchange, payload)
-        served = service.served("rank")
+        served = exchange.service.served("rank")
         ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "NONE")
         return exchange.reply(_encode(ranked, payload, served.name))
 

@@ -24,7 +24,6 @@ from runtime.text import Truncate
 from runtime.tokens import Token
 from server.call import Field, limit_of
 from server.errors import (
-    AnyRequest,
     ErrorBody,
     Failure,
     InvalidRequest,
@@ -304,13 +303,10 @@ class TeiRoutes(Controller):
     tags = ("TEI",)
 
     @post("/embed", status_code=200, body=EmbedRequest, errors=MODEL_ERRORS)
-    async def embed(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[list[list[float]]]:
+    async def embed(self, exchange: NamedDependency[Exchange]) -> Response[list[list[float]]]:
         """Embed texts as TEI does."""
-        exchange = Exchange(request, service)
         payload = await _read_inputs(exchange, _EMBED)
-        _check_embed(payload, service.embedder.info.dimensions)
+        _check_embed(payload, exchange.service.embedder.info.dimensions)
         texts, at = _listed(payload.inputs)
         _refuse_empty(texts, at)
         try:
@@ -335,16 +331,15 @@ class TeiRoutes(Controller):
 
     @post("/tokenize", status_code=200, body=TokenizeRequest, errors=MODEL_ERRORS)
     async def tokenize(
-        self, request: AnyRequest, service: NamedDependency[Service]
+        self, exchange: NamedDependency[Exchange]
     ) -> Response[list[list[SimpleToken]]]:
         """Tokens of texts."""
-        exchange = Exchange(request, service)
         payload = await _read_inputs(exchange, _TOKENIZE)
         texts, at = _listed(payload.inputs)
-        kind = service.primary.model.info.kind
+        kind = exchange.service.primary.model.info.kind
         exchange.check_count(kind, len(texts), at)
         _refuse_empty(texts, at)
-        if prompt := _prompt(service, payload.prompt_name):
+        if prompt := _prompt(exchange.service, payload.prompt_name):
             texts = [prompt + text for text in texts]
         if (size := sum(map(_bytes_of, texts))) > _MOST_BYTES:
             message = f"found {size} bytes of text, wanted at most {_MOST_BYTES} together"

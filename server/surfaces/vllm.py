@@ -12,10 +12,9 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
 from server.call import Field
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
+from server.errors import ErrorBody, Failure, InvalidRequest
 from server.exchange import MODEL_ERRORS, Exchange
 from server.lax import lax_decoder
-from server.service import Service
 from server.surface import Surface
 from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of, usage_of
 from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
@@ -117,13 +116,10 @@ class Scores(Controller):
     tags = ("Rerank dialects",)
 
     @post(["/score", "/v1/score"], status_code=200, body=ScoreRequest, errors=MODEL_ERRORS)
-    async def score(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[ScoreReply]:
+    async def score(self, exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
         """Score pairs of texts as vLLM does."""
-        exchange = Exchange(request, service)
         payload = await exchange.json(_DECODER)
-        served = service.served("rank")
+        served = exchange.service.served("rank")
         (first, one), (second, two) = _sides(payload)
         pairs = _pairs(one, two, second)
         wants_logits(payload)  # refuses contradicting fields before anything is scored
