@@ -16,6 +16,7 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from runtime.version import version
 from server import health, metadata, pages
 from server.auth import AccessMiddleware
 from server.descriptors import raise_descriptor_limit
@@ -24,6 +25,7 @@ from server.exchange import Exchange
 from server.kserve.grpc_service import GrpcServer
 from server.libraries import prepare_libraries
 from server.listen import SideListener, bind_port
+from server.loading import abort_start, start
 from server.logs import configure_logging, report_startup_error, wants_json_logs
 from server.metrics import CONTENT_TYPE
 from server.nim_error import error_body
@@ -31,7 +33,7 @@ from server.observability import ObservabilityMiddleware
 from server.openapi import document, operations
 from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
 from server.reloading import reloading_on_signal
-from server.service import Service, abort_start
+from server.service import Service
 from server.settings import Settings, SettingsError, read_settings
 from server.shutdown import Shutdown
 from server.surface import Surface, error_format_chooser
@@ -94,7 +96,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         operations(app, error_format_of),
         settings,
         title="Open reranker and embedder",
-        version=metadata.version(),
+        version=version(),
     )
     return _behind_middleware(app, service, shutdown)
 
@@ -169,7 +171,7 @@ async def _running(service: Service, shutdown: Shutdown) -> AsyncIterator[None]:
     with ExitStack() as signals:
         with _ended_by_limits():
             closers = await _open_ports(service, shutdown)
-            service.start()
+            start(service)
             signals.enter_context(shutdown.on_signals())
             signals.enter_context(reloading_on_signal(service))
         yield

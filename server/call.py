@@ -43,6 +43,12 @@ class Field:
         return (self.name, *(() if self.alone else (index,)), *self.inside)
 
 
+def listed(name: str, value: str | list[T]) -> tuple[list[str] | list[T], Field]:
+    """The texts of the field `name`, which may be one text, and the field."""
+    alone = isinstance(value, str)
+    return [value] if isinstance(value, str) else value, Field(name, alone=alone)
+
+
 class Limit(NamedTuple):
     """The most texts of one request, and the variable that sets it."""
 

@@ -116,9 +116,21 @@ class Exchange(Call):
         reserve_beside_body(self.request, await wider_bytes(texts, slices))
         await slices.before(len(raw))
 
-    async def json(self, decoder: "msgspec.json.Decoder[T]") -> T:
-        """Read and decode a JSON body; InvalidRequest names the place that does not fit."""
-        return await self.decode(decoder, await self.json_body())
+    async def json(
+        self, decoder: "msgspec.json.Decoder[T]", *, texts: str = "", hint: str = ""
+    ) -> T:
+        """Read and decode a JSON body; InvalidRequest names the place that does not fit. `texts` is
+        a field in which other servers take token ids; `hint` is added to the message about it."""
+        try:
+            return await self.decode(decoder, await self.json_body())
+        except InvalidRequest as error:
+            if not texts or error.location[:1] != (texts,):
+                raise
+            message = (
+                "wanted a text or a list of texts; token ids are not taken, as the model has a "
+                f"tokenizer of its own{hint}"
+            )
+            raise InvalidRequest(error.problem, error.location, message) from error
 
     def reply(
         self,

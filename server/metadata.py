@@ -9,14 +9,15 @@ import msgspec
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency
 
+from runtime.version import DISTRIBUTION, version
 from server.call import limit_of
 from server.errors import NotReady
 from server.metrics import CONTENT_TYPE
 from server.nim_error import error_body
-from server.service import Served, Service
+from server.served import Served
+from server.service import Service
 from server.surface import Surface
 
-PACKAGE = "open-rerank"
 # The version of NIM's API that these shapes follow.
 _API = "3.1.0"
 
@@ -92,7 +93,7 @@ def _entry(name: str) -> Body:
         "id": name,
         "object": "model",
         "created": 0,
-        "owned_by": name.split("/")[0] if "/" in name else PACKAGE,
+        "owned_by": name.split("/")[0] if "/" in name else DISTRIBUTION,
         "root": name,
     }
 
@@ -148,14 +149,8 @@ def _quoted(value: str) -> str:
 
 
 @cache
-def version() -> str:
-    """The version of this software."""
-    return distribution(PACKAGE).version
-
-
-@cache
 def _license() -> Body:
-    content = distribution(PACKAGE).read_text("licenses/LICENSE") or ""
+    content = distribution(DISTRIBUTION).read_text("licenses/LICENSE") or ""
     return {
         "name": "LICENSE",
         "path": "LICENSE",

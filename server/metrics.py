@@ -4,9 +4,9 @@ Labels are bounded: routes are templates, statuses and outcomes are constants, m
 ones. The models' own counters are read when metrics are collected.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,10 +32,8 @@ from runtime.profile import Kind
 from server.errors import class_of
 from server.hardware import Gpu, Gpus, Processors, memory_bytes
 from server.names import TRITON_VERSION, triton_name
+from server.served import Served
 from server.tally import OUTCOMES
-
-if TYPE_CHECKING:
-    from server.service import Served
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER_ROUTE = "other"
@@ -51,12 +49,53 @@ _TRITON = {
     "compute_output_duration_us": "Requests' time behind the engine; not measured, hence 0",
     "pending_request_count": "Requests that wait for an engine call",
 }
+# How a metric of a model is read; None for a model that does not have it.
+_Read = Callable[[Served], float | None]
+# Our own of each model, by kind. Received = the sum over outcomes + in flight, at any moment.
+_COUNTERS: Mapping[str, tuple[str, _Read]] = {
+    "rerank_requests_received": ("Requests that reached a model", lambda one: one.tally.received),
+    "rerank_texts": ("Texts of answered requests", lambda one: one.tally.rows),
+    "rerank_truncated_texts": (
+        "Texts of answered requests that were cut",
+        lambda one: one.tally.truncated,
+    ),
+    "rerank_tokens": (
+        "Tokens of answered requests, repeated rows counted",
+        lambda one: one.tally.tokens,
+    ),
+    "rerank_image_cache_hits": (
+        "Images whose embeddings were in the cache",
+        lambda one: _cached(one, "hits"),
+    ),
+    "rerank_image_cache_misses": (
+        "Images that the vision model had to compute",
+        lambda one: _cached(one, "misses"),
+    ),
+}
+_GAUGES: Mapping[str, tuple[str, _Read]] = {
+    "rerank_requests_in_flight": (
+        "Requests that reached a model and have not left it",
+        lambda one: one.tally.in_flight,
+    ),
+    "rerank_queue_rows": (
+        "Rows that wait for an engine call",
+        lambda one: one.model.queue_depth()[0],
+    ),
+    "rerank_queue_tokens": (
+        "Tokens that wait for an engine call",
+        lambda one: one.model.queue_depth()[1],
+    ),
+    "rerank_image_cache_bytes": (
+        "Bytes of image embeddings in the cache",
+        lambda one: _cached(one, "bytes"),
+    ),
+}
 _CPU = {
     "nv_cpu_utilization": "Busy share of the processors, 0 to 1",
     "nv_cpu_memory_total_bytes": "Memory of the machine",
     "nv_cpu_memory_used_bytes": "Memory in use",
 }
-# Gauges of the GPUs: NIM's name, Triton's, and the field of Gpu.
+# Gauges of the GPUs: NIM's name, Triton's, and the fact of Gpu.
 GPU_METRICS = (
     ("gpu_power_usage_watts", "nv_gpu_power_usage", "power_usage_watts"),
     ("gpu_power_limit_watts", "nv_gpu_power_limit", "power_limit_watts"),
@@ -77,7 +116,7 @@ _SHARE_BUCKETS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 class Metrics:
     """The counters of one server process; `served` gives the loaded models."""
 
-    def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
+    def __init__(self, served: Callable[[], Iterable[Served]]) -> None:
         # No *_created gauges, because NIM has none.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
@@ -214,7 +253,7 @@ def families() -> list[Metric]:
     gpus = [
         UntypedMetricFamily(name, _of_gpu(fact)) for *names, fact in GPU_METRICS for name in names
     ]
-    models = (*_triton([]), *_requests([]), *_waiting([]), *_images([]))
+    models = (*_triton([]), *_ours([]))
     every = (*Metrics(lambda: ())._registry.collect(), *models, *machine, *gpus)
     return list({family.name: family for family in every}.values())
 
@@ -225,7 +264,7 @@ class _Models(Collector):
     Triton's are untyped because the client library would append _total to a counter's name.
     """
 
-    def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
+    def __init__(self, served: Callable[[], Iterable[Served]]) -> None:
         self._served = served
 
     def collect(self) -> Iterator[Metric]:
@@ -233,13 +272,10 @@ class _Models(Collector):
         if not served:
             return
         yield from _triton(served)
-        yield from _requests(served)
-        yield from _waiting(served)
-        if images := [one for one in served if one.model.info.images]:
-            yield from _images(images)
+        yield from (family for family in _ours(served) if family.samples)
 
 
-def _triton(served: "list[Served]") -> Iterator[Metric]:
+def _triton(served: list[Served]) -> Iterator[Metric]:
     labels = ["model", "version"]
     families = {
         name: UntypedMetricFamily(f"nv_inference_{name}", text, labels=labels)
@@ -277,72 +313,29 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
     yield failures
 
 
-def _requests(served: "list[Served]") -> Iterator[Metric]:
-    """The counters of requests; received = the sum over outcomes + in flight, at any moment."""
-    received = CounterMetricFamily(
-        "rerank_requests_received", "Requests that reached a model", labels=["kind"]
-    )
+def _ours(served: list[Served]) -> Iterator[Metric]:
     outcomes = CounterMetricFamily(
         "rerank_requests",
         "Requests that left a model; accepted are those that were not refused",
         labels=["kind", "outcome"],
     )
-    flying = GaugeMetricFamily(
-        "rerank_requests_in_flight",
-        "Requests that reached a model and have not left it",
-        labels=["kind"],
-    )
-    rows = CounterMetricFamily("rerank_texts", "Texts of answered requests", labels=["kind"])
-    truncated = CounterMetricFamily(
-        "rerank_truncated_texts", "Texts of answered requests that were cut", labels=["kind"]
-    )
-    tokens = CounterMetricFamily(
-        "rerank_tokens", "Tokens of answered requests, repeated rows counted", labels=["kind"]
-    )
     for one in served:
-        kind, tally = one.model.info.kind, one.tally
-        received.add_metric([kind], tally.received)
         for outcome in OUTCOMES:
-            outcomes.add_metric([kind, outcome], tally.outcomes[outcome])
-        flying.add_metric([kind], tally.in_flight)
-        rows.add_metric([kind], tally.rows)
-        truncated.add_metric([kind], tally.truncated)
-        tokens.add_metric([kind], tally.tokens)
-    yield from (received, outcomes, flying, rows, truncated, tokens)
+            outcomes.add_metric([one.model.info.kind, outcome], one.tally.outcomes[outcome])
+    yield outcomes
+    for family_of, metrics in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+        for name, (text, read) in metrics.items():
+            family = family_of(name, text, labels=["kind"])
+            for one in served:
+                if (value := read(one)) is not None:
+                    family.add_metric([one.model.info.kind], value)
+            yield family
 
 
-def _images(served: "list[Served]") -> Iterator[Metric]:
-    labels = ["kind"]
-    hits = CounterMetricFamily(
-        "rerank_image_cache_hits", "Images whose embeddings were in the cache", labels=labels
-    )
-    misses = CounterMetricFamily(
-        "rerank_image_cache_misses", "Images that the vision model had to compute", labels=labels
-    )
-    kept = GaugeMetricFamily(
-        "rerank_image_cache_bytes", "Bytes of image embeddings in the cache", labels=labels
-    )
-    for one in served:
-        if (stats := one.model.cache_stats()) is not None:
-            kind = [one.model.info.kind]
-            hits.add_metric(kind, stats.hits)
-            misses.add_metric(kind, stats.misses)
-            kept.add_metric(kind, stats.bytes)
-    yield from (hits, misses, kept)
-
-
-def _waiting(served: "list[Served]") -> Iterator[Metric]:
-    rows = GaugeMetricFamily(
-        "rerank_queue_rows", "Rows that wait for an engine call", labels=["kind"]
-    )
-    tokens = GaugeMetricFamily(
-        "rerank_queue_tokens", "Tokens that wait for an engine call", labels=["kind"]
-    )
-    for one in served:
-        waiting_rows, waiting_tokens = one.model.queue_depth()
-        rows.add_metric([one.model.info.kind], waiting_rows)
-        tokens.add_metric([one.model.info.kind], waiting_tokens)
-    yield from (rows, tokens)
+def _cached(one: Served, name: str) -> float | None:
+    """A figure of the cache of images; None without images."""
+    stats = one.model.cache_stats()
+    return None if stats is None else getattr(stats, name)
 
 
 class _Machine(Collector):
@@ -371,8 +364,7 @@ class _Machine(Collector):
 def _of_gpus(gpus: list[Gpu], name: str, label: str, fact: str) -> Iterator[Metric]:
     family = UntypedMetricFamily(name, _of_gpu(fact), labels=[label])
     for gpu in gpus:
-        value = getattr(gpu, fact)
-        if value is not None:
+        if (value := gpu.facts.get(fact)) is not None:
             family.add_metric([getattr(gpu, label)], value)
     if family.samples:
         yield family

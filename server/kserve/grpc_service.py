@@ -11,7 +11,7 @@ values are counted. Health needs neither key nor slot.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
@@ -28,7 +28,7 @@ from server.descriptors import GRPC_SHARE, most_connections
 from server.errors import AuthenticationRequired, classify_error, drop_tracebacks, log_failure
 from server.kserve.arrivals import Arrivals, Context
 from server.kserve.grpc_health import HEALTH, Health
-from server.kserve.grpc_methods import Answer, Methods
+from server.kserve.grpc_methods import ANSWERS, Answer
 from server.kserve.grpc_requests import Requests
 from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, status_message
 from server.kserve.messages import Messages
@@ -74,16 +74,15 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._keys = Keys(service.settings)
-        messages = Messages()
-        answers = Methods(messages).answers()
-        self._requests = Requests(messages, answers, service.settings)
-        self._health = Health(messages, service, frozenset({_SERVICE}))
+        self._messages = Messages()
+        self._requests = Requests(self._messages, ANSWERS, service.settings)
+        self._health = Health(self._messages, service, frozenset({_SERVICE}))
         self._calls = 0
         self._arrivals = Arrivals()
         self._server = grpc.aio.server(
             options=_options(service.settings), maximum_concurrent_rpcs=_MOST_UNFINISHED
         )
-        self._server.add_generic_rpc_handlers((_Methods(self._handlers(answers)),))
+        self._server.add_generic_rpc_handlers((_Methods(self._handlers()),))
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SettingsError when the port is taken."""
@@ -111,11 +110,11 @@ class GrpcServer:
         self._health.end()
         await self._server.stop(self._service.settings.drain_timeout_s)
 
-    def _handlers(self, answers: Mapping[str, Answer]) -> dict[str, grpc.RpcMethodHandler]:
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """The handler of each path; _OTHER handles methods that are not served."""
         served = {
             f"/{_SERVICE}/{name}": self._handler(name, partial(self._answer, name, answer))
-            for name, answer in answers.items()
+            for name, answer in ANSWERS.items()
         }
         health = {
             f"/{HEALTH}/Check": self._handler("Check", self._health.check),
@@ -182,11 +181,12 @@ class GrpcServer:
 
     async def _answer(self, method: str, answer: Answer, context: Context, call: Call) -> Any:
         """Answer an authenticated call."""
+        reply = self._messages[f"{method}Response"]
         if method in _SILENT:
-            return await answer(None, call)
+            return reply(**await answer(None, call))
         async with self._call_slot():
             with ExitStack() as room:
-                return await answer(await self._read(method, context, call, room), call)
+                return reply(**await answer(await self._read(method, context, call, room), call))
 
     @asynccontextmanager
     async def _call_slot(self) -> AsyncIterator[None]:

@@ -15,40 +15,36 @@ from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
 from runtime.errors import ModelClosed
+from runtime.version import version as software_version
 from server.errors import ErrorBody, Failure, NotReady, UnknownModel
 from server.exchange import MANY_NUMBERS, MODEL_ERRORS, Exchange
 from server.kserve.inference import Wanted, infer
 from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (
     EXTENSIONS,
-    PLATFORM,
     SERVER_NAME,
+    ConfigReply,
     KserveModel,
+    ModelReply,
     all_models,
     find,
 )
 from server.kserve.rest import (
     HEADER_LENGTH,
-    ConfigReply,
     IndexEntry,
     IndexRequest,
     InferReply,
     InferRequest,
     LoadRequest,
     ModelReadyReply,
-    ModelReply,
     ServerReply,
     StatisticsReply,
     check_binary_flags,
-    config_tensor,
-    model_statistics,
     read_tensors,
     split_body,
-    tensor_reply,
     write_reply,
 )
 from server.kserve.tensors import TextTensor, elements_of
-from server.metadata import version as software_version
 from server.names import TRITON_VERSION
 from server.service import Service
 from server.surface import Surface
@@ -117,9 +113,7 @@ class KserveRoutes(Controller):
     @get(_versioned(""), errors=_ABSENCE)
     async def metadata(self, exchange: NamedDependency[Exchange]) -> Response[ModelReply]:
         """A model's inputs and outputs."""
-        found = _named(exchange)
-        inputs, outputs = ([tensor_reply(t) for t in end] for end in (found.inputs, found.outputs))
-        return Response(ModelReply(found.name, [TRITON_VERSION], PLATFORM, inputs, outputs))
+        return Response(_named(exchange).metadata())
 
     @route(_versioned("/ready"), http_method=[HttpMethod.GET, HttpMethod.HEAD], errors=_ABSENCE)
     async def ready(self, exchange: NamedDependency[Exchange]) -> Response[ModelReadyReply]:
@@ -134,28 +128,17 @@ class KserveRoutes(Controller):
     @get(_versioned("/config"), errors=_ABSENCE)
     async def config(self, exchange: NamedDependency[Exchange]) -> Response[ConfigReply]:
         """A model's configuration."""
-        found = _named(exchange)
-        return Response(
-            ConfigReply(
-                name=found.name,
-                platform=PLATFORM,
-                backend=PLATFORM,
-                max_batch_size=found.max_batch_size,
-                input=[config_tensor(t) for t in found.inputs],
-                output=[config_tensor(t) for t in found.outputs],
-                dynamic_batching={},
-            )
-        )
+        return Response(_named(exchange).config())
 
     @get(_versioned("/stats"), errors=_ABSENCE)
     async def stats(self, exchange: NamedDependency[Exchange]) -> Response[StatisticsReply]:
         """A model's counters."""
-        return Response(StatisticsReply([model_statistics(_named(exchange))]))
+        return Response(StatisticsReply([_named(exchange).statistics()]))
 
     @get("/v2/models/stats", errors=(NotReady,))
     async def all_stats(self, service: NamedDependency[Service]) -> Response[StatisticsReply]:
         """The counters of all models."""
-        return Response(StatisticsReply([model_statistics(model) for model in all_models(service)]))
+        return Response(StatisticsReply([model.statistics() for model in all_models(service)]))
 
     @post("/v2/repository/index", status_code=200, body=IndexRequest, errors=(NotReady,))
     async def index(self, exchange: NamedDependency[Exchange]) -> Response[list[IndexEntry]]:

@@ -5,22 +5,24 @@ llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.
 nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ranking).
 """
 
-from typing import Annotated, Any, cast, get_args
+from typing import Any
 
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
 from server.call import Field
 from server.errors import InvalidRequest, UnknownModel
 from server.exchange import MODEL_ERRORS, Exchange
+from server.fields import one_of
 from server.nim_error import error_body
 from server.surface import Surface
+from server.surfaces.truncation import TRUNCATES, Truncation
+from server.surfaces.usage import Usage, usage_of
 
-_TRUNCATES = get_args(Truncate)
 _QUERY = Field("query", inside=("text",), alone=True)
 _PASSAGES = Field("passages", inside=("text",))
 
@@ -39,7 +41,7 @@ class RankingRequest(msgspec.Struct):
     query: Text
     passages: list[Text]
     model: str | None = None
-    truncate: Annotated[str, Meta(extra_json_schema={"enum": list(_TRUNCATES)})] | None = None
+    truncate: Truncation | None = None
 
 
 # Reply
@@ -48,13 +50,6 @@ class Ranked(msgspec.Struct):
 
     index: int
     logit: float
-
-
-class Usage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for each passage."""
-
-    prompt_tokens: int
-    total_tokens: int
 
 
 class RankingReply(msgspec.Struct):
@@ -78,21 +73,14 @@ def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
 
 def truncate_of(request: RankingRequest) -> Truncate:
     """How texts that are too long are truncated. START is in NVIDIA's recipe, not in its docs."""
-    if request.truncate is None:
-        return "NONE"
-    if request.truncate not in _TRUNCATES:
-        raise InvalidRequest(
-            "literal_error", ("truncate",), f"wanted one of {', '.join(_TRUNCATES)}"
-        )
-    return cast(Truncate, request.truncate)
+    return one_of(request.truncate, TRUNCATES, "truncate") or "NONE"
 
 
 def encode(ranking: Ranking) -> bytes:
     """The reply's bytes."""
     logits = ranking.logits.tolist()
     rankings = [Ranked(index, logits[index]) for index in ranking.order.tolist()]
-    tokens = int(ranking.token_counts.sum())
-    return _ENCODER.encode(RankingReply(rankings, Usage(tokens, tokens)))
+    return _ENCODER.encode(RankingReply(rankings, usage_of(ranking)))
 
 
 def _text(text: Text, location: tuple[str | int, ...]) -> str:

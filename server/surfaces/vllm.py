@@ -16,8 +16,9 @@ from server.errors import ErrorBody, Failure, InvalidRequest
 from server.exchange import MODEL_ERRORS, Exchange
 from server.lax import lax_decoder
 from server.surface import Surface
-from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of, usage_of
+from server.surfaces.cohere import ErrorDetail, error_type, id_of
 from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
+from server.surfaces.usage import Usage, usage_of
 
 Texts = str | list[str]
 
@@ -61,7 +62,7 @@ class ScoreReply(msgspec.Struct):
     created: int
     model: str
     data: list[Score]
-    usage: RerankUsage
+    usage: Usage
     object: str = "list"
 
 

@@ -105,7 +105,7 @@ def test_large_bodies_are_decoded_one_in_a_time_slice(
         for one in asked:
             one.result()
     over = True
-    assert len(steps) == (2 + 2 + 1) * each
+    assert len(steps) == (1 + 2 + 1) * each
     assert all(later - before >= time_slices._BETWEEN for before, later in pairwise(steps))
 
 

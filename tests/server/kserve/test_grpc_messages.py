@@ -20,7 +20,7 @@ from server.call import Call
 from server.connection import BodyBudget
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
-from server.kserve.grpc_methods import Methods
+from server.kserve.grpc_methods import ANSWERS
 from server.kserve.grpc_requests import VALUE_BYTES, Requests
 from server.kserve.grpc_service import GrpcServer
 from server.kserve.messages import Messages
@@ -454,7 +454,7 @@ def test_failures_tell_nothing_of_http_connections(
 
     async def call() -> None:
         server = GrpcServer(Service(read_settings(MOCK, {})))
-        answer = Methods(MESSAGES).answers()["ModelInfer"]
+        answer = ANSWERS["ModelInfer"]
         handler = server._handler("ModelInfer", partial(server._answer, "ModelInfer", answer))
         await handler.stream_unary(None, caller)
 
