@@ -16,7 +16,6 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
-from runtime.version import version
 from server import health, metadata, pages
 from server.auth import AccessMiddleware
 from server.descriptors import raise_descriptor_limit
@@ -86,18 +85,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         raise_descriptor_limit()
     service = Service(settings)
     shutdown = Shutdown(service, error_format_of)
-    surfaces = open_surfaces(settings)
-    app = routed(
-        [controller for surface in surfaces for controller in surface.controllers],
-        service,
-        lambda _: _running(service, shutdown),
-    )
-    app.state[pages.OPENAPI_DOCUMENT] = document(
-        operations(app, error_format_of),
-        settings,
-        title="Open reranker and embedder",
-        version=version(),
-    )
+    surfaces = (one for one in SURFACES if settings.ui or one is not pages.PAGES)
+    routes = [controller for surface in surfaces for controller in surface.controllers]
+    app = routed(routes, service, lambda _: _running(service, shutdown))
+    app.state[pages.OPENAPI_DOCUMENT] = document(operations(app, error_format_of), settings)
     return _behind_middleware(app, service, shutdown)
 
 
@@ -130,15 +121,8 @@ def _refuse(reason: str) -> NoReturn:
     raise SystemExit(1) from None
 
 
-def open_surfaces(settings: Settings) -> list[Surface]:
-    """The surfaces that the settings do not turn off."""
-    return [surface for surface in SURFACES if settings.ui or surface is not pages.PAGES]
-
-
 def routed(
-    routes: list[ControllerRouterHandler],
-    service: Service,
-    *lifespan: Lifespan,
+    routes: list[ControllerRouterHandler], service: Service, *lifespan: Lifespan
 ) -> Litestar:
     """The router, with the middleware that only routed requests need."""
 

@@ -19,9 +19,11 @@ from litestar.types import Scope
 
 from runtime.errors import (
     Blame,
+    DeadlineExceeded,
     EngineError,
     InputRejected,
     InputTooLong,
+    NoPassages,
     Overloaded,
     ServingError,
     Unavailable,
@@ -154,6 +156,27 @@ class ReloadInProgress(Unavailable):
     refusal = "reloading"
     message = "a model is being reloaded, and one reload runs at a time; send the request again"
 
+
+# For the documentation: what reading and decoding a body may raise, and what asking a model may.
+BODY_ERRORS = (
+    InvalidRequest,
+    BodyTooSlow,
+    BodyTooLarge,
+    WrongContentType,
+    UnknownCoding,
+    Overloaded,
+    Unavailable,
+)
+MODEL_ERRORS = (
+    NoPassages,
+    InputTooLong,
+    KindNotServed,
+    UnknownModel,
+    Unavailable,
+    DeadlineExceeded,
+    EngineError,
+    ServingError,
+)
 
 _HINTS = {
     404: "there is no such route here",

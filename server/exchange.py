@@ -7,31 +7,12 @@ from typing import Any, TypeVar
 import msgspec
 from litestar import Response
 
-from runtime.errors import (
-    DeadlineExceeded,
-    EngineError,
-    InputTooLong,
-    NoPassages,
-    Overloaded,
-    ServingError,
-    Unavailable,
-)
 from runtime.postprocess import Timing
 from server.call import Call
 from server.caller import http_caller
 from server.characters import wider_bytes
 from server.connection import cancel_on_disconnect, check_json, read_body, reserve_beside_body
-from server.errors import (
-    AnyRequest,
-    BodyTooLarge,
-    BodyTooSlow,
-    ErrorFormat,
-    InvalidRequest,
-    KindNotServed,
-    UnknownCoding,
-    UnknownModel,
-    WrongContentType,
-)
+from server.errors import AnyRequest, ErrorFormat, InvalidRequest
 from server.json_body import decode
 from server.json_size import decoded_bytes, most_values
 from server.observability import ANSWERED
@@ -39,27 +20,6 @@ from server.service import Service
 from server.surface import ERROR_FORMAT
 
 T = TypeVar("T")
-
-# For the documentation: what reading and decoding a body may raise, and what a model's answer may.
-BODY_ERRORS = (
-    InvalidRequest,
-    BodyTooSlow,
-    BodyTooLarge,
-    WrongContentType,
-    UnknownCoding,
-    Overloaded,
-    Unavailable,
-)
-MODEL_ERRORS = (
-    NoPassages,
-    InputTooLong,
-    KindNotServed,
-    UnknownModel,
-    Unavailable,
-    DeadlineExceeded,
-    EngineError,
-    ServingError,
-)
 
 # Replies with more numbers than this are encoded in a thread, so that other requests go on.
 MANY_NUMBERS = 50_000

@@ -14,6 +14,7 @@ examples.json has the examples, under one of a route's paths.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,14 +29,15 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import Scope
 
+from runtime.version import version
 from server.auth import OPEN_PATHS
-from server.errors import AuthenticationRequired, ErrorFormat, Failure, status_of
-from server.exchange import BODY_ERRORS
+from server.errors import BODY_ERRORS, AuthenticationRequired, ErrorFormat, Failure, status_of
 from server.settings import Settings
 
 _REF = "#/components/schemas/{name}"
 _UNDOCUMENTED = {"HEAD", "OPTIONS"}
-JSON = "application/json"
+_JSON = "application/json"
+_TEXT = {"type": "string", "minLength": 1}
 _Types = tuple[Any, ...]
 _Schemas = dict[int, dict[str, Any]]
 
@@ -92,7 +94,7 @@ def operations(app: Litestar, error_format_of: Callable[[Scope], ErrorFormat]) -
     return sorted(found, key=lambda op: (tags.index(op.tag), op.path))
 
 
-def document(listed: Sequence[Operation], settings: Settings, *, title: str, version: str) -> bytes:
+def document(listed: Sequence[Operation], settings: Settings) -> bytes:
     """The OpenAPI 3.1 document as JSON."""
     types = [t for op in listed for t in (*op.request, *op.reply, *op.error)]
     found, components = msgspec.json.schema_components(types, ref_template=_REF)
@@ -103,7 +105,7 @@ def document(listed: Sequence[Operation], settings: Settings, *, title: str, ver
         paths.setdefault(op.path, {})[op.method.lower()] = _described(op, schemas, settings)
     body: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": version},
+        "info": {"title": "Open reranker and embedder", "version": version()},
         "paths": paths,
         "components": {"schemas": components},
     }
@@ -146,9 +148,7 @@ def _operation(
 
 def _described(op: Operation, schemas: _Schemas, settings: Settings) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": f"{op.method.lower()}_{op.path.strip('/') or 'root'}".translate(
-            str.maketrans("/{}.-", "_____")
-        ),
+        "operationId": re.sub(r"[/{}.-]", "_", f"{op.method.lower()}_{op.path[1:] or 'root'}"),
         "tags": [op.tag],
         "summary": op.summary,
         "responses": _responses(op, schemas, settings),
@@ -157,32 +157,26 @@ def _described(op: Operation, schemas: _Schemas, settings: Settings) -> dict[str
         described["description"] = op.description
     if op.parameters:
         described["parameters"] = [
-            {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "minLength": 1},
-                "example": example,
-            }
+            {"name": name, "in": "path", "required": True, "schema": _TEXT, "example": example}
             for name, example in op.parameters.items()
         ]
     if op.request:
         content = _content(op.request, op.request_example, schemas)
-        described["requestBody"] = {"required": True, "content": {JSON: content}}
+        described["requestBody"] = {"required": True, "content": {_JSON: content}}
     if op.needs_key(settings):
         described["security"] = [{"bearer": []}]
     return described
 
 
 def _responses(op: Operation, schemas: _Schemas, settings: Settings) -> dict[str, Any]:
-    media_type, answers = op.handler.media_type or JSON, op.handler.opt.get("answers", (200,))
+    media_type, answers = op.handler.media_type or _JSON, op.handler.opt.get("answers", (200,))
     responses = {}
     for status in sorted({*answers, *op.failures(settings)}):
         described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if status == HTTPStatus.OK:
             described["description"] = "The answer"
         if status not in answers:
-            described["content"] = {JSON: _content(op.error, None, schemas)}
+            described["content"] = {_JSON: _content(op.error, None, schemas)}
         elif op.reply:
             example = op.reply_example if status == HTTPStatus.OK else None
             described["content"] = {media_type: _content(op.reply, example, schemas)}
@@ -201,8 +195,7 @@ def _content(types: _Types, example: object, schemas: _Schemas) -> dict[str, Any
 
 
 def _each(body: Any) -> _Types:
-    """The alternatives of a body, because msgspec cannot describe a union of structs; bytes are
-    text."""
+    """The alternatives of a body: msgspec cannot describe a union of structs. Bytes are text."""
     if body in (None, NoneType):
         return ()
     if isinstance(body, UnionType):

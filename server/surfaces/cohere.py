@@ -18,8 +18,8 @@ from msgspec import Meta
 
 from runtime.postprocess import Ranking
 from runtime.text import TokenLimits
-from server.errors import ErrorBody, Failure, InvalidRequest
-from server.exchange import MODEL_ERRORS, Exchange
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest
+from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
 from server.surface import Surface
 from server.surfaces.documents import (

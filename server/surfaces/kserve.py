@@ -16,8 +16,8 @@ from litestar.di import NamedDependency
 
 from runtime.errors import ModelClosed
 from runtime.version import version as software_version
-from server.errors import ErrorBody, Failure, NotReady, UnknownModel
-from server.exchange import MANY_NUMBERS, MODEL_ERRORS, Exchange
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, NotReady, UnknownModel
+from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import Wanted, infer
 from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (

@@ -15,8 +15,8 @@ from msgspec import UNSET, UnsetType
 from runtime.postprocess import Ranking
 from runtime.text import Truncate
 from server.call import Field
-from server.errors import InvalidRequest, UnknownModel
-from server.exchange import MODEL_ERRORS, Exchange
+from server.errors import MODEL_ERRORS, InvalidRequest, UnknownModel
+from server.exchange import Exchange
 from server.fields import one_of
 from server.nim_error import error_body
 from server.surface import Surface

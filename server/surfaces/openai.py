@@ -23,8 +23,8 @@ from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from server.call import listed
-from server.errors import ErrorBody, Failure, InvalidRequest, UnknownModel
-from server.exchange import MANY_NUMBERS, MODEL_ERRORS, Exchange
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, UnknownModel
+from server.exchange import MANY_NUMBERS, Exchange
 from server.fields import merge_synonyms, one_of
 from server.lax import Flag, Positive, lax_decoder
 from server.nim_error import nim_error

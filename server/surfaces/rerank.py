@@ -12,8 +12,8 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
-from server.errors import InvalidRequest
-from server.exchange import MODEL_ERRORS, Exchange
+from server.errors import MODEL_ERRORS, InvalidRequest
+from server.exchange import Exchange
 from server.json_body import converted
 from server.surface import Surface
 from server.surfaces import tei

@@ -24,8 +24,8 @@ from runtime.text import Truncate
 from runtime.tokens import Token
 from runtime.version import version
 from server.call import Field, limit_of, listed
-from server.errors import ErrorBody, Failure, InvalidRequest, KindNotServed, NotReady
-from server.exchange import MODEL_ERRORS, Exchange
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, KindNotServed, NotReady
+from server.exchange import Exchange
 from server.fields import one_of
 from server.lax import StrictPositive
 from server.service import Service

@@ -12,8 +12,8 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
 from server.call import Field
-from server.errors import ErrorBody, Failure, InvalidRequest
-from server.exchange import MODEL_ERRORS, Exchange
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest
+from server.exchange import Exchange
 from server.lax import lax_decoder
 from server.surface import Surface
 from server.surfaces.cohere import ErrorDetail, error_type, id_of
