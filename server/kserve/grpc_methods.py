@@ -18,7 +18,7 @@ from server.kserve.models import (
     all_models,
     find,
 )
-from server.kserve.tensors import BYTES, Declared, from_elements, from_raw
+from server.kserve.tensors import BYTES, Declared, text_tensor, texts_of_elements, texts_of_raw
 from server.names import TRITON_VERSION
 
 # Takes a request and the call; returns the fields of the reply.
@@ -91,9 +91,12 @@ async def _model_infer(request: Any, call: Call) -> dict[str, Any]:
     # Free the message before its texts are decoded, which may take four times as much memory.
     del request
     tensors = (
-        from_raw(declared, memoryview(found))
-        if isinstance(found, bytes)
-        else from_elements(declared, found)
+        text_tensor(
+            declared,
+            texts_of_raw(memoryview(found), declared)
+            if isinstance(found, bytes)
+            else texts_of_elements(found, declared),
+        )
         for declared, found in contents
     )
     del contents

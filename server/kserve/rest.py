@@ -12,7 +12,14 @@ from server.call import Limit, Place
 from server.errors import InvalidRequest
 from server.kserve.inference import whole_number
 from server.kserve.models import KserveModel, ModelStatistics
-from server.kserve.tensors import Declared, Output, TextTensor, from_json, from_raw
+from server.kserve.tensors import (
+    Declared,
+    Output,
+    TextTensor,
+    text_tensor,
+    texts_of_json,
+    texts_of_raw,
+)
 from server.names import TRITON_VERSION
 
 # The header with the number of JSON bytes before the raw tensors.
@@ -130,7 +137,7 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
         size = parameters.get("binary_data_size")
         if size is None:
             data = None if given.data is UNSET else given.data
-            yield from_json(declared, data)
+            yield text_tensor(declared, texts_of_json(data, declared))
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(raw):
             message = f"wanted binary_data_size from 0 to the {len(raw)} bytes that are left"
@@ -138,7 +145,7 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
         if given.data is not UNSET:
             message = "found data and binary_data_size, wanted one of them"
             raise InvalidRequest("value_error", place, message)
-        yield from_raw(declared, raw[:size])
+        yield text_tensor(declared, texts_of_raw(raw[:size], declared))
         raw = raw[size:]
     if len(raw):
         raise InvalidRequest("value_error", (), f"found {len(raw)} bytes that belong to no input")
