@@ -92,14 +92,18 @@ class Exchange(Call):
             )
             raise InvalidRequest(error.problem, error.location, message) from error
 
-    def reply(
+    def reply(self, body: T) -> Response[T]:
+        """The response, with the call's own headers."""
+        return self.encoded_reply(msgspec.json.encode(body))
+
+    def encoded_reply(
         self,
         body: bytes,
         *,
         media_type: str = "application/json",
         headers: dict[str, str] | None = None,
     ) -> Response[Any]:
-        """The response, with the call's own headers and `headers`."""
+        """`reply` for an encoded body, with `headers` as well."""
         self._end_stage("encode")
         return Response(body, media_type=media_type, headers={**self.headers(), **(headers or {})})
 

@@ -7,8 +7,6 @@ from msgspec import UNSET, UnsetType
 
 from server.errors import ErrorBody, Failure
 
-_ENCODER = msgspec.json.Encoder()
-
 
 class NimError(msgspec.Struct):
     """Both of NIM's error bodies; validation errors have no `error`."""
@@ -36,4 +34,4 @@ def nim_error(failure: Failure) -> NimError:
 
 def error_body(failure: Failure) -> Annotated[ErrorBody, NimError]:
     """The encoded `nim_error`."""
-    return ErrorBody(failure.status, _ENCODER.encode(nim_error(failure)))
+    return ErrorBody(failure.status, msgspec.json.encode(nim_error(failure)))

@@ -130,7 +130,6 @@ class ReplyV2(msgspec.Struct):
 # Mapping
 _V1 = lax_decoder(RerankRequest)
 _V2 = msgspec.json.Decoder(RerankV2)
-_ENCODER = msgspec.json.Encoder()
 
 
 def id_of(request_id: str | None) -> str:
@@ -143,18 +142,18 @@ def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
     return CohereMeta(ApiVersion(version), BilledUnits(units))
 
 
-def _encode_v1(ranked: RankedDocuments, payload: RerankRequest, model: str) -> bytes:
+def _reply_v1(ranked: RankedDocuments, payload: RerankRequest, model: str) -> ReplyV1:
     results = results_of(ranked, payload, plain=False)
     usage, meta = usage_of(ranked.ranking), _meta("1", ranked.texts)
-    return _ENCODER.encode(ReplyV1(id_of(payload.request_id), model, usage, meta, results))
+    return ReplyV1(id_of(payload.request_id), model, usage, meta, results)
 
 
-def _encode_v2(ranking: Ranking, payload: RerankV2) -> bytes:
+def _reply_v2(ranking: Ranking, payload: RerankV2) -> ReplyV2:
     scores = ranking.relevance()
     results = [
         ResultV2(i, float(scores[i])) for i in top_results(ranking.order.tolist(), payload.top_n)
     ]
-    return _ENCODER.encode(ReplyV2(id_of(None), results, _meta("2", payload.documents)))
+    return ReplyV2(id_of(None), results, _meta("2", payload.documents))
 
 
 def _check_v2(payload: RerankV2) -> None:
@@ -198,13 +197,13 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, RerankError]:
     """The superset error body."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
     return ErrorBody(
-        failure.status, _ENCODER.encode(RerankError(failure.message, failure.message, detail))
+        failure.status, msgspec.json.encode(RerankError(failure.message, failure.message, detail))
     )
 
 
 def error_body_v2(failure: Failure) -> Annotated[ErrorBody, CohereError]:
     """Cohere's error body."""
-    return ErrorBody(failure.status, _ENCODER.encode(CohereError(failure.message)))
+    return ErrorBody(failure.status, msgspec.json.encode(CohereError(failure.message)))
 
 
 # Controller
@@ -223,7 +222,7 @@ class CohereRerank(Controller):
         payload = await exchange.json(_V1)
         served = exchange.service.served("rank")
         ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
-        return exchange.reply(_encode_v1(ranked, payload, served.name))
+        return exchange.reply(_reply_v1(ranked, payload, served.name))
 
     @post("/v2/rerank", status_code=200, body=RerankV2, errors=MODEL_ERRORS)
     async def v2(self, exchange: NamedDependency[Exchange]) -> Response[ReplyV2]:
@@ -239,7 +238,7 @@ class CohereRerank(Controller):
             "END",
             limits=TokenLimits(passage=payload.max_tokens_per_doc),
         )
-        return exchange.reply(_encode_v2(ranking, payload))
+        return exchange.reply(_reply_v2(ranking, payload))
 
 
 SURFACES = (

@@ -187,7 +187,7 @@ class KserveRoutes(Controller):
         write = partial(write_reply, payload, found, outputs)
         many = sum(output.values.size for output in outputs) > MANY_NUMBERS
         reply, headers = await asyncio.to_thread(write) if many else write()
-        return exchange.reply(
+        return exchange.encoded_reply(
             reply, media_type=_BINARY if headers else "application/json", headers=headers
         )
 

@@ -61,7 +61,6 @@ class RankingReply(msgspec.Struct):
 
 # Mapping
 _DECODER = msgspec.json.Decoder(RankingRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
@@ -76,11 +75,11 @@ def truncate_of(request: RankingRequest) -> Truncate:
     return one_of(request.truncate, TRUNCATES, "truncate") or "NONE"
 
 
-def encode(ranking: Ranking) -> bytes:
-    """The reply's bytes."""
+def reply_of(ranking: Ranking) -> RankingReply:
+    """The passages by descending logit."""
     logits = ranking.logits.tolist()
     rankings = [Ranked(index, logits[index]) for index in ranking.order.tolist()]
-    return _ENCODER.encode(RankingReply(rankings, usage_of(ranking)))
+    return RankingReply(rankings, usage_of(ranking))
 
 
 def _text(text: Text, location: tuple[str | int, ...]) -> str:
@@ -127,7 +126,7 @@ class NimRanking(Controller):
         ranking = await exchange.rank(
             query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
         )
-        return exchange.reply(encode(ranking))
+        return exchange.reply(reply_of(ranking))
 
 
 SURFACE = Surface(

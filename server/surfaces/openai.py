@@ -120,7 +120,6 @@ class EmbeddingReply(msgspec.Struct):
 
 # Mapping
 _DECODER = lax_decoder(EmbeddingRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def input_type_of(
@@ -162,7 +161,7 @@ def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> byt
         "model": model,
         "usage": usage_of(embeddings),
     }
-    return _ENCODER.encode(reply)
+    return msgspec.json.encode(reply)
 
 
 def _base64(row: npt.NDArray[np.generic]) -> bytes:
@@ -231,7 +230,7 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, OpenAiError]:
     param = ".".join(map(str, failure.location)) or None
     error = OpenAiErrorDetail(failure.message, nim.type, param, failure.problem)
     reply = OpenAiError(failure.message, nim.detail, nim.type, error)
-    return ErrorBody(failure.status, _ENCODER.encode(reply))
+    return ErrorBody(failure.status, msgspec.json.encode(reply))
 
 
 # Controller
@@ -274,7 +273,7 @@ class OpenAiEmbeddings(Controller):
         )
         write = partial(encode, embeddings, payload, payload.model or served.name)
         many = embeddings.vectors.size > MANY_NUMBERS
-        return exchange.reply(await asyncio.to_thread(write) if many else write())
+        return exchange.encoded_reply(await asyncio.to_thread(write) if many else write())
 
 
 SURFACE = Surface(

@@ -46,20 +46,17 @@ class DocumentsReply(msgspec.Struct):
 _FIELDS = dict.fromkeys((*RerankRequest.__struct_fields__, *tei.TextsRequest.__struct_fields__))
 _Body = msgspec.defstruct("_Body", [(name, Any, UNSET) for name in _FIELDS])
 _DECODER = msgspec.json.Decoder(_Body)
-_ENCODER = msgspec.json.Encoder()
 
 
-def _encode(ranked: RankedDocuments, payload: RerankRequest, model: str) -> bytes:
+def _reply_of(ranked: RankedDocuments, payload: RerankRequest, model: str) -> DocumentsReply:
     ranking = ranked.ranking
-    return _ENCODER.encode(
-        DocumentsReply(
-            id_of(payload.request_id),
-            model,
-            usage_of(ranking),
-            results_of(ranked, payload, plain=True),
-            ranking.logits.tolist(),
-            ranking.order.tolist(),
-        )
+    return DocumentsReply(
+        id_of(payload.request_id),
+        model,
+        usage_of(ranking),
+        results_of(ranked, payload, plain=True),
+        ranking.logits.tolist(),
+        ranking.order.tolist(),
     )
 
 
@@ -92,7 +89,7 @@ class Rerank(Controller):
             return await tei.rank_texts(exchange, payload)
         served = exchange.service.served("rank")
         ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "NONE")
-        return exchange.reply(_encode(ranked, payload, served.name))
+        return exchange.reply(_reply_of(ranked, payload, served.name))
 
 
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:

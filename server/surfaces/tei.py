@@ -118,7 +118,6 @@ class Info(msgspec.Struct):
 # Mapping
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
@@ -128,13 +127,12 @@ def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
     return _SIDES[direction or "right"] if truncate else "NONE"
 
 
-def _encode_ranks(ranking: Ranking, payload: TextsRequest) -> bytes:
+def _ranks(ranking: Ranking, payload: TextsRequest) -> list[Rank]:
     scores = ranking.logits if payload.raw_scores else relevance(ranking.logits)
-    ranks = [
+    return [
         Rank(i, float(scores[i]), payload.texts[i] if payload.return_text else None)
         for i in descending(ranking.logits).tolist()
     ]
-    return _ENCODER.encode(ranks)
 
 
 def _refuse_empty(texts: list[str], at: Field) -> None:
@@ -180,7 +178,7 @@ def _encode_tokens(texts: list[str], found: Iterable[Iterator[Token]]) -> bytes:
 def _encode_text(text: str, tokens: Iterator[Token]) -> bytes:
     parts = []
     while some := list(islice(tokens, _TOKENS_AT_ONCE)):
-        parts.append(_ENCODER.encode([_simple(token, text) for token in some])[1:-1])
+        parts.append(msgspec.json.encode([_simple(token, text) for token in some])[1:-1])
     return b"[" + b",".join(parts) + b"]"
 
 
@@ -254,7 +252,7 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, TeiError]:
         rejected = failure.status in (400, _REJECTED)
         default = (_REJECTED if rejected else failure.status, "Validation")
         status, word = known or default
-    return ErrorBody(status, _ENCODER.encode(TeiError(failure.message, word)))
+    return ErrorBody(status, msgspec.json.encode(TeiError(failure.message, word)))
 
 
 # Controller
@@ -267,7 +265,7 @@ async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[Any]
     ranking = await exchange.rank(
         payload.query, payload.texts, truncate, passages_at=at, blanks=True
     )
-    return exchange.reply(_encode_ranks(ranking, payload))
+    return exchange.reply(_ranks(ranking, payload))
 
 
 class TeiRoutes(Controller):
@@ -300,7 +298,7 @@ class TeiRoutes(Controller):
         body = await asyncio.to_thread(
             orjson.dumps, embeddings.vectors, None, orjson.OPT_SERIALIZE_NUMPY
         )
-        return exchange.reply(body)
+        return exchange.encoded_reply(body)
 
     @post("/tokenize", status_code=200, body=TokenizeRequest, errors=MODEL_ERRORS)
     async def tokenize(
@@ -321,7 +319,7 @@ class TeiRoutes(Controller):
         body = await exchange.tokens(
             texts, encode, special=payload.add_special_tokens, at=at, blanks=True
         )
-        return exchange.reply(body)
+        return exchange.encoded_reply(body)
 
     @get("/info", errors=(NotReady,))
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:

@@ -68,7 +68,6 @@ class ScoreReply(msgspec.Struct):
 
 # Mapping
 _DECODER = lax_decoder(ScoreRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def _sides(payload: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]:
@@ -107,7 +106,7 @@ class ScoreError(msgspec.Struct):
 def error_body(failure: Failure) -> Annotated[ErrorBody, ScoreError]:
     """vLLM's error body, for scores."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
-    return ErrorBody(failure.status, _ENCODER.encode(ScoreError(detail)))
+    return ErrorBody(failure.status, msgspec.json.encode(ScoreError(detail)))
 
 
 # Controller
@@ -137,7 +136,7 @@ class Scores(Controller):
         data = [Score(index, score) for index, score in enumerate(scores.tolist())]
         usage, answer_id = usage_of(ranking), id_of(payload.request_id)
         reply = ScoreReply(answer_id, int(time.time()), served.name, data, usage)
-        return exchange.reply(_ENCODER.encode(reply))
+        return exchange.reply(reply)
 
 
 SURFACE = Surface(controllers=(Scores,), error_format=error_body, paths=("/score", "/v1/score"))
