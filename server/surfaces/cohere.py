@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
@@ -206,42 +206,40 @@ def error_body_v2(failure: Failure) -> Annotated[ErrorBody, CohereError]:
     return ErrorBody(failure.status, msgspec.json.encode(CohereError(failure.message)))
 
 
-# Controller
-class CohereRerank(Controller):
-    """Both generations of Cohere's API."""
+# Routes
+@post(
+    "/v1/rerank", status_code=200, tags=["Rerank dialects"], body=RerankRequest, errors=MODEL_ERRORS
+)
+async def rerank_v1(exchange: NamedDependency[Exchange]) -> Response[ReplyV1]:
+    """Rerank as Cohere v1, Jina, vLLM and Infinity do.
 
-    tags = ("Rerank dialects",)
+    `document` is left out with return_documents: false. A body with `raw_scores` is Infinity's:
+    `document` is a text then, with return_documents: true.
+    """
+    payload = await exchange.json(_V1)
+    served = exchange.service.served("rank")
+    ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
+    return exchange.reply(_reply_v1(ranked, payload, served.name))
 
-    @post("/v1/rerank", status_code=200, body=RerankRequest, errors=MODEL_ERRORS)
-    async def v1(self, exchange: NamedDependency[Exchange]) -> Response[ReplyV1]:
-        """Rerank as Cohere v1, Jina, vLLM and Infinity do.
 
-        `document` is left out with return_documents: false. A body with `raw_scores` is Infinity's:
-        `document` is a text then, with return_documents: true.
-        """
-        payload = await exchange.json(_V1)
-        served = exchange.service.served("rank")
-        ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
-        return exchange.reply(_reply_v1(ranked, payload, served.name))
+@post("/v2/rerank", status_code=200, tags=["Rerank dialects"], body=RerankV2, errors=MODEL_ERRORS)
+async def rerank_v2(exchange: NamedDependency[Exchange]) -> Response[ReplyV2]:
+    """Rerank as Cohere v2 does.
 
-    @post("/v2/rerank", status_code=200, body=RerankV2, errors=MODEL_ERRORS)
-    async def v2(self, exchange: NamedDependency[Exchange]) -> Response[ReplyV2]:
-        """Rerank as Cohere v2 does.
-
-        Fields of v1 and of other servers that would change an answer are refused; they may be null.
-        """
-        payload = await exchange.json(_V2)
-        _check_v2(payload)
-        ranking = await exchange.rank(
-            payload.query,
-            payload.documents,
-            "END",
-            limits=TokenLimits(passage=payload.max_tokens_per_doc),
-        )
-        return exchange.reply(_reply_v2(ranking, payload))
+    Fields of v1 and of other servers that would change an answer are refused; they may be null.
+    """
+    payload = await exchange.json(_V2)
+    _check_v2(payload)
+    ranking = await exchange.rank(
+        payload.query,
+        payload.documents,
+        "END",
+        limits=TokenLimits(passage=payload.max_tokens_per_doc),
+    )
+    return exchange.reply(_reply_v2(ranking, payload))
 
 
 SURFACES = (
-    Surface(controllers=(CohereRerank,), error_format=error_body, paths=("/v1/rerank",)),
-    Surface(controllers=(), error_format=error_body_v2, paths=("/v2/rerank",)),
+    Surface(controllers=(rerank_v1,), error_format=error_body, paths=("/v1/rerank",)),
+    Surface(controllers=(rerank_v2,), error_format=error_body_v2, paths=("/v2/rerank",)),
 )

@@ -8,7 +8,7 @@ nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ra
 from typing import Any
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET, UnsetType
 
@@ -92,43 +92,39 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
     return text.text
 
 
-# Controller
-class NimRanking(Controller):
-    """NIM's own path, and those of NVIDIA's hosted service."""
+# Route
+@post(
+    [
+        "/v1/ranking",
+        "/v1/retrieval/nvidia/reranking",
+        "/v1/retrieval/{org:str}/{model:str}/reranking",
+    ],
+    status_code=200,
+    tags=["NIM"],
+    body=RankingRequest,
+    errors=MODEL_ERRORS,
+)
+async def rank(exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
+    """Rank passages for a query.
 
-    tags = ("NIM",)
-
-    @post(
-        [
-            "/v1/ranking",
-            "/v1/retrieval/nvidia/reranking",
-            "/v1/retrieval/{org:str}/{model:str}/reranking",
-        ],
-        status_code=200,
-        body=RankingRequest,
-        errors=MODEL_ERRORS,
+    Passages by descending logit. Headers: x-truncated-passages when any was cut. The paths
+    below /v1/retrieval are those of NVIDIA's hosted service; the older one is without a model.
+    """
+    payload = await exchange.json(_DECODER)
+    served = exchange.service.served("rank")
+    in_path = exchange.request.path_params
+    path_model = f"{in_path['org']}/{in_path['model']}" if in_path else None
+    for name in (path_model, payload.model):
+        if name is not None and name not in served.accepted_names:
+            raise UnknownModel(served.name)
+    exchange.check_count("rank", len(payload.passages), _PASSAGES)
+    query, passages = texts_of(payload)
+    ranking = await exchange.rank(
+        query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
     )
-    async def rank(self, exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
-        """Rank passages for a query.
-
-        Passages by descending logit. Headers: x-truncated-passages when any was cut. The paths
-        below /v1/retrieval are those of NVIDIA's hosted service; the older one is without a model.
-        """
-        payload = await exchange.json(_DECODER)
-        served = exchange.service.served("rank")
-        in_path = exchange.request.path_params
-        path_model = f"{in_path['org']}/{in_path['model']}" if in_path else None
-        for name in (path_model, payload.model):
-            if name is not None and name not in served.accepted_names:
-                raise UnknownModel(served.name)
-        exchange.check_count("rank", len(payload.passages), _PASSAGES)
-        query, passages = texts_of(payload)
-        ranking = await exchange.rank(
-            query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
-        )
-        return exchange.reply(reply_of(ranking))
+    return exchange.reply(reply_of(ranking))
 
 
 SURFACE = Surface(
-    controllers=(NimRanking,), error_format=error_body, paths=("/v1/ranking", "/v1/retrieval/")
+    controllers=(rank,), error_format=error_body, paths=("/v1/ranking", "/v1/retrieval/")
 )

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
@@ -233,49 +233,48 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, OpenAiError]:
     return ErrorBody(failure.status, msgspec.json.encode(reply))
 
 
-# Controller
-class OpenAiEmbeddings(Controller):
-    """The embeddings route."""
-
-    tags = ("Embeddings",)
-
-    @post("/v1/embeddings", status_code=200, body=EmbeddingRequest, errors=MODEL_ERRORS)
-    async def embed(self, exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]:
-        """Embed texts.
-
-        `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
-        keeps the first components and normalises them again; more than there are: all of them, as
-        the NIM has it. int8 scales each vector to a largest component of ±127, uint8 adds 128,
-        ubinary packs signs, binary is that minus 128. Headers: x-truncated-passages when any text
-        was cut.
-        """
-        payload = await exchange.json(_DECODER, texts="input", hint=_TOKEN_IDS)
-        served = exchange.service.served("embed")
-        name, input_type = input_type_of(payload, served.accepted_names)
-        if name is not None and name not in served.accepted_names:
-            raise UnknownModel(served.name)
-        _check(payload)
-        truncate, most_tokens = prompt_cut(
-            served.model.info.max_tokens,
-            tokens=payload.truncate_prompt_tokens,
-            side=payload.truncation_side,
-            truncate=payload.truncate,
-            truncation=payload.truncation,
-        )
-        texts, at = listed("input", payload.input)
-        embeddings = await exchange.embed(
-            texts,
-            input_type,
-            truncate,
-            _dimensions_of(payload),
-            input_at=at,
-            most_tokens=most_tokens,
-        )
-        write = partial(encode, embeddings, payload, payload.model or served.name)
-        many = embeddings.vectors.size > MANY_NUMBERS
-        return exchange.encoded_reply(await asyncio.to_thread(write) if many else write())
-
-
-SURFACE = Surface(
-    controllers=(OpenAiEmbeddings,), error_format=error_body, paths=("/v1/embeddings",)
+# Route
+@post(
+    "/v1/embeddings",
+    status_code=200,
+    tags=["Embeddings"],
+    body=EmbeddingRequest,
+    errors=MODEL_ERRORS,
 )
+async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]:
+    """Embed texts.
+
+    `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
+    keeps the first components and normalises them again; more than there are: all of them, as
+    the NIM has it. int8 scales each vector to a largest component of ±127, uint8 adds 128,
+    ubinary packs signs, binary is that minus 128. Headers: x-truncated-passages when any text
+    was cut.
+    """
+    payload = await exchange.json(_DECODER, texts="input", hint=_TOKEN_IDS)
+    served = exchange.service.served("embed")
+    name, input_type = input_type_of(payload, served.accepted_names)
+    if name is not None and name not in served.accepted_names:
+        raise UnknownModel(served.name)
+    _check(payload)
+    truncate, most_tokens = prompt_cut(
+        served.model.info.max_tokens,
+        tokens=payload.truncate_prompt_tokens,
+        side=payload.truncation_side,
+        truncate=payload.truncate,
+        truncation=payload.truncation,
+    )
+    texts, at = listed("input", payload.input)
+    embeddings = await exchange.embed(
+        texts,
+        input_type,
+        truncate,
+        _dimensions_of(payload),
+        input_at=at,
+        most_tokens=most_tokens,
+    )
+    write = partial(encode, embeddings, payload, payload.model or served.name)
+    many = embeddings.vectors.size > MANY_NUMBERS
+    return exchange.encoded_reply(await asyncio.to_thread(write) if many else write())
+
+
+SURFACE = Surface(controllers=(embed,), error_format=error_body, paths=("/v1/embeddings",))

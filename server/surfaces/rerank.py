@@ -8,7 +8,7 @@ document depends on the family (`documents.results_of`). A body with `texts` get
 from typing import Any
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
@@ -60,36 +60,30 @@ def _reply_of(ranked: RankedDocuments, payload: RerankRequest, model: str) -> Do
     )
 
 
-# Controller
-class Rerank(Controller):
-    """One path; the body decides the family."""
+# Route
+@post(
+    "/rerank",
+    status_code=200,
+    tags=["Rerank dialects"],
+    body=RerankRequest | tei.TextsRequest,
+    errors=MODEL_ERRORS,
+    error_formats=(error_body, tei.error_body),
+)
+async def rerank(exchange: NamedDependency[Exchange]) -> Response[DocumentsReply | list[tei.Rank]]:
+    """Rerank documents, or texts as TEI does.
 
-    tags = ("Rerank dialects",)
-
-    @post(
-        "/rerank",
-        status_code=200,
-        body=RerankRequest | tei.TextsRequest,
-        errors=MODEL_ERRORS,
-        error_formats=(error_body, tei.error_body),
-    )
-    async def rerank(
-        self, exchange: NamedDependency[Exchange]
-    ) -> Response[DocumentsReply | list[tei.Rank]]:
-        """Rerank documents, or texts as TEI does.
-
-        With `documents`: results by descending relevance, scores and ranked_indices; `document` is
-        a text, with return_documents true an object, with false left out. A body with a field of
-        vLLM's alone, with `top_n: 0`, or with one text as `documents`, gets objects. One with
-        `raw_scores` is Infinity's, and gets texts with return_documents true only. With `texts`:
-        TEI's bare list and TEI's errors.
-        """
-        payload = await _read(exchange)
-        if isinstance(payload, tei.TextsRequest):
-            return await tei.rank_texts(exchange, payload)
-        served = exchange.service.served("rank")
-        ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "NONE")
-        return exchange.reply(_reply_of(ranked, payload, served.name))
+    With `documents`: results by descending relevance, scores and ranked_indices; `document` is
+    a text, with return_documents true an object, with false left out. A body with a field of
+    vLLM's alone, with `top_n: 0`, or with one text as `documents`, gets objects. One with
+    `raw_scores` is Infinity's, and gets texts with return_documents true only. With `texts`:
+    TEI's bare list and TEI's errors.
+    """
+    payload = await _read(exchange)
+    if isinstance(payload, tei.TextsRequest):
+        return await tei.rank_texts(exchange, payload)
+    served = exchange.service.served("rank")
+    ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "NONE")
+    return exchange.reply(_reply_of(ranked, payload, served.name))
 
 
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
@@ -112,4 +106,4 @@ async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
     return converted(found, tei.TextsRequest)
 
 
-SURFACE = Surface(controllers=(Rerank,), error_format=error_body, paths=("/rerank",))
+SURFACE = Surface(controllers=(rerank,), error_format=error_body, paths=("/rerank",))

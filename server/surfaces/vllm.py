@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Annotated
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 
 from server.call import Field
@@ -109,34 +109,35 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, ScoreError]:
     return ErrorBody(failure.status, msgspec.json.encode(ScoreError(detail)))
 
 
-# Controller
-class Scores(Controller):
-    """The score route, on two paths."""
+# Route
+@post(
+    ["/score", "/v1/score"],
+    status_code=200,
+    tags=["Rerank dialects"],
+    body=ScoreRequest,
+    errors=MODEL_ERRORS,
+)
+async def score(exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
+    """Score pairs of texts as vLLM does."""
+    payload = await exchange.json(_DECODER)
+    served = exchange.service.served("rank")
+    (first, one), (second, two) = _sides(payload)
+    pairs = _pairs(one, two, second)
+    wants_logits(payload)  # refuses contradicting fields before anything is scored
+    truncate, limits = cut_of(payload, served.model.info.max_tokens)
+    ranking = await exchange.rank_pairs(
+        pairs,
+        truncate,
+        queries_at=Field(first, alone=isinstance(one, str)),
+        passages_at=Field(second, alone=isinstance(two, str)),
+        limits=limits,
+        blanks=True,
+    )
+    scores = ranking.logits if wants_logits(payload) else ranking.relevance()
+    data = [Score(index, score) for index, score in enumerate(scores.tolist())]
+    usage, answer_id = usage_of(ranking), id_of(payload.request_id)
+    reply = ScoreReply(answer_id, int(time.time()), served.name, data, usage)
+    return exchange.reply(reply)
 
-    tags = ("Rerank dialects",)
 
-    @post(["/score", "/v1/score"], status_code=200, body=ScoreRequest, errors=MODEL_ERRORS)
-    async def score(self, exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
-        """Score pairs of texts as vLLM does."""
-        payload = await exchange.json(_DECODER)
-        served = exchange.service.served("rank")
-        (first, one), (second, two) = _sides(payload)
-        pairs = _pairs(one, two, second)
-        wants_logits(payload)  # refuses contradicting fields before anything is scored
-        truncate, limits = cut_of(payload, served.model.info.max_tokens)
-        ranking = await exchange.rank_pairs(
-            pairs,
-            truncate,
-            queries_at=Field(first, alone=isinstance(one, str)),
-            passages_at=Field(second, alone=isinstance(two, str)),
-            limits=limits,
-            blanks=True,
-        )
-        scores = ranking.logits if wants_logits(payload) else ranking.relevance()
-        data = [Score(index, score) for index, score in enumerate(scores.tolist())]
-        usage, answer_id = usage_of(ranking), id_of(payload.request_id)
-        reply = ScoreReply(answer_id, int(time.time()), served.name, data, usage)
-        return exchange.reply(reply)
-
-
-SURFACE = Surface(controllers=(Scores,), error_format=error_body, paths=("/score", "/v1/score"))
+SURFACE = Surface(controllers=(score,), error_format=error_body, paths=("/score", "/v1/score"))
