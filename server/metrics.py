@@ -80,11 +80,11 @@ _GAUGES: Mapping[str, tuple[str, _Read]] = {
     ),
     "rerank_queue_rows": (
         "Rows that wait for an engine call",
-        lambda one: one.model.queue_depth()[0],
+        lambda one: one.model.scheduler.queue_depth()[0],
     ),
     "rerank_queue_tokens": (
         "Tokens that wait for an engine call",
-        lambda one: one.model.queue_depth()[1],
+        lambda one: one.model.scheduler.queue_depth()[1],
     ),
     "rerank_image_cache_bytes": (
         "Bytes of image embeddings in the cache",
@@ -291,7 +291,7 @@ def _triton(served: list[Served]) -> Iterator[Metric]:
             "compute_input_duration_us": tally.tokenize_s * 1e6,
             "compute_infer_duration_us": tally.engine_s * 1e6,
             "compute_output_duration_us": 0.0,
-            "pending_request_count": one.model.pending(),
+            "pending_request_count": one.model.scheduler.pending(),
         }
         for name, value in values.items():
             families[name].add_metric(known, float(value))
@@ -328,8 +328,8 @@ def _ours(served: list[Served]) -> Iterator[Metric]:
 
 def _cached(one: Served, name: str) -> float | None:
     """A figure of the cache of images; None without images."""
-    stats = one.model.cache_stats()
-    return None if stats is None else getattr(stats, name)
+    tower = one.model.tower
+    return None if tower is None else getattr(tower.cache.stats(), name)
 
 
 class _Machine(Collector):

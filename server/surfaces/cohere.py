@@ -17,7 +17,7 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.postprocess import Ranking
-from runtime.text import TokenLimits
+from runtime.requests import RankRequest, TokenLimits
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
@@ -229,11 +229,9 @@ class CohereRerank(Controller):
         exchange = Exchange(request, service)
         payload = await exchange.json(_V2)
         _check_v2(payload)
+        limits = TokenLimits(passage=payload.max_tokens_per_doc)
         ranking = await exchange.rank(
-            payload.query,
-            payload.documents,
-            "END",
-            limits=TokenLimits(passage=payload.max_tokens_per_doc),
+            RankRequest(payload.query, payload.documents, truncate="END", limits=limits)
         )
         return exchange.reply(_encode_v2(ranking, payload))
 

@@ -14,7 +14,7 @@ from litestar.params import FromPath
 from msgspec import UNSET, UnsetType
 
 from runtime.postprocess import Ranking
-from runtime.text import Truncate
+from runtime.requests import RankRequest, Truncate
 from server.call import Field
 from server.errors import AnyRequest, InvalidRequest, UnknownModel
 from server.exchange import Exchange
@@ -126,9 +126,8 @@ async def _rank(request: AnyRequest, service: Service, path_model: str | None) -
             raise UnknownModel(served.name)
     exchange.check_count("rank", len(payload.passages), _PASSAGES)
     query, passages = texts_of(payload)
-    ranking = await exchange.rank(
-        query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
-    )
+    asked = RankRequest(query, passages, truncate=truncate_of(payload))
+    ranking = await exchange.rank(asked, query_at=_QUERY, passages_at=_PASSAGES)
     return exchange.reply(encode(ranking))
 
 
