@@ -36,6 +36,7 @@ from runtime.batch import assemble
 from runtime.engines import Engine, open_engine
 from runtime.errors import ServingError
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from runtime.requests import RankRequest
 from runtime.telemetry import SWITCHES, disable_telemetry
 from runtime.text import Encoding, PairEncoder, load_tokenizer
 
@@ -228,7 +229,10 @@ def _print(figures: Figures, reference: Reference, artifact: Path, theirs: Path)
 
 def _encode(artifact: Path, groups: tuple[Group, ...]) -> list[list[Encoding]]:
     encoder = PairEncoder(load_tokenizer(artifact / TOKENIZER_FILE), None, MAX_TOKENS)
-    return [encoder.encode(group.query, group.passages, "END").rows for group in groups]
+    return [
+        encoder.encode(RankRequest(group.query, group.passages, truncate="END")).rows
+        for group in groups
+    ]
 
 
 def _types(row: Encoding) -> list[int]:

@@ -94,13 +94,13 @@ class InputRejected(ServingError):
 
 class TextRejected(InputRejected):
     """One text, or its image, cannot be scored: number `index` of `field`, or the only one (None).
-    `problem` is the message without the place."""
+    `complaint` is the message without the place."""
 
-    def __init__(self, place: TextPlace, problem: str) -> None:
+    def __init__(self, place: TextPlace, complaint: str) -> None:
         self.field = place.field
         self.index = place.number
-        self.problem = problem
-        super().__init__(f"{place} {problem}")
+        self.complaint = complaint
+        super().__init__(f"{place} {complaint}")
 
 
 class BlankInput(TextRejected):

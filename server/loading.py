@@ -79,7 +79,7 @@ def _add(service: Service, model: Model, directory: Path | None) -> None:
     # The reranker is loaded first; the setting names the first model.
     own = service.settings.served_name if not service.models else None
     kind = model.info.kind
-    model.on_engine_call(partial(service.metrics.observe_call, kind))
+    model.scheduler.on_engine_call(partial(service.metrics.observe_call, kind))
     service.models[kind] = Served(model, own or model.info.model_id, directory)
 
 
@@ -163,7 +163,7 @@ def _watch_engines(service: Service) -> None:
             _log.critical("%s: %s; the process must be restarted", *faulty)
         lost = faulty is not None
         for kind, served in list(service.models.items()):
-            if served.model.unreachable:
+            if served.model.scheduler.unreachable:
                 last_reasons[kind] = _reconnect(served.model, last_reasons.get(kind, ""))
 
 

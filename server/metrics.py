@@ -6,6 +6,7 @@ ones. The models' own counters are read when metrics are collected.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from typing import get_args
 
 from prometheus_client import (
@@ -79,11 +80,11 @@ _GAUGES: Mapping[str, tuple[str, _Read]] = {
     ),
     "rerank_queue_rows": (
         "Rows that wait for an engine call",
-        lambda one: one.model.queue_depth()[0],
+        lambda one: one.model.scheduler.queue_depth()[0],
     ),
     "rerank_queue_tokens": (
         "Tokens that wait for an engine call",
-        lambda one: one.model.queue_depth()[1],
+        lambda one: one.model.scheduler.queue_depth()[1],
     ),
     "rerank_image_cache_bytes": (
         "Bytes of image embeddings in the cache",
@@ -122,9 +123,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         for collector in (GCCollector, PlatformCollector, ProcessCollector):
             collector(registry=self._registry)
-        self._requests = Counter(
-            "request_count", "App Request Count", ["route", "status"], registry=self._registry
-        )
+        self._requests = self._counter("request_count", "App Request Count", route=(), status=())
         self._latency = self._histogram(
             "request_latency_seconds",
             "Seconds from a request's arrival to the end of its answer",
@@ -153,37 +152,28 @@ class Metrics:
             _SHARE_BUCKETS,
             "kind",
         )
-        self._computed = Counter(
+        self._computed = self._counter(
             "rerank_engine_tokens",
             "Tokens that the engine computed, real ones and padding",
-            ["kind", "padding"],
-            registry=self._registry,
+            kind=(),
+            padding=(),
         )
-        self._refusals = Counter(
+        self._refusals = self._counter(
             "rerank_refusals",
             "Requests told to come again (503, 429, 504), over HTTP and gRPC, by what kept them",
-            ["reason"],
-            registry=self._registry,
+            reason=sorted(refusals()),
         )
-        for reason in sorted(refusals()):  # so that a rate sees the first one
-            self._refusals.labels(reason)
-        self._reloads = Counter(
+        self._reloads = self._counter(
             "rerank_reloads",
             "Models opened anew while the server runs: swapped in, or kept as they were",
-            ["kind", "result"],
-            registry=self._registry,
+            kind=get_args(Kind),
+            result=("done", "failed"),
         )
-        for kind in get_args(Kind):
-            for result in ("done", "failed"):
-                self._reloads.labels(kind, result)
-        self._faults = Counter(
+        self._faults = self._counter(
             "rerank_server_faults",
             "Requests answered with a fault of the server: HTTP's 5xx but 503 and 504, INTERNAL",
-            ["protocol"],
-            registry=self._registry,
+            protocol=("http", "grpc"),
         )
-        for protocol in ("http", "grpc"):
-            self._faults.labels(protocol)
         self._registry.register(_Models(served))
         self._registry.register(_Machine())
 
@@ -214,12 +204,8 @@ class Metrics:
 
     def observe_stages(self, kind: Kind, timing: Timing) -> None:
         """Record the stages of an answered request."""
-        for stage, spent_ms in (
-            ("tokenize", timing.tokenize_ms),
-            ("queue", timing.queue_ms),
-            ("engine", timing.engine_ms),
-        ):
-            self._stages.labels(kind, stage).observe(spent_ms / 1e3)
+        for stage in ("tokenize", "queue", "engine"):
+            self._stages.labels(kind, stage).observe(getattr(timing, f"{stage}_ms") / 1e3)
 
     def observe_call(self, kind: Kind, call: EngineCall) -> None:
         """Record an engine call; the callback of models, from any thread."""
@@ -234,6 +220,14 @@ class Metrics:
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str, **labels: Iterable[str]) -> Counter:
+        """A counter with these labels; it begins at 0 for all values of theirs that are known here,
+        so that a rate sees the first one."""
+        counter = Counter(name, text, labels, registry=self._registry)
+        for values in product(*labels.values()):
+            counter.labels(*values)
+        return counter
 
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
@@ -297,7 +291,7 @@ def _triton(served: list[Served]) -> Iterator[Metric]:
             "compute_input_duration_us": tally.tokenize_s * 1e6,
             "compute_infer_duration_us": tally.engine_s * 1e6,
             "compute_output_duration_us": 0.0,
-            "pending_request_count": one.model.pending(),
+            "pending_request_count": one.model.scheduler.pending(),
         }
         for name, value in values.items():
             families[name].add_metric(known, float(value))
@@ -334,8 +328,8 @@ def _ours(served: list[Served]) -> Iterator[Metric]:
 
 def _cached(one: Served, name: str) -> float | None:
     """A figure of the cache of images; None without images."""
-    stats = one.model.cache_stats()
-    return None if stats is None else getattr(stats, name)
+    tower = one.model.tower
+    return None if tower is None else getattr(tower.cache.stats(), name)
 
 
 class _Machine(Collector):

@@ -161,7 +161,7 @@ def _watchdog(service: Service, model: Model) -> Iterator[None]:
 
 def _swap(service: Service, kind: Kind, before: Served, model: Model) -> None:
     """Serve `model` instead of the model of `before`. Raises ModelClosed."""
-    model.on_engine_call(partial(service.metrics.observe_call, kind))
+    model.scheduler.on_engine_call(partial(service.metrics.observe_call, kind))
     model.inherit_estimates(before.model)
     own = service.settings.served_name if before is service.primary else None
     name = own or model.info.model_id
@@ -182,7 +182,7 @@ def _retire(service: Service, kind: Kind, model: Model) -> None:
         model.close()
     finally:  # the next reload waits for it
         served = service.models[kind]
-        ended = served.ended + model.stats()
+        ended = served.ended + model.scheduler.stats()
         service.models[kind] = replace(served, before=None, ended=ended)
     _reclaim_memory(service)
 

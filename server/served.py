@@ -34,4 +34,4 @@ class Served:
     def stats(self) -> SchedulerStats:
         """Counters of rows and engine calls since the start, its predecessors' included."""
         running = [self.model] if self.before is None else [self.model, self.before]
-        return sum((model.stats() for model in running), self.ended)
+        return sum((model.scheduler.stats() for model in running), self.ended)

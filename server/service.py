@@ -78,7 +78,7 @@ class Service:
     @property
     def engine_unreachable(self) -> bool:
         """Whether a remote engine is unreachable. The watchdog polls it until it is reachable."""
-        return any(served.model.unreachable for served in list(self.models.values()))
+        return any(served.model.scheduler.unreachable for served in list(self.models.values()))
 
     @property
     def live(self) -> bool:

@@ -36,7 +36,7 @@ FLOORS = {
     "runtime": (
         ["scheduling"],
         ["model", "vision.tower"],
-        ["ranker", "embedder", "tuning", "vision.models"],
+        ["ranker", "embedder", "tuning"],
         ["opening"],
     ),
     "server": (

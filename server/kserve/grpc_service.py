@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from server.addresses import addresses_of, only_at
 from server.auth import Keys
 from server.call import Call
 from server.caller import grpc_caller
+from server.connection import Reservation
 from server.descriptors import GRPC_SHARE, most_connections
 from server.errors import AuthenticationRequired, classify_error, drop_tracebacks, log_failure
 from server.kserve.arrivals import Arrivals, Context
@@ -185,7 +186,7 @@ class GrpcServer:
         if method in _SILENT:
             return reply(**await answer(None, call))
         async with self._call_slot():
-            with ExitStack() as room:
+            with self._service.body_budget.reservation() as room:
                 return reply(**await answer(await self._read(method, context, call, room), call))
 
     @asynccontextmanager
@@ -204,20 +205,17 @@ class GrpcServer:
         method: str,
         context: Context,
         call: Call,
-        room: ExitStack,
+        room: Reservation,
     ) -> Any:
-        """Read and parse the call's request; its part of the body budget is held until `room`
-        closes.
+        """Read and parse the call's request; its part of the body budget is `room`.
 
         Raises BodyTooSlow, ClientDisconnected, Overloaded or InvalidRequest. Nothing is awaited
         between parsing and the wait for the model, so that only one message is copied at a time.
         """
         message = await self._arrivals.read(context, call.deadline)
-        body_budget = self._service.body_budget
-        room.enter_context(body_budget.reserving(len(message)))
-        beside = await self._requests.decoded_bytes(method, message, body_budget.slices)
-        room.enter_context(body_budget.reserving(beside))
-        await body_budget.slices.before(len(message))
+        room.add(len(message))
+        room.add(await self._requests.decoded_bytes(method, message, room.slices))
+        await room.slices.before(len(message))
         return self._requests.parse(method, message)
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:

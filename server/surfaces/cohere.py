@@ -17,7 +17,7 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.postprocess import Ranking
-from runtime.text import TokenLimits
+from runtime.requests import RankRequest, TokenLimits
 from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
@@ -230,11 +230,9 @@ async def rerank_v2(exchange: NamedDependency[Exchange]) -> Response[ReplyV2]:
     """
     payload = await exchange.json(_V2)
     _check_v2(payload)
+    limits = TokenLimits(passage=payload.max_tokens_per_doc)
     ranking = await exchange.rank(
-        payload.query,
-        payload.documents,
-        "END",
-        limits=TokenLimits(passage=payload.max_tokens_per_doc),
+        RankRequest(payload.query, payload.documents, truncate="END", limits=limits)
     )
     return exchange.reply(_reply_v2(ranking, payload))
 

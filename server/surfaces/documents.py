@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from runtime.postprocess import Ranking
-from runtime.text import TokenLimits, Truncate
+from runtime.requests import RankRequest, TokenLimits, Truncate
 from server.call import listed
 from server.errors import InvalidRequest
 from server.exchange import Exchange
@@ -101,10 +101,8 @@ async def rank_documents(
         pair=limits.pair,
     )
     blanks = family is not None
-    ranking = await exchange.rank(
-        payload.query, texts, truncate, passages_at=at, limits=limits, blanks=blanks
-    )
-    return RankedDocuments(ranking, texts)
+    request = RankRequest(payload.query, texts, truncate=truncate, limits=limits, blanks=blanks)
+    return RankedDocuments(await exchange.rank(request, passages_at=at), texts)
 
 
 def family_of(payload: RerankRequest) -> Literal["vllm", "infinity"] | None:

@@ -13,7 +13,7 @@ from litestar.di import NamedDependency
 from msgspec import UNSET, UnsetType
 
 from runtime.postprocess import Ranking
-from runtime.text import Truncate
+from runtime.requests import RankRequest, Truncate
 from server.call import Field
 from server.errors import MODEL_ERRORS, InvalidRequest, UnknownModel
 from server.exchange import Exchange
@@ -119,9 +119,8 @@ async def rank(exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
             raise UnknownModel(served.name)
     exchange.check_count("rank", len(payload.passages), _PASSAGES)
     query, passages = texts_of(payload)
-    ranking = await exchange.rank(
-        query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
-    )
+    asked = RankRequest(query, passages, truncate=truncate_of(payload))
+    ranking = await exchange.rank(asked, query_at=_QUERY, passages_at=_PASSAGES)
     return exchange.reply(reply_of(ranking))
 
 

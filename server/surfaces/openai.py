@@ -22,6 +22,7 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
+from runtime.requests import EmbedRequest, TokenLimits
 from server.call import listed
 from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
@@ -264,14 +265,14 @@ async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]
         truncation=payload.truncation,
     )
     texts, at = listed("input", payload.input)
-    embeddings = await exchange.embed(
+    asked = EmbedRequest(
         texts,
         input_type,
-        truncate,
         _dimensions_of(payload),
-        input_at=at,
-        most_tokens=most_tokens,
+        truncate=truncate,
+        limits=TokenLimits(pair=most_tokens),
     )
+    embeddings = await exchange.embed(asked, input_at=at)
     write = partial(encode, embeddings, payload, payload.model or served.name)
     many = embeddings.vectors.size > MANY_NUMBERS
     return exchange.encoded_reply(await asyncio.to_thread(write) if many else write())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from runtime.text import TokenLimits, Truncate
+from runtime.requests import TokenLimits, Truncate
 from server.errors import InvalidRequest
 from server.fields import merge_synonyms
 from server.lax import Flag, Whole

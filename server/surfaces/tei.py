@@ -17,10 +17,11 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from runtime import requests
 from runtime.embedder import Embedder
 from runtime.errors import EngineError, InputTypeRequired, NoPassages, Overloaded, Unavailable
 from runtime.postprocess import InputType, Ranking, descending, relevance
-from runtime.text import Truncate
+from runtime.requests import RankRequest, Truncate
 from runtime.tokens import Token
 from runtime.version import version
 from server.call import Field, limit_of, listed
@@ -262,9 +263,8 @@ async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[Any]
     at = Field("texts")
     if not payload.query:
         _refuse_empty(payload.texts, at)
-    ranking = await exchange.rank(
-        payload.query, payload.texts, truncate, passages_at=at, blanks=True
-    )
+    asked = RankRequest(payload.query, payload.texts, truncate=truncate, blanks=True)
+    ranking = await exchange.rank(asked, passages_at=at)
     return exchange.reply(_ranks(ranking, payload))
 
 
@@ -280,15 +280,15 @@ class TeiRoutes(Controller):
         _check_embed(payload, exchange.service.embedder.info.dimensions)
         texts, at = listed("inputs", payload.inputs)
         _refuse_empty(texts, at)
+        asked = requests.EmbedRequest(
+            texts,
+            _input_type(payload.prompt_name),
+            payload.dimensions,
+            truncate=truncate_of(payload.truncate, payload.truncation_direction),
+            blanks=True,
+        )
         try:
-            embeddings = await exchange.embed(
-                texts,
-                _input_type(payload.prompt_name),
-                truncate_of(payload.truncate, payload.truncation_direction),
-                payload.dimensions,
-                input_at=at,
-                blanks=True,
-            )
+            embeddings = await exchange.embed(asked, input_at=at)
         except InputTypeRequired as error:
             message = (
                 "this model embeds queries and passages differently, and "

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 from msgspec import Meta
 
-from runtime.text import Truncate
+from runtime.requests import Truncate
 from server.errors import InvalidRequest
 from server.fields import merge_synonyms, one_of
 from server.lax import Whole

@@ -11,6 +11,7 @@ import msgspec
 from litestar import Response, post
 from litestar.di import NamedDependency
 
+from runtime.requests import RankRequest
 from server.call import Field
 from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
@@ -85,15 +86,15 @@ def _sides(payload: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]
     raise InvalidRequest("missing", (missing,), f"wanted the field `{missing}`")
 
 
-def _pairs(first: Texts, second: Texts, name: str) -> list[tuple[str, str]]:
+def _pairs(first: Texts, second: Texts, name: str) -> tuple[Texts, list[str]]:
+    """The query, or one for each passage, and the passages."""
     seconds = [second] if isinstance(second, str) else second
     if isinstance(first, str) or len(first) == 1:
-        one = first if isinstance(first, str) else first[0]
-        return [(one, text) for text in seconds]
+        return first if isinstance(first, str) else first[0], seconds
     if len(first) != len(seconds):
         message = f"found {len(first)} and {len(seconds)} texts, wanted one, or as many of both"
         raise InvalidRequest("value_error", (name,), message)
-    return list(zip(first, seconds, strict=True))
+    return first, seconds
 
 
 # Error body
@@ -122,16 +123,13 @@ async def score(exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
     payload = await exchange.json(_DECODER)
     served = exchange.service.served("rank")
     (first, one), (second, two) = _sides(payload)
-    pairs = _pairs(one, two, second)
+    query, passages = _pairs(one, two, second)
     wants_logits(payload)  # refuses contradicting fields before anything is scored
     truncate, limits = cut_of(payload, served.model.info.max_tokens)
-    ranking = await exchange.rank_pairs(
-        pairs,
-        truncate,
-        queries_at=Field(first, alone=isinstance(one, str)),
+    ranking = await exchange.rank(
+        RankRequest(query, passages, truncate=truncate, limits=limits, blanks=True),
+        query_at=Field(first, alone=isinstance(one, str)),
         passages_at=Field(second, alone=isinstance(two, str)),
-        limits=limits,
-        blanks=True,
     )
     scores = ranking.logits if wants_logits(payload) else ranking.relevance()
     data = [Score(index, score) for index, score in enumerate(scores.tolist())]

@@ -7,6 +7,7 @@ import pytest
 
 from runtime.engines.mock import MockEngine
 from runtime.errors import OutOfMemory
+from runtime.requests import RankRequest
 from server import loading, reloading
 from server.loading import load
 from server.reloading import reload_model
@@ -56,7 +57,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
 def largest_call(service: Service, gpu: Gpu) -> int:
     """The largest of a request whose rows would fill several calls."""
     gpu.calls.clear()
-    service.ranker.rank("q", [f"{number:0100}" for number in range(40)])
+    service.ranker.rank(RankRequest("q", [f"{number:0100}" for number in range(40)]))
     return max(gpu.calls)
 
 

@@ -30,7 +30,8 @@ from runtime.manifest import read_manifest, write_manifest
 from runtime.model import Model
 from runtime.profile import Kind
 from runtime.ranker import Ranker
-from runtime.tokenizing import TokenizerPool, Work
+from runtime.requests import RankRequest
+from runtime.tokenizing import TokenizerPool
 from server import loading, reloading
 from server.app import routed
 from server.call import Call
@@ -91,7 +92,7 @@ def test_a_model_that_hung_is_not_swapped_in(
         # Only now: a stall of the machine is no call that hangs.
         patch.setattr(service, "settings", replace(service.settings, engine_patience_s=1))
         last.set()
-        self.rank("q", ["p"])
+        self.rank(RankRequest("q", ["p"]))
 
     def recorded_close(self: Model) -> None:
         if self in hanging:
@@ -111,9 +112,9 @@ def test_a_model_that_hung_is_not_swapped_in(
             reload_model(service, "rank")
     # The model that is served is as well as before.
     assert set(states) == {(True, True)}
-    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
+    assert len(service.ranker.rank(RankRequest("q", ["a", "b"])).order) == 2
     reload_model(service, "rank")
-    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
+    assert len(service.ranker.rank(RankRequest("q", ["a", "b"])).order) == 2
 
 
 def test_a_model_that_is_ready_when_all_close_is_closed(
@@ -131,7 +132,7 @@ def test_a_model_that_is_ready_when_all_close_is_closed(
     with pytest.raises(ModelClosed):
         reload_model(service, "rank")
     with pytest.raises(ModelClosed):
-        new[0].rank("q", ["p"])
+        new[0].rank(RankRequest("q", ["p"]))
 
 
 def test_a_model_that_warms_up_when_the_process_is_stopping_is_closed(
@@ -190,9 +191,9 @@ def test_a_model_that_retires_answers_whoever_has_begun(
     held, released = threading.Event(), threading.Event()
     looks: list[bool] = []
 
-    def hold(self: TokenizerPool, work: Work, encodings: Any) -> None:
-        learn(self, work, encodings)
-        if work.rows == 3:
+    def hold(self: TokenizerPool, request: RankRequest, encodings: Any) -> None:
+        learn(self, request, encodings)
+        if len(request.texts) == 3:
             held.set()
             assert released.wait(PATIENCE_S)
 
@@ -203,7 +204,7 @@ def test_a_model_that_retires_answers_whoever_has_begun(
     monkeypatch.setattr(TokenizerPool, "_update_estimate", hold)
     monkeypatch.setattr(Model, "idle", look)
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(asyncio.run, Call(service).rank("q", ["a", "bb", "ccc"]))
+        begun = pool.submit(asyncio.run, Call(service).rank(RankRequest("q", ["a", "bb", "ccc"])))
         assert held.wait(PATIENCE_S)
         reload_model(service, "rank")
         wait_until(lambda: len(looks) > 0)
@@ -313,8 +314,8 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
     async def hold(service: Service) -> None:
-        with service.body_budget.reserving(200 << 20):
-            pass
+        with service.body_budget.reservation() as room:
+            room.add(200 << 20)
 
     service = Service(settings(NIM_HTTP_BODY_LIMIT_BYTES="100000"))
     asyncio.run(hold(service))
@@ -344,7 +345,7 @@ def test_a_reload_that_fails_leaves_nothing_behind(
     wait_until(lambda: set(threading.enumerate()) <= threads)
     assert service.served(kind) is before
     assert service.ready
-    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
+    assert len(service.ranker.rank(RankRequest("q", ["a", "b"])).order) == 2
     reload_model(service, kind)
 
 
@@ -420,7 +421,7 @@ def test_a_proven_model_is_never_replaced_by_a_guess(
         reload_model(of_artifact, "rank")
     assert of_artifact.primary is before
     assert of_artifact.ready
-    assert len(of_artifact.ranker.rank("q", ["a", "b"]).order) == 2
+    assert len(of_artifact.ranker.rank(RankRequest("q", ["a", "b"])).order) == 2
 
 
 def test_a_proven_model_may_be_replaced_by_one_of_another_name(

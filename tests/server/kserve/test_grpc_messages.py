@@ -17,7 +17,7 @@ from checks.ports import free_port
 from server import connection
 from server import time_slices as time_slices_module
 from server.call import Call
-from server.connection import BodyBudget
+from server.connection import Reservation
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
 from server.kserve.grpc_methods import ANSWERS
@@ -145,10 +145,8 @@ def test_too_many_texts_are_refused_in_their_own_words(port: int) -> None:
 
 def test_values_count_in_the_room_for_bodies(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    reserving = BodyBudget.reserving
-    monkeypatch.setattr(
-        BodyBudget, "reserving", lambda self, size: counted.append(size) or reserving(self, size)
-    )
+    add = Reservation.add
+    monkeypatch.setattr(Reservation, "add", lambda self, n: counted.append(n) or add(self, n))
     message = inference().SerializeToString()
     ask(port, "ModelInfer", message)
     requests = Requests(MESSAGES, ["ModelInfer"], read_settings(MOCK, {}))
