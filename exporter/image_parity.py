@@ -22,6 +22,7 @@ from exporter.parity_images import ImageGroup, ImagePassage
 from exporter.report import Parity, Rung
 from exporter.vector_parity import COMPONENT_TOLERANCE, COSINE_TOLERANCE, cosines
 from runtime.embedder import Embedder
+from runtime.errors import TextPlace
 from runtime.manifest import ImageGolden, Manifest
 from runtime.model import Model
 from runtime.ranker import Ranker
@@ -46,7 +47,9 @@ def check_image_inputs(
     for group in answers.groups:
         for image in (passage.image for passage in group.passages):
             if image is not None and image not in pixels:
-                tiles = cut(open_image(image, "a parity image").decode(), manifest.vision.rule)
+                tiles = cut(
+                    open_image(image, TextPlace("a parity image")).decode(), manifest.vision.rule
+                )
                 pixels[image] = _digest(pixel_values(tiles)), len(tiles)
     failure = None
     count = 0

@@ -382,7 +382,7 @@ class Model(ABC):
         images = images_of(request)
         if images and self.tower is None:
             index = next(index for index, image in enumerate(images) if image is not None)
-            raise ImageNotAllowed(request.image_name(index), "this model takes none")
+            raise ImageNotAllowed(request.image_place(index), "this model takes none")
         return self.tower if images else None
 
     def _text_s(self, tiles: int) -> float:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import NoInputs, NoPassages
+from runtime.errors import NoInputs, NoPassages, TextPlace
 from runtime.postprocess import Floats, InputType, Ints
 from runtime.text_checks import check_text
 
@@ -88,9 +88,9 @@ class RankRequest(Request):
         queries = len(query) if isinstance(query, str) else _lengths(query)
         return _columns(queries, self.texts)
 
-    def image_name(self, index: int) -> str:
+    def image_place(self, index: int) -> TextPlace:
         """How errors name the image of a passage."""
-        return f"passages[{index}].image"
+        return TextPlace("passages", index, "image")
 
     def pairs(self) -> list[tuple[str, str]]:
         """Query and passage of each row. Raises InputRejected for texts that no engine can
@@ -99,16 +99,16 @@ class RankRequest(Request):
             raise NoPassages
         queries: Sequence[str]
         if isinstance(self.query, str):
-            check_text("query", self.query, blanks=self.blanks)
+            check_text(TextPlace("query"), self.query, blanks=self.blanks)
             queries, checked = [self.query] * len(self.texts), {self.query}
         else:
             queries, checked = self.query, set()
         found: list[tuple[str, str]] = []
         for index, (query, text) in enumerate(zip(queries, self.texts, strict=True)):
             if query not in checked:  # named by the first pair that has it
-                check_text(f"queries[{index}]", query, blanks=self.blanks)
+                check_text(TextPlace("queries", index), query, blanks=self.blanks)
                 checked.add(query)
-            found.append((query, _checked(f"passages[{index}]", text, blanks=self.blanks)))
+            found.append((query, _checked(TextPlace("passages", index), text, blanks=self.blanks)))
         return found
 
 
@@ -129,16 +129,16 @@ class EmbedRequest(Request):
         """As of RankRequest; there is no query."""
         return _columns(0, self.texts)
 
-    def image_name(self, index: int) -> str:
+    def image_place(self, index: int) -> TextPlace:
         """How errors name an image."""
-        return f"input[{index}]"
+        return TextPlace("input", index)
 
     def checked_texts(self) -> list[str]:
         """The texts. Raises InputRejected for those that no engine can embed."""
         if not self.texts:
             raise NoInputs
         return [
-            _checked(f"input[{index}]", text, blanks=self.blanks)
+            _checked(TextPlace("input", index), text, blanks=self.blanks)
             for index, text in enumerate(self.texts)
         ]
 
@@ -158,12 +158,12 @@ def images_of(request: AnyRequest) -> list[bytes | ImageEmbeddings | None]:
     return [text.image if isinstance(text, Passage) else None for text in request.texts]
 
 
-def _checked(name: str, text: str | Passage, *, blanks: bool) -> str:
+def _checked(place: TextPlace, text: str | Passage, *, blanks: bool) -> str:
     """The text; it may be blank beside an image."""
     if isinstance(text, Passage):
         blanks = blanks or text.image is not None
         text = text.text
-    check_text(name, text, blanks=blanks)
+    check_text(place, text, blanks=blanks)
     return text
 
 

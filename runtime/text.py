@@ -18,6 +18,7 @@ from runtime.errors import (
     InputTypeRequired,
     NoTokens,
     ProfileError,
+    TextPlace,
     TextTooLarge,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
@@ -130,7 +131,7 @@ class PairEncoder:
             rows += found
         for index, row in enumerate(rows):
             if not len(row):
-                raise NoTokens(f"{called}[{index}]")
+                raise NoTokens(TextPlace(called, index))
         return Encodings(rows, len(cut))
 
     def most(self, tokens: int | None) -> int:

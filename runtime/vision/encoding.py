@@ -185,7 +185,7 @@ class VisionTextEncoder(TextEncoder):
             raise InputTypeRequired
         for index, image in enumerate(images):
             if image is not None and request.input_type == "query":
-                raise ImageNotAllowed(request.image_name(index), "a query has none")
+                raise ImageNotAllowed(request.image_place(index), "a query has none")
         texts = request.checked_texts()
 
         def plain(places: Sequence[int]) -> Encodings:

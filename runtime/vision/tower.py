@@ -28,6 +28,7 @@ from runtime.errors import (
     ModelClosed,
     OutOfMemory,
     Overloaded,
+    TextPlace,
     TooLate,
     TooManyTiles,
 )
@@ -213,7 +214,7 @@ class Tower:
     def check_pixels(self, golden: ImageGolden, pillow: str | None) -> None:
         """Raise GoldenMismatch if the tower reads other pixels of a golden image than the export,
         which had this version of Pillow."""
-        image = open_image(golden.image, "a golden image").decode()
+        image = open_image(golden.image, TextPlace("a golden image")).decode()
         pixels = pixel_values(cut(image, self.vision.rule))
         if (digest := hashlib.sha256(pixels.tobytes()).hexdigest()) != golden.pixels:
             raise GoldenMismatch(
@@ -235,7 +236,7 @@ class Tower:
                 task.known[digest] = found
                 task.counts[digest] = found.tiles
                 continue
-            picture = open_image(data, request.image_name(index), self._limits.image)
+            picture = open_image(data, request.image_place(index), self._limits.image)
             task.pictures[digest] = picture
             task.counts[digest] = self.vision.rule.count(picture.size)
         if task.tiles > self._limits.request_tiles:

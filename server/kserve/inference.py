@@ -15,6 +15,7 @@ from runtime.postprocess import EmbeddingType, InputType, quantized
 from runtime.requests import EmbedRequest, RankRequest, Truncate
 from server.call import Call, Field
 from server.errors import InvalidRequest
+from server.fields import one_of
 from server.kserve.models import KserveModel
 from server.kserve.tensors import Output, TextTensor, refuse_shared_memory
 
@@ -148,13 +149,7 @@ def _shorten_deadline(call: Call, parameters: Parameters) -> None:
 
 
 def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: Word) -> Word:
-    found = parameters.get(name)
-    if found is None:
-        return default
-    if found not in known:
-        message = f"wanted one of {', '.join(known)}"
-        raise InvalidRequest("literal_error", ("parameters", name), message)
-    return next(word for word in known if word == found)
+    return one_of(parameters.get(name), known, "parameters", name) or default
 
 
 def whole_number(text: str) -> int | None:

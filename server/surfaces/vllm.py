@@ -19,9 +19,10 @@ from server.lax import lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
-from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of, usage_of
+from server.surfaces.cohere import ErrorDetail, error_type, id_of
 from server.surfaces.nim import STATUSES
 from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
+from server.surfaces.usage import Usage, usage_of
 
 Texts = str | list[str]
 
@@ -65,7 +66,7 @@ class ScoreReply(msgspec.Struct):
     created: int
     model: str
     data: list[Score]
-    usage: RerankUsage
+    usage: Usage
     object: str = "list"
 
 

@@ -26,6 +26,7 @@ from runtime.errors import (
     NoPassages,
     NoTokens,
     ProfileError,
+    TextPlace,
     TextTooLarge,
     TokenizerFailed,
 )
@@ -302,7 +303,7 @@ def test_pairs_of_many_queries_are_encoded_as_each_alone() -> None:
 def test_a_blank_text_of_a_pair_is_named(pairs: list[tuple[str, str]], where: str) -> None:
     with pytest.raises(BlankInput) as caught:
         encoder(60).encode(many(pairs))
-    assert caught.value.what == where
+    assert str(TextPlace(caught.value.field, caught.value.index)) == where
 
 
 def test_a_deadline_ends_the_counting_of_a_vast_text() -> None:
@@ -659,7 +660,7 @@ def test_inputs_that_cannot_be_embedded_are_named(
 ) -> None:
     with pytest.raises(error) as caught:
         text_encoder(100).encode(EmbedRequest(texts, "query"))
-    assert caught.value.what == where
+    assert str(TextPlace(caught.value.field, caught.value.index)) == where
 
 
 def test_no_inputs() -> None:

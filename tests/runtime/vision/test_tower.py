@@ -18,6 +18,7 @@ from runtime.errors import (
     InvalidImage,
     ModelClosed,
     Overloaded,
+    TextPlace,
     TooManyTiles,
 )
 from runtime.requests import Passage, RankRequest, images_of
@@ -89,7 +90,7 @@ def embed(tower: Tower, *images: bytes | None, deadline: float | None = None) ->
 
 
 def mean(data: bytes) -> np.ndarray:
-    tiles = pixel_values(cut(open_image(data, "").decode(), TINY))
+    tiles = pixel_values(cut(open_image(data, TextPlace("")).decode(), TINY))
     return tiles.mean(axis=(1, 2, 3))
 
 
