@@ -7,7 +7,6 @@ logit[1] - logit[0]: that difference is one row of weights.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,14 +30,14 @@ OF_TWO_LOGITS: Mapping[str, Activation] = {
 _RELEVANT = frozenset(
     """
     relevant positive pos yes true entailment entailed duplicate match related similar
-    """.split()  # noqa: SIM905
+    """.split()
 )
 _IRRELEVANT = frozenset(
     """
     irrelevant notrelevant nonrelevant unrelevant negative neg no false notentailment
     nonentailment notentailed notduplicate nonduplicate nomatch notmatch mismatch unrelated
     notrelated dissimilar notsimilar
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 
@@ -104,30 +103,16 @@ def merge_labels(weights: Mapping[str, Stored], logit: str) -> dict[str, Stored]
     found = dict(weights)
     for name in (logit, f"{logit.removesuffix('weight')}bias"):
         if name in found and found[name].shape[:1] == (2,):
-            found[name] = _Difference(found[name])
+            of = found[name]
+            found[name] = _Difference(of.file, of.name, (1, *of.shape[1:]), of)
     return found
 
 
 @dataclass(frozen=True)
-class _Difference:
+class _Difference(Stored):
     """Row 1 minus row 0 of a tensor."""
 
     of: Stored
-
-    @property
-    def file(self) -> Path:
-        """See Stored."""
-        return self.of.file
-
-    @property
-    def name(self) -> str:
-        """See Stored."""
-        return self.of.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """See Stored."""
-        return (1, *self.of.shape[1:])
 
     def read(self) -> torch.Tensor:
         """See Stored."""

@@ -21,17 +21,12 @@ MODULES_FILE = "modules.json"
 MODEL_FILE = "config_sentence_transformers.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Every key of MODEL_FILE that is read, or changes no score.
-MODEL_SETTINGS = {
-    "__version__",
-    "activation_fn",
-    "default_prompt_name",
-    "keep_in_fp32_modules",
-    "model_type",
-    "prompts",
-    "requirements",
-    "similarity_fn_name",
-    "truncate_dim",
-}
+MODEL_SETTINGS = frozenset(
+    """
+    __version__ activation_fn default_prompt_name keep_in_fp32_modules model_type prompts
+    requirements similarity_fn_name truncate_dim
+    """.split()
+)
 # The first one that exists and is not empty counts.
 SETTINGS_FILES = (
     "sentence_bert_config.json",
@@ -127,7 +122,8 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     template may join. Raises CheckpointRefused.
     """
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
-    settings, name = {}, SETTINGS_FILES[0]
+    settings: dict[str, Any] = {}
+    name = SETTINGS_FILES[0]
     if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
         modules = read_modules(root) or []
         name, settings = transformer_settings(module_folder(root, modules[0]))

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.architectures.config import flag, number, refuse_unless, require, shown, whole
+from exporter.architectures.config import (
+    flag,
+    number,
+    refuse_unless,
+    require,
+    shown,
+    unlike_base,
+    whole,
+)
 from exporter.architectures.siglip import patches
 from exporter.errors import CheckpointRefused
 from exporter.progress import print_line
@@ -34,39 +42,18 @@ _LLAMAS = ("LlamaBidirectionalModel", "LlamaBidirectionalForSequenceClassificati
 # Keys that the model's own code does not read, and the values that it behaves as if they had.
 _IGNORED = {"ps_version": "v2", "bidirectional_attention": True}
 # Without effect on what is computed in evaluation; of the last ones the weights would tell.
-_WITHOUT_EFFECT = (
-    "img_context_token_id",
-    "q_max_length",
-    "min_dynamic_patch",
-    "max_dynamic_patch",
-    "keep_aspect_ratio",
-    "pre_feature_reduction",
-    "mlp_checkpoint",
-    "use_backbone_lora",
-    "use_llm_lora",
-    "loss",
+_WITHOUT_EFFECT = """
+    img_context_token_id q_max_length min_dynamic_patch max_dynamic_patch keep_aspect_ratio
+    pre_feature_reduction mlp_checkpoint use_backbone_lora use_llm_lora loss
+""".split()
+_PROCESSOR_KEYS = frozenset(
+    """
+    auto_map dynamic_image_size image_size max_input_tiles norm_type num_channels
+    num_image_token p_max_length pad_to_multiple_of padding passage_prefix processor_class
+    prompt_template q_max_length query_prefix rerank_max_length system_message template
+    use_thumbnail
+    """.split()
 )
-_PROCESSOR_KEYS = {
-    "auto_map",
-    "dynamic_image_size",
-    "image_size",
-    "max_input_tiles",
-    "norm_type",
-    "num_channels",
-    "num_image_token",
-    "p_max_length",
-    "pad_to_multiple_of",
-    "padding",
-    "passage_prefix",
-    "processor_class",
-    "prompt_template",
-    "q_max_length",
-    "query_prefix",
-    "rerank_max_length",
-    "system_message",
-    "template",
-    "use_thumbnail",
-}
 
 
 @dataclass(frozen=True)
@@ -155,10 +142,7 @@ def _merged(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str
 def _object(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = require(config, key)
     if not isinstance(found, dict):
-        raise CheckpointRefused(
-            f"config.json has {key} = {shown(found)}, wanted an object; compare it with the "
-            "config.json of the base model"
-        )
+        raise unlike_base(f"{key} = {shown(found)}", "an object")
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exporter.architectures.attention import attend
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.config import (
     epsilon,
@@ -39,7 +40,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
         self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
         self.token_type_embeddings = nn.Embedding(whole(config, "type_vocab_size", 2), hidden)
-        self.LayerNorm = _norm(config)
+        self.LayerNorm = layer_norm(config)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -62,13 +63,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
         """`rows` [batch, rows, hidden] look at `x` [batch, sequence, hidden]."""
         dtype = self.query.weight.dtype
-        query = self._split(self.query(rows.to(dtype)))
-        key, value = (self._split(project(x.to(dtype))) for project in (self.key, self.value))
-        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return found.transpose(1, 2).flatten(2)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        rows, x = rows.to(dtype), x.to(dtype)
+        return attend(self.query(rows), self.key(x), self.value(x), mask, self.heads)
 
 
 class Output(nn.Module):
@@ -77,22 +73,23 @@ class Output(nn.Module):
     def __init__(self, config: Mapping[str, Any], inner: int) -> None:
         super().__init__()
         self.dense = nn.Linear(inner, require(config, "hidden_size"))
-        self.LayerNorm = _norm(config)
+        self.LayerNorm = layer_norm(config)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dense(x).float() + residual)
 
 
 class AttentionBlock(nn.Module):
-    """What the checkpoint calls `attention`: `self` and `output`."""
+    """What the checkpoint calls `attention`: `self`, which has what is `beside` x and rows as
+    well, and `output`."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], attention: nn.Module) -> None:
         super().__init__()
-        self.self = SelfAttention(config)
+        self.self = attention
         self.output = Output(config, require(config, "hidden_size"))
 
-    def forward(self, x: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-        return self.output(self.self(x, rows, mask), rows)
+    def forward(self, x: Tensor, rows: Tensor, *beside: Tensor) -> Tensor:
+        return self.output(self.self(x, rows, *beside), rows)
 
 
 class Intermediate(nn.Module):
@@ -108,17 +105,17 @@ class Intermediate(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer."""
+    """One encoder layer with this `attention`, in which `rows` look at `x`. The residual stream
+    stays float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], attention: nn.Module) -> None:
         super().__init__()
-        self.attention = AttentionBlock(config)
+        self.attention = AttentionBlock(config, attention)
         self.intermediate = Intermediate(config)
         self.output = Output(config, require(config, "intermediate_size"))
 
-    def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
-        rows, seen = (x, mask) if chosen is None else (chosen.of(x), chosen.seen)
-        rows = self.attention(x, rows, seen)
+    def forward(self, x: Tensor, rows: Tensor, *beside: Tensor) -> Tensor:
+        rows = self.attention(x, rows, *beside)
         return self.output(self.intermediate(rows), rows)
 
 
@@ -128,49 +125,69 @@ class Encoder(nn.Module):
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         count = require(config, "num_hidden_layers")
-        self.layer = nn.ModuleList(Layer(config) for _ in range(count))
+        self.layer = nn.ModuleList(Layer(config, SelfAttention(config)) for _ in range(count))
 
     def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
         for layer in self.layer[:-1]:
-            x = layer(x, mask)
-        return self.layer[-1](x, mask, chosen)
+            x = layer(x, x, mask)
+        rows, seen = (x, mask) if chosen is None else (chosen.of(x), chosen.seen)
+        return self.layer[-1](x, rows, seen)
 
 
 class Pooler(nn.Module):
-    """The tanh layer on the first token's state."""
+    """The layer on the first token's state."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], activation: Callable[[Tensor], Tensor] = torch.tanh
+    ) -> None:
         super().__init__()
         hidden = require(config, "hidden_size")
         self.dense = nn.Linear(hidden, hidden)
+        self.activation = activation
 
     def forward(self, first: Tensor) -> Tensor:
-        return torch.tanh(self.dense(first))
+        return self.activation(self.dense(first))
 
 
-class Bert(Body):
-    """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → states."""
+class BertBody(Body):
+    """These layers on embeddings with absolute positions, which are the subclass's."""
 
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
     causal = False
-    prefix = "bert."
     layer_prefix = "encoder.layer."
+    words = "embeddings.word_embeddings.weight"
+    widening = "encoder.layer.0.intermediate.dense.weight"
     unused = ("pooler.",)
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], embeddings: nn.Module) -> None:
         super().__init__()
         one_of(config, "position_embedding_type", ("absolute",), "absolute")
         refuse_unless(config, "is_decoder", False)
         self.hidden = int(require(config, "hidden_size"))
         self.types = whole(config, "type_vocab_size", 2)
         self.position_limit = int(require(config, "max_position_embeddings"))
-        self.embeddings = Embeddings(config)
+        self.embeddings = embeddings
         self.encoder = Encoder(config)
 
     @classmethod
     def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """See Body."""
-        return encoder_sizes(config)
+        """See Part."""
+        yield from super().sizes(config)
+        for what, table, default in (
+            ("max_position_embeddings", "position", None),
+            ("type_vocab_size", "token_type", 2),
+        ):
+            yield Size(what, whole(config, what, default), f"embeddings.{table}_embeddings.weight")
+        head_size(config)
+
+
+class Bert(BertBody):
+    """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → states."""
+
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    prefix = "bert."
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config, Embeddings(config))
 
     def forward(
         self,
@@ -181,13 +198,6 @@ class Bert(Body):
     ) -> Tensor:
         embedded = self.embeddings(input_ids, token_type_ids)
         return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
-
-    def halve(self, dtype: torch.dtype) -> None:
-        """See Body."""
-        self.embeddings.word_embeddings.to(dtype)
-        for module in self.encoder.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
 
 
 class PooledBert(Bert):
@@ -211,34 +221,13 @@ class BertCrossEncoder(CrossEncoder):
         self.bert = PooledBert(config)
         self.classifier = nn.Linear(self.bert.hidden, 1)
 
-    @property
-    def body(self) -> Body:
-        """See Architecture."""
-        return self.bert
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         first = self.bert.pooled(self.pooling, input_ids, attention_mask, token_type_ids)
         return self.classifier(self.bert.pooler(first))
 
 
-def encoder_sizes(config: Mapping[str, Any]) -> Iterator[Size]:
-    """The sizes of a body of these embeddings and this encoder."""
-    for what, table in (
-        ("vocab_size", "word"),
-        ("max_position_embeddings", "position"),
-        ("type_vocab_size", "token_type"),
-    ):
-        default = 2 if what == "type_vocab_size" else None
-        yield Size(what, whole(config, what, default), f"embeddings.{table}_embeddings.weight")
-    yield Size(
-        "hidden_size", whole(config, "hidden_size"), "embeddings.word_embeddings.weight", axis=1
-    )
-    inner = whole(config, "intermediate_size")
-    yield Size("intermediate_size", inner, "encoder.layer.0.intermediate.dense.weight")
-    head_size(config)
-
-
-def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
+def layer_norm(config: Mapping[str, Any], usual: float = 1e-12) -> nn.LayerNorm:
+    """A norm of states; `usual` is the family's epsilon."""
     return nn.LayerNorm(
-        require(config, "hidden_size"), eps=epsilon(config, "layer_norm_eps", 1e-12)
+        require(config, "hidden_size"), eps=epsilon(config, "layer_norm_eps", usual)
     )

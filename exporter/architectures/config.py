@@ -9,12 +9,19 @@ from exporter.errors import CheckpointRefused
 _LARGEST = 3.4028234663852886e38
 _LARGEST_WHOLE = (1 << 31) - 1
 _MOST_SHOWN = 80
-_ADVICE = "compare it with the config.json of the base model"
 
 
 def shown(found: object) -> str:
     """`found` for a message: only the beginning of a long value."""
     return repr(found)[:_MOST_SHOWN]
+
+
+def unlike_base(found: str, wanted: str) -> CheckpointRefused:
+    """The refusal of what was `found` in config.json: of a key and its value, mostly."""
+    return CheckpointRefused(
+        f"config.json has {found}, wanted {wanted}; compare it with the config.json of the base "
+        "model"
+    )
 
 
 def require(config: Mapping[str, Any], key: str) -> Any:
@@ -35,10 +42,8 @@ def whole(
     found = require(config, key)
     taken = isinstance(found, int) and not isinstance(found, bool)
     if not (taken and least <= found <= _LARGEST_WHOLE):
-        raise CheckpointRefused(
-            f"config.json has {key} = {shown(found)}, wanted a whole number from {least} to "
-            f"{_LARGEST_WHOLE}; {_ADVICE}"
-        )
+        wanted = f"a whole number from {least} to {_LARGEST_WHOLE}"
+        raise unlike_base(f"{key} = {shown(found)}", wanted)
     return int(found)
 
 
@@ -51,10 +56,7 @@ def number(
     found = require(config, key)
     taken = isinstance(found, int | float) and not isinstance(found, bool)
     if not (taken and 0 < found <= most):
-        raise CheckpointRefused(
-            f"config.json has {key} = {shown(found)}, wanted a number above 0, at most {most:g}; "
-            f"{_ADVICE}"
-        )
+        raise unlike_base(f"{key} = {shown(found)}", f"a number above 0, at most {most:g}")
     return float(found)
 
 
@@ -69,9 +71,7 @@ def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     if found is None:
         return default
     if not isinstance(found, bool):
-        raise CheckpointRefused(
-            f"config.json has {key} = {shown(found)}, wanted true or false; {_ADVICE}"
-        )
+        raise unlike_base(f"{key} = {shown(found)}", "true or false")
     return found
 
 
@@ -81,9 +81,7 @@ def settings(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, Mapping):
-        raise CheckpointRefused(
-            f"config.json has {key} = {shown(found)}, wanted an object; {_ADVICE}"
-        )
+        raise unlike_base(f"{key} = {shown(found)}", "an object")
     return found
 
 
@@ -93,7 +91,7 @@ def head_size(config: Mapping[str, Any]) -> int:
     if hidden % heads:
         raise CheckpointRefused(
             f"config.json has num_attention_heads = {heads}, which does not divide hidden_size = "
-            f"{hidden}; {_ADVICE}"
+            f"{hidden}; compare it with the config.json of the base model"
         )
     return hidden // heads
 

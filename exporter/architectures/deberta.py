@@ -6,20 +6,22 @@ position to content). Parameter names are those of the checkpoints.
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from exporter.architectures.attention import join_heads, split_heads
 from exporter.architectures.base import Body, CrossEncoder, Size
-from exporter.architectures.bert import ACTIVATIONS, Intermediate, Output
+from exporter.architectures.bert import ACTIVATIONS, Layer, Pooler, layer_norm
 from exporter.architectures.config import (
-    epsilon,
     head_size,
     one_of,
     refuse_unless,
     require,
     shown,
+    unlike_base,
     whole,
 )
 from exporter.architectures.pooling import Chosen, visible
@@ -27,6 +29,7 @@ from exporter.errors import CheckpointRefused
 
 # A table of twice as many distances becomes part of the graph, whatever the size of the weights.
 _MOST_POSITIONS = 1 << 17
+_EPSILON = 1e-7
 _ATTENTION_TYPES = ("c2p", "p2c")
 # Content to content, content to position, position to content.
 _TERMS = 1 + len(_ATTENTION_TYPES)
@@ -41,7 +44,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
         types = whole(config, "type_vocab_size", 0, least=0)
         self.token_type_embeddings = nn.Embedding(types, hidden) if types else None
-        self.LayerNorm = _norm(config)
+        self.LayerNorm = layer_norm(config, _EPSILON)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         x = self.word_embeddings(input_ids).float()
@@ -72,47 +75,15 @@ class SelfAttention(nn.Module):
         dtype = self.query_proj.weight.dtype
         x, rows, distances = x.to(dtype), rows.to(dtype), distances.to(dtype).unsqueeze(0)
         # Queries are scaled instead of scores, which are far larger.
-        query = self._split(self.query_proj(rows)) * self.scale
-        key, value = self._split(self.key_proj(x)), self._split(self.value_proj(x))
-        far_query = self._split(self.query_proj(distances)) * self.scale
-        far_key = self._split(self.key_proj(distances))
+        split = partial(split_heads, heads=self.heads)
+        query = split(self.query_proj(rows)) * self.scale
+        key, value = split(self.key_proj(x)), split(self.value_proj(x))
+        far_query = split(self.query_proj(distances)) * self.scale
+        far_key = split(self.key_proj(distances))
         scores = query @ key.transpose(2, 3) + mask
         scores = scores + (query @ far_key.transpose(2, 3)).gather(3, places)
         scores = scores + (far_query @ key.transpose(2, 3)).gather(2, places)
-        return (scores.softmax(3) @ value).transpose(1, 2).flatten(2)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-
-class AttentionBlock(nn.Module):
-    """What the checkpoint calls `attention`: `self` and `output`."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.self = SelfAttention(config)
-        self.output = Output(config, require(config, "hidden_size"))
-
-    def forward(
-        self, x: Tensor, rows: Tensor, distances: Tensor, places: Tensor, mask: Tensor
-    ) -> Tensor:
-        return self.output(self.self(x, rows, distances, places, mask), rows)
-
-
-class Layer(nn.Module):
-    """One encoder layer. The residual stream stays float32 whatever the weights are."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.attention = AttentionBlock(config)
-        self.intermediate = Intermediate(config)
-        self.output = Output(config, require(config, "intermediate_size"))
-
-    def forward(
-        self, x: Tensor, rows: Tensor, distances: Tensor, places: Tensor, mask: Tensor
-    ) -> Tensor:
-        rows = self.attention(x, rows, distances, places, mask)
-        return self.output(self.intermediate(rows), rows)
+        return join_heads(scores.softmax(3) @ value)
 
 
 class Encoder(nn.Module):
@@ -122,10 +93,11 @@ class Encoder(nn.Module):
         super().__init__()
         span = _span(config)
         self.layer = nn.ModuleList(
-            Layer(config) for _ in range(require(config, "num_hidden_layers"))
+            Layer(config, SelfAttention(config))
+            for _ in range(require(config, "num_hidden_layers"))
         )
         self.rel_embeddings = nn.Embedding(2 * span, require(config, "hidden_size"))
-        self.LayerNorm = _norm(config)
+        self.LayerNorm = layer_norm(config, _EPSILON)
         # A plain tensor: data, not weights. Looked up, as a logarithm computed by an engine may
         # fall on the other side of a bucket's edge.
         self.places = distance_places(config)
@@ -139,11 +111,12 @@ class Encoder(nn.Module):
         places, hidden = places.expand(x.shape[0], self.heads, -1, -1), self._hidden(mask)
         for layer in self.layer[:-1]:
             x = layer(x, x, distances, places, hidden)
-        if chosen is None:
-            return self.layer[-1](x, x, distances, places, hidden)
-        places = self._places(chosen.index - positions)[:, None, None, :]
-        places = places.expand(-1, self.heads, -1, -1)
-        return self.layer[-1](x, chosen.of(x), distances, places, self._hidden(chosen.seen))
+        rows = x
+        if chosen is not None:
+            places = self._places(chosen.index - positions)[:, None, None, :]
+            places = places.expand(-1, self.heads, -1, -1)
+            rows, hidden = chosen.of(x), self._hidden(chosen.seen)
+        return self.layer[-1](x, rows, distances, places, hidden)
 
     def _places(self, apart: Tensor) -> Tensor:
         """Rows of the embeddings of distances, for distances `apart` in tokens."""
@@ -151,7 +124,7 @@ class Encoder(nn.Module):
 
     def _hidden(self, mask: Tensor) -> Tensor:
         """The bias of scores: 0 where `mask` is true."""
-        dtype = self.layer[0].attention.self.query_proj.weight.dtype
+        dtype = self.get_parameter("layer.0.attention.self.query_proj.weight").dtype
         return torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
@@ -162,6 +135,8 @@ class Deberta(Body):
     causal = False
     prefix = "deberta."
     layer_prefix = "encoder.layer."
+    words = "embeddings.word_embeddings.weight"
+    widening = "encoder.layer.0.intermediate.dense.weight"
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -175,21 +150,15 @@ class Deberta(Body):
 
     @classmethod
     def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """See Body."""
-        words = "embeddings.word_embeddings.weight"
-        yield Size("vocab_size", whole(config, "vocab_size"), words)
-        yield Size("hidden_size", whole(config, "hidden_size"), words, axis=1)
+        """See Part."""
+        yield from super().sizes(config)
         if types := whole(config, "type_vocab_size", 0, least=0):
             yield Size("type_vocab_size", types, "embeddings.token_type_embeddings.weight")
-        inner = whole(config, "intermediate_size")
-        yield Size("intermediate_size", inner, "encoder.layer.0.intermediate.dense.weight")
         head_size(config)
         longest = whole(config, "max_position_embeddings")
         if longest > _MOST_POSITIONS:
-            raise CheckpointRefused(
-                f"config.json has max_position_embeddings = {longest}, wanted {_MOST_POSITIONS} at "
-                "most; compare it with the config.json of the base model"
-            )
+            found = f"max_position_embeddings = {longest}"
+            raise unlike_base(found, f"{_MOST_POSITIONS} at most")
         rows = f"position_buckets = {_buckets(config)} and 2 × {_span_key(config)}"
         yield Size(rows, 2 * _span(config), "encoder.rel_embeddings.weight")
 
@@ -203,27 +172,6 @@ class Deberta(Body):
         embedded = self.embeddings(input_ids, token_type_ids)
         return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
 
-    def halve(self, dtype: torch.dtype) -> None:
-        """See Body."""
-        self.embeddings.word_embeddings.to(dtype)
-        for module in self.encoder.layer.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
-
-
-class Pooler(nn.Module):
-    """The layer on the first token's state."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        hidden = require(config, "hidden_size")
-        self.dense = nn.Linear(hidden, hidden)
-        names = tuple(ACTIVATIONS)
-        self.activation = ACTIVATIONS[one_of(config, "pooler_hidden_act", names, "gelu")]
-
-    def forward(self, first: Tensor) -> Tensor:
-        return self.activation(self.dense(first))
-
 
 class DebertaCrossEncoder(CrossEncoder):
     """The inputs of Deberta → logits float32 [batch, 1]."""
@@ -236,13 +184,9 @@ class DebertaCrossEncoder(CrossEncoder):
         refuse_unless(config, "temperature", 1.0)
         self.pooling = one_of(config, "pooling", ("cls",), "cls")
         self.deberta = Deberta(config)
-        self.pooler = Pooler(config)
+        activation = one_of(config, "pooler_hidden_act", tuple(ACTIVATIONS), "gelu")
+        self.pooler = Pooler(config, ACTIVATIONS[activation])
         self.classifier = nn.Linear(self.deberta.hidden, 1)
-
-    @property
-    def body(self) -> Body:
-        """See Architecture."""
-        return self.deberta
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -289,10 +233,9 @@ def _buckets(config: Mapping[str, Any]) -> int:
     """How many buckets distances in one direction fall into, not above 0 for one each."""
     found = whole(config, "position_buckets", -1, least=-1)
     if found == 1 or (found > 0 and _reach(config) - 1 <= found // 2):
-        raise CheckpointRefused(
-            f"config.json has position_buckets = {found} for {_reach_key(config)} = "
-            f"{_reach(config)}, wanted at least 2, and distances that do not fit into half of "
-            "them; compare it with the config.json of the base model"
+        raise unlike_base(
+            f"position_buckets = {found} for {_reach_key(config)} = {_reach(config)}",
+            "at least 2, and distances that do not fit into half of them",
         )
     return found
 
@@ -331,7 +274,3 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             f"config.json has pos_att_type = {shown(kinds)}, wanted both of "
             f"{' and '.join(_ATTENTION_TYPES)}: the exporter does not implement one alone"
         )
-
-
-def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    return nn.LayerNorm(require(config, "hidden_size"), eps=epsilon(config, "layer_norm_eps", 1e-7))

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from exporter.architectures.attention import attend, cos_and_sin, frequencies, rotate
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import ACTIVATIONS
 from exporter.architectures.config import (
@@ -24,6 +24,7 @@ from exporter.architectures.config import (
     require,
     settings,
     shown,
+    unlike_base,
     whole,
 )
 from exporter.architectures.pooling import Chosen, visible
@@ -51,15 +52,10 @@ class Attention(nn.Module):
         """`x` [batch, sequence, hidden] in the weights' dtype; `cos`, `sin` float32. With `chosen`
         that token's row alone, [batch, 1, hidden]."""
         query, key, value = self.Wqkv(x).chunk(3, dim=-1)
-        query, key = (_rotate(part, cos, sin, self.heads) for part in (query, key))
+        query, key = (rotate(part, cos, sin, self.heads) for part in (query, key))
         if chosen is not None:
             query = chosen.of(query)
-        query, key, value = (self._split(part) for part in (query, key, value))
-        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.Wo(found.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return self.Wo(attend(query, key, value, mask, self.heads))
 
 
 class MLP(nn.Module):
@@ -79,11 +75,10 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer of `kind`. The residual stream stays float32 whatever the weights are."""
+    """One encoder layer. The residual stream stays float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any], kind: str, *, first: bool) -> None:
+    def __init__(self, config: Mapping[str, Any], *, first: bool) -> None:
         super().__init__()
-        self.kind = kind
         # The embeddings' own norm comes before the first layer.
         self.attn_norm = nn.Identity() if first else _norm(config)
         self.attn = Attention(config)
@@ -119,6 +114,8 @@ class ModernBert(Body):
     causal = False
     prefix = "model."
     layer_prefix = "layers."
+    words = "embeddings.tok_embeddings.weight"
+    widening, widening_axis = "layers.0.mlp.Wo.weight", 1
     heads = ("head.", "decoder.")
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -126,30 +123,25 @@ class ModernBert(Body):
         refuse_unless(config, "is_decoder", False)
         self.hidden = int(require(config, "hidden_size"))
         self.position_limit = int(require(config, "max_position_embeddings"))
-        kinds = layer_kinds(config)
+        self.kinds = layer_kinds(config)
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(
-            Layer(config, kind, first=index == 0) for index, kind in enumerate(kinds)
+            Layer(config, first=index == 0) for index in range(len(self.kinds))
         )
         self.final_norm = _norm(config)
         self.reach = whole(config, "local_attention", 128) // 2
         # Plain tensors, neither parameters nor buffers: no cast of the module can round them.
-        self.frequencies = {kind: _frequencies(config, kind) for kind in sorted(set(kinds))}
+        self.frequencies = {kind: _frequencies(config, kind) for kind in sorted({*self.kinds})}
 
     @classmethod
     def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """See Body."""
+        """See Part."""
         whole(config, "max_position_embeddings")
-        words = "embeddings.tok_embeddings.weight"
-        yield Size("vocab_size", whole(config, "vocab_size"), words)
-        yield Size("hidden_size", whole(config, "hidden_size"), words, axis=1)
-        inner = whole(config, "intermediate_size")
-        yield Size("intermediate_size", inner, "layers.0.mlp.Wo.weight", axis=1)
+        yield from super().sizes(config)
         if (size := head_size(config)) % 2:
-            raise CheckpointRefused(
-                f"config.json has num_attention_heads = {config['num_attention_heads']}, which "
-                f"leaves {size} components to a head, wanted an even number; compare it with the "
-                "config.json of the base model"
+            heads = f"num_attention_heads = {config['num_attention_heads']}"
+            raise unlike_base(
+                f"{heads}, which leaves {size} components to a head", "an even number"
             )
 
     def forward(
@@ -161,25 +153,18 @@ class ModernBert(Body):
         all_real = visible(attention_mask, causal=False)
         masks = {GLOBAL: all_real, LOCAL: all_real & near}
         angles = {
-            kind: _angles(positions, frequencies, batch)
-            for kind, frequencies in self.frequencies.items()
+            kind: cos_and_sin(positions, angle, batch) for kind, angle in self.frequencies.items()
         }
         x = self.embeddings(input_ids)
         *first, last = self.layers
-        for layer in first:
-            x = layer(x, *angles[layer.kind], masks[layer.kind])
-        mask = masks[last.kind]
+        *before, kind = self.kinds
+        for layer, its in zip(first, before, strict=True):
+            x = layer(x, *angles[its], masks[its])
+        mask = masks[kind]
         if chosen is not None:
             near = (positions - chosen.index).abs() <= self.reach
-            mask = chosen.seen & near[:, None, None, :] if last.kind == LOCAL else chosen.seen
-        return self.final_norm(last(x, *angles[last.kind], mask, chosen))
-
-    def halve(self, dtype: torch.dtype) -> None:
-        """See Body."""
-        self.embeddings.tok_embeddings.to(dtype)
-        for module in self.layers.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
+            mask = chosen.seen & near[:, None, None, :] if kind == LOCAL else chosen.seen
+        return self.final_norm(last(x, *angles[kind], mask, chosen))
 
 
 class Head(nn.Module):
@@ -210,11 +195,6 @@ class ModernBertCrossEncoder(CrossEncoder):
         self.head = Head(config)
         self.classifier = nn.Linear(self.model.hidden, 1)
 
-    @property
-    def body(self) -> Body:
-        """See Architecture."""
-        return self.model
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         pooled = self.model.pooled(self.pooling, input_ids, attention_mask)
         return self.classifier(self.head(pooled))
@@ -231,10 +211,7 @@ def layer_kinds(config: Mapping[str, Any]) -> list[str]:
         every = whole(config, "global_attn_every_n_layers", 3)
         return [LOCAL if index % every else GLOBAL for index in range(count)]
     if not isinstance(kinds, list):
-        raise CheckpointRefused(
-            f"config.json has layer_types = {shown(kinds)}, wanted a list; compare it with the "
-            "config.json of the base model"
-        )
+        raise unlike_base(f"layer_types = {shown(kinds)}", "a list")
     if len(kinds) != count:
         raise CheckpointRefused(
             f"config.json has {len(kinds)} layer_types and num_hidden_layers = {count}; complete it"
@@ -264,23 +241,7 @@ def _frequencies(config: Mapping[str, Any], kind: str) -> Tensor:
         outer = number(config, key, usual)
     theta = number(rope, "rope_theta", outer)
     refuse_unless(config, key, theta)
-    size = head_size(config)
-    # On the CPU even while the module is built on the meta device: these are data, not weights.
-    steps = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float()
-    return 1.0 / theta ** (steps / size)
-
-
-def _angles(positions: Tensor, frequencies: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 [batch, sequence, head_size / 2]."""
-    angles = positions.float().unsqueeze(1) * frequencies.unsqueeze(0)
-    # ONNX Runtime's RotaryEmbedding wants the batch axis spelled out, not broadcast.
-    cos = angles.cos().unsqueeze(0).expand(batch, -1, -1)
-    return cos, angles.sin().unsqueeze(0).expand(batch, -1, -1)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """Rotary position embedding of `x` [batch, sequence, heads × size], computed in float32."""
-    return torch.onnx.ops.rotary_embedding(x.float(), cos, sin, num_heads=heads).to(x.dtype)
+    return frequencies(theta, head_size(config))
 
 
 def _activation(config: Mapping[str, Any], key: str) -> str:

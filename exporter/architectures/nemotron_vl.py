@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exporter.architectures.base import Architecture, Body, CrossEncoder
+from exporter.architectures.base import Architecture, Body, CrossEncoder, halve_products
 from exporter.architectures.config import number, settings, whole
 from exporter.architectures.llama_bidirectional import BidirectionalLlama
 from exporter.architectures.pooling import pool
@@ -35,9 +35,9 @@ class FusedLlama(BidirectionalLlama):
     inputs = ("input_ids", "attention_mask", INDEX_INPUT, EMBEDS_INPUT)
     prefix = "language_model."
 
-    def words(self, input_ids: Tensor, image_index: Tensor, image_embeds: Tensor) -> Tensor:
+    def embedded(self, input_ids: Tensor, *images: Tensor) -> Tensor:
         """See BidirectionalLlama."""
-        words = super().words(input_ids)
+        words, (image_index, image_embeds) = super().embedded(input_ids), images
         rows = image_embeds.flatten(0, 1)
         # A row before the first, so that no index points into nothing.
         table = torch.cat([rows.new_zeros(1, self.hidden), rows])
@@ -110,10 +110,8 @@ class NemotronVL(Architecture):
 
     def halve(self, dtype: torch.dtype) -> Self:
         """See Architecture; of the tower as well."""
-        self.vision_model.halve(dtype)
-        for module in self.mlp1:
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
+        for tower in (self.vision_model, self.mlp1):
+            halve_products(tower, dtype)
         return super().halve(dtype)
 
     def _pooled(self, *inputs: Tensor) -> Tensor:

@@ -6,13 +6,19 @@ Parameter names are those of the checkpoints behind `vision_model.`.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exporter.architectures.attention import attend
 from exporter.architectures.base import Size
-from exporter.architectures.config import epsilon, head_size, one_of, refuse_unless, whole
-from exporter.errors import CheckpointRefused
+from exporter.architectures.config import (
+    epsilon,
+    head_size,
+    one_of,
+    refuse_unless,
+    unlike_base,
+    whole,
+)
 
 _CHANNELS = 3
 
@@ -39,12 +45,8 @@ class _Attention(nn.Module):
         self._heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            projected.unflatten(2, (self._heads, -1)).transpose(1, 2)
-            for projected in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
-        )
-        found = functional.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(found.transpose(1, 2).flatten(2))
+        found = attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), None, self._heads)
+        return self.out_proj(found)
 
 
 class _MLP(nn.Module):
@@ -96,7 +98,7 @@ class Siglip(nn.Module):
 
     @classmethod
     def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """As of Body."""
+        """See Part."""
         head_size(config)
         hidden, positions = whole(config, "hidden_size"), "embeddings.position_embedding.weight"
         yield Size("(image_size / patch_size)²", patches(config) ** 2, positions)
@@ -110,19 +112,11 @@ class Siglip(nn.Module):
             x = layer(x)
         return self.post_layernorm(x)
 
-    def halve(self, dtype: torch.dtype) -> None:
-        """As of Body: the patches' and the layers' linear weights."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                module.to(dtype)
-
 
 def patches(config: Mapping[str, Any]) -> int:
     """How many patches a tile has on a side; an even number, as four become one token."""
     size, patch = whole(config, "image_size"), whole(config, "patch_size", 16)
     if size % (2 * patch):
-        raise CheckpointRefused(
-            f"config.json has image_size = {size} and patch_size = {patch}, wanted an even number "
-            "of patches on a side; compare it with the config.json of the base model"
-        )
+        found = f"image_size = {size} and patch_size = {patch}"
+        raise unlike_base(found, "an even number of patches on a side")
     return size // patch

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +109,7 @@ class Graph:
         return tensor is not None and len(tensor.dims) == 2 and tensor.data_type in _WEIGHT_TYPES
 
 
-def node(operator: str, inputs: Sequence[str], output: str, **attributes: int) -> NodeProto:
+def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
     """A node with one output."""
     return helper.make_node(operator, list(inputs), [output], **attributes)
 
