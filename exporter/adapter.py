@@ -37,15 +37,9 @@ _WITHOUT_EFFECT = frozenset(
     peft_version qalora_group_size runtime_config target_modules
     """.split()
 )
-_READ = {
-    "base_model_name_or_path",
-    "lora_alpha",
-    "modules_to_save",
-    "r",
-    "revision",
-    "task_type",
-    "use_rslora",
-}
+_READ = frozenset(
+    "base_model_name_or_path lora_alpha modules_to_save r revision task_type use_rslora".split()
+)
 # Keys without effect if they are absent or have one of these values. peft accepts null for some
 # of them.
 _SETTLED: Mapping[str, tuple[object, ...]] = {

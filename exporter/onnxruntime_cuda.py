@@ -37,18 +37,9 @@ _NORMS = {
 }
 # A mask computed with these operators alone is a padding mask. Windows and causal masks need other
 # comparisons than Equal.
-_PLAIN_MASK = {
-    "Cast",
-    "Concat",
-    "Constant",
-    "Equal",
-    "Expand",
-    "Or",
-    "Range",
-    "Shape",
-    "Squeeze",
-    "Unsqueeze",
-}
+_PLAIN_MASK = frozenset(
+    "Cast Concat Constant Equal Expand Or Range Shape Squeeze Unsqueeze".split()
+)
 _TOKEN_AXES = 2
 _HEADS_MOVED = [0, 2, 1, 3]
 

@@ -28,14 +28,9 @@ MODEL_SETTINGS = frozenset(
     """.split()
 )
 # The first one that exists and is not empty counts.
-SETTINGS_FILES = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
+SETTINGS_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _TOKENIZER_LIMITS = ("model_max_length", "max_len")
 # Longer limits mean none: transformers writes 10^30 where there is no limit.
@@ -219,20 +214,11 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
 }
 # Arguments of transformers' from_pretrained, and those of them without effect in float32.
 _ARGUMENTS = (
-    "model_args",
-    "model_kwargs",
-    "tokenizer_args",
-    "processor_kwargs",
-    "config_args",
-    "config_kwargs",
+    "model_args model_kwargs tokenizer_args processor_kwargs config_args config_kwargs"
+).split()
+_HARMLESS = frozenset(
+    "trust_remote_code torch_dtype dtype attn_implementation add_pooling_layer".split()
 )
-_HARMLESS = {
-    "trust_remote_code",
-    "torch_dtype",
-    "dtype",
-    "attn_implementation",
-    "add_pooling_layer",
-}
 # The output of a Transformer that version 6 uses, and its own name for it.
 _OUTPUTS = {
     "rank": ("logits", "scores"),

@@ -13,15 +13,11 @@ from exporter.architectures.pooling import Chosen, pool
 
 # Prefixes of heads of pretraining, which remain in files beside a body or another head and are not
 # read here.
-PRETRAINING_HEADS = (
-    "lm_head.",
-    "cls.predictions.",
-    "cls.seq_relationship.",
-    "lm_predictions.",
-    "mask_predictions.",
-    "discriminator_predictions.",
-    "generator_predictions.",
-    "generator_lm_head.",
+PRETRAINING_HEADS = tuple(
+    """
+    lm_head. cls.predictions. cls.seq_relationship. lm_predictions. mask_predictions.
+    discriminator_predictions. generator_predictions. generator_lm_head.
+    """.split()
 )
 
 

@@ -24,15 +24,11 @@ Values = npt.NDArray[np.float64]
 _WITHOUT_EFFECT = ("pooler.",)
 # Heads of pretraining. A loader without such a layer drops their weights, which does not change
 # its output.
-_PRETRAINING = (
-    "cls.predictions.",
-    "cls.seq_relationship.",
-    "discriminator_predictions.",
-    "generator_lm_head.",
-    "generator_predictions.",
-    "lm_head.",
-    "lm_predictions.",
-    "mask_predictions.",
+_PRETRAINING = tuple(
+    """
+    cls.predictions. cls.seq_relationship. discriminator_predictions. generator_lm_head.
+    generator_predictions. lm_head. lm_predictions. mask_predictions.
+    """.split()
 )
 # ModernBERT's, whose classifier has a layer of that name.
 _PRETRAINING_OF_BODIES = ("decoder.", "head.")
