@@ -173,23 +173,17 @@ def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:
     """The JSON in `path`; `absent` if there is no such file. Raises CheckpointRefused."""
     try:
         return msgspec.json.decode(read_bounded(path, JSON_BYTES), type=kind)
-    except FileNotFoundError as error:
-        if absent is not None:
-            return absent
-        raise _unreadable(path, error) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        if absent is not None and isinstance(error, FileNotFoundError):
+            return absent
+        raise CheckpointRefused(
+            f"cannot read {path.name} in {path.parent} ({error.strerror}), which "
+            "sentence-transformers needs; copy or download the checkpoint again"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointRefused(
             f"{path} cannot be used ({error}); save, copy or download it again"
         ) from error
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointRefused:
-    return CheckpointRefused(
-        f"cannot read {path.name} in {path.parent} ({error.strerror}), which sentence-transformers "
-        "needs; copy or download the checkpoint again"
-    )
 
 
 def transformer_settings(directory: Path) -> tuple[str, dict[str, Any]]:

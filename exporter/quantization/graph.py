@@ -85,6 +85,18 @@ class Graph:
         """Insert `nodes` after the node that computes `after`, and after earlier inserts."""
         self._after[after] += nodes
 
+    def insert_rounding(self, source: str, value: str, scale: str, zero: str) -> None:
+        """Insert what makes `value`.rounded after the node of `source`: `value` at the nearest
+        step, whose scale and zero point are these initializers."""
+        whole = f"{value}.eight"
+        self.insert(
+            source,
+            [
+                node("QuantizeLinear", [value, scale, zero], whole),
+                node("DequantizeLinear", [whole, scale, zero], f"{value}.rounded"),
+            ],
+        )
+
     def replace(self, result: str, nodes: Sequence[NodeProto]) -> None:
         """Replace the node that computes `result` by `nodes`, the last of which computes it."""
         self._instead[result] = list(nodes)
