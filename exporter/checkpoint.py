@@ -17,7 +17,7 @@ from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from exporter.adapter_head import adapted_config, without_head
 from exporter.architectures import BODIES, CROSS_ENCODERS, VISION
 from exporter.architectures.base import Architecture, CrossEncoder
-from exporter.architectures.config import shown, unlike_base, whole
+from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.embedding import EmbeddingModel
 from exporter.embedding_files import ARCHITECTURE, VectorFacts, vector_facts
 from exporter.errors import AttentionMismatch, CheckpointRefused
@@ -30,7 +30,7 @@ from exporter.progress import print_line
 from exporter.sentence_files import MODULES_FILE, TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
-from exporter.unread_settings import WatchedConfig, refuse_processor, refuse_rank_modules
+from exporter.unread_settings import refuse_processor, refuse_rank_modules
 from exporter.vision_files import VisionFacts, read_vision
 from exporter.vision_weights import check_vision_sizes, plain_vision_names
 from exporter.weight_names import plain_names
@@ -70,7 +70,7 @@ class Checkpoint:
     source: str
     root: Path
     directory: Path
-    config: WatchedConfig
+    config: Config
     architecture: str
     weights: Mapping[str, Stored]
     random_weights: bool
@@ -156,7 +156,7 @@ def read_checkpoint(
     if ranks is not None and labels.count == 2:
         print_line(labels.message)
         weights = merge_labels(weights, ranks.logit)
-    check_tokenizer(directory, whole(config, "vocab_size"))
+    check_tokenizer(directory, config.whole("vocab_size"))
     return checkpoint(
         config=config,
         weights=weights,
@@ -179,7 +179,7 @@ def _refuse_wishes(architecture: str, adapter: Adapter | None, pooling: str | No
 def _read_vision(
     checkpoint: Callable[..., Checkpoint],
     folders: Folders,
-    config: WatchedConfig,
+    config: Config,
     architecture: str,
     *,
     strict: bool,
@@ -210,12 +210,10 @@ def _read_vision(
     )
 
 
-def _read_config(directory: Path) -> WatchedConfig:
+def _read_config(directory: Path) -> Config:
     path = directory / CONFIG_FILE
     try:
-        return WatchedConfig(
-            msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
-        )
+        return Config(msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any]))
     except FileNotFoundError:
         where = nested_checkpoints(directory) or "name the directory that save_pretrained wrote"
         raise CheckpointRefused(
@@ -239,7 +237,7 @@ def _refuse_pooling(architecture: str, pooling: str | None) -> None:
         )
 
 
-def _activation(root: Path, config: Mapping[str, Any], labels: Labels) -> Activation:
+def _activation(root: Path, config: Config, labels: Labels) -> Activation:
     """The activation that the checkpoint was saved with, by default the sigmoid.
 
     For one label that is the default of sentence-transformers. For the difference of two logits the
@@ -317,7 +315,7 @@ def _build(checkpoint: Checkpoint) -> Architecture:
     return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize)
 
 
-def _known_architecture(config: dict[str, Any]) -> str:
+def _known_architecture(config: Config) -> str:
     if _is_set(config, "quantization_config"):
         raise CheckpointRefused(
             f"{CONFIG_FILE} names quantised weights (quantization_config), wanted float32, float16 "
@@ -343,7 +341,7 @@ def _known_architecture(config: dict[str, Any]) -> str:
     return str(names[0])
 
 
-def _is_set(config: Mapping[str, Any], name: str) -> bool:
+def _is_set(config: Config, name: str) -> bool:
     """transformers writes some absent values as null."""
     return config.get(name) is not None
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from exporter.architectures.base import Size
-from exporter.architectures.config import shown, whole
+from exporter.architectures.config import Config, shown
 from exporter.errors import CheckpointRefused
 from exporter.weights import Stored
 from runtime.postprocess import Activation
@@ -66,7 +66,7 @@ class Labels:
 ONE_LABEL = Labels(1)
 
 
-def read_labels(config: Mapping[str, Any]) -> Labels:
+def read_labels(config: Config) -> Labels:
     """The labels of config.json. Raises CheckpointRefused for more than two, for two that are
     independent, and for two whose names say that label 0 is the relevant one."""
     # transformers omits both keys for its default of two labels.
@@ -76,7 +76,7 @@ def read_labels(config: Mapping[str, Any]) -> Labels:
             f"config.json has id2label = {shown(named)}, wanted an object with one label or two; "
             "name as many as the head has rows"
         )
-    count = whole(config, "num_labels", len(named or "12"))
+    count = config.whole("num_labels", len(named or "12"))
     if count not in (1, 2):
         raise CheckpointRefused(
             f"config.json has num_labels = {count}, wanted 1, or 2 whose difference is the score: "

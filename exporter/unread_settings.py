@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from exporter.architectures.config import Config
 from exporter.errors import CheckpointRefused
 from exporter.progress import print_line
 from exporter.sentence_files import (
@@ -124,23 +125,6 @@ _MODULES: Mapping[str, AbstractSet[str]] = {
 }
 
 
-class WatchedConfig(dict[str, Any]):
-    """A config.json that records which of its keys were read."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.read: set[str] = set()
-
-    def __getitem__(self, key: str) -> Any:
-        self.read.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """See dict.get."""
-        self.read.add(key)
-        return super().get(key, default)
-
-
 def refuse_unread_files(
     root: Path, directory: Path, *, strict: bool, adapter: Path | None = None
 ) -> None:
@@ -219,7 +203,7 @@ def refuse_rank_modules(root: Path) -> None:
         )
 
 
-def refuse_unread_keys(config: WatchedConfig, *, strict: bool) -> None:
+def refuse_unread_keys(config: Config, *, strict: bool) -> None:
     """Check the keys of config.json that no architecture read. Raises CheckpointRefused."""
     for key in sorted(config.keys() - config.read):
         settled = _SETTLED.get(key)

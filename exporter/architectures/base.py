@@ -1,14 +1,14 @@
 """What every architecture offers the exporter: a body that reads, and a head that answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from exporter.architectures.config import whole
+from exporter.architectures.config import Config
 from exporter.architectures.pooling import Chosen, pool
 
 # Prefixes of heads of pretraining, which remain in files beside a body or another head and are not
@@ -41,7 +41,7 @@ class Part(Protocol):
     layer_prefix: str
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+    def sizes(cls, config: Config) -> Iterator[Size]:
         """The sizes of weights in config.json, except the number of layers. Nothing may be
         allocated before they match the weights. Raises CheckpointRefused for an invalid size."""
 
@@ -85,11 +85,11 @@ class Body(nn.Module):
     forward: Callable[..., Tensor]
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+    def sizes(cls, config: Config) -> Iterator[Size]:
         """See Part; here those that every family has."""
-        yield Size("vocab_size", whole(config, "vocab_size"), cls.words)
-        yield Size("hidden_size", whole(config, "hidden_size"), cls.words, axis=1)
-        inner = whole(config, "intermediate_size")
+        yield Size("vocab_size", config.whole("vocab_size"), cls.words)
+        yield Size("hidden_size", config.whole("hidden_size"), cls.words, axis=1)
+        inner = config.whole("intermediate_size")
         yield Size("intermediate_size", inner, cls.widening, cls.widening_axis)
 
     def pooled(self, pooling: str, *inputs: Any) -> Tensor:

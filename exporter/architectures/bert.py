@@ -3,9 +3,8 @@
 Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +12,7 @@ from torch.nn import functional
 
 from exporter.architectures.attention import attend
 from exporter.architectures.base import Body, CrossEncoder, Size
-from exporter.architectures.config import (
-    epsilon,
-    head_size,
-    one_of,
-    refuse_unless,
-    require,
-    whole,
-)
+from exporter.architectures.config import Config
 from exporter.architectures.pooling import Chosen, visible
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,12 +26,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Embeddings(nn.Module):
     """Words, absolute positions and token types, summed and normed."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
-        self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
-        self.token_type_embeddings = nn.Embedding(whole(config, "type_vocab_size", 2), hidden)
+        hidden = config.require("hidden_size")
+        self.word_embeddings = nn.Embedding(config.require("vocab_size"), hidden)
+        self.position_embeddings = nn.Embedding(config.require("max_position_embeddings"), hidden)
+        self.token_type_embeddings = nn.Embedding(config.whole("type_vocab_size", 2), hidden)
         self.LayerNorm = layer_norm(config)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
@@ -52,10 +44,10 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """The projections that the checkpoint calls `attention.self`."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.heads = require(config, "num_attention_heads")
+        hidden = config.require("hidden_size")
+        self.heads = config.require("num_attention_heads")
         self.query = nn.Linear(hidden, hidden)
         self.key = nn.Linear(hidden, hidden)
         self.value = nn.Linear(hidden, hidden)
@@ -70,9 +62,9 @@ class SelfAttention(nn.Module):
 class Output(nn.Module):
     """Projection, residual, norm; the residual stream stays float32."""
 
-    def __init__(self, config: Mapping[str, Any], inner: int) -> None:
+    def __init__(self, config: Config, inner: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(inner, require(config, "hidden_size"))
+        self.dense = nn.Linear(inner, config.require("hidden_size"))
         self.LayerNorm = layer_norm(config)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -83,10 +75,10 @@ class AttentionBlock(nn.Module):
     """What the checkpoint calls `attention`: `self`, which has what is `beside` x and rows as
     well, and `output`."""
 
-    def __init__(self, config: Mapping[str, Any], attention: nn.Module) -> None:
+    def __init__(self, config: Config, attention: nn.Module) -> None:
         super().__init__()
         self.self = attention
-        self.output = Output(config, require(config, "hidden_size"))
+        self.output = Output(config, config.require("hidden_size"))
 
     def forward(self, x: Tensor, rows: Tensor, *beside: Tensor) -> Tensor:
         return self.output(self.self(x, rows, *beside), rows)
@@ -95,10 +87,10 @@ class AttentionBlock(nn.Module):
 class Intermediate(nn.Module):
     """The widening half of the feed-forward block."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.dense = nn.Linear(require(config, "hidden_size"), require(config, "intermediate_size"))
-        self.activation = ACTIVATIONS[one_of(config, "hidden_act", tuple(ACTIVATIONS), "gelu")]
+        self.dense = nn.Linear(config.require("hidden_size"), config.require("intermediate_size"))
+        self.activation = ACTIVATIONS[config.one_of("hidden_act", tuple(ACTIVATIONS), "gelu")]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.dense(x.to(self.dense.weight.dtype)))
@@ -108,11 +100,11 @@ class Layer(nn.Module):
     """One encoder layer with this `attention`, in which `rows` look at `x`. The residual stream
     stays float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any], attention: nn.Module) -> None:
+    def __init__(self, config: Config, attention: nn.Module) -> None:
         super().__init__()
         self.attention = AttentionBlock(config, attention)
         self.intermediate = Intermediate(config)
-        self.output = Output(config, require(config, "intermediate_size"))
+        self.output = Output(config, config.require("intermediate_size"))
 
     def forward(self, x: Tensor, rows: Tensor, *beside: Tensor) -> Tensor:
         rows = self.attention(x, rows, *beside)
@@ -122,9 +114,9 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """The layers."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        count = require(config, "num_hidden_layers")
+        count = config.require("num_hidden_layers")
         self.layer = nn.ModuleList(Layer(config, SelfAttention(config)) for _ in range(count))
 
     def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
@@ -137,11 +129,9 @@ class Encoder(nn.Module):
 class Pooler(nn.Module):
     """The layer on the first token's state."""
 
-    def __init__(
-        self, config: Mapping[str, Any], activation: Callable[[Tensor], Tensor] = torch.tanh
-    ) -> None:
+    def __init__(self, config: Config, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
+        hidden = config.require("hidden_size")
         self.dense = nn.Linear(hidden, hidden)
         self.activation = activation
 
@@ -158,26 +148,26 @@ class BertBody(Body):
     widening = "encoder.layer.0.intermediate.dense.weight"
     unused = ("pooler.",)
 
-    def __init__(self, config: Mapping[str, Any], embeddings: nn.Module) -> None:
+    def __init__(self, config: Config, embeddings: nn.Module) -> None:
         super().__init__()
-        one_of(config, "position_embedding_type", ("absolute",), "absolute")
-        refuse_unless(config, "is_decoder", False)
-        self.hidden = int(require(config, "hidden_size"))
-        self.types = whole(config, "type_vocab_size", 2)
-        self.position_limit = int(require(config, "max_position_embeddings"))
+        config.one_of("position_embedding_type", ("absolute",), "absolute")
+        config.refuse_unless("is_decoder", False)
+        self.hidden = int(config.require("hidden_size"))
+        self.types = config.whole("type_vocab_size", 2)
+        self.position_limit = int(config.require("max_position_embeddings"))
         self.embeddings = embeddings
         self.encoder = Encoder(config)
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+    def sizes(cls, config: Config) -> Iterator[Size]:
         """See Part."""
         yield from super().sizes(config)
         for what, table, default in (
             ("max_position_embeddings", "position", None),
             ("type_vocab_size", "token_type", 2),
         ):
-            yield Size(what, whole(config, what, default), f"embeddings.{table}_embeddings.weight")
-        head_size(config)
+            yield Size(what, config.whole(what, default), f"embeddings.{table}_embeddings.weight")
+        config.head_size()
 
 
 class Bert(BertBody):
@@ -186,7 +176,7 @@ class Bert(BertBody):
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     prefix = "bert."
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config, Embeddings(config))
 
     def forward(
@@ -203,7 +193,7 @@ class Bert(BertBody):
 class PooledBert(Bert):
     """A BERT with the pooler that its classifier reads, as cross-encoders are saved."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.pooler = Pooler(config)
 
@@ -214,10 +204,10 @@ class BertCrossEncoder(CrossEncoder):
     trunk = PooledBert
     logit = "classifier.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        config.refuse_unless("temperature", 1.0)
+        self.pooling = config.one_of("pooling", ("cls",), "cls")
         self.bert = PooledBert(config)
         self.classifier = nn.Linear(self.bert.hidden, 1)
 
@@ -226,8 +216,6 @@ class BertCrossEncoder(CrossEncoder):
         return self.classifier(self.bert.pooler(first))
 
 
-def layer_norm(config: Mapping[str, Any], usual: float = 1e-12) -> nn.LayerNorm:
+def layer_norm(config: Config, usual: float = 1e-12) -> nn.LayerNorm:
     """A norm of states; `usual` is the family's epsilon."""
-    return nn.LayerNorm(
-        require(config, "hidden_size"), eps=epsilon(config, "layer_norm_eps", usual)
-    )
+    return nn.LayerNorm(config.require("hidden_size"), eps=config.epsilon("layer_norm_eps", usual))

@@ -5,9 +5,8 @@ position to content). Parameter names are those of the checkpoints.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +14,7 @@ from torch import Tensor, nn
 from exporter.architectures.attention import join_heads, split_heads
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import ACTIVATIONS, Layer, Pooler, layer_norm
-from exporter.architectures.config import (
-    head_size,
-    one_of,
-    refuse_unless,
-    require,
-    shown,
-    unlike_base,
-    whole,
-)
+from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.pooling import Chosen, visible
 from exporter.errors import CheckpointRefused
 
@@ -38,11 +29,11 @@ _TERMS = 1 + len(_ATTENTION_TYPES)
 class Embeddings(nn.Module):
     """Words, with token types where the checkpoint has them, normed. Positions come later."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
-        types = whole(config, "type_vocab_size", 0, least=0)
+        hidden = config.require("hidden_size")
+        self.word_embeddings = nn.Embedding(config.require("vocab_size"), hidden)
+        types = config.whole("type_vocab_size", 0, least=0)
         self.token_type_embeddings = nn.Embedding(types, hidden) if types else None
         self.LayerNorm = layer_norm(config, _EPSILON)
 
@@ -56,10 +47,10 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """What the checkpoint calls `attention.self`; distances share its query and key weights."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.heads = require(config, "num_attention_heads")
+        hidden = config.require("hidden_size")
+        self.heads = config.require("num_attention_heads")
         self.query_proj = nn.Linear(hidden, hidden)
         self.key_proj = nn.Linear(hidden, hidden)
         self.value_proj = nn.Linear(hidden, hidden)
@@ -89,20 +80,18 @@ class SelfAttention(nn.Module):
 class Encoder(nn.Module):
     """The layers and the embeddings of distances that they share."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        span = _span(config)
         self.layer = nn.ModuleList(
-            Layer(config, SelfAttention(config))
-            for _ in range(require(config, "num_hidden_layers"))
+            Layer(config, SelfAttention(config)) for _ in range(config.require("num_hidden_layers"))
         )
-        self.rel_embeddings = nn.Embedding(2 * span, require(config, "hidden_size"))
+        self.rel_embeddings = nn.Embedding(2 * _span(config)[1], config.require("hidden_size"))
         self.LayerNorm = layer_norm(config, _EPSILON)
         # A plain tensor: data, not weights. Looked up, as a logarithm computed by an engine may
         # fall on the other side of a bucket's edge.
         self.places = distance_places(config)
-        self.longest = require(config, "max_position_embeddings")
-        self.heads = require(config, "num_attention_heads")
+        self.longest = config.require("max_position_embeddings")
+        self.heads = config.require("num_attention_heads")
 
     def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
         distances = self.LayerNorm(self.rel_embeddings.weight)
@@ -138,29 +127,30 @@ class Deberta(Body):
     words = "embeddings.word_embeddings.weight"
     widening = "encoder.layer.0.intermediate.dense.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         _refuse_variants(config)
-        self.hidden = int(require(config, "hidden_size"))
-        self.position_limit = int(require(config, "max_position_embeddings"))
+        self.hidden = int(config.require("hidden_size"))
+        self.position_limit = int(config.require("max_position_embeddings"))
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        self.types = whole(config, "type_vocab_size", 0, least=0)
+        self.types = config.whole("type_vocab_size", 0, least=0)
         self.inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if self.types else ()))
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+    def sizes(cls, config: Config) -> Iterator[Size]:
         """See Part."""
         yield from super().sizes(config)
-        if types := whole(config, "type_vocab_size", 0, least=0):
+        if types := config.whole("type_vocab_size", 0, least=0):
             yield Size("type_vocab_size", types, "embeddings.token_type_embeddings.weight")
-        head_size(config)
-        longest = whole(config, "max_position_embeddings")
+        config.head_size()
+        longest = config.whole("max_position_embeddings")
         if longest > _MOST_POSITIONS:
             found = f"max_position_embeddings = {longest}"
             raise unlike_base(found, f"{_MOST_POSITIONS} at most")
-        rows = f"position_buckets = {_buckets(config)} and 2 × {_span_key(config)}"
-        yield Size(rows, 2 * _span(config), "encoder.rel_embeddings.weight")
+        key, span = _span(config)
+        rows = f"position_buckets = {_buckets(config)} and 2 × {key}"
+        yield Size(rows, 2 * span, "encoder.rel_embeddings.weight")
 
     def forward(
         self,
@@ -179,12 +169,12 @@ class DebertaCrossEncoder(CrossEncoder):
     trunk = Deberta
     logit = "classifier.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        config.refuse_unless("temperature", 1.0)
+        self.pooling = config.one_of("pooling", ("cls",), "cls")
         self.deberta = Deberta(config)
-        activation = one_of(config, "pooler_hidden_act", tuple(ACTIVATIONS), "gelu")
+        activation = config.one_of("pooler_hidden_act", tuple(ACTIVATIONS), "gelu")
         self.pooler = Pooler(config, ACTIVATIONS[activation])
         self.classifier = nn.Linear(self.deberta.hidden, 1)
 
@@ -200,58 +190,51 @@ class DebertaCrossEncoder(CrossEncoder):
         return None if name == "deberta.embeddings.position_embeddings.weight" else name
 
 
-def distance_places(config: Mapping[str, Any]) -> Tensor:
+def distance_places(config: Config) -> Tensor:
     """Rows of the distance embeddings, int64 [2 × longest - 1], for distances from
     -(longest - 1) to longest - 1.
 
     Half of the buckets are one distance each, the others grow with the logarithm.
     """
-    longest, span = require(config, "max_position_embeddings"), _span(config)
+    longest, (_, span) = config.require("max_position_embeddings"), _span(config)
     # On the CPU even while the module is built on the meta device.
     apart = torch.arange(1 - longest, longest, device="cpu")
     if (buckets := _buckets(config)) > 0:
         middle = buckets // 2
         # All in float32, as in training: a logarithm rounded otherwise changes buckets.
-        reach = torch.log(torch.tensor((_reach(config) - 1) / middle, device="cpu"))
+        reach = torch.log(torch.tensor((_reach(config)[1] - 1) / middle, device="cpu"))
         far = torch.log(apart.abs().clamp(min=middle) / middle) / reach
         far = torch.ceil(far * (middle - 1)) + middle
         apart = torch.where(apart.abs() <= middle, apart, (far * apart.sign()).long())
     return (apart + span).clamp(0, 2 * span - 1)
 
 
-def _span(config: Mapping[str, Any]) -> int:
-    """How many embeddings there are for distances in one direction."""
-    return whole(config, _span_key(config))
+def _span(config: Config) -> tuple[str, int]:
+    """The key of how many embeddings there are for distances in one direction, and the number."""
+    buckets = _buckets(config)
+    return ("position_buckets", buckets) if buckets > 0 else _reach(config)
 
 
-def _span_key(config: Mapping[str, Any]) -> str:
-    """The key of that number."""
-    return "position_buckets" if _buckets(config) > 0 else _reach_key(config)
-
-
-def _buckets(config: Mapping[str, Any]) -> int:
+def _buckets(config: Config) -> int:
     """How many buckets distances in one direction fall into, not above 0 for one each."""
-    found = whole(config, "position_buckets", -1, least=-1)
-    if found == 1 or (found > 0 and _reach(config) - 1 <= found // 2):
+    buckets = config.whole("position_buckets", -1, least=-1)
+    key, reach = _reach(config)
+    if buckets == 1 or (buckets > 0 and reach - 1 <= buckets // 2):
         raise unlike_base(
-            f"position_buckets = {found} for {_reach_key(config)} = {_reach(config)}",
+            f"position_buckets = {buckets} for {key} = {reach}",
             "at least 2, and distances that do not fit into half of them",
         )
-    return found
+    return buckets
 
 
-def _reach(config: Mapping[str, Any]) -> int:
-    """The largest distance that has a bucket of its own."""
-    return whole(config, _reach_key(config))
+def _reach(config: Config) -> tuple[str, int]:
+    """The key of the largest distance that has a bucket of its own, and the distance."""
+    explicit = config.whole("max_relative_positions", -1, least=-1) > 0
+    key = "max_relative_positions" if explicit else "max_position_embeddings"
+    return key, config.whole(key)
 
 
-def _reach_key(config: Mapping[str, Any]) -> str:
-    """The key of that number."""
-    explicit = whole(config, "max_relative_positions", -1, least=-1) > 0
-    return "max_relative_positions" if explicit else "max_position_embeddings"
-
-
-def _refuse_variants(config: Mapping[str, Any]) -> None:
+def _refuse_variants(config: Config) -> None:
     # Absent keys mean transformers' defaults, which often are not implemented here.
     for key, absent, wanted in (
         ("relative_attention", False, True),
@@ -260,12 +243,12 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
         ("norm_rel_ebd", "none", "layer_norm"),
     ):
         found = config.get(key)
-        refuse_unless({key: absent if found is None else found}, key, wanted)
-    refuse_unless(config, "conv_kernel_size", 0)
+        Config({key: absent if found is None else found}).refuse_unless(key, wanted)
+    config.refuse_unless("conv_kernel_size", 0)
     for key in ("embedding_size", "pooler_hidden_size"):
-        refuse_unless(config, key, require(config, "hidden_size"))
-    refuse_unless(config, "attention_head_size", head_size(config))
-    refuse_unless(config, "is_decoder", False)
+        config.refuse_unless(key, config.require("hidden_size"))
+    config.refuse_unless("attention_head_size", config.head_size())
+    config.refuse_unless("is_decoder", False)
     kinds = config.get("pos_att_type") or []
     found = kinds.split("|") if isinstance(kinds, str) else kinds
     names = [str(kind).strip().lower() for kind in found] if isinstance(found, list) else []

@@ -5,8 +5,7 @@ the checkpoints, so that a state dict loads as it is.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +13,7 @@ from torch.nn import functional
 
 from exporter.architectures.attention import attend, cos_and_sin, frequencies, rotate
 from exporter.architectures.base import Body, CrossEncoder, Size
-from exporter.architectures.config import (
-    epsilon,
-    flag,
-    number,
-    one_of,
-    refuse_unless,
-    require,
-    settings,
-    shown,
-    unlike_base,
-    whole,
-)
+from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.pooling import POOLINGS, Chosen, visible
 from exporter.errors import CheckpointRefused
 
@@ -33,12 +21,12 @@ from exporter.errors import CheckpointRefused
 class Attention(nn.Module):
     """Grouped-query attention: `heads` query heads share `kv_heads` key and value heads."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, size = require(config, "hidden_size"), _head_size(config)
-        self.heads = require(config, "num_attention_heads")
-        self.kv_heads = whole(config, "num_key_value_heads", self.heads)
-        bias = flag(config, "attention_bias", False)
+        hidden, size = config.require("hidden_size"), _head_size(config)
+        self.heads = config.require("num_attention_heads")
+        self.kv_heads = config.whole("num_key_value_heads", self.heads)
+        bias = config.flag("attention_bias", False)
         self.q_proj = nn.Linear(hidden, self.heads * size, bias=bias)
         self.k_proj = nn.Linear(hidden, self.kv_heads * size, bias=bias)
         self.v_proj = nn.Linear(hidden, self.kv_heads * size, bias=bias)
@@ -62,10 +50,10 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The gated feed-forward block with SiLU."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, inner = require(config, "hidden_size"), require(config, "intermediate_size")
-        bias = flag(config, "mlp_bias", False)
+        hidden, inner = config.require("hidden_size"), config.require("intermediate_size")
+        bias = config.flag("mlp_bias", False)
         self.gate_proj = nn.Linear(hidden, inner, bias=bias)
         self.up_proj = nn.Linear(hidden, inner, bias=bias)
         self.down_proj = nn.Linear(inner, hidden, bias=bias)
@@ -77,7 +65,7 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """One decoder layer. The residual stream stays float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = MLP(config)
@@ -103,31 +91,31 @@ class BidirectionalLlama(Body):
     widening = "layers.0.mlp.up_proj.weight"
     pools = True
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        one_of(config, "hidden_act", ("silu",), "silu")
-        refuse_unless(config, "partial_rotary_factor", 1.0)
+        config.one_of("hidden_act", ("silu",), "silu")
+        config.refuse_unless("partial_rotary_factor", 1.0)
         for key in ("sliding_window", "use_sliding_window"):
-            refuse_unless(config, key, False)
+            config.refuse_unless(key, False)
         self.causal = _reads_one_way(config)
-        self.hidden = int(require(config, "hidden_size"))
+        self.hidden = int(config.require("hidden_size"))
         self.position_limit = _positions(config)
-        self.embed_tokens = nn.Embedding(require(config, "vocab_size"), self.hidden)
+        self.embed_tokens = nn.Embedding(config.require("vocab_size"), self.hidden)
         self.layers = nn.ModuleList(
-            Layer(config) for _ in range(require(config, "num_hidden_layers"))
+            Layer(config) for _ in range(config.require("num_hidden_layers"))
         )
         self.norm = _norm(config)
         # A plain tensor, neither parameter nor buffer: no cast of the module can round it.
         self.frequencies = rotary_frequencies(config)
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+    def sizes(cls, config: Config) -> Iterator[Size]:
         """See Part."""
         _positions(config)
         yield from super().sizes(config)
         attention = "layers.0.self_attn.{}_proj.weight"
-        heads, size = whole(config, "num_attention_heads"), _head_size(config)
-        kv_heads = whole(config, "num_key_value_heads", heads)
+        heads, size = config.whole("num_attention_heads"), _head_size(config)
+        kv_heads = config.whole("num_key_value_heads", heads)
         yield Size("num_attention_heads × head_dim", heads * size, attention.format("q"))
         yield Size("num_key_value_heads × head_dim", kv_heads * size, attention.format("k"))
         if heads % kv_heads or size % 2:
@@ -170,10 +158,10 @@ class LlamaCrossEncoder(CrossEncoder):
 
     templated = True
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.pooling = one_of(config, "pooling", POOLINGS, "avg")
-        self.temperature = number(config, "temperature", 1.0)
+        self.pooling = config.one_of("pooling", POOLINGS, "avg")
+        self.temperature = config.number("temperature", 1.0)
         self.model = BidirectionalLlama(config)
         self.score = nn.Linear(self.model.hidden, 1, bias=False)
 
@@ -182,25 +170,27 @@ class LlamaCrossEncoder(CrossEncoder):
         return self.score(pooled) / self.temperature
 
 
-def rotary_frequencies(config: Mapping[str, Any]) -> Tensor:
+def rotary_frequencies(config: Config) -> Tensor:
     """Angles per position, float32 [head_size / 2], from either spelling of the rope settings.
 
     transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`.
     Rope types `default` and `llama3` are known; others are refused by name.
     """
-    rope = settings(config, "rope_parameters") or settings(config, "rope_scaling")
+    rope = config.settings("rope_parameters") or config.settings("rope_scaling")
     _refuse_contradictions(config, rope)
-    theta = number(rope, "rope_theta", number(config, "rope_theta", 10000.0))
+    theta = rope.number("rope_theta", config.number("rope_theta", 10000.0))
     named = "type" if rope.get("rope_type") is None else "rope_type"
-    kind = one_of({"rope_type": rope.get(named)}, "rope_type", ("default", "llama3"), "default")
-    refuse_unless(rope, "partial_rotary_factor", 1.0)
+    kind = Config({"rope_type": rope.get(named)}).one_of(
+        "rope_type", ("default", "llama3"), "default"
+    )
+    rope.refuse_unless("partial_rotary_factor", 1.0)
     plain = frequencies(theta, _head_size(config))
     return plain if kind == "default" else _llama3_scaled(plain, rope)
 
 
-def _refuse_contradictions(config: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
+def _refuse_contradictions(config: Config, rope: Config) -> None:
     """Versions of transformers resolve such contradictions differently, so they are refused."""
-    outer = {**settings(config, "rope_scaling")}
+    outer = {**config.settings("rope_scaling")}
     for key in ("rope_theta", "original_max_position_embeddings"):
         outer.setdefault(key, config.get(key))
     for key, found in outer.items():
@@ -211,10 +201,10 @@ def _refuse_contradictions(config: Mapping[str, Any], rope: Mapping[str, Any]) -
             )
 
 
-def _llama3_scaled(plain: Tensor, rope: Mapping[str, Any]) -> Tensor:
+def _llama3_scaled(plain: Tensor, rope: Config) -> Tensor:
     """Llama 3.1's scaling: long waves slowed by `factor`, short ones kept, a ramp between."""
-    factor, original = number(rope, "factor"), number(rope, "original_max_position_embeddings")
-    low, high = number(rope, "low_freq_factor"), number(rope, "high_freq_factor")
+    factor, original = rope.number("factor"), rope.number("original_max_position_embeddings")
+    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
     if low >= high:
         found = f"low_freq_factor = {low} and high_freq_factor = {high}"
         raise unlike_base(found, "the first below the second")
@@ -225,25 +215,25 @@ def _llama3_scaled(plain: Tensor, rope: Mapping[str, Any]) -> Tensor:
     return torch.where(wavelength < original / high, plain, scaled)
 
 
-def _norm(config: Mapping[str, Any]) -> nn.RMSNorm:
-    return nn.RMSNorm(require(config, "hidden_size"), epsilon(config, "rms_norm_eps", 1e-6))
+def _norm(config: Config) -> nn.RMSNorm:
+    return nn.RMSNorm(config.require("hidden_size"), config.epsilon("rms_norm_eps", 1e-6))
 
 
-def _head_size(config: Mapping[str, Any]) -> int:
-    heads = whole(config, "num_attention_heads")
-    return whole(config, "head_dim", whole(config, "hidden_size") // heads)
+def _head_size(config: Config) -> int:
+    heads = config.whole("num_attention_heads")
+    return config.whole("head_dim", config.whole("hidden_size") // heads)
 
 
-def _positions(config: Mapping[str, Any]) -> int:
+def _positions(config: Config) -> int:
     """The limit of positions: no weight confirms it, and null is refused, as in transformers."""
     key = "max_position_embeddings"
-    return whole(config, key) if key in config else 2048
+    return config.whole(key) if key in config else 2048
 
 
-def _reads_one_way(config: Mapping[str, Any]) -> bool:
+def _reads_one_way(config: Config) -> bool:
     """Whether the config asks for a causal model; the family's default is both ways."""
     causal, both_ways = (
-        None if config.get(key) is None else flag(config, key, False)
+        None if config.get(key) is None else config.flag(key, False)
         for key in ("is_causal", "use_bidirectional_attention")
     )
     if causal is not None and causal == both_ways:

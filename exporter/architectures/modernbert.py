@@ -5,8 +5,7 @@ rotary angles of its own. Norms come first and most have no bias. Parameter name
 checkpoints.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,19 +13,7 @@ from torch import Tensor, nn
 from exporter.architectures.attention import attend, cos_and_sin, frequencies, rotate
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import ACTIVATIONS
-from exporter.architectures.config import (
-    epsilon,
-    flag,
-    head_size,
-    number,
-    one_of,
-    refuse_unless,
-    require,
-    settings,
-    shown,
-    unlike_base,
-    whole,
-)
+from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.pooling import Chosen, visible
 from exporter.errors import CheckpointRefused
 
@@ -39,10 +26,10 @@ _POOLINGS = {"cls": "cls", "mean": "avg"}
 class Attention(nn.Module):
     """Self-attention with one projection for query, key and value, and rotary positions."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, bias = require(config, "hidden_size"), flag(config, "attention_bias", False)
-        self.heads = require(config, "num_attention_heads")
+        hidden, bias = config.require("hidden_size"), config.flag("attention_bias", False)
+        self.heads = config.require("num_attention_heads")
         self.Wqkv = nn.Linear(hidden, 3 * hidden, bias=bias)
         self.Wo = nn.Linear(hidden, hidden, bias=bias)
 
@@ -61,10 +48,10 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The gated feed-forward block with one projection for value and gate."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, inner = require(config, "hidden_size"), require(config, "intermediate_size")
-        bias = flag(config, "mlp_bias", False)
+        hidden, inner = config.require("hidden_size"), config.require("intermediate_size")
+        bias = config.flag("mlp_bias", False)
         self.Wi = nn.Linear(hidden, 2 * inner, bias=bias)
         self.Wo = nn.Linear(inner, hidden, bias=bias)
         self.activation = ACTIVATIONS[_activation(config, "hidden_activation")]
@@ -77,7 +64,7 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """One encoder layer. The residual stream stays float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any], *, first: bool) -> None:
+    def __init__(self, config: Config, *, first: bool) -> None:
         super().__init__()
         # The embeddings' own norm comes before the first layer.
         self.attn_norm = nn.Identity() if first else _norm(config)
@@ -97,10 +84,10 @@ class Layer(nn.Module):
 class Embeddings(nn.Module):
     """Words, normed."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.tok_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
+        hidden = config.require("hidden_size")
+        self.tok_embeddings = nn.Embedding(config.require("vocab_size"), hidden)
         self.norm = _norm(config)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -118,27 +105,27 @@ class ModernBert(Body):
     widening, widening_axis = "layers.0.mlp.Wo.weight", 1
     heads = ("head.", "decoder.")
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "is_decoder", False)
-        self.hidden = int(require(config, "hidden_size"))
-        self.position_limit = int(require(config, "max_position_embeddings"))
+        config.refuse_unless("is_decoder", False)
+        self.hidden = int(config.require("hidden_size"))
+        self.position_limit = int(config.require("max_position_embeddings"))
         self.kinds = layer_kinds(config)
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(
             Layer(config, first=index == 0) for index in range(len(self.kinds))
         )
         self.final_norm = _norm(config)
-        self.reach = whole(config, "local_attention", 128) // 2
+        self.reach = config.whole("local_attention", 128) // 2
         # Plain tensors, neither parameters nor buffers: no cast of the module can round them.
         self.frequencies = {kind: _frequencies(config, kind) for kind in sorted({*self.kinds})}
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+    def sizes(cls, config: Config) -> Iterator[Size]:
         """See Part."""
-        whole(config, "max_position_embeddings")
+        config.whole("max_position_embeddings")
         yield from super().sizes(config)
-        if (size := head_size(config)) % 2:
+        if (size := config.head_size()) % 2:
             heads = f"num_attention_heads = {config['num_attention_heads']}"
             raise unlike_base(
                 f"{heads}, which leaves {size} components to a head", "an even number"
@@ -170,10 +157,10 @@ class ModernBert(Body):
 class Head(nn.Module):
     """What the checkpoint calls `head`: a layer between pooling and logit."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.dense = nn.Linear(hidden, hidden, bias=flag(config, "classifier_bias", False))
+        hidden = config.require("hidden_size")
+        self.dense = nn.Linear(hidden, hidden, bias=config.flag("classifier_bias", False))
         self.activation = ACTIVATIONS[_activation(config, "classifier_activation")]
         self.norm = _norm(config)
 
@@ -187,10 +174,10 @@ class ModernBertCrossEncoder(CrossEncoder):
     trunk = ModernBert
     logit = "classifier.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = _POOLINGS[one_of(config, "classifier_pooling", tuple(_POOLINGS), "cls")]
+        config.refuse_unless("temperature", 1.0)
+        self.pooling = _POOLINGS[config.one_of("classifier_pooling", tuple(_POOLINGS), "cls")]
         self.model = ModernBert(config)
         self.head = Head(config)
         self.classifier = nn.Linear(self.model.hidden, 1)
@@ -200,15 +187,15 @@ class ModernBertCrossEncoder(CrossEncoder):
         return self.classifier(self.head(pooled))
 
 
-def layer_kinds(config: Mapping[str, Any]) -> list[str]:
+def layer_kinds(config: Config) -> list[str]:
     """GLOBAL or LOCAL for each layer, from either spelling.
 
     transformers 5 writes `layer_types`, version 4 `global_attn_every_n_layers`.
     """
-    count = require(config, "num_hidden_layers")
+    count = config.require("num_hidden_layers")
     kinds = config.get("layer_types")
     if kinds is None:
-        every = whole(config, "global_attn_every_n_layers", 3)
+        every = config.whole("global_attn_every_n_layers", 3)
         return [LOCAL if index % every else GLOBAL for index in range(count)]
     if not isinstance(kinds, list):
         raise unlike_base(f"layer_types = {shown(kinds)}", "a list")
@@ -216,38 +203,41 @@ def layer_kinds(config: Mapping[str, Any]) -> list[str]:
         raise CheckpointRefused(
             f"config.json has {len(kinds)} layer_types and num_hidden_layers = {count}; complete it"
         )
-    return [one_of({"layer_types": kind}, "layer_types", (GLOBAL, LOCAL), GLOBAL) for kind in kinds]
+    return [
+        Config({"layer_types": kind}).one_of("layer_types", (GLOBAL, LOCAL), GLOBAL)
+        for kind in kinds
+    ]
 
 
-def _frequencies(config: Mapping[str, Any], kind: str) -> Tensor:
+def _frequencies(config: Config, kind: str) -> Tensor:
     """Angles per position, float32 [head_size / 2], from either spelling of the rope settings.
 
     transformers 5 writes `rope_parameters` for each kind, version 4 two thetas.
     """
-    refuse_unless(config, "rope_scaling", {})
-    kinds = settings(config, "rope_parameters")
-    rope = settings(kinds, kind)
+    config.refuse_unless("rope_scaling", {})
+    kinds = config.settings("rope_parameters")
+    rope = kinds.settings(kind)
     if kinds and kinds.get(kind) is None:
         raise CheckpointRefused(
             f"config.json has rope_parameters without {kind!r}, wanted those of each kind of layer"
         )
-    one_of(rope, "rope_type", ("default",), "default")
-    refuse_unless(rope, "partial_rotary_factor", 1.0)
+    rope.one_of("rope_type", ("default",), "default")
+    rope.refuse_unless("partial_rotary_factor", 1.0)
     # Version 4 takes the global angles where the local ones are null.
     key, usual = _THETA_KEYS[kind], _THETAS[kind]
     if config.get(key, usual) is None:
-        outer = number(config, _THETA_KEYS[GLOBAL])
+        outer = config.number(_THETA_KEYS[GLOBAL])
     else:
-        outer = number(config, key, usual)
-    theta = number(rope, "rope_theta", outer)
-    refuse_unless(config, key, theta)
-    return frequencies(theta, head_size(config))
+        outer = config.number(key, usual)
+    theta = rope.number("rope_theta", outer)
+    config.refuse_unless(key, theta)
+    return frequencies(theta, config.head_size())
 
 
-def _activation(config: Mapping[str, Any], key: str) -> str:
-    return one_of(config, key, tuple(ACTIVATIONS), "gelu")
+def _activation(config: Config, key: str) -> str:
+    return config.one_of(key, tuple(ACTIVATIONS), "gelu")
 
 
-def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    hidden, eps = require(config, "hidden_size"), epsilon(config, "norm_eps", 1e-5)
-    return nn.LayerNorm(hidden, eps=eps, bias=flag(config, "norm_bias", False))
+def _norm(config: Config) -> nn.LayerNorm:
+    hidden, eps = config.require("hidden_size"), config.epsilon("norm_eps", 1e-5)
+    return nn.LayerNorm(hidden, eps=eps, bias=config.flag("norm_bias", False))

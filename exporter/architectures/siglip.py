@@ -3,30 +3,22 @@
 Parameter names are those of the checkpoints behind `vision_model.`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from exporter.architectures.attention import attend
 from exporter.architectures.base import Size
-from exporter.architectures.config import (
-    epsilon,
-    head_size,
-    one_of,
-    refuse_unless,
-    unlike_base,
-    whole,
-)
+from exporter.architectures.config import Config, unlike_base
 
 _CHANNELS = 3
 
 
 class _Embeddings(nn.Module):
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, patch = whole(config, "hidden_size"), whole(config, "patch_size", 16)
+        hidden, patch = config.whole("hidden_size"), config.whole("patch_size", 16)
         self.patch_embedding = nn.Conv2d(_CHANNELS, hidden, kernel_size=patch, stride=patch)
         self.position_embedding = nn.Embedding(patches(config) ** 2, hidden)
 
@@ -61,12 +53,12 @@ class _MLP(nn.Module):
 class _Layer(nn.Module):
     """The residual stream and the norms stay float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, eps = whole(config, "hidden_size"), epsilon(config, "layer_norm_eps", 1e-6)
+        hidden, eps = config.whole("hidden_size"), config.epsilon("layer_norm_eps", 1e-6)
         self.layer_norm1, self.layer_norm2 = nn.LayerNorm(hidden, eps), nn.LayerNorm(hidden, eps)
-        self.self_attn = _Attention(hidden, whole(config, "num_attention_heads"))
-        self.mlp = _MLP(hidden, whole(config, "intermediate_size"))
+        self.self_attn = _Attention(hidden, config.whole("num_attention_heads"))
+        self.mlp = _MLP(hidden, config.whole("intermediate_size"))
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = self.mlp.fc1.weight.dtype
@@ -75,9 +67,9 @@ class _Layer(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        count = whole(config, "num_hidden_layers")
+        count = config.whole("num_hidden_layers")
         self.layers = nn.ModuleList(_Layer(config) for _ in range(count))
 
 
@@ -87,23 +79,23 @@ class Siglip(nn.Module):
     prefix = "vision_model."
     layer_prefix = "encoder.layers."
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        one_of(config, "hidden_act", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
-        refuse_unless(config, "num_channels", _CHANNELS)
+        config.one_of("hidden_act", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
+        config.refuse_unless("num_channels", _CHANNELS)
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
-        eps = epsilon(config, "layer_norm_eps", 1e-6)
-        self.post_layernorm = nn.LayerNorm(whole(config, "hidden_size"), eps)
+        eps = config.epsilon("layer_norm_eps", 1e-6)
+        self.post_layernorm = nn.LayerNorm(config.whole("hidden_size"), eps)
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+    def sizes(cls, config: Config) -> Iterator[Size]:
         """See Part."""
-        head_size(config)
-        hidden, positions = whole(config, "hidden_size"), "embeddings.position_embedding.weight"
+        config.head_size()
+        hidden, positions = config.whole("hidden_size"), "embeddings.position_embedding.weight"
         yield Size("(image_size / patch_size)²", patches(config) ** 2, positions)
         yield Size("hidden_size", hidden, positions, axis=1)
-        inner = whole(config, "intermediate_size")
+        inner = config.whole("intermediate_size")
         yield Size("intermediate_size", inner, "encoder.layers.0.mlp.fc1.weight")
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -113,9 +105,9 @@ class Siglip(nn.Module):
         return self.post_layernorm(x)
 
 
-def patches(config: Mapping[str, Any]) -> int:
+def patches(config: Config) -> int:
     """How many patches a tile has on a side; an even number, as four become one token."""
-    size, patch = whole(config, "image_size"), whole(config, "patch_size", 16)
+    size, patch = config.whole("image_size"), config.whole("patch_size", 16)
     if size % (2 * patch):
         found = f"image_size = {size} and patch_size = {patch}"
         raise unlike_base(found, "an even number of patches on a side")

@@ -4,21 +4,20 @@ BERT's layers on embeddings that count positions from the padding id on and use 
 Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
 from exporter.architectures import bert
 from exporter.architectures.base import CrossEncoder, Size
-from exporter.architectures.config import one_of, refuse_unless, require, unlike_base, whole
+from exporter.architectures.config import Config, unlike_base
 from exporter.architectures.pooling import Chosen, visible
 
 
 class Embeddings(bert.Embeddings):
     """Words, counted positions and the one token type, summed and normed."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.padding_idx = _padding_idx(config)
 
@@ -44,16 +43,16 @@ class Roberta(bert.BertBody):
     inputs = ("input_ids", "attention_mask")
     prefix = "roberta."
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config, Embeddings(config))
         # Rows up to padding_idx are not positions of tokens.
         self.position_limit -= _padding_idx(config) + 1
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
+    def sizes(cls, config: Config) -> Iterator[Size]:
         """See Part."""
         yield from super().sizes(config)
-        places = whole(config, "max_position_embeddings")
+        places = config.whole("max_position_embeddings")
         if places <= _padding_idx(config) + 1:
             found = f"max_position_embeddings = {places} and pad_token_id = {_padding_idx(config)}"
             raise unlike_base(found, "places behind the padding's")
@@ -68,9 +67,9 @@ class Roberta(bert.BertBody):
 class Head(bert.Pooler):
     """What the checkpoint calls `classifier`: a tanh layer and the logit."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.out_proj = nn.Linear(require(config, "hidden_size"), 1)
+        self.out_proj = nn.Linear(config.require("hidden_size"), 1)
 
     def forward(self, first: Tensor) -> Tensor:
         return self.out_proj(super().forward(first))
@@ -82,10 +81,10 @@ class RobertaCrossEncoder(CrossEncoder):
     trunk = Roberta
     logit = "classifier.out_proj.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        config.refuse_unless("temperature", 1.0)
+        self.pooling = config.one_of("pooling", ("cls",), "cls")
         self.roberta = Roberta(config)
         self.classifier = Head(config)
 
@@ -97,6 +96,6 @@ class RobertaCrossEncoder(CrossEncoder):
         return None if name.startswith("roberta.pooler.") else name
 
 
-def _padding_idx(config: Mapping[str, Any]) -> int:
+def _padding_idx(config: Config) -> int:
     """The id whose embedding position is the padding's; the family's default is 1."""
-    return whole(config, "pad_token_id", 1, least=0)
+    return config.whole("pad_token_id", 1, least=0)
