@@ -219,16 +219,11 @@ _OUTPUTS = {
     "embed": ("last_hidden_state", "token_embeddings"),
 }
 # Every key that is read here, or changes no score.
-SETTINGS = {
-    *_SETTLED,
-    *_ARGUMENTS,
-    "do_lower_case",
-    "max_seq_length",
-    "modality_config",
-    "module_output_name",
-    "transformer_task",
-    "unpad_inputs",
-}
+SETTINGS = {*_SETTLED, *_ARGUMENTS} | set(
+    """
+    do_lower_case max_seq_length modality_config module_output_name transformer_task unpad_inputs
+    """.split()
+)
 
 
 def _refuse_settings(name: str, settings: Mapping[str, Any], kind: str, *, rendered: bool) -> None:
