@@ -24,6 +24,7 @@ from checks.here import need_disk, need_memory
 from checks.random_weights import SHAPE, random_weight
 from checks.serving import script, served
 from exporter.architectures import CROSS_ENCODERS
+from exporter.architectures.config import Config
 from exporter.checkpoint import CONFIG_FILE
 from exporter.report import Parity, read_report
 from exporter.tokens import TOKENIZER_FILES
@@ -101,7 +102,7 @@ def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) ->
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, directory / name)
     with torch.device("meta"):
-        model = CROSS_ENCODERS[shape["architectures"][0]](shape)
+        model = CROSS_ENCODERS[shape["architectures"][0]](Config(shape))
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: random_weight(name, parameter.shape, generator)

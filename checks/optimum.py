@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from exporter.architectures import CROSS_ENCODERS
+from exporter.architectures.config import Config
 from exporter.checkpoint import CONFIG_FILE
 from exporter.errors import ExportError
 from exporter.parity_texts import Group, parity_groups
@@ -108,7 +109,7 @@ def write_checkpoint(directory: Path, shape: dict[str, Any]) -> None:
     settings = {"tokenizer_class": "BertTokenizer", "model_max_length": MAX_TOKENS} | _SPECIAL
     (directory / "tokenizer_config.json").write_bytes(msgspec.json.encode(settings))
     with torch.device("meta"):
-        model = CROSS_ENCODERS[shape["architectures"][0]](shape)
+        model = CROSS_ENCODERS[shape["architectures"][0]](Config(shape))
     generator = torch.Generator().manual_seed(0)
     weights = {n: _random(n, p.shape, generator) for n, p in model.named_parameters()}
     save_file(weights, directory / WEIGHTS_FILE)

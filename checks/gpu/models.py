@@ -13,6 +13,7 @@ from checks.random_weights import SHAPE, random_weight
 from exporter import onnxruntime_cuda
 from exporter.architectures import CROSS_ENCODERS
 from exporter.architectures.base import Architecture
+from exporter.architectures.config import Config
 from exporter.onnx_file import move_to_onnx
 from runtime.engines import MODEL_FILE
 
@@ -46,7 +47,7 @@ def make_model(name: str) -> Architecture:
     """The model `name` of CONFIGS in float32 on the CPU; the same weights each time."""
     config = CONFIGS[name]
     with torch.device("meta"):
-        model = CROSS_ENCODERS[config["architectures"][0]](config)
+        model = CROSS_ENCODERS[config["architectures"][0]](Config(config))
     generator = torch.Generator().manual_seed(_SEED)
     weights = {
         key: random_weight(key, parameter.shape, generator).float()
