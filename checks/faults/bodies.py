@@ -9,8 +9,17 @@ from functools import partial
 
 import brotli
 
-from checks.faults.fault import REFUSAL_S, Broken, Fault, Stopwatch, expect, refused, survived
-from checks.faults.target import BODY, PATIENCE_S, Target, ranking, received, status
+from checks.faults.fault import Broken, Fault, expect, refused, survived
+from checks.faults.target import (
+    BODY,
+    PATIENCE_S,
+    REFUSAL_S,
+    Stopwatch,
+    Target,
+    ranking,
+    received,
+    status,
+)
 
 _BODY, _FRAMING, _EDGES = "1 body", "2 framing", "3 edges"
 _DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -199,7 +208,7 @@ def _chunked_over_the_limit(target: Target) -> None:
 
 def _pipelined(target: Target) -> None:
     one = target.head(f"Content-Length: {len(BODY)}") + BODY
-    found = target.exchange(one * 3)
+    found = target.exchange(one * 3, answers=3)
     expect(found.count(b"HTTP/1.1 200") == 3, "not all of three pipelined requests were answered")
 
 

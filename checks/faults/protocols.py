@@ -204,8 +204,7 @@ def _models_list(target: Target) -> None:
 
 
 def _packages_fit(target: Target) -> None:
-    if target.own is None:
-        raise NotApplicable("packages of another server")
+    target.inspected()
     done = subprocess.run(
         [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False
     )
@@ -213,15 +212,12 @@ def _packages_fit(target: Target) -> None:
 
 
 def _warnings_are_errors(target: Target) -> None:
-    if target.own is None:
-        raise NotApplicable("packages of another server")
-    expect("Warning:" not in target.own.log, "a warning of Python in the log")
+    expect("Warning:" not in target.inspected().log, "a warning of Python in the log")
 
 
 def _patched(target: Target) -> None:
     """The minimum versions without known advisories for the features in use."""
-    if target.own is None:
-        raise NotApplicable("packages of another server")
+    target.inspected()
     least = {"h11": (0, 16), "litestar": (2, 20), "onnx": (1, 21)}
     for name, wanted in least.items():
         found = tuple(int(part) for part in metadata.version(name).split(".")[:2])

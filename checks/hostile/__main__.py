@@ -11,7 +11,6 @@ machine cause them too.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from pathlib import Path
 
 import httpx
 
-from checks.faults.own import OwnServer, started
 from checks.hostile.bodies import BODIES, FULL, MODEL, Body
 from checks.hostile.sending import Address, after_answer, chunks, send
 from checks.hostile.watch import Health
 from checks.others import Others
+from checks.serving import Server
 
 _STALL_S = 0.25
 _TIMES = 6.0
@@ -100,14 +99,14 @@ def main() -> int:
     parser.add_argument("--only", default="", help="prefix of the surfaces and bodies to send")
     chosen = parser.parse_args()
     given = {
-        "RERANK_MODEL_DIR": str(chosen.rank),
-        "EMBED_MODEL_DIR": str(chosen.embed),
+        "RERANK_MODEL_DIR": str(chosen.rank.resolve()),
+        "EMBED_MODEL_DIR": str(chosen.embed.resolve()),
         "NIM_REQUIRE_AUTH": "true",
         "NGC_API_KEY": _KEY,
         "NIM_LOG_LEVEL": "WARNING",
     }
-    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
-        api, grpc = ("127.0.0.1", server.ready().port), f"127.0.0.1:{server.grpc_port}"
+    with Server(given) as server:
+        api, grpc = ("127.0.0.1", server.ready().port), server.grpc_address
         server.http.headers["authorization"] = f"Bearer {_KEY}"
         cases = [
             case
@@ -120,7 +119,7 @@ def main() -> int:
     return _report(found, faults)
 
 
-def _model(server: OwnServer) -> str:
+def _model(server: Server) -> str:
     names = [entry["name"] for entry in server.http.post("/v2/repository/index", json={}).json()]
     return str(next(name for name in names if "rank" in name))
 
@@ -157,7 +156,7 @@ def _as_is(sent: Callable[[], str]) -> Callable[[], str]:
     return sent
 
 
-def _all(server: OwnServer, cases: list[Case], size: int) -> tuple[list[Found], list[str]]:
+def _all(server: Server, cases: list[Case], size: int) -> tuple[list[Found], list[str]]:
     """The results of the cases, and the faults; stops when the server ends."""
     found: list[Found] = []
     faults: list[str] = []
@@ -177,7 +176,7 @@ def _all(server: OwnServer, cases: list[Case], size: int) -> tuple[list[Found], 
     return found, faults
 
 
-def _tried(server: OwnServer, health: Health, case: Case, idle: int, size: int) -> Found:
+def _tried(server: Server, health: Health, case: Case, idle: int, size: int) -> Found:
     sent = case.prepare()
     health.longest_s()
     server.forget_peak()
@@ -188,7 +187,7 @@ def _tried(server: OwnServer, health: Health, case: Case, idle: int, size: int) 
     return Found(case, answers, health.longest_s(), grown / (size * case.at_once))
 
 
-def _answers(server: OwnServer) -> bool:
+def _answers(server: Server) -> bool:
     """Whether an ordinary request is answered."""
     body = {"query": {"text": "q"}, "passages": [{"text": "a passage"}]}
     try:
