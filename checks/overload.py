@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from checks.here import not_here
-from checks.load import DIALECTS, make_corpus
+from checks.load import DIALECTS, arrive, keep_busy, make_corpus
 from checks.others import MAX_OTHER_SHARE, Others
 from checks.serving import Server
 
@@ -133,18 +133,10 @@ async def _alone(server: Server, bodies: list[bytes]) -> Bound:
 async def _sustained(server: Server, bodies: list[bytes]) -> Rate:
     """Throughput of the server while a few callers keep it busy."""
     before, began = _tokens(server), time.monotonic()
-    end = began + _CALIBRATE_S
-
-    async def call(number: int) -> int:
-        done = 0
-        while time.monotonic() < end:
-            await _ask(server, bodies[(number + done * _CALLERS) % len(bodies)])
-            done += 1
-        return done
-
-    answered = sum(await asyncio.gather(*map(call, range(_CALLERS))))
-    took = time.monotonic() - began
-    return Rate(answered / took, (_tokens(server) - before) / took)
+    requests = await keep_busy(
+        lambda number: _ask(server, bodies[number % len(bodies)]), _CALLERS, _CALIBRATE_S
+    )
+    return Rate(requests, (_tokens(server) - before) / (time.monotonic() - began))
 
 
 async def _overload(
@@ -153,10 +145,10 @@ async def _overload(
     """Send requests at regular times, however many are unanswered."""
     pause_s = 1 / (rate.requests * _FACTOR)
     before, began = _tokens(server), time.monotonic()
-    asked = []
-    for number in range(int(seconds / pause_s)):
-        await asyncio.sleep(max(0.0, began + number * pause_s - time.monotonic()))
-        asked.append(asyncio.create_task(_ask(server, bodies[number % len(bodies)])))
+    asked = await arrive(
+        lambda number: _ask(server, bodies[number % len(bodies)]),
+        [pause_s] * int(seconds / pause_s),
+    )
     found = await asyncio.gather(*asked)
     took = time.monotonic() - began
     answered = sum(one.status == 200 for one in found)
@@ -165,9 +157,7 @@ async def _overload(
 
 def _tokens(server: Server) -> float:
     """Real tokens computed since the start."""
-    text = server.http.get("/v1/metrics").text
-    lines = [x for x in text.splitlines() if x.startswith("rerank_engine_tokens_total{")]
-    return sum(float(line.split()[-1]) for line in lines if 'padding="false"' in line)
+    return server.counted("rerank_engine_tokens_total{", 'padding="false"')
 
 
 def _judge(

@@ -116,6 +116,11 @@ class Server:
         """POST a ranking request."""
         return self.http.post("/v1/ranking", json=body, **options)
 
+    def counted(self, sample: str, label: str = "") -> float:
+        """The sum of the samples in its metrics that begin so and have the label."""
+        lines = [x for x in self.get("/v1/metrics").text.splitlines() if x.startswith(sample)]
+        return sum(float(line.split()[-1]) for line in lines if label in line)
+
     def status(self, path: str) -> int:
         """The status of a GET on a connection of its own; 0 without an answer."""
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=PATIENCE_S)

@@ -103,10 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     pythons: dict[str, Path] = {}
     for client in chosen:
+        if (python := find_python(client.pythons)) is None:
+            missing = f"found no Python {' or '.join(client.pythons)}"
+            results.append(Result(client, skipped=missing))
+            continue
         try:
-            pythons[client.name] = _install(client)
-        except _Missing as missing:
-            results.append(Result(client, skipped=str(missing)))
+            pythons[client.name] = make_environment(client.name, python)
         except EnvironmentFailed as error:
             print(f"{client.name}: {error}", flush=True)
             results.append(Result(client, failure="its environment could not be made"))
@@ -127,10 +129,6 @@ def _ended(results: list[Result]) -> int:
     return 0
 
 
-class _Missing(Exception):
-    """No suitable Python for a client."""
-
-
 def _chosen(arguments: Sequence[str] | None) -> list[Client]:
     names = ", ".join(client.name for client in CLIENTS)
     parser = argparse.ArgumentParser(prog="python -m clients.run", description=__doc__)
@@ -139,13 +137,6 @@ def _chosen(arguments: Sequence[str] | None) -> list[Client]:
     if unknown := [name for name in named if name not in {c.name for c in CLIENTS}]:
         parser.error(f"found {', '.join(unknown)}, wanted some of {names}")
     return [client for client in CLIENTS if not named or client.name in named]
-
-
-def _install(client: Client) -> Path:
-    python = find_python(client.pythons)
-    if python is None:
-        raise _Missing(f"found no Python {' or '.join(client.pythons)}")
-    return make_environment(client.name, python)
 
 
 def _artifacts() -> list[str]:
@@ -199,15 +190,11 @@ def _call(client: Client, python: Path, server: Server, output: Path, errors: Pa
     command = [str(python), "-W", "ignore", "-m", "clients.one", client.name]
     command += [server.url, server.grpc_address]
     with output.open("wb") as out, errors.open("wb") as err:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=client_variables(), stdout=out, stderr=err
-        )
+        given = {"cwd": ROOT, "env": client_variables(), "stdout": out, "stderr": err}
         try:
-            status = process.wait(_CLIENT_TIMEOUT_S)
+            status = subprocess.run(command, timeout=_CLIENT_TIMEOUT_S, **given).returncode
         except subprocess.TimeoutExpired:
             return f"no end within {_CLIENT_TIMEOUT_S} s"
-        finally:
-            process.kill()
     return f"exit status {status}" if status else ""
 
 

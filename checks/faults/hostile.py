@@ -7,7 +7,7 @@ from checks.faults.fault import Fault, NotApplicable, expect
 from checks.faults.protocols import model_of
 from checks.faults.target import Stopwatch, Target
 from checks.hostile.bodies import BODIES, MODEL, Body
-from checks.hostile.sending import Address, send
+from checks.hostile.sending import send
 
 _HOSTILE = "16 hostile"
 _BYTES = 8 << 20
@@ -19,7 +19,6 @@ _HEALTH_S = 1.0
 
 def _tried(body: Body, target: Target) -> None:
     surface = _surface(body, target)
-    address = Address(target.address, target.grpc or "", target.key)
     sent = body.make(min(_BYTES, target.body_limit_bytes - 1024))
     before = 0
     if target.own:
@@ -27,7 +26,7 @@ def _tried(body: Body, target: Target) -> None:
         target.own.forget_peak()
     watch = Stopwatch(target)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(send, address, surface, sent, body.headers)
+        asked = pool.submit(send, target, surface, sent, body.headers)
         longest_s = watch.longest(lambda: target.http.get("/v1/health/live"), [asked])
     answer = asked.result()
     expect(answer in body.answers, f"answered {answer}, wanted {' or '.join(sorted(body.answers))}")
@@ -39,8 +38,7 @@ def _tried(body: Body, target: Target) -> None:
 
 def _surface(body: Body, target: Target) -> str:
     if not body.surface.startswith("/"):
-        if target.grpc is None:
-            raise NotApplicable("no gRPC address is known")
+        target.grpc_address()
         return body.surface
     path = body.surface.replace(MODEL, model_of(target)) if MODEL in body.surface else body.surface
     if not target.serves(path, {}):

@@ -38,20 +38,14 @@ def _rows(count: int) -> dict[str, object]:
     return ranking(*(passage(60, f"{i:03}") for i in range(count)), query="q")
 
 
-def _counted(server: Server, sample: str) -> float:
-    """The sum of the samples that begin so."""
-    lines = [x for x in server.get("/v1/metrics").text.splitlines() if x.startswith(sample)]
-    return sum(float(line.split()[-1]) for line in lines)
-
-
 def _waiting(server: Server) -> float:
-    return _counted(server, "nv_inference_pending_request_count")
+    return server.counted("nv_inference_pending_request_count")
 
 
 def _computed(server: Server) -> float:
     """Rows that the engine has computed, once none is waiting."""
     server.wait_until(lambda: not _waiting(server))
-    return _counted(server, "nv_inference_count{")
+    return server.counted("nv_inference_count{")
 
 
 @contextlib.contextmanager
@@ -187,7 +181,7 @@ def _slow_clients_and_others(target: Target) -> None:
 def _slow_reader(target: Target) -> None:
     with target.connection() as connected:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw = target.head(first="GET /openapi.json HTTP/1.1")
+        raw = target.head(method="GET", path="/openapi.json")
         with contextlib.suppress(OSError):
             connected.sendall(raw * 200)
         watch = Stopwatch(target)
@@ -204,7 +198,7 @@ def _idle(target: Target) -> None:
             try:
                 connected = stack.enter_context(target.connection())
                 if number % 10 == 0:
-                    connected.sendall(target.head(first="GET /v1/health/live HTTP/1.1"))
+                    connected.sendall(target.head(method="GET", path="/v1/health/live"))
             except OSError:
                 break
         expect(number > 100, f"only {number} connections could be made")

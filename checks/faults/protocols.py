@@ -91,16 +91,14 @@ def _binary(raw: bytes, size: int, header: str | None, target: Target) -> None:
 def _grpc(
     change: Callable[[Any], None], wanted: tuple[grpc.StatusCode, ...], target: Target
 ) -> None:
-    if target.grpc is None:
-        raise NotApplicable("no gRPC address is known")
-    name = model_of(target)
+    address, name = target.grpc_address(), model_of(target)
     passage = tritonclient.grpc.InferInput("passage", [2, 1], "BYTES")
     passage.set_data_from_numpy(np.array([[b"a"], [b"b"]], dtype=_BYTES))
     query = tritonclient.grpc.InferInput("query", [1, 1], "BYTES")
     query.set_data_from_numpy(np.array([[b"q"]], dtype=_BYTES))
     given: dict[str, Any] = {"model_name": name, "inputs": [query, passage]}
     change(given)
-    with tritonclient.grpc.InferenceServerClient(target.grpc) as client:
+    with tritonclient.grpc.InferenceServerClient(address) as client:
         try:
             client.infer(**given)
         except tritonclient.utils.InferenceServerException as error:
@@ -146,9 +144,7 @@ def _raw_lengths(given: dict[str, Any]) -> None:
 
 def _bad_bytes(target: Target) -> None:
     """Bytes that are not a message."""
-    if target.grpc is None:
-        raise NotApplicable("no gRPC address is known")
-    with grpc.insecure_channel(target.grpc) as channel:
+    with grpc.insecure_channel(target.grpc_address()) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         try:
             call(b"\xff" * 1000, timeout=10)
@@ -160,15 +156,13 @@ def _bad_bytes(target: Target) -> None:
 
 def _stalled_calls(target: Target) -> None:
     """Clients that open calls without sending their messages must not block other clients."""
-    if target.grpc is None:
-        raise NotApplicable("no gRPC address is known")
-    over = threading.Event()
+    address, over = target.grpc_address(), threading.Event()
 
     def nothing() -> Iterator[bytes]:
         over.wait()
         yield from ()
 
-    with grpc.insecure_channel(target.grpc) as channel:
+    with grpc.insecure_channel(address) as channel:
         infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
         ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
         stalled = [infer.future(nothing()) for _ in range(_STALLED)]

@@ -69,6 +69,12 @@ class Target:
             raise NotApplicable("needs a server of our own")
         return self.own
 
+    def grpc_address(self) -> str:
+        """Raises NotApplicable."""
+        if self.grpc is None:
+            raise NotApplicable("no gRPC address is known")
+        return self.grpc
+
     def start(
         self,
         given: Mapping[str, str] = _NOTHING,
@@ -111,15 +117,24 @@ class Target:
         return False
 
     @contextlib.contextmanager
-    def connection(self) -> Iterator[socket.socket]:
+    def connection(self, timeout_s: float = PATIENCE_S) -> Iterator[socket.socket]:
         """A plain socket to it."""
-        with socket.create_connection(self.address, timeout=PATIENCE_S) as connected:
+        with socket.create_connection(self.address, timeout=timeout_s) as connected:
             yield connected
 
-    def head(self, *lines: str, first: str = "POST /v1/ranking HTTP/1.1") -> bytes:
-        """A request's head."""
-        asked = [first, "Host: localhost", "Content-Type: application/json", *lines]
-        if self.key:
+    def head(
+        self,
+        *lines: str,
+        method: str = "POST",
+        path: str = "/v1/ranking",
+        version: str = "1.1",
+        keyed: bool = True,
+    ) -> bytes:
+        """A request's head, of JSON unless the lines have another type; `keyed`: with the key."""
+        asked = [f"{method} {path} HTTP/{version}", "Host: localhost", *lines]
+        if not any(line.lower().startswith("content-type:") for line in lines):
+            asked.append("Content-Type: application/json")
+        if self.key and keyed:
             asked.append(f"Authorization: Bearer {self.key}")
         return "\r\n".join(asked).encode() + b"\r\n\r\n"
 
