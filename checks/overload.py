@@ -26,9 +26,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from checks.here import not_here
 from checks.load import DIALECTS, arrive, keep_busy, make_corpus
-from checks.others import MAX_OTHER_SHARE, Others
+from checks.others import MAX_OTHER_SHARE, Others, need_quiet
 from checks.serving import Server
 
 _PASSAGES = 24
@@ -195,7 +194,7 @@ def _verdict(faults: list[str], late: list[str], others: float) -> int:
     for fault in faults + late:
         print(f"{'late' if excused else 'FAULT':10} {fault}")
     if excused:
-        not_here(f"other processes took {others:.0%} of the machine, wanted {MAX_OTHER_SHARE:.0%}")
+        need_quiet(others)
     return 1 if faults or late else 0
 
 

@@ -23,7 +23,7 @@ import httpx
 
 from checks.here import not_here
 from checks.load import arrive, keep_busy
-from checks.others import MAX_OTHER_SHARE, Others
+from checks.others import Others, need_quiet
 from checks.serving import served
 
 UTILISATION = 0.7
@@ -89,8 +89,7 @@ def main() -> int:
 
 def _failed(others: float, siblings: bool) -> int:
     """1 on a machine where two replicas can have a core each; elsewhere not possible here."""
-    if others > MAX_OTHER_SHARE:
-        not_here(f"other processes took {others:.0%} of the machine, wanted {MAX_OTHER_SHARE:.0%}")
+    need_quiet(others)
     if siblings:
         not_here("found that the two cores are threads of one, wanted two real ones")
     print("FAULT     the replicas do not match the formula")

@@ -138,7 +138,7 @@ class Server:
         while time.monotonic() < end and self.process.poll() is None:
             if self.status(path) == status:
                 return True
-            time.sleep(0.05)
+            time.sleep(0.02)
         return False
 
     def wait_for(self, path: str, status: int) -> Self:

@@ -106,15 +106,9 @@ class Server:
 
 def assert_says(call: Callable[[], object], *words: str) -> None:
     """`call` must fail with an exception whose text, or whose cause's, contains all `words`."""
-    try:
-        call()
-    except Exception as error:
-        text = f"{error!r} {error} {error.__cause__!r} {error.__cause__}"
-        missing = [word for word in words if word not in text]
-        if missing:
-            raise AssertionError(f"found no {missing} in {text[:400]!r}") from error
-    else:
-        raise AssertionError("found no error")
+    text = _failure(call)
+    if missing := [word for word in words if word not in text]:
+        raise AssertionError(f"found no {missing} in {text[:400]!r}")
 
 
 def assert_too_long(call: Callable[[], object], *, shows_status: bool = True) -> None:
@@ -122,16 +116,20 @@ def assert_too_long(call: Callable[[], object], *, shows_status: bool = True) ->
 
     The status may be in the exception's text or in that of its cause.
     """
+    text = _failure(call)
+    if "exceeds maximum allowed" not in text:
+        raise AssertionError(f"found no reason in {text[:300]!r}")
+    if shows_status and "422" not in text and "400" not in text:
+        raise AssertionError(f"found no status in {text[:300]!r}")
+
+
+def _failure(call: Callable[[], object]) -> str:
+    """What the exception of `call` says, and its cause."""
     try:
         call()
     except Exception as error:
-        text = f"{error} {error.__cause__}"
-        if "exceeds maximum allowed" not in text:
-            raise AssertionError(f"found no reason in {text[:300]!r}") from error
-        if shows_status and "422" not in text and "400" not in text:
-            raise AssertionError(f"found no status in {text[:300]!r}") from error
-    else:
-        raise AssertionError("a text that is too long was ranked")
+        return f"{error!r} {error} {error.__cause__!r} {error.__cause__}"
+    raise AssertionError("found no error")
 
 
 def _assert_ranked(

@@ -1,9 +1,9 @@
 """Groups 7 and 8: load, slow and vanishing clients, scarce memory and file descriptors."""
 
 import contextlib
-import itertools
 import resource
 import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -121,50 +121,41 @@ def _hangs_up_while_waiting(target: Target) -> None:
         expect(_computed(server) < 200, "rows were computed for a client that had gone")
 
 
-def _hangs_up_early(part: float, target: Target) -> None:
+def _hangs_up_early(part: float, target: Target, *, resets: bool = False) -> None:
+    """Connections that end, with a reset or without, after this part of a request."""
     raw = target.head(f"Content-Length: {len(BODY)}") + BODY
     for _ in range(20):
         with target.connection() as connected:
+            if resets:
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connected.sendall(raw[: int(len(raw) * part)])
 
 
-def _resets(target: Target) -> None:
-    """Connections that end with a reset."""
-    raw = target.head(f"Content-Length: {len(BODY)}") + BODY
-    for _ in range(20):
-        with target.connection() as connected:
-            now = b"\x01\x00\x00\x00\x00\x00\x00\x00"
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
-            connected.sendall(raw)
-
-
-def _drip(target: Target, raw: bytes, rest: Iterator[bytes]) -> None:
-    """Send `raw`, then one of `rest` every half second, until the server ends the connection."""
+def _drip(target: Target, raw: bytes, byte: bytes) -> None:
+    """Send `raw`, then `byte` every half second, until it answers or ends the connection."""
     began = time.monotonic()
     with target.connection() as connected:
         connected.sendall(raw)
         connected.settimeout(0.5)
-        for byte in rest:
+        while True:
             try:
                 connected.sendall(byte)
-                if not connected.recv(100):
-                    return
+                connected.recv(100)
             except TimeoutError:
-                pass
+                waited_s = time.monotonic() - began
+                expect(waited_s < _SLOW_CLIENT_S, f"held open for {waited_s:.0f} s")
             except OSError:
                 return
             else:
-                return  # it has answered
-            waited_s = time.monotonic() - began
-            expect(waited_s < _SLOW_CLIENT_S, f"held open for {waited_s:.0f} s")
+                return
 
 
 def _slow_head(target: Target) -> None:
-    _drip(target, target.head()[:40], itertools.repeat(b"x"))
+    _drip(target, target.head()[:40], b"x")
 
 
 def _slow_body(target: Target) -> None:
-    _drip(target, target.head("Content-Length: 1000000"), itertools.repeat(b" "))
+    _drip(target, target.head("Content-Length: 1000000"), b" ")
 
 
 def _slow_clients_and_others(target: Target) -> None:
@@ -335,7 +326,7 @@ FAULTS: tuple[Fault, ...] = (
         Fault(_LOAD, f"a client hangs up {where}", partial(_hangs_up_early, part))
         for where, part in _QUARTERS.items()
     ),
-    Fault(_LOAD, "clients reset", _resets),
+    Fault(_LOAD, "clients reset", partial(_hangs_up_early, 1.0, resets=True)),
     Fault(_LOAD, "a head that drips", _slow_head),
     Fault(_LOAD, "a body that drips", _slow_body),
     Fault(_LOAD, "100 slow clients and another one", _slow_clients_and_others),

@@ -62,14 +62,12 @@ def test_bytes_that_are_no_http_are_answered_in_json(mock_server: Server) -> Non
     assert json.loads(body)["object"] == "error"
 
 
-@pytest.mark.parametrize(
-    ("host", "status"), [("rank.me", 200), ("RANK.ME:80", 200), ("evil.example", 400), ("", 400)]
-)
-def test_hosts(serve: Serve, host: str, status: int) -> None:
+def test_hosts(serve: Serve) -> None:
     server = serve({**MOCK, "RERANK_ALLOWED_HOSTS": "127.0.0.1,Rank.me"})
-    found = server.http.get("/v1/models", headers={"host": host})
-    assert found.status_code == status
-    assert server.http.get("/v1/health/ready", headers={"host": host}).status_code == 200
+    for host, wanted in {"rank.me": 200, "RANK.ME:80": 200, "evil.example": 400, "": 400}.items():
+        named = {"host": host}
+        assert server.http.get("/v1/models", headers=named).status_code == wanted, host
+        assert server.http.get("/v1/health/ready", headers=named).status_code == 200, host
 
 
 def test_plain_uvicorn_shares_out_its_file_descriptors(start: Start) -> None:
