@@ -4,13 +4,12 @@ Uses only the standard library as a client: the machine may have no HTTP client.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,28 +68,19 @@ class Service(Server):
         }
         super().__init__(given, "-c", code, str(self.trigger), environment=os.environ)
 
-    def ask(self, path: str, body: object = None) -> Answer:
-        """GET `path`, or POST `body` to it."""
-        request = urllib.request.Request(
-            f"{self.url}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=_ANSWER_S) as reply:
-                return Answer(reply.status, dict(reply.headers), reply.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, dict(error.headers), error.read())
-        except OSError:
-            return Answer(0, {}, b"")
-
     def ranks(self, *passages: str) -> Answer:
         """Rank them, each cut at the model's limit."""
         texts = [{"text": passage} for passage in passages]
-        return self.ask(
-            "/v1/ranking", {"query": {"text": "q"}, "passages": texts, "truncate": "END"}
-        )
+        body = {"query": {"text": "q"}, "passages": texts, "truncate": "END"}
+        headers = {"Content-Type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_S)
+        with contextlib.closing(connection):
+            try:
+                connection.request("POST", "/v1/ranking", json.dumps(body), headers)
+                reply = connection.getresponse()
+                return Answer(reply.status, dict(reply.headers), reply.read())
+            except (OSError, http.client.HTTPException):
+                return Answer(0, {}, b"")
 
     def health(self) -> tuple[int, int]:
         """The statuses of live and ready."""
