@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder
 
-from benchmarks.protocol import Score, Setting, answer_lines, templated
+from benchmarks.protocol import Score, Setting, answer, templated
 
 
 def load(setting: Setting) -> Score:
@@ -40,4 +40,4 @@ def _templated(template: str) -> type[CrossEncoder]:
 
 
 if __name__ == "__main__":
-    answer_lines(load)
+    answer(load)

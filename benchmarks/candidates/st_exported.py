@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.backend import export_dynamic_quantized_onnx_model
 
-from benchmarks.protocol import Score, Setting, answer_lines
+from benchmarks.protocol import Score, Setting, answer
 
 _INT8 = "avx512_vnni"
 
@@ -64,4 +64,4 @@ def _quantized(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    answer_lines(load)
+    answer(load)

@@ -1,7 +1,7 @@
 """PyTorch without a server, one unpadded row a call: in float32 the reference for fidelity."""
 
 from benchmarks.candidates.torch_model import TorchModel
-from benchmarks.protocol import Score, Setting, answer_lines
+from benchmarks.protocol import Score, Setting, answer
 
 
 def load(setting: Setting) -> Score:
@@ -11,4 +11,4 @@ def load(setting: Setting) -> Score:
 
 
 if __name__ == "__main__":
-    answer_lines(load)
+    answer(load)

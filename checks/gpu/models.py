@@ -30,7 +30,7 @@ _TINY = {
     "vocab_size": 512,
 }
 CONFIGS: dict[str, dict[str, Any]] = {"tiny": SHAPE | _TINY, "1b": SHAPE}
-_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _SEED = 0
 
 
@@ -63,7 +63,7 @@ def export(name: str, weights: Weights, directory: Path) -> Exported:
     if weights != "float32":
         model.halve(getattr(torch, weights))
     move_to_onnx(model, directory)
-    return Exported(directory, _PRECISIONS[weights])
+    return Exported(directory, PRECISIONS[weights])
 
 
 def adapted(exported: Exported) -> Exported:
