@@ -6,9 +6,7 @@ Prints a table of seconds, peak memory and parity. Random weights say nothing ab
 show that the shape exports within its memory, gives PyTorch's scores, and is served.
 """
 
-import os
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -17,13 +15,13 @@ from typing import Any
 
 import httpx
 import msgspec
-import torch
 from safetensors.torch import save_file
 
+from checks.exporting import peak_of_export
+from checks.figures import lines
 from checks.here import need_disk, need_memory
-from checks.random_weights import SHAPE, random_weight
-from checks.serving import script, served
-from exporter.architectures import CROSS_ENCODERS
+from checks.random_weights import SHAPE, random_model
+from checks.serving import served
 from exporter.checkpoint import CONFIG_FILE
 from exporter.report import Parity, read_report
 from exporter.tokens import TOKENIZER_FILES
@@ -67,13 +65,15 @@ def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> Figures:
     began = time.monotonic()
     parameters = write_checkpoint(checkpoint, shape, tokenizer)
     wrote = time.monotonic()
-    peak = _export(checkpoint, artifact)
+    bound = ("--max-tokens", str(MAX_TOKENS))
+    peak = peak_of_export("export", str(checkpoint), "--out", str(artifact), *bound)
     exported = time.monotonic()
     with served(rank=artifact) as address:
         ready = time.monotonic()
         logits = _ask(address)
         answered = time.monotonic()
-    half_peak = _export(checkpoint, half, "--target", "cuda-fp16", "--engine", "onnxruntime-cpu")
+    on_cpu = (*bound, "--target", "cuda-fp16", "--engine", "onnxruntime-cpu")
+    half_peak = peak_of_export("export", str(checkpoint), "--out", str(half), *on_cpu)
     halved = time.monotonic()
     return Figures(
         write_s=wrote - began,
@@ -100,26 +100,9 @@ def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) ->
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, directory / name)
-    with torch.device("meta"):
-        model = CROSS_ENCODERS[shape["architectures"][0]](shape)
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: random_weight(name, parameter.shape, generator)
-        for name, parameter in model.named_parameters()
-    }
+    _, weights = random_model(shape)
     save_file(weights, directory / WEIGHTS_FILE)
     return sum(weight.numel() for weight in weights.values())
-
-
-def _export(checkpoint: Path, artifact: Path, *options: str) -> int:
-    """Run rerank-export in a child process; its peak resident memory in bytes."""
-    command = [script("rerank-export"), "export", str(checkpoint), "--out", str(artifact)]
-    child = subprocess.Popen([*command, "--max-tokens", str(MAX_TOKENS), *options])
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise SystemExit(f"the export failed with exit code {child.returncode}; see above")
-    return usage.ru_maxrss * 1024
 
 
 def _ask(address: str) -> list[float]:
@@ -158,7 +141,7 @@ def table(figures: Figures) -> str:
         "max |Δ logit| in float16": f"{half.max_abs_delta:.2g}, rms {half.rms_delta:.2g} over "
         f"{half.pairs} pairs, tau {figures.half.rungs['ranking'].kendall_tau}",
     }
-    return "\n".join(f"{name:<26} {value}" for name, value in rows.items())
+    return lines(rows)
 
 
 def main() -> int:

@@ -9,9 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from checks.random_weights import SHAPE, random_weight
+from checks.random_weights import SHAPE, random_model
 from exporter import onnxruntime_cuda
-from exporter.architectures import CROSS_ENCODERS
 from exporter.architectures.base import Architecture
 from exporter.onnx_file import move_to_onnx
 from runtime.engines import MODEL_FILE
@@ -44,15 +43,8 @@ class Exported:
 
 def make_model(name: str) -> Architecture:
     """The model `name` of CONFIGS in float32 on the CPU; the same weights each time."""
-    config = CONFIGS[name]
-    with torch.device("meta"):
-        model = CROSS_ENCODERS[config["architectures"][0]](config)
-    generator = torch.Generator().manual_seed(_SEED)
-    weights = {
-        key: random_weight(key, parameter.shape, generator).float()
-        for key, parameter in model.named_parameters()
-    }
-    model.load_state_dict(weights, assign=True)
+    model, weights = random_model(CONFIGS[name])
+    model.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
     return model.eval()
 
 
