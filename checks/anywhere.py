@@ -9,8 +9,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from checks.all import FAILED, ROOT, Result, run, table
@@ -85,17 +84,10 @@ def _closed_folder(path: Path) -> Path | None:
 
 
 def _run_beside_busy_loops() -> Result:
-    with _busy_loops():
-        return _run("busy loops", _TEST)
-
-
-@contextmanager
-def _busy_loops() -> Iterator[None]:
-    loops = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(_BUSY_LOOPS)
-    ]
+    busy = [sys.executable, "-c", "while True: pass"]
+    loops = [subprocess.Popen(busy) for _ in range(_BUSY_LOOPS)]
     try:
-        yield
+        return _run("busy loops", _TEST)
     finally:
         for loop in loops:
             loop.kill()

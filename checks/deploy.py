@@ -36,7 +36,7 @@ def main() -> int:
     """0 when every step passed; the first failure raises."""
     need_tools(TOOLS)
     for overlay in ("base", "embedding", "gpu"):
-        _manifests(overlay, _built(_overlay(overlay)))
+        _manifests(overlay, _built(DEPLOY / "kubernetes" / overlay))
         _composed(overlay)
     print(_run("promtool", "check", "rules", str(RULES)).strip())
     print(_run("promtool", "test", "rules", str(RULES.with_name("alerts_test.yaml"))).strip())
@@ -48,12 +48,8 @@ def main() -> int:
     return 0
 
 
-def _overlay(name: str) -> str:
-    return str(DEPLOY / "kubernetes" / name)
-
-
-def _built(folder: str) -> list[Any]:
-    return list(yaml.safe_load_all(_run("kubectl", "kustomize", folder)))
+def _built(folder: Path) -> list[Any]:
+    return list(yaml.safe_load_all(_run("kubectl", "kustomize", str(folder))))
 
 
 def _run(*command: str) -> str:
@@ -98,7 +94,7 @@ def _composed(overlay: str) -> None:
         cluster = Path(folder, "cluster")
         cluster.mkdir()
         (cluster / "kustomization.yaml").write_text(json.dumps(own))  # JSON is YAML
-        kinds = {document["kind"]: document for document in _built(str(cluster))}
+        kinds = {document["kind"]: document for document in _built(cluster)}
     deployment = kinds["Deployment"]
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
     assert server["image"].startswith(f"{image}:"), server["image"]
@@ -177,11 +173,8 @@ def _scraped(url: str) -> None:
 def _prometheus(folder: Path, url: str) -> Iterator[str]:
     """The API of a Prometheus that scrapes the server at `url` every second."""
     address = f"127.0.0.1:{free_port()}"
-    scrape = {
-        "job_name": "open-rerank",
-        "metrics_path": "/v1/metrics",
-        "static_configs": [{"targets": [url.removeprefix("http://")]}],
-    }
+    targets = [{"targets": [url.removeprefix("http://")]}]
+    scrape = {"job_name": "open-rerank", "metrics_path": "/v1/metrics", "static_configs": targets}
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
@@ -210,10 +203,8 @@ def _got(url: str, **parameters: str) -> httpx.Response:
 def _asked(api: str, query: str) -> list[str]:
     """The values that Prometheus has for `query` now; none while it starts."""
     try:
-        reply = _got(f"{api}/query", query=query)
-    except httpx.TransportError:
-        return []
-    if reply.status_code != httpx.codes.OK:
+        reply = _got(f"{api}/query", query=query).raise_for_status()
+    except httpx.HTTPError:
         return []
     return [one["value"][1] for one in reply.json()["data"]["result"]]
 

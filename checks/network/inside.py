@@ -51,7 +51,9 @@ def main() -> None:
     for one in (*own, folder / "work", folder / "etc"):
         one.mkdir(parents=True)
     _set_up(folder / "etc")
-    environment = _environment(*own)
+    # Clean: ONNX Runtime and OpenVINO send nothing where CI is set.
+    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "2"}
+    environment |= {"HOME": str(own[0]), "TMPDIR": str(own[1])}
     if not switches:
         (folder / "etc" / "sitecustomize.py").write_text(_NO_SWITCHES)
         environment["PYTHONPATH"] = str(folder / "etc")
@@ -60,26 +62,15 @@ def main() -> None:
     with watched() as seen:
         try:
             SUBJECTS[name](place)
-        except (subprocess.CalledProcessError, OSError) as error:
-            failure = f"{error}; see {place.log}"
         except Exception as error:  # whatever the error, report the findings so far
-            failure = f"{type(error).__name__}: {error}; see {place.log}"
+            plain = isinstance(error, subprocess.CalledProcessError | OSError)
+            failure = f"{'' if plain else f'{type(error).__name__}: '}{error}; see {place.log}"
     if seen.missed:
         failure = failure or f"{seen.missed} packets came too fast to be read"
     left = [str(path.relative_to(folder)) for top in own for path in files(top)]
     left += [str(path) for top in places() for path in files(top)]
     found = Finding(list(seen.queries), list(seen.connections), left, failure)
     json.dump(asdict(found), sys.stdout)
-
-
-def _environment(home: Path, temporary: Path) -> dict[str, str]:
-    """A clean environment: ONNX Runtime and OpenVINO send nothing where CI is set."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "TMPDIR": str(temporary),
-        "OMP_NUM_THREADS": "2",
-    }
 
 
 def _set_up(folder: Path) -> None:
