@@ -34,17 +34,12 @@ def gpu_ceilings(shapes: Shapes, rows: int, device: str) -> dict[str, float]:
     """The same in the precisions of GPUs, for calls of `rows` tokens on `device`."""
     import torch
 
-    def synchronize() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
+    def fastest(product: Product) -> float:
+        wait = torch.cuda.synchronize if device == "cuda" else _no_wait
+        return _fastest(product, 0.5, 10, wait)
 
     return {
-        name: _rate(
-            shapes,
-            rows,
-            _floating(dtype, rows, device),
-            lambda product: _fastest(product, 0.5, 10, synchronize),
-        )
+        name: _rate(shapes, rows, _floating(dtype, rows, device), fastest)
         for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16))
     }
 
@@ -107,8 +102,12 @@ def _fastest_on_cores(product: Product) -> float:
     return min(alone, _fastest(product, 0.3, 5))
 
 
+def _no_wait() -> None:
+    """A product on the CPU is finished when its call returns."""
+
+
 def _fastest(
-    product: Product, least_s: float, least_runs: int, wait: Callable[[], None] = lambda: None
+    product: Product, least_s: float, least_runs: int, wait: Callable[[], None] = _no_wait
 ) -> float:
     """Seconds of the fastest run: an upper bound needs the best time, not the average."""
     product()

@@ -75,8 +75,8 @@ def _torch(
 
 def _st(name: str, precision: Precision, note: str, **options: Any) -> Candidate:
     # optimum cannot export the llama_bidirec family.
-    peer = "st_exported"
-    return Candidate(name, peer, precision, peer, None, note, families=("bert",), options=options)
+    module, peer, families = "st_cross_encoder", "st_exported", ("bert",)
+    return Candidate(name, module, precision, peer, None, note, families=families, options=options)
 
 
 def _raw(
@@ -115,7 +115,7 @@ CANDIDATES = (
     *_ours("cpu-int8-openvino", "int8"),
     *_ours("cpu-bf16", "bf16"),
     *_torch("torch-service", "torch_service", _PADDED),
-    *_torch(REFERENCE, "torch_rows"),
+    *_torch(REFERENCE, "torch_model"),
     *_torch("st", "st_cross_encoder", peer="sentence_transformers"),
     _st("st-onnx", "fp32", "backend onnx", backend="onnx"),
     _st("st-onnx-int8", "int8", "backend onnx, its dynamic int8", backend="onnx", int8=True),

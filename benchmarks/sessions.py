@@ -73,7 +73,7 @@ DIALECTS: dict[Speaks, Dialect] = {
 class Session:
     """One running candidate."""
 
-    def __init__(self, candidate: Candidate, model: BenchModel, graph: Path | None) -> None:
+    def __init__(self, candidate: Candidate, model: BenchModel, graph: str) -> None:
         """Start it and wait until it can score. Raises PeerMissing or CandidateFailed."""
         self.candidate = candidate
         self.template = model.template
@@ -112,22 +112,18 @@ class Session:
         """A connection, not yet open."""
         return http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout_s)
 
-    def pause(self) -> None:
-        """Stop all its threads, so that it takes no time from the active candidate."""
-        os.killpg(self.group, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it continue."""
-        os.killpg(self.group, signal.SIGCONT)
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes. SIGSTOP: take no time from the active candidate."""
+        os.killpg(self.group, number)
 
     def close(self) -> None:
         """Stop the candidate and every process that it started."""
         with suppress(ProcessLookupError):
-            os.killpg(self.group, signal.SIGCONT)
-            os.killpg(self.group, signal.SIGTERM)
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_S)
-            os.killpg(self.group, signal.SIGKILL)
+            self.signal(signal.SIGKILL)
         self._process.wait()
 
     def explain(self, what: str) -> CandidateFailed:
@@ -219,7 +215,7 @@ class Pool:
             self._open[candidate.name] = session
             self.start_s.setdefault(candidate.name, []).append(session.start_s)
         else:
-            session.resume()
+            session.signal(signal.SIGCONT)
         try:
             yield session, fresh
         except BaseException:
@@ -227,7 +223,7 @@ class Pool:
             raise
         if self.resident:
             self._note_memory(session)
-            session.pause()
+            session.signal(signal.SIGSTOP)
         else:
             self._end(session)
 
@@ -236,11 +232,11 @@ class Pool:
         for session in list(self._open.values()):
             self._end(session)
 
-    def _graph(self, candidate: Candidate) -> Path | None:
-        graph = self._graphs.get(candidate.graph) if candidate.graph else None
+    def _graph(self, candidate: Candidate) -> str:
+        graph = self._graphs.get(candidate.graph or "", "")
         if reason := refusal(candidate, self.model) or (graph if isinstance(graph, str) else ""):
             raise PeerMissing(reason)
-        return graph if isinstance(graph, Path) else None
+        return str(graph)
 
     def _end(self, session: Session) -> None:
         self._note_memory(session)
@@ -262,11 +258,11 @@ def refusal(candidate: Candidate, model: BenchModel) -> str:
     return ""
 
 
-def _setting(candidate: Candidate, model: BenchModel, graph: Path | None, port: int) -> Setting:
+def _setting(candidate: Candidate, model: BenchModel, graph: str, port: int) -> Setting:
     checkpoint = model.checkpoint if candidate.ours else model.peer_checkpoint
     return Setting(
         checkpoint=str(checkpoint),
-        graph="" if graph is None else str(graph),
+        graph=graph,
         work=str(model.folder / "work" / candidate.name),
         template=model.template,
         max_tokens=model.max_tokens,

@@ -107,14 +107,14 @@ def triton(
     ports: list[int] | None = None,
 ) -> Iterator[Triton]:
     """Triton on `repository`, started by its start.sh, once the model is ready."""
-    ports = ports or free_ports(3)
+    http, grpc, metrics = ports = ports or free_ports(3)
     names = (f"TRITON_{kind}_PORT" for kind in ("HTTP", "GRPC", "METRICS"))
     environment = {**_environment(log.parent), **flags}
     environment |= dict(zip(names, map(str, ports), strict=True))
     command = [str(repository / "start.sh"), f"--backend-directory={log.parent / 'backends'}"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    running = Triton(*ports, log, process)
+    running = Triton(http, grpc, metrics, log, process)
     try:
         _wait(running)
         yield running

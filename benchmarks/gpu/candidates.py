@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.attention import usual_attention
 from checks.gpu.models import CONFIGS, PRECISIONS, Exported, make_model
 from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
@@ -25,6 +25,7 @@ from runtime.text import Encoding
 
 Score = Callable[[Sequence[Encoding]], np.ndarray]
 
+FLASH = "flash_attention_2"
 # As in the targets.
 MAX_ROWS = 64
 _WASTE = 0.25
@@ -112,6 +113,12 @@ def wanted_logits(model: str, rows: Sequence[Encoding], device: str) -> np.ndarr
     with pytorch(model, torch.float32, 1, device).opened() as score:
         found: np.ndarray = score(rows)
     return found
+
+
+def usual_attention(device: str, dtype: torch.dtype) -> str:
+    """Flash attention in half precision on a GPU where its package is installed, else sdpa."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    return FLASH if device.startswith("cuda") and half and find_spec("flash_attn") else "sdpa"
 
 
 def failure_of(error: Exception) -> str:
