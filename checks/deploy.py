@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +20,11 @@ import yaml
 from checks.here import need_tools
 from checks.ports import free_port
 from checks.serving import served
+from tests.waiting import PATIENCE_S, wait_until
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
 TOOLS = {"kubectl": "kubernetes-client", "promtool": "prometheus", "prometheus": "prometheus"}
-# Reached only by a hang.
-PATIENCE_S = 300.0
 # promtool's exit code for a page that is readable but has lint warnings.
 _LINT_ONLY = 3
 _BODY = {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]}
@@ -153,7 +151,7 @@ def _page(page: bytes) -> None:
 
 def _scraped(url: str) -> None:
     with tempfile.TemporaryDirectory() as folder, _prometheus(Path(folder), url) as api:
-        _until(lambda: _asked(api, "up") == ["1"], "a first scrape")
+        wait_until(lambda: _asked(api, "up") == ["1"], lambda: "waited for a first scrape")
         assert float(_asked(api, 'rerank_texts_total{kind="rank"}')[0]) == len(_BODY["passages"])
         assert _asked(api, "max(nv_inference_pending_request_count)") == ["0"]
 
@@ -163,7 +161,7 @@ def _scraped(url: str) -> None:
             assert not [rule for rule in rules if rule["health"] == "err"], rules
             return bool(rules) and all(rule["health"] == "ok" for rule in rules)
 
-        _until(evaluated, "every rule to be evaluated")
+        wait_until(evaluated, lambda: "waited for every rule to be evaluated")
         (target,) = _got(f"{api}/targets").json()["data"]["activeTargets"]
         assert target["health"] == "up", target
         print("prometheus scrapes /v1/metrics and evaluates every rule")
@@ -207,14 +205,6 @@ def _asked(api: str, query: str) -> list[str]:
     except httpx.HTTPError:
         return []
     return [one["value"][1] for one in reply.json()["data"]["result"]]
-
-
-def _until(true: Any, what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        if time.monotonic() > end:
-            raise SystemExit(f"waited {PATIENCE_S:.0f} s in vain for {what}")
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

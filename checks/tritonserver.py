@@ -11,11 +11,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -33,11 +33,10 @@ from runtime.engines import open_engine
 from runtime.engines.triton import MODEL_NAME, TritonEngine
 from runtime.errors import EngineError
 from runtime.opening import mock_model, open_ranker
+from tests.waiting import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venvs" / "tritonserver"
-# Reached only by a hang.
-PATIENCE_S = 300.0
 # The same graph and the same library: only numpy differs.
 SAME = 1e-5
 QUERY = "which way should i go?"
@@ -276,11 +275,8 @@ def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np
             raise AssertionError("found an engine where no Triton is")
         with triton(repository, running.log.with_name("again.log"), ports=ports):
             for url in urls:
-                end = time.monotonic() + PATIENCE_S
                 # gRPC waits a while before it reconnects.
-                while _asked(url).status_code != 200:
-                    assert time.monotonic() < end, "the engine did not come back"
-                    time.sleep(0.5)
+                wait_until(partial(_answers, url), lambda: "the engine did not come back")
                 _same("after Triton came back", _ranked(url), wanted)
 
 
@@ -292,6 +288,10 @@ def _mock_behind_our_server(running: Triton, wanted: np.ndarray) -> None:
 
 def _asked(url: str) -> httpx.Response:
     return httpx.post(f"{url}/v1/ranking", json=BODY, timeout=PATIENCE_S)
+
+
+def _answers(url: str) -> bool:
+    return _asked(url).status_code == 200
 
 
 def _ranked(url: str) -> np.ndarray:
@@ -308,16 +308,18 @@ def _same(what: str, found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def _wait(running: Triton) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end and running.process.poll() is None:
-        try:
-            url = f"http://127.0.0.1:{running.http}/v2/models/{MODEL_NAME}/ready"
-            if httpx.get(url, timeout=PATIENCE_S).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise SystemExit(f"tritonserver did not get ready:\n{running.log.read_text()[-4000:]}")
+    url = f"http://127.0.0.1:{running.http}/v2/models/{MODEL_NAME}/ready"
+
+    def told() -> str:
+        return f"tritonserver did not get ready:\n{running.log.read_text()[-4000:]}"
+
+    def ready() -> bool:
+        assert running.process.poll() is None, told()
+        with suppress(httpx.TransportError):
+            return httpx.get(url, timeout=PATIENCE_S).status_code == 200
+        return False
+
+    wait_until(ready, told)
 
 
 if __name__ == "__main__":
