@@ -178,9 +178,9 @@ def _write(place: Path, weights: str) -> None:
     if weights:
         _write_minilm(new, Path(weights))
     else:
-        from checks.one_billion import SHAPE, write_checkpoint
+        from checks.one_billion import SHAPE, write_random
 
-        write_checkpoint(new, SHAPE, _EMBEDDED)
+        write_random(new, SHAPE, _EMBEDDED)
     new.rename(place)
 
 

@@ -1,15 +1,37 @@
-"""Exports that checks make: in this process, or in a child whose memory is measured."""
+"""What checks export, random checkpoints too: in this process, or in a child to measure its memory."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import save_file
 
 from checks.serving import script
+from exporter.checkpoint import CONFIG_FILE
 from exporter.errors import ExportError
 from exporter.pipeline import ExportArgs, export
+from exporter.tokens import TOKENIZER_FILES
+from exporter.weights import WEIGHTS_FILE
 from runtime.errors import ServingError
 from runtime.manifest import Manifest
+
+
+def write_checkpoint(
+    directory: Path, config: dict[str, Any], weights: dict[str, torch.Tensor], tokenizer: Path
+) -> None:
+    """A checkpoint with the tokenizer files of the folder `tokenizer`."""
+    directory.mkdir(parents=True)
+    content = msgspec.json.format(msgspec.json.encode(config), indent=2)
+    (directory / CONFIG_FILE).write_bytes(content)
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, directory / name)
+    save_file(weights, directory / WEIGHTS_FILE)
 
 
 def exported(check: str, checkpoint: str, artifact: Path, args: ExportArgs) -> Manifest:

@@ -13,18 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
-from safetensors.torch import save_file
 
-from checks.exporting import peak_of_export
+from checks.exporting import peak_of_export, write_checkpoint
 from checks.figures import lines
 from checks.here import need_disk, need_memory
 from checks.random_weights import SHAPE, random_model
 from checks.serving import served
-from exporter.checkpoint import CONFIG_FILE
 from exporter.report import read_report
-from exporter.tokens import TOKENIZER_FILES
-from exporter.weights import WEIGHTS_FILE
 from runtime.telemetry import disable_telemetry
 
 WORK = Path("build/check-1b")
@@ -52,7 +47,7 @@ def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> tuple[dict[st
         marks.append(time.monotonic())
         return marks[-1] - marks[-2]
 
-    weights_gb = 4 * write_checkpoint(checkpoint, shape, tokenizer) / _GIGABYTE
+    weights_gb = 4 * write_random(checkpoint, shape, tokenizer) / _GIGABYTE
     rows = {"write the checkpoint": f"{seconds():.1f} s"}
     bound = ("--max-tokens", str(MAX_TOKENS))
     command = ("export", str(checkpoint), "--out")
@@ -82,18 +77,13 @@ def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> tuple[dict[st
     }, ratio
 
 
-def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) -> int:
+def write_random(directory: Path, shape: dict[str, Any], tokenizer: Path) -> int:
     """A seeded bfloat16 checkpoint of `shape` with the tokenizer of `tokenizer`.
 
     Returns its number of parameters.
     """
-    directory.mkdir(parents=True)
-    (directory / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(shape), indent=2))
-    for name in TOKENIZER_FILES:
-        if (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, directory / name)
     _, weights = random_model(shape)
-    save_file(weights, directory / WEIGHTS_FILE)
+    write_checkpoint(directory, shape, weights, tokenizer)
     return sum(weight.numel() for weight in weights.values())
 
 

@@ -19,23 +19,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import tokenizers
-import torch
-from safetensors.torch import save_file
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from checks import figures
 from checks.elsewhere import answer
 from checks.exporting import exported
-from exporter.architectures import CROSS_ENCODERS
-from exporter.checkpoint import CONFIG_FILE
 from exporter.parity_texts import Group, parity_groups
 from exporter.pipeline import ExportArgs
-from exporter.weights import WEIGHTS_FILE
 from runtime.batch import assemble
 from runtime.engines import Engine, open_engine
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from runtime.telemetry import disable_telemetry
 from runtime.text import Encoding, PairEncoder, load_tokenizer
+from tests.tiny_checkpoints import write_checkpoint, write_tokenizer
 
 WORK = Path("build/check-optimum")
 PYTHON = Path(".venvs/optimum/bin/python")
@@ -97,20 +93,6 @@ class Figures:
         return not self.other_tokens and max(self.between, self.ours, self.theirs) <= TOLERANCE
 
 
-def write_checkpoint(directory: Path, shape: dict[str, Any]) -> None:
-    """A seeded cross-encoder of `shape` whose scores spread, with a tokenizer of few words."""
-    directory.mkdir(parents=True)
-    (directory / CONFIG_FILE).write_bytes(msgspec.json.encode(shape))
-    _tokenizer().save(str(directory / "tokenizer.json"))
-    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": MAX_TOKENS} | _SPECIAL
-    (directory / "tokenizer_config.json").write_bytes(msgspec.json.encode(settings))
-    with torch.device("meta"):
-        model = CROSS_ENCODERS[shape["architectures"][0]](shape)
-    generator = torch.Generator().manual_seed(0)
-    weights = {n: _random(n, p.shape, generator) for n, p in model.named_parameters()}
-    save_file(weights, directory / WEIGHTS_FILE)
-
-
 def compare(
     artifact: Path, manifest: Manifest, theirs: Path, groups: tuple[Group, ...], wanted: Reference
 ) -> Figures:
@@ -118,9 +100,7 @@ def compare(
     rows = _encode(artifact, groups)
     pad, side = manifest.special_tokens.pad, manifest.padding_side
     calls = [assemble(group, manifest.inputs, pad, side) for group in rows]
-    with _opened(artifact) as our_engine, _opened(theirs) as their_engine:
-        ours = _scores(our_engine, calls)
-        others = _scores(their_engine, calls)
+    ours, others = (_scores(graph, calls) for graph in (artifact, theirs))
     torch_logits = np.asarray(wanted.logits)
     found = [(row.token_ids.tolist(), _types(row)) for group in rows for row in group]
     tokens = list(zip(wanted.token_ids, wanted.type_ids, strict=True))
@@ -162,7 +142,8 @@ def main() -> int:
     shutil.rmtree(WORK, ignore_errors=True)
     checkpoint, artifact, theirs = WORK / "checkpoint", WORK / "artifact", WORK / "optimum"
     groups = parity_groups(MAX_TOKENS)
-    write_checkpoint(checkpoint, SHAPE)
+    write_tokenizer(checkpoint, _tokenizer(), "BertTokenizer", **_SPECIAL)
+    write_checkpoint(checkpoint, SHAPE, seed=0)
     question = {
         "checkpoint": str(checkpoint),
         "out": str(theirs),
@@ -200,21 +181,15 @@ def _types(row: Encoding) -> list[int]:
     return [] if row.type_ids is None else row.type_ids.tolist()
 
 
-def _scores(engine: Engine, calls: list[dict[str, Any]]) -> Scores:
-    outputs = [engine.run(call)["logits"][:, 0] for call in calls]
+def _scores(graph: Path, calls: list[dict[str, Any]]) -> Scores:
+    with _opened(graph) as engine:
+        outputs = [engine.run(call)["logits"][:, 0] for call in calls]
     return np.concatenate(outputs).astype(np.float64)
 
 
 def _opened(directory: Path) -> closing[Engine]:
     """The engine that serves, with the options that it serves with, on either graph."""
     return closing(open_engine("onnxruntime-cpu", directory))
-
-
-def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    if name.endswith("LayerNorm.weight"):
-        return torch.ones(shape)
-    fan_in = 1 if "embeddings" in name else shape[-1]
-    return torch.randn(shape, generator=generator) / fan_in**0.5
 
 
 def _tokenizer() -> tokenizers.Tokenizer:

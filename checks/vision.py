@@ -19,17 +19,13 @@ from typing import Any
 
 import msgspec
 import tokenizers
-from safetensors.torch import save_file
 from tokenizers import AddedToken
 
-from checks.exporting import peak_of_export
+from checks import exporting
 from checks.figures import lines
 from checks.here import need_disk, need_memory
 from checks.random_weights import SHAPE
-from exporter.checkpoint import CONFIG_FILE
 from exporter.report import Parity, read_report
-from exporter.tokens import TOKENIZER_FILES
-from exporter.weights import WEIGHTS_FILE
 from runtime.opening import open_model
 from runtime.telemetry import disable_telemetry
 from tests.tiny_vision import AFTER, BEFORE, CONTEXT, RERANKER, png, weights
@@ -87,14 +83,10 @@ def shape() -> dict[str, Any]:
 def write_checkpoint(directory: Path, config: dict[str, Any], tokenizer: Path) -> None:
     """A seeded bfloat16 checkpoint with the tokenizer of the folder `tokenizer` and the tokens of
     images added to it."""
-    directory.mkdir(parents=True)
-    (directory / CONFIG_FILE).write_bytes(msgspec.json.encode(config))
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer / name, directory / name)
+    exporting.write_checkpoint(directory, config, weights(config, head=False), tokenizer)
     words = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     words.add_special_tokens([AddedToken(t, normalized=False) for t in (BEFORE, CONTEXT, AFTER)])
     words.save(str(directory / "tokenizer.json"))
-    save_file(weights(config, head=False), directory / WEIGHTS_FILE)
 
 
 def measure(config: dict[str, Any], tokenizer: Path, work: Path, max_tokens: int) -> dict[str, Run]:
@@ -113,7 +105,7 @@ def measure(config: dict[str, Any], tokenizer: Path, work: Path, max_tokens: int
 
 def _run(arguments: list[str], artifact: Path) -> Run:
     began = time.monotonic()
-    peak = peak_of_export(*arguments)
+    peak = exporting.peak_of_export(*arguments)
     exported = time.monotonic()
     asked = [sys.executable, "-m", "checks.vision", "--open", str(artifact)]
     told = subprocess.run(asked, stdout=subprocess.PIPE, check=True).stdout
