@@ -1,4 +1,4 @@
-"""What checks export, random checkpoints too: in this process, or in a child to measure its memory."""
+"""What checks export, also random checkpoints: here, or in a child whose memory is measured."""
 
 import os
 import shutil
