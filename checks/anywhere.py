@@ -6,6 +6,7 @@ when one failed.
 """
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -45,6 +46,8 @@ exec "$@"
 
 def main() -> int:
     """0 when every run passed."""
+    # As in checks/all.py: a run ends with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     need_tools(dict.fromkeys(("taskset", "setpriv", "unshare"), "util-linux"))
     if _closed_folder(ROOT):
         not_here(f"only its owner can enter {_closed_folder(ROOT)}; clone to another folder")
