@@ -77,13 +77,13 @@ def main() -> int:
         together = sum(tokens_per_s for tokens_per_s, _ in pool.map(_capacity, urls))
     if together < APART * tokens_per_s:
         print(f"two replicas: {together / tokens_per_s:.2f} times that, wanted {APART}")
-    else:
-        kept_up = []
-        for count in (needed - 1, needed):
-            with _pinned(chosen.artifact, cores[:count]) as urls:
-                kept_up.append(_replayed(urls, rate))
-        if kept_up == [False, True]:
-            return 0
+        return _failed(before.share(), _siblings(cores))
+    kept_up = {}
+    for count in (needed - 1, needed):
+        with _pinned(chosen.artifact, cores[:count]) as urls:
+            kept_up[count] = _replayed(urls, rate)
+    if kept_up == {needed - 1: False, needed: True}:
+        return 0
     return _failed(before.share(), _siblings(cores))
 
 

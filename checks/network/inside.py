@@ -62,9 +62,10 @@ def main() -> None:
     with watched() as seen:
         try:
             SUBJECTS[name](place)
+        except (subprocess.CalledProcessError, OSError) as error:
+            failure = f"{error}; see {place.log}"
         except Exception as error:  # whatever the error, report the findings so far
-            plain = isinstance(error, subprocess.CalledProcessError | OSError)
-            failure = f"{'' if plain else f'{type(error).__name__}: '}{error}; see {place.log}"
+            failure = f"{type(error).__name__}: {error}; see {place.log}"
     if seen.missed:
         failure = failure or f"{seen.missed} packets came too fast to be read"
     left = [str(path.relative_to(folder)) for top in own for path in files(top)]
