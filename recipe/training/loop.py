@@ -7,6 +7,7 @@ settings ask for it.
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +54,13 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     )
     directory = Path(settings.checkpoint_dir)
     trainer = LossTrainer(
-        loss=lambda model, batch: _group_loss(model, batch, settings.temperature),
+        loss=partial(_group_loss, temperature=settings.temperature),
         order=FullBatches(len(groups), settings.global_batch_size, settings.seed),
         model=model,
         args=_arguments(settings, directory / "trainer", world, steps, held_out is not None),
         train_dataset=groups,
         eval_dataset=held_out,
-        data_collator=_Collator(batcher),
+        data_collator=partial(_collate, batcher),
         compute_metrics=_metrics,
         callbacks=[Reporter(directory, log)],
     )
@@ -89,15 +90,10 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     return _publish(trainer, base, directory, settings.num_epochs, facts)
 
 
-class _Collator:
-    """Groups → their pairs as one batch, group by group, and a target for each group."""
-
-    def __init__(self, batcher: PairBatcher) -> None:
-        self._batcher = batcher
-
-    def __call__(self, groups: Sequence[Group]) -> dict[str, Tensor]:
-        pairs = [(group.query, passage) for group in groups for passage in group.passages]
-        return {**self._batcher(pairs), "labels": torch.zeros(len(groups), dtype=torch.int64)}
+def _collate(batcher: PairBatcher, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """The groups' pairs as one batch, group by group, and a target for each group."""
+    pairs = [(group.query, passage) for group in groups for passage in group.passages]
+    return {**batcher(pairs), "labels": torch.zeros(len(groups), dtype=torch.int64)}
 
 
 def _group_loss(
@@ -130,7 +126,6 @@ def _arguments(
         weight_decay=settings.weight_decay,
         bf16=cuda and torch.cuda.is_bf16_supported(),
         use_cpu=not cuda,
-        dataloader_pin_memory=cuda,
         seed=settings.seed,
         data_seed=settings.seed,
         save_steps=save_steps,

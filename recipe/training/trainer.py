@@ -28,6 +28,7 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         logging_first_step=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         disable_tqdm=True,
         log_level="error",
