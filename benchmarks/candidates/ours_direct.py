@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.protocol import Score, Setting, answer_lines
+from benchmarks.protocol import Score, Setting, answer
 from runtime.opening import open_ranker
 from runtime.requests import RankRequest
 
@@ -21,4 +21,4 @@ def load(setting: Setting) -> Score:
 
 
 if __name__ == "__main__":
-    answer_lines(load)
+    answer(load)

@@ -32,13 +32,9 @@ def make_loads(passages: int, vocabulary: int) -> list[Load]:
 
     Token ids are taken modulo `vocabulary`, for models smaller than the tokenizer's.
     """
-    lengths = {
-        f"{passages} mixed": mixed_lengths(passages),
-        f"{passages} × 256": [256] * passages,
-        f"{min(64, passages)} × 512": [512] * min(64, passages),
-        f"{min(8, passages)} × 128": [128] * min(8, passages),
-        "1 × 128": [128],
-    }
+    even = ((passages, 256), (min(64, passages), 512), (min(8, passages), 128), (1, 128))
+    lengths = {f"{passages} mixed": mixed_lengths(passages)}
+    lengths |= {f"{count} × {length}": [length] * count for count, length in even}
     maker = TextMaker(_TOKENIZER, _TEMPLATE, _LONGEST)
     encoder = PairEncoder(load_tokenizer(_TOKENIZER), _TEMPLATE, _LONGEST)
     loads = []
