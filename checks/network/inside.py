@@ -52,7 +52,9 @@ def main() -> None:
     for one in (*own, folder / "work", folder / "etc"):
         one.mkdir(parents=True)
     _set_up(folder / "etc")
-    environment = _environment(*own)
+    # Clean: ONNX Runtime and OpenVINO send nothing where CI is set.
+    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "2"}
+    environment |= {"HOME": str(own[0]), "TMPDIR": str(own[1])}
     if not switches:
         (folder / "etc" / "sitecustomize.py").write_text(_NO_SWITCHES)
         environment["PYTHONPATH"] = str(folder / "etc")
@@ -71,16 +73,6 @@ def main() -> None:
     left += [str(path) for top in places() for path in files(top)]
     found = Finding(list(seen.queries), list(seen.connections), left, failure)
     json.dump(asdict(found), sys.stdout)
-
-
-def _environment(home: Path, temporary: Path) -> dict[str, str]:
-    """A clean environment: ONNX Runtime and OpenVINO send nothing where CI is set."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "TMPDIR": str(temporary),
-        "OMP_NUM_THREADS": "2",
-    }
 
 
 def _set_up(folder: Path) -> None:
