@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.parity_texts import parity_groups
+from runtime.requests import RankRequest
 from runtime.text import PairEncoder, load_tokenizer
 
 QUERY = "How do vaccines protect against infection?"
@@ -50,7 +51,7 @@ class TextMaker:
 
     def count(self, passages: Sequence[str]) -> list[int]:
         """Tokens of each pair."""
-        return [len(row) for row in self._encoder.encode(QUERY, passages).rows]
+        return [len(row) for row in self._encoder.encode(RankRequest(QUERY, passages)).rows]
 
     def _passage(self, tokens: int, rng: random.Random) -> str:
         words = _words(tokens, rng)

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.opening import open_embedder, open_ranker
 from runtime.postprocess import Floats
+from runtime.requests import EmbedRequest, RankRequest
 
 _TEXT = """retrieval ranking passage query model score token engine batch machine learning weather
 nice today subset deep networks neural paris capital france train late river bank money garden book
@@ -81,7 +82,7 @@ def vectors_alone(artifact: Path, texts: list[str]) -> dict[str, Floats]:
     """The vector, float32 [d], of each text as a passage, embedded one by one in this process."""
     embedder = open_embedder(artifact)
     try:
-        return {text: embedder.embed([text], input_type="passage").vectors[0] for text in texts}
+        return {text: embedder.embed(EmbedRequest([text], "passage")).vectors[0] for text in texts}
     finally:
         embedder.close()
 
@@ -95,7 +96,7 @@ def make_corpus(artifact: Path) -> Corpus:
     ranker = open_ranker(artifact)
     try:
         logits = {
-            (query, passage): float(ranker.rank(query, [passage]).logits[0])
+            (query, passage): float(ranker.rank(RankRequest(query, [passage])).logits[0])
             for query in queries
             for passage in passages
         }

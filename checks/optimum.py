@@ -29,6 +29,7 @@ from exporter.pipeline import ExportArgs
 from runtime.batch import assemble
 from runtime.engines import Engine, open_engine
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from runtime.requests import RankRequest
 from runtime.telemetry import disable_telemetry
 from runtime.text import Encoding, PairEncoder, load_tokenizer
 from tests.tiny_checkpoints import write_checkpoint, write_tokenizer
@@ -174,7 +175,10 @@ def main() -> int:
 
 def _encode(artifact: Path, groups: tuple[Group, ...]) -> list[list[Encoding]]:
     encoder = PairEncoder(load_tokenizer(artifact / TOKENIZER_FILE), None, MAX_TOKENS)
-    return [encoder.encode(group.query, group.passages, "END").rows for group in groups]
+    return [
+        encoder.encode(RankRequest(group.query, group.passages, truncate="END")).rows
+        for group in groups
+    ]
 
 
 def _types(row: Encoding) -> list[int]:

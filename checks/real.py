@@ -20,6 +20,7 @@ from runtime.manifest import TOKENIZER_FILE
 from runtime.model import Model
 from runtime.opening import open_model
 from runtime.ranker import Ranker
+from runtime.requests import EmbedRequest, RankRequest
 from runtime.telemetry import disable_telemetry
 from runtime.text import load_tokenizer
 
@@ -96,7 +97,7 @@ def check_tokens(ranker: Ranker, artifact: Path, expected: Expectations) -> list
     ]
     for count, wanted in expected.token_counts.items():
         passages = [_PASSAGE.format(i=i) for i in range(count)]
-        found = sum(map(len, ranker.encode(_QUERY, passages).rows))
+        found = sum(map(len, ranker.encoder.encode(RankRequest(_QUERY, passages)).rows))
         findings.append(Finding(f"tokens of {count} synthetic passages", found, wanted))
     return findings
 
@@ -106,14 +107,14 @@ def check_texts(embedder: Embedder, expected: VectorExpectations) -> list[Findin
     findings = [Finding("components of a vector", embedder.info.dimensions, expected.dimensions)]
     for count, wanted in expected.token_counts.items():
         texts = [_TEXT.format(i=i) for i in range(count)]
-        found = sum(map(len, embedder.encode(texts, "passage").rows))
+        found = sum(map(len, embedder.encoder.encode(EmbedRequest(texts, "passage")).rows))
         findings.append(Finding(f"tokens of {count} synthetic passages", found, wanted))
     return findings
 
 
 def check_vision_texts(ranker: Ranker, logits: Sequence[float] = VISION_LOGITS) -> list[Finding]:
     """The logits of texts alone that stand on the vision reranker's card."""
-    found = ranker.rank(_VISION_QUERY, _VISION_PASSAGES).logits.tolist()
+    found = ranker.rank(RankRequest(_VISION_QUERY, _VISION_PASSAGES)).logits.tolist()
     return [
         Finding(
             f"logit of the card's text {number}",
@@ -128,7 +129,7 @@ def check_vision_texts(ranker: Ranker, logits: Sequence[float] = VISION_LOGITS) 
 def _separator(ranker: Ranker, artifact: Path) -> int | None:
     """The one token between query and passage: after `question:a`, before ` passage:b`."""
     tokenizer = load_tokenizer(artifact / TOKENIZER_FILE)
-    ids = ranker.encode("a", ["b"]).rows[0].token_ids.tolist()
+    ids = ranker.encoder.encode(RankRequest("a", ["b"])).rows[0].token_ids.tolist()
     for index, token in enumerate(ids):
         before, after = tokenizer.decode(ids[:index]), tokenizer.decode(ids[index + 1 :])
         if before == "question:a" and after.strip() == "passage:b":

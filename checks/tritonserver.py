@@ -33,6 +33,7 @@ from runtime.engines import open_engine
 from runtime.engines.triton import MODEL_NAME, TritonEngine
 from runtime.errors import EngineError
 from runtime.opening import mock_model, open_ranker
+from runtime.requests import RankRequest
 from tests.waiting import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +78,7 @@ def main() -> int:
         repository = Path(folder) / "model_repository"
         write_repository(artifact, repository)
         ranker = open_ranker(artifact)
-        direct = ranker.rank(QUERY, PASSAGES).logits
+        direct = ranker.rank(RankRequest(QUERY, PASSAGES)).logits
         ranker.close()
         flags = {"NIM_TRITON_RATE_LIMIT": "execution_count", "NIM_TRITON_LOG_VERBOSE": "1"}
         with triton(repository, Path(folder) / "triton.log", flags) as running:
@@ -88,7 +89,7 @@ def main() -> int:
             _behind_our_server(running, artifact, direct)
             _gone_and_back(running, repository, artifact, direct)
         mock = mock_model("rank")
-        made_up = mock.rank(QUERY, PASSAGES).logits  # type: ignore[attr-defined]
+        made_up = mock.rank(RankRequest(QUERY, PASSAGES)).logits  # type: ignore[attr-defined]
         mock.close()
         flags = {"ENABLE_MOCK_INFERENCE": "1"}
         with triton(repository, Path(folder) / "mock.log", flags) as running:
@@ -203,7 +204,7 @@ def _rows(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
         ranker.warm_up()  # goldens through Triton
         assert ranker.info.max_rows == MAX_BATCH_SIZE
         assert ranker.info.target == "triton"
-        _same(f"rows over {address}", ranker.rank(QUERY, PASSAGES).logits, wanted)
+        _same(f"rows over {address}", ranker.rank(RankRequest(QUERY, PASSAGES)).logits, wanted)
         ranker.close()
 
 

@@ -27,6 +27,8 @@ from checks.here import need_disk, need_memory
 from checks.random_weights import SHAPE
 from exporter.report import Parity, read_report
 from runtime.opening import open_model
+from runtime.ranker import Ranker
+from runtime.requests import Passage, RankRequest
 from runtime.telemetry import disable_telemetry
 from tests.tiny_vision import AFTER, BEFORE, CONTEXT, RERANKER, png, weights
 
@@ -115,18 +117,16 @@ def _run(arguments: list[str], artifact: Path) -> Run:
 
 def open_once(artifact: Path) -> Opened:
     """Open the model, warm it up, and rank an image, the same again and a text."""
-    from runtime.vision.models import VisionRanker
-    from runtime.vision.passage import Passage
-
     began = time.monotonic()
     model = open_model(artifact)
-    assert isinstance(model, VisionRanker)
+    assert isinstance(model, Ranker)
+    assert model.tower is not None
     model.warm_up()
     marks = [time.monotonic()]
-    side = model._vision.rule.size * 4 // 5
+    side = model.tower.vision.rule.size * 4 // 5
     page = Passage("A page of the invoice.", png(side, side))
     for passages in ([page], [page], ["A text of some words."]):
-        model.rank("How many crates were shipped?", passages)
+        model.rank(RankRequest("How many crates were shipped?", passages))
         marks.append(time.monotonic())
     model.close()
     image_s, again_s, text_s = (after - before for before, after in pairwise(marks))

@@ -21,14 +21,17 @@ from exporter.parity import LOGIT_TOLERANCE, LOWEST_TAU, RANDOM_SHARE, kendall_t
 from exporter.parity_images import ImageGroup, ImagePassage
 from exporter.report import Parity, Rung
 from exporter.vector_parity import COMPONENT_TOLERANCE, COSINE_TOLERANCE, cosines
+from runtime.embedder import Embedder
+from runtime.errors import TextPlace
 from runtime.manifest import ImageGolden, Manifest
-from runtime.text import Encodings, unchecked
+from runtime.model import Model
+from runtime.ranker import Ranker
+from runtime.requests import EmbedRequest, ImageEmbeddings, Passage, RankRequest, images_of
+from runtime.text import Encodings
 from runtime.vision.decoding import open_image
-from runtime.vision.embeddings import ImageEmbeddings
-from runtime.vision.encoding import VisionPairEncoder, VisionTextEncoder
-from runtime.vision.models import VisionEmbedder, VisionRanker
-from runtime.vision.passage import Passage
+from runtime.vision.encoding import pair_encoder, text_encoder
 from runtime.vision.tiling import cut, pixel_values
+from runtime.vision.tower import Tower
 
 GOLDENS = 2
 # Values beyond this are held to their share of it.
@@ -44,7 +47,9 @@ def check_image_inputs(
     for group in answers.groups:
         for image in (passage.image for passage in group.passages):
             if image is not None and image not in pixels:
-                tiles = cut(open_image(image, "a parity image").decode(), manifest.vision.rule)
+                tiles = cut(
+                    open_image(image, TextPlace("a parity image")).decode(), manifest.vision.rule
+                )
                 pixels[image] = _digest(pixel_values(tiles)), len(tiles)
     failure = None
     count = 0
@@ -66,12 +71,11 @@ def check_image_inputs(
     _record(report, "pixels", Rung(pairs=len(pixels), passed=failure is None), failure)
 
 
-def check_images(
-    report: Parity, answers: ImageAnswers, model: VisionRanker | VisionEmbedder
-) -> list[list[np.ndarray]]:
+def check_images(report: Parity, answers: ImageAnswers, model: Model) -> list[list[np.ndarray]]:
     """The other rungs; what the engine gives for each passage alone. Records them and raises
     ParityFailed."""
-    _check_embeddings(report, answers, model)
+    assert model.tower is not None
+    _check_embeddings(report, answers, model.tower)
     ways = [_outputs(group, model) for group in answers.groups]
     wanted = [np.stack([answer.outputs for answer in rows]) for rows in answers.answers]
     tolerance = _tolerance(report, wanted, model)
@@ -141,27 +145,21 @@ def _encoded(
 ) -> Encodings:
     vision = manifest.vision
     assert vision is not None
-    images = [
-        None
-        if passage.image is None
-        else ImageEmbeddings(
-            passage.image,
-            np.empty((pixels[passage.image][1], vision.tokens, vision.hidden), np.float32),
-        )
-        for passage in group.passages
-    ]
-    texts = [passage.text for passage in group.passages]
+    passages = []
+    for passage in group.passages:
+        image = None
+        if passage.image is not None:
+            shape = (pixels[passage.image][1], vision.tokens, vision.hidden)
+            image = ImageEmbeddings(passage.image, np.empty(shape, np.float32))
+        passages.append(Passage(passage.text, image))
     if manifest.kind == "embed":
-        embedder = VisionTextEncoder(tokenizer, manifest.prefixes, manifest.max_tokens, vision)
-        return embedder.encode(texts, "passage", "END", images=images)
-    assert manifest.template is not None
-    ranker = VisionPairEncoder(tokenizer, manifest.template, manifest.max_tokens, vision)
-    return ranker.encode(group.query, texts, "END", unchecked, images=images)
+        embedder = text_encoder(manifest, tokenizer, manifest.max_tokens)
+        return embedder.encode(EmbedRequest(passages, "passage", truncate="END"))
+    ranker = pair_encoder(manifest, tokenizer, manifest.max_tokens)
+    return ranker.encode(RankRequest(group.query, passages, truncate="END"))
 
 
-def _check_embeddings(
-    report: Parity, answers: ImageAnswers, model: VisionRanker | VisionEmbedder
-) -> None:
+def _check_embeddings(report: Parity, answers: ImageAnswers, tower: Tower) -> None:
     largest, count, failure = 0.0, 0, None
     wanted = [a.embeds for _, _, _, a in _flat(answers) if a.embeds is not None]
     everything = np.concatenate([one.reshape(-1) for one in wanted])
@@ -172,8 +170,9 @@ def _check_embeddings(
     for group, index, passage, answer in _flat(answers):
         if passage.image is None or answer.embeds is None:
             continue
-        with model.embedded_images([passage.image], lambda _: "a parity image") as (found,):
-            assert found is not None
+        with tower.embedded(EmbedRequest([Passage(image=passage.image)])) as seen:
+            (found,) = images_of(seen)
+            assert isinstance(found, ImageEmbeddings)
             delta = np.abs(found.embeds - answer.embeds)
         count += 1
         largest = max(largest, float(delta.max()))
@@ -199,11 +198,11 @@ def _check_ranking(
     ways: Sequence[Sequence[np.ndarray]],
     wanted: Sequence[np.ndarray],
     tolerance: float,
-    model: VisionRanker | VisionEmbedder,
+    model: Model,
 ) -> None:
     concordant = discordant = tied = 0
     gap = 2 * tolerance
-    if isinstance(model, VisionEmbedder):
+    if isinstance(model, Embedder):
         gap = 2 * COSINE_TOLERANCE[report.precision]
     for number, truth in enumerate(wanted):
         theirs, ours = (_scores(answers, number, rows) for rows in (truth, ways[number][1]))
@@ -235,7 +234,7 @@ def _scores(answers: ImageAnswers, number: int, outputs: np.ndarray) -> Scores:
     return cosines(np.concatenate([answers.queries[number][None], outputs]))
 
 
-def _outputs(group: ImageGroup, model: VisionRanker | VisionEmbedder) -> list[np.ndarray]:
+def _outputs(group: ImageGroup, model: Model) -> list[np.ndarray]:
     """float64 [passages, components]: each alone, with its group, and with its group shuffled."""
     passages = [Passage(one.text, one.image) for one in group.passages]
     order = np.random.default_rng(0).permutation(len(passages))
@@ -246,23 +245,20 @@ def _outputs(group: ImageGroup, model: VisionRanker | VisionEmbedder) -> list[np
     return [alone, _answer(group, passages, model), back]
 
 
-def _answer(
-    group: ImageGroup, passages: list[Passage], model: VisionRanker | VisionEmbedder
-) -> np.ndarray:
-    if isinstance(model, VisionRanker):
-        found: Any = model.rank(group.query, passages, truncate="END").logits[:, None]
+def _answer(group: ImageGroup, passages: list[Passage], model: Model) -> np.ndarray:
+    if isinstance(model, Ranker):
+        found: Any = model.rank(RankRequest(group.query, passages, truncate="END")).logits[:, None]
     else:
-        found = model.embed(passages, input_type="passage", truncate="END").vectors
+        assert isinstance(model, Embedder)
+        found = model.embed(EmbedRequest(passages, "passage", truncate="END")).vectors
     return np.asarray(found, np.float64)
 
 
-def _tolerance(
-    report: Parity, wanted: Sequence[np.ndarray], model: VisionRanker | VisionEmbedder
-) -> float:
+def _tolerance(report: Parity, wanted: Sequence[np.ndarray], model: Model) -> float:
     everything = np.concatenate(wanted)
     if report.rule == "random-weights":
         return RANDOM_SHARE[report.precision] * float(everything.std())
-    if isinstance(model, VisionRanker):
+    if isinstance(model, Ranker):
         return LOGIT_TOLERANCE[report.precision]
     return COMPONENT_TOLERANCE * max(1.0, float(np.linalg.norm(everything, axis=1).max()))
 

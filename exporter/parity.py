@@ -28,6 +28,7 @@ from runtime import machine
 from runtime.errors import NonFiniteScore
 from runtime.profile import TargetProfile
 from runtime.ranker import Ranker
+from runtime.requests import RankRequest
 from runtime.text import Encoding, PairEncoder
 
 # Largest |Δ logit|, for logits up to the largest of this precision; it grows in proportion beyond.
@@ -127,7 +128,7 @@ def check_tokens(report: Parity, reference: Reference, encoder: PairEncoder) -> 
     """The first rung. Records it in `report` and raises ParityFailed when an id differs."""
     compared = []
     for group, wanted_rows in zip(reference.groups, reference.tokens, strict=True):
-        found_rows = encoder.encode(group.query, group.passages, "END").rows
+        found_rows = encoder.encode(RankRequest(group.query, group.passages, truncate="END")).rows
         labels = map(group.label, range(len(wanted_rows)))
         compared += zip(labels, found_rows, wanted_rows, strict=True)
     compare_tokens(report, compared)
@@ -250,7 +251,8 @@ def _engine_scores(reference: Reference, ranker: Ranker) -> EngineScores:
 
 
 def _rank(ranker: Ranker, query: str, passages: "list[str] | tuple[str, ...]") -> Scores:
-    return ranker.rank(query, passages, truncate="END").logits.astype(np.float64)
+    request = RankRequest(query, passages, truncate="END")
+    return ranker.rank(request).logits.astype(np.float64)
 
 
 def _tolerance(report: Parity, reference: Reference) -> float:

@@ -22,8 +22,7 @@ from runtime.embedder import Embedder
 from runtime.manifest import Golden, Manifest, VectorGolden
 from runtime.model import Model
 from runtime.ranker import Ranker
-from runtime.text import PairEncoder, TextEncoder
-from runtime.vision.encoding import VisionPairEncoder
+from runtime.vision.encoding import pair_encoder, text_encoder
 
 GOLDENS = 4
 
@@ -96,13 +95,8 @@ class RankProof(Proof):
 
     def check_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """See Proof."""
-        check_tokens(report, self._reference, self._encoder(tokenizer))
-
-    def _encoder(self, tokenizer: tokenizers.Tokenizer) -> PairEncoder:
-        template, limit = self._manifest.template, self._manifest.max_tokens
-        if self._manifest.vision is None or template is None:
-            return PairEncoder(tokenizer, template, limit)
-        return VisionPairEncoder(tokenizer, template, limit, self._manifest.vision)
+        encoder = pair_encoder(self._manifest, tokenizer, self._manifest.max_tokens)
+        check_tokens(report, self._reference, encoder)
 
     def check_outputs(self, report: Parity, model: Model) -> None:
         """See Proof."""
@@ -143,7 +137,7 @@ class EmbedProof(Proof):
 
     def check_tokens(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
         """See Proof."""
-        encoder = TextEncoder(tokenizer, self._manifest.prefixes, self._manifest.max_tokens)
+        encoder = text_encoder(self._manifest, tokenizer, self._manifest.max_tokens)
         check_text_tokens(report, self._reference, encoder)
 
     def check_outputs(self, report: Parity, model: Model) -> None:

@@ -25,6 +25,7 @@ from exporter.parity import (
 from exporter.report import Parity, Precision, Rung
 from runtime.embedder import Embedder
 from runtime.errors import NonFiniteScore
+from runtime.requests import EmbedRequest
 from runtime.text import TextEncoder
 
 # Largest |Δ| of one component of a vector of length 1; it grows with the length beyond. Measured
@@ -64,7 +65,9 @@ def check_text_tokens(report: Parity, reference: VectorReference, encoder: TextE
     compared = []
     for texts, wanted_rows in zip(reference.texts, reference.tokens, strict=True):
         for text, wanted in zip(texts, wanted_rows, strict=True):
-            (found,) = encoder.encode([text.text], text.input_type, "END").rows
+            (found,) = encoder.encode(
+                EmbedRequest([text.text], text.input_type, truncate="END")
+            ).rows
             compared.append((text.label, found, wanted))
     compare_tokens(report, compared)
 
@@ -123,9 +126,8 @@ def _embed(embedder: Embedder, texts: Sequence[Text]) -> Vectors:
     rows: dict[int, Vectors] = {}
     for input_type in dict.fromkeys(text.input_type for text in texts):
         places = [i for i, text in enumerate(texts) if text.input_type == input_type]
-        found = embedder.embed(
-            [texts[i].text for i in places], input_type=input_type, truncate="END"
-        )
+        request = EmbedRequest([texts[i].text for i in places], input_type, truncate="END")
+        found = embedder.embed(request)
         rows |= zip(places, found.vectors.astype(np.float64), strict=True)
     return np.stack([rows[i] for i in range(len(texts))])
 

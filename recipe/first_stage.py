@@ -23,6 +23,7 @@ from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from runtime.opening import open_embedder
 from runtime.outputs import locked_work_folder
 from runtime.postprocess import Floats, InputType
+from runtime.requests import EmbedRequest
 
 # Texts in one file of vectors.
 BLOCK_TEXTS = 256
@@ -210,7 +211,7 @@ class BlockEmbedder:
         # An embedder with its own prefixes adds them itself (see `_check`).
         if prefix and not model.info.asymmetric:
             texts = [f"{prefix} {text}" for text in texts]
-        return model.embed(texts, input_type=input_type, truncate="END").vectors
+        return model.embed(EmbedRequest(texts, input_type, truncate="END")).vectors
 
     def close(self) -> None:
         """Stop the engine."""

@@ -22,6 +22,7 @@ from recipe.ray_workers import map_in_order
 from recipe.score_input import Input, decoded
 from runtime.opening import open_ranker
 from runtime.outputs import atomic_file, file_place, locked_work_folder, refuse_inputs, work_folder
+from runtime.requests import RankRequest
 
 ABOUT = "score a large file of queries and passages offline"
 # Lines per chunk of work: at most these are lost when a run is killed.
@@ -208,7 +209,9 @@ class _Scorer:
 
     def _scored(self, number: int, line: bytes) -> dict[str, Any]:
         asked = decoded(number, line)
-        logits = self._ranker.rank(asked.query, asked.passages, truncate="END").logits.tolist()
+        logits = self._ranker.rank(
+            RankRequest(asked.query, asked.passages, truncate="END")
+        ).logits.tolist()
         named = {} if asked.id is None else {"id": asked.id}
         answer = {**named, "scores": logits}
         return {"check": _check(number, line, msgspec.json.encode(answer)), "answer": answer}

@@ -16,6 +16,7 @@ from litestar import Litestar, get
 from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
+from runtime.version import version
 from server import health, metadata, pages
 from server.auth import AuthMiddleware
 from server.descriptors import raise_descriptor_limit
@@ -24,13 +25,15 @@ from server.hosts import AllowedHostsMiddleware
 from server.kserve.grpc_service import GrpcServer
 from server.libraries import prepare_libraries
 from server.listen import SideListener, bind_port
+from server.loading import abort_start, start
 from server.logs import configure_logging, report_startup_error, wants_json_logs
 from server.metrics import CONTENT_TYPE
+from server.nim_error import error_body
 from server.observability import ObservabilityMiddleware
 from server.openapi import document
 from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
 from server.reloading import reloading_on_signal
-from server.service import Service, abort_start
+from server.service import Service
 from server.settings import Settings, SettingsError, read_settings
 from server.shutdown import Shutdown
 from server.surface import Surface, error_format_chooser
@@ -58,7 +61,7 @@ SURFACES: tuple[Surface, ...] = (
     pages.PAGES,
 )
 # Paths that no surface claims get NIM's error body.
-error_format_of = error_format_chooser(SURFACES, nim.error_body)
+error_format_of = error_format_chooser(SURFACES, error_body)
 
 METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
 TRITON_ROUTES = [*health.SURFACE.controllers, *kserve.SURFACE.controllers]
@@ -164,7 +167,7 @@ def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
     return document(
         [operation for surface in surfaces for operation in surface.operations],
         title="Open reranker and embedder",
-        version=metadata.version(),
+        version=version(),
         keys=bool(settings.keys),
     )
 
@@ -175,7 +178,7 @@ async def _running(service: Service, shutdown: Shutdown) -> AsyncIterator[None]:
     with ExitStack() as signals:
         with _ended_by_limits():
             closers = await _open_ports(service, shutdown)
-            service.start()
+            start(service)
             signals.enter_context(shutdown.on_signals())
             signals.enter_context(reloading_on_signal(service))
         yield

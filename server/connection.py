@@ -60,22 +60,19 @@ class BodyBudget:
             if scope["type"] != ScopeType.HTTP:
                 await app(scope, receive, send)
                 return
-            reservation = scope["state"][_RESERVATION] = _Reservation(self)
-            try:
+            with self.reservation() as scope["state"][_RESERVATION]:
                 await app(scope, receive, send)
-            finally:
-                self._end(reservation.size)
 
         return middleware_app
 
     @contextmanager
-    def reserving(self, size: int) -> Iterator[None]:
-        """Reserve `size` bytes for the block, for a body that arrived whole. Raises Overloaded."""
-        self.reserve(size, size)
+    def reservation(self) -> "Iterator[Reservation]":
+        """A request's part of the budget, empty at first and released after the block."""
+        reservation = Reservation(self)
         try:
-            yield
+            yield reservation
         finally:
-            self._end(size)
+            self._end(reservation.size)
 
     def _end(self, size: int) -> None:
         """Release `size` bytes of an answered request."""
@@ -97,7 +94,7 @@ class BodyBudget:
         self._held_bytes += count
 
 
-class _Reservation:
+class Reservation:
     """One request's part of the budget, `size` bytes."""
 
     def __init__(self, body_budget: BodyBudget) -> None:
@@ -132,7 +129,7 @@ async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> 
 def reserve_beside_body(request: AnyRequest, size: int) -> None:
     """Reserve `size` bytes that the request needs beside its body, if positive, until it is
     answered. Raises Overloaded."""
-    reservation: _Reservation = request.scope["state"][_RESERVATION]
+    reservation: Reservation = request.scope["state"][_RESERVATION]
     reservation.add(max(0, size))
 
 
@@ -171,7 +168,7 @@ def check_json(request: AnyRequest) -> None:
 
 
 async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> bytes:
-    reservation: _Reservation = request.scope["state"][_RESERVATION]
+    reservation: Reservation = request.scope["state"][_RESERVATION]
     body = bytearray()  # takes less memory than a list of many small pieces
 
     def take(part: bytes) -> None:

@@ -12,7 +12,7 @@ from server.call import Call
 from server.caller import http_caller
 from server.characters import wider_bytes
 from server.connection import cancel_on_disconnect, check_json, read_body, reserve_beside_body
-from server.errors import AnyRequest, ErrorFormat
+from server.errors import AnyRequest, ErrorFormat, InvalidRequest
 from server.json_body import decode
 from server.json_size import decoded_bytes, most_values
 from server.observability import ANSWERED
@@ -35,7 +35,6 @@ class Exchange(Call):
         # Milliseconds by HTTP stage, and when the current stage began.
         self._spent_ms: dict[str, float] = {}
         self._since = time.monotonic()
-        self._measured = False
         request.scope["state"][ANSWERED] = self.answers
 
     def use_error_format(self, error_format: ErrorFormat) -> None:
@@ -55,19 +54,17 @@ class Exchange(Call):
         return await self.body()
 
     async def decode(self, decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-        """Decode the JSON in `body`, the request's only one. A large body gets a time slice of its
-        own for each decoding.
+        """Decode the JSON in `body`, the request's only one, once. A large body gets a time slice
+        of its own.
 
         Raises InvalidRequest with the place that does not fit, or before decoding if there are too
         many values. Raises Overloaded when the body budget has no room for the decoded form.
         """
         slices = self.service.body_budget.slices
-        if not self._measured:
-            settings = self.service.settings
-            texts = max(settings.max_passages, settings.embed_max_inputs)
-            size = await decoded_bytes(body, most_values(texts), slices)
-            reserve_beside_body(self._request, size - len(body))
-            self._measured = True
+        settings = self.service.settings
+        texts = max(settings.max_passages, settings.embed_max_inputs)
+        size = await decoded_bytes(body, most_values(texts), slices)
+        reserve_beside_body(self._request, size - len(body))
         await slices.before(len(body))
         return decode(decoder, body)
 
@@ -78,9 +75,21 @@ class Exchange(Call):
         reserve_beside_body(self._request, await wider_bytes(texts, slices))
         await slices.before(len(raw))
 
-    async def json(self, decoder: "msgspec.json.Decoder[T]") -> T:
-        """Read and decode a JSON body; InvalidRequest names the place that does not fit."""
-        return await self.decode(decoder, await self.json_body())
+    async def json(
+        self, decoder: "msgspec.json.Decoder[T]", *, texts: str = "", hint: str = ""
+    ) -> T:
+        """Read and decode a JSON body; InvalidRequest names the place that does not fit. `texts` is
+        a field in which other servers take token ids; `hint` is added to the message about it."""
+        try:
+            return await self.decode(decoder, await self.json_body())
+        except InvalidRequest as error:
+            if not texts or error.location[:1] != (texts,):
+                raise
+            message = (
+                "wanted a text or a list of texts; token ids are not taken, as the model has a "
+                f"tokenizer of its own{hint}"
+            )
+            raise InvalidRequest(error.problem, error.location, message) from error
 
     def reply(
         self,

@@ -6,10 +6,10 @@ import msgspec
 from litestar import Controller, HttpMethod, Response, route
 from litestar.di import NamedDependency
 
+from server.nim_error import error_body
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
-from server.surfaces import nim
 
 _PROBE = [HttpMethod.GET, HttpMethod.HEAD]
 _UNAVAILABLE = 503
@@ -132,6 +132,6 @@ SURFACE = Surface(
         ),
         _probe("/health", "Status and device", PlainHealth, _PLAIN, PlainHealth),
     ),
-    error_format=nim.error_body,
+    error_format=error_body,
     paths=("/health", "/v1/health/"),
 )

@@ -18,8 +18,7 @@ from server.surface import send_failure
 class WrongHost(RequestRefused):
     """A Host that is not in the list."""
 
-    def __init__(self) -> None:
-        super().__init__("found a Host that this server does not answer to")
+    message = "found a Host that this server does not answer to"
 
 
 class AllowedHostsMiddleware:

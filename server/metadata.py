@@ -9,14 +9,15 @@ import msgspec
 from litestar import Controller, get
 from litestar.di import NamedDependency
 
+from runtime.version import DISTRIBUTION, version
 from server.call import limit_of
 from server.metrics import CONTENT_TYPE
+from server.nim_error import NimError, error_body
 from server.openapi import Operation
-from server.service import Served, Service
+from server.served import Served
+from server.service import Service
 from server.surface import Surface
-from server.surfaces import nim
 
-PACKAGE = "open-rerank"
 # The version of NIM's API that these shapes follow.
 _API = "3.1.0"
 
@@ -71,7 +72,7 @@ def _entry(name: str) -> Body:
         "id": name,
         "object": "model",
         "created": 0,
-        "owned_by": name.split("/")[0] if "/" in name else PACKAGE,
+        "owned_by": name.split("/")[0] if "/" in name else DISTRIBUTION,
         "root": name,
     }
 
@@ -127,14 +128,8 @@ def _quoted(value: str) -> str:
 
 
 @cache
-def version() -> str:
-    """The version of this software."""
-    return distribution(PACKAGE).version
-
-
-@cache
 def _license() -> Body:
-    content = distribution(PACKAGE).read_text("licenses/LICENSE") or ""
+    content = distribution(DISTRIBUTION).read_text("licenses/LICENSE") or ""
     return {
         "name": "LICENSE",
         "path": "LICENSE",
@@ -160,7 +155,7 @@ def _operation(path: str, summary: str, reply: object = Body, **more: Any) -> Op
         tag="Metadata",
         summary=summary,
         reply=reply,
-        error=nim.NimError,
+        error=NimError,
         **more,
     )
 
@@ -234,6 +229,6 @@ SURFACE = Surface(
             media_type=CONTENT_TYPE,
         ),
     ),
-    error_format=nim.error_body,
+    error_format=error_body,
     paths=(),
 )

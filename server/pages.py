@@ -13,9 +13,9 @@ from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
+from server.nim_error import NimError, error_body
 from server.openapi import Operation
 from server.surface import Surface
-from server.surfaces import nim
 
 _HEADERS = {
     "content-security-policy": (
@@ -99,7 +99,7 @@ OPENAPI = Surface(
             reply_example={"openapi": "3.1.0"},
         ),
     ),
-    error_format=nim.error_body,
+    error_format=error_body,
     paths=(),
 )
 PAGES = Surface(
@@ -112,11 +112,11 @@ PAGES = Surface(
             "A script or style sheet of the pages",
             "text/css; charset=utf-8",
             reply=str,
-            error=nim.NimError,
+            error=NimError,
             statuses=(404,),
             parameters={"name": "page.css"},
         ),
     ),
-    error_format=nim.error_body,
+    error_format=error_body,
     paths=(),
 )

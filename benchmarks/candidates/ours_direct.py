@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmarks.protocol import Score, Setting, answer
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 
 
 def load(setting: Setting) -> Score:
@@ -12,7 +13,9 @@ def load(setting: Setting) -> Score:
     ranker.warm_up()
 
     def score(query: str, passages: list[str]) -> list[float]:
-        return [float(one) for one in ranker.rank(query, passages, truncate="END").logits]
+        return [
+            float(one) for one in ranker.rank(RankRequest(query, passages, truncate="END")).logits
+        ]
 
     return score
 

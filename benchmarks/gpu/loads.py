@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.texts import QUERY, TextMaker, mixed_lengths
+from runtime.requests import RankRequest
 from runtime.text import Encoding, PairEncoder, load_tokenizer
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,7 @@ def make_loads(passages: int, vocabulary: int) -> list[Load]:
     encoder = PairEncoder(load_tokenizer(_TOKENIZER), _TEMPLATE, _LONGEST)
     loads = []
     for name, wanted in lengths.items():
-        encodings = encoder.encode(QUERY, maker.make(wanted).passages).rows
+        encodings = encoder.encode(RankRequest(QUERY, maker.make(wanted).passages)).rows
         rows = tuple(Encoding(row.token_ids % vocabulary, None) for row in encodings)
         loads.append(Load(name, rows))
     return loads

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
-from msgspec import UNSET, Meta
+from msgspec import Meta
 
 from runtime.postprocess import Ranking
-from runtime.text import TokenLimits
+from runtime.requests import RankRequest, TokenLimits
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
@@ -27,14 +27,14 @@ from server.surface import Surface
 from server.surfaces.documents import (
     RankedDocuments,
     RerankRequest,
-    ReturnedDocument,
+    Result,
     check_least,
-    document_writer,
     rank_documents,
+    results_of,
     top_results,
-    wants_raw,
 )
 from server.surfaces.nim import STATUSES
+from server.surfaces.usage import Usage, usage_of
 
 # Cohere's search unit is one query with up to so many documents.
 _UNIT_DOCUMENTS = 100
@@ -85,15 +85,6 @@ class RerankV2(NotInV2, kw_only=True):
 
 
 # Reply
-class ResultV1(msgspec.Struct):
-    """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
-    model was saved with; with `use_activation: false` (Infinity: `raw_scores: true`) the logit."""
-
-    index: int
-    relevance_score: float
-    document: ReturnedDocument = UNSET
-
-
 class ResultV2(msgspec.Struct):
     """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
     model was saved with."""
@@ -121,21 +112,14 @@ class CohereMeta(msgspec.Struct):
     billed_units: BilledUnits
 
 
-class RerankUsage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for each document."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class ReplyV1(msgspec.Struct):
     """The superset: Cohere reads id, results and meta, Jina and vLLM model, usage and results."""
 
     id: str
     model: str
-    usage: RerankUsage
+    usage: Usage
     meta: CohereMeta
-    results: list[ResultV1]
+    results: list[Result]
 
 
 class ReplyV2(msgspec.Struct):
@@ -152,12 +136,6 @@ _V2 = msgspec.json.Decoder(RerankV2)
 _ENCODER = msgspec.json.Encoder()
 
 
-def usage_of(ranking: Ranking) -> RerankUsage:
-    """The tokens of a ranking."""
-    tokens = int(ranking.token_counts.sum())
-    return RerankUsage(tokens, tokens)
-
-
 def id_of(request_id: str | None) -> str:
     """The id of a reply: the request's own, or a new one."""
     return request_id or uuid.uuid4().hex
@@ -169,16 +147,9 @@ def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
 
 
 def _encode_v1(ranked: RankedDocuments, payload: RerankRequest, model: str) -> bytes:
-    ranking = ranked.ranking
-    scores = ranking.logits if wants_raw(payload) else ranking.relevance()
-    show = document_writer(payload, plain=False)
-    results = [
-        ResultV1(i, float(scores[i]), show(ranked.texts[i]))
-        for i in top_results(ranking.order.tolist(), payload.top_n)
-    ]
-    meta = _meta("1", ranked.texts)
-    reply = ReplyV1(id_of(payload.request_id), model, usage_of(ranking), meta, results)
-    return _ENCODER.encode(reply)
+    results = results_of(ranked, payload, plain=False)
+    usage, meta = usage_of(ranked.ranking), _meta("1", ranked.texts)
+    return _ENCODER.encode(ReplyV1(id_of(payload.request_id), model, usage, meta, results))
 
 
 def _encode_v2(ranking: Ranking, payload: RerankV2) -> bytes:
@@ -258,11 +229,9 @@ class CohereRerank(Controller):
         exchange = Exchange(request, service)
         payload = await exchange.json(_V2)
         _check_v2(payload)
+        limits = TokenLimits(passage=payload.max_tokens_per_doc)
         ranking = await exchange.rank(
-            payload.query,
-            payload.documents,
-            "END",
-            limits=TokenLimits(passage=payload.max_tokens_per_doc),
+            RankRequest(payload.query, payload.documents, truncate="END", limits=limits)
         )
         return exchange.reply(_encode_v2(ranking, payload))
 

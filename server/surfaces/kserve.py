@@ -14,7 +14,8 @@ import msgspec
 from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
-from runtime.errors import InputTooLong, ModelClosed
+from runtime.errors import ModelClosed
+from runtime.version import version as software_version
 from server.errors import AnyRequest, ErrorBody, Failure, NotReady
 from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import Wanted, infer
@@ -23,32 +24,28 @@ from server.kserve.models import (
     EXTENSIONS,
     PLATFORM,
     SERVER_NAME,
+    ConfigReply,
     KserveModel,
+    ModelReply,
     all_models,
     find,
 )
 from server.kserve.rest import (
     HEADER_LENGTH,
-    ConfigReply,
     IndexEntry,
     IndexRequest,
     InferReply,
     InferRequest,
     LoadRequest,
     ModelReadyReply,
-    ModelReply,
     ServerReply,
     StatisticsReply,
     check_binary_flags,
-    config_tensor,
-    model_statistics,
     read_tensors,
     split_body,
-    tensor_reply,
     write_reply,
 )
 from server.kserve.tensors import TextTensor, elements_of
-from server.metadata import version as software_version
 from server.names import TRITON_VERSION
 from server.openapi import Operation
 from server.service import Service
@@ -70,13 +67,9 @@ class KserveError(msgspec.Struct):
     error: str
 
 
-_BAD_REQUEST = 400
-
-
 def error_body(failure: Failure) -> ErrorBody:
-    """KServe's error body; a text that is too long gets status 400 here."""
-    long = issubclass(failure.kind, InputTooLong)
-    status = _BAD_REQUEST if long else failure.status
+    """KServe's error body; a text that is too long (422) gets status 400 here."""
+    status = 400 if failure.status == 422 else failure.status
     return ErrorBody(status, msgspec.json.encode(KserveError(failure.message)))
 
 
@@ -118,9 +111,7 @@ class KserveRoutes(Controller):
         self, request: AnyRequest, service: NamedDependency[Service]
     ) -> Response[ModelReply]:
         """A model's inputs and outputs."""
-        found = _named(request, service)
-        inputs, outputs = ([tensor_reply(t) for t in end] for end in (found.inputs, found.outputs))
-        return Response(ModelReply(found.name, [TRITON_VERSION], PLATFORM, inputs, outputs))
+        return Response(_named(request, service).metadata())
 
     @route(_versioned("/ready"), http_method=[HttpMethod.GET, HttpMethod.HEAD])
     async def ready(
@@ -139,30 +130,19 @@ class KserveRoutes(Controller):
         self, request: AnyRequest, service: NamedDependency[Service]
     ) -> Response[ConfigReply]:
         """A model's configuration."""
-        found = _named(request, service)
-        return Response(
-            ConfigReply(
-                name=found.name,
-                platform=PLATFORM,
-                backend=PLATFORM,
-                max_batch_size=found.max_batch_size,
-                input=[config_tensor(t) for t in found.inputs],
-                output=[config_tensor(t) for t in found.outputs],
-                dynamic_batching={},
-            )
-        )
+        return Response(_named(request, service).config())
 
     @get(_versioned("/stats"))
     async def stats(
         self, request: AnyRequest, service: NamedDependency[Service]
     ) -> Response[StatisticsReply]:
         """A model's counters."""
-        return Response(StatisticsReply([model_statistics(_named(request, service))]))
+        return Response(StatisticsReply([_named(request, service).statistics()]))
 
     @get("/v2/models/stats")
     async def all_stats(self, service: NamedDependency[Service]) -> Response[StatisticsReply]:
         """The counters of all models."""
-        return Response(StatisticsReply([model_statistics(model) for model in all_models(service)]))
+        return Response(StatisticsReply([model.statistics() for model in all_models(service)]))
 
     @post("/v2/repository/index", status_code=200)
     async def index(

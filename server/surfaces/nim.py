@@ -5,24 +5,27 @@ llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.
 nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ranking).
 """
 
-from typing import Annotated, Any, cast, get_args
+from typing import Any
 
 import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from runtime.postprocess import Ranking
-from runtime.text import Truncate
+from runtime.requests import RankRequest, Truncate
 from server.call import Field
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
+from server.errors import AnyRequest, InvalidRequest, UnknownModel
 from server.exchange import Exchange
+from server.fields import one_of
+from server.nim_error import NimError, error_body
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
+from server.surfaces.truncation import TRUNCATES, Truncation
+from server.surfaces.usage import Usage, usage_of
 
-_TRUNCATES = get_args(Truncate)
 _QUERY = Field("query", inside=("text",), alone=True)
 _PASSAGES = Field("passages", inside=("text",))
 
@@ -41,7 +44,7 @@ class RankingRequest(msgspec.Struct):
     query: Text
     passages: list[Text]
     model: str | None = None
-    truncate: Annotated[str, Meta(extra_json_schema={"enum": list(_TRUNCATES)})] | None = None
+    truncate: Truncation | None = None
 
 
 # Reply
@@ -50,13 +53,6 @@ class Ranked(msgspec.Struct):
 
     index: int
     logit: float
-
-
-class Usage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for each passage."""
-
-    prompt_tokens: int
-    total_tokens: int
 
 
 class RankingReply(msgspec.Struct):
@@ -80,21 +76,14 @@ def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
 
 def truncate_of(request: RankingRequest) -> Truncate:
     """How texts that are too long are truncated. START is in NVIDIA's recipe, not in its docs."""
-    if request.truncate is None:
-        return "NONE"
-    if request.truncate not in _TRUNCATES:
-        raise InvalidRequest(
-            "literal_error", ("truncate",), f"wanted one of {', '.join(_TRUNCATES)}"
-        )
-    return cast(Truncate, request.truncate)
+    return one_of(request.truncate, TRUNCATES, "truncate") or "NONE"
 
 
 def encode(ranking: Ranking) -> bytes:
     """The reply's bytes."""
     logits = ranking.logits.tolist()
     rankings = [Ranked(index, logits[index]) for index in ranking.order.tolist()]
-    tokens = int(ranking.token_counts.sum())
-    return _ENCODER.encode(RankingReply(rankings, Usage(tokens, tokens)))
+    return _ENCODER.encode(RankingReply(rankings, usage_of(ranking)))
 
 
 def _text(text: Text, location: tuple[str | int, ...]) -> str:
@@ -105,35 +94,6 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
     if isinstance(text.text, UnsetType):
         raise InvalidRequest("missing", (*location, "text"), "wanted the field `text`")
     return text.text
-
-
-# Error body
-class NimError(msgspec.Struct):
-    """Both of NIM's error bodies; validation errors have no `error`."""
-
-    message: str
-    detail: dict[str, Any]
-    type: str
-    error: str | UnsetType = UNSET
-    object: str = "error"
-
-
-def error_body(failure: Failure) -> ErrorBody:
-    """NIM's two error bodies.
-
-    `message` and `error` both contain the text: Astra and langchain read `message`, older clients
-    of the hosted service read `error`. `detail` must not be null for langchain.
-    """
-    if failure.problem is not None:
-        detail = {
-            "type": failure.problem,
-            "loc": ["body", *failure.location],
-            "msg": failure.message,
-        }
-        reply = NimError(failure.message, detail, "request_validation_error")
-    else:
-        reply = NimError(failure.message, {}, "invalid_request_error", error=failure.message)
-    return ErrorBody(failure.status, _ENCODER.encode(reply))
 
 
 # Controller
@@ -166,9 +126,8 @@ async def _rank(request: AnyRequest, service: Service, path_model: str | None) -
             raise UnknownModel(served.name)
     exchange.check_count("rank", len(payload.passages), _PASSAGES)
     query, passages = texts_of(payload)
-    ranking = await exchange.rank(
-        query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
-    )
+    asked = RankRequest(query, passages, truncate=truncate_of(payload))
+    ranking = await exchange.rank(asked, query_at=_QUERY, passages_at=_PASSAGES)
     return exchange.reply(encode(ranking))
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -17,16 +17,18 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from runtime import requests
 from runtime.embedder import Embedder
 from runtime.errors import EngineError, InputTypeRequired, NoPassages, Overloaded, Unavailable
 from runtime.postprocess import InputType, Ranking, descending, relevance
-from runtime.text import Truncate
+from runtime.requests import RankRequest, Truncate
 from runtime.tokens import Token
-from server.call import Field, limit_of
+from runtime.version import version
+from server.call import Field, limit_of, listed
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, KindNotServed
 from server.exchange import Exchange
+from server.fields import one_of
 from server.lax import StrictPositive
-from server.metadata import version
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
@@ -36,7 +38,6 @@ from server.surface import Surface
 _MOST_BYTES = 1 << 20
 _TOKENS_AT_ONCE = 1 << 12
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
-_PROMPT_WANTED = f"wanted one of {', '.join(_PROMPTS)}"
 _SIDES: dict[str, Truncate] = {"left": "START", "Left": "START", "right": "END", "Right": "END"}
 
 
@@ -117,8 +118,6 @@ class Info(msgspec.Struct):
 
 
 # Mapping
-PayloadT = TypeVar("PayloadT", EmbedRequest, TokenizeRequest)
-_TEXTS = msgspec.json.Decoder(TextsRequest)
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
 _ENCODER = msgspec.json.Encoder()
@@ -140,12 +139,6 @@ def _encode_ranks(ranking: Ranking, payload: TextsRequest) -> bytes:
     return _ENCODER.encode(ranks)
 
 
-def _listed(inputs: str | list[str]) -> tuple[list[str], Field]:
-    """The texts, and their field in the body."""
-    alone = isinstance(inputs, str)
-    return [inputs] if isinstance(inputs, str) else inputs, Field("inputs", alone=alone)
-
-
 def _refuse_empty(texts: list[str], at: Field) -> None:
     """Raise InvalidRequest for an empty text, as TEI does."""
     if "" in texts:
@@ -154,9 +147,8 @@ def _refuse_empty(texts: list[str], at: Field) -> None:
 
 
 def _input_type(name: str | None) -> InputType | None:
-    if name is not None and name not in _PROMPTS:
-        raise InvalidRequest("literal_error", ("prompt_name",), _PROMPT_WANTED)
-    return None if name is None else _PROMPTS[name]
+    known = one_of(name, tuple(_PROMPTS), "prompt_name")
+    return None if known is None else _PROMPTS[known]
 
 
 def _prompt(service: Service, name: str | None) -> str:
@@ -268,35 +260,15 @@ def error_body(failure: Failure) -> ErrorBody:
 
 
 # Controller
-async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
-    """Decode the body of POST /rerank with `texts`."""
-    exchange.use_error_format(error_body)
-    return await exchange.decode(_TEXTS, body)
-
-
 async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[bytes]:
     """Answer POST /rerank with `texts`."""
     truncate = truncate_of(payload.truncate, payload.truncation_direction)
     at = Field("texts")
     if not payload.query:
         _refuse_empty(payload.texts, at)
-    ranking = await exchange.rank(
-        payload.query, payload.texts, truncate, passages_at=at, blanks=True
-    )
+    asked = RankRequest(payload.query, payload.texts, truncate=truncate, blanks=True)
+    ranking = await exchange.rank(asked, passages_at=at)
     return exchange.reply(_encode_ranks(ranking, payload))
-
-
-async def _read_inputs(exchange: Exchange, decoder: "msgspec.json.Decoder[PayloadT]") -> PayloadT:
-    try:
-        return await exchange.json(decoder)
-    except InvalidRequest as error:
-        if error.location[:1] == ("inputs",):
-            message = (
-                "wanted a text or a list of texts; token ids are not taken, as the model has a "
-                "tokenizer of its own"
-            )
-            raise InvalidRequest(error.problem, error.location, message) from error
-        raise
 
 
 class TeiRoutes(Controller):
@@ -308,23 +280,23 @@ class TeiRoutes(Controller):
     ) -> Response[bytes]:
         """Embed texts: a bare list of vectors."""
         exchange = Exchange(request, service)
-        payload = await _read_inputs(exchange, _EMBED)
+        payload = await exchange.json(_EMBED, texts="inputs")
         _check_embed(payload, service.embedder.info.dimensions)
-        texts, at = _listed(payload.inputs)
+        texts, at = listed("inputs", payload.inputs)
         _refuse_empty(texts, at)
+        asked = requests.EmbedRequest(
+            texts,
+            _input_type(payload.prompt_name),
+            payload.dimensions,
+            truncate=truncate_of(payload.truncate, payload.truncation_direction),
+            blanks=True,
+        )
         try:
-            embeddings = await exchange.embed(
-                texts,
-                _input_type(payload.prompt_name),
-                truncate_of(payload.truncate, payload.truncation_direction),
-                payload.dimensions,
-                input_at=at,
-                blanks=True,
-            )
+            embeddings = await exchange.embed(asked, input_at=at)
         except InputTypeRequired as error:
             message = (
                 "this model embeds queries and passages differently, and "
-                f"EMBED_DEFAULT_INPUT_TYPE is not set; {_PROMPT_WANTED}"
+                f"EMBED_DEFAULT_INPUT_TYPE is not set; wanted one of {', '.join(_PROMPTS)}"
             )
             raise InvalidRequest("missing", ("prompt_name",), message) from error
         body = await asyncio.to_thread(
@@ -338,8 +310,8 @@ class TeiRoutes(Controller):
     ) -> Response[bytes]:
         """The tokens of texts."""
         exchange = Exchange(request, service)
-        payload = await _read_inputs(exchange, _TOKENIZE)
-        texts, at = _listed(payload.inputs)
+        payload = await exchange.json(_TOKENIZE, texts="inputs")
+        texts, at = listed("inputs", payload.inputs)
         kind = service.primary.model.info.kind
         exchange.check_count(kind, len(texts), at)
         _refuse_empty(texts, at)

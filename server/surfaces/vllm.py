@@ -11,6 +11,7 @@ import msgspec
 from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
+from runtime.requests import RankRequest
 from server.call import Field
 from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
@@ -18,9 +19,10 @@ from server.lax import lax_decoder
 from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
-from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of, usage_of
+from server.surfaces.cohere import ErrorDetail, error_type, id_of
 from server.surfaces.nim import STATUSES
 from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
+from server.surfaces.usage import Usage, usage_of
 
 Texts = str | list[str]
 
@@ -64,7 +66,7 @@ class ScoreReply(msgspec.Struct):
     created: int
     model: str
     data: list[Score]
-    usage: RerankUsage
+    usage: Usage
     object: str = "list"
 
 
@@ -88,15 +90,15 @@ def _sides(payload: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]
     raise InvalidRequest("missing", (missing,), f"wanted the field `{missing}`")
 
 
-def _pairs(first: Texts, second: Texts, name: str) -> list[tuple[str, str]]:
+def _pairs(first: Texts, second: Texts, name: str) -> tuple[Texts, list[str]]:
+    """The query, or one for each passage, and the passages."""
     seconds = [second] if isinstance(second, str) else second
     if isinstance(first, str) or len(first) == 1:
-        one = first if isinstance(first, str) else first[0]
-        return [(one, text) for text in seconds]
+        return first if isinstance(first, str) else first[0], seconds
     if len(first) != len(seconds):
         message = f"found {len(first)} and {len(seconds)} texts, wanted one, or as many of both"
         raise InvalidRequest("value_error", (name,), message)
-    return list(zip(first, seconds, strict=True))
+    return first, seconds
 
 
 # Error body
@@ -125,16 +127,13 @@ class Scores(Controller):
         payload = await exchange.json(_DECODER)
         served = service.served("rank")
         (first, one), (second, two) = _sides(payload)
-        pairs = _pairs(one, two, second)
+        query, passages = _pairs(one, two, second)
         wants_logits(payload)  # refuses contradicting fields before anything is scored
         truncate, limits = cut_of(payload, served.model.info.max_tokens)
-        ranking = await exchange.rank_pairs(
-            pairs,
-            truncate,
-            queries_at=Field(first, alone=isinstance(one, str)),
+        ranking = await exchange.rank(
+            RankRequest(query, passages, truncate=truncate, limits=limits, blanks=True),
+            query_at=Field(first, alone=isinstance(one, str)),
             passages_at=Field(second, alone=isinstance(two, str)),
-            limits=limits,
-            blanks=True,
         )
         scores = ranking.logits if wants_logits(payload) else ranking.relevance()
         data = [Score(index, score) for index, score in enumerate(scores.tolist())]

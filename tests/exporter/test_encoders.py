@@ -21,6 +21,7 @@ from exporter.errors import CheckpointRefused
 from exporter.tokens import load_tokenizer
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 from tests.conftest import Exported
 from tests.exporter.targets import HALF
 from tests.tiny_encoders import (
@@ -287,8 +288,8 @@ def assert_proven_and_served(artifact: Path) -> None:
     assert all(rung["passed"] for rung in rungs.values())
     with closing(open_ranker(artifact, engine="onnxruntime-cpu")) as ranker:
         short, long = ("short", "a passage of some more words than the other one")
-        together = ranker.rank("query", [short, long]).logits
-        swapped = ranker.rank("query", [long, short]).logits
+        together = ranker.rank(RankRequest("query", [short, long])).logits
+        swapped = ranker.rank(RankRequest("query", [long, short])).logits
     assert together.tolist() == pytest.approx(swapped[::-1].tolist(), abs=1e-3)
 
 

@@ -19,6 +19,7 @@ from exporter.architectures import nemotron_vl as architecture
 from exporter.architectures.nemotron_vl import NemotronVLCrossEncoder, NemotronVLEmbedder
 from exporter.errors import NoWitness
 from exporter.witness.nemotron_vl import Sight, VisionEmbedder, VisionReranker
+from runtime.errors import TextPlace
 from runtime.vision.decoding import open_image
 from runtime.vision.tiling import cut, pixel_values
 from tests.tiny_vision import (
@@ -77,7 +78,7 @@ class Bench:
 
 
 def ours(data: bytes) -> np.ndarray:
-    return pixel_values(cut(open_image(data, "").decode(), TINY))
+    return pixel_values(cut(open_image(data, TextPlace("")).decode(), TINY))
 
 
 @pytest.fixture(scope="module")

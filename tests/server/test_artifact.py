@@ -9,6 +9,7 @@ import pytest
 
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 from tests.server.conftest import Server
 from tests.server.in_process import GaveUp, Serve
 
@@ -32,7 +33,7 @@ def server(rank_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def test_the_answer_is_the_runtime_s(server: Server, rank_artifact: Path) -> None:
     ranker = open_ranker(rank_artifact)
-    wanted = ranker.rank(QUERY, PASSAGES)
+    wanted = ranker.rank(RankRequest(QUERY, PASSAGES))
     ranker.close()
     found = server.rank(BODY).json()
     assert [r["index"] for r in found["rankings"]] == wanted.order.tolist()

@@ -99,14 +99,14 @@ class PanicException(BaseException):
 def test_a_tokenizer_that_panics_fails_one_request(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encode = PairEncoder.encode_checked
+    encode = PairEncoder.encode_pairs
 
     def panic(self: PairEncoder, pairs: list[tuple[str, str]], *rest: Any, **more: Any) -> Any:
         if "panic" in pairs[0][1]:
             raise PanicException("index out of bounds")
         return encode(self, pairs, *rest, **more)
 
-    monkeypatch.setattr(PairEncoder, "encode_checked", panic)
+    monkeypatch.setattr(PairEncoder, "encode_pairs", panic)
     server = serve(MOCK)
     for _ in range(10):
         failed = server.rank({**body(50), "passages": [{"text": "do panic"}]})

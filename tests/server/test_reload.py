@@ -15,7 +15,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from runtime.model import Model
-from server import service as service_module
+from server import loading, reloading
 from tests.server.conftest import Server, Start
 from tests.server.figures import figures
 from tests.server.in_process import Serve
@@ -31,7 +31,7 @@ MOCK = {"ENABLE_MOCK_INFERENCE": "1", **CONTROL}
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, models that were replaced are closed as soon as they are idle."""
-    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
+    monkeypatch.setattr(reloading, "_RETIRE_DELAY_S", 0.0)
 
 
 def swap(served: Path, new: Path) -> None:
@@ -48,7 +48,7 @@ def ask(server: Server, statuses: list[int], stop: threading.Event) -> None:
 
 
 def wait_for_models(server: Server, count: int) -> None:
-    server.wait_until(lambda: server.log.count("INFO server.service: ready: ") == count)
+    server.wait_until(lambda: server.log.count("INFO server.loading: ready: ") == count)
 
 
 def wait_for_answers(statuses: list[int], count: int) -> None:
@@ -146,13 +146,13 @@ class Opening:
 
 @pytest.fixture
 def opening(monkeypatch: pytest.MonkeyPatch) -> Opening:
-    opening, open_model = Opening(), service_module._open
+    opening, open_model = Opening(), loading.open_served
 
     def open_later(*given: Any, **named: Any) -> Model:
         opening.wait()
         return open_model(*given, **named)
 
-    monkeypatch.setattr(service_module, "_open", open_later)
+    monkeypatch.setattr(loading, "open_served", open_later)
     return opening
 
 
@@ -180,7 +180,7 @@ def test_a_model_that_never_opens_is_given_up(
     server = serve(MOCK)
     opening.shut()
     with monkeypatch.context() as patch:
-        patch.setattr(service_module, "_OPEN_TIMEOUT_S", 0.1)
+        patch.setattr(reloading, "_OPEN_TIMEOUT_S", 0.1)
         late = server.http.post(LOAD)
     assert late.status_code == 400
     assert "did not open" in late.json()["error"]

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,6 @@ _SUITES = (("Debian", ""), ("Debian", "-updates"), ("Debian-Security", "-securit
 _BASE = "localhost/open-rerank-base"
 _NAME = "localhost/open-rerank-cpu"
 _STAGE = "localhost/open-rerank-cpu-build"
-_EXTRAS = ("serve-cpu", "openvino", "triton")
 # Debian's buildah only recommends the package with the machine's own policy. This policy permits
 # anything, but nothing is pulled: the base is ours.
 _POLICY = f"--signature-policy={Path(__file__).with_name('policy.json')}"
@@ -133,10 +133,16 @@ def _debian_mirrors() -> dict[str, str]:
 def _download_wheels() -> Path:
     """Downloads outside the build: no index address or certificate gets into the image."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    # The extras that the image installs, in its own words: `"/src[serve-cpu,...]"`.
+    (extras,) = re.findall(r'"/src\[([\w,-]+)\]"', (ROOT / "Dockerfile.cpu").read_text())
     wanted = [
         *project["build-system"]["requires"],
         *project["project"]["dependencies"],
-        *(pin for name in _EXTRAS for pin in project["project"]["optional-dependencies"][name]),
+        *(
+            pin
+            for name in extras.split(",")
+            for pin in project["project"]["optional-dependencies"][name]
+        ),
     ]
     constraints = (ROOT / "constraints.txt").read_bytes()
     digest = hashlib.sha256(json.dumps(wanted).encode() + constraints).hexdigest()[:12]

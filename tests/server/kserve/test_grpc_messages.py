@@ -17,10 +17,10 @@ from checks.ports import free_port
 from server import connection
 from server import time_slices as time_slices_module
 from server.call import Call
-from server.connection import BodyBudget
+from server.connection import Reservation
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
-from server.kserve.grpc_methods import Methods
+from server.kserve.grpc_methods import ANSWERS
 from server.kserve.grpc_requests import VALUE_BYTES, Requests
 from server.kserve.grpc_service import GrpcServer
 from server.kserve.messages import Messages
@@ -145,10 +145,8 @@ def test_too_many_texts_are_refused_in_their_own_words(port: int) -> None:
 
 def test_values_count_in_the_room_for_bodies(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    reserving = BodyBudget.reserving
-    monkeypatch.setattr(
-        BodyBudget, "reserving", lambda self, size: counted.append(size) or reserving(self, size)
-    )
+    add = Reservation.add
+    monkeypatch.setattr(Reservation, "add", lambda self, n: counted.append(n) or add(self, n))
     message = inference().SerializeToString()
     ask(port, "ModelInfer", message)
     requests = Requests(MESSAGES, ["ModelInfer"], read_settings(MOCK, {}))
@@ -454,7 +452,7 @@ def test_failures_tell_nothing_of_http_connections(
 
     async def call() -> None:
         server = GrpcServer(Service(read_settings(MOCK, {})))
-        answer = Methods(MESSAGES).answers()["ModelInfer"]
+        answer = ANSWERS["ModelInfer"]
         handler = server._handler("ModelInfer", partial(server._answer, "ModelInfer", answer))
         await handler.stream_unary(None, caller)
 
