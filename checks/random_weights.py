@@ -6,6 +6,7 @@ import torch
 
 from exporter.architectures import CROSS_ENCODERS
 from exporter.architectures.base import Architecture
+from exporter.architectures.config import Config
 
 # nvidia/llama-nemotron-rerank-1b-v2, which has the shape of Llama-3.2-1B.
 SHAPE: dict[str, Any] = {
@@ -40,7 +41,7 @@ SHAPE: dict[str, Any] = {
 def random_model(shape: dict[str, Any]) -> tuple[Architecture, dict[str, torch.Tensor]]:
     """A cross-encoder of `shape` on the device "meta", and seeded bfloat16 weights for it."""
     with torch.device("meta"):
-        model = CROSS_ENCODERS[shape["architectures"][0]](shape)
+        model = CROSS_ENCODERS[shape["architectures"][0]](Config(shape))
     generator = torch.Generator().manual_seed(0)
     return model, {
         name: _random_weight(name, parameter.shape, generator)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from recipe.durable import Journal
+from recipe.durable import Journal, read_json
 from recipe.errors import BadInput, OutputRefused
 from recipe.progress import Log, Progress, stage_log
 from recipe.ray_workers import map_in_order
@@ -180,13 +180,13 @@ def _begin(folder: Path, head: Head) -> None:
         with atomic_file(folder, file) as new:
             new.write(msgspec.json.encode(head))
         return
-    try:
-        found = msgspec.json.decode(file.read_bytes(), type=Head)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise OutputRefused(
+
+    def damaged(error: Exception) -> OutputRefused:
+        return OutputRefused(
             f"{file} is damaged ({error}), so an earlier run's input is unknown; {_START_OVER}"
-        ) from error
-    if found != head:
+        )
+
+    if read_json(file, Head, damaged) != head:
         raise OutputRefused(
             f"{file} is of an earlier run with other lines, another artifact or another "
             f"length; {_START_OVER}"

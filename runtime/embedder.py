@@ -1,12 +1,11 @@
 """An embedder: turns texts into vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.artifact import DIMENSIONS_INPUT, EMBEDDINGS_OUTPUT, OpenArtifact
-from runtime.engines import Outputs
+from runtime.engines import Arrays, Outputs
 from runtime.errors import ArtifactError, EngineError
 from runtime.forward import Forward
 from runtime.manifest import ImageGolden
@@ -43,7 +42,7 @@ class Vectors(Forward):
         request = EmbedRequest(["size"], "passage", truncate="END")
         return int(self(encoder.encode(request).rows).shape[1])
 
-    def _lay_out(self, rows: Sequence[Encoding]) -> Mapping[str, npt.NDArray[np.generic]]:
+    def _lay_out(self, rows: Sequence[Encoding]) -> Arrays:
         inputs = super()._lay_out(rows)
         if not self._takes_dimensions:
             return inputs

@@ -1,14 +1,11 @@
 """One engine call of encoded rows: their arrays in, their outputs checked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
 
 from runtime.artifact import OpenArtifact
 from runtime.batch import INPUT_NAMES, assemble
-from runtime.engines import Outputs
+from runtime.engines import Arrays, Outputs
 from runtime.postprocess import Floats
 from runtime.text import Encoding
 from runtime.vision.layout import image_inputs
@@ -40,7 +37,7 @@ class Forward(ABC):
     def _checked(self, outputs: Outputs, rows: int, computed: int) -> Floats:
         """The output of the first `rows` of the `computed` rows. Raises EngineError."""
 
-    def _lay_out(self, rows: Sequence[Encoding]) -> Mapping[str, npt.NDArray[np.generic]]:
+    def _lay_out(self, rows: Sequence[Encoding]) -> Arrays:
         """The engine's inputs for these encodings, padded to the shape that it computes, which may
         have more rows."""
         padding_row = self.padding_row  # read once: another thread may reset it

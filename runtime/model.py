@@ -24,9 +24,9 @@ from runtime.errors import (
 )
 from runtime.forward import Forward
 from runtime.manifest import ImageGolden
+from runtime.model_info import ModelInfo
 from runtime.postprocess import Floats, Ints, Timing
-from runtime.profile import Kind
-from runtime.requests import AnyRequest, EmbedRequest, images_of
+from runtime.requests import AnyRequest, EmbedRequest, images_of, time_left_s
 from runtime.scheduling.admission import QueueLimits, Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
@@ -43,41 +43,6 @@ _log = logging.getLogger(__name__)
 
 # The most tokens that one request may list: as many as a mebibyte of real text has.
 _MOST_LISTED_TOKENS = 1 << 18
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Facts about a served model.
-
-    `max_tokens` bounds one pair or text; `max_rows` and `token_budget` (rows × longest row) bound
-    one engine call. `version` is the artifact's content hash, `engine_version` the version of the
-    engine's library. `proven` says whether an export proved these scores against `witness`, an
-    independent loader; `witness` is "not witnessed" and the reason where there was none.
-
-    Embedders: `dimensions` is the size of a vector; `asymmetric` models embed queries and passages
-    differently. `images` says whether passages may be images.
-    """
-
-    kind: Kind
-    model_id: str
-    version: str
-    profile: str
-    target: str
-    engine: str
-    engine_version: str
-    device: str
-    precision: str
-    pooling: str
-    max_tokens: int
-    max_rows: int
-    token_budget: int
-    template: str | None
-    mock: bool
-    proven: bool
-    witness: str
-    dimensions: int | None = None
-    asymmetric: bool = False
-    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -304,7 +269,7 @@ class Model(ABC):
                 return use(found)
 
             try:
-                async with asyncio.timeout(_left(deadline)):
+                async with asyncio.timeout(time_left_s(deadline)):
                     return await self._tokenizer_pool.list_async(work)
             except TimeoutError as error:
                 raise DeadlineExceeded from error
@@ -433,7 +398,7 @@ class Model(ABC):
             tokenized = time.monotonic()
             future = ticket.submit(encoded.rows)
         try:
-            scored = future.result(_left(request.deadline))
+            scored = future.result(time_left_s(request.deadline))
         except TimeoutError as error:
             future.cancel()
             raise DeadlineExceeded from error
@@ -442,7 +407,7 @@ class Model(ABC):
     async def _run_texts_async(self, request: AnyRequest) -> Computed:
         began = time.monotonic()
         try:
-            async with asyncio.timeout(_left(request.deadline)):
+            async with asyncio.timeout(time_left_s(request.deadline)):
                 with self._admit(request) as ticket:
                     encoded = await self._tokenizer_pool.encode_async(request, ticket.check)
                     tokenized = time.monotonic()
@@ -455,10 +420,6 @@ class Model(ABC):
     def _admit(self, request: AnyRequest) -> Ticket:
         estimate = self._tokenizer_pool.estimate(request)
         return self.scheduler.admit(len(request.texts), estimate, request.deadline, request.caller)
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _computed(encoded: Encoded, scored: Scored, began: float, tokenized: float) -> Computed:

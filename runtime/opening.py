@@ -18,7 +18,8 @@ from runtime.engines import BoundedEngine, open_engine
 from runtime.engines.mock import DIMENSIONS, byte_tokenizer
 from runtime.errors import ArtifactError, EngineUnavailable
 from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, unproven_manifest
-from runtime.model import Model, ModelInfo
+from runtime.model import Model
+from runtime.model_info import ModelInfo
 from runtime.profile import Kind
 from runtime.ranker import Logits, Ranker
 from runtime.scheduling.admission import QueueLimits

@@ -1,5 +1,6 @@
 """What a caller asks of a model: one frozen object from the surface to the encoder."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,6 +144,11 @@ class EmbedRequest(Request):
 
 
 AnyRequest = RankRequest | EmbedRequest
+
+
+def time_left_s(deadline: float | None) -> float | None:
+    """Seconds until `deadline`, at least 0; None without one."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def images_of(request: AnyRequest) -> list[bytes | ImageEmbeddings | None]:

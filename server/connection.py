@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from runtime.errors import Overloaded
@@ -57,9 +56,6 @@ class BodyBudget:
         """Middleware: release a body's reservation when its request to `app` ends."""
 
         async def middleware_app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP:
-                await app(scope, receive, send)
-                return
             with self.reservation() as scope["state"][_RESERVATION]:
                 await app(scope, receive, send)
 

@@ -19,9 +19,11 @@ from litestar.types import Scope
 
 from runtime.errors import (
     Blame,
+    DeadlineExceeded,
     EngineError,
     InputRejected,
     InputTooLong,
+    NoPassages,
     Overloaded,
     ServingError,
     Unavailable,
@@ -155,6 +157,27 @@ class ReloadInProgress(Unavailable):
     message = "a model is being reloaded, and one reload runs at a time; send the request again"
 
 
+# For the documentation: what reading and decoding a body may raise, and what asking a model may.
+BODY_ERRORS = (
+    InvalidRequest,
+    BodyTooSlow,
+    BodyTooLarge,
+    WrongContentType,
+    UnknownCoding,
+    Overloaded,
+    Unavailable,
+)
+MODEL_ERRORS = (
+    NoPassages,
+    InputTooLong,
+    KindNotServed,
+    UnknownModel,
+    Unavailable,
+    DeadlineExceeded,
+    EngineError,
+    ServingError,
+)
+
 _HINTS = {
     404: "there is no such route here",
     405: "this route does not take this method",
@@ -199,7 +222,7 @@ def classify_error(error: Exception, settings: Settings) -> Failure:
     """Classify `error`: its status, message and headers for the caller."""
     if isinstance(error, HTTPException):
         return _routing_failure(error)
-    status = _status(error, settings)
+    status = status_of(type(error), settings)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return Failure(status, "the server failed to answer; its log says why", kind=type(error))
     failure = Failure(status, str(error), kind=type(error))
@@ -253,17 +276,19 @@ def log_failure(error: Exception, settings: Settings) -> None:
         return
     if isinstance(error, EngineError):
         _log.error("%s: %s", type(error).__name__, error)
-    elif _status(error, settings) == HTTPStatus.INTERNAL_SERVER_ERROR:
+    elif status_of(type(error), settings) == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("unexpected %s", type(error).__name__, exc_info=error)
 
 
-def _status(error: Exception, settings: Settings) -> int:
-    """The HTTP status of the error's class, or the one that a setting says."""
-    if isinstance(error, InputTooLong):
+def status_of(kind: type[Exception], settings: Settings) -> int:
+    """The HTTP status of errors of class `kind`: its own, or what a setting says."""
+    if issubclass(kind, HTTPException):
+        return kind.status_code
+    if issubclass(kind, InputTooLong):
         return settings.too_long_status
-    return (
-        settings.overload_status if isinstance(error, Overloaded) else class_of(error).http_status
-    )
+    if issubclass(kind, Overloaded):
+        return settings.overload_status
+    return kind.http_status if issubclass(kind, ServingError) else ServingError.http_status
 
 
 def _routing_failure(error: HTTPException) -> Failure:

@@ -1,13 +1,11 @@
 """NIM's error body, the default: for paths of no surface, and for failures before the router."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from server.errors import ErrorBody, Failure
-
-_ENCODER = msgspec.json.Encoder()
 
 
 class NimError(msgspec.Struct):
@@ -34,6 +32,6 @@ def nim_error(failure: Failure) -> NimError:
     return NimError(message, detail, "request_validation_error")
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, NimError]:
     """The encoded `nim_error`."""
-    return ErrorBody(failure.status, _ENCODER.encode(nim_error(failure)))
+    return ErrorBody(failure.status, msgspec.json.encode(nim_error(failure)))

@@ -20,7 +20,7 @@ ALLOWED = {
     # A distribution of its own, for other people's environments.
     "rerank_client": set(),
     # Never shipped; only `tools` may look at the server, to write what docs/ says of it.
-    "embedded": {"checks", "exporter", "runtime"},
+    "embedded": {"recipe", "runtime"},
     # check-zoo exports the checkpoints that the tests read.
     "checks": {"exporter", "recipe", "runtime", "tests"},
     "benchmarks": {"checks", "exporter", "recipe", "runtime"},

@@ -15,6 +15,7 @@ from pathlib import Path
 from checks.network.places import ROOT, empty, files, places
 from checks.network.subjects import SUBJECTS, Place
 from checks.network.wire import RESOLVER, watched
+from checks.serving import ServerFailed
 
 # Read by Python at its start: removes the switches before our own code can set them.
 _NO_SWITCHES = """
@@ -62,7 +63,7 @@ def main() -> None:
     with watched() as seen:
         try:
             SUBJECTS[name](place)
-        except (subprocess.CalledProcessError, OSError) as error:
+        except (subprocess.CalledProcessError, ServerFailed, OSError) as error:
             failure = f"{error}; see {place.log}"
         except Exception as error:  # whatever the error, report the findings so far
             failure = f"{type(error).__name__}: {error}; see {place.log}"

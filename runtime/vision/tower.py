@@ -34,7 +34,7 @@ from runtime.errors import (
 )
 from runtime.manifest import ImageGolden
 from runtime.postprocess import Floats
-from runtime.requests import AnyRequest, ImageEmbeddings
+from runtime.requests import AnyRequest, ImageEmbeddings, time_left_s
 from runtime.scheduling.admission import QueueLimits, Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
@@ -139,7 +139,7 @@ class Tower:
                 with self._admit(task, due, request.caller) as ticket:
                     future = ticket.submit(self._decode(task, ticket.check))
                 try:
-                    self._keep(task, future.result(_left(due)))
+                    self._keep(task, future.result(time_left_s(due)))
                 except TimeoutError as error:
                     future.cancel()
                     raise DeadlineExceeded from error
@@ -152,7 +152,7 @@ class Tower:
         """`embedded` for an event loop: looks and decodes in threads of its own; cancelling the
         task drops the tiles that still wait."""
         try:
-            async with asyncio.timeout(_left(request.deadline)):
+            async with asyncio.timeout(time_left_s(request.deadline)):
                 task = await self._in_thread(lambda: self._look(request))
         except TimeoutError as error:
             raise DeadlineExceeded from error
@@ -164,7 +164,7 @@ class Tower:
 
     async def _compute_async(self, task: _Task, deadline: float | None, caller: str) -> None:
         try:
-            async with asyncio.timeout(_left(deadline)):
+            async with asyncio.timeout(time_left_s(deadline)):
                 with self._admit(task, deadline, caller) as ticket:
                     tiles = await self._in_thread(lambda: self._decode(task, ticket.check))
                     future = ticket.submit(tiles)
@@ -309,7 +309,3 @@ def _due(deadline: float | None, after_s: float) -> float | None:
             "request's deadline; send fewer or smaller images, or raise NIM_REQUEST_TIMEOUT_S"
         )
     return deadline - after_s
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

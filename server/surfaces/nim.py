@@ -8,20 +8,17 @@ nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ra
 from typing import Any
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath
 from msgspec import UNSET, UnsetType
 
 from runtime.postprocess import Ranking
 from runtime.requests import RankRequest, Truncate
 from server.call import Field
-from server.errors import AnyRequest, InvalidRequest, UnknownModel
+from server.errors import MODEL_ERRORS, InvalidRequest, UnknownModel
 from server.exchange import Exchange
 from server.fields import one_of
-from server.nim_error import NimError, error_body
-from server.openapi import Operation
-from server.service import Service
+from server.nim_error import error_body
 from server.surface import Surface
 from server.surfaces.truncation import TRUNCATES, Truncation
 from server.surfaces.usage import Usage, usage_of
@@ -64,7 +61,6 @@ class RankingReply(msgspec.Struct):
 
 # Mapping
 _DECODER = msgspec.json.Decoder(RankingRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
@@ -79,11 +75,11 @@ def truncate_of(request: RankingRequest) -> Truncate:
     return one_of(request.truncate, TRUNCATES, "truncate") or "NONE"
 
 
-def encode(ranking: Ranking) -> bytes:
-    """The reply's bytes."""
+def reply_of(ranking: Ranking) -> RankingReply:
+    """The passages by descending logit."""
     logits = ranking.logits.tolist()
     rankings = [Ranked(index, logits[index]) for index in ranking.order.tolist()]
-    return _ENCODER.encode(RankingReply(rankings, usage_of(ranking)))
+    return RankingReply(rankings, usage_of(ranking))
 
 
 def _text(text: Text, location: tuple[str | int, ...]) -> str:
@@ -96,31 +92,28 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
     return text.text
 
 
-# Controller
-class NimRanking(Controller):
-    """The three paths of one operation."""
+# Route
+@post(
+    [
+        "/v1/ranking",
+        "/v1/retrieval/nvidia/reranking",
+        "/v1/retrieval/{org:str}/{model:str}/reranking",
+    ],
+    status_code=200,
+    tags=["NIM"],
+    body=RankingRequest,
+    errors=MODEL_ERRORS,
+)
+async def rank(exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
+    """Rank passages for a query.
 
-    @post(["/v1/ranking", "/v1/retrieval/nvidia/reranking"], status_code=200)
-    async def rank(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Rank passages for a query."""
-        return await _rank(request, service, None)
-
-    @post("/v1/retrieval/{org:str}/{model:str}/reranking", status_code=200)
-    async def rank_with(
-        self,
-        request: AnyRequest,
-        service: NamedDependency[Service],
-        org: FromPath[str],
-        model: FromPath[str],
-    ) -> Response[bytes]:
-        """The same with the model in the path, as in litellm and the hosted service."""
-        return await _rank(request, service, f"{org}/{model}")
-
-
-async def _rank(request: AnyRequest, service: Service, path_model: str | None) -> Response[bytes]:
-    exchange = Exchange(request, service)
+    Passages by descending logit. Headers: x-truncated-passages when any was cut. The paths
+    below /v1/retrieval are those of NVIDIA's hosted service; the older one is without a model.
+    """
     payload = await exchange.json(_DECODER)
-    served = service.served("rank")
+    served = exchange.service.served("rank")
+    in_path = exchange.request.path_params
+    path_model = f"{in_path['org']}/{in_path['model']}" if in_path else None
     for name in (path_model, payload.model):
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
@@ -128,55 +121,9 @@ async def _rank(request: AnyRequest, service: Service, path_model: str | None) -
     query, passages = texts_of(payload)
     asked = RankRequest(query, passages, truncate=truncate_of(payload))
     ranking = await exchange.rank(asked, query_at=_QUERY, passages_at=_PASSAGES)
-    return exchange.reply(encode(ranking))
-
-
-# Documentation
-_REQUEST = {
-    "model": "nvidia/llama-nemotron-rerank-1b-v2",
-    "query": {"text": "which way should i go?"},
-    "passages": [
-        {"text": "two roads diverged in a yellow wood"},
-        {"text": "then took the other, as just as fair"},
-    ],
-    "truncate": "END",
-}
-_REPLY = {
-    "rankings": [{"index": 0, "logit": 0.47}, {"index": 1, "logit": -0.65}],
-    "usage": {"prompt_tokens": 42, "total_tokens": 42},
-}
-STATUSES = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-
-
-def _operation(path: str, summary: str, **parameters: str) -> Operation:
-    return Operation(
-        method="POST",
-        path=path,
-        tag="NIM",
-        summary=summary,
-        description="Passages by descending logit. Headers: x-truncated-passages when any was cut.",
-        request=RankingRequest,
-        request_example=_REQUEST,
-        reply=RankingReply,
-        reply_example=_REPLY,
-        error=NimError,
-        statuses=STATUSES,
-        parameters=parameters,
-    )
+    return exchange.reply(reply_of(ranking))
 
 
 SURFACE = Surface(
-    controllers=(NimRanking,),
-    operations=(
-        _operation("/v1/ranking", "Rank passages for a query"),
-        _operation("/v1/retrieval/nvidia/reranking", "Rank: the hosted service's older path"),
-        _operation(
-            "/v1/retrieval/{org}/{model}/reranking",
-            "Rank: the hosted service's path",
-            org="nvidia",
-            model="llama-3_2-nv-rerankqa-1b-v2",
-        ),
-    ),
-    error_format=error_body,
-    paths=("/v1/ranking", "/v1/retrieval/"),
+    controllers=(rank,), error_format=error_body, paths=("/v1/ranking", "/v1/retrieval/")
 )

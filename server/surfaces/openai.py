@@ -17,22 +17,19 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from runtime.requests import EmbedRequest, TokenLimits
 from server.call import listed
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
 from server.fields import merge_synonyms, one_of
 from server.lax import Flag, Positive, lax_decoder
 from server.nim_error import nim_error
-from server.openapi import Operation
-from server.service import Service
 from server.surface import Surface
-from server.surfaces.nim import STATUSES
 from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
 from server.surfaces.usage import Usage, usage_of
 
@@ -124,7 +121,6 @@ class EmbeddingReply(msgspec.Struct):
 
 # Mapping
 _DECODER = lax_decoder(EmbeddingRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def input_type_of(
@@ -166,7 +162,7 @@ def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> byt
         "model": model,
         "usage": usage_of(embeddings),
     }
-    return _ENCODER.encode(reply)
+    return msgspec.json.encode(reply)
 
 
 def _base64(row: npt.NDArray[np.generic]) -> bytes:
@@ -229,90 +225,57 @@ class OpenAiError(msgspec.Struct):
     object: str = "error"
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, OpenAiError]:
     """NIM's error body plus OpenAI's `error`."""
     nim = nim_error(failure)
     param = ".".join(map(str, failure.location)) or None
     error = OpenAiErrorDetail(failure.message, nim.type, param, failure.problem)
     reply = OpenAiError(failure.message, nim.detail, nim.type, error)
-    return ErrorBody(failure.status, _ENCODER.encode(reply))
+    return ErrorBody(failure.status, msgspec.json.encode(reply))
 
 
-# Controller
-class OpenAiEmbeddings(Controller):
-    """The embeddings route."""
-
-    @post("/v1/embeddings", status_code=200)
-    async def embed(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Embed texts."""
-        exchange = Exchange(request, service)
-        payload = await exchange.json(_DECODER, texts="input", hint=_TOKEN_IDS)
-        served = service.served("embed")
-        name, input_type = input_type_of(payload, served.accepted_names)
-        if name is not None and name not in served.accepted_names:
-            raise UnknownModel(served.name)
-        _check(payload)
-        truncate, most_tokens = prompt_cut(
-            served.model.info.max_tokens,
-            tokens=payload.truncate_prompt_tokens,
-            side=payload.truncation_side,
-            truncate=payload.truncate,
-            truncation=payload.truncation,
-        )
-        texts, at = listed("input", payload.input)
-        asked = EmbedRequest(
-            texts,
-            input_type,
-            _dimensions_of(payload),
-            truncate=truncate,
-            limits=TokenLimits(pair=most_tokens),
-        )
-        embeddings = await exchange.embed(asked, input_at=at)
-        write = partial(encode, embeddings, payload, payload.model or served.name)
-        many = embeddings.vectors.size > MANY_NUMBERS
-        return exchange.reply(await asyncio.to_thread(write) if many else write())
-
-
-# Documentation
-_REQUEST = {
-    "model": "nvidia/llama-nemotron-embed-1b-v2",
-    "input": ["two roads diverged in a yellow wood"],
-    "input_type": "passage",
-    "truncate": "END",
-    "dimensions": 4,
-}
-_REPLY = {
-    "object": "list",
-    "data": [{"index": 0, "embedding": [0.5, -0.5, 0.5, 0.5], "object": "embedding"}],
-    "model": "nvidia/llama-nemotron-embed-1b-v2",
-    "usage": {"prompt_tokens": 11, "total_tokens": 11},
-}
-
-SURFACE = Surface(
-    controllers=(OpenAiEmbeddings,),
-    operations=(
-        Operation(
-            method="POST",
-            path="/v1/embeddings",
-            tag="Embeddings",
-            summary="Embed texts",
-            description=(
-                "`input_type` may be the ending of the model's name instead (-query, -passage). "
-                "`dimensions` keeps the first components and normalises them again; more than "
-                "there are: all of them, as the NIM has it. int8 scales each vector to a largest "
-                "component of ±127, uint8 adds 128, ubinary packs signs, binary is that minus 128. "
-                "Headers: x-truncated-passages when any text was cut."
-            ),
-            request=EmbeddingRequest,
-            request_example=_REQUEST,
-            reply=EmbeddingReply,
-            reply_example=_REPLY,
-            error=OpenAiError,
-            statuses=STATUSES,
-        ),
-    ),
-    error_format=error_body,
-    paths=("/v1/embeddings",),
+# Route
+@post(
+    "/v1/embeddings",
+    status_code=200,
+    tags=["Embeddings"],
+    body=EmbeddingRequest,
+    errors=MODEL_ERRORS,
 )
+async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]:
+    """Embed texts.
+
+    `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
+    keeps the first components and normalises them again; more than there are: all of them, as
+    the NIM has it. int8 scales each vector to a largest component of ±127, uint8 adds 128,
+    ubinary packs signs, binary is that minus 128. Headers: x-truncated-passages when any text
+    was cut.
+    """
+    payload = await exchange.json(_DECODER, texts="input", hint=_TOKEN_IDS)
+    served = exchange.service.served("embed")
+    name, input_type = input_type_of(payload, served.accepted_names)
+    if name is not None and name not in served.accepted_names:
+        raise UnknownModel(served.name)
+    _check(payload)
+    truncate, most_tokens = prompt_cut(
+        served.model.info.max_tokens,
+        tokens=payload.truncate_prompt_tokens,
+        side=payload.truncation_side,
+        truncate=payload.truncate,
+        truncation=payload.truncation,
+    )
+    texts, at = listed("input", payload.input)
+    asked = EmbedRequest(
+        texts,
+        input_type,
+        _dimensions_of(payload),
+        truncate=truncate,
+        limits=TokenLimits(pair=most_tokens),
+    )
+    embeddings = await exchange.embed(asked, input_at=at)
+    write = partial(encode, embeddings, payload, payload.model or served.name)
+    many = embeddings.vectors.size > MANY_NUMBERS
+    return exchange.encoded_reply(await asyncio.to_thread(write) if many else write())
+
+
+SURFACE = Surface(controllers=(embed,), error_format=error_body, paths=("/v1/embeddings",))

@@ -25,11 +25,10 @@ from runtime.requests import RankRequest, Truncate
 from runtime.tokens import Token
 from runtime.version import version
 from server.call import Field, limit_of, listed
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, KindNotServed
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, KindNotServed, NotReady
 from server.exchange import Exchange
 from server.fields import one_of
 from server.lax import StrictPositive
-from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 
@@ -120,7 +119,6 @@ class Info(msgspec.Struct):
 # Mapping
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
@@ -130,13 +128,12 @@ def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
     return _SIDES[direction or "right"] if truncate else "NONE"
 
 
-def _encode_ranks(ranking: Ranking, payload: TextsRequest) -> bytes:
+def _ranks(ranking: Ranking, payload: TextsRequest) -> list[Rank]:
     scores = ranking.logits if payload.raw_scores else relevance(ranking.logits)
-    ranks = [
+    return [
         Rank(i, float(scores[i]), payload.texts[i] if payload.return_text else None)
         for i in descending(ranking.logits).tolist()
     ]
-    return _ENCODER.encode(ranks)
 
 
 def _refuse_empty(texts: list[str], at: Field) -> None:
@@ -182,7 +179,7 @@ def _encode_tokens(texts: list[str], found: Iterable[Iterator[Token]]) -> bytes:
 def _encode_text(text: str, tokens: Iterator[Token]) -> bytes:
     parts = []
     while some := list(islice(tokens, _TOKENS_AT_ONCE)):
-        parts.append(_ENCODER.encode([_simple(token, text) for token in some])[1:-1])
+        parts.append(msgspec.json.encode([_simple(token, text) for token in some])[1:-1])
     return b"[" + b",".join(parts) + b"]"
 
 
@@ -247,7 +244,7 @@ _KINDS: dict[type[Exception], tuple[int, str]] = {
 _REJECTED = 422
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, TeiError]:
     """TEI's error body and statuses."""
     if failure.problem == "too_short":
         status, word = _KINDS[NoPassages]
@@ -256,11 +253,11 @@ def error_body(failure: Failure) -> ErrorBody:
         rejected = failure.status in (400, _REJECTED)
         default = (_REJECTED if rejected else failure.status, "Validation")
         status, word = known or default
-    return ErrorBody(status, _ENCODER.encode(TeiError(failure.message, word)))
+    return ErrorBody(status, msgspec.json.encode(TeiError(failure.message, word)))
 
 
 # Controller
-async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[bytes]:
+async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[Any]:
     """Answer POST /rerank with `texts`."""
     truncate = truncate_of(payload.truncate, payload.truncation_direction)
     at = Field("texts")
@@ -268,20 +265,19 @@ async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[byte
         _refuse_empty(payload.texts, at)
     asked = RankRequest(payload.query, payload.texts, truncate=truncate, blanks=True)
     ranking = await exchange.rank(asked, passages_at=at)
-    return exchange.reply(_encode_ranks(ranking, payload))
+    return exchange.reply(_ranks(ranking, payload))
 
 
 class TeiRoutes(Controller):
     """The routes that only TEI has."""
 
-    @post("/embed", status_code=200)
-    async def embed(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Embed texts: a bare list of vectors."""
-        exchange = Exchange(request, service)
+    tags = ("TEI",)
+
+    @post("/embed", status_code=200, body=EmbedRequest, errors=MODEL_ERRORS)
+    async def embed(self, exchange: NamedDependency[Exchange]) -> Response[list[list[float]]]:
+        """Embed texts as TEI does."""
         payload = await exchange.json(_EMBED, texts="inputs")
-        _check_embed(payload, service.embedder.info.dimensions)
+        _check_embed(payload, exchange.service.embedder.info.dimensions)
         texts, at = listed("inputs", payload.inputs)
         _refuse_empty(texts, at)
         asked = requests.EmbedRequest(
@@ -302,20 +298,19 @@ class TeiRoutes(Controller):
         body = await asyncio.to_thread(
             orjson.dumps, embeddings.vectors, None, orjson.OPT_SERIALIZE_NUMPY
         )
-        return exchange.reply(body)
+        return exchange.encoded_reply(body)
 
-    @post("/tokenize", status_code=200)
+    @post("/tokenize", status_code=200, body=TokenizeRequest, errors=MODEL_ERRORS)
     async def tokenize(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """The tokens of texts."""
-        exchange = Exchange(request, service)
+        self, exchange: NamedDependency[Exchange]
+    ) -> Response[list[list[SimpleToken]]]:
+        """Tokens of texts."""
         payload = await exchange.json(_TOKENIZE, texts="inputs")
         texts, at = listed("inputs", payload.inputs)
-        kind = service.primary.model.info.kind
+        kind = exchange.service.primary.model.info.kind
         exchange.check_count(kind, len(texts), at)
         _refuse_empty(texts, at)
-        if prompt := _prompt(service, payload.prompt_name):
+        if prompt := _prompt(exchange.service, payload.prompt_name):
             texts = [prompt + text for text in texts]
         if (size := sum(map(_bytes_of, texts))) > _MOST_BYTES:
             message = f"found {size} bytes of text, wanted at most {_MOST_BYTES} together"
@@ -324,82 +319,14 @@ class TeiRoutes(Controller):
         body = await exchange.tokens(
             texts, encode, special=payload.add_special_tokens, at=at, blanks=True
         )
-        return exchange.reply(body)
+        return exchange.encoded_reply(body)
 
-    @get("/info")
+    @get("/info", errors=(NotReady,))
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:
-        """The served model."""
+        """What is served, in TEI's shape."""
         return Response(_info(service))
 
 
-# Documentation
-STATUSES = (400, 404, 408, 413, 415, 422, 424, 429, 500, 503)
-
-
-def _operation(path: str, summary: str, request: Any, reply: Any, *examples: object) -> Operation:
-    payload, answered = examples
-    return Operation(
-        method="POST",
-        path=path,
-        tag="TEI",
-        summary=summary,
-        request=request,
-        request_example=payload,
-        reply=reply,
-        reply_example=answered,
-        error=TeiError,
-        statuses=STATUSES,
-    )
-
-
 SURFACE = Surface(
-    controllers=(TeiRoutes,),
-    operations=(
-        _operation(
-            "/embed",
-            "Embed texts as TEI does",
-            EmbedRequest,
-            list[list[float]],
-            {"inputs": "two roads diverged", "prompt_name": "passage", "dimensions": 4},
-            [[0.5, -0.5, 0.5, 0.5]],
-        ),
-        _operation(
-            "/tokenize",
-            "Tokens of texts",
-            TokenizeRequest,
-            list[list[SimpleToken]],
-            {"inputs": "roads", "add_special_tokens": False},
-            [[{"id": 812, "text": "roads", "special": False, "start": 0, "stop": 5}]],
-        ),
-        Operation(
-            method="GET",
-            path="/info",
-            tag="TEI",
-            summary="What is served, in TEI's shape",
-            reply=Info,
-            reply_example={
-                "model_id": "nvidia/llama-nemotron-rerank-1b-v2",
-                "model_sha": "9b80352abec3",
-                "model_dtype": "fp32",
-                "served_model_name": "nvidia/llama-nemotron-rerank-1b-v2",
-                "model_type": {
-                    "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-                },
-                "max_concurrent_requests": 8192,
-                "max_input_length": 8192,
-                "max_batch_tokens": 1024,
-                "max_batch_requests": 64,
-                "max_client_batch_size": 64,
-                "auto_truncate": False,
-                "tokenization_workers": 1,
-                "version": "0.1.0",
-                "sha": None,
-                "docker_label": None,
-            },
-            error=TeiError,
-            statuses=(503,),
-        ),
-    ),
-    error_format=error_body,
-    paths=("/embed", "/tokenize", "/info"),
+    controllers=(TeiRoutes,), error_format=error_body, paths=("/embed", "/tokenize", "/info")
 )

@@ -24,11 +24,10 @@ BODY = {"query": {"text": QUERY}, "passages": [{"text": p} for p in PASSAGES]}
 
 
 @pytest.fixture(scope="module")
-def server(rank_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(rank_artifact: Path) -> Iterator[Server]:
     """A process that serves the artifact."""
-    server = Server(tmp_path_factory.mktemp("rank"), {"NIM_CUSTOM_MODEL": str(rank_artifact)})
-    yield server.ready()
-    server.end()
+    with Server({"NIM_CUSTOM_MODEL": str(rank_artifact)}) as server:
+        yield server.ready()
 
 
 def test_the_answer_is_the_runtime_s(server: Server, rank_artifact: Path) -> None:

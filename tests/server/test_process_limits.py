@@ -187,7 +187,7 @@ _SMALL = (
 
 def test_a_process_that_has_too_little_memory(start: Start) -> None:
     server = start({**MOCK, "NIM_JSONL_LOGGING": "1"}, "-c", _SMALL)
-    assert server.exit_code() == 1
+    assert server.ends() == 1
     (line,) = server.log.splitlines()
     assert "RLIMIT_AS is 256 MiB" in json.loads(line)["message"]
 
@@ -211,7 +211,7 @@ sys.exit(main([]))
 @pytest.mark.parametrize("name", ["engine-watchdog", "reload-signals"])
 def test_a_thread_that_does_not_start_after_all(start: Start, name: str) -> None:
     server = start(MOCK, "-c", _WITHOUT, name)
-    assert server.exit_code() == 1
+    assert server.ends() == 1
     assert "Traceback" not in server.log
     (line,) = [line for line in server.log.splitlines() if " CRITICAL " in line]
     assert "cannot start: found no room for another thread" in line

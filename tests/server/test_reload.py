@@ -55,31 +55,6 @@ def wait_for_answers(statuses: list[int], count: int) -> None:
     wait_until(lambda: len(statuses) >= count)
 
 
-def test_sighup_replaces_the_model_without_a_gap(start: Start, bare_directory: Path) -> None:
-    """The second time, the first model has been closed."""
-    served = bare_directory.parent / "served"
-    served.symlink_to(bare_directory)
-    server = start({"NIM_CUSTOM_MODEL": str(served)}).ready()
-    statuses: list[int] = []
-    stop = threading.Event()
-    asking = threading.Thread(target=ask, args=(server, statuses, stop))
-    asking.start()
-    try:
-        for number in range(2):
-            again = bare_directory.parent / f"again-{number}"
-            shutil.copytree(bare_directory, again)
-            swap(served, again)
-            server.process.send_signal(signal.SIGHUP)
-            wait_for_models(server, number + 2)
-            wait_for_answers(statuses, len(statuses) + 5)
-    finally:
-        stop.set()
-        asking.join()
-    assert set(statuses) == {200}
-    assert server.stop() == 0
-    assert "Traceback" not in server.log
-
-
 def test_a_model_that_cannot_be_served_changes_nothing(serve: Serve, bare_directory: Path) -> None:
     served = bare_directory.parent / "served"
     served.symlink_to(bare_directory)
@@ -107,7 +82,7 @@ def test_a_file_that_never_ends_is_refused_and_holds_no_process(
         (strange / name).unlink(missing_ok=True)
         os.mkfifo(strange / name)
         swap(served, strange)
-        server.process.send_signal(signal.SIGHUP)
+        server.signal(signal.SIGHUP)
         server.wait_until(lambda message=f"{name}: it is a FIFO": message in server.log)
     assert server.rank(BODY).status_code == 200
     assert server.stop() == 0

@@ -247,7 +247,7 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
 ) -> None:
     """However many calls there are: from the parsing on until the texts are handed over."""
     steps: list[asyncio.Task[Any] | None] = []
-    parse, rank_pairs = Requests.parse, Call.rank_pairs
+    parse, rank = Requests.parse, Call.rank
 
     def parsed(self: Requests, method: str, message: bytes) -> Any:
         steps.append(asyncio.current_task())
@@ -255,10 +255,10 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
 
     async def handed_over(self: Call, *given: Any, **more: Any) -> Any:
         steps.append(asyncio.current_task())
-        return await rank_pairs(self, *given, **more)
+        return await rank(self, *given, **more)
 
     monkeypatch.setattr(Requests, "parse", parsed)
-    monkeypatch.setattr(Call, "rank_pairs", handed_over)
+    monkeypatch.setattr(Call, "rank", handed_over)
     message = inference().SerializeToString()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         infer = channel.unary_unary(PREFIX + "ModelInfer")
