@@ -25,16 +25,13 @@ from runtime.manifest import (
     MODEL_FILE,
     PARITY_FILE,
     PLAN_FILE,
-    TOKENIZER_FILE,
     Manifest,
     Plan,
     check_files,
     read_manifest,
 )
-from runtime.opening import open_model
 from runtime.outputs import file_place, refuse_inputs
 from runtime.profile import TargetProfile, load_target_profile
-from runtime.text import load_tokenizer
 
 ENGINE = "tensorrt"
 
@@ -136,18 +133,11 @@ def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) ->
     random = report.rule == "random-weights"
     report.plan = new_report(ENGINE, target, report.witness, random_weights=random)
     report.plan.hardware |= msgspec.to_builtins(draft.hardware)
-    proof.record_cut(report.plan, draft.max_tokens)
+    proof.record_cut(report.plan)
     try:
-        proof.check_tokens(report.plan, load_tokenizer(place / TOKENIZER_FILE))
-        with stage(f"prove parity on {ENGINE}"):
-            # A version-compatible plan has host code, safe here: this process made it.
-            model = open_model(
-                place, manifest=draft, engine=ENGINE, host_code=target.version_compatible
-            )
-            try:
-                proof.check_outputs(report.plan, model)
-            finally:
-                model.close()
+        proof.check_tokens(report.plan, place)
+        # A version-compatible plan has host code, safe here: this process made it.
+        proof.check_engine(report.plan, place, host_code=target.version_compatible)
     finally:
         write_report(place, report)
     return report.plan

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
 from runtime.errors import InputRejected, InputTooLong, ServingError, Unavailable
 from runtime.opening import mock_model, open_ranker

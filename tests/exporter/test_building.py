@@ -116,7 +116,7 @@ def test_a_plan_that_lost_quality_is_not_kept(
     answers = read_reference(directory)
     assert isinstance(answers, Reference)
     wrong = Reference(
-        answers.witness, answers.groups, answers.tokens, [-3 * found for found in answers.logits]
+        answers.witness, answers.groups, answers.tokens, [-3 * found for found in answers.outputs]
     )
     monkeypatch.setattr(building, "read_reference", lambda _: wrong)
     with pytest.raises(ParityFailed, match="tensorrt scoring it") as failed:
