@@ -6,8 +6,8 @@ every other round. Only one model is open at a time, as five large ones do not f
 Speeds, and why a candidate was refused, are in parity.json of the chosen artifact.
 """
 
-import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -77,8 +77,8 @@ def export_fastest(source: str, out: Path, args: ExportArgs) -> Manifest:
     `args.target` and `args.engine` are ignored. Raises as `export` does, and NoTargetProven.
     """
     ask = _CachedWitness()
-    with workspace(out) as directory:
-        candidates = [_CandidateRun(target, directory / target) for target in CANDIDATES]
+    with workspace(out) as directory, tempfile.TemporaryDirectory(dir=directory) as tried:
+        candidates = [_CandidateRun(target, Path(tried) / target) for target in CANDIDATES]
         for candidate in candidates:
             print_line(f"candidate {candidate.target}")
             with candidate.catching_refusal():
@@ -93,7 +93,9 @@ def export_fastest(source: str, out: Path, args: ExportArgs) -> Manifest:
             )
             raise NoTargetProven(f"found no target that can be proven on this machine: {reasons}")
         print_line(f"keep {fastest.target}: {fastest.tokens_per_s:.0f} tokens a second")
-        return _keep(directory, fastest.target, candidates)
+        for path in list(fastest.directory.iterdir()):
+            path.rename(directory / path.name)
+        return _with_comparison(directory, candidates)
 
 
 class _CachedWitness:
@@ -150,17 +152,8 @@ def _take_turn(candidate: _CandidateRun, group: Group | None) -> Group:
     return group
 
 
-def _keep(directory: Path, target: str, candidates: Sequence[_CandidateRun]) -> Manifest:
-    """Keep only the artifact for `target` in `directory`, with the comparison in parity.json."""
-    chosen = (directory / target).rename(directory / "chosen")
-    for path in list(directory.iterdir()):
-        if path.is_file():
-            path.unlink()  # the report of a candidate that failed
-        elif path != chosen:
-            shutil.rmtree(path)
-    for path in list(chosen.iterdir()):
-        path.rename(directory / path.name)
-    chosen.rmdir()
+def _with_comparison(directory: Path, candidates: Sequence[_CandidateRun]) -> Manifest:
+    """Write the comparison into parity.json of the artifact, and return its new manifest."""
     report = read_report(directory)
     report.candidates = [
         Candidate(

@@ -16,7 +16,7 @@ from exporter.parity import new_report
 from exporter.progress import print_line, stage
 from exporter.proof import Proof, make_proof
 from exporter.report import Parity, read_report, require_passed, write_report
-from exporter.seal import check_opening, seal
+from exporter.seal import finish
 from exporter.tensorrt_plan import Machine, compile_plan, this_machine
 from exporter.workspace import link_or_copy, refuse_foreign, workspace
 from runtime.artifact import find_directory
@@ -78,11 +78,8 @@ def build(
             )
         draft = _draft(manifest, target, machine)
         report = _prove(place, draft, target, make_proof(draft, reference))
-        with stage("seal the artifact"):
-            sealed = seal(place, _with_tolerance(draft, report))
-        with stage("open it as a server does"):
-            check_opening(place, ENGINE, host_code=target.version_compatible)
-    return sealed
+        proven = _with_tolerance(draft, report)
+        return finish(place, proven, ENGINE, host_code=target.version_compatible)
 
 
 def _refuse(manifest: Manifest, target: TargetProfile) -> None:

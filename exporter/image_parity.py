@@ -9,13 +9,14 @@ image ranking     Kendall's tau over each group, as of texts
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import msgspec
 import numpy as np
 import tokenizers
 
+from exporter import tolerances
 from exporter.answers import Outputs, Scores, cosines
 from exporter.image_answers import ImageAnswer, ImageAnswers
 from exporter.parity import (
@@ -27,16 +28,8 @@ from exporter.parity import (
     judge_values,
     record,
 )
-from exporter.parity_images import ImageGroup, ImagePassage
 from exporter.report import Parity, Rung
-from exporter.tolerances import (
-    COMPONENT_TOLERANCE,
-    COSINE_TOLERANCE,
-    LOGIT_TOLERANCE,
-    LOWEST_TAU,
-    by_rule,
-    judges_values,
-)
+from exporter.tolerances import TOLERANCES
 from runtime.manifest import ImageGolden, Manifest
 from runtime.model import Model
 from runtime.text import Encodings, unchecked
@@ -52,27 +45,13 @@ GOLDENS = 2
 _LARGEST = 5.0
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One passage and the witness's answer about it; `label` names it in reports."""
-
-    label: str
-    group: ImageGroup
-    passage: ImagePassage
-    answer: ImageAnswer
-
-
 class ImageLadder:
     """The witness's `answers` about images, which an artifact must reproduce."""
 
     def __init__(self, manifest: Manifest, answers: ImageAnswers) -> None:
         self._manifest = manifest
         self._answers = answers
-        self._rows = [
-            _Row(group.label(index), group, *pair)
-            for group, rows in zip(answers.groups, answers.answers, strict=True)
-            for index, pair in enumerate(zip(group.passages, rows, strict=True))
-        ]
+        self._rows = list(chain.from_iterable(answers.groups))
         self._alone: list[Outputs] = []
 
     def check_inputs(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
@@ -91,17 +70,17 @@ class ImageLadder:
             for found in self._encoded(group, tokenizer, pixels).rows
         ]
         compared = [
-            (row.label, first_difference(found, row.answer.tokens.token_ids, "token"))
+            (row.label, first_difference(found, row.tokens.token_ids, "token"))
             for found, row in zip(encoded, self._rows, strict=True)
         ]
         failure = next((f"{label}: {differs}" for label, differs in compared if differs), None)
         rung = Rung(pairs=len(compared), passed=failure is None)
         record(report, "image tokens", rung, failure)
         failures = (
-            f"{row.label}: the witness reads the pixels {row.answer.pixels}, the runtime "
+            f"{row.label}: the witness reads the pixels {row.pixels}, the runtime "
             f"{pixels[image][0]} (sha256 of float32 [tiles, 3, size, size])"
             for row in self._rows
-            if (image := row.passage.image) is not None and pixels[image][0] != row.answer.pixels
+            if (image := row.passage.image) is not None and pixels[image][0] != row.pixels
         )
         failure = next(failures, None)
         record(report, "pixels", Rung(pairs=len(pixels), passed=failure is None), failure)
@@ -111,14 +90,12 @@ class ImageLadder:
         assert isinstance(model, VisionRanker | VisionEmbedder)
         self._check_embeddings(report, model)
         groups = [
-            computed_in_ways(
-                len(group.passages), partial(_compute, group, model), np.random.default_rng(0)
-            )
+            computed_in_ways(len(group), partial(_compute, group, model), np.random.default_rng(0))
             for group in self._answers.groups
         ]
         alone, together, shuffled = zip(*groups, strict=True)
         ways = [np.concatenate(way) for way in (alone, together, shuffled)]
-        by_group = [np.stack([one.outputs for one in rows]) for rows in self._answers.answers]
+        by_group = [np.stack([row.outputs for row in rows]) for rows in self._answers.groups]
         wanted = np.concatenate(by_group)
         judging = self._judging(report, wanted)
         rung, (_, worst, _) = judge_values(wanted, ways, judging)
@@ -141,24 +118,24 @@ class ImageLadder:
         """The first uncut passages with images of few tiles, the more expensive one last."""
         found: dict[int, ImageGolden] = {}
         for row, output in zip(self._rows, np.concatenate(self._alone), strict=True):
-            passage, answer = row.passage, row.answer
-            if passage.image is None or answer.embeds is None or answer.pixels is None:
+            image, most = row.passage.image, self._manifest.max_tokens
+            if image is None or row.embeds is None or row.pixels is None:
                 continue
-            if len(answer.tokens.token_ids) < self._manifest.max_tokens:
+            if len(row.tokens.token_ids) < most:
                 golden = ImageGolden(
-                    image=passage.image,
-                    query=row.group.query if self._manifest.kind == "rank" else "",
-                    text=passage.text,
-                    token_ids=answer.tokens.token_ids,
-                    pixels=answer.pixels,
+                    image=image,
+                    query=row.query if self._manifest.kind == "rank" else "",
+                    text=row.passage.text,
+                    token_ids=row.tokens.token_ids,
+                    pixels=row.pixels,
                     outputs=output.tolist(),
                 )
-                found.setdefault(len(answer.embeds), golden)
+                found.setdefault(len(row.embeds), golden)
         return [found[tiles] for tiles in sorted(found)][:GOLDENS]
 
     def _encoded(
         self,
-        group: ImageGroup,
+        group: list[ImageAnswer],
         tokenizer: tokenizers.Tokenizer,
         pixels: dict[bytes, tuple[str, int]],
     ) -> Encodings:
@@ -170,22 +147,22 @@ class ImageLadder:
             else ImageEmbeddings(
                 image, np.empty((pixels[image][1], vision.tokens, vision.hidden), np.float32)
             )
-            for image in (passage.image for passage in group.passages)
+            for image in (row.passage.image for row in group)
         ]
-        texts = [passage.text for passage in group.passages]
+        texts = [row.passage.text for row in group]
         if manifest.kind == "embed":
             embedder = VisionTextEncoder(tokenizer, manifest.prefixes, manifest.max_tokens, vision)
             return embedder.encode(texts, "passage", "END", images=images)
         assert manifest.template is not None
         ranker = VisionPairEncoder(tokenizer, manifest.template, manifest.max_tokens, vision)
-        return ranker.encode(group.query, texts, "END", unchecked, images=images)
+        return ranker.encode(group[0].query, texts, "END", unchecked, images=images)
 
     def _check_embeddings(self, report: Parity, model: VisionRanker | VisionEmbedder) -> None:
         largest, failure = 0.0, None
         wanted = list(self._embeddings())
         spread = float(np.concatenate([embeds.reshape(-1) for _, _, embeds in wanted]).std())
-        tolerance = by_rule(report, LOGIT_TOLERANCE[report.precision], spread)
-        gated = judges_values(report)
+        tolerance = tolerances.by_rule(report, TOLERANCES[report.precision].logit, spread)
+        gated = tolerances.judges_values(report)
         for label, image, embeds in wanted:
             with model.embedded_images([image], lambda _: "a parity image") as (found,):
                 assert found is not None
@@ -209,27 +186,27 @@ class ImageLadder:
     def _embeddings(self) -> Iterator[tuple[str, bytes, np.ndarray]]:
         """Label, image and the tower's output float32 [tiles, tokens, hidden] of rows with any."""
         for row in self._rows:
-            if row.passage.image is not None and row.answer.embeds is not None:
-                yield row.label, row.passage.image, row.answer.embeds
+            if row.passage.image is not None and row.embeds is not None:
+                yield row.label, row.passage.image, row.embeds
 
     def _judging(self, report: Parity, wanted: Outputs) -> Judging:
-        tolerance = LOGIT_TOLERANCE[report.precision]
+        tolerance = TOLERANCES[report.precision].logit
         if self._answers.queries:
             longest = float(np.linalg.norm(wanted, axis=1).max())
-            tolerance = COMPONENT_TOLERANCE * max(1.0, longest)
-        tolerance = by_rule(report, tolerance, float(wanted.std()))
+            tolerance = tolerances.COMPONENT * max(1.0, longest)
+        tolerance = tolerances.by_rule(report, tolerance, float(wanted.std()))
         return Judging(
             tolerance=tolerance,
             scale=np.maximum(1.0, np.abs(wanted) / _LARGEST),
-            gated=judges_values(report),
-            gap=COSINE_TOLERANCE[report.precision] if self._answers.queries else tolerance,
+            gated=tolerances.judges_values(report),
+            gap=TOLERANCES[report.precision].cosine if self._answers.queries else tolerance,
         )
 
     def _check_ranking(
         self, report: Parity, wanted: Sequence[Scores], found: Sequence[Scores], gap: float
     ) -> None:
         order = compare_order(wanted, found, 2 * gap)
-        lowest = LOWEST_TAU[report.precision]
+        lowest = TOLERANCES[report.precision].tau
         gated = report.rule == "trained"
         rung = Rung(
             pairs=order.pairs,
@@ -252,11 +229,12 @@ class ImageLadder:
 
 
 def _compute(
-    group: ImageGroup, model: VisionRanker | VisionEmbedder, rows: Sequence[int]
+    group: list[ImageAnswer], model: VisionRanker | VisionEmbedder, rows: Sequence[int]
 ) -> Outputs:
-    passages = [Passage(one.text, one.image) for one in (group.passages[row] for row in rows)]
+    asked = [group[row].passage for row in rows]
+    passages = [Passage(one.text, one.image) for one in asked]
     if isinstance(model, VisionRanker):
-        found = model.rank(group.query, passages, truncate="END").logits[:, None]
+        found = model.rank(group[0].query, passages, truncate="END").logits[:, None]
     else:
         found = model.embed(passages, input_type="passage", truncate="END").vectors
     return found.astype(np.float64)

@@ -19,19 +19,12 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from exporter import tolerances
 from exporter.answers import Outputs, Scores, Tokens
 from exporter.diagnosis import diagnose_tokens
 from exporter.errors import ParityFailed
 from exporter.parity_texts import Group
 from exporter.report import Parity, Rule, Rung
-from exporter.tolerances import (
-    BATCH_TOLERANCE,
-    LOW_PRECISIONS,
-    LOWEST_OVERLAP,
-    LOWEST_TAU,
-    MOST_DRIFT,
-    within_spread,
-)
 from runtime import machine
 from runtime.profile import TargetProfile
 from runtime.text import Encoding
@@ -82,7 +75,9 @@ class Order:
 
 def new_report(engine: str, target: TargetProfile, witness: str, *, random_weights: bool) -> Parity:
     """A parity report without rungs yet, for a comparison with the answers of `witness`."""
-    rule: Rule = "ndcg" if target.precision in LOW_PRECISIONS and target.shapes else "trained"
+    rule: Rule = (
+        "ndcg" if target.precision in tolerances.LOW_PRECISIONS and target.shapes else "trained"
+    )
     return Parity(
         engine=engine,
         precision=target.precision,
@@ -200,13 +195,13 @@ def dependence(report: Parity) -> str | None:
     """
     rung = report.rungs["logits"]
     moved = rung.batch_max_abs_delta or 0.0
-    gated = report.precision in LOW_PRECISIONS and report.rule == "trained"
-    if not gated or moved <= BATCH_TOLERANCE:
+    gated = report.precision in tolerances.LOW_PRECISIONS and report.rule == "trained"
+    if not gated or moved <= tolerances.BATCH:
         return None
     report.rungs["logits"] = msgspec.structs.replace(rung, passed=False)
     return (
         f"outputs move by up to {moved:.2g} with the rows beside them, wanted at most "
-        f"{BATCH_TOLERANCE:.0e}; a target of this precision must not pad (padding_waste = 0)"
+        f"{tolerances.BATCH:.0e}; a target of this precision must not pad (padding_waste = 0)"
     )
 
 
@@ -271,25 +266,25 @@ def check_ranking(
     """
     groups, wanted, found = zip(*orders, strict=True)
     spread = float(np.concatenate(wanted).std())
-    tolerance = within_spread(tolerance, spread)
+    tolerance = tolerances.within_spread(tolerance, spread)
     order = compare_order(wanted, found, 2 * tolerance)
     many = [(w, f) for w, f in zip(wanted, found, strict=True) if len(w) > FEW_TOP_K]
     overlap = float(np.mean([_top_k_overlap(*scores) for scores in many]))
     drift = 1.0 - float(np.mean([ndcg(*scores) for scores in many]))
-    lowest = LOWEST_TAU[report.precision]
+    lowest = tolerances.TOLERANCES[report.precision].tau
     gated = report.rule == "trained"
     unproven = order.tau is None and report.rungs["logits"].tolerance is None
-    kept = report.precision not in LOW_PRECISIONS or overlap >= LOWEST_OVERLAP
+    kept = report.precision not in tolerances.LOW_PRECISIONS or overlap >= tolerances.LOWEST_OVERLAP
     ordered = order.tau is None or order.tau >= lowest
     passed = not gated or (not unproven and ordered and kept)
     if report.rule == "ndcg":
-        passed = not unproven and drift <= MOST_DRIFT
+        passed = not unproven and drift <= tolerances.MOST_DRIFT
     report.rungs["ranking"] = Rung(
         pairs=order.pairs,
         kendall_tau=order.tau,
         top_k_overlap=overlap,
-        tolerance=MOST_DRIFT if report.rule == "ndcg" else lowest if gated else None,
-        ndcg_drift=drift if report.precision in LOW_PRECISIONS else None,
+        tolerance=tolerances.MOST_DRIFT if report.rule == "ndcg" else lowest if gated else None,
+        ndcg_drift=drift if report.precision in tolerances.LOW_PRECISIONS else None,
         passed=passed,
     )
     if passed:
@@ -303,12 +298,12 @@ def check_ranking(
     if report.rule == "ndcg":
         return (
             f"nDCG@{TOP_K} by the checkpoint's scores drifts by {drift:.4f}, tolerance "
-            f"{MOST_DRIFT}; export with a target of higher precision"
+            f"{tolerances.MOST_DRIFT}; export with a target of higher precision"
         )
     if not kept:
         return (
             f"of the checkpoint's best passages {overlap:.0%} are still among the best, "
-            f"wanted {LOWEST_OVERLAP:.0%}; export with a target of higher precision"
+            f"wanted {tolerances.LOWEST_OVERLAP:.0%}; export with a target of higher precision"
         )
     failure = f"{order.tied} pairs are tied"
     if order.reversed is not None:

@@ -27,7 +27,7 @@ from exporter.redraft import redraft, requested_pooling
 from exporter.reference import AskWitness, ask_artifact, ask_witness
 from exporter.refusals import refuse_blind_target, refuse_quantization, refuse_weak_proof
 from exporter.report import Parity, read_report, require_passed, write_report
-from exporter.seal import check_opening, seal, version_of
+from exporter.seal import check_opening, finish, version_of
 from exporter.stand_in import own_reading
 from exporter.target_graph import round_graph, write_graph
 from exporter.workspace import refuse_foreign, workspace
@@ -192,13 +192,9 @@ def _make(
             proof.check_engine(report, proven)
     finally:
         write_report(directory, report)
-    with stage("seal the artifact"):
-        write_reference(directory, proof.reference)
-        facts = {"witness": proof.reference.witness, **proof.goldens(report)}
-        sealed = seal(directory, msgspec.structs.replace(manifest, **facts))
-    with stage("open it as a server does"):
-        check_opening(directory, report.engine)
-    return sealed
+    write_reference(directory, proof.reference)
+    facts = {"witness": proof.reference.witness, **proof.goldens(report)}
+    return finish(directory, msgspec.structs.replace(manifest, **facts), report.engine)
 
 
 def verify(

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import tokenizers
 
+from exporter import tolerances
 from exporter.answers import Outputs, Reference, Tokens, cosines
 from exporter.errors import ParityFailed
 from exporter.parity import (
@@ -32,18 +33,7 @@ from exporter.parity import (
 )
 from exporter.progress import stage
 from exporter.report import Parity, Rung
-from exporter.tolerances import (
-    COMPONENT_TOLERANCE,
-    COSINE_TOLERANCE,
-    GOLDEN_COMPONENT_TOLERANCE,
-    GOLDEN_LOGIT_TOLERANCE,
-    LARGEST_LOGIT,
-    LARGEST_LOW_PRECISION_LOGIT,
-    LOGIT_TOLERANCE,
-    by_rule,
-    judges_values,
-    within_spread,
-)
+from exporter.tolerances import TOLERANCES
 from runtime.embedder import Embedder
 from runtime.errors import NonFiniteScore
 from runtime.manifest import TOKENIZER_FILE, Golden, Manifest, VectorGolden
@@ -227,15 +217,15 @@ class RankProof(Proof):
 
     def _judging(self, report: Parity, wanted: Outputs) -> Judging:
         spread = spread_of(wanted)
-        tolerance = within_spread(LOGIT_TOLERANCE[report.precision], spread)
-        tolerance = by_rule(report, tolerance, spread)
-        largest = LARGEST_LOGIT.get(report.precision, LARGEST_LOW_PRECISION_LOGIT)
+        tolerance = tolerances.within_spread(TOLERANCES[report.precision].logit, spread)
+        tolerance = tolerances.by_rule(report, tolerance, spread)
+        largest = TOLERANCES[report.precision].largest_logit
         # A compiler chooses its own kernels, so the logit tolerance applies to an fp16 plan, too.
         fp16_plan = report.engine == "tensorrt" and report.precision == "fp16"
         return Judging(
             tolerance=tolerance,
             scale=np.maximum(1.0, np.abs(wanted) / largest),
-            gated=judges_values(report) or fp16_plan,
+            gated=tolerances.judges_values(report) or fp16_plan,
             gap=tolerance,
         )
 
@@ -279,10 +269,10 @@ class EmbedProof(Proof):
 
     def _judging(self, report: Parity, wanted: Outputs) -> Judging:
         return Judging(
-            tolerance=by_rule(report, COMPONENT_TOLERANCE, spread_of(wanted)),
+            tolerance=tolerances.by_rule(report, tolerances.COMPONENT, spread_of(wanted)),
             scale=np.maximum(1.0, np.linalg.norm(wanted, axis=1, keepdims=True)),
-            gated=judges_values(report),
-            gap=COSINE_TOLERANCE[report.precision],
+            gated=tolerances.judges_values(report),
+            gap=TOLERANCES[report.precision].cosine,
         )
 
     def _goldens(self, report: Parity) -> dict[str, Any]:
@@ -311,15 +301,15 @@ def golden_tolerance(report: Parity) -> float:
     """
     logits = report.rungs["logits"]
     if report.precision == "fp32":
-        share = (logits.tolerance or 0.0) / LOGIT_TOLERANCE["fp32"]
-        return GOLDEN_LOGIT_TOLERANCE * share
-    return max(LOGIT_TOLERANCE[report.precision], 2 * (logits.max_abs_delta or 0.0))
+        share = (logits.tolerance or 0.0) / TOLERANCES["fp32"].logit
+        return tolerances.GOLDEN_LOGIT * share
+    return max(TOLERANCES[report.precision].logit, 2 * (logits.max_abs_delta or 0.0))
 
 
 def vector_golden_tolerance(report: Parity, reference: Reference) -> float:
     """How far a component may be from its recorded value when the artifact is opened elsewhere."""
     scale = max(1.0, float(np.linalg.norm(np.concatenate(reference.outputs), axis=1).max()))
-    widest = GOLDEN_COMPONENT_TOLERANCE[report.precision] * scale
+    widest = TOLERANCES[report.precision].golden_component * scale
     if report.precision == "fp32":
         return widest
     return max(widest, 2 * (report.rungs["logits"].max_abs_delta or 0.0))

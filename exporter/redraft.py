@@ -47,19 +47,11 @@ def redraft(manifest: Manifest, checkpoint: Checkpoint, target: TargetProfile) -
     found = draft(checkpoint, profile, target, template=template, prefixes=prefixes)
     if manifest.max_tokens > (limit := found.manifest.max_tokens):
         raise ManifestMismatch("max_tokens", manifest.max_tokens, f"at most {limit}")
-    if manifest.max_tokens < limit:
-        found = draft(
-            checkpoint,
-            profile,
-            target,
-            max_tokens=manifest.max_tokens,
-            template=template,
-            prefixes=prefixes,
-        )
     for fact in _FACTS:
         if getattr(manifest, fact) != getattr(found.manifest, fact):
             raise ManifestMismatch(fact, getattr(manifest, fact), getattr(found.manifest, fact))
-    return replace(found, manifest=manifest)
+    tokenizer = found.tokenizer.limited_to(manifest.max_tokens)
+    return replace(found, manifest=manifest, tokenizer=tokenizer)
 
 
 def requested_pooling(manifest: Manifest) -> str | None:

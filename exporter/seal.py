@@ -7,10 +7,22 @@ from pathlib import Path
 import msgspec
 
 from exporter.answers import REFERENCE_FILE
+from exporter.progress import stage
 from runtime.manifest import PARITY_FILE, Manifest, hash_file, write_manifest
 from runtime.opening import open_model
 
 _VERSION_DIGITS = 12
+
+
+def finish(
+    directory: Path, manifest: Manifest, engine: str, *, host_code: bool = False
+) -> Manifest:
+    """Seal the artifact, open it as a server does on `engine`, and return its manifest."""
+    with stage("seal the artifact"):
+        sealed = seal(directory, manifest)
+    with stage("open it as a server does"):
+        check_opening(directory, engine, host_code=host_code)
+    return sealed
 
 
 def seal(directory: Path, manifest: Manifest) -> Manifest:

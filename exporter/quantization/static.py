@@ -52,8 +52,6 @@ def quantize_for_tensorrt(directory: Path, manifest: Manifest, precision: Precis
     ranges = watch(directory, sources, list(calibration_rows(directory, manifest)))
     model = onnx.load(path)
     quantize_static(model, ranges, precision)
-    for file in directory.glob(f"{path.name}*"):
-        file.unlink()
     save_graph(model, path)
 
 
